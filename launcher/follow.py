@@ -1,0 +1,47 @@
+"""What a run directory says while its run goes on: new events of metrics.jsonl, and what its ranks died of."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from trainer.config.run_dir import METRICS, failure_path
+
+
+class Events:
+    """The events written since a moment; a resumed run may rewrite the file in between."""
+
+    def __init__(self, run_dir: Path, since: float) -> None:
+        self._path = run_dir / METRICS
+        self._since = since
+        self._file_id: tuple[int, int] | None = None
+        self._offset = 0
+
+    def new(self) -> Iterator[dict[str, Any]]:
+        """Those that came since the last call, in order."""
+        try:
+            with self._path.open("rb") as file:
+                file_id = (self._path.stat().st_dev, self._path.stat().st_ino)
+                if file_id != self._file_id:
+                    self._file_id, self._offset = file_id, 0
+                file.seek(self._offset)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break  # still being written
+                    self._offset += len(line)
+                    event = json.loads(line)
+                    if event["time"] > self._since:
+                        self._since = event["time"] - 0.001  # times have milliseconds; events may share one
+                        yield event
+        except FileNotFoundError:
+            return
+
+
+def first_failure(run_dir: Path, since: float) -> dict[str, Any] | None:
+    """What the first rank to fail since then died of; None if none wrote anything down."""
+    failures = []
+    for path in failure_path(run_dir, "*").parent.glob(failure_path(run_dir, "*").name):
+        failure = json.loads(path.read_text(encoding="utf-8"))
+        if failure["time"] >= since:
+            failures.append(failure)
+    return min(failures, key=lambda failure: failure["time"], default=None)

@@ -1,0 +1,104 @@
+"""Recipe + overrides + machine -> JobPlan: everything that will be done, as a value. Nothing is touched here."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launcher.local import BACKENDS
+from trainer.config.deepspeed import load_ds_config, resolve_ds_config
+from trainer.config.errors import LaunchError
+from trainer.config.run_dir import find_run
+from trainer.config.schema import Recipe
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is to run on."""
+
+    num_gpus: int
+    num_cores: int
+    """Those that this process may use."""
+
+
+@dataclass(frozen=True)
+class JobPlan:
+    """One training on one machine."""
+
+    recipe: Recipe
+    recipe_path: Path
+    run_dir: Path
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    """Set for the ranks, on top of what there is."""
+    world_size: int
+    device: str
+    ds_config: Mapping[str, Any]
+
+    def describe(self) -> str:
+        """The plan for a person to read (`shardtune run --dry-run`)."""
+        train = self.recipe.train
+        rows = train.global_batch_size
+        share = (
+            f"{rows / self.world_size:g}"
+            if rows % self.world_size == 0
+            else f"{math.floor(rows / self.world_size)} or more"
+        )
+        length = f"{train.max_steps} steps" if train.max_steps is not None else f"{train.num_epochs:g} epochs"
+        lines = [
+            f"run directory  {self.run_dir}",
+            f"ranks          {self.world_size} on {self.device}, by {self.recipe.job.backend}",
+            f"global batch   {rows} rows = {self.world_size} ranks x about {share} rows, in micro-batches of at most "
+            f"{train.micro_batch_tokens:,} tokens; the same on any number of ranks",
+            f"length         {length}",
+            f"environment    {' '.join(f'{name}={value}' for name, value in self.environment.items())}",
+            f"command        {' '.join(self.argv)}",
+            "ds_config",
+            json.dumps(self.ds_config, indent=2),
+        ]
+        return "\n".join(lines)
+
+
+def plan_job(path: Path, overrides: Sequence[str], run_dir: Path | None, machine: Machine) -> JobPlan:
+    """What `shardtune run` will do. Raises ConfigError, CheckpointError or LaunchError if it cannot."""
+    recipe, run_dir = find_run(path, overrides, run_dir)
+    device, world_size = _ranks(recipe, machine)
+    threads = recipe.job.threads_per_rank or max(1, machine.num_cores // world_size)
+    environment = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+    if device == "cpu":
+        environment["DS_ACCELERATOR"] = "cpu"
+    return JobPlan(
+        recipe,
+        path,
+        run_dir,
+        BACKENDS[recipe.job.backend].argv(world_size, ["trainer", str(run_dir), "--followed"]),
+        environment,
+        world_size,
+        device,
+        resolve_ds_config(load_ds_config(recipe.engine.deepspeed), recipe, hidden_size=_hidden_size(recipe)),
+    )
+
+
+def _ranks(recipe: Recipe, machine: Machine) -> tuple[str, int]:
+    wanted = recipe.job.device
+    if wanted == "cuda" and machine.num_gpus == 0:
+        raise LaunchError("job.device: cuda is asked for, but nvidia-smi finds no GPU; check it, or set job.device=cpu")
+    device = "cuda" if machine.num_gpus and wanted != "cpu" else "cpu"
+    if device == "cuda":
+        world_size = recipe.job.ranks or machine.num_gpus
+        if world_size > machine.num_gpus:
+            raise LaunchError(f"job.ranks: {world_size} ranks for {machine.num_gpus} GPUs; give each rank one")
+        return device, world_size
+    return device, recipe.job.ranks or min(2, machine.num_cores)
+
+
+def _hidden_size(recipe: Recipe) -> int | None:
+    """From the model folder's config.json; None for a hub id, whose config only the ranks fetch."""
+    path = Path(recipe.model.path) / "config.json"
+    try:
+        size = json.loads(path.read_text(encoding="utf-8")).get("hidden_size")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return size if isinstance(size, int) else None

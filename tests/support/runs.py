@@ -1,0 +1,72 @@
+"""Whole trainings of the tiny model on forked ranks."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import deepspeed  # noqa: F401  imported before the ranks are forked, so that each of them does not have to
+import transformers.models.bert.modeling_bert  # noqa: F401
+
+from tests.support.ranks import run_ranks
+from tests.support.tiny import write_encoder, write_reviews
+from trainer.config.load import parse_recipe
+from trainer.config.schema import Recipe
+from trainer.data.prepare import prepare
+from trainer.ranks import Ranks
+from trainer.run import run
+
+RECIPE = """
+task: {{kind: classification}}
+model: {{path: {folder}/encoder}}
+data:
+  train: {folder}/train.jsonl
+  dev: {folder}/dev.jsonl
+  test: {folder}/test.jsonl
+  max_tokens: 64
+  length_window: 2
+  cache_dir: {folder}/cache
+train: {{global_batch_size: 12, num_epochs: 3}}
+optim: {{lr: 3e-3, warmup_steps: 2}}
+engine: {{precision: fp32, deepspeed: zero2}}
+report: {{wandb: disabled}}
+"""
+STEPS_PER_EPOCH = 6
+
+
+def write_tiny(folder: Path, *, dropout: float = 0.0) -> Path:
+    """A tiny encoder and its rows: 67 of them, so that an epoch's last step holds 7 rows and no share is even."""
+    write_encoder(folder / "encoder", dropout=dropout)
+    for split, num_rows in (("train", 67), ("dev", 29), ("test", 31)):
+        write_reviews(folder / f"{split}.jsonl", num_rows, seed=num_rows)
+    return folder
+
+
+def tiny_recipe(folder: Path, *overrides: str) -> Recipe:
+    return parse_recipe(RECIPE.format(folder=folder), overrides)
+
+
+def train(
+    recipe: Recipe, run_dir: Path, *, world_size: int, before: Callable[[], None] = lambda: None
+) -> tuple[list[bool], list[dict[str, Any]]]:
+    """Runs the recipe on so many ranks, `before` on each first. Whether each came to its end, and the events."""
+    for folder in ("logs", "checkpoints", "export"):
+        (run_dir / folder).mkdir(parents=True, exist_ok=True)
+    prepared = prepare(recipe)
+
+    def body(ranks: Ranks) -> bool:
+        before()
+        return run(recipe, run_dir, prepared, ranks)
+
+    ended = run_ranks(body, world_size=world_size)
+    return ended, events(run_dir)
+
+
+def events(run_dir: Path, *kinds: str) -> list[dict[str, Any]]:
+    lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [event for line in lines if (event := json.loads(line))["event"] in (kinds or event["event"])]
+
+
+def curve(its_events: Sequence[dict[str, Any]]) -> list[tuple[int, float, float]]:
+    """(step, loss, grad_norm) of every step."""
+    return [(e["step"], e["loss"], e["grad_norm"]) for e in its_events if e["event"] == "step"]

@@ -1,0 +1,101 @@
+"""Data are prepared once, named by their content, and never read half-written."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.runs import tiny_recipe, write_tiny
+from tests.support.tiny import write_reviews
+from trainer.config.errors import DataError
+from trainer.data import prepare as module
+from trainer.data.prepare import Prepared, fingerprint, prepare
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_tiny(tmp_path)
+
+
+def test_prepared_rows_are_the_tokenized_ones_in_order(folder: Path) -> None:
+    train = prepare(tiny_recipe(folder)).split("train")
+    assert train is not None
+    examples = train.examples(np.arange(len(train)))
+    assert len(train) == len(examples) == 67
+    assert [len(example["input_ids"]) for example in examples] == train.lengths.tolist()
+    assert all(example["input_ids"][0] == 2 and example["input_ids"][-1] == 3 for example in examples)
+    assert train.num_targets.tolist() == [1] * 67
+    assert train.examples(np.array([5, 3])) == [examples[5], examples[3]]
+
+
+def test_the_second_call_reads_what_the_first_one_wrote(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = prepare(tiny_recipe(folder))
+    monkeypatch.setattr(module, "_make", None)
+    assert prepare(tiny_recipe(folder)) == first
+
+
+@pytest.mark.parametrize(
+    "override", ["data.max_tokens=32", "data.columns={text: text}", "task.label_names=[positive, negative]"]
+)
+def test_what_the_examples_depend_on_names_the_folder(folder: Path, override: str) -> None:
+    assert fingerprint(tiny_recipe(folder, override)) != fingerprint(tiny_recipe(folder))
+
+
+def test_what_they_do_not_depend_on_does_not(folder: Path) -> None:
+    assert fingerprint(tiny_recipe(folder, "optim.lr=1e-2", "job.ranks=4")) == fingerprint(tiny_recipe(folder))
+
+
+def test_another_content_is_another_folder_and_the_same_content_is_not(folder: Path) -> None:
+    before = fingerprint(tiny_recipe(folder))
+    os.utime(folder / "train.jsonl", (0, 0))
+    assert fingerprint(tiny_recipe(folder)) == before
+    write_reviews(folder / "train.jsonl", 67, seed=99)
+    assert fingerprint(tiny_recipe(folder)) != before
+
+
+def test_a_half_written_folder_is_made_again(folder: Path) -> None:
+    made = prepare(tiny_recipe(folder)).folder
+    (made / "meta.json").unlink()
+    (made / "train.arrow").write_bytes(b"half")
+    assert len(prepare(tiny_recipe(folder)).split("train").examples(np.arange(67))) == 67  # type: ignore[union-attr]
+
+
+def test_only_the_splits_that_the_recipe_names_are_there(folder: Path) -> None:
+    prepared = prepare(tiny_recipe(folder, "data.test=null"))
+    assert isinstance(prepared, Prepared)
+    assert prepared.split("dev") is not None
+    assert prepared.split("test") is None
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("data.max_tokens=65", "data.max_tokens: 65 is more than .*encoder can take: 64"),
+        ("model.path={folder}/nothing", "model.path: no model config could be loaded from .*nothing"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_said_before_it_is_loaded(folder: Path, override: str, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        prepare(tiny_recipe(folder, override.format(folder=folder)))
+
+
+def test_a_folder_without_a_tokenizer_is_said(folder: Path) -> None:
+    for path in (folder / "encoder").glob("token*"):
+        path.unlink()
+    with pytest.raises(DataError, match=r"model\.path: no tokenizer could be loaded"):
+        prepare(tiny_recipe(folder))
+
+
+def test_more_ranks_than_rows_are_refused(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"67 training rows for 68 ranks; set job\.ranks=67 or fewer"):
+        prepare(tiny_recipe(folder), num_ranks=68)
+
+
+def test_nothing_is_left_where_the_data_are_wrong(folder: Path) -> None:
+    (folder / "dev.jsonl").write_text('{"text": "good film", "label": "meh"}\n')
+    with pytest.raises(DataError, match="label 'meh' is not in the training rows; legal: negative, positive"):
+        prepare(tiny_recipe(folder))
+    assert not [path for path in (folder / "cache").iterdir() if path.is_dir()]
+    shutil.rmtree(folder / "cache")

@@ -1,0 +1,125 @@
+"""metrics.jsonl is the truth; W&B gets what it can take and never stops a training."""
+
+import json
+import math
+import sys
+import time
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.support.runs import tiny_recipe, train
+from trainer.config.schema import Recipe
+from trainer.ranks import Ranks
+from trainer.reporter import JsonlReporter, NullReporter, WandbReporter, open_reporter, wandb_id, wandb_mode
+
+STEP = {"step": 1, "loss": 0.5}
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    return tiny_recipe(tmp_path, "report.wandb=auto")
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_ranks_above_zero_say_nothing(tmp_path: Path, recipe: Recipe) -> None:
+    rank_one = Ranks(1, 2, 1, torch.device("cpu"))
+    assert isinstance(open_reporter(recipe, tmp_path, rank_one, resumed_step=0, terminal=None), NullReporter)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_event_is_on_disk_as_soon_as_it_is_said(tmp_path: Path) -> None:
+    reporter = JsonlReporter(tmp_path / "m.jsonl", 0)
+    reporter.report("step", **STEP)
+    assert lines(tmp_path / "m.jsonl")[0].items() >= {"event": "step", **STEP}.items()
+
+
+def test_not_a_number_is_null_for_json_has_none(tmp_path: Path) -> None:
+    JsonlReporter(tmp_path / "m.jsonl", 0).report("step", step=1, loss=math.nan, grad_norm=math.inf)
+    assert lines(tmp_path / "m.jsonl")[0].items() >= {"loss": None, "grad_norm": None}.items()
+
+
+def test_a_resumed_run_takes_back_the_steps_that_it_will_do_again(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    reporter = JsonlReporter(path, 0)
+    for step in range(1, 6):
+        reporter.report("step", step=step, loss=1.0)
+    with path.open("a") as file:
+        file.write('{"event": "step", "st')  # killed while writing
+    JsonlReporter(path, 3).report("step", step=4, loss=2.0)
+    assert [(line["step"], line["loss"]) for line in lines(path)] == [(1, 1.0), (2, 1.0), (3, 1.0), (4, 2.0)]
+
+
+def test_a_step_has_all_that_a_dashboard_wants(tiny: Path, tmp_path: Path) -> None:
+    events = train(tiny_recipe(tiny), tmp_path, world_size=2)[1]
+    step = [event for event in events if event["event"] == "step"][-1]
+    rates = ["tokens_per_s", "samples_per_s", "step_time_s", "memory_bytes"]
+    assert all(step[key] > 0 for key in [*rates, "loss", "lr", "grad_norm", "epoch"])
+    assert 0.5 < step["padding_efficiency"] <= 1
+    assert step["eta_s"] == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "environment", "mode"),
+    [
+        ("auto", {}, "offline"),
+        ("auto", {"WANDB_API_KEY": "k"}, "online"),
+        ("auto", {"WANDB_API_KEY": "k", "WANDB_MODE": "disabled"}, "disabled"),
+        ("disabled", {"WANDB_API_KEY": "k"}, "disabled"),
+        ("offline", {"WANDB_API_KEY": "k"}, "offline"),
+    ],
+)
+def test_wandb_is_online_where_a_key_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, environment: dict[str, str], mode: str
+) -> None:
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert wandb_mode(tiny_recipe(tmp_path, f"report.wandb={said}")) == mode
+
+
+def test_a_run_directory_has_one_wandb_id(tmp_path: Path) -> None:
+    assert wandb_id(tmp_path) == wandb_id(tmp_path)
+
+
+def test_wandb_offline_writes_a_real_log(tmp_path: Path, recipe: Recipe) -> None:
+    reporter = WandbReporter(recipe, tmp_path, "offline")
+    reporter.report("step", **STEP)
+    reporter.report("eval", split="dev", step=1, accuracy=0.75, confusion=[[1, 0], [0, 1]])
+    reporter.close()
+    (log,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    written = log.read_bytes()
+    assert wandb_id(tmp_path).encode() in written
+    assert b"train/loss" in written and b"dev/accuracy" in written
+
+
+class _Run:
+    """A W&B run that hangs, or fails, at its first line."""
+
+    def __init__(self, deed: Any) -> None:
+        self.log = self.define_metric = lambda *_, **__: deed()
+        self.finish = lambda: None
+
+
+@pytest.mark.parametrize("deed", [lambda: time.sleep(60), lambda: 1 / 0], ids=["hangs", "fails"])
+def test_a_wandb_that_hangs_or_fails_costs_a_training_nothing(
+    tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, deed: Any
+) -> None:
+    fake = types.SimpleNamespace(init=lambda **_: _Run(deed), Settings=lambda **_: None)
+    monkeypatch.setitem(sys.modules, "wandb", fake)  # type: ignore[arg-type]
+    began = time.monotonic()
+    reporter = WandbReporter(recipe, tmp_path, "online", patience_s=0.3)
+    for step in range(20_000):
+        reporter.report("step", step=step, loss=0.5)
+    reporter.close()
+    assert time.monotonic() - began < 30
+    assert "W&B" in caplog.text

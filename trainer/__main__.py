@@ -1,0 +1,111 @@
+"""The edge of a rank's process: its arguments, its log file, its exit code.
+
+`python -m trainer RECIPE_OR_RUN_DIR [key=value …]`, under torchrun, deepspeed, srun or alone.
+"""
+
+import argparse
+import json
+import os
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+from trainer.config.errors import ShardtuneError
+from trainer.config.run_dir import (
+    EXIT_BUG,
+    EXIT_OK,
+    EXIT_RESUME,
+    EXIT_USER,
+    RESULTS,
+    failure_path,
+    find_run,
+    write_run_dir,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs this rank; returns its exit code."""
+    arguments = _parse(sys.argv[1:] if argv is None else argv)
+    started = time.time()
+    run_dir: Path | None = None
+    terminal = sys.stderr
+    try:
+        recipe, run_dir = find_run(arguments.path, arguments.overrides, arguments.run_dir)
+        write_run_dir(recipe, run_dir, arguments.path)
+        if arguments.prepare:
+            from trainer.data.prepare import prepare
+
+            prepare(recipe, num_ranks=arguments.prepare, say=lambda text: print(text, file=sys.stderr))
+            return EXIT_OK
+        from trainer.ranks import connect, disconnect, global_rank, world_size
+
+        terminal = _keep_log(run_dir, global_rank())
+        if (run_dir / RESULTS).exists():
+            if global_rank() == 0:
+                print(f"{run_dir} has come to its end already; its results are in {RESULTS}", file=terminal)
+            return EXIT_OK
+        from trainer.data.prepare import prepare
+        from trainer.run import run
+
+        # Before the ranks meet: no collective's time-out runs while one of them tokenizes.
+        prepared = prepare(recipe, num_ranks=world_size())
+        ranks = connect(recipe.job.device)
+        ended = run(recipe, run_dir, prepared, ranks, terminal=None if arguments.followed else terminal)
+        disconnect()
+        if ranks.is_zero and not arguments.followed:
+            print(f"{'finished' if ended else 'stopped; start it again to go on'}: {run_dir}", file=terminal)
+        return EXIT_OK if ended else EXIT_RESUME
+    except BaseException as error:
+        if isinstance(error, SystemExit):
+            raise
+        expected = isinstance(error, ShardtuneError)
+        text = str(error) if expected else traceback.format_exc()
+        print(text, file=sys.stderr, flush=True)
+        if run_dir is not None and not arguments.prepare and _is_first_failure(run_dir, text, started):
+            print(text, file=terminal, flush=True)
+        return EXIT_USER if expected else EXIT_BUG
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m trainer", description=__doc__)
+    parser.add_argument("path", type=Path, help="a recipe, or the directory of a run to go on with")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the recipe, such as optim.lr=2e-5")
+    parser.add_argument("--run-dir", type=Path, help="where everything of this run goes")
+    parser.add_argument("--prepare", type=int, metavar="RANKS", help="only prepare the data, for so many ranks")
+    parser.add_argument("--followed", action="store_true", help="somebody else shows the progress")
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # DeepSpeed's launcher passes it
+    return parser.parse_intermixed_args(argv)
+
+
+def _keep_log(run_dir: Path, rank: int) -> TextIO:
+    """Sends all that this process prints to its log file; returns the terminal it had."""
+    terminal = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="replace")
+    failure_path(run_dir, rank).unlink(missing_ok=True)
+    with (run_dir / "logs" / f"rank-{rank}.log").open("a", encoding="utf-8") as log:
+        log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {socket.gethostname()} pid {os.getpid()}\n")
+        log.flush()
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    return terminal
+
+
+def _is_first_failure(run_dir: Path, text: str, started: float) -> bool:
+    """Writes down what this rank died of; whether no other rank of this start has done so before."""
+    from trainer.ranks import global_rank
+
+    others = [
+        path
+        for path in failure_path(run_dir, "*").parent.glob("rank-*.failure.json")
+        if path.stat().st_mtime >= started
+    ]
+    failure = {"rank": global_rank(), "host": socket.gethostname(), "time": time.time(), "text": text}
+    failure_path(run_dir, global_rank()).write_text(json.dumps(failure), encoding="utf-8")
+    return not others
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,188 @@
+"""What a recipe may say. Every default of shardtune stands here or in a task's Options, and nowhere else.
+
+Torch is not imported: the launcher reads recipes too, on machines that have none.
+"""
+
+from typing import TYPE_CHECKING, Annotated, Literal, Union
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from trainer.config.section import Section
+from trainer.tasks import TASKS, TaskOptions
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class ModelConfig(Section):
+    """The pretrained model that is fine-tuned."""
+
+    path: str
+    """A Hugging Face model folder, or a hub id such as `bert-base-chinese`."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id. None takes the hub's default branch."""
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+    """The attention implementation of transformers; `auto` leaves the choice to transformers."""
+    dropout: Fraction | None = None
+    """Sets every dropout probability of the model's config; None keeps the pretrained values."""
+    activation_checkpointing: bool = False
+    """Recomputes activations in the backward pass: less memory, about a third more time."""
+
+
+class DataConfig(Section):
+    """Where the labelled rows are."""
+
+    train: str
+    """A .jsonl, .csv or .tsv file. Relative paths start from the working directory."""
+    dev: str | None = None
+    """Rows for the evaluations while training, which also choose the best model."""
+    test: str | None = None
+    """Rows for the one evaluation at the end, of the best model."""
+    columns: dict[str, str] = Field(default={})
+    """The data's names for our columns, as in `{text: review, label: stars}`. What is not named keeps our name."""
+    max_tokens: PositiveInt = 512
+    """Longer texts are truncated to this many tokens, special ones included."""
+    length_window: Annotated[int, Field(ge=0)] = 50
+    """Rows are sorted by length within windows of this many global batches, so that little padding is trained on.
+    The batches are then shuffled. 0 makes the order fully random."""
+    cache_dir: str = "~/.cache/shardtune"
+    """Where the prepared (tokenized) data are kept between runs."""
+
+
+class TrainConfig(Section):
+    """How much is trained, in units that no machine can change."""
+
+    global_batch_size: PositiveInt = 32
+    """Rows in one optimizer step, over all ranks."""
+    num_epochs: PositiveFloat = 3.0
+    """Passes over the training rows; a fraction is fine."""
+    max_steps: PositiveInt | None = None
+    """Optimizer steps. None goes by num_epochs, which a number here overrides."""
+    micro_batch_tokens: PositiveInt = 16384
+    """At most this many tokens, padding included, in one forward pass of a rank. Lower it when memory runs out: what
+    the model learns stays the same."""
+    eval_every_steps: PositiveInt | None = None
+    """Steps between evaluations on the dev split. None evaluates at the end of each epoch; the end of training is
+    always evaluated."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seeds the new layers, the order of the rows and the dropout."""
+
+
+class OptimConfig(Section):
+    """The optimizer and its learning rate."""
+
+    kind: Literal["adamw"] = "adamw"
+    """AdamW (Loshchilov and Hutter, 2019). Norms and biases are never decayed."""
+    lr: PositiveFloat = 5e-5
+    """Peak learning rate, reached after the warm-up."""
+    betas: Annotated[tuple[Fraction, Fraction], Field(strict=False)] = (0.9, 0.999)
+    """Decay rates of AdamW's two moments."""
+    eps: PositiveFloat = 1e-8
+    """Added to AdamW's denominator."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Decoupled weight decay of matrices and embeddings."""
+    max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
+    """Gradients are scaled down to this norm. 0 turns clipping off."""
+    schedule: Literal["linear", "cosine", "constant", "wsd"] = "linear"
+    """How the learning rate goes on after the warm-up: down to min_lr_ratio along a line or a cosine, not at all, or
+    (wsd: warm-up, stable, decay) not at all until the last decay_fraction of the steps, then along a line."""
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    """Steps over which the learning rate rises from 0."""
+    warmup_fraction: Fraction | None = None
+    """The same as a fraction of all steps. Set this or warmup_steps; neither means no warm-up."""
+    decay_fraction: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """The part of all steps that schedule wsd decays over."""
+    min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The learning rate at the end, as a part of lr."""
+
+    @model_validator(mode="after")
+    def _one_warmup(self) -> "OptimConfig":
+        if self.warmup_steps is not None and self.warmup_fraction is not None:
+            raise ValueError("warmup_steps and warmup_fraction are both set; keep one of them")
+        return self
+
+
+class EngineConfig(Section):
+    """How a step is computed. Nothing here changes what is learned, but for rounding."""
+
+    deepspeed: str = "zero2"
+    """zero0, zero1, zero2, zero3, zero2_offload or zero3_offload (the files in ds_configs/), or the path of your own
+    DeepSpeed JSON."""
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    """Of the weights and activations in the forward and backward pass; the optimizer always works in fp32."""
+
+
+class CheckpointConfig(Section):
+    """What is kept to go on from, and which model is the best."""
+
+    every_steps: PositiveInt | None = None
+    """Steps between checkpoints. None saves after every evaluation; the end of training is always saved."""
+    keep_last: PositiveInt = 1
+    """How many of the newest checkpoints stay on disk."""
+    best_metric: str | None = None
+    """The dev metric that chooses the best model. None takes the task's own."""
+
+
+class ReportConfig(Section):
+    """Where the metrics go, besides RUN_DIR/metrics.jsonl."""
+
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """Weights & Biases; `auto` is online where an API key is found and offline elsewhere."""
+    project: str = "shardtune"
+    """The W&B project."""
+    name: str | None = None
+    """The run's name in W&B. None takes the run directory's."""
+    group: str | None = None
+    """The W&B group."""
+    every_steps: PositiveInt = 1
+    """Steps between lines in metrics.jsonl; each line averages over the steps since the last one."""
+
+
+class JobConfig(Section):
+    """What is asked of the machine. Nothing here changes what is learned."""
+
+    backend: Literal["torchrun", "deepspeed"] = "torchrun"
+    """Which launcher starts the ranks."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes the GPUs that are there, or else the CPU."""
+    ranks: PositiveInt | None = None
+    """Processes to start on this machine. None means one for each GPU, or 2 on a CPU."""
+    threads_per_rank: PositiveInt | None = None
+    """CPU threads of one rank. None shares the machine's cores out evenly."""
+
+
+if TYPE_CHECKING:
+    AnyTask = TaskOptions
+else:
+    _options = tuple(task.Options for task in TASKS.values())
+    AnyTask = Annotated[Union[_options], Field(discriminator="kind")] if len(_options) > 1 else _options[0]  # noqa: UP007
+
+
+class Recipe(Section):
+    """One fine-tuning job, from the model to the machine."""
+
+    task: AnyTask
+    """What is learned; `kind` chooses the task family, and with it the other keys."""
+    model: ModelConfig
+    data: DataConfig
+    train: TrainConfig = TrainConfig()
+    optim: OptimConfig = OptimConfig()
+    engine: EngineConfig = EngineConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    report: ReportConfig = ReportConfig()
+    job: JobConfig = JobConfig()
+
+    @model_validator(mode="after")
+    def _longest_row_fits(self) -> "Recipe":
+        if self.data.max_tokens > self.train.micro_batch_tokens:
+            raise ValueError(
+                f"data.max_tokens ({self.data.max_tokens}) is more than train.micro_batch_tokens "
+                f"({self.train.micro_batch_tokens}): the longest row would not fit into a forward pass"
+            )
+        return self
+
+
+LEARNING_SECTIONS = ("task", "model", "data", "train", "optim")
+"""The sections that decide what is learned; a run directory belongs to one value of these."""
+
+NOT_LEARNED = frozenset({"model.activation_checkpointing", "data.cache_dir", "train.micro_batch_tokens"})
+"""The keys of those sections that decide where and how fast it is learned, and nothing else."""

@@ -1,0 +1,236 @@
+"""Rows -> encoded examples on disk, once, before any process group exists.
+
+Content-addressed: the same data, tokenizer and options are never prepared twice; half a folder is never read.
+"""
+
+import fcntl
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from trainer.config.errors import DataError
+from trainer.config.schema import Recipe
+from trainer.data.source import Row, read_rows
+from trainer.tasks import TASKS
+from trainer.tasks.task import Example, Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+FORMAT = 1
+"""Goes up whenever the same input would be written differently, so that old folders are not read."""
+ROWS_AT_ONCE = 1000
+SPLITS = ("train", "dev", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The prepared rows of one split, memory-mapped."""
+
+    folder: Path
+    name: str
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int32]:
+        """Tokens of each example; shape (rows,)."""
+        lengths: NDArray[np.int32] = np.load(self.folder / f"{self.name}.lengths.npy", mmap_mode="r")
+        return lengths
+
+    @cached_property
+    def num_targets(self) -> NDArray[np.int32]:
+        """Labels that count, of each example; shape (rows,)."""
+        num_targets: NDArray[np.int32] = np.load(self.folder / f"{self.name}.num_targets.npy", mmap_mode="r")
+        return num_targets
+
+    def examples(self, rows: NDArray[np.int64]) -> list[Example]:
+        """These rows' examples, in the order asked for."""
+        examples: list[Example] = self._table.take(pa.array(rows)).to_pylist()
+        return examples
+
+    @cached_property
+    def _table(self) -> pa.Table:
+        return pa.ipc.open_file(pa.memory_map(str(self.folder / f"{self.name}.arrow"))).read_all()
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A folder of prepared data and what was found out while it was made."""
+
+    folder: Path
+
+    @cached_property
+    def meta(self) -> dict[str, Any]:
+        meta: dict[str, Any] = json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
+        return meta
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = self.meta["facts"]
+        return facts
+
+    def split(self, name: str) -> Split | None:
+        """None if the recipe names no such split."""
+        return Split(self.folder, name) if name in self.meta["splits"] else None
+
+
+def prepare(recipe: Recipe, *, num_ranks: int = 1, say: Callable[[str], None] = lambda _: None) -> Prepared:
+    """The recipe's prepared data, from the cache or made now; safe to call from several processes at once.
+
+    Raises DataError for whatever is wrong with the data, the model folder or the tokenizer, or if the training rows are
+    fewer than the ranks.
+    """
+    cache = Path(recipe.data.cache_dir).expanduser()
+    prepared = Prepared(cache / fingerprint(recipe))
+    if not (prepared.folder / "meta.json").is_file():
+        cache.mkdir(parents=True, exist_ok=True)
+        with _locked(prepared.folder.with_suffix(".lock")):
+            if not (prepared.folder / "meta.json").is_file():
+                _make(recipe, prepared.folder, say)
+    num_rows = prepared.meta["splits"]["train"]["rows"]
+    if num_rows < num_ranks:
+        raise DataError(
+            f"{recipe.data.train}: {num_rows} training rows for {num_ranks} ranks; set job.ranks={num_rows} or fewer"
+        )
+    return prepared
+
+
+def fingerprint(recipe: Recipe) -> str:
+    """A name for what the prepared data depend on: the files, the tokenizer, the task's options and this format."""
+    digest = hashlib.sha256()
+    for split, path in _split_paths(recipe).items():
+        digest.update(f"{split}:{path.suffix}:{_digest(path)}\n".encode())
+    folder = Path(recipe.model.path)
+    files = sorted(path for path in folder.iterdir() if _is_tokenizer_file(path)) if folder.is_dir() else []
+    digest.update(f"{recipe.model.path if not files else ''}@{recipe.model.revision}\n".encode())
+    for path in files:
+        digest.update(f"{path.name}:{_digest(path)}\n".encode())
+    options = {"task": recipe.task.model_dump(), "columns": recipe.data.columns, "max_tokens": recipe.data.max_tokens}
+    digest.update(json.dumps([FORMAT, options], sort_keys=True).encode())
+    return digest.hexdigest()[:16]
+
+
+def load_tokenizer(recipe: Recipe) -> "PreTrainedTokenizerBase":
+    """Raises DataError if the model's path holds none."""
+    from transformers import AutoTokenizer
+
+    with _said_of_model(recipe, "tokenizer"):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            recipe.model.path, revision=recipe.model.revision
+        )
+        if len(tokenizer) <= len(tokenizer.all_special_ids):
+            # transformers 5 makes an empty one up where the folder has no vocabulary, and every word would be unknown.
+            raise ValueError("its vocabulary is empty")
+    return tokenizer
+
+
+def load_model_config(recipe: Recipe, task: Task | None = None) -> "PreTrainedConfig":
+    """The model's config with the task's head and the recipe's dropout. Raises DataError if the path holds none."""
+    from transformers import AutoConfig
+
+    with _said_of_model(recipe, "model config"):
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            recipe.model.path, revision=recipe.model.revision, **(task.model_config() if task else {})
+        )
+    if recipe.model.dropout is not None:
+        # Every architecture has names of its own for its dropouts (hidden_dropout_prob, attention_dropout, …).
+        for name, value in config.to_dict().items():
+            if "drop" in name and isinstance(value, int | float) and not isinstance(value, bool):
+                setattr(config, name, recipe.model.dropout)
+    return config
+
+
+def _make(recipe: Recipe, folder: Path, say: Callable[[str], None]) -> None:
+    rows = {split: read_rows(path, recipe.data.columns) for split, path in _split_paths(recipe).items()}
+    task_type = TASKS[recipe.task.kind]
+    facts = task_type.survey(recipe.task, rows)
+    config, tokenizer = load_model_config(recipe), load_tokenizer(recipe)
+    limit = min(getattr(config, "max_position_embeddings", None) or 10**9, tokenizer.model_max_length)
+    if recipe.data.max_tokens > limit:
+        raise DataError(f"data.max_tokens: {recipe.data.max_tokens} is more than {recipe.model.path} can take: {limit}")
+    task = task_type(recipe.task, facts, tokenizer)
+    task.check_model(config)
+
+    draft = folder.with_suffix(".draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    splits = {}
+    for split, its_rows in rows.items():
+        say(f"tokenizing {split}: {len(its_rows):,} rows")
+        splits[split] = _write_split(draft, split, _encoded(task, its_rows, recipe.data.max_tokens), task)
+        splits[split]["path"] = str(its_rows[0].path)
+    meta = {"format": FORMAT, "facts": facts, "splits": splits}
+    (draft / "meta.json").write_text(json.dumps(meta, ensure_ascii=False, indent=1), encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    draft.rename(folder)
+
+
+def _encoded(task: Task, rows: Sequence[Row], max_tokens: int) -> Iterator[list[Example]]:
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        yield task.encode(rows[start : start + ROWS_AT_ONCE], max_tokens, labelled=True)
+
+
+def _write_split(folder: Path, name: str, chunks: Iterator[list[Example]], task: Task) -> dict[str, Any]:
+    lengths: list[int] = []
+    num_targets: list[int] = []
+    tables = []
+    for chunk in chunks:
+        lengths += [len(example["input_ids"]) for example in chunk]
+        num_targets += [task.num_targets(example) for example in chunk]
+        tables.append(pa.Table.from_pylist(chunk))
+    table = pa.concat_tables(tables).combine_chunks()
+    with pa.ipc.new_file(str(folder / f"{name}.arrow"), table.schema) as file:
+        file.write_table(table)
+    np.save(folder / f"{name}.lengths.npy", np.array(lengths, dtype=np.int32))
+    np.save(folder / f"{name}.num_targets.npy", np.array(num_targets, dtype=np.int32))
+    return {"rows": len(lengths), "tokens": sum(lengths), "targets": sum(num_targets)}
+
+
+def _split_paths(recipe: Recipe) -> dict[str, Path]:
+    named: Mapping[str, str | None] = {split: getattr(recipe.data, split) for split in SPLITS}
+    return {split: Path(path) for split, path in named.items() if path is not None}
+
+
+def _is_tokenizer_file(path: Path) -> bool:
+    wanted = ("token", "vocab", "merges", "spiece", "sentencepiece", "config.json", "chat_template")
+    return path.is_file() and any(word in path.name for word in wanted)
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process at a time; the kernel drops the lock of one that dies."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _said_of_model(recipe: Recipe, what: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(
+            f"model.path: no {what} could be loaded from {recipe.model.path!r} ({reason}); "
+            "give a Hugging Face model folder, or a hub id that this machine can reach"
+        ) from error

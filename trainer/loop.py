@@ -1,0 +1,42 @@
+"""The order of a training step, and nothing else.
+
+What a loss is belongs to the task, how a step is computed to the engine, what happens between steps to the milestones.
+"""
+
+from collections.abc import Iterable
+
+import torch
+
+from trainer.engine import Engine
+from trainer.milestones import Milestones
+from trainer.ranks import Ranks
+from trainer.schedule import Schedule
+from trainer.state import TrainState
+from trainer.steps import Step
+from trainer.tasks import Task
+
+
+def fit(
+    engine: Engine,
+    task: Task,
+    steps: Iterable[Step],
+    state: TrainState,
+    *,
+    schedule: Schedule,
+    ranks: Ranks,
+    milestones: Milestones,
+) -> TrainState:
+    """Collective: trains until the steps run out or a rank is asked to stop; returns where it stands then."""
+    for step in steps:
+        engine.begin_step(step.number, num_micro_batches=len(step.micro_batches))
+        loss_sum = torch.zeros((), device=ranks.device)
+        for batch in step.micro_batches:
+            batch_loss = task.loss_sum(engine.forward(batch), batch)
+            engine.backward(batch_loss, num_targets=step.num_targets)
+            loss_sum += batch_loss.detach()
+        stats = engine.step(lr=schedule(step.number))
+        loss, stop = ranks.sum(loss_sum / step.num_targets, milestones.stop_requested())
+        state = milestones.step_done(state.after(step), step, stats, loss=loss)
+        if stop:
+            break
+    return state

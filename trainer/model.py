@@ -1,0 +1,69 @@
+"""The pretrained model with the task's head, as the engine needs it; and its way back to a Hugging Face folder."""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from trainer.config.errors import DataError
+from trainer.config.schema import Recipe
+from trainer.data.prepare import load_model_config
+from trainer.tasks import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def load_model(recipe: Recipe, task: Task) -> "PreTrainedModel":
+    """Collective under ZeRO-3: the pretrained weights with the task's head, the same on every rank and stage.
+
+    Raises DataError if the path holds no model of this kind.
+    """
+    torch.manual_seed(recipe.train.seed)
+    auto_model = getattr(transformers, task.auto_model)
+    attention = {} if recipe.model.attention == "auto" else {"attn_implementation": recipe.model.attention}
+    try:
+        model: PreTrainedModel = auto_model.from_pretrained(
+            recipe.model.path,
+            revision=recipe.model.revision,
+            config=load_model_config(recipe, task),
+            dtype=DTYPES[recipe.engine.precision],
+            **attention,
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise DataError(f"model.path: {recipe.model.path!r} cannot be loaded as {task.auto_model}: {error}") from error
+    if recipe.model.activation_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model
+
+
+def load_exported(recipe: Recipe, task: Task, folder: Path) -> dict[str, Tensor]:
+    """The whole state dict of an exported model, under the names that the training model has."""
+    exported = recipe.model_copy(
+        update={"model": recipe.model.model_copy(update={"path": str(folder), "revision": None})}
+    )
+    return dict(load_model(exported, task).state_dict())
+
+
+def export_model(
+    model: nn.Module, weights: dict[str, Tensor], tokenizer: "PreTrainedTokenizerBase", folder: Path
+) -> None:
+    """Writes a folder that AutoModel and transformers.pipeline load: config, safetensors, tokenizer. Rank zero only.
+
+    Whoever looks finds the old folder or the new one, whole.
+    """
+    draft, old = folder.with_name(f".{folder.name}.draft"), folder.with_name(f".{folder.name}.old")
+    for leftover in (draft, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    pretrained: Any = model
+    pretrained.save_pretrained(draft, state_dict=weights)
+    tokenizer.save_pretrained(draft)
+    if folder.exists():
+        folder.rename(old)
+    draft.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,102 @@
+"""What a finished run's model says of new texts, on one process.
+
+`python -m trainer.predict RUN_DIR --text … | --file …`: a JSON object a line, in the order of the input.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, TextIO
+
+from trainer.config.errors import CheckpointError, DataError, ShardtuneError
+from trainer.config.load import parse_recipe
+from trainer.config.run_dir import CONFIG, EXIT_OK, EXIT_USER, FACTS
+from trainer.config.schema import Recipe
+from trainer.data.source import Faults, Row, read_rows
+from trainer.tasks import TASKS
+
+BATCH_ROWS, WINDOW_ROWS = 32, 1024
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    parser = argparse.ArgumentParser("shardtune predict", description=__doc__)
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--text", action="append", default=[])
+    parser.add_argument("--file", type=Path)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--model", default="best", choices=("best", "last"))
+    arguments = parser.parse_args(argv)
+    try:
+        recipe, folder = _find_model(arguments.run_dir, arguments.model)
+        task_type = TASKS[recipe.task.kind]
+        rows = [Row({"text": text}, Path("--text"), line) for line, text in enumerate(arguments.text, start=1)]
+        if arguments.file is not None:
+            present = {name: theirs for name, theirs in recipe.data.columns.items() if name in task_type.input_columns}
+            rows += read_rows(arguments.file, present)
+        faults = Faults()
+        for row in rows:
+            task_type.check_inputs(row, faults)
+        faults.raise_if_any()
+        if not rows:
+            raise DataError("nothing to predict; give --text or --file")
+        facts = json.loads((arguments.run_dir / FACTS).read_text(encoding="utf-8"))
+        to_file = arguments.out is not None
+        with arguments.out.open("w", encoding="utf-8") if to_file else nullcontext(sys.stdout) as out:
+            _write(predict(recipe, folder, facts, rows, progress=to_file), rows, out)
+        if to_file:
+            print(f"{len(rows):,} predictions in {arguments.out}", file=sys.stderr)
+    except ShardtuneError as error:
+        print(error, file=sys.stderr)
+        return EXIT_USER
+    return EXIT_OK
+
+
+def predict(
+    recipe: Recipe, folder: Path, facts: Mapping[str, Any], rows: Sequence[Row], *, progress: bool = False
+) -> Iterator[dict[str, Any]]:
+    """One prediction a row, in order, by the model exported to `folder`; on the first GPU if there is one."""
+    import torch
+    import transformers
+    from rich.console import Console
+    from rich.progress import track
+
+    transformers.utils.logging.disable_progress_bar()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    task = TASKS[recipe.task.kind](recipe.task, facts, tokenizer)
+    model = getattr(transformers, task.auto_model).from_pretrained(folder).to(device).eval()
+    starts: Sequence[int] = range(0, len(rows), WINDOW_ROWS)
+    shown = track(starts, "predicting", console=Console(stderr=True), disable=not progress)
+    for start in shown:
+        examples = task.encode(rows[start : start + WINDOW_ROWS], recipe.data.max_tokens, labelled=False)
+        by_length = sorted(range(len(examples)), key=lambda at: len(examples[at]["input_ids"]))
+        answers: dict[int, dict[str, Any]] = {}
+        for first in range(0, len(by_length), BATCH_ROWS):
+            chosen = by_length[first : first + BATCH_ROWS]
+            batch = task.collate([examples[at] for at in chosen]).to(device)
+            with torch.inference_mode():
+                output = model(**batch.inputs)
+            answers |= zip(chosen, task.predictions(output, batch), strict=True)
+        yield from (answers[at] for at in range(len(examples)))
+
+
+def _find_model(run_dir: Path, name: str) -> tuple[Recipe, Path]:
+    if not (run_dir / CONFIG).is_file():
+        raise CheckpointError(f"{run_dir}: not a run directory (there is no {CONFIG})")
+    folder = run_dir / "export" / name
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is not there: the run has not come so far; `shardtune run {run_dir}` goes on")
+    return parse_recipe((run_dir / CONFIG).read_text(encoding="utf-8"), name=str(run_dir / CONFIG)), folder
+
+
+def _write(predictions: Iterator[dict[str, Any]], rows: Sequence[Row], out: TextIO) -> None:
+    for row, prediction in zip(rows, predictions, strict=True):
+        out.write(json.dumps({**row.values, "prediction": prediction}, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""Who this process is among all, and the collectives by what they mean.
+
+The only place that knows how the ranks were started: by torchrun, by deepspeed, by a test, or alone.
+"""
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.distributed_c10d import Store
+
+from trainer.config.errors import LaunchError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's place. What is marked Collective must be called by all ranks, in the same order."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    device: torch.device
+
+    @property
+    def is_zero(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, *values: float | Tensor) -> list[float]:
+        """Collective: each value's sum over the ranks, in float64 (exact for counts up to 2**53)."""
+        totals = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=self.device) for value in values])
+        dist.all_reduce(totals)
+        return [float(total) for total in totals.tolist()]
+
+    def sum_counts(self, counts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Collective: the named tensors summed over the ranks, on the CPU. All ranks hold the same names and shapes."""
+        totals = {}
+        for name in sorted(counts):
+            total = counts[name].to(self.device, copy=True)
+            dist.all_reduce(total)
+            totals[name] = total.cpu()
+        return totals
+
+    def any(self, flag: bool) -> bool:
+        """Collective: whether the flag is set on at least one rank."""
+        return self.sum(flag)[0] > 0
+
+    def barrier(self) -> None:
+        """Collective: waits until every rank is here."""
+        dist.barrier()
+
+
+def local_rank() -> int:
+    """This process's number on its machine, known before the ranks are connected."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def global_rank() -> int:
+    """This process's number among all, known before the ranks are connected."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """How many processes there are, known before the ranks are connected."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def connect(
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    *,
+    store: Store | None = None,
+    timeout: timedelta = timedelta(minutes=10),
+) -> Ranks:
+    """Collective: joins the process group that torchrun or deepspeed describes in the environment; alone without one.
+
+    Ranks that have a store of their own meet there instead of at MASTER_ADDR.
+
+    Raises LaunchError if CUDA is asked for and not there, or if this machine has fewer GPUs than ranks.
+    """
+    rank, size, local = global_rank(), world_size(), local_rank()
+    where = _device(device, local)
+    if where.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    else:
+        torch.cuda.set_device(where)
+    if "MASTER_ADDR" not in os.environ:
+        # DeepSpeed looks for these even in a world of one; a port of our own, so that two such runs do not meet.
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+        os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    backend = "gloo" if where.type == "cpu" else "nccl"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+    return Ranks(rank, size, local, where)
+
+
+def disconnect() -> None:
+    """Leaves the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _device(wanted: str, local: int) -> torch.device:
+    num_gpus = torch.cuda.device_count()
+    if wanted == "cpu" or (wanted == "auto" and num_gpus == 0):
+        return torch.device("cpu")
+    if num_gpus == 0:
+        raise LaunchError(
+            "job.device: cuda is asked for, but torch sees no GPU; check nvidia-smi, or set job.device=cpu"
+        )
+    if local >= num_gpus:
+        raise LaunchError(f"rank {local} of this machine has no GPU: there are {num_gpus}; set job.ranks={num_gpus}")
+    return torch.device("cuda", local)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,86 @@
+"""What a task family decides: how rows become examples, what the loss is, and what is counted when it is evaluated.
+
+Torch is imported only inside the functions that compute, so that recipes can be read where torch is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from trainer.config.section import Section
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+    from trainer.data.batch import Batch
+    from trainer.data.source import Faults, Row
+
+IGNORED = -100
+"""The label of what is not a target (torch's and transformers' convention)."""
+
+Example = dict[str, Any]
+"""One prepared row: `input_ids` (a list of ints), `labels`, and whatever else the task's collate wants."""
+
+
+class TaskOptions(Section):
+    """The `task` section of a recipe; each family adds its keys."""
+
+    kind: str
+
+
+class Task(Protocol):
+    """One task family. Rows -> facts (once, over all rows) -> examples -> batches -> loss and scores, as sums."""
+
+    Options: ClassVar[type[TaskOptions]]
+    columns: ClassVar[tuple[str, ...]]
+    """The columns that every training row must have, by our names."""
+    input_columns: ClassVar[tuple[str, ...]]
+    """The columns that the model reads; predict needs only these."""
+    main_metric: ClassVar[str]
+    """The metric that chooses the best model where the recipe names none."""
+    lower_is_better: ClassVar[frozenset[str]]
+    """The metrics of which less is more."""
+    auto_model: ClassVar[str]
+    """The name of the transformers Auto class that loads the model with the right head."""
+
+    def __init__(self, options: Any, facts: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> None: ...
+
+    @staticmethod
+    def survey(options: Any, splits: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
+        """What has to be known of all rows before any is encoded, such as the label names; JSON values only.
+
+        Raises DataError with every fault that was found (the first ones in full, the rest counted).
+        """
+
+    def model_config(self) -> dict[str, Any]:
+        """What from_pretrained is told besides the path, such as num_labels and id2label."""
+
+    @staticmethod
+    def check_inputs(row: Row, faults: Faults) -> None:
+        """Adds what is wrong with the columns that the model reads, which predict needs too."""
+
+    def encode(self, rows: Sequence[Row], max_tokens: int, *, labelled: bool) -> list[Example]:
+        """One example a row; without labels all of its targets are IGNORED."""
+
+    def check_model(self, config: PreTrainedConfig) -> None:
+        """Raises DataError if this model cannot learn this task."""
+
+    def num_targets(self, example: Example) -> int:
+        """How many of its labels count."""
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """Pads the examples into tensors of shape (rows, longest)."""
+
+    def loss_sum(self, output: Any, batch: Batch) -> Tensor:
+        """The loss summed over the batch's targets, a float32 scalar."""
+
+    def score(self, output: Any, batch: Batch) -> dict[str, Tensor]:
+        """Counts that add up over batches and ranks."""
+
+    def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
+        """The metrics of the summed counts."""
+
+    def predictions(self, output: Any, batch: Batch) -> list[dict[str, Any]]:
+        """What the model says of each row, as JSON values."""
