@@ -1,6 +1,7 @@
 """The only place where the launcher touches the world: starts processes, writes run directories, asks for devices."""
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -31,7 +32,9 @@ def find_machine() -> Machine:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False, timeout=60)
         num_gpus = sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
     if visible is not None and num_gpus:
-        num_gpus = len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+        # As CUDA reads it: whatever follows the first name that is none is not visible either.
+        names = itertools.takewhile(lambda name: name.strip() not in ("", "-1"), visible.split(","))
+        num_gpus = len(list(names))
     return Machine(num_gpus, len(os.sched_getaffinity(0)))
 
 

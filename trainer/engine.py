@@ -85,8 +85,8 @@ class DeepSpeedEngine:
 
         self._ranks = ranks
         self._seed = seed
-        self._stage = zero_stage(ds_config)
-        self._takes_norm_itself = self._stage == 0 and not any(
+        self.zero_stage = zero_stage(ds_config)
+        self._takes_norm_itself = self.zero_stage == 0 and not any(
             ds_config.get(precision, {}).get("enabled") for precision in ("bf16", "fp16")
         )
         self._left = 0
@@ -139,7 +139,7 @@ class DeepSpeedEngine:
 
     def weights(self) -> dict[str, Tensor]:
         model = self._engine.module
-        if self._stage < 3:
+        if self.zero_stage < 3:
             state = model.state_dict() if self._ranks.is_zero else {}
             return {name: tensor.detach().cpu() for name, tensor in state.items()}
         whole = {}
@@ -155,7 +155,7 @@ class DeepSpeedEngine:
     def set_weights(self, weights: dict[str, Tensor]) -> None:
         for name, tensor in [*self._engine.module.named_parameters(), *self._engine.module.named_buffers()]:
             with self._gathered(tensor, writer=0):
-                if name in weights and (self._stage < 3 or self._ranks.is_zero):
+                if name in weights and (self.zero_stage < 3 or self._ranks.is_zero):
                     tensor.copy_(weights[name])
 
     @contextmanager

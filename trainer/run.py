@@ -4,13 +4,16 @@ The composition root: the only module that may import every other.
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+import torch
 import transformers
+from torch import nn
 
 from trainer.checkpoint import Checkpoints, newest_step
-from trainer.config.deepspeed import load_ds_config, resolve_ds_config, zero_stage
+from trainer.config.deepspeed import load_ds_config, resolve_ds_config
 from trainer.config.run_dir import FACTS, RESULTS, STOP, write_atomically
 from trainer.config.schema import Recipe
 from trainer.data.order import Order
@@ -21,12 +24,13 @@ from trainer.meter import Meter
 from trainer.milestones import Milestones
 from trainer.model import load_exported, load_model
 from trainer.optim import OPTIMIZERS
+from trainer.preflight import check_device
 from trainer.ranks import Ranks
-from trainer.reporter import open_reporter
+from trainer.reporter import Reporter, open_reporter
 from trainer.schedule import make_schedule
 from trainer.state import TrainState
-from trainer.steps import train_steps
-from trainer.tasks import TASKS
+from trainer.steps import Step, train_steps
+from trainer.tasks import TASKS, Task
 
 
 def run(recipe: Recipe, run_dir: Path, prepared: Prepared, ranks: Ranks, *, terminal: TextIO | None = None) -> bool:
@@ -35,72 +39,19 @@ def run(recipe: Recipe, run_dir: Path, prepared: Prepared, ranks: Ranks, *, term
     False means that it was asked to stop: a checkpoint is saved, and the same call goes on from it. Raises DataError,
     ConfigError or CheckpointError for what a user has to mend.
     """
-    train, dev = prepared.split("train"), prepared.split("dev")
-    assert train is not None, "a recipe always names training data"
+    check_device(recipe, ranks)
+    transformers.utils.logging.disable_progress_bar()  # they would fill the ranks' log files
     resumed_step = newest_step(run_dir / "checkpoints")
     ranks.barrier()
     reporter = open_reporter(recipe, run_dir, ranks, resumed_step=resumed_step, terminal=terminal)
     try:
-        transformers.utils.logging.disable_progress_bar()  # they would fill the ranks' log files
-        reporter.report("phase", name="loading the model")
-        tokenizer = load_tokenizer(recipe)
-        task = TASKS[recipe.task.kind](recipe.task, prepared.facts, tokenizer)
-        hidden_size = getattr(load_model_config(recipe).get_text_config(), "hidden_size", None)
-        ds_config = resolve_ds_config(load_ds_config(recipe.engine.deepspeed), recipe, hidden_size=hidden_size)
-        if ranks.is_zero:
-            write_atomically(run_dir / "deepspeed.json", json.dumps(ds_config, indent=2))
-            write_atomically(run_dir / FACTS, json.dumps(prepared.facts, ensure_ascii=False, indent=1))
-        sharded_birth = hold_ds_config(ds_config)
-        model = load_model(recipe, task)
-        del sharded_birth
-        make_optimizer = OPTIMIZERS[recipe.optim.kind]
-        engine = DeepSpeedEngine(
-            model, ds_config, lambda m: make_optimizer(m, recipe.optim), ranks=ranks, seed=recipe.train.seed
+        milestones, state, steps = _assemble(recipe, run_dir, prepared, ranks, reporter)
+        schedule = make_schedule(recipe.optim, milestones.num_steps)
+        state = fit(
+            milestones.engine, milestones.task, steps, state, schedule=schedule, ranks=ranks, milestones=milestones
         )
-
-        order = Order(train.lengths, recipe.train.global_batch_size, recipe.data.length_window, recipe.train.seed)
-        num_steps = order.num_steps(recipe.train.num_epochs, recipe.train.max_steps)
-        checkpoints = Checkpoints(run_dir / "checkpoints", keep_last=recipe.checkpoint.keep_last, ranks=ranks)
-        state = checkpoints.resume(engine)
-        milestones = Milestones(
-            recipe,
-            run_dir,
-            num_steps,
-            order.steps_per_epoch,
-            engine,
-            task,
-            dev,
-            model,
-            tokenizer,
-            checkpoints,
-            Meter(num_steps, ranks.device),
-            reporter,
-            ranks,
-        )
-        reporter.report(
-            "start",
-            step=state.step,
-            num_steps=num_steps,
-            num_rows=len(train),
-            num_parameters=engine.num_parameters,
-            world_size=ranks.world_size,
-            device=ranks.device.type,
-            zero_stage=zero_stage(ds_config),
-            precision=recipe.engine.precision,
-        )
-        steps = train_steps(
-            train,
-            task,
-            order,
-            range(state.step, num_steps),
-            ranks=ranks,
-            micro_batch_tokens=recipe.train.micro_batch_tokens,
-        )
-        schedule = make_schedule(recipe.optim, num_steps)
-        state = fit(engine, task, steps, state, schedule=schedule, ranks=ranks, milestones=milestones)
-        if state.step < num_steps:
+        if state.step < milestones.num_steps:
             milestones.save(state)
-            ranks.barrier()
             if ranks.is_zero:
                 (run_dir / STOP).unlink(missing_ok=True)
             reporter.report("stopped", step=state.step)
@@ -112,6 +63,69 @@ def run(recipe: Recipe, run_dir: Path, prepared: Prepared, ranks: Ranks, *, term
         return True
     finally:
         reporter.close()
+
+
+def _assemble(
+    recipe: Recipe, run_dir: Path, prepared: Prepared, ranks: Ranks, reporter: Reporter
+) -> tuple[Milestones, TrainState, Iterator[Step]]:
+    """Collective: the model on its engine, where the run stands, and the steps that are left."""
+    reporter.report("phase", name="loading the model")
+    train = prepared.split("train")
+    assert train is not None, "a recipe always names training data"
+    tokenizer = load_tokenizer(recipe)
+    task = TASKS[recipe.task.kind](recipe.task, prepared.facts, tokenizer)
+    engine, model = _load_engine(recipe, run_dir, task, ranks)
+    order = Order(train.lengths, recipe.train.global_batch_size, recipe.data.length_window, recipe.train.seed)
+    num_steps = order.num_steps(recipe.train.num_epochs, recipe.train.max_steps)
+    checkpoints = Checkpoints(run_dir / "checkpoints", keep_last=recipe.checkpoint.keep_last, ranks=ranks)
+    state = checkpoints.resume(engine)
+    if ranks.is_zero:
+        write_atomically(run_dir / FACTS, json.dumps(prepared.facts, ensure_ascii=False, indent=1))
+    milestones = Milestones(
+        recipe=recipe,
+        run_dir=run_dir,
+        num_steps=num_steps,
+        steps_per_epoch=order.steps_per_epoch,
+        engine=engine,
+        task=task,
+        dev=prepared.split("dev"),
+        model=model,
+        tokenizer=tokenizer,
+        checkpoints=checkpoints,
+        meter=Meter(num_steps, ranks.device),
+        reporter=reporter,
+        ranks=ranks,
+    )
+    reporter.report(
+        "start",
+        step=state.step,
+        num_steps=num_steps,
+        num_rows=len(train),
+        num_parameters=engine.num_parameters,
+        world_size=ranks.world_size,
+        device=ranks.device.type,
+        zero_stage=engine.zero_stage,
+        precision=recipe.engine.precision,
+    )
+    left = range(state.step, num_steps)
+    budget = recipe.train.micro_batch_tokens
+    return milestones, state, train_steps(train, task, order, left, ranks=ranks, micro_batch_tokens=budget)
+
+
+def _load_engine(recipe: Recipe, run_dir: Path, task: Task, ranks: Ranks) -> tuple[DeepSpeedEngine, Any]:
+    """Collective: the pretrained model, sharded as the ds_config says; the engine and the model within."""
+    hidden_size = getattr(load_model_config(recipe).get_text_config(), "hidden_size", None)
+    ds_config = resolve_ds_config(load_ds_config(recipe.engine.deepspeed), recipe, hidden_size=hidden_size)
+    if ranks.is_zero:
+        write_atomically(run_dir / "deepspeed.json", json.dumps(ds_config, indent=2))
+    born_sharded = hold_ds_config(ds_config)
+    model = load_model(recipe, task)
+    del born_sharded
+
+    def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
+        return OPTIMIZERS[recipe.optim.kind](model, recipe.optim)
+
+    return DeepSpeedEngine(model, ds_config, make_optimizer, ranks=ranks, seed=recipe.train.seed), model
 
 
 def _finish(milestones: Milestones, state: TrainState, test: Any) -> dict[str, Any]:

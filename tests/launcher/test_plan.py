@@ -1,0 +1,133 @@
+"""A plan says everything before anything is done, and is made from values alone."""
+
+from pathlib import Path
+
+import pytest
+
+from launcher.local import BACKENDS
+from launcher.plan import JobPlan, Machine, plan_job
+from trainer.config.errors import CheckpointError, ConfigError, LaunchError
+from trainer.config.run_dir import write_run_dir
+
+WORKSTATION, LAPTOP = Machine(num_gpus=8, num_cores=64), Machine(num_gpus=0, num_cores=12)
+RECIPE = """
+task: {kind: classification}
+model: {path: org/name}
+data: {train: train.csv}
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.yaml").write_text(RECIPE)
+    (tmp_path / "train.csv").write_text("text,label\na,b\n")
+    return tmp_path
+
+
+def plan(*overrides: str, machine: Machine = WORKSTATION, path: str = "x.yaml", run_dir: str | None = None) -> JobPlan:
+    return plan_job(Path(path), overrides, Path(run_dir) if run_dir else None, machine)
+
+
+def test_every_gpu_gets_a_rank() -> None:
+    its = plan()
+    assert (its.world_size, its.device) == (8, "cuda")
+    assert its.environment["OMP_NUM_THREADS"] == "8"
+    assert "DS_ACCELERATOR" not in its.environment
+
+
+def test_without_a_gpu_two_ranks_share_the_cores() -> None:
+    its = plan(machine=LAPTOP)
+    assert (its.world_size, its.device) == (2, "cpu")
+    assert its.environment["OMP_NUM_THREADS"] == "6"
+    assert its.environment["DS_ACCELERATOR"] == "cpu"
+
+
+def test_one_core_has_one_rank() -> None:
+    assert plan(machine=Machine(0, 1)).world_size == 1
+
+
+def test_the_recipe_has_the_last_word_on_ranks_threads_and_device() -> None:
+    its = plan("job.device=cpu", "job.ranks=3", "job.threads_per_rank=5")
+    assert (its.world_size, its.device, its.environment["OMP_NUM_THREADS"]) == (3, "cpu", "5")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "machine", "said"),
+    [
+        (["job.ranks=9"], WORKSTATION, "job.ranks: 9 ranks for 8 GPUs"),
+        (["engine.precision=fp16"], LAPTOP, "engine.precision: fp16 needs a GPU"),
+        (["job.device=cuda"], LAPTOP, "job.device: cuda is asked for, but nvidia-smi finds no GPU"),
+    ],
+)
+def test_what_the_machine_has_not_is_refused(overrides: list[str], machine: Machine, said: str) -> None:
+    with pytest.raises(LaunchError, match=said):
+        plan(*overrides, machine=machine)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_backend_starts_the_same_module_on_as_many_ranks(backend: str) -> None:
+    its = plan(f"job.backend={backend}")
+    assert "8" in " ".join(its.argv)
+    assert its.argv[-3:] == ("trainer", str(its.run_dir), "--followed")
+
+
+def test_the_same_command_means_the_same_directory_and_a_changed_recipe_another() -> None:
+    assert plan().run_dir == plan("job.ranks=4", "engine.deepspeed=zero3").run_dir
+    assert plan().run_dir != plan("optim.lr=1e-3").run_dir
+    assert plan().run_dir.parent == Path("runs").absolute()
+
+
+def test_a_run_directory_is_gone_on_with_by_its_name(folder: Path) -> None:
+    first = plan(run_dir="r")
+    write_run_dir(first.recipe, first.run_dir, first.recipe_path)
+    again = plan(path="r")
+    assert (again.recipe, again.run_dir) == (first.recipe, first.run_dir)
+
+
+def test_another_recipe_in_an_old_directory_is_refused_with_what_changed() -> None:
+    first = plan(run_dir="r")
+    write_run_dir(first.recipe, first.run_dir, first.recipe_path)
+    plan("job.ranks=2", "report.every_steps=10", run_dir="r")
+    with pytest.raises(CheckpointError, match=r"belongs to another recipe:\n  optim\.lr: 5e-05 -> 0\.001"):
+        plan("optim.lr=1e-3", run_dir="r")
+
+
+def test_a_folder_that_is_no_run_is_refused(folder: Path) -> None:
+    (folder / "d").mkdir()
+    with pytest.raises(ConfigError, match="not a run directory"):
+        plan(path="d")
+
+
+def test_all_mistakes_are_said_at_once() -> None:
+    with pytest.raises(ConfigError) as raised:
+        plan("optim.lrr=1", "data.train=nothing.csv", "engine.precision=bf61", "job.ranks=0")
+    assert len(str(raised.value).splitlines()) == 4
+
+
+def test_the_description_has_what_a_user_wants_to_know_before() -> None:
+    text = plan("train.global_batch_size=64").describe()
+    for said in ("8 on cuda", "64 rows = 8 ranks x about 8 rows", "runs/x-", "torch.distributed.run", '"stage": 2'):
+        assert said in text
+
+
+TORCHRUN_LOG = """
+E1124 02:30:14.844000 15158 torch/distributed/elastic/multiprocessing/api.py:1002] failed (exitcode: -9) local_rank: 1 (pid: 15163) of binary: python
+Failures:
+[1]:
+  time      : 2026-11-24_02:30:14
+  host      : localhost
+  rank      : 0 (local_rank: 0)
+  exitcode  : -15 (pid: 15162)  (SIGTERM)
+"""  # noqa: E501
+DEEPSPEED_LOG = """
+[2026-11-24 02:31:30,214] [ERROR] [launch.py:259:sigkill_handler] ['python', '-u', '-m', 'trainer', '--local_rank=1', 'r'] exits with return code = -9
+"""  # noqa: E501
+
+
+@pytest.mark.parametrize(
+    ("backend", "log", "exits"),
+    [("torchrun", TORCHRUN_LOG, {1: -9, 0: -15}), ("deepspeed", DEEPSPEED_LOG, {1: -9}), ("torchrun", "", {})],
+)
+def test_what_a_backend_says_of_dead_ranks_is_understood(backend: str, log: str, exits: dict[int, int]) -> None:
+    assert BACKENDS[backend].parse_exits(log) == exits

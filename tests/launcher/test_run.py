@@ -1,0 +1,246 @@
+"""Real jobs, as a user starts them: by the launcher, by torchrun, by deepspeed; and what they say when they break."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.runs import RECIPE, curve, events, write_tiny
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+
+
+def command(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=200)
+
+
+def shardtune(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return command(sys.executable, "-m", "launcher.cli", *words, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_tiny(tmp_path_factory.mktemp("launch"))
+    (folder / "tiny.yaml").write_text(RECIPE.format(folder=folder), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(folder: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A run directory that the launcher has brought to its end, and what it printed."""
+    done = shardtune("run", "tiny.yaml", "--run-dir=finished", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "finished", done
+
+
+def test_the_launcher_shows_the_run_and_says_where_everything_is(
+    finished: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    run_dir, done = finished
+    assert "training for 18 steps" in done.stderr
+    assert "dev  loss" in done.stderr and "test  loss" in done.stderr
+    assert f"best model  {run_dir}/export/best" in done.stdout
+    for name in ("config.yaml", "recipe.yaml", "deepspeed.json", "metrics.jsonl", "results.json", "logs/rank-1.log"):
+        assert (run_dir / name).is_file(), name
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [sys.executable, "-m", "launcher.cli", "run", "tiny.yaml", "job.backend=deepspeed", "--run-dir=by"],
+        ["torchrun", "--standalone", "--nproc-per-node", "2", "-m", "trainer", "tiny.yaml", "--run-dir", "by"],
+        [
+            "deepspeed",
+            "--num_gpus",
+            "2",
+            "--master_port",
+            "29917",
+            "--module",
+            "trainer",
+            "tiny.yaml",
+            "--run-dir",
+            "by",
+        ],
+        [sys.executable, "-m", "trainer", "tiny.yaml", "--run-dir", "by"],
+    ],
+    ids=["launcher-deepspeed", "torchrun", "deepspeed", "alone"],
+)
+def test_whoever_starts_the_ranks_the_loss_curve_is_the_same(
+    folder: Path,
+    tmp_path: Path,
+    finished: tuple[Path, subprocess.CompletedProcess[str]],
+    words: list[str],
+) -> None:
+    words = [str(tmp_path / "by") if word == "by" else word.replace("=by", f"={tmp_path / 'by'}") for word in words]
+    done = command(*words, cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for its, other in zip(curve(events(tmp_path / "by")), curve(events(finished[0])), strict=True):
+        assert its == pytest.approx(other, rel=1e-3)
+
+
+def test_a_run_that_has_ended_is_not_done_again(
+    folder: Path, finished: tuple[Path, subprocess.CompletedProcess[str]]
+) -> None:
+    before = (finished[0] / "metrics.jsonl").read_bytes()
+    done = shardtune("run", "finished", cwd=folder)
+    assert done.returncode == 0
+    assert "has come to its end already" in done.stdout
+    assert (finished[0] / "metrics.jsonl").read_bytes() == before
+
+
+def test_predict_answers_in_the_order_of_the_rows(
+    folder: Path, tmp_path: Path, finished: tuple[Path, subprocess.CompletedProcess[str]]
+) -> None:
+    out = tmp_path / "out.jsonl"
+    done = shardtune("predict", "finished", f"--file={folder / 'test.jsonl'}", f"--out={out}", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    asked = [json.loads(line) for line in (folder / "test.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [answer["text"] for answer in answers] == [row["text"] for row in asked]
+    hits = sum(answer["prediction"]["label"] == row["label"] for answer, row in zip(answers, asked, strict=True))
+    reported = json.loads((finished[0] / "results.json").read_text())["test"]["accuracy"]
+    assert hits / len(asked) == pytest.approx(reported)
+
+    done = shardtune("predict", "finished", "--text=the film was good", cwd=folder)
+    (answer,) = [json.loads(line) for line in done.stdout.splitlines()]
+    assert answer["prediction"]["label"] in ("negative", "positive")
+    assert sum(answer["prediction"]["scores"].values()) == pytest.approx(1, abs=1e-4)
+
+
+def test_predict_refuses_what_it_cannot_read(
+    folder: Path, tmp_path: Path, finished: tuple[Path, subprocess.CompletedProcess[str]]
+) -> None:
+    (tmp_path / "in.jsonl").write_text('{"text": "good"}\n{"text": ""}\n')
+    done = shardtune("predict", "finished", f"--file={tmp_path / 'in.jsonl'}", cwd=folder)
+    assert (done.returncode, done.stderr) == (2, f"{tmp_path / 'in.jsonl'}:2: text is empty\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run", "tiny.yaml", "--dry-rum"], "dry"),
+        (["run", "tiny.yaml", "--run_dir=nowhere", "--frobnicate=1"], "frobnicate"),
+        (["run", "tiny.yaml", "optim.lrr=1"], "optim.lrr: unknown key; did you mean 'lr'?"),
+        (["run", "tiny.yaml", "data.train=missing.jsonl"], "data.train"),
+        (["rum", "tiny.yaml"], "did you mean 'run'?"),
+        (["predict", "nowhere", "--text=x"], "nowhere: not a run directory"),
+    ],
+)
+def test_a_mistyped_command_does_nothing_but_say_so(folder: Path, tmp_path: Path, words: list[str], said: str) -> None:
+    before = sorted(folder.rglob("*"))
+    done = shardtune(*words, cwd=folder)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_dry_run_shows_the_plan_wherever_the_flag_stands(folder: Path) -> None:
+    before = sorted(folder.rglob("*"))
+    done = shardtune("run", "--dry-run", "tiny.yaml", "optim.lr=0.5", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "global batch   12 rows = 2 ranks" in done.stdout
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("train", "said"),
+    [
+        ('{"text": "good", "label": "x"}\n{"text": \n', ":2: not JSON"),
+        ('{"text": "good", "label": "x"}\n{"text": "bad", "label": "x"}\n', "a classifier needs at least two"),
+        ('{"text": "good", "label": "negative"}\n', "every row has the label"),
+        ("", "no rows in it"),
+    ],
+)
+def test_bad_data_end_in_one_clear_error_before_any_rank_starts(
+    folder: Path, tmp_path: Path, train: str, said: str
+) -> None:
+    (tmp_path / "bad.jsonl").write_text(train)
+    done = shardtune("run", "tiny.yaml", f"data.train={tmp_path}/bad.jsonl", f"--run-dir={tmp_path / 'r'}", cwd=folder)
+    assert done.returncode == 2
+    assert said in done.stderr.splitlines()[0]
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "r" / "logs").iterdir())
+    assert (tmp_path / "bad.jsonl").read_text() == train
+
+
+def test_a_dying_rank_ends_the_job_with_its_traceback_first(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "r" / "logs" / "rank-1.log").mkdir(parents=True)  # rank 1 cannot open its log
+    done = shardtune("run", "tiny.yaml", f"--run-dir={tmp_path / 'r'}", cwd=folder)
+    assert done.returncode == 1
+    said = done.stderr.splitlines()
+    first = next(number for number, line in enumerate(said) if line.startswith("rank "))
+    assert said[first].startswith("rank 1 on ")
+    assert said[first + 1].startswith("Traceback")
+    assert "IsADirectoryError" in done.stderr
+    assert not ranks_of(tmp_path / "r")
+
+
+@pytest.fixture
+def long_run(folder: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A job that would go on for long, in the middle of it."""
+    run_dir = tmp_path / "long"
+    words = [sys.executable, "-m", "launcher.cli", "run", "tiny.yaml", "train.num_epochs=5000", f"--run-dir={run_dir}"]
+    process = subprocess.Popen(
+        words, cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_for(lambda: (run_dir / "metrics.jsonl").exists() and len(events(run_dir, "step")) >= 8)
+    yield process, run_dir
+    process.kill()
+    process.wait()
+
+
+def wait_for(met: Callable[[], bool], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not met():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.1)
+
+
+def ranks_of(run_dir: Path) -> list[int]:
+    """The processes of the job that are still there."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if b"trainer" in words and str(run_dir).encode() in words and b"--followed" in words:
+                found.append(int(entry.name))
+    return found
+
+
+def rank_processes(run_dir: Path) -> list[int]:
+    """Those of them that are ranks: the last two started (the others are torchrun's)."""
+    return sorted(ranks_of(run_dir))[-2:]
+
+
+def test_ctrl_c_saves_a_checkpoint_and_ends_every_process(long_run: tuple[subprocess.Popen[str], Path]) -> None:
+    process, run_dir = long_run
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"`shardtune run {run_dir}` goes on" in stderr
+    assert not ranks_of(run_dir)
+    done = events(run_dir, "step")[-1]["step"]
+    state: dict[str, Any] = json.loads((run_dir / "checkpoints" / f"step-{done}" / "state.json").read_text())
+    assert state["state"]["step"] == done
+
+
+def test_a_killed_rank_ends_the_job_and_is_named(long_run: tuple[subprocess.Popen[str], Path]) -> None:
+    process, run_dir = long_run
+    os.kill(rank_processes(run_dir)[-1], signal.SIGKILL)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "was killed by signal 9" in stderr
+    assert not ranks_of(run_dir)

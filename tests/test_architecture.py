@@ -1,0 +1,110 @@
+"""The rules that hold the rooms apart, read from the imports with ast."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted(path for room in ("launcher", "trainer") for path in (ROOT / room).rglob("*.py"))
+HEAVY = {"torch", "deepspeed", "transformers", "datasets", "wandb"}
+VAGUE = {"utils.py", "util.py", "common.py", "helpers.py", "base.py", "manager.py", "misc.py"}
+
+
+def imports(path: Path, *, at_import_time: bool = False) -> Iterator[str]:
+    """The modules that a file imports, all of them or only those of its import time; not those for type checking."""
+    pending: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            pending.extend(node.orelse)
+            continue
+        if at_import_time and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+        pending.extend(ast.iter_child_nodes(node))
+
+
+def names_used(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {
+        f"{n.value.id}.{n.attr}"
+        for n in ast.walk(tree)
+        if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)
+    }
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def importers(package: str) -> set[str]:
+    return {name(path) for path in MODULES if any(its.split(".")[0] == package for its in imports(path))}
+
+
+def test_the_trainer_does_not_know_the_launcher() -> None:
+    assert not {path for path in importers("launcher") if path.startswith("trainer/")}
+
+
+def test_of_the_trainer_the_launcher_knows_the_config_and_the_progress_bar() -> None:
+    known = {its for path in MODULES if name(path).startswith("launcher/") for its in imports(path)}
+    theirs = {its for its in known if its.split(".")[0] == "trainer"}
+    assert all(its.startswith(("trainer.config", "trainer.progress")) for its in theirs), theirs
+
+
+def test_deepspeed_is_the_engines_and_wandb_the_reporters() -> None:
+    assert importers("deepspeed") == {"trainer/engine.py"}
+    assert importers("wandb") == {"trainer/reporter.py"}
+
+
+def test_processes_are_started_in_one_place() -> None:
+    assert importers("subprocess") == {"launcher/execute.py"}
+
+
+def test_the_environment_is_read_where_it_belongs() -> None:
+    readers = {name(path) for path in MODULES if "os.environ" in names_used(path)}
+    assert readers == {"trainer/ranks.py", "trainer/reporter.py", "launcher/execute.py"}
+
+
+def test_the_loop_knows_torch_and_our_protocols_only() -> None:
+    roots = {its.split(".")[0] for its in imports(ROOT / "trainer/loop.py")}
+    assert roots <= {"collections", "torch", "trainer"}
+
+
+def test_the_loop_is_short() -> None:
+    tree = ast.parse((ROOT / "trainer/loop.py").read_text(encoding="utf-8"))
+    (step,) = [
+        node for node in ast.walk(tree) if isinstance(node, ast.For) and getattr(node.target, "id", "") == "step"
+    ]
+    assert step.end_lineno is not None
+    assert step.end_lineno - step.lineno < 20
+
+
+@pytest.mark.parametrize("room", ["launcher", "trainer/config", "trainer/tasks"])
+def test_what_reads_recipes_imports_nothing_heavy(room: str) -> None:
+    for path in (ROOT / room).rglob("*.py"):
+        heavy = {its for its in imports(path, at_import_time=True) if its.split(".")[0] in HEAVY}
+        assert not heavy, f"{name(path)}: {heavy}"
+
+
+def test_planning_a_job_loads_no_torch() -> None:
+    program = "import sys, launcher.cli, launcher.plan, launcher.execute; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert not HEAVY & {module.split(".")[0] for module in loaded.split()}
+
+
+def test_no_module_has_a_name_that_says_nothing() -> None:
+    assert not [name(path) for path in MODULES if path.name in VAGUE]
+
+
+def test_every_module_says_what_it_decides() -> None:
+    silent = [name(path) for path in MODULES if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))]
+    assert not silent
