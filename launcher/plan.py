@@ -14,6 +14,16 @@ from trainer.config.run_dir import find_run
 from trainer.config.schema import Recipe
 
 
+KEEP_MEMORY = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "-1",
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_TOP_PAD_": str(64 * 2**20),
+}
+"""For CPU ranks. glibc gives large tensors back to the kernel at once and faults their pages in again at the next step;
+kept, a step of the sentiment recipe (2 ranks on 2 cores) took 0.55 s instead of 0.72 s, at 1.70 instead of 1.56 GB."""
+
+
 @dataclass(frozen=True)
 class Machine:
     """What there is to run on."""
@@ -69,9 +79,7 @@ def plan_job(path: Path, overrides: Sequence[str], run_dir: Path | None, machine
     environment = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
     if device == "cpu":
         environment["DS_ACCELERATOR"] = "cpu"
-        # glibc gives every large tensor back to the kernel and faults its pages in again at the next step: keeping them
-        # took a step of the sentiment recipe (2 ranks, 2 cores) from 0.53 s to 0.43 s.
-        environment |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "-1"}
+        environment |= KEEP_MEMORY
     return JobPlan(
         recipe,
         path,
