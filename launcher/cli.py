@@ -4,6 +4,8 @@ Commands only decide what is meant and return it; it is done after Fire has take
 command before it finds that a flag is unknown.
 """
 
+import inspect
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -105,12 +107,15 @@ def main() -> None:
         print(HELP)
         sys.exit(0)
     if words[0] not in COMMANDS:
-        import difflib
-
-        near = difflib.get_close_matches(words[0], COMMANDS, n=1)
-        print(f"shardtune: no command {words[0]!r}" + (f"; did you mean {near[0]!r}?" if near else ""), file=sys.stderr)
-        print(HELP, file=sys.stderr)
-        sys.exit(2)
+        sys.exit(_refuse(f"no command {words[0]!r}", words[0], list(COMMANDS)))
+    if "--help" in words or "-h" in words:
+        print(f"shardtune {words[0]}: {inspect.getdoc(COMMANDS[words[0]])}")
+        sys.exit(0)
+    parameters = inspect.signature(COMMANDS[words[0]]).parameters.values()
+    known = [f"--{p.name.replace('_', '-')}" for p in parameters if p.default is not inspect.Parameter.empty]
+    for flag in (word.split("=")[0].replace("_", "-") for word in words[1:] if word.startswith("--")):
+        if flag not in known:
+            sys.exit(_refuse(f"{words[0]} has no flag {flag}", flag, known))
     import fire
     from fire import decorators
 
@@ -121,10 +126,24 @@ def main() -> None:
     from trainer.config.errors import ShardtuneError
 
     try:
-        sys.exit(command.perform())
+        code = command.perform()
+        sys.stdout.flush()
     except ShardtuneError as error:
         print(error, file=sys.stderr)
-        sys.exit(2)
+        code = 2
+    except BrokenPipeError:  # whoever read our output has enough of it (`| head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
+
+
+def _refuse(what: str, word: str, legal: list[str]) -> int:
+    import difflib
+
+    near = difflib.get_close_matches(word, legal, n=1)
+    hint = f"; did you mean {near[0]}?" if near else f"; there are: {', '.join(legal)}"
+    print(f"shardtune: {what}{hint}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -45,15 +45,15 @@ def run_module(module: str, arguments: Sequence[str]) -> int:
 
 def run_job(plan: JobPlan) -> int:
     """Runs the plan to its end, showing its progress; the exit code."""
-    if (plan.run_dir / RESULTS).exists():
-        print(f"{plan.run_dir} has come to its end already; its results:\n{_results(plan.run_dir)}")
-        print("To train it again, give another --run-dir (or another train.seed).")
-        return EXIT_OK
     write_run_dir(plan.recipe, plan.run_dir, plan.recipe_path)
     (plan.run_dir / STOP).unlink(missing_ok=True)
     code = run_module("trainer", [str(plan.run_dir), f"--prepare={plan.world_size}"])
     if code != EXIT_OK:
         return EXIT_INTERRUPTED if code == -signal.SIGINT else code
+    if (plan.run_dir / RESULTS).exists():
+        print(f"{plan.run_dir} has come to its end already; its results:\n{_results(plan.run_dir)}")
+        print("To train it again, give another --run-dir (or another train.seed).")
+        return EXIT_OK
     return _run_ranks(plan)
 
 
@@ -97,7 +97,7 @@ def _follow(
     while True:
         ended = process.poll() is not None
         for event in events.new():
-            training = training or event["event"] == "step"
+            training = training or event["event"] == "start"
             progress.show(event)
         if ended or (interrupts and not training):
             return

@@ -13,7 +13,6 @@ from trainer.config.errors import LaunchError
 from trainer.config.run_dir import find_run
 from trainer.config.schema import Recipe
 
-
 KEEP_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "-1",

@@ -23,6 +23,7 @@ from trainer.config.run_dir import (
     RESULTS,
     failure_path,
     find_run,
+    refuse_other_data,
     write_run_dir,
 )
 
@@ -39,22 +40,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.prepare:
             from trainer.data.prepare import prepare
 
-            prepare(recipe, num_ranks=arguments.prepare, say=lambda text: print(text, file=sys.stderr))
+            prepared = prepare(recipe, num_ranks=arguments.prepare, say=lambda text: print(text, file=sys.stderr))
+            refuse_other_data(run_dir, prepared.folder.name)
             return EXIT_OK
         from trainer.ranks import connect, disconnect, global_rank, world_size
 
         terminal = _keep_log(run_dir, global_rank())
-        if (run_dir / RESULTS).exists():
-            if global_rank() == 0:
-                print(f"{run_dir} has come to its end already; its results are in {RESULTS}", file=terminal)
-            return EXIT_OK
         from trainer.data.prepare import prepare
         from trainer.run import run
 
         # Before the ranks meet: no collective's time-out runs while one of them tokenizes.
         prepared = prepare(recipe, num_ranks=world_size())
+        refuse_other_data(run_dir, prepared.folder.name)
+        if (run_dir / RESULTS).exists():
+            if global_rank() == 0:
+                print(f"{run_dir} has come to its end already; its results are in {RESULTS}", file=terminal)
+            return EXIT_OK
         ranks = connect(recipe.job.device)
         ended = run(recipe, run_dir, prepared, ranks, terminal=None if arguments.followed else terminal)
+        ranks.barrier()  # one that left with EXIT_RESUME before rank zero has sent its last lines would have it killed
         disconnect()
         if ranks.is_zero and not arguments.followed:
             print(f"{'finished' if ended else 'stopped; start it again to go on'}: {run_dir}", file=terminal)

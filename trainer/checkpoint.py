@@ -4,7 +4,7 @@ import json
 import os
 import re
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from trainer.config.errors import CheckpointError
@@ -17,11 +17,24 @@ STATE = "state.json"
 """Written last: a folder without it is not a checkpoint."""
 
 
+@dataclass(frozen=True)
+class Layout:
+    """How the engine's tensors are spread over its files: what must be the same to read them again."""
+
+    world_size: int
+    zero_stage: int
+    precision: str
+
+    def __str__(self) -> str:
+        return f"job.ranks={self.world_size}, ZeRO-{self.zero_stage}, engine.precision={self.precision}"
+
+
 class Checkpoints:
     """The folder step-N of each checkpoint, newest last."""
 
-    def __init__(self, folder: Path, *, keep_last: int, ranks: Ranks) -> None:
+    def __init__(self, folder: Path, *, layout: Layout, keep_last: int, ranks: Ranks) -> None:
         self._folder = folder
+        self._layout = layout
         self._keep_last = keep_last
         self._ranks = ranks
 
@@ -35,7 +48,7 @@ class Checkpoints:
         engine.save(draft)
         self._ranks.barrier()
         if self._ranks.is_zero:
-            manifest = {"state": asdict(state), "world_size": self._ranks.world_size}
+            manifest = {"state": asdict(state), "layout": asdict(self._layout)}
             write_atomically(draft / STATE, json.dumps(manifest, indent=1))
             shutil.rmtree(final, ignore_errors=True)
             draft.rename(final)
@@ -47,17 +60,15 @@ class Checkpoints:
     def resume(self, engine: Engine) -> TrainState:
         """Collective: loads the newest complete checkpoint; a fresh state if there is none.
 
-        Raises CheckpointError if it was saved on another number of ranks.
+        Raises CheckpointError if it was saved in another layout.
         """
         found = complete_checkpoints(self._folder)
         if not found:
             return TrainState()
         manifest = json.loads((found[-1] / STATE).read_text(encoding="utf-8"))
-        if manifest["world_size"] != self._ranks.world_size:
-            raise CheckpointError(
-                f"{found[-1]} was saved on {manifest['world_size']} ranks, and here are {self._ranks.world_size}; "
-                f"go on with job.ranks={manifest['world_size']}"
-            )
+        saved = Layout(**manifest["layout"])
+        if saved != self._layout:
+            raise CheckpointError(f"{found[-1]} was saved on {saved}; go on with the same, not {self._layout}")
         engine.load(found[-1])
         return TrainState(**manifest["state"])
 

@@ -12,7 +12,7 @@ import torch
 import transformers
 from torch import nn
 
-from trainer.checkpoint import Checkpoints, newest_step
+from trainer.checkpoint import Checkpoints, Layout, newest_step
 from trainer.config.deepspeed import load_ds_config, resolve_ds_config
 from trainer.config.run_dir import FACTS, RESULTS, STOP, write_atomically
 from trainer.config.schema import Recipe
@@ -77,7 +77,10 @@ def _assemble(
     engine, model = _load_engine(recipe, run_dir, task, ranks)
     order = Order(train.lengths, recipe.train.global_batch_size, recipe.data.length_window, recipe.train.seed)
     num_steps = order.num_steps(recipe.train.num_epochs, recipe.train.max_steps)
-    checkpoints = Checkpoints(run_dir / "checkpoints", keep_last=recipe.checkpoint.keep_last, ranks=ranks)
+    layout = Layout(ranks.world_size, engine.zero_stage, recipe.engine.precision)
+    checkpoints = Checkpoints(
+        run_dir / "checkpoints", layout=layout, keep_last=recipe.checkpoint.keep_last, ranks=ranks
+    )
     state = checkpoints.resume(engine)
     if ranks.is_zero:
         write_atomically(run_dir / FACTS, json.dumps(prepared.facts, ensure_ascii=False, indent=1))

@@ -127,11 +127,14 @@ def test_predict_refuses_what_it_cannot_read(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["run", "tiny.yaml", "--dry-rum"], "dry"),
-        (["run", "tiny.yaml", "--run_dir=nowhere", "--frobnicate=1"], "frobnicate"),
-        (["run", "tiny.yaml", "optim.lrr=1"], "optim.lrr: unknown key; did you mean 'lr'?"),
+        (["run", "tiny.yaml", "--dry-rum"], "shardtune: run has no flag --dry-rum; did you mean --dry-run?"),
+        (
+            ["run", "tiny.yaml", "--run_dir=nowhere", "--frobnicate=1"],
+            "run has no flag --frobnicate; there are: --run-dir",
+        ),
+        (["run", "tiny.yaml", "optim.lrr=1"], "override 'optim.lrr=1': unknown key; did you mean 'lr'?"),
         (["run", "tiny.yaml", "data.train=missing.jsonl"], "data.train"),
-        (["rum", "tiny.yaml"], "did you mean 'run'?"),
+        (["rum", "tiny.yaml"], "did you mean run?"),
         (["predict", "nowhere", "--text=x"], "nowhere: not a run directory"),
     ],
 )
@@ -244,3 +247,20 @@ def test_a_killed_rank_ends_the_job_and_is_named(long_run: tuple[subprocess.Pope
     assert process.returncode == 1
     assert "was killed by signal 9" in stderr
     assert not ranks_of(run_dir)
+
+
+def test_a_run_whose_data_have_changed_is_refused(folder: Path, tmp_path: Path) -> None:
+    write_tiny(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(RECIPE.format(folder=tmp_path), encoding="utf-8")
+    words = [sys.executable, "-m", "trainer", "tiny.yaml", "--prepare=1"]
+    assert command(*words, cwd=tmp_path).returncode == 0
+    (tmp_path / "dev.jsonl").write_text((tmp_path / "test.jsonl").read_text())
+    done = command(*words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "began on other data" in done.stderr
+
+
+def test_output_that_nobody_reads_to_its_end_is_no_error(folder: Path) -> None:
+    done = command("bash", "-c", f"{sys.executable} -m launcher.cli run tiny.yaml --dry-run | head -1", cwd=folder)
+    assert done.stdout.startswith("run directory")
+    assert done.stderr == ""

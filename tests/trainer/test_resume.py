@@ -64,10 +64,11 @@ def test_a_half_checkpoint_is_not_gone_on_from(tiny: Path, tmp_path: Path) -> No
     assert [step for step, *_ in curve(events(tmp_path))] == list(range(1, NUM_STEPS + 1))
 
 
-def test_another_number_of_ranks_is_refused_in_words(tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("world_size", "override"), [(2, "job.ranks=2"), (1, "engine.deepspeed=zero1")])
+def test_another_layout_is_refused_in_words(tiny: Path, tmp_path: Path, world_size: int, override: str) -> None:
     train(tiny_recipe(tiny), tmp_path, world_size=1, before=stop_after(2))
-    with pytest.raises(AssertionError, match=r"was saved on 1 ranks, and here are 2; go on with job\.ranks=1"):
-        train(tiny_recipe(tiny), tmp_path, world_size=2)
+    with pytest.raises(AssertionError, match=r"was saved on job\.ranks=1, ZeRO-2, engine\.precision=fp32; go on with"):
+        train(tiny_recipe(tiny, override), tmp_path, world_size=world_size)
 
 
 def test_only_the_newest_checkpoints_stay(tiny: Path, tmp_path: Path) -> None:

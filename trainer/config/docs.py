@@ -46,7 +46,7 @@ The first line lets editors complete and check the keys (the YAML extension of V
 yaml-language-server).
 
 - A wrong recipe is refused before anything starts, with a line for each fault, such as
-  `recipes/chat.yaml:12: optim.warmup_step: unknown key; did you mean 'warmup_steps'?`
+  `recipes/x.yaml:12: optim.warmup_step: unknown key; did you mean 'warmup_steps'?`
 - YAML is read by the rules of YAML 1.2: `1e-5` is a number, only `true` and `false` are booleans (`yes`, `no`, `on` and
   `off` are text), and a key may be said once. Anchors, aliases and tags are refused.
 - Relative paths start from the working directory, and `~` is your home. `model.path` is a folder if it begins with

@@ -14,6 +14,8 @@ from trainer.config.load import differences, learning_hash, load_recipe, parse_r
 from trainer.config.schema import LEARNING_SECTIONS, Recipe
 
 CONFIG, RECIPE, RESULTS, METRICS, STOP = "config.yaml", "recipe.yaml", "results.json", "metrics.jsonl", "stop"
+DATA = "data_fingerprint"
+"""Names the prepared data that the run began on (trainer/data/prepare.py)."""
 FACTS = "facts.json"
 """What the task had to know of the training data, such as its label names; predict needs it again."""
 
@@ -53,6 +55,18 @@ def refuse_another_recipe(recipe: Recipe, run_dir: Path) -> None:
     raise CheckpointError(
         f"{run_dir} belongs to another recipe:\n  " + "\n  ".join(changed) + "\nGive this one a --run-dir of its own"
     )
+
+
+def refuse_other_data(run_dir: Path, fingerprint: str) -> None:
+    """Raises CheckpointError if the run began on other data: its order of rows, a step number, would mean others."""
+    path = run_dir / DATA
+    if not path.exists():
+        write_atomically(path, fingerprint)
+    elif path.read_text(encoding="utf-8") != fingerprint:
+        raise CheckpointError(
+            f"{run_dir} began on other data: a data file, the tokenizer or an option of the task has changed since. "
+            "Give this one a --run-dir of its own"
+        )
 
 
 def write_run_dir(recipe: Recipe, run_dir: Path, recipe_path: Path) -> None:

@@ -38,6 +38,9 @@ class Faults:
         if len(self._faults) < self._shown:
             self._faults.append(f"{where}: {what}")
 
+    def __bool__(self) -> bool:
+        return self._num_faults > 0
+
     def raise_if_any(self) -> None:
         """Raises DataError if anything was added."""
         if not self._faults:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
 
 from trainer.config.errors import DataError
 from trainer.data.source import Faults, Row, require_columns
@@ -24,7 +26,7 @@ class ClassificationOptions(TaskOptions):
     """Text classification: one label for each text."""
 
     kind: Literal["classification"]
-    label_names: tuple[str, ...] | None = None
+    label_names: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
     """The labels in the order of their ids. None takes those of the training rows, sorted."""
 
 
@@ -66,13 +68,11 @@ class Classification:
                     known = ", ".join(sorted(legal)[:20])
                     source = "task.label_names" if options.label_names else "the training rows"
                     faults.add(row, f"label {name!r} is not in {source}; legal: {known}")
+            if split == "train" and len(counts[split]) == 1 and not faults:
+                (only,) = counts[split]
+                raise DataError(f"{rows[0].path}: every row has the label {only!r}; a classifier needs at least two")
         faults.raise_if_any()
         names = list(options.label_names or sorted(legal))
-        if len(names) < 2 or len(counts["train"]) < 2:
-            raise DataError(
-                f"{splits['train'][0].path}: every row has the label {next(iter(counts['train']))!r}; "
-                "a classifier needs at least two"
-            )
         return {"label_names": names, "label_counts": {split: dict(count) for split, count in counts.items()}}
 
     def model_config(self) -> dict[str, Any]:

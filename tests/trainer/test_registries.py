@@ -1,0 +1,23 @@
+"""What a recipe may name is what there is."""
+
+from typing import Any, get_args
+
+import pytest
+
+from launcher.local import BACKENDS
+from trainer.config.schema import EngineConfig, JobConfig, OptimConfig
+from trainer.model import DTYPES
+from trainer.optim import OPTIMIZERS
+from trainer.schedule import SCHEDULES
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "registry"),
+    [(OptimConfig, "kind", OPTIMIZERS), (OptimConfig, "schedule", SCHEDULES), (JobConfig, "backend", BACKENDS)],
+)
+def test_every_name_that_is_legal_has_its_implementation(section: Any, key: str, registry: dict[str, Any]) -> None:
+    assert set(get_args(section.model_fields[key].annotation)) == set(registry)
+
+
+def test_every_precision_has_its_dtype() -> None:
+    assert set(get_args(EngineConfig.model_fields["precision"].annotation)) == set(DTYPES)
