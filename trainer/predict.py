@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -72,7 +73,9 @@ def predict(
     starts: Sequence[int] = range(0, len(rows), WINDOW_ROWS)
     shown = track(starts, "predicting", console=Console(stderr=True), disable=not progress)
     for start in shown:
-        examples = task.encode(rows[start : start + WINDOW_ROWS], recipe.data.max_tokens, labelled=False)
+        window = rows[start : start + WINDOW_ROWS]
+        by_row = task.encode(window, recipe.data.max_tokens, labelled=False)
+        examples = [example for its in by_row for example in its]
         by_length = sorted(range(len(examples)), key=lambda at: len(examples[at]["input_ids"]))
         answers: dict[int, dict[str, Any]] = {}
         for first in range(0, len(by_length), BATCH_ROWS):
@@ -81,7 +84,10 @@ def predict(
             with torch.inference_mode():
                 output = model(**batch.inputs)
             answers |= zip(chosen, task.predictions(output, batch), strict=True)
-        yield from (answers[at] for at in range(len(examples)))
+        in_order = (answers[at] for at in range(len(examples)))
+        yield from (
+            task.answer(row, its, list(islice(in_order, len(its)))) for row, its in zip(window, by_row, strict=True)
+        )
 
 
 def _find_model(run_dir: Path, name: str) -> tuple[Recipe, Path]:

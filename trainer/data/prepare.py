@@ -27,7 +27,7 @@ from trainer.tasks.task import Example, Task
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-FORMAT = 1
+FORMAT = 2
 """Goes up whenever the same input would be written differently, so that old folders are not read."""
 ROWS_AT_ONCE = 1000
 SPLITS = ("train", "dev", "test")
@@ -99,10 +99,11 @@ def prepare(recipe: Recipe, *, num_ranks: int = 1, say: Callable[[str], None] = 
         with _locked(prepared.folder.with_suffix(".lock")):
             if not (prepared.folder / "meta.json").is_file():
                 _make(recipe, prepared.folder, say)
-    num_rows = prepared.meta["splits"]["train"]["rows"]
-    if num_rows < num_ranks:
+    num_examples = prepared.meta["splits"]["train"]["examples"]
+    if num_examples < num_ranks:
         raise DataError(
-            f"{recipe.data.train}: {num_rows} training rows for {num_ranks} ranks; set job.ranks={num_rows} or fewer"
+            f"{recipe.data.train}: {num_examples} training rows for {num_ranks} ranks; "
+            f"set job.ranks={num_examples} or fewer"
         )
     return prepared
 
@@ -169,33 +170,43 @@ def _make(recipe: Recipe, folder: Path, say: Callable[[str], None]) -> None:
     splits = {}
     for split, its_rows in rows.items():
         say(f"tokenizing {split}: {len(its_rows):,} rows")
-        splits[split] = _write_split(draft, split, _encoded(task, its_rows, recipe.data.max_tokens), task)
-        splits[split]["path"] = str(its_rows[0].path)
+        splits[split] = _write_split(draft, split, task, its_rows, recipe.data.max_tokens)
+        if splits[split]["rows_dropped"]:
+            say(f"{split}: {splits[split]['rows_dropped']:,} rows dropped: nothing to learn was left of them")
     meta = {"format": FORMAT, "facts": facts, "splits": splits}
     (draft / "meta.json").write_text(json.dumps(meta, ensure_ascii=False, indent=1), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     draft.rename(folder)
 
 
-def _encoded(task: Task, rows: Sequence[Row], max_tokens: int) -> Iterator[list[Example]]:
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        yield task.encode(rows[start : start + ROWS_AT_ONCE], max_tokens, labelled=True)
-
-
-def _write_split(folder: Path, name: str, chunks: Iterator[list[Example]], task: Task) -> dict[str, Any]:
+def _write_split(folder: Path, name: str, task: Task, rows: Sequence[Row], max_tokens: int) -> dict[str, Any]:
     lengths: list[int] = []
     num_targets: list[int] = []
+    num_dropped = 0
     tables = []
-    for chunk in chunks:
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        by_row = task.encode(rows[start : start + ROWS_AT_ONCE], max_tokens, labelled=True)
+        num_dropped += sum(not examples for examples in by_row)
+        chunk = [example for examples in by_row for example in examples]
         lengths += [len(example["input_ids"]) for example in chunk]
         num_targets += [task.num_targets(example) for example in chunk]
-        tables.append(pa.Table.from_pylist(chunk))
+        if chunk:
+            tables.append(pa.Table.from_pylist(chunk))
+    if not any(num_targets):
+        raise DataError(f"{rows[0].path}: nothing to learn is left of its {len(rows):,} rows; see data.max_tokens")
     table = pa.concat_tables(tables).combine_chunks()
     with pa.ipc.new_file(str(folder / f"{name}.arrow"), table.schema) as file:
         file.write_table(table)
     np.save(folder / f"{name}.lengths.npy", np.array(lengths, dtype=np.int32))
     np.save(folder / f"{name}.num_targets.npy", np.array(num_targets, dtype=np.int32))
-    return {"rows": len(lengths), "tokens": sum(lengths), "targets": sum(num_targets)}
+    return {
+        "path": str(rows[0].path),
+        "rows": len(rows),
+        "examples": len(lengths),
+        "rows_dropped": num_dropped,
+        "tokens": sum(lengths),
+        "targets": sum(num_targets),
+    }
 
 
 def _split_paths(recipe: Recipe) -> dict[str, Path]:

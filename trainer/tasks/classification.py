@@ -90,11 +90,11 @@ class Classification:
     def check_inputs(row: Row, faults: Faults) -> None:
         check_text(row, "text", faults)
 
-    def encode(self, rows: Sequence[Row], max_tokens: int, *, labelled: bool) -> list[Example]:
+    def encode(self, rows: Sequence[Row], max_tokens: int, *, labelled: bool) -> list[list[Example]]:
         texts = [row.values["text"] for row in rows]
         encoded = self._tokenizer(texts, truncation=True, max_length=max_tokens)["input_ids"]
         labels = [self._ids[_name_of(row.values["label"])] if labelled else IGNORED for row in rows]
-        return [{"input_ids": ids, "labels": label} for ids, label in zip(encoded, labels, strict=True)]
+        return [[{"input_ids": ids, "labels": label}] for ids, label in zip(encoded, labels, strict=True)]
 
     def num_targets(self, example: Example) -> int:
         return int(example["labels"] != IGNORED)
@@ -154,6 +154,10 @@ class Classification:
             }
             for row in output.logits.float().softmax(-1)
         ]
+
+    def answer(self, row: Row, examples: Sequence[Example], predictions: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        (only,) = predictions
+        return only
 
 
 def check_text(row: Row, column: str, faults: Faults) -> None:

@@ -21,7 +21,7 @@ IGNORED = -100
 """The label of what is not a target (torch's and transformers' convention)."""
 
 Example = dict[str, Any]
-"""One prepared row: `input_ids` (a list of ints), `labels`, and whatever else the task's collate wants."""
+"""A prepared row or a window of one: `input_ids` (a list of ints), `labels`, and what else its collate wants."""
 
 
 class TaskOptions(Section):
@@ -61,8 +61,11 @@ class Task(Protocol):
     def check_inputs(row: Row, faults: Faults) -> None:
         """Adds what is wrong with the columns that the model reads, which predict needs too."""
 
-    def encode(self, rows: Sequence[Row], max_tokens: int, *, labelled: bool) -> list[Example]:
-        """One example a row; without labels all of its targets are IGNORED."""
+    def encode(self, rows: Sequence[Row], max_tokens: int, *, labelled: bool) -> list[list[Example]]:
+        """Each row's examples: one, several if it is cut into windows, or none if nothing of it can be learned.
+
+        Without labels there is at least one, and all targets are IGNORED.
+        """
 
     def check_model(self, config: PreTrainedConfig) -> None:
         """Raises DataError if this model cannot learn this task."""
@@ -83,4 +86,7 @@ class Task(Protocol):
         """The metrics of the summed counts."""
 
     def predictions(self, output: Any, batch: Batch) -> list[dict[str, Any]]:
-        """What the model says of each row, as JSON values."""
+        """What the model says of each example."""
+
+    def answer(self, row: Row, examples: Sequence[Example], predictions: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """What it says of a whole row, from what it says of the row's examples; JSON values."""
