@@ -19,6 +19,7 @@ shardtune: supervised fine-tuning of pretrained transformers on one or many GPUs
       --dry-run                             only show the plan: ranks, global batch, ds_config, command
   shardtune run RUN_DIR                     go on with a run
   shardtune predict RUN_DIR --text="…"      what the run's best model says; also --file=in.jsonl --out=out.jsonl
+  shardtune report RUN_DIR                  writes RUN_DIR/report.html: curves, evaluations, config
   shardtune schema                          the JSON schema of recipes, for editors
 
   shardtune run --help                      more on a command; docs/recipe.md lists every key
@@ -84,6 +85,26 @@ def predict(
     return Command(perform)
 
 
+def report(run_dir: str) -> Command:
+    """Writes RUN_DIR/report.html: the curves and evaluations of a run so far, as one page.
+
+    Args:
+        run_dir: the directory of a run.
+    """
+
+    def perform() -> int:
+        from launcher.report.page import write_report
+        from trainer.config.errors import CheckpointError
+        from trainer.config.run_dir import CONFIG
+
+        if not (Path(run_dir) / CONFIG).is_file():
+            raise CheckpointError(f"{run_dir}: not a run directory (there is no {CONFIG})")
+        print(write_report(Path(run_dir)))
+        return 0
+
+    return Command(perform)
+
+
 def schema() -> Command:
     """Prints the JSON schema of recipes."""
 
@@ -96,7 +117,7 @@ def schema() -> Command:
     return Command(perform)
 
 
-COMMANDS: dict[str, Callable[..., Command]] = {"run": run, "predict": predict, "schema": schema}
+COMMANDS: dict[str, Callable[..., Command]] = {"run": run, "predict": predict, "report": report, "schema": schema}
 
 
 def main() -> None:

@@ -15,7 +15,8 @@ from typing import Any
 from launcher.follow import Events, first_failure
 from launcher.local import BACKENDS
 from launcher.plan import JobPlan, Machine
-from trainer.config.run_dir import EXIT_BUG, EXIT_OK, EXIT_RESUME, EXIT_USER, RESULTS, STOP, write_run_dir
+from launcher.report.page import REPORT, write_report
+from trainer.config.run_dir import EXIT_BUG, EXIT_OK, EXIT_RESUME, EXIT_USER, METRICS, RESULTS, STOP, write_run_dir
 from trainer.progress import Progress
 
 STOP_GRACE_S = 30.0
@@ -75,6 +76,7 @@ def _run_ranks(plan: JobPlan) -> int:
             _end(process)
     interrupted = bool(interrupts)
     if process.returncode == EXIT_OK:
+        write_report(plan.run_dir)
         print(_farewell(plan.run_dir))
         return EXIT_OK
     failure = first_failure(plan.run_dir, since)
@@ -172,7 +174,8 @@ def _farewell(run_dir: Path) -> str:
             _results(run_dir),
             f"best model  {run_dir / 'export' / 'best'}",
             f"last model  {run_dir / 'export' / 'last'}",
-            f"metrics     {run_dir / 'metrics.jsonl'}",
+            f"curves      {run_dir / REPORT}",
+            f"metrics     {run_dir / METRICS}",
             f"logs        {run_dir / 'logs'}",
             f'try it      shardtune predict {run_dir} --text "…"',
         ]

@@ -1,0 +1,96 @@
+"""Series -> an SVG line chart, with nothing outside of it: no script, no font, no network."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 240, 58, 14, 34, 30
+MAX_POINTS = 800
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a chart."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    """(step, value) in the order of the steps; values that are not finite are left out."""
+    colour: str
+    dots: bool = False
+    """Marks each point, for series of few."""
+
+
+def render_chart(title: str, series: Sequence[Series]) -> str:
+    """An <svg> with axes, lines and a legend; an empty string if no series has a point."""
+    drawn = [(its, _thinned([p for p in its.points if math.isfinite(p[1])])) for its in series]
+    drawn = [(its, points) for its, points in drawn if points]
+    if not drawn:
+        return ""
+    xs = [x for _, points in drawn for x, _ in points]
+    ys = [y for _, points in drawn for _, y in points]
+    x_ticks, y_ticks = nice_ticks(0.0, max(*xs, 1.0)), nice_ticks(min(ys), max(ys))
+    x_from, x_to = 0.0, max(*xs, 1.0)
+    y_from, y_to = min(y_ticks[0], *ys), max(y_ticks[-1], *ys)
+
+    def x_at(x: float) -> float:
+        return LEFT + (x - x_from) / (x_to - x_from) * (WIDTH - LEFT - RIGHT)
+
+    def y_at(y: float) -> float:
+        return HEIGHT - BOTTOM - (y - y_from) / ((y_to - y_from) or 1) * (HEIGHT - TOP - BOTTOM)
+
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">']
+    parts.append(f'<text x="{LEFT}" y="15" class="title">{escape(title)}</text>')
+    for y in y_ticks:
+        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y_at(y):.1f}" y2="{y_at(y):.1f}" class="grid"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y_at(y) + 4:.1f}" text-anchor="end">{short(y)}</text>')
+    for x in x_ticks:
+        if x_from <= x <= x_to:
+            parts.append(f'<text x="{x_at(x):.1f}" y="{HEIGHT - 10}" text-anchor="middle">{short(x)}</text>')
+    legend = LEFT + 8.0
+    for its, points in drawn:
+        path = " ".join(f"{x_at(x):.1f},{y_at(y):.1f}" for x, y in points)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{its.colour}" stroke-width="1.6"/>')
+        if its.dots:
+            parts += [f'<circle cx="{x_at(x):.1f}" cy="{y_at(y):.1f}" r="3" fill="{its.colour}"/>' for x, y in points]
+        if len(drawn) > 1:
+            parts.append(f'<text x="{legend:.0f}" y="28" style="fill: {its.colour}">{escape(its.name)}</text>')
+            legend += 7 * len(its.name) + 16
+    return "".join([*parts, "</svg>"])
+
+
+def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
+    """Round numbers (1, 2 or 5 times a power of ten apart) from the last one below `low` to the first above `high`."""
+    span = high - low
+    if span <= 1e-9 * max(abs(low), abs(high)):  # a flat line gets some room above and below
+        room = abs(high) or 1.0
+        low, high, span = low - room / 2, high + room / 2, room
+    power = 10.0 ** math.floor(math.log10(span / wanted))
+    step = next(power * factor for factor in (1, 2, 5, 10) if span / (power * factor) <= wanted)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    return [step * number for number in range(first, last + 1)]
+
+
+def short(value: float) -> str:
+    """A tick's number in at most some seven characters."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= size:
+            return f"{value / (1e3 if unit == 'k' else size):g}{unit}"
+    return f"{value:.6g}" if abs(value) >= 1e-3 or value == 0 else f"{value:.1e}"
+
+
+def smoothed(points: Sequence[tuple[float, float]], weight: float = 0.9) -> list[tuple[float, float]]:
+    """The exponential moving average, without the bias of its start."""
+    average = norm = 0.0
+    out = []
+    for x, y in points:
+        if math.isfinite(y):
+            average, norm = weight * average + (1 - weight) * y, weight * norm + (1 - weight)
+            out.append((x, average / norm))
+    return out
+
+
+def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    every = max(1, len(points) // MAX_POINTS)
+    kept = list(points[::every])
+    return kept if not points or kept[-1] == points[-1] else [*kept, points[-1]]

@@ -1,0 +1,158 @@
+"""A run directory -> one HTML page: what was trained, curves, evaluations. Whole in itself, so it can be mailed."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from launcher.report.chart import Series, render_chart, smoothed
+from trainer.config.run_dir import CONFIG, FACTS, METRICS, RESULTS, write_atomically
+
+REPORT = "report.html"
+BLUE, PALE, ORANGE, GREEN = "#1f6feb", "#b6d4fe", "#d9730d", "#2da44e"
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 960px; margin: 2rem auto; padding: 0 1rem; color: #1f2328;
+       background: #fff }
+h1 { font-size: 1.4rem; margin: 0 }
+h2 { font-size: 1.05rem; margin: 1.6rem 0 .4rem }
+p { margin: .3rem 0; color: #59636e }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(400px, 1fr)); gap: 14px; margin-top: 1rem }
+svg { border: 1px solid #d1d9e0; border-radius: 8px; width: 100%; height: auto }
+svg text { font-size: 11px; fill: #59636e }
+svg .title { font-size: 13px; fill: #1f2328; font-weight: 600 }
+svg .grid { stroke: #eaeef2 }
+table { border-collapse: collapse }
+td, th { border: 1px solid #d1d9e0; padding: 3px 10px; text-align: right }
+th { font-weight: 600; background: #f6f8fa }
+pre { background: #f6f8fa; padding: 10px; overflow-x: auto; font-size: 13px }
+"""
+
+
+def write_report(run_dir: Path) -> Path:
+    """Writes RUN_DIR/report.html from what the directory holds so far; returns its path."""
+    path = run_dir / REPORT
+    facts, results = _json(run_dir / FACTS), _json(run_dir / RESULTS)
+    page = render_page(run_dir.name, read_events(run_dir), _text(run_dir / CONFIG), facts or {}, results)
+    write_atomically(path, page)
+    return path
+
+
+def read_events(run_dir: Path) -> list[dict[str, Any]]:
+    """The events of metrics.jsonl; a last line that is still being written is left out."""
+    lines = _text(run_dir / METRICS).splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def render_page(
+    name: str,
+    events: Sequence[Mapping[str, Any]],
+    config: str,
+    facts: Mapping[str, Any],
+    results: Mapping[str, Any] | None,
+) -> str:
+    """The page of one run: its name, events, resolved config, its task's facts, and results if it has ended."""
+    steps = [event for event in events if event["event"] == "step"]
+    evaluations = [event for event in events if event["event"] == "eval"]
+    start = next((event for event in reversed(events) if event["event"] == "start"), None)
+    sections = [
+        f"<h1>{escape(name)}</h1>",
+        f"<p>{escape(_summary(start, steps, results))}</p>",
+        '<div class="charts">',
+        *_charts(steps, evaluations),
+        "</div>",
+        _evaluations(evaluations),
+        _confusion(evaluations, facts.get("label_names")),
+        f"<h2>config.yaml</h2><pre>{escape(config)}</pre>",
+    ]
+    head = f'<meta charset="utf-8"><title>{escape(name)}</title><style>{STYLE}</style>'
+    return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(sections)}</body></html>\n'
+
+
+def _summary(
+    start: Mapping[str, Any] | None, steps: Sequence[Mapping[str, Any]], results: Mapping[str, Any] | None
+) -> str:
+    if start is None or not steps:
+        return "No step has been done yet."
+    ended = f"ended; best step {results['best_step']}" if results else "not ended"
+    peak = max(step["memory_bytes"] for step in steps) / 1e9
+    return (
+        f"step {steps[-1]['step']:,} of {start['num_steps']:,} ({ended}) · {start['num_rows']:,} rows · "
+        f"{start['num_parameters']:,} parameters · {start['world_size']} ranks on {start['device']} · "
+        f"ZeRO-{start['zero_stage']} · {start['precision']} · peak memory of rank 0: {peak:.2f} GB"
+    )
+
+
+def _charts(steps: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
+    def of_steps(key: str) -> list[tuple[float, float]]:
+        return [(step["step"], _number(step[key])) for step in steps]
+
+    def of_dev(key: str) -> list[tuple[float, float]]:
+        return [(e["step"], _number(e[key])) for e in evaluations if e["split"] == "dev" and key in e]
+
+    loss = [
+        Series("each step", of_steps("loss"), PALE),
+        Series("smoothed", smoothed(of_steps("loss")), BLUE),
+        Series("dev", of_dev("loss"), ORANGE, dots=True),
+    ]
+    charts = [render_chart("loss", loss)]
+    for key in sorted({key for event in evaluations for key, value in event.items() if _is_metric(key, value)}):
+        charts.append(render_chart(f"dev {key}", [Series(key, of_dev(key), ORANGE, dots=True)]))
+    charts.append(render_chart("learning rate", [Series("lr", of_steps("lr"), GREEN)]))
+    norms = [
+        Series("each step", of_steps("grad_norm"), PALE),
+        Series("smoothed", smoothed(of_steps("grad_norm")), BLUE),
+    ]
+    charts.append(render_chart("gradient norm, before clipping", norms))
+    speed = [Series("each report", of_steps("tokens_per_s"), PALE)]
+    speed.append(Series("smoothed", smoothed(of_steps("tokens_per_s")), BLUE))
+    charts.append(render_chart("tokens a second, without padding", speed))
+    memory = [(x, y / 1e9) for x, y in of_steps("memory_bytes")]
+    charts.append(render_chart("peak memory of rank 0, GB", [Series("GB", memory, GREEN)]))
+    return [chart for chart in charts if chart]
+
+
+def _evaluations(evaluations: Sequence[Mapping[str, Any]]) -> str:
+    keys = ["loss", *sorted({key for event in evaluations for key, value in event.items() if _is_metric(key, value)})]
+    if not evaluations:
+        return ""
+    head = "".join(f"<th>{escape(key)}</th>" for key in ("split", "step", *keys))
+    rows = [
+        f"<tr><td>{escape(e['split'])}</td><td>{e['step']:,}</td>"
+        + "".join(f"<td>{_number(e.get(key)):.4f}</td>" for key in keys)
+        + "</tr>"
+        for e in evaluations
+    ]
+    return f"<h2>Evaluations</h2><table><tr>{head}</tr>{''.join(rows)}</table>"
+
+
+def _confusion(evaluations: Sequence[Mapping[str, Any]], label_names: Sequence[str] | None) -> str:
+    last = next((event for event in reversed(evaluations) if event.get("confusion")), None)
+    if last is None or len(last["confusion"]) > 30:
+        return ""
+    names = [escape(name) for name in label_names or map(str, range(len(last["confusion"])))]
+    rows = [
+        f"<tr><th>{name}</th>" + "".join(f"<td>{cell:,}</td>" for cell in row) + "</tr>"
+        for name, row in zip(names, last["confusion"], strict=True)
+    ]
+    head = "".join(f"<th>{name}</th>" for name in names)
+    title = f"Confusion on {escape(last['split'])}: true labels down, predicted ones across"
+    return f"<h2>{title}</h2><table><tr><th></th>{head}</tr>{''.join(rows)}</table>"
+
+
+def _is_metric(key: str, value: Any) -> bool:
+    return isinstance(value, float) and key not in ("time", "loss")
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    value: dict[str, Any] | None = json.loads(text) if (text := _text(path)) else None
+    return value
