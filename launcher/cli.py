@@ -152,6 +152,8 @@ def main() -> None:
     except ShardtuneError as error:
         print(error, file=sys.stderr)
         code = 2
+    except KeyboardInterrupt:
+        code = 130
     except BrokenPipeError:  # whoever read our output has enough of it (`| head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0

@@ -16,13 +16,22 @@ from launcher.follow import Events, first_failure
 from launcher.local import BACKENDS
 from launcher.plan import JobPlan, Machine
 from launcher.report.page import REPORT, write_report
-from trainer.config.run_dir import EXIT_BUG, EXIT_OK, EXIT_RESUME, EXIT_USER, METRICS, RESULTS, STOP, write_run_dir
+from trainer.config.run_dir import (
+    EXIT_BUG,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_RESUME,
+    EXIT_USER,
+    METRICS,
+    RESULTS,
+    STOP,
+    write_run_dir,
+)
 from trainer.progress import Progress
 
 STOP_GRACE_S = 30.0
 """How long a first Ctrl-C waits for the ranks to save a checkpoint, before they are ended without."""
 TERM_GRACE_S = 5.0
-EXIT_INTERRUPTED = 130
 
 
 def find_machine() -> Machine:
@@ -50,7 +59,7 @@ def run_job(plan: JobPlan) -> int:
     (plan.run_dir / STOP).unlink(missing_ok=True)
     code = run_module("trainer", [str(plan.run_dir), f"--prepare={plan.world_size}"])
     if code != EXIT_OK:
-        return EXIT_INTERRUPTED if code == -signal.SIGINT else code
+        return code
     if (plan.run_dir / RESULTS).exists():
         print(f"{plan.run_dir} has come to its end already; its results:\n{_results(plan.run_dir)}")
         print("To train it again, give another --run-dir (or another train.seed).")

@@ -17,6 +17,7 @@ from typing import TextIO
 from trainer.config.errors import ShardtuneError
 from trainer.config.run_dir import (
     EXIT_BUG,
+    EXIT_INTERRUPTED,
     EXIT_OK,
     EXIT_RESUME,
     EXIT_USER,
@@ -63,9 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if ranks.is_zero and not arguments.followed:
             print(f"{'finished' if ended else 'stopped; start it again to go on'}: {run_dir}", file=terminal)
         return EXIT_OK if ended else EXIT_RESUME
-    except BaseException as error:
-        if isinstance(error, SystemExit):
-            raise
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except Exception as error:
         expected = isinstance(error, ShardtuneError)
         text = str(error) if expected else traceback.format_exc()
         print(text, file=sys.stderr, flush=True)

@@ -62,8 +62,8 @@ def render_chart(title: str, series: Sequence[Series]) -> str:
 def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     """Round numbers (1, 2 or 5 times a power of ten apart) from the last one below `low` to the first above `high`."""
     span = high - low
-    if span <= 1e-9 * max(abs(low), abs(high)):  # a flat line gets some room above and below
-        room = abs(high) or 1.0
+    if span <= max(1e-9 * max(abs(low), abs(high)), 1e-30):  # a flat line gets some room above and below
+        room = max(abs(high), 1e-30) if high else 1.0
         low, high, span = low - room / 2, high + room / 2, room
     power = 10.0 ** math.floor(math.log10(span / wanted))
     step = next(power * factor for factor in (1, 2, 5, 10) if span / (power * factor) <= wanted)

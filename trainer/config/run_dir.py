@@ -19,8 +19,8 @@ DATA = "data_fingerprint"
 FACTS = "facts.json"
 """What the task had to know of the training data, such as its label names; predict needs it again."""
 
-EXIT_OK, EXIT_BUG, EXIT_USER, EXIT_RESUME = 0, 1, 2, 75
-"""75 is sysexits.h's EX_TEMPFAIL: asked to stop, a checkpoint is saved, start it again to go on."""
+EXIT_OK, EXIT_BUG, EXIT_USER, EXIT_RESUME, EXIT_INTERRUPTED = 0, 1, 2, 75, 130
+"""75 is sysexits.h's EX_TEMPFAIL: asked to stop, a checkpoint is saved, start it again to go on. 130: Ctrl-C."""
 
 
 def find_run(path: Path, overrides: Sequence[str], run_dir: Path | None) -> tuple[Recipe, Path]:

@@ -341,7 +341,7 @@ def test_paths_that_lead_nowhere_are_faults_with_near_names(tmp_path: Path) -> N
     ]
 
 
-@pytest.mark.parametrize("path", ["a\0b", "x" * 5000, "~nobody-of-this-name/x", "/root/" * 3])
+@pytest.mark.parametrize("path", ["a\0b", "x" * 5000, "~nobody-of-this-name/x", "/nowhere/" * 3])
 def test_impossible_paths_are_missing_like_any_other(path: str, tmp_path: Path) -> None:
     assert len(path_faults({"data": {"train": path}}, tmp_path)) == 1
 
