@@ -123,6 +123,8 @@ def _fault(detail: ErrorDetails, values: Mapping[str, Any], model: type[Section]
         return Fault(where, f"must be {words} {context[bound]:g}, got {shown(given)}")
     if kind == "too_long":
         return Fault(where, f"expected {context['max_length']} items, got {context['actual_length']}")
+    if kind == "too_short":
+        return Fault(where, f"expected {context['min_length']} items or more, got {context['actual_length']}")
     if kind in _EXPECTED:
         quotes = "; put it in quotes" if kind == "string_type" and isinstance(given, bool | int | float) else ""
         return Fault(where, f"expected {_EXPECTED[kind]}, got {shown(given)}{quotes}")
