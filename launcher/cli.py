@@ -17,6 +17,7 @@ shardtune: supervised fine-tuning of pretrained transformers on one or many GPUs
   shardtune run RECIPE [key=value …]        train, evaluate and export; the same command again goes on where it stood
       --run-dir=DIR                         where everything of the run goes (default: runs/RECIPE-HASH)
       --dry-run                             only show the plan: ranks, global batch, ds_config, command
+  shardtune plan RECIPE [key=value …]       the same as run --dry-run
   shardtune run RUN_DIR                     go on with a run
   shardtune predict RUN_DIR --text="…"      what the run's best model says; also --file=in.jsonl --out=out.jsonl
   shardtune report RUN_DIR                  writes RUN_DIR/report.html: curves, evaluations, config
@@ -53,13 +54,24 @@ def run(recipe: str, *overrides: str, run_dir: str | None = None, dry_run: str =
         from launcher import execute
         from launcher.plan import plan_job
 
-        plan = plan_job(Path(recipe), overrides, Path(run_dir) if run_dir else None, execute.find_machine())
+        job = plan_job(Path(recipe), overrides, Path(run_dir) if run_dir else None, execute.find_machine())
         if dry_run == "True":
-            print(plan.describe())
+            print(job.describe())
             return 0
-        return execute.run_job(plan)
+        return execute.run_job(job)
 
     return Command(perform)
+
+
+def plan(recipe: str, *overrides: str, run_dir: str | None = None) -> Command:
+    """Shows what `shardtune run` would do with the same words; the same as its --dry-run.
+
+    Args:
+        recipe: a recipe such as recipes/sentiment.yaml, or the directory of a run.
+        overrides: keys of the recipe, such as optim.lr=2e-5 train.num_epochs=2 (docs/recipe.md).
+        run_dir: where everything of the run would go; runs/RECIPE-HASH if not given.
+    """
+    return run(recipe, *overrides, run_dir=run_dir, dry_run="True")
 
 
 def predict(
@@ -117,7 +129,13 @@ def schema() -> Command:
     return Command(perform)
 
 
-COMMANDS: dict[str, Callable[..., Command]] = {"run": run, "predict": predict, "report": report, "schema": schema}
+COMMANDS: dict[str, Callable[..., Command]] = {
+    "run": run,
+    "plan": plan,
+    "predict": predict,
+    "report": report,
+    "schema": schema,
+}
 
 
 def main() -> None:

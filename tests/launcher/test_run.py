@@ -155,6 +155,13 @@ def test_a_dry_run_shows_the_plan_wherever_the_flag_stands(folder: Path) -> None
     assert sorted(folder.rglob("*")) == before
 
 
+def test_plan_is_a_dry_run(folder: Path) -> None:
+    words = ["tiny.yaml", "optim.lr=0.5"]
+    plan, dry_run = shardtune("plan", *words, cwd=folder), shardtune("run", *words, "--dry-run", cwd=folder)
+    assert plan.returncode == 0
+    assert plan.stdout == dry_run.stdout
+
+
 @pytest.mark.parametrize(
     ("train", "said"),
     [
