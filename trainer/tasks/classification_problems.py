@@ -171,10 +171,8 @@ class MultiLabel:
     def survey(options: ClassificationOptions, labelled: Labelled, faults: Faults) -> dict[str, Any]:
         facts = _survey_names(options, labelled, faults)
         if len(facts["label_names"]) < 2 and not faults:
-            path = labelled["train"][0][0].path
-            raise DataError(
-                f"{path}: the rows have {len(facts['label_names'])} labels; a classifier needs at least two"
-            )
+            row, num_names = labelled["train"][0][0], len(facts["label_names"])
+            raise DataError(f"{row.path}: the rows have {num_names} labels; a classifier needs at least two")
         return facts
 
     def model_config(self) -> dict[str, Any]:
@@ -193,7 +191,7 @@ class MultiLabel:
         return binary_cross_entropy_with_logits(logits[targets], batch.labels[targets].float(), reduction="sum")
 
     def score(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Of each label, the rows where it is rightly, wrongly and not found; of rows, those that are right and their F1."""
+        """By label, the rows where it is rightly, wrongly and not found; of all rows, those that are right, and F1."""
         known = batch.targets.all(-1)
         found, true = (logits.sigmoid() >= self._threshold)[known], batch.labels[known] == 1
         hits, either = (found & true).sum(1), found.sum(1) + true.sum(1)
