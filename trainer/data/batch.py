@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.tasks.task import IGNORED
+from trainer.tasks.task import IGNORED, IGNORED_NUMBER
 
 Positions = NDArray[np.int64]
 
@@ -23,15 +23,21 @@ class Batch:
     inputs: dict[str, Tensor]
     """The model's keyword arguments, each of shape (rows, longest) or (rows, …)."""
     labels: Tensor
-    """IGNORED where there is no target; shape (rows,) or (rows, longest)."""
+    """IGNORED where there is no target (IGNORED_NUMBER if they are real numbers); shape (rows,) or (rows, …)."""
 
     def to(self, device: torch.device) -> "Batch":
         inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}
         return Batch(inputs, self.labels.to(device, non_blocking=True))
 
+    @property
+    def targets(self) -> Tensor:
+        """Where there is a target; of the labels' shape."""
+        return ~self.labels.isnan() if self.labels.is_floating_point() else self.labels != IGNORED
+
     def muted(self) -> "Batch":
         """The same inputs without a target: its loss and its gradient are zero."""
-        return replace(self, labels=torch.full_like(self.labels, IGNORED))
+        ignored = IGNORED_NUMBER if self.labels.is_floating_point() else IGNORED
+        return replace(self, labels=torch.full_like(self.labels, ignored))
 
 
 def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:

@@ -1,19 +1,20 @@
-"""Text classification: one label a text.
+"""Classification of texts and of pairs of texts: what a row is, and how it becomes a batch.
 
-Labels are names; their ids are the order of the names, and both are kept in the model's config.
+What its label is, and what the loss and the metrics of it are, is its problem's to say (classification_problems.py).
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, PositiveFloat, Tag, model_validator
 
 from trainer.config.errors import DataError
 from trainer.data.source import Faults, Row, require_columns
-from trainer.tasks.task import IGNORED, Example, TaskOptions
+from trainer.tasks.classification_problems import PROBLEMS, Problem
+from trainer.tasks.task import Example, TaskOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,83 +22,145 @@ if TYPE_CHECKING:
 
     from trainer.data.batch import Batch
 
+ONLY_FOR = {
+    "label_names": ("single_label", "multi_label"),
+    "label_separator": ("multi_label",),
+    "threshold": ("multi_label",),
+    "class_weights": ("single_label",),
+    "label_smoothing": ("single_label",),
+}
+"""The problems that a key says something about."""
+
 
 class ClassificationOptions(TaskOptions):
-    """Text classification: one label for each text."""
+    """Classification of texts, or of pairs of texts if there is a `text_pair`: one label, several, or a number."""
 
     kind: Literal["classification"]
+    problem: Literal["single_label", "multi_label", "regression"] = "single_label"
+    """What `label` holds: a name; a list of names, which may be empty (in CSV: a text, see label_separator); or a
+    number. The loss is cross entropy, its mean over the rows; binary cross entropy, its mean over all pairs of a row
+    and a label; or squared error, its mean over the rows."""
     label_names: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
     """The labels in the order of their ids. None takes those of the training rows, sorted."""
+    label_separator: Annotated[str, Field(min_length=1)] = ","
+    """multi_label: what stands between the names of a `label` that is a text."""
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """multi_label: a label is found where its probability is at least this."""
+    class_weights: Annotated[
+        Annotated[Literal["none", "balanced"], Tag("word")] | Annotated[dict[str, PositiveFloat], Tag("mapping")],
+        Discriminator(lambda value: "mapping" if isinstance(value, dict) else "word"),
+    ] = "none"
+    """single_label: how much a row counts in the loss, by its label: all alike, all labels alike (`balanced`), or as in
+    `{spam: 5}`, where a label that is not named has 1. Weights are scaled to a mean of 1 over the training rows, and
+    the loss is the mean over the rows of weight x loss. Metrics count every row alike."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """single_label: this part of a row's label is spread evenly over all labels."""
+
+    @model_validator(mode="after")
+    def _keys_fit_the_problem(self) -> ClassificationOptions:
+        fields = type(self).model_fields
+        faults = [
+            f"{key} says nothing about problem {self.problem}, only about {' and '.join(problems)}; remove it"
+            for key, problems in ONLY_FOR.items()
+            if self.problem not in problems and getattr(self, key) != fields[key].default
+        ]
+        if self.label_names and isinstance(self.class_weights, dict):
+            unknown = ", ".join(sorted(self.class_weights.keys() - set(self.label_names)))
+            faults += [f"class_weights: {unknown}: not in label_names"] if unknown else []
+        if self.label_names and len(set(self.label_names)) < len(self.label_names):
+            faults.append("label_names: a name is there twice")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
 
 
 class Classification:
-    """Rows of `text` and `label`; cross entropy; accuracy, F1, MCC and the confusion matrix."""
+    """Rows of `text`, `label` and, in all rows or in none, `text_pair`."""
 
     Options: ClassVar[type[TaskOptions]] = ClassificationOptions
     columns: ClassVar[tuple[str, ...]] = ("text", "label")
-    input_columns: ClassVar[tuple[str, ...]] = ("text",)
-    main_metric: ClassVar[str] = "accuracy"
-    lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss"})
+    input_columns: ClassVar[tuple[str, ...]] = ("text", "text_pair")
+    lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "mse", "mae"})
     auto_model: ClassVar[str] = "AutoModelForSequenceClassification"
 
     def __init__(
         self, options: ClassificationOptions, facts: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
     ) -> None:
-        self._names: list[str] = facts["label_names"]
-        self._ids = {name: number for number, name in enumerate(self._names)}
+        self._options = options
+        self._problem: Problem = PROBLEMS[options.problem](options, facts)
+        self._has_pairs: bool = facts["has_pairs"]
         self._tokenizer = tokenizer
+        if tokenizer.pad_token is None:
+            # Of causal language models. The end of text pads them, here and wherever the exported model is used.
+            tokenizer.pad_token = tokenizer.eos_token
+
+    @property
+    def main_metric(self) -> str:
+        return self._problem.main_metric
 
     @staticmethod
     def survey(options: ClassificationOptions, splits: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
-        """The label names, in the order of their ids, and how often each split has them."""
+        """Whether the rows are pairs, and what the problem has to know of their labels."""
         faults = Faults()
-        counts: dict[str, Counter[str]] = {}
-        legal = set(options.label_names or ())
+        has_pairs = any("text_pair" in row.values for rows in splits.values() for row in rows)
+        problem = PROBLEMS[options.problem]
+        labelled: dict[str, list[tuple[Row, Any]]] = {}
         for split, rows in splits.items():
-            require_columns(rows, Classification.columns)
-            counts[split] = Counter()
+            require_columns(rows, [*Classification.columns, *(["text_pair"] if has_pairs else [])])
+            labelled[split] = []
             for row in rows:
-                Classification.check_inputs(row, faults)
-                name = _label_name(row, faults)
-                if name is None:
-                    continue
-                counts[split][name] += 1
-                if split == "train" and not options.label_names:
-                    legal.add(name)
-                elif name not in legal:
-                    known = ", ".join(sorted(legal)[:20])
-                    source = "task.label_names" if options.label_names else "the training rows"
-                    faults.add(row, f"label {name!r} is not in {source}; legal: {known}")
-            if split == "train" and len(counts[split]) == 1 and not faults:
-                (only,) = counts[split]
-                raise DataError(f"{rows[0].path}: every row has the label {only!r}; a classifier needs at least two")
+                _check_texts(row, faults, has_pairs=has_pairs)
+                label = row.values.get("label")
+                try:
+                    labelled[split].append((row, problem.parse(label, options)))
+                except ValueError as error:
+                    faults.add(row, "no label" if label is None else f"label: {error} {label!r:.60}")
+        facts = problem.survey(options, labelled, faults)
         faults.raise_if_any()
-        names = list(options.label_names or sorted(legal))
-        return {"label_names": names, "label_counts": {split: dict(count) for split, count in counts.items()}}
+        return {"has_pairs": has_pairs, **facts}
 
     def model_config(self) -> dict[str, Any]:
-        return {
-            "num_labels": len(self._names),
-            "id2label": dict(enumerate(self._names)),
-            "label2id": dict(self._ids),
-            "problem_type": "single_label_classification",
-        }
+        # A causal model's head reads the last token that is not padding, which it knows by this number.
+        return {**self._problem.model_config(), "pad_token_id": self._tokenizer.pad_token_id}
 
     def check_model(self, config: PreTrainedConfig) -> None:
-        """Any model that transformers has a sequence classification head for will do; from_pretrained says if not."""
+        from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+
+        if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+            raise DataError(f"model.path: transformers has no classification head for {config.model_type} models")
+        if self._tokenizer.pad_token is None:
+            raise DataError("model.path: the tokenizer has no pad_token and no eos_token; name one in its config")
+        if self._has_pairs and "token_type_ids" in self._tokenizer.model_input_names:
+            model: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
+            if "token_type_ids" not in signature(model.forward).parameters:
+                raise DataError(
+                    f"model.path: the tokenizer makes token_type_ids for a text_pair, but {model.__name__} takes none; "
+                    'set "model_input_names": ["input_ids", "attention_mask"] in its tokenizer_config.json'
+                )
 
     @staticmethod
     def check_inputs(row: Row, faults: Faults) -> None:
-        check_text(row, "text", faults)
+        _check_texts(row, faults, has_pairs="text_pair" in row.values)
 
     def encode(self, rows: Sequence[Row], max_tokens: int, *, labelled: bool) -> list[list[Example]]:
+        faults = Faults()
+        for row in rows:
+            if self._has_pairs and "text_pair" not in row.values:
+                faults.add(row, "no text_pair; the model has learned from pairs")
+        faults.raise_if_any()
         texts = [row.values["text"] for row in rows]
-        encoded = self._tokenizer(texts, truncation=True, max_length=max_tokens)["input_ids"]
-        labels = [self._ids[_name_of(row.values["label"])] if labelled else IGNORED for row in rows]
-        return [[{"input_ids": ids, "labels": label}] for ids, label in zip(encoded, labels, strict=True)]
+        pairs = [row.values["text_pair"] for row in rows] if self._has_pairs else None
+        # Of two texts the longer one is truncated, token by token.
+        encoded = self._tokenizer(texts, pairs, truncation="longest_first", max_length=max_tokens)
+        kept = ["input_ids", *(["token_type_ids"] if pairs and "token_type_ids" in encoded else [])]
+        labels = [self._problem.parse(row.values["label"], self._options) if labelled else None for row in rows]
+        return [
+            [{**{name: encoded[name][at] for name in kept}, "labels": self._problem.encode(label)}]
+            for at, label in enumerate(labels)
+        ]
 
     def num_targets(self, example: Example) -> int:
-        return int(example["labels"] != IGNORED)
+        return self._problem.num_targets(example["labels"])
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         import torch
@@ -106,54 +169,25 @@ class Classification:
 
         ids = [example["input_ids"] for example in examples]
         inputs = {
-            "input_ids": pad(ids, self._tokenizer.pad_token_id or 0),
+            "input_ids": pad(ids, self._tokenizer.pad_token_id),
             "attention_mask": pad([[1] * len(row) for row in ids], 0),
         }
+        if "token_type_ids" in examples[0]:
+            inputs["token_type_ids"] = pad([example["token_type_ids"] for example in examples], 0)
         return Batch(inputs, torch.tensor([example["labels"] for example in examples]))
 
     def loss_sum(self, output: Any, batch: Batch) -> Tensor:
-        """Cross entropy in float32; output.logits of shape (rows, labels)."""
-        from torch.nn.functional import cross_entropy
-
-        return cross_entropy(output.logits.float(), batch.labels, ignore_index=IGNORED, reduction="sum")
+        """The problem's loss in float32; output.logits of shape (rows, outputs of the head)."""
+        return self._problem.loss_sum(output.logits.float(), batch)
 
     def score(self, output: Any, batch: Batch) -> dict[str, Tensor]:
-        """The confusion matrix: rows are the true labels, columns the predicted ones."""
-        known = batch.labels != IGNORED
-        found, true = output.logits.argmax(-1)[known], batch.labels[known]
-        num_labels = len(self._names)
-        cells = (true * num_labels + found).bincount(minlength=num_labels**2)
-        return {"confusion": cells.reshape(num_labels, num_labels)}
+        return self._problem.score(output.logits.float(), batch)
 
     def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Accuracy, F1 and MCC as scikit-learn defines them; a label without rows or predictions has an F1 of 0.
-
-        MCC is the multi-class R_k (Gorodkin, 2004). Micro F1 over all labels equals accuracy.
-        """
-        confusion = totals["confusion"].double()
-        hits, true, found, count = confusion.diag(), confusion.sum(1), confusion.sum(0), confusion.sum()
-        f1 = 2 * hits / (true + found).clamp(min=1)
-        present = (true + found) > 0
-        spread = ((count**2 - (found**2).sum()) * (count**2 - (true**2).sum())).sqrt()
-        covariance = hits.sum() * count - (found * true).sum()
-        return {
-            "accuracy": float(hits.sum() / count),
-            "f1_macro": float(f1[present].mean()),
-            "f1_micro": float(2 * hits.sum() / (true + found).sum()),
-            "mcc": float(covariance / spread) if spread > 0 else 0.0,
-            "confusion": confusion.long().tolist(),
-        }
+        return self._problem.metrics(totals)
 
     def predictions(self, output: Any, batch: Batch) -> list[dict[str, Any]]:
-        """The likeliest label, its probability, and every label's."""
-        return [
-            {
-                "label": self._names[int(row.argmax())],
-                "score": round(float(row.max()), 6),
-                "scores": {name: round(score, 6) for name, score in zip(self._names, row.tolist(), strict=True)},
-            }
-            for row in output.logits.float().softmax(-1)
-        ]
+        return self._problem.predictions(output.logits.float())
 
     def answer(self, row: Row, examples: Sequence[Example], predictions: Sequence[dict[str, Any]]) -> dict[str, Any]:
         (only,) = predictions
@@ -169,15 +203,7 @@ def check_text(row: Row, column: str, faults: Faults) -> None:
         faults.add(row, f"{column} is empty")
 
 
-def _name_of(label: Any) -> str:
-    return str(label).strip()
-
-
-def _label_name(row: Row, faults: Faults) -> str | None:
-    label = row.values.get("label")
-    if not isinstance(label, str | int) or not _name_of(label):
-        faults.add(
-            row, f"label: expected a name or a whole number, got {label!r:.60}" if label is not None else "no label"
-        )
-        return None
-    return _name_of(label)
+def _check_texts(row: Row, faults: Faults, *, has_pairs: bool) -> None:
+    check_text(row, "text", faults)
+    if has_pairs:
+        check_text(row, "text_pair", faults)

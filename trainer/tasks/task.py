@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 IGNORED = -100
 """The label of what is not a target (torch's and transformers' convention)."""
 
+IGNORED_NUMBER = float("nan")
+"""The same where labels are real numbers, of which -100 may well be one."""
+
 Example = dict[str, Any]
 """A prepared row or a window of one: `input_ids` (a list of ints), `labels`, and what else its collate wants."""
 
@@ -38,8 +41,6 @@ class Task(Protocol):
     """The columns that every training row must have, by our names."""
     input_columns: ClassVar[tuple[str, ...]]
     """The columns that the model reads; predict needs only these."""
-    main_metric: ClassVar[str]
-    """The metric that chooses the best model where the recipe names none."""
     lower_is_better: ClassVar[frozenset[str]]
     """The metrics of which less is more."""
     auto_model: ClassVar[str]
@@ -53,6 +54,10 @@ class Task(Protocol):
 
         Raises DataError with every fault that was found (the first ones in full, the rest counted).
         """
+
+    @property
+    def main_metric(self) -> str:
+        """The metric that chooses the best model where the recipe names none."""
 
     def model_config(self) -> dict[str, Any]:
         """What from_pretrained is told besides the path, such as num_labels and id2label."""

@@ -350,12 +350,10 @@ def test_impossible_paths_are_missing_like_any_other(path: str, tmp_path: Path) 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 
-@given(
-    name=TEXT,
-    columns=st.dictionaries(TEXT, TEXT, max_size=3),
-    lr=st.floats(1e-300, 1e300),
-    labels=st.lists(TEXT, min_size=2),
-)
+LABELS = st.lists(TEXT, min_size=2, unique=True)
+
+
+@given(name=TEXT, columns=st.dictionaries(TEXT, TEXT, max_size=3), lr=st.floats(1e-300, 1e300), labels=LABELS)
 @example(name="1e5", columns={"yes": "0o17", "~": "1."}, lr=1e-5, labels=["null", "2020-01-01", "0x1F", "<<", "="])
 def test_a_rendered_recipe_reads_back_to_an_equal_one(
     name: str, columns: dict[str, str], lr: float, labels: list[str]

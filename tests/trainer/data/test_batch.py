@@ -51,6 +51,12 @@ def test_fewer_rows_than_ranks_leave_empty_passes() -> None:
 def test_a_muted_batch_has_no_target() -> None:
     batch = Batch({"input_ids": torch.ones(2, 3)}, torch.tensor([0, 1]))
     assert batch.muted().labels.tolist() == [IGNORED, IGNORED]
+    assert batch.targets.tolist() == [True, True] and batch.muted().targets.tolist() == [False, False]
+
+
+def test_minus_a_hundred_is_a_target_among_real_numbers_and_no_number_is_none() -> None:
+    batch = Batch({}, torch.tensor([float(IGNORED), 0.5]))
+    assert batch.targets.tolist() == [True, True] and batch.muted().targets.tolist() == [False, False]
 
 
 @pytest.mark.parametrize("rows", [[[1]], [[1, 2], [3]], [[1], [2, 3, 4], []]])

@@ -23,7 +23,8 @@ def rows(*pairs: tuple[Any, Any]) -> list[Row]:
 
 
 def task(num_labels: int = 3) -> Classification:
-    return Classification(OPTIONS, {"label_names": [f"l{at}" for at in range(num_labels)]}, tokenizer=None)  # type: ignore[arg-type]
+    facts = {"label_names": [f"l{at}" for at in range(num_labels)], "has_pairs": False}
+    return Classification(OPTIONS, facts, tokenizer=SimpleNamespace(pad_token="[PAD]"))  # type: ignore[arg-type]
 
 
 def output(logits: Tensor) -> Any:

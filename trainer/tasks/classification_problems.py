@@ -1,0 +1,362 @@
+"""What a label is, what the loss of it is, and what is counted of it: one class for each problem of classification.
+
+All three see logits and labels only; the texts are the same for all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from trainer.config.errors import DataError
+from trainer.data.source import Faults, Row
+from trainer.tasks.task import IGNORED, IGNORED_NUMBER
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trainer.data.batch import Batch
+    from trainer.tasks.classification import ClassificationOptions
+
+Labelled = Mapping[str, Sequence[tuple[Row, Any]]]
+"""The rows of each split with their labels, as `parse` gives them."""
+
+
+class Problem(Protocol):
+    """One way to label a text."""
+
+    main_metric: ClassVar[str]
+
+    def __init__(self, options: ClassificationOptions, facts: Mapping[str, Any]) -> None: ...
+
+    @staticmethod
+    def parse(label: Any, options: ClassificationOptions) -> Any:
+        """The label as it is written in a row -> what it means. Raises ValueError with what was expected instead."""
+
+    @staticmethod
+    def survey(options: ClassificationOptions, labelled: Labelled, faults: Faults) -> dict[str, Any]:
+        """The facts about the labels, those of the training rows first; adds what is wrong with any."""
+
+    def model_config(self) -> dict[str, Any]:
+        """The head, in the words of transformers' configs."""
+
+    def encode(self, label: Any) -> Any:
+        """A parsed label -> an example's `labels`; None -> labels that are no targets."""
+
+    def num_targets(self, labels: Any) -> int:
+        """How many targets an example's `labels` hold."""
+
+    def loss_sum(self, logits: Tensor, batch: Batch) -> Tensor:
+        """The loss summed over the batch's targets; float32 logits of shape (rows, outputs of the head)."""
+
+    def score(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Counts and sums that add up over batches and ranks."""
+
+    def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
+        """The metrics of the summed counts."""
+
+    def predictions(self, logits: Tensor) -> list[dict[str, Any]]:
+        """One a row; `label` is what the column `label` would hold."""
+
+
+class SingleLabel:
+    """One of several names. Cross entropy, one target a row; accuracy, F1, MCC and the confusion matrix."""
+
+    main_metric: ClassVar[str] = "accuracy"
+
+    def __init__(self, options: ClassificationOptions, facts: Mapping[str, Any]) -> None:
+        self._names: list[str] = facts["label_names"]
+        self._ids = {name: number for number, name in enumerate(self._names)}
+        self._smoothing = options.label_smoothing
+        self._weights = _class_weights(options, facts)
+
+    @staticmethod
+    def parse(label: Any, options: ClassificationOptions) -> str:
+        return _name(label)
+
+    @staticmethod
+    def survey(options: ClassificationOptions, labelled: Labelled, faults: Faults) -> dict[str, Any]:
+        by_split = {split: [(row, [name]) for row, name in pairs] for split, pairs in labelled.items()}
+        facts = _survey_names(options, by_split, faults)
+        if len(facts["label_counts"]["train"]) == 1 and not faults:
+            ((row, only), *_) = labelled["train"]
+            raise DataError(f"{row.path}: every row has the label {only!r}; a classifier needs at least two")
+        unknown = set(options.class_weights if isinstance(options.class_weights, dict) else ()) - {
+            *facts["label_names"]
+        }
+        if unknown:
+            names = ", ".join(map(repr, sorted(unknown)))
+            raise DataError(f"task.class_weights: no label {names}; legal: {_listed(facts['label_names'])}")
+        return facts
+
+    def model_config(self) -> dict[str, Any]:
+        return {**_names_config(self._names), "problem_type": "single_label_classification"}
+
+    def encode(self, label: str | None) -> int:
+        return IGNORED if label is None else self._ids[label]
+
+    def num_targets(self, labels: int) -> int:
+        return int(labels != IGNORED)
+
+    def loss_sum(self, logits: Tensor, batch: Batch) -> Tensor:
+        from torch.nn.functional import cross_entropy
+
+        losses = cross_entropy(
+            logits, batch.labels, ignore_index=IGNORED, reduction="none", label_smoothing=self._smoothing
+        )
+        if self._weights is not None:
+            # Not cross_entropy's own weight: with smoothing that would weigh the smoothed labels, not the row.
+            losses = losses * logits.new_tensor(self._weights)[batch.labels.clamp(min=0)]
+        return losses.sum()
+
+    def score(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """The confusion matrix: rows are the true labels, columns the predicted ones."""
+        found, true = logits.argmax(-1)[batch.targets], batch.labels[batch.targets]
+        num_labels = len(self._names)
+        cells = (true * num_labels + found).bincount(minlength=num_labels**2)
+        return {"confusion": cells.reshape(num_labels, num_labels)}
+
+    def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Accuracy, F1 and MCC as scikit-learn defines them; a label without rows or predictions counts in no mean.
+
+        MCC is the multi-class R_k (Gorodkin, 2004). Micro F1 over all labels equals accuracy.
+        """
+        confusion = totals["confusion"].double()
+        hits, true, found, count = confusion.diag(), confusion.sum(1), confusion.sum(0), confusion.sum()
+        f1 = 2 * hits / (true + found).clamp(min=1)
+        present = (true + found) > 0
+        spread = ((count**2 - (found**2).sum()) * (count**2 - (true**2).sum())).sqrt()
+        covariance = hits.sum() * count - (found * true).sum()
+        return {
+            "accuracy": float(hits.sum() / count),
+            "f1_macro": float(f1[present].mean()),
+            "f1_micro": float(2 * hits.sum() / (true + found).sum()),
+            "mcc": float(covariance / spread) if spread > 0 else 0.0,
+            "confusion": confusion.long().tolist(),
+        }
+
+    def predictions(self, logits: Tensor) -> list[dict[str, Any]]:
+        """The likeliest label, its probability, and every label's."""
+        return [
+            {
+                "label": self._names[int(row.argmax())],
+                "score": round(float(row.max()), 6),
+                "scores": _by_name(self._names, row),
+            }
+            for row in logits.softmax(-1)
+        ]
+
+
+class MultiLabel:
+    """Any number of names. Binary cross entropy; each row has a target for every label: whether it has that label."""
+
+    main_metric: ClassVar[str] = "f1_micro"
+
+    def __init__(self, options: ClassificationOptions, facts: Mapping[str, Any]) -> None:
+        self._names: list[str] = facts["label_names"]
+        self._threshold = options.threshold
+
+    @staticmethod
+    def parse(label: Any, options: ClassificationOptions) -> list[str]:
+        """A list of names, or a text of names between separators; blank text is no label at all."""
+        if isinstance(label, str):
+            label = label.split(options.label_separator) if label.strip() else []
+        if not isinstance(label, list):
+            raise ValueError(f"expected a list of names, or names with {options.label_separator!r} between, got")
+        return list(dict.fromkeys(map(_name, label)))
+
+    @staticmethod
+    def survey(options: ClassificationOptions, labelled: Labelled, faults: Faults) -> dict[str, Any]:
+        facts = _survey_names(options, labelled, faults)
+        if len(facts["label_names"]) < 2 and not faults:
+            row, num_names = labelled["train"][0][0], len(facts["label_names"])
+            raise DataError(f"{row.path}: the rows have {num_names} labels; a classifier needs at least two")
+        return facts
+
+    def model_config(self) -> dict[str, Any]:
+        return {**_names_config(self._names), "problem_type": "multi_label_classification"}
+
+    def encode(self, label: list[str] | None) -> list[int]:
+        return [IGNORED if label is None else int(name in label) for name in self._names]
+
+    def num_targets(self, labels: list[int]) -> int:
+        return sum(label != IGNORED for label in labels)
+
+    def loss_sum(self, logits: Tensor, batch: Batch) -> Tensor:
+        from torch.nn.functional import binary_cross_entropy_with_logits
+
+        targets = batch.targets
+        return binary_cross_entropy_with_logits(logits[targets], batch.labels[targets].float(), reduction="sum")
+
+    def score(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """By label, the rows where it is rightly, wrongly and not found; of all rows, those that are right, and F1."""
+        known = batch.targets.all(-1)
+        found, true = (logits.sigmoid() >= self._threshold)[known], batch.labels[known] == 1
+        hits, either = (found & true).sum(1), found.sum(1) + true.sum(1)
+        return {
+            "tp": (found & true).sum(0),
+            "fp": (found & ~true).sum(0),
+            "fn": (~found & true).sum(0),
+            "rows": known.sum(),
+            "rows_right": (found == true).all(1).sum(),
+            "f1_of_rows": (2 * hits.double() / either.clamp(min=1)).sum(),
+        }
+
+    def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
+        """As scikit-learn defines them with zero_division=0: a label, or a row, with nothing true or found has F1 0."""
+        tp, fp, fn = (totals[name].double() for name in ("tp", "fp", "fn"))
+        f1 = 2 * tp / (2 * tp + fp + fn).clamp(min=1)
+        cells = zip(self._names, tp.tolist(), fp.tolist(), fn.tolist(), f1.tolist(), strict=True)
+        return {
+            "f1_micro": float(2 * tp.sum() / (2 * tp + fp + fn).sum().clamp(min=1)),
+            "f1_macro": float(f1.mean()),
+            "f1_samples": float(totals["f1_of_rows"] / totals["rows"]),
+            "subset_accuracy": float(totals["rows_right"] / totals["rows"]),
+            "per_label": {
+                name: {"tp": int(tp_), "fp": int(fp_), "fn": int(fn_), "f1": f1_} for name, tp_, fp_, fn_, f1_ in cells
+            },
+        }
+
+    def predictions(self, logits: Tensor) -> list[dict[str, Any]]:
+        """The labels at or above the threshold, and every label's probability."""
+        return [
+            {
+                "label": [self._names[at] for at in (row >= self._threshold).nonzero().flatten().tolist()],
+                "scores": _by_name(self._names, row),
+            }
+            for row in logits.sigmoid()
+        ]
+
+
+class Regression:
+    """A number. Squared error, one target a row; MSE, MAE and Pearson's correlation."""
+
+    main_metric: ClassVar[str] = "mse"
+
+    def __init__(self, options: ClassificationOptions, facts: Mapping[str, Any]) -> None:
+        self._mean: float = facts["label_mean"]
+
+    @staticmethod
+    def parse(label: Any, options: ClassificationOptions) -> float:
+        try:
+            number = math.nan if isinstance(label, bool) or not isinstance(label, str | int | float) else float(label)
+        except (ValueError, OverflowError):
+            number = math.nan
+        if not abs(number) <= _LARGEST:
+            raise ValueError("expected a number, got")
+        return number
+
+    @staticmethod
+    def survey(options: ClassificationOptions, labelled: Labelled, faults: Faults) -> dict[str, Any]:
+        """The training labels' mean, and each split's smallest and largest label."""
+        numbers = {split: [number for _, number in pairs] for split, pairs in labelled.items()}
+        ranges = {split: [min(its), max(its)] for split, its in numbers.items() if its}
+        if not faults and ranges["train"][0] == ranges["train"][1]:
+            row, only = labelled["train"][0]
+            raise DataError(f"{row.path}: every row has the label {only:g}; there is nothing to learn")
+        mean = math.fsum(numbers["train"]) / max(1, len(numbers["train"]))
+        return {"label_mean": mean, "label_ranges": ranges}
+
+    def model_config(self) -> dict[str, Any]:
+        return {"num_labels": 1, "problem_type": "regression"}
+
+    def encode(self, label: float | None) -> float:
+        return IGNORED_NUMBER if label is None else label
+
+    def num_targets(self, labels: float) -> int:
+        return int(not math.isnan(labels))
+
+    def loss_sum(self, logits: Tensor, batch: Batch) -> Tensor:
+        return ((logits[:, 0][batch.targets] - batch.labels[batch.targets]) ** 2).sum()
+
+    def score(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Sums in float64, about the mean of the training labels, so that labels far from zero lose no digits."""
+        found = logits[:, 0][batch.targets].double() - self._mean
+        true = batch.labels[batch.targets].double() - self._mean
+        return {
+            "rows": batch.targets.sum(),
+            "errors": (found - true).abs().sum(),
+            "squared_errors": ((found - true) ** 2).sum(),
+            "found": found.sum(),
+            "true": true.sum(),
+            "found_found": (found * found).sum(),
+            "true_true": (true * true).sum(),
+            "found_true": (found * true).sum(),
+        }
+
+    def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Pearson's r is 0 where all labels, or all predictions, are one and the same."""
+        sums = {name: float(total) for name, total in totals.items()}
+        rows, found, true = sums["rows"], sums["found"], sums["true"]
+        covariance = rows * sums["found_true"] - found * true
+        spread = (rows * sums["found_found"] - found**2) * (rows * sums["true_true"] - true**2)
+        return {
+            "mse": sums["squared_errors"] / rows,
+            "mae": sums["errors"] / rows,
+            "pearson": covariance / math.sqrt(spread) if spread > 0 else 0.0,
+        }
+
+    def predictions(self, logits: Tensor) -> list[dict[str, Any]]:
+        return [{"label": round(number, 6)} for number in logits[:, 0].tolist()]
+
+
+PROBLEMS: dict[str, type[Problem]] = {
+    "single_label": SingleLabel,
+    "multi_label": MultiLabel,
+    "regression": Regression,
+}
+
+_LARGEST = 3.4028234e38
+"""Beyond this a float32 is infinite."""
+
+
+def _name(label: Any) -> str:
+    if not isinstance(label, str | int) or not str(label).strip():
+        raise ValueError("expected a name or a whole number, got")
+    return str(label).strip()
+
+
+def _survey_names(options: ClassificationOptions, labelled: Labelled, faults: Faults) -> dict[str, Any]:
+    """The label names, in the order of their ids, and how often each split has them."""
+    counts: dict[str, Counter[str]] = {}
+    legal = set(options.label_names or ())
+    for split, pairs in labelled.items():
+        counts[split] = Counter(name for _, names in pairs for name in names)
+        if split == "train" and not options.label_names:
+            legal.update(counts[split])
+        source = "task.label_names" if options.label_names else "the training rows"
+        for row, names in pairs:
+            for name in names:
+                if name not in legal:
+                    faults.add(row, f"label {name!r} is not in {source}; legal: {_listed(sorted(legal))}")
+    names = list(options.label_names or sorted(legal))
+    return {"label_names": names, "label_counts": {split: dict(count) for split, count in counts.items()}}
+
+
+def _listed(names: Sequence[str], most: int = 20) -> str:
+    return ", ".join(names[:most])
+
+
+def _class_weights(options: ClassificationOptions, facts: Mapping[str, Any]) -> list[float] | None:
+    """Each label's weight, by id; their mean over the training rows is 1."""
+    if options.class_weights == "none":
+        return None
+    counts: Mapping[str, int] = facts["label_counts"]["train"]
+    if options.class_weights == "balanced":
+        wanted = {name: 1 / count for name, count in counts.items()}
+    else:
+        wanted = {name: options.class_weights.get(name, 1.0) for name in facts["label_names"]}
+    mean = sum(wanted[name] * count for name, count in counts.items()) / sum(counts.values())
+    # A label that no training row has is still evaluated: as an average one.
+    return [wanted.get(name, mean) / mean for name in facts["label_names"]]
+
+
+def _names_config(names: Sequence[str]) -> dict[str, Any]:
+    ids = {name: number for number, name in enumerate(names)}
+    return {"num_labels": len(names), "id2label": dict(enumerate(names)), "label2id": ids}
+
+
+def _by_name(names: Sequence[str], scores: Tensor) -> dict[str, float]:
+    return {name: round(score, 6) for name, score in zip(names, scores.tolist(), strict=True)}
