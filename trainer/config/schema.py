@@ -172,6 +172,13 @@ class Recipe(Section):
     job: JobConfig = JobConfig()
 
     @model_validator(mode="after")
+    def _best_metric_is_there(self) -> "Recipe":
+        legal = ("loss", *TASKS[self.task.kind].metric_names(self.task))
+        if self.checkpoint.best_metric not in (None, *legal):
+            raise ValueError(f"checkpoint.best_metric: got {self.checkpoint.best_metric!r}; legal: {', '.join(legal)}")
+        return self
+
+    @model_validator(mode="after")
     def _longest_row_fits(self) -> "Recipe":
         if self.data.max_tokens > self.train.micro_batch_tokens:
             raise ValueError(

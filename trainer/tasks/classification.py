@@ -99,6 +99,10 @@ class Classification:
         return self._problem.main_metric
 
     @staticmethod
+    def metric_names(options: ClassificationOptions) -> tuple[str, ...]:
+        return PROBLEMS[options.problem].metric_names
+
+    @staticmethod
     def survey(options: ClassificationOptions, splits: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
         """Whether the rows are pairs, and what the problem has to know of their labels."""
         faults = Faults()

@@ -28,6 +28,7 @@ class Problem(Protocol):
     """One way to label a text."""
 
     main_metric: ClassVar[str]
+    metric_names: ClassVar[tuple[str, ...]]
 
     def __init__(self, options: ClassificationOptions, facts: Mapping[str, Any]) -> None: ...
 
@@ -65,6 +66,7 @@ class SingleLabel:
     """One of several names. Cross entropy, one target a row; accuracy, F1, MCC and the confusion matrix."""
 
     main_metric: ClassVar[str] = "accuracy"
+    metric_names: ClassVar[tuple[str, ...]] = ("accuracy", "f1_macro", "f1_micro", "mcc")
 
     def __init__(self, options: ClassificationOptions, facts: Mapping[str, Any]) -> None:
         self._names: list[str] = facts["label_names"]
@@ -153,6 +155,7 @@ class MultiLabel:
     """Any number of names. Binary cross entropy; each row has a target for every label: whether it has that label."""
 
     main_metric: ClassVar[str] = "f1_micro"
+    metric_names: ClassVar[tuple[str, ...]] = ("f1_micro", "f1_macro", "f1_samples", "subset_accuracy")
 
     def __init__(self, options: ClassificationOptions, facts: Mapping[str, Any]) -> None:
         self._names: list[str] = facts["label_names"]
@@ -234,6 +237,7 @@ class Regression:
     """A number. Squared error, one target a row; MSE, MAE and Pearson's correlation."""
 
     main_metric: ClassVar[str] = "mse"
+    metric_names: ClassVar[tuple[str, ...]] = ("mse", "mae", "pearson")
 
     def __init__(self, options: ClassificationOptions, facts: Mapping[str, Any]) -> None:
         self._mean: float = facts["label_mean"]

@@ -49,6 +49,10 @@ class Task(Protocol):
     def __init__(self, options: Any, facts: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> None: ...
 
     @staticmethod
+    def metric_names(options: Any) -> tuple[str, ...]:
+        """The metrics that are one number, so that a recipe may choose the best model by any of them or by the loss."""
+
+    @staticmethod
     def survey(options: Any, splits: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
         """What has to be known of all rows before any is encoded, such as the label names; JSON values only.
 

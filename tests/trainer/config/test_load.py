@@ -192,6 +192,12 @@ def test_a_wrong_override_is_named_with_what_was_expected_of_it(override: str, w
     assert faults_of(SMALLEST, override) == [f"override '{override}': {what}"]
 
 
+def test_a_metric_that_the_task_does_not_measure_is_refused() -> None:
+    (fault,) = faults_of(SMALLEST, "checkpoint.best_metric=acuracy")
+    assert fault == "x.yaml: checkpoint.best_metric: got 'acuracy'; legal: loss, accuracy, f1_macro, f1_micro, mcc"
+    assert parse_recipe(SMALLEST, ["checkpoint.best_metric=f1_macro"]).checkpoint.best_metric == "f1_macro"
+
+
 def test_a_fault_between_two_sections_names_both() -> None:
     (fault,) = faults_of(SMALLEST, "train.micro_batch_tokens=9")
     assert fault.startswith("x.yaml: data.max_tokens (512) is more than train.micro_batch_tokens (9)")

@@ -26,6 +26,7 @@ from trainer.data.prepare import prepare
 from trainer.data.source import Row, read_rows
 from trainer.predict import predict
 from trainer.tasks.classification import Classification, ClassificationOptions
+from trainer.tasks.classification_problems import PROBLEMS
 from trainer.tasks.task import IGNORED
 
 NAMES = ["a", "b", "c", "d"]
@@ -348,3 +349,13 @@ def test_models_that_cannot_classify_are_named() -> None:
     nothing = SimpleNamespace(pad_token=None, eos_token=None, model_input_names=["input_ids"])
     with pytest.raises(DataError, match="no pad_token and no eos_token"):
         task({"label_names": NAMES}, nothing).check_model(transformers.BertConfig())
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_the_metrics_that_a_recipe_may_name_are_those_that_are_numbers(problem: str) -> None:
+    its = PROBLEMS[problem](options(problem=problem), {"label_names": NAMES, "label_mean": 0.0})
+    labels = {"single_label": [0, 1], "multi_label": [[0, 1, 0, 0], [1, 0, 0, 1]], "regression": [0.5, 2.0]}[problem]
+    width = 1 if problem == "regression" else 4
+    metrics = its.metrics(its.score(torch.randn(2, width), Batch({}, torch.tensor(labels))))
+    assert {name for name, value in metrics.items() if isinstance(value, float)} == set(its.metric_names)
+    assert its.main_metric in its.metric_names
