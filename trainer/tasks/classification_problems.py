@@ -295,11 +295,12 @@ class Regression:
         sums = {name: float(total) for name, total in totals.items()}
         rows, found, true = sums["rows"], sums["found"], sums["true"]
         covariance = rows * sums["found_true"] - found * true
-        spread = (rows * sums["found_found"] - found**2) * (rows * sums["true_true"] - true**2)
+        spread = _spread(rows, found, sums["found_found"]) * _spread(rows, true, sums["true_true"])
+        pearson = covariance / math.sqrt(spread) if spread > 0 else 0.0
         return {
             "mse": sums["squared_errors"] / rows,
             "mae": sums["errors"] / rows,
-            "pearson": covariance / math.sqrt(spread) if spread > 0 else 0.0,
+            "pearson": max(-1.0, min(1.0, pearson)),
         }
 
     def predictions(self, logits: Tensor) -> list[dict[str, Any]]:
@@ -360,6 +361,12 @@ def _class_weights(options: ClassificationOptions, facts: Mapping[str, Any]) -> 
 def _names_config(names: Sequence[str]) -> dict[str, Any]:
     ids = {name: number for number, name in enumerate(names)}
     return {"num_labels": len(names), "id2label": dict(enumerate(names)), "label2id": ids}
+
+
+def _spread(rows: float, total: float, squares: float) -> float:
+    """The variance times rows², or 0 where it is no more than what rounding leaves of equal numbers."""
+    spread = rows * squares - total**2
+    return spread if spread > 1e-12 * rows * squares else 0.0
 
 
 def _by_name(names: Sequence[str], scores: Tensor) -> dict[str, float]:

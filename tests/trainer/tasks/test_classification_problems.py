@@ -167,8 +167,9 @@ def test_metrics_of_numbers_are_those_of_scikit_learn_and_scipy(mean: float, spr
     assert metrics["pearson"] == pytest.approx(scipy.stats.pearsonr(true, found).statistic, abs=1e-9)
 
 
-def test_the_correlation_with_one_and_the_same_prediction_is_zero() -> None:
-    assert in_parts(regression(), torch.full((80, 1), 0.7), torch.arange(80.0))["pearson"] == 0.0
+@pytest.mark.parametrize("prediction", [0.7, 1 / 3, -1234.567])
+def test_the_correlation_with_one_and_the_same_prediction_is_zero(prediction: float) -> None:
+    assert in_parts(regression(), torch.full((80, 1), prediction), torch.arange(80.0))["pearson"] == 0.0
 
 
 @pytest.mark.parametrize(
