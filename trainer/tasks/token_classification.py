@@ -370,13 +370,11 @@ def _given_spans(row: Row, words: _Words, faults: Faults) -> list[Span]:
     end_at = {end: word + 1 for word, (_, end) in enumerate(offsets)}
     spans: list[Span] = []
     for given in row.values["spans"]:
-        start: Any
-        start, end, label = (given.get(key) if isinstance(given, dict) else None for key in ("start", "end", "label"))
-        is_place = type(start) is int and type(end) is int and 0 <= start < end <= len(text)
-        if not is_place or not isinstance(label, str) or not label or not text[start:end].strip():
+        place = _place(given, text)
+        if place is None:
             faults.add(row, f"span {given!r:.80}: expected start, end (0 to {len(text)}) and label, around some words")
             continue
-        start, end = end - len(text[start:end].lstrip()), start + len(text[start:end].rstrip())
+        start, end, label = place
         if start in first_at and end in end_at:
             spans.append(Span(first_at[start], end_at[end], label))
             continue
@@ -387,3 +385,16 @@ def _given_spans(row: Row, words: _Words, faults: Faults) -> list[Span]:
         if two.start < one.end:
             faults.add(row, f"spans overlap at {text[offsets[two.start][0] :]!r:.40} ({one.type}, {two.type})")
     return spans
+
+
+def _place(given: Any, text: str) -> Span | None:
+    """The span as it is written, in characters, without spaces at its ends; None if it is none."""
+    if not isinstance(given, dict):
+        return None
+    start, end, label = (given.get(key) for key in ("start", "end", "label"))
+    if type(start) is not int or type(end) is not int or not isinstance(label, str) or not label:
+        return None
+    inside = text[start:end] if 0 <= start < end <= len(text) else ""
+    if not inside.strip():
+        return None
+    return Span(end - len(inside.lstrip()), start + len(inside.rstrip()), label)
