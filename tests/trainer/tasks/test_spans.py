@@ -18,11 +18,7 @@ LABELS = st.sampled_from(["O", "B-A", "I-A", "B-B", "I-B"])
 def sentences(draw: Any, max_words: int = 40) -> tuple[int, list[Span]]:
     """How many words there are, and spans that do not overlap."""
     edges = draw(st.lists(st.integers(0, max_words), unique=True, max_size=12).map(sorted))
-    spans = [
-        Span(start, end, draw(st.sampled_from("AB")))
-        for start, end in pairwise(edges)
-        if draw(st.booleans())
-    ]
+    spans = [Span(start, end, draw(st.sampled_from("AB"))) for start, end in pairwise(edges) if draw(st.booleans())]
     return max(1, *edges, draw(st.integers(1, max_words))) if edges else 1, spans
 
 
