@@ -4,7 +4,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from seqeval.metrics.sequence_labeling import get_entities
 
@@ -38,11 +38,13 @@ def as_iob1(spans: list[Span], num_words: int) -> list[str]:
     return tags
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(st.lists(LABELS, max_size=30))
 def test_spans_are_those_that_seqeval_finds(tags: list[str]) -> None:
     assert spans_of(tags) == [Span(start, last + 1, type_) for type_, start, last in get_entities(tags)]
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(sentences())
 def test_every_scheme_says_the_same_and_nothing_in_it_is_a_fault(sentence: tuple[int, list[Span]]) -> None:
     num_words, spans = sentence
@@ -53,6 +55,7 @@ def test_every_scheme_says_the_same_and_nothing_in_it_is_a_fault(sentence: tuple
     assert to_bio(as_bioes(spans, num_words), "bioes") == (bio, [], [])
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(st.lists(LABELS, max_size=30))
 def test_a_repair_reads_bad_tags_as_seqeval_does(tags: list[str]) -> None:
     assert spans_of(to_bio(tags, "bio")[0]) == spans_of(tags)
@@ -98,6 +101,7 @@ def test_what_is_no_tag_of_the_scheme_is_never_repaired(tag: str) -> None:
     assert (unknown.at, unknown.what) == (1, f"{tag!r} is no tag of BIO; legal: O, B-TYPE, I-TYPE")
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(sentences(), st.data(), st.integers(8, 40), st.integers(0, 10))
 def test_windows_hold_each_word_once_and_split_no_span(
     sentence: tuple[int, list[Span]], data: st.DataObject, room: int, context: int
@@ -145,6 +149,7 @@ def test_words_of_a_text(text: str, keep_inner: bool, words: list[str]) -> None:
     assert [text[start:end] for start, end in split_words(text, keep_inner=keep_inner)] == words
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(st.text(), st.booleans())
 def test_words_leave_out_nothing_but_spaces(text: str, keep_inner: bool) -> None:
     words = [text[start:end] for start, end in split_words(text, keep_inner=keep_inner)]
