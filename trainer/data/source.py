@@ -24,6 +24,10 @@ class Row:
     def __str__(self) -> str:
         return f"{self.path}:{self.line}"
 
+    def word(self, at: int) -> str:
+        """Where the row's word number `at` is, counted from 0."""
+        return f"{self.path}:{self.line + (at if self.path.suffix.lower() in WORD_A_LINE else 0)}"
+
 
 class Faults:
     """Collects what is wrong, so that all of it is said at once; the first `shown` in full, the rest counted."""
@@ -141,8 +145,41 @@ def _read_separated(delimiter: str) -> Callable[[Path, Faults], Iterator[tuple[i
     return read
 
 
+def _read_conll(path: Path, faults: Faults) -> Iterator[tuple[int, dict[str, Any]]]:
+    """A word a line, with its columns; sentences end at blank lines and at -DOCSTART-."""
+    first_line, sentence = 0, list[list[str]]()
+    width = 0
+    for number, line in _lines(path, faults):
+        line = line.rstrip("\r\n")
+        cells = line.split("\t") if "\t" in line else [cell for cell in line.split(" ") if cell]
+        if not line.strip() or cells[0] == "-DOCSTART-":
+            if sentence:
+                yield first_line, _columns(sentence)
+                sentence = []
+            continue
+        width = width or len(cells)
+        if len(cells) != width:
+            faults.add(f"{path}:{number}", f"{len(cells)} columns, where the file's first word has {width}")
+            continue
+        if not sentence:
+            first_line = number
+        sentence.append(cells)
+    if sentence:
+        yield first_line, _columns(sentence)
+
+
+def _columns(sentence: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """The first column as `tokens`, the last as `tags`, and those between as `column_2` and so on."""
+    tokens, *others = (list(column) for column in zip(*sentence, strict=True))
+    between = {f"column_{number}": column for number, column in enumerate(others[:-1], start=2)}
+    return {"tokens": tokens, **({"tags": others[-1]} if others else {}), **between}
+
+
+WORD_A_LINE = frozenset({".conll", ".bio"})
 READERS: dict[str, Callable[[Path, Faults], Iterator[tuple[int, dict[str, Any]]]]] = {
     ".jsonl": _read_jsonl,
     ".csv": _read_separated(","),
     ".tsv": _read_separated("\t"),
+    ".conll": _read_conll,
+    ".bio": _read_conll,
 }

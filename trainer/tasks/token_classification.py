@@ -1,0 +1,400 @@
+"""Token classification: which spans of a text are entities, and of which type.
+
+Words carry the labels, each on its first piece alone; whatever scheme the tags come in, inside they are BIO.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+
+from pydantic import Field
+
+from trainer.config.errors import DataError
+from trainer.data.source import Faults, Row
+from trainer.tasks.classification import check_text
+from trainer.tasks.spans import (
+    OUTSIDE,
+    Scheme,
+    Span,
+    cut_windows,
+    detect_scheme,
+    spans_of,
+    split_words,
+    tags_of,
+    to_bio,
+)
+from trainer.tasks.task import IGNORED, Example, TaskOptions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+    from trainer.data.batch import Batch
+
+
+class TokenClassificationOptions(TaskOptions):
+    """Token classification, such as named entity recognition: a tag for each word, or spans of a text."""
+
+    kind: Literal["token_classification"]
+    types: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """The types of entities in the order of their ids. None takes those of the training rows, sorted."""
+    scheme: Literal["auto", "bio", "iob1", "bioes"] = "auto"
+    """What the tags are written in. BILOU and BMES are read as bioes; `auto` looks at the rows."""
+    on_bad_tag: Literal["error", "repair"] = "error"
+    """What becomes of a tag that is illegal after the one before it, such as I-PER after O. A repaired one begins an
+    entity, as in conlleval."""
+    stride: Annotated[int, Field(ge=0)] = 32
+    """A sentence of more than data.max_tokens is cut into windows, never within an entity. Each sees this many tokens
+    of its neighbours, but a quarter of data.max_tokens at most; each word is scored in one window alone."""
+
+
+class _Words(NamedTuple):
+    """A row's text and where its words are in it, as (start, end)."""
+
+    text: str
+    offsets: list[tuple[int, int]]
+
+
+class TokenClassification:
+    """Rows of `tokens` and `tags`, or of `text` and `spans`; cross entropy over words; seqeval's span F1."""
+
+    Options: ClassVar[type[TaskOptions]] = TokenClassificationOptions
+    columns: ClassVar[tuple[str, ...]] = ("tokens", "tags")
+    input_columns: ClassVar[tuple[str, ...]] = ("tokens", "text")
+    main_metric: ClassVar[str] = "f1"
+    lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss"})
+    auto_model: ClassVar[str] = "AutoModelForTokenClassification"
+
+    def __init__(
+        self, options: TokenClassificationOptions, facts: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
+    ) -> None:
+        self._types: list[str] = facts["types"]
+        self._scheme: Scheme = facts["scheme"]
+        self._keep_inner: bool = facts["keep_inner"]
+        self._stride = options.stride
+        self._names = [OUTSIDE, *(f"{prefix}-{type_}" for type_ in self._types for prefix in "BI")]
+        self._ids = {name: number for number, name in enumerate(self._names)}
+        self._tokenizer = tokenizer
+
+    @staticmethod
+    def survey(options: TokenClassificationOptions, splits: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
+        """The types in the order of their ids, how the tags are read, and how many entities each split has."""
+        faults = Faults()
+        sentences = {split: [_tags(row, faults) for row in rows] for split, rows in splits.items()}
+        faults.raise_if_any()
+        detected = detect_scheme(tags for its in sentences.values() for tags in its if tags is not None)
+        scheme: Scheme = detected if options.scheme == "auto" else options.scheme
+        # Of words that came as words, the model learns the first piece alone: a text must be cut as coarsely for it.
+        keep_inner = any(tags is not None for tags in sentences["train"])
+        legal, source = set(options.types or ()), "task.types" if options.types else "the training rows"
+        counts: dict[str, Counter[str]] = {}
+        num_repaired = Counter[str]()
+        for split, rows in splits.items():
+            counts[split] = Counter()
+            for row, tags in zip(rows, sentences[split], strict=True):
+                if tags is None:
+                    words = _words(row, keep_inner=keep_inner)
+                    spans = _given_spans(row, words, faults)
+                else:
+                    bio, unknown, illegal = to_bio(tags, scheme)
+                    num_repaired[split] += len(illegal)
+                    for bad in unknown if options.on_bad_tag == "repair" else sorted([*unknown, *illegal]):
+                        read_as = "" if bad in unknown else f"; read as {scheme.upper()} (task.scheme, task.on_bad_tag)"
+                        faults.add(row.word(bad.at), f"tag {bad.at + 1}: {bad.what}{read_as}")
+                    spans = spans_of(bio)
+                counts[split].update(span.type for span in spans)
+                if split == "train" and not options.types:
+                    legal |= counts[split].keys()
+                for type_ in dict.fromkeys(span.type for span in spans):
+                    if type_ not in legal:
+                        at = next(span.start for span in spans if span.type == type_)
+                        known = ", ".join(sorted(legal)[:20])
+                        faults.add(row.word(at), f"type {type_!r} is not in {source}; legal: {known}")
+        faults.raise_if_any()
+        if not counts["train"]:
+            raise DataError(f"{splits['train'][0].path}: no row has an entity; there is nothing to learn")
+        return {
+            "types": list(options.types or sorted(legal)),
+            "scheme": scheme,
+            "keep_inner": keep_inner,
+            "span_counts": {split: dict(count) for split, count in counts.items()},
+            "tags_repaired": {split: num_repaired[split] for split in splits},
+        }
+
+    def model_config(self) -> dict[str, Any]:
+        return {"num_labels": len(self._names), "id2label": dict(enumerate(self._names)), "label2id": dict(self._ids)}
+
+    def check_model(self, config: PreTrainedConfig) -> None:
+        """Any model that transformers has a token classification head for will do; from_pretrained says if not."""
+
+    @staticmethod
+    def check_inputs(row: Row, faults: Faults) -> None:
+        if "tokens" not in row.values:
+            if "text" in row.values:
+                check_text(row, "text", faults)
+            else:
+                faults.add(row, f"neither tokens nor text; found: {', '.join(row.values)}")
+            return
+        tokens = row.values["tokens"]
+        if not isinstance(tokens, list) or not tokens:
+            faults.add(row, f"tokens: expected a list of words, got {tokens!r:.60}")
+            return
+        for at, token in enumerate(tokens):
+            if not isinstance(token, str) or not token.strip():
+                faults.add(row.word(at), f"token {at + 1}: expected a word, got {token!r:.60}")
+
+    def encode(self, rows: Sequence[Row], max_tokens: int, *, labelled: bool) -> list[list[Example]]:
+        """A window is an example; `heads` are the places of the first pieces of its own words, where it has no labels.
+
+        Gold spans come out of the labels again (see score): a window holds each of its entities whole, as B-, I-, …; of
+        an entity longer than any window, the first one has I-, I-, … from the second word on and none the rest.
+        """
+        before, after = self._frame
+        room = max_tokens - len(before) - len(after)
+        if room < 4:
+            raise DataError(f"data.max_tokens: {max_tokens} leaves no room for a sentence and its special tokens")
+        all_words = [_words(row, keep_inner=self._keep_inner) for row in rows]
+        return [
+            self._windows(pieces, self._bio(row, words) if labelled else None, room)
+            for row, words, pieces in zip(rows, all_words, self._pieces(all_words), strict=True)
+        ]
+
+    def _windows(self, pieces: list[list[int]], tags: list[str] | None, room: int) -> list[Example]:
+        if sum(map(len, pieces)) > room:
+            pieces = [its[: room // 4] for its in pieces]  # or one endless word would fill a window
+        before, after = self._frame
+        examples = []
+        sizes = [len(its) for its in pieces]
+        for window in cut_windows(sizes, spans_of(tags or ()), room=room, context=min(self._stride, room // 4)):
+            ids, heads = list(before), []
+            for word in range(window.first, window.last):
+                if window.start <= word < window.end:
+                    heads.append(len(ids))
+                ids += pieces[word]
+            ids += after
+            labels = [IGNORED] * len(ids)
+            if tags is None:
+                examples.append({"input_ids": ids, "labels": labels, "heads": heads})
+                continue
+            for word, head in zip(range(window.start, window.end), heads, strict=True):
+                if word > window.start or not window.is_cut:
+                    labels[head] = self._ids[tags[word]]
+            examples.append({"input_ids": ids, "labels": labels})
+        return examples
+
+    def _bio(self, row: Row, words: _Words) -> list[str]:
+        tags = _tags(row, Faults())
+        if tags is not None:
+            return to_bio(tags, self._scheme)[0]
+        return tags_of(_given_spans(row, words, Faults()), len(words.offsets))
+
+    def _pieces(self, all_words: Sequence[_Words]) -> list[list[list[int]]]:
+        """Each word's pieces; the unknown token where a word has none, such as a control character."""
+        split = [
+            [
+                f"{' ' if self._needs_space and text[start - 1 : start].isspace() else ''}{text[start:end]}"
+                for start, end in offsets
+            ]
+            for text, offsets in all_words
+        ]
+        encoded = self._tokenizer(split, is_split_into_words=True, add_special_tokens=False, verbose=False)
+        pieces: list[list[list[int]]] = [[[] for _ in words] for words in split]
+        for number, its in enumerate(pieces):
+            for piece, word in zip(encoded["input_ids"][number], encoded.word_ids(number), strict=True):
+                its[word].append(piece)
+        nothing = self._tokenizer.unk_token_id or 0
+        return [[piece or [nothing] for piece in its] for its in pieces]
+
+    @cached_property
+    def _frame(self) -> tuple[list[int], list[int]]:
+        """The special tokens before and after a sentence."""
+        bare = self._tokenizer("a", add_special_tokens=False)["input_ids"]
+        whole = self._tokenizer("a")["input_ids"]
+        at = next(at for at in range(len(whole)) if whole[at : at + len(bare)] == bare)
+        return whole[:at], whole[at + len(bare) :]
+
+    @cached_property
+    def _needs_space(self) -> bool:
+        """Whether a word's first piece tells that a space was before it (GPT-2, RoBERTa), and has to be given one."""
+
+        def encode(*words: str) -> Any:
+            return self._tokenizer(list(words), is_split_into_words=True, add_special_tokens=False)["input_ids"]
+
+        running = self._tokenizer("a a", add_special_tokens=False)["input_ids"]
+        return bool(encode("a", "a") != running and encode("a", " a") == running)
+
+    def num_targets(self, example: Example) -> int:
+        return sum(label != IGNORED for label in example["labels"])
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        from trainer.data.batch import Batch, pad
+
+        ids = [example["input_ids"] for example in examples]
+        inputs = {
+            "input_ids": pad(ids, self._tokenizer.pad_token_id or 0),
+            "attention_mask": pad([[1] * len(row) for row in ids], 0),
+        }
+        return Batch(inputs, pad([example["labels"] for example in examples], IGNORED))
+
+    def loss_sum(self, output: Any, batch: Batch) -> Tensor:
+        """Cross entropy in float32; output.logits of shape (rows, longest, labels)."""
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(
+            output.logits.float().flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED, reduction="sum"
+        )
+
+    def score(self, output: Any, batch: Batch) -> dict[str, Tensor]:
+        """Spans that are right, found and there, each by type; and the words.
+
+        A gold I- that continues nothing stands for an entity that no window holds: it is there, and cannot be found.
+        """
+        import torch
+
+        found_ids, known = output.logits.argmax(-1), batch.labels != IGNORED
+        counts = torch.zeros(3, len(self._types), dtype=torch.int64)
+        for true_row, found_row, known_row in zip(batch.labels, found_ids, known, strict=True):
+            true_tags = [self._names[number] for number in true_row[known_row].tolist()]
+            found = set(spans_of([self._names[number] for number in found_row[known_row].tolist()]))
+            gold = set(spans_of(true_tags))
+            whole = {span for span in gold if true_tags[span.start][0] == "B"}
+            for row, spans in enumerate((found & whole, found, gold)):
+                for span in spans:
+                    counts[row, self._types.index(span.type)] += 1
+        hit, found_count, gold_count = counts.to(batch.labels.device)
+        right = ((found_ids == batch.labels) & known).sum()
+        return {"hit": hit, "found": found_count, "gold": gold_count, "words_right": right, "words": known.sum()}
+
+    def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Precision, recall and F1 of spans as seqeval defines them by default; 0 where there is nothing to divide by.
+
+        Macro is the mean over the types that are there or were found.
+        """
+        hit, found, gold = (totals[name].double() for name in ("hit", "found", "gold"))
+        precision, recall, f1 = _rates(hit, found, gold)
+        micro = [float(rate) for rate in _rates(hit.sum(), found.sum(), gold.sum())]
+        present = (found + gold) > 0
+        macro = [float(rate[present].mean()) if present.any() else 0.0 for rate in (precision, recall, f1)]
+        return {
+            **dict(zip(("precision", "recall", "f1"), micro, strict=True)),
+            **dict(zip(("precision_macro", "recall_macro", "f1_macro"), macro, strict=True)),
+            "token_accuracy": float(totals["words_right"] / totals["words"].clamp(min=1)),
+            "types": {
+                type_: {
+                    "precision": float(precision[at]),
+                    "recall": float(recall[at]),
+                    "f1": float(f1[at]),
+                    "found": int(found[at]),
+                    "gold": int(gold[at]),
+                }
+                for at, type_ in enumerate(self._types)
+            },
+        }
+
+    def predictions(self, output: Any, batch: Batch) -> list[dict[str, Any]]:
+        """The likeliest label and its probability at every place."""
+        scores, labels = output.logits.float().softmax(-1).max(-1)
+        return [
+            {"labels": its_labels, "scores": its_scores}
+            for its_labels, its_scores in zip(labels.tolist(), scores.tolist(), strict=True)
+        ]
+
+    def answer(self, row: Row, examples: Sequence[Example], predictions: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The entities, where they are in the text (of tokens: joined by spaces), and their words' mean probability."""
+        heads = [(its, head) for example, its in zip(examples, predictions, strict=True) for head in example["heads"]]
+        tags = [self._names[its["labels"][head]] for its, head in heads]
+        scores = [its["scores"][head] for its, head in heads]
+        text, offsets = _words(row, keep_inner=self._keep_inner)
+        spans = []
+        for first, end, type_ in spans_of(tags):
+            place = slice(offsets[first][0], offsets[end - 1][1])
+            score = sum(scores[first:end]) / (end - first)
+            spans.append(
+                {
+                    "type": type_,
+                    "text": text[place],
+                    "start": place.start,
+                    "end": place.stop,
+                    "score": round(score, 6),
+                }
+            )
+        return {"spans": spans}
+
+
+def _rates(hit: Tensor, found: Tensor, gold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return hit / found.clamp(min=1), hit / gold.clamp(min=1), 2 * hit / (found + gold).clamp(min=1)
+
+
+def _words(row: Row, *, keep_inner: bool) -> _Words:
+    if "tokens" not in row.values:
+        text: str = row.values["text"]
+        return _Words(text, split_words(text, keep_inner=keep_inner))
+    tokens: list[str] = row.values["tokens"]
+    ends = [0]
+    for token in tokens:
+        ends.append(ends[-1] + len(token) + 1)
+    offsets = [(start, start + len(token)) for start, token in zip(ends, tokens, strict=False)]
+    return _Words(" ".join(tokens), offsets)
+
+
+def _tags(row: Row, faults: Faults) -> list[str] | None:
+    """The tags of a row of tokens, None if it is one of text; adds what is wrong with the row's form."""
+    TokenClassification.check_inputs(row, faults)
+    if "tokens" not in row.values:
+        if "text" in row.values and not isinstance(row.values.get("spans"), list):
+            faults.add(
+                row,
+                "no spans; a text without an entity has []" if "spans" not in row.values else "spans: expected a list",
+            )
+        return None
+    tokens, tags = row.values["tokens"], row.values.get("tags")
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        faults.add(
+            row, "no tags" if tags is None else f"tags: expected a list of names such as B-PER, got {tags!r:.60}"
+        )
+    elif isinstance(tokens, list) and len(tags) != len(tokens):
+        faults.add(row, f"{len(tags)} tags for {len(tokens)} tokens")
+    else:
+        return tags
+    return []
+
+
+def _given_spans(row: Row, words: _Words, faults: Faults) -> list[Span]:
+    """The spans of a row of text, in words; adds those that are none, overlap, or cut a word."""
+    text, offsets = words
+    first_at = {start: word for word, (start, _) in enumerate(offsets)}
+    end_at = {end: word + 1 for word, (_, end) in enumerate(offsets)}
+    spans: list[Span] = []
+    for given in row.values["spans"]:
+        place = _place(given, text)
+        if place is None:
+            faults.add(row, f"span {given!r:.80}: expected start, end (0 to {len(text)}) and label, around some words")
+            continue
+        start, end, label = place
+        if start in first_at and end in end_at:
+            spans.append(Span(first_at[start], end_at[end], label))
+            continue
+        cut = next(text[a:b] for a, b in offsets if a < start < b or a < end < b)
+        faults.add(row, f"span {text[start:end]!r:.60} ({start} to {end}, {label}) cuts the word {cut!r:.60}")
+    spans.sort()
+    for one, two in pairwise(spans):
+        if two.start < one.end:
+            faults.add(row, f"spans overlap at {text[offsets[two.start][0] :]!r:.40} ({one.type}, {two.type})")
+    return spans
+
+
+def _place(given: Any, text: str) -> Span | None:
+    """The span as it is written, in characters, without spaces at its ends; None if it is none."""
+    if not isinstance(given, dict):
+        return None
+    start, end, label = (given.get(key) for key in ("start", "end", "label"))
+    if type(start) is not int or type(end) is not int or not isinstance(label, str) or not label:
+        return None
+    inside = text[start:end] if 0 <= start < end <= len(text) else ""
+    if not inside.strip():
+        return None
+    return Span(end - len(inside.lstrip()), start + len(inside.rstrip()), label)
