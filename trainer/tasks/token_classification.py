@@ -81,6 +81,10 @@ class TokenClassification:
         self._tokenizer = tokenizer
 
     @staticmethod
+    def metric_names(options: TokenClassificationOptions) -> tuple[str, ...]:
+        return ("precision", "recall", "f1", "precision_macro", "recall_macro", "f1_macro", "token_accuracy")
+
+    @staticmethod
     def survey(options: TokenClassificationOptions, splits: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
         """The types in the order of their ids, how the tags are read, and how many entities each split has."""
         faults = Faults()
