@@ -80,11 +80,12 @@ class SingleLabel:
 
     @staticmethod
     def survey(options: ClassificationOptions, labelled: Labelled, faults: Faults) -> dict[str, Any]:
-        by_split = {split: [(row, [name]) for row, name in pairs] for split, pairs in labelled.items()}
-        facts = _survey_names(options, by_split, faults)
-        if len(facts["label_counts"]["train"]) == 1 and not faults:
+        if len({name for _, name in labelled["train"]}) == 1 and not faults:
+            # Said first: where the training rows have one label alone, every other one in dev would be a fault too.
             ((row, only), *_) = labelled["train"]
             raise DataError(f"{row.path}: every row has the label {only!r}; a classifier needs at least two")
+        by_split = {split: [(row, [name]) for row, name in pairs] for split, pairs in labelled.items()}
+        facts = _survey_names(options, by_split, faults)
         unknown = set(options.class_weights if isinstance(options.class_weights, dict) else ()) - {
             *facts["label_names"]
         }
