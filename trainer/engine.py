@@ -4,7 +4,7 @@ The loop speaks to the Engine protocol; which ZeRO stage, precision or offload i
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from trainer.config.deepspeed import zero_stage
 from trainer.data.batch import Batch
+from trainer.model import generate
 from trainer.ranks import Ranks
 
 TAG = "engine"
@@ -43,7 +44,7 @@ class Engine(Protocol):
     def forward(self, batch: Batch) -> Any:
         """The model's output."""
 
-    def backward(self, loss_sum: Tensor, *, num_targets: int) -> None:
+    def backward(self, loss_sum: Tensor, *, num_targets: float) -> None:
         """Adds to the gradient of the mean loss over the step's num_targets targets of all ranks."""
 
     def step(self, *, lr: float) -> StepStats:
@@ -51,6 +52,9 @@ class Engine(Protocol):
 
     def evaluating(self) -> Any:
         """A context: no dropout, no gradients."""
+
+    def generate(self, inputs: dict[str, Tensor], settings: Mapping[str, Any]) -> Tensor:
+        """The token ids of the model's answers, without the prompts; shape (rows, longest answer)."""
 
     def save(self, folder: Path) -> None:
         """Writes all that is needed to go on into the folder."""
@@ -107,7 +111,7 @@ class DeepSpeedEngine:
     def forward(self, batch: Batch) -> Any:
         return self._engine(**batch.inputs)
 
-    def backward(self, loss_sum: Tensor, *, num_targets: int) -> None:
+    def backward(self, loss_sum: Tensor, *, num_targets: float) -> None:
         # DeepSpeed averages over the ranks; the gradient has to be the mean over all targets of all ranks.
         self._engine.backward(loss_sum * (self._ranks.world_size / num_targets))
         self._left -= 1
@@ -130,6 +134,11 @@ class DeepSpeedEngine:
         with torch.no_grad():
             yield
         self._engine.train()
+
+    def generate(self, inputs: dict[str, Tensor], settings: Mapping[str, Any]) -> Tensor:
+        # Under ZeRO-3 each pass needs all ranks: one that is done goes on until all are.
+        synced = self.zero_stage == 3 and self._ranks.world_size > 1
+        return generate(self._engine.module, inputs, {**settings, "synced_gpus": synced})
 
     def save(self, folder: Path) -> None:
         self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)

@@ -21,7 +21,7 @@ class _Window:
     num_samples: int = 0
     num_tokens: int = 0
     num_padded_tokens: int = 0
-    num_targets: int = 0
+    num_targets: float = 0
     loss_sum: float = 0.0
     skipped: int = 0
 

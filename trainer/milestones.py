@@ -12,6 +12,7 @@ from trainer.config.schema import Recipe
 from trainer.data.prepare import Split
 from trainer.engine import Engine, StepStats
 from trainer.evaluate import evaluate
+from trainer.generate import questions
 from trainer.meter import Meter
 from trainer.model import export_model
 from trainer.ranks import Ranks
@@ -91,7 +92,11 @@ class Milestones:
         with self.phase(f"evaluating on {name}"):
             budget = self.recipe.train.micro_batch_tokens
             batches = evaluation_batches(split, self.task, ranks=self.ranks, micro_batch_tokens=budget)
-            metrics = evaluate(self.engine, self.task, batches, ranks=self.ranks)
+            asked = None
+            if (generation := self.task.generation) is not None:
+                num_rows = generation.num_dev_rows if name == "dev" else None
+                asked = questions(split, generation, num_rows, ranks=self.ranks, micro_batch_tokens=budget)
+            metrics = evaluate(self.engine, self.task, batches, asked, self.tokenizer, ranks=self.ranks)
         self.reporter.report("eval", split=name, step=step, **metrics)
         return metrics
 

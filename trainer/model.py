@@ -1,6 +1,7 @@
 """The pretrained model with the task's head, as the engine needs it; and its way back to a Hugging Face folder."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,9 +38,39 @@ def load_model(recipe: Recipe, task: Task) -> "PreTrainedModel":
         )
     except (OSError, ValueError, ImportError) as error:
         raise DataError(f"model.path: {recipe.model.path!r} cannot be loaded as {task.auto_model}: {error}") from error
+    if task.wants_target_logits:
+        keep_target_logits(model)
     if recipe.model.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
+
+
+def keep_target_logits(model: "PreTrainedModel") -> None:
+    """Lets the model take `targets`, a bool tensor of the labels' shape, and compute logits there alone.
+
+    output.logits then has the shape (targets, vocabulary), in the order of labels[targets]; without `targets` nothing
+    changes. The logits of a chat's prompt or of padding are never made: with a vocabulary of 50 to 250 thousand they
+    would be the largest tensors of a training, and most of them would count for nothing.
+    """
+    head = model.get_output_embeddings()
+    chosen: list[Tensor] = []
+
+    def take(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        chosen[:] = [targets] if (targets := kwargs.pop("targets", None)) is not None else []
+        return args, kwargs
+
+    def select(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0][chosen.pop()], *args[1:]) if chosen else args
+
+    model.register_forward_pre_hook(take, with_kwargs=True)
+    head.register_forward_pre_hook(select)
+
+
+def generate(model: nn.Module, inputs: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Tensor:
+    """The token ids that the model answers, without the prompts; shape (rows, longest answer)."""
+    pretrained: Any = model
+    ids: Tensor = pretrained.generate(**inputs, **settings)
+    return ids if pretrained.config.is_encoder_decoder else ids[:, inputs["input_ids"].shape[1] :]
 
 
 def load_exported(recipe: Recipe, task: Task, folder: Path) -> dict[str, Tensor]:

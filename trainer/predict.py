@@ -10,14 +10,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from trainer.config.errors import CheckpointError, DataError, ShardtuneError
 from trainer.config.load import parse_recipe
 from trainer.config.run_dir import CONFIG, EXIT_OK, EXIT_USER, FACTS
 from trainer.config.schema import Recipe
 from trainer.data.source import Faults, Row, read_rows
-from trainer.tasks import TASKS
+from trainer.tasks import TASKS, Task
+from trainer.tasks.task import Example, GeneratingTask
 
 BATCH_ROWS, WINDOW_ROWS = 32, 1024
 
@@ -34,7 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         recipe, folder = _find_model(arguments.run_dir, arguments.model)
         task_type = TASKS[recipe.task.kind]
-        rows = [Row({"text": text}, Path("--text"), line) for line, text in enumerate(arguments.text, start=1)]
+        rows = [
+            Row(task_type.text_row(text), Path("--text"), line) for line, text in enumerate(arguments.text, start=1)
+        ]
         if arguments.file is not None:
             present = {name: theirs for name, theirs in recipe.data.columns.items() if name in task_type.input_columns}
             rows += read_rows(arguments.file, present)
@@ -68,7 +71,7 @@ def predict(
     transformers.utils.logging.disable_progress_bar()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    task = TASKS[recipe.task.kind](recipe.task, facts, tokenizer)
+    task = TASKS[recipe.task.kind](recipe.task, facts, tokenizer, transformers.AutoConfig.from_pretrained(folder))
     model = getattr(transformers, task.auto_model).from_pretrained(folder).to(device).eval()
     starts: Sequence[int] = range(0, len(rows), WINDOW_ROWS)
     shown = track(starts, "predicting", console=Console(stderr=True), disable=not progress)
@@ -80,14 +83,28 @@ def predict(
         answers: dict[int, dict[str, Any]] = {}
         for first in range(0, len(by_length), BATCH_ROWS):
             chosen = by_length[first : first + BATCH_ROWS]
-            batch = task.collate([examples[at] for at in chosen]).to(device)
-            with torch.inference_mode():
-                output = model(**batch.inputs)
-            answers |= zip(chosen, task.predictions(output, batch), strict=True)
+            answers |= zip(chosen, _answers(task, model, [examples[at] for at in chosen], tokenizer), strict=True)
         in_order = (answers[at] for at in range(len(examples)))
         yield from (
             task.answer(row, its, list(islice(in_order, len(its)))) for row, its in zip(window, by_row, strict=True)
         )
+
+
+def _answers(task: Task, model: Any, examples: Sequence[Example], tokenizer: Any) -> list[dict[str, Any]]:
+    import torch
+
+    from trainer.generate import settings_of
+    from trainer.model import generate
+
+    with torch.inference_mode():
+        if task.generation is None:
+            batch = task.collate(examples).to(model.device)
+            inputs = {name: value for name, value in batch.inputs.items() if name != "targets"}
+            return task.predictions(model(**inputs), batch)
+        asking = cast(GeneratingTask, task)
+        inputs = {name: value.to(model.device) for name, value in asking.collate_prompts(examples).items()}
+        ids = generate(model, inputs, settings_of(task.generation, tokenizer))
+        return [asking.prediction(answer) for answer in tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 
 def _find_model(run_dir: Path, name: str) -> tuple[Recipe, Path]:

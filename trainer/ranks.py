@@ -8,7 +8,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import Store
 
 from trainer.config.errors import LaunchError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,12 @@ class Ranks:
     def any(self, flag: bool) -> bool:
         """Collective: whether the flag is set on at least one rank."""
         return self.sum(flag)[0] > 0
+
+    def gather(self, value: T) -> list[T]:
+        """Collective: every rank's value, in the order of the ranks; for small things of any kind."""
+        values: list[T] = [value] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
 
     def barrier(self) -> None:
         """Collective: waits until every rank is here."""

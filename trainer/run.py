@@ -73,7 +73,7 @@ def _assemble(
     train = prepared.split("train")
     assert train is not None, "a recipe always names training data"
     tokenizer = load_tokenizer(recipe)
-    task = TASKS[recipe.task.kind](recipe.task, prepared.facts, tokenizer)
+    task = TASKS[recipe.task.kind](recipe.task, prepared.facts, tokenizer, load_model_config(recipe))
     engine, model = _load_engine(recipe, run_dir, task, ranks)
     order = Order(train.lengths, recipe.train.global_batch_size, recipe.data.length_window, recipe.train.seed)
     num_steps = order.num_steps(recipe.train.num_epochs, recipe.train.max_steps)

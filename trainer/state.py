@@ -15,7 +15,7 @@ class TrainState:
     """Optimizer steps done; also the number of the next one."""
     samples_seen: int = 0
     tokens_seen: int = 0
-    targets_seen: int = 0
+    targets_seen: float = 0
     best_step: int | None = None
     best_value: float | None = None
     """Of the metric that chooses the best model."""

@@ -21,8 +21,8 @@ class Step:
     number: int
     micro_batches: list[Batch]
     num_samples: int
-    num_targets: int
-    """The denominator of the step's loss; at least 1."""
+    num_targets: float
+    """The denominator of the step's loss: its targets, or the sum of their weights; above 0."""
     num_tokens: int
     """Real tokens, without padding."""
     num_padded_tokens: int
@@ -40,7 +40,7 @@ def train_steps(
             number,
             share.micro_batches,
             num_samples=len(rows),
-            num_targets=max(1, int(split.num_targets[rows].sum())),
+            num_targets=float(split.num_targets[rows].sum()) or 1.0,
             num_tokens=int(split.lengths[rows].sum()),
             num_padded_tokens=share.num_padded_tokens,
         )

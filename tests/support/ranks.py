@@ -44,6 +44,9 @@ def run_ranks(body: Callable[..., T], *args: Any, world_size: int = 2, timeout_s
 
 
 def _rank(rank: int, world_size: int, store: Path, body: Callable[..., Any], args: Any, answers: Any) -> None:
+    # A fork leaves torch's thread pool to be made anew by the first thread that asks. transformers loads weights in
+    # several threads at once, and of two that ask together one fails ("Invalid thread pool!", torch 2.13).
+    torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}  # looked for, but the store is used
     try:

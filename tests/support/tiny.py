@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -44,6 +45,48 @@ def write_encoder(folder: Path, *, dropout: float = 0.0) -> Path:
     )
     torch.manual_seed(0)
     transformers.BertModel(config).save_pretrained(folder)
+    return folder
+
+
+CHATML = (
+    "{% for message in messages %}<|im_start|> {{ message.role }} \n {{ message.content }} <|im_end|> \n {% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|> assistant \n {% endif %}"
+)
+"""ChatML with spaces between its tokens, for a tokenizer of whole words."""
+
+
+def write_causal(folder: Path, words: Sequence[str], *, chat_template: str | None = CHATML) -> Path:
+    """A Llama of 2 layers x 32 with random weights and a word-level tokenizer of these words, as a folder."""
+    special = ["<pad>", "<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
+    vocabulary = [*special, "system", "user", "assistant", *words]
+    tokenizer = Tokenizer(models.WordLevel({word: at for at, word in enumerate(vocabulary)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>" if chat_template is None else "<|im_end|>",
+        chat_template=chat_template,
+        additional_special_tokens=["<|im_start|>", "<|im_end|>"],
+        model_max_length=128,
+    ).save_pretrained(folder)
+    config = transformers.LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=64,
+        max_position_embeddings=128,
+        initializer_range=0.2,
+        bos_token_id=2,
+        eos_token_id=3 if chat_template is None else 5,
+        pad_token_id=0,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
     return folder
 
 

@@ -24,15 +24,23 @@ class Batch:
     """The model's keyword arguments, each of shape (rows, longest) or (rows, …)."""
     labels: Tensor
     """IGNORED where there is no target (IGNORED_NUMBER if they are real numbers); shape (rows,) or (rows, …)."""
+    weights: Tensor | None = None
+    """How much each target counts in the loss, of the labels' shape; None if all count alike."""
 
     def to(self, device: torch.device) -> "Batch":
         inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}
-        return Batch(inputs, self.labels.to(device, non_blocking=True))
+        weights = self.weights.to(device, non_blocking=True) if self.weights is not None else None
+        return Batch(inputs, self.labels.to(device, non_blocking=True), weights)
 
     @property
     def targets(self) -> Tensor:
         """Where there is a target; of the labels' shape."""
         return ~self.labels.isnan() if self.labels.is_floating_point() else self.labels != IGNORED
+
+    @property
+    def num_targets(self) -> Tensor:
+        """How many targets there are, or the sum of their weights; a scalar."""
+        return self.targets.sum() if self.weights is None else self.weights[self.targets].sum(dtype=torch.float64)
 
     def muted(self) -> "Batch":
         """The same inputs without a target: its loss and its gradient are zero."""

@@ -27,7 +27,7 @@ from trainer.tasks.task import Example, Task
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-FORMAT = 2
+FORMAT = 3
 """Goes up whenever the same input would be written differently, so that old folders are not read."""
 ROWS_AT_ONCE = 1000
 SPLITS = ("train", "dev", "test")
@@ -47,9 +47,9 @@ class Split:
         return lengths
 
     @cached_property
-    def num_targets(self) -> NDArray[np.int32]:
-        """Labels that count, of each example; shape (rows,)."""
-        num_targets: NDArray[np.int32] = np.load(self.folder / f"{self.name}.num_targets.npy", mmap_mode="r")
+    def num_targets(self) -> NDArray[np.float64]:
+        """Labels that count, or their weights' sum, of each example; shape (rows,)."""
+        num_targets: NDArray[np.float64] = np.load(self.folder / f"{self.name}.num_targets.npy", mmap_mode="r")
         return num_targets
 
     def examples(self, rows: NDArray[np.int64]) -> list[Example]:
@@ -161,7 +161,7 @@ def _make(recipe: Recipe, folder: Path, say: Callable[[str], None]) -> None:
     limit = min(getattr(config, "max_position_embeddings", None) or 10**9, tokenizer.model_max_length)
     if recipe.data.max_tokens > limit:
         raise DataError(f"data.max_tokens: {recipe.data.max_tokens} is more than {recipe.model.path} can take: {limit}")
-    task = task_type(recipe.task, facts, tokenizer)
+    task = task_type(recipe.task, facts, tokenizer, config)
     task.check_model(config)
 
     draft = folder.with_suffix(".draft")
@@ -181,14 +181,14 @@ def _make(recipe: Recipe, folder: Path, say: Callable[[str], None]) -> None:
 
 def _write_split(folder: Path, name: str, task: Task, rows: Sequence[Row], max_tokens: int) -> dict[str, Any]:
     lengths: list[int] = []
-    num_targets: list[int] = []
+    num_targets: list[float] = []
     num_dropped = 0
     tables = []
     for start in range(0, len(rows), ROWS_AT_ONCE):
         by_row = task.encode(rows[start : start + ROWS_AT_ONCE], max_tokens, labelled=True)
         num_dropped += sum(not examples for examples in by_row)
         chunk = [example for examples in by_row for example in examples]
-        lengths += [len(example["input_ids"]) for example in chunk]
+        lengths += [task.num_tokens(example) for example in chunk]
         num_targets += [task.num_targets(example) for example in chunk]
         if chunk:
             tables.append(pa.Table.from_pylist(chunk))
@@ -198,7 +198,7 @@ def _write_split(folder: Path, name: str, task: Task, rows: Sequence[Row], max_t
     with pa.ipc.new_file(str(folder / f"{name}.arrow"), table.schema) as file:
         file.write_table(table)
     np.save(folder / f"{name}.lengths.npy", np.array(lengths, dtype=np.int32))
-    np.save(folder / f"{name}.num_targets.npy", np.array(num_targets, dtype=np.int32))
+    np.save(folder / f"{name}.num_targets.npy", np.array(num_targets, dtype=np.float64))
     return {
         "path": str(rows[0].path),
         "rows": len(rows),

@@ -14,7 +14,7 @@ from pydantic import Discriminator, Field, PositiveFloat, Tag, model_validator
 from trainer.config.errors import DataError
 from trainer.data.source import Faults, Row, require_columns
 from trainer.tasks.classification_problems import PROBLEMS, Problem
-from trainer.tasks.task import Example, TaskOptions
+from trainer.tasks.task import Example, Generation, TaskOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,10 +81,16 @@ class Classification:
     columns: ClassVar[tuple[str, ...]] = ("text", "label")
     input_columns: ClassVar[tuple[str, ...]] = ("text", "text_pair")
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "mse", "mae"})
-    auto_model: ClassVar[str] = "AutoModelForSequenceClassification"
+    auto_model: str = "AutoModelForSequenceClassification"
+    wants_target_logits: bool = False
+    generation: Generation | None = None
 
     def __init__(
-        self, options: ClassificationOptions, facts: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
+        self,
+        options: ClassificationOptions,
+        facts: Mapping[str, Any],
+        tokenizer: PreTrainedTokenizerBase,
+        config: PreTrainedConfig,
     ) -> None:
         self._options = options
         self._problem: Problem = PROBLEMS[options.problem](options, facts)
@@ -163,6 +169,9 @@ class Classification:
             for at, label in enumerate(labels)
         ]
 
+    def num_tokens(self, example: Example) -> int:
+        return len(example["input_ids"])
+
     def num_targets(self, example: Example) -> int:
         return self._problem.num_targets(example["labels"])
 
@@ -192,6 +201,10 @@ class Classification:
 
     def predictions(self, output: Any, batch: Batch) -> list[dict[str, Any]]:
         return self._problem.predictions(output.logits.float())
+
+    @staticmethod
+    def text_row(text: str) -> dict[str, Any]:
+        return {"text": text}
 
     def answer(self, row: Row, examples: Sequence[Example], predictions: Sequence[dict[str, Any]]) -> dict[str, Any]:
         (only,) = predictions

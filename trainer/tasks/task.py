@@ -6,6 +6,7 @@ Torch is imported only inside the functions that compute, so that recipes can be
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from trainer.config.section import Section
@@ -27,6 +28,20 @@ Example = dict[str, Any]
 """A prepared row or a window of one: `input_ids` (a list of ints), `labels`, and what else its collate wants."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """How a model that answers with a text is asked for it."""
+
+    max_new_tokens: int
+    num_beams: int = 1
+    """1 is greedy search."""
+    num_dev_rows: int | None = None
+    """An evaluation while training asks for the answers of so many rows, evenly spaced; None for those of all. The
+    test at the end always asks for all."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What else transformers' generate is told, such as forced_bos_token_id."""
+
+
 class TaskOptions(Section):
     """The `task` section of a recipe; each family adds its keys."""
 
@@ -43,10 +58,22 @@ class Task(Protocol):
     """The columns that the model reads; predict needs only these."""
     lower_is_better: ClassVar[frozenset[str]]
     """The metrics of which less is more."""
-    auto_model: ClassVar[str]
+    auto_model: str
     """The name of the transformers Auto class that loads the model with the right head."""
+    wants_target_logits: bool
+    """The model is to compute logits at the targets alone: output.logits of shape (targets, vocabulary), in the order
+    of batch.labels[batch.targets]. For large vocabularies; see trainer/model.py."""
+    generation: Generation | None
+    """How the model is asked for its answers; None for a task whose answers are not generated."""
 
-    def __init__(self, options: Any, facts: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> None: ...
+    def __init__(
+        self,
+        options: Any,
+        facts: Mapping[str, Any],
+        tokenizer: PreTrainedTokenizerBase,
+        config: PreTrainedConfig,
+    ) -> None:
+        """`config` is the pretrained model's, as it was before the task."""
 
     @staticmethod
     def metric_names(options: Any) -> tuple[str, ...]:
@@ -79,8 +106,11 @@ class Task(Protocol):
     def check_model(self, config: PreTrainedConfig) -> None:
         """Raises DataError if this model cannot learn this task."""
 
-    def num_targets(self, example: Example) -> int:
-        """How many of its labels count."""
+    def num_tokens(self, example: Example) -> int:
+        """How many tokens it runs through the model; those of both sides of an encoder-decoder."""
+
+    def num_targets(self, example: Example) -> float:
+        """How many of its labels count, or the sum of their weights."""
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Pads the examples into tensors of shape (rows, longest)."""
@@ -92,10 +122,30 @@ class Task(Protocol):
         """Counts that add up over batches and ranks."""
 
     def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
-        """The metrics of the summed counts."""
+        """The metrics of the summed counts, among which are the evaluation's own `loss_sum` and `num_targets`."""
 
     def predictions(self, output: Any, batch: Batch) -> list[dict[str, Any]]:
-        """What the model says of each example."""
+        """What the model says of each example. Not asked where answers are generated."""
+
+    @staticmethod
+    def text_row(text: str) -> dict[str, Any]:
+        """The columns of a row that has only this text, for `shardtune predict --text`."""
 
     def answer(self, row: Row, examples: Sequence[Example], predictions: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """What it says of a whole row, from what it says of the row's examples; JSON values."""
+
+
+class GeneratingTask(Task, Protocol):
+    """A task whose `generation` is not None: its model answers with a text."""
+
+    def collate_prompts(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """What generate takes: the examples without their answers, padded on the left if the model is causal."""
+
+    def score_answers(self, answers: Sequence[str], examples: Sequence[Example]) -> dict[str, Tensor]:
+        """Counts that add up over batches and ranks; of no answers, zeros of the same names and shapes."""
+
+    def show_answer(self, answer: str, example: Example) -> dict[str, str]:
+        """A row for a person to read: what was asked, answered and expected, as `prompt`, `answer`, `reference`."""
+
+    def prediction(self, answer: str) -> dict[str, Any]:
+        """What predict says of an example whose answer this is."""

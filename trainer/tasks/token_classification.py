@@ -27,7 +27,7 @@ from trainer.tasks.spans import (
     tags_of,
     to_bio,
 )
-from trainer.tasks.task import IGNORED, Example, TaskOptions
+from trainer.tasks.task import IGNORED, Example, Generation, TaskOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,10 +67,16 @@ class TokenClassification:
     input_columns: ClassVar[tuple[str, ...]] = ("tokens", "text")
     main_metric: ClassVar[str] = "f1"
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss"})
-    auto_model: ClassVar[str] = "AutoModelForTokenClassification"
+    auto_model: str = "AutoModelForTokenClassification"
+    wants_target_logits: bool = False
+    generation: Generation | None = None
 
     def __init__(
-        self, options: TokenClassificationOptions, facts: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
+        self,
+        options: TokenClassificationOptions,
+        facts: Mapping[str, Any],
+        tokenizer: PreTrainedTokenizerBase,
+        config: PreTrainedConfig,
     ) -> None:
         self._types: list[str] = facts["types"]
         self._scheme: Scheme = facts["scheme"]
@@ -231,6 +237,9 @@ class TokenClassification:
         running = self._tokenizer("a a", add_special_tokens=False)["input_ids"]
         return bool(encode("a", "a") != running and encode("a", " a") == running)
 
+    def num_tokens(self, example: Example) -> int:
+        return len(example["input_ids"])
+
     def num_targets(self, example: Example) -> int:
         return sum(label != IGNORED for label in example["labels"])
 
@@ -306,6 +315,10 @@ class TokenClassification:
             {"labels": its_labels, "scores": its_scores}
             for its_labels, its_scores in zip(labels.tolist(), scores.tolist(), strict=True)
         ]
+
+    @staticmethod
+    def text_row(text: str) -> dict[str, Any]:
+        return {"text": text}
 
     def answer(self, row: Row, examples: Sequence[Example], predictions: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """The entities, where they are in the text (of tokens: joined by spaces), and their words' mean probability."""

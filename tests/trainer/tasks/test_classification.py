@@ -24,7 +24,7 @@ def rows(*pairs: tuple[Any, Any]) -> list[Row]:
 
 def task(num_labels: int = 3) -> Classification:
     facts = {"label_names": [f"l{at}" for at in range(num_labels)], "has_pairs": False}
-    return Classification(OPTIONS, facts, tokenizer=SimpleNamespace(pad_token="[PAD]"))  # type: ignore[arg-type]
+    return Classification(OPTIONS, facts, SimpleNamespace(pad_token="[PAD]"), SimpleNamespace())  # type: ignore[arg-type]
 
 
 def output(logits: Tensor) -> Any:

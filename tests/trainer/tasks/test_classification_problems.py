@@ -38,7 +38,7 @@ def options(**keys: Any) -> ClassificationOptions:
 
 def task(facts: Mapping[str, Any], tokenizer: Any = None, **keys: Any) -> Classification:
     anything = SimpleNamespace(pad_token="[PAD]", pad_token_id=0, model_input_names=["input_ids"])
-    return Classification(options(**keys), {"has_pairs": False, **facts}, tokenizer or anything)
+    return Classification(options(**keys), {"has_pairs": False, **facts}, tokenizer or anything, anything)
 
 
 def multi_label(**keys: Any) -> Classification:
@@ -302,7 +302,7 @@ def test_pairs_are_two_segments_and_the_longer_text_gives_way(tmp_path: Path) ->
     facts = Classification.survey(options(), {"train": its})
     assert facts["has_pairs"] and facts["label_names"] == ["0", "1"]
     tokenizer = by_characters([PAIRS])
-    pairs = Classification(options(), facts, tokenizer)
+    pairs = Classification(options(), facts, tokenizer, transformers.BertConfig())
     examples = [example for (example,) in pairs.encode(its, 10, labelled=True)]
     assert [tokenizer.decode(example["input_ids"]).replace(" ", "") for example in examples] == [
         "[CLS]怎么退[SEP]如何申请[SEP]",

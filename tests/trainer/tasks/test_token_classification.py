@@ -44,7 +44,7 @@ def options(**values: Any) -> TokenClassificationOptions:
 
 
 def task(tokenizer: Any, **values: Any) -> TokenClassification:
-    return TokenClassification(options(**values), FACTS, tokenizer)
+    return TokenClassification(options(**values), FACTS, tokenizer, transformers.BertConfig())
 
 
 def row(line: int = 1, **values: Any) -> Row:
@@ -176,7 +176,7 @@ def test_chinese_is_labelled_character_by_character(tokenizer: Any) -> None:
     rows = [row(text="我在北京", spans=[{"start": 2, "end": 4, "label": "LOC"}])]
     facts = TokenClassification.survey(OPTIONS, {"train": rows})
     assert (facts["types"], facts["keep_inner"]) == (["LOC"], False)
-    its = TokenClassification(OPTIONS, facts, tokenizer)
+    its = TokenClassification(OPTIONS, facts, tokenizer, transformers.BertConfig())
     ((example,),) = its.encode(rows, 16, labelled=True)
     assert example["labels"] == [IGNORED, 0, 0, 1, 2, IGNORED]
     ((unlabelled,),) = its.encode([row(text="我在北京")], 16, labelled=False)

@@ -1,0 +1,99 @@
+"""What the tasks of causal language models share: tokens with the next one as a target, their batches and their loss.
+
+An example has `input_ids` and, equally long, `labels`: what is to be said after each token, IGNORED where it is not
+learned. So the shift by one is done once, when a row is encoded, and pieces can be put side by side without a leak.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from trainer.tasks.task import IGNORED, Example
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trainer.data.batch import Batch
+
+METRICS = ("perplexity", "token_accuracy")
+"""The metrics of `metrics`, each one number."""
+
+
+def example_of(ids: Sequence[int], weights: Sequence[float]) -> Example:
+    """The tokens with each one that has a weight as the target of the place before it; equally many of both.
+
+    Weights other than 0 and 1 are kept, as `weights`: how much each target counts in the loss.
+    """
+    assert len(ids) == len(weights), "a weight for each token"
+    after = [*weights[1:], 0]
+    labels = [token if weight else IGNORED for token, weight in zip([*ids[1:], IGNORED], after, strict=True)]
+    example: Example = {"input_ids": list(ids), "labels": labels}
+    return example if {*after} <= {0, 1} else example | {"weights": [float(weight) for weight in after]}
+
+
+def num_targets(example: Example) -> float:
+    """How many labels count, or the sum of their weights."""
+    if example.get("weights") is not None:
+        return float(sum(example["weights"]))
+    return float(sum(label != IGNORED for label in example["labels"]))
+
+
+def collate(examples: Sequence[Example], pad_id: int) -> Batch:
+    """Padded on the right; the batch's logits are wanted at the targets alone (Task.wants_target_logits)."""
+    import torch
+
+    from trainer.data.batch import Batch, pad
+
+    ids = [example["input_ids"] for example in examples]
+    labels = pad([example["labels"] for example in examples], IGNORED)
+    inputs = {
+        "input_ids": pad(ids, pad_id),
+        "attention_mask": pad([[1] * len(row) for row in ids], 0),
+        "targets": labels != IGNORED,
+    }
+    given = [example.get("weights") for example in examples]
+    if not any(given):
+        return Batch(inputs, labels)
+    weights = (labels != IGNORED).to(torch.float32)
+    for row, its in zip(weights, given, strict=True):
+        if its:
+            row[: len(its)] = torch.tensor(its)
+    return Batch(inputs, labels, weights)
+
+
+def collate_prompts(prompts: Sequence[Sequence[int]], pad_id: int) -> dict[str, Tensor]:
+    """What generate takes, padded on the left so that every answer begins at the same place; shape (rows, longest)."""
+    from trainer.data.batch import pad
+
+    backwards = [list(reversed(prompt)) for prompt in prompts]
+    return {
+        "input_ids": pad(backwards, pad_id).flip(1),
+        "attention_mask": pad([[1] * len(prompt) for prompt in backwards], 0).flip(1),
+    }
+
+
+def loss_sum(output: Any, batch: Batch) -> Tensor:
+    """Cross entropy in float32, summed with the targets' weights; output.logits of shape (targets, vocabulary)."""
+    from torch.nn.functional import cross_entropy
+
+    labels, logits = batch.labels[batch.targets], output.logits.float()
+    if batch.weights is None:
+        return cross_entropy(logits, labels, reduction="sum")
+    return (cross_entropy(logits, labels, reduction="none") * batch.weights[batch.targets]).sum()
+
+
+def score(output: Any, batch: Batch) -> dict[str, Tensor]:
+    """How many targets are the likeliest token, and how many there are."""
+    labels = batch.labels[batch.targets]
+    return {"tokens_right": (output.logits.argmax(-1) == labels).sum(), "tokens": batch.targets.sum()}
+
+
+def metrics(totals: Mapping[str, Tensor]) -> dict[str, float]:
+    """Perplexity, the exponential of the mean loss; and the part of the targets that are the likeliest token."""
+    loss = float(totals["loss_sum"]) / (float(totals["num_targets"]) or 1.0)
+    return {
+        "perplexity": math.exp(loss) if loss < 700 else math.inf,
+        "token_accuracy": float(totals["tokens_right"]) / max(1, int(totals["tokens"])),
+    }
