@@ -1,6 +1,6 @@
 """What happens between steps, and when: reports, evaluations, the best model, checkpoints, the wish to stop."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,12 +79,12 @@ class Milestones:
             self.checkpoints.publish(self.engine, state)
         self.saved_step = state.step
 
-    def export(self, name: str) -> None:
-        """Collective: writes the weights as they are to RUN_DIR/export/NAME."""
+    def export(self, name: str, dev_metrics: Mapping[str, Any] | None = None) -> None:
+        """Collective: writes the weights as they are to RUN_DIR/export/NAME, with what dev said of them."""
         with self.phase(f"exporting the {name} model"):
             weights = self.engine.weights()
             if self.ranks.is_zero:
-                export_model(self.model, weights, self.tokenizer, self.run_dir / "export" / name)
+                export_model(self.model, weights, self.tokenizer, self.run_dir / "export" / name, dev_metrics)
             self.ranks.barrier()
 
     def evaluate(self, name: str, split: Split, step: int) -> dict[str, Any]:
@@ -114,5 +114,5 @@ class Milestones:
         sign = -1 if self.best_metric in self.task.lower_is_better else 1
         if state.best_value is not None and sign * value <= sign * state.best_value:
             return state
-        self.export("best")
+        self.export("best", metrics)
         return replace(state, best_step=state.step, best_value=value)

@@ -1,5 +1,6 @@
 """The pretrained model with the task's head, as the engine needs it; and its way back to a Hugging Face folder."""
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,8 @@ from trainer.tasks import Task
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+EVALUATION = "evaluation.json"
+"""In an exported folder: the dev metrics of its model."""
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -82,7 +85,11 @@ def load_exported(recipe: Recipe, task: Task, folder: Path) -> dict[str, Tensor]
 
 
 def export_model(
-    model: nn.Module, weights: dict[str, Tensor], tokenizer: "PreTrainedTokenizerBase", folder: Path
+    model: nn.Module,
+    weights: dict[str, Tensor],
+    tokenizer: "PreTrainedTokenizerBase",
+    folder: Path,
+    dev_metrics: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a folder that AutoModel and transformers.pipeline load: config, safetensors, tokenizer. Rank zero only.
 
@@ -94,7 +101,15 @@ def export_model(
     pretrained: Any = model
     pretrained.save_pretrained(draft, state_dict=weights)
     tokenizer.save_pretrained(draft)
+    if dev_metrics is not None:
+        (draft / EVALUATION).write_text(json.dumps(dev_metrics, ensure_ascii=False, indent=1), encoding="utf-8")
     if folder.exists():
         folder.rename(old)
     draft.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def calibrate(task: Task, folder: Path) -> None:
+    """Gives the task what dev said of the exported model, if dev was asked."""
+    if (folder / EVALUATION).is_file():
+        task.calibrate(json.loads((folder / EVALUATION).read_text(encoding="utf-8")))

@@ -68,10 +68,13 @@ def predict(
     from rich.console import Console
     from rich.progress import track
 
+    from trainer.model import calibrate
+
     transformers.utils.logging.disable_progress_bar()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     task = TASKS[recipe.task.kind](recipe.task, facts, tokenizer, transformers.AutoConfig.from_pretrained(folder))
+    calibrate(task, folder)
     model = getattr(transformers, task.auto_model).from_pretrained(folder).to(device).eval()
     starts: Sequence[int] = range(0, len(rows), WINDOW_ROWS)
     shown = track(starts, "predicting", console=Console(stderr=True), disable=not progress)

@@ -22,7 +22,7 @@ from trainer.engine import DeepSpeedEngine, hold_ds_config
 from trainer.loop import fit
 from trainer.meter import Meter
 from trainer.milestones import Milestones
-from trainer.model import load_exported, load_model
+from trainer.model import calibrate, load_exported, load_model
 from trainer.optim import OPTIMIZERS
 from trainer.preflight import check_device
 from trainer.ranks import Ranks
@@ -143,6 +143,7 @@ def _finish(milestones: Milestones, state: TrainState, test: Any) -> dict[str, A
     if best_step != state.step:
         best = load_exported(milestones.recipe, milestones.task, milestones.run_dir / "export" / "best")
         milestones.engine.set_weights(best)
+    calibrate(milestones.task, milestones.run_dir / "export" / "best")
     if test is not None:
         results["test"] = milestones.evaluate("test", test, best_step)
     return results

@@ -14,7 +14,7 @@ from pydantic import Discriminator, Field, PositiveFloat, Tag, model_validator
 from trainer.config.errors import DataError
 from trainer.data.source import Faults, Row, require_columns
 from trainer.tasks.classification_problems import PROBLEMS, Problem
-from trainer.tasks.task import Example, Generation, TaskOptions
+from trainer.tasks.task import Example, Generation, Scores, TaskOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +26,7 @@ ONLY_FOR = {
     "label_names": ("single_label", "multi_label"),
     "label_separator": ("multi_label",),
     "threshold": ("multi_label",),
+    "tune_thresholds": ("multi_label",),
     "class_weights": ("single_label",),
     "label_smoothing": ("single_label",),
 }
@@ -46,6 +47,10 @@ class ClassificationOptions(TaskOptions):
     """multi_label: what stands between the names of a `label` that is a text."""
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """multi_label: a label is found where its probability is at least this."""
+    tune_thresholds: bool = False
+    """multi_label: each label gets the threshold with the best F1 on dev instead (that of `threshold` if no dev row has
+    the label). Every evaluation on dev tunes them anew, so that its own metrics are a little too good; test, predict
+    and the exported model's evaluation.json have those of the best model."""
     class_weights: Annotated[
         Annotated[Literal["none", "balanced"], Tag("word")] | Annotated[dict[str, PositiveFloat], Tag("mapping")],
         Discriminator(lambda value: "mapping" if isinstance(value, dict) else "word"),
@@ -193,11 +198,14 @@ class Classification:
         """The problem's loss in float32; output.logits of shape (rows, outputs of the head)."""
         return self._problem.loss_sum(output.logits.float(), batch)
 
-    def score(self, output: Any, batch: Batch) -> dict[str, Tensor]:
+    def score(self, output: Any, batch: Batch) -> Scores:
         return self._problem.score(output.logits.float(), batch)
 
     def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
         return self._problem.metrics(totals)
+
+    def calibrate(self, dev_metrics: Mapping[str, Any]) -> None:
+        self._problem.calibrate(dev_metrics)
 
     def predictions(self, output: Any, batch: Batch) -> list[dict[str, Any]]:
         return self._problem.predictions(output.logits.float())

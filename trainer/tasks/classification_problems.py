@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from trainer.config.errors import DataError
 from trainer.data.source import Faults, Row
-from trainer.tasks.task import IGNORED, IGNORED_NUMBER
+from trainer.tasks.task import IGNORED, IGNORED_NUMBER, Each, Scores
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,11 +52,14 @@ class Problem(Protocol):
     def loss_sum(self, logits: Tensor, batch: Batch) -> Tensor:
         """The loss summed over the batch's targets; float32 logits of shape (rows, outputs of the head)."""
 
-    def score(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Counts and sums that add up over batches and ranks."""
+    def score(self, logits: Tensor, batch: Batch) -> Scores:
+        """What is counted of a batch; see Task."""
 
     def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
         """The metrics of the summed counts."""
+
+    def calibrate(self, dev_metrics: Mapping[str, Any]) -> None:
+        """Takes from the dev metrics what later answers need."""
 
     def predictions(self, logits: Tensor) -> list[dict[str, Any]]:
         """One a row; `label` is what the column `label` would hold."""
@@ -140,6 +143,9 @@ class SingleLabel:
             "confusion": confusion.long().tolist(),
         }
 
+    def calibrate(self, dev_metrics: Mapping[str, Any]) -> None:
+        """The likeliest label needs nothing of dev."""
+
     def predictions(self, logits: Tensor) -> list[dict[str, Any]]:
         """The likeliest label, its probability, and every label's."""
         return [
@@ -160,7 +166,10 @@ class MultiLabel:
 
     def __init__(self, options: ClassificationOptions, facts: Mapping[str, Any]) -> None:
         self._names: list[str] = facts["label_names"]
-        self._threshold = options.threshold
+        self._fallback = options.threshold
+        self._thresholds: list[float] | None = (
+            None if options.tune_thresholds else [options.threshold] * len(self._names)
+        )
 
     @staticmethod
     def parse(label: Any, options: ClassificationOptions) -> list[str]:
@@ -174,6 +183,8 @@ class MultiLabel:
     @staticmethod
     def survey(options: ClassificationOptions, labelled: Labelled, faults: Faults) -> dict[str, Any]:
         facts = _survey_names(options, labelled, faults)
+        if options.tune_thresholds and not labelled.get("dev"):
+            raise DataError("task.tune_thresholds: there is no data.dev to tune them on; name one, or set it to false")
         if len(facts["label_names"]) < 2 and not faults:
             row, num_names = labelled["train"][0][0], len(facts["label_names"])
             raise DataError(f"{row.path}: the rows have {num_names} labels; a classifier needs at least two")
@@ -194,22 +205,42 @@ class MultiLabel:
         targets = batch.targets
         return binary_cross_entropy_with_logits(logits[targets], batch.labels[targets].float(), reduction="sum")
 
-    def score(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """By label, the rows where it is rightly, wrongly and not found; of all rows, those that are right, and F1."""
+    def score(self, logits: Tensor, batch: Batch) -> Scores:
+        """Counts at the thresholds; every row's probabilities and labels where they are still to be tuned."""
         known = batch.targets.all(-1)
-        found, true = (logits.sigmoid() >= self._threshold)[known], batch.labels[known] == 1
+        probabilities, true = logits.sigmoid()[known], batch.labels[known] == 1
+        if self._thresholds is None:
+            return {"probabilities": Each(probabilities), "true": Each(true)}
+        return self._counts(probabilities, true, self._thresholds)
+
+    @staticmethod
+    def _counts(probabilities: Tensor, true: Tensor, thresholds: Sequence[float]) -> dict[str, Tensor]:
+        """By label, the rows where it is rightly, wrongly and not found; of all rows, those that are right, and F1."""
+        # In float64: the threshold between two neighbours in float32 would be one of them.
+        found = probabilities.double() >= probabilities.double().new_tensor(thresholds)
         hits, either = (found & true).sum(1), found.sum(1) + true.sum(1)
         return {
             "tp": (found & true).sum(0),
             "fp": (found & ~true).sum(0),
             "fn": (~found & true).sum(0),
-            "rows": known.sum(),
+            "rows": hits.new_tensor(len(true)),
             "rows_right": (found == true).all(1).sum(),
             "f1_of_rows": (2 * hits.double() / either.clamp(min=1)).sum(),
         }
 
     def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
         """As scikit-learn defines them with zero_division=0: a label, or a row, with nothing true or found has F1 0."""
+        if self._thresholds is None:
+            probabilities, true = totals["probabilities"], totals["true"]
+            tuned = [
+                best_threshold(its, are, fallback=self._fallback)
+                for its, are in zip(probabilities.T, true.T, strict=True)
+            ]
+            at_them = self._metrics(self._counts(probabilities, true, tuned))
+            return {**at_them, "thresholds": dict(zip(self._names, tuned, strict=True))}
+        return self._metrics(totals)
+
+    def _metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
         tp, fp, fn = (totals[name].double() for name in ("tp", "fp", "fn"))
         f1 = 2 * tp / (2 * tp + fp + fn).clamp(min=1)
         cells = zip(self._names, tp.tolist(), fp.tolist(), fn.tolist(), f1.tolist(), strict=True)
@@ -223,11 +254,16 @@ class MultiLabel:
             },
         }
 
+    def calibrate(self, dev_metrics: Mapping[str, Any]) -> None:
+        if "thresholds" in dev_metrics:
+            self._thresholds = [dev_metrics["thresholds"][name] for name in self._names]
+
     def predictions(self, logits: Tensor) -> list[dict[str, Any]]:
-        """The labels at or above the threshold, and every label's probability."""
+        """The labels at or above their thresholds, and every label's probability."""
+        thresholds = logits.double().new_tensor(self._thresholds or [self._fallback] * len(self._names))
         return [
             {
-                "label": [self._names[at] for at in (row >= self._threshold).nonzero().flatten().tolist()],
+                "label": [self._names[at] for at in (row >= thresholds).nonzero().flatten().tolist()],
                 "scores": _by_name(self._names, row),
             }
             for row in logits.sigmoid()
@@ -235,10 +271,10 @@ class MultiLabel:
 
 
 class Regression:
-    """A number. Squared error, one target a row; MSE, MAE and Pearson's correlation."""
+    """A number. Squared error, one target a row; MSE, MAE and the correlations of Pearson and Spearman."""
 
     main_metric: ClassVar[str] = "mse"
-    metric_names: ClassVar[tuple[str, ...]] = ("mse", "mae", "pearson")
+    metric_names: ClassVar[tuple[str, ...]] = ("mse", "mae", "pearson", "spearman")
 
     def __init__(self, options: ClassificationOptions, facts: Mapping[str, Any]) -> None:
         self._mean: float = facts["label_mean"]
@@ -276,7 +312,7 @@ class Regression:
     def loss_sum(self, logits: Tensor, batch: Batch) -> Tensor:
         return ((logits[:, 0][batch.targets] - batch.labels[batch.targets]) ** 2).sum()
 
-    def score(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def score(self, logits: Tensor, batch: Batch) -> Scores:
         """Sums in float64, about the mean of the training labels, so that labels far from zero lose no digits."""
         found = logits[:, 0][batch.targets].double() - self._mean
         true = batch.labels[batch.targets].double() - self._mean
@@ -289,11 +325,13 @@ class Regression:
             "found_found": (found * found).sum(),
             "true_true": (true * true).sum(),
             "found_true": (found * true).sum(),
+            "every_found": Each(found),
+            "every_true": Each(true),
         }
 
     def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Pearson's r is 0 where all labels, or all predictions, are one and the same."""
-        sums = {name: float(total) for name, total in totals.items()}
+        """Both correlations are 0 where all labels, or all predictions, are one and the same."""
+        sums = {name: float(total) for name, total in totals.items() if total.ndim == 0}
         rows, found, true = sums["rows"], sums["found"], sums["true"]
         covariance = rows * sums["found_true"] - found * true
         spread = _spread(rows, found, sums["found_found"]) * _spread(rows, true, sums["true_true"])
@@ -302,10 +340,45 @@ class Regression:
             "mse": sums["squared_errors"] / rows,
             "mae": sums["errors"] / rows,
             "pearson": max(-1.0, min(1.0, pearson)),
+            "spearman": rank_correlation(totals["every_found"], totals["every_true"]),
         }
+
+    def calibrate(self, dev_metrics: Mapping[str, Any]) -> None:
+        """A number needs nothing of dev."""
 
     def predictions(self, logits: Tensor) -> list[dict[str, Any]]:
         return [{"label": round(number, 6)} for number in logits[:, 0].tolist()]
+
+
+def best_threshold(probabilities: Tensor, true: Tensor, *, fallback: float) -> float:
+    """The threshold with the best F1, half-way between two of the probabilities; both of shape (rows,).
+
+    Of equally good ones it is the highest; `fallback` where no row is true.
+    """
+    if not true.any():
+        return fallback
+    falling, order = probabilities.double().sort(descending=True, stable=True)
+    hits = true[order].cumsum(0).double()
+    f1 = 2 * hits / (falling.new_tensor(range(1, len(falling) + 1)) + hits[-1])
+    below = falling.roll(-1)
+    below[-1] = 0.0
+    f1[:-1][falling[:-1] == below[:-1]] = -1.0  # no threshold parts equals
+    at = int(f1.argmax())
+    return float((falling[at] + below[at]) / 2)
+
+
+def rank_correlation(a: Tensor, b: Tensor) -> float:
+    """Spearman's rho of two tensors of shape (rows,): Pearson's r of their ranks, of which equals have the mean."""
+    import torch
+
+    def ranks(values: Tensor) -> Tensor:
+        _, which, counts = torch.unique(values.double(), return_inverse=True, return_counts=True)
+        means: Tensor = counts.cumsum(0).double() - (counts - 1) / 2
+        return means[which]
+
+    x, y = (its - its.mean() for its in (ranks(a), ranks(b)))
+    spread = float((x * x).sum() * (y * y).sum())
+    return float(torch.dot(x, y)) / math.sqrt(spread) if spread > 0 else 0.0
 
 
 PROBLEMS: dict[str, type[Problem]] = {

@@ -42,6 +42,20 @@ class Generation:
     """What else transformers' generate is told, such as forced_bos_token_id."""
 
 
+@dataclass(frozen=True)
+class Each:
+    """A score that is not added up but put together: one value, or a row of them, of each example.
+
+    For what no sum can tell, such as a rank correlation. All of it has to fit on every rank.
+    """
+
+    values: Tensor
+
+
+Scores = Mapping[str, "Tensor | Each"]
+"""What a task counts of a batch: tensors add up over batches and ranks, those in an Each are concatenated."""
+
+
 class TaskOptions(Section):
     """The `task` section of a recipe; each family adds its keys."""
 
@@ -118,11 +132,14 @@ class Task(Protocol):
     def loss_sum(self, output: Any, batch: Batch) -> Tensor:
         """The loss summed over the batch's targets, a float32 scalar."""
 
-    def score(self, output: Any, batch: Batch) -> dict[str, Tensor]:
-        """Counts that add up over batches and ranks."""
+    def score(self, output: Any, batch: Batch) -> Scores:
+        """What is counted of a batch, under the same names for each batch."""
 
     def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
         """The metrics of the summed counts, among which are the evaluation's own `loss_sum` and `num_targets`."""
+
+    def calibrate(self, dev_metrics: Mapping[str, Any]) -> None:
+        """Takes from the chosen model's dev metrics what its later answers need, such as thresholds."""
 
     def predictions(self, output: Any, batch: Batch) -> list[dict[str, Any]]:
         """What the model says of each example. Not asked where answers are generated."""

@@ -308,6 +308,9 @@ class TokenClassification:
             },
         }
 
+    def calibrate(self, dev_metrics: Mapping[str, Any]) -> None:
+        """Nothing of dev is needed."""
+
     def predictions(self, output: Any, batch: Batch) -> list[dict[str, Any]]:
         """The likeliest label and its probability at every place."""
         scores, labels = output.logits.float().softmax(-1).max(-1)

@@ -13,6 +13,8 @@ import scipy.stats
 import sklearn.metrics
 import torch
 import transformers
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
@@ -24,10 +26,11 @@ from trainer.config.errors import ConfigError, DataError
 from trainer.data.batch import Batch
 from trainer.data.prepare import prepare
 from trainer.data.source import Row, read_rows
+from trainer.evaluate import add
 from trainer.predict import predict
 from trainer.tasks.classification import Classification, ClassificationOptions
-from trainer.tasks.classification_problems import PROBLEMS
-from trainer.tasks.task import IGNORED
+from trainer.tasks.classification_problems import PROBLEMS, best_threshold, rank_correlation
+from trainer.tasks.task import IGNORED, Each
 
 NAMES = ["a", "b", "c", "d"]
 
@@ -61,8 +64,10 @@ def in_parts(its: Classification, logits: Tensor, labels: Tensor) -> dict[str, A
     """The metrics of these rows when they come in three batches, one of them muted."""
     batches = [(logits[part], Batch({}, labels[part])) for part in (slice(0, 1), slice(1, 77), slice(77, None))]
     batches.insert(1, (logits[:2], Batch({}, labels[:2]).muted()))
-    scores = [its.score(output(some), batch) for some, batch in batches]
-    return its.metrics({name: torch.stack([score[name] for score in scores]).sum(0) for name in scores[0]})
+    totals: dict[str, Any] = {}
+    for some, batch in batches:
+        add(totals, its.score(output(some), batch))
+    return its.metrics({name: total.values if isinstance(total, Each) else total for name, total in totals.items()})
 
 
 @pytest.mark.parametrize(
@@ -165,6 +170,49 @@ def test_metrics_of_numbers_are_those_of_scikit_learn_and_scipy(mean: float, spr
     assert metrics["mse"] == pytest.approx(sklearn.metrics.mean_squared_error(true, found))
     assert metrics["mae"] == pytest.approx(sklearn.metrics.mean_absolute_error(true, found))
     assert metrics["pearson"] == pytest.approx(scipy.stats.pearsonr(true, found).statistic, abs=1e-9)
+    assert metrics["spearman"] == pytest.approx(scipy.stats.spearmanr(true, found).statistic, abs=1e-9)
+
+
+def test_the_rank_correlation_is_scipys_where_many_are_equal() -> None:
+    a, b = torch.tensor([1.0, 2, 2, 3, 3, 3, 7]), torch.tensor([2.0, 1, 2, 2, 5, 5, 5])
+    assert rank_correlation(a, b) == pytest.approx(scipy.stats.spearmanr(a, b).statistic)
+
+
+@given(st.lists(st.tuples(st.integers(0, 8), st.booleans()), min_size=1, max_size=30))
+def test_no_threshold_has_a_better_f1_than_the_tuned_one(rows: list[tuple[int, bool]]) -> None:
+    probabilities, true = torch.tensor([p / 8 for p, _ in rows]), torch.tensor([is_true for _, is_true in rows])
+    tuned = best_threshold(probabilities, true, fallback=0.25)
+
+    def f1(threshold: float) -> float:
+        return float(sklearn.metrics.f1_score(true, probabilities >= threshold, zero_division=0))
+
+    if true.any():
+        assert f1(tuned) == pytest.approx(max(f1(at / 16) for at in range(17)))
+    else:
+        assert tuned == 0.25
+
+
+def test_tuned_thresholds_are_those_of_dev_and_then_stay() -> None:
+    its = multi_label(tune_thresholds=True)
+    torch.manual_seed(0)
+    logits, labels = torch.randn(100, 4), torch.randint(0, 2, (100, 4))
+    dev = in_parts(its, logits, labels)
+    true, probabilities = labels.numpy(), logits.sigmoid().double().numpy()
+    found = probabilities >= [dev["thresholds"][name] for name in NAMES]
+    assert dev["f1_macro"] == pytest.approx(sklearn.metrics.f1_score(true, found, average="macro"))
+    assert dev["f1_macro"] > in_parts(multi_label(), logits, labels)["f1_macro"]
+    its.calibrate(dev)
+    moved = logits - torch.tensor([dev["thresholds"][name] for name in NAMES]).logit()
+    assert in_parts(its, logits, labels)["per_label"] == in_parts(multi_label(), moved, labels)["per_label"]
+    assert "thresholds" not in in_parts(its, logits, labels)
+    assert its.predictions(output(logits), Batch({}, labels))[0]["label"] == [
+        name for name, is_found in zip(NAMES, found[0], strict=True) if is_found
+    ]
+
+
+def test_thresholds_cannot_be_tuned_without_dev() -> None:
+    with pytest.raises(DataError, match=r"task.tune_thresholds: there is no data.dev"):
+        Classification.survey(options(problem="multi_label", tune_thresholds=True), {"train": rows(["a"], ["b"])})
 
 
 @pytest.mark.parametrize("prediction", [0.7, 1 / 3, -1234.567])
@@ -247,11 +295,11 @@ def write_rows(folder: Path, problem: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("problem", ["multi_label", "regression"])
+@pytest.mark.parametrize("problem", ["multi_label", "multi_label, tune_thresholds: true", "regression"])
 def test_two_ranks_with_ragged_and_muted_micro_batches_learn_what_one_rank_does(
     tiny: Path, tmp_path: Path, problem: str
 ) -> None:
-    folder = write_rows(tmp_path, problem)
+    folder = write_rows(tmp_path, problem.partition(",")[0])
     changes = [f"task={{kind: classification, problem: {problem}}}", f"model.path={tiny}/encoder", "train.num_epochs=2"]
     one = train(tiny_recipe(folder, *changes, "engine.deepspeed=zero0"), tmp_path / "one", world_size=1)[1]
     recipe = tiny_recipe(folder, *changes, "train.micro_batch_tokens=64")
@@ -266,6 +314,8 @@ def test_two_ranks_with_ragged_and_muted_micro_batches_learn_what_one_rank_does(
         numbers = {name for name, value in its.items() if isinstance(value, float)} - {"time"}
         assert {name: its[name] for name in numbers} == pytest.approx({name: other[name] for name in numbers}, rel=1e-3)
         assert its.get("per_label") == other.get("per_label")
+    if "tune" in problem:
+        assert "thresholds" in of_two[0] and "thresholds" not in of_two[-1]  # tuned on dev, used on test
     if problem == "regression":
         assert all(event["loss"] == pytest.approx(event["mse"], rel=1e-5) for event in of_two)
 
@@ -357,6 +407,7 @@ def test_the_metrics_that_a_recipe_may_name_are_those_that_are_numbers(problem: 
     its = PROBLEMS[problem](options(problem=problem), {"label_names": NAMES, "label_mean": 0.0})
     labels = {"single_label": [0, 1], "multi_label": [[0, 1, 0, 0], [1, 0, 0, 1]], "regression": [0.5, 2.0]}[problem]
     width = 1 if problem == "regression" else 4
-    metrics = its.metrics(its.score(torch.randn(2, width), Batch({}, torch.tensor(labels))))
+    scores = its.score(torch.randn(2, width), Batch({}, torch.tensor(labels)))
+    metrics = its.metrics({name: score.values if isinstance(score, Each) else score for name, score in scores.items()})
     assert {name for name, value in metrics.items() if isinstance(value, float)} == set(its.metric_names)
     assert its.main_metric in its.metric_names
