@@ -18,6 +18,7 @@ shardtune: supervised fine-tuning of pretrained transformers on one or many GPUs
       --run-dir=DIR                         where everything of the run goes (default: runs/RECIPE-HASH)
       --dry-run                             only show the plan: ranks, global batch, ds_config, command
   shardtune plan RECIPE [key=value …]       the same as run --dry-run
+  shardtune check RECIPE [key=value …]      the data as the loss sees them, token by token; nothing is trained (--json)
   shardtune run RUN_DIR                     go on with a run
   shardtune predict RUN_DIR --text="…"      what the run's best model says; also --file=in.jsonl --out=out.jsonl
   shardtune report RUN_DIR                  writes RUN_DIR/report.html: curves, evaluations, config
@@ -117,6 +118,32 @@ def report(run_dir: str) -> Command:
     return Command(perform)
 
 
+def check(recipe: str, *overrides: str, previews: str = "3", json: str = "False") -> Command:
+    """Looks at a recipe and its data as the loss will see them, without training: counts, labels, lengths, duplicates,
+    dropped rows, examples token by token, memory. Exit code 2 if anything is wrong.
+
+    Args:
+        recipe: a recipe such as recipes/sentiment.yaml.
+        overrides: keys of the recipe, such as data.max_tokens=128 (docs/recipe.md).
+        previews: how many examples of each split are shown.
+        json: prints all of it as one JSON object.
+    """
+    if json not in ("True", "False"):
+        raise SystemExit(f"shardtune: --json takes no value, got {json!r}")
+    if not previews.isdecimal():
+        raise SystemExit(f"shardtune: --previews takes a number, got {previews!r}")
+
+    def perform() -> int:
+        from launcher import execute
+        from launcher.plan import plan_job
+
+        job = plan_job(Path(recipe), overrides, None, execute.find_machine())
+        flags = [f"--ranks={job.world_size}", f"--previews={previews}", *(["--json"] if json == "True" else [])]
+        return execute.run_module("trainer.check", [recipe, *overrides, *flags])
+
+    return Command(perform)
+
+
 def schema() -> Command:
     """Prints the JSON schema of recipes."""
 
@@ -132,16 +159,20 @@ def schema() -> Command:
 COMMANDS: dict[str, Callable[..., Command]] = {
     "run": run,
     "plan": plan,
+    "check": check,
     "predict": predict,
     "report": report,
     "schema": schema,
 }
 
 
+BARE_FLAGS = {"--dry-run": "--dry_run=True", "--dry_run": "--dry_run=True", "--json": "--json=True"}
+
+
 def main() -> None:
     """The `shardtune` command."""
     # Fire would take the word after a bare flag for its value, and so swallow an override.
-    words = ["--dry_run=True" if word in ("--dry-run", "--dry_run") else word for word in sys.argv[1:]]
+    words = [BARE_FLAGS.get(word, word) for word in sys.argv[1:]]
     if not words or words[0] in ("--help", "-h", "help"):
         print(HELP)
         sys.exit(0)

@@ -10,10 +10,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from trainer.tasks.task import IGNORED, Example
+from trainer.tasks.task import IGNORED, Example, Piece, texts_of
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
     from trainer.data.batch import Batch
 
@@ -31,6 +32,13 @@ def example_of(ids: Sequence[int], weights: Sequence[float]) -> Example:
     labels = [token if weight else IGNORED for token, weight in zip([*ids[1:], IGNORED], after, strict=True)]
     example: Example = {"input_ids": list(ids), "labels": labels}
     return example if {*after} <= {0, 1} else example | {"weights": [float(weight) for weight in after]}
+
+
+def preview(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
+    """Its tokens, those that are learned as their own targets."""
+    is_target = [False, *(label != IGNORED for label in example["labels"][:-1])]
+    texts = texts_of(example["input_ids"], tokenizer)
+    return [Piece(text, text if learned else None) for text, learned in zip(texts, is_target, strict=True)]
 
 
 def num_targets(example: Example) -> float:

@@ -14,7 +14,7 @@ from pydantic import Discriminator, Field, PositiveFloat, Tag, model_validator
 from trainer.config.errors import DataError
 from trainer.data.source import Faults, Row, require_columns
 from trainer.tasks.classification_problems import PROBLEMS, Problem
-from trainer.tasks.task import Example, Generation, Scores, TaskOptions
+from trainer.tasks.task import Example, Generation, Piece, Scores, TaskOptions, texts_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -173,6 +173,15 @@ class Classification:
             [{**{name: encoded[name][at] for name in kept}, "labels": self._problem.encode(label)}]
             for at, label in enumerate(labels)
         ]
+
+    @staticmethod
+    def label_counts(facts: Mapping[str, Any]) -> Mapping[str, Mapping[str, int]]:
+        counts: Mapping[str, Mapping[str, int]] = facts.get("label_counts", {})
+        return counts
+
+    def preview(self, example: Example) -> list[Piece]:
+        pieces = [Piece(text) for text in texts_of(example["input_ids"], self._tokenizer)]
+        return [*pieces, Piece(" ", self._problem.show(example["labels"]))]
 
     def num_tokens(self, example: Example) -> int:
         return len(example["input_ids"])

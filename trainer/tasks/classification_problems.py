@@ -46,6 +46,9 @@ class Problem(Protocol):
     def encode(self, label: Any) -> Any:
         """A parsed label -> an example's `labels`; None -> labels that are no targets."""
 
+    def show(self, labels: Any) -> str:
+        """An example's `labels` for a person to read."""
+
     def num_targets(self, labels: Any) -> int:
         """How many targets an example's `labels` hold."""
 
@@ -102,6 +105,9 @@ class SingleLabel:
 
     def encode(self, label: str | None) -> int:
         return IGNORED if label is None else self._ids[label]
+
+    def show(self, labels: int) -> str:
+        return self._names[labels]
 
     def num_targets(self, labels: int) -> int:
         return int(labels != IGNORED)
@@ -195,6 +201,9 @@ class MultiLabel:
 
     def encode(self, label: list[str] | None) -> list[int]:
         return [IGNORED if label is None else int(name in label) for name in self._names]
+
+    def show(self, labels: list[int]) -> str:
+        return ", ".join(name for name, label in zip(self._names, labels, strict=True) if label == 1) or "(none)"
 
     def num_targets(self, labels: list[int]) -> int:
         return sum(label != IGNORED for label in labels)
@@ -305,6 +314,9 @@ class Regression:
 
     def encode(self, label: float | None) -> float:
         return IGNORED_NUMBER if label is None else label
+
+    def show(self, labels: float) -> str:
+        return f"{labels:g}"
 
     def num_targets(self, labels: float) -> int:
         return int(not math.isnan(labels))

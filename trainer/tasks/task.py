@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from trainer.config.section import Section
 
@@ -50,6 +50,14 @@ class Each:
     """
 
     values: Tensor
+
+
+class Piece(NamedTuple):
+    """A bit of an example's text, for a person to read."""
+
+    text: str
+    target: str | None = None
+    """What is learned here: a label, or the piece itself where a model learns to say it; None if nothing is."""
 
 
 Scores = Mapping[str, "Tensor | Each"]
@@ -100,6 +108,10 @@ class Task(Protocol):
         Raises DataError with every fault that was found (the first ones in full, the rest counted).
         """
 
+    @staticmethod
+    def label_counts(facts: Mapping[str, Any]) -> Mapping[str, Mapping[str, int]]:
+        """How often each split's rows have each label, out of the facts; empty for a task without labels."""
+
     @property
     def main_metric(self) -> str:
         """The metric that chooses the best model where the recipe names none."""
@@ -119,6 +131,9 @@ class Task(Protocol):
 
     def check_model(self, config: PreTrainedConfig) -> None:
         """Raises DataError if this model cannot learn this task."""
+
+    def preview(self, example: Example) -> list[Piece]:
+        """The example as the loss sees it."""
 
     def num_tokens(self, example: Example) -> int:
         """How many tokens it runs through the model; those of both sides of an encoder-decoder."""
@@ -166,3 +181,20 @@ class GeneratingTask(Task, Protocol):
 
     def prediction(self, answer: str) -> dict[str, Any]:
         """What predict says of an example whose answer this is."""
+
+
+def texts_of(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """What each token adds to the text; put together they are the text.
+
+    A character that is spread over several tokens (of bytes) is its last one's.
+    """
+    texts: list[str] = []
+    so_far = ""
+    for end in range(1, len(ids) + 1):
+        whole = str(tokenizer.decode(list(ids[:end]), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        if whole.endswith("\ufffd") and end < len(ids):
+            texts.append("")
+            continue
+        texts.append(whole[len(so_far) :])
+        so_far = whole
+    return texts

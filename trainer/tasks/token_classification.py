@@ -27,7 +27,7 @@ from trainer.tasks.spans import (
     tags_of,
     to_bio,
 )
-from trainer.tasks.task import IGNORED, Example, Generation, TaskOptions
+from trainer.tasks.task import IGNORED, Example, Generation, Piece, TaskOptions, texts_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -236,6 +236,18 @@ class TokenClassification:
 
         running = self._tokenizer("a a", add_special_tokens=False)["input_ids"]
         return bool(encode("a", "a") != running and encode("a", " a") == running)
+
+    @staticmethod
+    def label_counts(facts: Mapping[str, Any]) -> Mapping[str, Mapping[str, int]]:
+        counts: Mapping[str, Mapping[str, int]] = facts["span_counts"]
+        return counts
+
+    def preview(self, example: Example) -> list[Piece]:
+        texts = texts_of(example["input_ids"], self._tokenizer)
+        return [
+            Piece(text, None if label == IGNORED else self._names[label])
+            for text, label in zip(texts, example["labels"], strict=True)
+        ]
 
     def num_tokens(self, example: Example) -> int:
         return len(example["input_ids"])

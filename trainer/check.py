@@ -1,0 +1,183 @@
+"""What a recipe's data are, as the loss will see them; nothing is trained.
+
+`python -m trainer.check RECIPE [key=value …]`: exit code 2 if anything is wrong with the recipe, the data or the model.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer.config.deepspeed import load_ds_config, zero_stage
+from trainer.config.errors import ShardtuneError
+from trainer.config.load import load_recipe
+from trainer.config.run_dir import EXIT_OK, EXIT_USER
+from trainer.config.schema import Recipe
+from trainer.data.batch import deal
+from trainer.data.order import Order
+from trainer.data.prepare import SPLITS, Prepared, Split, load_model_config, load_tokenizer, prepare
+from trainer.footprint import Footprint, footprint
+from trainer.tasks import TASKS, Task
+from trainer.tasks.task import Piece
+
+NUM_BINS = 16
+STEPS_LOOKED_AT = 50
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How long the examples of a split are, in tokens."""
+
+    mean: float
+    median: int
+    p95: int
+    longest: int
+    edges: list[int]
+    """Of the histogram's bins, from the first one's lower to the last one's upper."""
+    counts: list[int]
+    full: int
+    """Examples of exactly data.max_tokens: truncated, or cut into windows, or just fitting."""
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """One split, prepared."""
+
+    facts: Mapping[str, Any]
+    """What was counted while it was prepared: rows, examples, tokens, targets, rows_dropped, …"""
+    labels: Mapping[str, int]
+    lengths: Lengths
+    previews: list[list[Piece]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that was found out."""
+
+    task: str
+    model: str
+    world_size: int
+    splits: Mapping[str, SplitReport]
+    notes: list[str]
+    """What the preparation had to say, such as a column that it guessed."""
+    steps_per_epoch: int
+    num_steps: int
+    largest_micro_batch: tuple[int, int]
+    """(rows, longest) of the most tokens among the first steps."""
+    padding_efficiency: float
+    """The part of the first steps' tokens that is not padding."""
+    memory: Footprint
+
+
+def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
+    """Prepares the data (or takes them from the cache) and looks at them.
+
+    Raises ConfigError or DataError with every fault that was found.
+    """
+    notes: list[str] = []
+    prepared = prepare(recipe, num_ranks=world_size, say=notes.append)
+    tokenizer, config = load_tokenizer(recipe), load_model_config(recipe)
+    task = TASKS[recipe.task.kind](recipe.task, prepared.facts, tokenizer, config)
+    train = prepared.split("train")
+    assert train is not None, "a recipe always names training data"
+    order = Order(train.lengths, recipe.train.global_batch_size, recipe.data.length_window, recipe.train.seed)
+    batch, num_targets, efficiency = _largest_micro_batch(train, order, recipe, world_size)
+    stage = zero_stage(load_ds_config(recipe.engine.deepspeed))
+    return Report(
+        task=recipe.task.kind,
+        model=recipe.model.path,
+        world_size=world_size,
+        splits={
+            name: _report(split, prepared, task, recipe, num_previews)
+            for name in SPLITS
+            if (split := prepared.split(name)) is not None
+        },
+        notes=notes,
+        steps_per_epoch=order.steps_per_epoch,
+        num_steps=order.num_steps(recipe.train.num_epochs, recipe.train.max_steps),
+        largest_micro_batch=batch,
+        padding_efficiency=efficiency,
+        memory=footprint(
+            recipe,
+            task,
+            load_model_config(recipe, task),
+            stage=stage,
+            world_size=world_size,
+            batch=batch,
+            num_targets=num_targets,
+        ),
+    )
+
+
+def _report(split: Split, prepared: Prepared, task: Task, recipe: Recipe, num_previews: int) -> SplitReport:
+    lengths = np.asarray(split.lengths)
+    counts, edges = np.histogram(lengths, bins=min(NUM_BINS, int(lengths.max())), range=(0, int(lengths.max())))
+    rows = np.unique(np.linspace(0, len(split) - 1, min(num_previews, len(split))).astype(np.int64))
+    return SplitReport(
+        facts=prepared.meta["splits"][split.name],
+        labels=task.label_counts(prepared.facts).get(split.name, {}),
+        lengths=Lengths(
+            mean=float(lengths.mean()),
+            median=int(np.median(lengths)),
+            p95=int(np.percentile(lengths, 95)),
+            longest=int(lengths.max()),
+            edges=[round(edge) for edge in edges.tolist()],
+            counts=counts.tolist(),
+            full=int((lengths >= recipe.data.max_tokens).sum()),
+        ),
+        previews=[task.preview(example) for example in split.examples(rows)] if num_previews else [],
+    )
+
+
+def _largest_micro_batch(
+    train: Split, order: Order, recipe: Recipe, world_size: int
+) -> tuple[tuple[int, int], int, float]:
+    """Its (rows, longest), its targets, and the padding efficiency, over the first steps."""
+    largest, targets, real, padded = (0, 0), 0, 0, 0
+    for step in range(min(STEPS_LOOKED_AT, order.steps_per_epoch)):
+        rows = order.rows(step)
+        lengths = np.asarray(train.lengths[rows])
+        num_targets = np.asarray(train.num_targets[rows])
+        real += int(lengths.sum())
+        for share in deal(lengths, world_size=world_size, micro_batch_tokens=recipe.train.micro_batch_tokens):
+            for piece in (piece for piece in share if len(piece)):
+                shape = len(piece), int(lengths[piece].max())
+                padded += shape[0] * shape[1]
+                if shape[0] * shape[1] > largest[0] * largest[1]:
+                    largest, targets = shape, int(num_targets[piece].sum())
+    return largest, targets, real / padded
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    parser = argparse.ArgumentParser("shardtune check", description=__doc__)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--previews", type=int, default=3, help="examples of each split to show, token by token")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_intermixed_args(argv)
+    try:
+        recipe = load_recipe(arguments.recipe, arguments.overrides)
+        report = check(recipe, world_size=arguments.ranks, num_previews=arguments.previews)
+    except ShardtuneError as error:
+        if arguments.json:
+            print(json.dumps({"errors": str(error).splitlines()}, ensure_ascii=False, indent=1))
+        print(error, file=sys.stderr)
+        return EXIT_USER
+    if arguments.json:
+        print(json.dumps(asdict(report), ensure_ascii=False, indent=1))
+    else:
+        from trainer.check_view import show
+
+        show(report)
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())
