@@ -24,6 +24,7 @@ from trainer.meter import Meter
 from trainer.milestones import Milestones
 from trainer.model import calibrate, load_exported, load_model
 from trainer.optim import OPTIMIZERS
+from trainer.packing import choose_packing
 from trainer.preflight import check_device
 from trainer.ranks import Ranks
 from trainer.reporter import Reporter, open_reporter
@@ -75,6 +76,7 @@ def _assemble(
     tokenizer = load_tokenizer(recipe)
     task = TASKS[recipe.task.kind](recipe.task, prepared.facts, tokenizer, load_model_config(recipe))
     engine, model = _load_engine(recipe, run_dir, task, ranks)
+    packing = choose_packing(recipe, task, engine, model, ranks=ranks, reporter=reporter)
     order = Order(train.lengths, recipe.train.global_batch_size, recipe.data.length_window, recipe.train.seed)
     num_steps = order.num_steps(recipe.train.num_epochs, recipe.train.max_steps)
     layout = Layout(ranks.world_size, engine.zero_stage, recipe.engine.precision)
@@ -92,6 +94,7 @@ def _assemble(
         engine=engine,
         task=task,
         dev=prepared.split("dev"),
+        packing=packing,
         model=model,
         tokenizer=tokenizer,
         checkpoints=checkpoints,
@@ -109,10 +112,12 @@ def _assemble(
         device=ranks.device.type,
         zero_stage=engine.zero_stage,
         precision=recipe.engine.precision,
+        packed=packing is not None,
     )
     left = range(state.step, num_steps)
     budget = recipe.train.micro_batch_tokens
-    return milestones, state, train_steps(train, task, order, left, ranks=ranks, micro_batch_tokens=budget)
+    steps = train_steps(train, task, order, left, ranks=ranks, micro_batch_tokens=budget, packing=packing)
+    return milestones, state, steps
 
 
 def _load_engine(recipe: Recipe, run_dir: Path, task: Task, ranks: Ranks) -> tuple[DeepSpeedEngine, Any]:

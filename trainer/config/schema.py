@@ -47,6 +47,11 @@ class DataConfig(Section):
     length_window: Annotated[int, Field(ge=0)] = 50
     """Rows are sorted by length within windows of this many global batches, so that little padding is trained on.
     The batches are then shuffled. 0 makes the order fully random."""
+    packing: Literal["auto", "on", "off"] = "auto"
+    """Puts several rows of the tasks of causal language models side by side into rows of at most max_tokens, so that
+    little padding is computed. None sees another, and the loss is the same; the unit of train.global_batch_size stays
+    the row as it was before. `auto` asks the model, when a run starts, whether it keeps them apart (one that goes by
+    position ids does; Mamba or Bloom do not), and else leaves it; `on` then is an error."""
     cache_dir: str = "~/.cache/shardtune"
     """Where the prepared (tokenized) data are kept between runs."""
 
@@ -182,6 +187,12 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _rows_can_be_packed(self) -> "Recipe":
+        if self.data.packing == "on" and not TASKS[self.task.kind].packable:
+            raise ValueError(f"data.packing: the rows of {self.task.kind} cannot be packed; set it to auto or off")
+        return self
+
+    @model_validator(mode="after")
     def _longest_row_fits(self) -> "Recipe":
         if self.data.max_tokens > self.train.micro_batch_tokens:
             raise ValueError(
@@ -194,5 +205,7 @@ class Recipe(Section):
 LEARNING_SECTIONS = ("task", "model", "data", "train", "optim")
 """The sections that decide what is learned; a run directory belongs to one value of these."""
 
-NOT_LEARNED = frozenset({"model.activation_checkpointing", "data.cache_dir", "train.micro_batch_tokens"})
+NOT_LEARNED = frozenset(
+    {"model.activation_checkpointing", "data.packing", "data.cache_dir", "train.micro_batch_tokens"}
+)
 """The keys of those sections that decide where and how fast it is learned, and nothing else."""

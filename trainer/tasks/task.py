@@ -25,7 +25,11 @@ IGNORED_NUMBER = float("nan")
 """The same where labels are real numbers, of which -100 may well be one."""
 
 Example = dict[str, Any]
-"""A prepared row or a window of one: `input_ids` (a list of ints), `labels`, and what else its collate wants."""
+"""A prepared row or a window of one: `input_ids` (a list of ints), `labels`, and what else its collate wants.
+
+When it is trained or evaluated on, it also has a `draw`: two whole numbers (64 bits each) that seed whatever is random
+about it. They follow from the seed, the step and the row; in an evaluation from the row alone.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +89,8 @@ class Task(Protocol):
     wants_target_logits: bool
     """The model is to compute logits at the targets alone: output.logits of shape (targets, vocabulary), in the order
     of batch.labels[batch.targets]. For large vocabularies; see trainer/model.py."""
+    packable: bool
+    """Examples may share a row: they are those of trainer/tasks/causal.py, and so is how they are collated."""
     generation: Generation | None
     """How the model is asked for its answers; None for a task whose answers are not generated."""
 
@@ -181,6 +187,14 @@ class GeneratingTask(Task, Protocol):
 
     def prediction(self, answer: str) -> dict[str, Any]:
         """What predict says of an example whose answer this is."""
+
+
+def frame_of(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """The special tokens that the tokenizer puts before and after a text."""
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole = tokenizer("a")["input_ids"]
+    at = next(at for at in range(len(whole)) if whole[at : at + len(bare)] == bare)
+    return whole[:at], whole[at + len(bare) :]
 
 
 def texts_of(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
