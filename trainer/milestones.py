@@ -54,6 +54,13 @@ class Milestones:
         """Whether this rank sees a wish to stop."""
         return (self.run_dir / STOP).exists()
 
+    def begin(self, state: TrainState) -> TrainState:
+        """Collective: what is due before the first step; returns the state with what was learned of it."""
+        if state.step or self.dev is None or not self.recipe.train.eval_at_start:
+            return state
+        with self.meter.paused():
+            return replace(state, dev_at_start=without_answers(self.evaluate("dev", self.dev, 0)))
+
     def step_done(self, state: TrainState, step: Step, stats: StepStats, *, loss: float) -> TrainState:
         """Collective: whatever is due after this step; returns the state with what was learned of the best model."""
         self.meter.add(step, stats, loss)
@@ -118,5 +125,10 @@ class Milestones:
         sign = -1 if self.best_metric in self.task.lower_is_better else 1
         if state.best_value is not None and sign * value <= sign * state.best_value:
             return state
-        self.export("best", metrics)
+        self.export("best", without_answers(metrics))
         return replace(state, best_step=state.step, best_value=value)
+
+
+def without_answers(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics without the answers that an evaluation shows."""
+    return {name: value for name, value in metrics.items() if name != "answers"}

@@ -31,15 +31,15 @@ def load_model(recipe: Recipe, task: Task) -> "PreTrainedModel":
     """
     torch.manual_seed(recipe.train.seed)
     auto_model = getattr(transformers, task.auto_model)
-    attention = {} if recipe.model.attention == "auto" else {"attn_implementation": recipe.model.attention}
+    how: dict[str, Any] = {"config": load_model_config(recipe, task), "dtype": DTYPES[recipe.engine.precision]}
+    if recipe.model.attention != "auto":
+        how["attn_implementation"] = recipe.model.attention
+    model: PreTrainedModel
     try:
-        model: PreTrainedModel = auto_model.from_pretrained(
-            recipe.model.path,
-            revision=recipe.model.revision,
-            config=load_model_config(recipe, task),
-            dtype=DTYPES[recipe.engine.precision],
-            **attention,
-        )
+        if recipe.model.from_scratch:
+            model = auto_model.from_config(**how)
+        else:
+            model = auto_model.from_pretrained(recipe.model.path, revision=recipe.model.revision, **how)
     except (OSError, ValueError, ImportError) as error:
         raise DataError(f"model.path: {recipe.model.path!r} cannot be loaded as {task.auto_model}: {error}") from error
     if task.wants_target_logits:
@@ -88,7 +88,7 @@ def generate(model: nn.Module, inputs: Mapping[str, Tensor], settings: Mapping[s
 def load_exported(recipe: Recipe, task: Task, folder: Path) -> dict[str, Tensor]:
     """The whole state dict of an exported model, under the names that the training model has."""
     exported = recipe.model_copy(
-        update={"model": recipe.model.model_copy(update={"path": str(folder), "revision": None})}
+        update={"model": recipe.model.model_copy(update={"path": str(folder), "revision": None, "from_scratch": False})}
     )
     return dict(load_model(exported, task).state_dict())
 
@@ -118,7 +118,15 @@ def export_model(
     shutil.rmtree(old, ignore_errors=True)
 
 
+def exported_dev_metrics(folder: Path) -> dict[str, Any] | None:
+    """What dev said of the exported model; None if it was not asked."""
+    if not (folder / EVALUATION).is_file():
+        return None
+    metrics: dict[str, Any] = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))
+    return metrics
+
+
 def calibrate(task: Task, folder: Path) -> None:
     """Gives the task what dev said of the exported model, if dev was asked."""
-    if (folder / EVALUATION).is_file():
-        task.calibrate(json.loads((folder / EVALUATION).read_text(encoding="utf-8")))
+    if (metrics := exported_dev_metrics(folder)) is not None:
+        task.calibrate(metrics)

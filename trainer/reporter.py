@@ -186,7 +186,10 @@ def _netrc_has_key() -> bool:
 
 def _still_true(line: str, resumed_step: int) -> bool:
     try:
-        return int(json.loads(line).get("step", 0)) <= resumed_step
+        event = json.loads(line)
+        if event.get("event") == "eval" and resumed_step == 0:  # train.eval_at_start evaluates once more
+            return False
+        return int(event.get("step", 0)) <= resumed_step
     except ValueError:  # the last line of a run that was killed while writing it
         return False
 

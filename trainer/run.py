@@ -21,8 +21,8 @@ from trainer.data.prepare import Prepared, load_model_config, load_tokenizer
 from trainer.engine import DeepSpeedEngine, hold_ds_config
 from trainer.loop import fit
 from trainer.meter import Meter
-from trainer.milestones import Milestones
-from trainer.model import calibrate, load_exported, load_model
+from trainer.milestones import Milestones, without_answers
+from trainer.model import calibrate, exported_dev_metrics, load_exported, load_model
 from trainer.optim import OPTIMIZERS
 from trainer.packing import choose_packing
 from trainer.preflight import check_device
@@ -49,7 +49,13 @@ def run(recipe: Recipe, run_dir: Path, prepared: Prepared, ranks: Ranks, *, term
         milestones, state, steps = _assemble(recipe, run_dir, prepared, ranks, reporter)
         schedule = make_schedule(recipe.optim, milestones.num_steps)
         state = fit(
-            milestones.engine, milestones.task, steps, state, schedule=schedule, ranks=ranks, milestones=milestones
+            milestones.engine,
+            milestones.task,
+            steps,
+            milestones.begin(state),
+            schedule=schedule,
+            ranks=ranks,
+            milestones=milestones,
         )
         if state.step < milestones.num_steps:
             milestones.save(state)
@@ -126,7 +132,8 @@ def _load_engine(recipe: Recipe, run_dir: Path, task: Task, ranks: Ranks) -> tup
     ds_config = resolve_ds_config(load_ds_config(recipe.engine.deepspeed), recipe, hidden_size=hidden_size)
     if ranks.is_zero:
         write_atomically(run_dir / "deepspeed.json", json.dumps(ds_config, indent=2))
-    born_sharded = hold_ds_config(ds_config)
+    # transformers (5.23) draws other weights where they are born sharded: the stage would decide what is learned.
+    born_sharded = None if recipe.model.from_scratch else hold_ds_config(ds_config)
     model = load_model(recipe, task)
     del born_sharded
 
@@ -143,12 +150,14 @@ def _finish(milestones: Milestones, state: TrainState, test: Any) -> dict[str, A
         milestones.export("best")
     best_step = state.step if state.best_step is None else state.best_step
     results: dict[str, Any] = {"step": state.step, "best_step": best_step}
+    if state.dev_at_start is not None:
+        results["dev_at_start"] = state.dev_at_start
     if milestones.dev is not None:
-        results["dev"] = {milestones.best_metric: state.best_value}
+        results["dev"] = exported_dev_metrics(milestones.run_dir / "export" / "best")
     if best_step != state.step:
         best = load_exported(milestones.recipe, milestones.task, milestones.run_dir / "export" / "best")
         milestones.engine.set_weights(best)
     calibrate(milestones.task, milestones.run_dir / "export" / "best")
     if test is not None:
-        results["test"] = milestones.evaluate("test", test, best_step)
+        results["test"] = without_answers(milestones.evaluate("test", test, best_step))
     return results

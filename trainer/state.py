@@ -1,7 +1,8 @@
 """Where a training stands: all that a checkpoint keeps besides the engine's tensors."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trainer.steps import Step
@@ -19,6 +20,8 @@ class TrainState:
     best_step: int | None = None
     best_value: float | None = None
     """Of the metric that chooses the best model."""
+    dev_at_start: Mapping[str, Any] | None = None
+    """The dev metrics before the first step, if they were asked for."""
 
     def after(self, step: "Step") -> "TrainState":
         """The state with this step done."""

@@ -106,6 +106,52 @@ def write_documents(path: Path, num_rows: int, *, seed: int = 0, longest: int = 
     return path
 
 
+def write_encoder_decoder(folder: Path, words: Sequence[str]) -> Path:
+    """A Marian of 1 + 1 layers x 64 as config and word-level tokenizer of these words alone, without weights."""
+    vocabulary = ["<pad>", "</s>", "<unk>", *words]
+    tokenizer = Tokenizer(models.WordLevel({word: at for at, word in enumerate(vocabulary)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>", eos_token="</s>", model_max_length=32
+    ).save_pretrained(folder)
+    transformers.MarianConfig(
+        vocab_size=len(vocabulary),
+        d_model=64,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=128,
+        decoder_ffn_dim=128,
+        max_position_embeddings=32,
+        dropout=0.0,
+        init_std=0.05,
+        scale_embedding=True,
+        pad_token_id=0,
+        eos_token_id=1,
+        decoder_start_token_id=0,
+        forced_eos_token_id=None,
+    ).save_pretrained(folder)
+    return folder
+
+
+SPOKEN = ["ba", "da", "fa", "ga", "ka", "la", "ma", "na", "pa", "ra", "sa", "ta"]
+WRITTEN = ["or", "ul", "im", "es", "ak", "ug", "en", "ip", "ob", "it", "ar", "ez"]
+
+
+def write_toy_language(path: Path, num_rows: int, *, seed: int) -> Path:
+    """JSONL of made-up translations: each word has another one, and they come in the opposite order."""
+    chosen = random.Random(seed)
+    rows = []
+    for _ in range(num_rows):
+        words = chosen.choices(range(len(SPOKEN)), k=chosen.randint(2, 6))
+        source, target = [SPOKEN[at] for at in words], [WRITTEN[at] for at in reversed(words)]
+        rows.append({"source": " ".join(source), "target": " ".join(target)})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
 def write_reviews(path: Path, num_rows: int, *, seed: int = 0) -> Path:
     """JSONL of made-up reviews whose label is the word that decides it; lengths from 2 to 30 words."""
     chosen = random.Random(seed)

@@ -20,6 +20,9 @@ class ModelConfig(Section):
     """A Hugging Face model folder, or a hub id such as `bert-base-chinese`."""
     revision: str | None = None
     """Branch, tag or commit of a hub id. None takes the hub's default branch."""
+    from_scratch: bool = False
+    """Takes the config.json and the tokenizer alone, and draws the weights by train.seed: for new architectures, and
+    for languages that no pretrained model knows. Every rank holds the whole model until the training begins."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     """The attention implementation of transformers; `auto` leaves the choice to transformers."""
     dropout: Fraction | None = None
@@ -71,6 +74,8 @@ class TrainConfig(Section):
     eval_every_steps: PositiveInt | None = None
     """Steps between evaluations on the dev split. None evaluates at the end of each epoch; the end of training is
     always evaluated."""
+    eval_at_start: bool = False
+    """Evaluates on dev before the first step too, so that what the training changed can be said."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seeds the new layers, the order of the rows and the dropout."""
 
@@ -193,6 +198,12 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _start_can_be_evaluated(self) -> "Recipe":
+        if self.train.eval_at_start and self.data.dev is None:
+            raise ValueError("train.eval_at_start: there is no data.dev to evaluate on")
+        return self
+
+    @model_validator(mode="after")
     def _longest_row_fits(self) -> "Recipe":
         if self.data.max_tokens > self.train.micro_batch_tokens:
             raise ValueError(
@@ -206,6 +217,12 @@ LEARNING_SECTIONS = ("task", "model", "data", "train", "optim")
 """The sections that decide what is learned; a run directory belongs to one value of these."""
 
 NOT_LEARNED = frozenset(
-    {"model.activation_checkpointing", "data.packing", "data.cache_dir", "train.micro_batch_tokens"}
+    {
+        "model.activation_checkpointing",
+        "data.packing",
+        "data.cache_dir",
+        "train.micro_batch_tokens",
+        "train.eval_at_start",
+    }
 )
 """The keys of those sections that decide where and how fast it is learned, and nothing else."""

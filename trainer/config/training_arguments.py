@@ -112,7 +112,8 @@ TRAINING_ARGUMENTS: tuple[Names, ...] = (
         ("average_tokens_across_devices",),
         Counterpart(None, "always so: the loss is the mean over all targets of the global batch"),
     ),
-    Names(("do_train", "do_eval", "do_predict", "eval_on_start", "eval_delay"), _SPLITS),
+    Names(("eval_on_start",), Counterpart("train.eval_at_start")),
+    Names(("do_train", "do_eval", "do_predict", "eval_delay"), _SPLITS),
     Names(
         (
             "prediction_loss_only",

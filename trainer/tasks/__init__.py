@@ -4,6 +4,7 @@ from trainer.tasks.classification import Classification
 from trainer.tasks.language_modeling import LanguageModeling
 from trainer.tasks.task import Task, TaskOptions
 from trainer.tasks.token_classification import TokenClassification
+from trainer.tasks.translation import Translation
 
 __all__ = ["TASKS", "Task", "TaskOptions"]
 
@@ -11,4 +12,5 @@ TASKS: dict[str, type[Task]] = {
     "classification": Classification,
     "token_classification": TokenClassification,
     "language_modeling": LanguageModeling,
+    "translation": Translation,
 }

@@ -31,6 +31,9 @@ When it is trained or evaluated on, it also has a `draw`: two whole numbers (64 
 about it. They follow from the seed, the step and the row; in an evaluation from the row alone.
 """
 
+TRUNCATED = "truncated"
+"""What an example may have besides: whether something of its row did not fit. It is counted, and not kept."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
@@ -189,14 +192,6 @@ class GeneratingTask(Task, Protocol):
         """What predict says of an example whose answer this is."""
 
 
-def frame_of(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """The special tokens that the tokenizer puts before and after a text."""
-    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-    whole = tokenizer("a")["input_ids"]
-    at = next(at for at in range(len(whole)) if whole[at : at + len(bare)] == bare)
-    return whole[:at], whole[at + len(bare) :]
-
-
 def texts_of(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """What each token adds to the text; put together they are the text.
 
@@ -212,3 +207,11 @@ def texts_of(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str
         texts.append(whole[len(so_far) :])
         so_far = whole
     return texts
+
+
+def frame_of(tokenizer: PreTrainedTokenizerBase, *, as_target: bool = False) -> tuple[list[int], list[int]]:
+    """The special tokens that it puts before and after a text, or a text that is a translation."""
+    text: dict[str, Any] = {"text_target" if as_target else "text": "a"}
+    bare, whole = tokenizer(**text, add_special_tokens=False)["input_ids"], tokenizer(**text)["input_ids"]
+    at = next(at for at in range(len(whole)) if whole[at : at + len(bare)] == bare)
+    return whole[:at], whole[at + len(bare) :]
