@@ -75,7 +75,14 @@ def _assemble(
     tokenizer = load_tokenizer(recipe)
     task = TASKS[recipe.task.kind](recipe.task, prepared.facts, tokenizer, load_model_config(recipe))
     engine, model = _load_engine(recipe, run_dir, task, ranks)
-    order = Order(train.lengths, recipe.train.global_batch_size, recipe.data.length_window, recipe.train.seed)
+    order = Order(
+        train.lengths,
+        recipe.train.global_batch_size,
+        recipe.data.length_window,
+        recipe.train.seed,
+        sources=train.sources,
+        weights=tuple(source.weight for source in recipe.data.sources("train")),
+    )
     num_steps = order.num_steps(recipe.train.num_epochs, recipe.train.max_steps)
     layout = Layout(ranks.world_size, engine.zero_stage, recipe.engine.precision)
     checkpoints = Checkpoints(
