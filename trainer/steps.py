@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.config.schema import Recipe
 from trainer.data.batch import Batch, Positions, deal, padded_tokens
 from trainer.data.order import Order
 from trainer.data.prepare import Split
@@ -27,6 +28,18 @@ class Step:
     """Real tokens, without padding."""
     num_padded_tokens: int
     """Tokens that run through the model, padding included."""
+
+
+def training_order(train: Split, recipe: Recipe) -> Order:
+    """The order in which the recipe trains on the rows."""
+    return Order(
+        train.lengths,
+        recipe.train.global_batch_size,
+        recipe.data.length_window,
+        recipe.train.seed,
+        sources=train.sources,
+        weights=tuple(source.weight for source in recipe.data.sources("train")),
+    )
 
 
 def train_steps(

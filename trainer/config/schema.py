@@ -77,11 +77,20 @@ class DataConfig(Section):
         return value if isinstance(value, HeldOutConfig) else None
 
     @model_validator(mode="after")
+    def _lists_have_items(self) -> "DataConfig":
+        for split in ("train", "dev", "test"):
+            if getattr(self, split) == ():
+                raise ValueError(f"{split}: the list of sources is empty")
+        return self
+
+    @model_validator(mode="after")
     def _only_training_rows_are_weighted(self) -> "DataConfig":
         for split in ("dev", "test"):
             for source in self.sources(split):
                 if source.weight != 1:
-                    raise ValueError(f"{split}: {source.path!r} has a weight, but each row is evaluated once; remove it")
+                    raise ValueError(
+                        f"{split}: {source.path!r} has a weight, but its rows are not trained on; remove it"
+                    )
         return self
 
     @model_validator(mode="after")

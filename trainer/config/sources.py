@@ -16,8 +16,9 @@ class SourceConfig(Section):
     name: Annotated[str, Field(min_length=1)] | None = None
     """What it is called where its rows are counted. None takes the path."""
     weight: PositiveFloat = 1.0
-    """How often each of its rows is trained on in an epoch: 2 is twice, 0.5 is one half of them in this epoch and the
-    other half in the next. Only of training rows."""
+    """How often an epoch holds each of its rows, and so how many steps it has: 2 is twice, 0.5 is one half of them in
+    this epoch and the other half in the next. Over the epochs no row comes more than once more often than another.
+    Only of training rows."""
     columns: dict[str, str] | None = None
     """The source's names for our columns. None takes data.columns."""
     subset: str | None = None
@@ -59,9 +60,7 @@ def _kind_of_split(value: Any) -> str:
 
 _Path = Annotated[str, Tag("path")]
 _Source = Annotated[SourceConfig, Tag("source")]
-_List = Annotated[
-    tuple[Annotated[_Path | _Source, Discriminator(_kind_of_one_source)], ...], Field(min_length=1), Tag("list")
-]
+_List = Annotated[tuple[Annotated[_Path | _Source, Discriminator(_kind_of_one_source)], ...], Tag("list")]
 _Share = Annotated[HeldOutConfig, Tag("share")]
 
 Sources = Annotated[_Path | _Source | _List, Discriminator(_kind_of_source)]

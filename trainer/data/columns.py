@@ -13,21 +13,26 @@ def rename(values: dict[str, Any], columns: Mapping[str, str]) -> None:
     values.update(present)
 
 
-def guess(found: Collection[str], synonyms: Mapping[str, tuple[str, ...]], columns: Mapping[str, str]) -> dict[str, str]:
+Synonyms = Mapping[str, tuple[str, ...]]
+"""Our columns, and the names in lower case that others give them."""
+
+
+def guess(found: Collection[str], synonyms: Synonyms, columns: Mapping[str, str]) -> dict[str, str]:
     """Ours -> theirs, for each of our columns that is missing while just one column has a name that means it.
 
-    `synonyms` has the names that mean ours, in lower case. Spelling with capitals, spaces or hyphens is no other name.
+    Spelling with capitals, spaces or hyphens is no other name.
     """
     free = [name for name in found if name not in synonyms and name not in columns.values()]
     guesses = {}
     for ours, theirs in synonyms.items():
         if ours not in found and ours not in columns:
-            meant = [name for name in free if _plain(name) in (ours, *theirs)]
+            meant = [name for name in free if plain(name) in (ours, *theirs)]
             if len(meant) == 1:
                 guesses[ours] = meant[0]
     claims = Counter(guesses.values())
     return {ours: theirs for ours, theirs in guesses.items() if claims[theirs] == 1}
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """As Synonyms spell a name."""
     return name.strip().casefold().replace(" ", "_").replace("-", "_")

@@ -9,7 +9,7 @@ from trainer.config.errors import DataError
 
 
 class Place(str):
-    """Where something of one row is, in words (`file:line`), and which row: what is wrong there spoils that row alone."""
+    """Where something of one row is, in words (`file:line`), and of which row: what is wrong there spoils no other."""
 
     row: Hashable
     was_read: bool

@@ -82,10 +82,10 @@ def file_digest(path: Path) -> str:
 
 def _files(path: str) -> list[Path]:
     if is_glob(path):
-        matches = [Path(match) for match in sorted(glob(path, recursive=True))]
+        matches = [Path(match) for match in sorted(glob(path, recursive=True))]  # noqa: PTH207  it begins at the root
         files = [file for match in matches for file in (_files_below(match) if match.is_dir() else [match])]
         if not files:
-            raise FindError(path, "no file is called so")
+            raise FindError(path, f"no file is called so; {_neighbours(Path(path).parent)}")
     elif Path(path).is_dir():
         files = _files_below(Path(path))
         if not files:
@@ -108,6 +108,14 @@ def _files_below(folder: Path) -> list[Path]:
         if not is_hidden and format_of(path) in READERS and path.is_file():
             found.append(path)
     return sorted(found)
+
+
+def _neighbours(folder: Path) -> str:
+    if has_magic(str(folder)) or not folder.is_dir():
+        return f"is there a folder {folder}?"
+    names = sorted(path.name for path in folder.iterdir())
+    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+    return f"in the folder there are {', '.join(names[:5])}{more}" if names else "the folder is empty"
 
 
 def _listed(files: Iterable[Path]) -> str:

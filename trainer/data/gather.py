@@ -24,6 +24,8 @@ from trainer.data.source import Row, read_source
 from trainer.tasks import TASKS, Task
 
 SPLITS = ("train", "dev", "test")
+REPORTED = ("sources", "bad_rows", "duplicates", "conflicts", "leaks", "deduplicated")
+"""What a report has besides the notes."""
 Say = Callable[[str], None]
 Splits = dict[str, list[Row]]
 
@@ -56,16 +58,15 @@ def gather(recipe: Recipe, say: Say) -> Gathered:
         rows = {split: list(compress(its, ~masks[split])) for split, its in rows.items()}
         facts, rows = _survey(recipe, rows, dropped)
     dropped.say(notes)
-    report = {
-        "notes": list(notes.said),
-        "sources": sources,
-        "bad_rows": dropped.report(),
-        "duplicates": doubles.repeats,
-        "conflicts": doubles.conflicts,
-        "leaks": [asdict(leak) for leak in doubles.leaks],
-        "deduplicated": {split: int(mask.sum()) for split, mask in masks.items()},
-    }
-    return Gathered(rows, facts, report)
+    found = (
+        sources,
+        dropped.report(),
+        doubles.repeats,
+        doubles.conflicts,
+        [asdict(leak) for leak in doubles.leaks],
+        {split: int(mask.sum()) for split, mask in masks.items()},
+    )
+    return Gathered(rows, facts, {"notes": list(notes.said), **dict(zip(REPORTED, found, strict=True))})
 
 
 def sources_digest(data: DataConfig) -> str:
@@ -165,9 +166,7 @@ class _Dropped:
             raise BadRows(faults)
 
 
-def _read(
-    data: DataConfig, task: type[Task], notes: _Notes, dropped: _Dropped
-) -> tuple[Splits, list[dict[str, Any]]]:
+def _read(data: DataConfig, task: type[Task], notes: _Notes, dropped: _Dropped) -> tuple[Splits, list[dict[str, Any]]]:
     """The rows of the splits that have sources, and how many each source has."""
     rows: Splits = {}
     counts = []
@@ -204,7 +203,8 @@ def _hold_out(rows: Splits, data: DataConfig, task: type[Task], notes: _Notes, d
         if not its:
             raise DataError(f"data.{split}: no row is left for it of {len(rows['train']):,}; change the fractions")
         if split != "train":
-            notes(f"{split}: {len(its):,} of {len(rows['train']):,} training rows ({len(its) / len(rows['train']):.1%})")
+            share = len(its) / len(rows["train"])
+            notes(f"{split}: {len(its):,} of {len(rows['train']):,} training rows are held out ({share:.1%})")
     splits = rows | shares
     return {split: splits[split] for split in SPLITS if split in splits}
 
@@ -223,8 +223,8 @@ def _say_doubles(doubles: Duplicates, rows: Splits, data: DataConfig, notes: _No
         if leak.rows:
             share = leak.rows / len(rows[leak.of])
             notes(
-                f"leak: of {leak.rows:,} rows of {leak.of} ({share:.1%}) the model reads the same in {leak.inside}, such "
-                f"as {leak.first[0]}; data.deduplicate: {'train' if leak.inside == 'train' else 'all'} mends it"
+                f"leak: of {leak.rows:,} rows of {leak.of} ({share:.1%}) the model reads the same in {leak.inside}, as "
+                f"{leak.first[0]}; data.deduplicate: {'train' if leak.inside == 'train' else 'all'} mends that"
             )
     for split, count in doubles.repeats.items():
         if count:

@@ -29,7 +29,7 @@ from trainer.tasks.task import Example, Task
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-FORMAT = 3
+FORMAT = 4
 """Goes up whenever the same input would be written differently, so that old folders are not read."""
 ROWS_AT_ONCE = 1000
 
@@ -115,8 +115,7 @@ def prepare(recipe: Recipe, *, num_ranks: int = 1, say: Callable[[str], None] = 
     num_examples = prepared.meta["splits"]["train"]["examples"]
     if num_examples < num_ranks:
         raise DataError(
-            f"data.train: {num_examples} training rows for {num_ranks} ranks; "
-            f"set job.ranks={num_examples} or fewer"
+            f"data.train: {num_examples} training rows for {num_ranks} ranks; set job.ranks={num_examples} or fewer"
         )
     return prepared
 

@@ -36,9 +36,8 @@ def held_out(rows: Sequence[Row], data: DataConfig, inputs: Sequence[str], fault
 def _hash(row: Row, share: HeldOutConfig, inputs: Sequence[str], faults: Faults) -> int:
     """64 bits."""
     if share.group is None:
-        value = {name: row.values.get(name) for name in inputs}
-    else:
-        value = row.values.get(share.group)
-        if value is None:
-            faults.add(row, f"no {share.group}, by which rows are held out together (data.*.group)")
-    return digest(value, seed=share.seed)
+        return digest([row.values.get(name) for name in inputs], seed=share.seed)
+    group = row.values.get(share.group)
+    if group is None:
+        faults.add(row, f"no {share.group}, by which rows are held out together")
+    return digest(group, seed=share.seed)

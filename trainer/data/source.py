@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from trainer.config.sources import SourceConfig
-from trainer.data.columns import guess, rename
+from trainer.data.columns import Synonyms, guess, rename
 from trainer.data.faults import BadRows, Faults, Place
 from trainer.data.file import File, Record, TextUnit, format_of, place_in_words
 from trainer.data.find import FindError, find_files, is_dataset
@@ -48,7 +48,7 @@ class Row:
 def read_rows(
     path: Path,
     columns: Mapping[str, str],
-    synonyms: Mapping[str, tuple[str, ...]] | None = None,
+    synonyms: Synonyms | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[Row]:
     """All rows that the path stands for, their columns renamed to ours by `columns` (ours -> the data's).
@@ -69,11 +69,11 @@ def read_source(
     *,
     number: int = 0,
     split: str = "train",
-    synonyms: Mapping[str, tuple[str, ...]],
+    synonyms: Synonyms,
     text_unit: TextUnit = "line",
     say: Callable[[str], None],
 ) -> list[Row]:
-    """The rows of a source, whose `columns` are resolved; adds what is wrong with it, and says what had to be chosen."""
+    """The rows of a source, whose `columns` are resolved; adds what is wrong, and says what had to be chosen."""
     rows = [
         Row(record.values, path, record.line, number, record.item)
         for path, record in _records(source, faults, split=split, text_unit=text_unit, say=say)
@@ -108,7 +108,8 @@ def require_columns(rows: Sequence[Row], wanted: Sequence[str]) -> None:
         for name in wanted:
             if name not in names:
                 listed = ", ".join(sorted(names))
-                faults.add(paths[source], f"no column {name!r}; found: {listed}. Name yours: data.columns={{{name}: …}}")
+                hint = f"Name yours: data.columns={{{name}: …}}"
+                faults.add(paths[source], f"no column {name!r}; found: {listed}. {hint}")
     faults.raise_if_any()
 
 

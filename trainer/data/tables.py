@@ -58,11 +58,10 @@ def rows_of(
     if len(set(schema.names)) < len(schema.names):
         raise ValueError(f"two columns of one name: {', '.join(schema.names[:20])}")
     features = {name: feature for name, feature in _features(schema).items() if name in schema.names}
-    for name, feature in features.items():
-        if names := _names_in(feature):
-            listed = ", ".join(f"{number} = {label}" for number, label in enumerate(names[:20]))
-            say(f"the numbers in {name} are read as the names that the data give them: {listed}")
     named = {name: feature for name, feature in features.items() if _names_in(feature)}
+    for name, feature in named.items():
+        listed = ", ".join(f"{number} = {label}" for number, label in enumerate(_names_in(feature)[:20]))
+        say(f"the numbers in {name} are read as the names that the data give them: {listed}")
     item = 0
     for batch in batches:
         batch.validate(full=True)  # or damaged offsets would be followed to wherever they lead
@@ -101,7 +100,7 @@ def damage_said(where: Path, faults: Faults, name: str) -> Iterator[None]:
 
     try:
         yield
-    except (pa.ArrowException, ValueError, OverflowError, OSError) as error:
+    except (pa.ArrowException, ValueError, OverflowError, RecursionError, OSError) as error:
         faults.add(where, f"cannot be read as {name} ({reason_of(error)})")
 
 
@@ -127,8 +126,8 @@ def _names_in(feature: Any) -> list[str]:
     if not isinstance(feature, dict):
         return []
     if feature.get("_type") == "ClassLabel":
-        names = feature.get("names")
-        return [str(name) for name in names] if isinstance(names, list) else []
+        given = feature.get("names")
+        return [str(name) for name in given] if isinstance(given, list) else []
     return next((names for its in feature.values() if (names := _names_in(its))), [])
 
 
@@ -145,9 +144,9 @@ def _named(value: Any, feature: Any) -> Any:
         return {key: _named(its, inside.get(key) if isinstance(inside, dict) else None) for key, its in value.items()}
     if feature.get("_type") != "ClassLabel" or type(value) is not int:
         return value
-    names = _names_in(feature)
-    if not names or value == -1:
-        return None if value == -1 else value
-    if not 0 <= value < len(names):
-        raise IndexError(f"the label {value} is none of the {len(names)} that the data give names to")
-    return names[value]
+    labels = _names_in(feature)
+    if not labels:
+        return value
+    if not -1 <= value < len(labels):
+        raise IndexError(f"the label {value} is none of the {len(labels)} that the data give names to")
+    return labels[value] if value >= 0 else None

@@ -34,6 +34,7 @@ model:
 data:
   train: train.jsonl
 """
+LEGAL = ".jsonl, .csv, .tsv, .json, .parquet, .arrow, .txt, .conll, .bio, each also with .gz or .zst after it"
 A_FEW = {
     "optim": "optim:\n  lr: 2e-5\n  schedule: cosine\n",
     "train": "train: {num_epochs: 2, seed: 7}\n",
@@ -129,7 +130,8 @@ train:
         "override 'optim.lr=abc': expected a number, got 'abc'",
         "override 'no-equals': expected section.key=value, such as optim.lr=2e-5",
         "override 'job.rank=2': unknown key; did you mean 'ranks'?",
-        "override 'data.dev=x.yml': data.train: missing; a .jsonl, .csv or .tsv file",
+        "override 'data.dev=x.yml': data.train: missing; a file, a folder, a glob, `hf:owner/name`, or a "
+        "list of these",
         "override 'data.dev=x.yml': no such file: 'x.yml'; did you mean 'x.yaml'?",
         "override 'model.dropout=1': must be below 1, got 1",
     ]
@@ -341,7 +343,7 @@ def test_paths_that_lead_nowhere_are_faults_with_near_names(tmp_path: Path) -> N
     }
     assert path_faults(values, tmp_path) == [
         Fault(("data", "train"), "no such file: 'train.json'; did you mean 'train.jsonl'?"),
-        Fault(("data", "dev"), "expected a file, but 'bert' is a folder"),
+        Fault(("data", "dev"), f"'bert': no file of a known format is in the folder; legal: {LEGAL}"),
         Fault(("data", "test"), f"no such file: 'gone/test.jsonl'; there is no folder '{tmp_path}/gone' either"),
         Fault(("model", "path"), "no such folder: './brt'; did you mean 'bert'?"),
         Fault(("engine", "deepspeed"), "no such file: 'my.json'"),
