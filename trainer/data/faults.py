@@ -88,7 +88,7 @@ class BadRows(DataError):
         self.faults = faults
 
 
-_DIFFERS = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\d[\d.,]*\d|\d")
+_DIFFERS = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|(?<![\w-])\d[\d.,]*")
 
 
 def _reason(what: str) -> str:

@@ -150,8 +150,8 @@ def _rows_of_lines(file: File, lines: Iterable[tuple[int, str]], faults: Faults)
 
 def _are_json_lines(lines: Iterable[str]) -> bool:
     """Whether no JSON document could begin like this: `{…}`, and in the next line `{`."""
-    first, *others = islice((stripped for line in lines if (stripped := line.strip())), 2) or ("",)
-    return first.startswith("{") and first.endswith("}") and any(line.startswith("{") for line in others)
+    first, second, *_ = [*islice((bare for line in lines if (bare := line.strip())), 2), "", ""]
+    return first.startswith("{") and first.endswith("}") and second.startswith("{")
 
 
 def _rows_of_document(file: File, text: str, faults: Faults) -> Iterator[Record]:

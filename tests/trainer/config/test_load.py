@@ -130,8 +130,7 @@ train:
         "override 'optim.lr=abc': expected a number, got 'abc'",
         "override 'no-equals': expected section.key=value, such as optim.lr=2e-5",
         "override 'job.rank=2': unknown key; did you mean 'ranks'?",
-        "override 'data.dev=x.yml': data.train: missing; a file, a folder, a glob, `hf:owner/name`, or a "
-        "list of these",
+        "override 'data.dev=x.yml': data.train: missing; a file, a folder, a glob, `hf:owner/name`, or a list of these",
         "override 'data.dev=x.yml': no such file: 'x.yml'; did you mean 'x.yaml'?",
         "override 'model.dropout=1': must be below 1, got 1",
     ]
