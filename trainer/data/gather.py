@@ -135,7 +135,7 @@ class _Dropped:
         """The splits without the rows that are wrong. Raises BadRows if they may not be dropped, or if they are all."""
         self._refuse(faults)
         self._faults.update(faults)
-        left = {split: [row for row in rows if row.place.row not in faults.rows] for split, rows in splits.items()}
+        left = {split: [row for row in rows if row.key not in faults.rows] for split, rows in splits.items()}
         if all(len(left[split]) == len(rows) for split, rows in splits.items()):
             raise BadRows(faults)  # they are not ours to drop
         for split, rows in left.items():
@@ -159,7 +159,7 @@ class _Dropped:
     def report(self) -> dict[str, Any]:
         """Rows by split and by what is wrong with them, and the first few."""
         reasons = dict(self._faults.reasons.most_common())
-        return {"rows": dict(self._rows), "reasons": reasons, "first": self._faults.first}
+        return {"rows": dict(+self._rows), "reasons": reasons, "first": self._faults.first}
 
     def _refuse(self, faults: Faults) -> None:
         if faults and not (self._are_skipped and faults.are_rows_alone):

@@ -78,7 +78,8 @@ class _Decoder:
         except RecursionError:
             raise _Malformed(f"nested more than {MAX_DEPTH} deep", at) from None
         except json.JSONDecodeError as error:
-            raise _Malformed(f"not JSON: {error.msg[:1].lower()}{error.msg[1:]}", error.pos) from None
+            what = error.msg.removesuffix(" at").removesuffix(" starting")
+            raise _Malformed(f"not JSON: {what[:1].lower()}{what[1:]}", error.pos) from None
         except ValueError:  # int() refuses more than 4300 digits
             raise _Malformed("a number of more digits than can be read", at) from None
         what = self._found[0] if self._found else _what_is_wrong(value, text, at, end)
@@ -132,6 +133,7 @@ def _what_is_wrong(value: Any, text: str, start: int, end: int) -> str | None:
 def _rows_of_lines(file: File, lines: Iterable[tuple[int, str]], faults: Faults) -> Iterator[Record]:
     decoder = _Decoder()
     for number, line in lines:
+        line = line.rstrip("\r\n")
         if not line.strip():
             continue
         try:

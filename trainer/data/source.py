@@ -1,6 +1,6 @@
 """What a row is, and how the rows of one source are had, under our names for their columns."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -33,6 +33,11 @@ class Row:
         return self.place
 
     @property
+    def key(self) -> Hashable:
+        """Tells it from every other row."""
+        return self.source, self.path, self.line, self.item
+
+    @property
     def place(self) -> Place:
         """Where it is, as complaints name it."""
         return self._at(self.line)
@@ -42,7 +47,7 @@ class Row:
         return self._at(self.line + (at if format_of(self.path) in WORD_A_LINE else 0))
 
     def _at(self, line: int) -> Place:
-        return Place(place_in_words(self.path, line, self.item), (self.source, self.path, self.line, self.item))
+        return Place(place_in_words(self.path, line, self.item), self.key)
 
 
 def read_rows(

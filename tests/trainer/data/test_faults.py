@@ -24,7 +24,7 @@ def test_a_row_counts_once_by_what_was_said_first_of_it() -> None:
         "token …: expected a word": 1,
         "type … is not in the training rows": 1,
     }
-    assert faults.rows == {row.place.row for row in ROWS}
+    assert faults.rows == {row.key for row in ROWS}
     assert faults.first[2] == "a.conll:7: token 12: expected a word, got None"
 
 

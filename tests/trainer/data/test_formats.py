@@ -130,7 +130,7 @@ JSONL = [
     ('{"text": "good"}\n{"text": \n', ":2: not JSON: expecting value (character 11 of the line)"),
     ('{"text": "good"}\n{\'text\': "a"}\n', ":2: not JSON: expecting property name enclosed in double quotes"),
     ('{"text": "good"} {"text": "bad"}\n', ":1: not JSON: more after the end of the value (character 18 of the line)"),
-    ('{"text": "good\n', ":1: not JSON: invalid control character at"),
+    ('{"text": "good\n', ":1: not JSON: unterminated string (character 10 of the line)"),
     ('{"text": "a\tb"}\n', ":1: not JSON: invalid control character"),
     ('{"text": "a"},\n', ":1: not JSON: more after the end of the value"),
     ("[1, 2]\n", ':1: expected an object such as {"text": …}, got a list'),
