@@ -268,7 +268,7 @@ def _no_rows(path: str, folder: Path) -> str | None:
     if is_hub(path):
         return None if absolute == path else _missing(path.removeprefix(HUB), folder, "folder")
     try:
-        if not is_glob(absolute) and _kind(Path(absolute)) is None:
+        if not is_glob(path, folder) and _kind(Path(absolute)) is None:
             return _missing(path, folder, "file")
         if not is_saved_dataset(absolute):
             find_files(absolute)
@@ -286,7 +286,7 @@ def _absolute_source(path: str, folder: Path) -> str:
         return HUB + _absolute(rest, folder) if _is_local_model(rest, folder) else path
     absolute = _absolute(path, folder)
     is_relative = not path.startswith(("/", "~"))
-    return f"{escaped(folder)}/{path}" if is_relative and is_glob(absolute) else absolute
+    return f"{escaped(folder)}/{path}" if is_relative and is_glob(path, folder) else absolute
 
 
 def _with_absolute_paths(value: Any, folder: Path) -> Any:

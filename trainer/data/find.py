@@ -43,9 +43,12 @@ def is_dataset(path: str) -> bool:
     return is_hub(path) or is_saved_dataset(path)
 
 
-def is_glob(path: str) -> bool:
-    """Whether the path stands for all that it fits; what is there under just this name is no glob."""
-    return has_magic(path) and not Path(path).exists()
+def is_glob(path: str, folder: Path = Path()) -> bool:
+    """Whether the path, from the folder on, is for all that it fits; not if something has just that name."""
+    try:
+        return has_magic(path) and not (folder / path).exists()
+    except OSError:  # longer than a name may be
+        return True
 
 
 def escaped(folder: Path) -> str:

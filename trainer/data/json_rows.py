@@ -78,8 +78,8 @@ class _Decoder:
         except RecursionError:
             raise _Malformed(f"nested more than {MAX_DEPTH} deep", at) from None
         except json.JSONDecodeError as error:
-            what = error.msg.removesuffix(" at").removesuffix(" starting")
-            raise _Malformed(f"not JSON: {what[:1].lower()}{what[1:]}", error.pos) from None
+            reason = error.msg.removesuffix(" at").removesuffix(" starting")
+            raise _Malformed(f"not JSON: {reason[:1].lower()}{reason[1:]}", error.pos) from None
         except ValueError:  # int() refuses more than 4300 digits
             raise _Malformed("a number of more digits than can be read", at) from None
         what = self._found[0] if self._found else _what_is_wrong(value, text, at, end)

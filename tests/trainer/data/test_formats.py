@@ -127,7 +127,7 @@ def test_a_line_of_a_megabyte_is_a_row_like_any_other(tmp_path: Path) -> None:
 DEEP = '{"text": ' + "[" * 101 + "]" * 101 + "}"
 DEEPER = '{"text": ' + "[" * 100_000
 JSONL = [
-    ('{"text": "good"}\n{"text": \n', ":2: not JSON: expecting value (character 11 of the line)"),
+    ('{"text": "good"}\n{"text": \n', ":2: not JSON: expecting value (character 10 of the line)"),
     ('{"text": "good"}\n{\'text\': "a"}\n', ":2: not JSON: expecting property name enclosed in double quotes"),
     ('{"text": "good"} {"text": "bad"}\n', ":1: not JSON: more after the end of the value (character 18 of the line)"),
     ('{"text": "good\n', ":1: not JSON: unterminated string (character 10 of the line)"),
@@ -136,7 +136,7 @@ JSONL = [
     ("[1, 2]\n", ':1: expected an object such as {"text": …}, got a list'),
     ("null\n", ':1: expected an object such as {"text": …}, got null'),
     ('"text"\n', ':1: expected an object such as {"text": …}, got a text'),
-    ('[\n{"text": "a"}\n]\n', ":1: not JSON: expecting value (character 3 of the line); a JSON document of many lines"),
+    ('[\n{"text": "a"}\n]\n', ":1: not JSON: expecting value (character 2 of the line); a JSON document of many lines"),
     ('{"text": "a", "label": 1, "text": "b"}\n', ":1: the key 'text' is there twice in one object"),
     ('{"a": {"b": 1, "b": 2}}\n', ":1: the key 'b' is there twice in one object"),
     ('{"text": NaN}\n', ":1: NaN is not JSON; write null or a number"),
