@@ -18,10 +18,12 @@ from trainer.config.errors import ShardtuneError
 from trainer.config.load import load_recipe
 from trainer.config.run_dir import EXIT_OK, EXIT_USER
 from trainer.config.schema import Recipe
+from trainer.data.gather import REPORTED, SPLITS
 from trainer.data.order import Order
 from trainer.data.pack import Packing, lay_out, shape_of
-from trainer.data.prepare import SPLITS, Prepared, Split, load_model_config, load_tokenizer, prepare
+from trainer.data.prepare import Prepared, Split, load_model_config, load_tokenizer, prepare
 from trainer.footprint import Footprint, footprint
+from trainer.steps import training_order
 from trainer.tasks import TASKS, Task
 from trainer.tasks.task import Piece
 
@@ -65,6 +67,8 @@ class Report:
     splits: Mapping[str, SplitReport]
     notes: list[str]
     """What the preparation had to say, such as a column that it guessed."""
+    rows: Mapping[str, Any]
+    """The rows of each source, those that are bad, and those that are there twice, within a split or in two of them."""
     steps_per_epoch: int
     num_steps: int
     largest_micro_batch: tuple[int, int]
@@ -85,7 +89,7 @@ def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
     task = TASKS[recipe.task.kind](recipe.task, prepared.facts, tokenizer, config)
     train = prepared.split("train")
     assert train is not None, "a recipe always names training data"
-    order = Order(train.lengths, recipe.train.global_batch_size, recipe.data.length_window, recipe.train.seed)
+    order = training_order(train, recipe)
     # As if the model kept packed rows apart: whether it does is asked when it has been loaded.
     is_packed = task.packable and recipe.data.packing != "off"
     packing = Packing(recipe.data.max_tokens, is_flat=False) if is_packed else None
@@ -101,6 +105,7 @@ def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
             if (split := prepared.split(name)) is not None
         },
         notes=notes,
+        rows={key: prepared.meta[key] for key in REPORTED},
         steps_per_epoch=order.steps_per_epoch,
         num_steps=order.num_steps(recipe.train.num_epochs, recipe.train.max_steps),
         largest_micro_batch=batch,

@@ -16,7 +16,6 @@ from trainer.checkpoint import Checkpoints, Layout, newest_step
 from trainer.config.deepspeed import load_ds_config, resolve_ds_config
 from trainer.config.run_dir import FACTS, RESULTS, STOP, write_atomically
 from trainer.config.schema import Recipe
-from trainer.data.order import Order
 from trainer.data.prepare import Prepared, load_model_config, load_tokenizer
 from trainer.engine import DeepSpeedEngine, hold_ds_config
 from trainer.loop import fit
@@ -30,7 +29,7 @@ from trainer.ranks import Ranks
 from trainer.reporter import Reporter, open_reporter
 from trainer.schedule import make_schedule
 from trainer.state import TrainState
-from trainer.steps import Step, train_steps
+from trainer.steps import Step, train_steps, training_order
 from trainer.tasks import TASKS, Task
 
 
@@ -83,7 +82,7 @@ def _assemble(
     task = TASKS[recipe.task.kind](recipe.task, prepared.facts, tokenizer, load_model_config(recipe))
     engine, model = _load_engine(recipe, run_dir, task, ranks)
     packing = choose_packing(recipe, task, engine, model, ranks=ranks, reporter=reporter)
-    order = Order(train.lengths, recipe.train.global_batch_size, recipe.data.length_window, recipe.train.seed)
+    order = training_order(train, recipe)
     num_steps = order.num_steps(recipe.train.num_epochs, recipe.train.max_steps)
     layout = Layout(ranks.world_size, engine.zero_stage, recipe.engine.precision)
     checkpoints = Checkpoints(

@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.config.schema import Recipe
 from trainer.data.batch import Batch, Positions
 from trainer.data.order import Order
 from trainer.data.pack import Packing, lay_out, shape_of
@@ -29,6 +30,18 @@ class Step:
     """Real tokens, without padding."""
     num_padded_tokens: int
     """Tokens that run through the model, padding included."""
+
+
+def training_order(train: Split, recipe: Recipe) -> Order:
+    """The order in which the recipe trains on the rows."""
+    return Order(
+        train.lengths,
+        recipe.train.global_batch_size,
+        recipe.data.length_window,
+        recipe.train.seed,
+        sources=train.sources,
+        weights=tuple(source.weight for source in recipe.data.sources("train")),
+    )
 
 
 def train_steps(

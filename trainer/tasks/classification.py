@@ -89,6 +89,11 @@ class Classification:
     Options: ClassVar[type[TaskOptions]] = ClassificationOptions
     columns: ClassVar[tuple[str, ...]] = ("text", "label")
     input_columns: ClassVar[tuple[str, ...]] = ("text", "text_pair")
+    column_guesses: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "text": ("sentence", "content", "review", "body", "comment", "question", "sentence1", "question1", "premise"),
+        "text_pair": ("sentence2", "question2", "hypothesis"),
+        "label": ("labels", "sentiment", "class", "target", "category", "intent", "topic", "rating", "score"),
+    }
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "mse", "mae"})
     auto_model: str = "AutoModelForSequenceClassification"
     wants_target_logits: bool = False

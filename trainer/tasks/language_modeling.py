@@ -74,6 +74,9 @@ class LanguageModeling:
     Options: ClassVar[type[TaskOptions]] = LanguageModelingOptions
     columns: ClassVar[tuple[str, ...]] = ("text",)
     input_columns: ClassVar[tuple[str, ...]] = ("text",)
+    column_guesses: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "text": ("content", "document", "body", "sentence", "raw_content"),
+    }
     main_metric: ClassVar[str] = "loss"
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "perplexity"})
     auto_model: str = "AutoModelForCausalLM"

@@ -85,6 +85,9 @@ class Task(Protocol):
     """The columns that every training row must have, by our names."""
     input_columns: ClassVar[tuple[str, ...]]
     """The columns that the model reads; predict needs only these."""
+    column_guesses: ClassVar[Mapping[str, tuple[str, ...]]]
+    """Our columns, those too that a row may do without, and the names in lower case that others give them. Where one
+    is missing and a single column has one of its names, that is taken, and said."""
     lower_is_better: ClassVar[frozenset[str]]
     """The metrics of which less is more."""
     auto_model: str

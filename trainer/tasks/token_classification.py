@@ -65,6 +65,12 @@ class TokenClassification:
     Options: ClassVar[type[TaskOptions]] = TokenClassificationOptions
     columns: ClassVar[tuple[str, ...]] = ("tokens", "tags")
     input_columns: ClassVar[tuple[str, ...]] = ("tokens", "text")
+    column_guesses: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "tokens": ("words",),
+        "tags": ("ner_tags", "ner", "labels", "bio_tags"),
+        "text": ("sentence", "content"),
+        "spans": ("entities", "ents"),
+    }
     main_metric: ClassVar[str] = "f1"
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss"})
     auto_model: str = "AutoModelForTokenClassification"
