@@ -133,6 +133,10 @@ class DeepSpeedEngine:
         self._engine.eval()
         with torch.no_grad():
             yield
+        if self.zero_stage == 3:
+            # DeepSpeed (0.19.8) fetches ahead: generating ends with parameters under way for a pass that never comes,
+            # and who gathers them next is told "Cannot partition a param in flight".
+            self._engine.empty_partition_cache()
         self._engine.train()
 
     def generate(self, inputs: dict[str, Tensor], settings: Mapping[str, Any]) -> Tensor:
@@ -208,7 +212,7 @@ def open_deepspeed() -> None:
 
 
 def hold_ds_config(ds_config: dict[str, Any]) -> Any:
-    """Under ZeRO-3, what must be kept alive while from_pretrained runs, so that parameters are born sharded.
+    """Collective: under ZeRO-3, what to keep alive while from_pretrained runs, so that parameters are born sharded.
 
     (transformers.integrations.HfDeepSpeedConfig: its documentation calls this non-Trainer DeepSpeed integration.)
     """
@@ -216,4 +220,5 @@ def hold_ds_config(ds_config: dict[str, Any]) -> Any:
         return None
     from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
+    open_deepspeed()  # or DeepSpeed would open itself when the first parameter is born, and build what is not needed
     return HfDeepSpeedConfig(ds_config)
