@@ -90,6 +90,58 @@ def write_causal(folder: Path, words: Sequence[str], *, chat_template: str | Non
     return folder
 
 
+def write_encoder_decoder(folder: Path, words: Sequence[str]) -> Path:
+    """A Marian of 1 + 1 layers x 64 as config and word-level tokenizer of these words alone, without weights."""
+    vocabulary = ["<pad>", "</s>", "<unk>", *words]
+    tokenizer = Tokenizer(models.WordLevel({word: at for at, word in enumerate(vocabulary)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>", eos_token="</s>", model_max_length=32
+    ).save_pretrained(folder)
+    transformers.MarianConfig(
+        vocab_size=len(vocabulary),
+        d_model=64,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=128,
+        decoder_ffn_dim=128,
+        max_position_embeddings=32,
+        dropout=0.0,
+        init_std=0.05,
+        scale_embedding=True,
+        pad_token_id=0,
+        eos_token_id=1,
+        decoder_start_token_id=0,
+        forced_eos_token_id=None,
+    ).save_pretrained(folder)
+    return folder
+
+
+SPOKEN = ["ba", "da", "fa", "ga", "ka", "la", "ma", "na", "pa", "ra", "sa", "ta"]
+WRITTEN = ["or", "ul", "im", "es", "ak", "ug", "en", "ip", "ob", "it", "ar", "ez"]
+
+
+def write_toy_language(folder: Path, **num_rows: int) -> None:
+    """JSONL of made-up translations for each split: each word has another one, and they come in the opposite order.
+
+    No sentence of 3 to 6 words is there twice.
+    """
+    chosen = random.Random(0)
+    seen: dict[tuple[int, ...], None] = {}
+    while len(seen) < sum(num_rows.values()):
+        seen[tuple(chosen.choices(range(len(SPOKEN)), k=chosen.randint(3, 6)))] = None
+    sentences = iter(seen)
+    for split, count in num_rows.items():
+        rows = [
+            {"source": " ".join(SPOKEN[at] for at in its), "target": " ".join(WRITTEN[at] for at in reversed(its))}
+            for its in (next(sentences) for _ in range(count))
+        ]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
 def write_reviews(path: Path, num_rows: int, *, seed: int = 0) -> Path:
     """JSONL of made-up reviews whose label is the word that decides it; lengths from 2 to 30 words."""
     chosen = random.Random(seed)

@@ -22,12 +22,12 @@ from trainer.config.errors import DataError
 from trainer.config.schema import Recipe
 from trainer.data.source import Row, read_rows
 from trainer.tasks import TASKS
-from trainer.tasks.task import Example, Task
+from trainer.tasks.task import TRUNCATED, Example, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-FORMAT = 3
+FORMAT = 4
 """Goes up whenever the same input would be written differently, so that old folders are not read."""
 ROWS_AT_ONCE = 1000
 SPLITS = ("train", "dev", "test")
@@ -173,6 +173,8 @@ def _make(recipe: Recipe, folder: Path, say: Callable[[str], None]) -> None:
         splits[split] = _write_split(draft, split, task, its_rows, recipe.data.max_tokens)
         if splits[split]["rows_dropped"]:
             say(f"{split}: {splits[split]['rows_dropped']:,} rows dropped: nothing to learn was left of them")
+        if splits[split]["rows_truncated"]:
+            say(f"{split}: {splits[split]['rows_truncated']:,} rows truncated to data.max_tokens")
     meta = {"format": FORMAT, "facts": facts, "splits": splits}
     (draft / "meta.json").write_text(json.dumps(meta, ensure_ascii=False, indent=1), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
@@ -182,12 +184,13 @@ def _make(recipe: Recipe, folder: Path, say: Callable[[str], None]) -> None:
 def _write_split(folder: Path, name: str, task: Task, rows: Sequence[Row], max_tokens: int) -> dict[str, Any]:
     lengths: list[int] = []
     num_targets: list[float] = []
-    num_dropped = 0
+    num_dropped = num_truncated = 0
     tables = []
     for start in range(0, len(rows), ROWS_AT_ONCE):
         by_row = task.encode(rows[start : start + ROWS_AT_ONCE], max_tokens, labelled=True)
         num_dropped += sum(not examples for examples in by_row)
         chunk = [example for examples in by_row for example in examples]
+        num_truncated += sum(bool(example.pop(TRUNCATED, False)) for example in chunk)
         lengths += [task.num_tokens(example) for example in chunk]
         num_targets += [task.num_targets(example) for example in chunk]
         if chunk:
@@ -204,6 +207,7 @@ def _write_split(folder: Path, name: str, task: Task, rows: Sequence[Row], max_t
         "rows": len(rows),
         "examples": len(lengths),
         "rows_dropped": num_dropped,
+        "rows_truncated": num_truncated,
         "tokens": sum(lengths),
         "targets": sum(num_targets),
     }

@@ -3,10 +3,12 @@
 from trainer.tasks.classification import Classification
 from trainer.tasks.task import Task, TaskOptions
 from trainer.tasks.token_classification import TokenClassification
+from trainer.tasks.translation import Translation
 
 __all__ = ["TASKS", "Task", "TaskOptions"]
 
 TASKS: dict[str, type[Task]] = {
     "classification": Classification,
     "token_classification": TokenClassification,
+    "translation": Translation,
 }

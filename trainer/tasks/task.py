@@ -27,6 +27,9 @@ IGNORED_NUMBER = float("nan")
 Example = dict[str, Any]
 """A prepared row or a window of one: `input_ids` (a list of ints), `labels`, and what else its collate wants."""
 
+TRUNCATED = "truncated"
+"""What an example may have besides: whether something of its row did not fit. It is counted, and not kept."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
@@ -198,3 +201,11 @@ def texts_of(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str
         texts.append(whole[len(so_far) :])
         so_far = whole
     return texts
+
+
+def frame_of(tokenizer: PreTrainedTokenizerBase, *, as_target: bool = False) -> tuple[list[int], list[int]]:
+    """The special tokens that it puts before and after a text, or a text that is a translation."""
+    text: dict[str, Any] = {"text_target" if as_target else "text": "a"}
+    bare, whole = tokenizer(**text, add_special_tokens=False)["input_ids"], tokenizer(**text)["input_ids"]
+    at = next(at for at in range(len(whole)) if whole[at : at + len(bare)] == bare)
+    return whole[:at], whole[at + len(bare) :]

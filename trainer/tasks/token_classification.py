@@ -27,7 +27,7 @@ from trainer.tasks.spans import (
     tags_of,
     to_bio,
 )
-from trainer.tasks.task import IGNORED, Example, Generation, Piece, TaskOptions, texts_of
+from trainer.tasks.task import IGNORED, Example, Generation, Piece, TaskOptions, frame_of, texts_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -222,10 +222,7 @@ class TokenClassification:
     @cached_property
     def _frame(self) -> tuple[list[int], list[int]]:
         """The special tokens before and after a sentence."""
-        bare = self._tokenizer("a", add_special_tokens=False)["input_ids"]
-        whole = self._tokenizer("a")["input_ids"]
-        at = next(at for at in range(len(whole)) if whole[at : at + len(bare)] == bare)
-        return whole[:at], whole[at + len(bare) :]
+        return frame_of(self._tokenizer)
 
     @cached_property
     def _needs_space(self) -> bool:

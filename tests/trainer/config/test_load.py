@@ -25,6 +25,7 @@ from trainer.config.schema import LEARNING_SECTIONS, NOT_LEARNED, Recipe
 from trainer.config.section import Section
 from trainer.config.training_arguments import COUNTERPARTS
 from trainer.config.yaml_lines import read_yaml, write_yaml
+from trainer.tasks import TASKS
 
 SMALLEST = """\
 task:
@@ -178,8 +179,8 @@ def test_an_unknown_key_is_told_what_it_may_have_meant(extra: str, line: str) ->
             "optim={warmup_steps: 3, warmup_fraction: 0.1}",
             "warmup_steps and warmup_fraction are both set; keep one of them",
         ),
-        ("task.kind=clasification", "got 'clasification'; legal: classification, token_classification"),
-        ("task={}", "task.kind: missing; legal: classification, token_classification"),
+        ("task.kind=clasification", f"got 'clasification'; legal: {', '.join(TASKS)}"),
+        ("task={}", f"task.kind: missing; legal: {', '.join(TASKS)}"),
         ("=3", "expected section.key=value, such as optim.lr=2e-5"),
         ("--optim.lr=3", "expected section.key=value, such as optim.lr=2e-5"),
         ("data.dev=", "the value is missing; write null to unset the key"),

@@ -1,0 +1,250 @@
+"""Translation: a text in one language becomes the same in another, said by an encoder-decoder or by a causal model."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+
+from pydantic import Field, PositiveInt, field_validator
+
+from trainer.data.source import Faults, Row
+from trainer.tasks import causal
+from trainer.tasks.classification import check_text
+from trainer.tasks.languages import bleu_tokenizer, find_tag
+from trainer.tasks.task import IGNORED, Example, Generation, Piece, Scores, TaskOptions
+from trainer.tasks.text_scores import METRICS, TextScores
+from trainer.tasks.translation_models import PROMPT, Causal, EncoderDecoder, Translator
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+    from trainer.data.batch import Batch
+
+Name = Annotated[str, Field(min_length=1)]
+
+
+class TranslationOptions(TaskOptions):
+    """Translation of texts. Rows have `source` and `target`, or a column or a `translation` by language."""
+
+    kind: Literal["translation"]
+    source_language: Name | None = None
+    """The language that is read, such as `en`: its column, or its side of `{"translation": {"en": …, "fr": …}}`, where
+    the rows have no `source` and `target`. `en` is also en-US and en_GB, if only one of them is there. Prompts name it
+    in English."""
+    target_language: Name | None = None
+    """The language that is written. It also chooses how BLEU cuts texts into words."""
+    architecture: Literal["auto", "encoder_decoder", "causal"] = "auto"
+    """What translates: an encoder-decoder such as Marian, T5, mBART, M2M100 or NLLB, which has data.max_tokens for each
+    side; or a causal language model that is asked with a prompt, which has them for both together. `auto` goes by the
+    model's config."""
+    source_code: Name | None = None
+    """What the tokenizer of a multilingual model calls the source language, such as `en_XX` or `eng_Latn`. None finds
+    it by source_language."""
+    target_code: Name | None = None
+    """The same of the target language: the decoder begins with it, or is made to say it first."""
+    prefix: str = ""
+    """encoder_decoder: put before every source, such as T5's `"translate English to German: "` or Marian's
+    `">>deu<< "`."""
+    prompt: str = PROMPT
+    """causal: what the model is asked. `{source}` stands for the text, `{source_language}` and `{target_language}` for
+    the English names of the languages."""
+    use_chat_template: bool | None = None
+    """causal: whether the prompt is a turn of a chat. None makes it one if the tokenizer has a chat template."""
+    num_beams: PositiveInt = 1
+    """Beams of the search for translations, in evaluations and in predict; 1 is greedy."""
+    max_new_tokens: PositiveInt = 128
+    """No translation is longer."""
+    dev_rows: PositiveInt | None = 200
+    """An evaluation on dev translates so many rows, evenly spaced; None all. Its loss, and the test at the end, are
+    always of all rows."""
+    bleu_tokenizer: Literal["auto", "13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "none"] = "auto"
+    """How sacrebleu cuts texts into words. `auto` goes by target_language, or by the script of the targets: zh for
+    Chinese, ja-mecab or ko-mecab for Japanese or Korean where MeCab is installed (`pip install 'sacrebleu[ja]'`), or
+    else char; 13a for the others."""
+
+    @field_validator("prompt")
+    @classmethod
+    def _prompt_has_its_places(cls, prompt: str) -> str:
+        try:
+            places = [name for _, name, _, _ in string.Formatter().parse(prompt) if name is not None]
+        except ValueError as error:
+            raise ValueError(f"braces that do not match ({error})") from error
+        unknown = sorted(set(places) - {"source", "source_language", "target_language"})
+        if unknown:
+            raise ValueError(f"no place {unknown[0]!r}; legal: source, source_language, target_language, in braces")
+        if places.count("source") != 1:
+            raise ValueError("it has to hold {source} once")
+        return prompt
+
+
+class _Pair(NamedTuple):
+    source: str
+    target: str
+
+
+class Translation:
+    """Rows of `source` and `target`; cross entropy over the target's tokens; sacrebleu's BLEU and chrF."""
+
+    Options: ClassVar[type[TaskOptions]] = TranslationOptions
+    columns: ClassVar[tuple[str, ...]] = ("source", "target")
+    input_columns: ClassVar[tuple[str, ...]] = ("source", "translation")
+    main_metric: ClassVar[str] = "bleu"
+    lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "perplexity"})
+    wants_target_logits: bool = True
+
+    def __init__(
+        self,
+        options: TranslationOptions,
+        facts: Mapping[str, Any],
+        tokenizer: PreTrainedTokenizerBase,
+        config: PreTrainedConfig,
+    ) -> None:
+        self._options = options
+        is_encoder_decoder = (
+            config.is_encoder_decoder if options.architecture == "auto" else options.architecture == "encoder_decoder"
+        )
+        self._translator: Translator = (
+            EncoderDecoder(options, tokenizer, config) if is_encoder_decoder else Causal(options, tokenizer, config)
+        )
+        self._scores = TextScores(facts["bleu_tokenizer"])
+        self.auto_model: str = self._translator.auto_model
+        self.generation: Generation | None = Generation(
+            max_new_tokens=options.max_new_tokens,
+            num_beams=options.num_beams,
+            num_dev_rows=options.dev_rows,
+            settings=self._translator.settings,
+        )
+
+    @staticmethod
+    def metric_names(options: TranslationOptions) -> tuple[str, ...]:
+        return (*METRICS, *causal.METRICS)
+
+    @staticmethod
+    def survey(options: TranslationOptions, splits: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
+        """The tokenizer of BLEU, which is to be the same wherever the run goes on."""
+        faults = Faults()
+        pairs = {split: [_pair(row, options, faults) for row in rows] for split, rows in splits.items()}
+        faults.raise_if_any()
+        chosen: str = options.bleu_tokenizer
+        if chosen == "auto":
+            chosen = bleu_tokenizer(options.target_language, (pair.target for pair in pairs["train"]))
+        return {"bleu_tokenizer": chosen}
+
+    @staticmethod
+    def label_counts(facts: Mapping[str, Any]) -> Mapping[str, Mapping[str, int]]:
+        return {}
+
+    def model_config(self) -> dict[str, Any]:
+        return {}
+
+    def check_model(self, config: PreTrainedConfig) -> None:
+        self._translator.check(config)
+
+    @staticmethod
+    def check_inputs(row: Row, faults: Faults) -> None:
+        # What a language's column is called is a matter of the options: encode says what is wrong there.
+        if "source" in row.values and not isinstance(row.values.get("translation"), Mapping):
+            check_text(row, "source", faults)
+
+    def encode(self, rows: Sequence[Row], max_tokens: int, *, labelled: bool) -> list[list[Example]]:
+        faults = Faults()
+        if labelled:
+            pairs = [_pair(row, self._options, faults) for row in rows]
+        else:
+            pairs = [_Pair(_side(row, "source", self._options, faults), "") for row in rows]
+        faults.raise_if_any()
+        sources, targets = [pair.source for pair in pairs], [pair.target for pair in pairs]
+        examples = self._translator.encode(sources, targets if labelled else None, max_tokens)
+        return [[example] if example is not None else [] for example in examples]
+
+    def preview(self, example: Example) -> list[Piece]:
+        return self._translator.preview(example)
+
+    def num_tokens(self, example: Example) -> int:
+        return self._translator.num_tokens(example)
+
+    def num_targets(self, example: Example) -> int:
+        return sum(label != IGNORED for label in example["labels"])
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        return self._translator.collate(examples)
+
+    def loss_sum(self, output: Any, batch: Batch) -> Tensor:
+        """Cross entropy in float32; output.logits of shape (targets, vocabulary)."""
+        return causal.loss_sum(output, batch)
+
+    def score(self, output: Any, batch: Batch) -> Scores:
+        return causal.score(output, batch)
+
+    def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
+        return {**causal.metrics(totals), **self._scores.metrics(totals)}
+
+    def calibrate(self, dev_metrics: Mapping[str, Any]) -> None:
+        """Nothing is chosen on dev."""
+
+    def predictions(self, output: Any, batch: Batch) -> list[dict[str, Any]]:
+        raise AssertionError("translations are generated")
+
+    @staticmethod
+    def text_row(text: str) -> dict[str, Any]:
+        return {"source": text}
+
+    def answer(self, row: Row, examples: Sequence[Example], predictions: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        (only,) = predictions
+        return only
+
+    def collate_prompts(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        return self._translator.collate_prompts(examples)
+
+    def score_answers(self, answers: Sequence[str], examples: Sequence[Example]) -> dict[str, Tensor]:
+        cleaned = [self._translator.clean(answer) for answer in answers]
+        return self._scores.count(cleaned, [example["reference"] for example in examples])
+
+    def show_answer(self, answer: str, example: Example) -> dict[str, str]:
+        return {
+            "prompt": example["source"],
+            "answer": self._translator.clean(answer),
+            "reference": example["reference"],
+        }
+
+    def prediction(self, answer: str) -> dict[str, Any]:
+        return {"translation": self._translator.clean(answer)}
+
+
+def _pair(row: Row, options: TranslationOptions, faults: Faults) -> _Pair:
+    """The row's two texts; empty ones where a fault is added."""
+    return _Pair(*(_side(row, side, options, faults) for side in ("source", "target")))
+
+
+def _side(row: Row, side: Literal["source", "target"], options: TranslationOptions, faults: Faults) -> str:
+    values: Mapping[str, Any] = row.values
+    name, where = str(side), ""
+    by_language = values.get("translation")
+    if isinstance(by_language, Mapping) and not {"source", "target"} <= values.keys():
+        values, where = by_language, "translation."
+    if where or not ("source" in values or "target" in values):
+        language = options.source_language if side == "source" else options.target_language
+        found = ", ".join(map(str, values))
+        if language is None:
+            key = f"task.{side}_language"
+            faults.add(row, f"no {side}; found: {where}{found}. Name its language ({key}) or its column (data.columns)")
+            return ""
+        names = find_tag(language, (name for name in values if isinstance(name, str)))
+        if len(names) != 1:
+            what = f"{' and '.join(names)} are both {language}" if names else f"nothing in {language}"
+            faults.add(row, f"{what}; found: {where}{found} (task.{side}_language)")
+            return ""
+        (name,) = names
+    text = values.get(name)
+    if isinstance(text, str) and text.strip():
+        return text
+    if name not in values:
+        faults.add(row, f"no {side}; found: {', '.join(map(str, values))}")
+    else:
+        faults.add(
+            row,
+            f"{where}{name} is empty" if isinstance(text, str) else f"{where}{name}: expected a text, got {text!r:.60}",
+        )
+    return ""
