@@ -18,10 +18,12 @@ from trainer.config.errors import ShardtuneError
 from trainer.config.load import load_recipe
 from trainer.config.run_dir import EXIT_OK, EXIT_USER
 from trainer.config.schema import Recipe
-from trainer.data.batch import deal
+from trainer.data.gather import REPORTED, SPLITS
 from trainer.data.order import Order
-from trainer.data.prepare import SPLITS, Prepared, Split, load_model_config, load_tokenizer, prepare
+from trainer.data.pack import Packing, lay_out, shape_of
+from trainer.data.prepare import Prepared, Split, load_model_config, load_tokenizer, prepare
 from trainer.footprint import Footprint, footprint
+from trainer.steps import training_order
 from trainer.tasks import TASKS, Task
 from trainer.tasks.task import Piece
 
@@ -65,6 +67,8 @@ class Report:
     splits: Mapping[str, SplitReport]
     notes: list[str]
     """What the preparation had to say, such as a column that it guessed."""
+    rows: Mapping[str, Any]
+    """The rows of each source, those that are bad, and those that are there twice, within a split or in two of them."""
     steps_per_epoch: int
     num_steps: int
     largest_micro_batch: tuple[int, int]
@@ -85,8 +89,11 @@ def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
     task = TASKS[recipe.task.kind](recipe.task, prepared.facts, tokenizer, config)
     train = prepared.split("train")
     assert train is not None, "a recipe always names training data"
-    order = Order(train.lengths, recipe.train.global_batch_size, recipe.data.length_window, recipe.train.seed)
-    batch, num_targets, efficiency = _largest_micro_batch(train, order, recipe, world_size)
+    order = training_order(train, recipe)
+    # As if the model kept packed rows apart: whether it does is asked when it has been loaded.
+    is_packed = task.packable and recipe.data.packing != "off"
+    packing = Packing(recipe.data.max_tokens, is_flat=False) if is_packed else None
+    batch, num_targets, efficiency = _largest_micro_batch(train, order, recipe, world_size, packing)
     stage = zero_stage(load_ds_config(recipe.engine.deepspeed))
     return Report(
         task=recipe.task.kind,
@@ -98,6 +105,7 @@ def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
             if (split := prepared.split(name)) is not None
         },
         notes=notes,
+        rows={key: prepared.meta[key] for key in REPORTED},
         steps_per_epoch=order.steps_per_epoch,
         num_steps=order.num_steps(recipe.train.num_epochs, recipe.train.max_steps),
         largest_micro_batch=batch,
@@ -135,7 +143,7 @@ def _report(split: Split, prepared: Prepared, task: Task, recipe: Recipe, num_pr
 
 
 def _largest_micro_batch(
-    train: Split, order: Order, recipe: Recipe, world_size: int
+    train: Split, order: Order, recipe: Recipe, world_size: int, packing: Packing | None
 ) -> tuple[tuple[int, int], int, float]:
     """Its (rows, longest), its targets, and the padding efficiency, over the first steps."""
     largest, targets, real, padded = (0, 0), 0, 0, 0
@@ -144,12 +152,13 @@ def _largest_micro_batch(
         lengths = np.asarray(train.lengths[rows])
         num_targets = np.asarray(train.num_targets[rows])
         real += int(lengths.sum())
-        for share in deal(lengths, world_size=world_size, micro_batch_tokens=recipe.train.micro_batch_tokens):
-            for piece in (piece for piece in share if len(piece)):
-                shape = len(piece), int(lengths[piece].max())
+        budget = recipe.train.micro_batch_tokens
+        for share in lay_out(lengths, world_size=world_size, micro_batch_tokens=budget, packing=packing):
+            for bins in share:
+                shape = shape_of(bins, lengths, packing)
                 padded += shape[0] * shape[1]
                 if shape[0] * shape[1] > largest[0] * largest[1]:
-                    largest, targets = shape, int(num_targets[piece].sum())
+                    largest, targets = shape, int(sum(num_targets[its].sum() for its in bins))
     return largest, targets, real / padded
 
 

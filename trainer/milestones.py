@@ -9,6 +9,7 @@ from typing import Any
 from trainer.checkpoint import Checkpoints
 from trainer.config.run_dir import STOP
 from trainer.config.schema import Recipe
+from trainer.data.pack import Packing
 from trainer.data.prepare import Split
 from trainer.engine import Engine, StepStats
 from trainer.evaluate import evaluate
@@ -33,6 +34,7 @@ class Milestones:
     engine: Engine
     task: Task
     dev: Split | None
+    packing: Packing | None
     model: Any
     tokenizer: Any
     checkpoints: Checkpoints
@@ -98,7 +100,9 @@ class Milestones:
         """Collective: this split's metrics, reported."""
         with self.phase(f"evaluating on {name}"):
             budget = self.recipe.train.micro_batch_tokens
-            batches = evaluation_batches(split, self.task, ranks=self.ranks, micro_batch_tokens=budget)
+            batches = evaluation_batches(
+                split, self.task, ranks=self.ranks, micro_batch_tokens=budget, packing=self.packing
+            )
             asked = None
             if (generation := self.task.generation) is not None:
                 num_rows = generation.num_dev_rows if name == "dev" else None

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,10 +60,18 @@ def keep_target_logits(model: "PreTrainedModel") -> None:
     would be the largest tensors of a training, and most of them would count for nothing.
     """
     head = model.get_output_embeddings()
+    if head is None:
+        raise DataError(f"model.path: {type(model).__name__} does not say which of its layers makes the logits")
+    # A model that is given targets answers with its whole text at once. A cache of keys and values would be a copy of
+    # them, and position ids that begin anew would not keep examples apart (transformers' _preprocess_mask_arguments).
+    uncached = {"use_cache": False} if "use_cache" in signature(type(model).forward).parameters else {}
     chosen: list[Tensor] = []
 
     def take(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        chosen[:] = [targets] if (targets := kwargs.pop("targets", None)) is not None else []
+        chosen.clear()
+        if (targets := kwargs.pop("targets", None)) is not None:
+            chosen.append(targets)
+            kwargs |= uncached
         return args, kwargs
 
     def select(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -16,6 +16,7 @@ from trainer.config.errors import CheckpointError, DataError, ShardtuneError
 from trainer.config.load import parse_recipe
 from trainer.config.run_dir import CONFIG, EXIT_OK, EXIT_USER, FACTS
 from trainer.config.schema import Recipe
+from trainer.data.columns import plain
 from trainer.data.source import Faults, Row, read_rows
 from trainer.tasks import TASKS, Task
 from trainer.tasks.task import Example, GeneratingTask
@@ -39,8 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             Row(task_type.text_row(text), Path("--text"), line) for line, text in enumerate(arguments.text, start=1)
         ]
         if arguments.file is not None:
-            present = {name: theirs for name, theirs in recipe.data.columns.items() if name in task_type.input_columns}
-            rows += read_rows(arguments.file, present)
+            rows += _read_inputs(arguments.file, recipe)
         faults = Faults()
         for row in rows:
             task_type.check_inputs(row, faults)
@@ -110,6 +110,23 @@ def _answers(task: Task, model: Any, examples: Sequence[Example], tokenizer: Any
         return [asking.prediction(answer) for answer in tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 
+def _read_inputs(path: Path, recipe: Recipe) -> list[Row]:
+    """The rows of the file, under our names for the columns that the model reads.
+
+    What data.columns says of these holds. What single sources say is one more guess: which source this file is like, it
+    does not say.
+    """
+    data, task = recipe.data, TASKS[recipe.task.kind]
+    maps = [source.columns or {} for source in data.sources("train")]
+    synonyms = {
+        name: (*(plain(its[name]) for its in maps if name in its), *(names if data.guess_columns else ()))
+        for name, names in task.column_guesses.items()
+        if name in task.input_columns
+    }
+    columns = {name: theirs for name, theirs in data.columns.items() if name in task.input_columns}
+    return read_rows(path, columns, synonyms, say=lambda text: print(f"{path}: {text}", file=sys.stderr))
+
+
 def _find_model(run_dir: Path, name: str) -> tuple[Recipe, Path]:
     if not (run_dir / CONFIG).is_file():
         raise CheckpointError(f"{run_dir}: not a run directory (there is no {CONFIG})")
@@ -121,7 +138,7 @@ def _find_model(run_dir: Path, name: str) -> tuple[Recipe, Path]:
 
 def _write(predictions: Iterator[dict[str, Any]], rows: Sequence[Row], out: TextIO) -> None:
     for row, prediction in zip(rows, predictions, strict=True):
-        out.write(json.dumps({**row.values, "prediction": prediction}, ensure_ascii=False) + "\n")
+        out.write(json.dumps({**row.values, "prediction": prediction}, ensure_ascii=False, default=str) + "\n")
 
 
 if __name__ == "__main__":

@@ -50,6 +50,8 @@ class Progress:
                 if not self._live and time.monotonic() - self._last_line_at > PLAIN_EVERY_S:
                     self._last_line_at = time.monotonic()
                     self._say(f"step {event['step']}/{self._num_steps}  {numbers}")
+            case "notice":
+                self._say(event["text"])
             case "eval":
                 self._say(evaluation_line(event))
 
@@ -69,7 +71,7 @@ class Progress:
 def start_line(event: Mapping[str, Any]) -> str:
     """What is about to happen, in one line."""
     begin = f"going on at step {event['step']:,} of" if event["step"] else "training for"
-    engine = f"ZeRO-{event['zero_stage']}, {event['precision']}"
+    engine = f"ZeRO-{event['zero_stage']}, {event['precision']}{', packed' if event.get('packed') else ''}"
     return (
         f"{begin} {event['num_steps']:,} steps: {event['num_rows']:,} rows, {event['num_parameters']:,} "
         f"parameters, {event['world_size']} ranks on {event['device']}, {engine}"

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class Reporter(Protocol):
-    """Takes events: `start` (num_steps, …), `phase` (name), `step`, `eval` (split, …) and `done`."""
+    """Takes events: `start` (num_steps, …), `phase` (name), `notice` (text), `step`, `eval` (split, …) and `done`."""
 
     def report(self, event: str, /, **values: Any) -> None: ...
 

@@ -16,7 +16,6 @@ from trainer.checkpoint import Checkpoints, Layout, newest_step
 from trainer.config.deepspeed import load_ds_config, resolve_ds_config
 from trainer.config.run_dir import FACTS, RESULTS, STOP, write_atomically
 from trainer.config.schema import Recipe
-from trainer.data.order import Order
 from trainer.data.prepare import Prepared, load_model_config, load_tokenizer
 from trainer.engine import DeepSpeedEngine, hold_ds_config
 from trainer.loop import fit
@@ -24,12 +23,13 @@ from trainer.meter import Meter
 from trainer.milestones import Milestones, without_answers
 from trainer.model import calibrate, exported_dev_metrics, load_exported, load_model
 from trainer.optim import OPTIMIZERS
+from trainer.packing import choose_packing
 from trainer.preflight import check_device
 from trainer.ranks import Ranks
 from trainer.reporter import Reporter, open_reporter
 from trainer.schedule import make_schedule
 from trainer.state import TrainState
-from trainer.steps import Step, train_steps
+from trainer.steps import Step, train_steps, training_order
 from trainer.tasks import TASKS, Task
 
 
@@ -81,7 +81,8 @@ def _assemble(
     tokenizer = load_tokenizer(recipe)
     task = TASKS[recipe.task.kind](recipe.task, prepared.facts, tokenizer, load_model_config(recipe))
     engine, model = _load_engine(recipe, run_dir, task, ranks)
-    order = Order(train.lengths, recipe.train.global_batch_size, recipe.data.length_window, recipe.train.seed)
+    packing = choose_packing(recipe, task, engine, model, ranks=ranks, reporter=reporter)
+    order = training_order(train, recipe)
     num_steps = order.num_steps(recipe.train.num_epochs, recipe.train.max_steps)
     layout = Layout(ranks.world_size, engine.zero_stage, recipe.engine.precision)
     checkpoints = Checkpoints(
@@ -98,6 +99,7 @@ def _assemble(
         engine=engine,
         task=task,
         dev=prepared.split("dev"),
+        packing=packing,
         model=model,
         tokenizer=tokenizer,
         checkpoints=checkpoints,
@@ -115,10 +117,12 @@ def _assemble(
         device=ranks.device.type,
         zero_stage=engine.zero_stage,
         precision=recipe.engine.precision,
+        packed=packing is not None,
     )
     left = range(state.step, num_steps)
     budget = recipe.train.micro_batch_tokens
-    return milestones, state, train_steps(train, task, order, left, ranks=ranks, micro_batch_tokens=budget)
+    steps = train_steps(train, task, order, left, ranks=ranks, micro_batch_tokens=budget, packing=packing)
+    return milestones, state, steps
 
 
 def _load_engine(recipe: Recipe, run_dir: Path, task: Task, ranks: Ranks) -> tuple[DeepSpeedEngine, Any]:

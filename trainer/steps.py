@@ -1,17 +1,20 @@
 """One rank's share of each optimizer step, from the order of the data to tensors."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.batch import Batch, Positions, deal, padded_tokens
+from trainer.config.schema import Recipe
+from trainer.data.batch import Batch, Positions
 from trainer.data.order import Order
+from trainer.data.pack import Packing, lay_out, shape_of
 from trainer.data.prepare import Split
 from trainer.ranks import Ranks
 from trainer.tasks import Task
+from trainer.tasks.causal import merge
 
 
 @dataclass(frozen=True)
@@ -29,45 +32,97 @@ class Step:
     """Tokens that run through the model, padding included."""
 
 
+def training_order(train: Split, recipe: Recipe) -> Order:
+    """The order in which the recipe trains on the rows."""
+    return Order(
+        train.lengths,
+        recipe.train.global_batch_size,
+        recipe.data.length_window,
+        recipe.train.seed,
+        sources=train.sources,
+        weights=tuple(source.weight for source in recipe.data.sources("train")),
+    )
+
+
 def train_steps(
-    split: Split, task: Task, order: Order, steps: range, *, ranks: Ranks, micro_batch_tokens: int
+    split: Split,
+    task: Task,
+    order: Order,
+    steps: range,
+    *,
+    ranks: Ranks,
+    micro_batch_tokens: int,
+    packing: Packing | None,
 ) -> Iterator[Step]:
     """This rank's share of these steps."""
+    share = _Sharing(split, task, ranks, micro_batch_tokens, packing)
     for number in steps:
         rows = order.rows(number)
-        share = _share(split, task, rows, ranks=ranks, micro_batch_tokens=micro_batch_tokens)
+        # The evaluations' draws begin with 0.
+        micro_batches, num_padded_tokens = share(rows, draw=(order.seed << 32) + number + 1)
         yield Step(
             number,
-            share.micro_batches,
+            micro_batches,
             num_samples=len(rows),
             num_targets=float(split.num_targets[rows].sum()) or 1.0,
             num_tokens=int(split.lengths[rows].sum()),
-            num_padded_tokens=share.num_padded_tokens,
+            num_padded_tokens=num_padded_tokens,
         )
 
 
 def evaluation_batches(
-    split: Split, task: Task, *, ranks: Ranks, micro_batch_tokens: int, chunk: int = 10_000
+    split: Split,
+    task: Task,
+    *,
+    ranks: Ranks,
+    micro_batch_tokens: int,
+    packing: Packing | None,
+    chunk: int = 10_000,
 ) -> Iterator[Batch]:
     """This rank's share of a whole split, each row on exactly one rank, as many batches on every rank."""
+    share = _Sharing(split, task, ranks, micro_batch_tokens, packing)
     by_length = np.argsort(split.lengths, kind="stable")
     for start in range(0, len(by_length), chunk):
-        rows = by_length[start : start + chunk]
-        yield from _share(split, task, rows, ranks=ranks, micro_batch_tokens=micro_batch_tokens).micro_batches
+        yield from share(by_length[start : start + chunk], draw=0)[0]
 
 
-class _Share(NamedTuple):
-    micro_batches: list[Batch]
-    num_padded_tokens: int
+@dataclass(frozen=True)
+class _Sharing:
+    """Deals rows to the ranks, and makes batches of this rank's."""
 
+    split: Split
+    task: Task
+    ranks: Ranks
+    micro_batch_tokens: int
+    packing: Packing | None
 
-def _share(split: Split, task: Task, rows: Positions, *, ranks: Ranks, micro_batch_tokens: int) -> _Share:
-    lengths: NDArray[np.int32] = np.asarray(split.lengths[rows])
-    shares = deal(lengths, world_size=ranks.world_size, micro_batch_tokens=micro_batch_tokens)
-    shortest = rows[[int(lengths.argmin())]]
-    batches = [
-        (task.collate(split.examples(rows[piece])) if len(piece) else task.collate(split.examples(shortest)).muted())
-        for piece in shares[ranks.rank]
-    ]
-    # An empty piece runs the shortest row, muted: ranks must do equally many passes for their collectives to meet.
-    return _Share([batch.to(ranks.device) for batch in batches], sum(padded_tokens(share, lengths) for share in shares))
+    def __call__(self, rows: Positions, *, draw: int) -> tuple[list[Batch], int]:
+        """This rank's micro-batches of these rows, and the tokens that all ranks run through the model."""
+        lengths: NDArray[np.int32] = np.asarray(self.split.lengths[rows])
+        shares = lay_out(
+            lengths,
+            world_size=self.ranks.world_size,
+            micro_batch_tokens=self.micro_batch_tokens,
+            packing=self.packing,
+        )
+        shortest = rows[[int(lengths.argmin())]]
+        batches = [
+            self._batch([rows[its] for its in bins], draw) if bins else self._batch([shortest], draw).muted()
+            for bins in shares[self.ranks.rank]
+        ]
+        # An empty share runs the shortest row, muted: ranks must do equally many passes for their collectives to meet.
+        shapes = [shape_of(bins, lengths, self.packing) for share in shares for bins in share]
+        return [batch.to(self.ranks.device) for batch in batches], sum(count * longest for count, longest in shapes)
+
+    def _batch(self, bins: Sequence[Positions], draw: int) -> Batch:
+        rows = np.concatenate(bins)
+        examples = [
+            {**example, "draw": (draw, row)}
+            for row, example in zip(rows.tolist(), self.split.examples(rows), strict=True)
+        ]
+        if self.packing is None:
+            return self.task.collate(examples)
+        if self.packing.is_flat:
+            return self.task.collate([merge(examples)])
+        ends = np.cumsum([len(its) for its in bins]).tolist()
+        return self.task.collate([merge(examples[start:end]) for start, end in pairwise([0, *ends])])

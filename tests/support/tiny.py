@@ -90,6 +90,22 @@ def write_causal(folder: Path, words: Sequence[str], *, chat_template: str | Non
     return folder
 
 
+def write_documents(path: Path, num_rows: int, *, seed: int = 0, longest: int = 60) -> Path:
+    """JSONL of made-up texts, in which most words follow from the one before; lengths from 1 to `longest` words."""
+    chosen = random.Random(seed)
+    words = [*GOOD, *BAD, *PLAIN]
+    rows = []
+    for _ in range(num_rows):
+        at = chosen.randrange(len(words))
+        text = []
+        for _ in range(chosen.randint(1, longest)):
+            text.append(words[at])
+            at = chosen.randrange(len(words)) if chosen.random() < 0.2 else (3 * at + 1) % len(words)
+        rows.append({"text": " ".join(text)})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
 def write_encoder_decoder(folder: Path, words: Sequence[str]) -> Path:
     """A Marian of 1 + 1 layers x 64 as config and word-level tokenizer of these words alone, without weights."""
     vocabulary = ["<pad>", "</s>", "<unk>", *words]

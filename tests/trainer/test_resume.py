@@ -51,6 +51,17 @@ def test_a_run_broken_off_twice_ends_with_the_unbroken_ones_weights_bit_for_bit(
         assert all(torch.equal(its[key], other[key]) for key in its)
 
 
+def test_a_mixture_goes_on_in_the_order_and_with_the_halves_that_it_had(tiny: Path, tmp_path: Path) -> None:
+    sources = f"[{{path: {tiny}/train.jsonl, weight: 0.5}}, {{path: {tiny}/test.jsonl, weight: 2}}]"
+    recipe = tiny_recipe(tiny, f"data.train={sources}", "train.num_epochs=2")
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train(recipe, whole, world_size=1)
+    assert curve(events(whole))[-1][0] == events(whole, "start")[0]["num_steps"] == 2 * 8  # of 34 + 62 rows
+    train(recipe, broken, world_size=1, before=stop_after(11))
+    train(recipe, broken, world_size=1)
+    assert curve(events(broken)) == curve(events(whole))
+
+
 def test_a_half_checkpoint_is_not_gone_on_from(tiny: Path, tmp_path: Path) -> None:
     recipe = tiny_recipe(tiny, "checkpoint.every_steps=2", "checkpoint.keep_last=3")
     train(recipe, tmp_path, world_size=1, before=stop_after(5))

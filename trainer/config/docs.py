@@ -119,13 +119,24 @@ def _sections() -> Iterator[str]:
         for section in kinds:
             kind = section.model_fields.get("kind")
             title = f"{name}, {describe_type(kind.annotation)}" if kind and kind.is_required() else name
-            yield f"## {title}\n\n{_text(section.__doc__ or '')}\n\n{_table(name, section)}\n"
+            yield f"## {title}\n\n{_text(section.__doc__ or '')}\n\n{_table(f'{name}.', section)}\n"
+            yield from _sections_inside(name, section)
+
+
+def _sections_inside(prefix: str, section: type[Section]) -> Iterator[str]:
+    """Those that keys of the section may hold; all keys that hold one of a kind share its description."""
+    holders: dict[type[Section], list[str]] = {}
+    for name, field in section.model_fields.items():
+        for inside in sections_in(field.annotation):
+            holders.setdefault(inside, []).append(f"`{prefix}.{name}`")
+    for inside, names in holders.items():
+        yield f"### A mapping in {', '.join(names)}\n\n{_text(inside.__doc__ or '')}\n\n{_table('', inside)}\n"
 
 
 def _table(prefix: str, section: type[Section]) -> str:
     rows = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
     for name, field in section.model_fields.items():
-        cells = (f"`{prefix}.{name}`", _field_type(field), _default(field), _text(field.description or ""))
+        cells = (f"`{prefix}{name}`", _field_type(field), _default(field), _text(field.description or ""))
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows)
 
@@ -141,6 +152,8 @@ def describe_type(annotation: Any) -> str:
         return describe_type(args[0]) + _bounds(_flat(args[1:]))
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in args)
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return "mapping (below)"
     if origin is dict:
         return f"mapping to {describe_type(args[1])}"
     if origin is tuple and args[-1:] == (...,):
@@ -148,7 +161,7 @@ def describe_type(annotation: Any) -> str:
     if origin is tuple:
         return f"list of {len(args)}: {describe_type(args[0])}"
     if args:
-        return " or ".join("null" if part is NoneType else describe_type(part) for part in args)
+        return " or ".join(dict.fromkeys("null" if part is NoneType else describe_type(part) for part in args))
     return {str: "text", int: "whole number", float: "number", bool: "`true` or `false`"}[annotation]
 
 

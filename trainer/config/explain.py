@@ -6,7 +6,8 @@ Which values are legal, and what an unknown key may have been meant to be, is re
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -44,19 +45,29 @@ def dotted(where: Where) -> str:
 
 
 def sections_in(annotation: Any) -> tuple[type[Section], ...]:
-    """The sections that a field may hold: none, one, or one for each kind."""
+    """The sections that a field may hold, or a list in it: none, one, or one for each kind."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return (annotation,)
-    return tuple(section for part in get_args(annotation) for section in sections_in(part))
+    return tuple(dict.fromkeys(section for part in get_args(annotation) for section in sections_in(part)))
+
+
+def holds_sections_alone(annotation: Any) -> bool:
+    """Whether nothing may stand there but a section, of one kind or another."""
+    if isinstance(annotation, type):
+        return issubclass(annotation, Section)
+    parts = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        return holds_sections_alone(parts[0])
+    return get_origin(annotation) in (Union, UnionType) and all(map(holds_sections_alone, parts))
 
 
 def all_keys(model: type[Section]) -> Iterator[str]:
     """Every dotted key that a value can stand under."""
     for name, field in model.model_fields.items():
-        if sections := sections_in(field.annotation):
-            yield from dict.fromkeys(f"{name}.{key}" for section in sections for key in all_keys(section))
-        else:
+        sections = sections_in(field.annotation)
+        if not sections or not holds_sections_alone(field.annotation):
             yield name
+        yield from dict.fromkeys(f"{name}.{key}" for section in sections for key in all_keys(section))
 
 
 def first_sentence(text: str) -> str:
@@ -151,9 +162,12 @@ def _fields(
     sections: tuple[type[Section], ...] = (model,)
     given: Any = values
     for step in where:
-        fields = [section.model_fields[step] for section in sections if step in section.model_fields]
-        sections = tuple(found for field in fields for found in sections_in(field.annotation))
-        given = given.get(step) if isinstance(given, dict) else None
+        if isinstance(step, int):  # an item of a list of sections
+            given = given[step] if isinstance(given, list) and step < len(given) else None
+        else:
+            fields = [section.model_fields[step] for section in sections if step in section.model_fields]
+            sections = tuple(found for field in fields for found in sections_in(field.annotation))
+            given = given.get(step) if isinstance(given, dict) else None
         if narrow and isinstance(given, dict):
             of_kind = [s for s in sections if "kind" in s.model_fields and given.get("kind") in _literals_of(s, "kind")]
             sections = tuple(of_kind) or sections

@@ -17,7 +17,9 @@ from trainer.config.deepspeed import is_path, not_a_strategy, strategies
 from trainer.config.errors import ConfigError
 from trainer.config.explain import Fault, did_you_mean, dotted, explain, sections_in, shown
 from trainer.config.schema import LEARNING_SECTIONS, NOT_LEARNED, Recipe
+from trainer.config.sources import SourceConfig
 from trainer.config.yaml_lines import Where, YamlError, read_yaml, write_yaml
+from trainer.data.find import HUB, FindError, escaped, find_files, is_glob, is_hub, is_saved_dataset
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -210,16 +212,17 @@ def _report(draft: Draft, faults: Iterable[Fault]) -> str:
     return "\n".join(dict.fromkeys(f"{place.label}: {what}" for place, what in ordered))
 
 
-_DATA_FILES = ("train", "dev", "test")
+_SPLITS = ("train", "dev", "test")
 
 
 def path_faults(values: Mapping[str, Any], folder: Path) -> list[Fault]:
     """What of the local files and folders that the values name is not there; relative paths start from `folder`."""
     faults = []
     data, model, engine = (_section(values, name) for name in ("data", "model", "engine"))
-    for key in _DATA_FILES:
-        if isinstance(data.get(key), str) and (missing := _missing(data[key], folder, "file")):
-            faults.append(Fault(("data", key), missing))
+    for split in _SPLITS:
+        for where, source in _paths_in(data.get(split)):
+            if missing := _no_rows(source, folder):
+                faults.append(Fault(("data", split, *where), missing))
     path = model.get("path")
     if isinstance(path, str) and _is_local_model(path, folder) and (missing := _missing(path, folder, "folder")):
         faults.append(Fault(("model", "path"), missing))
@@ -235,9 +238,8 @@ def path_faults(values: Mapping[str, Any], folder: Path) -> list[Fault]:
 
 def with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with every local path absolute; hub ids and the names of strategies stay as they are."""
-    data = {
-        key: _absolute(value, folder) for key in (*_DATA_FILES, "cache_dir") if (value := getattr(recipe.data, key))
-    }
+    data = {split: _with_absolute_paths(getattr(recipe.data, split), folder) for split in _SPLITS}
+    data["cache_dir"] = _absolute(recipe.data.cache_dir, folder)
     model, engine = recipe.model, recipe.engine
     if _is_local_model(model.path, folder):
         model = model.model_copy(update={"path": _absolute(model.path, folder)})
@@ -246,6 +248,55 @@ def with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
     return recipe.model_copy(
         update={"data": recipe.data.model_copy(update=data), "model": model, "engine": engine},
     )
+
+
+def _paths_in(value: Any) -> Iterator[tuple[Where, str]]:
+    """The paths of a split's sources, and the way to each, in what a recipe says of the split, right or wrong."""
+    if isinstance(value, str):
+        yield (), value
+    elif isinstance(value, dict) and isinstance(value.get("path"), str):
+        yield ("path",), value["path"]
+    elif isinstance(value, list):
+        for at, item in enumerate(value):
+            if not isinstance(item, list):
+                yield from (((at, *where), path) for where, path in _paths_in(item))
+
+
+def _no_rows(path: str, folder: Path) -> str | None:
+    """What is wrong with a path that is to stand for rows."""
+    absolute = _absolute_source(path, folder)
+    if is_hub(path):
+        return None if absolute == path else _missing(path.removeprefix(HUB), folder, "folder")
+    try:
+        if not is_glob(path, folder) and _kind(Path(absolute)) is None:
+            return _missing(path, folder, "file")
+        if not is_saved_dataset(absolute):
+            find_files(absolute)
+    except FindError as error:
+        return f"{shown(path)}: {error.what}" if str(error.where) == absolute else str(error)
+    except OSError as error:
+        return f"{shown(path)} cannot be looked at: {error.strerror}"
+    return None
+
+
+def _absolute_source(path: str, folder: Path) -> str:
+    """Of `hf:` what is a hub id stays; the folder before a glob is never part of it."""
+    if is_hub(path):
+        rest = path.removeprefix(HUB)
+        return HUB + _absolute(rest, folder) if _is_local_model(rest, folder) else path
+    absolute = _absolute(path, folder)
+    is_relative = not path.startswith(("/", "~"))
+    return f"{escaped(folder)}/{path}" if is_relative and is_glob(path, folder) else absolute
+
+
+def _with_absolute_paths(value: Any, folder: Path) -> Any:
+    """The sources of a split, as a recipe names them, their paths absolute."""
+    if isinstance(value, str):
+        return _absolute_source(value, folder)
+    if isinstance(value, SourceConfig):
+        return value.model_copy(update={"path": _absolute_source(value.path, folder)})
+    # A share of the training rows has no path.
+    return tuple(_with_absolute_paths(item, folder) for item in value) if isinstance(value, tuple) else value
 
 
 def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:

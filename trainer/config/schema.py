@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Union
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from trainer.config.section import Section
+from trainer.config.sources import HeldOutConfig, SourceConfig, Sources, SourcesOrShare, listed
 from trainer.tasks import TASKS, TaskOptions
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -34,24 +35,81 @@ class ModelConfig(Section):
 class DataConfig(Section):
     """Where the labelled rows are."""
 
-    train: str
-    """A .jsonl, .csv or .tsv file. Words with tags may also be a .conll or .bio file, one word a line: its first column
-    is `tokens`, its last `tags`, and those between are `column_2`, `column_3` and so on. Relative paths start from the
-    working directory."""
-    dev: str | None = None
-    """Rows for the evaluations while training, which also choose the best model."""
-    test: str | None = None
-    """Rows for the one evaluation at the end, of the best model."""
+    train: Sources
+    """A file, a folder, a glob, `hf:owner/name`, or a list of these. Files are .jsonl, .json, .csv, .tsv, .parquet,
+    .arrow, .txt (a line is a row of `text`), .conll or .bio (a word a line: the first column is `tokens`, the last
+    `tags`, those between are `column_2` and so on), each also with .gz or .zst after it. A folder stands for all such
+    files in it, at any depth, or for what `datasets.save_to_disk` has written there; `hf:owner/name` is a data set on
+    the hub. An item of a list is one of these or, as in `{path: chats/*.jsonl.gz, weight: 0.5}`, a mapping. Relative
+    paths start from the working directory."""
+    dev: SourcesOrShare | None = None
+    """Rows for the evaluations while training, which also choose the best model: as for train, or a share of its rows,
+    as in `{fraction: 0.05, group: conversation_id}`."""
+    test: SourcesOrShare | None = None
+    """Rows for the one evaluation at the end, of the best model; as for dev."""
     columns: dict[str, str] = Field(default={})
     """The data's names for our columns, as in `{text: review, label: stars}`. What is not named keeps our name."""
+    guess_columns: bool = True
+    """Where a column is missing and just one other has a name that is often used for it (review for text), takes that
+    one, and says so."""
+    text_unit: Literal["line", "paragraph", "file"] = "line"
+    """What a row of a .txt file is. Blank lines are between paragraphs, and are no rows."""
+    on_bad_row: Literal["error", "skip"] = "error"
+    """What becomes of lines that cannot be read and of rows that the task cannot use. Skipped ones are counted, by what
+    is wrong with them. A file that is damaged as a whole is always an error."""
+    deduplicate: Literal["none", "train", "all"] = "none"
+    """`train` drops the training rows that are there twice (the first one stays), and those of which the model reads
+    the same in a row of dev or test; `all` also drops from dev and test what is there twice, and from dev what is in
+    test. They are counted in any case."""
     max_tokens: PositiveInt = 512
     """Longer texts are truncated to this many tokens, special ones included; token_classification cuts them into
     windows instead."""
     length_window: Annotated[int, Field(ge=0)] = 50
     """Rows are sorted by length within windows of this many global batches, so that little padding is trained on.
     The batches are then shuffled. 0 makes the order fully random."""
+    packing: Literal["auto", "on", "off"] = "auto"
+    """Puts several rows of the tasks of causal language models side by side into rows of at most max_tokens, so that
+    little padding is computed. None sees another, and the loss is the same; the unit of train.global_batch_size stays
+    the row as it was before. `auto` asks the model, when a run starts, whether it keeps them apart (one that goes by
+    position ids does; Mamba or Bloom do not), and else leaves it; `on` then is an error."""
     cache_dir: str = "~/.cache/shardtune"
     """Where the prepared (tokenized) data are kept between runs."""
+
+    def sources(self, split: str) -> list[SourceConfig]:
+        """The sources of train, dev or test; none if there is no such split or it is a share of train."""
+        return listed(getattr(self, split))
+
+    def share(self, split: str) -> HeldOutConfig | None:
+        """The share of the training rows that dev or test is, if it is one."""
+        value = getattr(self, split)
+        return value if isinstance(value, HeldOutConfig) else None
+
+    @model_validator(mode="after")
+    def _lists_have_items(self) -> "DataConfig":
+        for split in ("train", "dev", "test"):
+            if getattr(self, split) == ():
+                raise ValueError(f"{split}: the list of sources is empty")
+        return self
+
+    @model_validator(mode="after")
+    def _only_training_rows_are_weighted(self) -> "DataConfig":
+        for split in ("dev", "test"):
+            for source in self.sources(split):
+                if source.weight != 1:
+                    raise ValueError(
+                        f"{split}: {source.path!r} has a weight, but its rows are not trained on; remove it"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _shares_fit_together(self) -> "DataConfig":
+        dev, test = self.share("dev"), self.share("test")
+        if dev and test:
+            if (dev.group, dev.seed) != (test.group, test.seed):
+                raise ValueError("dev and test are both shares of train; give them the same group and the same seed")
+            if dev.fraction + test.fraction >= 1:
+                raise ValueError(f"dev and test take {dev.fraction + test.fraction:g} of train; leave something of it")
+        return self
 
 
 class TrainConfig(Section):
@@ -187,6 +245,12 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _rows_can_be_packed(self) -> "Recipe":
+        if self.data.packing == "on" and not TASKS[self.task.kind].packable:
+            raise ValueError(f"data.packing: the rows of {self.task.kind} cannot be packed; set it to auto or off")
+        return self
+
+    @model_validator(mode="after")
     def _start_can_be_evaluated(self) -> "Recipe":
         if self.train.eval_at_start and self.data.dev is None:
             raise ValueError("train.eval_at_start: there is no data.dev to evaluate on")
@@ -206,6 +270,12 @@ LEARNING_SECTIONS = ("task", "model", "data", "train", "optim")
 """The sections that decide what is learned; a run directory belongs to one value of these."""
 
 NOT_LEARNED = frozenset(
-    {"model.activation_checkpointing", "data.cache_dir", "train.micro_batch_tokens", "train.eval_at_start"}
+    {
+        "model.activation_checkpointing",
+        "data.packing",
+        "data.cache_dir",
+        "train.micro_batch_tokens",
+        "train.eval_at_start",
+    }
 )
 """The keys of those sections that decide where and how fast it is learned, and nothing else."""

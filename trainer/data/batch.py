@@ -45,7 +45,9 @@ class Batch:
     def muted(self) -> "Batch":
         """The same inputs without a target: its loss and its gradient are zero."""
         ignored = IGNORED_NUMBER if self.labels.is_floating_point() else IGNORED
-        return replace(self, labels=torch.full_like(self.labels, ignored))
+        labels = torch.full_like(self.labels, ignored)
+        wanted = {"targets": torch.zeros_like(labels, dtype=torch.bool)} if "targets" in self.inputs else {}
+        return replace(self, inputs={**self.inputs, **wanted}, labels=labels)
 
 
 def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
@@ -68,7 +70,7 @@ def deal(lengths: NDArray[np.int32], *, world_size: int, micro_batch_tokens: int
     num_micro_batches = -(-len(_cut(sizes, micro_batch_tokens=micro_batch_tokens)) // world_size)
     num_cuts = num_micro_batches * world_size
     # The smallest cost limit that needs no more cuts: between a single longest row's and everything's in one.
-    low, high = int(_cost(sizes[0], 1)) - 1, int(_cost(sizes[0], len(sizes))) + 1
+    low, high = int(cost(sizes[0], 1)) - 1, int(cost(sizes[0], len(sizes))) + 1
     while high - low > 1:
         limit = (low + high) // 2
         fits = len(_cut(sizes, micro_batch_tokens=micro_batch_tokens, max_cost=limit)) <= num_cuts
@@ -84,12 +86,8 @@ def deal(lengths: NDArray[np.int32], *, world_size: int, micro_batch_tokens: int
     ]
 
 
-def padded_tokens(micro_batches: Sequence[Positions], lengths: NDArray[np.int32]) -> int:
-    """Tokens that these micro-batches run through the model, padding included."""
-    return sum(len(rows) * int(lengths[rows].max()) for rows in micro_batches if len(rows))
-
-
-def _cost(longest: np.int64 | int, num_rows: int) -> float:
+def cost(longest: np.int64 | int, num_rows: int) -> float:
+    """What a forward and backward pass over so many rows costs, in tokens of very short rows."""
     # Attention's quadratic term against the linear rest of a layer: s / 6h (Narayanan et al., 2021, section 5.1: flops
     # of a layer 24 b s h^2 (1 + s / 6h)), at a hidden size of 1024.
     return float(longest) * num_rows * (1 + float(longest) / 6144)
@@ -101,7 +99,7 @@ def _cut(sizes: NDArray[np.int64], *, micro_batch_tokens: int, max_cost: float =
     start = 0
     while start < len(sizes):
         longest = int(sizes[start])
-        room = min(micro_batch_tokens / longest, max_cost / _cost(longest, 1), len(sizes) - start)
+        room = min(micro_batch_tokens / longest, max_cost / cost(longest, 1), len(sizes) - start)
         counts.append(max(1, int(room)))
         start += counts[-1]
     return counts

@@ -7,7 +7,7 @@ import fcntl
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 
 from trainer.config.errors import DataError
 from trainer.config.schema import Recipe
-from trainer.data.source import Row, read_rows
+from trainer.data.find import file_digest
+from trainer.data.gather import gather, sources_digest
+from trainer.data.source import Row
 from trainer.tasks import TASKS
 from trainer.tasks.task import TRUNCATED, Example, Task
 
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
 FORMAT = 4
 """Goes up whenever the same input would be written differently, so that old folders are not read."""
 ROWS_AT_ONCE = 1000
-SPLITS = ("train", "dev", "test")
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +52,12 @@ class Split:
         """Labels that count, or their weights' sum, of each example; shape (rows,)."""
         num_targets: NDArray[np.float64] = np.load(self.folder / f"{self.name}.num_targets.npy", mmap_mode="r")
         return num_targets
+
+    @cached_property
+    def sources(self) -> NDArray[np.int32]:
+        """The number of the source that each example is from, as the recipe lists those of train; shape (rows,)."""
+        sources: NDArray[np.int32] = np.load(self.folder / f"{self.name}.sources.npy", mmap_mode="r")
+        return sources
 
     def examples(self, rows: NDArray[np.int64]) -> list[Example]:
         """These rows' examples, in the order asked for."""
@@ -89,21 +96,26 @@ class Prepared:
 def prepare(recipe: Recipe, *, num_ranks: int = 1, say: Callable[[str], None] = lambda _: None) -> Prepared:
     """The recipe's prepared data, from the cache or made now; safe to call from several processes at once.
 
+    Says what was chosen and dropped on the way, also if that was at an earlier time.
     Raises DataError for whatever is wrong with the data, the model folder or the tokenizer, or if the training rows are
     fewer than the ranks.
     """
     cache = Path(recipe.data.cache_dir).expanduser()
     prepared = Prepared(cache / fingerprint(recipe))
+    was_said = False
     if not (prepared.folder / "meta.json").is_file():
         cache.mkdir(parents=True, exist_ok=True)
         with _locked(prepared.folder.with_suffix(".lock")):
             if not (prepared.folder / "meta.json").is_file():
                 _make(recipe, prepared.folder, say)
+                was_said = True
+    if not was_said:
+        for note in prepared.meta["notes"]:
+            say(note)
     num_examples = prepared.meta["splits"]["train"]["examples"]
     if num_examples < num_ranks:
         raise DataError(
-            f"{recipe.data.train}: {num_examples} training rows for {num_ranks} ranks; "
-            f"set job.ranks={num_examples} or fewer"
+            f"data.train: {num_examples} training rows for {num_ranks} ranks; set job.ranks={num_examples} or fewer"
         )
     return prepared
 
@@ -111,14 +123,13 @@ def prepare(recipe: Recipe, *, num_ranks: int = 1, say: Callable[[str], None] = 
 def fingerprint(recipe: Recipe) -> str:
     """A name for what the prepared data depend on: the files, the tokenizer, the task's options and this format."""
     digest = hashlib.sha256()
-    for split, path in _split_paths(recipe).items():
-        digest.update(f"{split}:{path.suffix}:{_digest(path)}\n".encode())
+    digest.update(f"{sources_digest(recipe.data)}\n".encode())
     folder = Path(recipe.model.path)
     files = sorted(path for path in folder.iterdir() if _is_tokenizer_file(path)) if folder.is_dir() else []
     digest.update(f"{recipe.model.path if not files else ''}@{recipe.model.revision}\n".encode())
     for path in files:
-        digest.update(f"{path.name}:{_digest(path)}\n".encode())
-    options = {"task": recipe.task.model_dump(), "columns": recipe.data.columns, "max_tokens": recipe.data.max_tokens}
+        digest.update(f"{path.name}:{file_digest(path)}\n".encode())
+    options = {"task": recipe.task.model_dump(), "max_tokens": recipe.data.max_tokens}
     digest.update(json.dumps([FORMAT, options], sort_keys=True).encode())
     return digest.hexdigest()[:16]
 
@@ -154,28 +165,26 @@ def load_model_config(recipe: Recipe, task: Task | None = None) -> "PreTrainedCo
 
 
 def _make(recipe: Recipe, folder: Path, say: Callable[[str], None]) -> None:
-    rows = {split: read_rows(path, recipe.data.columns) for split, path in _split_paths(recipe).items()}
-    task_type = TASKS[recipe.task.kind]
-    facts = task_type.survey(recipe.task, rows)
+    gathered = gather(recipe, say)
     config, tokenizer = load_model_config(recipe), load_tokenizer(recipe)
     limit = min(getattr(config, "max_position_embeddings", None) or 10**9, tokenizer.model_max_length)
     if recipe.data.max_tokens > limit:
         raise DataError(f"data.max_tokens: {recipe.data.max_tokens} is more than {recipe.model.path} can take: {limit}")
-    task = task_type(recipe.task, facts, tokenizer, config)
+    task = TASKS[recipe.task.kind](recipe.task, gathered.facts, tokenizer, config)
     task.check_model(config)
 
     draft = folder.with_suffix(".draft")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     splits = {}
-    for split, its_rows in rows.items():
+    for split, its_rows in gathered.rows.items():
         say(f"tokenizing {split}: {len(its_rows):,} rows")
         splits[split] = _write_split(draft, split, task, its_rows, recipe.data.max_tokens)
         if splits[split]["rows_dropped"]:
             say(f"{split}: {splits[split]['rows_dropped']:,} rows dropped: nothing to learn was left of them")
         if splits[split]["rows_truncated"]:
             say(f"{split}: {splits[split]['rows_truncated']:,} rows truncated to data.max_tokens")
-    meta = {"format": FORMAT, "facts": facts, "splits": splits}
+    meta = {"format": FORMAT, "facts": gathered.facts, "splits": splits, **gathered.report}
     (draft / "meta.json").write_text(json.dumps(meta, ensure_ascii=False, indent=1), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     draft.rename(folder)
@@ -184,14 +193,17 @@ def _make(recipe: Recipe, folder: Path, say: Callable[[str], None]) -> None:
 def _write_split(folder: Path, name: str, task: Task, rows: Sequence[Row], max_tokens: int) -> dict[str, Any]:
     lengths: list[int] = []
     num_targets: list[float] = []
+    sources: list[int] = []
     num_dropped = num_truncated = 0
     tables = []
     for start in range(0, len(rows), ROWS_AT_ONCE):
-        by_row = task.encode(rows[start : start + ROWS_AT_ONCE], max_tokens, labelled=True)
+        window = rows[start : start + ROWS_AT_ONCE]
+        by_row = task.encode(window, max_tokens, labelled=True)
         num_dropped += sum(not examples for examples in by_row)
         chunk = [example for examples in by_row for example in examples]
         num_truncated += sum(bool(example.pop(TRUNCATED, False)) for example in chunk)
         lengths += [task.num_tokens(example) for example in chunk]
+        sources += [row.source for row, examples in zip(window, by_row, strict=True) for _ in examples]
         num_targets += [task.num_targets(example) for example in chunk]
         if chunk:
             tables.append(pa.Table.from_pylist(chunk))
@@ -201,6 +213,7 @@ def _write_split(folder: Path, name: str, task: Task, rows: Sequence[Row], max_t
     with pa.ipc.new_file(str(folder / f"{name}.arrow"), table.schema) as file:
         file.write_table(table)
     np.save(folder / f"{name}.lengths.npy", np.array(lengths, dtype=np.int32))
+    np.save(folder / f"{name}.sources.npy", np.array(sources, dtype=np.int32))
     np.save(folder / f"{name}.num_targets.npy", np.array(num_targets, dtype=np.float64))
     return {
         "path": str(rows[0].path),
@@ -213,22 +226,9 @@ def _write_split(folder: Path, name: str, task: Task, rows: Sequence[Row], max_t
     }
 
 
-def _split_paths(recipe: Recipe) -> dict[str, Path]:
-    named: Mapping[str, str | None] = {split: getattr(recipe.data, split) for split in SPLITS}
-    return {split: Path(path) for split, path in named.items() if path is not None}
-
-
 def _is_tokenizer_file(path: Path) -> bool:
     wanted = ("token", "vocab", "merges", "spiece", "sentencepiece", "config.json", "chat_template")
     return path.is_file() and any(word in path.name for word in wanted)
-
-
-def _digest(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The task families, by the `kind` that a recipe names."""
 
 from trainer.tasks.classification import Classification
+from trainer.tasks.language_modeling import LanguageModeling
 from trainer.tasks.task import Task, TaskOptions
 from trainer.tasks.token_classification import TokenClassification
 from trainer.tasks.translation import Translation
@@ -10,5 +11,6 @@ __all__ = ["TASKS", "Task", "TaskOptions"]
 TASKS: dict[str, type[Task]] = {
     "classification": Classification,
     "token_classification": TokenClassification,
+    "language_modeling": LanguageModeling,
     "translation": Translation,
 }

@@ -48,27 +48,48 @@ def num_targets(example: Example) -> float:
     return float(sum(label != IGNORED for label in example["labels"]))
 
 
+def merge(examples: Sequence[Example]) -> Example:
+    """The examples one after the other as a single one, with `position_ids` that begin anew at each."""
+    merged: Example = {
+        "input_ids": [token for example in examples for token in example["input_ids"]],
+        "labels": [label for example in examples for label in example["labels"]],
+        "position_ids": [place for example in examples for place in range(len(example["input_ids"]))],
+    }
+    if any(example.get("weights") for example in examples):
+        merged["weights"] = [weight for example in examples for weight in _weights(example)]
+    return merged
+
+
 def collate(examples: Sequence[Example], pad_id: int) -> Batch:
-    """Padded on the right; the batch's logits are wanted at the targets alone (Task.wants_target_logits)."""
+    """Padded on the right; the batch's logits are wanted at the targets alone (Task.wants_target_logits).
+
+    A model keeps the examples of a merged one apart by their position ids, if it is given no attention mask (see
+    trainer/packing.py). So padding is one more of them: what is on its left does not see it anyhow.
+    """
     import torch
 
     from trainer.data.batch import Batch, pad
 
     ids = [example["input_ids"] for example in examples]
     labels = pad([example["labels"] for example in examples], IGNORED)
-    inputs = {
-        "input_ids": pad(ids, pad_id),
-        "attention_mask": pad([[1] * len(row) for row in ids], 0),
-        "targets": labels != IGNORED,
-    }
-    given = [example.get("weights") for example in examples]
-    if not any(given):
+    inputs = {"input_ids": pad(ids, pad_id), "targets": labels != IGNORED}
+    if "position_ids" in examples[0]:
+        longest = inputs["input_ids"].shape[1]
+        inputs["position_ids"] = torch.tensor(
+            [[*its["position_ids"], *range(longest - len(its["input_ids"]))] for its in examples]
+        )
+    else:
+        inputs["attention_mask"] = pad([[1] * len(row) for row in ids], 0)
+    if not any(example.get("weights") for example in examples):
         return Batch(inputs, labels)
-    weights = (labels != IGNORED).to(torch.float32)
-    for row, its in zip(weights, given, strict=True):
-        if its:
-            row[: len(its)] = torch.tensor(its)
+    weights = torch.zeros(labels.shape)
+    for row, example in zip(weights, examples, strict=True):
+        row[: len(example["labels"])] = torch.tensor(_weights(example))
     return Batch(inputs, labels, weights)
+
+
+def _weights(example: Example) -> list[float]:
+    return example.get("weights") or [float(label != IGNORED) for label in example["labels"]]
 
 
 def collate_prompts(prompts: Sequence[Sequence[int]], pad_id: int) -> dict[str, Tensor]:
@@ -102,6 +123,11 @@ def metrics(totals: Mapping[str, Tensor]) -> dict[str, float]:
     """Perplexity, the exponential of the mean loss; and the part of the targets that are the likeliest token."""
     loss = float(totals["loss_sum"]) / (float(totals["num_targets"]) or 1.0)
     return {
-        "perplexity": math.exp(loss) if loss < 700 else math.inf,
+        "perplexity": perplexity(loss),
         "token_accuracy": float(totals["tokens_right"]) / max(1, int(totals["tokens"])),
     }
+
+
+def perplexity(loss: float) -> float:
+    """The exponential of a mean loss."""
+    return math.exp(loss) if loss < 700 else math.inf

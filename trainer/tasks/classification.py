@@ -5,6 +5,7 @@ What its label is, and what the loss and the metrics of it are, is its problem's
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -31,6 +32,9 @@ ONLY_FOR = {
     "label_smoothing": ("single_label",),
 }
 """The problems that a key says something about."""
+
+NO_TEXT = re.compile("[\x00\ud800-\udfff]")
+"""NUL, which comes of UTF-16 and of binary files; and halves of surrogate pairs, which JSON can write, UTF-8 not."""
 
 
 class ClassificationOptions(TaskOptions):
@@ -85,9 +89,15 @@ class Classification:
     Options: ClassVar[type[TaskOptions]] = ClassificationOptions
     columns: ClassVar[tuple[str, ...]] = ("text", "label")
     input_columns: ClassVar[tuple[str, ...]] = ("text", "text_pair")
+    column_guesses: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "text": ("sentence", "content", "review", "body", "comment", "question", "sentence1", "question1", "premise"),
+        "text_pair": ("sentence2", "question2", "hypothesis"),
+        "label": ("labels", "sentiment", "class", "target", "category", "intent", "topic", "rating", "score"),
+    }
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "mse", "mae"})
     auto_model: str = "AutoModelForSequenceClassification"
     wants_target_logits: bool = False
+    packable: bool = False
     generation: Generation | None = None
 
     def __init__(
@@ -235,6 +245,8 @@ def check_text(row: Row, column: str, faults: Faults) -> None:
         faults.add(row, f"{column}: expected a text, got {text!r:.60}" if column in row.values else f"no {column}")
     elif not text.strip():
         faults.add(row, f"{column} is empty")
+    elif bad := NO_TEXT.search(text):
+        faults.add(row, f"{column}: character {bad.start() + 1} is U+{ord(bad.group()):04X}, which no text has")
 
 
 def _check_texts(row: Row, faults: Faults, *, has_pairs: bool) -> None:

@@ -25,7 +25,14 @@ IGNORED_NUMBER = float("nan")
 """The same where labels are real numbers, of which -100 may well be one."""
 
 Example = dict[str, Any]
-"""A prepared row or a window of one: `input_ids` (a list of ints), `labels`, and what else its collate wants."""
+"""A prepared row or a window of one: `input_ids` (a list of ints), `labels`, and what else its collate wants.
+
+When it is trained or evaluated on, it also has a `draw`: two whole numbers (64 bits each) that seed whatever is random
+about it. They follow from the seed, the step and the row; in an evaluation from the row alone.
+"""
+
+TRUNCATED = "truncated"
+"""What an example may have besides: whether something of its row did not fit. It is counted, and not kept."""
 
 TRUNCATED = "truncated"
 """What an example may have besides: whether something of its row did not fit. It is counted, and not kept."""
@@ -81,6 +88,9 @@ class Task(Protocol):
     """The columns that every training row must have, by our names."""
     input_columns: ClassVar[tuple[str, ...]]
     """The columns that the model reads; predict needs only these."""
+    column_guesses: ClassVar[Mapping[str, tuple[str, ...]]]
+    """Our columns, those too that a row may do without, and the names in lower case that others give them. Where one
+    is missing and a single column has one of its names, that is taken, and said."""
     lower_is_better: ClassVar[frozenset[str]]
     """The metrics of which less is more."""
     auto_model: str
@@ -88,6 +98,8 @@ class Task(Protocol):
     wants_target_logits: bool
     """The model is to compute logits at the targets alone: output.logits of shape (targets, vocabulary), in the order
     of batch.labels[batch.targets]. For large vocabularies; see trainer/model.py."""
+    packable: bool
+    """Examples may share a row: they are those of trainer/tasks/causal.py, and so is how they are collated."""
     generation: Generation | None
     """How the model is asked for its answers; None for a task whose answers are not generated."""
 

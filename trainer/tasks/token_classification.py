@@ -65,10 +65,17 @@ class TokenClassification:
     Options: ClassVar[type[TaskOptions]] = TokenClassificationOptions
     columns: ClassVar[tuple[str, ...]] = ("tokens", "tags")
     input_columns: ClassVar[tuple[str, ...]] = ("tokens", "text")
+    column_guesses: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "tokens": ("words",),
+        "tags": ("ner_tags", "ner", "labels", "bio_tags"),
+        "text": ("sentence", "content"),
+        "spans": ("entities", "ents"),
+    }
     main_metric: ClassVar[str] = "f1"
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss"})
     auto_model: str = "AutoModelForTokenClassification"
     wants_target_logits: bool = False
+    packable: bool = False
     generation: Generation | None = None
 
     def __init__(
@@ -221,7 +228,6 @@ class TokenClassification:
 
     @cached_property
     def _frame(self) -> tuple[list[int], list[int]]:
-        """The special tokens before and after a sentence."""
         return frame_of(self._tokenizer)
 
     @cached_property

@@ -90,9 +90,15 @@ class Translation:
     Options: ClassVar[type[TaskOptions]] = TranslationOptions
     columns: ClassVar[tuple[str, ...]] = ("source", "target")
     input_columns: ClassVar[tuple[str, ...]] = ("source", "translation")
+    column_guesses: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "source": ("src", "source_text"),
+        "target": ("tgt", "target_text", "reference"),
+        "translation": (),
+    }
     main_metric: ClassVar[str] = "bleu"
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "perplexity"})
     wants_target_logits: bool = True
+    packable: bool = False
 
     def __init__(
         self,

@@ -20,7 +20,9 @@ def test_the_json_schema_is_up_to_date() -> None:
 
 def test_the_page_names_every_key_and_every_name_of_transformers() -> None:
     page = render_recipe_page()
-    assert [key for key in all_keys(Recipe) if f"| `{key}` |" not in page] == []
+    # Below a section's own keys, a table is for all that may stand under several of them.
+    written = [key if key.count(".") == 1 else key.rpartition(".")[2] for key in all_keys(Recipe)]
+    assert [key for key in written if f"| `{key}` |" not in page] == []
     assert [name for name in COUNTERPARTS if f"`{name}`" not in page] == []
 
 

@@ -35,6 +35,7 @@ model:
 data:
   train: train.jsonl
 """
+LEGAL = ".jsonl, .csv, .tsv, .json, .parquet, .arrow, .txt, .conll, .bio, each also with .gz or .zst after it"
 A_FEW = {
     "optim": "optim:\n  lr: 2e-5\n  schedule: cosine\n",
     "train": "train: {num_epochs: 2, seed: 7}\n",
@@ -130,7 +131,7 @@ train:
         "override 'optim.lr=abc': expected a number, got 'abc'",
         "override 'no-equals': expected section.key=value, such as optim.lr=2e-5",
         "override 'job.rank=2': unknown key; did you mean 'ranks'?",
-        "override 'data.dev=x.yml': data.train: missing; a .jsonl, .csv or .tsv file",
+        "override 'data.dev=x.yml': data.train: missing; a file, a folder, a glob, `hf:owner/name`, or a list of these",
         "override 'data.dev=x.yml': no such file: 'x.yml'; did you mean 'x.yaml'?",
         "override 'model.dropout=1': must be below 1, got 1",
     ]
@@ -342,14 +343,105 @@ def test_paths_that_lead_nowhere_are_faults_with_near_names(tmp_path: Path) -> N
     }
     assert path_faults(values, tmp_path) == [
         Fault(("data", "train"), "no such file: 'train.json'; did you mean 'train.jsonl'?"),
-        Fault(("data", "dev"), "expected a file, but 'bert' is a folder"),
+        Fault(("data", "dev"), f"'bert': no file of a known format is in the folder; legal: {LEGAL}"),
         Fault(("data", "test"), f"no such file: 'gone/test.jsonl'; there is no folder '{tmp_path}/gone' either"),
         Fault(("model", "path"), "no such folder: './brt'; did you mean 'bert'?"),
         Fault(("engine", "deepspeed"), "no such file: 'my.json'"),
     ]
 
 
-@pytest.mark.parametrize("path", ["a\0b", "x" * 5000, "~nobody-of-this-name/x", "/nowhere/" * 3])
+def test_sources_are_looked_for_where_they_are_named(tmp_path: Path) -> None:
+    for name in ("a.csv", "rows/b.csv", "mixed/a.csv", "mixed/b.tsv", "saved/dataset_dict.json", "a.xml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    train = ["a.csv", {"path": "rows"}, {"path": "*.cvs", "weight": 2}, "mixed", {"path": "saved"}, {"path": "a.cvs"}]
+    data = {
+        "train": [*train, "a.xml", "hf:owner/name", "hf:./rows", "hf:./gone", {"path": 3}, 4, ["x"]],
+        "dev": {"path": "gone/*.csv"},
+        "test": {"fraction": 0.1, "path": None},
+    }
+    assert path_faults({"data": data}, tmp_path) == [
+        Fault(("data", "train", 2, "path"), "'*.cvs': no file is called so; in the folder there are a.csv, a.xml, "
+              "mixed, rows, saved"),
+        Fault(("data", "train", 3), "'mixed': files of several formats (.csv: a.csv; .tsv: b.tsv); choose by a glob "
+              f"such as {tmp_path}/mixed/*.csv"),
+        Fault(("data", "train", 5, "path"), "no such file: 'a.cvs'; did you mean 'a.csv'?"),
+        Fault(("data", "train", 6), f"'a.xml': unknown format '.xml'; legal: {LEGAL}"),
+        Fault(("data", "train", 9), "no such folder: './gone'"),
+        Fault(("data", "dev", "path"), f"'gone/*.csv': no file is called so; is there a folder {tmp_path}/gone?"),
+    ]  # fmt: skip
+
+
+def test_every_path_of_a_source_becomes_absolute_and_globs_stay_globs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home")
+    folder = tmp_path / "run[1]"
+    text = SMALLEST.replace(
+        "train.jsonl", "[a.csv, {path: '*.csv', weight: 2}, 'hf:owner/name', 'hf:./repo', '~/x/*.csv']"
+    )
+    recipe = with_absolute_paths(parse_recipe(text, ["data.dev={path: /b/*.csv}", "data.test={fraction: 0.1}"]), folder)
+    paths = [source.path for source in recipe.data.sources("train")]
+    globbed = f"{tmp_path}/run[[]1]/*.csv"
+    assert paths == [f"{folder}/a.csv", globbed, "hf:owner/name", f"hf:{folder}/repo", "/home/x/*.csv"]
+    assert [source.path for source in recipe.data.sources("dev")] == ["/b/*.csv"]
+    assert with_absolute_paths(recipe, Path("/elsewhere")) == recipe
+    assert parse_recipe(render_recipe(recipe)) == recipe
+
+
+@pytest.mark.parametrize(
+    ("override", "what"),
+    [
+        ("data.train=3", "expected text, got 3; put it in quotes"),
+        ("data.train=[a.csv, 3]", "data.train[1]: expected text, got 3; put it in quotes"),
+        ("data.train=[[a.csv]]", "data.train[0]: expected text, got a list"),
+        ("data.train=[{path: b, wieght: 2}]", "data.train[0].wieght: unknown key; did you mean 'weight'?"),
+        ("data.train=[{path: b, weight: 0}]", "data.train[0].weight: must be above 0, got 0"),
+        ("data.train=[{path: b, columns: [x]}]", "data.train[0].columns: expected a mapping, got a list"),
+        ("data.train=[{path: b, columns: {a: 1}}]", "data.train[0].columns.a: expected text, got 1; put it in quotes"),
+        ("data.train=[{weight: 2}]", "data.train[0].path: missing; a file, a folder, a glob or `hf:owner/name`, as "
+         "data.train says"),
+        ("data.dev={fraction: 2}", "data.dev.fraction: must be below 1, got 2"),
+        ("data.dev={fraction: 0.1, gruop: x}", "data.dev.gruop: unknown key; did you mean 'group'?"),
+        ("data.on_bad_row=drop", "got 'drop'; legal: error, skip"),
+        ("data.deduplicate=true", "got true; legal: none, train, all"),
+    ],
+)  # fmt: skip
+def test_a_source_that_is_wrong_is_told_by_its_place_in_the_list(override: str, what: str) -> None:
+    assert faults_of(SMALLEST, override) == [f"override '{override}': {what}"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "what"),
+    [
+        (["data.train=[]"], "train: the list of sources is empty"),
+        (["data.dev=[{path: a, weight: 2}]"], "dev: 'a' has a weight, but its rows are not trained on; remove it"),
+        (
+            ["data.dev={fraction: 0.1}", "data.test={fraction: 0.1, seed: 3}"],
+            "dev and test are both shares of train; give them the same group and the same seed",
+        ),
+        (
+            ["data.dev={fraction: 0.5}", "data.test={fraction: 0.5}"],
+            "dev and test take 1 of train; leave something of it",
+        ),
+    ],
+)
+def test_what_sources_and_shares_cannot_be_together_is_said(overrides: list[str], what: str) -> None:
+    assert faults_of(SMALLEST, *overrides) == [f"x.yaml:5: data: {what}"]
+
+
+def test_a_path_a_mapping_and_a_list_of_one_are_one_source() -> None:
+    plain, mapping, list_ = (
+        parse_recipe(SMALLEST, [f"data.train={value}"]).data.sources("train") for value in ("a", "{path: a}", "[a]")
+    )
+    assert plain == mapping == list_
+    data = parse_recipe(SMALLEST, ["data.dev.fraction=0.1"]).data
+    assert data.sources("dev") == [] and (share := data.share("dev")) is not None and share.fraction == 0.1
+
+
+@pytest.mark.parametrize(
+    "path", ["a\0b", "*" * 5000, "hf:./a\0b", "/[" + "x" * 5000, "x" * 5000, "~nobody-of-this-name/x", "/nowhere/" * 3]
+)
 def test_impossible_paths_are_missing_like_any_other(path: str, tmp_path: Path) -> None:
     assert len(path_faults({"data": {"train": path}}, tmp_path)) == 1
 
@@ -385,7 +477,19 @@ def test_a_rendered_recipe_loads_the_same_from_any_folder(tmp_path: Path, monkey
     assert recipe.data.train == str(tmp_path / "train.jsonl")
 
 
-@pytest.mark.parametrize("override", ["optim.lr=1", "train.seed=1", "data.max_tokens=7", "task.label_names=[a, b]"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        "optim.lr=1",
+        "train.seed=1",
+        "data.max_tokens=7",
+        "task.label_names=[a, b]",
+        "data.dev={fraction: 0.1}",
+        "data.train=[{path: train.jsonl, weight: 2}]",
+        "data.on_bad_row=skip",
+        "data.deduplicate=all",
+    ],
+)
 def test_the_hash_changes_with_what_is_learned(override: str) -> None:
     assert learning_hash(parse_recipe(SMALLEST, [override])) != learning_hash(parse_recipe(SMALLEST))
 

@@ -6,10 +6,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data.batch import Batch, deal, pad, padded_tokens
+from trainer.data.batch import Batch, Positions, deal, pad
 from trainer.tasks.task import IGNORED
 
 LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=120).map(lambda lengths: np.array(lengths, dtype=np.int32))
+
+
+def padded_tokens(share: list[Positions], lengths: np.ndarray) -> int:
+    return sum(len(piece) * int(lengths[piece].max()) for piece in share if len(piece))
 
 
 @given(LENGTHS, st.integers(1, 9), st.integers(1, 2000))

@@ -1,9 +1,14 @@
-"""The order of the data is arithmetic: every row once an epoch, and the same for whoever asks."""
+"""The order of the data is arithmetic: every row as often as its source weighs, and the same for whoever asks."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from trainer.data.order import Order
 
@@ -62,3 +67,73 @@ def test_a_window_puts_rows_of_like_length_together() -> None:
 @pytest.mark.parametrize(("num_epochs", "max_steps", "expected"), [(2.0, None, 64), (0.5, None, 16), (2.0, 7, 7)])
 def test_a_training_is_as_long_as_asked_for(num_epochs: float, max_steps: int | None, expected: int) -> None:
     assert order().num_steps(num_epochs, max_steps) == expected
+
+
+def weighted(sizes: Sequence[int], weights: Sequence[float], size: int = 4, seed: int = 0, window: int = 0) -> Order:
+    """Sources of these sizes, their rows mixed."""
+    sources = np.random.default_rng(3).permutation(np.repeat(np.arange(len(sizes)), sizes)).astype(np.int32)
+    lengths = np.random.default_rng(5).integers(1, 50, len(sources)).astype(np.int32)
+    return Order(lengths, size, window, seed, sources=sources, weights=tuple(weights))
+
+
+def counts(order: Order, epochs: range) -> NDArray[np.int64]:
+    """How often these epochs together hold each row."""
+    steps = range(epochs.start * order.steps_per_epoch, epochs.stop * order.steps_per_epoch)
+    return np.bincount(np.concatenate([order.rows(step) for step in steps]), minlength=len(order.lengths))
+
+
+MIXTURES = st.lists(st.tuples(st.integers(1, 30), st.floats(0.05, 4)), min_size=1, max_size=4).map(
+    lambda pairs: weighted(*zip(*pairs, strict=True), size=7, window=2)
+)
+
+
+@given(MIXTURES, st.integers(0, 5))
+def test_an_epoch_holds_each_row_as_often_as_its_weight_says_or_once_more(order: Order, epoch: int) -> None:
+    assert order.sources is not None
+    found = counts(order, range(epoch, epoch + 1))
+    assert found.sum() == order.rows_per_epoch
+    for number, weight in enumerate(order.weights):
+        its = found[order.sources == number]
+        assert its.sum() == max(1, math.floor(len(its) * weight + 0.5))
+        assert its.max() - its.min() <= 1
+
+
+@given(MIXTURES, st.integers(1, 8))
+def test_over_many_epochs_no_row_comes_more_than_once_more_than_another_of_its_source(
+    order: Order, num_epochs: int
+) -> None:
+    assert order.sources is not None
+    found = counts(order, range(num_epochs))
+    for number in range(len(order.weights)):
+        its = found[order.sources == number]
+        assert its.max() - its.min() <= 1
+
+
+def test_half_of_a_source_is_in_one_epoch_and_the_other_half_in_the_next() -> None:
+    order = weighted([20, 10], [0.5, 2.0])
+    small, large = order.sources == 0, order.sources == 1
+    first, second = counts(order, range(1)), counts(order, range(1, 2))
+    assert sorted(first[small]) == [0] * 10 + [1] * 10
+    assert (first[small] + second[small] == 1).all()
+    assert (first[large] == 2).all() and (second[large] == 2).all()
+    assert (order.rows_per_epoch, order.steps_per_epoch, order.num_steps(3, None)) == (30, 8, 24)
+
+
+def test_another_seed_takes_another_half() -> None:
+    one, other = (counts(weighted([200], [0.5], seed=seed), range(1)) for seed in (0, 1))
+    assert 30 < (one & other).sum() < 70
+
+
+@given(ORDERS, st.integers(0, 3), st.integers(1, 5))
+def test_sources_that_weigh_one_change_nothing(order: Order, epoch: int, num_sources: int) -> None:
+    sources = (np.arange(len(order.lengths)) % num_sources).astype(np.int32)
+    mixed = replace(order, sources=sources, weights=(1.0,) * num_sources)
+    assert mixed.steps_per_epoch == order.steps_per_epoch
+    for step in range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch):
+        assert (mixed.rows(step) == order.rows(step)).all()
+
+
+def test_the_order_of_a_mixture_is_the_same_for_ever() -> None:
+    sources = np.array([0, 1, 0, 0, 1, 0, 1, 0], dtype=np.int32)
+    order = Order(np.ones(8, dtype=np.int32), 5, 0, 0, sources=sources, weights=(0.5, 2.0))
+    assert [order.rows(step).tolist() for step in (0, 1, 2)] == [[0, 1, 1, 6, 4], [3, 2, 4, 6], [5, 4, 6, 7, 3]]

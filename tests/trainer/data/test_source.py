@@ -1,31 +1,18 @@
-"""Rows know their file and line, and every malformed one is named before anything else happens."""
+"""Rows know their place, and every malformed one is named before anything else happens."""
 
 from pathlib import Path
 
 import pytest
 
 from trainer.config.errors import DataError
-from trainer.data.source import read_rows
+from trainer.data.source import Row, read_rows, require_columns
 
 
 def written(folder: Path, name: str, content: str | bytes) -> Path:
     path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("a.jsonl", '{"text": "good, film", "label": "x"}\n\n{"text": "好片", "label": "y"}\n'),
-        ("a.jsonl", '\ufeff{"text": "good, film", "label": "x"}\r\n\r\n{"text": "好片", "label": "y"}'),
-        ("a.csv", 'text,label\n"good, film",x\n\n好片,y\n'),
-        ("a.tsv", "\ufefftext\tlabel\r\ngood, film\tx\r\n好片\ty\r\n"),
-    ],
-)
-def test_every_format_gives_the_same_rows(tmp_path: Path, name: str, content: str) -> None:
-    rows = read_rows(written(tmp_path, name, content), {})
-    assert [dict(row.values) for row in rows] == [{"text": "good, film", "label": "x"}, {"text": "好片", "label": "y"}]
 
 
 def test_a_row_knows_its_line_also_after_blank_and_many_lined_ones(tmp_path: Path) -> None:
@@ -33,40 +20,48 @@ def test_a_row_knows_its_line_also_after_blank_and_many_lined_ones(tmp_path: Pat
     assert [str(row) for row in read_rows(path, {})] == [f"{path}:2", f"{path}:5"]
 
 
+@pytest.mark.parametrize(
+    ("row", "word", "place"),
+    [
+        (Row({}, Path("a.conll"), 7), 2, "a.conll:9"),
+        (Row({}, Path("a.bio.gz"), 7), 2, "a.bio.gz:9"),
+        (Row({}, Path("a.jsonl"), 7), 2, "a.jsonl:7"),
+        (Row({}, Path("a.json"), 7, item=3), 2, "a.json:7 (row 3)"),
+        (Row({}, Path("a.parquet"), 0, item=3), 2, "a.parquet: row 3"),
+        (Row({}, Path("hf:owner/name"), 0, item=3), 2, "hf:owner/name: row 3"),
+    ],
+)
+def test_a_word_has_a_line_of_its_own_only_where_a_line_is_a_word(row: Row, word: int, place: str) -> None:
+    assert row.word(word) == place
+
+
+def test_a_word_is_a_place_of_its_row() -> None:
+    row = Row({}, Path("a.conll"), 7)
+    assert row.word(2).row == row.word(3).row == row.place.row == row.key
+    assert len({row.key, Row({}, Path("a.conll"), 8).key, Row({}, Path("a.conll"), 7, source=1).key}) == 3
+
+
 def test_columns_are_renamed_to_ours(tmp_path: Path) -> None:
     rows = read_rows(written(tmp_path, "a.csv", "review,stars\ngood,5\n"), {"text": "review", "label": "stars"})
     assert dict(rows[0].values) == {"text": "good", "label": "5"}
 
 
-BAD = [
-    ("a.jsonl", '{"text": "good"}\n{"text": \n', "a.jsonl:2: not JSON"),
-    ("a.jsonl", "[1, 2]\n", "a.jsonl:1: expected an object"),
-    ("a.jsonl", b'{"text": "good"}\n{"text": "\xff"}\n', "a.jsonl:2: not UTF-8 (byte 11 of the line is 0xff)"),
-    ("a.jsonl", "", "a.jsonl: no rows in it"),
-    ("a.jsonl", "\n\n", "a.jsonl: no rows in it"),
-    ("a.csv", "text,label\n", "a.csv: no rows in it"),
-    ("a.csv", "text,label\ngood,x\ngood\n", "a.csv:3: 1 cells under a header of 2"),
-    ("a.csv", "text,text\ngood,x\n", "a.csv:1: two columns of one name"),
-    ("a.csv", 'text,label\n"good,x\n', "a.csv:2: malformed"),
-    ("a.xml", "<a/>", "a.xml: unknown format '.xml'; legal: .jsonl, .csv, .tsv"),
-]
-
-
-@pytest.mark.parametrize(("name", "content", "said"), BAD)
-def test_a_malformed_file_is_named_with_its_line_and_left_as_it_was(
-    tmp_path: Path, name: str, content: str | bytes, said: str
-) -> None:
-    path = written(tmp_path, name, content)
-    before = path.read_bytes()
-    with pytest.raises(DataError) as raised:
-        read_rows(path, {})
-    assert str(raised.value).startswith(f"{tmp_path}/{said}")
-    assert path.read_bytes() == before
+def test_all_rows_of_a_folder_or_a_glob_are_read_in_the_order_of_the_names(tmp_path: Path) -> None:
+    for name in ("b.csv", "a/z.csv", ".hidden.csv", ".git/x.csv"):
+        written(tmp_path, name, f"text\n{name}\n")
+    written(tmp_path, "README.md", "# not rows")
+    said: list[str] = []
+    assert [row.values["text"] for row in read_rows(tmp_path, {}, say=said.append)] == ["a/z.csv", "b.csv"]
+    assert said == ["2 files: z.csv, b.csv"]
+    assert [row.values["text"] for row in read_rows(tmp_path / "*.csv", {})] == ["b.csv"]
+    assert [row.values["text"] for row in read_rows(tmp_path / "**" / "*.csv", {})] == ["a/z.csv", "b.csv"]
 
 
 def test_all_faults_are_said_at_once_and_the_many_are_counted(tmp_path: Path) -> None:
+    written(tmp_path, "a.jsonl", "x\n" * 1000)
+    written(tmp_path, "b.jsonl", "x\n" * 234)
     with pytest.raises(DataError) as raised:
-        read_rows(written(tmp_path, "a.jsonl", "x\n" * 1234), {})
+        read_rows(tmp_path, {})
     lines = str(raised.value).splitlines()
     assert len(lines) == 11
     assert lines[-1] == "… and 1,224 more"
@@ -75,3 +70,16 @@ def test_all_faults_are_said_at_once_and_the_many_are_counted(tmp_path: Path) ->
 def test_a_column_that_is_nowhere_is_said_with_those_that_are(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data\.columns\.text: no row has a column 'revue'; found: review, stars"):
         read_rows(written(tmp_path, "a.csv", "review,stars\ngood,5\n"), {"text": "revue"})
+
+
+def test_each_source_must_have_the_columns_in_one_row_at_least() -> None:
+    rows = [
+        Row({"text": "a", "label": "x"}, Path("a.jsonl"), 1, source=0),
+        Row({"text": "a"}, Path("b.jsonl"), 1, source=0),
+        Row({"review": "b", "label": "y"}, Path("c.csv"), 2, source=1),
+        Row({"review": "b", "label": "y"}, Path("d.csv"), 2, source=1),
+    ]
+    require_columns(rows[:2], ["text", "label"])
+    with pytest.raises(DataError) as raised:
+        require_columns(rows, ["text", "label"])
+    assert str(raised.value) == "c.csv: no column 'text'; found: label, review. Name yours: data.columns={text: …}"
