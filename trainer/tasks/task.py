@@ -117,6 +117,10 @@ class Task(Protocol):
         """The metrics that are one number, so that a recipe may choose the best model by any of them or by the loss."""
 
     @staticmethod
+    def named_columns(options: Any, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What a row has of our columns under names that only the options tell; it is given them before all else."""
+
+    @staticmethod
     def survey(options: Any, splits: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
         """What has to be known of all rows before any is encoded, such as the label names; JSON values only.
 

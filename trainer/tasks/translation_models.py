@@ -28,6 +28,7 @@ class Translator(Protocol):
     """One kind of model. Its examples hold `source` and `reference` too, as the rows have them."""
 
     auto_model: str
+    packable: bool
     settings: Mapping[str, Any]
     """What generate is told of the languages, and of where an answer ends."""
 
@@ -61,6 +62,7 @@ class EncoderDecoder:
     """
 
     auto_model = "AutoModelForSeq2SeqLM"
+    packable = False
 
     def __init__(
         self, options: TranslationOptions, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
@@ -175,6 +177,7 @@ class Causal:
     """Language models that are asked by a prompt; prompt and answer together may have max_tokens."""
 
     auto_model = "AutoModelForCausalLM"
+    packable = True
 
     def __init__(
         self, options: TranslationOptions, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig

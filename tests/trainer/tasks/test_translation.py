@@ -21,7 +21,7 @@ from trainer.config.errors import ConfigError, DataError
 from trainer.config.load import parse_recipe, render_recipe
 from trainer.config.schema import Recipe
 from trainer.data.prepare import prepare
-from trainer.data.source import Row
+from trainer.data.source import Faults, Row
 from trainer.generate import settings_of
 from trainer.model import generate, keep_target_logits, load_model
 from trainer.tasks.task import IGNORED, TRUNCATED
@@ -97,48 +97,63 @@ ENGLISH_FRENCH = {"source_language": "en", "target_language": "fr"}
     "values",
     [
         {"source": "a film", "target": "un film"},
+        {"source": "a film", "target": "un film", "en": "another", "fr_score": 0.3},
         {"translation": {"en": "a film", "fr": "un film", "de": "ein Film"}},
         {"translation": {"en-GB": "a film", "FR": "un film"}, "source": "europarl"},
         {"en": "a film", "fr": "un film", "id": 7},
         {"en_US": "a film", "fr-CA": "un film"},
     ],
 )
-def test_every_layout_of_a_row_gives_the_same_example(families: dict[str, Path], values: dict[str, Any]) -> None:
-    its = task_of(families["t5"], **ENGLISH_FRENCH)
-    assert its.encode([row(**values)], 64, labelled=True) == its.encode(rows(("a film", "un film")), 64, labelled=True)
+def test_a_row_has_its_sides_by_name_or_by_language(values: dict[str, Any]) -> None:
+    its = values | Translation.named_columns(options(**ENGLISH_FRENCH), values)
+    assert (its["source"], its["target"]) == ("a film", "un film")
+    assert Translation.survey(options(), {"train": [row(**its)]}) == {"bleu_tokenizer": "13a"}
+
+
+LANGUAGE = "Name its language (task.target_language) or its column (data.columns)"
 
 
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"source": "a"}, "no target; found: source"),
-        ({"target": "un"}, "no source; found: target"),
+        ({"source": "a"}, f"no target; found: source. {LANGUAGE}"),
+        ({"target": "un"}, "no source; found: target."),
+        ({"source": "a", "fr_score": 1}, f"no target; found: source, fr_score. {LANGUAGE}"),
         ({"source": "a", "target": None}, "target: expected a text, got None"),
         ({"source": ["a"], "target": "un"}, "source: expected a text, got ['a']"),
         ({"source": " \n", "target": "un"}, "source is empty"),
         ({"source": "a", "target": ""}, "target is empty"),
-        ({"translation": {"en": "a", "de": "ein"}}, "nothing in fr; found: translation.en, de (task.target_language)"),
-        ({"translation": {"en": "a", "fr": 3}}, "translation.fr: expected a text, got 3"),
-        ({"translation": {"en": "", "fr": "un"}}, "translation.en is empty"),
-        ({"translation": {"en-US": "a", "en-GB": "a", "fr": "un"}}, "en-US and en-GB are both en"),
-        ({"translation": {}}, "nothing in en; found: translation."),
-        ({"translation": "un"}, "nothing in en; found: translation"),
-        ({"en": "a"}, "nothing in fr; found: en"),
+        ({"translation": {"en": "a", "de": "ein"}}, f"no target; found: translation.en, translation.de. {LANGUAGE}"),
+        ({"translation": {"en": "a", "fr": 3}}, "target: expected a text, got 3"),
+        ({"translation": {"en": "", "fr": "un"}}, "source is empty"),
+        (
+            {"translation": {"en-US": "a", "en-GB": "a", "fr": "un"}},
+            "no source; found: translation.en-US, translation.en",
+        ),
+        ({"translation": {}}, "no source; found: nothing."),
+        ({"translation": {3: "a"}}, "no source; found: translation.3."),
+        ({"translation": "un"}, "no source; found: translation."),
+        ({"en": "a"}, "no target; found: en, source."),
+        ({}, "no source; found: nothing."),
     ],
 )
 def test_what_is_wrong_with_a_row_is_said_with_its_line(values: dict[str, Any], said: str) -> None:
-    train_rows = [row(1, source="a", target="un"), row(2, **values)]
+    named = Translation.named_columns(options(**ENGLISH_FRENCH), values)
+    train_rows = [row(1, source="a", target="un"), row(2, **(values | named))]
     with pytest.raises(DataError) as raised:
         Translation.survey(options(**ENGLISH_FRENCH), {"train": train_rows})
     assert str(raised.value).startswith(f"r.jsonl:2: {said}")
 
 
-def test_languages_have_to_be_named_where_the_columns_are_not() -> None:
-    with pytest.raises(DataError) as raised:
-        Translation.survey(options(source_language="en"), {"train": [row(en="a", fr="un")]})
-    assert str(raised.value) == (
-        "r.jsonl:1: no target; found: en, fr. Name its language (task.target_language) or its column (data.columns)"
-    )
+def test_rows_by_language_are_told_apart_held_out_and_freed_of_doubles(toy: Path, tmp_path: Path) -> None:
+    pairs = [(SPOKEN[at % 12], WRITTEN[at % 12]) for at in range(15)]
+    lines = [json.dumps({"translation": {"en": f"{a} {a}", "fr": b}}) for a, b in pairs]
+    (tmp_path / "train.jsonl").write_text("\n".join(lines))
+    recipe = toy_recipe(toy, f"data.train={tmp_path}/train.jsonl", "data.dev={fraction: 0.3}", "data.test=null")
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"deduplicate": "train"})})
+    meta = prepare(recipe).meta
+    assert meta["splits"]["train"]["rows"] + meta["splits"]["dev"]["rows"] - meta["duplicates"]["dev"] == 12
+    assert 2 <= meta["splits"]["dev"]["rows"] <= 8
 
 
 def test_the_survey_chooses_how_bleu_cuts_words() -> None:
@@ -306,8 +321,11 @@ def test_an_answer_is_asked_for_without_a_target(families: dict[str, Path]) -> N
     assert targets(example) == []
     assert its.num_targets(example) == 0
     assert its.answer(row(source="a"), [example], [{"translation": "un"}]) == {"translation": "un"}
-    with pytest.raises(DataError, match=r"r\.jsonl:3: no source; found: text"):
-        its.encode([row(3, text="a")], 64, labelled=False)
+    faults = Faults()
+    Translation.check_inputs(row(3, text="a"), faults)
+    assert faults.first == [
+        "r.jsonl:3: no source; found: text. Name its language (task.source_language) or its column (data.columns)"
+    ]
 
 
 @pytest.mark.parametrize(
