@@ -28,7 +28,7 @@ Example = dict[str, Any]
 """A prepared row or a window of one: `input_ids` (a list of ints), `labels`, and what else its collate wants.
 
 When it is trained or evaluated on, it also has a `draw`: two whole numbers (64 bits each) that seed whatever is random
-about it. They follow from the seed, the step and the row; in an evaluation from the row alone.
+about it. They follow from the seed, the step and its place in the step; in an evaluation from the row alone.
 """
 
 TRUNCATED = "truncated"

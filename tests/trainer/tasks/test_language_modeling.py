@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -387,7 +388,7 @@ def rows_of(batches: Any) -> list[tuple[Any, ...]]:
     ]
 
 
-def test_masks_follow_from_the_seed_the_step_and_the_row_alone(folder: Path) -> None:
+def test_masks_follow_from_the_seed_the_step_and_the_place_in_it_alone(folder: Path) -> None:
     whole = masked_batches(folder, 0, range(2 * STEPS_PER_EPOCH))
     assert masked_batches(folder, 0, range(13, 16), world_size=3) == {step: whole[step] for step in range(13, 16)}
     assert masked_batches(folder, 1, range(2))[0] != whole[0]
@@ -399,6 +400,16 @@ def test_a_text_is_masked_otherwise_in_each_epoch(folder: Path) -> None:
         {row for step in range(start, start + STEPS_PER_EPOCH) for row in shown[step]} for start in (0, STEPS_PER_EPOCH)
     )
     assert len(first & second) < 0.3 * len(first)
+
+
+def test_a_row_that_is_several_times_in_a_step_is_masked_otherwise_each_time(folder: Path) -> None:
+    task, split = task_of(folder, "masked", mask_probability=0.3), prepare(recipe_of(folder, "masked")).split("train")
+    assert split is not None
+    order = Order(split.lengths, 4 * len(split), 0, 0, np.zeros(len(split), dtype=np.int32), (4.0,))
+    ranks = Ranks(0, 1, 0, torch.device("cpu"))
+    (step,) = train_steps(split, task, order, range(1), ranks=ranks, micro_batch_tokens=4096, packing=None)
+    shown = rows_of(step.micro_batches)
+    assert len(shown) == 4 * len(split) and len(set(shown)) > 3 * len(split)
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
