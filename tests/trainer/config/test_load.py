@@ -35,7 +35,7 @@ model:
 data:
   train: train.jsonl
 """
-LEGAL = ".jsonl, .csv, .tsv, .json, .parquet, .arrow, .txt, .conll, .bio, each also with .gz or .zst after it"
+LEGAL = ".jsonl, .csv, .tsv, .json, .parquet, .arrow, .txt, .conll, .bio, .tmx, each also with .gz or .zst after it"
 A_FEW = {
     "optim": "optim:\n  lr: 2e-5\n  schedule: cosine\n",
     "train": "train: {num_epochs: 2, seed: 7}\n",
