@@ -208,7 +208,7 @@ def open_deepspeed() -> None:
 
 
 def hold_ds_config(ds_config: dict[str, Any]) -> Any:
-    """Under ZeRO-3, what must be kept alive while from_pretrained runs, so that parameters are born sharded.
+    """Collective: under ZeRO-3, what must be kept alive while from_pretrained runs, for parameters to be born sharded.
 
     (transformers.integrations.HfDeepSpeedConfig: its documentation calls this non-Trainer DeepSpeed integration.)
     """
@@ -216,4 +216,5 @@ def hold_ds_config(ds_config: dict[str, Any]) -> Any:
         return None
     from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
+    open_deepspeed()  # or from_pretrained would, and have it build what open_deepspeed spares it
     return HfDeepSpeedConfig(ds_config)

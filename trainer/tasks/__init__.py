@@ -1,5 +1,6 @@
 """The task families, by the `kind` that a recipe names."""
 
+from trainer.tasks.chat import Chat
 from trainer.tasks.classification import Classification
 from trainer.tasks.task import Task, TaskOptions
 from trainer.tasks.token_classification import TokenClassification
@@ -9,4 +10,5 @@ __all__ = ["TASKS", "Task", "TaskOptions"]
 TASKS: dict[str, type[Task]] = {
     "classification": Classification,
     "token_classification": TokenClassification,
+    "chat": Chat,
 }
