@@ -13,11 +13,12 @@ from pydantic import Field, PositiveInt, model_validator
 
 from trainer.config.errors import DataError
 from trainer.data.source import Faults, Row
-from trainer.tasks import causal
+from trainer.tasks import causal, rouge
 from trainer.tasks.chat_templates import CHAT_TEMPLATES, install
 from trainer.tasks.conversations import COLUMNS, Conversation, format_of, read_conversation
-from trainer.tasks.references import REFERENCE_METRICS, ReferenceMetric, has_han
+from trainer.tasks.languages import NUM_LOOKED_AT, bleu_tokenizer
 from trainer.tasks.task import Example, Generation, Piece, Scores, TaskOptions
+from trainer.tasks.text_scores import TextScores
 from trainer.tasks.turns import Turn, TurnError, Turns, Written
 
 if TYPE_CHECKING:
@@ -59,9 +60,9 @@ class ChatOptions(TaskOptions):
     """The same for the test at the end."""
     show_replies: PositiveInt = 8
     """How many of these replies are shown, in metrics.jsonl, the report and W&B."""
-    reference_metrics: tuple[Literal["rouge_l", "bleu"], ...] = ()
+    reference_metrics: tuple[Literal["rouge_l", "bleu", "chrf"], ...] = ()
     """How these replies are compared with the ones in the data. rouge_l: the mean F1 of the longest common subsequence
-    of words, or of characters in Chinese and Japanese; bleu: sacrebleu's of all of them together."""
+    of words, or of characters in Chinese and Japanese; bleu, chrf: sacrebleu's, of all of them together."""
 
     @model_validator(mode="after")
     def _replies_to_compare(self) -> ChatOptions:
@@ -98,9 +99,7 @@ class Chat:
                 + ", ".join(CHAT_TEMPLATES)
             )
         self._options = options
-        self._metrics: dict[str, ReferenceMetric] = {
-            name: REFERENCE_METRICS[name](facts) for name in options.reference_metrics
-        }
+        self._scores = TextScores(facts["bleu_tokenizer"])
         self._tokenizer = tokenizer
         self._turns = Turns(tokenizer, options.template_arguments)
         if tokenizer.pad_token is None:
@@ -126,7 +125,7 @@ class Chat:
         faults = Faults()
         formats: dict[str, dict[str, int]] = {}
         num_replies: dict[str, int] = {}
-        num_han = 0
+        replies: list[str] = []
         for split, rows in splits.items():
             found = Counter[str]()
             num_replies[split] = 0
@@ -135,12 +134,12 @@ class Chat:
                 if conversation is None:
                     continue
                 found[str(format_of(row.values)) if options.format == "auto" else options.format] += 1
-                replies = [its["content"] for its in conversation.messages if its["role"] == "assistant"]
-                num_replies[split] += len(replies)
-                num_han += sum(map(has_han, replies))
+                said = [its["content"] for its in conversation.messages if its["role"] == "assistant"]
+                num_replies[split] += len(said)
+                replies += said if len(replies) < NUM_LOOKED_AT else []
             formats[split] = dict(found)
         faults.raise_if_any()
-        return {"formats": formats, "replies": num_replies, "is_han": 2 * num_han > sum(num_replies.values())}
+        return {"formats": formats, "replies": num_replies, "bleu_tokenizer": bleu_tokenizer(None, replies)}
 
     def model_config(self) -> dict[str, Any]:
         return {}
@@ -265,13 +264,20 @@ class Chat:
 
     def score_answers(self, answers: Sequence[str], examples: Sequence[Example]) -> dict[str, Tensor]:
         said, references = [answer.strip() for answer in answers], [example["reference"] for example in examples]
-        return {name: metric.score(said, references) for name, metric in self._metrics.items()}
+        counts = rouge.count(said, references) if "rouge_l" in self._options.reference_metrics else {}
+        return {**counts, **(self._scores.count(said, references) if self._wants_sacrebleu else {})}
 
     def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
-        compared: dict[str, float] = {
-            name: metric.value(totals[name]) for name, metric in self._metrics.items() if name in totals
-        }
+        compared: dict[str, Any] = {"rouge_l": rouge.rouge_l(totals)} if "rouge_l_sum" in totals else {}
+        if self._wants_sacrebleu:
+            scores = self._scores.metrics(totals)
+            wanted = [name for name in ("bleu", "chrf") if name in self._options.reference_metrics]
+            compared |= {key: scores[key] for name in wanted for key in (name, f"{name}_signature")}
         return {**causal.metrics(totals), **compared}
+
+    @property
+    def _wants_sacrebleu(self) -> bool:
+        return bool({"bleu", "chrf"} & set(self._options.reference_metrics))
 
     def calibrate(self, dev_metrics: Mapping[str, Any]) -> None:
         """Nothing of dev is needed."""

@@ -75,7 +75,7 @@ def recipe_of(folder: Path, *overrides: str, **task: Any) -> Recipe:
     )
 
 
-METRICS = {"reference_metrics": ["rouge_l", "bleu"], "generate_dev_rows": None, "generate_test_rows": 9}
+METRICS = {"reference_metrics": ["rouge_l", "bleu", "chrf"], "generate_dev_rows": None, "generate_test_rows": 9}
 
 
 def test_one_rank_and_two_agree_in_loss_in_every_metric_and_in_every_reply(signs: Path, tmp_path: Path) -> None:
@@ -96,7 +96,11 @@ def test_one_rank_and_two_agree_in_loss_in_every_metric_and_in_every_reply(signs
             assert numbers(mine) == pytest.approx(numbers(other), rel=1e-4)
             assert mine["answers"] == other["answers"]
     dev, test = evaluations(reference)
-    assert {"loss", "perplexity", "token_accuracy", "rouge_l", "bleu"} <= numbers(dev).keys() == numbers(test).keys()
+    assert (
+        {"loss", "perplexity", "token_accuracy", "rouge_l", "bleu", "chrf"}
+        == numbers(dev).keys()
+        == numbers(test).keys()
+    )
     assert len(dev["answers"]) == len(test["answers"]) == 8
     assert dev["loss"] < curve(reference)[0][1]
 
@@ -136,7 +140,7 @@ def weights_of(ranks: Ranks, recipes: Sequence[Recipe]) -> list[dict[str, Any]]:
     whole = []
     for recipe in recipes:
         tokenizer = load_tokenizer(recipe)
-        task = Chat(recipe.task, {"is_han": False}, tokenizer, load_model_config(recipe))
+        task = Chat(recipe.task, {"bleu_tokenizer": "13a"}, tokenizer, load_model_config(recipe))
         ds_config = resolve_ds_config(load_ds_config(recipe.engine.deepspeed), recipe, hidden_size=32)
         held = hold_ds_config(ds_config)
         model = load_model(recipe, task, tokenizer)
@@ -204,7 +208,7 @@ def test_a_model_without_a_template_learns_the_named_one_and_stops_wherever_it_i
 
 def task_of(folder: Path, **options: Any) -> Chat:
     recipe = recipe_of(folder, **options)
-    return Chat(recipe.task, {"is_han": False}, load_tokenizer(recipe), load_model_config(recipe))
+    return Chat(recipe.task, {"bleu_tokenizer": "13a"}, load_tokenizer(recipe), load_model_config(recipe))
 
 
 def row(line: int = 1, **values: Any) -> Row:
@@ -311,9 +315,9 @@ def test_the_facts_tell_what_the_rows_are_written_in() -> None:
     assert facts == {
         "formats": {"train": {"messages": 1, "alpaca": 1, "prompt_completion": 1}, "dev": {"messages": 1}},
         "replies": {"train": 4, "dev": 2},
-        "is_han": False,
+        "bleu_tokenizer": "13a",
     }
-    assert Chat.survey(ChatOptions(kind="chat"), {"train": rows[1:]})["is_han"]
+    assert Chat.survey(ChatOptions(kind="chat"), {"train": rows[1:]})["bleu_tokenizer"] == "zh"
     assert Chat.label_counts(facts) == facts["formats"]
 
 
