@@ -223,6 +223,11 @@ class Chat:
             return []
         return [causal.example_of(ids, [0.0] * len(ids)) | {"prompt_tokens": len(ids), "reference": ""}]
 
+    @property
+    def system(self) -> str | None:
+        """The system text of conversations that have none."""
+        return self._options.system
+
     def prompt(self, conversation: Conversation, max_tokens: int) -> list[int]:
         """The tokens that ask for the next reply. Raises TurnError if its last round has more than these."""
         return self._turns.prompt(conversation, max_tokens)

@@ -1,8 +1,12 @@
 """Dialogue: what counts is what the assistant says; on any number of ranks, it and its replies are the same."""
 
 import json
+import os
 import random
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,17 +18,22 @@ import transformers
 import transformers.models.llama.modeling_llama
 
 import tests.support.runs as runs
+from launcher.report.page import write_report
 from tests.support.ranks import run_ranks
 from tests.support.runs import curve, tiny_recipe
 from tests.support.tiny import byte_tokenizer, write_causal
+from trainer.chat_repl import HELP, Talk, converse
+from trainer.chat_repl import main as talk_to
 from trainer.config.deepspeed import load_ds_config, resolve_ds_config
 from trainer.config.errors import ConfigError, DataError
+from trainer.config.run_dir import write_run_dir
 from trainer.config.schema import Recipe
 from trainer.data.prepare import load_model_config, load_tokenizer, prepare
 from trainer.data.source import Row
 from trainer.engine import DeepSpeedEngine, hold_ds_config
 from trainer.model import load_model
 from trainer.optim import OPTIMIZERS
+from trainer.predict import find_model, open_model
 from trainer.predict import main as predict
 from trainer.ranks import Ranks
 from trainer.tasks.chat import Chat, ChatOptions
@@ -171,39 +180,126 @@ def test_new_tokens_have_the_same_embeddings_sharded_or_not(tmp_path: Path) -> N
             assert torch.allclose(matrix[260:], matrix[:260].mean(0).expand(4, 32), atol=1e-3)
 
 
-def test_a_model_without_a_template_learns_the_named_one_and_stops_wherever_it_is_used(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_plain(tmp_path / "model")
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run, sharded over two ranks, of a model without a template that learned two replies."""
+    folder = tmp_path_factory.mktemp("spoken")
+    write_plain(folder / "model")
     for split in ("train", "dev", "test"):
         rows = [{"prompt": "hi", "completion": "yo"}, {"prompt": "ho", "completion": "no."}] * 6
-        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    recipe = recipe_of(
-        tmp_path, "engine.deepspeed=zero3", "optim.lr=1e-2", "train.num_epochs=25", "train.eval_every_steps=15",
-        chat_template="chatml", max_new_tokens=20,
-    )  # fmt: skip
-    ended, its = runs.train(recipe, tmp_path / "run", world_size=2)
-    assert all(ended)
-    assert evaluations(its)[-1]["token_accuracy"] == 1
-    shown = evaluations(its)[-1]["answers"]
-    assert shown[0] == {
-        "prompt": "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n", "answer": "yo", "reference": "yo"
-    }  # fmt: skip
-    for name in ("best", "last"):
-        folder = tmp_path / "run" / "export" / name
-        generator: Any = transformers.pipeline("text-generation", model=str(folder))
-        assert len(generator.tokenizer) == 260 and generator.model.get_input_embeddings().num_embeddings == 264
-        end = generator.tokenizer.convert_tokens_to_ids("<|im_end|>")
-        assert generator.tokenizer.eos_token_id == end and {end, 257} <= set(
-            generator.model.generation_config.eos_token_id
-        )
-        (answer,) = generator([{"role": "user", "content": "ho"}], max_new_tokens=20)
-        assert answer["generated_text"][-1] == {"role": "assistant", "content": "no."}
-    (tmp_path / "asked.jsonl").write_text(json.dumps({"messages": [u("hi"), a("what?")]}) + "\n", encoding="utf-8")
-    (tmp_path / "run" / "config.yaml").write_text(json.dumps(recipe.model_dump(mode="json")), encoding="utf-8")
-    assert predict([str(tmp_path / "run"), "--text=ho", f"--file={tmp_path}/asked.jsonl"]) == 0
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    schedule = "optim.lr=1e-2", "train.num_epochs=25", "train.eval_every_steps=15", "train.eval_at_start=true"
+    recipe = recipe_of(folder, "engine.deepspeed=zero3", *schedule, chat_template="chatml", max_new_tokens=20)
+    write_run_dir(recipe, folder / "run", folder)
+    assert all(runs.train(recipe, folder / "run", world_size=2)[0])
+    return folder / "run"
+
+
+def test_what_it_says_while_it_learns_is_shown(spoken: Path) -> None:
+    first, *_, test = runs.events(spoken, "eval")
+    asked = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    assert test["token_accuracy"] == 1
+    assert test["answers"][0] == {"prompt": asked, "answer": "yo", "reference": "yo"}
+    assert (first["step"], first["answers"][0]["prompt"]) == (0, asked) and first["answers"][0]["answer"] != "yo"
+    page = write_report(spoken).read_text(encoding="utf-8")
+    assert page.count("&lt;|im_start|&gt;user\nhi&lt;|im_end|&gt;") == 8 and "<th>answer at step 0</th>" in page
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_the_exported_model_speaks_the_named_template_and_stops_by_itself(spoken: Path, name: str) -> None:
+    generator: Any = transformers.pipeline("text-generation", model=str(spoken / "export" / name))
+    assert len(generator.tokenizer) == 260 and generator.model.get_input_embeddings().num_embeddings == 264
+    end = generator.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert generator.tokenizer.eos_token_id == end
+    assert {end, 257} <= set(generator.model.generation_config.eos_token_id)
+    (answer,) = generator([{"role": "user", "content": "ho"}], max_new_tokens=20)
+    assert answer["generated_text"][-1] == {"role": "assistant", "content": "no."}
+
+
+def test_predict_answers_the_last_turn_of_a_text_or_of_any_format(
+    spoken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sharegpt = {"conversations": [{"from": "human", "value": "hi"}]}
+    rows = [{"messages": [u("hi"), a("what?")]}, {"instruction": "ho"}, sharegpt]
+    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert predict([str(spoken), "--text=ho", f"--file={tmp_path}/asked.jsonl"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
-    assert [line["prediction"] for line in lines] == [{"reply": "no."}, {"reply": "yo"}]
+    assert [line["prediction"] for line in lines] == [{"reply": its} for its in ("no.", "yo", "no.", "yo")]
+
+
+def test_a_dialogue_is_held_over_pipes(spoken: Path) -> None:
+    words = [sys.executable, "-m", "launcher.cli", "chat", str(spoken), "--temperature=0", "--system=S", "--model=last"]
+    said = "/system\nhi\n\n/nothing\n/help\n/reset\nho"
+    done = subprocess.run(words, input=said, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"yo\nthere is no /nothing\n{HELP}\n{HELP}\nno.\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--temperature=hot"], "expected a number from 0, always the likeliest, to 100, got 'hot'"),
+        (["--max-new-tokens=0"], "expected a whole number above 0, got '0'"),
+        (["--model=worst"], "invalid choice"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(
+    spoken: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    with pytest.raises(SystemExit) as raised:
+        talk_to([str(spoken), *words])
+    assert raised.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_only_a_chat_can_be_talked_to(spoken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert talk_to([str(spoken), "--max-new-tokens=256"]) == 2
+    assert "--max-new-tokens=256: the model has 256 positions for prompt and reply" in capsys.readouterr().err
+    (tmp_path / "export" / "best").mkdir(parents=True)
+    (tmp_path / "facts.json").write_text("{}")
+    write_run_dir(tiny_recipe(tmp_path), tmp_path, tmp_path)
+    assert talk_to([str(tmp_path)]) == 2
+    assert "its task is classification, and only a chat's model can be talked to" in capsys.readouterr().err
+
+
+def talk(run_dir: Path, said: list[str], *, max_new_tokens: int = 20) -> Talk:
+    task, model, tokenizer = open_model(*find_model(run_dir, "last"))
+    assert isinstance(task, Chat)
+    how: dict[str, Any] = {"system": None, "max_new_tokens": max_new_tokens, "temperature": 0, "write": said.append}
+    return Talk(task, model, tokenizer, **how)
+
+
+def test_ctrl_c_stops_a_reply_and_what_was_said_is_remembered(spoken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    its = talk(spoken, said)
+    put = transformers.TextStreamer.put
+    seen: list[Any] = []
+
+    def interrupt(streamer: Any, value: Any) -> None:
+        put(streamer, value)
+        seen.append(value)
+        if len(seen) == 3:  # the prompt, and two bytes of "no."
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(transformers.TextStreamer, "put", interrupt)
+    its.ask("ho")
+    assert "".join(said) == "no\n"
+    assert its.messages == [u("ho"), a("no")]
+
+
+def test_what_has_no_room_is_said_and_the_dialogue_goes_on(spoken: Path) -> None:
+    said: list[str] = []
+    its = talk(spoken, said, max_new_tokens=200)
+    lines = iter(["x" * 60, "hi", "ho"])
+
+    def read() -> str:
+        try:
+            return next(lines)
+        except StopIteration:
+            raise EOFError from None
+
+    converse(its, read, said.append)
+    assert "".join(said).startswith("(its last round alone has 79 tokens, and there is room for 56)\nyo\n")
+    assert [message["content"] for message in its.messages[:3]] == ["hi", "yo", "ho"]
 
 
 def task_of(folder: Path, **options: Any) -> Chat:
