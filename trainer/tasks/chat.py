@@ -124,7 +124,7 @@ class Chat:
 
     @staticmethod
     def named_columns(options: ChatOptions, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        return values
+        return {}
 
     @staticmethod
     def survey(options: ChatOptions, splits: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
