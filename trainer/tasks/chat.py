@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from trainer.data.batch import Batch
 
 
+FIRST_REPLIES = 8
+"""So many replies of a conversation are looked at first."""
+
+
 class ChatOptions(TaskOptions):
     """Dialogue: the assistant's replies of conversations, with their ends of turn; nothing else of them is learned.
 
@@ -174,21 +178,31 @@ class Chat:
             examples = [self._question(row, its, max_tokens, faults) for row, its in zip(rows, read, strict=True)]
             faults.raise_if_any()
             return examples
-        texts: dict[int, list[Turn]] = {}
-        for at, (row, conversation) in enumerate(zip(rows, read, strict=True)):
-            try:
-                if learned := _learned(conversation):
-                    texts[at] = self._turns.texts(conversation, learned)
-            except TurnError as error:
-                faults.add(row, str(error))
-        learned_of: dict[int, list[Example]] = {}
-        for at, written in zip(texts, self._turns.write(list(texts.values())), strict=True):
-            if isinstance(written, TurnError):
-                faults.add(rows[at], str(written))
-            else:
-                learned_of[at] = self._examples(read[at], written, max_tokens)
+        learned = [[at for at, weight in enumerate(its.weights) if weight] for its in read]
+        written: dict[int, Written] = {}
+        turns: dict[int, list[Turn]] = {at: [] for at, its in enumerate(learned) if its}
+        while turns:
+            # Of a conversation that goes on for ever only what is before max_tokens has to be written, and not all.
+            for at, known in list(turns.items()):
+                more = learned[at][len(known) : max(FIRST_REPLIES, 2 * len(known))]
+                try:
+                    turns[at] = self._turns.texts(read[at], more, known)
+                except TurnError as error:
+                    faults.add(rows[at], str(error))
+                    del turns[at]
+            for at, its in zip(list(turns), self._turns.write(list(turns.values())), strict=True):
+                if isinstance(its, TurnError):
+                    faults.add(rows[at], str(its))
+                    del turns[at]
+                    continue
+                written[at] = its
+                if len(turns[at]) == len(learned[at]) or len(its.ids) >= max_tokens:
+                    del turns[at]
         faults.raise_if_any()
-        return [learned_of.get(at, []) for at in range(len(rows))]
+        return [
+            self._examples(conversation, written[at], max_tokens) if at in written else []
+            for at, conversation in enumerate(read)
+        ]
 
     def _read(self, row: Row, faults: Faults, *, answered: bool) -> Conversation:
         """With the recipe's system text and weights."""
@@ -311,8 +325,3 @@ class Chat:
     def answer(self, row: Row, examples: Sequence[Example], predictions: Sequence[dict[str, Any]]) -> dict[str, Any]:
         (only,) = predictions
         return only
-
-
-def _learned(conversation: Conversation) -> list[int]:
-    """The numbers of the messages that count."""
-    return [at for at, weight in enumerate(conversation.weights) if weight]

@@ -1,6 +1,7 @@
 """Named chat templates, for models that come without one: what they write, and which tokens they need.
 
-None of them looks at what comes later, so every beginning of a conversation is written alike however it goes on.
+None of them looks at what comes later, so every beginning of a conversation is written alike however it goes on. What
+is changed here changes what is prepared: it raises FORMAT in trainer/data/prepare.py.
 """
 
 from __future__ import annotations

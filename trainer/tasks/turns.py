@@ -7,9 +7,11 @@ to it. What the second has more is the reply with its end of turn. Nothing is as
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trainer.config.errors import DataError
@@ -60,6 +62,9 @@ class Turns:
         self._tokenizer = tokenizer
         self._arguments = dict(arguments)
         self._inserted = ""
+        self._can_cut = True
+        framed = "".join(f"a{token}a {token} \n" for token in self._framing) or "a"
+        self._can_cut = self._ids([framed]) == self._encode([framed])
         probe = Conversation(messages=[_says("user", "a"), _says("assistant", MARK)], weights=[0, 1])
         try:
             (turn,) = self.texts(probe, [1])
@@ -74,14 +79,14 @@ class Turns:
             raise DataError(f"model.path: the chat template cannot be learned from: {error}") from error
         self.end_of_turn: int = written.ids[-1]
 
-    def texts(self, conversation: Conversation, learned: Sequence[int]) -> list[Turn]:
-        """The texts of these replies, of which the last one's `whole` begins with all others.
+    def texts(self, conversation: Conversation, learned: Sequence[int], known: Sequence[Turn] = ()) -> list[Turn]:
+        """The texts of these replies, after the known ones; the last one's `whole` begins with all others.
 
         Raises TurnError if the template refuses the conversation, leaves out part of it, or writes earlier turns in
         another way once there are later ones.
         """
         messages, tools = conversation.messages, conversation.tools
-        turns = []
+        turns = list(known)
         for at in learned:
             prompt = self._render(messages[:at], tools, ask=True)
             whole = self._render(messages[: at + 1], tools, ask=False)
@@ -190,9 +195,30 @@ class Turns:
         return str(text)
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The tokens of each text. What is between two special tokens is tokenized once, however many texts hold it.
+
+        So the beginnings of a conversation take no longer than the whole.
+        """
+        pieces = [self._pieces(text) for text in texts]
+        unique = list(dict.fromkeys(piece for its in pieces for piece in its))
+        ids_of = dict(zip(unique, self._encode(unique), strict=True))
+        return [[token for piece in its for token in ids_of[piece]] for its in pieces]
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
         # Without special tokens of the tokenizer's own: the template has written them all.
-        ids: list[list[int]] = self._tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        if not texts:
+            return []
+        ids: list[list[int]] = self._tokenizer(
+            texts, add_special_tokens=False, verbose=False, return_attention_mask=False
+        )["input_ids"]
         return ids
+
+    def _pieces(self, text: str) -> list[str]:
+        """The text, cut before each special token if that changes nothing."""
+        if not self._can_cut or self._special is None:
+            return [text]
+        starts = [0, *(match.start() for match in self._special.finditer(text)), len(text)]
+        return [text[start:end] for start, end in pairwise(starts) if start < end]
 
     def _check_reply(self, at: int, message: Message, said: str) -> None:
         where = f"message {at + 1}"
@@ -228,8 +254,17 @@ class Turns:
         """The special tokens that frame a turn, which no message may hold."""
         template = str(self._tokenizer.chat_template)
         own = (self._tokenizer.bos_token, self._tokenizer.eos_token)
-        special = [str(its) for its in self._tokenizer.added_tokens_decoder.values() if its.special]
-        return [token for token in special if token.strip() and (token in own or token in template)]
+        return [token for token in self._framing if token in own or token in template]
+
+    @cached_property
+    def _framing(self) -> list[str]:
+        added = self._tokenizer.added_tokens_decoder.values()
+        return [str(its) for its in added if its.special and str(its).strip() and not (its.lstrip or its.single_word)]
+
+    @cached_property
+    def _special(self) -> re.Pattern[str] | None:
+        longest_first = sorted(self._framing, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
 
 
 def _says(role: str, content: str) -> Message:
