@@ -376,6 +376,19 @@ def test_a_long_conversation_is_learned_up_to_the_limit_and_dropped_if_no_reply_
     assert learned(task, row(**ROWS), max_tokens) == expected
 
 
+@pytest.mark.parametrize("max_tokens", [230, 700, 1_000_000])
+def test_a_conversation_that_goes_on_for_ever_is_learned_up_to_the_limit(plain: Path, max_tokens: int) -> None:
+    task = task_of(plain, chat_template="chatml")
+    rounds = [message for number in range(60) for message in (u(f"q{number}"), a(f"r{number}"))]
+    ask, expected = "<|im_start|>user\nq{}<|im_end|>\n<|im_start|>assistant\n", ""
+    for number in range(60):
+        expected += f"{dots(ask.format(number))}r{number}!"
+        expected += "."  # the line end after an end of turn
+    taught = learned(task, row(messages=rounds), max_tokens)
+    assert taught is not None
+    assert taught.replace("<|im_end|>", "!") == expected[:max_tokens].rstrip(".")
+
+
 def test_what_is_asked_under_evaluation_is_the_last_reply_that_is_learned(plain: Path) -> None:
     task = task_of(plain, chat_template="chatml", train_on="all")
     for max_tokens, answer in ((200, "d"), (len(ASK) + 5, "b")):
