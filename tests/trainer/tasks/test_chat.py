@@ -179,6 +179,22 @@ def test_new_tokens_have_the_same_embeddings_sharded_or_not(tmp_path: Path) -> N
             assert torch.allclose(matrix[260:], matrix[:260].mean(0).expand(4, 32), atol=1e-3)
 
 
+def test_a_sharded_run_with_new_tokens_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    write_plain(tmp_path / "model", num_rows=258)
+    for split in ("train", "dev", "test"):
+        write_signs(tmp_path / f"{split}.jsonl", 24, seed=1)
+    recipe = recipe_of(
+        tmp_path, "engine.deepspeed=zero3", "train.max_steps=3", "data.max_tokens=200", chat_template="chatml",
+        generate_dev_rows=0, generate_test_rows=0,
+    )  # fmt: skip
+    _, unbroken = runs.train(recipe, tmp_path / "unbroken", world_size=2)
+    (tmp_path / "broken").mkdir()
+    stopped, _ = runs.train(recipe, tmp_path / "broken", world_size=2, before=(tmp_path / "broken" / "stop").touch)
+    ended, its = runs.train(recipe, tmp_path / "broken", world_size=2)
+    assert (stopped, ended) == ([False, False], [True, True])
+    assert curve(its) == curve(unbroken) and len(curve(its)) == 3
+
+
 @pytest.fixture(scope="module")
 def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a run, sharded over two ranks, of a model without a template that learned two replies."""
