@@ -58,8 +58,9 @@ def train_steps(
     share = _Sharing(split, task, ranks, micro_batch_tokens, packing)
     for number in steps:
         rows = order.rows(number)
-        # The evaluations' draws begin with 0.
-        micro_batches, num_padded_tokens = share(rows, draw=(order.seed << 32) + number + 1)
+        # By the place in the step, for a row may be twice in it; what is evaluated has 0 in the step's stead.
+        draws = [((order.seed << 32) + number + 1, place) for place in range(len(rows))]
+        micro_batches, num_padded_tokens = share(rows, draws)
         yield Step(
             number,
             micro_batches,
@@ -83,7 +84,8 @@ def evaluation_batches(
     share = _Sharing(split, task, ranks, micro_batch_tokens, packing)
     by_length = np.argsort(split.lengths, kind="stable")
     for start in range(0, len(by_length), chunk):
-        yield from share(by_length[start : start + chunk], draw=0)[0]
+        rows = by_length[start : start + chunk]
+        yield from share(rows, [(0, row) for row in rows.tolist()])[0]
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class _Sharing:
     micro_batch_tokens: int
     packing: Packing | None
 
-    def __call__(self, rows: Positions, *, draw: int) -> tuple[list[Batch], int]:
+    def __call__(self, rows: Positions, draws: Sequence[tuple[int, int]]) -> tuple[list[Batch], int]:
         """This rank's micro-batches of these rows, and the tokens that all ranks run through the model."""
         lengths: NDArray[np.int32] = np.asarray(self.split.lengths[rows])
         shares = lay_out(
@@ -105,20 +107,20 @@ class _Sharing:
             micro_batch_tokens=self.micro_batch_tokens,
             packing=self.packing,
         )
-        shortest = rows[[int(lengths.argmin())]]
+        shortest = [np.array([lengths.argmin()])]
         batches = [
-            self._batch([rows[its] for its in bins], draw) if bins else self._batch([shortest], draw).muted()
+            self._batch(rows, draws, bins) if bins else self._batch(rows, draws, shortest).muted()
             for bins in shares[self.ranks.rank]
         ]
         # An empty share runs the shortest row, muted: ranks must do equally many passes for their collectives to meet.
         shapes = [shape_of(bins, lengths, self.packing) for share in shares for bins in share]
         return [batch.to(self.ranks.device) for batch in batches], sum(count * longest for count, longest in shapes)
 
-    def _batch(self, bins: Sequence[Positions], draw: int) -> Batch:
-        rows = np.concatenate(bins)
+    def _batch(self, rows: Positions, draws: Sequence[tuple[int, int]], bins: Sequence[Positions]) -> Batch:
+        chosen = np.concatenate(bins)
         examples = [
-            {**example, "draw": (draw, row)}
-            for row, example in zip(rows.tolist(), self.split.examples(rows), strict=True)
+            {**example, "draw": draws[at]}
+            for at, example in zip(chosen.tolist(), self.split.examples(rows[chosen]), strict=True)
         ]
         if self.packing is None:
             return self.task.collate(examples)

@@ -10,7 +10,17 @@ import pytest
 
 from demo import help_texts
 from demo.fetch import CACHE, FetchError
-from demo.help_texts import PACKAGES, SPLITS, Pair, fetch_packages, is_translation, pairs, paragraphs, prepare
+from demo.help_texts import (
+    PACKAGES,
+    SPLITS,
+    Pair,
+    fetch_packages,
+    is_translation,
+    pairs,
+    paragraphs,
+    prepare,
+    write_splits,
+)
 
 PAGE = """<html><body>
 <h1 id="hd_id1" dir="auto"><a name="h1"></a>Date &amp; Time</h1>
@@ -60,6 +70,16 @@ def test_an_english_text_is_there_once_with_the_translation_of_its_own_paragraph
     }
     french = {("a", "1"): "Définit la largeur.", ("b", "1"): "Une autre largeur.", ("c", "2"): "Un deux trois quatre"}
     assert list(pairs(english, french, "fr")) == [Pair("a", "Sets the width of cells.", "Définit la largeur.")]
+
+
+def test_a_page_is_in_one_split_as_a_whole(tmp_path: Path) -> None:
+    write_splits((Pair(f"page{at % 100}", f"text {at}", f"texte {at}") for at in range(300)), "fr", tmp_path)
+    pages = {
+        split: {json.loads(line)["page"] for line in (tmp_path / f"{split}.jsonl").read_text().splitlines()}
+        for split in ("train", "dev", "test")
+    }
+    assert sum(map(len, pages.values())) == 100 and len(set.union(*pages.values())) == 100
+    assert len(pages["train"]) > 80
 
 
 def test_a_machine_without_apt_is_told_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

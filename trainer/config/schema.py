@@ -36,13 +36,14 @@ class DataConfig(Section):
     """Where the labelled rows are."""
 
     train: Sources
-    """A file, a folder, a glob, `hf:owner/name`, or a list of these. Files are .jsonl, .json, .csv, .tsv, .parquet,
-    .arrow, .txt (a line is a row of `text`), .conll or .bio (a word a line: the first column is `tokens`, the last
-    `tags`, those between are `column_2` and so on) or .tmx (a column for each language), each also with .gz or .zst
-    after it. `"corpus.{en,fr}"` is a pair of text files, corpus.en and corpus.fr, whose lines are aligned. A folder
-    stands for all such files in it, at any depth, or for what `datasets.save_to_disk` has written there;
-    `hf:owner/name` is a data set on the hub. An item of a list is one of these or, as in
-    `{path: chats/*.jsonl.gz, weight: 0.5}`, a mapping. Relative paths start from the working directory."""
+    """A file, a folder, a glob, `hf:owner/name`, or a list of these. Files are .jsonl, .json (an array of objects, or
+    an object that holds one), .csv, .tsv, .parquet, .arrow, .txt (a line is a row of `text`), .conll or .bio (a word a
+    line: the first column is `tokens`, the last `tags`, those between are `column_2` and so on) or .tmx (a column for
+    each language), each also with .gz or .zst after it. `"corpus.{en,fr}"` is a pair of text files, corpus.en and
+    corpus.fr, whose lines are aligned. A folder stands for all such files in it, at any depth, or for what
+    `datasets.save_to_disk` has written there; `hf:owner/name` is a data set on the hub. An item of a list is one of
+    these or, as in `{path: chats/*.jsonl.gz, weight: 0.5}`, a mapping. Relative paths start from the working
+    directory."""
     dev: SourcesOrShare | None = None
     """Rows for the evaluations while training, which also choose the best model: as for train, or a share of its rows,
     as in `{fraction: 0.05, group: conversation_id}`."""
@@ -64,15 +65,15 @@ class DataConfig(Section):
     test. They are counted in any case."""
     max_tokens: PositiveInt = 512
     """Longer texts are truncated to this many tokens, special ones included; token_classification cuts them into
-    windows instead."""
+    windows and language_modeling into pieces instead, each of which is a row from then on."""
     length_window: Annotated[int, Field(ge=0)] = 50
     """Rows are sorted by length within windows of this many global batches, so that little padding is trained on.
     The batches are then shuffled. 0 makes the order fully random."""
     packing: Literal["auto", "on", "off"] = "auto"
-    """Puts several rows of the tasks of causal language models side by side into rows of at most max_tokens, so that
-    little padding is computed. None sees another, and the loss is the same; the unit of train.global_batch_size stays
-    the row as it was before. `auto` asks the model, when a run starts, whether it keeps them apart (one that goes by
-    position ids does; Mamba or Bloom do not), and else leaves it; `on` then is an error."""
+    """Lays several rows side by side, up to max_tokens, where a causal language model learns from them, so that little
+    padding is computed. No row sees another, and what is learned is the same. `auto` asks the model, when a run starts,
+    whether it keeps them apart (Llama and its like do; OPT, Bloom or Mamba do not), and leaves it if not; with `on`
+    that is an error."""
     cache_dir: str = "~/.cache/shardtune"
     """Where the prepared (tokenized) data are kept between runs."""
 
@@ -117,7 +118,7 @@ class TrainConfig(Section):
     """How much is trained, in units that no machine can change."""
 
     global_batch_size: PositiveInt = 32
-    """Rows in one optimizer step, over all ranks."""
+    """Rows in one optimizer step, over all ranks, however they are packed."""
     num_epochs: PositiveFloat = 3.0
     """Passes over the training rows; a fraction is fine."""
     max_steps: PositiveInt | None = None

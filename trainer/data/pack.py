@@ -3,6 +3,7 @@
 As with the deal of rows to ranks, every rank computes all of it from the lengths alone.
 """
 
+import math
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data.batch import Positions, cost, deal
+
+MAX_BINS_A_RANK, SLACK = 8, 1.02
+"""Bins of lengths that give each rank 1 to 8 of them are tried, 2 % longer than if they could be filled to the brim. On
+lengths of news and chats in steps of 32 to 256 rows this wasted the least; slacks of 0 to 10 % and up to 16 bins were
+tried."""
 
 Share = list[list[Positions]]
 """A rank's micro-batches, each as its bins: the positions of the examples that share a row."""
@@ -70,7 +76,7 @@ def lay_out(
         return [[[alone[at] for at in its] for its in share] for share in shares]
     best: list[Share] = []
     least = float("inf")
-    for limit in _limits(int(lengths.max()), packing.capacity):
+    for limit in _limits(lengths, world_size, packing.capacity):
         bins = pack(lengths, limit) if limit else alone
         sizes = np.array([lengths[its].sum() for its in bins], dtype=np.int32)
         shares = deal(sizes, world_size=world_size, micro_batch_tokens=micro_batch_tokens)
@@ -88,9 +94,9 @@ def shape_of(bins: Sequence[Positions], lengths: NDArray[np.int32], packing: Pac
     return (1, sum(sizes)) if packing and packing.is_flat and sizes else (len(sizes), max(sizes, default=0))
 
 
-def _limits(longest: int, capacity: int) -> list[int]:
-    """The lengths of bins that are tried: 0 (a bin for each example), the longest one's, its doubles, the capacity."""
-    limits = [0, longest]
-    while limits[-1] * 2 < capacity:
-        limits.append(limits[-1] * 2)
-    return limits if longest >= capacity else [*limits, capacity]
+def _limits(lengths: NDArray[np.int32], world_size: int, capacity: int) -> list[int]:
+    """The lengths of bins that are tried: 0 (a bin for each example), the longest example's, the capacity, and those
+    between that make about as many bins as there are ranks, or twice as many, and so on."""
+    longest, total = int(lengths.max()), int(lengths.sum())
+    even = (math.ceil(SLACK * total / (world_size * times)) for times in range(1, MAX_BINS_A_RANK + 1))
+    return [0, *sorted({longest, max(longest, capacity), *(its for its in even if longest < its < capacity)})]

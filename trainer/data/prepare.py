@@ -177,13 +177,17 @@ def _make(recipe: Recipe, folder: Path, say: Callable[[str], None]) -> None:
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     splits = {}
+    notes: list[str] = gathered.report["notes"]
     for split, its_rows in gathered.rows.items():
         say(f"tokenizing {split}: {len(its_rows):,} rows")
         splits[split] = _write_split(draft, split, task, its_rows, recipe.data.max_tokens)
+        num_said = len(notes)
         if splits[split]["rows_dropped"]:
-            say(f"{split}: {splits[split]['rows_dropped']:,} rows dropped: nothing to learn was left of them")
+            notes.append(f"{split}: {splits[split]['rows_dropped']:,} rows dropped: nothing to learn was left of them")
         if splits[split]["rows_truncated"]:
-            say(f"{split}: {splits[split]['rows_truncated']:,} rows truncated to data.max_tokens")
+            notes.append(f"{split}: {splits[split]['rows_truncated']:,} rows truncated to data.max_tokens")
+        for note in notes[num_said:]:
+            say(note)
     meta = {"format": FORMAT, "facts": gathered.facts, "splits": splits, **gathered.report}
     (draft / "meta.json").write_text(json.dumps(meta, ensure_ascii=False, indent=1), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
@@ -206,10 +210,12 @@ def _write_split(folder: Path, name: str, task: Task, rows: Sequence[Row], max_t
         sources += [row.source for row, examples in zip(window, by_row, strict=True) for _ in examples]
         num_targets += [task.num_targets(example) for example in chunk]
         if chunk:
-            tables.append(pa.Table.from_pylist(chunk))
+            # By name: from_pylist would leave out what the first example happens to lack.
+            names = sorted({name for example in chunk for name in example})
+            tables.append(pa.table({name: [example.get(name) for example in chunk] for name in names}))
     if not any(num_targets):
         raise DataError(f"{rows[0].path}: nothing to learn is left of its {len(rows):,} rows; see data.max_tokens")
-    table = pa.concat_tables(tables).combine_chunks()
+    table = pa.concat_tables(tables, promote_options="default").combine_chunks()
     with pa.ipc.new_file(str(folder / f"{name}.arrow"), table.schema) as file:
         file.write_table(table)
     np.save(folder / f"{name}.lengths.npy", np.array(lengths, dtype=np.int32))

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.data.digests import digest, digests
@@ -106,15 +106,23 @@ def test_only_the_columns_that_are_asked_for_count_and_what_is_null_is_not_there
     rows = [Row(values, Path("a"), 1) for values in ({"text": "a", "id": 1}, {"text": "a", "id": 2, "text_pair": None})]
     one, other = digests(rows, ["text", "text_pair"])
     assert one == other
-    assert len(np.unique(digests(rows, ["text", "id"]))) == 2
+    assert len(np.unique(digests(rows, ["text"], ["id"]))) == 2
+
+
+def test_rows_without_any_of_the_inputs_are_the_same_only_if_all_of_them_is() -> None:
+    rows = [Row({"en": en, "fr": "b", "target": "b"}, Path("a"), 1) for en in ("a", "c", "a ")]
+    its = Duplicates({"train": rows[:2], "dev": rows[2:]}, ["source"], ["target"])
+    assert (its.repeats["train"], its.leaks[0].rows, its.conflicts) == (0, 1, {"train": 0, "dev": 0})
 
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
-    lambda inside: st.lists(inside) | st.dictionaries(st.text(), inside),
+    lambda inside: st.lists(inside, max_size=3) | st.dictionaries(st.text(), inside, max_size=3),
+    max_leaves=6,
 )
 
 
+@settings(max_examples=50)
 @given(JSON)
 def test_any_value_has_a_digest_of_64_bits(value: Any) -> None:
     assert 0 <= digest(value) < 2**64

@@ -462,7 +462,7 @@ def mutated(draw: st.DrawFn, content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("suffix", READERS)
-@settings(max_examples=120)
+@settings(max_examples=80)
 @given(data=st.data())
 def test_no_bytes_end_in_anything_but_rows_or_a_data_error(
     suffix: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -489,7 +489,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(rows=st.lists(st.dictionaries(st.text(), VALUES, max_size=4), min_size=1, max_size=5))
 @example(rows=[{"a": "\u2028\x85\x1c"}, {"a": "\ufeff"}, {"": "\U0001f600"}])
 def test_json_and_json_lines_give_back_what_was_written(
