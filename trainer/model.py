@@ -42,6 +42,9 @@ def load_model(recipe: Recipe, task: Task) -> "PreTrainedModel":
             model = auto_model.from_pretrained(recipe.model.path, revision=recipe.model.revision, **how)
     except (OSError, ValueError, ImportError) as error:
         raise DataError(f"model.path: {recipe.model.path!r} cannot be loaded as {task.auto_model}: {error}") from error
+    if task.generation is not None:
+        # So that the exported model answers by itself as it was evaluated: in the right language, to the end of a turn.
+        model.generation_config.update(**task.generation.settings)
     if task.wants_target_logits:
         keep_target_logits(model)
     if recipe.model.activation_checkpointing:

@@ -17,6 +17,7 @@ from trainer.config.load import parse_recipe
 from trainer.config.run_dir import CONFIG, EXIT_OK, EXIT_USER, FACTS
 from trainer.config.schema import Recipe
 from trainer.data.columns import plain
+from trainer.data.gather import with_named_columns
 from trainer.data.source import Faults, Row, read_rows
 from trainer.tasks import TASKS, Task
 from trainer.tasks.task import Example, GeneratingTask
@@ -124,7 +125,8 @@ def _read_inputs(path: Path, recipe: Recipe) -> list[Row]:
         if name in task.input_columns
     }
     columns = {name: theirs for name, theirs in data.columns.items() if name in task.input_columns}
-    return read_rows(path, columns, synonyms, say=lambda text: print(f"{path}: {text}", file=sys.stderr))
+    rows = read_rows(path, columns, synonyms, say=lambda text: print(f"{path}: {text}", file=sys.stderr))
+    return [with_named_columns(row, recipe) for row in rows]
 
 
 def _find_model(run_dir: Path, name: str) -> tuple[Recipe, Path]:

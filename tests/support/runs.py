@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import deepspeed  # noqa: F401  imported before the ranks are forked, so that each of them does not have to
-import transformers.models.bert.modeling_bert  # noqa: F401
+import deepspeed
 
 from tests.support.ranks import run_ranks
 from tests.support.tiny import write_encoder, write_reviews
@@ -15,6 +15,16 @@ from trainer.config.schema import Recipe
 from trainer.data.prepare import prepare
 from trainer.ranks import Ranks
 from trainer.run import run
+
+# Done once, before the ranks are forked, for each of them would do it otherwise: most of a tiny training's time.
+for module in (
+    "deepspeed.runtime.zero.muon.muon_optimizer",  # compiles nothing, but imports all of torch's inductor
+    "deepspeed.runtime.zero.stage3",
+    "torch._inductor.compile_fx",
+    "transformers.models.bert.modeling_bert",
+):
+    import_module(module)
+assert deepspeed.ops.__compatible_ops__, "it asks a compiler which of DeepSpeed's extensions could be built"
 
 RECIPE = """
 task: {{kind: classification}}

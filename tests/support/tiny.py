@@ -140,16 +140,22 @@ SPOKEN = ["ba", "da", "fa", "ga", "ka", "la", "ma", "na", "pa", "ra", "sa", "ta"
 WRITTEN = ["or", "ul", "im", "es", "ak", "ug", "en", "ip", "ob", "it", "ar", "ez"]
 
 
-def write_toy_language(path: Path, num_rows: int, *, seed: int) -> Path:
-    """JSONL of made-up translations: each word has another one, and they come in the opposite order."""
-    chosen = random.Random(seed)
-    rows = []
-    for _ in range(num_rows):
-        words = chosen.choices(range(len(SPOKEN)), k=chosen.randint(2, 6))
-        source, target = [SPOKEN[at] for at in words], [WRITTEN[at] for at in reversed(words)]
-        rows.append({"source": " ".join(source), "target": " ".join(target)})
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
+def write_toy_language(folder: Path, **num_rows: int) -> None:
+    """JSONL of made-up translations for each split: each word has another one, and they come in the opposite order.
+
+    No sentence of 3 to 6 words is there twice.
+    """
+    chosen = random.Random(0)
+    seen: dict[tuple[int, ...], None] = {}
+    while len(seen) < sum(num_rows.values()):
+        seen[tuple(chosen.choices(range(len(SPOKEN)), k=chosen.randint(3, 6)))] = None
+    sentences = iter(seen)
+    for split, count in num_rows.items():
+        rows = [
+            {"source": " ".join(SPOKEN[at] for at in its), "target": " ".join(WRITTEN[at] for at in reversed(its))}
+            for its in (next(sentences) for _ in range(count))
+        ]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def write_reviews(path: Path, num_rows: int, *, seed: int = 0) -> Path:

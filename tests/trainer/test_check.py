@@ -39,6 +39,8 @@ def test_every_number_is_that_of_the_data(recipe_path: Path, capsys: pytest.Capt
     assert sum(lengths["counts"]) == 67 and lengths["edges"][-1] == lengths["longest"] == 20
     assert 0 < lengths["full"] < 67
     assert (report["steps_per_epoch"], report["num_steps"]) == (6, 18)
+    assert [source["rows"] for source in report["rows"]["sources"]] == [67, 29, 31]
+    assert report["rows"]["duplicates"].keys() == {"train", "dev", "test"}
     rows, longest = report["largest_micro_batch"]
     assert 0 < rows <= 6 and longest == 20
     assert 0.5 < report["padding_efficiency"] <= 1

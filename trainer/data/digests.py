@@ -13,12 +13,24 @@ from trainer.data.source import Row
 Digests = NDArray[np.uint64]
 
 
-def digests(rows: Sequence[Row], columns: Sequence[str]) -> Digests:
+def digests(rows: Sequence[Row], inputs: Sequence[str], answers: Sequence[str] = ()) -> Digests:
     """A number for each row; the same for rows that hold the same in these columns, but for white space; shape (rows,).
 
     Of 10 million different rows, two have the same number with a probability of 3 in a million.
     """
-    return np.fromiter((digest(_held(row.values, columns)) for row in rows), dtype=np.uint64, count=len(rows))
+    held = (held_in(row, inputs, answers) for row in rows)
+    return np.fromiter(map(digest, held), dtype=np.uint64, count=len(rows))
+
+
+def held_in(row: Row, inputs: Sequence[str], answers: Sequence[str] = ()) -> Mapping[str, Any]:
+    """What the row has in these columns, but for nulls; all of it if it has none of the inputs.
+
+    A task may read other columns than it says, such as those that its options name: what is the same to it is then not
+    known, and two rows must not be taken for one.
+    """
+    if all(row.values.get(name) is None for name in inputs):
+        return row.values
+    return {name: value for name in (*inputs, *answers) if (value := row.values.get(name)) is not None}
 
 
 def digest(value: Any, *, seed: int = 0) -> int:
@@ -28,10 +40,6 @@ def digest(value: Any, *, seed: int = 0) -> int:
         canonical.encode("utf-8", errors="surrogatepass"), digest_size=8, key=seed.to_bytes(8, "little")
     )
     return int.from_bytes(hashed.digest(), "little")
-
-
-def _held(values: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
-    return {name: values[name] for name in columns if values.get(name) is not None}
 
 
 def _plain(value: Any) -> Any:

@@ -39,7 +39,7 @@ class Duplicates:
         """`inputs` are the columns that the model reads, `answers` those that it is to answer with."""
         self._splits = splits
         self._read = {split: digests(rows, inputs) for split, rows in splits.items()}
-        whole = {split: digests(rows, [*inputs, *answers]) for split, rows in splits.items()}
+        whole = {split: digests(rows, inputs, answers) for split, rows in splits.items()}
         self._repeats = {split: _repeats(its) for split, its in whole.items()}
         self.conflicts = {split: _num_conflicts(self._read[split], its) for split, its in whole.items()}
         """Rows of each split of which another row has the same inputs and another answer."""

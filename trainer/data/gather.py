@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import compress
 from typing import Any, Literal
 
@@ -46,7 +46,7 @@ def gather(recipe: Recipe, say: Say) -> Gathered:
     """All rows of the recipe. Raises DataError with whatever is wrong with them, or if a split has none left."""
     data, task = recipe.data, TASKS[recipe.task.kind]
     notes, dropped = _Notes(say), _Dropped(data.on_bad_row)
-    rows, sources = _read(data, task, notes, dropped)
+    rows, sources = _read(recipe, notes, dropped)
     rows = _hold_out(rows, data, task, notes, dropped)
     facts, rows = _survey(recipe, rows, dropped)
     doubles = Duplicates(rows, task.input_columns, [*task.columns, *task.column_guesses])
@@ -67,6 +67,12 @@ def gather(recipe: Recipe, say: Say) -> Gathered:
         {split: int(mask.sum()) for split, mask in masks.items()},
     )
     return Gathered(rows, facts, {"notes": list(notes.said), **dict(zip(REPORTED, found, strict=True))})
+
+
+def with_named_columns(row: Row, recipe: Recipe) -> Row:
+    """The row with those of our columns too that the task finds by its options."""
+    named = TASKS[recipe.task.kind].named_columns(recipe.task, row.values)
+    return replace(row, values={**row.values, **named}) if named else row
 
 
 def sources_digest(data: DataConfig) -> str:
@@ -166,8 +172,9 @@ class _Dropped:
             raise BadRows(faults)
 
 
-def _read(data: DataConfig, task: type[Task], notes: _Notes, dropped: _Dropped) -> tuple[Splits, list[dict[str, Any]]]:
+def _read(recipe: Recipe, notes: _Notes, dropped: _Dropped) -> tuple[Splits, list[dict[str, Any]]]:
     """The rows of the splits that have sources, and how many each source has."""
+    data, task = recipe.data, TASKS[recipe.task.kind]
     rows: Splits = {}
     counts = []
     faults: dict[str, Faults] = {}
@@ -182,7 +189,7 @@ def _read(data: DataConfig, task: type[Task], notes: _Notes, dropped: _Dropped) 
             text_unit=data.text_unit,
             say=_prefixed(notes, name),
         )
-        rows.setdefault(split, []).extend(its)
+        rows.setdefault(split, []).extend(with_named_columns(row, recipe) for row in its)
         counts.append({"split": split, "name": name, "path": source.path, "rows": len(its)})
     dropped.unread(faults)
     dropped.refuse_empty(rows)

@@ -177,13 +177,17 @@ def _make(recipe: Recipe, folder: Path, say: Callable[[str], None]) -> None:
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     splits = {}
+    notes: list[str] = gathered.report["notes"]
     for split, its_rows in gathered.rows.items():
         say(f"tokenizing {split}: {len(its_rows):,} rows")
         splits[split] = _write_split(draft, split, task, its_rows, recipe.data.max_tokens)
+        num_said = len(notes)
         if splits[split]["rows_dropped"]:
-            say(f"{split}: {splits[split]['rows_dropped']:,} rows dropped: nothing to learn was left of them")
+            notes.append(f"{split}: {splits[split]['rows_dropped']:,} rows dropped: nothing to learn was left of them")
         if splits[split]["rows_truncated"]:
-            say(f"{split}: {splits[split]['rows_truncated']:,} rows truncated to data.max_tokens")
+            notes.append(f"{split}: {splits[split]['rows_truncated']:,} rows truncated to data.max_tokens")
+        for note in notes[num_said:]:
+            say(note)
     meta = {"format": FORMAT, "facts": gathered.facts, "splits": splits, **gathered.report}
     (draft / "meta.json").write_text(json.dumps(meta, ensure_ascii=False, indent=1), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from trainer.config.schema import DataConfig
 from trainer.config.sources import HeldOutConfig
-from trainer.data.digests import digest
+from trainer.data.digests import digest, held_in
 from trainer.data.faults import Faults
 from trainer.data.source import Row
 
@@ -36,7 +36,7 @@ def held_out(rows: Sequence[Row], data: DataConfig, inputs: Sequence[str], fault
 def _hash(row: Row, share: HeldOutConfig, inputs: Sequence[str], faults: Faults) -> int:
     """64 bits."""
     if share.group is None:
-        return digest([row.values.get(name) for name in inputs], seed=share.seed)
+        return digest(held_in(row, inputs), seed=share.seed)
     group = row.values.get(share.group)
     if group is None:
         faults.add(row, f"no {share.group}, by which rows are held out together")

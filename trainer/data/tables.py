@@ -24,7 +24,7 @@ def read_parquet(file: File, faults: Faults) -> Iterator[Record]:
 
     with damage_said(file.path, faults, "Parquet"), _opened(file) as source:
         table = parquet.ParquetFile(source)
-        batches = table.iter_batches(batch_size=ROWS_AT_ONCE)
+        batches = table.iter_batches(batch_size=ROWS_AT_ONCE, use_threads=False)
         yield from rows_of(batches, table.schema_arrow, faults, say=file.say, place=_places(file))
 
 

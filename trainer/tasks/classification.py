@@ -124,6 +124,10 @@ class Classification:
         return PROBLEMS[options.problem].metric_names
 
     @staticmethod
+    def named_columns(options: ClassificationOptions, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {}
+
+    @staticmethod
     def survey(options: ClassificationOptions, splits: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
         """Whether the rows are pairs, and what the problem has to know of their labels."""
         faults = Faults()

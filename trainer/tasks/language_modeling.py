@@ -103,6 +103,10 @@ class LanguageModeling:
         return causal.METRICS
 
     @staticmethod
+    def named_columns(options: LanguageModelingOptions, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {}
+
+    @staticmethod
     def survey(options: LanguageModelingOptions, splits: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
         """Nothing has to be known of the rows but that they are texts."""
         faults = Faults()

@@ -34,6 +34,9 @@ about it. They follow from the seed, the step and its place in the step; in an e
 TRUNCATED = "truncated"
 """What an example may have besides: whether something of its row did not fit. It is counted, and not kept."""
 
+TRUNCATED = "truncated"
+"""What an example may have besides: whether something of its row did not fit. It is counted, and not kept."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
@@ -112,6 +115,10 @@ class Task(Protocol):
     @staticmethod
     def metric_names(options: Any) -> tuple[str, ...]:
         """The metrics that are one number, so that a recipe may choose the best model by any of them or by the loss."""
+
+    @staticmethod
+    def named_columns(options: Any, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What a row has of our columns under names that only the options tell; it is given them before all else."""
 
     @staticmethod
     def survey(options: Any, splits: Mapping[str, Sequence[Row]]) -> dict[str, Any]:

@@ -98,6 +98,10 @@ class TokenClassification:
         return ("precision", "recall", "f1", "precision_macro", "recall_macro", "f1_macro", "token_accuracy")
 
     @staticmethod
+    def named_columns(options: TokenClassificationOptions, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {}
+
+    @staticmethod
     def survey(options: TokenClassificationOptions, splits: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
         """The types in the order of their ids, how the tags are read, and how many entities each split has."""
         faults = Faults()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, field_validator
 
@@ -79,17 +79,12 @@ class TranslationOptions(TaskOptions):
         return prompt
 
 
-class _Pair(NamedTuple):
-    source: str
-    target: str
-
-
 class Translation:
     """Rows of `source` and `target`; cross entropy over the target's tokens; sacrebleu's BLEU and chrF."""
 
     Options: ClassVar[type[TaskOptions]] = TranslationOptions
     columns: ClassVar[tuple[str, ...]] = ("source", "target")
-    input_columns: ClassVar[tuple[str, ...]] = ("source", "translation")
+    input_columns: ClassVar[tuple[str, ...]] = ("source",)
     column_guesses: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "source": ("src", "source_text"),
         "target": ("tgt", "target_text", "reference"),
@@ -98,7 +93,6 @@ class Translation:
     main_metric: ClassVar[str] = "bleu"
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "perplexity"})
     wants_target_logits: bool = True
-    packable: bool = False
 
     def __init__(
         self,
@@ -116,6 +110,7 @@ class Translation:
         )
         self._scores = TextScores(facts["bleu_tokenizer"])
         self.auto_model: str = self._translator.auto_model
+        self.packable: bool = self._translator.packable
         self.generation: Generation | None = Generation(
             max_new_tokens=options.max_new_tokens,
             num_beams=options.num_beams,
@@ -128,14 +123,30 @@ class Translation:
         return (*METRICS, *causal.METRICS)
 
     @staticmethod
+    def named_columns(options: TranslationOptions, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The two sides, where they are to be found by their languages."""
+        by_language = values.get("translation")
+        # In data sets of translations, `source` alone is often where they come from.
+        known = {"source", "target"} & values.keys()
+        if len(known) == 2 or (known and not isinstance(by_language, Mapping)):
+            return {}
+        by_language = by_language if isinstance(by_language, Mapping) else values
+        tags = [name for name in by_language if isinstance(name, str)]
+        languages = {"source": options.source_language, "target": options.target_language}
+        found = {side: find_tag(language, tags) for side, language in languages.items() if language is not None}
+        return {side: by_language[names[0]] for side, names in found.items() if len(names) == 1}
+
+    @staticmethod
     def survey(options: TranslationOptions, splits: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
         """The tokenizer of BLEU, which is to be the same wherever the run goes on."""
         faults = Faults()
-        pairs = {split: [_pair(row, options, faults) for row in rows] for split, rows in splits.items()}
+        for row in (row for rows in splits.values() for row in rows):
+            for side in Translation.columns:
+                _check(row, side, faults)
         faults.raise_if_any()
         chosen: str = options.bleu_tokenizer
         if chosen == "auto":
-            chosen = bleu_tokenizer(options.target_language, (pair.target for pair in pairs["train"]))
+            chosen = bleu_tokenizer(options.target_language, (row.values["target"] for row in splits["train"]))
         return {"bleu_tokenizer": chosen}
 
     @staticmethod
@@ -150,19 +161,12 @@ class Translation:
 
     @staticmethod
     def check_inputs(row: Row, faults: Faults) -> None:
-        # What a language's column is called is a matter of the options: encode says what is wrong there.
-        if "source" in row.values and not isinstance(row.values.get("translation"), Mapping):
-            check_text(row, "source", faults)
+        _check(row, "source", faults)
 
     def encode(self, rows: Sequence[Row], max_tokens: int, *, labelled: bool) -> list[list[Example]]:
-        faults = Faults()
-        if labelled:
-            pairs = [_pair(row, self._options, faults) for row in rows]
-        else:
-            pairs = [_Pair(_side(row, "source", self._options, faults), "") for row in rows]
-        faults.raise_if_any()
-        sources, targets = [pair.source for pair in pairs], [pair.target for pair in pairs]
-        examples = self._translator.encode(sources, targets if labelled else None, max_tokens)
+        sources = [row.values["source"] for row in rows]
+        targets = [row.values["target"] for row in rows] if labelled else None
+        examples = self._translator.encode(sources, targets, max_tokens)
         return [[example] if example is not None else [] for example in examples]
 
     def preview(self, example: Example) -> list[Piece]:
@@ -205,47 +209,26 @@ class Translation:
         return self._translator.collate_prompts(examples)
 
     def score_answers(self, answers: Sequence[str], examples: Sequence[Example]) -> dict[str, Tensor]:
-        return self._scores.count(answers, [example["reference"] for example in examples])
+        cleaned = [self._translator.clean(answer) for answer in answers]
+        return self._scores.count(cleaned, [example["reference"] for example in examples])
 
     def show_answer(self, answer: str, example: Example) -> dict[str, str]:
-        return {"prompt": example["source"], "answer": answer.strip(), "reference": example["reference"]}
+        return {
+            "prompt": example["source"],
+            "answer": self._translator.clean(answer),
+            "reference": example["reference"],
+        }
 
     def prediction(self, answer: str) -> dict[str, Any]:
-        return {"translation": answer.strip()}
+        return {"translation": self._translator.clean(answer)}
 
 
-def _pair(row: Row, options: TranslationOptions, faults: Faults) -> _Pair:
-    """The row's two texts; empty ones where a fault is added."""
-    return _Pair(*(_side(row, side, options, faults) for side in ("source", "target")))
-
-
-def _side(row: Row, side: Literal["source", "target"], options: TranslationOptions, faults: Faults) -> str:
-    values: Mapping[str, Any] = row.values
-    name, where = str(side), ""
-    by_language = values.get("translation")
-    if isinstance(by_language, Mapping) and not {"source", "target"} <= values.keys():
-        values, where = by_language, "translation."
-    if where or not ("source" in values or "target" in values):
-        language = options.source_language if side == "source" else options.target_language
-        found = ", ".join(map(str, values))
-        if language is None:
-            key = f"task.{side}_language"
-            faults.add(row, f"no {side}; found: {where}{found}. Name its language ({key}) or its column (data.columns)")
-            return ""
-        names = find_tag(language, (name for name in values if isinstance(name, str)))
-        if len(names) != 1:
-            what = f"{' and '.join(names)} are both {language}" if names else f"nothing in {language}"
-            faults.add(row, f"{what}; found: {where}{found} (task.{side}_language)")
-            return ""
-        (name,) = names
-    text = values.get(name)
-    if isinstance(text, str) and text.strip():
-        return text
-    if name not in values:
-        faults.add(row, f"no {side}; found: {', '.join(map(str, values))}")
-    else:
-        faults.add(
-            row,
-            f"{where}{name} is empty" if isinstance(text, str) else f"{where}{name}: expected a text, got {text!r:.60}",
-        )
-    return ""
+def _check(row: Row, side: str, faults: Faults) -> None:
+    """Adds a fault if this side is not a text with something in it."""
+    if side in row.values:
+        check_text(row, side, faults)
+        return
+    by_language = row.values.get("translation")
+    names = [f"translation.{name}" for name in by_language] if isinstance(by_language, Mapping) else list(row.values)
+    found = ", ".join(names) or "nothing"
+    faults.add(row, f"no {side}; found: {found}. Name its language (task.{side}_language) or its column (data.columns)")

@@ -28,6 +28,7 @@ class Translator(Protocol):
     """One kind of model. Its examples hold `source` and `reference` too, as the rows have them."""
 
     auto_model: str
+    packable: bool
     settings: Mapping[str, Any]
     """What generate is told of the languages, and of where an answer ends."""
 
@@ -49,6 +50,9 @@ class Translator(Protocol):
     def collate_prompts(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """What generate takes."""
 
+    def clean(self, answer: str) -> str:
+        """The translation in what the model has said."""
+
 
 class EncoderDecoder:
     """Marian, T5, BART, mBART, M2M100, NLLB and others. Each side may have max_tokens.
@@ -58,6 +62,7 @@ class EncoderDecoder:
     """
 
     auto_model = "AutoModelForSeq2SeqLM"
+    packable = False
 
     def __init__(
         self, options: TranslationOptions, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
@@ -87,6 +92,7 @@ class EncoderDecoder:
         if tokenizer.pad_token_id is None:
             raise DataError("model.path: the tokenizer has no pad_token; name one in its tokenizer_config.json")
         end = tokenizer.eos_token_id
+        self._forced_text = "" if self._forced is None else str(tokenizer.decode([self._forced])).strip()
         self.settings: Mapping[str, Any] = settings
         self._start: int = start
         self._before, self._after = before, after if after or end is None else [end]
@@ -162,11 +168,16 @@ class EncoderDecoder:
             "attention_mask": pad([[1] * len(row) for row in ids], 0),
         }
 
+    def clean(self, answer: str) -> str:
+        # M2M100's tokenizer does not count its languages among the special tokens, and says them (transformers 5.23).
+        return answer.strip().removeprefix(self._forced_text).strip()
+
 
 class Causal:
     """Language models that are asked by a prompt; prompt and answer together may have max_tokens."""
 
     auto_model = "AutoModelForCausalLM"
+    packable = True
 
     def __init__(
         self, options: TranslationOptions, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
@@ -277,6 +288,9 @@ class Causal:
     def collate_prompts(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         prompts = [example["input_ids"][: example["prompt_length"]] for example in examples]
         return causal.collate_prompts(prompts, self._pad_id)
+
+    def clean(self, answer: str) -> str:
+        return answer.strip()
 
 
 def _set_languages(options: TranslationOptions, tokenizer: Any) -> int | None:

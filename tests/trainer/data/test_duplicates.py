@@ -106,7 +106,13 @@ def test_only_the_columns_that_are_asked_for_count_and_what_is_null_is_not_there
     rows = [Row(values, Path("a"), 1) for values in ({"text": "a", "id": 1}, {"text": "a", "id": 2, "text_pair": None})]
     one, other = digests(rows, ["text", "text_pair"])
     assert one == other
-    assert len(np.unique(digests(rows, ["text", "id"]))) == 2
+    assert len(np.unique(digests(rows, ["text"], ["id"]))) == 2
+
+
+def test_rows_without_any_of_the_inputs_are_the_same_only_if_all_of_them_is() -> None:
+    rows = [Row({"en": en, "fr": "b", "target": "b"}, Path("a"), 1) for en in ("a", "c", "a ")]
+    its = Duplicates({"train": rows[:2], "dev": rows[2:]}, ["source"], ["target"])
+    assert (its.repeats["train"], its.leaks[0].rows, its.conflicts) == (0, 1, {"train": 0, "dev": 0})
 
 
 JSON = st.recursive(
