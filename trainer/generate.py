@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.data.batch import deal
@@ -16,9 +17,6 @@ from trainer.tasks.task import Example, GeneratingTask, Generation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-NUM_SHOWN = 8
-"""Answers of an evaluation that are shown to a person."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +34,8 @@ def questions(
     split: Split, generation: Generation, num_rows: int | None, *, ranks: Ranks, micro_batch_tokens: int
 ) -> Iterator[Questions]:
     """This rank's share of the asked rows, each on exactly one rank, in as many calls on every rank."""
-    asked = np.unique(np.linspace(0, len(split) - 1, min(num_rows or len(split), len(split))).astype(np.int64))
-    shown = set(np.unique(np.linspace(0, len(asked) - 1, min(NUM_SHOWN, len(asked))).astype(np.int64)).tolist())
+    asked = _spread(num_rows or len(split), len(split))
+    shown = set(_spread(generation.num_shown, len(asked)).tolist())
     # Prompt and expected answer are a bound of the prompt; every beam holds a row of its own.
     lengths = ((split.lengths[asked] + generation.max_new_tokens) * generation.num_beams).astype(np.int32)
     for piece in deal(lengths, world_size=ranks.world_size, micro_batch_tokens=micro_batch_tokens)[ranks.rank]:
@@ -48,6 +46,11 @@ def questions(
             [int(place) if place in shown and not muted else -1 for place in places],
             muted,
         )
+
+
+def _spread(number: int, of: int) -> NDArray[np.int64]:
+    """So many of the numbers below `of`, evenly spaced; all of them if they are fewer."""
+    return np.unique(np.linspace(0, of - 1, min(number, of)).astype(np.int64))
 
 
 def settings_of(generation: Generation, tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:

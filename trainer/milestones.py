@@ -104,8 +104,7 @@ class Milestones:
                 split, self.task, ranks=self.ranks, micro_batch_tokens=budget, packing=self.packing
             )
             asked = None
-            if (generation := self.task.generation) is not None:
-                num_rows = generation.num_dev_rows if name == "dev" else None
+            if (generation := self.task.generation) is not None and (num_rows := generation.num_rows(name)) != 0:
                 asked = questions(split, generation, num_rows, ranks=self.ranks, micro_batch_tokens=budget)
             metrics = evaluate(self.engine, self.task, batches, asked, self.tokenizer, ranks=self.ranks)
         self.reporter.report("eval", split=name, step=step, **metrics)

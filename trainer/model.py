@@ -1,6 +1,7 @@
 """The pretrained model with the task's head, as the engine needs it; and its way back to a Hugging Face folder."""
 
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from inspect import signature
@@ -24,10 +25,11 @@ EVALUATION = "evaluation.json"
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
-def load_model(recipe: Recipe, task: Task) -> "PreTrainedModel":
+def load_model(recipe: Recipe, task: Task, tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedModel":
     """Collective under ZeRO-3: the pretrained weights with the task's head, the same on every rank and stage.
 
-    Raises DataError if the path holds no model of this kind.
+    If the tokenizer has more tokens than the model, they get embeddings. Raises DataError if the path holds no model of
+    this kind.
     """
     torch.manual_seed(recipe.train.seed)
     auto_model = getattr(transformers, task.auto_model)
@@ -42,14 +44,35 @@ def load_model(recipe: Recipe, task: Task) -> "PreTrainedModel":
             model = auto_model.from_pretrained(recipe.model.path, revision=recipe.model.revision, **how)
     except (OSError, ValueError, ImportError) as error:
         raise DataError(f"model.path: {recipe.model.path!r} cannot be loaded as {task.auto_model}: {error}") from error
+    if len(tokenizer) > (num_rows := load_model_config(recipe).get_text_config().vocab_size):
+        torch.manual_seed(recipe.train.seed)  # whatever the loading drew, which differs between the stages
+        grow_embeddings(model, len(tokenizer), num_rows)
     if task.generation is not None:
-        # So that the exported model answers by itself as it was evaluated: in the right language, to the end of a turn.
-        model.generation_config.update(**task.generation.settings)
+        remember_generation(model, task.generation.settings)
     if task.wants_target_logits:
         keep_target_logits(model)
     if recipe.model.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
+
+
+def grow_embeddings(model: "PreTrainedModel", num_tokens: int, num_rows: int) -> None:
+    """Collective under ZeRO-3: gives new tokens the mean of the num_rows embeddings that there are.
+
+    Their number stays a multiple of the power of two, 128 at most, that it was a multiple of: for the matrix units.
+    """
+    multiple = math.gcd(num_rows, 128)
+    model.resize_token_embeddings(-(-num_tokens // multiple) * multiple)
+
+
+def remember_generation(model: "PreTrainedModel", settings: Mapping[str, Any]) -> None:
+    """Lets the model, and the exported one, generate with these settings; what ended its texts still does."""
+    generation: Any = model.generation_config
+    own = generation.eos_token_id
+    generation.update(**settings)
+    if "eos_token_id" in settings and own is not None:
+        its, new = ([ids] if isinstance(ids, int) else list(ids) for ids in (own, settings["eos_token_id"]))
+        generation.eos_token_id = list(dict.fromkeys([*new, *its]))
 
 
 def keep_target_logits(model: "PreTrainedModel") -> None:
@@ -88,12 +111,12 @@ def generate(model: nn.Module, inputs: Mapping[str, Tensor], settings: Mapping[s
     return ids if pretrained.config.is_encoder_decoder else ids[:, inputs["input_ids"].shape[1] :]
 
 
-def load_exported(recipe: Recipe, task: Task, folder: Path) -> dict[str, Tensor]:
+def load_exported(recipe: Recipe, task: Task, tokenizer: "PreTrainedTokenizerBase", folder: Path) -> dict[str, Tensor]:
     """The whole state dict of an exported model, under the names that the training model has."""
     exported = recipe.model_copy(
         update={"model": recipe.model.model_copy(update={"path": str(folder), "revision": None, "from_scratch": False})}
     )
-    return dict(load_model(exported, task).state_dict())
+    return dict(load_model(exported, task, tokenizer).state_dict())
 
 
 def export_model(

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default="best", choices=("best", "last"))
     arguments = parser.parse_args(argv)
     try:
-        recipe, folder = _find_model(arguments.run_dir, arguments.model)
+        recipe, folder, facts = find_model(arguments.run_dir, arguments.model)
         task_type = TASKS[recipe.task.kind]
         rows = [
             Row(task_type.text_row(text), Path("--text"), line) for line, text in enumerate(arguments.text, start=1)
@@ -48,7 +48,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         faults.raise_if_any()
         if not rows:
             raise DataError("nothing to predict; give --text or --file")
-        facts = json.loads((arguments.run_dir / FACTS).read_text(encoding="utf-8"))
         to_file = arguments.out is not None
         with arguments.out.open("w", encoding="utf-8") if to_file else nullcontext(sys.stdout) as out:
             _write(predict(recipe, folder, facts, rows, progress=to_file), rows, out)
@@ -64,19 +63,10 @@ def predict(
     recipe: Recipe, folder: Path, facts: Mapping[str, Any], rows: Sequence[Row], *, progress: bool = False
 ) -> Iterator[dict[str, Any]]:
     """One prediction a row, in order, by the model exported to `folder`; on the first GPU if there is one."""
-    import torch
-    import transformers
     from rich.console import Console
     from rich.progress import track
 
-    from trainer.model import calibrate
-
-    transformers.utils.logging.disable_progress_bar()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    task = TASKS[recipe.task.kind](recipe.task, facts, tokenizer, transformers.AutoConfig.from_pretrained(folder))
-    calibrate(task, folder)
-    model = getattr(transformers, task.auto_model).from_pretrained(folder).to(device).eval()
+    task, model, tokenizer = open_model(recipe, folder, facts)
     starts: Sequence[int] = range(0, len(rows), WINDOW_ROWS)
     shown = track(starts, "predicting", console=Console(stderr=True), disable=not progress)
     for start in shown:
@@ -92,6 +82,21 @@ def predict(
         yield from (
             task.answer(row, its, list(islice(in_order, len(its)))) for row, its in zip(window, by_row, strict=True)
         )
+
+
+def open_model(recipe: Recipe, folder: Path, facts: Mapping[str, Any]) -> tuple[Task, Any, Any]:
+    """The task, the model exported to `folder` on the first GPU if there is one, and its tokenizer."""
+    import torch
+    import transformers
+
+    from trainer.model import calibrate
+
+    transformers.utils.logging.disable_progress_bar()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    task = TASKS[recipe.task.kind](recipe.task, facts, tokenizer, transformers.AutoConfig.from_pretrained(folder))
+    calibrate(task, folder)
+    model = getattr(transformers, task.auto_model).from_pretrained(folder)
+    return task, model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
 
 
 def _answers(task: Task, model: Any, examples: Sequence[Example], tokenizer: Any) -> list[dict[str, Any]]:
@@ -129,13 +134,18 @@ def _read_inputs(path: Path, recipe: Recipe) -> list[Row]:
     return [with_named_columns(row, recipe) for row in rows]
 
 
-def _find_model(run_dir: Path, name: str) -> tuple[Recipe, Path]:
+def find_model(run_dir: Path, name: str) -> tuple[Recipe, Path, dict[str, Any]]:
+    """A run's recipe, the folder of its `best` or `last` model, and its task's facts.
+
+    Raises CheckpointError if it is no run directory, or the run has not come so far.
+    """
     if not (run_dir / CONFIG).is_file():
         raise CheckpointError(f"{run_dir}: not a run directory (there is no {CONFIG})")
     folder = run_dir / "export" / name
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not there: the run has not come so far; `shardtune run {run_dir}` goes on")
-    return parse_recipe((run_dir / CONFIG).read_text(encoding="utf-8"), name=str(run_dir / CONFIG)), folder
+    recipe = parse_recipe((run_dir / CONFIG).read_text(encoding="utf-8"), name=str(run_dir / CONFIG))
+    return recipe, folder, json.loads((run_dir / FACTS).read_text(encoding="utf-8"))
 
 
 def _write(predictions: Iterator[dict[str, Any]], rows: Sequence[Row], out: TextIO) -> None:

@@ -154,7 +154,12 @@ class WandbReporter:
                 kind, values = event
                 prefix = "train" if kind == "step" else str(values.pop("split"))
                 step = values.pop("step")
-                run.log({"step": step} | {f"{prefix}/{key}": value for key, value in values.items() if _plain(value)})
+                shown = {key: value for key, value in values.items() if _plain(value)}
+                if answers := values.get("answers"):
+                    columns = list(answers[0])
+                    rows = [[answer[column] for column in columns] for answer in answers]
+                    shown["answers"] = wandb.Table(columns=columns, data=rows)
+                run.log({"step": step} | {f"{prefix}/{key}": value for key, value in shown.items()})
             run.finish()
         except Exception as error:  # whatever W&B does, the training goes on
             log.warning("W&B gave up (%s: %s); metrics.jsonl goes on", type(error).__name__, error)

@@ -80,7 +80,7 @@ def _assemble(
     assert train is not None, "a recipe always names training data"
     tokenizer = load_tokenizer(recipe)
     task = TASKS[recipe.task.kind](recipe.task, prepared.facts, tokenizer, load_model_config(recipe))
-    engine, model = _load_engine(recipe, run_dir, task, ranks)
+    engine, model = _load_engine(recipe, run_dir, task, tokenizer, ranks)
     packing = choose_packing(recipe, task, engine, model, ranks=ranks, reporter=reporter)
     order = training_order(train, recipe)
     num_steps = order.num_steps(recipe.train.num_epochs, recipe.train.max_steps)
@@ -125,7 +125,9 @@ def _assemble(
     return milestones, state, steps
 
 
-def _load_engine(recipe: Recipe, run_dir: Path, task: Task, ranks: Ranks) -> tuple[DeepSpeedEngine, Any]:
+def _load_engine(
+    recipe: Recipe, run_dir: Path, task: Task, tokenizer: Any, ranks: Ranks
+) -> tuple[DeepSpeedEngine, Any]:
     """Collective: the pretrained model, sharded as the ds_config says; the engine and the model within."""
     hidden_size = getattr(load_model_config(recipe).get_text_config(), "hidden_size", None)
     ds_config = resolve_ds_config(load_ds_config(recipe.engine.deepspeed), recipe, hidden_size=hidden_size)
@@ -133,7 +135,7 @@ def _load_engine(recipe: Recipe, run_dir: Path, task: Task, ranks: Ranks) -> tup
         write_atomically(run_dir / "deepspeed.json", json.dumps(ds_config, indent=2))
     # transformers (5.23) draws other weights where they are born sharded: the stage would decide what is learned.
     born_sharded = None if recipe.model.from_scratch else hold_ds_config(ds_config)
-    model = load_model(recipe, task)
+    model = load_model(recipe, task, tokenizer)
     del born_sharded
 
     def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
@@ -154,7 +156,8 @@ def _finish(milestones: Milestones, state: TrainState, test: Any) -> dict[str, A
     if milestones.dev is not None:
         results["dev"] = exported_dev_metrics(milestones.run_dir / "export" / "best")
     if best_step != state.step:
-        best = load_exported(milestones.recipe, milestones.task, milestones.run_dir / "export" / "best")
+        folder = milestones.run_dir / "export" / "best"
+        best = load_exported(milestones.recipe, milestones.task, milestones.tokenizer, folder)
         milestones.engine.set_weights(best)
     calibrate(milestones.task, milestones.run_dir / "export" / "best")
     if test is not None:

@@ -26,6 +26,7 @@ svg .grid { stroke: #eaeef2 }
 table { border-collapse: collapse }
 td, th { border: 1px solid #d1d9e0; padding: 3px 10px; text-align: right }
 th { font-weight: 600; background: #f6f8fa }
+.texts td { text-align: left; vertical-align: top; white-space: pre-wrap; overflow-wrap: anywhere; font-size: 13px }
 pre { background: #f6f8fa; padding: 10px; overflow-x: auto; font-size: 13px }
 """
 
@@ -64,6 +65,7 @@ def render_page(
         "</div>",
         _evaluations(evaluations),
         _confusion(evaluations, facts.get("label_names")),
+        *_answers(evaluations),
         f"<h2>config.yaml</h2><pre>{escape(config)}</pre>",
     ]
     head = f'<meta charset="utf-8"><title>{escape(name)}</title><style>{STYLE}</style>'
@@ -139,6 +141,26 @@ def _confusion(evaluations: Sequence[Mapping[str, Any]], label_names: Sequence[s
     head = "".join(f"<th>{name}</th>" for name in names)
     title = f"Confusion on {escape(last['split'])}: true labels down, predicted ones across"
     return f"<h2>{title}</h2><table><tr><th></th>{head}</tr>{''.join(rows)}</table>"
+
+
+def _answers(evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the model answered in each split's newest evaluation, and in its first one beside it."""
+    tables = []
+    for split in dict.fromkeys(event["split"] for event in evaluations):
+        asked = [event for event in evaluations if event["split"] == split and event.get("answers")]
+        if not asked:
+            continue
+        newest, first = asked[-1], asked[0]
+        earlier = first["answers"] if first is not newest and len(first["answers"]) == len(newest["answers"]) else None
+        columns = ["prompt", *([f"answer at step {first['step']:,}"] if earlier else []), "answer", "reference"]
+        rows = []
+        for number, its in enumerate(newest["answers"]):
+            cells = [its["prompt"], *([earlier[number]["answer"]] if earlier else []), its["answer"], its["reference"]]
+            rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
+        head = "".join(f"<th>{column}</th>" for column in columns)
+        title = f"Answers on {escape(split)}, step {newest['step']:,}"
+        tables.append(f'<h2>{title}</h2><table class="texts"><tr>{head}</tr>{"".join(rows)}</table>')
+    return tables
 
 
 def _is_metric(key: str, value: Any) -> bool:

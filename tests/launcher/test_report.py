@@ -47,6 +47,28 @@ def test_the_page_has_the_curves_the_evaluations_and_the_config(tmp_path: Path) 
     assert not re.search(r"(src|href)=|https?://", page), "the page needs something from outside"
 
 
+def test_answers_are_shown_as_text_beside_those_of_the_first_evaluation(tmp_path: Path) -> None:
+    def asked(step: int, answer: str, **more: Any) -> dict[str, Any]:
+        shown = {"prompt": "<user>\nSay <script>", "answer": answer, "reference": "<&>"}
+        return {**EVAL, "step": step, "answers": [shown], **more}
+
+    events = [
+        START,
+        {**STEP, "step": 1},
+        asked(0, "…"),
+        asked(5, "not shown"),
+        asked(9, "<b>"),
+        asked(9, "T", split="test"),
+    ]
+    page = write_report(write_run(tmp_path, events)).read_text(encoding="utf-8")
+    cells = ["&lt;user&gt;\nSay &lt;script&gt;", "…", "&lt;b&gt;", "&lt;&amp;&gt;"]
+    assert "".join(f"<td>{cell}</td>" for cell in cells) in page
+    assert "Answers on dev, step 9" in page and "<th>answer at step 0</th>" in page
+    assert f"<tr><td>{cells[0]}</td><td>T</td><td>{cells[3]}</td></tr>" in page
+    assert "<script" not in page and "not shown" not in page
+    assert "Answers on" not in write_report(write_run(tmp_path, [START, {**EVAL, "step": 1}])).read_text()
+
+
 def test_a_run_without_a_step_has_a_page_too(tmp_path: Path) -> None:
     assert "No step has been done yet." in write_report(write_run(tmp_path, [])).read_text()
 

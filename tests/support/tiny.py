@@ -4,10 +4,11 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 GOOD = ["good", "fine", "great", "warm", "bright"]
 BAD = ["bad", "dull", "poor", "cold", "grim"]
@@ -156,6 +157,17 @@ def write_toy_language(folder: Path, **num_rows: int) -> None:
             for its in (next(sentences) for _ in range(count))
         ]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def byte_tokenizer(*special: str, merges: Sequence[tuple[str, str]] = (), **words: Any) -> Any:
+    """A tokenizer of bytes that splits texts as GPT-2 does, with these special tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: at for at, token in enumerate([*alphabet, *(one + other for one, other in merges)])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, list(merges)))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(special))
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **words)
 
 
 def write_reviews(path: Path, num_rows: int, *, seed: int = 0) -> Path:

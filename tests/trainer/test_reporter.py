@@ -94,12 +94,22 @@ def test_a_run_directory_has_one_wandb_id(tmp_path: Path) -> None:
 def test_wandb_offline_writes_a_real_log(tmp_path: Path, recipe: Recipe) -> None:
     reporter = WandbReporter(recipe, tmp_path, "offline")
     reporter.report("step", **STEP)
-    reporter.report("eval", split="dev", step=1, accuracy=0.75, confusion=[[1, 0], [0, 1]])
+    answers = [
+        {"prompt": "Hi", "answer": "<b>", "reference": "Yes."},
+        {"prompt": "So?", "answer": "", "reference": "No."},
+    ]
+    reporter.report("eval", split="dev", step=1, accuracy=0.75, confusion=[[1, 0], [0, 1]], answers=answers)
     reporter.close()
     (log,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
-    written = log.read_bytes()
-    assert wandb_id(tmp_path).encode() in written
-    assert b"train/loss" in written and b"dev/accuracy" in written
+    wanted = [wandb_id(tmp_path).encode(), b"train/loss", b"dev/accuracy", b"dev/answers"]
+    began = time.monotonic()
+    while not all(word in log.read_bytes() for word in wanted):  # wandb's own process writes it, a little later
+        assert time.monotonic() - began < 60, log.read_bytes()
+        time.sleep(0.05)
+    (table,) = tmp_path.glob("wandb/offline-run-*/files/media/table/dev/answers*.table.json")
+    told = json.loads(table.read_text())
+    assert told["columns"] == ["prompt", "answer", "reference"]
+    assert told["data"] == [["Hi", "<b>", "Yes."], ["So?", "", "No."]]
 
 
 class _Run:

@@ -20,6 +20,7 @@ from trainer.config.schema import LEARNING_SECTIONS, NOT_LEARNED, Recipe
 from trainer.config.sources import SourceConfig
 from trainer.config.yaml_lines import Where, YamlError, read_yaml, write_yaml
 from trainer.data.find import HUB, FindError, escaped, find_files, is_glob, is_hub, is_saved_dataset
+from trainer.data.parallel import sides_of
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -268,7 +269,7 @@ def _no_rows(path: str, folder: Path) -> str | None:
     if is_hub(path):
         return None if absolute == path else _missing(path.removeprefix(HUB), folder, "folder")
     try:
-        if not is_glob(path, folder) and _kind(Path(absolute)) is None:
+        if not (is_glob(path, folder) or sides_of(Path(absolute))) and _kind(Path(absolute)) is None:
             return _missing(path, folder, "file")
         if not is_saved_dataset(absolute):
             find_files(absolute)

@@ -38,11 +38,12 @@ class DataConfig(Section):
     train: Sources
     """A file, a folder, a glob, `hf:owner/name`, or a list of these. Files are .jsonl, .json (an array of objects, or
     an object that holds one), .csv, .tsv, .parquet, .arrow, .txt (a line is a row of `text`), .conll or .bio (a word a
-    line: the first column is `tokens`, the last `tags`, those between are `column_2` and so on), each also with .gz or
-    .zst after it. A folder stands for all such
-    files in it, at any depth, or for what `datasets.save_to_disk` has written there; `hf:owner/name` is a data set on
-    the hub. An item of a list is one of these or, as in `{path: chats/*.jsonl.gz, weight: 0.5}`, a mapping. Relative
-    paths start from the working directory."""
+    line: the first column is `tokens`, the last `tags`, those between are `column_2` and so on) or .tmx (a column for
+    each language), each also with .gz or .zst after it. `"corpus.{en,fr}"` is a pair of text files, corpus.en and
+    corpus.fr, whose lines are aligned. A folder stands for all such files in it, at any depth, or for what
+    `datasets.save_to_disk` has written there; `hf:owner/name` is a data set on the hub. An item of a list is one of
+    these or, as in `{path: chats/*.jsonl.gz, weight: 0.5}`, a mapping. Relative paths start from the working
+    directory."""
     dev: SourcesOrShare | None = None
     """Rows for the evaluations while training, which also choose the best model: as for train, or a share of its rows,
     as in `{fraction: 0.05, group: conversation_id}`."""

@@ -60,6 +60,7 @@ def write_yaml(value: Any) -> str:
     return text
 
 
+_NO_ALIASES = "anchors (&) and aliases (*) are not read; put text that starts so in quotes"
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
@@ -114,7 +115,7 @@ class _Reader:
 
     def _node(self, event: Any, where: Where) -> Any:
         if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
-            raise _refused("anchors (&) and aliases (*) are not read; put text that starts so in quotes", event)
+            raise _refused(_NO_ALIASES, event)
         if event.tag not in (None, "!"):
             raise _refused("tags (!) are not read; put text that starts so in quotes", event)
         if len(where) > _MAX_DEPTH:
@@ -175,7 +176,9 @@ def _syntax_error(error: yaml.MarkedYAMLError) -> YamlError:
     problem = error.problem or "not YAML"
     never_closed = problem == "found unexpected end of stream" or "stream end" in problem
     mark = (error.context_mark if never_closed else None) or error.problem_mark or error.context_mark
-    if problem.startswith("found character") and "\\t" not in problem:
+    if problem.startswith("expected alphabetic or numeric character"):  # after an & or a *
+        words = _NO_ALIASES
+    elif problem.startswith("found character") and "\\t" not in problem:
         words = f"{problem.removesuffix(' that cannot start any token')} where a value should begin; put it in quotes"
     else:
         words = problem.replace("<", "").replace(">", "")

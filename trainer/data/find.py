@@ -10,7 +10,8 @@ from pathlib import Path
 
 from trainer.config.errors import DataError
 from trainer.data.file import COMPRESSIONS, format_of
-from trainer.data.formats import READERS
+from trainer.data.formats import READERS, reader_of
+from trainer.data.parallel import sides_of
 
 HUB = "hf:"
 _LEGAL = f"{', '.join(READERS)}, each also with {' or '.join(COMPRESSIONS)} after it"
@@ -67,7 +68,7 @@ def find_files(path: str) -> list[Path]:
         raise FindError(path, f"cannot be read ({error.strerror or error})") from error
     by_format: dict[object, list[Path]] = {}
     for file in files:
-        by_format.setdefault(READERS[format_of(file)], []).append(file)
+        by_format.setdefault(reader_of(file), []).append(file)
     if len(by_format) > 1:
         found = "; ".join(f"{format_of(its[0])}: {_listed(its)}" for its in by_format.values())
         raise FindError(path, f"files of several formats ({found}); choose by a glob such as {_example(path, files)}")
@@ -75,7 +76,9 @@ def find_files(path: str) -> list[Path]:
 
 
 def file_digest(path: Path) -> str:
-    """The SHA-256 of what is in the file. Raises DataError if it cannot be read."""
+    """The SHA-256 of what is in the file, or in both files of a pair. Raises DataError if it cannot be read."""
+    if sides := sides_of(path):
+        return ":".join(file_digest(side) for side in sides.values())
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -95,6 +98,12 @@ def _files(path: str) -> list[Path]:
             raise FindError(path, f"no file of a known format is in the folder; legal: {_LEGAL}")
     elif Path(path).is_file():
         files = [Path(path)]
+    elif sides := sides_of(Path(path)):
+        missing = [side for side in sides.values() if not side.is_file()]
+        if missing:
+            listed = " and no ".join(map(str, missing))
+            raise FindError(path, f"there is no such file: no {listed} (braces stand for a pair of files)")
+        return [Path(path)]
     else:
         raise FindError(path, "there is no such file")
     unknown = [file for file in files if format_of(file) not in READERS]

@@ -2,11 +2,13 @@
 
 import csv
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from trainer.data.faults import Faults
 from trainer.data.file import File, Record, checked_lines_of, format_of
 from trainer.data.json_rows import read_json, read_json_lines
+from trainer.data.parallel import read_aligned, read_tmx, sides_of
 from trainer.data.tables import read_arrow, read_parquet
 
 Reader = Callable[[File, Faults], Iterator[Record]]
@@ -14,9 +16,9 @@ Reader = Callable[[File, Faults], Iterator[Record]]
 
 
 def read_file(file: File, faults: Faults) -> Iterator[Record]:
-    """The rows of a file whose format is in READERS; adds what is wrong with it."""
+    """The rows of a file whose format is known; adds what is wrong with it."""
     try:
-        yield from READERS[format_of(file.path)](file, faults)
+        yield from reader_of(file.path)(file, faults)
     except OSError as error:
         faults.add(file.path, f"cannot be read ({error.strerror or error})")
 
@@ -151,4 +153,10 @@ READERS: dict[str, Reader] = {
     ".txt": _read_text,
     ".conll": _read_conll,
     ".bio": _read_conll,
+    ".tmx": read_tmx,
 }
+
+
+def reader_of(path: Path) -> Reader:
+    """Raises KeyError if the format is not known."""
+    return read_aligned if sides_of(path) else READERS[format_of(path)]

@@ -229,9 +229,11 @@ def _say_doubles(doubles: Duplicates, rows: Splits, data: DataConfig, notes: _No
     for leak in doubles.leaks:
         if leak.rows:
             share = leak.rows / len(rows[leak.of])
+            mends = "train" if leak.inside == "train" else "all"
+            hint = f"; data.deduplicate: {mends} mends that" if data.deduplicate not in (mends, "all") else ""
             notes(
                 f"leak: of {leak.rows:,} rows of {leak.of} ({share:.1%}) the model reads the same in {leak.inside}, as "
-                f"{leak.first[0]}; data.deduplicate: {'train' if leak.inside == 'train' else 'all'} mends that"
+                f"{leak.first[0]}{hint}"
             )
     for split, count in doubles.repeats.items():
         if count:

@@ -210,10 +210,12 @@ def _write_split(folder: Path, name: str, task: Task, rows: Sequence[Row], max_t
         sources += [row.source for row, examples in zip(window, by_row, strict=True) for _ in examples]
         num_targets += [task.num_targets(example) for example in chunk]
         if chunk:
-            tables.append(pa.Table.from_pylist(chunk))
+            # By name: from_pylist would leave out what the first example happens to lack.
+            names = sorted({name for example in chunk for name in example})
+            tables.append(pa.table({name: [example.get(name) for example in chunk] for name in names}))
     if not any(num_targets):
         raise DataError(f"{rows[0].path}: nothing to learn is left of its {len(rows):,} rows; see data.max_tokens")
-    table = pa.concat_tables(tables).combine_chunks()
+    table = pa.concat_tables(tables, promote_options="default").combine_chunks()
     with pa.ipc.new_file(str(folder / f"{name}.arrow"), table.schema) as file:
         file.write_table(table)
     np.save(folder / f"{name}.lengths.npy", np.array(lengths, dtype=np.int32))

@@ -1,5 +1,6 @@
 """The task families, by the `kind` that a recipe names."""
 
+from trainer.tasks.chat import Chat
 from trainer.tasks.classification import Classification
 from trainer.tasks.language_modeling import LanguageModeling
 from trainer.tasks.task import Task, TaskOptions
@@ -13,4 +14,5 @@ TASKS: dict[str, type[Task]] = {
     "token_classification": TokenClassification,
     "language_modeling": LanguageModeling,
     "translation": Translation,
+    "chat": Chat,
 }

@@ -46,10 +46,17 @@ class Generation:
     num_beams: int = 1
     """1 is greedy search."""
     num_dev_rows: int | None = None
-    """An evaluation while training asks for the answers of so many rows, evenly spaced; None for those of all. The
-    test at the end always asks for all."""
+    """An evaluation while training asks for the answers of so many rows, evenly spaced; None for those of all."""
+    num_test_rows: int | None = None
+    """The same for the test at the end."""
+    num_shown: int = 8
+    """Answers of an evaluation that are shown to a person."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """What else transformers' generate is told, such as forced_bos_token_id."""
+    """What else transformers' generate is told, such as forced_bos_token_id; the exported model remembers it."""
+
+    def num_rows(self, split: str) -> int | None:
+        """How many rows of a split are asked; None for all."""
+        return self.num_dev_rows if split == "dev" else self.num_test_rows
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ class Translation:
     columns: ClassVar[tuple[str, ...]] = ("source", "target")
     input_columns: ClassVar[tuple[str, ...]] = ("source",)
     column_guesses: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "source": ("src", "source_text"),
+        "source": ("src", "source_text", "text"),
         "target": ("tgt", "target_text", "reference"),
         "translation": (),
     }

@@ -35,7 +35,7 @@ model:
 data:
   train: train.jsonl
 """
-LEGAL = ".jsonl, .csv, .tsv, .json, .parquet, .arrow, .txt, .conll, .bio, each also with .gz or .zst after it"
+LEGAL = ".jsonl, .csv, .tsv, .json, .parquet, .arrow, .txt, .conll, .bio, .tmx, each also with .gz or .zst after it"
 A_FEW = {
     "optim": "optim:\n  lr: 2e-5\n  schedule: cosine\n",
     "train": "train: {num_epochs: 2, seed: 7}\n",
@@ -218,6 +218,8 @@ def test_a_fault_between_two_sections_names_both() -> None:
          "indentation right, and text that has ': ' in it quoted?"),
         ("a: 1\n---\nb: 2\n", "x.yaml:2: a second YAML document; a recipe is one"),
         ("a: &x 1\nb: 2\n", "x.yaml:1: anchors (&) and aliases (*) are not read; put text that starts so in quotes"),
+        ("a: 1\nb: *.csv\n", "x.yaml:2: not YAML: anchors (&) and aliases (*) are not read; put text that starts so in "
+         "quotes"),
         ("a: 1\nb: *x\n", "x.yaml:2: anchors (&) and aliases (*) are not read; put text that starts so in quotes"),
         ("a: !!python/name:os.system\n", "x.yaml:1: tags (!) are not read; put text that starts so in quotes"),
         ("a: 1\n? [b]\n: c\n", "x.yaml:2: a key must be one word; put text that starts with { [ * in quotes"),

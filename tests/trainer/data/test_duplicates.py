@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.data.digests import digest, digests
@@ -117,10 +117,12 @@ def test_rows_without_any_of_the_inputs_are_the_same_only_if_all_of_them_is() ->
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
-    lambda inside: st.lists(inside) | st.dictionaries(st.text(), inside),
+    lambda inside: st.lists(inside, max_size=3) | st.dictionaries(st.text(), inside, max_size=3),
+    max_leaves=6,
 )
 
 
+@settings(max_examples=50)
 @given(JSON)
 def test_any_value_has_a_digest_of_64_bits(value: Any) -> None:
     assert 0 <= digest(value) < 2**64

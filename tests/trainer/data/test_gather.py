@@ -174,6 +174,7 @@ def test_double_rows_are_dropped_on_request_and_the_facts_are_of_what_is_left(fo
     assert (texts(found), texts(found, "dev")) == (["good", "bad", "a film"], ["warm", "cold", "warm"])
     assert found.facts["label_counts"]["train"] == {"positive": 2, "negative": 1}
     assert found.report["deduplicated"] == {"train": 2, "dev": 0}
+    assert said[0].endswith("the model reads the same in train, as dev.jsonl:1 = train.jsonl:4")
     assert said[-1] == "dropped because they are there twice (data.deduplicate: train): 2 of train"
     found, _ = gathered(folder, "data.deduplicate=all", f"data.dev={folder}/dev.jsonl")
     assert texts(found, "dev") == ["warm", "cold"]

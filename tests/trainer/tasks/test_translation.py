@@ -20,7 +20,7 @@ from trainer import predict
 from trainer.config.errors import ConfigError, DataError
 from trainer.config.load import parse_recipe, render_recipe
 from trainer.config.schema import Recipe
-from trainer.data.prepare import prepare
+from trainer.data.prepare import load_tokenizer, prepare
 from trainer.data.source import Faults, Row
 from trainer.generate import settings_of
 from trainer.model import generate, keep_target_logits, load_model
@@ -598,7 +598,7 @@ def test_languages_and_ends_travel_with_the_exported_model(families: dict[str, P
         )
         its = task_of(folder, **values)
         assert its.generation is not None
-        generation = load_model(recipe, its).generation_config.to_dict()
+        generation = load_model(recipe, its, load_tokenizer(recipe)).generation_config.to_dict()
         assert its.generation.settings.items() <= generation.items()
 
 

@@ -1,0 +1,94 @@
+"""The data of recipes/chat.yaml: people who talk in pairs about anything, and which of their talks train the model.
+
+Will Myers, Tyler Etchart and Nancy Fulda, "Conversational Scaffolding: An Analogy-based Approach to Response
+Prioritization in Open-domain Dialogs", ICAART 2020 (MIT). Whoever begins is the user, the other one the assistant.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from demo import smollm2
+from demo.fetch import CACHE, FetchError, fetch
+from demo.sentiment import write_unless_same
+
+SOURCE = "chitchat_dataset/dataset.json"
+MIN_TURNS = 4
+"""3,150 of the 7,168 talks have one turn, for nobody answered; and 775 have two or three."""
+SPLITS = {"test": 0.06, "dev": 0.03, "train": 0.91}
+
+README = """\
+Written by `python -m demo.chitchat`; it may be deleted at any time.
+
+Open-domain conversations of the Perception, Control and Cognition lab, Brigham Young University (Myers, Etchart and
+Fulda, ICAART 2020); MIT, as packaged by chitchat-dataset 0.9.0 (PyPI). Those of 4 turns or more; what a person says
+before the other answers is one message, a line for each line of theirs.
+"""
+
+
+def prepare(cache: Path = CACHE) -> str:
+    """Fetches and writes all that recipes/chat.yaml reads; returns what it did, for people."""
+    model, source = smollm2.prepare(cache), fetch("chitchat", cache=cache) / SOURCE
+    folder = cache / "demo" / "chitchat"
+    folder.mkdir(parents=True, exist_ok=True)
+    talks: Mapping[str, Any] = json.loads(source.read_text(encoding="utf-8"))
+    splits: dict[str, list[str]] = {"train": [], "dev": [], "test": []}
+    for name, talk in talks.items():
+        messages = messages_of(talk["messages"])
+        if len(messages) >= MIN_TURNS:
+            row = {"id": name, "messages": messages}
+            splits[split_of(name)].append(json.dumps(row, ensure_ascii=False) + "\n")
+    for split, rows in splits.items():
+        write_unless_same(folder / f"{split}.jsonl", "".join(rows))
+    write_unless_same(folder / "README.txt", README)
+    return "\n".join(
+        [
+            f"model: {os.path.relpath(model)}",
+            *(
+                f"{split + ':':6} {os.path.relpath(folder)}/{split}.jsonl, {len(rows):,} conversations"
+                for split, rows in splits.items()
+            ),
+        ]
+    )
+
+
+def messages_of(turns: Sequence[Sequence[Mapping[str, str]]]) -> list[dict[str, str]]:
+    """The turns as messages of two alternating speakers; empty lines are left out, and so is a turn of nothing else."""
+    messages: list[dict[str, str]] = []
+    speakers: list[str] = []
+    for sender, text in ((its["sender"], its["text"].strip()) for turn in turns for its in turn):
+        if not text:
+            continue
+        if speakers and speakers[-1] == sender:
+            messages[-1]["content"] += f"\n{text}"
+            continue
+        speakers.append(sender)
+        messages.append({"role": "user" if sender == speakers[0] else "assistant", "content": text})
+    return messages
+
+
+def split_of(name: str) -> str:
+    """Follows from the conversation's id alone, so that it is the same on any machine and in any order."""
+    place = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+    for split, share in SPLITS.items():
+        if place < share:
+            return split
+        place -= share
+    return "train"
+
+
+def main() -> int:
+    try:
+        print(prepare())
+    except FetchError as error:
+        print(f"demo.chitchat: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

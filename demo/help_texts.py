@@ -1,0 +1,256 @@
+"""Parallel text of recipes/translation.yaml: LibreOffice's help, English with French and with Chinese, by paragraph.
+
+The help is a package of Debian and Ubuntu for each language (MPL-2.0), whose pages have the same names and paragraphs
+the same ids. It is fetched with apt-get from whatever release this machine has; its version is written beside the rows.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from demo.fetch import CACHE, FetchError
+from demo.sentiment import write_unless_same
+
+PACKAGES = {"en": "libreoffice-help-en-us", "fr": "libreoffice-help-fr", "zh": "libreoffice-help-zh-cn"}
+FOLDERS = {"en": "en-US", "fr": "fr", "zh": "zh-CN"}
+"""What the languages are called within the packages."""
+HELP = "usr/share/libreoffice/help"
+
+SPLITS = {"test": 0.03, "dev": 0.03}
+"""The parts of the pages; the others train."""
+WORDS = range(5, 41)
+"""How long an English text may be."""
+MAX_RATIO = {"fr": 2.5, "zh": 1.5}
+"""A translation of so many characters for each of the English text, or more, is none of it alone."""
+
+README = """\
+Written by `python -m demo.help_texts`; it may be deleted at any time.
+
+Paragraphs of LibreOffice's help, MPL-2.0 (The Document Foundation), from the packages
+{packages}
+Left out: code, texts of fewer than {fewest} or more than {most} English words, what is not translated, what the pages
+write without a space between two words, and what is there twice. A page is in one split as a whole.
+"""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An English paragraph and its translation."""
+
+    page: str
+    english: str
+    translation: str
+
+    @property
+    def split(self) -> str:
+        """Follows from the page's name alone."""
+        place = int.from_bytes(hashlib.sha256(self.page.encode()).digest()[:8], "big") / 2**64
+        for split, share in SPLITS.items():
+            if place < share:
+                return split
+            place -= share
+        return "train"
+
+
+def prepare(cache: Path = CACHE) -> str:
+    """Fetches and writes the rows of both pairs of languages; returns what it did, for people."""
+    archives = fetch_packages(cache / "packages")
+    folder = cache / "demo" / "help_texts"
+    folder.mkdir(parents=True, exist_ok=True)
+    readme = README.format(packages="\n".join(path.name for path in archives.values()), fewest=WORDS[0], most=WORDS[-1])
+    written = folder / "README.txt"
+    if not written.is_file() or written.read_text(encoding="utf-8") != readme:
+        with TemporaryDirectory(dir=folder, prefix=".unpack-") as temporary:
+            texts = {language: read_help(path, Path(temporary), language) for language, path in archives.items()}
+        for language in ("fr", "zh"):
+            write_splits(pairs(texts["en"], texts[language], language), language, folder / f"en-{language}")
+        write_unless_same(written, readme)
+    lines = []
+    for path in sorted(folder.glob("*/*.jsonl")):
+        with path.open("rb") as rows:
+            lines.append(f"{os.path.relpath(path)}: {sum(1 for _ in rows):,} rows")
+    return "\n".join(lines)
+
+
+def fetch_packages(folder: Path) -> dict[str, Path]:
+    """The .deb file of each language; no network if they are in the folder.
+
+    Raises FetchError if this machine has no apt-get, or if apt-get does not get them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (archives := _archives(folder)):
+            _download(folder)
+            archives = _archives(folder)
+    if not archives:
+        raise FetchError(f"the packages in {folder} are of several versions; delete them, and they are fetched again")
+    return archives
+
+
+def _archives(folder: Path) -> dict[str, Path]:
+    """Each language's package, all of the version that comes last by name; empty if there is none of all of them."""
+    versions = [
+        {path.name.removeprefix(package): path for path in folder.glob(f"{package}_*.deb")}
+        for package in PACKAGES.values()
+    ]
+    common = set.intersection(*(set(its) for its in versions))
+    return {language: its[max(common)] for language, its in zip(PACKAGES, versions, strict=True)} if common else {}
+
+
+def _download(folder: Path) -> None:
+    """Has apt-get fetch all packages of one version into the folder."""
+    names = " ".join(PACKAGES.values())
+    by_hand = f"on a Debian or Ubuntu machine, `apt-get download {names}`, and put the files into {folder}"
+    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+        raise FetchError(f"this machine has no apt-get and dpkg-deb, which fetch and open {names}; {by_hand}")
+    print(f"fetching {names} with apt-get (8 MB)", file=sys.stderr, flush=True)
+    with TemporaryDirectory(dir=folder, prefix=".download-") as temporary:
+        result = subprocess.run(
+            ["apt-get", "download", *PACKAGES.values()],
+            cwd=temporary,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+        )
+        archives = list(Path(temporary).glob("*.deb"))
+        if result.returncode or len(archives) < len(PACKAGES):
+            lines = [line for line in result.stderr.splitlines() if line.startswith("E:")] or ["it saved too few files"]
+            raise FetchError(
+                f"apt-get cannot download {names} ({lines[0].removeprefix('E:').strip()}); run `apt-get update` first, "
+                f"or, {by_hand}"
+            )
+        for archive in archives:
+            archive.replace(folder / archive.name)
+
+
+def read_help(archive: Path, folder: Path, language: str) -> dict[tuple[str, str], str]:
+    """The text of each paragraph in a package, by page and id."""
+    target = folder / language
+    result = subprocess.run(
+        ["dpkg-deb", "-x", str(archive), str(target)], stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    root = target / HELP / FOLDERS[language]
+    pages = sorted((root / "text").rglob("*.html"))
+    if result.returncode or not pages:
+        reason = result.stderr.strip() or f"it has no {HELP}/{FOLDERS[language]}"
+        raise FetchError(f"{archive} cannot be read ({reason}); delete it, and it is fetched again")
+    return {
+        (str(page.relative_to(root)), name): text
+        for page in pages
+        for name, text in paragraphs(page.read_text(encoding="utf-8")).items()
+    }
+
+
+def paragraphs(html: str) -> dict[str, str]:
+    """The texts of a page that can be used, by id: no code, no id that is there twice, no words that run together."""
+    parser = _Paragraphs()
+    parser.feed(html)
+    parser.close()
+    return {name: text for name, text in parser.found.items() if text}
+
+
+class _Paragraphs(HTMLParser):
+    """Collects paragraphs and headings; the empty text stands for one that cannot be used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, str] = {}
+        self._id, self._tag, self._is_usable = "", "", True
+        self._text = ""
+        self._at_edge = False
+        """Whether a tag was just read: the pages write `CommandCtrl` for what is one or the other on the screen."""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if self._tag:
+            self._at_edge = True
+            self._text += " " if tag == "br" else ""
+            return
+        given = dict(attrs)
+        name = given.get("id") or ""
+        if re.fullmatch(r"p|h[1-6]", tag) and name.startswith(("par_id", "hd_id")):
+            kind = given.get("class") or ""
+            self._id, self._tag, self._text, self._at_edge = name, tag, "", False
+            self._is_usable = name not in self.found and not re.search(r"code|image", kind)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag != self._tag:
+            self._at_edge = True
+            return
+        self.found[self._id] = " ".join(self._text.split()) if self._is_usable else ""
+        self._tag = ""
+
+    def handle_data(self, data: str) -> None:
+        if not self._tag or not data:
+            return
+        if self._at_edge and _is_latin(self._text[-1:]) and _is_latin(data[:1]):
+            self._is_usable = False
+        self._at_edge = False
+        self._text += data
+
+
+def _is_latin(character: str) -> bool:
+    return character.isalnum() and character < "\u2000"
+
+
+def pairs(
+    english: Mapping[tuple[str, str], str], other: Mapping[tuple[str, str], str], language: str
+) -> Iterator[Pair]:
+    """What is a text and its translation, each English text once, in the order of the pages."""
+    seen = set()
+    for (page, name), text in english.items():
+        translation = other.get((page, name), "")
+        key = text.casefold()
+        if key not in seen and is_translation(text, translation, language):
+            seen.add(key)
+            yield Pair(page, text, translation)
+
+
+def is_translation(english: str, translation: str, language: str) -> bool:
+    """Whether the two look like a text and its translation."""
+    if len(english.split()) not in WORDS or not translation:
+        return False
+    letters = [character for character in english if character.isalpha()]
+    if 2 * len(letters) < len(english) or translation.casefold() == english.casefold():
+        return False
+    if language == "zh":
+        # Much of the Chinese help is in English still.
+        chinese = sum("\u4e00" <= character <= "\u9fff" for character in translation)
+        if 5 * chinese < len(translation):
+            return False
+    return 1 / 5 < len(translation) / len(english) < MAX_RATIO[language]
+
+
+def write_splits(rows: Iterable[Pair], language: str, folder: Path) -> None:
+    """Writes train.jsonl, dev.jsonl and test.jsonl."""
+    folder.mkdir(parents=True, exist_ok=True)
+    splits: dict[str, list[str]] = {"train": [], **{split: [] for split in SPLITS}}
+    for pair in rows:
+        row = {"translation": {"en": pair.english, language: pair.translation}, "page": pair.page}
+        splits[pair.split].append(json.dumps(row, ensure_ascii=False) + "\n")
+    for split, lines in splits.items():
+        write_unless_same(folder / f"{split}.jsonl", "".join(lines))
+
+
+def main() -> int:
+    try:
+        print(prepare())
+    except FetchError as error:
+        print(f"demo.help_texts: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

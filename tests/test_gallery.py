@@ -1,0 +1,50 @@
+"""What docs/data.md shows is true: each of its recipes reads each of its files."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer.config.load import load_recipe
+from trainer.data.gather import gather
+
+PAGE = Path(__file__).parents[1] / "docs" / "data.md"
+FILE = re.compile(r"^\*\*`(?P<name>[^`]+)`\*\*\n\n```\w*\n(?P<text>.*?)```", re.MULTILINE | re.DOTALL)
+RECIPE = re.compile(r"^```yaml\n(?P<text>.*?)```", re.MULTILINE | re.DOTALL)
+
+
+def entries() -> Iterator[Any]:
+    for section in re.split(r"^### ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
+        title = section.splitlines()[0]
+        (recipe,) = RECIPE.findall(section)
+        yield pytest.param(dict(FILE.findall(section)), recipe, id=title)
+
+
+@pytest.mark.parametrize(("files", "recipe"), list(entries()))
+def test_every_recipe_of_the_gallery_reads_its_file(
+    files: dict[str, str], recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert files
+    monkeypatch.chdir(tmp_path)
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"{recipe}model: {{path: owner/name}}\n", encoding="utf-8")
+    notes: list[str] = []
+    gathered = gather(load_recipe(path), notes.append)
+    assert sum(map(len, gathered.rows.values())) == sum(rows_in(name, text) for name, text in files.items())
+
+
+def rows_in(name: str, text: str) -> int:
+    """The rows of a file that the page shows."""
+    lines = len(text.strip().splitlines())
+    match Path(name).suffix:
+        case ".csv" | ".tsv":
+            return lines - 1
+        case ".conll" | ".tmx":
+            return 1
+        case ".zh":  # the other side of a pair of files
+            return 0
+    return lines

@@ -1,0 +1,327 @@
+"""Dialogue: a causal language model learns the assistant's replies, as its chat template writes them.
+
+What a row says is conversations.py's to tell, and where in it the assistant speaks turns.py's.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from trainer.config.errors import DataError
+from trainer.data.source import Faults, Row
+from trainer.tasks import causal, rouge
+from trainer.tasks.chat_templates import CHAT_TEMPLATES, install
+from trainer.tasks.conversations import COLUMNS, Conversation, format_of, read_conversation
+from trainer.tasks.languages import NUM_LOOKED_AT, bleu_tokenizer
+from trainer.tasks.task import Example, Generation, Piece, Scores, TaskOptions
+from trainer.tasks.text_scores import TextScores
+from trainer.tasks.turns import Turn, TurnError, Turns, Written
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+    from trainer.data.batch import Batch
+
+
+FIRST_REPLIES = 8
+"""So many replies of a conversation are looked at first."""
+
+
+class ChatOptions(TaskOptions):
+    """Dialogue: the assistant's replies of conversations, with their ends of turn; nothing else of them is learned.
+
+    A conversation of more than data.max_tokens is learned up to there; one without a target before is dropped, and
+    counted.
+    """
+
+    kind: Literal["chat"]
+    format: Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion"] = "auto"
+    """What the rows are written in; `auto` looks at each row's columns. OpenAI's `messages`; ShareGPT's
+    `conversations`; `instruction`, `input` and `output`; or `prompt` and `completion`, each a text or a list of
+    messages, whose other names are `question`, `query`, and `response`, `answer`, `reply`. Beside them a row may have
+    `system`, `tools` and, of the last two, `history`."""
+    train_on: Literal["weights", "all", "last"] = "weights"
+    """Which replies count: each as much as its message's `weight` says, 1 where it has none, and 0 in a `prompt`; all
+    of them alike; or each conversation's last one."""
+    system: str | None = None
+    """The system text of conversations that have none."""
+    chat_template: Literal["chatml", "llama3", "gemma", "zephyr"] | None = None
+    """None takes the model's own chat template. Otherwise this one, whose special tokens the model gets if it lacks
+    them; it is exported with the model."""
+    template_arguments: dict[str, bool | int | float | str] = Field(default={})
+    """What the chat template is told besides, as in `{enable_thinking: false}`."""
+    max_new_tokens: PositiveInt = 256
+    """The longest reply that an evaluation or predict asks for."""
+    generate_dev_rows: Annotated[int, Field(ge=0)] | None = 8
+    """In how many conversations, evenly spaced, an evaluation while training asks the model for the last reply; null
+    for all of them."""
+    generate_test_rows: Annotated[int, Field(ge=0)] | None = 8
+    """The same for the test at the end."""
+    show_replies: PositiveInt = 8
+    """How many of these replies are shown, in metrics.jsonl, the report and W&B."""
+    reference_metrics: tuple[Literal["rouge_l", "bleu", "chrf"], ...] = ()
+    """How these replies are compared with the ones in the data. rouge_l: the mean F1 of the longest common subsequence
+    of words, or of characters in Chinese and Japanese; bleu, chrf: sacrebleu's, of all of them together."""
+
+    @model_validator(mode="after")
+    def _replies_to_compare(self) -> ChatOptions:
+        if self.reference_metrics and 0 in (self.generate_dev_rows, self.generate_test_rows):
+            raise ValueError("reference_metrics compare replies; set generate_dev_rows and generate_test_rows above 0")
+        return self
+
+
+class Chat:
+    """Rows of conversations; cross entropy over the replies' tokens; and what the model itself replies."""
+
+    Options: ClassVar[type[TaskOptions]] = ChatOptions
+    columns: ClassVar[tuple[str, ...]] = ("messages",)
+    input_columns: ClassVar[tuple[str, ...]] = COLUMNS
+    column_guesses: ClassVar[Mapping[str, tuple[str, ...]]] = dict.fromkeys(COLUMNS, ())
+    """What a row is written in is read from its own columns (conversations.py)."""
+    main_metric: ClassVar[str] = "perplexity"
+    lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "perplexity"})
+    auto_model: str = "AutoModelForCausalLM"
+    wants_target_logits: bool = True
+    packable: bool = True
+
+    def __init__(
+        self,
+        options: ChatOptions,
+        facts: Mapping[str, Any],
+        tokenizer: PreTrainedTokenizerBase,
+        config: PreTrainedConfig,
+    ) -> None:
+        """Raises DataError if the model has no chat template and none is chosen, or if nothing is learned from it."""
+        ends = {tokenizer.eos_token_id}
+        if options.chat_template is not None:
+            install(options.chat_template, tokenizer)
+        if not tokenizer.chat_template:
+            raise DataError(
+                "model.path: the tokenizer has no chat template; choose one by task.chat_template: "
+                + ", ".join(CHAT_TEMPLATES)
+            )
+        self._options = options
+        self._scores = TextScores(facts["bleu_tokenizer"])
+        self._tokenizer = tokenizer
+        self._turns = Turns(tokenizer, options.template_arguments)
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token_id = self._turns.end_of_turn
+        ends |= {tokenizer.eos_token_id, self._turns.end_of_turn}
+        longest = getattr(config.get_text_config(), "max_position_embeddings", None)
+        self._prompt_room: int | None = longest - options.max_new_tokens if longest else None
+        self.generation: Generation | None = Generation(
+            max_new_tokens=options.max_new_tokens,
+            num_dev_rows=options.generate_dev_rows,
+            num_test_rows=options.generate_test_rows,
+            num_shown=options.show_replies,
+            settings={"eos_token_id": sorted(end for end in ends if end is not None)},
+        )
+
+    @staticmethod
+    def metric_names(options: ChatOptions) -> tuple[str, ...]:
+        return (*causal.METRICS, *options.reference_metrics)
+
+    @staticmethod
+    def named_columns(options: ChatOptions, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {}
+
+    @staticmethod
+    def survey(options: ChatOptions, splits: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
+        """What each split's rows are written in, and how many replies they have."""
+        faults = Faults()
+        formats: dict[str, dict[str, int]] = {}
+        num_replies: dict[str, int] = {}
+        replies: list[str] = []
+        for split, rows in splits.items():
+            found = Counter[str]()
+            num_replies[split] = 0
+            for row in rows:
+                conversation = read_conversation(row, faults, format_=options.format)
+                if conversation is None:
+                    continue
+                found[str(format_of(row.values)) if options.format == "auto" else options.format] += 1
+                said = [its["content"] for its in conversation.messages if its["role"] == "assistant"]
+                num_replies[split] += len(said)
+                replies += said if len(replies) < NUM_LOOKED_AT else []
+            formats[split] = dict(found)
+        faults.raise_if_any()
+        return {"formats": formats, "replies": num_replies, "bleu_tokenizer": bleu_tokenizer(None, replies)}
+
+    def model_config(self) -> dict[str, Any]:
+        return {}
+
+    def check_model(self, config: PreTrainedConfig) -> None:
+        from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+        if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+            raise DataError(f"model.path: transformers has no causal language model of type {config.model_type}")
+        if self._prompt_room is not None and self._prompt_room < 1:
+            raise DataError(
+                f"task.max_new_tokens: {self._options.max_new_tokens} leave no room for a prompt in a model of "
+                f"{self._prompt_room + self._options.max_new_tokens} positions"
+            )
+
+    @staticmethod
+    def check_inputs(row: Row, faults: Faults) -> None:
+        read_conversation(row, faults, answered=False)
+
+    def encode(self, rows: Sequence[Row], max_tokens: int, *, labelled: bool) -> list[list[Example]]:
+        faults = Faults()
+        read = [self._read(row, faults, answered=labelled) for row in rows]
+        faults.raise_if_any()
+        if not labelled:
+            examples = [self._question(row, its, max_tokens, faults) for row, its in zip(rows, read, strict=True)]
+            faults.raise_if_any()
+            return examples
+        learned = [[at for at, weight in enumerate(its.weights) if weight] for its in read]
+        written: dict[int, Written] = {}
+        turns: dict[int, list[Turn]] = {at: [] for at, its in enumerate(learned) if its}
+        while turns:
+            # Of a conversation that goes on for ever only what is before max_tokens has to be written, and not all.
+            for at, known in list(turns.items()):
+                more = learned[at][len(known) : max(FIRST_REPLIES, 2 * len(known))]
+                try:
+                    turns[at] = self._turns.texts(read[at], more, known)
+                except TurnError as error:
+                    faults.add(rows[at], str(error))
+                    del turns[at]
+            for at, its in zip(list(turns), self._turns.write(list(turns.values())), strict=True):
+                if isinstance(its, TurnError):
+                    faults.add(rows[at], str(its))
+                    del turns[at]
+                    continue
+                written[at] = its
+                if len(turns[at]) == len(learned[at]) or len(its.ids) >= max_tokens:
+                    del turns[at]
+        faults.raise_if_any()
+        return [
+            self._examples(conversation, written[at], max_tokens) if at in written else []
+            for at, conversation in enumerate(read)
+        ]
+
+    def _read(self, row: Row, faults: Faults, *, answered: bool) -> Conversation:
+        """With the recipe's system text and weights."""
+        read = read_conversation(row, faults, format_=self._options.format, answered=answered)
+        if read is None:
+            return Conversation(messages=[], weights=[])
+        messages, weights = read.messages, read.weights
+        if self._options.train_on != "weights":
+            replies = [at for at, message in enumerate(messages) if message["role"] == "assistant"]
+            chosen = replies if self._options.train_on == "all" else replies[-1:]
+            weights = [float(at in chosen) for at in range(len(messages))]
+        if self._options.system is not None and messages[0]["role"] != "system":
+            messages = [{"role": "system", "content": self._options.system}, *messages]
+            weights = [0.0, *weights]
+        return Conversation(messages=messages, weights=weights, tools=read.tools)
+
+    def _examples(self, conversation: Conversation, written: Written, max_tokens: int) -> list[Example]:
+        """One, or none if no target is before max_tokens.
+
+        `prompt_tokens` is how many of the tokens ask for the last of the replies, and `reference` what it says.
+        """
+        replies = [reply for reply in written.replies if reply.start < max_tokens]
+        if not replies:
+            return []
+        weights = [0.0] * len(written.ids)
+        for reply in replies:
+            weights[reply.start : reply.end] = [conversation.weights[reply.message]] * (reply.end - reply.start)
+        last = replies[-1]
+        end = min(last.end, max_tokens)
+        reference = self._tokenizer.decode(written.ids[last.start : last.end], skip_special_tokens=True)
+        example = causal.example_of(written.ids[:end], weights[:end])
+        return [example | {"prompt_tokens": last.start, "reference": str(reference).strip()}]
+
+    def _question(self, row: Row, conversation: Conversation, max_tokens: int, faults: Faults) -> list[Example]:
+        try:
+            ids = self.prompt(conversation, max_tokens)
+        except TurnError as error:
+            faults.add(row, str(error))
+            return []
+        return [causal.example_of(ids, [0.0] * len(ids)) | {"prompt_tokens": len(ids), "reference": ""}]
+
+    @property
+    def system(self) -> str | None:
+        """The system text of conversations that have none."""
+        return self._options.system
+
+    def prompt(self, conversation: Conversation, max_tokens: int) -> list[int]:
+        """The tokens that ask for the next reply. Raises TurnError if its last round has more than these."""
+        return self._turns.prompt(conversation, max_tokens)
+
+    @staticmethod
+    def label_counts(facts: Mapping[str, Any]) -> Mapping[str, Mapping[str, int]]:
+        """The formats that the rows are written in."""
+        counts: Mapping[str, Mapping[str, int]] = facts["formats"]
+        return counts
+
+    def preview(self, example: Example) -> list[Piece]:
+        return causal.preview(example, self._tokenizer)
+
+    def num_tokens(self, example: Example) -> int:
+        return len(example["input_ids"])
+
+    def num_targets(self, example: Example) -> float:
+        return causal.num_targets(example)
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        return causal.collate(examples, self._pad_id)
+
+    def collate_prompts(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """A prompt that leaves no room for a reply among the model's positions loses its beginning."""
+        room = self._prompt_room
+        prompts = [example["input_ids"][: example["prompt_tokens"]] for example in examples]
+        return causal.collate_prompts([its[-room:] if room else its for its in prompts], self._pad_id)
+
+    @property
+    def _pad_id(self) -> int:
+        return int(self._tokenizer.pad_token_id)
+
+    def loss_sum(self, output: Any, batch: Batch) -> Tensor:
+        """Cross entropy in float32 over the replies' tokens; output.logits of shape (targets, vocabulary)."""
+        return causal.loss_sum(output, batch)
+
+    def score(self, output: Any, batch: Batch) -> Scores:
+        return causal.score(output, batch)
+
+    def score_answers(self, answers: Sequence[str], examples: Sequence[Example]) -> dict[str, Tensor]:
+        said, references = [answer.strip() for answer in answers], [example["reference"] for example in examples]
+        counts = rouge.count(said, references) if "rouge_l" in self._options.reference_metrics else {}
+        return {**counts, **(self._scores.count(said, references) if self._wants_sacrebleu else {})}
+
+    def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
+        compared: dict[str, Any] = {"rouge_l": rouge.rouge_l(totals)} if "rouge_l_sum" in totals else {}
+        if self._wants_sacrebleu:
+            scores = self._scores.metrics(totals)
+            wanted = [name for name in ("bleu", "chrf") if name in self._options.reference_metrics]
+            compared |= {key: scores[key] for name in wanted for key in (name, f"{name}_signature")}
+        return {**causal.metrics(totals), **compared}
+
+    @property
+    def _wants_sacrebleu(self) -> bool:
+        return bool({"bleu", "chrf"} & set(self._options.reference_metrics))
+
+    def calibrate(self, dev_metrics: Mapping[str, Any]) -> None:
+        """Nothing of dev is needed."""
+
+    def show_answer(self, answer: str, example: Example) -> dict[str, str]:
+        prompt = self._tokenizer.decode(example["input_ids"][: example["prompt_tokens"]])
+        return {"prompt": str(prompt), "answer": answer.strip(), "reference": example["reference"]}
+
+    def prediction(self, answer: str) -> dict[str, Any]:
+        return {"reply": answer.strip()}
+
+    def predictions(self, output: Any, batch: Batch) -> list[dict[str, Any]]:
+        raise AssertionError("a chat's replies are generated")
+
+    @staticmethod
+    def text_row(text: str) -> dict[str, Any]:
+        return {"prompt": text}
+
+    def answer(self, row: Row, examples: Sequence[Example], predictions: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        (only,) = predictions
+        return only
