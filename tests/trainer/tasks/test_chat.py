@@ -280,7 +280,11 @@ def test_ctrl_c_stops_a_reply_and_what_was_said_is_remembered(spoken: Path, monk
             signal.raise_signal(signal.SIGINT)  # in this thread: another one's would be seen a token later
 
     monkeypatch.setattr(transformers.TextStreamer, "put", interrupt)
-    its.ask("ho")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it
+    try:
+        its.ask("ho")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert "".join(said) == "no\n"
     assert its.messages == [u("ho"), a("no")]
 
