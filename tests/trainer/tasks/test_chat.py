@@ -36,7 +36,7 @@ from trainer.predict import find_model, open_model
 from trainer.predict import main as predict
 from trainer.ranks import Ranks
 from trainer.tasks.chat import Chat, ChatOptions
-from trainer.tasks.task import IGNORED
+from trainer.tasks.task import IGNORED, TRUNCATED
 
 WORDS = ["red", "green", "blue", "grey", "stop", "go", "wait", "and"]
 SIGNS = {"red": "stop", "green": "go", "grey": "wait"}
@@ -403,6 +403,8 @@ def test_a_conversation_that_goes_on_for_ever_is_learned_up_to_the_limit(plain: 
     taught = learned(task, row(messages=rounds), max_tokens)
     assert taught is not None
     assert taught.replace("<|im_end|>", "!") == expected[:max_tokens].rstrip(".")
+    ((example,),) = task.encode([row(messages=rounds)], max_tokens, labelled=True)
+    assert example[TRUNCATED] == (max_tokens < 1_000_000)
 
 
 def test_what_is_asked_under_evaluation_is_the_last_reply_that_is_learned(plain: Path) -> None:
