@@ -9,7 +9,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,6 +77,8 @@ class Prepared:
     """A folder of prepared data and what was found out while it was made."""
 
     folder: Path
+    was_made: bool = field(default=False, compare=False)
+    """Whether this process has had to wait for it to be made."""
 
     @cached_property
     def meta(self) -> dict[str, Any]:
@@ -102,8 +104,9 @@ def prepare(recipe: Recipe, *, num_ranks: int = 1, say: Callable[[str], None] = 
     """
     cache = Path(recipe.data.cache_dir).expanduser()
     prepared = Prepared(cache / fingerprint(recipe))
-    was_said = False
+    was_said = was_made = False
     if not (prepared.folder / "meta.json").is_file():
+        was_made = True
         cache.mkdir(parents=True, exist_ok=True)
         with _locked(prepared.folder.with_suffix(".lock")):
             if not (prepared.folder / "meta.json").is_file():
@@ -117,7 +120,7 @@ def prepare(recipe: Recipe, *, num_ranks: int = 1, say: Callable[[str], None] = 
         raise DataError(
             f"data.train: {num_examples} training rows for {num_ranks} ranks; set job.ranks={num_examples} or fewer"
         )
-    return prepared
+    return replace(prepared, was_made=was_made)
 
 
 def fingerprint(recipe: Recipe) -> str:
