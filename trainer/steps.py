@@ -41,6 +41,8 @@ def training_order(train: Split, recipe: Recipe) -> Order:
         recipe.train.seed,
         sources=train.sources,
         weights=tuple(source.weight for source in recipe.data.sources("train")),
+        num_targets=train.num_targets,
+        global_batch_tokens=recipe.train.global_batch_tokens,
     )
 
 

@@ -119,6 +119,9 @@ class TrainConfig(Section):
 
     global_batch_size: PositiveInt = 32
     """Rows in one optimizer step, over all ranks, however they are packed."""
+    global_batch_tokens: PositiveInt | None = None
+    """Targets (tokens that are learned) in one optimizer step instead, over all ranks: a step takes as many rows as
+    come nearest to it, and an epoch has steps of like many. A number here overrides global_batch_size."""
     num_epochs: PositiveFloat = 3.0
     """Passes over the training rows; a fraction is fine."""
     max_steps: PositiveInt | None = None
