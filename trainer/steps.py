@@ -11,7 +11,7 @@ from trainer.config.schema import Recipe
 from trainer.data.batch import Batch, Positions
 from trainer.data.order import Order
 from trainer.data.pack import Packing, lay_out, shape_of
-from trainer.data.prepare import Split
+from trainer.data.shards import Split
 from trainer.ranks import Ranks
 from trainer.tasks import Task
 from trainer.tasks.causal import merge

@@ -75,7 +75,10 @@ class DataConfig(Section):
     whether it keeps them apart (Llama and its like do; OPT, Bloom or Mamba do not), and leaves it if not; with `on`
     that is an error."""
     cache_dir: str = "~/.cache/shardtune"
-    """Where the prepared (tokenized) data are kept between runs."""
+    """Where the prepared (tokenized) data are kept between runs. Machines that see the same folder prepare them
+    together, each its share."""
+    prepare_processes: PositiveInt | None = None
+    """Processes that prepare the data on a machine. None takes one for each core. Fewer take less memory."""
 
     def sources(self, split: str) -> list[SourceConfig]:
         """The sources of train, dev or test; none if there is no such split or it is a share of train."""
@@ -279,6 +282,7 @@ NOT_LEARNED = frozenset(
         "model.activation_checkpointing",
         "data.packing",
         "data.cache_dir",
+        "data.prepare_processes",
         "train.micro_batch_tokens",
         "train.eval_at_start",
     }

@@ -150,11 +150,11 @@ def _drawn(order: Order, number: int, random: np.random.Philox, places: NDArray[
 
 
 def _laid(order: Order, number: int, places: NDArray[np.int16]) -> Rows:
-    """The rows of an epoch, each source's in the places that are its own, in its own order."""
+    """The first rows of an epoch, each source's in the places that are its own, in its own order."""
     rows = np.empty(len(places), dtype=np.int64)
     for source, share in enumerate(order._shares):
         own = np.flatnonzero(places == source)
-        rows[own] = _turn(order, source, number * share, number * share + len(own))
+        rows[own] = _turn(order, source, number * share, (number + 1) * share)[: len(own)]
     return rows
 
 
