@@ -31,12 +31,13 @@ train: {{micro_batch_tokens: {max_tokens}}}
 """
 HIT = """
 import json, sys, time
+from pathlib import Path
 since = time.monotonic()
 from trainer.config.load import load_recipe
 from trainer.data.order import Order
 from trainer.data.prepare import prepare
 imported = time.monotonic()
-train = prepare(load_recipe(sys.argv[1], [])).split("train")
+train = prepare(load_recipe(Path(sys.argv[1]), [])).split("train")
 order = Order(train.lengths, 32, 50, 0, sources=train.sources, num_targets=train.num_targets)
 train.examples(order.rows(0))
 ended = time.monotonic()

@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
@@ -96,18 +96,21 @@ class Encoder:
 def _table(examples: Sequence[Example]) -> pa.Table:
     # By name: from_pylist would leave out what the first example happens to lack.
     names = sorted({name for example in examples for name in example})
-    return pa.table({name: _narrow(pa.array([example.get(name) for example in examples])) for name in names})
+    return pa.table({name: _column([example.get(name) for example in examples]) for name in names})
 
 
-def _narrow(array: pa.Array) -> pa.Array:
-    """Whole numbers in 32 bits, if they fit: a token is then half as long."""
-    kinds = {pa.list_(pa.int64()): pa.list_(pa.int32()), pa.int64(): pa.int32()}
-    if array.type in kinds:
-        try:
-            return array.cast(kinds[array.type])
-        except pa.ArrowInvalid:
-            return array
-    return array
+def _column(values: Sequence[Any]) -> pa.Array:
+    """The values as an Arrow array; lists of whole numbers in 32 bits, if they fit: a token is then half as long."""
+    if not all(type(value) is list for value in values):
+        return pa.array(values)
+    # By numpy, which takes a tenth of Arrow's time for it.
+    numbers = np.array(list(chain.from_iterable(values)))
+    if numbers.dtype.kind not in "if" or numbers.ndim != 1:
+        return pa.array(values)
+    if numbers.dtype.kind == "i" and numbers.min() >= -(2**31) and numbers.max() < 2**31:
+        numbers = numbers.astype(np.int32)
+    ends = np.cumsum([0, *map(len, values)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(ends), pa.array(numbers))
 
 
 def _write(tables: Sequence[pa.Table], folder: Path, name: str) -> tuple[str, int]:

@@ -6,6 +6,7 @@ is done twice after all, as when a machine that was given up comes back, is the 
 """
 
 import contextlib
+import gc
 import hashlib
 import multiprocessing
 import os
@@ -147,6 +148,8 @@ class Work:
             context.Process(target=self._labour, args=(stage, units, function, theirs), daemon=True)
             for _ in range(min(self.num_processes, len(units)))
         ]
+        gc.collect()
+        gc.freeze()  # or the collector would write to all pages that the processes share
         try:
             for process in processes:
                 process.start()
@@ -166,6 +169,7 @@ class Work:
                     process.kill()
                     process.join()
             ours.close()
+            gc.unfreeze()
 
     def _labour(self, stage: str, units: Sequence[int], function: Callable[[int], Any], errors: Connection) -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all; only the parent has something to say
@@ -209,8 +213,9 @@ def published(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         draft.chmod(0o644)
         draft.replace(path)
-    finally:
+    except BaseException:
         draft.unlink(missing_ok=True)
+        raise
 
 
 def this_machine() -> str:

@@ -29,7 +29,7 @@ MIXED = (
 def folder(tmp_path: Path) -> Path:
     folder = write_tiny(tmp_path)
     (folder / "few.csv").write_text(
-        "review,label\n" + "".join(f"good film,positive\nbad {n},negative\n" for n in range(20))
+        "sentence,label\n" + "".join(f"good film,positive\nbad {n},negative\n" for n in range(20))
     )
     (folder / "many").mkdir()
     for number in range(12):
