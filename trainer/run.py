@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
 import torch
 import transformers
 from torch import nn
@@ -16,7 +17,7 @@ from trainer.checkpoint import Checkpoints, Layout, newest_step
 from trainer.config.deepspeed import load_ds_config, resolve_ds_config
 from trainer.config.run_dir import FACTS, RESULTS, STOP, write_atomically
 from trainer.config.schema import Recipe
-from trainer.data.prepare import Prepared, load_model_config, load_tokenizer
+from trainer.data.prepare import Prepared, Split, load_model_config, load_tokenizer
 from trainer.engine import DeepSpeedEngine, hold_ds_config
 from trainer.loop import fit
 from trainer.meter import Meter
@@ -82,6 +83,7 @@ def _assemble(
     task = TASKS[recipe.task.kind](recipe.task, prepared.facts, tokenizer, load_model_config(recipe))
     engine, model = _load_engine(recipe, run_dir, task, tokenizer, ranks)
     packing = choose_packing(recipe, task, engine, model, ranks=ranks, reporter=reporter)
+    _pass_once(engine, task, train, ranks)
     order = training_order(train, recipe)
     num_steps = order.num_steps(recipe.train.num_epochs, recipe.train.max_steps)
     layout = Layout(ranks.world_size, engine.zero_stage, recipe.engine.precision)
@@ -142,6 +144,14 @@ def _load_engine(
         return OPTIMIZERS[recipe.optim.kind](model, recipe.optim)
 
     return DeepSpeedEngine(model, ds_config, make_optimizer, ranks=ranks, seed=recipe.train.seed), model
+
+
+def _pass_once(engine: DeepSpeedEngine, task: Task, train: Split, ranks: Ranks) -> None:
+    """Collective: a forward pass of the shortest example, by which the model shows how its loss can be computed."""
+    shortest = np.where(train.num_targets > 0, train.lengths, np.iinfo(np.int32).max).argmin()
+    (example,) = train.examples(np.array([shortest]))
+    with engine.evaluating():
+        engine.forward(task.collate([{**example, "draw": (0, 0)}]).to(ranks.device))
 
 
 def _finish(milestones: Milestones, state: TrainState, test: Any) -> dict[str, Any]:
