@@ -69,6 +69,13 @@ class DataConfig(Section):
     length_window: Annotated[int, Field(ge=0)] = 50
     """Rows are sorted by length within windows of this many global batches, so that little padding is trained on.
     The batches are then shuffled. 0 makes the order fully random."""
+    streaming: bool = False
+    """Trains on the rows of train as they are read, and keeps nothing of them on the disk: for data that are read once.
+    They are shuffled among shuffle_window at a time, and not sorted by length; what has to be known of them beforehand,
+    such as label names, is taken from the first of each source. Set train.max_steps, and files of their own for dev and
+    test."""
+    shuffle_window: PositiveInt = 10_000
+    """How many rows of a stream are held in memory by each rank, to be shuffled."""
     packing: Literal["auto", "on", "off"] = "auto"
     """Lays several rows side by side, up to max_tokens, where a causal language model learns from them, so that little
     padding is computed. No row sees another, and what is learned is the same. `auto` asks the model, when a run starts,
@@ -104,6 +111,19 @@ class DataConfig(Section):
                     raise ValueError(
                         f"{split}: {source.path!r} has a weight, but its rows are not trained on; remove it"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _a_stream_is_read_once(self) -> "DataConfig":
+        faults = []
+        if self.share("dev") or self.share("test"):
+            faults.append("dev and test cannot be shares of a stream; name files of their own")
+        if self.deduplicate != "none":
+            faults.append("a stream is not searched for double rows; remove deduplicate")
+        if any(source.weight != 1 for source in self.sources("train")):
+            faults.append("the sources of a stream have no weights; remove them")
+        if self.streaming and faults:
+            raise ValueError(f"streaming: {'; '.join(faults)}")
         return self
 
     @model_validator(mode="after")
@@ -256,6 +276,14 @@ class Recipe(Section):
     def _rows_can_be_packed(self) -> "Recipe":
         if self.data.packing == "on" and not TASKS[self.task.kind].packable:
             raise ValueError(f"data.packing: the rows of {self.task.kind} cannot be packed; set it to auto or off")
+        return self
+
+    @model_validator(mode="after")
+    def _a_stream_has_no_epochs(self) -> "Recipe":
+        if self.data.streaming and self.train.max_steps is None:
+            raise ValueError("data.streaming: nobody knows how long a stream is; set train.max_steps")
+        if self.data.streaming and self.train.global_batch_tokens is not None:
+            raise ValueError("data.streaming: how long rows are is not known beforehand; remove global_batch_tokens")
         return self
 
     @model_validator(mode="after")

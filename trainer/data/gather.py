@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +27,7 @@ from trainer.data.file import format_of
 from trainer.data.find import FindError, find_files, is_dataset
 from trainer.data.fingerprints import Fingerprints
 from trainer.data.hub import dataset_digest
+from trainer.data.parallel import sides_of
 from trainer.data.pieces import OUT, Pieces, Read, Rows, Sources
 from trainer.data.shares import held_out, refuse_unknown_group, shares_of
 from trainer.data.source import Row, choose_columns
@@ -53,7 +55,7 @@ class Gathered:
     facts: dict[str, Any]
     """What the task has to know of the rows (Task.survey)."""
     report: dict[str, Any]
-    """`notes`, all that was said, and the numbers of it. JSON values."""
+    """`notes`, all that was said, and the numbers of it; `columns`, of each source ours -> theirs. JSON values."""
 
     @property
     def rows(self) -> dict[str, Rows]:
@@ -83,10 +85,13 @@ def sources_digest(data: DataConfig, known: Fingerprints) -> str:
     }
     for split, source in _numbered(data):
         try:
-            told.setdefault(split, []).append([source.columns, _digest(source, split, known)])
+            digest_of = _state_of if data.streaming and split == "train" else known.of
+            told.setdefault(split, []).append([source.columns, _digest(source, split, digest_of)])
         except FindError as error:
             faults.add(error.where, error.what)
     faults.raise_if_any()
+    if data.streaming:
+        told["streaming"] = data.shuffle_window
     told |= {split: share.model_dump() for split in SPLITS if (share := data.share(split)) is not None}
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
@@ -96,10 +101,16 @@ def sources_of(data: DataConfig) -> Sources:
     return Sources(_numbered(data), data.text_unit)
 
 
-def _digest(source: SourceConfig, split: str, known: Fingerprints) -> list[str]:
+def _digest(source: SourceConfig, split: str, digest_of: Callable[[Path], str]) -> list[str]:
     if is_dataset(source.path):
-        return [dataset_digest(source, split, known.of)]
-    return [f"{format_of(file)}:{known.of(file)}" for file in find_files(source.path)]
+        return [dataset_digest(source, split, digest_of)]
+    return [f"{format_of(file)}:{digest_of(file)}" for file in find_files(source.path)]
+
+
+def _state_of(path: Path) -> str:
+    """What tells that a file is the one that it was, without reading it: a stream is read but once."""
+    states = [(its, its.stat()) for its in sides_of(path).values() or [path]]
+    return ":".join(f"{its.absolute()} {stat.st_size} {stat.st_mtime_ns}" for its, stat in states)
 
 
 def _numbered(data: DataConfig) -> list[tuple[str, SourceConfig]]:
@@ -224,14 +235,16 @@ class _Gathering:
             [asdict(leak) for leak in doubles.leaks],
             {split: int(mask.sum()) for split, mask in masks.items()},
         )
-        report = {"notes": list(self._notes.said), **dict(zip(REPORTED, found, strict=True))}
+        report = {"notes": list(self._notes.said), "columns": pieces.columns, **dict(zip(REPORTED, found, strict=True))}
         return Gathered(pieces, splits, self._names, facts, report)
 
     def _read(self, piece_bytes: int | None) -> tuple[Pieces, list[dict[str, Any]]]:
         """All rows that there are, and how many each source has."""
         sources = sources_of(self._data)
         size = piece_bytes or sources.piece_bytes
-        readings = sources.readings(self._work, size)
+        are_heads = [self._data.streaming and split == "train" for split, _ in sources.numbered]
+        heads = {number: self._data.shuffle_window for number, is_head in enumerate(are_heads) if is_head}
+        readings = sources.readings(self._work, size, heads)
         folder = self._work.folder / "rows"
         folder.mkdir(exist_ok=True)
         reads = self._work.map(

@@ -204,6 +204,11 @@ def _share(num_rows: int, weight: float) -> int:
     return max(min(num_rows, 1), math.floor(num_rows * weight + 0.5))
 
 
+def shuffled(seed: int, number: int, count: int) -> Rows:
+    """A random order of so many rows; another seed or number, another order."""
+    return _shuffle(_random(seed, number), count)
+
+
 def _random(seed: int, number: int) -> np.random.Philox:
     # As an array of uint64: of a list with numbers beyond 2**63 numpy makes floats, in which near ones are the same.
     return np.random.Philox(key=np.array([seed, number], dtype=np.uint64))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate, chain
+from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -44,6 +44,8 @@ class Reading:
     source: int
     files: tuple[tuple[Path, Part | None], ...]
     """None of them if it is a data set."""
+    limit: int | None = None
+    """At most so many rows of it; None for all."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +95,16 @@ class Sources:
         """How long a piece should be: few enough to be open at once, many enough for all cores to have one."""
         return max(MIN_PIECE_BYTES, self.num_bytes // MAX_PIECES)
 
-    def readings(self, work: Work, size: int) -> list[Reading]:
-        """How all that is to be read is divided into units of about so many bytes; the same on every machine."""
+    def readings(self, work: Work, size: int, heads: Mapping[int, int] | None = None) -> list[Reading]:
+        """How all that is to be read is divided into units of about so many bytes; the same on every machine.
+
+        `heads` are the sources of which only the first rows are read, and how many.
+        """
+        heads = heads or {}
+        whole = (files for number, files in enumerate(self.files) if number not in heads)
         cuts = [
             (path, _cut(path, size) if self._has_lines(path) else [])
-            for path in dict.fromkeys(chain.from_iterable(self.files))
+            for path in dict.fromkeys(chain.from_iterable(whole))
         ]
         ranges = [(path, start, stop) for path, its in cuts for start, stop in its]
         counts = iter(work.map("lines", len(ranges), lambda unit: _num_lines(*ranges[unit])))
@@ -107,6 +114,9 @@ class Sources:
             parts[path] = [Part(*pair, first) for pair, first in zip(its, lines, strict=False)]
         readings = []
         for number, files in enumerate(self.files):
+            if number in heads:
+                readings.append(Reading(number, tuple((path, None) for path in files), heads[number]))
+                continue
             if is_dataset(self.numbered[number][1].path):
                 readings.append(Reading(number, ()))
             together: list[tuple[Path, None]] = []
@@ -129,8 +139,9 @@ class Sources:
         read = Read()
         with ExitStack() as stack:
             file: BinaryIO | None = None
-            for path, records in self._records(reading, read):
-                for chunk in _chunks(records):
+            for path, records in self.records(reading, read):
+                left = None if reading.limit is None else reading.limit - read.num_rows
+                for chunk in _chunks(islice(records, left)):
                     if file is None or file.tell() > piece_bytes:
                         stack.close()
                         read.pieces.append(Piece(f"{name}-{len(read.pieces):05}.rows", reading.source, 0))
@@ -144,7 +155,8 @@ class Sources:
                     file.write(pickle.dumps((path, chunk), protocol=pickle.HIGHEST_PROTOCOL))
         return read
 
-    def _records(self, reading: Reading, read: Read) -> Iterator[tuple[Path, Iterator[Record]]]:
+    def records(self, reading: Reading, read: Read) -> Iterator[tuple[Path, Iterator[Record]]]:
+        """The rows of a unit, file by file; adds to `read` what is wrong and what a reader has to say."""
         split, source = self.numbered[reading.source]
         say = read.said.append
         if not reading.files:
@@ -233,7 +245,7 @@ class Pieces:
         """`columns` are each source's, ours -> theirs; `named_columns` adds those that the task's options name."""
         self._folder = folder
         self.pieces = pieces
-        self._columns = columns
+        self.columns = columns
         self._named_columns = named_columns
         self.starts = np.cumsum([0, *(piece.num_rows for piece in pieces)])
         """The number of each piece's first row among all, and how many rows there are."""
@@ -241,7 +253,7 @@ class Pieces:
     def chunks(self, number: int) -> Iterator[list[Row]]:
         """The rows of a piece, some at a time."""
         piece = self.pieces[number]
-        columns = self._columns[piece.source]
+        columns = self.columns[piece.source]
         with (self._folder / piece.name).open("rb") as file:
             left = piece.num_rows
             while left:

@@ -25,6 +25,8 @@ from trainer.data.faults import Faults
 from trainer.data.fingerprints import Fingerprints
 from trainer.data.gather import SPLITS, Gathered, gather, sources_digest, sources_of
 from trainer.data.shards import Encoder, Split, Written
+from trainer.data.source import Row
+from trainer.data.stream import Stream
 from trainer.data.work import Over, Work
 from trainer.tasks import TASKS
 from trainer.tasks.task import Task
@@ -100,6 +102,25 @@ def prepare(
             f"data.train: {num_examples} training rows for {num_ranks} ranks; set job.ranks={num_examples} or fewer"
         )
     return replace(prepared, was_made=was_made)
+
+
+def open_stream(prepared: Prepared, recipe: Recipe) -> Stream:
+    """The training rows of a recipe that streams them, of which only the first are prepared."""
+    task = TASKS[recipe.task.kind]
+    known = task.survey(recipe.task)
+    may_misfit = known.recall(prepared.facts)
+
+    def check(rows: Sequence[Row], faults: Faults) -> None:
+        task.survey(recipe.task).look("train", rows, faults)
+        if may_misfit:
+            known.look("train", [row for row in rows if row.key not in faults.rows], faults)
+
+    return Stream(recipe, prepared.meta["columns"], check)
+
+
+def encoder_of(recipe: Recipe, task: Task) -> Encoder:
+    """How the recipe has rows encoded."""
+    return Encoder(task, recipe.data.max_tokens, are_bad_skipped=recipe.data.on_bad_row == "skip")
 
 
 def fingerprint(recipe: Recipe) -> str:
@@ -201,7 +222,7 @@ def _encode(recipe: Recipe, task: Task, gathered: Gathered, work: Work) -> list[
     """The examples of all rows, by piece and split, in shards in the folder `data` of the work."""
     folder = work.folder / "data"
     folder.mkdir(exist_ok=True)
-    encoder = Encoder(task, recipe.data.max_tokens, are_bad_skipped=recipe.data.on_bad_row == "skip")
+    encoder = encoder_of(recipe, task)
 
     def encode(number: int) -> dict[str, Written]:
         written = {}

@@ -56,8 +56,9 @@ class Encoder:
         pending: list[pa.Table] = []
         for rows in chunks:
             num_rows += len(rows)
-            by_row = self._encode(rows, faults)
-            num_dropped += sum(not examples for examples in by_row)
+            num_bad = faults.num_rows
+            by_row = self.encode(rows, faults)
+            num_dropped += sum(not examples for examples in by_row) - (faults.num_rows - num_bad)
             chunk = [example for examples in by_row for example in examples]
             num_truncated += sum(bool(example.pop(TRUNCATED, False)) for example in chunk)
             lengths += map(self._task.num_tokens, chunk)
@@ -79,18 +80,23 @@ class Encoder:
             faults,
         )
 
-    def _encode(self, rows: Sequence[Row], faults: Faults) -> list[list[Example]]:
-        """Each row's examples, without the rows that are found wrong now and may be skipped."""
-        while True:
-            try:
-                return self._task.encode(rows, self._max_tokens, labelled=True) if rows else []
-            except BadRows as error:
-                bad = error.faults.rows
-                left = [row for row in rows if row.key not in bad]
-                if not self._are_bad_skipped or not error.faults.are_rows_alone or len(left) == len(rows):
-                    raise
-                faults.update(error.faults)
-                rows = left
+    def encode(self, rows: Sequence[Row], faults: Faults) -> list[list[Example]]:
+        """Each row's examples; none of those that are found wrong now and may be skipped, which are added.
+
+        Raises BadRows if they may not.
+        """
+        if not rows:
+            return []
+        try:
+            return self._task.encode(rows, self._max_tokens, labelled=True)
+        except BadRows as error:
+            bad = error.faults.rows
+            is_left = [row.key not in bad for row in rows]
+            if not self._are_bad_skipped or not error.faults.are_rows_alone or all(is_left):
+                raise
+            faults.update(error.faults)
+        left = iter(self.encode([row for row, its in zip(rows, is_left, strict=True) if its], faults))
+        return [next(left) if its else [] for its in is_left]
 
 
 def _table(examples: Sequence[Example]) -> pa.Table:

@@ -112,6 +112,9 @@ class ChatSurvey:
         }
         return False
 
+    def recall(self, facts: Mapping[str, Any]) -> bool:
+        return False
+
 
 class Chat:
     """Rows of conversations; cross entropy over the replies' tokens; and what the model itself replies."""

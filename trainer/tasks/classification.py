@@ -132,6 +132,11 @@ class ClassificationSurvey:
         are_mixed = has_pairs and any(look.num_pairs < look.num_rows for look in every)
         return are_mixed or bool(self._problem.unknown(facts))
 
+    def recall(self, facts: Mapping[str, Any]) -> bool:
+        self.facts = dict(facts)
+        self._is_again = True
+        return True
+
     def _find_misfits(self, rows: Sequence[Row], faults: Faults) -> None:
         """Adds the rows that are not as all the others are."""
         source = "task.label_names" if self._options.label_names else "the training rows"

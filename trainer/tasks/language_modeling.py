@@ -79,6 +79,9 @@ class TextSurvey:
             require_columns(its, LanguageModeling.columns)
         return False
 
+    def recall(self, facts: Mapping[str, Any]) -> bool:
+        return False
+
 
 class LanguageModeling:
     """Rows of `text`, a document each; cross entropy over its tokens, and perplexity.

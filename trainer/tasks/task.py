@@ -97,6 +97,9 @@ class Survey(Protocol):
         `faults` are those so far. Raises DataError for what is wrong with the rows as a whole.
         """
 
+    def recall(self, facts: Mapping[str, Any]) -> bool:
+        """Takes up facts that were learned of other rows; whether `look` then finds what does not fit them."""
+
 
 class TaskOptions(Section):
     """The `task` section of a recipe; each family adds its keys."""

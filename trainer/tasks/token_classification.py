@@ -134,6 +134,11 @@ class TokenSurvey:
         }
         return not is_known and any(its.keys() - self._legal for its in counts.values())
 
+    def recall(self, facts: Mapping[str, Any]) -> bool:
+        self.facts = dict(facts)
+        self._scheme, self._keep_inner, self._legal = facts["scheme"], facts["keep_inner"], set(facts["types"])
+        return True
+
     def _spans(self, row: Row, faults: Faults) -> tuple[list[Span], int]:
         """The row's spans, and how many of its tags had to be repaired."""
         assert self._scheme is not None, "it is the first thing that is learned"
