@@ -2,7 +2,7 @@
 
 All sides train SmolLM2-135M in bf16 on the same conversations, cut at as many tokens, with the same number of processes
 on the same cores, one after another. A real token is one of a conversation, not padding; the time is that of the
-training steps. TRL is no part of shardtune: pip install trl.
+training steps. TRL comes with `pip install -e .[bench]`.
 """
 
 import argparse
@@ -32,8 +32,8 @@ PEERS: dict[str, dict[str, Any]] = {
 """What SFTConfig is told besides."""
 BATCH_OF_RANK = 4
 TEMPLATE = (
-    "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained "
-    "by Hugging Face<|im_end|>\n' }}{% endif %}"
+    "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\n"
+    "You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}{% endif %}"
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
     "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}"
     "{% else %}{{ message['content'] + '<|im_end|>' }}{% endif %}{{ '\n' }}{% endfor %}"
@@ -132,8 +132,8 @@ def count_tokens(rows: Sequence[dict[str, Any]], max_tokens: int) -> int:
 
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     tokenizer.chat_template = TEMPLATE
-    encoded = (tokenizer.apply_chat_template(row["messages"], return_dict=True)["input_ids"] for row in rows)
-    return sum(min(max_tokens, len(ids)) for ids in encoded)
+    texts = [str(tokenizer.apply_chat_template(row["messages"], tokenize=False)) for row in rows]
+    return sum(min(max_tokens, len(ids)) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
 
 
 def summarize(results: Sequence[Measured]) -> dict[str, Any]:
