@@ -27,7 +27,7 @@ from trainer.data.gather import SPLITS, Gathered, gather, sources_digest, source
 from trainer.data.shards import Encoder, Split, Written
 from trainer.data.source import Row
 from trainer.data.stream import Stream
-from trainer.data.work import Over, Work
+from trainer.data.work import Over, Progress, Work
 from trainer.tasks import TASKS
 from trainer.tasks.task import Task
 
@@ -74,6 +74,7 @@ def prepare(
     num_processes: int | None = None,
     piece_bytes: int | None = None,
     machine: str = "",
+    progress: Progress = lambda *_: None,
 ) -> Prepared:
     """The recipe's prepared data, from the cache or made now, together with whoever else is making them.
 
@@ -92,7 +93,7 @@ def prepare(
         cache.mkdir(parents=True, exist_ok=True)
         with _one_a_machine(prepared.folder, machine):
             if not prepared.is_there:
-                was_said = _make(recipe, prepared, say, num_processes, piece_bytes, machine)
+                was_said = _make(recipe, prepared, say, num_processes, piece_bytes, machine, progress)
     if not was_said:
         for note in prepared.meta["notes"]:
             say(note)
@@ -175,6 +176,7 @@ def _make(
     num_processes: int | None,
     piece_bytes: int | None,
     machine: str,
+    progress: Progress,
 ) -> bool:
     """Takes part in the work until it is done; whether all that there was to say has been said."""
     sources = sources_of(recipe.data)
@@ -188,6 +190,7 @@ def _make(
         num_processes=wanted,
         is_over=lambda: prepared.is_there,
         machine=machine,
+        progress=progress,
     )
     is_done = False
     try:
