@@ -91,7 +91,7 @@ def prepare(
     if not prepared.is_there:
         was_made = True
         cache.mkdir(parents=True, exist_ok=True)
-        with _one_a_machine(prepared.folder, machine):
+        with _one_a_machine(prepared.folder, machine, say):
             if not prepared.is_there:
                 was_said = _make(recipe, prepared, say, num_processes, piece_bytes, machine, progress)
     if not was_said:
@@ -299,11 +299,15 @@ def _is_tokenizer_file(path: Path) -> bool:
 
 
 @contextmanager
-def _one_a_machine(folder: Path, machine: str) -> Iterator[None]:
+def _one_a_machine(folder: Path, machine: str, say: Callable[[str], None]) -> Iterator[None]:
     """Of all processes of a machine one at a time; the kernel drops the lock of one that dies."""
     name = hashlib.sha256(f"{folder.absolute()} {machine} {os.getuid()}".encode()).hexdigest()[:24]
     with (Path(tempfile.gettempdir()) / f"shardtune-{name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another process of this machine prepares the same data; waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
