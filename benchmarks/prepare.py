@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -49,31 +50,30 @@ print(json.dumps({"rows": len(train), **times, "private_bytes": private}))
 """
 
 
-def texts(model: Path, num_rows: int, seed: int = 0) -> Iterator[str]:
-    """Made-up texts of the tokenizer's own words, the common ones often; from 5 to 1,500 words, 100 in the middle."""
+def texts(model: Path, seed: int = 0) -> Iterator[str]:
+    """Made-up texts of the tokenizer's own words, the common ones often; from 5 to 1,500 words, 75 in the middle."""
     from transformers import AutoTokenizer
 
     random = np.random.default_rng(seed)
     vocabulary = AutoTokenizer.from_pretrained(model).get_vocab()
     words = [word for word, _ in sorted(vocabulary.items(), key=lambda its: its[1]) if word.isalpha() and len(word) > 1]
-    drawn = np.minimum(random.zipf(1.2, 2_000_000) - 1, len(words) - 1)
-    pool = [words[at] for at in drawn.tolist()]
-    lengths = np.clip(random.lognormal(np.log(75), 0.8, num_rows), 5, 1500).astype(int)
-    starts = random.integers(0, len(pool) - 1500, num_rows)
-    for number, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
+    pool = [words[at] for at in np.minimum(random.zipf(1.2, 2_000_000) - 1, len(words) - 1).tolist()]
+    for number in count():
+        length = int(np.clip(random.lognormal(np.log(75), 0.8), 5, 1500))
+        start = int(random.integers(0, len(pool) - length))
         yield f"Report {number}: {' '.join(pool[start : start + length])}."
 
 
 def make(path: Path, model: Path, num_bytes: float, num_rows: int) -> int:
     """Writes rows until there are so many bytes and so many rows; how many there are."""
-    written = count = 0
+    written = 0
     with path.open("w", encoding="utf-8", buffering=1 << 20) as file:
-        for text in texts(model, 100_000_000 if num_bytes > 3e10 else 40_000_000 if num_bytes > 3e9 else 8_000_000):
-            written += file.write(json.dumps({"text": text, "label": ("business", "sport", "world")[count % 3]}) + "\n")
-            count += 1
-            if written >= num_bytes and count >= num_rows:
-                break
-    return count
+        for number, text in enumerate(texts(model), start=1):
+            label = ("business", "sport", "world")[number % 3]
+            written += file.write(json.dumps({"text": text, "label": label}) + "\n")
+            if written >= num_bytes and number >= num_rows:
+                return number
+    raise AssertionError("there is no end of texts")
 
 
 def tokenizer_alone(model: Path, path: Path, num_processes: int) -> tuple[float, float]:

@@ -18,6 +18,7 @@ from trainer.config.load import load_recipe
 from trainer.config.run_dir import CONFIG, EXIT_OK, EXIT_USER
 from trainer.config.schema import Recipe
 from trainer.data.prepare import prepare
+from trainer.progress import PreparationProgress
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Report:
 def report_on(recipe: Recipe, notes: list[str]) -> Report:
     """Prepares the data and says what was done. Raises DataError for whatever is wrong with them."""
     since = time.monotonic()
-    prepared = prepare(recipe, say=notes.append)
+    prepared = prepare(recipe, say=notes.append, progress=PreparationProgress(sys.stderr))
     seconds = time.monotonic() - since
     splits: dict[str, dict[str, Any]] = prepared.meta["splits"]
     totals = {name: sum(split[name] for split in splits.values()) for name in ("rows", "examples", "tokens")}

@@ -27,7 +27,7 @@ from trainer.data.gather import SPLITS, Gathered, gather, sources_digest, source
 from trainer.data.shards import Encoder, Split, Written
 from trainer.data.source import Row
 from trainer.data.stream import Stream
-from trainer.data.work import Over, Work
+from trainer.data.work import Over, Progress, Work
 from trainer.tasks import TASKS
 from trainer.tasks.task import Task
 
@@ -74,6 +74,7 @@ def prepare(
     num_processes: int | None = None,
     piece_bytes: int | None = None,
     machine: str = "",
+    progress: Progress = lambda *_: None,
 ) -> Prepared:
     """The recipe's prepared data, from the cache or made now, together with whoever else is making them.
 
@@ -90,9 +91,9 @@ def prepare(
     if not prepared.is_there:
         was_made = True
         cache.mkdir(parents=True, exist_ok=True)
-        with _one_a_machine(prepared.folder, machine):
+        with _one_a_machine(prepared.folder, machine, say):
             if not prepared.is_there:
-                was_said = _make(recipe, prepared, say, num_processes, piece_bytes, machine)
+                was_said = _make(recipe, prepared, say, num_processes, piece_bytes, machine, progress)
     if not was_said:
         for note in prepared.meta["notes"]:
             say(note)
@@ -175,6 +176,7 @@ def _make(
     num_processes: int | None,
     piece_bytes: int | None,
     machine: str,
+    progress: Progress,
 ) -> bool:
     """Takes part in the work until it is done; whether all that there was to say has been said."""
     sources = sources_of(recipe.data)
@@ -188,6 +190,7 @@ def _make(
         num_processes=wanted,
         is_over=lambda: prepared.is_there,
         machine=machine,
+        progress=progress,
     )
     is_done = False
     try:
@@ -296,11 +299,15 @@ def _is_tokenizer_file(path: Path) -> bool:
 
 
 @contextmanager
-def _one_a_machine(folder: Path, machine: str) -> Iterator[None]:
+def _one_a_machine(folder: Path, machine: str, say: Callable[[str], None]) -> Iterator[None]:
     """Of all processes of a machine one at a time; the kernel drops the lock of one that dies."""
     name = hashlib.sha256(f"{folder.absolute()} {machine} {os.getuid()}".encode()).hexdigest()[:24]
     with (Path(tempfile.gettempdir()) / f"shardtune-{name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another process of this machine prepares the same data; waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

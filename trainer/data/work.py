@@ -29,6 +29,8 @@ BEAT_S, STALE_S, POLL_S = 5.0, 60.0, 0.1
 not agree: what counts is how long one has seen nothing change."""
 
 T = TypeVar("T")
+Progress = Callable[[str, int, int], None]
+"""Is told of a stage, how many of its units are done, and how many there are."""
 
 
 class Over(Exception):
@@ -39,18 +41,25 @@ class Work:
     """One machine's part in the work in a folder that all machines see."""
 
     def __init__(
-        self, folder: Path, *, num_processes: int = 1, is_over: Callable[[], bool] = lambda: False, machine: str = ""
+        self,
+        folder: Path,
+        *,
+        num_processes: int = 1,
+        is_over: Callable[[], bool] = lambda: False,
+        machine: str = "",
+        progress: Progress = lambda *_: None,
     ) -> None:
-        """With one process the units are done in this one."""
+        """With one process the units are done in this one. `progress` is told how far a stage is, whoever does it."""
         self.folder = folder
         self.num_processes = num_processes
         self._is_over = is_over
         self._machine = machine or this_machine()
+        self._progress = progress
         self._pid = os.getpid()
         self._token = f"{self._machine}.{self._pid}.{_born(self._pid)}"
         self._seen: dict[str, tuple[float, float]] = {}
         """Of each other machine, its last sign of life, and when we have seen it first."""
-        self._last_beat = 0.0
+        self._last_beat = float("-inf")
         for name in ("alive", "claims"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         self._beat()
@@ -63,6 +72,7 @@ class Work:
         (self.folder / stage).mkdir(exist_ok=True)
         while missing := [unit for unit in range(num_units) if not self._result(stage, unit).is_file()]:
             self._beat()
+            self._progress(stage, num_units - len(missing), num_units)
             if self._is_over():
                 raise Over
             claimed = self._claimed(stage, missing)
@@ -73,8 +83,9 @@ class Work:
                 for unit in free:
                     self._try(stage, unit, function)
                     self._beat()
+                    self._tell(stage, num_units)
             else:
-                self._fork(stage, free, function)
+                self._fork(stage, free, num_units, function)
         return [pickle.loads(self._result(stage, unit).read_bytes()) for unit in range(num_units)]
 
     def leave(self, *, is_done: bool) -> None:
@@ -123,10 +134,13 @@ class Work:
                 path.unlink(missing_ok=True)
         return claimed
 
-    def _beat(self) -> None:
-        if time.monotonic() - self._last_beat > BEAT_S:
-            (self.folder / "alive" / self._token).touch()
-            self._last_beat = time.monotonic()
+    def _beat(self) -> bool:
+        """Shows that we are alive, if it is time to; whether it was."""
+        if time.monotonic() - self._last_beat <= BEAT_S:
+            return False
+        (self.folder / "alive" / self._token).touch()
+        self._last_beat = time.monotonic()
+        return True
 
     def _is_alive(self, token: str) -> bool:
         machine, pid, born = token.rsplit(".", 2)
@@ -140,7 +154,11 @@ class Work:
             self._seen[token] = (beat, time.monotonic())
         return time.monotonic() - self._seen[token][1] < STALE_S
 
-    def _fork(self, stage: str, units: Sequence[int], function: Callable[[int], Any]) -> None:
+    def _tell(self, stage: str, num_units: int) -> None:
+        done = sum(path.suffix == ".pickle" and path.name[0] != "." for path in (self.folder / stage).iterdir())
+        self._progress(stage, done, num_units)
+
+    def _fork(self, stage: str, units: Sequence[int], num_units: int, function: Callable[[int], Any]) -> None:
         """Has the units done by processes that begin with all that this one has loaded, and share its memory."""
         context = multiprocessing.get_context("fork")
         ours, theirs = context.Pipe(duplex=False)
@@ -155,7 +173,8 @@ class Work:
                 process.start()
             theirs.close()
             while any(process.is_alive() for process in processes):
-                self._beat()
+                if self._beat():
+                    self._tell(stage, num_units)
                 processes[0].join(POLL_S if processes[0].is_alive() else 0)
                 if not processes[0].is_alive():
                     time.sleep(POLL_S / 10)

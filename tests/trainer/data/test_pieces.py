@@ -78,6 +78,15 @@ def test_two_machines_make_the_same_data_together(folder: Path) -> None:
     assert not [path for path in (folder / "both").iterdir() if path.suffix == ".draft"]
 
 
+def test_of_two_jobs_of_one_machine_the_second_finds_what_the_first_made(folder: Path) -> None:
+    def said() -> list[str]:
+        texts: list[str] = []
+        prepare(mixed(folder, "cache"), num_processes=2, piece_bytes=700, say=texts.append)
+        return [text.split(":")[0] for text in texts if text.startswith("tokenizing")]
+
+    assert sorted(at_once(said, said)) == [[], ["tokenizing train", "tokenizing dev", "tokenizing test"]]
+
+
 def test_a_second_start_goes_on_from_the_finished_shards(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write, written = Encoder.write, []
 

@@ -168,3 +168,16 @@ def test_a_file_is_published_whole_or_not_at_all(tmp_path: Path) -> None:
     with published(tmp_path / "a") as path:
         path.write_text("whole")
     assert [(its.name, its.read_text()) for its in tmp_path.iterdir()] == [("a", "whole")]
+
+
+def test_it_is_told_how_far_the_work_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[str, int, int]] = []
+    Work(tmp_path / "one", progress=lambda *words: told.append(words)).map("squares", 3, lambda unit: unit)
+    assert told == [("squares", 0, 3), ("squares", 1, 3), ("squares", 2, 3), ("squares", 3, 3)]
+    monkeypatch.setattr(module, "BEAT_S", 0.01)
+    told.clear()
+    work = Work(tmp_path / "two", num_processes=2, progress=lambda *words: told.append(words))
+    work.map("squares", 12, lambda unit: time.sleep(0.05))
+    assert [stage for stage, _, _ in told] == ["squares"] * len(told)
+    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+    assert told[0] == ("squares", 0, 12) and 0 < told[-1][1] <= 12
