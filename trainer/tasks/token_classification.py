@@ -50,6 +50,10 @@ class TokenClassificationOptions(TaskOptions):
     on_bad_tag: Literal["error", "repair"] = "error"
     """What becomes of a tag that is illegal after the one before it, such as I-PER after O. A repaired one begins an
     entity, as in conlleval."""
+    mark_capitals: bool = False
+    """Tells an uncased model which words have capitals, for its tokenizer takes them away, and names have them: by the
+    token types, 1 for the pieces of such a word. For models that have token types (BERT and its like). Who uses the
+    exported model without shardtune has to give it the same."""
     stride: Annotated[int, Field(ge=0)] = 32
     """A sentence of more than data.max_tokens is cut into windows, never within an entity. Each sees this many tokens
     of its neighbours, but a quarter of data.max_tokens at most; each word is scored in one window alone."""
@@ -191,6 +195,7 @@ class TokenClassification:
         self._scheme: Scheme = facts["scheme"]
         self._keep_inner: bool = facts["keep_inner"]
         self._stride = options.stride
+        self._marks_capitals = options.mark_capitals
         self._names = [OUTSIDE, *(f"{prefix}-{type_}" for type_ in self._types for prefix in "BI")]
         self._ids = {name: number for number, name in enumerate(self._names)}
         self._tokenizer = tokenizer
@@ -212,6 +217,8 @@ class TokenClassification:
 
     def check_model(self, config: PreTrainedConfig) -> None:
         """Any model that transformers has a token classification head for will do; from_pretrained says if not."""
+        if self._marks_capitals and (getattr(config, "type_vocab_size", None) or 0) < 2:
+            raise DataError(f"task.mark_capitals: a {config.model_type} model has no two token types; leave it out")
 
     @staticmethod
     def check_inputs(row: Row, faults: Faults) -> None:
@@ -241,31 +248,34 @@ class TokenClassification:
             raise DataError(f"data.max_tokens: {max_tokens} leaves no room for a sentence and its special tokens")
         all_words = [_words(row, keep_inner=self._keep_inner) for row in rows]
         return [
-            self._windows(pieces, self._bio(row, words) if labelled else None, room)
+            self._windows(words, pieces, self._bio(row, words) if labelled else None, room)
             for row, words, pieces in zip(rows, all_words, self._pieces(all_words), strict=True)
         ]
 
-    def _windows(self, pieces: list[list[int]], tags: list[str] | None, room: int) -> list[Example]:
+    def _windows(self, words: _Words, pieces: list[list[int]], tags: list[str] | None, room: int) -> list[Example]:
         if sum(map(len, pieces)) > room:
             pieces = [its[: room // 4] for its in pieces]  # or one endless word would fill a window
         before, after = self._frame
-        examples = []
+        examples: list[Example] = []
         sizes = [len(its) for its in pieces]
+        has_capital = [any(map(str.isupper, words.text[start:end])) for start, end in words.offsets]
         for window in cut_windows(sizes, spans_of(tags or ()), room=room, context=min(self._stride, room // 4)):
-            ids, heads = list(before), []
+            ids, types, heads = list(before), [0] * len(before), []
             for word in range(window.first, window.last):
                 if window.start <= word < window.end:
                     heads.append(len(ids))
                 ids += pieces[word]
+                types += [int(has_capital[word])] * sizes[word]
             ids += after
             labels = [IGNORED] * len(ids)
+            more = {"token_type_ids": types + [0] * len(after)} if self._marks_capitals else {}
             if tags is None:
-                examples.append({"input_ids": ids, "labels": labels, "heads": heads})
+                examples.append({"input_ids": ids, "labels": labels, "heads": heads, **more})
                 continue
             for word, head in zip(range(window.start, window.end), heads, strict=True):
                 if word > window.start or not window.is_cut:
                     labels[head] = self._ids[tags[word]]
-            examples.append({"input_ids": ids, "labels": labels})
+            examples.append({"input_ids": ids, "labels": labels, **more})
         return examples
 
     def _bio(self, row: Row, words: _Words) -> list[str]:
@@ -331,6 +341,8 @@ class TokenClassification:
             "input_ids": pad(ids, self._tokenizer.pad_token_id or 0),
             "attention_mask": pad([[1] * len(row) for row in ids], 0),
         }
+        if self._marks_capitals:
+            inputs["token_type_ids"] = pad([example["token_type_ids"] for example in examples], 0)
         return Batch(inputs, pad([example["labels"] for example in examples], IGNORED))
 
     def loss_sum(self, output: Any, batch: Batch) -> Tensor:

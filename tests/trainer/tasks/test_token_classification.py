@@ -173,6 +173,21 @@ def test_only_the_first_piece_of_a_word_carries_its_label(tokenizer: Any) -> Non
     assert task(tokenizer).num_targets(example) == 3
 
 
+def test_words_with_capitals_are_marked_for_a_model_that_does_not_see_them(tokenizer: Any) -> None:
+    its = task(tokenizer, mark_capitals=True)
+    rows = [row(tokens=["Bo", "in", "uLm"], tags=["B-PER", "O", "B-LOC"]), row(text="in 北", spans=[])]
+    (first,), (second,) = its.encode(rows, 64, labelled=True)
+    assert tokenizer.convert_ids_to_tokens(first["input_ids"]) == [
+        "[CLS]", "b", "##o", "i", "##n", "u", "##l", "##m", "[SEP]"
+    ]  # fmt: skip
+    assert first["token_type_ids"] == [0, 1, 1, 0, 0, 1, 1, 1, 0]
+    assert its.collate([first, second]).inputs["token_type_ids"].tolist() == [first["token_type_ids"], [0] * 9]
+    assert its.encode(rows[:1], 64, labelled=False)[0][0]["token_type_ids"] == first["token_type_ids"]
+    assert "token_type_ids" not in task(tokenizer).encode(rows, 64, labelled=True)[0][0]
+    with pytest.raises(DataError, match=r"task\.mark_capitals: a distilbert model has no two token types"):
+        its.check_model(transformers.DistilBertConfig())
+
+
 def test_chinese_is_labelled_character_by_character(tokenizer: Any) -> None:
     rows = [row(text="我在北京", spans=[{"start": 2, "end": 4, "label": "LOC"}])]
     facts = survey(TokenClassification, OPTIONS, {"train": rows})
