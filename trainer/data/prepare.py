@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from trainer.config.errors import DataError, ShardtuneError
 from trainer.config.run_dir import write_atomically
@@ -226,6 +227,7 @@ def _encode(recipe: Recipe, task: Task, gathered: Gathered, work: Work) -> list[
     folder = work.folder / "data"
     folder.mkdir(exist_ok=True)
     encoder = encoder_of(recipe, task)
+    pa.array([None])  # which imports pandas, if it is there: once, and not in every process
 
     def encode(number: int) -> dict[str, Written]:
         written = {}

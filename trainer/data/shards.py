@@ -4,11 +4,12 @@ The index has each example's length, its targets and its source, so that the ord
 rows to ranks are decided without opening a shard.
 """
 
+from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, chain
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -107,16 +108,14 @@ def _table(examples: Sequence[Example]) -> pa.Table:
 
 def _column(values: Sequence[Any]) -> pa.Array:
     """The values as an Arrow array; lists of whole numbers in 32 bits, if they fit: a token is then half as long."""
-    if not all(type(value) is list for value in values):
+    numbers = array("i")
+    try:
+        for value in values:
+            numbers.fromlist(value)  # half of Arrow's time, and it refuses what is no whole number
+    except (TypeError, OverflowError):
         return pa.array(values)
-    # By numpy, which takes a tenth of Arrow's time for it.
-    numbers = np.array(list(chain.from_iterable(values)))
-    if numbers.dtype.kind not in "if" or numbers.ndim != 1:
-        return pa.array(values)
-    if numbers.dtype.kind == "i" and numbers.min() >= -(2**31) and numbers.max() < 2**31:
-        numbers = numbers.astype(np.int32)
     ends = np.cumsum([0, *map(len, values)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(ends), pa.array(numbers))
+    return pa.ListArray.from_arrays(pa.array(ends), pa.array(np.array(numbers, dtype=np.int32)))
 
 
 def _write(tables: Sequence[pa.Table], folder: Path, name: str) -> tuple[str, int]:
