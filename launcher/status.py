@@ -5,9 +5,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from launcher.lifecycle import Start
+from launcher.lifecycle import Cause, Start
 from launcher.slurm import QueuedJob, explain_reason
 from trainer.progress import duration
+
+ENDED_BY_SLURM: dict[str, Cause] = {
+    "CANCELLED": "scancel", "TIMEOUT": "time limit", "NODE_FAIL": "node failure", "PREEMPTED": "preemption",
+}  # fmt: skip
+"""Slurm's word for a job -> why its last start has ended, where it had no time to say so itself."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,8 @@ def _state(found: Found, job: QueuedJob | None) -> tuple[str, str]:
         return "lost", f"job {found.submitted_as} has left the queue without having begun ({said})"
     last = found.starts[-1]
     if last.state in ("running", "waiting"):
+        if (cause := ENDED_BY_SLURM.get(said.split(",")[0])) is not None:
+            return "stopped", cause
         return "lost", f"job {last.job} has left the queue ({said})"
     return last.state, str(last.cause)
 

@@ -52,3 +52,10 @@ def shardtune(cluster: Cluster, tiny: Path, tmp_path: Path) -> Shardtune:
         return cluster.run(*argv, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, timeout_s=START_S)
 
     return run
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A start of ranks on a busy machine takes longer than other tests do."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(2 * START_S))
