@@ -21,6 +21,7 @@ shardtune: supervised fine-tuning of pretrained transformers on one or many GPUs
       --dry-run                             only show the plan: ranks, global batch, ds_config, command
   shardtune plan RECIPE [key=value …]       the same as run --dry-run
   shardtune check RECIPE [key=value …]      the data as the loss sees them, token by token; nothing is trained (--json)
+  shardtune prepare RECIPE [key=value …]    reads and tokenizes the data ahead of a run, which then finds them (--json)
   shardtune run RUN_DIR                     go on with a run
   shardtune predict RUN_DIR --text="…"      what the run's best model says; also --file=in.jsonl --out=out.jsonl
   shardtune chat RUN_DIR                    talks with the model of a chat; --system="…" --temperature=0 --model=last
@@ -176,6 +177,28 @@ def check(recipe: str, *overrides: str, previews: str = "3", json: str = "False"
     return Command(perform)
 
 
+def prepare(recipe: str, *overrides: str, json: str = "False") -> Command:
+    """Reads and tokenizes a recipe's data ahead of its runs, on all cores of this machine: they then start at once.
+
+    Says what it did. Where it was broken off it goes on, and machines with one file system that are all told to prepare
+    the same share the work. Exit code 2 if anything is wrong with the data.
+
+    Args:
+        recipe: a recipe such as recipes/sentiment.yaml.
+        overrides: keys of the recipe, such as data.max_tokens=128 (docs/recipe.md).
+        json: prints what was done as one JSON object: rows, examples, tokens, shards, path, seconds, tokens_per_s.
+    """
+    if json not in ("True", "False"):
+        raise SystemExit(f"shardtune: --json takes no value, got {json!r}")
+
+    def perform() -> int:
+        from launcher import execute
+
+        return execute.run_module("trainer.prepare", [recipe, *overrides, *(["--json"] if json == "True" else [])])
+
+    return Command(perform)
+
+
 def schema() -> Command:
     """Prints the JSON schema of recipes."""
 
@@ -192,6 +215,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "run": run,
     "plan": plan,
     "check": check,
+    "prepare": prepare,
     "predict": predict,
     "chat": chat,
     "report": report,

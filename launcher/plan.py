@@ -67,12 +67,15 @@ class JobPlan:
             if rows % self.world_size == 0
             else f"{math.floor(rows / self.world_size)} or more"
         )
+        batch = f"{rows} rows = {self.world_size} ranks x about {share} rows"
+        if train.global_batch_tokens is not None:
+            batch = f"about {train.global_batch_tokens:,} targets over {self.world_size} ranks"
         length = f"{train.max_steps} steps" if train.max_steps is not None else f"{train.num_epochs:g} epochs"
         lines = [
             f"run directory  {self.run_dir}",
             f"ranks          {self.world_size} on {self.device}, by {self.recipe.job.backend}",
-            f"global batch   {rows} rows = {self.world_size} ranks x about {share} rows, in micro-batches of at most "
-            f"{train.micro_batch_tokens:,} tokens; the same on any number of ranks",
+            f"global batch   {batch}, in micro-batches of at most {train.micro_batch_tokens:,} tokens; the same on any "
+            "number of ranks",
             f"length         {length}",
             f"environment    {' '.join(f'{name}={value}' for name, value in self.environment.items())}",
             f"command        {' '.join(self.argv)}",

@@ -40,8 +40,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_run_dir(recipe, run_dir, arguments.path)
         if arguments.prepare:
             from trainer.data.prepare import prepare
+            from trainer.progress import PreparationProgress
 
-            prepared = prepare(recipe, num_ranks=arguments.prepare, say=lambda text: print(text, file=sys.stderr))
+            prepared = prepare(
+                recipe,
+                num_ranks=arguments.prepare,
+                say=lambda text: print(text, file=sys.stderr),
+                progress=PreparationProgress(sys.stderr),
+            )
             refuse_other_data(run_dir, prepared.folder.name)
             return EXIT_OK
         from trainer.ranks import connect, disconnect, global_rank, world_size

@@ -9,7 +9,7 @@ from typing import Any
 from trainer.checkpoint import Checkpoints
 from trainer.config.schema import Recipe
 from trainer.data.pack import Packing
-from trainer.data.prepare import Split
+from trainer.data.shards import Split
 from trainer.engine import Engine, StepStats
 from trainer.evaluate import evaluate
 from trainer.generate import questions

@@ -17,7 +17,8 @@ from trainer.checkpoint import Checkpoints, Layout, newest_step
 from trainer.config.deepspeed import load_ds_config, resolve_ds_config
 from trainer.config.run_dir import FACTS, RESULTS, STOP, write_atomically
 from trainer.config.schema import Recipe
-from trainer.data.prepare import Prepared, Split, load_model_config, load_tokenizer
+from trainer.data.prepare import Prepared, load_model_config, load_tokenizer
+from trainer.data.shards import Split
 from trainer.engine import DeepSpeedEngine, hold_ds_config
 from trainer.lease import Lease, open_lease
 from trainer.loop import fit
@@ -31,7 +32,7 @@ from trainer.ranks import Ranks
 from trainer.reporter import Reporter, open_reporter
 from trainer.schedule import make_schedule
 from trainer.state import TrainState
-from trainer.steps import Step, train_steps, training_order
+from trainer.steps import Step, course_of
 from trainer.stop import sigterm_asks_to_stop
 from trainer.tasks import TASKS, Task
 
@@ -107,8 +108,7 @@ def _assemble(
     engine, model = _load_engine(recipe, run_dir, task, tokenizer, ranks)
     packing = choose_packing(recipe, task, engine, model, ranks=ranks, reporter=reporter)
     _pass_once(engine, task, train, ranks)
-    order = training_order(train, recipe)
-    num_steps = order.num_steps(recipe.train.num_epochs, recipe.train.max_steps)
+    course = course_of(prepared, recipe, task, ranks=ranks, packing=packing)
     layout = Layout(ranks.world_size, engine.zero_stage, recipe.engine.precision)
     checkpoints = Checkpoints(
         run_dir / "checkpoints", layout=layout, keep_last=recipe.checkpoint.keep_last, ranks=ranks
@@ -119,8 +119,8 @@ def _assemble(
     milestones = Milestones(
         recipe=recipe,
         run_dir=run_dir,
-        num_steps=num_steps,
-        steps_per_epoch=order.steps_per_epoch,
+        num_steps=course.num_steps,
+        steps_per_epoch=course.steps_per_epoch,
         engine=engine,
         task=task,
         dev=prepared.split("dev"),
@@ -128,7 +128,7 @@ def _assemble(
         model=model,
         tokenizer=tokenizer,
         checkpoints=checkpoints,
-        meter=Meter(num_steps, ranks.device),
+        meter=Meter(course.num_steps, ranks.device),
         reporter=reporter,
         ranks=ranks,
         lease=lease,
@@ -136,8 +136,8 @@ def _assemble(
     reporter.report(
         "start",
         step=state.step,
-        num_steps=num_steps,
-        num_rows=len(train),
+        num_steps=course.num_steps,
+        num_rows=course.num_rows,
         num_parameters=engine.num_parameters,
         world_size=ranks.world_size,
         device=ranks.device.type,
@@ -145,10 +145,7 @@ def _assemble(
         precision=recipe.engine.precision,
         packed=packing is not None,
     )
-    left = range(state.step, num_steps)
-    budget = recipe.train.micro_batch_tokens
-    steps = train_steps(train, task, order, left, ranks=ranks, micro_batch_tokens=budget, packing=packing)
-    return milestones, state, steps
+    return milestones, state, course.begin(state.step)
 
 
 def _load_engine(

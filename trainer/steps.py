@@ -1,20 +1,25 @@
 """One rank's share of each optimizer step, from the order of the data to tensors."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.config.errors import DataError
 from trainer.config.schema import Recipe
 from trainer.data.batch import Batch, Positions
+from trainer.data.faults import Faults
 from trainer.data.order import Order
 from trainer.data.pack import Packing, lay_out, shape_of
-from trainer.data.prepare import Split
+from trainer.data.prepare import Prepared, encoder_of, open_stream
+from trainer.data.shards import Encoder, Split
+from trainer.data.stream import Stream
 from trainer.ranks import Ranks
 from trainer.tasks import Task
 from trainer.tasks.causal import merge
+from trainer.tasks.task import TRUNCATED, Example
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,93 @@ def training_order(train: Split, recipe: Recipe) -> Order:
         recipe.train.seed,
         sources=train.sources,
         weights=tuple(source.weight for source in recipe.data.sources("train")),
+        num_targets=train.num_targets,
+        global_batch_tokens=recipe.train.global_batch_tokens,
     )
+
+
+@dataclass(frozen=True)
+class Course:
+    """All steps of a training."""
+
+    num_steps: int
+    steps_per_epoch: int
+    num_rows: int
+    """Those that there are; of a stream, those that are trained on."""
+    begin: Callable[[int], Iterator[Step]]
+    """Collective, and so is each of its steps: this rank's share of the steps from this one on."""
+
+
+def course_of(prepared: Prepared, recipe: Recipe, task: Task, *, ranks: Ranks, packing: Packing | None) -> Course:
+    """What the recipe trains on, in which steps."""
+    train = prepared.split("train")
+    assert train is not None, "a recipe always names training data"
+    budget = recipe.train.micro_batch_tokens
+    if recipe.data.streaming:
+        assert recipe.train.max_steps is not None, "the schema wants it of a stream"
+        length = recipe.train.max_steps
+
+        def stream(first: int) -> Iterator[Step]:
+            rows, left = open_stream(prepared, recipe), range(first, length)
+            return stream_steps(rows, encoder_of(recipe, task), task, left, recipe, ranks=ranks, packing=packing)
+
+        return Course(length, length, length * recipe.train.global_batch_size, stream)
+    order = training_order(train, recipe)
+    num_steps = order.num_steps(recipe.train.num_epochs, recipe.train.max_steps)
+
+    def begin(first: int) -> Iterator[Step]:
+        left = range(first, num_steps)
+        return train_steps(train, task, order, left, ranks=ranks, micro_batch_tokens=budget, packing=packing)
+
+    return Course(num_steps, order.steps_per_epoch, len(train), begin)
+
+
+def stream_steps(
+    stream: Stream,
+    encoder: Encoder,
+    task: Task,
+    steps: range,
+    recipe: Recipe,
+    *,
+    ranks: Ranks,
+    packing: Packing | None,
+) -> Iterator[Step]:
+    """Collective at every step: this rank's share of these steps of a stream.
+
+    Each rank encodes a part of a step's rows; all of them then have all of its examples, and deal them as ever.
+    """
+    for number, rows in zip(steps, stream.steps(steps.start), strict=False):
+        everyones = ranks.gather(encoder.encode(rows[ranks.rank :: ranks.world_size], Faults()))
+        by_row = (everyones[at % ranks.world_size][at // ranks.world_size] for at in range(len(rows)))
+        encoded = [example for examples in by_row for example in examples]
+        if not encoded:
+            raise DataError(f"data.train: nothing to learn is left of the rows of step {number + 1}: data.max_tokens?")
+        for example in encoded:
+            example.pop(TRUNCATED, None)
+        examples = _Examples(task, encoded)
+        draws = [((recipe.train.seed << 32) + number + 1, place) for place in range(len(encoded))]
+        share = _Sharing(examples, task, ranks, recipe.train.micro_batch_tokens, packing)
+        micro_batches, num_padded_tokens = share(np.arange(len(encoded)), draws)
+        yield Step(
+            number,
+            micro_batches,
+            num_samples=len(rows),
+            num_targets=float(examples.num_targets.sum()) or 1.0,
+            num_tokens=int(examples.lengths.sum()),
+            num_padded_tokens=num_padded_tokens,
+        )
+
+
+class _Examples:
+    """Examples in memory, in the stead of a Split."""
+
+    def __init__(self, task: Task, examples: Sequence[Example]) -> None:
+        self._examples = examples
+        self.lengths = np.array([task.num_tokens(its) for its in examples], dtype=np.int32)
+        self.num_targets = np.array([task.num_targets(its) for its in examples], dtype=np.float64)
+
+    def examples(self, rows: NDArray[np.int64]) -> list[Example]:
+        return [self._examples[row] for row in rows.tolist()]
 
 
 def train_steps(
@@ -92,7 +183,7 @@ def evaluation_batches(
 class _Sharing:
     """Deals rows to the ranks, and makes batches of this rank's."""
 
-    split: Split
+    split: Split | _Examples
     task: Task
     ranks: Ranks
     micro_batch_tokens: int

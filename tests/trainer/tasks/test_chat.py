@@ -29,6 +29,7 @@ from trainer.config.run_dir import write_run_dir
 from trainer.config.schema import Recipe
 from trainer.data.prepare import load_model_config, load_tokenizer, prepare
 from trainer.data.source import Row
+from trainer.data.survey import survey
 from trainer.engine import DeepSpeedEngine, hold_ds_config
 from trainer.model import load_model
 from trainer.optim import OPTIMIZERS
@@ -441,20 +442,20 @@ def test_weights_reach_the_loss_whichever_rows_have_them(signs: Path) -> None:
 
 def test_the_facts_tell_what_the_rows_are_written_in() -> None:
     rows = [row(messages=[u(), a(), u(), a()]), row(instruction="红", output="停"), row(prompt="红", response="停")]
-    facts = Chat.survey(ChatOptions(kind="chat"), {"train": rows, "dev": rows[:1]})
+    facts = survey(Chat, ChatOptions(kind="chat"), {"train": rows, "dev": rows[:1]})
     assert facts == {
         "formats": {"train": {"messages": 1, "alpaca": 1, "prompt_completion": 1}, "dev": {"messages": 1}},
         "replies": {"train": 4, "dev": 2},
         "bleu_tokenizer": "13a",
     }
-    assert Chat.survey(ChatOptions(kind="chat"), {"train": rows[1:]})["bleu_tokenizer"] == "zh"
+    assert survey(Chat, ChatOptions(kind="chat"), {"train": rows[1:]})["bleu_tokenizer"] == "zh"
     assert Chat.label_counts(facts) == facts["formats"]
 
 
 def test_all_malformed_rows_are_named_at_once() -> None:
     rows = [row(1, messages=[u()]), row(2, prompt="a", completion="b"), row(3, conversations=[{"from": "x"}])]
     with pytest.raises(DataError) as raised:
-        Chat.survey(ChatOptions(kind="chat"), {"train": rows})
+        survey(Chat, ChatOptions(kind="chat"), {"train": rows})
     assert [line.split(": ")[0] for line in str(raised.value).splitlines()] == ["r.jsonl:1", "r.jsonl:3"]
 
 
