@@ -8,10 +8,12 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-HELP = """\
+from launcher import slurm_commands, sweep_commands
+from launcher.command import Command
+
+HELP = f"""\
 shardtune: supervised fine-tuning of pretrained transformers on one or many GPUs
 
   shardtune run RECIPE [key=value …]        train, evaluate and export; the same command again goes on where it stood
@@ -26,18 +28,14 @@ shardtune: supervised fine-tuning of pretrained transformers on one or many GPUs
   shardtune report RUN_DIR                  writes RUN_DIR/report.html: curves, evaluations, config
   shardtune schema                          the JSON schema of recipes, for editors
 
+Many runs:
+
+{sweep_commands.HELP}
+On a Slurm cluster:
+
+{slurm_commands.HELP}
   shardtune run --help                      more on a command; docs/recipe.md lists every key
 """
-
-
-@dataclass(frozen=True)
-class Command:
-    """What is to be done, once every argument is known to be good; returns the exit code."""
-
-    perform: Callable[[], int]
-
-    def __dir__(self) -> list[str]:
-        return []  # Fire offers an object's members as further commands; there are none
 
 
 def run(recipe: str, *overrides: str, run_dir: str | None = None, dry_run: str = "False") -> Command:
@@ -128,17 +126,23 @@ def chat(
 
 
 def report(run_dir: str) -> Command:
-    """Writes RUN_DIR/report.html: the curves and evaluations of a run so far, as one page.
+    """Writes RUN_DIR/report.html: the curves and evaluations of a run so far, as one page; of a sweep, all of its runs.
 
     Args:
-        run_dir: the directory of a run.
+        run_dir: the directory of a run, or of a sweep.
     """
 
     def perform() -> int:
         from launcher.report.page import write_report
+        from launcher.sweep import SWEEP, load_sweep
         from trainer.config.errors import CheckpointError
         from trainer.config.run_dir import CONFIG
 
+        if (Path(run_dir) / SWEEP).is_file():
+            from launcher import sweep_queue
+
+            print(sweep_queue.summary(load_sweep(Path(run_dir))))
+            return 0
         if not (Path(run_dir) / CONFIG).is_file():
             raise CheckpointError(f"{run_dir}: not a run directory (there is no {CONFIG})")
         print(write_report(Path(run_dir)))
@@ -215,17 +219,35 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "predict": predict,
     "chat": chat,
     "report": report,
+    "sweep": sweep_commands.sweep,
+    "submit": slurm_commands.submit,
+    "status": slurm_commands.status,
+    "watch": slurm_commands.watch,
+    "logs": slurm_commands.logs,
+    "stop": slurm_commands.stop,
+    "requeue": slurm_commands.requeue,
+    "doctor": slurm_commands.doctor,
     "schema": schema,
 }
 
 
-BARE_FLAGS = {"--dry-run": "--dry_run=True", "--dry_run": "--dry_run=True", "--json": "--json=True"}
+BARE_FLAGS = {
+    "--dry-run": "--dry_run=True",
+    "--dry_run": "--dry_run=True",
+    "--json": "--json=True",
+    "--wait": "--wait=True",
+    "--now": "--now=True",
+    "--local": "--local=True",
+    "--prepare": "--prepare=True",
+    "--follow": "--follow=True",
+    "-f": "--follow=True",
+}
 
 
 def main() -> None:
     """The `shardtune` command."""
     # Fire would take the word after a bare flag for its value, and so swallow an override.
-    words = [BARE_FLAGS.get(word, word) for word in sys.argv[1:]]
+    words = sweep_commands.joined([BARE_FLAGS.get(word, word) for word in sys.argv[1:]])
     if not words or words[0] in ("--help", "-h", "help"):
         print(HELP)
         sys.exit(0)

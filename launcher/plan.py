@@ -30,6 +30,18 @@ class Machine:
     num_gpus: int
     num_cores: int
     """Those that this process may use."""
+    witness: str = "nvidia-smi finds"
+    """Who says so of the GPUs, and the verb."""
+
+
+@dataclass(frozen=True)
+class RankPlan:
+    """The processes of one machine."""
+
+    num_ranks: int
+    device: str
+    environment: Mapping[str, str]
+    """Set for the ranks, on top of what there is."""
 
 
 @dataclass(frozen=True)
@@ -76,28 +88,36 @@ class JobPlan:
 def plan_job(path: Path, overrides: Sequence[str], run_dir: Path | None, machine: Machine) -> JobPlan:
     """What `shardtune run` will do. Raises ConfigError, CheckpointError or LaunchError if it cannot."""
     recipe, run_dir = find_run(path, overrides, run_dir)
-    device, world_size = _ranks(recipe, machine)
-    threads = recipe.job.threads_per_rank or max(1, machine.num_cores // world_size)
-    environment = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
-    if device == "cpu":
-        environment["DS_ACCELERATOR"] = "cpu"
-        environment |= KEEP_MEMORY
+    ranks = plan_ranks(recipe, machine)
     return JobPlan(
         recipe,
         path,
         run_dir,
-        BACKENDS[recipe.job.backend].argv(world_size, ["trainer", str(run_dir), "--followed"]),
-        environment,
-        world_size,
-        device,
+        BACKENDS[recipe.job.backend].argv(ranks.num_ranks, ["trainer", str(run_dir), "--followed"]),
+        ranks.environment,
+        ranks.num_ranks,
+        ranks.device,
         resolve_ds_config(load_ds_config(recipe.engine.deepspeed), recipe, hidden_size=_hidden_size(recipe)),
     )
+
+
+def plan_ranks(recipe: Recipe, machine: Machine) -> RankPlan:
+    """Who trains on a machine. Raises LaunchError if it has not what the recipe asks for."""
+    device, num_ranks = _ranks(recipe, machine)
+    threads = recipe.job.threads_per_rank or max(1, machine.num_cores // num_ranks)
+    environment = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+    if device == "cpu":
+        environment["DS_ACCELERATOR"] = "cpu"
+        environment |= KEEP_MEMORY
+    return RankPlan(num_ranks, device, environment)
 
 
 def _ranks(recipe: Recipe, machine: Machine) -> tuple[str, int]:
     wanted = recipe.job.device
     if wanted == "cuda" and machine.num_gpus == 0:
-        raise LaunchError("job.device: cuda is asked for, but nvidia-smi finds no GPU; check it, or set job.device=cpu")
+        raise LaunchError(
+            f"job.device: cuda is asked for, but {machine.witness} no GPU; check it, or set job.device=cpu"
+        )
     device = "cuda" if machine.num_gpus and wanted != "cpu" else "cpu"
     if device == "cuda":
         world_size = recipe.job.ranks or machine.num_gpus

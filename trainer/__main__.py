@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from trainer.config.errors import ShardtuneError
+from trainer.config.errors import LaunchError, ShardtuneError, TakenOverError
 from trainer.config.run_dir import (
     EXIT_BUG,
     EXIT_INTERRUPTED,
@@ -56,6 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         from trainer.data.prepare import prepare
         from trainer.run import run
 
+        if arguments.ranks is not None and world_size() != arguments.ranks:
+            raise LaunchError(
+                f"there are {world_size()} ranks, but {arguments.ranks} were to be started; has a node started a world "
+                "of its own? Its part of the log says which address it waited for"
+            )
         # Before the ranks meet: no collective's time-out runs while one of them tokenizes.
         prepared = prepare(recipe, num_ranks=world_size())
         refuse_other_data(run_dir, prepared.folder.name)
@@ -63,8 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             if global_rank() == 0:
                 print(f"{run_dir} has come to its end already; its results are in {RESULTS}", file=terminal)
             return EXIT_OK
-        ranks = connect(recipe.job.device)
-        ended = run(recipe, run_dir, prepared, ranks, terminal=None if arguments.followed else terminal)
+        ranks = connect(arguments.device or recipe.job.device)
+        watched = None if arguments.followed else terminal
+        ended = run(recipe, run_dir, prepared, ranks, terminal=watched, job=arguments.job)
         ranks.barrier()  # one that left with EXIT_RESUME before rank zero has sent its last lines would have it killed
         disconnect()
         if ranks.is_zero and not arguments.followed:
@@ -76,7 +82,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         expected = isinstance(error, ShardtuneError)
         text = str(error) if expected else traceback.format_exc()
         print(text, file=sys.stderr, flush=True)
-        if run_dir is not None and not arguments.prepare and _is_first_failure(run_dir, text, started):
+        if isinstance(error, TakenOverError):
+            shown = True  # and nothing written: the run directory's files are another start's by now
+        else:
+            shown = run_dir is not None and not arguments.prepare and _is_first_failure(run_dir, text, started)
+        if shown:
             print(text, file=terminal, flush=True)
         return EXIT_USER if expected else EXIT_BUG
 
@@ -87,6 +97,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the recipe, such as optim.lr=2e-5")
     parser.add_argument("--run-dir", type=Path, help="where everything of this run goes")
     parser.add_argument("--prepare", type=int, metavar="RANKS", help="only prepare the data, for so many ranks")
+    parser.add_argument("--ranks", type=int, help="how many ranks there have to be, on all machines")
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="what whoever starts the ranks has found for them")
+    parser.add_argument("--job", help="the scheduler's name of the job")
     parser.add_argument("--followed", action="store_true", help="somebody else shows the progress")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # DeepSpeed's launcher passes it
     return parser.parse_intermixed_args(argv)

@@ -7,19 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from trainer.checkpoint import Checkpoints
-from trainer.config.run_dir import STOP
 from trainer.config.schema import Recipe
 from trainer.data.pack import Packing
 from trainer.data.shards import Split
 from trainer.engine import Engine, StepStats
 from trainer.evaluate import evaluate
 from trainer.generate import questions
+from trainer.lease import Lease
 from trainer.meter import Meter
 from trainer.model import export_model
 from trainer.ranks import Ranks
 from trainer.reporter import Reporter
 from trainer.state import TrainState
 from trainer.steps import Step, evaluation_batches
+from trainer.stop import stop_requested
 from trainer.tasks import Task
 
 
@@ -41,6 +42,7 @@ class Milestones:
     meter: Meter
     reporter: Reporter
     ranks: Ranks
+    lease: Lease
 
     def __post_init__(self) -> None:
         self.saved_step: int | None = None
@@ -51,8 +53,9 @@ class Milestones:
         return self.recipe.checkpoint.best_metric or self.task.main_metric
 
     def stop_requested(self) -> bool:
-        """Whether this rank sees a wish to stop."""
-        return (self.run_dir / STOP).exists()
+        """Whether this rank sees a wish to stop. Raises CheckpointError if the run directory is another start's now."""
+        self.lease.check()
+        return stop_requested(self.run_dir)
 
     def begin(self, state: TrainState) -> TrainState:
         """Collective: what is due before the first step; returns the state with what was learned of it."""
@@ -84,6 +87,7 @@ class Milestones:
         """Collective: publishes a checkpoint of this state, once."""
         if self.saved_step == state.step:
             return
+        self.lease.check()
         with self.phase("saving a checkpoint"):
             self.checkpoints.publish(self.engine, state)
         self.saved_step = state.step

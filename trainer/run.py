@@ -20,44 +20,67 @@ from trainer.config.schema import Recipe
 from trainer.data.prepare import Prepared, load_model_config, load_tokenizer
 from trainer.data.shards import Split
 from trainer.engine import DeepSpeedEngine, hold_ds_config
+from trainer.lease import Lease, open_lease
 from trainer.loop import fit
 from trainer.meter import Meter
 from trainer.milestones import Milestones, without_answers
 from trainer.model import calibrate, exported_dev_metrics, load_exported, load_model
 from trainer.optim import OPTIMIZERS
 from trainer.packing import choose_packing
-from trainer.preflight import check_device
+from trainer.preflight import check_device, preflight
 from trainer.ranks import Ranks
 from trainer.reporter import Reporter, open_reporter
 from trainer.schedule import make_schedule
 from trainer.state import TrainState
 from trainer.steps import Step, course_of
+from trainer.stop import sigterm_asks_to_stop
 from trainer.tasks import TASKS, Task
 
 
-def run(recipe: Recipe, run_dir: Path, prepared: Prepared, ranks: Ranks, *, terminal: TextIO | None = None) -> bool:
+def run(
+    recipe: Recipe,
+    run_dir: Path,
+    prepared: Prepared,
+    ranks: Ranks,
+    *,
+    terminal: TextIO | None = None,
+    job: str | None = None,
+) -> bool:
     """Collective: trains the recipe from where the run directory stands; whether it came to its end.
 
-    False means that it was asked to stop: a checkpoint is saved, and the same call goes on from it. Raises DataError,
-    ConfigError or CheckpointError for what a user has to mend.
+    False means that it was asked to stop: a checkpoint is saved, and the same call goes on from it. `job` is what the
+    scheduler calls the job of this start. Raises DataError, ConfigError or CheckpointError for what a user has to mend.
     """
     check_device(recipe, ranks)
+    lease = open_lease(run_dir, ranks, job=job)
+    try:
+        return _run(recipe, run_dir, prepared, ranks, lease, terminal)
+    finally:
+        lease.close()
+
+
+def _run(
+    recipe: Recipe, run_dir: Path, prepared: Prepared, ranks: Ranks, lease: Lease, terminal: TextIO | None
+) -> bool:
     transformers.utils.logging.disable_progress_bar()  # they would fill the ranks' log files
     resumed_step = newest_step(run_dir / "checkpoints")
     ranks.barrier()
     reporter = open_reporter(recipe, run_dir, ranks, resumed_step=resumed_step, terminal=terminal)
     try:
-        milestones, state, steps = _assemble(recipe, run_dir, prepared, ranks, reporter)
+        for text in preflight(recipe, run_dir, ranks):
+            reporter.report("notice", text=text)
+        milestones, state, steps = _assemble(recipe, run_dir, prepared, ranks, reporter, lease)
         schedule = make_schedule(recipe.optim, milestones.num_steps)
-        state = fit(
-            milestones.engine,
-            milestones.task,
-            steps,
-            milestones.begin(state),
-            schedule=schedule,
-            ranks=ranks,
-            milestones=milestones,
-        )
+        with sigterm_asks_to_stop():
+            state = fit(
+                milestones.engine,
+                milestones.task,
+                steps,
+                milestones.begin(state),
+                schedule=schedule,
+                ranks=ranks,
+                milestones=milestones,
+            )
         if state.step < milestones.num_steps:
             milestones.save(state)
             if ranks.is_zero:
@@ -74,7 +97,7 @@ def run(recipe: Recipe, run_dir: Path, prepared: Prepared, ranks: Ranks, *, term
 
 
 def _assemble(
-    recipe: Recipe, run_dir: Path, prepared: Prepared, ranks: Ranks, reporter: Reporter
+    recipe: Recipe, run_dir: Path, prepared: Prepared, ranks: Ranks, reporter: Reporter, lease: Lease
 ) -> tuple[Milestones, TrainState, Iterator[Step]]:
     """Collective: the model on its engine, where the run stands, and the steps that are left."""
     reporter.report("phase", name="loading the model")
@@ -108,6 +131,7 @@ def _assemble(
         meter=Meter(course.num_steps, ranks.device),
         reporter=reporter,
         ranks=ranks,
+        lease=lease,
     )
     reporter.report(
         "start",
@@ -162,6 +186,8 @@ def _finish(milestones: Milestones, state: TrainState, test: Any) -> dict[str, A
         results["dev_at_start"] = state.dev_at_start
     if milestones.dev is not None:
         results["dev"] = exported_dev_metrics(milestones.run_dir / "export" / "best")
+        metric = milestones.best_metric
+        results["chosen_by"] = {"metric": metric, "lower_is_better": metric in milestones.task.lower_is_better}
     if best_step != state.step:
         folder = milestones.run_dir / "export" / "best"
         best = load_exported(milestones.recipe, milestones.task, milestones.tokenizer, folder)

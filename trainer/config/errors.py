@@ -23,3 +23,7 @@ class LaunchError(ShardtuneError):
 
 class CheckpointError(ShardtuneError):
     """A run directory or a checkpoint cannot be gone on from."""
+
+
+class TakenOverError(CheckpointError):
+    """Another start writes the run directory now; this one must not."""

@@ -14,6 +14,8 @@ from trainer.config.load import differences, learning_hash, load_recipe, parse_r
 from trainer.config.schema import LEARNING_SECTIONS, Recipe
 
 CONFIG, RECIPE, RESULTS, METRICS, STOP = "config.yaml", "recipe.yaml", "results.json", "metrics.jsonl", "stop"
+LEASE = "lease.json"
+"""Names the start that may write the directory (trainer/lease.py)."""
 DATA = "data_fingerprint"
 """Names the prepared data that the run began on (trainer/data/prepare.py)."""
 FACTS = "facts.json"

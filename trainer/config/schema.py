@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Union
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from trainer.config.job import JobConfig
 from trainer.config.section import Section
 from trainer.config.sources import HeldOutConfig, SourceConfig, Sources, SourcesOrShare, listed
 from trainer.tasks import TASKS, TaskOptions
@@ -229,19 +230,6 @@ class ReportConfig(Section):
     """The W&B group."""
     every_steps: PositiveInt = 1
     """Steps between lines in metrics.jsonl; each line averages over the steps since the last one."""
-
-
-class JobConfig(Section):
-    """What is asked of the machine. Nothing here changes what is learned."""
-
-    backend: Literal["torchrun", "deepspeed"] = "torchrun"
-    """Which launcher starts the ranks."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto` takes the GPUs that are there, or else the CPU."""
-    ranks: PositiveInt | None = None
-    """Processes to start on this machine. None means one for each GPU, or 2 on a CPU."""
-    threads_per_rank: PositiveInt | None = None
-    """CPU threads of one rank. None shares the machine's cores out evenly."""
 
 
 if TYPE_CHECKING:
