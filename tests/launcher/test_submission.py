@@ -182,8 +182,8 @@ HOSTILE = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs
 
 @given(values=st.lists(HOSTILE | st.sampled_from(["$(touch pwned)", "a'; touch pwned #", "`id`", "\\", "-n", "!!"])))
 def test_whatever_a_value_holds_bash_reads_it_as_it_is(values: list[str]) -> None:
-    environment = {f"V{number}": value for number, value in enumerate(values)}
-    body = 'printf \'%s\\0\' "$@"; for name in ${!V@}; do printf \'%s=%s\\0\' "$name" "${!name}"; done'
+    environment = {f"HOSTILE_{number}": value for number, value in enumerate(values)}
+    body = 'printf \'%s\\0\' "$@"; for name in ${!HOSTILE_@}; do printf \'%s=%s\\0\' "$name" "${!name}"; done'
     script = render_script([], environment, values, body)
     said = subprocess.run(["bash"], input=script.encode(), capture_output=True, check=True).stdout.decode()
     *found, last = said.split("\0")
