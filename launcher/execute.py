@@ -64,7 +64,7 @@ def run_dialogue(module: str, arguments: Sequence[str]) -> int:
 
 def run_job(plan: JobPlan) -> int:
     """Runs the plan to its end, showing its progress; the exit code."""
-    write_run_dir(plan.recipe, plan.run_dir, plan.recipe_path)
+    write_run_dir(plan.run)
     (plan.run_dir / STOP).unlink(missing_ok=True)
     code = run_module("trainer", [str(plan.run_dir), f"--prepare={plan.world_size}"])
     if code != EXIT_OK:

@@ -36,8 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     run_dir: Path | None = None
     terminal = sys.stderr
     try:
-        recipe, run_dir = find_run(arguments.path, arguments.overrides, arguments.run_dir)
-        write_run_dir(recipe, run_dir, arguments.path)
+        its = find_run(arguments.path, arguments.overrides, arguments.run_dir, arguments.fork)
+        recipe, run_dir = its.recipe, its.run_dir
+        write_run_dir(its)
         if arguments.prepare:
             from trainer.data.prepare import prepare
 
@@ -80,6 +81,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("path", type=Path, help="a recipe, or the directory of a run to go on with")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the recipe, such as optim.lr=2e-5")
     parser.add_argument("--run-dir", type=Path, help="where everything of this run goes")
+    parser.add_argument(
+        "--fork", type=Path, help="a new run directory, to begin from the newest checkpoint of that one"
+    )
     parser.add_argument("--prepare", type=int, metavar="RANKS", help="only prepare the data, for so many ranks")
     parser.add_argument("--followed", action="store_true", help="somebody else shows the progress")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # DeepSpeed's launcher passes it

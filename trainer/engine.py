@@ -1,4 +1,4 @@
-"""How an optimizer step is computed over the ranks. The only module that knows DeepSpeed.
+"""How an optimizer step is computed over the ranks, by DeepSpeed.
 
 The loop speaks to the Engine protocol; which ZeRO stage, precision or offload is behind it changes nothing it can see.
 """
@@ -7,19 +7,17 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from trainer import zero
 from trainer.config.deepspeed import zero_stage
 from trainer.data.batch import Batch
 from trainer.model import generate
 from trainer.ranks import Ranks
-
-TAG = "engine"
-"""The folder of DeepSpeed's files inside a checkpoint."""
+from trainer.shards import Fragment, Saved, Snapshot, state_name
 
 
 @dataclass(frozen=True)
@@ -56,17 +54,14 @@ class Engine(Protocol):
     def generate(self, inputs: dict[str, Tensor], settings: Mapping[str, Any]) -> Tensor:
         """The token ids of the model's answers, without the prompts; shape (rows, longest answer)."""
 
-    def save(self, folder: Path) -> None:
-        """Writes all that is needed to go on into the folder."""
+    def snapshot(self) -> Snapshot:
+        """This rank's part of all that training changes: views, which the next step overwrites."""
 
-    def load(self, folder: Path) -> None:
-        """Goes on from what save wrote."""
+    def restore(self, saved: Saved) -> None:
+        """Goes on from what snapshots of any number of ranks, ZeRO stage and precision held.
 
-    def weights(self) -> dict[str, Tensor]:
-        """The whole model's state dict on rank zero's CPU; an empty dict on the other ranks."""
-
-    def set_weights(self, weights: dict[str, Tensor]) -> None:
-        """Puts these whole weights into the model, for evaluation only: the optimizer's copies stay as they were."""
+        Raises CheckpointError if they were of another model.
+        """
 
 
 class DeepSpeedEngine:
@@ -100,6 +95,7 @@ class DeepSpeedEngine:
         self._engine, *_ = deepspeed.initialize(
             model=model, optimizer=make_optimizer(model), model_parameters=trained, config=ds_config
         )
+        zero.undo_first_step(self._engine)
 
     def begin_step(self, number: int, *, num_micro_batches: int) -> None:
         # Dropout's random numbers follow from (seed, step, rank): nothing to save, and a resumed run repeats them.
@@ -144,43 +140,56 @@ class DeepSpeedEngine:
         synced = self.zero_stage == 3 and self._ranks.world_size > 1
         return generate(self._engine.module, inputs, {**settings, "synced_gpus": synced})
 
-    def save(self, folder: Path) -> None:
-        self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
-
-    def load(self, folder: Path) -> None:
-        self._engine.load_checkpoint(str(folder), tag=TAG, load_lr_scheduler_states=False)
-
-    def weights(self) -> dict[str, Tensor]:
+    def snapshot(self) -> Snapshot:
         model = self._engine.module
-        if self.zero_stage < 3:
-            state = model.state_dict() if self._ranks.is_zero else {}
-            return {name: tensor.detach().cpu() for name, tensor in state.items()}
-        whole = {}
-        owned = dict(model.named_parameters(remove_duplicate=False))
-        for name, tensor in [*owned.items(), *model.named_buffers()]:
-            with self._gathered(tensor):
-                if self._ranks.is_zero:
-                    whole[name] = tensor.detach().cpu().clone()
-        kept = model.state_dict().keys()  # leaves out buffers that are not persistent
-        return {name: tensor for name, tensor in whole.items() if name in kept}
+        homes = zero.homes(self._engine)
+        weights = [self._written(its, its.name, its.master) for its in homes]
+        weights += [self._written(its, its.name, its.values) for its in zero.frozen(model)]
+        if self._ranks.is_zero:
+            weights += [Fragment(name, 0, values) for name, values in zero.buffers(model).items()]
+        states = [
+            self._written(its, state_name(key, its.name), values)
+            for its in homes
+            for key, values in its.states().items()
+        ]
+        return Snapshot(
+            weights=[its for its in weights if its.values.numel()],
+            states=[its for its in states if its.values.numel()],
+            keys=sorted({key for its in homes for key in its.states()}),
+            shapes=zero.shapes(model),
+            scalars={its.name: its.scalars() for its in homes if its.has_state},
+            loss_scale=zero.loss_scale(self._engine),
+        )
 
     @torch.no_grad()
-    def set_weights(self, weights: dict[str, Tensor]) -> None:
-        for name, tensor in [*self._engine.module.named_parameters(), *self._engine.module.named_buffers()]:
-            with self._gathered(tensor, writer=0):
-                if name in weights and (self.zero_stage < 3 or self._ranks.is_zero):
-                    tensor.copy_(weights[name])
-
-    @contextmanager
-    def _gathered(self, tensor: Tensor, writer: int | None = None) -> Iterator[None]:
-        """Under ZeRO-3 a parameter is whole only in here; what rank `writer` writes is kept."""
-        if not hasattr(tensor, "ds_id"):
-            yield
+    def restore(self, saved: Saved) -> None:
+        model = self._engine.module
+        saved.refuse_another_model(zero.shapes(model))
+        for its in zero.frozen(model):
+            saved.weights.read(its.name, its.start, its.values)
+        for name, values in zero.buffers(model).items():
+            saved.weights.read(name, 0, values)
+        homes = zero.homes(self._engine)
+        for home in homes:
+            saved.weights.read(home.name, home.start, home.master)
+        zero.weights_from_masters(self._engine)
+        if saved.states is None:
             return
-        import deepspeed
+        for home in homes:
+            if (scalars := saved.scalars.get(home.name)) is not None:
+                home.make_states(saved.keys, scalars)
+                for key, values in home.states().items():
+                    saved.states.read(state_name(key, home.name), home.start, values)
+        zero.set_loss_scale(self._engine, saved.loss_scale)
 
-        with deepspeed.zero.GatheredParameters([tensor], modifier_rank=writer):
-            yield
+    def _written(self, its: zero.Home | zero.Frozen, name: str, values: Tensor) -> Fragment:
+        """What this rank writes of its part: of what all ranks have, its share."""
+        if not its.replicated:
+            return Fragment(name, its.start, values)
+        first, last = (
+            values.numel() * rank // self._ranks.world_size for rank in (self._ranks.rank, self._ranks.rank + 1)
+        )
+        return Fragment(name, first, values[first:last])
 
     def optimizer_state_bytes(self) -> int:
         """Bytes of this rank's optimizer states: AdamW's two moments and, where it keeps one, the fp32 master copy."""

@@ -1,5 +1,6 @@
 """What happens between steps, and when: reports, evaluations, the best model, checkpoints, the wish to stop."""
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,7 +16,6 @@ from trainer.engine import Engine, StepStats
 from trainer.evaluate import evaluate
 from trainer.generate import questions
 from trainer.meter import Meter
-from trainer.model import export_model
 from trainer.ranks import Ranks
 from trainer.reporter import Reporter
 from trainer.state import TrainState
@@ -35,7 +35,6 @@ class Milestones:
     task: Task
     dev: Split | None
     packing: Packing | None
-    model: Any
     tokenizer: Any
     checkpoints: Checkpoints
     meter: Meter
@@ -43,7 +42,7 @@ class Milestones:
     ranks: Ranks
 
     def __post_init__(self) -> None:
-        self.saved_step: int | None = None
+        self.last_save = time.monotonic()
         self.last_dev: tuple[int, dict[str, Any]] | None = None
 
     @property
@@ -64,6 +63,8 @@ class Milestones:
     def step_done(self, state: TrainState, step: Step, stats: StepStats, *, loss: float) -> TrainState:
         """Collective: whatever is due after this step; returns the state with what was learned of the best model."""
         self.meter.add(step, stats, loss)
+        with self.meter.paused():
+            self.checkpoints.poll()
         at_end = state.step == self.num_steps
         if at_end or state.step % self.recipe.report.every_steps == 0:
             self.reporter.report(
@@ -75,26 +76,21 @@ class Milestones:
             evaluation_due = at_end or (state.step % every == 0 if every else at_epoch_end)
             if evaluation_due and self.dev is not None:
                 state = self._evaluate_dev(state, self.dev)
-            every = self.recipe.checkpoint.every_steps
-            if at_end or (state.step % every == 0 if every else evaluation_due):
+            if self._save_due(state, at_end=at_end, evaluated=evaluation_due):
                 self.save(state)
         return state
 
     def save(self, state: TrainState) -> None:
-        """Collective: publishes a checkpoint of this state, once."""
-        if self.saved_step == state.step:
-            return
+        """Collective: begins to save a checkpoint of this state, unless there is one."""
         with self.phase("saving a checkpoint"):
-            self.checkpoints.publish(self.engine, state)
-        self.saved_step = state.step
+            step, metrics = self.last_dev or (None, {})
+            self.checkpoints.save(self.engine, state, without_answers(metrics) if step == state.step else None)
+        self.last_save = time.monotonic()
 
-    def export(self, name: str, dev_metrics: Mapping[str, Any] | None = None) -> None:
-        """Collective: writes the weights as they are to RUN_DIR/export/NAME, with what dev said of them."""
-        with self.phase(f"exporting the {name} model"):
-            weights = self.engine.weights()
-            if self.ranks.is_zero:
-                export_model(self.model, weights, self.tokenizer, self.run_dir / "export" / name, dev_metrics)
-            self.ranks.barrier()
+    def finish_saving(self) -> None:
+        """Collective: waits until every checkpoint is on disk."""
+        with self.phase("saving a checkpoint"):
+            self.checkpoints.finish()
 
     def evaluate(self, name: str, split: Split, step: int) -> dict[str, Any]:
         """Collective: this split's metrics, reported."""
@@ -117,6 +113,18 @@ class Milestones:
         yield
         self.reporter.report("phase", name=None)
 
+    def _save_due(self, state: TrainState, *, at_end: bool, evaluated: bool) -> bool:
+        """Collective, for rank zero's clock is the one that counts."""
+        every, minutes = self.recipe.checkpoint.every_steps, self.recipe.checkpoint.every_minutes
+        due = at_end or state.best_step == state.step
+        if every is None and minutes is None:
+            return due or evaluated
+        if every is not None:
+            due |= state.step % every == 0
+        if minutes is not None and not due:
+            due = self.ranks.any(self.ranks.is_zero and time.monotonic() - self.last_save >= 60 * minutes)
+        return due
+
     def _evaluate_dev(self, state: TrainState, dev: Split) -> TrainState:
         metrics = self.evaluate("dev", dev, state.step)
         self.last_dev = state.step, metrics
@@ -124,7 +132,6 @@ class Milestones:
         sign = -1 if self.best_metric in self.task.lower_is_better else 1
         if state.best_value is not None and sign * value <= sign * state.best_value:
             return state
-        self.export("best", without_answers(metrics))
         return replace(state, best_step=state.step, best_value=value)
 
 

@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 
 
 class Reporter(Protocol):
-    """Takes events: `start` (num_steps, …), `phase` (name), `notice` (text), `step`, `eval` (split, …) and `done`."""
+    """Takes events: `start` (num_steps, …), `phase` (name), `notice` (text), `step`, `eval` (split, …), `checkpoint`,
+    `alert` (title, text: what a person should know at once) and `done`."""
 
     def report(self, event: str, /, **values: Any) -> None: ...
 
@@ -72,17 +73,26 @@ class Reporters:
 
 
 class JsonlReporter:
-    """One JSON object a line, on disk as soon as it is said. Not-a-number becomes null, for JSON has none."""
+    """One JSON object a line, on disk as soon as it is said. Not-a-number becomes null, for JSON has none.
+
+    Lines that the disk does not take wait for the next report, so that a full disk ends no training.
+    """
 
     def __init__(self, path: Path, resumed_step: int) -> None:
         if path.exists():
             kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _still_true(line, resumed_step)]
             write_atomically(path, "".join(f"{line}\n" for line in kept))
-        self._file = path.open("a", encoding="utf-8", buffering=1)
+        self._file = path.open("ab", buffering=0)
+        self._waiting = b""
 
     def report(self, event: str, /, **values: Any) -> None:
         line = {"event": event, "time": round(time.time(), 3), **_finite(values)}
-        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._waiting += (json.dumps(line, ensure_ascii=False) + "\n").encode()
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[self._file.write(self._waiting) or 0 :]
+        except OSError as error:
+            log.warning("metrics.jsonl: %s; its lines wait in memory", error)
 
     def close(self) -> None:
         self._file.close()
@@ -115,7 +125,7 @@ class WandbReporter:
         self._thread.start()
 
     def report(self, event: str, /, **values: Any) -> None:
-        if event not in ("step", "eval"):
+        if event not in ("step", "eval", "alert"):
             return
         try:
             self._events.put_nowait((event, values))
@@ -152,6 +162,9 @@ class WandbReporter:
             run.define_metric("*", step_metric="step")
             while (event := self._events.get()) is not None:
                 kind, values = event
+                if kind == "alert":
+                    run.alert(values["title"], values["text"], level="WARN")
+                    continue
                 prefix = "train" if kind == "step" else str(values.pop("split"))
                 step = values.pop("step")
                 shown = {key: value for key, value in values.items() if _plain(value)}
@@ -192,7 +205,9 @@ def _netrc_has_key() -> bool:
 def _still_true(line: str, resumed_step: int) -> bool:
     try:
         event = json.loads(line)
-        if event.get("event") == "eval" and resumed_step == 0:  # train.eval_at_start evaluates once more
+        if event["event"] == "alert":
+            return True
+        if event["event"] == "eval" and resumed_step == 0:  # train.eval_at_start evaluates once more
             return False
         return int(event.get("step", 0)) <= resumed_step
     except ValueError:  # the last line of a run that was killed while writing it

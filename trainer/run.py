@@ -12,21 +12,26 @@ import torch
 import transformers
 from torch import nn
 
-from trainer.checkpoint import Checkpoints, Layout, newest_step
+from trainer.background import together
+from trainer.checkpoint import Checkpoints, Policy
 from trainer.config.deepspeed import load_ds_config, resolve_ds_config
-from trainer.config.run_dir import FACTS, RESULTS, STOP, write_atomically
+from trainer.config.errors import CheckpointError
+from trainer.config.load import learning_hash
+from trainer.config.run_dir import CHECKPOINTS, EXPORT, FACTS, MODEL, RESULTS, STOP, write_atomically
 from trainer.config.schema import Recipe
-from trainer.data.prepare import Prepared, load_model_config, load_tokenizer
+from trainer.data.prepare import Prepared, Split, load_model_config, load_tokenizer
 from trainer.engine import DeepSpeedEngine, hold_ds_config
+from trainer.export import export, in_order
 from trainer.loop import fit
 from trainer.meter import Meter
 from trainer.milestones import Milestones, without_answers
-from trainer.model import calibrate, exported_dev_metrics, load_exported, load_model
+from trainer.model import keep_model_files, load_model
 from trainer.optim import OPTIMIZERS
 from trainer.packing import choose_packing
 from trainer.preflight import check_device
 from trainer.ranks import Ranks
 from trainer.reporter import Reporter, open_reporter
+from trainer.resume import Found, find_newest, first_whole, fork, restore, state_of
 from trainer.schedule import make_schedule
 from trainer.state import TrainState
 from trainer.steps import Step, train_steps, training_order
@@ -41,11 +46,15 @@ def run(recipe: Recipe, run_dir: Path, prepared: Prepared, ranks: Ranks, *, term
     """
     check_device(recipe, ranks)
     transformers.utils.logging.disable_progress_bar()  # they would fill the ranks' log files
-    resumed_step = newest_step(run_dir / "checkpoints")
-    ranks.barrier()
-    reporter = open_reporter(recipe, run_dir, ranks, resumed_step=resumed_step, terminal=terminal)
+    found = find_newest(run_dir / CHECKPOINTS, ranks)
+    if found.checkpoint is None:
+        found = fork(run_dir, learning_hash(recipe), ranks) or found
+    reporter = open_reporter(recipe, run_dir, ranks, resumed_step=found.step, terminal=terminal)
     try:
-        milestones, state, steps = _assemble(recipe, run_dir, prepared, ranks, reporter)
+        for step, problem in found.damaged.items():
+            text = f"{problem}; the run goes on from step {found.step}"
+            reporter.report("alert", title=f"the checkpoint of step {step} is passed over", text=text, step=step)
+        milestones, state, steps = _assemble(recipe, run_dir, prepared, ranks, reporter, found)
         schedule = make_schedule(recipe.optim, milestones.num_steps)
         state = fit(
             milestones.engine,
@@ -58,6 +67,7 @@ def run(recipe: Recipe, run_dir: Path, prepared: Prepared, ranks: Ranks, *, term
         )
         if state.step < milestones.num_steps:
             milestones.save(state)
+            milestones.finish_saving()
             if ranks.is_zero:
                 (run_dir / STOP).unlink(missing_ok=True)
             reporter.report("stopped", step=state.step)
@@ -72,7 +82,7 @@ def run(recipe: Recipe, run_dir: Path, prepared: Prepared, ranks: Ranks, *, term
 
 
 def _assemble(
-    recipe: Recipe, run_dir: Path, prepared: Prepared, ranks: Ranks, reporter: Reporter
+    recipe: Recipe, run_dir: Path, prepared: Prepared, ranks: Ranks, reporter: Reporter, found: Found
 ) -> tuple[Milestones, TrainState, Iterator[Step]]:
     """Collective: the model on its engine, where the run stands, and the steps that are left."""
     reporter.report("phase", name="loading the model")
@@ -84,13 +94,17 @@ def _assemble(
     packing = choose_packing(recipe, task, engine, model, ranks=ranks, reporter=reporter)
     order = training_order(train, recipe)
     num_steps = order.num_steps(recipe.train.num_epochs, recipe.train.max_steps)
-    layout = Layout(ranks.world_size, engine.zero_stage, recipe.engine.precision)
-    checkpoints = Checkpoints(
-        run_dir / "checkpoints", layout=layout, keep_last=recipe.checkpoint.keep_last, ranks=ranks
-    )
-    state = checkpoints.resume(engine)
     if ranks.is_zero:
+        keep_model_files(model, tokenizer, run_dir / MODEL)
         write_atomically(run_dir / FACTS, json.dumps(prepared.facts, ensure_ascii=False, indent=1))
+    policy = _policy(recipe, task, engine, ranks)
+    checkpoints = Checkpoints(
+        run_dir / CHECKPOINTS, policy, ranks=ranks, reporter=reporter, newest=found.step, damaged=found.damaged
+    )
+    state = TrainState()
+    if found.checkpoint is not None:
+        restore(engine, found.checkpoint)
+        state = state_of(found.checkpoint, checkpoints.complete(), policy)
     milestones = Milestones(
         recipe=recipe,
         run_dir=run_dir,
@@ -100,7 +114,6 @@ def _assemble(
         task=task,
         dev=prepared.split("dev"),
         packing=packing,
-        model=model,
         tokenizer=tokenizer,
         checkpoints=checkpoints,
         meter=Meter(num_steps, ranks.device),
@@ -112,6 +125,7 @@ def _assemble(
         step=state.step,
         num_steps=num_steps,
         num_rows=len(train),
+        data={name: {key: its[key] for key in ("rows", "tokens")} for name, its in prepared.meta["splits"].items()},
         num_parameters=engine.num_parameters,
         world_size=ranks.world_size,
         device=ranks.device.type,
@@ -144,22 +158,61 @@ def _load_engine(
     return DeepSpeedEngine(model, ds_config, make_optimizer, ranks=ranks, seed=recipe.train.seed), model
 
 
-def _finish(milestones: Milestones, state: TrainState, test: Any) -> dict[str, Any]:
-    """Collective: the last model exported; the best one evaluated on test."""
-    milestones.export("last")
-    if state.best_step is None:
-        milestones.export("best")
-    best_step = state.step if state.best_step is None else state.best_step
-    results: dict[str, Any] = {"step": state.step, "best_step": best_step}
+def _policy(recipe: Recipe, task: Task, engine: DeepSpeedEngine, ranks: Ranks) -> Policy:
+    metric = recipe.checkpoint.best_metric or task.main_metric
+    return Policy(
+        keep_last=recipe.checkpoint.keep_last,
+        keep_best=recipe.checkpoint.keep_best,
+        asynchronous=recipe.checkpoint.asynchronous,
+        metric=metric,
+        lower_is_better=metric in task.lower_is_better,
+        recipe_hash=learning_hash(recipe),
+        layout={
+            "world_size": ranks.world_size,
+            "zero_stage": engine.zero_stage,
+            "precision": recipe.engine.precision,
+        },
+    )
+
+
+def _finish(milestones: Milestones, state: TrainState, test: Split | None) -> dict[str, Any]:
+    """Collective: the best model evaluated on test; it and the last one exported, both from their checkpoints.
+
+    Raises CheckpointError if the end of the training could not be saved, or the models not be exported.
+    """
+    milestones.finish_saving()
+    ranks, recipe, run_dir = milestones.ranks, milestones.recipe, milestones.run_dir
+    complete = milestones.checkpoints.complete() if ranks.is_zero else []
+    last = first_whole([its for its in complete if its.step == state.step], ranks)
+    best = first_whole(in_order(complete, recipe), ranks)
+    if last is None or best is None:
+        raise CheckpointError(
+            f"the training is done, but its end is not on disk; make room in {run_dir} and start it again: what came "
+            "after the newest checkpoint is done again"
+        )
+    if state.best_step is not None and best.step != state.best_step:
+        milestones.reporter.report(
+            "alert",
+            title=f"the best model is not that of step {state.best_step}",
+            text=f"its checkpoint is not there; the best one that is there is of step {best.step}",
+            step=state.step,
+        )
+    results: dict[str, Any] = {"step": state.step, "best_step": best.step}
     if state.dev_at_start is not None:
         results["dev_at_start"] = state.dev_at_start
-    if milestones.dev is not None:
-        results["dev"] = exported_dev_metrics(milestones.run_dir / "export" / "best")
-    if best_step != state.step:
-        folder = milestones.run_dir / "export" / "best"
-        best = load_exported(milestones.recipe, milestones.task, milestones.tokenizer, folder)
-        milestones.engine.set_weights(best)
-    calibrate(milestones.task, milestones.run_dir / "export" / "best")
+    if (dev_metrics := best.manifest.dev_metrics) is not None:
+        results["dev"] = dict(dev_metrics)
+        milestones.task.calibrate(dev_metrics)
+    if best.step != state.step:
+        restore(milestones.engine, best, weights_only=True)
     if test is not None:
-        results["test"] = without_answers(milestones.evaluate("test", test, best_step))
+        results["test"] = without_answers(milestones.evaluate("test", test, best.step))
+
+    def write() -> None:
+        if ranks.is_zero:
+            export(run_dir, best, run_dir / EXPORT / "best", recipe=recipe, results=results)
+            export(run_dir, last, run_dir / EXPORT / "last", recipe=recipe)
+
+    with milestones.phase("exporting the models"):
+        together(ranks, write)
     return results

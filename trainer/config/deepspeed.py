@@ -347,7 +347,9 @@ def _zero_faults(config: Mapping[str, Any]) -> Iterator[str]:
         return
     for block, lowest in (("offload_param", 3), ("offload_optimizer", 1)):
         device = (zero.get(block) or {}).get("device", "none")
-        if device not in ("none", "auto") and stage < lowest:
+        if device == "nvme":
+            yield f"zero_optimization.{block}.device: checkpoints do not reach what is on nvme; write cpu"
+        elif device not in ("none", "auto") and stage < lowest:
             yield f"zero_optimization.{block}: needs stage {lowest} or above, got stage {stage}"
 
 
