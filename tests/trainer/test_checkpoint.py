@@ -73,15 +73,16 @@ def test_what_is_due_is_saved_and_the_last_and_the_best_stay(
     assert steps_on_disk(tmp_path) == sorted({*sorted(due | new_bests)[-keep_last:], *(step for _, step in best)})
 
 
-def hold_writers(until: Callable[[], bool]) -> None:
+def hold_writers(until: Callable[[], bool], patience_s: float) -> None:
     """Breaks this process: a disk that takes nothing until then."""
     write = checkpoint.write_fragments
 
     def held(*args: Any) -> None:
-        for _ in range(100):
+        began = time.monotonic()
+        while time.monotonic() - began < patience_s:
             if until():
                 return write(*args)
-            time.sleep(0.05)
+            time.sleep(0.01)
         raise TimeoutError("the training waited for the disk")
 
     checkpoint.write_fragments = held
@@ -93,10 +94,11 @@ def test_a_step_waits_for_the_copy_and_not_for_the_disk(tiny: Path, tmp_path: Pa
         tiny, "checkpoint.every_steps=2", "train.max_steps=5", f"checkpoint.asynchronous={asynchronous}".lower()
     )
 
-    def three_steps_later() -> bool:
+    def two_steps_later() -> bool:
         return events(tmp_path, "step")[-1]["step"] >= 4
 
-    train(recipe, tmp_path, world_size=1, before=lambda: hold_writers(three_steps_later))
+    patience_s = 60 if asynchronous else 0.5
+    train(recipe, tmp_path, world_size=1, before=lambda: hold_writers(two_steps_later, patience_s))
     said = [(event["event"], event["step"]) for event in events(tmp_path, "step", "checkpoint", "alert")]
     if asynchronous:
         # One at a time: that of step 4 begins when that of step 2 is there.
