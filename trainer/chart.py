@@ -64,7 +64,8 @@ def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     span = high - low
     if span <= max(1e-9 * max(abs(low), abs(high)), 1e-30):  # a flat line gets some room above and below
         room = max(abs(high), 1e-30) if high else 1.0
-        low, high, span = low - room / 2, high + room / 2, room
+        low, high = low - room / 2, high + room / 2
+        span = high - low
     power = 10.0 ** math.floor(math.log10(span / wanted))
     step = next(power * factor for factor in (1, 2, 5, 10) if span / (power * factor) <= wanted)
     first, last = math.floor(low / step), math.ceil(high / step)

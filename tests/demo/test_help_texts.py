@@ -1,50 +1,75 @@
-"""Help pages become pairs of paragraphs: no code, no words that run together, no page in two splits."""
+"""The help texts are what people read, in both languages, and a page is in one split."""
 
 import json
+import shutil
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from demo.help_texts import Pair, is_translation, pairs, paragraphs, write_splits
+from demo import help_texts
+from demo.fetch import CACHE, FetchError
+from demo.help_texts import (
+    PACKAGES,
+    SPLITS,
+    Pair,
+    fetch_packages,
+    is_translation,
+    pairs,
+    paragraphs,
+    prepare,
+    write_splits,
+)
 
-PAGE = """
-<h1 id="hd_id1">Opening a <b>new</b> file</h1>
-<p id="par_id2" class="paragraph">Choose <span>File</span> - <span>Open</span>.</p>
-<p id="par_id3" class="code">Sub Main</p>
-<p id="par_id4">Press <span>Command</span><span>Ctrl</span>+O.</p>
-<p id="par_id5">Twice</p><p id="par_id5">Twice again</p>
-<p>No id</p>
-"""
+PAGE = """<html><body>
+<h1 id="hd_id1" dir="auto"><a name="h1"></a>Date &amp; Time</h1>
+<p id="par_id2" class="paragraph">Choose <span class="emph">Insert</span> - <span>Function</span>
+  &#8211; or press<br>a key.</p>
+<p id="par_id3" class="paragraph">Hold down <span>Command</span><span>Ctrl</span> and click.</p>
+<p id="par_id4" class="code">Sub Main<br>End Sub</p>
+<p class="paragraph">no id</p>
+<p id="par_id5">twice</p><p id="par_id5">twice</p>
+<p id="par_id6">在「<span>选项</span>」下</p>
+<p id="par_id7">L'<span>onglet</span></p>
+</body></html>"""
 
 
-def test_a_page_gives_the_paragraphs_that_can_be_used() -> None:
-    assert paragraphs(PAGE) == {"hd_id1": "Opening a new file", "par_id2": "Choose File - Open."}
+def test_paragraphs_are_the_texts_that_can_be_used() -> None:
+    assert paragraphs(PAGE) == {
+        "hd_id1": "Date & Time",
+        "par_id2": "Choose Insert - Function – or press a key.",
+        "par_id6": "在「选项」下",
+        "par_id7": "L'onglet",
+    }
 
 
 @pytest.mark.parametrize(
     ("english", "translation", "language", "expected"),
     [
-        ("Choose the file that you want.", "Choisissez le fichier désiré.", "fr", True),
-        ("Choose the file that you want.", "选择所需的文件。", "zh", True),
-        ("Choose the file that you want.", "Choose the file that you WANT.", "fr", False),
-        ("Choose the file that you want.", "Choose the file, 好。", "zh", False),
-        ("Too short.", "Trop court.", "fr", False),
-        ("1 + 2 = 3 ; 4 + 5 = 9", "1 + 2 = 3 et 4 + 5 = 9", "fr", False),
-        ("Choose the file that you want.", "", "fr", False),
+        ("Scrolls text from left to right.", "Fait défiler le texte de gauche à droite.", "fr", True),
+        ("Scrolls text from left to right.", "从左向右滚动文字。", "zh", True),
+        ("Scrolls text from left to right.", "Scrolls Text from left to right.", "fr", False),
+        ("Scrolls text from left to right.", "This text in 中文 is in English still, but for a word.", "zh", False),
+        ("Scrolls text to right.", "Fait défiler.", "fr", False),
+        ("word " * 41, "mot " * 41, "fr", False),
+        ("=SLN(50000;3,500;84) = 553.57 of 100 200 300", "=AMORLIN(50000;3500;84) = 553,57 de 100 200", "fr", False),
+        ("Scrolls text from left to right.", "", "fr", False),
+        ("Scrolls text from left to right.", "Fait", "fr", False),
     ],
 )
-def test_only_what_looks_like_a_translation_is_kept(
-    english: str, translation: str, language: str, expected: bool
-) -> None:
+def test_what_is_a_translation(english: str, translation: str, language: str, expected: bool) -> None:
     assert is_translation(english, translation, language) is expected
 
 
-def test_paragraphs_meet_by_page_and_id_and_no_text_comes_twice() -> None:
-    english = {("a", "1"): "Choose the file that you want.", ("b", "9"): "choose the file that you want."}
-    french = {("a", "1"): "Choisissez le fichier désiré.", ("b", "9"): "Choisissez le fichier désiré."}
-    assert list(pairs(english, french, "fr")) == [
-        Pair("a", "Choose the file that you want.", "Choisissez le fichier désiré.")
-    ]
+def test_an_english_text_is_there_once_with_the_translation_of_its_own_paragraph() -> None:
+    english = {
+        ("a", "1"): "Sets the width of cells.",
+        ("b", "1"): "Sets the width of Cells.",
+        ("b", "2"): "One two three four five",
+    }
+    french = {("a", "1"): "Définit la largeur.", ("b", "1"): "Une autre largeur.", ("c", "2"): "Un deux trois quatre"}
+    assert list(pairs(english, french, "fr")) == [Pair("a", "Sets the width of cells.", "Définit la largeur.")]
 
 
 def test_a_page_is_in_one_split_as_a_whole(tmp_path: Path) -> None:
@@ -55,3 +80,72 @@ def test_a_page_is_in_one_split_as_a_whole(tmp_path: Path) -> None:
     }
     assert sum(map(len, pages.values())) == 100 and len(set.union(*pages.values())) == 100
     assert len(pages["train"]) > 80
+
+
+def test_a_machine_without_apt_is_told_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    with pytest.raises(FetchError, match=f"no apt-get and dpkg-deb.*`apt-get download.*into {tmp_path}"):
+        fetch_packages(tmp_path)
+
+
+def test_what_apt_says_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> Any:
+        return subprocess.CompletedProcess([], 100, "", "Reading\nE: Unable to locate package libreoffice-help-fr\n")
+
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr("subprocess.run", fails)
+    with pytest.raises(
+        FetchError, match=r"apt-get update` failed \(Unable to locate package libreoffice-help-fr\); or, on"
+    ):
+        fetch_packages(tmp_path)
+
+
+def test_packages_that_are_there_are_taken_all_of_one_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: pytest.fail("something was started"))
+    for package in PACKAGES.values():
+        (tmp_path / f"{package}_7.4_all.deb").touch()
+    (tmp_path / "libreoffice-help-fr_7.5_all.deb").touch()
+    assert {path.name.partition("_")[2] for path in fetch_packages(tmp_path).values()} == {"7.4_all.deb"}
+
+
+def test_a_package_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bad.deb").write_bytes(b"not a package")
+    with pytest.raises(FetchError, match=r"bad\.deb cannot be read \(.*\); delete it"):
+        help_texts.read_help(tmp_path / "bad.deb", tmp_path, "fr")
+
+
+@pytest.fixture(scope="module")
+def real() -> Path | None:
+    """The folder of the real texts; None on a machine without apt-get, where it has to be said that there are none."""
+    if shutil.which("apt-get") is None:
+        with pytest.raises(FetchError, match="no apt-get"):
+            prepare()
+        return None
+    prepare()
+    return CACHE / "demo" / "help_texts"
+
+
+@pytest.mark.parametrize(("language", "least"), [("fr", 15_000), ("zh", 10_000)])
+def test_the_real_splits_share_neither_a_text_nor_a_page(real: Path | None, language: str, least: int) -> None:
+    if real is None:
+        return
+    rows = {
+        split: [json.loads(line) for line in (real / f"en-{language}" / f"{split}.jsonl").open(encoding="utf-8")]
+        for split in ("train", *SPLITS)
+    }
+    for key in (lambda row: row["page"], lambda row: row["translation"]["en"].casefold()):
+        found = [{key(row) for row in its} for its in rows.values()]
+        assert sum(map(len, found)) == len(set.union(*found))
+    assert len(rows["train"]) > least
+    assert all(200 < len(rows[split]) < 900 for split in SPLITS)
+    assert all(row["translation"].keys() == {"en", language} for its in rows.values() for row in its)
+
+
+def test_preparing_again_reads_no_package(real: Path | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if real is None:
+        return
+    before = prepare()
+    monkeypatch.setattr("demo.help_texts.read_help", lambda *_: pytest.fail("a package was read again"))
+    assert prepare() == before
+    assert f"{real.name}/en-fr/test.jsonl" in before
+    assert f"\n{PACKAGES['fr']}_" in (real / "README.txt").read_text()

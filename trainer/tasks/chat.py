@@ -17,7 +17,7 @@ from trainer.tasks import causal, rouge
 from trainer.tasks.chat_templates import CHAT_TEMPLATES, install
 from trainer.tasks.conversations import COLUMNS, Conversation, format_of, read_conversation
 from trainer.tasks.languages import NUM_LOOKED_AT, bleu_tokenizer
-from trainer.tasks.task import Example, Generation, Piece, Scores, TaskOptions
+from trainer.tasks.task import TRUNCATED, Example, Generation, Piece, Scores, TaskOptions
 from trainer.tasks.text_scores import TextScores
 from trainer.tasks.turns import Turn, TurnError, Turns, Written
 
@@ -234,7 +234,8 @@ class Chat:
         end = min(last.end, max_tokens)
         reference = self._tokenizer.decode(written.ids[last.start : last.end], skip_special_tokens=True)
         example = causal.example_of(written.ids[:end], weights[:end])
-        return [example | {"prompt_tokens": last.start, "reference": str(reference).strip()}]
+        cut = len(written.ids) > max_tokens or len(written.replies) < sum(weight > 0 for weight in conversation.weights)
+        return [example | {"prompt_tokens": last.start, "reference": str(reference).strip(), TRUNCATED: cut}]
 
     def _question(self, row: Row, conversation: Conversation, max_tokens: int, faults: Faults) -> list[Example]:
         try:

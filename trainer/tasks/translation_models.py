@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from trainer.config.errors import DataError
 from trainer.tasks import causal
+from trainer.tasks.conversations import Conversation
 from trainer.tasks.languages import english_name, find_tag, primary
 from trainer.tasks.task import IGNORED, TRUNCATED, Example, Piece, frame_of, texts_of
+from trainer.tasks.turns import Turns
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from trainer.data.batch import Batch
     from trainer.tasks.translation import TranslationOptions
 
+ANY_LENGTH = 10**9
 PROMPT = "Translate from {source_language} to {target_language}:\n{source}\n"
 
 
@@ -196,15 +199,20 @@ class Causal:
         has_template = bool(tokenizer.chat_template)
         if options.use_chat_template and not has_template:
             raise DataError("task.use_chat_template: the tokenizer has no chat template")
-        self._is_chat = has_template if options.use_chat_template is None else options.use_chat_template
+        is_chat = has_template if options.use_chat_template is None else options.use_chat_template
         if tokenizer.eos_token_id is None:
             raise DataError("model.path: the tokenizer has no eos_token: the model would not learn when to stop")
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         self._pad_id: int = tokenizer.pad_token_id
         self._end: int = tokenizer.eos_token_id
-        if self._is_chat:
-            self._end = self._end_of_turn()
+        self._turns: Turns | None = None
+        if is_chat:
+            try:
+                self._turns = Turns(tokenizer, {})
+            except DataError as error:
+                raise DataError(f"{error}; or set task.use_chat_template=false") from error
+            self._end = self._turns.end_of_turn
         self.settings: Mapping[str, Any] = {"eos_token_id": sorted({self._end, tokenizer.eos_token_id})}
 
     def check(self, config: PreTrainedConfig) -> None:
@@ -236,14 +244,12 @@ class Causal:
 
     def _prompts(self, sources: Sequence[str]) -> list[list[int]]:
         texts = [self._prompt.format(source=source, **self._languages) for source in sources]
-        if not self._is_chat:
+        if self._turns is None:
             ids: list[list[int]] = self._tokenizer(texts, verbose=False)["input_ids"]
             # Some tokenizers end every text; this one goes on.
             return [its[:-1] if its[-1] == self._tokenizer.eos_token_id else its for its in ids]
-        asked = [self._written([{"role": "user", "content": text.strip()}], ask=True) for text in texts]
-        # The template has written all special tokens already.
-        chats: list[list[int]] = self._tokenizer(asked, add_special_tokens=False, verbose=False)["input_ids"]
-        return chats
+        asked = [Conversation(messages=[{"role": "user", "content": text.strip()}], weights=[0.0]) for text in texts]
+        return [self._turns.prompt(conversation, ANY_LENGTH) for conversation in asked]
 
     def _shortened(self, source: str, max_tokens: int) -> list[int]:
         """The prompt with as much of the source as fits."""
@@ -255,26 +261,6 @@ class Causal:
                 raise DataError(f"data.max_tokens: {max_tokens} leaves no room for a source within the prompt")
             (prompt,) = self._prompts([str(self._tokenizer.decode(ids, skip_special_tokens=True))])
         return prompt
-
-    def _end_of_turn(self) -> int:
-        """The special token that the chat template ends a reply with."""
-        mark = "q7Xz"
-        said = self._written([{"role": "user", "content": "a"}, {"role": "assistant", "content": mark}], ask=False)
-        after: list[int] = self._tokenizer(said.rpartition(mark)[2], add_special_tokens=False)["input_ids"]
-        added = self._tokenizer.added_tokens_decoder
-        return next((token for token in after if token in added), self._end)
-
-    def _written(self, messages: list[dict[str, str]], *, ask: bool) -> str:
-        from jinja2 import TemplateError
-
-        try:
-            text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=ask, tokenize=False)
-        except TemplateError as error:
-            raise DataError(
-                f"model.path: the chat template refuses a prompt and its answer ({error}); set "
-                "task.use_chat_template=false"
-            ) from error
-        return str(text)
 
     def num_tokens(self, example: Example) -> int:
         return len(example["input_ids"])

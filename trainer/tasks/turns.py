@@ -62,9 +62,6 @@ class Turns:
         self._tokenizer = tokenizer
         self._arguments = dict(arguments)
         self._inserted = ""
-        self._can_cut = True
-        framed = "".join(f"a{token}a {token} \n" for token in self._framing) or "a"
-        self._can_cut = self._ids([framed]) == self._encode([framed])
         probe = Conversation(messages=[_says("user", "a"), _says("assistant", MARK)], weights=[0, 1])
         try:
             (turn,) = self.texts(probe, [1])
@@ -201,21 +198,15 @@ class Turns:
         """
         pieces = [self._pieces(text) for text in texts]
         unique = list(dict.fromkeys(piece for its in pieces for piece in its))
-        ids_of = dict(zip(unique, self._encode(unique), strict=True))
+        # Without special tokens of the tokenizer's own: the template has written them all.
+        how = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
+        encoded = self._tokenizer(unique, **how)["input_ids"] if unique else []
+        ids_of: dict[str, list[int]] = dict(zip(unique, encoded, strict=True))
         return [[token for piece in its for token in ids_of[piece]] for its in pieces]
 
-    def _encode(self, texts: list[str]) -> list[list[int]]:
-        # Without special tokens of the tokenizer's own: the template has written them all.
-        if not texts:
-            return []
-        ids: list[list[int]] = self._tokenizer(
-            texts, add_special_tokens=False, verbose=False, return_attention_mask=False
-        )["input_ids"]
-        return ids
-
     def _pieces(self, text: str) -> list[str]:
-        """The text, cut before each special token if that changes nothing."""
-        if not self._can_cut or self._special is None:
+        """The text, cut before each special token: a tokenizer cuts there too, before it looks at anything else."""
+        if self._special is None:
             return [text]
         starts = [0, *(match.start() for match in self._special.finditer(text)), len(text)]
         return [text[start:end] for start, end in pairwise(starts) if start < end]

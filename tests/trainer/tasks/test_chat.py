@@ -36,7 +36,7 @@ from trainer.predict import find_model, open_model
 from trainer.predict import main as predict
 from trainer.ranks import Ranks
 from trainer.tasks.chat import Chat, ChatOptions
-from trainer.tasks.task import IGNORED
+from trainer.tasks.task import IGNORED, TRUNCATED
 
 WORDS = ["red", "green", "blue", "grey", "stop", "go", "wait", "and"]
 SIGNS = {"red": "stop", "green": "go", "grey": "wait"}
@@ -177,6 +177,22 @@ def test_new_tokens_have_the_same_embeddings_sharded_or_not(tmp_path: Path) -> N
         assert torch.equal(embeddings, head) == tied
         for matrix in (embeddings, head):
             assert torch.allclose(matrix[260:], matrix[:260].mean(0).expand(4, 32), atol=1e-3)
+
+
+def test_a_sharded_run_with_new_tokens_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    write_plain(tmp_path / "model", num_rows=258)
+    for split in ("train", "dev", "test"):
+        write_signs(tmp_path / f"{split}.jsonl", 24, seed=1)
+    recipe = recipe_of(
+        tmp_path, "engine.deepspeed=zero3", "train.max_steps=3", "data.max_tokens=200", chat_template="chatml",
+        generate_dev_rows=0, generate_test_rows=0,
+    )  # fmt: skip
+    _, unbroken = runs.train(recipe, tmp_path / "unbroken", world_size=2)
+    (tmp_path / "broken").mkdir()
+    stopped, _ = runs.train(recipe, tmp_path / "broken", world_size=2, before=(tmp_path / "broken" / "stop").touch)
+    ended, its = runs.train(recipe, tmp_path / "broken", world_size=2)
+    assert (stopped, ended) == ([False, False], [True, True])
+    assert curve(its) == curve(unbroken) and len(curve(its)) == 3
 
 
 @pytest.fixture(scope="module")
@@ -374,6 +390,21 @@ def test_a_long_conversation_is_learned_up_to_the_limit_and_dropped_if_no_reply_
 ) -> None:
     task = task_of(plain, chat_template="chatml", train_on="all")
     assert learned(task, row(**ROWS), max_tokens) == expected
+
+
+@pytest.mark.parametrize("max_tokens", [230, 700, 1_000_000])
+def test_a_conversation_that_goes_on_for_ever_is_learned_up_to_the_limit(plain: Path, max_tokens: int) -> None:
+    task = task_of(plain, chat_template="chatml")
+    rounds = [message for number in range(60) for message in (u(f"q{number}"), a(f"r{number}"))]
+    ask, expected = "<|im_start|>user\nq{}<|im_end|>\n<|im_start|>assistant\n", ""
+    for number in range(60):
+        expected += f"{dots(ask.format(number))}r{number}!"
+        expected += "."  # the line end after an end of turn
+    taught = learned(task, row(messages=rounds), max_tokens)
+    assert taught is not None
+    assert taught.replace("<|im_end|>", "!") == expected[:max_tokens].rstrip(".")
+    ((example,),) = task.encode([row(messages=rounds)], max_tokens, labelled=True)
+    assert example[TRUNCATED] == (max_tokens < 1_000_000)
 
 
 def test_what_is_asked_under_evaluation_is_the_last_reply_that_is_learned(plain: Path) -> None:
