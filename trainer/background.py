@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 
 from trainer.config.errors import ShardtuneError
 from trainer.ranks import Ranks
+from trainer.watchdog import beat
 
 T = TypeVar("T")
 
@@ -37,6 +38,7 @@ class Background(Generic[T]):
         traceback.
         """
         while not self.is_done():
+            beat()  # a slow disk is no hang; one that never answers holds whoever waits for it, and no signal ends that
             time.sleep(POLL_S)
         self._pool.shutdown()
         failure = self._future.exception()

@@ -8,7 +8,7 @@ is an alert: the training goes on, and the checkpoints that are there stay.
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +118,21 @@ class Checkpoints:
         self._saving = _Save(manifest, began, work, stall_s=time.monotonic() - began)
         if not self._policy.asynchronous:
             self.finish()
+
+    def amend(self, state: TrainState, dev_metrics: Mapping[str, Any]) -> None:
+        """Collective: adds to the checkpoint of this state's step, the newest, what dev has said of it since."""
+        its = Checkpoint(self._folder / f"step-{state.step}")
+
+        def write() -> _Outcome:
+            if self._ranks.is_zero:
+                manifest = replace(its.manifest, state=state, dev_metrics=dev_metrics)
+                write_atomically(its.path / MANIFEST, render_manifest(manifest))
+            return _Outcome()
+
+        problem = self._ranks.gather(_attempt(write))[0].problem
+        if problem is not None:
+            title = f"what dev says of step {state.step} is not in its checkpoint"
+            self._reporter.report("alert", title=title, text=problem, step=state.step)
 
     def poll(self) -> None:
         """Collective: takes what is being written a stage further, if all ranks are done with the last.

@@ -4,6 +4,7 @@ The loop speaks to the Engine protocol; which ZeRO stage, precision or offload i
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +29,8 @@ class StepStats:
     grad_norm: float
     """2-norm of the gradient of the step's mean loss, over all parameters, before clipping."""
     applied: bool
-    """False if fp16's loss scaling overflowed and the weights stayed as they were."""
+    """False if the weights stayed as they were: the gradient was no finite number, on whichever rank (in fp16, with the
+    loss scale that it had), or the step is left out."""
 
 
 class Engine(Protocol):
@@ -37,7 +39,7 @@ class Engine(Protocol):
     num_parameters: int
 
     def begin_step(self, number: int, *, num_micro_batches: int) -> None:
-        """Says how many forward and backward passes make up this step."""
+        """Says how many forward and backward passes make up this step; with none, it is left out."""
 
     def forward(self, batch: Batch) -> Any:
         """The model's output."""
@@ -88,7 +90,7 @@ class DeepSpeedEngine:
         self._takes_norm_itself = self.zero_stage == 0 and not any(
             ds_config.get(precision, {}).get("enabled") for precision in ("bf16", "fp16")
         )
-        self._left = 0
+        self._left, self._is_left_out = 0, False
         self.num_parameters = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
         open_deepspeed()
         trained = [p for p in model.parameters() if p.requires_grad]
@@ -101,7 +103,7 @@ class DeepSpeedEngine:
         # Dropout's random numbers follow from (seed, step, rank): nothing to save, and a resumed run repeats them.
         torch.manual_seed(((self._seed << 40) + (number << 16) + self._ranks.rank) % 2**63)
         self._engine.train()
-        self._left = num_micro_batches
+        self._left, self._is_left_out = num_micro_batches, num_micro_batches == 0
         self._engine.set_gradient_accumulation_boundary(self._left == 1)
 
     def forward(self, batch: Batch) -> Any:
@@ -109,7 +111,10 @@ class DeepSpeedEngine:
 
     def backward(self, loss_sum: Tensor, *, num_targets: float) -> None:
         # DeepSpeed averages over the ranks; the gradient has to be the mean over all targets of all ranks.
-        self._engine.backward(loss_sum * (self._ranks.world_size / num_targets))
+        scale = self._ranks.world_size / num_targets
+        # An infinite loss can have a finite gradient (that of a target with probability 0). It shall have none, for by
+        # the gradient all ranks know in step(), and no device has to be waited for here.
+        self._engine.backward(loss_sum * torch.where(loss_sum.detach().isfinite(), scale, math.nan))
         self._left -= 1
         if self._left:
             self._engine.step()  # between micro-batches: counts the pass, updates nothing
@@ -117,12 +122,19 @@ class DeepSpeedEngine:
 
     def step(self, *, lr: float) -> StepStats:
         assert self._left == 0, "engine.step() before the step's last micro-batch"
+        if self._is_left_out:
+            return StepStats(lr, math.nan, applied=False)
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
         norm = self._own_grad_norm() if self._takes_norm_itself else None
+        if norm is not None and not math.isfinite(norm):
+            self._engine.zero_grad()  # the one layout in which DeepSpeed (0.19.8) does not look for itself
+            return StepStats(lr, math.inf, applied=False)
         self._engine.step()
+        if not self._engine.was_step_applied():
+            return StepStats(lr, math.inf, applied=False)
         norm = self._engine.get_global_grad_norm() if norm is None else norm
-        return StepStats(lr, float(norm) if norm is not None else float("nan"), self._engine.was_step_applied())
+        return StepStats(lr, float(norm) if norm is not None else math.nan, applied=True)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

@@ -30,6 +30,10 @@ class Reporter(Protocol):
 
     def report(self, event: str, /, **values: Any) -> None: ...
 
+    def go_back(self, step: int) -> None:
+        """Takes back what was said of later steps, for they will be done again."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -53,6 +57,9 @@ class NullReporter:
     def report(self, event: str, /, **values: Any) -> None:
         pass
 
+    def go_back(self, step: int) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
@@ -67,6 +74,10 @@ class Reporters:
         for reporter in self._reporters:
             reporter.report(event, **values)
 
+    def go_back(self, step: int) -> None:
+        for reporter in self._reporters:
+            reporter.go_back(step)
+
     def close(self) -> None:
         for reporter in self._reporters:
             reporter.close()
@@ -79,9 +90,9 @@ class JsonlReporter:
     """
 
     def __init__(self, path: Path, resumed_step: int) -> None:
+        self._path = path
         if path.exists():
-            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _still_true(line, resumed_step)]
-            write_atomically(path, "".join(f"{line}\n" for line in kept))
+            _keep_what_is_true(path, resumed_step)
         self._file = path.open("ab", buffering=0)
         self._waiting = b""
 
@@ -93,6 +104,15 @@ class JsonlReporter:
                 self._waiting = self._waiting[self._file.write(self._waiting) or 0 :]
         except OSError as error:
             log.warning("metrics.jsonl: %s; its lines wait in memory", error)
+
+    def go_back(self, step: int) -> None:
+        try:
+            _keep_what_is_true(self._path, step)
+        except OSError as error:
+            log.warning("metrics.jsonl: %s; it has lines of steps that are done again", error)
+            return
+        self._file.close()
+        self._file = self._path.open("ab", buffering=0)
 
     def close(self) -> None:
         self._file.close()
@@ -106,6 +126,9 @@ class TerminalReporter:
 
     def report(self, event: str, /, **values: Any) -> None:
         self._progress.show({"event": event, **values})
+
+    def go_back(self, step: int) -> None:
+        pass  # the bar goes back with the next step
 
     def close(self) -> None:
         self._progress.close()
@@ -131,6 +154,9 @@ class WandbReporter:
             self._events.put_nowait((event, values))
         except queue.Full:
             self._num_dropped += 1
+
+    def go_back(self, step: int) -> None:
+        pass  # W&B keeps what it was told; the steps that are done again are drawn over it
 
     def close(self) -> None:
         """Waits for what is still to be sent, but not for ever."""
@@ -200,6 +226,11 @@ def _netrc_has_key() -> bool:
         return netrc.netrc().authenticators(os.environ.get("WANDB_HOST", "api.wandb.ai")) is not None
     except (OSError, netrc.NetrcParseError):
         return False
+
+
+def _keep_what_is_true(path: Path, step: int) -> None:
+    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _still_true(line, step)]
+    write_atomically(path, "".join(f"{line}\n" for line in kept))
 
 
 def _still_true(line: str, resumed_step: int) -> bool:

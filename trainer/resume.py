@@ -42,6 +42,11 @@ class Found:
     def step(self) -> int:
         return self.checkpoint.step if self.checkpoint else 0
 
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether dev was asked of it."""
+        return self.checkpoint is not None and self.checkpoint.manifest.dev_metrics is not None
+
 
 def find_newest(folder: Path, ranks: Ranks) -> Found:
     """Collective: the newest checkpoint that is complete and as it was written; each rank reads a part of its bytes."""
@@ -55,10 +60,12 @@ def find_newest(folder: Path, ranks: Ranks) -> Found:
     return Found(None, damaged)
 
 
-def first_whole(checkpoints: Sequence[Checkpoint], ranks: Ranks) -> Checkpoint | None:
-    """Collective: the first of these, as rank zero has them, whose weights are as they were written."""
+def first_whole(
+    checkpoints: Sequence[Checkpoint], ranks: Ranks, kinds: Sequence[str] = (WEIGHTS,)
+) -> Checkpoint | None:
+    """Collective: the first of these, as rank zero has them, whose files of these kinds are as they were written."""
     paths: list[Path] = ranks.gather([its.path for its in checkpoints])[0]
-    return next((Checkpoint(path) for path in paths if _problem(path, (WEIGHTS,), ranks) is None), None)
+    return next((Checkpoint(path) for path in paths if _problem(path, kinds, ranks) is None), None)
 
 
 def restore(engine: Engine, checkpoint: Checkpoint, *, weights_only: bool = False) -> None:

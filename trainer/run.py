@@ -4,7 +4,7 @@ The composition root: the only module that may import every other.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -19,10 +19,13 @@ from trainer.config.errors import CheckpointError
 from trainer.config.load import learning_hash
 from trainer.config.run_dir import CHECKPOINTS, EXPORT, FACTS, MODEL, RESULTS, STOP, write_atomically
 from trainer.config.schema import Recipe
+from trainer.culprits import Culprits
 from trainer.data.prepare import Prepared, Split, load_model_config, load_tokenizer
 from trainer.engine import DeepSpeedEngine, hold_ds_config
 from trainer.export import export, in_order
+from trainer.guard import Guard, RolledBack
 from trainer.loop import fit
+from trainer.memory import memory_said
 from trainer.meter import Meter
 from trainer.milestones import Milestones, without_answers
 from trainer.model import keep_model_files, load_model
@@ -34,15 +37,23 @@ from trainer.reporter import Reporter, open_reporter
 from trainer.resume import Found, find_newest, first_whole, fork, restore, state_of
 from trainer.schedule import make_schedule
 from trainer.state import TrainState
-from trainer.steps import Step, train_steps, training_order
+from trainer.steps import Step, rows_alone, train_steps, training_order
+from trainer.stop import Stop, StopAsked
 from trainer.tasks import TASKS, Task
+from trainer.watchdog import watching
+
+StepsFrom = Callable[[TrainState], Iterator[Step]]
+"""The steps that are left when a training stands there."""
 
 
-def run(recipe: Recipe, run_dir: Path, prepared: Prepared, ranks: Ranks, *, terminal: TextIO | None = None) -> bool:
+def run(
+    recipe: Recipe, run_dir: Path, prepared: Prepared, ranks: Ranks, stop: Stop, *, terminal: TextIO | None = None
+) -> bool:
     """Collective: trains the recipe from where the run directory stands; whether it came to its end.
 
-    False means that it was asked to stop: a checkpoint is saved, and the same call goes on from it. Raises DataError,
-    ConfigError or CheckpointError for what a user has to mend.
+    False means that it was asked to stop: a checkpoint is saved, and the same call goes on from it. A wish that comes
+    while there is nothing to save raises StopAsked. Raises DataError, ConfigError, CheckpointError or TrainingError
+    for what a user has to mend.
     """
     check_device(recipe, ranks)
     transformers.utils.logging.disable_progress_bar()  # they would fill the ranks' log files
@@ -54,25 +65,16 @@ def run(recipe: Recipe, run_dir: Path, prepared: Prepared, ranks: Ranks, *, term
         for step, problem in found.damaged.items():
             text = f"{problem}; the run goes on from step {found.step}"
             reporter.report("alert", title=f"the checkpoint of step {step} is passed over", text=text, step=step)
-        milestones, state, steps = _assemble(recipe, run_dir, prepared, ranks, reporter, found)
-        schedule = make_schedule(recipe.optim, milestones.num_steps)
-        state = fit(
-            milestones.engine,
-            milestones.task,
-            steps,
-            milestones.begin(state),
-            schedule=schedule,
-            ranks=ranks,
-            milestones=milestones,
-        )
-        if state.step < milestones.num_steps:
-            milestones.save(state)
-            milestones.finish_saving()
-            if ranks.is_zero:
-                (run_dir / STOP).unlink(missing_ok=True)
-            reporter.report("stopped", step=state.step)
-            return False
-        results = _finish(milestones, state, prepared.split("test"))
+        milestones, steps_from = _assemble(recipe, run_dir, prepared, ranks, reporter, found, stop)
+        stop.note_only()
+        with watching(run_dir, ranks.rank, recipe.faults.hang_s):
+            try:
+                with memory_said(recipe, milestones.task, ranks, lambda: milestones.shape):
+                    _train(milestones, steps_from, evaluated=found.is_evaluated)
+                    results = _finish(milestones, milestones.state, prepared.split("test"))
+            except StopAsked:
+                _save_and_stop(milestones)
+                return False
         if ranks.is_zero:
             write_atomically(run_dir / RESULTS, json.dumps(results, indent=1))
         reporter.report("done", **results)
@@ -81,16 +83,45 @@ def run(recipe: Recipe, run_dir: Path, prepared: Prepared, ranks: Ranks, *, term
         reporter.close()
 
 
+def _train(milestones: Milestones, steps_from: StepsFrom, *, evaluated: bool) -> None:
+    """Collective: all steps that are left, however often a spike sends the training back."""
+    schedule = make_schedule(milestones.recipe.optim, milestones.num_steps)
+    state = milestones.begin(milestones.state, evaluated=evaluated)
+    engine, task, ranks = milestones.engine, milestones.task, milestones.ranks
+    while state.step < milestones.num_steps:
+        try:
+            state = fit(engine, task, steps_from(state), state, schedule=schedule, ranks=ranks, milestones=milestones)
+        except RolledBack as back:
+            milestones.state = state = back.state
+
+
+def _save_and_stop(milestones: Milestones) -> None:
+    """Collective: a checkpoint of the last step that was done."""
+    milestones.save(milestones.state)
+    milestones.finish_saving()
+    if milestones.ranks.is_zero:
+        (milestones.run_dir / STOP).unlink(missing_ok=True)
+    reasons = [its for its in milestones.ranks.gather(milestones.stop.reason) if its]
+    milestones.reporter.report("stopped", step=milestones.state.step, reason=", ".join(dict.fromkeys(reasons)))
+
+
 def _assemble(
-    recipe: Recipe, run_dir: Path, prepared: Prepared, ranks: Ranks, reporter: Reporter, found: Found
-) -> tuple[Milestones, TrainState, Iterator[Step]]:
-    """Collective: the model on its engine, where the run stands, and the steps that are left."""
+    recipe: Recipe,
+    run_dir: Path,
+    prepared: Prepared,
+    ranks: Ranks,
+    reporter: Reporter,
+    found: Found,
+    stop: Stop,
+) -> tuple[Milestones, StepsFrom]:
+    """Collective: the model on its engine, where the run stands, and the steps that are left from there."""
     reporter.report("phase", name="loading the model")
     train = prepared.split("train")
     assert train is not None, "a recipe always names training data"
     tokenizer = load_tokenizer(recipe)
     task = TASKS[recipe.task.kind](recipe.task, prepared.facts, tokenizer, load_model_config(recipe))
-    engine, model = _load_engine(recipe, run_dir, task, tokenizer, ranks)
+    with memory_said(recipe, task, ranks, lambda: None):
+        engine, model = _load_engine(recipe, run_dir, task, tokenizer, ranks)
     packing = choose_packing(recipe, task, engine, model, ranks=ranks, reporter=reporter)
     order = training_order(train, recipe)
     num_steps = order.num_steps(recipe.train.num_epochs, recipe.train.max_steps)
@@ -105,6 +136,12 @@ def _assemble(
     if found.checkpoint is not None:
         restore(engine, found.checkpoint)
         state = state_of(found.checkpoint, checkpoints.complete(), policy)
+    culprits = Culprits(
+        run_dir,
+        ranks,
+        rows_alone=lambda number: rows_alone(train, task, order, number, ranks=ranks, packing=packing),
+        place=train.place,
+    )
     milestones = Milestones(
         recipe=recipe,
         run_dir=run_dir,
@@ -116,9 +153,22 @@ def _assemble(
         packing=packing,
         tokenizer=tokenizer,
         checkpoints=checkpoints,
+        guard=Guard(
+            recipe.faults,
+            recipe.engine.precision,
+            policy,
+            engine,
+            task,
+            checkpoints,
+            culprits,
+            reporter,
+            ranks,
+        ),
         meter=Meter(num_steps, ranks.device),
         reporter=reporter,
         ranks=ranks,
+        stop=stop,
+        state=state,
     )
     reporter.report(
         "start",
@@ -133,10 +183,20 @@ def _assemble(
         precision=recipe.engine.precision,
         packed=packing is not None,
     )
-    left = range(state.step, num_steps)
-    budget = recipe.train.micro_batch_tokens
-    steps = train_steps(train, task, order, left, ranks=ranks, micro_batch_tokens=budget, packing=packing)
-    return milestones, state, steps
+
+    def steps_from(state: TrainState) -> Iterator[Step]:
+        return train_steps(
+            train,
+            task,
+            order,
+            range(state.step, num_steps),
+            ranks=ranks,
+            micro_batch_tokens=recipe.train.micro_batch_tokens,
+            packing=packing,
+            left_out=state.left_out,
+        )
+
+    return milestones, steps_from
 
 
 def _load_engine(

@@ -1,6 +1,6 @@
 """One rank's share of each optimizer step, from the order of the data to tensors."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -23,9 +23,10 @@ class Step:
 
     number: int
     micro_batches: list[Batch]
+    """None of a step that is left out."""
     num_samples: int
     num_targets: float
-    """The denominator of the step's loss: its targets, or the sum of their weights; above 0."""
+    """The denominator of the step's loss: its targets, or the sum of their weights; 0 only if the step is left out."""
     num_tokens: int
     """Real tokens, without padding."""
     num_padded_tokens: int
@@ -53,14 +54,16 @@ def train_steps(
     ranks: Ranks,
     micro_batch_tokens: int,
     packing: Packing | None,
+    left_out: Collection[int] = (),
 ) -> Iterator[Step]:
-    """This rank's share of these steps."""
+    """This rank's share of these steps; of those that are left out, nothing."""
     share = _Sharing(split, task, ranks, micro_batch_tokens, packing)
     for number in steps:
+        if number in left_out:
+            yield Step(number, [], num_samples=0, num_targets=0.0, num_tokens=0, num_padded_tokens=0)
+            continue
         rows = order.rows(number)
-        # By the place in the step, for a row may be twice in it; what is evaluated has 0 in the step's stead.
-        draws = [((order.seed << 32) + number + 1, place) for place in range(len(rows))]
-        micro_batches, num_padded_tokens = share(rows, draws)
+        micro_batches, num_padded_tokens = share(rows, _draws(order, number, len(rows)))
         yield Step(
             number,
             micro_batches,
@@ -69,6 +72,27 @@ def train_steps(
             num_tokens=int(split.lengths[rows].sum()),
             num_padded_tokens=num_padded_tokens,
         )
+
+
+def rows_alone(
+    split: Split, task: Task, order: Order, number: int, *, ranks: Ranks, packing: Packing | None
+) -> Iterator[tuple[int | None, Batch]]:
+    """This rank's share of one step, each row in a batch of its own, with the row's number; as many on every rank.
+
+    None goes with what is only there for the number.
+    """
+    share = _Sharing(split, task, ranks, 1, packing)
+    rows = order.rows(number)
+    draws = _draws(order, number, len(rows))
+    for start in range(0, len(rows), ranks.world_size):
+        place = min(start + ranks.rank, len(rows) - 1)
+        batch = share.batch(rows, draws, [np.array([place])]).to(ranks.device)
+        yield int(rows[place]) if start + ranks.rank < len(rows) else None, batch
+
+
+def _draws(order: Order, number: int, num_rows: int) -> list[tuple[int, int]]:
+    """By the place in the step, for a row may be twice in it; what is evaluated has 0 in the step's stead."""
+    return [((order.seed << 32) + number + 1, place) for place in range(num_rows)]
 
 
 def evaluation_batches(
@@ -109,14 +133,15 @@ class _Sharing:
         )
         shortest = [np.array([lengths.argmin()])]
         batches = [
-            self._batch(rows, draws, bins) if bins else self._batch(rows, draws, shortest).muted()
+            self.batch(rows, draws, bins) if bins else self.batch(rows, draws, shortest).muted()
             for bins in shares[self.ranks.rank]
         ]
         # An empty share runs the shortest row, muted: ranks must do equally many passes for their collectives to meet.
         shapes = [shape_of(bins, lengths, self.packing) for share in shares for bins in share]
         return [batch.to(self.ranks.device) for batch in batches], sum(count * longest for count, longest in shapes)
 
-    def _batch(self, rows: Positions, draws: Sequence[tuple[int, int]], bins: Sequence[Positions]) -> Batch:
+    def batch(self, rows: Positions, draws: Sequence[tuple[int, int]], bins: Sequence[Positions]) -> Batch:
+        """One batch of the rows at the places in the bins, which share a row of it if rows are packed."""
         chosen = np.concatenate(bins)
         examples = [
             {**example, "draw": draws[at]}

@@ -23,3 +23,7 @@ class LaunchError(ShardtuneError):
 
 class CheckpointError(ShardtuneError):
     """A run directory or a checkpoint cannot be gone on from."""
+
+
+class TrainingError(ShardtuneError):
+    """The training cannot go on with this recipe: its numbers are none any more, or memory is short."""

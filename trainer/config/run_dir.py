@@ -28,7 +28,8 @@ FACTS = "facts.json"
 """What the task had to know of the training data, such as its label names; predict needs it again."""
 
 EXIT_OK, EXIT_BUG, EXIT_USER, EXIT_RESUME, EXIT_INTERRUPTED = 0, 1, 2, 75, 130
-"""75 is sysexits.h's EX_TEMPFAIL: asked to stop, a checkpoint is saved, start it again to go on. 130: Ctrl-C."""
+"""75 is sysexits.h's EX_TEMPFAIL: asked to stop, what there was to save is saved, start it again to go on. 130 says the
+same of Ctrl-C at the launcher."""
 
 
 @dataclass(frozen=True)
@@ -151,5 +152,15 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def failure_path(run_dir: Path, rank: int | str) -> Path:
-    """Where a rank says what it died of: JSON with rank, host, time (seconds since the epoch) and text."""
+    """Where a rank says what it ended of: JSON with rank, host, time (seconds since the epoch), exit code and text."""
     return run_dir / "logs" / f"rank-{rank}.failure.json"
+
+
+def stacks_path(run_dir: Path, rank: int | str) -> Path:
+    """Where a rank that has made no progress says where each of its threads stands."""
+    return run_dir / "logs" / f"rank-{rank}.stacks.txt"
+
+
+def alive_path(run_dir: Path, rank: int | str) -> Path:
+    """What a rank touches as long as it makes progress."""
+    return run_dir / "logs" / f"rank-{rank}.alive"

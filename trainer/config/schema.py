@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Union
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from trainer.config.faults import FaultsConfig
 from trainer.config.section import Section
 from trainer.config.sources import HeldOutConfig, SourceConfig, Sources, SourcesOrShare, listed
 from trainer.tasks import TASKS, TaskOptions
@@ -245,6 +246,7 @@ class Recipe(Section):
     optim: OptimConfig = OptimConfig()
     engine: EngineConfig = EngineConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    faults: FaultsConfig = FaultsConfig()
     report: ReportConfig = ReportConfig()
     job: JobConfig = JobConfig()
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from trainer.config.errors import DataError
 from trainer.config.schema import Recipe
+from trainer.data.file import place_in_words
 from trainer.data.find import file_digest
 from trainer.data.gather import gather, sources_digest
 from trainer.data.source import Row
@@ -29,7 +30,7 @@ from trainer.tasks.task import TRUNCATED, Example, Task
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-FORMAT = 4
+FORMAT = 5
 """Goes up whenever the same input would be written differently, so that old folders are not read."""
 ROWS_AT_ONCE = 1000
 
@@ -58,6 +59,12 @@ class Split:
         """The number of the source that each example is from, as the recipe lists those of train; shape (rows,)."""
         sources: NDArray[np.int32] = np.load(self.folder / f"{self.name}.sources.npy", mmap_mode="r")
         return sources
+
+    def place(self, row: int) -> str:
+        """Where the user wrote the row that an example is of, such as `train.jsonl:12`."""
+        file, line, item = np.load(self.folder / f"{self.name}.places.npy", mmap_mode="r")[row].tolist()
+        files: list[str] = json.loads((self.folder / f"{self.name}.files.json").read_text(encoding="utf-8"))
+        return place_in_words(Path(files[file]), line, item)
 
     def examples(self, rows: NDArray[np.int64]) -> list[Example]:
         """These rows' examples, in the order asked for."""
@@ -198,6 +205,8 @@ def _write_split(folder: Path, name: str, task: Task, rows: Sequence[Row], max_t
     lengths: list[int] = []
     num_targets: list[float] = []
     sources: list[int] = []
+    files: dict[str, int] = {}
+    places: list[tuple[int, int, int]] = []
     num_dropped = num_truncated = 0
     tables = []
     for start in range(0, len(rows), ROWS_AT_ONCE):
@@ -207,7 +216,9 @@ def _write_split(folder: Path, name: str, task: Task, rows: Sequence[Row], max_t
         chunk = [example for examples in by_row for example in examples]
         num_truncated += sum(bool(example.pop(TRUNCATED, False)) for example in chunk)
         lengths += [task.num_tokens(example) for example in chunk]
-        sources += [row.source for row, examples in zip(window, by_row, strict=True) for _ in examples]
+        of = [row for row, examples in zip(window, by_row, strict=True) for _ in examples]
+        sources += [row.source for row in of]
+        places += [(files.setdefault(str(row.path), len(files)), row.line, row.item) for row in of]
         num_targets += [task.num_targets(example) for example in chunk]
         if chunk:
             # By name: from_pylist would leave out what the first example happens to lack.
@@ -220,6 +231,8 @@ def _write_split(folder: Path, name: str, task: Task, rows: Sequence[Row], max_t
         file.write_table(table)
     np.save(folder / f"{name}.lengths.npy", np.array(lengths, dtype=np.int32))
     np.save(folder / f"{name}.sources.npy", np.array(sources, dtype=np.int32))
+    np.save(folder / f"{name}.places.npy", np.array(places, dtype=np.int64).reshape(-1, 3))
+    (folder / f"{name}.files.json").write_text(json.dumps(list(files), ensure_ascii=False), encoding="utf-8")
     np.save(folder / f"{name}.num_targets.npy", np.array(num_targets, dtype=np.float64))
     return {
         "path": str(rows[0].path),

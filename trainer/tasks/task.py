@@ -34,9 +34,6 @@ about it. They follow from the seed, the step and its place in the step; in an e
 TRUNCATED = "truncated"
 """What an example may have besides: whether something of its row did not fit. It is counted, and not kept."""
 
-TRUNCATED = "truncated"
-"""What an example may have besides: whether something of its row did not fit. It is counted, and not kept."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
