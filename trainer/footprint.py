@@ -35,10 +35,13 @@ def footprint(
     4 + 4 + 8 in fp32; an N-th of the optimizer's from stage 1 on, of the gradients from 2, of the weights at 3.
     Activations as in Korthikanti et al., 2023 (section 4): 34 bytes for each token, layer and hidden unit in half
     precision, without the attention scores, which sdpa and flash attention do not keep; 2 with activation
-    checkpointing, and one layer whole. Logits: three copies in fp32 (the loss, its softmax, its gradient) and one.
+    checkpointing, and one layer whole. Logits: three copies in fp32 (the loss, its softmax, its gradient) and one; of a
+    vocabulary, a chunk's (trainer/target_loss.py).
     """
     import torch
     import transformers
+
+    from trainer.target_loss import targets_at_once
 
     with torch.device("meta"):
         model = getattr(transformers, task.auto_model).from_config(config)
@@ -52,7 +55,9 @@ def footprint(
     layer = rows * longest * hidden * 34 * each // 2
     kept = rows * longest * hidden * each
     activations = layers * kept + layer if recipe.model.activation_checkpointing else layers * layer
-    width = _first(text, "vocab_size") if task.wants_target_logits else _first(config, "num_labels")
+    width = _first(text, "vocab_size") if task.wants_target_loss else _first(config, "num_labels")
+    if task.wants_target_loss:
+        num_targets = min(num_targets, targets_at_once(width, "cuda" if torch.cuda.is_available() else "cpu"))
     return Footprint(
         num_parameters=parameters,
         weights=parameters * each // (world_size if stage >= 3 else 1),

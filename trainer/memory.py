@@ -84,7 +84,7 @@ def _alternatives(
             stage=stage,
             world_size=ranks.world_size,
             batch=(rows, longest),
-            num_targets=rows * (longest if task.wants_target_logits else 1),
+            num_targets=rows * (longest if task.wants_target_loss else 1),
         )
         return its.total - (its.optimizer if offloaded else 0)
 

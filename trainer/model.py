@@ -5,7 +5,6 @@ import json
 import math
 import shutil
 from collections.abc import Mapping
-from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from trainer.config.errors import DataError
 from trainer.config.schema import Recipe
 from trainer.data.prepare import load_model_config
+from trainer.target_loss import keep_target_loss
 from trainer.tasks import Task
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ def load_model(recipe: Recipe, task: Task, tokenizer: "PreTrainedTokenizerBase")
         grow_embeddings(model, len(tokenizer), num_rows)
     if task.generation is not None:
         remember_generation(model, task.generation.settings)
-    if task.wants_target_logits:
-        keep_target_logits(model)
+    if task.wants_target_loss:
+        keep_target_loss(model)
     if recipe.model.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
@@ -74,35 +74,6 @@ def remember_generation(model: "PreTrainedModel", settings: Mapping[str, Any]) -
     if "eos_token_id" in settings and own is not None:
         its, new = ([ids] if isinstance(ids, int) else list(ids) for ids in (own, settings["eos_token_id"]))
         generation.eos_token_id = list(dict.fromkeys([*new, *its]))
-
-
-def keep_target_logits(model: "PreTrainedModel") -> None:
-    """Lets the model take `targets`, a bool tensor of the labels' shape, and compute logits there alone.
-
-    output.logits then has the shape (targets, vocabulary), in the order of labels[targets]; without `targets` nothing
-    changes. The logits of a chat's prompt or of padding are never made: with a vocabulary of 50 to 250 thousand they
-    would be the largest tensors of a training, and most of them would count for nothing.
-    """
-    head = model.get_output_embeddings()
-    if head is None:
-        raise DataError(f"model.path: {type(model).__name__} does not say which of its layers makes the logits")
-    # A model that is given targets answers with its whole text at once. A cache of keys and values would be a copy of
-    # them, and position ids that begin anew would not keep examples apart (transformers' _preprocess_mask_arguments).
-    uncached = {"use_cache": False} if "use_cache" in signature(type(model).forward).parameters else {}
-    chosen: list[Tensor] = []
-
-    def take(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        chosen.clear()
-        if (targets := kwargs.pop("targets", None)) is not None:
-            chosen.append(targets)
-            kwargs |= uncached
-        return args, kwargs
-
-    def select(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (args[0][chosen.pop()], *args[1:]) if chosen else args
-
-    model.register_forward_pre_hook(take, with_kwargs=True)
-    head.register_forward_pre_hook(select)
 
 
 def generate(model: nn.Module, inputs: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Tensor:

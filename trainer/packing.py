@@ -83,8 +83,10 @@ def _measure(engine: Engine, vocabulary_size: int, packing: Packing, ranks: Rank
 
     def logits(*rows: Sequence[Example]) -> Tensor:
         """Those of the watched example, at each of its tokens; shape (tokens, vocabulary)."""
+        batch = collate([merge(row) for row in rows], 0).to(ranks.device)
+        del batch.inputs["targets"]
         with engine.evaluating():
-            result: Tensor = engine.forward(collate([merge(row) for row in rows], 0).to(ranks.device)).logits.float()
+            result: Tensor = engine.forward(batch).logits[batch.targets].float()
         return result
 
     def packed(before: Example) -> Tensor:

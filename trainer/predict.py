@@ -108,7 +108,7 @@ def _answers(task: Task, model: Any, examples: Sequence[Example], tokenizer: Any
     with torch.inference_mode():
         if task.generation is None:
             batch = task.collate(examples).to(model.device)
-            inputs = {name: value for name, value in batch.inputs.items() if name != "targets"}
+            inputs = {name: value for name, value in batch.inputs.items() if name not in ("targets", "target_weights")}
             return task.predictions(model(**inputs), batch)
         asking = cast(GeneratingTask, task)
         inputs = {name: value.to(model.device) for name, value in asking.collate_prompts(examples).items()}

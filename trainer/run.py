@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
 import torch
 import transformers
 from torch import nn
@@ -123,6 +124,7 @@ def _assemble(
     with memory_said(recipe, task, ranks, lambda: None):
         engine, model = _load_engine(recipe, run_dir, task, tokenizer, ranks)
     packing = choose_packing(recipe, task, engine, model, ranks=ranks, reporter=reporter)
+    _pass_once(engine, task, train, ranks)
     order = training_order(train, recipe)
     num_steps = order.num_steps(recipe.train.num_epochs, recipe.train.max_steps)
     if ranks.is_zero:
@@ -216,6 +218,14 @@ def _load_engine(
         return OPTIMIZERS[recipe.optim.kind](model, recipe.optim)
 
     return DeepSpeedEngine(model, ds_config, make_optimizer, ranks=ranks, seed=recipe.train.seed), model
+
+
+def _pass_once(engine: DeepSpeedEngine, task: Task, train: Split, ranks: Ranks) -> None:
+    """Collective: a forward pass of the shortest example, by which the model shows how its loss can be computed."""
+    shortest = np.where(train.num_targets > 0, train.lengths, np.iinfo(np.int32).max).argmin()
+    (example,) = train.examples(np.array([shortest]))
+    with engine.evaluating():
+        engine.forward(task.collate([{**example, "draw": (0, 0)}]).to(ranks.device))
 
 
 def _policy(recipe: Recipe, task: Task, engine: DeepSpeedEngine, ranks: Ranks) -> Policy:

@@ -16,9 +16,9 @@ from trainer.config.errors import ConfigError, DataError
 from trainer.config.load import learning_hash, parse_recipe
 from trainer.data.batch import Batch
 from trainer.data.pack import Packing
-from trainer.model import keep_target_logits
 from trainer.packing import choose_packing
 from trainer.ranks import Ranks
+from trainer.target_loss import keep_target_loss
 from trainer.tasks import causal
 from trainer.tasks.task import IGNORED, Example
 
@@ -63,7 +63,7 @@ def model_of(name: str, attention: str | None, settings: dict[str, Any], **more:
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(name, **settings)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=attention, **more)
-    keep_target_logits(model)
+    keep_target_loss(model)
     return model
 
 
@@ -85,7 +85,7 @@ def packed() -> Batch:
 
 def loss_and_gradient(model: Any, batch: Batch) -> tuple[float, Tensor]:
     model.zero_grad()
-    loss = causal.loss_sum(model(**batch.inputs), batch)
+    loss = causal.loss_sum(model(**batch.inputs))
     loss.backward()
     return float(loss.detach()), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
@@ -111,9 +111,10 @@ def test_no_example_sees_its_neighbour(name: str, attention: str, settings: dict
         if changed:
             first["input_ids"] = [(token + 1) % 64 for token in first["input_ids"]]
         first["labels"] = [IGNORED] * len(first["labels"])
-        inputs = causal.collate([causal.merge([first, *others])], 0).inputs | more
+        batch = causal.collate([causal.merge([first, *others])], 0)
+        inputs = {name: its for name, its in batch.inputs.items() if not name.startswith("target")} | more
         with torch.no_grad():
-            result: Tensor = model(**inputs).logits
+            result: Tensor = model(**inputs).logits[batch.targets]
         return result
 
     torch.testing.assert_close(logits(False), logits(True), rtol=0, atol=1e-6)
@@ -129,7 +130,7 @@ def test_padding_is_a_segment_of_its_own() -> None:
     assert second == [
         place for length in (*lengths[3:], sum(lengths[:3]) - sum(lengths[3:])) for place in range(length)
     ]
-    assert not inputs["targets"][1, sum(lengths[3:]) :].any()
+    assert (inputs["targets"][1, sum(lengths[3:]) :] == IGNORED).all()
 
 
 class Plain:

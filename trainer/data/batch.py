@@ -52,7 +52,7 @@ class Batch:
         """The same inputs without a target: its loss and its gradient are zero."""
         ignored = IGNORED_NUMBER if self.labels.is_floating_point() else IGNORED
         labels = torch.full_like(self.labels, ignored)
-        wanted = {"targets": torch.zeros_like(labels, dtype=torch.bool)} if "targets" in self.inputs else {}
+        wanted = {"targets": labels} if "targets" in self.inputs else {}
         return replace(self, inputs={**self.inputs, **wanted}, labels=labels)
 
 

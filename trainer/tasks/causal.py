@@ -61,7 +61,7 @@ def merge(examples: Sequence[Example]) -> Example:
 
 
 def collate(examples: Sequence[Example], pad_id: int) -> Batch:
-    """Padded on the right; the batch's logits are wanted at the targets alone (Task.wants_target_logits).
+    """Padded on the right; the loss of its targets is wanted (Task.wants_target_loss).
 
     A model keeps the examples of a merged one apart by their position ids, if it is given no attention mask (see
     trainer/packing.py). So padding is one more of them: what is on its left does not see it anyhow.
@@ -72,7 +72,7 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
 
     ids = [example["input_ids"] for example in examples]
     labels = pad([example["labels"] for example in examples], IGNORED)
-    inputs = {"input_ids": pad(ids, pad_id), "targets": labels != IGNORED}
+    inputs = {"input_ids": pad(ids, pad_id), "targets": labels}
     if "position_ids" in examples[0]:
         longest = inputs["input_ids"].shape[1]
         inputs["position_ids"] = torch.tensor(
@@ -85,7 +85,7 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
     weights = torch.zeros(labels.shape)
     for row, example in zip(weights, examples, strict=True):
         row[: len(example["labels"])] = torch.tensor(_weights(example))
-    return Batch(inputs, labels, weights)
+    return Batch(inputs | {"target_weights": weights}, labels, weights)
 
 
 def _weights(example: Example) -> list[float]:
@@ -103,20 +103,15 @@ def collate_prompts(prompts: Sequence[Sequence[int]], pad_id: int) -> dict[str, 
     }
 
 
-def loss_sum(output: Any, batch: Batch) -> Tensor:
-    """Cross entropy in float32, summed with the targets' weights; output.logits of shape (targets, vocabulary)."""
-    from torch.nn.functional import cross_entropy
-
-    labels, logits = batch.labels[batch.targets], output.logits.float()
-    if batch.weights is None:
-        return cross_entropy(logits, labels, reduction="sum")
-    return (cross_entropy(logits, labels, reduction="none") * batch.weights[batch.targets]).sum()
+def loss_sum(output: Any) -> Tensor:
+    """Cross entropy in float32, summed with the targets' weights, of a model that answers with it."""
+    loss: Tensor = output.logits[0]
+    return loss
 
 
 def score(output: Any, batch: Batch) -> dict[str, Tensor]:
     """How many targets are the likeliest token, and how many there are."""
-    labels = batch.labels[batch.targets]
-    return {"tokens_right": (output.logits.argmax(-1) == labels).sum(), "tokens": batch.targets.sum()}
+    return {"tokens_right": output.logits[1], "tokens": batch.targets.sum()}
 
 
 def metrics(totals: Mapping[str, Tensor]) -> dict[str, float]:

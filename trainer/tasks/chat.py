@@ -86,7 +86,7 @@ class Chat:
     main_metric: ClassVar[str] = "perplexity"
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "perplexity"})
     auto_model: str = "AutoModelForCausalLM"
-    wants_target_logits: bool = True
+    wants_target_loss: bool = True
     packable: bool = True
 
     def __init__(
@@ -283,8 +283,8 @@ class Chat:
         return int(self._tokenizer.pad_token_id)
 
     def loss_sum(self, output: Any, batch: Batch) -> Tensor:
-        """Cross entropy in float32 over the replies' tokens; output.logits of shape (targets, vocabulary)."""
-        return causal.loss_sum(output, batch)
+        """Cross entropy over the replies' tokens, as the model says it (trainer/target_loss.py)."""
+        return causal.loss_sum(output)
 
     def score(self, output: Any, batch: Batch) -> Scores:
         return causal.score(output, batch)

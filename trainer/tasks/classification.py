@@ -96,7 +96,7 @@ class Classification:
     }
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "mse", "mae"})
     auto_model: str = "AutoModelForSequenceClassification"
-    wants_target_logits: bool = False
+    wants_target_loss: bool = False
     packable: bool = False
     generation: Generation | None = None
 

@@ -80,7 +80,7 @@ class LanguageModeling:
     main_metric: ClassVar[str] = "loss"
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "perplexity"})
     auto_model: str = "AutoModelForCausalLM"
-    wants_target_logits: bool = True
+    wants_target_loss: bool = True
     packable: bool = True
     generation: Generation | None = None
 
@@ -237,13 +237,13 @@ class LanguageModeling:
         inputs = {
             "input_ids": pad([its.input_ids for its in shown], pad_id),
             "attention_mask": pad([[1] * len(its.input_ids) for its in shown], 0),
-            "targets": labels != IGNORED,
+            "targets": labels,
         }
         return Batch(inputs, labels)
 
     def loss_sum(self, output: Any, batch: Batch) -> Tensor:
-        """Cross entropy in float32; output.logits of shape (targets, vocabulary)."""
-        return causal.loss_sum(output, batch)
+        """Cross entropy, as the model says it (trainer/target_loss.py)."""
+        return causal.loss_sum(output)
 
     def score(self, output: Any, batch: Batch) -> dict[str, Tensor]:
         return causal.score(output, batch)

@@ -99,9 +99,10 @@ class Task(Protocol):
     """The metrics of which less is more."""
     auto_model: str
     """The name of the transformers Auto class that loads the model with the right head."""
-    wants_target_logits: bool
-    """The model is to compute logits at the targets alone: output.logits of shape (targets, vocabulary), in the order
-    of batch.labels[batch.targets]. For large vocabularies; see trainer/model.py."""
+    wants_target_loss: bool
+    """The model is to answer with the loss of its targets in place of logits: output.logits of shape (2,), as
+    trainer/target_loss.py says. For large vocabularies. The batch's inputs then have the labels as `targets`, and its
+    weights, if it has some, as `target_weights`."""
     packable: bool
     """Examples may share a row: they are those of trainer/tasks/causal.py, and so is how they are collated."""
     generation: Generation | None

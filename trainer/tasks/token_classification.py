@@ -74,7 +74,7 @@ class TokenClassification:
     main_metric: ClassVar[str] = "f1"
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss"})
     auto_model: str = "AutoModelForTokenClassification"
-    wants_target_logits: bool = False
+    wants_target_loss: bool = False
     packable: bool = False
     generation: Generation | None = None
 

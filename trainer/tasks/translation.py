@@ -92,7 +92,7 @@ class Translation:
     }
     main_metric: ClassVar[str] = "bleu"
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "perplexity"})
-    wants_target_logits: bool = True
+    wants_target_loss: bool = True
 
     def __init__(
         self,
@@ -182,8 +182,8 @@ class Translation:
         return self._translator.collate(examples)
 
     def loss_sum(self, output: Any, batch: Batch) -> Tensor:
-        """Cross entropy in float32; output.logits of shape (targets, vocabulary)."""
-        return causal.loss_sum(output, batch)
+        """Cross entropy, as the model says it (trainer/target_loss.py)."""
+        return causal.loss_sum(output)
 
     def score(self, output: Any, batch: Batch) -> Scores:
         return causal.score(output, batch)

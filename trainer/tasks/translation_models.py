@@ -159,7 +159,7 @@ class EncoderDecoder:
         labels = pad([example["labels"] for example in examples], IGNORED)
         # Of the decoder's side no mask is needed: it is padded behind, where nothing before it looks.
         decoder = pad([example["decoder_input_ids"] for example in examples], self._tokenizer.pad_token_id)
-        inputs = self.collate_prompts(examples) | {"decoder_input_ids": decoder, "targets": labels != IGNORED}
+        inputs = self.collate_prompts(examples) | {"decoder_input_ids": decoder, "targets": labels}
         return Batch(inputs, labels)
 
     def collate_prompts(self, examples: Sequence[Example]) -> dict[str, Tensor]:

@@ -23,7 +23,8 @@ from trainer.config.schema import Recipe
 from trainer.data.prepare import load_tokenizer, prepare
 from trainer.data.source import Faults, Row
 from trainer.generate import settings_of
-from trainer.model import generate, keep_target_logits, load_model
+from trainer.model import generate, load_model
+from trainer.target_loss import keep_target_loss
 from trainer.tasks.task import IGNORED, TRUNCATED
 from trainer.tasks.translation import Translation, TranslationOptions
 
@@ -266,12 +267,12 @@ def test_a_batch_is_worth_its_rows_and_a_muted_one_nothing(families: dict[str, P
 def assert_batches_add_up(its: Translation, model: Any, examples: Sequence[dict[str, Any]]) -> None:
     """The loss of a padded batch is the sum of its rows', and what transformers itself says of each row."""
     plain = copy.deepcopy(model)
-    keep_target_logits(model)
+    keep_target_loss(model)
     whole = its.collate(examples)
     with torch.no_grad():
         loss = float(its.loss_sum(model(**whole.inputs), whole))
         muted = whole.muted()
-        assert float(its.loss_sum(model(**(muted.inputs | {"targets": muted.targets})), muted)) == 0
+        assert float(its.loss_sum(model(**muted.inputs), muted)) == 0
         alone = 0.0
         for example in examples:
             batch = its.collate([example])
