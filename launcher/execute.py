@@ -1,6 +1,7 @@
 """The only place where the launcher touches the world: starts processes, writes run directories, asks for devices."""
 
 import contextlib
+import ctypes
 import itertools
 import os
 import shutil
@@ -36,6 +37,8 @@ from trainer.progress import Progress
 STOP_GRACE_S = 30.0
 """How long a first Ctrl-C waits for the ranks to save a checkpoint, before they are ended without."""
 TERM_GRACE_S = 5.0
+PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl(2)."""
 FROZEN_AFTER_S = 60.0
 """So long after faults.hang_s the ranks are ended from here: they should have done it themselves."""
 
@@ -82,6 +85,8 @@ def run_job(plan: JobPlan) -> int:
     (plan.run_dir / STOP).unlink(missing_ok=True)
     with _interrupts() as interrupts:
         code = _prepare(plan, interrupts)
+        if interrupts or code == EXIT_RESUME:
+            return _stopped(plan, interrupts)
         if code != EXIT_OK:
             return code
         if (plan.run_dir / RESULTS).exists():
@@ -94,13 +99,13 @@ def run_job(plan: JobPlan) -> int:
 def _prepare(plan: JobPlan, interrupts: list[Interrupt]) -> int:
     """Prepares the data in a process of its own, which torch's memory leaves with it; an interrupt ends it at once."""
     words = [sys.executable, "-m", "trainer", str(plan.run_dir), f"--prepare={plan.world_size}"]
-    process = subprocess.Popen(words, start_new_session=True)
+    process = subprocess.Popen(words, start_new_session=True, preexec_fn=_end_with_parent)
     try:
         while process.poll() is None and not interrupts:
             time.sleep(0.05)
     finally:
         _end(process)
-    return _code_of(interrupts) if interrupts else process.returncode
+    return process.returncode
 
 
 def _start_until_done(plan: JobPlan, interrupts: list[Interrupt]) -> int:
@@ -134,7 +139,13 @@ def _run_ranks(plan: JobPlan, interrupts: list[Interrupt]) -> tuple[int, Failure
         environment = os.environ | dict(plan.environment)
         # A session of its own: Ctrl-C reaches this process alone, which then ends the ranks in order.
         process = subprocess.Popen(
-            plan.argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
+            plan.argv,
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=_end_with_parent,
         )
         progress = Progress(sys.stderr)
         try:
@@ -161,10 +172,6 @@ def _run_ranks(plan: JobPlan, interrupts: list[Interrupt]) -> tuple[int, Failure
 
 def _stopped(plan: JobPlan, interrupts: list[Interrupt]) -> int:
     print(f"stopped; `shardtune run {plan.run_dir}` goes on from the newest checkpoint", file=sys.stderr)
-    return _code_of(interrupts)
-
-
-def _code_of(interrupts: list[Interrupt]) -> int:
     return EXIT_INTERRUPTED if interrupts and interrupts[0].number == signal.SIGINT else EXIT_RESUME
 
 
@@ -195,6 +202,11 @@ def _follow(
         if training and hang_s is not None and silence_s > hang_s + FROZEN_AFTER_S:
             return silence_s
         time.sleep(0.1)
+
+
+def _end_with_parent() -> None:
+    """In a child: SIGTERM if this process dies without a word, so that ranks save a checkpoint instead of living on."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -240,7 +240,8 @@ def test_a_dying_rank_ends_the_job_with_its_traceback_first(folder: Path, tmp_pa
 def long_run(folder: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     """A job that would go on for long, in the middle of it."""
     run_dir = tmp_path / "long"
-    words = [sys.executable, "-m", "launcher.cli", "run", "tiny.yaml", "train.num_epochs=5000", f"--run-dir={run_dir}"]
+    settings = ["train.num_epochs=5000", "faults.max_restarts=0"]
+    words = [sys.executable, "-m", "launcher.cli", "run", "tiny.yaml", *settings, f"--run-dir={run_dir}"]
     process = subprocess.Popen(
         words, cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -288,6 +289,54 @@ def test_ctrl_c_saves_a_checkpoint_and_ends_every_process(long_run: tuple[subpro
     assert not ranks_of(run_dir)
     done = events(run_dir, "step")[-1]["step"]
     assert open_checkpoint(run_dir / "checkpoints" / f"step-{done}").manifest.step == done
+
+
+def test_usr1_asks_for_another_start_as_a_scheduler_does(long_run: tuple[subprocess.Popen[str], Path]) -> None:
+    process, run_dir = long_run
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(60) == 75
+    assert not ranks_of(run_dir)
+    done = events(run_dir, "step")[-1]["step"]
+    assert open_checkpoint(run_dir / "checkpoints" / f"step-{done}").manifest.step == done
+
+
+def test_ranks_whose_launcher_is_killed_save_a_checkpoint_and_end(
+    long_run: tuple[subprocess.Popen[str], Path],
+) -> None:
+    process, run_dir = long_run
+    process.kill()
+    wait_for(lambda: not ranks_of(run_dir))
+    done = events(run_dir, "step")[-1]["step"]
+    assert events(run_dir, "stopped")[-1] | {"time": 0} == {
+        "event": "stopped",
+        "time": 0,
+        "step": done,
+        "reason": "SIGTERM",
+    }
+    assert open_checkpoint(run_dir / "checkpoints" / f"step-{done}").manifest.step == done
+
+
+def test_a_killed_rank_is_started_again_and_the_run_comes_to_its_end_as_one(folder: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "r"
+    settings = ["train.max_steps=400", "checkpoint.every_steps=5", "faults.restart_delay_s=0", "report.wandb=offline"]
+    words = [sys.executable, "-m", "launcher.cli", "run", "tiny.yaml", *settings, f"--run-dir={run_dir}"]
+    process = subprocess.Popen(
+        words, cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        wait_for(lambda: (run_dir / "metrics.jsonl").exists() and len(events(run_dir, "step")) >= 12)
+        os.kill(rank_processes(run_dir)[-1], signal.SIGKILL)
+        _, stderr = process.communicate(timeout=200)
+    finally:
+        process.terminate()
+    assert process.returncode == 0, stderr
+    assert "was killed by signal 9" in stderr
+    assert "it starts again in 0 s (new start 1 of at most 3)" in stderr
+    assert [event["step"] for event in events(run_dir, "step")] == [*range(1, 401)]
+    first, second = events(run_dir, "start")
+    assert (first["step"], second["step"] % 5) == (0, 0) and second["step"] >= 5
+    tracked = {path.name.rpartition("-")[2] for path in (run_dir / "wandb").glob("offline-run-*")}
+    assert tracked == {(run_dir / "wandb_id").read_text().strip()}
 
 
 def test_a_killed_rank_ends_the_job_and_is_named(long_run: tuple[subprocess.Popen[str], Path]) -> None:
