@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+import transformers
 from torch import Tensor, nn
 
 from trainer import zero
@@ -19,6 +20,7 @@ from trainer.data.batch import Batch
 from trainer.model import generate
 from trainer.ranks import Ranks
 from trainer.shards import Fragment, Saved, Snapshot, state_name
+from trainer.watchdog import beat
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,8 @@ class DeepSpeedEngine:
     def generate(self, inputs: dict[str, Tensor], settings: Mapping[str, Any]) -> Tensor:
         # Under ZeRO-3 each pass needs all ranks: one that is done goes on until all are.
         synced = self.zero_stage == 3 and self._ranks.world_size > 1
-        return generate(self._engine.module, inputs, {**settings, "synced_gpus": synced})
+        criteria = transformers.StoppingCriteriaList([_Beats()])
+        return generate(self._engine.module, inputs, {**settings, "synced_gpus": synced, "stopping_criteria": criteria})
 
     def snapshot(self) -> Snapshot:
         model = self._engine.module
@@ -219,6 +222,14 @@ class DeepSpeedEngine:
         # ZeRO-0 in fp32 reports none (DeepSpeed 0.19.8); its gradients are whole on every rank, and already averaged.
         grads = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
         return float(torch.nn.utils.get_total_norm(grads))
+
+
+class _Beats(transformers.StoppingCriteria):
+    """Never stops an answer, but says at each token that there is progress: on a CPU an answer may take minutes."""
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        beat()
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 def open_deepspeed() -> None:

@@ -1,5 +1,6 @@
 """What becomes of steps that are not to be trusted: they are counted and named, gone back from, or end the run."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -69,7 +70,7 @@ class Guard:
         if before.bad_in_a_row == 0:
             self._before_bad = before
         after = replace(after, bad_in_a_row=before.bad_in_a_row + 1)
-        what = f"its loss is {loss}" if loss != loss or abs(loss) == float("inf") else "its gradient is not finite"
+        what = "its gradient is no finite number" if math.isfinite(loss) else f"its loss is {loss}"
         rows = _named(self.culprits.find(self.engine, self.task, step.number), step.num_samples)
         self._say(step, f"step {step.number + 1} has changed no weight", f"{what}; {rows}")
         if after.bad_in_a_row < self.config.max_bad_steps:

@@ -123,7 +123,14 @@ def _adopt(source: Checkpoint, path: Path, recipe_hash: str) -> None:
             os.link(source.path / name, draft / name)
         except OSError:  # another disk, or one that knows no links
             shutil.copy2(source.path / name, draft / name)
-    state = replace(source.manifest.state, best_step=None, best_value=None, dev_at_start=None)
+    state = replace(
+        source.manifest.state,
+        best_step=None,
+        best_value=None,
+        dev_at_start=None,
+        recent_losses=(),
+        left_out=(),  # step numbers, which may mean other rows now
+    )
     publish_folder(draft, path, replace(source.manifest, state=state, dev_metrics=None, recipe_hash=recipe_hash))
 
 

@@ -146,7 +146,11 @@ def draw_fault(chosen: random.Random, number: int, *, resumes: bool) -> Fault:
     name = NAMES[number % len(NAMES)]
     # At a start nobody watches yet: a rank that hangs there is waited for as long as a collective is.
     moments = [its for its in MOMENTS if its != AT_RESUME or (resumes and name != "SIGSTOP")]
-    moment = "as a checkpoint is copied" if name == "full disk" else chosen.choice(moments)
+    moment = chosen.choice(moments)
+    if name == "full disk":
+        moment = "as a checkpoint is copied"
+    if name in DAMAGES:  # once there is a checkpoint
+        moment = "before an update"
     return Fault(name, moment, chosen.randint(1, MOMENTS[moment][2]), chosen.randrange(WORLD_SIZE))
 
 
@@ -219,7 +223,7 @@ def outcome(fault: Fault, codes: list[int], run_dir: Path, chosen: random.Random
         return f"dead; {stands}"
     # Before there is anything to save, one rank leaves at once, and the others are ended after it.
     assert EXIT_RESUME in codes, f"{fault}: {codes}; see {run_dir}/logs"
-    if fault.name in DAMAGES and complete:
+    if fault.name in DAMAGES:
         name = damage_one(complete[-1], fault.name, chosen)
         return f"stopped; {stands}, of which {name} is damaged"
     return f"stopped; {stands}"

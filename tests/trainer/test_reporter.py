@@ -65,6 +65,18 @@ def test_a_resumed_run_takes_back_the_steps_that_it_will_do_again(tmp_path: Path
     assert [(line["step"], line["loss"]) for line in lines(path)] == [(1, 1.0), (2, 1.0), (3, 1.0), (4, 2.0)]
 
 
+def test_a_run_that_goes_back_takes_back_what_it_said_of_later_steps(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    reporter = JsonlReporter(path, 0)
+    for step in range(1, 6):
+        reporter.report("step", step=step, loss=1.0)
+    reporter.report("alert", title="a", text="b", step=5)
+    reporter.go_back(3)
+    reporter.report("step", step=4, loss=2.0)
+    assert [line["step"] for line in lines(path)] == [1, 2, 3, 5, 4]
+    assert [line["event"] for line in lines(path)] == ["step", "step", "step", "alert", "step"]
+
+
 def test_an_alert_is_not_taken_back(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     JsonlReporter(path, 0).report("alert", title="a", text="b", step=5)
