@@ -136,7 +136,7 @@ def test_a_rollback_ends_where_a_run_without_the_batch_does(tiny: Path, tmp_path
     recipe = tiny_recipe(tiny, *LONG)
     # Of 24 steps: back from 19 to 15, stopped after five more, and gone on with.
     assert train(recipe, tmp_path / "spiky", world_size=2, before=spikes_at(18, stop_at=24))[0] == [False, False]
-    assert complete_checkpoints(tmp_path / "spiky" / "checkpoints")[-1].manifest.state.left_out == [18]
+    assert complete_checkpoints(tmp_path / "spiky" / "checkpoints")[-1].manifest.state.left_out == (18,)
     assert train(recipe, tmp_path / "spiky", world_size=2, before=spikes_at(18))[0] == [True, True]
     alerts = [(event["step"], event["title"]) for event in events(tmp_path / "spiky", "alert")]
     assert alerts == [(19, "the loss of step 19 is a spike"), (19, "the run goes on from step 15")]
