@@ -127,7 +127,9 @@ def parse_manifest(text: str, path: Path) -> Manifest:
     if said != _digest(content):
         raise CheckpointError(f"{path.name} is damaged: its checksum differs")
     files = {name: FileRecord(**record) for name, record in content.pop("files").items()}
-    state = {key: tuple(value) if isinstance(value, list) else value for key, value in content.pop("state").items()}
+    state: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in content.pop("state").items()
+    }
     return Manifest(state=TrainState(**state), files=files, **content)
 
 
