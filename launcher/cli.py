@@ -8,10 +8,12 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-HELP = """\
+from launcher import slurm_commands, sweep_commands
+from launcher.command import Command
+
+HELP = f"""\
 shardtune: supervised fine-tuning of pretrained transformers on one or many GPUs
 
   shardtune run RECIPE [key=value …]        train, evaluate and export; the same command again goes on where it stood
@@ -20,6 +22,7 @@ shardtune: supervised fine-tuning of pretrained transformers on one or many GPUs
       --fork=NEW_DIR                        begin a new run from that one's newest checkpoint, with a changed recipe
   shardtune plan RECIPE [key=value …]       the same as run --dry-run
   shardtune check RECIPE [key=value …]      the data as the loss sees them, token by token; nothing is trained (--json)
+  shardtune prepare RECIPE [key=value …]    reads and tokenizes the data ahead of a run, which then finds them (--json)
   shardtune run RUN_DIR                     go on with a run
   shardtune predict RUN_DIR --text="…"      what the run's best model says; also --file=in.jsonl --out=out.jsonl
   shardtune chat RUN_DIR                    talks with the model of a chat; --system="…" --temperature=0 --model=last
@@ -28,18 +31,14 @@ shardtune: supervised fine-tuning of pretrained transformers on one or many GPUs
   shardtune report RUN_DIR                  writes RUN_DIR/report.html: curves, evaluations, config
   shardtune schema                          the JSON schema of recipes, for editors
 
+Many runs:
+
+{sweep_commands.HELP}
+On a Slurm cluster:
+
+{slurm_commands.HELP}
   shardtune run --help                      more on a command; docs/recipe.md lists every key
 """
-
-
-@dataclass(frozen=True)
-class Command:
-    """What is to be done, once every argument is known to be good; returns the exit code."""
-
-    perform: Callable[[], int]
-
-    def __dir__(self) -> list[str]:
-        return []  # Fire offers an object's members as further commands; there are none
 
 
 def run(
@@ -132,17 +131,23 @@ def chat(
 
 
 def report(run_dir: str) -> Command:
-    """Writes RUN_DIR/report.html: the curves and evaluations of a run so far, as one page.
+    """Writes RUN_DIR/report.html: the curves and evaluations of a run so far, as one page; of a sweep, all of its runs.
 
     Args:
-        run_dir: the directory of a run.
+        run_dir: the directory of a run, or of a sweep.
     """
 
     def perform() -> int:
         from launcher.report.page import write_report
+        from launcher.sweep import SWEEP, load_sweep
         from trainer.config.errors import CheckpointError
         from trainer.config.run_dir import CONFIG
 
+        if (Path(run_dir) / SWEEP).is_file():
+            from launcher import sweep_queue
+
+            print(sweep_queue.summary(load_sweep(Path(run_dir))))
+            return 0
         if not (Path(run_dir) / CONFIG).is_file():
             raise CheckpointError(f"{run_dir}: not a run directory (there is no {CONFIG})")
         print(write_report(Path(run_dir)))
@@ -217,6 +222,28 @@ def export(run_dir: str, step: str | None = None, dtype: str | None = None, out:
     return Command(perform)
 
 
+def prepare(recipe: str, *overrides: str, json: str = "False") -> Command:
+    """Reads and tokenizes a recipe's data ahead of its runs, on all cores of this machine: they then start at once.
+
+    Says what it did. Where it was broken off it goes on, and machines with one file system that are all told to prepare
+    the same share the work. Exit code 2 if anything is wrong with the data.
+
+    Args:
+        recipe: a recipe such as recipes/sentiment.yaml.
+        overrides: keys of the recipe, such as data.max_tokens=128 (docs/recipe.md).
+        json: prints what was done as one JSON object: rows, examples, tokens, shards, path, seconds, tokens_per_s.
+    """
+    if json not in ("True", "False"):
+        raise SystemExit(f"shardtune: --json takes no value, got {json!r}")
+
+    def perform() -> int:
+        from launcher import execute
+
+        return execute.run_module("trainer.prepare", [recipe, *overrides, *(["--json"] if json == "True" else [])])
+
+    return Command(perform)
+
+
 def schema() -> Command:
     """Prints the JSON schema of recipes."""
 
@@ -233,11 +260,20 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "run": run,
     "plan": plan,
     "check": check,
+    "prepare": prepare,
     "predict": predict,
     "chat": chat,
     "checkpoints": checkpoints,
     "export": export,
     "report": report,
+    "sweep": sweep_commands.sweep,
+    "submit": slurm_commands.submit,
+    "status": slurm_commands.status,
+    "watch": slurm_commands.watch,
+    "logs": slurm_commands.logs,
+    "stop": slurm_commands.stop,
+    "requeue": slurm_commands.requeue,
+    "doctor": slurm_commands.doctor,
     "schema": schema,
 }
 
@@ -247,13 +283,19 @@ BARE_FLAGS = {
     "--dry_run": "--dry_run=True",
     "--json": "--json=True",
     "--quick": "--quick=True",
+    "--wait": "--wait=True",
+    "--now": "--now=True",
+    "--local": "--local=True",
+    "--prepare": "--prepare=True",
+    "--follow": "--follow=True",
+    "-f": "--follow=True",
 }
 
 
 def main() -> None:
     """The `shardtune` command."""
     # Fire would take the word after a bare flag for its value, and so swallow an override.
-    words = [BARE_FLAGS.get(word, word) for word in sys.argv[1:]]
+    words = sweep_commands.joined([BARE_FLAGS.get(word, word) for word in sys.argv[1:]])
     if not words or words[0] in ("--help", "-h", "help"):
         print(HELP)
         sys.exit(0)

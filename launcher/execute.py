@@ -9,17 +9,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
+from launcher.allocation import Allocation, parse_allocation
 from launcher.follow import Events, Heartbeats, first_failure, hung_ranks
 from launcher.local import BACKENDS
 from launcher.plan import JobPlan, Machine
 from launcher.report.page import REPORT, write_report
 from launcher.restart import Failure, Restart, next_start
+from trainer.config.errors import LaunchError
 from trainer.config.run_dir import (
     EXIT_BUG,
     EXIT_INTERRUPTED,
@@ -32,11 +34,14 @@ from trainer.config.run_dir import (
     read_events,
     write_run_dir,
 )
+from trainer.config.schema import Recipe
 from trainer.progress import Progress
 
 STOP_GRACE_S = 30.0
 """How long a first Ctrl-C waits for the ranks to save a checkpoint, before they are ended without."""
 TERM_GRACE_S = 5.0
+NOT_FOUND = 127
+"""What a shell says of a program that is not there."""
 PR_SET_PDEATHSIG = 1
 """Of Linux's prctl(2)."""
 FROZEN_AFTER_S = 60.0
@@ -65,9 +70,47 @@ def find_machine() -> Machine:
     return Machine(num_gpus, len(os.sched_getaffinity(0)))
 
 
+def find_allocation() -> Allocation:
+    """What Slurm has given the job that this process is part of; LaunchError outside of one."""
+    return parse_allocation(os.environ, os.environ.get("SHARDTUNE_SLURM_JOB", ""))
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a program answered."""
+
+    exit_code: int
+    output: str
+    errors: str
+
+
+def run_tool(
+    argv: Sequence[str], *, stdin: str | None = None, environment: Mapping[str, str | None] | None = None
+) -> Said:
+    """Runs a program to its end; NOT_FOUND if it is not there. None takes a variable out of its environment."""
+    changed = {"LC_ALL": "C", "SLURM_TIME_FORMAT": "standard", **(environment or {})}
+    # Within a job, the variables of that job would be taken for wishes.
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_") or name == "SLURM_CONF"}
+    its_environment = {name: value for name, value in (kept | changed).items() if value is not None}
+    try:
+        done = subprocess.run(
+            argv, input=stdin, capture_output=True, text=True, check=False, timeout=120, env=its_environment
+        )
+    except FileNotFoundError as error:
+        return Said(NOT_FOUND, "", str(error))
+    except subprocess.TimeoutExpired:
+        raise LaunchError(f"{argv[0]} has not answered for two minutes; try again later") from None
+    return Said(done.returncode, done.stdout, done.stderr)
+
+
 def run_module(module: str, arguments: Sequence[str]) -> int:
     """Runs one of the trainer's modules in the foreground; its exit code."""
     return subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode
+
+
+def run_ranks(argv: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Runs a command line that starts ranks, in the foreground; its exit code."""
+    return subprocess.run(argv, env=os.environ | dict(environment), check=False).returncode
 
 
 def run_dialogue(module: str, arguments: Sequence[str]) -> int:
@@ -155,7 +198,7 @@ def _run_ranks(plan: JobPlan, interrupts: list[Interrupt]) -> tuple[int, Failure
             _end(process)
     if process.returncode == EXIT_OK:
         write_report(plan.run_dir)
-        print(_farewell(plan))
+        print(farewell(plan.recipe, plan.run_dir))
         return EXIT_OK, None
     failure = first_failure(plan.run_dir, since)
     exits = BACKENDS[plan.recipe.job.backend].parse_exits(log_path.read_text(encoding="utf-8", errors="replace"))
@@ -299,10 +342,9 @@ def _results(run_dir: Path) -> str:
     return (run_dir / RESULTS).read_text(encoding="utf-8")
 
 
-def _farewell(plan: JobPlan) -> str:
-    """Where everything is."""
-    run_dir = plan.run_dir
-    talk = [f"talk to it  shardtune chat {run_dir}"] if plan.recipe.task.kind == "chat" else []
+def farewell(recipe: Recipe, run_dir: Path) -> str:
+    """Where everything is of a run that has come to its end."""
+    talk = [f"talk to it  shardtune chat {run_dir}"] if recipe.task.kind == "chat" else []
     return "\n".join(
         [
             _results(run_dir),

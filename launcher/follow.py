@@ -38,6 +38,26 @@ class Events:
             return
 
 
+def outer_events(run_dir: Path, num_bytes: int = 2**16) -> list[dict[str, Any]]:
+    """The first and the newest events, in order: of a long run, those in either end of the file."""
+    try:
+        with (run_dir / METRICS).open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(0)
+            head = file.read(num_bytes).splitlines(keepends=True)
+            file.seek(max(num_bytes, size - num_bytes))
+            tail = file.read().splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+    if not tail:
+        lines = head
+    elif size <= 2 * num_bytes:
+        lines = b"".join(head + tail).splitlines(keepends=True)
+    else:
+        lines = head[:-1] + tail[1:]
+    return [json.loads(line) for line in lines if line.endswith(b"\n")]
+
+
 def first_failure(run_dir: Path, since: float) -> dict[str, Any] | None:
     """What the first rank to fail since then died of; None if none wrote anything down."""
     failures = []

@@ -30,6 +30,18 @@ class Machine:
     num_gpus: int
     num_cores: int
     """Those that this process may use."""
+    witness: str = "nvidia-smi finds"
+    """Who says so of the GPUs, and the verb."""
+
+
+@dataclass(frozen=True)
+class RankPlan:
+    """The processes of one machine."""
+
+    num_ranks: int
+    device: str
+    environment: Mapping[str, str]
+    """Set for the ranks, on top of what there is."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +73,16 @@ class JobPlan:
             if rows % self.world_size == 0
             else f"{math.floor(rows / self.world_size)} or more"
         )
+        batch = f"{rows} rows = {self.world_size} ranks x about {share} rows"
+        if train.global_batch_tokens is not None:
+            batch = f"about {train.global_batch_tokens:,} targets over {self.world_size} ranks"
         length = f"{train.max_steps} steps" if train.max_steps is not None else f"{train.num_epochs:g} epochs"
         lines = [
             f"run directory  {self.run_dir}"
             + (f", from the newest checkpoint of {self.run.forked_from}" if self.run.forked_from else ""),
             f"ranks          {self.world_size} on {self.device}, by {self.recipe.job.backend}",
-            f"global batch   {rows} rows = {self.world_size} ranks x about {share} rows, in micro-batches of at most "
-            f"{train.micro_batch_tokens:,} tokens; the same on any number of ranks",
+            f"global batch   {batch}, in micro-batches of at most {train.micro_batch_tokens:,} tokens; the same on any "
+            "number of ranks",
             f"length         {length}",
             f"environment    {' '.join(f'{name}={value}' for name, value in self.environment.items())}",
             f"command        {' '.join(self.argv)}",
@@ -82,27 +97,35 @@ def plan_job(
 ) -> JobPlan:
     """What `shardtune run` will do. Raises ConfigError, CheckpointError or LaunchError if it cannot."""
     run = find_run(path, overrides, run_dir, fork)
-    recipe, run_dir = run.recipe, run.run_dir
-    device, world_size = _ranks(recipe, machine)
-    threads = recipe.job.threads_per_rank or max(1, machine.num_cores // world_size)
+    recipe = run.recipe
+    ranks = plan_ranks(recipe, machine)
+    return JobPlan(
+        run,
+        BACKENDS[recipe.job.backend].argv(ranks.num_ranks, ["trainer", str(run.run_dir), "--followed"]),
+        ranks.environment,
+        ranks.num_ranks,
+        ranks.device,
+        resolve_ds_config(load_ds_config(recipe.engine.deepspeed), recipe, hidden_size=_hidden_size(recipe)),
+    )
+
+
+def plan_ranks(recipe: Recipe, machine: Machine) -> RankPlan:
+    """Who trains on a machine. Raises LaunchError if it has not what the recipe asks for."""
+    device, num_ranks = _ranks(recipe, machine)
+    threads = recipe.job.threads_per_rank or max(1, machine.num_cores // num_ranks)
     environment = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
     if device == "cpu":
         environment["DS_ACCELERATOR"] = "cpu"
         environment |= KEEP_MEMORY
-    return JobPlan(
-        run,
-        BACKENDS[recipe.job.backend].argv(world_size, ["trainer", str(run_dir), "--followed"]),
-        environment,
-        world_size,
-        device,
-        resolve_ds_config(load_ds_config(recipe.engine.deepspeed), recipe, hidden_size=_hidden_size(recipe)),
-    )
+    return RankPlan(num_ranks, device, environment)
 
 
 def _ranks(recipe: Recipe, machine: Machine) -> tuple[str, int]:
     wanted = recipe.job.device
     if wanted == "cuda" and machine.num_gpus == 0:
-        raise LaunchError("job.device: cuda is asked for, but nvidia-smi finds no GPU; check it, or set job.device=cpu")
+        raise LaunchError(
+            f"job.device: cuda is asked for, but {machine.witness} no GPU; check it, or set job.device=cpu"
+        )
     device = "cuda" if machine.num_gpus and wanted != "cpu" else "cpu"
     if device == "cuda":
         world_size = recipe.job.ranks or machine.num_gpus

@@ -71,7 +71,7 @@ def test_processes_are_started_in_one_place() -> None:
 
 def test_the_environment_is_read_where_it_belongs() -> None:
     readers = {name(path) for path in MODULES if "os.environ" in names_used(path)}
-    assert readers == {"trainer/ranks.py", "trainer/reporter.py", "launcher/execute.py"}
+    assert readers == {"trainer/data/work.py", "trainer/ranks.py", "trainer/reporter.py", "launcher/execute.py"}
 
 
 def test_the_loop_knows_torch_and_our_protocols_only() -> None:

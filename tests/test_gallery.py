@@ -9,6 +9,7 @@ import pytest
 
 from trainer.config.load import load_recipe
 from trainer.data.gather import gather
+from trainer.data.work import Work
 
 PAGE = Path(__file__).parents[1] / "docs" / "data.md"
 FILE = re.compile(r"^\*\*`(?P<name>[^`]+)`\*\*\n\n```\w*\n(?P<text>.*?)```", re.MULTILINE | re.DOTALL)
@@ -33,7 +34,7 @@ def test_every_recipe_of_the_gallery_reads_its_file(
     path = tmp_path / "recipe.yaml"
     path.write_text(f"{recipe}model: {{path: owner/name}}\n", encoding="utf-8")
     notes: list[str] = []
-    gathered = gather(load_recipe(path), notes.append)
+    gathered = gather(load_recipe(path), notes.append, Work(tmp_path / "work"))
     assert sum(map(len, gathered.rows.values())) == sum(rows_in(name, text) for name, text in files.items())
 
 

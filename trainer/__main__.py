@@ -15,7 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TextIO
 
-from trainer.config.errors import ShardtuneError
+from trainer.config.errors import LaunchError, ShardtuneError, TakenOverError
 from trainer.config.run_dir import (
     EXIT_BUG,
     EXIT_OK,
@@ -49,8 +49,14 @@ def _main(arguments: argparse.Namespace, stop: Stop) -> int:
         if arguments.prepare:
             stop.watch(run_dir / STOP, recipe.faults.stop_after_minutes)
             from trainer.data.prepare import prepare
+            from trainer.progress import PreparationProgress
 
-            prepared = prepare(recipe, num_ranks=arguments.prepare, say=lambda text: print(text, file=sys.stderr))
+            prepared = prepare(
+                recipe,
+                num_ranks=arguments.prepare,
+                say=lambda text: print(text, file=sys.stderr),
+                progress=PreparationProgress(sys.stderr),
+            )
             refuse_other_data(run_dir, prepared.folder.name)
             return EXIT_OK
         from trainer.ranks import connect, disconnect, global_rank, world_size
@@ -61,6 +67,11 @@ def _main(arguments: argparse.Namespace, stop: Stop) -> int:
         from trainer.data.prepare import prepare
         from trainer.run import run
 
+        if arguments.ranks is not None and world_size() != arguments.ranks:
+            raise LaunchError(
+                f"there are {world_size()} ranks, but {arguments.ranks} were to be started; has a node started a world "
+                "of its own? Its part of the log says which address it waited for"
+            )
         # Before the ranks meet: no collective's time-out runs while one of them tokenizes.
         prepared = prepare(recipe, num_ranks=world_size())
         refuse_other_data(run_dir, prepared.folder.name)
@@ -68,8 +79,9 @@ def _main(arguments: argparse.Namespace, stop: Stop) -> int:
             if global_rank() == 0:
                 print(f"{run_dir} has come to its end already; its results are in {RESULTS}", file=terminal)
             return EXIT_OK
-        ranks = connect(recipe.job.device, timeout=_patience(recipe.faults.hang_s))
-        ended = run(recipe, run_dir, prepared, ranks, stop, terminal=None if arguments.followed else terminal)
+        ranks = connect(arguments.device or recipe.job.device, timeout=_patience(recipe.faults.hang_s))
+        watched = None if arguments.followed else terminal
+        ended = run(recipe, run_dir, prepared, ranks, stop, terminal=watched, job=arguments.job)
         ranks.barrier()  # one that left with EXIT_RESUME before rank zero has sent its last lines would have it killed
         disconnect()
         if ranks.is_zero and not arguments.followed:
@@ -79,9 +91,13 @@ def _main(arguments: argparse.Namespace, stop: Stop) -> int:
         stop.note_only()
         code, text = _verdict(error)
         print(text, file=sys.stderr, flush=True)
-        if run_dir is not None and not arguments.prepare and _is_first_failure(run_dir, code, text, started):
+        if isinstance(error, TakenOverError):
+            shown = True  # and nothing written: the run directory's files are another start's by now
+        else:
+            shown = run_dir is not None and not arguments.prepare and _is_first_failure(run_dir, code, text, started)
+        if shown:
             print(text, file=terminal, flush=True)
-            if code == EXIT_RESUME:
+            if code == EXIT_RESUME and run_dir is not None:
                 (run_dir / STOP).unlink(missing_ok=True)
         return code
 
@@ -109,6 +125,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "--fork", type=Path, help="a new run directory, to begin from the newest checkpoint of that one"
     )
     parser.add_argument("--prepare", type=int, metavar="RANKS", help="only prepare the data, for so many ranks")
+    parser.add_argument("--ranks", type=int, help="how many ranks there have to be, on all machines")
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="what whoever starts the ranks has found for them")
+    parser.add_argument("--job", help="the scheduler's name of the job")
     parser.add_argument("--followed", action="store_true", help="somebody else shows the progress")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # DeepSpeed's launcher passes it
     return parser.parse_intermixed_args(argv)

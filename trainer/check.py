@@ -21,7 +21,8 @@ from trainer.config.schema import Recipe
 from trainer.data.gather import REPORTED, SPLITS
 from trainer.data.order import Order
 from trainer.data.pack import Packing, lay_out, shape_of
-from trainer.data.prepare import Prepared, Split, load_model_config, load_tokenizer, prepare
+from trainer.data.prepare import Prepared, load_model_config, load_tokenizer, prepare
+from trainer.data.shards import Split
 from trainer.footprint import Footprint, footprint
 from trainer.steps import training_order
 from trainer.tasks import TASKS, Task

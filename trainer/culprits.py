@@ -6,7 +6,7 @@ Each row of the step is asked for its loss alone, without dropout and without a 
 import contextlib
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,32 +25,28 @@ class Culprits:
 
     run_dir: Path
     ranks: Ranks
-    rows_alone: Callable[[int], Iterable[tuple[int | None, Batch]]]
-    """A step's number -> this rank's share of its rows, as trainer/steps.py has it."""
-    place: Callable[[int], str]
-    """A row's number -> where the user wrote it."""
+    alone: Callable[[int], Iterable[tuple[str | None, Batch]]]
+    """A step's number -> this rank's share of its examples, as trainer/steps.py has it."""
 
     def find(self, engine: Engine, task: Task, number: int) -> list[str]:
         """Collective: the places of the step's rows whose loss alone is no finite number, which are also written down.
 
         None of them, if it takes several rows, dropout or the gradient; all, if the model itself has no numbers left.
         """
-        losses: list[tuple[int, float]] = []
+        losses: list[tuple[str, float]] = []
         with engine.evaluating():
-            for row, batch in self.rows_alone(number):
+            for place, batch in self.alone(number):
                 loss = float(task.loss_sum(engine.forward(batch), batch))
-                if row is not None:
-                    losses.append((row, loss))
-        everyones = [pair for pairs in self.ranks.gather(losses) for pair in pairs]
-        culprits = [(row, loss) for row, loss in dict(everyones).items() if not math.isfinite(loss)]
-        places = [self.place(row) for row, _ in culprits]
+                if place is not None and not math.isfinite(loss):
+                    losses.append((place, loss))
+        culprits = dict(pair for pairs in self.ranks.gather(losses) for pair in pairs)
         with contextlib.suppress(OSError):  # a full disk ends no training, and whoever asks says the places too
-            self._write(number, culprits, places)
-        return places
+            self._write(number, culprits)
+        return list(culprits)
 
-    def _write(self, number: int, culprits: list[tuple[int, float]], places: list[str]) -> None:
+    def _write(self, number: int, culprits: Mapping[str, float]) -> None:
         if self.ranks.is_zero:
             with (self.run_dir / BAD_ROWS).open("a", encoding="utf-8") as file:
-                for (row, loss), place in zip(culprits, places, strict=True):
-                    line = {"step": number + 1, "row": row, "place": place, "loss": str(loss)}
+                for place, loss in culprits.items():
+                    line = {"step": number + 1, "place": place, "loss": str(loss)}
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")

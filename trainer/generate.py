@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.data.batch import deal
-from trainer.data.prepare import Split
+from trainer.data.shards import Split
 from trainer.engine import Engine
 from trainer.ranks import Ranks
 from trainer.tasks.task import Example, GeneratingTask, Generation

@@ -11,11 +11,12 @@ from trainer.checkpoint import Checkpoints
 from trainer.config.schema import Recipe
 from trainer.data.batch import Batch
 from trainer.data.pack import Packing
-from trainer.data.prepare import Split
+from trainer.data.shards import Split
 from trainer.engine import Engine, StepStats
 from trainer.evaluate import evaluate
 from trainer.generate import questions
 from trainer.guard import Guard
+from trainer.lease import Lease
 from trainer.meter import Meter
 from trainer.ranks import Ranks
 from trainer.reporter import Reporter
@@ -46,6 +47,7 @@ class Milestones:
     meter: Meter
     reporter: Reporter
     ranks: Ranks
+    lease: Lease
     stop: Stop
     state: TrainState
     """After the last step that was done: what a stop saves."""
@@ -61,7 +63,8 @@ class Milestones:
         return self.recipe.checkpoint.best_metric or self.task.main_metric
 
     def stop_requested(self) -> bool:
-        """Whether this rank sees a wish to stop."""
+        """Whether this rank sees a wish to stop. Raises CheckpointError if the run directory is another start's now."""
+        self.lease.check()
         return self.stop.requested
 
     def between(self, batches: Iterable[T]) -> Iterator[T]:
@@ -121,6 +124,7 @@ class Milestones:
 
     def save(self, state: TrainState) -> None:
         """Collective: begins to save a checkpoint of this state, unless there is one."""
+        self.lease.check()
         with self.phase("saving a checkpoint"):
             self.checkpoints.save(self.engine, state, self._dev_metrics(state))
         self.last_save = time.monotonic()

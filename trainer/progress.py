@@ -9,6 +9,28 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bars
 
 PLAIN_EVERY_S = 20.0
+PREPARING = {
+    "lines": "finding the lines",
+    "read": "reading",
+    "look": "looking for double rows",
+    "survey": "checking rows",
+    "encode": "tokenizing",
+}
+"""The stages of a preparation (trainer/data/gather.py, prepare.py)."""
+
+
+class PreparationProgress:
+    """Says now and then how far the preparation of data is."""
+
+    def __init__(self, terminal: TextIO) -> None:
+        self._terminal = terminal
+        self._said_at = time.monotonic()
+
+    def __call__(self, stage: str, num_done: int, num_units: int) -> None:
+        name = PREPARING.get(stage.split("-")[0])
+        if name is not None and time.monotonic() - self._said_at > PLAIN_EVERY_S:
+            self._said_at = time.monotonic()
+            print(f"{name}: {num_done:,} of {num_units:,} pieces", file=self._terminal, flush=True)
 
 
 class Progress:

@@ -21,10 +21,12 @@ from trainer.config.load import learning_hash
 from trainer.config.run_dir import CHECKPOINTS, EXPORT, FACTS, MODEL, RESULTS, STOP, write_atomically
 from trainer.config.schema import Recipe
 from trainer.culprits import Culprits
-from trainer.data.prepare import Prepared, Split, load_model_config, load_tokenizer
+from trainer.data.prepare import Prepared, load_model_config, load_tokenizer
+from trainer.data.shards import Split
 from trainer.engine import DeepSpeedEngine, hold_ds_config
 from trainer.export import export, in_order
 from trainer.guard import Guard, RolledBack
+from trainer.lease import Lease, open_lease
 from trainer.loop import fit
 from trainer.memory import memory_said
 from trainer.meter import Meter
@@ -32,13 +34,13 @@ from trainer.milestones import Milestones, without_answers
 from trainer.model import keep_model_files, load_model
 from trainer.optim import OPTIMIZERS
 from trainer.packing import choose_packing
-from trainer.preflight import check_device
+from trainer.preflight import check_device, preflight
 from trainer.ranks import Ranks
 from trainer.reporter import Reporter, open_reporter
 from trainer.resume import Found, find_newest, first_whole, fork, restore, state_of
 from trainer.schedule import make_schedule
 from trainer.state import TrainState
-from trainer.steps import Step, rows_alone, train_steps, training_order
+from trainer.steps import Step, course_of
 from trainer.stop import Stop, StopAsked
 from trainer.tasks import TASKS, Task
 from trainer.watchdog import watching
@@ -48,15 +50,38 @@ StepsFrom = Callable[[TrainState], Iterator[Step]]
 
 
 def run(
-    recipe: Recipe, run_dir: Path, prepared: Prepared, ranks: Ranks, stop: Stop, *, terminal: TextIO | None = None
+    recipe: Recipe,
+    run_dir: Path,
+    prepared: Prepared,
+    ranks: Ranks,
+    stop: Stop,
+    *,
+    terminal: TextIO | None = None,
+    job: str | None = None,
 ) -> bool:
     """Collective: trains the recipe from where the run directory stands; whether it came to its end.
 
     False means that it was asked to stop: a checkpoint is saved, and the same call goes on from it. A wish that comes
-    while there is nothing to save raises StopAsked. Raises DataError, ConfigError, CheckpointError or TrainingError
-    for what a user has to mend.
+    while there is nothing to save raises StopAsked. `job` is what the scheduler calls the job of this start. Raises
+    DataError, ConfigError, CheckpointError or TrainingError for what a user has to mend.
     """
     check_device(recipe, ranks)
+    lease = open_lease(run_dir, ranks, job=job)
+    try:
+        return _run(recipe, run_dir, prepared, ranks, stop, lease, terminal)
+    finally:
+        lease.close()
+
+
+def _run(
+    recipe: Recipe,
+    run_dir: Path,
+    prepared: Prepared,
+    ranks: Ranks,
+    stop: Stop,
+    lease: Lease,
+    terminal: TextIO | None,
+) -> bool:
     transformers.utils.logging.disable_progress_bar()  # they would fill the ranks' log files
     found = find_newest(run_dir / CHECKPOINTS, ranks)
     if found.checkpoint is None:
@@ -66,7 +91,9 @@ def run(
         for step, problem in found.damaged.items():
             text = f"{problem}; the run goes on from step {found.step}"
             reporter.report("alert", title=f"the checkpoint of step {step} is passed over", text=text, step=step)
-        milestones, steps_from = _assemble(recipe, run_dir, prepared, ranks, reporter, found, stop)
+        for text in preflight(recipe, run_dir, ranks):
+            reporter.report("notice", text=text)
+        milestones, steps_from = _assemble(recipe, run_dir, prepared, ranks, reporter, found, stop, lease)
         stop.note_only()
         with watching(run_dir, ranks.rank, recipe.faults.hang_s):
             try:
@@ -114,6 +141,7 @@ def _assemble(
     reporter: Reporter,
     found: Found,
     stop: Stop,
+    lease: Lease,
 ) -> tuple[Milestones, StepsFrom]:
     """Collective: the model on its engine, where the run stands, and the steps that are left from there."""
     reporter.report("phase", name="loading the model")
@@ -125,8 +153,7 @@ def _assemble(
         engine, model = _load_engine(recipe, run_dir, task, tokenizer, ranks)
     packing = choose_packing(recipe, task, engine, model, ranks=ranks, reporter=reporter)
     _pass_once(engine, task, train, ranks)
-    order = training_order(train, recipe)
-    num_steps = order.num_steps(recipe.train.num_epochs, recipe.train.max_steps)
+    course = course_of(prepared, recipe, task, ranks=ranks, packing=packing)
     if ranks.is_zero:
         keep_model_files(model, tokenizer, run_dir / MODEL)
         write_atomically(run_dir / FACTS, json.dumps(prepared.facts, ensure_ascii=False, indent=1))
@@ -138,17 +165,11 @@ def _assemble(
     if found.checkpoint is not None:
         restore(engine, found.checkpoint)
         state = state_of(found.checkpoint, checkpoints.complete(), policy)
-    culprits = Culprits(
-        run_dir,
-        ranks,
-        rows_alone=lambda number: rows_alone(train, task, order, number, ranks=ranks, packing=packing),
-        place=train.place,
-    )
     milestones = Milestones(
         recipe=recipe,
         run_dir=run_dir,
-        num_steps=num_steps,
-        steps_per_epoch=order.steps_per_epoch,
+        num_steps=course.num_steps,
+        steps_per_epoch=course.steps_per_epoch,
         engine=engine,
         task=task,
         dev=prepared.split("dev"),
@@ -162,21 +183,22 @@ def _assemble(
             engine,
             task,
             checkpoints,
-            culprits,
+            Culprits(run_dir, ranks, course.alone),
             reporter,
             ranks,
         ),
-        meter=Meter(num_steps, ranks.device),
+        meter=Meter(course.num_steps, ranks.device),
         reporter=reporter,
         ranks=ranks,
+        lease=lease,
         stop=stop,
         state=state,
     )
     reporter.report(
         "start",
         step=state.step,
-        num_steps=num_steps,
-        num_rows=len(train),
+        num_steps=course.num_steps,
+        num_rows=course.num_rows,
         data={name: {key: its[key] for key in ("rows", "tokens")} for name, its in prepared.meta["splits"].items()},
         num_parameters=engine.num_parameters,
         world_size=ranks.world_size,
@@ -185,20 +207,7 @@ def _assemble(
         precision=recipe.engine.precision,
         packed=packing is not None,
     )
-
-    def steps_from(state: TrainState) -> Iterator[Step]:
-        return train_steps(
-            train,
-            task,
-            order,
-            range(state.step, num_steps),
-            ranks=ranks,
-            micro_batch_tokens=recipe.train.micro_batch_tokens,
-            packing=packing,
-            left_out=state.left_out,
-        )
-
-    return milestones, steps_from
+    return milestones, lambda state: course.begin(state.step, state.left_out)
 
 
 def _load_engine(
@@ -273,6 +282,8 @@ def _finish(milestones: Milestones, state: TrainState, test: Split | None) -> di
     if (dev_metrics := best.manifest.dev_metrics) is not None:
         results["dev"] = dict(dev_metrics)
         milestones.task.calibrate(dev_metrics)
+        metric = milestones.best_metric
+        results["chosen_by"] = {"metric": metric, "lower_is_better": metric in milestones.task.lower_is_better}
     if best.step != state.step:
         restore(milestones.engine, best, weights_only=True)
     if test is not None:

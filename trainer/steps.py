@@ -1,20 +1,25 @@
 """One rank's share of each optimizer step, from the order of the data to tensors."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.config.errors import DataError
 from trainer.config.schema import Recipe
 from trainer.data.batch import Batch, Positions
+from trainer.data.faults import Faults
 from trainer.data.order import Order
 from trainer.data.pack import Packing, lay_out, shape_of
-from trainer.data.prepare import Split
+from trainer.data.prepare import Prepared, encoder_of, open_stream
+from trainer.data.shards import Encoder, Split
+from trainer.data.stream import Stream
 from trainer.ranks import Ranks
 from trainer.tasks import Task
 from trainer.tasks.causal import merge
+from trainer.tasks.task import TRUNCATED, Example
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,121 @@ def training_order(train: Split, recipe: Recipe) -> Order:
         recipe.train.seed,
         sources=train.sources,
         weights=tuple(source.weight for source in recipe.data.sources("train")),
+        num_targets=train.num_targets,
+        global_batch_tokens=recipe.train.global_batch_tokens,
     )
+
+
+@dataclass(frozen=True)
+class Course:
+    """All steps of a training."""
+
+    num_steps: int
+    steps_per_epoch: int
+    num_rows: int
+    """Those that there are; of a stream, those that are trained on."""
+    begin: Callable[[int, Collection[int]], Iterator[Step]]
+    """Collective, and so is each of its steps: this rank's share of the steps from this one on, but for those that are
+    left out."""
+    alone: Callable[[int], Iterator[tuple[str | None, Batch]]]
+    """Collective: this rank's share of the step of this number, each example in a batch of its own, with the place of
+    its row; as many on every rank, and None with what is only there for the number."""
+
+
+def course_of(prepared: Prepared, recipe: Recipe, task: Task, *, ranks: Ranks, packing: Packing | None) -> Course:
+    """What the recipe trains on, in which steps."""
+    train = prepared.split("train")
+    assert train is not None, "a recipe always names training data"
+    budget = recipe.train.micro_batch_tokens
+    if recipe.data.streaming:
+        assert recipe.train.max_steps is not None, "the schema wants it of a stream"
+        length = recipe.train.max_steps
+
+        def stream(first: int, left_out: Collection[int]) -> Iterator[Step]:
+            rows, left = open_stream(prepared, recipe), range(first, length)
+            encoder = encoder_of(recipe, task)
+            return stream_steps(rows, encoder, task, left, recipe, ranks=ranks, packing=packing, left_out=left_out)
+
+        def alone_in_stream(number: int) -> Iterator[tuple[str | None, Batch]]:
+            rows = next(iter(open_stream(prepared, recipe).steps(number)))
+            by_row = encoder_of(recipe, task).encode(rows, Faults())
+            places = [str(row) for row, examples in zip(rows, by_row, strict=True) for _ in examples]
+            examples = _Examples(task, [_kept(example) for its in by_row for example in its])
+            share = _Sharing(examples, task, ranks, 1, packing)
+            draws = _draws(recipe.train.seed, number, len(places))
+            return _alone(share, np.arange(len(places)), draws, places.__getitem__)
+
+        return Course(length, length, length * recipe.train.global_batch_size, stream, alone_in_stream)
+    order = training_order(train, recipe)
+    num_steps = order.num_steps(recipe.train.num_epochs, recipe.train.max_steps)
+
+    def begin(first: int, left_out: Collection[int]) -> Iterator[Step]:
+        left = range(first, num_steps)
+        return train_steps(
+            train, task, order, left, ranks=ranks, micro_batch_tokens=budget, packing=packing, left_out=left_out
+        )
+
+    def alone(number: int) -> Iterator[tuple[str | None, Batch]]:
+        rows = order.rows(number)
+        share = _Sharing(train, task, ranks, 1, packing)
+        return _alone(share, rows, _draws(order.seed, number, len(rows)), train.place)
+
+    return Course(num_steps, order.steps_per_epoch, len(train), begin, alone)
+
+
+def stream_steps(
+    stream: Stream,
+    encoder: Encoder,
+    task: Task,
+    steps: range,
+    recipe: Recipe,
+    *,
+    ranks: Ranks,
+    packing: Packing | None,
+    left_out: Collection[int] = (),
+) -> Iterator[Step]:
+    """Collective at every step: this rank's share of these steps of a stream; of those that are left out, nothing.
+
+    Each rank encodes a part of a step's rows; all of them then have all of its examples, and deal them as ever.
+    """
+    for number, rows in zip(steps, stream.steps(steps.start), strict=False):
+        if number in left_out:
+            yield _nothing(number)
+            continue
+        everyones = ranks.gather(encoder.encode(rows[ranks.rank :: ranks.world_size], Faults()))
+        by_row = (everyones[at % ranks.world_size][at // ranks.world_size] for at in range(len(rows)))
+        encoded = [_kept(example) for examples in by_row for example in examples]
+        if not encoded:
+            raise DataError(f"data.train: nothing to learn is left of the rows of step {number + 1}: data.max_tokens?")
+        examples = _Examples(task, encoded)
+        draws = _draws(recipe.train.seed, number, len(encoded))
+        share = _Sharing(examples, task, ranks, recipe.train.micro_batch_tokens, packing)
+        micro_batches, num_padded_tokens = share(np.arange(len(encoded)), draws)
+        yield Step(
+            number,
+            micro_batches,
+            num_samples=len(rows),
+            num_targets=float(examples.num_targets.sum()) or 1.0,
+            num_tokens=int(examples.lengths.sum()),
+            num_padded_tokens=num_padded_tokens,
+        )
+
+
+def _kept(example: Example) -> Example:
+    """The example without what is only counted."""
+    return {name: value for name, value in example.items() if name != TRUNCATED}
+
+
+class _Examples:
+    """Examples in memory, in the stead of a Split."""
+
+    def __init__(self, task: Task, examples: Sequence[Example]) -> None:
+        self._examples = examples
+        self.lengths = np.array([task.num_tokens(its) for its in examples], dtype=np.int32)
+        self.num_targets = np.array([task.num_targets(its) for its in examples], dtype=np.float64)
+
+    def examples(self, rows: NDArray[np.int64]) -> list[Example]:
+        return [self._examples[row] for row in rows.tolist()]
 
 
 def train_steps(
@@ -60,10 +179,10 @@ def train_steps(
     share = _Sharing(split, task, ranks, micro_batch_tokens, packing)
     for number in steps:
         if number in left_out:
-            yield Step(number, [], num_samples=0, num_targets=0.0, num_tokens=0, num_padded_tokens=0)
+            yield _nothing(number)
             continue
         rows = order.rows(number)
-        micro_batches, num_padded_tokens = share(rows, _draws(order, number, len(rows)))
+        micro_batches, num_padded_tokens = share(rows, _draws(order.seed, number, len(rows)))
         yield Step(
             number,
             micro_batches,
@@ -74,25 +193,25 @@ def train_steps(
         )
 
 
-def rows_alone(
-    split: Split, task: Task, order: Order, number: int, *, ranks: Ranks, packing: Packing | None
-) -> Iterator[tuple[int | None, Batch]]:
-    """This rank's share of one step, each row in a batch of its own, with the row's number; as many on every rank.
+def _nothing(number: int) -> Step:
+    """A step that is left out."""
+    return Step(number, [], num_samples=0, num_targets=0.0, num_tokens=0, num_padded_tokens=0)
 
-    None goes with what is only there for the number.
-    """
-    share = _Sharing(split, task, ranks, 1, packing)
-    rows = order.rows(number)
-    draws = _draws(order, number, len(rows))
+
+def _alone(
+    share: "_Sharing", rows: Positions, draws: Sequence[tuple[int, int]], place: Callable[[int], str]
+) -> Iterator[tuple[str | None, Batch]]:
+    """What Course.alone is; `place` says where the row of an example is."""
+    ranks = share.ranks
     for start in range(0, len(rows), ranks.world_size):
-        place = min(start + ranks.rank, len(rows) - 1)
-        batch = share.batch(rows, draws, [np.array([place])]).to(ranks.device)
-        yield int(rows[place]) if start + ranks.rank < len(rows) else None, batch
+        at = min(start + ranks.rank, len(rows) - 1)
+        batch = share.batch(rows, draws, [np.array([at])]).to(ranks.device)
+        yield place(int(rows[at])) if start + ranks.rank < len(rows) else None, batch
 
 
-def _draws(order: Order, number: int, num_rows: int) -> list[tuple[int, int]]:
+def _draws(seed: int, number: int, num_examples: int) -> list[tuple[int, int]]:
     """By the place in the step, for a row may be twice in it; what is evaluated has 0 in the step's stead."""
-    return [((order.seed << 32) + number + 1, place) for place in range(num_rows)]
+    return [((seed << 32) + number + 1, place) for place in range(num_examples)]
 
 
 def evaluation_batches(
@@ -116,7 +235,7 @@ def evaluation_batches(
 class _Sharing:
     """Deals rows to the ranks, and makes batches of this rank's."""
 
-    split: Split
+    split: Split | _Examples
     task: Task
     ranks: Ranks
     micro_batch_tokens: int

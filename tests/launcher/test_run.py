@@ -364,3 +364,14 @@ def test_output_that_nobody_reads_to_its_end_is_no_error(folder: Path) -> None:
     done = command("bash", "-c", f"{sys.executable} -m launcher.cli run tiny.yaml --dry-run | head -1", cwd=folder)
     assert done.stdout.startswith("run directory")
     assert done.stderr == ""
+
+
+def test_data_are_prepared_ahead_of_a_run(folder: Path) -> None:
+    done = shardtune("prepare", "tiny.yaml", "data.max_tokens=33", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["was_made"] and report["rows"] == 127 and Path(report["path"]).is_dir()
+    again = shardtune("prepare", "tiny.yaml", "data.max_tokens=33", cwd=folder)
+    assert f"in {report['path']}" in again.stdout and "they were there already" in again.stdout
+    wrong = shardtune("prepare", "tiny.yaml", "data.train=nothing.jsonl", cwd=folder)
+    assert wrong.returncode == 2 and "no such file: 'nothing.jsonl'" in wrong.stderr

@@ -1,6 +1,5 @@
 """A wish to stop is seen wherever it comes from and wherever a run is, and costs nothing."""
 
-import fcntl
 import json
 import os
 import signal
@@ -15,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.support.runs import RECIPE, curve, events, tiny_recipe, train
-from trainer.config.run_dir import EXIT_RESUME, RESULTS, STOP
-from trainer.data.prepare import fingerprint
+from trainer.config.run_dir import EXIT_RESUME, LEASE, RESULTS, STOP
+from trainer.data.prepare import _one_a_machine, fingerprint
 from trainer.engine import DeepSpeedEngine
 from trainer.manifest import complete_checkpoints
 from trainer.stop import SIGNALS, StopAsked, signals_ask_to_stop
@@ -88,6 +87,7 @@ def test_a_step_of_many_micro_batches_is_left_in_the_middle(tiny: Path, tmp_path
     (stopped,) = events(tmp_path, "stopped")
     assert (stopped["step"], stopped["reason"]) == (3, "SIGTERM")
     assert [its.step for its in complete_checkpoints(tmp_path / "checkpoints")] == [3]
+    assert not (tmp_path / LEASE).exists()
     assert train(recipe, tmp_path, world_size=2)[0] == [True, True]
     assert curve(events(tmp_path)) == curve(events(unbroken))
     assert same_end(tmp_path, unbroken)
@@ -120,8 +120,8 @@ def test_a_preparation_ends_at_once_with_the_code_that_asks_for_another_start(ti
     (tmp_path / "cache").mkdir()
     settings = [f"data.cache_dir={tmp_path}/cache"]
     words = [sys.executable, "-m", "trainer", "r.yaml", *settings, "--run-dir=r", "--prepare=1"]
-    with (tmp_path / "cache" / f"{fingerprint(tiny_recipe(tiny, *settings))}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # as if another process were preparing the same data, for ever
+    folder = tmp_path / "cache" / fingerprint(tiny_recipe(tiny, *settings))
+    with _one_a_machine(folder, "", print):  # as if another process were preparing the same data, for ever
         process = subprocess.Popen(words, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
         deadline = time.monotonic() + 100
         while not (tmp_path / "r" / "config.yaml").exists():

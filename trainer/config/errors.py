@@ -27,3 +27,7 @@ class CheckpointError(ShardtuneError):
 
 class TrainingError(ShardtuneError):
     """The training cannot go on with this recipe: its numbers are none any more, or memory is short."""
+
+
+class TakenOverError(CheckpointError):
+    """Another start writes the run directory now; this one must not."""

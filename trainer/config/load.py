@@ -46,6 +46,17 @@ def parse_recipe(text: str, overrides: Sequence[str] = (), *, name: str = "recip
     return recipe
 
 
+def machines_alone(overrides: Sequence[str]) -> Recipe:
+    """A recipe that asks for machines and trains nothing, for what looks at them only.
+
+    Raises ConfigError for whatever is no key of job, or has no legal value.
+    """
+    if others := [override for override in overrides if not override.startswith("job.")]:
+        raise ConfigError(f"{others[0]}: there is no recipe here; only keys of job count, such as job.nodes=2")
+    nothing = {"task": {"kind": "classification"}, "model": {"path": "./none"}, "data": {"train": "./none"}}
+    return with_absolute_paths(parse_recipe(json.dumps(nothing), overrides), Path.cwd())
+
+
 def render_recipe(recipe: Recipe) -> str:
     """The whole recipe, defaults included, as YAML that reads back to an equal one."""
     return "# Resolved by shardtune: every value that holds, defaults included.\n" + write_yaml(
@@ -227,7 +238,7 @@ _SPLITS = ("train", "dev", "test")
 def path_faults(values: Mapping[str, Any], folder: Path) -> list[Fault]:
     """What of the local files and folders that the values name is not there; relative paths start from `folder`."""
     faults = []
-    data, model, engine = (_section(values, name) for name in ("data", "model", "engine"))
+    data, model, engine, job = (_section(values, name) for name in ("data", "model", "engine", "job"))
     for split in _SPLITS:
         for where, source in _paths_in(data.get(split)):
             if missing := _no_rows(source, folder):
@@ -242,6 +253,9 @@ def path_faults(values: Mapping[str, Any], folder: Path) -> list[Fault]:
                 faults.append(Fault(("engine", "deepspeed"), not_a_strategy(ds_config)))
         elif missing := _missing(ds_config, folder, "file"):
             faults.append(Fault(("engine", "deepspeed"), missing))
+    preamble = job.get("preamble")
+    if isinstance(preamble, str) and (missing := _missing(preamble, folder, "file")):
+        faults.append(Fault(("job", "preamble"), missing))
     return faults
 
 
@@ -249,14 +263,25 @@ def with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with every local path absolute; hub ids and the names of strategies stay as they are."""
     data = {split: _with_absolute_paths(getattr(recipe.data, split), folder) for split in _SPLITS}
     data["cache_dir"] = _absolute(recipe.data.cache_dir, folder)
-    model, engine = recipe.model, recipe.engine
+    model, engine, job = recipe.model, recipe.engine, recipe.job
     if _is_local_model(model.path, folder):
         model = model.model_copy(update={"path": _absolute(model.path, folder)})
     if is_path(engine.deepspeed):
         engine = engine.model_copy(update={"deepspeed": _absolute(engine.deepspeed, folder)})
+    if job.preamble is not None:
+        job = job.model_copy(update={"preamble": _absolute(job.preamble, folder)})
     return recipe.model_copy(
-        update={"data": recipe.data.model_copy(update=data), "model": model, "engine": engine},
+        update={"data": recipe.data.model_copy(update=data), "model": model, "engine": engine, "job": job},
     )
+
+
+def local_folders(recipe: Recipe) -> list[Path]:
+    """The folders of this machine that its ranks read from or write to, besides the run directory."""
+    data = [source.path.removeprefix(HUB) for split in _SPLITS for source in recipe.data.sources(split)]
+    paths = [Path(path).expanduser() for path in (recipe.data.cache_dir, recipe.model.path, *data)]
+    absolute = [path for path in paths if path.is_absolute()]
+    # A pattern, or a cache that is yet to be made, lies in a folder that is there.
+    return [next(folder for folder in (path, *path.parents) if folder.is_dir()) for path in absolute]
 
 
 def _paths_in(value: Any) -> Iterator[tuple[Where, str]]:

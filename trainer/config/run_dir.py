@@ -17,6 +17,8 @@ from trainer.config.load import learned_differences, learning_hash, load_recipe,
 from trainer.config.schema import Recipe
 
 CONFIG, RECIPE, RESULTS, METRICS, STOP = "config.yaml", "recipe.yaml", "results.json", "metrics.jsonl", "stop"
+LEASE = "lease.json"
+"""Names the start that may write the directory (trainer/lease.py)."""
 DATA = "data_fingerprint"
 """Names the prepared data that the run began on (trainer/data/prepare.py)."""
 CHECKPOINTS, EXPORT = "checkpoints", "export"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Union
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from trainer.config.faults import FaultsConfig
+from trainer.config.job import JobConfig
 from trainer.config.section import Section
 from trainer.config.sources import HeldOutConfig, SourceConfig, Sources, SourcesOrShare, listed
 from trainer.tasks import TASKS, TaskOptions
@@ -70,13 +71,23 @@ class DataConfig(Section):
     length_window: Annotated[int, Field(ge=0)] = 50
     """Rows are sorted by length within windows of this many global batches, so that little padding is trained on.
     The batches are then shuffled. 0 makes the order fully random."""
+    streaming: bool = False
+    """Trains on the rows of train as they are read, and keeps nothing of them on the disk: for data that are read once.
+    They are shuffled among shuffle_window at a time, and not sorted by length; what has to be known of them beforehand,
+    such as label names, is taken from the first of each source. Set train.max_steps, and files of their own for dev and
+    test."""
+    shuffle_window: PositiveInt = 10_000
+    """How many rows of a stream are held in memory by each rank, to be shuffled."""
     packing: Literal["auto", "on", "off"] = "auto"
     """Lays several rows side by side, up to max_tokens, where a causal language model learns from them, so that little
     padding is computed. No row sees another, and what is learned is the same. `auto` asks the model, when a run starts,
     whether it keeps them apart (Llama and its like do; OPT, Bloom or Mamba do not), and leaves it if not; with `on`
     that is an error."""
     cache_dir: str = "~/.cache/shardtune"
-    """Where the prepared (tokenized) data are kept between runs."""
+    """Where the prepared (tokenized) data are kept between runs. Machines that see the same folder prepare them
+    together, each its share."""
+    prepare_processes: PositiveInt | None = None
+    """Processes that prepare the data on a machine. None takes one for each core. Fewer take less memory."""
 
     def sources(self, split: str) -> list[SourceConfig]:
         """The sources of train, dev or test; none if there is no such split or it is a share of train."""
@@ -105,6 +116,19 @@ class DataConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _a_stream_is_read_once(self) -> "DataConfig":
+        faults = []
+        if self.share("dev") or self.share("test"):
+            faults.append("dev and test cannot be shares of a stream; name files of their own")
+        if self.deduplicate != "none":
+            faults.append("a stream is not searched for double rows; remove deduplicate")
+        if any(source.weight != 1 for source in self.sources("train")):
+            faults.append("the sources of a stream have no weights; remove them")
+        if self.streaming and faults:
+            raise ValueError(f"streaming: {'; '.join(faults)}")
+        return self
+
+    @model_validator(mode="after")
     def _shares_fit_together(self) -> "DataConfig":
         dev, test = self.share("dev"), self.share("test")
         if dev and test:
@@ -120,6 +144,9 @@ class TrainConfig(Section):
 
     global_batch_size: PositiveInt = 32
     """Rows in one optimizer step, over all ranks, however they are packed."""
+    global_batch_tokens: PositiveInt | None = None
+    """Targets (tokens that are learned) in one optimizer step instead, over all ranks: a step takes as many rows as
+    come nearest to it, and an epoch has steps of like many. A number here overrides global_batch_size."""
     num_epochs: PositiveFloat = 3.0
     """Passes over the training rows; a fraction is fine."""
     max_steps: PositiveInt | None = None
@@ -215,19 +242,6 @@ class ReportConfig(Section):
     """Steps between lines in metrics.jsonl; each line averages over the steps since the last one."""
 
 
-class JobConfig(Section):
-    """What is asked of the machine. Nothing here changes what is learned."""
-
-    backend: Literal["torchrun", "deepspeed"] = "torchrun"
-    """Which launcher starts the ranks."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto` takes the GPUs that are there, or else the CPU."""
-    ranks: PositiveInt | None = None
-    """Processes to start on this machine. None means one for each GPU, or 2 on a CPU."""
-    threads_per_rank: PositiveInt | None = None
-    """CPU threads of one rank. None shares the machine's cores out evenly."""
-
-
 if TYPE_CHECKING:
     AnyTask = TaskOptions
 else:
@@ -264,6 +278,14 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _a_stream_has_no_epochs(self) -> "Recipe":
+        if self.data.streaming and self.train.max_steps is None:
+            raise ValueError("data.streaming: nobody knows how long a stream is; set train.max_steps")
+        if self.data.streaming and self.train.global_batch_tokens is not None:
+            raise ValueError("data.streaming: how long rows are is not known beforehand; remove global_batch_tokens")
+        return self
+
+    @model_validator(mode="after")
     def _start_can_be_evaluated(self) -> "Recipe":
         if self.train.eval_at_start and self.data.dev is None:
             raise ValueError("train.eval_at_start: there is no data.dev to evaluate on")
@@ -287,6 +309,7 @@ NOT_LEARNED = frozenset(
         "model.activation_checkpointing",
         "data.packing",
         "data.cache_dir",
+        "data.prepare_processes",
         "train.micro_batch_tokens",
         "train.eval_at_start",
     }

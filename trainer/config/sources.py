@@ -17,8 +17,8 @@ class SourceConfig(Section):
     """What it is called where its rows are counted. None takes the path."""
     weight: PositiveFloat = 1.0
     """How often an epoch holds each of its rows, and so how many steps it has: 2 is twice, 0.5 is one half of them in
-    this epoch and the other half in the next. Over the epochs no row comes more than once more often than another.
-    Only of training rows."""
+    this epoch and the other half in the next. Over the epochs no row comes more than once more often than another, and
+    up to any step each source has had its part of all rows, to one. Only of training rows."""
     columns: dict[str, str] | None = None
     """The source's names for our columns. None takes data.columns."""
     subset: str | None = None

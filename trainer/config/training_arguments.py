@@ -41,6 +41,7 @@ TRAINING_ARGUMENTS: tuple[Names, ...] = (
     Names(("validation_file", "eval_file"), Counterpart("data.dev")),
     Names(("test_file",), Counterpart("data.test")),
     Names(("max_seq_length", "max_length", "model_max_length"), Counterpart("data.max_tokens")),
+    Names(("preprocessing_num_workers", "dataset_num_proc", "num_proc"), Counterpart("data.prepare_processes")),
     Names(
         ("group_by_length", "train_sampling_strategy"),
         Counterpart("data.length_window", "rows of like length share a batch by default; 0 turns it off"),

@@ -87,6 +87,9 @@ class BadRows(DataError):
         super().__init__(str(faults))
         self.faults = faults
 
+    def __reduce__(self) -> tuple[type["BadRows"], tuple[Faults]]:
+        return BadRows, (self.faults,)
+
 
 _DIFFERS = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|(?<![\w-])\d[\d.,]*")
 

@@ -27,6 +27,17 @@ class Record(NamedTuple):
     """Its number among the rows, from 1; 0 where the line says enough."""
 
 
+class Part(NamedTuple):
+    """Some of a file's lines, whole ones."""
+
+    start: int
+    """Where they begin, in bytes."""
+    stop: int
+    """Where the next line begins."""
+    first_line: int
+    """The number of the first one, from 1."""
+
+
 @dataclass(frozen=True)
 class File:
     """A file of rows, and how it is to be read."""
@@ -36,6 +47,8 @@ class File:
     """What a row of a .txt file is."""
     say: Callable[[str], None] = field(default=lambda _: None, compare=False)
     """Is told what a reader has chosen to take."""
+    part: "Part | None" = None
+    """Only these lines of it are read; None for all."""
 
     def open(self) -> BinaryIO:
         """The bytes, decompressed. Raises OSError, and so does reading from it."""
@@ -75,16 +88,28 @@ def lines_of(file: File, faults: Faults) -> Iterator[tuple[int, str]]:
 
 def checked_lines_of(file: File, faults: Faults) -> Iterator[tuple[int, str, str | None]]:
     """Each line, its number, and what is wrong with it. What is wrong with the whole file is added, and ends it."""
-    number = 0
+    first = file.part.first_line if file.part else 1
+    number = first - 1
     try:
         with file.open() as stream:
-            for number, raw in enumerate(stream, start=1):
+            for number, raw in enumerate(_raw_lines(stream, file.part), start=first):
                 if number == 1 and (encoding := _wide_encoding(raw)):
                     faults.add(file.path, f"looks like {encoding}; convert it: iconv -f {encoding} -t UTF-8")
                     return
                 yield number, *_decoded(raw, is_first=number == 1)
     except OSError as error:
         faults.add(f"{file.path}:{number + 1}", f"cannot be read any further ({error.strerror or error})")
+
+
+def _raw_lines(stream: BinaryIO, part: Part | None) -> Iterator[bytes]:
+    if part is None:
+        yield from stream
+        return
+    stream.seek(part.start)
+    left = part.stop - part.start
+    while left > 0 and (raw := stream.readline()):
+        left -= len(raw)
+        yield raw
 
 
 def _decoded(raw: bytes, *, is_first: bool) -> tuple[str, str | None]:

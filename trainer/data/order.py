@@ -7,9 +7,13 @@ number of ranks, costs nothing and repeats nothing.
 import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from trainer.data.mixture import interleave
 
 Rows = NDArray[np.int64]
 
@@ -18,8 +22,9 @@ Rows = NDArray[np.int64]
 class Order:
     """The order of one data set's rows, for ever.
 
-    Each epoch holds every row exactly once, or as often as its source's weight says: steps of `global_batch_size` rows,
-    an epoch's last one with what is left.
+    Each epoch holds every row exactly once, or as often as its source's weight says. Its steps are of
+    `global_batch_size` rows, the last one of what is left; or, if there are `global_batch_tokens`, of as many rows as
+    come nearest to an even share of the epoch's targets.
     """
 
     lengths: NDArray[np.int32]
@@ -31,16 +36,35 @@ class Order:
     sources: NDArray[np.int32] | None = None
     """The number of each row's source; None if they are all of one. Shape (rows,)."""
     weights: tuple[float, ...] = (1.0,)
-    """How often an epoch holds the rows of each source."""
+    """How often an epoch holds the rows of each source. If any of them is not 1, every step has each source's part of
+    its rows, and so have all steps up to any one, to one row (with global_batch_tokens each step to two rows)."""
+    num_targets: NDArray[np.float64] | None = None
+    """Targets of each row, shape (rows,); needed with global_batch_tokens."""
+    global_batch_tokens: int | None = None
+    """Targets of a step, about; None goes by rows."""
 
-    @property
+    @cached_property
     def steps_per_epoch(self) -> int:
-        return -(-self.rows_per_epoch // self.global_batch_size)
+        """As many in every epoch."""
+        if self.global_batch_tokens is None:
+            return -(-self.rows_per_epoch // self.global_batch_size)
+        assert self.num_targets is not None, "batches of targets are cut by the rows' targets"
+        total = sum(
+            share * float(np.mean(self.num_targets[rows]))
+            for rows, share in zip(self._by_source, self._shares, strict=True)
+            if share
+        )
+        return min(self.rows_per_epoch, max(1, round(total / self.global_batch_tokens)))
 
     @cached_property
     def rows_per_epoch(self) -> int:
         """In every epoch as many, each counted as often as it is in it."""
-        return sum(_share(len(rows), weight) for rows, weight in zip(self._by_source, self.weights, strict=True))
+        return sum(self._shares)
+
+    @cached_property
+    def _shares(self) -> list[int]:
+        """How many rows of each source an epoch holds."""
+        return [_share(len(rows), weight) for rows, weight in zip(self._by_source, self.weights, strict=True)]
 
     @cached_property
     def _by_source(self) -> list[Rows]:
@@ -50,42 +74,125 @@ class Order:
 
     def rows(self, step: int) -> Rows:
         """The row numbers of the global batch of this step, counted from 0 over all epochs."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        rows = _epoch(self, epoch)
-        return rows[position * self.global_batch_size : (position + 1) * self.global_batch_size]
+        number, position = divmod(step, self.steps_per_epoch)
+        epoch = _epoch(self, number)
+        return epoch.rows[epoch.ends[position - 1] if position else 0 : epoch.ends[position]]
 
     def num_steps(self, num_epochs: float, max_steps: int | None) -> int:
         """The steps of a whole training."""
         return max_steps if max_steps is not None else max(1, round(num_epochs * self.steps_per_epoch))
 
 
+class _Epoch(NamedTuple):
+    rows: Rows
+    """In training order; shape (rows per epoch,)."""
+    ends: NDArray[np.int64]
+    """Where each step's rows end; shape (steps per epoch,)."""
+
+
 @lru_cache(maxsize=2)
-def _epoch(order: Order, epoch: int) -> Rows:
-    """All rows of an epoch in training order; shape (rows per epoch,)."""
-    size, num_full = order.global_batch_size, order.rows_per_epoch // order.global_batch_size
-    random = np.random.Philox(key=[order.seed, epoch])
-    rows = _drawn(order, epoch)[_shuffle(random, order.rows_per_epoch)]
+def _epoch(order: Order, number: int) -> _Epoch:
+    random = _random(order.seed, number)
+    places = None
+    if any(weight != 1 for weight in order.weights):
+        places = interleave(order._shares)
+    rows = _drawn(order, number, random, places)
+    if order.global_batch_tokens is not None:
+        return _by_targets(order, rows, places, random)
+    size, num_full = order.global_batch_size, len(rows) // order.global_batch_size
+    ends = np.minimum(np.arange(1, order.steps_per_epoch + 1) * size, len(rows))
     if order.length_window == 0 or num_full < 2:
-        return rows
+        return _Epoch(rows, ends)
     # The last batch of an epoch is short; its rows stay out of the windows, so that every other batch is full.
     full, rest = rows[: num_full * size], rows[num_full * size :]
-    window = np.arange(len(full)) // (order.length_window * size)
-    batches = full[np.lexsort((order.lengths[full], window))].reshape(num_full, size)
-    return np.concatenate([batches[_shuffle(random, num_full)].reshape(-1), rest])
+    shuffled = _shuffle(random, num_full)
+    if places is not None:
+        # Each batch is to have the places of the step that it will be, after the batches have been shuffled.
+        places = places[: len(full)].reshape(num_full, size)[np.argsort(shuffled)].reshape(-1)
+        full = _laid(order, number, places)
+    full = _sorted_in_windows(order, full, places, order.length_window * size)
+    return _Epoch(np.concatenate([full.reshape(num_full, size)[shuffled].reshape(-1), rest]), ends)
 
 
-def _drawn(order: Order, epoch: int) -> Rows:
-    """The rows of an epoch, sorted, each as often as it is in it."""
-    if all(weight == 1 for weight in order.weights):
-        return np.arange(len(order.lengths))
-    drawn = []
-    for number, (rows, weight) in enumerate(zip(order._by_source, order.weights, strict=True)):
-        # All epochs together go round and round the rows of a source, in one order for ever: so each row is in an epoch
-        # as often as any other or once more, and no row is left behind over the epochs.
-        turn = rows[_shuffle(np.random.Philox(key=[order.seed, _SOURCE_KEYS + number]), len(rows))]
-        share = _share(len(rows), weight)
-        drawn.append(np.take(turn, np.arange(epoch * share, (epoch + 1) * share), mode="wrap"))
-    return np.sort(np.concatenate(drawn))
+def _by_targets(order: Order, rows: Rows, places: NDArray[np.int16] | None, random: np.random.Philox) -> _Epoch:
+    """The rows, sorted by length in windows, cut into steps of like many targets, and these shuffled."""
+    assert order.num_targets is not None, "batches of targets are cut by the rows' targets"
+    num_steps = order.steps_per_epoch
+    if order.length_window and num_steps > 1:
+        rows = _sorted_in_windows(order, rows, places, max(1, order.length_window * len(rows) // num_steps))
+    ends = _cut_evenly(order.num_targets[rows], num_steps)
+    if order.length_window == 0:
+        return _Epoch(rows, ends)
+    starts = np.concatenate([[0], ends[:-1]])
+    shuffled = _shuffle(random, num_steps)
+    sizes = (ends - starts)[shuffled]
+    new_ends = np.cumsum(sizes)
+    return _Epoch(rows[np.repeat(starts[shuffled] - new_ends + sizes, sizes) + np.arange(len(rows))], new_ends)
+
+
+def _cut_evenly(amounts: NDArray[np.float64], num_pieces: int) -> NDArray[np.int64]:
+    """Where pieces of at least one row, and of like sums, end; shape (pieces,)."""
+    so_far = np.cumsum(amounts)
+    wanted = so_far[-1] * np.arange(1, num_pieces) / num_pieces
+    # A row is in the piece in which its middle is.
+    cuts = np.searchsorted(so_far - np.asarray(amounts) / 2, wanted)
+    at = np.arange(num_pieces - 1)
+    cuts = np.maximum.accumulate(np.maximum(cuts - at, 1)) + at
+    cuts = np.minimum(cuts, len(amounts) - num_pieces + 1 + at)
+    return np.concatenate([cuts, [len(amounts)]]).astype(np.int64)
+
+
+def _drawn(order: Order, number: int, random: np.random.Philox, places: NDArray[np.int16] | None) -> Rows:
+    """The rows of an epoch in random order, each as often as it is in it."""
+    if places is None:
+        return _shuffle(random, order.rows_per_epoch)
+    return _laid(order, number, places)
+
+
+def _laid(order: Order, number: int, places: NDArray[np.int16]) -> Rows:
+    """The first rows of an epoch, each source's in the places that are its own, in its own order."""
+    rows = np.empty(len(places), dtype=np.int64)
+    for source, share in enumerate(order._shares):
+        own = np.flatnonzero(places == source)
+        rows[own] = _turn(order, source, number * share, (number + 1) * share)[: len(own)]
+    return rows
+
+
+def _turn(order: Order, source: int, start: int, stop: int) -> Rows:
+    """What comes at these places of a source's endless sequence, in which it goes round and round through its rows.
+
+    Which rows are in a part of a round never changes, so that no row is left behind, however the epochs cut the
+    rounds; the order within the part does.
+    """
+    rows, key = order._by_source[source], _SOURCE_KEYS + (source << 44)
+    turn = rows[_shuffle(_random(order.seed, key), len(rows))]
+    rounds = range(start // len(rows) + 1, -(-stop // len(rows))) if len(rows) else ()
+    parts = [rows[:0]]
+    for at, end in pairwise([start, *(number * len(rows) for number in rounds), stop]):
+        part = turn[at % len(rows) :][: end - at] if at < end else rows[:0]
+        parts.append(part[_shuffle(_random(order.seed, key + 1 + at), len(part))])
+    return np.concatenate(parts)
+
+
+def _sorted_in_windows(order: Order, rows: Rows, places: NDArray[np.int16] | None, window: int) -> Rows:
+    """The rows, sorted by length in windows of so many; those of each source within its places, if there are any."""
+    by_length = _argsort_in_windows(order.lengths[rows], window)
+    if places is None:
+        return rows[by_length]
+    sorted_rows = np.empty_like(rows)
+    by_source_and_length = by_length[_argsort_in_windows(places[by_length], window)]
+    sorted_rows[_argsort_in_windows(places, window)] = rows[by_source_and_length]
+    return sorted_rows
+
+
+def _argsort_in_windows(keys: NDArray[Any], window: int) -> Rows:
+    """What sorts each window of so many keys, stably; the last one may be shorter."""
+    if keys.dtype.itemsize > 2 and len(keys) and keys.max() < 2**16:
+        keys = keys.astype(np.uint16)  # which numpy sorts by radix: 30 times faster than one sort of 10 million
+    whole = len(keys) // window * window
+    starts = np.arange(0, whole, window)[:, np.newaxis]
+    parts = (np.argsort(keys[:whole].reshape(-1, window), axis=1, kind="stable") + starts).reshape(-1)
+    return np.concatenate([parts, np.argsort(keys[whole:], kind="stable") + whole])
 
 
 _SOURCE_KEYS = 2**63
@@ -97,7 +204,28 @@ def _share(num_rows: int, weight: float) -> int:
     return max(min(num_rows, 1), math.floor(num_rows * weight + 0.5))
 
 
+def shuffled(seed: int, number: int, count: int) -> Rows:
+    """A random order of so many rows; another seed or number, another order."""
+    return _shuffle(_random(seed, number), count)
+
+
+def _random(seed: int, number: int) -> np.random.Philox:
+    # As an array of uint64: of a list with numbers beyond 2**63 numpy makes floats, in which near ones are the same.
+    return np.random.Philox(key=np.array([seed, number], dtype=np.uint64))
+
+
 def _shuffle(random: np.random.Philox, count: int) -> Rows:
     # Sorting raw 64-bit draws, for numpy promises the raw stream of a bit generator across versions (NEP 19), but not
-    # that of Generator.permutation.
-    return np.argsort(random.random_raw(count), kind="stable").astype(np.int64)
+    # that of Generator.permutation. The position takes the place of a draw's lower bits, since to sort numbers is twice
+    # as fast as to sort what they stand for; the few draws that then tie are put in order by what they lost.
+    draws = random.random_raw(count)
+    below = np.uint64((1 << count.bit_length()) - 1)
+    packed = (draws & ~below) | np.arange(count, dtype=np.uint64)
+    packed.sort()
+    order = (packed & below).astype(np.int64)
+    tied = np.flatnonzero((packed[1:] ^ packed[:-1]) <= below)
+    if len(tied):
+        places = np.union1d(tied, tied + 1)
+        its = order[places]
+        order[places] = its[np.argsort(draws[its], kind="stable")]
+    return order

@@ -6,10 +6,12 @@ Content-addressed: the same data, tokenizer and options are never prepared twice
 import fcntl
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,65 +20,24 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from trainer.config.errors import DataError
+from trainer.config.errors import DataError, ShardtuneError
+from trainer.config.run_dir import write_atomically
 from trainer.config.schema import Recipe
-from trainer.data.file import place_in_words
-from trainer.data.find import file_digest
-from trainer.data.gather import gather, sources_digest
+from trainer.data.faults import Faults
+from trainer.data.fingerprints import Fingerprints
+from trainer.data.gather import SPLITS, Gathered, gather, sources_digest, sources_of
+from trainer.data.shards import Encoder, Split, Written
 from trainer.data.source import Row
+from trainer.data.stream import Stream
+from trainer.data.work import Over, Progress, Work
 from trainer.tasks import TASKS
-from trainer.tasks.task import TRUNCATED, Example, Task
+from trainer.tasks.task import Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-FORMAT = 5
+FORMAT = 6
 """Goes up whenever the same input would be written differently, so that old folders are not read."""
-ROWS_AT_ONCE = 1000
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """The prepared rows of one split, memory-mapped."""
-
-    folder: Path
-    name: str
-
-    @cached_property
-    def lengths(self) -> NDArray[np.int32]:
-        """Tokens of each example; shape (rows,)."""
-        lengths: NDArray[np.int32] = np.load(self.folder / f"{self.name}.lengths.npy", mmap_mode="r")
-        return lengths
-
-    @cached_property
-    def num_targets(self) -> NDArray[np.float64]:
-        """Labels that count, or their weights' sum, of each example; shape (rows,)."""
-        num_targets: NDArray[np.float64] = np.load(self.folder / f"{self.name}.num_targets.npy", mmap_mode="r")
-        return num_targets
-
-    @cached_property
-    def sources(self) -> NDArray[np.int32]:
-        """The number of the source that each example is from, as the recipe lists those of train; shape (rows,)."""
-        sources: NDArray[np.int32] = np.load(self.folder / f"{self.name}.sources.npy", mmap_mode="r")
-        return sources
-
-    def place(self, row: int) -> str:
-        """Where the user wrote the row that an example is of, such as `train.jsonl:12`."""
-        file, line, item = np.load(self.folder / f"{self.name}.places.npy", mmap_mode="r")[row].tolist()
-        files: list[str] = json.loads((self.folder / f"{self.name}.files.json").read_text(encoding="utf-8"))
-        return place_in_words(Path(files[file]), line, item)
-
-    def examples(self, rows: NDArray[np.int64]) -> list[Example]:
-        """These rows' examples, in the order asked for."""
-        examples: list[Example] = self._table.take(pa.array(rows)).to_pylist()
-        return examples
-
-    @cached_property
-    def _table(self) -> pa.Table:
-        return pa.ipc.open_file(pa.memory_map(str(self.folder / f"{self.name}.arrow"))).read_all()
-
-    def __len__(self) -> int:
-        return len(self.lengths)
 
 
 @dataclass(frozen=True)
@@ -84,6 +45,8 @@ class Prepared:
     """A folder of prepared data and what was found out while it was made."""
 
     folder: Path
+    was_made: bool = field(default=False, compare=False)
+    """Whether this process has had to wait for it to be made."""
 
     @cached_property
     def meta(self) -> dict[str, Any]:
@@ -95,27 +58,44 @@ class Prepared:
         facts: dict[str, Any] = self.meta["facts"]
         return facts
 
+    @property
+    def is_there(self) -> bool:
+        return (self.folder / "meta.json").is_file()
+
     def split(self, name: str) -> Split | None:
         """None if the recipe names no such split."""
-        return Split(self.folder, name) if name in self.meta["splits"] else None
+        shards = self.meta["shards"].get(name)
+        return Split(self.folder, name, [(file, count) for file, count in shards]) if shards else None
 
 
-def prepare(recipe: Recipe, *, num_ranks: int = 1, say: Callable[[str], None] = lambda _: None) -> Prepared:
-    """The recipe's prepared data, from the cache or made now; safe to call from several processes at once.
+def prepare(
+    recipe: Recipe,
+    *,
+    num_ranks: int = 1,
+    say: Callable[[str], None] = lambda _: None,
+    num_processes: int | None = None,
+    piece_bytes: int | None = None,
+    machine: str = "",
+    progress: Progress = lambda *_: None,
+) -> Prepared:
+    """The recipe's prepared data, from the cache or made now, together with whoever else is making them.
 
-    Says what was chosen and dropped on the way, also if that was at an earlier time.
+    Any number of processes on any number of machines may call it at once. Says what was chosen and dropped on the way,
+    also if that was at an earlier time.
+    `num_processes` share the work on this machine, one for each core if there is enough of it; `piece_bytes` is about
+    how much is one unit of it; `machine` stands for this machine in the eyes of others. The data are the same.
     Raises DataError for whatever is wrong with the data, the model folder or the tokenizer, or if the training rows are
     fewer than the ranks.
     """
     cache = Path(recipe.data.cache_dir).expanduser()
     prepared = Prepared(cache / fingerprint(recipe))
-    was_said = False
-    if not (prepared.folder / "meta.json").is_file():
+    was_said = was_made = False
+    if not prepared.is_there:
+        was_made = True
         cache.mkdir(parents=True, exist_ok=True)
-        with _locked(prepared.folder.with_suffix(".lock")):
-            if not (prepared.folder / "meta.json").is_file():
-                _make(recipe, prepared.folder, say)
-                was_said = True
+        with _one_a_machine(prepared.folder, machine, say):
+            if not prepared.is_there:
+                was_said = _make(recipe, prepared, say, num_processes, piece_bytes, machine, progress)
     if not was_said:
         for note in prepared.meta["notes"]:
             say(note)
@@ -124,18 +104,38 @@ def prepare(recipe: Recipe, *, num_ranks: int = 1, say: Callable[[str], None] = 
         raise DataError(
             f"data.train: {num_examples} training rows for {num_ranks} ranks; set job.ranks={num_examples} or fewer"
         )
-    return prepared
+    return replace(prepared, was_made=was_made)
+
+
+def open_stream(prepared: Prepared, recipe: Recipe) -> Stream:
+    """The training rows of a recipe that streams them, of which only the first are prepared."""
+    task = TASKS[recipe.task.kind]
+    known = task.survey(recipe.task)
+    may_misfit = known.recall(prepared.facts)
+
+    def check(rows: Sequence[Row], faults: Faults) -> None:
+        task.survey(recipe.task).look("train", rows, faults)
+        if may_misfit:
+            known.look("train", [row for row in rows if row.key not in faults.rows], faults)
+
+    return Stream(recipe, prepared.meta["columns"], check)
+
+
+def encoder_of(recipe: Recipe, task: Task) -> Encoder:
+    """How the recipe has rows encoded."""
+    return Encoder(task, recipe.data.max_tokens, are_bad_skipped=recipe.data.on_bad_row == "skip")
 
 
 def fingerprint(recipe: Recipe) -> str:
     """A name for what the prepared data depend on: the files, the tokenizer, the task's options and this format."""
     digest = hashlib.sha256()
-    digest.update(f"{sources_digest(recipe.data)}\n".encode())
+    known = Fingerprints(Path(recipe.data.cache_dir).expanduser() / "fingerprints")
+    digest.update(f"{sources_digest(recipe.data, known)}\n".encode())
     folder = Path(recipe.model.path)
     files = sorted(path for path in folder.iterdir() if _is_tokenizer_file(path)) if folder.is_dir() else []
     digest.update(f"{recipe.model.path if not files else ''}@{recipe.model.revision}\n".encode())
     for path in files:
-        digest.update(f"{path.name}:{file_digest(path)}\n".encode())
+        digest.update(f"{path.name}:{known.of(path)}\n".encode())
     options = {"task": recipe.task.model_dump(), "max_tokens": recipe.data.max_tokens}
     digest.update(json.dumps([FORMAT, options], sort_keys=True).encode())
     return digest.hexdigest()[:16]
@@ -171,78 +171,141 @@ def load_model_config(recipe: Recipe, task: Task | None = None) -> "PreTrainedCo
     return config
 
 
-def _make(recipe: Recipe, folder: Path, say: Callable[[str], None]) -> None:
-    gathered = gather(recipe, say)
-    config, tokenizer = load_model_config(recipe), load_tokenizer(recipe)
-    limit = min(getattr(config, "max_position_embeddings", None) or 10**9, tokenizer.model_max_length)
-    if recipe.data.max_tokens > limit:
-        raise DataError(f"data.max_tokens: {recipe.data.max_tokens} is more than {recipe.model.path} can take: {limit}")
-    task = TASKS[recipe.task.kind](recipe.task, gathered.facts, tokenizer, config)
-    task.check_model(config)
-
-    draft = folder.with_suffix(".draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    splits = {}
-    notes: list[str] = gathered.report["notes"]
-    for split, its_rows in gathered.rows.items():
-        say(f"tokenizing {split}: {len(its_rows):,} rows")
-        splits[split] = _write_split(draft, split, task, its_rows, recipe.data.max_tokens)
-        num_said = len(notes)
-        if splits[split]["rows_dropped"]:
-            notes.append(f"{split}: {splits[split]['rows_dropped']:,} rows dropped: nothing to learn was left of them")
-        if splits[split]["rows_truncated"]:
-            notes.append(f"{split}: {splits[split]['rows_truncated']:,} rows truncated to data.max_tokens")
-        for note in notes[num_said:]:
+def _make(
+    recipe: Recipe,
+    prepared: Prepared,
+    say: Callable[[str], None],
+    num_processes: int | None,
+    piece_bytes: int | None,
+    machine: str,
+    progress: Progress,
+) -> bool:
+    """Takes part in the work until it is done; whether all that there was to say has been said."""
+    sources = sources_of(recipe.data)
+    size = piece_bytes or sources.piece_bytes
+    wanted = num_processes or recipe.data.prepare_processes or len(os.sched_getaffinity(0))
+    # A process is not worth its start for less than a piece; of a data set of the hub nothing is known beforehand.
+    are_files = all(sources.files)
+    wanted = max(1, min(wanted, sources.num_bytes // size)) if are_files else wanted
+    work = Work(
+        prepared.folder.with_suffix(".draft"),
+        num_processes=wanted,
+        is_over=lambda: prepared.is_there,
+        machine=machine,
+        progress=progress,
+    )
+    is_done = False
+    try:
+        config, tokenizer = load_model_config(recipe), load_tokenizer(recipe)
+        limit = min(getattr(config, "max_position_embeddings", None) or 10**9, tokenizer.model_max_length)
+        if recipe.data.max_tokens > limit:
+            raise DataError(
+                f"data.max_tokens: {recipe.data.max_tokens} is more than {recipe.model.path} can take: {limit}"
+            )
+        gathered = gather(recipe, say, work, piece_bytes=size)
+        task = TASKS[recipe.task.kind](recipe.task, gathered.facts, tokenizer, config)
+        task.check_model(config)
+        for name, rows in gathered.rows.items():
+            say(f"tokenizing {name}: {len(rows):,} rows")
+        written = _encode(recipe, task, gathered, work)
+        work.map("commit", 1, lambda _: _commit(prepared.folder, gathered, written, work.folder / "data"))
+        for note in prepared.meta["notes"][len(gathered.report["notes"]) :]:
             say(note)
-    meta = {"format": FORMAT, "facts": gathered.facts, "splits": splits, **gathered.report}
-    (draft / "meta.json").write_text(json.dumps(meta, ensure_ascii=False, indent=1), encoding="utf-8")
+        is_done = True
+        return True
+    except Over:
+        is_done = True
+        return False
+    except ShardtuneError:
+        is_done = True  # as far as it can be
+        raise
+    finally:
+        work.leave(is_done=is_done)
+
+
+def _encode(recipe: Recipe, task: Task, gathered: Gathered, work: Work) -> list[dict[str, Written]]:
+    """The examples of all rows, by piece and split, in shards in the folder `data` of the work."""
+    folder = work.folder / "data"
+    folder.mkdir(exist_ok=True)
+    encoder = encoder_of(recipe, task)
+    pa.array([None])  # which imports pandas, if it is there: once, and not in every process
+
+    def encode(number: int) -> dict[str, Written]:
+        written = {}
+        for name in gathered.names:
+            chunks = gathered.pieces.chunks_of(number, gathered.splits, SPLITS.index(name))
+            written[name] = encoder.write(folder, f"{name}-{number:05}", (its.rows for its in chunks))
+        return written
+
+    return work.map("encode", len(gathered.pieces.pieces), encode)
+
+
+def _commit(folder: Path, gathered: Gathered, written: list[dict[str, Written]], draft: Path) -> None:
+    """Writes the index beside the shards, and gives the folder its name."""
+    notes: list[str] = list(gathered.report["notes"])
+    splits, shards = {}, {}
+    for name, rows in gathered.rows.items():
+        its = [by_split[name] for by_split in written]
+        counts = [len(one.lengths) for one in its]
+        files: dict[str, int] = {}
+        sources = [piece.source for piece in gathered.pieces.pieces]
+        arrays = {
+            "lengths": np.concatenate([one.lengths for one in its]),
+            "num_targets": np.concatenate([one.num_targets for one in its]),
+            "sources": np.repeat(np.array(sources, dtype=np.int32), counts),
+            "places": np.concatenate([_renumbered(one, files) for one in its]),
+        }
+        first = next(iter(rows)).path
+        num_rows = sum(one.num_rows for one in its)
+        if not arrays["num_targets"].any():
+            raise DataError(f"{first}: nothing to learn is left of its {num_rows:,} rows; see data.max_tokens")
+        for kind, array in arrays.items():
+            np.save(draft / f"{name}.{kind}.npy", array)
+        write_atomically(draft / f"{name}.files.json", json.dumps(list(files), ensure_ascii=False))
+        splits[name] = {
+            "path": str(first),
+            "rows": num_rows,
+            "examples": sum(counts),
+            "rows_dropped": sum(one.num_dropped for one in its),
+            "rows_truncated": sum(one.num_truncated for one in its),
+            "tokens": int(arrays["lengths"].sum(dtype=np.int64)),
+            "targets": float(arrays["num_targets"].sum()),
+        }
+        shards[name] = [shard for one in its for shard in one.shards]
+        notes += _notes_on(name, splits[name], [one.faults for one in its])
+    meta = {
+        "format": FORMAT,
+        "facts": gathered.facts,
+        "splits": splits,
+        "shards": shards,
+        **gathered.report,
+        "notes": notes,
+    }
+    write_atomically(draft / "meta.json", json.dumps(meta, ensure_ascii=False, indent=1))
     shutil.rmtree(folder, ignore_errors=True)
     draft.rename(folder)
 
 
-def _write_split(folder: Path, name: str, task: Task, rows: Sequence[Row], max_tokens: int) -> dict[str, Any]:
-    lengths: list[int] = []
-    num_targets: list[float] = []
-    sources: list[int] = []
-    files: dict[str, int] = {}
-    places: list[tuple[int, int, int]] = []
-    num_dropped = num_truncated = 0
-    tables = []
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        window = rows[start : start + ROWS_AT_ONCE]
-        by_row = task.encode(window, max_tokens, labelled=True)
-        num_dropped += sum(not examples for examples in by_row)
-        chunk = [example for examples in by_row for example in examples]
-        num_truncated += sum(bool(example.pop(TRUNCATED, False)) for example in chunk)
-        lengths += [task.num_tokens(example) for example in chunk]
-        of = [row for row, examples in zip(window, by_row, strict=True) for _ in examples]
-        sources += [row.source for row in of]
-        places += [(files.setdefault(str(row.path), len(files)), row.line, row.item) for row in of]
-        num_targets += [task.num_targets(example) for example in chunk]
-        if chunk:
-            # By name: from_pylist would leave out what the first example happens to lack.
-            names = sorted({name for example in chunk for name in example})
-            tables.append(pa.table({name: [example.get(name) for example in chunk] for name in names}))
-    if not any(num_targets):
-        raise DataError(f"{rows[0].path}: nothing to learn is left of its {len(rows):,} rows; see data.max_tokens")
-    table = pa.concat_tables(tables, promote_options="default").combine_chunks()
-    with pa.ipc.new_file(str(folder / f"{name}.arrow"), table.schema) as file:
-        file.write_table(table)
-    np.save(folder / f"{name}.lengths.npy", np.array(lengths, dtype=np.int32))
-    np.save(folder / f"{name}.sources.npy", np.array(sources, dtype=np.int32))
-    np.save(folder / f"{name}.places.npy", np.array(places, dtype=np.int64).reshape(-1, 3))
-    (folder / f"{name}.files.json").write_text(json.dumps(list(files), ensure_ascii=False), encoding="utf-8")
-    np.save(folder / f"{name}.num_targets.npy", np.array(num_targets, dtype=np.float64))
-    return {
-        "path": str(rows[0].path),
-        "rows": len(rows),
-        "examples": len(lengths),
-        "rows_dropped": num_dropped,
-        "rows_truncated": num_truncated,
-        "tokens": sum(lengths),
-        "targets": sum(num_targets),
-    }
+def _renumbered(written: Written, files: dict[str, int]) -> NDArray[np.int32]:
+    """The places of some examples, their files numbered as in `files`, which gets those that are new."""
+    numbers = np.array([files.setdefault(file, len(files)) for file in written.files], dtype=np.int32)
+    places = written.places.copy()
+    if len(places):
+        places[:, 0] = numbers[places[:, 0]]
+    return places
+
+
+def _notes_on(name: str, split: Mapping[str, Any], skipped: Sequence[Faults]) -> Iterator[str]:
+    if split["rows_dropped"]:
+        yield f"{name}: {split['rows_dropped']:,} rows dropped: nothing to learn was left of them"
+    if split["rows_truncated"]:
+        yield f"{name}: {split['rows_truncated']:,} rows truncated to data.max_tokens"
+    together = Faults()
+    for faults in skipped:
+        together.update(faults)
+    if together:
+        first = "\n  ".join(together.first)
+        yield f"{name}: {together.num_rows:,} more rows skipped (data.on_bad_row); they cannot be encoded:\n  {first}"
 
 
 def _is_tokenizer_file(path: Path) -> bool:
@@ -251,10 +314,15 @@ def _is_tokenizer_file(path: Path) -> bool:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One process at a time; the kernel drops the lock of one that dies."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+def _one_a_machine(folder: Path, machine: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Of all processes of a machine one at a time; the kernel drops the lock of one that dies."""
+    name = hashlib.sha256(f"{folder.absolute()} {machine} {os.getuid()}".encode()).hexdigest()[:24]
+    with (Path(tempfile.gettempdir()) / f"shardtune-{name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another process of this machine prepares the same data; waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from trainer.config.schema import DataConfig
 from trainer.config.sources import HeldOutConfig
 from trainer.data.digests import digest, held_in
@@ -9,28 +12,33 @@ from trainer.data.faults import Faults
 from trainer.data.source import Row
 
 
-def held_out(rows: Sequence[Row], data: DataConfig, inputs: Sequence[str], faults: Faults) -> dict[str, list[Row]]:
-    """The training rows by the split that each falls into: train, and those of dev and test that are shares of it.
+def shares_of(data: DataConfig) -> dict[str, HeldOutConfig]:
+    """Those of dev and test that are shares of the training rows."""
+    return {split: share for split in ("dev", "test") if (share := data.share(split)) is not None}
+
+
+def held_out(rows: Sequence[Row], data: DataConfig, inputs: Sequence[str], faults: Faults) -> NDArray[np.str_]:
+    """The split that each of these training rows falls into: train, or dev or test where they are shares of it.
 
     A hash of the row's group decides (of what the model reads of it, the columns `inputs`, if there are no groups), and
     nothing else: the same group falls into the same split, whatever else is in the data. dev takes the lowest hashes
     and test the highest, so that neither moves the other. Adds the rows that have no group.
     """
-    shares = {split: share for split in ("dev", "test") if (share := data.share(split)) is not None}
-    splits: dict[str, list[Row]] = {"train": [], **{split: [] for split in shares}}
+    shares = shares_of(data)
     if not shares:
-        return {"train": list(rows)}
+        return np.full(len(rows), "train")
     (share, *_) = shares.values()
-    if share.group is not None and not any(share.group in row.values for row in rows):
-        found = ", ".join(dict.fromkeys(name for row in rows for name in row.values))
-        for split in shares:
-            faults.add(f"data.{split}.group", f"no row of train has a column {share.group!r}; found: {found}")
-        return splits
     low, high = (int(shares[split].fraction * 2**64) if split in shares else 0 for split in ("dev", "test"))
-    for row in rows:
-        hashed = _hash(row, share, inputs, faults)
-        splits["dev" if hashed < low else "test" if hashed >= 2**64 - high else "train"].append(row)
-    return splits
+    hashes = (_hash(row, share, inputs, faults) for row in rows)
+    return np.array(["dev" if its < low else "test" if its >= 2**64 - high else "train" for its in hashes], dtype="<U5")
+
+
+def refuse_unknown_group(data: DataConfig, columns: Sequence[str], faults: Faults) -> None:
+    """Adds a group that is none of the columns that any training row has."""
+    for split, share in shares_of(data).items():
+        if share.group is not None and share.group not in columns:
+            found = ", ".join(columns)
+            faults.add(f"data.{split}.group", f"no row of train has a column {share.group!r}; found: {found}")
 
 
 def _hash(row: Row, share: HeldOutConfig, inputs: Sequence[str], faults: Faults) -> int:

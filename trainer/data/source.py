@@ -1,6 +1,6 @@
 """What a row is, and how the rows of one source are had, under our names for their columns."""
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -83,38 +83,63 @@ def read_source(
         Row(record.values, path, record.line, number, record.item)
         for path, record in _records(source, faults, split=split, text_unit=text_unit, say=say)
     ]
-    if not rows and not faults:
-        faults.add(source.path, "no rows in it")
     found = dict.fromkeys(name for row in rows for name in row.values)
-    columns = dict(source.columns or {})
-    for ours, theirs in columns.items():
-        if rows and theirs not in found and ours not in found:
-            names = ", ".join(sorted(found))
-            faults.add(source.path, f"data.columns.{ours}: no row has a column {theirs!r}; found: {names}")
-    guesses = guess(found, synonyms, columns)
-    if guesses:
-        taken = ", ".join(f"{theirs} as {ours}" for ours, theirs in guesses.items())
-        say(f"takes its column {taken} (a guess; data.columns says otherwise)")
-    columns |= guesses
+    columns = choose_columns(source, found, len(rows), faults, synonyms=synonyms, say=say)
     if columns:
         for row in rows:
             rename(cast(dict[str, Any], row.values), columns)  # the readers' dicts, which nobody else has seen
     return rows
 
 
-def require_columns(rows: Sequence[Row], wanted: Sequence[str]) -> None:
-    """Raises DataError if a column is in no row of a source; a single row's gap is its task's to name."""
-    found: dict[int, dict[str, None]] = {}
+def choose_columns(
+    source: SourceConfig,
+    found: Collection[str],
+    num_rows: int,
+    faults: Faults,
+    *,
+    synonyms: Synonyms,
+    say: Callable[[str], None],
+) -> dict[str, str]:
+    """Ours -> the data's, for rows of a source that have these columns; adds what is wrong, says what is guessed."""
+    if not num_rows and not faults:
+        faults.add(source.path, "no rows in it")
+    columns = dict(source.columns or {})
+    for ours, theirs in columns.items():
+        if num_rows and theirs not in found and ours not in found:
+            names = ", ".join(sorted(found))
+            faults.add(source.path, f"data.columns.{ours}: no row has a column {theirs!r}; found: {names}")
+    guesses = guess(found, synonyms, columns)
+    if guesses:
+        taken = ", ".join(f"{theirs} as {ours}" for ours, theirs in guesses.items())
+        say(f"takes its column {taken} (a guess; data.columns says otherwise)")
+    return columns | guesses
+
+
+Columns = dict[int, tuple[Path, dict[str, None]]]
+"""The columns that rows have, by the number of their source, with the path of its first row."""
+
+
+def columns_of(rows: Iterable[Row]) -> Columns:
+    """Which columns these rows have."""
+    found: Columns = {}
     for row in rows:
-        found.setdefault(row.source, {}).update(dict.fromkeys(row.values))
-    paths = {row.source: row.path for row in reversed(rows)}
+        found.setdefault(row.source, (row.path, {}))[1].update(dict.fromkeys(row.values))
+    return found
+
+
+def require_columns(found: Iterable[Columns], wanted: Sequence[str]) -> None:
+    """Raises DataError if a column is in no row of a source; a single row's gap is its task's to name."""
+    together: Columns = {}
+    for its in found:
+        for source, (path, names) in its.items():
+            together.setdefault(source, (path, {}))[1].update(names)
     faults = Faults()
-    for source, names in found.items():
+    for path, names in together.values():
         for name in wanted:
             if name not in names:
                 listed = ", ".join(sorted(names))
                 hint = f"Name yours: data.columns={{{name}: …}}"
-                faults.add(paths[source], f"no column {name!r}; found: {listed}. {hint}")
+                faults.add(path, f"no column {name!r}; found: {listed}. {hint}")
     faults.raise_if_any()
 
 

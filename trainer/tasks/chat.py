@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -16,8 +16,8 @@ from trainer.data.source import Faults, Row
 from trainer.tasks import causal, rouge
 from trainer.tasks.chat_templates import CHAT_TEMPLATES, install
 from trainer.tasks.conversations import COLUMNS, Conversation, format_of, read_conversation
-from trainer.tasks.languages import NUM_LOOKED_AT, bleu_tokenizer
-from trainer.tasks.task import TRUNCATED, Example, Generation, Piece, Scores, TaskOptions
+from trainer.tasks.languages import NUM_LOOKED_AT, Letters, bleu_tokenizer, letters_of
+from trainer.tasks.task import TRUNCATED, Example, Generation, Piece, Scores, Survey, TaskOptions
 from trainer.tasks.text_scores import TextScores
 from trainer.tasks.turns import Turn, TurnError, Turns, Written
 
@@ -73,6 +73,47 @@ class ChatOptions(TaskOptions):
         if self.reference_metrics and 0 in (self.generate_dev_rows, self.generate_test_rows):
             raise ValueError("reference_metrics compare replies; set generate_dev_rows and generate_test_rows above 0")
         return self
+
+
+class _Look(NamedTuple):
+    formats: Counter[str]
+    num_replies: int
+    letters: Letters
+
+
+class ChatSurvey:
+    """What each split's rows are written in, and how many replies they have."""
+
+    def __init__(self, options: ChatOptions) -> None:
+        self._options = options
+        self.facts: dict[str, Any] = {}
+
+    def look(self, split: str, rows: Sequence[Row], faults: Faults) -> _Look:
+        formats = Counter[str]()
+        replies: list[str] = []
+        num_replies = 0
+        for row in rows:
+            conversation = read_conversation(row, faults, format_=self._options.format)
+            if conversation is None:
+                continue
+            formats[str(format_of(row.values)) if self._options.format == "auto" else self._options.format] += 1
+            said = [its["content"] for its in conversation.messages if its["role"] == "assistant"]
+            num_replies += len(said)
+            replies += said if len(replies) < NUM_LOOKED_AT else []
+        return _Look(formats, num_replies, letters_of(replies))
+
+    def learn(self, looks: Mapping[str, Sequence[_Look]], faults: Faults) -> bool:
+        self.facts = {
+            "formats": {
+                split: dict(sum((look.formats for look in its), Counter[str]())) for split, its in looks.items()
+            },
+            "replies": {split: sum(look.num_replies for look in its) for split, its in looks.items()},
+            "bleu_tokenizer": bleu_tokenizer(None, (look.letters for its in looks.values() for look in its)),
+        }
+        return False
+
+    def recall(self, facts: Mapping[str, Any]) -> bool:
+        return False
 
 
 class Chat:
@@ -131,26 +172,8 @@ class Chat:
         return {}
 
     @staticmethod
-    def survey(options: ChatOptions, splits: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
-        """What each split's rows are written in, and how many replies they have."""
-        faults = Faults()
-        formats: dict[str, dict[str, int]] = {}
-        num_replies: dict[str, int] = {}
-        replies: list[str] = []
-        for split, rows in splits.items():
-            found = Counter[str]()
-            num_replies[split] = 0
-            for row in rows:
-                conversation = read_conversation(row, faults, format_=options.format)
-                if conversation is None:
-                    continue
-                found[str(format_of(row.values)) if options.format == "auto" else options.format] += 1
-                said = [its["content"] for its in conversation.messages if its["role"] == "assistant"]
-                num_replies[split] += len(said)
-                replies += said if len(replies) < NUM_LOOKED_AT else []
-            formats[split] = dict(found)
-        faults.raise_if_any()
-        return {"formats": formats, "replies": num_replies, "bleu_tokenizer": bleu_tokenizer(None, replies)}
+    def survey(options: ChatOptions) -> Survey:
+        return ChatSurvey(options)
 
     def model_config(self) -> dict[str, Any]:
         return {}

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from inspect import signature
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Discriminator, Field, PositiveFloat, Tag, model_validator
 
 from trainer.config.errors import DataError
-from trainer.data.source import Faults, Row, require_columns
+from trainer.data.source import Columns, Faults, Row, columns_of, require_columns
 from trainer.tasks.classification_problems import PROBLEMS, Problem
-from trainer.tasks.task import Example, Generation, Piece, Scores, TaskOptions, texts_of
+from trainer.tasks.task import Example, Generation, Piece, Scores, Survey, TaskOptions, texts_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,6 +84,77 @@ class ClassificationOptions(TaskOptions):
         return self
 
 
+class _Look(NamedTuple):
+    columns: Columns
+    num_rows: int
+    num_pairs: int
+    labels: Any
+    """As the problem counts them."""
+
+
+class ClassificationSurvey:
+    """Whether the rows are pairs, and what the problem has to know of their labels."""
+
+    def __init__(self, options: ClassificationOptions) -> None:
+        self._options = options
+        self._problem = PROBLEMS[options.problem]
+        self._is_again = False
+        self.facts: dict[str, Any] = {}
+
+    def look(self, split: str, rows: Sequence[Row], faults: Faults) -> _Look | None:
+        if self._is_again:
+            self._find_misfits(rows, faults)
+            return None
+        labels = []
+        for row in rows:
+            _check_texts(row, faults, has_pairs="text_pair" in row.values)
+            label = row.values.get("label")
+            try:
+                labels.append(self._problem.parse(label, self._options))
+            except ValueError as error:
+                faults.add(row, "no label" if label is None else f"label: {error} {label!r:.60}")
+        num_pairs = sum("text_pair" in row.values for row in rows)
+        return _Look(columns_of(rows), len(rows), num_pairs, self._problem.count(labels))
+
+    def learn(self, looks: Mapping[str, Sequence[Any]], faults: Faults) -> bool:
+        if self._is_again:
+            return False
+        every = [look for its in looks.values() for look in its]
+        has_pairs = any(look.num_pairs for look in every)
+        for its in looks.values():
+            wanted = [*Classification.columns, *(["text_pair"] if has_pairs else [])]
+            require_columns([look.columns for look in its], wanted)
+        counted = {split: [look.labels for look in its] for split, its in looks.items()}
+        path = next((path for look in looks["train"] for path, _ in look.columns.values()), None)
+        facts = self._problem.survey(self._options, counted, path, are_sound=not faults)
+        self.facts = {"has_pairs": has_pairs, **facts}
+        self._is_again = True
+        are_mixed = has_pairs and any(look.num_pairs < look.num_rows for look in every)
+        return are_mixed or bool(self._problem.unknown(facts))
+
+    def recall(self, facts: Mapping[str, Any]) -> bool:
+        self.facts = dict(facts)
+        self._is_again = True
+        return True
+
+    def _find_misfits(self, rows: Sequence[Row], faults: Faults) -> None:
+        """Adds the rows that are not as all the others are."""
+        source = "task.label_names" if self._options.label_names else "the training rows"
+        legal = self.facts.get("label_names", ())
+        known = {*legal}
+        for row in rows:
+            if self.facts["has_pairs"] and "text_pair" not in row.values:
+                faults.add(row, "no text_pair")
+            if not known:
+                continue
+            with suppress(ValueError):  # which has been said
+                parsed = self._problem.parse(row.values.get("label"), self._options)
+                for name in [parsed] if isinstance(parsed, str) else parsed:
+                    if name not in known:
+                        listed = ", ".join(sorted(legal)[:20])
+                        faults.add(row, f"label {name!r} is not in {source}; legal: {listed}")
+
+
 class Classification:
     """Rows of `text`, `label` and, in all rows or in none, `text_pair`."""
 
@@ -128,25 +200,8 @@ class Classification:
         return {}
 
     @staticmethod
-    def survey(options: ClassificationOptions, splits: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
-        """Whether the rows are pairs, and what the problem has to know of their labels."""
-        faults = Faults()
-        has_pairs = any("text_pair" in row.values for rows in splits.values() for row in rows)
-        problem = PROBLEMS[options.problem]
-        labelled: dict[str, list[tuple[Row, Any]]] = {}
-        for split, rows in splits.items():
-            require_columns(rows, [*Classification.columns, *(["text_pair"] if has_pairs else [])])
-            labelled[split] = []
-            for row in rows:
-                _check_texts(row, faults, has_pairs=has_pairs)
-                label = row.values.get("label")
-                try:
-                    labelled[split].append((row, problem.parse(label, options)))
-                except ValueError as error:
-                    faults.add(row, "no label" if label is None else f"label: {error} {label!r:.60}")
-        facts = problem.survey(options, labelled, faults)
-        faults.raise_if_any()
-        return {"has_pairs": has_pairs, **facts}
+    def survey(options: ClassificationOptions) -> Survey:
+        return ClassificationSurvey(options)
 
     def model_config(self) -> dict[str, Any]:
         # A causal model's head reads the last token that is not padding, which it knows by this number.

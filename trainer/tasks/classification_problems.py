@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from trainer.config.errors import DataError
-from trainer.data.source import Faults, Row
 from trainer.tasks.task import IGNORED, IGNORED_NUMBER, Each, Scores
 
 if TYPE_CHECKING:
@@ -20,8 +20,17 @@ if TYPE_CHECKING:
     from trainer.data.batch import Batch
     from trainer.tasks.classification import ClassificationOptions
 
-Labelled = Mapping[str, Sequence[tuple[Row, Any]]]
-"""The rows of each split with their labels, as `parse` gives them."""
+Counted = Mapping[str, Sequence[Any]]
+"""What `count` has given of the rows of each split, piece by piece."""
+
+
+class Numbers(NamedTuple):
+    """Of some labels that are numbers."""
+
+    num: int
+    total: float
+    least: float
+    most: float
 
 
 class Problem(Protocol):
@@ -37,8 +46,21 @@ class Problem(Protocol):
         """The label as it is written in a row -> what it means. Raises ValueError with what was expected instead."""
 
     @staticmethod
-    def survey(options: ClassificationOptions, labelled: Labelled, faults: Faults) -> dict[str, Any]:
-        """The facts about the labels, those of the training rows first; adds what is wrong with any."""
+    def count(labels: Sequence[Any]) -> Any:
+        """What has to be known of some rows' parsed labels."""
+
+    @staticmethod
+    def survey(
+        options: ClassificationOptions, counted: Counted, path: Path | None, *, are_sound: bool
+    ) -> dict[str, Any]:
+        """The facts about the labels, from the counts of each split's rows; `path` is that of a training row.
+
+        Raises DataError if nothing can be learned of them; not if some rows are wrong, which are to be named first.
+        """
+
+    @staticmethod
+    def unknown(facts: Mapping[str, Any]) -> set[str]:
+        """The labels of some rows that, by the facts, none may have."""
 
     def model_config(self) -> dict[str, Any]:
         """The head, in the words of transformers' configs."""
@@ -85,13 +107,22 @@ class SingleLabel:
         return _name(label)
 
     @staticmethod
-    def survey(options: ClassificationOptions, labelled: Labelled, faults: Faults) -> dict[str, Any]:
-        if len({name for _, name in labelled["train"]}) == 1 and not faults:
+    def count(labels: Sequence[str]) -> Counter[str]:
+        return Counter(labels)
+
+    @staticmethod
+    def unknown(facts: Mapping[str, Any]) -> set[str]:
+        return _unknown_names(facts)
+
+    @staticmethod
+    def survey(
+        options: ClassificationOptions, counted: Counted, path: Path | None, *, are_sound: bool
+    ) -> dict[str, Any]:
+        facts = _survey_names(options, counted)
+        if len(facts["label_counts"]["train"]) == 1 and are_sound:
             # Said first: where the training rows have one label alone, every other one in dev would be a fault too.
-            ((row, only), *_) = labelled["train"]
-            raise DataError(f"{row.path}: every row has the label {only!r}; a classifier needs at least two")
-        by_split = {split: [(row, [name]) for row, name in pairs] for split, pairs in labelled.items()}
-        facts = _survey_names(options, by_split, faults)
+            (only,) = facts["label_counts"]["train"]
+            raise DataError(f"{path}: every row has the label {only!r}; a classifier needs at least two")
         unknown = set(options.class_weights if isinstance(options.class_weights, dict) else ()) - {
             *facts["label_names"]
         }
@@ -187,13 +218,22 @@ class MultiLabel:
         return list(dict.fromkeys(map(_name, label)))
 
     @staticmethod
-    def survey(options: ClassificationOptions, labelled: Labelled, faults: Faults) -> dict[str, Any]:
-        facts = _survey_names(options, labelled, faults)
-        if options.tune_thresholds and not labelled.get("dev"):
+    def count(labels: Sequence[Sequence[str]]) -> Counter[str]:
+        return Counter(name for names in labels for name in names)
+
+    @staticmethod
+    def unknown(facts: Mapping[str, Any]) -> set[str]:
+        return _unknown_names(facts)
+
+    @staticmethod
+    def survey(
+        options: ClassificationOptions, counted: Counted, path: Path | None, *, are_sound: bool
+    ) -> dict[str, Any]:
+        facts = _survey_names(options, counted)
+        if options.tune_thresholds and "dev" not in counted:
             raise DataError("task.tune_thresholds: there is no data.dev to tune them on; name one, or set it to false")
-        if len(facts["label_names"]) < 2 and not faults:
-            row, num_names = labelled["train"][0][0], len(facts["label_names"])
-            raise DataError(f"{row.path}: the rows have {num_names} labels; a classifier needs at least two")
+        if (num_names := len(facts["label_names"])) < 2 and are_sound:
+            raise DataError(f"{path}: the rows have {num_names} labels; a classifier needs at least two")
         return facts
 
     def model_config(self) -> dict[str, Any]:
@@ -299,15 +339,27 @@ class Regression:
         return number
 
     @staticmethod
-    def survey(options: ClassificationOptions, labelled: Labelled, faults: Faults) -> dict[str, Any]:
+    def count(labels: Sequence[float]) -> Numbers:
+        return Numbers(len(labels), math.fsum(labels), min(labels, default=math.inf), max(labels, default=-math.inf))
+
+    @staticmethod
+    def unknown(facts: Mapping[str, Any]) -> set[str]:
+        return set()
+
+    @staticmethod
+    def survey(
+        options: ClassificationOptions, counted: Counted, path: Path | None, *, are_sound: bool
+    ) -> dict[str, Any]:
         """The training labels' mean, and each split's smallest and largest label."""
-        numbers = {split: [number for _, number in pairs] for split, pairs in labelled.items()}
-        ranges = {split: [min(its), max(its)] for split, its in numbers.items() if its}
-        if not faults and ranges["train"][0] == ranges["train"][1]:
-            row, only = labelled["train"][0]
-            raise DataError(f"{row.path}: every row has the label {only:g}; there is nothing to learn")
-        mean = math.fsum(numbers["train"]) / max(1, len(numbers["train"]))
-        return {"label_mean": mean, "label_ranges": ranges}
+        ranges = {
+            split: [min(its.least for its in numbers), max(its.most for its in numbers)]
+            for split, numbers in counted.items()
+            if any(its.num for its in numbers)
+        }
+        if are_sound and ranges["train"][0] == ranges["train"][1]:
+            raise DataError(f"{path}: every row has the label {ranges['train'][0]:g}; there is nothing to learn")
+        total, count = math.fsum(its.total for its in counted["train"]), sum(its.num for its in counted["train"])
+        return {"label_mean": total / max(1, count), "label_ranges": ranges}
 
     def model_config(self) -> dict[str, Any]:
         return {"num_labels": 1, "problem_type": "regression"}
@@ -409,21 +461,14 @@ def _name(label: Any) -> str:
     return str(label).strip()
 
 
-def _survey_names(options: ClassificationOptions, labelled: Labelled, faults: Faults) -> dict[str, Any]:
+def _survey_names(options: ClassificationOptions, counted: Counted) -> dict[str, Any]:
     """The label names, in the order of their ids, and how often each split has them."""
-    counts: dict[str, Counter[str]] = {}
-    legal = set(options.label_names or ())
-    for split, pairs in labelled.items():
-        counts[split] = Counter(name for _, names in pairs for name in names)
-        if split == "train" and not options.label_names:
-            legal.update(counts[split])
-        source = "task.label_names" if options.label_names else "the training rows"
-        for row, names in pairs:
-            for name in names:
-                if name not in legal:
-                    faults.add(row, f"label {name!r} is not in {source}; legal: {_listed(sorted(legal))}")
-    names = list(options.label_names or sorted(legal))
-    return {"label_names": names, "label_counts": {split: dict(count) for split, count in counts.items()}}
+    counts = {split: dict(sum(its, Counter[str]())) for split, its in counted.items()}
+    return {"label_names": list(options.label_names or sorted(counts["train"])), "label_counts": counts}
+
+
+def _unknown_names(facts: Mapping[str, Any]) -> set[str]:
+    return {name for counts in facts["label_counts"].values() for name in counts} - {*facts["label_names"]}
 
 
 def _listed(names: Sequence[str], most: int = 20) -> str:

@@ -11,11 +11,11 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from trainer.config.errors import DataError
-from trainer.data.source import Faults, Row, require_columns
+from trainer.data.source import Columns, Faults, Row, columns_of, require_columns
 from trainer.tasks import causal
 from trainer.tasks.classification import check_text
 from trainer.tasks.masking import Masked, Masking
-from trainer.tasks.task import IGNORED, Example, Generation, Piece, TaskOptions, frame_of, texts_of
+from trainer.tasks.task import IGNORED, Example, Generation, Piece, Survey, TaskOptions, frame_of, texts_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,6 +63,26 @@ class LanguageModelingOptions(TaskOptions):
         ]
 
 
+class TextSurvey:
+    """Nothing has to be known of the rows but that they are texts."""
+
+    def __init__(self) -> None:
+        self.facts: dict[str, Any] = {}
+
+    def look(self, split: str, rows: Sequence[Row], faults: Faults) -> Columns:
+        for row in rows:
+            check_text(row, "text", faults)
+        return columns_of(rows)
+
+    def learn(self, looks: Mapping[str, Sequence[Columns]], faults: Faults) -> bool:
+        for its in looks.values():
+            require_columns(its, LanguageModeling.columns)
+        return False
+
+    def recall(self, facts: Mapping[str, Any]) -> bool:
+        return False
+
+
 class LanguageModeling:
     """Rows of `text`, a document each; cross entropy over its tokens, and perplexity.
 
@@ -107,15 +127,8 @@ class LanguageModeling:
         return {}
 
     @staticmethod
-    def survey(options: LanguageModelingOptions, splits: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
-        """Nothing has to be known of the rows but that they are texts."""
-        faults = Faults()
-        for rows in splits.values():
-            require_columns(rows, LanguageModeling.columns)
-            for row in rows:
-                check_text(row, "text", faults)
-        faults.raise_if_any()
-        return {}
+    def survey(options: LanguageModelingOptions) -> Survey:
+        return TextSurvey()
 
     @staticmethod
     def label_counts(facts: Mapping[str, Any]) -> Mapping[str, Mapping[str, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from itertools import islice
+from typing import NamedTuple
 
 NUM_LOOKED_AT = 1000
 """Texts that are enough to tell a script by."""
@@ -42,13 +43,24 @@ def english_name(tag: str) -> str:
     return name.title() if name else tag
 
 
-def bleu_tokenizer(language: str | None, texts: Iterable[str]) -> str:
-    """The name of sacrebleu's tokenizer for this language, or where none is named, for what the texts are written in.
+class Letters(NamedTuple):
+    """How many texts were looked at, and how many letters of each script they have."""
+
+    num_texts: int
+    num_letters: int
+    ja: int
+    ko: int
+    zh: int
+
+
+def bleu_tokenizer(language: str | None, letters: Iterable[Letters]) -> str:
+    """The name of sacrebleu's tokenizer for this language, or where none is named, for what texts of these letters are
+    written in; the first of them, until they are of NUM_LOOKED_AT texts.
 
     Japanese and Korean are cut by MeCab where it is installed (sacrebleu's extras `ja` and `ko`), or else into
     characters; Chinese into characters; all else by the rules of mteval-v13a.
     """
-    found = _CJK.get(primary(language)) if language else _written_in(islice(texts, NUM_LOOKED_AT))
+    found = _CJK.get(primary(language)) if language else _written_in(letters)
     match found:
         case "zh":
             return "zh"
@@ -60,11 +72,13 @@ def bleu_tokenizer(language: str | None, texts: Iterable[str]) -> str:
             return "13a"
 
 
-def _written_in(texts: Iterable[str]) -> str | None:
-    """The one of _CJK's languages that most letters are of, if most are of any."""
+def letters_of(texts: Iterable[str]) -> Letters:
+    """The letters of the first texts, up to NUM_LOOKED_AT of them or 20,000 letters."""
     counts = {"ja": 0, "ko": 0, "zh": 0}
     num_letters = 0
-    for character in (character for text in texts for character in text if character.isalpha()):
+    texts = list(islice(texts, NUM_LOOKED_AT))
+    letters = (character for text in texts for character in text if character.isalpha())
+    for character in islice(letters, 20_000):
         num_letters += 1
         if "\u3040" <= character <= "\u30ff":
             counts["ja"] += 1
@@ -72,6 +86,19 @@ def _written_in(texts: Iterable[str]) -> str | None:
             counts["ko"] += 1
         elif "\u3400" <= character <= "\u9fff" or character >= "\U00020000":
             counts["zh"] += 1
+    return Letters(len(texts), num_letters, **counts)
+
+
+def _written_in(looked_at: Iterable[Letters]) -> str | None:
+    """The one of _CJK's languages that most letters are of, if most are of any."""
+    num_texts, num_letters, counts = 0, 0, {"ja": 0, "ko": 0, "zh": 0}
+    for letters in looked_at:
+        if num_texts >= NUM_LOOKED_AT:
+            break
+        num_texts += letters.num_texts
+        num_letters += letters.num_letters
+        for language in counts:
+            counts[language] += getattr(letters, language)
     if 2 * sum(counts.values()) <= num_letters:
         return None
     # Japanese is written with Chinese characters too, but no Chinese with kana.

@@ -53,21 +53,36 @@ def split_tag(tag: str) -> tuple[str, str] | None:
     return (prefix, type_) if dash and type_ and prefix in ("B", "I", "E", "S") else None
 
 
-def detect_scheme(sentences: Iterable[Sequence[str]]) -> Scheme:
-    """The scheme that most of the entities are written in; BIO if nothing speaks for another.
+class Signs(NamedTuple):
+    """What speaks for each scheme: tags that only BIOES has, and first words of entities with B- and with I-."""
 
-    A first word with B- is BIO, one with I- is IOB1, which writes B- only between neighbours of one type.
-    """
-    num_b, num_i = 0, 0
+    num_bioes: int = 0
+    num_b: int = 0
+    num_i: int = 0
+
+
+def signs_of(sentences: Iterable[Sequence[str]]) -> Signs:
+    """What in these tags speaks for which scheme."""
+    num_bioes, num_b, num_i = 0, 0, 0
     for tags in sentences:
         before = (OUTSIDE, "")
         for tag in tags:
             parts = split_tag(tag) or (OUTSIDE, "")
-            if parts[0] in ("E", "S") or tag[:2] == "M-":
-                return "bioes"
+            num_bioes += parts[0] in ("E", "S") or tag[:2] == "M-"
             if parts[0] != OUTSIDE and parts[1] != before[1]:
                 num_b, num_i = num_b + (parts[0] == "B"), num_i + (parts[0] == "I")
             before = parts
+    return Signs(num_bioes, num_b, num_i)
+
+
+def detect_scheme(signs: Iterable[Signs]) -> Scheme:
+    """The scheme that most of the entities are written in; BIO if nothing speaks for another.
+
+    A first word with B- is BIO, one with I- is IOB1, which writes B- only between neighbours of one type.
+    """
+    num_bioes, num_b, num_i = (sum(its) for its in zip(Signs(), *signs, strict=True))
+    if num_bioes:
+        return "bioes"
     return "iob1" if num_i > num_b else "bio"
 
 

@@ -78,6 +78,29 @@ Scores = Mapping[str, "Tensor | Each"]
 """What a task counts of a batch: tensors add up over batches and ranks, those in an Each are concatenated."""
 
 
+class Survey(Protocol):
+    """What has to be known of all rows before any is encoded, such as the label names.
+
+    The rows are never all there at once: they are looked at in pieces, by several processes, and what was seen in them
+    is put together; then perhaps once more, with what is known now.
+    """
+
+    facts: dict[str, Any]
+    """What has been found out, once there is nothing more to learn; JSON values only."""
+
+    def look(self, split: str, rows: Sequence[Row], faults: Faults) -> Any:
+        """What is seen in some rows of a split, as little as will do; adds what is wrong with any of them."""
+
+    def learn(self, looks: Mapping[str, Sequence[Any]], faults: Faults) -> bool:
+        """Takes what was seen in all rows, by split; whether they have to be looked at again.
+
+        `faults` are those so far. Raises DataError for what is wrong with the rows as a whole.
+        """
+
+    def recall(self, facts: Mapping[str, Any]) -> bool:
+        """Takes up facts that were learned of other rows; whether `look` then finds what does not fit them."""
+
+
 class TaskOptions(Section):
     """The `task` section of a recipe; each family adds its keys."""
 
@@ -126,11 +149,8 @@ class Task(Protocol):
         """What a row has of our columns under names that only the options tell; it is given them before all else."""
 
     @staticmethod
-    def survey(options: Any, splits: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
-        """What has to be known of all rows before any is encoded, such as the label names; JSON values only.
-
-        Raises DataError with every fault that was found (the first ones in full, the rest counted).
-        """
+    def survey(options: Any) -> Survey:
+        """What has to be known of all rows, not yet begun; its `facts` go to __init__."""
 
     @staticmethod
     def label_counts(facts: Mapping[str, Any]) -> Mapping[str, Mapping[str, int]]:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
@@ -19,15 +20,17 @@ from trainer.tasks.classification import check_text
 from trainer.tasks.spans import (
     OUTSIDE,
     Scheme,
+    Signs,
     Span,
     cut_windows,
     detect_scheme,
+    signs_of,
     spans_of,
     split_words,
     tags_of,
     to_bio,
 )
-from trainer.tasks.task import IGNORED, Example, Generation, Piece, TaskOptions, frame_of, texts_of
+from trainer.tasks.task import IGNORED, Example, Generation, Piece, Survey, TaskOptions, frame_of, texts_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,6 +50,10 @@ class TokenClassificationOptions(TaskOptions):
     on_bad_tag: Literal["error", "repair"] = "error"
     """What becomes of a tag that is illegal after the one before it, such as I-PER after O. A repaired one begins an
     entity, as in conlleval."""
+    mark_capitals: bool = False
+    """Tells an uncased model which words have capitals, for its tokenizer takes them away, and names have them: by the
+    token types, 1 for the pieces of such a word. For models that have token types (BERT and its like). Who uses the
+    exported model without shardtune has to give it the same."""
     stride: Annotated[int, Field(ge=0)] = 32
     """A sentence of more than data.max_tokens is cut into windows, never within an entity. Each sees this many tokens
     of its neighbours, but a quarter of data.max_tokens at most; each word is scored in one window alone."""
@@ -57,6 +64,105 @@ class _Words(NamedTuple):
 
     text: str
     offsets: list[tuple[int, int]]
+
+
+class _Tags(NamedTuple):
+    """What is seen of some rows at first."""
+
+    signs: Signs
+    has_words: bool
+    """Whether any row came in words."""
+    path: Path | None
+    """Of a row."""
+
+
+class _Entities(NamedTuple):
+    """What is seen of some rows when the scheme is known."""
+
+    counts: Counter[str]
+    num_repaired: int
+
+
+class TokenSurvey:
+    """The types in the order of their ids, how the tags are read, and how many entities each split has."""
+
+    def __init__(self, options: TokenClassificationOptions) -> None:
+        self._options = options
+        self._scheme: Scheme | None = None
+        self._keep_inner = False
+        self._path: Path | None = None
+        self._legal: set[str] | None = set(options.types) if options.types else None
+        """None as long as it is not known which there are."""
+        self._are_counted = False
+        self.facts: dict[str, Any] = {}
+
+    def look(self, split: str, rows: Sequence[Row], faults: Faults) -> _Tags | _Entities:
+        if self._scheme is None:
+            tags = [_tags(row, faults) for row in rows]
+            words = [its for its in tags if its is not None]
+            return _Tags(signs_of(words), bool(words), rows[0].path if rows else None)
+        counts, num_repaired = Counter[str](), 0
+        for row in rows:
+            # What is wrong with a tag or a span has been said when they were counted.
+            spans, repaired = self._spans(row, Faults() if self._are_counted else faults)
+            counts.update(span.type for span in spans)
+            num_repaired += repaired
+            if self._legal is not None:
+                self._refuse_unknown(row, spans, faults)
+        return _Entities(counts, num_repaired)
+
+    def learn(self, looks: Mapping[str, Sequence[Any]], faults: Faults) -> bool:
+        if self._scheme is None:
+            if faults:
+                return False
+            detected = detect_scheme(look.signs for its in looks.values() for look in its)
+            self._scheme = detected if self._options.scheme == "auto" else self._options.scheme
+            # Of words that came as words, the model learns the first piece alone: a text must be cut as coarsely.
+            self._keep_inner = any(look.has_words for look in looks["train"])
+            self._path = next((look.path for look in looks["train"] if look.path), None)
+            return True
+        if self._are_counted:
+            return False
+        self._are_counted = True
+        counts = {split: sum((look.counts for look in its), Counter[str]()) for split, its in looks.items()}
+        if not counts["train"] and not faults:
+            raise DataError(f"{self._path}: no row has an entity; there is nothing to learn")
+        is_known = self._legal is not None
+        self._legal = self._legal or {*counts["train"]}
+        self.facts = {
+            "types": list(self._options.types or sorted(self._legal)),
+            "scheme": self._scheme,
+            "keep_inner": self._keep_inner,
+            "span_counts": {split: dict(count) for split, count in counts.items()},
+            "tags_repaired": {split: sum(look.num_repaired for look in its) for split, its in looks.items()},
+        }
+        return not is_known and any(its.keys() - self._legal for its in counts.values())
+
+    def recall(self, facts: Mapping[str, Any]) -> bool:
+        self.facts = dict(facts)
+        self._scheme, self._keep_inner, self._legal = facts["scheme"], facts["keep_inner"], set(facts["types"])
+        return True
+
+    def _spans(self, row: Row, faults: Faults) -> tuple[list[Span], int]:
+        """The row's spans, and how many of its tags had to be repaired."""
+        assert self._scheme is not None, "it is the first thing that is learned"
+        tags = _tags(row, Faults())
+        if tags is None:
+            return _given_spans(row, _words(row, keep_inner=self._keep_inner), faults), 0
+        bio, unknown, illegal = to_bio(tags, self._scheme)
+        for bad in unknown if self._options.on_bad_tag == "repair" else sorted([*unknown, *illegal]):
+            read_as = "" if bad in unknown else f"; read as {self._scheme.upper()} (task.scheme, task.on_bad_tag)"
+            faults.add(row.word(bad.at), f"tag {bad.at + 1}: {bad.what}{read_as}")
+        return spans_of(bio), len(illegal)
+
+    def _refuse_unknown(self, row: Row, spans: Sequence[Span], faults: Faults) -> None:
+        assert self._legal is not None
+        source = "task.types" if self._options.types else "the training rows"
+        for type_ in dict.fromkeys(span.type for span in spans):
+            if type_ not in self._legal:
+                at = next(span.start for span in spans if span.type == type_)
+                known = ", ".join(sorted(self._legal)[:20])
+                faults.add(row.word(at), f"type {type_!r} is not in {source}; legal: {known}")
 
 
 class TokenClassification:
@@ -89,6 +195,7 @@ class TokenClassification:
         self._scheme: Scheme = facts["scheme"]
         self._keep_inner: bool = facts["keep_inner"]
         self._stride = options.stride
+        self._marks_capitals = options.mark_capitals
         self._names = [OUTSIDE, *(f"{prefix}-{type_}" for type_ in self._types for prefix in "BI")]
         self._ids = {name: number for number, name in enumerate(self._names)}
         self._tokenizer = tokenizer
@@ -102,55 +209,16 @@ class TokenClassification:
         return {}
 
     @staticmethod
-    def survey(options: TokenClassificationOptions, splits: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
-        """The types in the order of their ids, how the tags are read, and how many entities each split has."""
-        faults = Faults()
-        sentences = {split: [_tags(row, faults) for row in rows] for split, rows in splits.items()}
-        faults.raise_if_any()
-        detected = detect_scheme(tags for its in sentences.values() for tags in its if tags is not None)
-        scheme: Scheme = detected if options.scheme == "auto" else options.scheme
-        # Of words that came as words, the model learns the first piece alone: a text must be cut as coarsely for it.
-        keep_inner = any(tags is not None for tags in sentences["train"])
-        legal, source = set(options.types or ()), "task.types" if options.types else "the training rows"
-        counts: dict[str, Counter[str]] = {}
-        num_repaired = Counter[str]()
-        for split, rows in splits.items():
-            counts[split] = Counter()
-            for row, tags in zip(rows, sentences[split], strict=True):
-                if tags is None:
-                    words = _words(row, keep_inner=keep_inner)
-                    spans = _given_spans(row, words, faults)
-                else:
-                    bio, unknown, illegal = to_bio(tags, scheme)
-                    num_repaired[split] += len(illegal)
-                    for bad in unknown if options.on_bad_tag == "repair" else sorted([*unknown, *illegal]):
-                        read_as = "" if bad in unknown else f"; read as {scheme.upper()} (task.scheme, task.on_bad_tag)"
-                        faults.add(row.word(bad.at), f"tag {bad.at + 1}: {bad.what}{read_as}")
-                    spans = spans_of(bio)
-                counts[split].update(span.type for span in spans)
-                if split == "train" and not options.types:
-                    legal |= counts[split].keys()
-                for type_ in dict.fromkeys(span.type for span in spans):
-                    if type_ not in legal:
-                        at = next(span.start for span in spans if span.type == type_)
-                        known = ", ".join(sorted(legal)[:20])
-                        faults.add(row.word(at), f"type {type_!r} is not in {source}; legal: {known}")
-        faults.raise_if_any()
-        if not counts["train"]:
-            raise DataError(f"{splits['train'][0].path}: no row has an entity; there is nothing to learn")
-        return {
-            "types": list(options.types or sorted(legal)),
-            "scheme": scheme,
-            "keep_inner": keep_inner,
-            "span_counts": {split: dict(count) for split, count in counts.items()},
-            "tags_repaired": {split: num_repaired[split] for split in splits},
-        }
+    def survey(options: TokenClassificationOptions) -> Survey:
+        return TokenSurvey(options)
 
     def model_config(self) -> dict[str, Any]:
         return {"num_labels": len(self._names), "id2label": dict(enumerate(self._names)), "label2id": dict(self._ids)}
 
     def check_model(self, config: PreTrainedConfig) -> None:
         """Any model that transformers has a token classification head for will do; from_pretrained says if not."""
+        if self._marks_capitals and (getattr(config, "type_vocab_size", None) or 0) < 2:
+            raise DataError(f"task.mark_capitals: a {config.model_type} model has no two token types; leave it out")
 
     @staticmethod
     def check_inputs(row: Row, faults: Faults) -> None:
@@ -180,31 +248,34 @@ class TokenClassification:
             raise DataError(f"data.max_tokens: {max_tokens} leaves no room for a sentence and its special tokens")
         all_words = [_words(row, keep_inner=self._keep_inner) for row in rows]
         return [
-            self._windows(pieces, self._bio(row, words) if labelled else None, room)
+            self._windows(words, pieces, self._bio(row, words) if labelled else None, room)
             for row, words, pieces in zip(rows, all_words, self._pieces(all_words), strict=True)
         ]
 
-    def _windows(self, pieces: list[list[int]], tags: list[str] | None, room: int) -> list[Example]:
+    def _windows(self, words: _Words, pieces: list[list[int]], tags: list[str] | None, room: int) -> list[Example]:
         if sum(map(len, pieces)) > room:
             pieces = [its[: room // 4] for its in pieces]  # or one endless word would fill a window
         before, after = self._frame
-        examples = []
+        examples: list[Example] = []
         sizes = [len(its) for its in pieces]
+        has_capital = [any(map(str.isupper, words.text[start:end])) for start, end in words.offsets]
         for window in cut_windows(sizes, spans_of(tags or ()), room=room, context=min(self._stride, room // 4)):
-            ids, heads = list(before), []
+            ids, types, heads = list(before), [0] * len(before), []
             for word in range(window.first, window.last):
                 if window.start <= word < window.end:
                     heads.append(len(ids))
                 ids += pieces[word]
+                types += [int(has_capital[word])] * sizes[word]
             ids += after
             labels = [IGNORED] * len(ids)
+            more = {"token_type_ids": types + [0] * len(after)} if self._marks_capitals else {}
             if tags is None:
-                examples.append({"input_ids": ids, "labels": labels, "heads": heads})
+                examples.append({"input_ids": ids, "labels": labels, "heads": heads, **more})
                 continue
             for word, head in zip(range(window.start, window.end), heads, strict=True):
                 if word > window.start or not window.is_cut:
                     labels[head] = self._ids[tags[word]]
-            examples.append({"input_ids": ids, "labels": labels})
+            examples.append({"input_ids": ids, "labels": labels, **more})
         return examples
 
     def _bio(self, row: Row, words: _Words) -> list[str]:
@@ -270,6 +341,8 @@ class TokenClassification:
             "input_ids": pad(ids, self._tokenizer.pad_token_id or 0),
             "attention_mask": pad([[1] * len(row) for row in ids], 0),
         }
+        if self._marks_capitals:
+            inputs["token_type_ids"] = pad([example["token_type_ids"] for example in examples], 0)
         return Batch(inputs, pad([example["labels"] for example in examples], IGNORED))
 
     def loss_sum(self, output: Any, batch: Batch) -> Tensor:

@@ -11,8 +11,8 @@ from pydantic import Field, PositiveInt, field_validator
 from trainer.data.source import Faults, Row
 from trainer.tasks import causal
 from trainer.tasks.classification import check_text
-from trainer.tasks.languages import bleu_tokenizer, find_tag
-from trainer.tasks.task import IGNORED, Example, Generation, Piece, Scores, TaskOptions
+from trainer.tasks.languages import NUM_LOOKED_AT, Letters, bleu_tokenizer, find_tag, letters_of
+from trainer.tasks.task import IGNORED, Example, Generation, Piece, Scores, Survey, TaskOptions
 from trainer.tasks.text_scores import METRICS, TextScores
 from trainer.tasks.translation_models import PROMPT, Causal, EncoderDecoder, Translator
 
@@ -79,6 +79,31 @@ class TranslationOptions(TaskOptions):
         return prompt
 
 
+class TranslationSurvey:
+    """The tokenizer of BLEU, which is to be the same wherever the run goes on."""
+
+    def __init__(self, options: TranslationOptions) -> None:
+        self._options = options
+        self.facts: dict[str, Any] = {}
+
+    def look(self, split: str, rows: Sequence[Row], faults: Faults) -> Letters:
+        for row in rows:
+            for side in Translation.columns:
+                _check(row, side, faults)
+        targets = (row.values.get("target") for row in rows[:NUM_LOOKED_AT])
+        return letters_of(target for target in targets if isinstance(target, str))
+
+    def learn(self, looks: Mapping[str, Sequence[Letters]], faults: Faults) -> bool:
+        chosen: str = self._options.bleu_tokenizer
+        if chosen == "auto":
+            chosen = bleu_tokenizer(self._options.target_language, looks["train"])
+        self.facts = {"bleu_tokenizer": chosen}
+        return False
+
+    def recall(self, facts: Mapping[str, Any]) -> bool:
+        return False
+
+
 class Translation:
     """Rows of `source` and `target`; cross entropy over the target's tokens; sacrebleu's BLEU and chrF."""
 
@@ -137,17 +162,8 @@ class Translation:
         return {side: by_language[names[0]] for side, names in found.items() if len(names) == 1}
 
     @staticmethod
-    def survey(options: TranslationOptions, splits: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
-        """The tokenizer of BLEU, which is to be the same wherever the run goes on."""
-        faults = Faults()
-        for row in (row for rows in splits.values() for row in rows):
-            for side in Translation.columns:
-                _check(row, side, faults)
-        faults.raise_if_any()
-        chosen: str = options.bleu_tokenizer
-        if chosen == "auto":
-            chosen = bleu_tokenizer(options.target_language, (row.values["target"] for row in splits["train"]))
-        return {"bleu_tokenizer": chosen}
+    def survey(options: TranslationOptions) -> Survey:
+        return TranslationSurvey(options)
 
     @staticmethod
     def label_counts(facts: Mapping[str, Any]) -> Mapping[str, Mapping[str, int]]:

@@ -26,7 +26,10 @@ TEST = split("test", ("e", "y"), ("g", "y"), ("h", "x"))
 
 
 def duplicates(**splits: list[Row]) -> Duplicates:
-    return Duplicates(splits, ["text", "text_pair"], ["label"])
+    return Duplicates(
+        {name: digests(rows, ["text", "text_pair"], ["text", "label"]) for name, rows in splits.items()},
+        lambda name, at: str(splits[name][at]),
+    )
 
 
 def test_what_is_there_twice_is_counted_within_each_split_and_between_two() -> None:
@@ -104,14 +107,16 @@ def test_whatever_else_differs_is_another_row() -> None:
 
 def test_only_the_columns_that_are_asked_for_count_and_what_is_null_is_not_there() -> None:
     rows = [Row(values, Path("a"), 1) for values in ({"text": "a", "id": 1}, {"text": "a", "id": 2, "text_pair": None})]
-    one, other = digests(rows, ["text", "text_pair"])
+    one, other = digests(rows, ["text", "text_pair"], ["label"]).inputs
     assert one == other
-    assert len(np.unique(digests(rows, ["text"], ["id"]))) == 2
+    assert len(np.unique(digests(rows, ["text"], ["id"]).whole)) == 2
+    assert len(np.unique(digests(rows, ["text"], ["label"]).whole)) == 1
 
 
 def test_rows_without_any_of_the_inputs_are_the_same_only_if_all_of_them_is() -> None:
     rows = [Row({"en": en, "fr": "b", "target": "b"}, Path("a"), 1) for en in ("a", "c", "a ")]
-    its = Duplicates({"train": rows[:2], "dev": rows[2:]}, ["source"], ["target"])
+    splits = {"train": rows[:2], "dev": rows[2:]}
+    its = Duplicates({name: digests(its, ["source"], ["target"]) for name, its in splits.items()}, lambda *_: "")
     assert (its.repeats["train"], its.leaks[0].rows, its.conflicts) == (0, 1, {"train": 0, "dev": 0})
 
 

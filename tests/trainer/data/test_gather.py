@@ -3,14 +3,17 @@
 import gzip
 import json
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pytest
 
 from tests.support.runs import tiny_recipe, write_tiny
 from trainer.config.errors import DataError
+from trainer.data.fingerprints import Fingerprints
 from trainer.data.gather import Gathered, gather, sources_digest
 from trainer.data.prepare import fingerprint, prepare
+from trainer.data.work import Work
 
 
 @pytest.fixture
@@ -30,7 +33,9 @@ def reviews(*texts: str) -> list[dict[str, Any] | str]:
 def gathered(folder: Path, *overrides: str) -> tuple[Gathered, list[str]]:
     said: list[str] = []
     recipe = tiny_recipe(folder, "data.test=null", "data.dev=null", *overrides)
-    return gather(recipe, said.append), [text.replace(f"{folder}/", "") for text in said]
+    return gather(recipe, said.append, Work(Path(mkdtemp(dir=folder)))), [
+        text.replace(f"{folder}/", "") for text in said
+    ]
 
 
 def texts(found: Gathered, split: str = "train") -> list[str]:
@@ -218,7 +223,7 @@ def test_every_path_that_stands_for_nothing_is_said(folder: Path) -> None:
         folder, f"data.train=[{folder}/a.csv, {folder}/b.xml]", f"data.dev={folder}/*.tsv", "data.test=null"
     )
     with pytest.raises(DataError) as raised:
-        sources_digest(recipe.data)
+        sources_digest(recipe.data, Fingerprints(folder))
     assert [line.removeprefix(f"{folder}/").split(";")[0] for line in str(raised.value).splitlines()] == [
         "a.csv: there is no such file",
         "b.xml: there is no such file",

@@ -136,4 +136,108 @@ def test_sources_that_weigh_one_change_nothing(order: Order, epoch: int, num_sou
 def test_the_order_of_a_mixture_is_the_same_for_ever() -> None:
     sources = np.array([0, 1, 0, 0, 1, 0, 1, 0], dtype=np.int32)
     order = Order(np.ones(8, dtype=np.int32), 5, 0, 0, sources=sources, weights=(0.5, 2.0))
-    assert [order.rows(step).tolist() for step in (0, 1, 2)] == [[0, 1, 1, 6, 4], [3, 2, 4, 6], [5, 4, 6, 7, 3]]
+    assert [order.rows(step).tolist() for step in (0, 1, 2)] == [[6, 0, 4, 1, 3], [4, 6, 2, 1], [4, 7, 6, 1, 5]]
+
+
+def furthest_off(order: Order, epoch: int) -> float:
+    """How many rows a source is from its part of the rows up to any step, at most."""
+    assert order.sources is not None
+    share = np.bincount(order.sources[all_rows(order, 0)], minlength=len(order.weights)) / order.rows_per_epoch
+    so_far, num_rows, furthest = np.zeros(len(order.weights)), 0, 0.0
+    for step in range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch):
+        rows = order.rows(step)
+        so_far += np.bincount(order.sources[rows], minlength=len(order.weights))
+        num_rows += len(rows)
+        furthest = max(furthest, float(np.abs(so_far - share * num_rows).max()))
+    return furthest
+
+
+def all_rows(order: Order, epoch: int) -> NDArray[np.int64]:
+    steps = range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch)
+    return np.concatenate([order.rows(step) for step in steps])
+
+
+MANY_SOURCES = st.builds(
+    lambda pairs, size, window, seed: weighted(*zip(*pairs, strict=True), size=size, window=window, seed=seed),
+    st.lists(
+        st.tuples(st.integers(1, 40), st.floats(0.05, 4).filter(lambda weight: weight != 1)), min_size=1, max_size=7
+    ),
+    st.integers(1, 9),
+    st.integers(0, 3),
+    st.integers(0, 2**32 - 1),
+)
+
+
+@given(MANY_SOURCES, st.integers(0, 3))
+def test_up_to_any_step_each_source_has_its_part_to_one_row(order: Order, epoch: int) -> None:
+    assert furthest_off(order, epoch) <= 1 + 1e-9
+
+
+def test_a_mixture_that_is_only_shuffled_would_not_have_it() -> None:
+    plain = weighted([400, 100], [1.0, 1.0])
+    assert furthest_off(plain, 0) > 2 > 1 >= furthest_off(replace(plain, weights=(2.0, 2.0)), 0)
+
+
+def test_a_source_is_gone_through_in_another_order_each_time() -> None:
+    order = weighted([50, 10], [1.0, 3.0])
+    assert order.sources is not None
+    rows = all_rows(order, 0)
+    small = rows[order.sources[rows] == 1].reshape(3, 10)
+    assert all(sorted(its) == sorted(small[0]) for its in small) and (small[0] != small[1]).any()
+
+
+TOKEN_BATCHES = st.builds(
+    lambda pairs, tokens, window, seed: Order(
+        np.array([length for length, _ in pairs], dtype=np.int32),
+        1,
+        window,
+        seed,
+        num_targets=np.array([targets for _, targets in pairs], dtype=np.float64),
+        global_batch_tokens=tokens,
+    ),
+    st.lists(st.tuples(st.integers(1, 100), st.integers(0, 60)), min_size=1, max_size=150),
+    st.integers(1, 500),
+    st.integers(0, 4),
+    st.integers(0, 2**32 - 1),
+)
+
+
+@given(TOKEN_BATCHES, st.integers(0, 3))
+def test_steps_of_like_many_targets_hold_every_row_once(order: Order, epoch: int) -> None:
+    steps = range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch)
+    assert all(len(order.rows(step)) for step in steps)
+    assert sorted(all_rows(order, epoch).tolist()) == list(range(len(order.lengths)))
+
+
+@given(TOKEN_BATCHES, st.integers(0, 3))
+def test_a_step_is_no_more_than_a_row_from_its_even_share_of_the_targets(order: Order, epoch: int) -> None:
+    assert order.num_targets is not None and order.global_batch_tokens is not None
+    share = order.num_targets.sum() / order.steps_per_epoch
+    largest = order.num_targets.max()
+    # Where rows have more targets than a step is to have, a step is of one row, and others give way.
+    if largest * 2 <= share:
+        for step in range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch):
+            assert abs(order.num_targets[order.rows(step)].sum() - share) <= largest
+        assert share == pytest.approx(order.global_batch_tokens, rel=1 / (2 * order.steps_per_epoch) + 1e-9) or (
+            order.steps_per_epoch == 1
+        )
+
+
+def test_windows_of_like_length_are_cut_into_steps_of_targets_too() -> None:
+    def spread(window: int) -> float:
+        its = order(window=window)
+        its = replace(its, num_targets=its.lengths.astype(np.float64), global_batch_tokens=8000)
+        sizes = [np.ptp(its.lengths[its.rows(step)]) for step in range(its.steps_per_epoch)]
+        assert 30 < its.steps_per_epoch < 33
+        return float(np.mean(sizes))
+
+    assert spread(10) < spread(0) / 3
+
+
+def test_steps_of_targets_mix_each_to_two_rows() -> None:
+    its = weighted([300, 200], [0.5, 2.0], window=3)
+    its = replace(its, num_targets=its.lengths.astype(np.float64), global_batch_tokens=700)
+    assert its.sources is not None
+    for step in range(2 * its.steps_per_epoch):
+        rows = its.rows(step)
+        assert abs((its.sources[rows] == 0).sum() - len(rows) * 150 / 550) <= 2

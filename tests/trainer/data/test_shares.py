@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from trainer.config.schema import DataConfig
 from trainer.data.faults import Faults
-from trainer.data.shares import held_out
+from trainer.data.shares import held_out, refuse_unknown_group, shares_of
 from trainer.data.source import Row
 
 
@@ -28,9 +28,10 @@ def chats(count: int, turns: int = 3) -> list[Row]:
 def split(rows: list[Row], dev: Any = None, test: Any = None) -> dict[str, list[Row]]:
     data = DataConfig.model_validate({"train": "a.jsonl", "dev": dev, "test": test})
     faults = Faults()
-    splits = held_out(rows, data, ["text"], faults)
+    names = held_out(rows, data, ["text"], faults)
     assert not faults, faults
-    return splits
+    there = ["train", *shares_of(data)]
+    return {name: [row for row, its in zip(rows, names, strict=True) if its == name] for name in there}
 
 
 def texts(rows: list[Row]) -> list[str]:
@@ -107,6 +108,6 @@ def test_rows_without_a_group_are_named_and_a_group_that_is_nowhere_once() -> No
     assert faults.first == [f"a.jsonl:{line}: no chat, by which rows are held out together" for line in (1, 2, 1)]
     assert faults.are_rows_alone
     faults = Faults()
-    held_out(rows_of("ab"), data, ["text"], faults)
+    refuse_unknown_group(data, ["text"], faults)
     assert faults.first == ["data.dev.group: no row of train has a column 'chat'; found: text"]
     assert not faults.are_rows_alone

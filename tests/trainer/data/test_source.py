@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from trainer.config.errors import DataError
-from trainer.data.source import Row, read_rows, require_columns
+from trainer.data.source import Row, columns_of, read_rows, require_columns
 
 
 def written(folder: Path, name: str, content: str | bytes) -> Path:
@@ -79,7 +79,7 @@ def test_each_source_must_have_the_columns_in_one_row_at_least() -> None:
         Row({"review": "b", "label": "y"}, Path("c.csv"), 2, source=1),
         Row({"review": "b", "label": "y"}, Path("d.csv"), 2, source=1),
     ]
-    require_columns(rows[:2], ["text", "label"])
+    require_columns([columns_of(rows[:2])], ["text", "label"])
     with pytest.raises(DataError) as raised:
-        require_columns(rows, ["text", "label"])
+        require_columns([columns_of(rows)], ["text", "label"])
     assert str(raised.value) == "c.csv: no column 'text'; found: label, review. Name yours: data.columns={text: …}"

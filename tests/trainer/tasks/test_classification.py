@@ -12,6 +12,7 @@ from torch import Tensor
 from trainer.config.errors import DataError
 from trainer.data.batch import Batch
 from trainer.data.source import Row
+from trainer.data.survey import survey
 from trainer.tasks.classification import Classification, ClassificationOptions
 from trainer.tasks.task import IGNORED
 
@@ -32,18 +33,18 @@ def output(logits: Tensor) -> Any:
 
 
 def test_label_names_come_from_the_training_rows_sorted() -> None:
-    facts = Classification.survey(OPTIONS, {"train": rows(("a", "pos"), ("b", "neg"), ("c", "pos"))})
+    facts = survey(Classification, OPTIONS, {"train": rows(("a", "pos"), ("b", "neg"), ("c", "pos"))})
     assert facts["label_names"] == ["neg", "pos"]
     assert facts["label_counts"] == {"train": {"pos": 2, "neg": 1}}
 
 
 def test_whole_numbers_are_labels_too() -> None:
-    assert Classification.survey(OPTIONS, {"train": rows(("a", 1), ("b", 0))})["label_names"] == ["0", "1"]
+    assert survey(Classification, OPTIONS, {"train": rows(("a", 1), ("b", 0))})["label_names"] == ["0", "1"]
 
 
 def test_the_recipe_may_fix_the_order_of_the_labels() -> None:
     options = ClassificationOptions(kind="classification", label_names=("pos", "neg"))
-    assert Classification.survey(options, {"train": rows(("a", "neg"), ("b", "pos"))})["label_names"] == ["pos", "neg"]
+    assert survey(Classification, options, {"train": rows(("a", "neg"), ("b", "pos"))})["label_names"] == ["pos", "neg"]
 
 
 @pytest.mark.parametrize(
@@ -61,13 +62,13 @@ def test_the_recipe_may_fix_the_order_of_the_labels() -> None:
 )
 def test_rows_that_cannot_be_learned_from_are_named(train: Any, dev: Any, said: str) -> None:
     with pytest.raises(DataError, match=said):
-        Classification.survey(OPTIONS, {"train": rows(*train)} | ({"dev": rows(*dev)} if dev else {}))
+        survey(Classification, OPTIONS, {"train": rows(*train)} | ({"dev": rows(*dev)} if dev else {}))
 
 
 def test_a_missing_column_is_said_once_with_those_there_are() -> None:
     bare = [Row({"review": "a", "stars": 1}, Path("r.csv"), line) for line in range(1, 100)]
     with pytest.raises(DataError) as raised:
-        Classification.survey(OPTIONS, {"train": bare})
+        survey(Classification, OPTIONS, {"train": bare})
     assert str(raised.value).splitlines()[0].startswith("r.csv: no column 'text'; found: review, stars.")
     assert len(str(raised.value).splitlines()) == 2
 

@@ -26,6 +26,7 @@ from trainer.config.errors import ConfigError, DataError
 from trainer.data.batch import Batch
 from trainer.data.prepare import prepare
 from trainer.data.source import Row, read_rows
+from trainer.data.survey import survey
 from trainer.evaluate import add
 from trainer.predict import predict
 from trainer.tasks.classification import Classification, ClassificationOptions
@@ -99,15 +100,15 @@ def test_a_recipe_with_such_keys_is_refused_before_anything_starts() -> None:
 
 def test_labels_are_a_list_or_a_text_of_names_and_an_empty_one_is_legal() -> None:
     its = {"train": rows(["x", "y"], [], "y, z", "", ["y", "y", 7])}
-    facts = Classification.survey(options(problem="multi_label"), its)
+    facts = survey(Classification, options(problem="multi_label"), its)
     assert facts["label_names"] == ["7", "x", "y", "z"]
     assert facts["label_counts"] == {"train": {"x": 1, "y": 3, "z": 1, "7": 1}}
-    bars = Classification.survey(options(problem="multi_label", label_separator="|"), {"train": rows("x|a,b", "y")})
+    bars = survey(Classification, options(problem="multi_label", label_separator="|"), {"train": rows("x|a,b", "y")})
     assert bars["label_names"] == ["a,b", "x", "y"]
 
 
 def test_numbers_may_be_text_as_they_are_in_a_csv() -> None:
-    facts = Classification.survey(options(problem="regression"), {"train": rows(1, " -2.5 ", 3e0), "dev": rows(-100)})
+    facts = survey(Classification, options(problem="regression"), {"train": rows(1, " -2.5 ", 3e0), "dev": rows(-100)})
     assert facts == {"has_pairs": False, "label_mean": 0.5, "label_ranges": {"train": [-2.5, 3], "dev": [-100, -100]}}
 
 
@@ -134,12 +135,12 @@ def test_numbers_may_be_text_as_they_are_in_a_csv() -> None:
 def test_labels_that_cannot_be_learned_are_named(problem: str, train_labels: Any, dev_labels: Any, said: str) -> None:
     its = {"train": rows(*train_labels)} | ({"dev": rows(*dev_labels)} if dev_labels else {})
     with pytest.raises(DataError, match=said):
-        Classification.survey(options(problem=problem), its)
+        survey(Classification, options(problem=problem), its)
 
 
 def test_a_weight_for_a_label_that_is_not_there_is_a_fault() -> None:
     with pytest.raises(DataError, match=r"task\.class_weights: no label 'z'; legal: x, y"):
-        Classification.survey(options(class_weights={"z": 2.0}), {"train": rows("x", "y")})
+        survey(Classification, options(class_weights={"z": 2.0}), {"train": rows("x", "y")})
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -212,7 +213,7 @@ def test_tuned_thresholds_are_those_of_dev_and_then_stay() -> None:
 
 def test_thresholds_cannot_be_tuned_without_dev() -> None:
     with pytest.raises(DataError, match=r"task.tune_thresholds: there is no data.dev"):
-        Classification.survey(options(problem="multi_label", tune_thresholds=True), {"train": rows(["a"], ["b"])})
+        survey(Classification, options(problem="multi_label", tune_thresholds=True), {"train": rows(["a"], ["b"])})
 
 
 @pytest.mark.parametrize("prediction", [0.7, 1 / 3, -1234.567])
@@ -349,7 +350,7 @@ PAIRS = "问题甲,问题乙,相同\n怎么退款?,如何申请退款?,1\n怎么
 def test_pairs_are_two_segments_and_the_longer_text_gives_way(tmp_path: Path) -> None:
     (tmp_path / "pairs.csv").write_text(PAIRS, encoding="utf-8")
     its = read_rows(tmp_path / "pairs.csv", {"text": "问题甲", "text_pair": "问题乙", "label": "相同"})
-    facts = Classification.survey(options(), {"train": its})
+    facts = survey(Classification, options(), {"train": its})
     assert facts["has_pairs"] and facts["label_names"] == ["0", "1"]
     tokenizer = by_characters([PAIRS])
     pairs = Classification(options(), facts, tokenizer, transformers.BertConfig())
@@ -369,7 +370,7 @@ def test_a_row_without_the_second_text_that_others_have_is_a_fault() -> None:
     its = [Row({"text": "a", "label": label}, Path("r.jsonl"), line) for line, label in enumerate("xy", 1)]
     pair = Row({"text": "a", "text_pair": "b", "label": "x"}, Path("r.jsonl"), 3)
     with pytest.raises(DataError, match=r"r.jsonl:1: no text_pair\nr.jsonl:2: no text_pair"):
-        Classification.survey(options(), {"train": [*its, pair]})
+        survey(Classification, options(), {"train": [*its, pair]})
 
 
 def test_a_causal_model_without_a_pad_token_scores_a_row_alike_alone_and_padded() -> None:

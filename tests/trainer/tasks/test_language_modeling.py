@@ -24,6 +24,7 @@ from trainer.data.order import Order
 from trainer.data.pack import Packing
 from trainer.data.prepare import load_tokenizer, prepare
 from trainer.data.source import Faults, Row, read_rows
+from trainer.data.survey import survey
 from trainer.engine import DeepSpeedEngine
 from trainer.milestones import Milestones
 from trainer.predict import main as predict_main
@@ -193,7 +194,7 @@ def test_a_malformed_row_is_named(tmp_path: Path, content: bytes, said: str) -> 
     path = tmp_path / "r.jsonl"
     path.write_bytes(content)
     with pytest.raises(DataError) as raised:
-        LanguageModeling.survey(options_of(), {"train": read_rows(path, {})})
+        survey(LanguageModeling, options_of(), {"train": read_rows(path, {})})
     assert str(raised.value).startswith(f"{path}:") and said in str(raised.value)
 
 
@@ -209,7 +210,7 @@ def test_all_malformed_rows_are_named_at_once(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in ["a", None, "b", "", 3]), encoding="utf-8")
     with pytest.raises(DataError) as raised:
-        LanguageModeling.survey(options_of(), {"train": read_rows(path, {}), "dev": [row("\0", 9)]})
+        survey(LanguageModeling, options_of(), {"train": read_rows(path, {}), "dev": [row("\0", 9)]})
     assert [line.split(": ")[0].rpartition(":")[2] for line in str(raised.value).splitlines()] == ["2", "4", "5", "9"]
 
 
@@ -222,7 +223,7 @@ def tasks(folder: Path) -> list[LanguageModeling]:
 def test_whatever_a_row_holds_it_is_encoded_or_named(tasks: list[LanguageModeling], values: list[Any]) -> None:
     for line, value in enumerate(values, start=1):
         try:
-            LanguageModeling.survey(options_of(), {"train": [row(value, line)]})
+            survey(LanguageModeling, options_of(), {"train": [row(value, line)]})
         except DataError as error:
             assert str(error).startswith(f"r.jsonl:{line}: text")
             continue

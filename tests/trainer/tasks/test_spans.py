@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from seqeval.metrics.sequence_labeling import get_entities
 
-from trainer.tasks.spans import Span, cut_windows, detect_scheme, spans_of, split_words, tags_of, to_bio
+from trainer.tasks.spans import Span, cut_windows, detect_scheme, signs_of, spans_of, split_words, tags_of, to_bio
 
 BIO = ["O", "B-A", "I-A", "I-A", "B-A", "B-B", "O", "I-B"]
 LABELS = st.sampled_from(["O", "B-A", "I-A", "B-B", "I-B"])
@@ -75,7 +75,7 @@ def test_a_repair_reads_bad_tags_as_seqeval_does(tags: list[str]) -> None:
     ],
 )
 def test_the_scheme_is_seen_in_the_tags(tags: list[str], scheme: str) -> None:
-    assert detect_scheme([tags]) == scheme
+    assert detect_scheme([signs_of([tags])]) == scheme
 
 
 @pytest.mark.parametrize(

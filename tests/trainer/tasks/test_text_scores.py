@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer.tasks.languages import bleu_tokenizer, english_name, find_tag
+from trainer.tasks.languages import bleu_tokenizer, english_name, find_tag, letters_of
 from trainer.tasks.text_scores import BLEU_TOKENIZERS, TextScores
 from trainer.tasks.translation import TranslationOptions
 
@@ -90,7 +90,7 @@ def test_bleu_cuts_words_by_the_target_language(
     language: str | None, texts: list[str], chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    assert bleu_tokenizer(language, texts) == chosen
+    assert bleu_tokenizer(language, [letters_of(texts)]) == chosen
 
 
 @pytest.mark.parametrize(("language", "chosen"), [("ja", "ja-mecab"), ("ko", "ko-mecab"), (None, "ja-mecab")])
@@ -98,7 +98,7 @@ def test_mecab_is_taken_where_it_is_installed(
     language: str | None, chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    assert bleu_tokenizer(language, ["静かな映画"]) == chosen
+    assert bleu_tokenizer(language, [letters_of(["静かな映画"])]) == chosen
 
 
 def test_a_chinese_answer_of_other_words_is_not_scored_as_one_long_word() -> None:

@@ -20,6 +20,7 @@ from tests.support.tiny import BAD, GOOD, PLAIN
 from trainer.config.errors import ConfigError, DataError
 from trainer.config.load import parse_recipe
 from trainer.data.source import Faults, Row, read_rows
+from trainer.data.survey import survey
 from trainer.tasks.spans import spans_of, tags_of
 from trainer.tasks.task import IGNORED
 from trainer.tasks.token_classification import TokenClassification, TokenClassificationOptions
@@ -58,7 +59,7 @@ def written(folder: Path, name: str, content: str) -> Path:
 
 def said_of(*rows: Row, **values: Any) -> list[str]:
     with pytest.raises(DataError) as raised:
-        TokenClassification.survey(options(**values), {"train": rows})
+        survey(TokenClassification, options(**values), {"train": rows})
     return str(raised.value).splitlines()
 
 
@@ -104,16 +105,16 @@ def test_a_bad_tag_is_named_with_its_own_line_and_may_be_repaired(tmp_path: Path
     assert said_of(*rows) == [
         f"{tmp_path}/a.conll:7: tag 4: 'I-LOC' after 'O': no LOC has begun; read as BIO (task.scheme, task.on_bad_tag)"
     ]
-    facts = TokenClassification.survey(options(on_bad_tag="repair"), {"train": rows})
+    facts = survey(TokenClassification, options(on_bad_tag="repair"), {"train": rows})
     assert facts["span_counts"] == {"train": {"LOC": 2, "PER": 1}}
     assert facts["tags_repaired"] == {"train": 1}
 
 
 def test_types_come_from_the_training_rows_and_the_scheme_from_all() -> None:
     rows = [row(tokens=["a", "b", "c"], tags=["I-PER", "B-PER", "I-LOC"]), row(tokens=["a"], tags=["O"])]
-    facts = TokenClassification.survey(OPTIONS, {"train": rows})
+    facts = survey(TokenClassification, OPTIONS, {"train": rows})
     assert (facts["types"], facts["scheme"]) == (["LOC", "PER"], "iob1")
-    assert TokenClassification.survey(options(types=("PER", "LOC")), {"train": rows})["types"] == ["PER", "LOC"]
+    assert survey(TokenClassification, options(types=("PER", "LOC")), {"train": rows})["types"] == ["PER", "LOC"]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def test_a_span_that_is_none_is_named(spans: list[tuple[int, int, str]], said: s
 def test_a_type_that_is_not_trained_is_named_where_it_stands() -> None:
     splits = {"train": [row(tokens=["a"], tags=["B-PER"])], "dev": [row(4, tokens=["a", "b"], tags=["O", "B-ORG"])]}
     with pytest.raises(DataError, match=r"r\.jsonl:4: type 'ORG' is not in the training rows; legal: PER"):
-        TokenClassification.survey(OPTIONS, splits)
+        survey(TokenClassification, OPTIONS, splits)
 
 
 def test_rows_without_an_entity_teach_nothing() -> None:
@@ -172,9 +173,24 @@ def test_only_the_first_piece_of_a_word_carries_its_label(tokenizer: Any) -> Non
     assert task(tokenizer).num_targets(example) == 3
 
 
+def test_words_with_capitals_are_marked_for_a_model_that_does_not_see_them(tokenizer: Any) -> None:
+    its = task(tokenizer, mark_capitals=True)
+    rows = [row(tokens=["Bo", "in", "uLm"], tags=["B-PER", "O", "B-LOC"]), row(text="in 北", spans=[])]
+    (first,), (second,) = its.encode(rows, 64, labelled=True)
+    assert tokenizer.convert_ids_to_tokens(first["input_ids"]) == [
+        "[CLS]", "b", "##o", "i", "##n", "u", "##l", "##m", "[SEP]"
+    ]  # fmt: skip
+    assert first["token_type_ids"] == [0, 1, 1, 0, 0, 1, 1, 1, 0]
+    assert its.collate([first, second]).inputs["token_type_ids"].tolist() == [first["token_type_ids"], [0] * 9]
+    assert its.encode(rows[:1], 64, labelled=False)[0][0]["token_type_ids"] == first["token_type_ids"]
+    assert "token_type_ids" not in task(tokenizer).encode(rows, 64, labelled=True)[0][0]
+    with pytest.raises(DataError, match=r"task\.mark_capitals: a distilbert model has no two token types"):
+        its.check_model(transformers.DistilBertConfig())
+
+
 def test_chinese_is_labelled_character_by_character(tokenizer: Any) -> None:
     rows = [row(text="我在北京", spans=[{"start": 2, "end": 4, "label": "LOC"}])]
-    facts = TokenClassification.survey(OPTIONS, {"train": rows})
+    facts = survey(TokenClassification, OPTIONS, {"train": rows})
     assert (facts["types"], facts["keep_inner"]) == (["LOC"], False)
     its = TokenClassification(OPTIONS, facts, tokenizer, transformers.BertConfig())
     ((example,),) = its.encode(rows, 16, labelled=True)

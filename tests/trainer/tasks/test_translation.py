@@ -22,6 +22,7 @@ from trainer.config.load import parse_recipe, render_recipe
 from trainer.config.schema import Recipe
 from trainer.data.prepare import load_tokenizer, prepare
 from trainer.data.source import Faults, Row
+from trainer.data.survey import survey
 from trainer.generate import settings_of
 from trainer.model import generate, load_model
 from trainer.target_loss import keep_target_loss
@@ -108,7 +109,7 @@ ENGLISH_FRENCH = {"source_language": "en", "target_language": "fr"}
 def test_a_row_has_its_sides_by_name_or_by_language(values: dict[str, Any]) -> None:
     its = values | Translation.named_columns(options(**ENGLISH_FRENCH), values)
     assert (its["source"], its["target"]) == ("a film", "un film")
-    assert Translation.survey(options(), {"train": [row(**its)]}) == {"bleu_tokenizer": "13a"}
+    assert survey(Translation, options(), {"train": [row(**its)]}) == {"bleu_tokenizer": "13a"}
 
 
 LANGUAGE = "Name its language (task.target_language) or its column (data.columns)"
@@ -142,7 +143,7 @@ def test_what_is_wrong_with_a_row_is_said_with_its_line(values: dict[str, Any], 
     named = Translation.named_columns(options(**ENGLISH_FRENCH), values)
     train_rows = [row(1, source="a", target="un"), row(2, **(values | named))]
     with pytest.raises(DataError) as raised:
-        Translation.survey(options(**ENGLISH_FRENCH), {"train": train_rows})
+        survey(Translation, options(**ENGLISH_FRENCH), {"train": train_rows})
     assert str(raised.value).startswith(f"r.jsonl:2: {said}")
 
 
@@ -159,9 +160,9 @@ def test_rows_by_language_are_told_apart_held_out_and_freed_of_doubles(toy: Path
 
 def test_the_survey_chooses_how_bleu_cuts_words() -> None:
     split = {"train": rows(("a film", "一部电影"))}
-    assert Translation.survey(options(), split) == {"bleu_tokenizer": "zh"}
-    assert Translation.survey(options(target_language="fr"), split) == {"bleu_tokenizer": "13a"}
-    assert Translation.survey(options(bleu_tokenizer="char"), split) == {"bleu_tokenizer": "char"}
+    assert survey(Translation, options(), split) == {"bleu_tokenizer": "zh"}
+    assert survey(Translation, options(target_language="fr"), split) == {"bleu_tokenizer": "13a"}
+    assert survey(Translation, options(bleu_tokenizer="char"), split) == {"bleu_tokenizer": "char"}
 
 
 # Encoder-decoders

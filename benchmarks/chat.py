@@ -1,0 +1,213 @@
+"""Dialogue: real tokens a second and memory, against TRL's SFTTrainer with and without packing and assistant-only loss.
+
+All sides train SmolLM2-135M in bf16 on the same conversations, cut at as many tokens, with the same number of processes
+on the same cores, one after another. A real token is one of a conversation, not padding; the time is that of the
+training steps. TRL comes with `pip install -e .[bench]`.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.throughput import our_numbers
+from benchmarks.trainer_example import read_rows, run_command
+
+MODEL = Path(".cache/demo/smollm2")
+DATA = Path(".cache/demo/chitchat/train.jsonl")
+OURS = "shardtune"
+PEERS: dict[str, dict[str, Any]] = {
+    "TRL": {},
+    "TRL, assistant only": {"assistant_only_loss": True},
+    "TRL, packed": {"packing": True, "packing_strategy": "bfd"},
+    "TRL, packed, assistant only": {"packing": True, "packing_strategy": "bfd", "assistant_only_loss": True},
+}
+"""What SFTConfig is told besides."""
+BATCH_OF_RANK = 4
+TEMPLATE = (
+    "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\n"
+    "You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}{% endif %}"
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}"
+    "{% else %}{{ message['content'] + '<|im_end|>' }}{% endif %}{{ '\n' }}{% endfor %}"
+)
+"""The model's own, with the marks that TRL's assistant_only_loss looks for."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    side: str
+    round: int
+    tokens_per_s: float
+    memory_bytes: int
+    loss: float
+
+
+def train_by_trl(settings: dict[str, Any]) -> None:
+    """SFTTrainer, as each rank runs it."""
+    import torch
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
+
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    tokenizer.chat_template = TEMPLATE
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+    trainer = SFTTrainer(
+        model=model,
+        processing_class=tokenizer,
+        train_dataset=Dataset.from_list(read_rows(Path(settings["data"]))),
+        args=SFTConfig(
+            output_dir=f"{settings['folder']}/checkpoints",
+            num_train_epochs=1,
+            per_device_train_batch_size=BATCH_OF_RANK,
+            learning_rate=1e-4,
+            max_length=settings["max_tokens"],
+            bf16=True,
+            gradient_checkpointing=False,
+            use_cpu=not torch.cuda.is_available(),
+            report_to=[],
+            disable_tqdm=True,
+            save_strategy="no",
+            **settings["arguments"],
+        ),
+    )
+    metrics = trainer.train().metrics
+    if trainer.is_world_process_zero():
+        results = {
+            "train_s": metrics["train_runtime"],
+            "loss": metrics["train_loss"],
+            "memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        }
+        Path(settings["folder"], "results.json").write_text(json.dumps(results), encoding="utf-8")
+
+
+def measure(side: str, round_: int, folder: Path, data: Path, given: argparse.Namespace, num_tokens: int) -> Measured:
+    threads = max(1, len(os.sched_getaffinity(0)) // given.ranks)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if side == OURS:
+        keys: dict[str, Any] = {
+            "model.path": MODEL,
+            "data.train": data,
+            "data.dev": "null",
+            "data.test": "null",
+            "data.max_tokens": given.max_tokens,
+            "data.cache_dir": f"{folder}-prepared",
+            "train.global_batch_size": BATCH_OF_RANK * given.ranks,
+            "train.max_steps": "null",
+            "train.num_epochs": 1,
+            "train.eval_at_start": "false",
+            "train.micro_batch_tokens": max(2048, given.max_tokens),
+            "job.ranks": given.ranks,
+            "job.threads_per_rank": threads,
+            "report.wandb": "disabled",
+        }
+        overrides = [f"{key}={value}" for key, value in keys.items()]
+        command = [sys.executable, "-m", "launcher.cli", "run", "recipes/chat.yaml", *overrides, f"--run-dir={folder}"]
+        run_command(command, folder, threads)
+        numbers = our_numbers(folder)
+    else:
+        folder.mkdir()
+        settings = {
+            "data": str(data),
+            "folder": str(folder),
+            "max_tokens": given.max_tokens,
+            "arguments": PEERS[side],
+        }
+        torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={given.ranks}", "-m"]
+        command = [sys.executable, "-m", *torchrun, "benchmarks.chat", "--rank-of", json.dumps(settings)]
+        numbers, _ = run_command(command, folder, threads)
+    return Measured(side, round_, num_tokens / numbers["train_s"], numbers["memory_bytes"], numbers["loss"])
+
+
+def count_tokens(rows: Sequence[dict[str, Any]], max_tokens: int) -> int:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    tokenizer.chat_template = TEMPLATE
+    texts = [str(tokenizer.apply_chat_template(row["messages"], tokenize=False)) for row in rows]
+    return sum(min(max_tokens, len(ids)) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
+
+
+def summarize(results: Sequence[Measured]) -> dict[str, Any]:
+    """Medians by side, and ours against the fastest peer's speed and the smallest peer's memory."""
+    sides = {
+        side: {
+            name: statistics.median(getattr(result, name) for result in results if result.side == side)
+            for name in ("tokens_per_s", "memory_bytes", "loss")
+        }
+        for side in dict.fromkeys(result.side for result in results)
+    }
+    peers = [its for side, its in sides.items() if side != OURS]
+    if OURS not in sides or not peers:
+        return {"sides": sides, "ratio_to_best": None, "memory_ratio_to_best": None}
+    best = max(peers, key=lambda its: its["tokens_per_s"])
+    return {
+        "sides": sides,
+        "ratio_to_best": sides[OURS]["tokens_per_s"] / best["tokens_per_s"],
+        "memory_ratio_to_best": sides[OURS]["memory_bytes"] / best["memory_bytes"],
+    }
+
+
+def render(summary: dict[str, Any]) -> str:
+    lines = [f"{'':30}{'real tokens/s':>14}{'peak RSS of a rank':>20}{'last loss':>11}"]
+    for side, its in summary["sides"].items():
+        lines.append(f"{side:30}{its['tokens_per_s']:14,.0f}{its['memory_bytes'] / 2**30:17.2f} GB{its['loss']:11.3f}")
+    if summary["ratio_to_best"] is not None:
+        lines.append(
+            f"shardtune is {summary['ratio_to_best']:.2f} times as fast as the fastest TRL, at "
+            f"{summary['memory_ratio_to_best']:.2f} of its memory"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.chat", description=__doc__)
+    parser.add_argument("--chats", type=int, default=64, help="training conversations")
+    parser.add_argument("--max-tokens", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--ranks", type=int, choices=[1, 2, 4, 8], default=2, help="processes of each side")
+    parser.add_argument("--side", choices=[OURS, *PEERS], action="append", help="only this side")
+    parser.add_argument("--json", action="store_true", help="prints one JSON object instead of a table")
+    parser.add_argument("--rank-of", type=json.loads, help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    if given.rank_of:
+        train_by_trl(given.rank_of)
+        return 0
+
+    folder = Path("runs/chat_benchmark", datetime.now().strftime("%Y%m%d-%H%M%S"))
+    folder.mkdir(parents=True)
+    data = folder / "train.jsonl"
+    rows = [{"messages": _plain(row["messages"])} for row in read_rows(DATA)[: given.chats]]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    num_tokens = count_tokens(rows, given.max_tokens)
+    results: list[Measured] = []
+    for number in range(given.rounds):
+        for side in given.side or [OURS, *PEERS]:
+            place = folder / f"{''.join(filter(str.isalpha, side))}-{number}"
+            results.append(measure(side, number, place, data, given, num_tokens))
+            print(f"round {number + 1}: {side}: {results[-1].tokens_per_s:,.0f} real tokens/s", file=sys.stderr)
+    summary = summarize(results)
+    if given.json:
+        settings = {name: getattr(given, name) for name in ("chats", "max_tokens", "ranks")} | {"tokens": num_tokens}
+        print(json.dumps({**summary, "settings": settings, "results": [asdict(its) for its in results]}))
+    else:
+        print(render(summary))
+    return 0
+
+
+def _plain(messages: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """Role and content alone, for not every trainer takes weights."""
+    return [{"role": message["role"], "content": message["content"]} for message in messages]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""Peak memory of one step of SmolLM2-135M, on 4 rows of 512 tokens: with all logits at once, and in chunks.
+
+Each way runs in a process of its own, which computes the loss and the gradients of the same rows once, in bf16. What a
+process holds before the step (libraries and weights) is shown apart.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+MODEL = Path(".cache/demo/smollm2")
+WAYS = ("all logits", "in chunks")
+
+
+def step(way: str, *, activation_checkpointing: bool, rows: int, tokens: int) -> dict[str, float]:
+    """The loss, the norm of its gradient and the bytes, of this process."""
+    import torch
+    from torch.nn.functional import cross_entropy
+    from transformers import AutoModelForCausalLM
+
+    from trainer.target_loss import keep_target_loss
+
+    def peak() -> int:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    model: Any = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.bfloat16)
+    if activation_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.train()
+    torch.manual_seed(0)
+    ids = torch.randint(0, model.config.vocab_size, (rows, tokens + 1))
+    inputs, labels = ids[:, :-1], ids[:, 1:]
+    before = peak()
+    if way == "in chunks":
+        keep_target_loss(model)
+        with torch.no_grad():
+            model(input_ids=inputs[:1, :2], targets=labels[:1, :2])
+        loss = model(input_ids=inputs, targets=labels).logits[0]
+    else:
+        logits = model(input_ids=inputs, use_cache=False).logits
+        loss = cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum")
+    loss.backward()
+    norm = torch.nn.utils.get_total_norm([p.grad.float() for p in model.parameters() if p.grad is not None])
+    return {"loss": loss.item() / labels.numel(), "grad_norm": norm.item(), "before": before, "peak": peak()}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.loss_memory", description=__doc__)
+    parser.add_argument("--rows", type=int, default=4)
+    parser.add_argument("--tokens", type=int, default=512)
+    parser.add_argument("--json", action="store_true", help="prints one JSON object instead of a table")
+    parser.add_argument("--step-of", type=json.loads, help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    if given.step_of:
+        print(json.dumps(step(**given.step_of)))
+        return 0
+
+    results = {}
+    for checkpointing in (False, True):
+        for way in WAYS:
+            told = {"way": way, "activation_checkpointing": checkpointing, "rows": given.rows, "tokens": given.tokens}
+            command = [sys.executable, "-m", "benchmarks.loss_memory", "--step-of", json.dumps(told)]
+            said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            name = f"{way}, activation checkpointing" if checkpointing else way
+            results[name] = json.loads(said.splitlines()[-1])
+    plain = results[WAYS[0]]["peak"]
+    for its in results.values():
+        its["ratio"] = its["peak"] / plain
+    if given.json:
+        print(json.dumps(results))
+        return 0
+    print(f"{'':38}{'before':>10}{'peak':>10}{'ratio':>8}{'loss':>11}{'gradient':>11}")
+    for name, its in results.items():
+        print(
+            f"{name:38}{its['before'] / 2**30:7.2f} GB{its['peak'] / 2**30:7.2f} GB{its['ratio']:8.2f}"
+            f"{its['loss']:11.6f}{its['grad_norm']:11.5g}"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

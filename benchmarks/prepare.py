@@ -1,0 +1,243 @@
+"""How fast data are prepared, next to the tokenizer alone on as many processes, and in how much memory.
+
+`python -m benchmarks.prepare`: makes a JSONL of news-like texts of mixed lengths, prepares it, finds it prepared, and
+puts 10 million rows in order. The tokenizer alone is called on texts that are in memory already, before and after.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MODEL = Path(".cache/demo/minilm")
+MAX_TOKENS, BATCH = 512, 1000
+BASELINE_ROWS = 40_000
+"""Rows that each process of the tokenizer alone gets."""
+
+RECIPE = """
+task: {{kind: classification}}
+model: {{path: {model}}}
+data: {{train: {file}, cache_dir: {cache}, max_tokens: {max_tokens}}}
+train: {{micro_batch_tokens: {max_tokens}}}
+"""
+HIT = """
+import json, sys, time
+from pathlib import Path
+since = time.monotonic()
+from trainer.config.load import load_recipe
+from trainer.data.order import Order
+from trainer.data.prepare import prepare
+imported = time.monotonic()
+train = prepare(load_recipe(Path(sys.argv[1]), [])).split("train")
+order = Order(train.lengths, 32, 50, 0, sources=train.sources, num_targets=train.num_targets)
+train.examples(order.rows(0))
+ended = time.monotonic()
+order.rows(order.steps_per_epoch // 2)
+lines = [line.split() for line in open("/proc/self/smaps_rollup")]
+private = 1024 * sum(int(line[1]) for line in lines if line[0].startswith("Private"))
+times = {"seconds": ended - imported, "import_s": imported - since}
+print(json.dumps({"rows": len(train), **times, "private_bytes": private}))
+"""
+
+
+def texts(model: Path, seed: int = 0) -> Iterator[str]:
+    """Made-up texts of the tokenizer's own words, the common ones often; from 5 to 1,500 words, 75 in the middle."""
+    from transformers import AutoTokenizer
+
+    random = np.random.default_rng(seed)
+    vocabulary = AutoTokenizer.from_pretrained(model).get_vocab()
+    words = [word for word, _ in sorted(vocabulary.items(), key=lambda its: its[1]) if word.isalpha() and len(word) > 1]
+    pool = [words[at] for at in np.minimum(random.zipf(1.2, 2_000_000) - 1, len(words) - 1).tolist()]
+    for number in count():
+        length = int(np.clip(random.lognormal(np.log(75), 0.8), 5, 1500))
+        start = int(random.integers(0, len(pool) - length))
+        yield f"Report {number}: {' '.join(pool[start : start + length])}."
+
+
+def make(path: Path, model: Path, num_bytes: float, num_rows: int) -> int:
+    """Writes rows until there are so many bytes and so many rows; how many there are."""
+    written = 0
+    with path.open("w", encoding="utf-8", buffering=1 << 20) as file:
+        for number, text in enumerate(texts(model), start=1):
+            label = ("business", "sport", "world")[number % 3]
+            written += file.write(json.dumps({"text": text, "label": label}) + "\n")
+            if written >= num_bytes and number >= num_rows:
+                return number
+    raise AssertionError("there is no end of texts")
+
+
+def tokenizer_alone(model: Path, path: Path, num_processes: int) -> tuple[float, float]:
+    """Rows/s and tokens/s of `tokenizer(texts, truncation=True)` on so many processes at once."""
+    context = multiprocessing.get_context("fork")
+    answers = context.SimpleQueue()
+    barrier = context.Barrier(num_processes)
+    processes = [
+        context.Process(target=_tokenize, args=(model, path, number, barrier, answers))
+        for number in range(num_processes)
+    ]
+    for process in processes:
+        process.start()
+    found = [answers.get() for _ in processes]
+    for process in processes:
+        process.join()
+    seconds = max(end for _, _, _, end in found) - min(start for _, _, start, _ in found)
+    return sum(rows for rows, *_ in found) / seconds, sum(tokens for _, tokens, *_ in found) / seconds
+
+
+def _tokenize(model: Path, path: Path, number: int, barrier: Any, answers: Any) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    rows = []
+    with path.open(encoding="utf-8") as file:
+        for at, line in enumerate(file):
+            if at >= number * BASELINE_ROWS:
+                rows.append(json.loads(line)["text"])
+            if len(rows) == BASELINE_ROWS:
+                break
+    barrier.wait()
+    start, num_tokens = time.monotonic(), 0
+    for at in range(0, len(rows), BATCH):
+        encoded = tokenizer(rows[at : at + BATCH], truncation=True, max_length=MAX_TOKENS)
+        num_tokens += sum(map(len, encoded["input_ids"]))
+    answers.put((len(rows), num_tokens, start, time.monotonic()))
+
+
+def prepare(recipe: Path, *overrides: str) -> dict[str, Any]:
+    """What `shardtune prepare` says that it did, and the most memory that all its processes had at a time."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trainer.prepare", str(recipe), *overrides, "--json"], stdout=subprocess.PIPE, text=True
+    )
+    peak = {"private_bytes": 0, "shared_out_bytes": 0, "resident_bytes": 0}
+    while process.poll() is None:
+        memory = [_memory(pid) for pid in _family(process.pid)]
+        for name in peak:
+            peak[name] = max(peak[name], sum(its[name] for its in memory))
+        time.sleep(0.2)
+    assert process.stdout is not None
+    said = process.stdout.read()
+    if process.returncode:
+        raise SystemExit(said)
+    return {**json.loads(said), "peak": peak}
+
+
+def _family(pid: int) -> list[int]:
+    """A process and all that come from it."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+    return [pid, *(its for child in children for its in _family(int(child)))]
+
+
+def _memory(pid: int) -> dict[str, int]:
+    """Private; with each shared page divided among those that share it; and resident, shared pages in full."""
+    found = {"private_bytes": 0, "shared_out_bytes": 0, "resident_bytes": 0}
+    names = {"Private_Clean:": "private_bytes", "Private_Dirty:": "private_bytes"}
+    names |= {"Pss:": "shared_out_bytes", "Rss:": "resident_bytes"}
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            word, *rest = line.split()
+            if word in names:
+                found[names[word]] += int(rest[0]) * 1024
+    except OSError:
+        pass  # it has ended
+    return found
+
+
+def order_of(num_rows: int) -> dict[str, float]:
+    """How long an epoch of so many rows takes to be put in order; then, as a mixture of three sources."""
+    from trainer.data.order import Order
+
+    random = np.random.default_rng(0)
+    lengths = random.integers(5, 512, num_rows).astype(np.int32)
+    sources = random.choice(3, num_rows, p=[0.6, 0.3, 0.1]).astype(np.int32)
+    seconds = {}
+    for name, order in (
+        ("order_s", Order(lengths, 32, 50, 0)),
+        ("order_of_tokens_s", Order(lengths, 32, 50, 0, num_targets=lengths.astype(float), global_batch_tokens=8000)),
+        ("order_of_mixture_s", Order(lengths, 32, 50, 0, sources=sources, weights=(1.0, 0.5, 2.0))),
+    ):
+        since = time.monotonic()
+        order.rows(order.steps_per_epoch // 2)
+        seconds[name] = time.monotonic() - since
+    return seconds
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    parser = argparse.ArgumentParser("benchmarks.prepare", description=__doc__)
+    parser.add_argument("--gb", type=float, default=1.0, help="of JSONL to make")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="at least so many rows")
+    parser.add_argument("--order-rows", type=int, default=10_000_000)
+    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--model", type=Path, default=MODEL, help="a folder with a tokenizer; `make demo` fetches one")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        num_rows = make(folder / "train.jsonl", arguments.model, arguments.gb * 1e9, arguments.rows)
+        recipe = folder / "recipe.yaml"
+        recipe.write_text(
+            RECIPE.format(
+                model=arguments.model, file=folder / "train.jsonl", cache=folder / "cache", max_tokens=MAX_TOKENS
+            )
+        )
+        before = tokenizer_alone(arguments.model, folder / "train.jsonl", arguments.processes)
+        made = prepare(recipe, f"data.prepare_processes={arguments.processes}")
+        after = tokenizer_alone(arguments.model, folder / "train.jsonl", arguments.processes)
+        hit = subprocess.run([sys.executable, "-c", HIT, str(recipe)], capture_output=True, text=True, check=True)
+        alone = [(one + other) / 2 for one, other in zip(before, after, strict=True)]
+        found = {
+            "rows": num_rows,
+            "file_bytes": (folder / "train.jsonl").stat().st_size,
+            "processes": arguments.processes,
+            "seconds": made["seconds"],
+            "rows_per_s": num_rows / made["seconds"],
+            "tokens_per_s": made["tokens_per_s"],
+            "tokenizer_rows_per_s": alone[0],
+            "tokenizer_tokens_per_s": alone[1],
+            "ratio_to_tokenizer": made["tokens_per_s"] / alone[1],
+            "peak": made["peak"],
+            "shards": made["shards"],
+            "prepared_bytes": made["bytes"],
+            "hit": json.loads(hit.stdout),
+            "order_rows": arguments.order_rows,
+            **order_of(arguments.order_rows),
+        }
+    print(json.dumps(found, indent=1) if arguments.json else _table(found))
+    return 0
+
+
+def _table(found: dict[str, Any]) -> str:
+    peak, hit = found["peak"], found["hit"]
+    lines = [
+        ("rows; GB of JSONL", found["rows"], found["file_bytes"] / 1e9),
+        ("prepared: rows/s; tokens/s", found["rows_per_s"], found["tokens_per_s"]),
+        ("the tokenizer alone: rows/s; tokens/s", found["tokenizer_rows_per_s"], found["tokenizer_tokens_per_s"]),
+        ("ratio in tokens/s", found["ratio_to_tokenizer"], None),
+        ("most memory at a time, MB: private; all", peak["private_bytes"] / 1e6, peak["shared_out_bytes"] / 1e6),
+        ("found prepared: s; private MB", hit["seconds"], hit["private_bytes"] / 1e6),
+        (f"order of {found['order_rows']:,} rows, s", found["order_s"], None),
+        ("… by targets; of three sources, s", found["order_of_tokens_s"], found["order_of_mixture_s"]),
+    ]
+    return "\n".join(f"{name:42} {_number(one):>14} {_number(other):>14}" for name, one, other in lines)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:,.2f}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

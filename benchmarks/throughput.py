@@ -1,0 +1,162 @@
+"""Real tokens a second: shardtune against transformers.Trainer, as its introductory example is and well tuned.
+
+All sides train the same encoder on the same rows for as many epochs with the same global batch, on the same cores, one
+after another, round by round. A real token is one that is not padding; the time is that of the training steps, without
+start-up and evaluation. The passages are of mixed lengths (benchmarks/help_pages.py).
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from benchmarks.help_pages import write
+from benchmarks.trainer_example import MODEL, Settings, measure_side, read_rows
+
+OURS = "shardtune"
+INTRODUCTORY, TUNED = "Trainer, introductory", "Trainer, tuned"
+TRAINERS: dict[str, tuple[str, dict[str, Any]]] = {
+    INTRODUCTORY: ("fp32", {}),
+    TUNED: ("bf16", {"train_sampling_strategy": "group_by_length"}),
+}
+"""The precision of each, and what TrainingArguments is told besides."""
+MAX_TOKENS = 256
+BATCH_OF_RANK = 16
+
+
+@dataclass(frozen=True)
+class Measured:
+    side: str
+    round: int
+    tokens_per_s: float
+    padding_efficiency: float
+    memory_bytes: int
+    accuracy: float
+
+
+def measure(side: str, round_: int, settings: Settings, num_tokens: int) -> Measured:
+    """Runs one side; num_tokens are the real ones of all its epochs."""
+    result = measure_side(OURS if side == OURS else "transformers.Trainer", settings)
+    if side == OURS:
+        numbers = our_numbers(Path(settings.folder))
+    else:
+        numbers = json.loads(Path(settings.folder, "results.json").read_text(encoding="utf-8"))
+    return Measured(
+        side,
+        round_,
+        num_tokens / numbers["train_s"],
+        numbers["padding_efficiency"],
+        numbers["memory_bytes"],
+        result.accuracy,
+    )
+
+
+def our_numbers(run_dir: Path) -> dict[str, Any]:
+    """What the results of the other sides hold, out of our metrics."""
+    events = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    begun = next(event["time"] for event in events if event["event"] == "start")
+    steps = [event for event in events if event["event"] == "step"]
+    times = [begun, *(event["time"] for event in steps)]
+    spans = [(end - start, event) for (start, end), event in zip(pairwise(times), steps, strict=True)]
+    padded = sum(span * event["tokens_per_s"] / event["padding_efficiency"] for span, event in spans)
+    real = sum(span * event["tokens_per_s"] for span, event in spans)
+    return {
+        "train_s": steps[-1]["time"] - begun,
+        "padding_efficiency": real / padded,
+        "memory_bytes": steps[-1]["memory_bytes"],
+        "loss": steps[-1]["loss"],
+    }
+
+
+def count_tokens(rows: Sequence[dict[str, str]]) -> int:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    encoded = tokenizer([row["text"] for row in rows], truncation=True, max_length=MAX_TOKENS)
+    return sum(map(len, encoded["input_ids"]))
+
+
+def summarize(results: Sequence[Measured]) -> dict[str, Any]:
+    """Medians by side, and ours as multiples of the others' speed: the medians of the rounds' own ratios."""
+    sides = {
+        side: {
+            name: statistics.median(getattr(result, name) for result in results if result.side == side)
+            for name in ("tokens_per_s", "padding_efficiency", "memory_bytes", "accuracy")
+        }
+        for side in dict.fromkeys(result.side for result in results)
+    }
+    speed = {(result.side, result.round): result.tokens_per_s for result in results}
+    rounds = sorted({result.round for result in results})
+
+    def ratio(other: str) -> float | None:
+        if OURS not in sides or other not in sides:
+            return None
+        return statistics.median(speed[OURS, number] / speed[other, number] for number in rounds)
+
+    return {"sides": sides, "ratio_to_tuned": ratio(TUNED), "ratio_to_introductory": ratio(INTRODUCTORY)}
+
+
+def render(summary: dict[str, Any]) -> str:
+    lines = [f"{'':24}{'real tokens/s':>14}{'useful':>9}{'peak RSS of a rank':>20}{'test accuracy':>15}"]
+    for side, its in summary["sides"].items():
+        lines.append(
+            f"{side:24}{its['tokens_per_s']:14,.0f}{its['padding_efficiency']:9.1%}"
+            f"{its['memory_bytes'] / 2**30:17.2f} GB{its['accuracy']:15.2%}"
+        )
+    for name, other in (("ratio_to_tuned", TUNED), ("ratio_to_introductory", INTRODUCTORY)):
+        if summary[name] is not None:
+            lines.append(f"shardtune is {summary[name]:.2f} times as fast as {other}")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    cores = len(os.sched_getaffinity(0))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__)
+    parser.add_argument("--rows", type=int, default=1024, help="training passages")
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--ranks", type=int, choices=[1, 2, 4, 8], default=2, help="processes of each side")
+    parser.add_argument("--side", choices=[OURS, *TRAINERS], action="append", help="only this side")
+    parser.add_argument("--json", action="store_true", help="prints one JSON object instead of a table")
+    given = parser.parse_args(arguments)
+
+    folder = Path("runs/throughput", datetime.now().strftime("%Y%m%d-%H%M%S"))
+    write(folder / "data", num_rows=given.rows)
+    num_tokens = count_tokens(read_rows(folder / "data" / "train.jsonl")) * given.epochs
+    results: list[Measured] = []
+    for number in range(given.rounds):
+        for side in given.side or [OURS, *TRAINERS]:
+            precision, more = ("bf16", {}) if side == OURS else TRAINERS[side]
+            settings = Settings(
+                seed=number,
+                epochs=given.epochs,
+                precision=precision,
+                ranks=given.ranks,
+                threads=max(1, cores // given.ranks),
+                data=str(folder / "data"),
+                folder=str(folder / f"{''.join(filter(str.isalpha, side))}-{number}"),
+                batch=BATCH_OF_RANK * given.ranks,
+                max_tokens=MAX_TOKENS,
+                learning_rate=1e-4,
+                arguments=more,
+            )
+            results.append(measure(side, number, settings, num_tokens))
+            print(f"round {number + 1}: {side}: {results[-1].tokens_per_s:,.0f} real tokens/s", file=sys.stderr)
+    summary = summarize(results)
+    if given.json:
+        settings_of_all = {"rows": given.rows, "epochs": given.epochs, "ranks": given.ranks, "tokens": num_tokens}
+        print(json.dumps({**summary, "settings": settings_of_all, "results": [asdict(its) for its in results]}))
+    else:
+        print(render(summary))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

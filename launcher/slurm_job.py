@@ -1,0 +1,251 @@
+"""What the batch shell of slurm/finetune.sh asks of Python: how to begin, and what to do at the end.
+
+`python -m launcher.slurm_job begin RECIPE_OR_RUN_DIR [key=value …]` prints settings for bash;
+`python -m launcher.slurm_job end RUN_DIR --code=N --signals=…` prints `requeue` if the job is to go on later, and exits
+with the code that the job ends with; `python -m launcher.slurm_job layout FOLDER [job.key=value …]` prints the settings
+of a job that does not train.
+"""
+
+import argparse
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from launcher import execute
+from launcher.allocation import Allocation, parse_details, parse_time
+from launcher.follow import Events, first_failure
+from launcher.lifecycle import (
+    STATUS,
+    STOP_REQUEST,
+    Evidence,
+    Start,
+    WarnedOf,
+    decide,
+    ended,
+    parse_cancellation,
+    parse_status,
+    render_status,
+    steps_of,
+)
+from launcher.plan import RankPlan, plan_ranks
+from launcher.report.page import write_report
+from trainer.config.errors import ShardtuneError
+from trainer.config.load import machines_alone, parse_recipe
+from trainer.config.run_dir import (
+    CONFIG,
+    EXIT_OK,
+    EXIT_RESUME,
+    EXIT_USER,
+    RESULTS,
+    STOP,
+    find_run,
+    write_atomically,
+    write_run_dir,
+)
+from trainer.config.schema import Recipe
+
+USR1_DETAILS = "logs/slurm-usr1.txt"
+"""What scontrol said when the signal came."""
+DEFAULT_LEAD_S = 300
+"""That of the header of slurm/finetune.sh."""
+SIGNAL_GRAIN_S = 90
+"""Slurm may send the signal up to a minute earlier than it was asked to."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Does what the batch shell asks; the exit code."""
+    arguments = _parse(sys.argv[1:] if argv is None else argv)
+    try:
+        allocation = execute.find_allocation()
+        if arguments.command == "begin":
+            print(begin(arguments.path, arguments.overrides, allocation, run_dir=arguments.run_dir))
+            return EXIT_OK
+        if arguments.command == "layout":
+            print(layout(arguments.path, arguments.overrides, allocation))
+            return EXIT_OK
+        code, requeue = end(arguments.path, allocation, exit_code=arguments.code, signals=arguments.signals)
+        if requeue:
+            print("requeue")
+        return code
+    except ShardtuneError as error:
+        say(str(error))
+        return EXIT_USER
+
+
+def begin(path: Path, overrides: Sequence[str], allocation: Allocation, *, run_dir: Path | None = None) -> str:
+    """Makes the run directory ready for this start; the settings of the batch shell, as assignments."""
+    run = find_run(path, overrides, run_dir)
+    recipe, run_dir = run.recipe, run.run_dir
+    ranks = plan_ranks(recipe, allocation.machine)
+    write_run_dir(run)
+    _clear(run_dir, started=parse_time(allocation.details.get("StartTime", "")) or time.time())
+    starts = read_starts(run_dir)
+    if starts and starts[-1].state == "running":
+        starts[-1] = _end_of_the_last(run_dir, starts[-1], allocation)
+        say(f"the start before this one has ended without a word; cause: {starts[-1].cause}")
+    output = allocation.details.get("StdOut")
+    start = Start(
+        job=allocation.job,
+        restart=allocation.restart,
+        nodes=allocation.nodes,
+        began=time.time(),
+        output=output,
+        output_bytes=Path(output).stat().st_size if output and Path(output).is_file() else 0,
+    )
+    write_atomically(run_dir / STATUS, render_status([*starts, start]))
+    num_ranks = ranks.num_ranks * allocation.num_nodes
+    say(
+        f"job {allocation.job}: {num_ranks} ranks on {ranks.device}, {ranks.num_ranks} on each of {allocation.nodes}; "
+        f"everything goes to {run_dir}"
+    )
+    return render_settings(run_dir, allocation, ranks, num_ranks, finished=(run_dir / RESULTS).exists())
+
+
+def layout(folder: Path, overrides: Sequence[str], allocation: Allocation) -> str:
+    """The settings of the batch shell for ranks that have no recipe. Raises ConfigError for what is no key of job."""
+    ranks = plan_ranks(machines_alone(overrides), allocation.machine)
+    return render_settings(folder, allocation, ranks, ranks.num_ranks * allocation.num_nodes, finished=False)
+
+
+def render_settings(run_dir: Path, allocation: Allocation, ranks: RankPlan, num_ranks: int, *, finished: bool) -> str:
+    """Bash that sets the variables of slurm/finetune.sh and the environment of the ranks."""
+    settings = {
+        "run_dir": str(run_dir),
+        "finished": str(int(finished)),
+        "device": ranks.device,
+        "gpus_per_node": str(allocation.machine.num_gpus),
+        "ranks_per_node": str(ranks.num_ranks),
+        "num_ranks": str(num_ranks),
+    }
+    lines = [f"{name}={shlex.quote(value)}" for name, value in settings.items()]
+    return "\n".join([*lines, *(f"export {name}={shlex.quote(value)}" for name, value in ranks.environment.items())])
+
+
+def end(run_dir: Path, allocation: Allocation, *, exit_code: int, signals: str) -> tuple[int, bool]:
+    """Writes down how this start has ended and says so; the job's exit code, and whether to put it back."""
+    starts = read_starts(run_dir)
+    start = next(its for its in starts if (its.job, its.restart) == (allocation.job, allocation.restart))
+    if start.ended is not None:
+        say("a later start has taken this one for dead, and the run directory over; this job ends")
+        return EXIT_RESUME, False
+    seen = _evidence(
+        run_dir,
+        start,
+        starts,
+        exit_code=exit_code,
+        warning=_warning(run_dir) if "USR1" in signals else None,
+        taken_back=int(allocation.details.get("Restarts", "0")) > start.restart,
+    )
+    ending = decide(seen)
+    starts[starts.index(start)] = ended(start, ending, seen, time.time())
+    write_atomically(run_dir / STATUS, render_status(starts))
+    say(ending.text)
+    match ending.state:
+        case "finished":
+            write_report(run_dir)
+            say(execute.farewell(_recipe(run_dir), run_dir))
+            return EXIT_OK, False
+        case "failed":
+            if (failure := first_failure(run_dir, start.began)) is not None:
+                say(f"rank {failure['rank']} on {failure['host']} failed first:\n{failure['text'].rstrip()}")
+            say(f"logs: {run_dir / 'logs'}")
+            return exit_code, False
+    return EXIT_RESUME, ending.requeue
+
+
+def read_starts(run_dir: Path) -> list[Start]:
+    """The starts of the run on a cluster, oldest first."""
+    text = _text(run_dir / STATUS)
+    return parse_status(text) if text else []
+
+
+def say(text: str) -> None:
+    """A word to whoever reads the job's output."""
+    print(f"shardtune: {text}", file=sys.stderr, flush=True)
+
+
+def _clear(run_dir: Path, *, started: float) -> None:
+    """Takes away what was meant for an earlier start."""
+    for path in (run_dir / STOP, run_dir / STOP_REQUEST, run_dir / USR1_DETAILS):
+        if path.exists() and path.stat().st_mtime < started:
+            path.unlink(missing_ok=True)
+
+
+def _end_of_the_last(run_dir: Path, start: Start, allocation: Allocation) -> Start:
+    """A start whose batch shell had no time to say how it ended."""
+    seen = _evidence(
+        run_dir,
+        start,
+        [start],
+        exit_code=0,
+        warning=None,
+        taken_back=start.job == allocation.job,
+    )
+    if seen.cancelled is None and seen.taken_back:
+        # Slurm says a last word in the job's output, unless the machine that would write it is gone.
+        seen = replace(seen, cancelled="node failure")
+    return ended(start, decide(seen), seen, time.time())
+
+
+def _warning(run_dir: Path) -> WarnedOf:
+    """What the signal of --signal was sent for."""
+    details = parse_details(_text(run_dir / USR1_DETAILS))
+    if details.get("PreemptTime", "None") != "None":
+        return "preemption"
+    ends = parse_time(details.get("EndTime", ""))
+    lead_s = max(DEFAULT_LEAD_S, _recipe(run_dir).job.stop_lead_s)
+    early = ends is None or ends - (run_dir / USR1_DETAILS).stat().st_mtime > lead_s + SIGNAL_GRAIN_S
+    return "signal" if early else "time limit"
+
+
+def _evidence(
+    run_dir: Path, start: Start, starts: Sequence[Start], *, exit_code: int, warning: WarnedOf | None, taken_back: bool
+) -> Evidence:
+    first_step, last_step, stopped = steps_of(list(Events(run_dir, start.began).new()))
+    failure = first_failure(run_dir, start.began)
+    # A rank that is asked to stop before there is anything to save says so where others say what they died of.
+    stopped |= failure is not None and failure.get("code") == EXIT_RESUME
+    output = b""
+    if start.output is not None and Path(start.output).is_file():
+        output = Path(start.output).read_bytes()[start.output_bytes :]
+    return Evidence(
+        finished=(run_dir / RESULTS).exists(),
+        first_step=first_step,
+        last_step=last_step,
+        stopped=stopped,
+        asked_by_user=(run_dir / STOP_REQUEST).exists(),
+        warning=warning,
+        taken_back=taken_back,
+        cancelled=parse_cancellation(output.decode("utf-8", errors="replace")),
+        exit_code=exit_code,
+        num_requeues=sum(
+            its.state == "waiting" and its.cause == "time limit" and its.job == start.job for its in starts
+        ),
+        max_requeues=_recipe(run_dir).job.max_requeues,
+    )
+
+
+def _recipe(run_dir: Path) -> Recipe:
+    return parse_recipe(_text(run_dir / CONFIG), name=str(run_dir / CONFIG))
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m launcher.slurm_job", description=__doc__)
+    parser.add_argument("command", choices=["begin", "end", "layout"])
+    parser.add_argument("path", type=Path, metavar="RECIPE_OR_RUN_DIR")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--run-dir", type=Path, help="where everything of the run goes")
+    parser.add_argument("--code", type=int, default=0, help="what the ranks ended with")
+    parser.add_argument("--signals", default="", help="those that the batch shell has got")
+    return parser.parse_intermixed_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,28 @@
+#!/bin/bash
+# Checks the nodes of a job, as training does before it begins, and says what each rank has found:
+#
+#   sbatch --nodes=8 --gpus-per-node=8 slurm/doctor.sh [job.ranks=… job.device=…]
+#
+# `shardtune doctor --nodes=8` hands it in and shows what it says. The environment is that of slurm/finetune.sh.
+
+#SBATCH --job-name=shardtune-doctor
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=4
+#SBATCH --time=10
+
+# ---- The job.
+# shellcheck disable=SC2317 # functions that are called by name
+set -uo pipefail
+command=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=//p')
+code_dir=${SHARDTUNE_CODE:-${command%%/slurm/doctor.sh*}}
+# shellcheck source=slurm/site.sh
+source "$code_dir/slurm/site.sh"
+
+run_dir=$PWD device=cpu gpus_per_node=0 ranks_per_node=1
+settings=$("${on_first_node[@]}" "$python" -m launcher.slurm_job layout "$PWD" "$@") || exit
+eval "$settings"
+# shellcheck source=slurm/ranks.sh
+source "$code_dir/slurm/ranks.sh"
+
+exec "${start_ranks[@]}" -m trainer.doctor "$run_dir" --device="$device"

@@ -1,0 +1,26 @@
+#!/bin/bash
+# Trains the points of a sweep, each in a task of a job array:
+#
+#   shardtune sweep recipes/chat.yaml --grid optim.lr=1e-5,2e-5 --dry-run    # or `shardtune sweep`, which does it all
+#   sbatch --array=0-7%2 --gpus-per-node=8 slurm/sweep.sh SWEEP_DIR
+#
+# A point is a run directory like any other, SWEEP_DIR/N; all else is as in slurm/finetune.sh.
+
+#SBATCH --job-name=shardtune-sweep
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=4
+#SBATCH --signal=B:USR1@300
+#SBATCH --requeue
+#SBATCH --open-mode=append
+
+# ---- The job.
+if [[ ! ${SLURM_ARRAY_TASK_ID:-} || ! ${1:-} ]]; then
+    echo "shardtune: name the points and the sweep: sbatch --array=0-7%2 slurm/sweep.sh SWEEP_DIR" >&2
+    exit 2
+fi
+set -- "$1/$SLURM_ARRAY_TASK_ID" "${@:2}"
+command=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=//p')
+SHARDTUNE_CODE=${SHARDTUNE_CODE:-${command%%/slurm/sweep.sh*}}
+# shellcheck source=slurm/finetune.sh
+source "$SHARDTUNE_CODE/slurm/finetune.sh"

@@ -1,0 +1,175 @@
+"""What the batch shell of a job is told, from a run directory and what Slurm says, without a Slurm."""
+
+import json
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher.allocation import Allocation
+from launcher.plan import Machine
+from launcher.slurm_job import begin, end, read_starts
+from trainer.config.errors import LaunchError
+
+RECIPE = """
+task: {kind: classification}
+model: {path: org/name}
+data: {train: train.csv}
+"""
+NOW = time.time()
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.yaml").write_text(RECIPE)
+    (tmp_path / "train.csv").write_text("text,label\na,b\n")
+    return tmp_path
+
+
+@pytest.fixture
+def allocation(folder: Path) -> Allocation:
+    """Two nodes of two GPUs, whose job prints to slurm-7.out."""
+    started = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(NOW - 5))
+    details = {"StdOut": str(folder / "slurm-7.out"), "StartTime": started, "Restarts": "0"}
+    return Allocation("7", 0, "node[1-2]", 2, Machine(2, 8, "Slurm has given"), details)
+
+
+@pytest.fixture
+def run_dir(folder: Path, allocation: Allocation) -> Path:
+    """A run directory in which that job has begun."""
+    begin(folder / "x.yaml", ["job.max_requeues=1"], allocation)
+    return next((folder / "runs").iterdir())
+
+
+def train(run_dir: Path, *steps: int, stopped: bool = False) -> None:
+    """Leaves the events of a training of these steps."""
+    events: list[dict[str, Any]] = [{"event": "start", "step": steps[0] - 1}]
+    events += [{"event": "step", "step": step} for step in steps]
+    events += [{"event": "stopped", "step": steps[-1]}] if stopped else []
+    with (run_dir / "metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps(event | {"time": time.time()}) + "\n" for event in events)
+
+
+def warn(run_dir: Path, *, ends_in_s: float, preempted: bool = False) -> None:
+    """Leaves what the batch shell writes down when USR1 comes."""
+    ends = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + ends_in_s))
+    text = f"JobId=7 JobState=RUNNING EndTime={ends} PreemptTime={ends if preempted else 'None'}"
+    (run_dir / "logs" / "slurm-usr1.txt").write_text(text)
+
+
+def test_the_batch_shell_gets_its_settings_as_assignments(folder: Path, allocation: Allocation) -> None:
+    hostile = folder / "a'; touch pwned #.yaml"
+    hostile.write_text(RECIPE)
+    settings = begin(hostile, ["job.threads_per_rank=3"], allocation).splitlines()
+    assert settings[0].startswith(f"run_dir='{folder}/runs/a'\"'\"'; touch pwned #-")
+    assert settings[1:6] == ["finished=0", "device=cuda", "gpus_per_node=2", "ranks_per_node=2", "num_ranks=4"]
+    assert "export OMP_NUM_THREADS=3" in settings
+
+
+def test_what_the_nodes_do_not_have_is_refused(folder: Path, allocation: Allocation) -> None:
+    with pytest.raises(LaunchError, match=r"job\.ranks: 3 ranks for 2 GPUs"):
+        begin(folder / "x.yaml", ["job.ranks=3"], allocation)
+
+
+def test_a_wish_to_stop_an_earlier_start_is_no_wish_to_stop_this_one(run_dir: Path, allocation: Allocation) -> None:
+    for name in ("stop", "stop_request.json"):
+        (run_dir / name).touch()
+        os.utime(run_dir / name, (NOW - 60, NOW - 60))
+    begin(run_dir, [], replace(allocation, restart=1))
+    assert not (run_dir / "stop").exists() and not (run_dir / "stop_request.json").exists()
+    (run_dir / "stop").touch()  # after this start began to run: a very early wish
+    begin(run_dir, [], replace(allocation, restart=2))
+    assert (run_dir / "stop").exists()
+
+
+def test_the_time_limit_puts_a_run_that_gets_on_back_into_the_queue(run_dir: Path, allocation: Allocation) -> None:
+    train(run_dir, 1, 2, stopped=True)
+    warn(run_dir, ends_in_s=300)
+    assert end(run_dir, allocation, exit_code=1, signals=" USR1") == (75, True)
+    (start,) = read_starts(run_dir)
+    assert (start.state, start.cause, start.first_step, start.last_step) == ("waiting", "time limit", 0, 2)
+
+    second = replace(allocation, restart=1)
+    begin(run_dir, [], second)
+    train(run_dir, 3, 4, stopped=True)
+    warn(run_dir, ends_in_s=300)
+    assert end(run_dir, second, exit_code=1, signals=" USR1") == (75, False)  # job.max_requeues is 1
+    assert [start.state for start in read_starts(run_dir)] == ["waiting", "stopped"]
+
+
+@pytest.mark.parametrize(
+    ("warning", "cause"),
+    [
+        ({"ends_in_s": 300, "preempted": True}, "preemption"),
+        ({"ends_in_s": 5000}, "signal"),
+        ({"ends_in_s": 300}, "time limit"),
+    ],
+)
+def test_what_a_warning_was_for_is_told_by_when_it_came(
+    run_dir: Path, allocation: Allocation, warning: dict[str, Any], cause: str
+) -> None:
+    train(run_dir, 1, stopped=True)
+    warn(run_dir, **warning)
+    assert end(run_dir, allocation, exit_code=1, signals=" USR1 TERM") == (75, True)
+    assert read_starts(run_dir)[-1].cause == cause
+
+
+def test_a_stop_that_a_person_asked_for_leaves_the_job_out_of_the_queue(run_dir: Path, allocation: Allocation) -> None:
+    train(run_dir, 1, stopped=True)
+    warn(run_dir, ends_in_s=300)
+    (run_dir / "stop_request.json").write_text("{}")
+    assert end(run_dir, allocation, exit_code=1, signals=" USR1") == (75, False)
+    assert read_starts(run_dir)[-1].state == "stopped"
+
+
+def test_slurms_last_word_counts_from_where_this_start_began_to_print(run_dir: Path, allocation: Allocation) -> None:
+    output = Path(allocation.details["StdOut"])
+    output.write_text("*** JOB 7 ON node1 CANCELLED AT 2026-11-24T07:30:45 DUE TO PREEMPTION ***\n")
+    second = replace(allocation, restart=1)
+    begin(run_dir, [], second)
+    with output.open("a") as file:
+        file.write("*** JOB 7 ON node1 CANCELLED AT 2026-11-24T08:30:45 ***\n")
+    train(run_dir, 1)
+    assert end(run_dir, second, exit_code=143, signals=" TERM") == (75, False)
+    assert [start.cause for start in read_starts(run_dir)] == ["preemption", "scancel"]
+
+
+def test_a_start_that_had_no_time_for_a_word_was_on_a_node_that_failed(run_dir: Path, allocation: Allocation) -> None:
+    train(run_dir, 1, 2, 3)
+    begin(run_dir, [], replace(allocation, restart=1))
+    first, second = read_starts(run_dir)
+    assert (first.state, first.cause, first.last_step) == ("waiting", "node failure", 3)
+    assert (second.state, second.restart) == ("running", 1)
+
+
+def test_a_start_that_was_taken_for_dead_leaves_the_run_alone(run_dir: Path, allocation: Allocation) -> None:
+    begin(run_dir, [], replace(allocation, restart=1))
+    before = (run_dir / "status.json").read_text()
+    assert end(run_dir, allocation, exit_code=2, signals="") == (75, False)
+    assert (run_dir / "status.json").read_text() == before
+
+
+def test_a_failure_is_told_with_the_first_rank_that_failed(
+    run_dir: Path, allocation: Allocation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failure = {"rank": 3, "host": "node2", "time": time.time(), "text": "ValueError: no"}
+    (run_dir / "logs" / "rank-3.failure.json").write_text(json.dumps(failure))
+    train(run_dir, 1)
+    assert end(run_dir, allocation, exit_code=1, signals="") == (1, False)
+    assert "rank 3 on node2 failed first:\nValueError: no" in capsys.readouterr().err
+    assert read_starts(run_dir)[-1].state == "failed"
+
+
+def test_a_run_that_has_come_to_its_end_says_so_and_has_a_page(
+    run_dir: Path, allocation: Allocation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run_dir / "metrics.jsonl").touch()
+    (run_dir / "results.json").write_text("{}")
+    assert end(run_dir, allocation, exit_code=0, signals="") == (0, False)
+    assert "the run has come to its end" in capsys.readouterr().err
+    assert (run_dir / "report.html").is_file()
+    assert "finished=1" in begin(run_dir, [], replace(allocation, job="8")).splitlines()

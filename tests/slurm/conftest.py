@@ -1,0 +1,61 @@
+"""One cluster for all tests of a session, brought up when the first of them asks."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.runs import tiny_recipe, write_tiny
+from tests.support.slurm_cluster import ROOT, Cluster, open_cluster, why_not
+from tests.support.slurm_jobs import START_S, Shardtune
+from trainer.config.load import render_recipe
+
+NUM_NODES = 6
+LONGER = ("train.num_epochs=10", "train.eval_every_steps=30", "checkpoint.every_steps=10")
+"""60 steps: enough to be caught in the middle of."""
+
+
+@pytest.fixture(scope="session")
+def session_cluster() -> Iterator[Cluster]:
+    if reason := why_not():
+        # What nobody has seen run on CI is not known to run.
+        (pytest.fail if "CI" in os.environ else pytest.skip)(reason)
+    with open_cluster(NUM_NODES) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(session_cluster: Cluster) -> Iterator[Cluster]:
+    """The cluster with nothing in its queue, before and after."""
+    yield session_cluster
+    session_cluster.cancel_all()
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny encoder, its rows, and tiny.yaml."""
+    folder = write_tiny(tmp_path_factory.mktemp("tiny"))
+    (folder / "tiny.yaml").write_text(render_recipe(tiny_recipe(folder, *LONGER)), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def shardtune(cluster: Cluster, tiny: Path, tmp_path: Path) -> Shardtune:
+    """Runs a command on the login node, in a folder with tiny.yaml."""
+    (tmp_path / "tiny.yaml").write_text((tiny / "tiny.yaml").read_text())
+
+    def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-m", "launcher.cli", *map(str, words)]
+        return cluster.run(*argv, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, timeout_s=START_S)
+
+    return run
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A start of ranks on a busy machine takes longer than other tests do."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(2 * START_S))

@@ -1,0 +1,179 @@
+"""slurm/finetune.sh on real nodes: one loss curve, whatever ends a start of the job, and every end told apart."""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher.lifecycle import parse_cancellation
+from tests.support.runs import curve, events, train
+from tests.support.slurm_cluster import Cluster, wait_for
+from tests.support.slurm_jobs import (
+    START_S,
+    by_hand,
+    endings,
+    held_still,
+    messages,
+    ranks_of,
+    sbatch,
+    starts,
+    wait_for_end,
+    wait_for_step,
+)
+from trainer.config.load import load_recipe
+from trainer.manifest import complete_checkpoints
+
+LAST_STEP = 60
+HOSTILE = "a'; touch pwned #"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where a story plays. Each has nodes of its own, for they are told at the same time."""
+
+    cluster: Cluster
+    tiny: Path
+    folder: Path
+    unbroken: Any
+    """The loss curve of the tiny recipe on one rank of this machine, from its beginning to its end."""
+
+    @property
+    def recipe(self) -> Path:
+        return self.tiny / "tiny.yaml"
+
+
+def two_nodes_of_two_ranks(stage: Stage) -> None:
+    folder = stage.folder / "a folder"
+    folder.mkdir()
+    recipe = folder / f"{HOSTILE}.yaml"
+    recipe.write_text(stage.recipe.read_text())
+    words = ["--nodelist=node[1-2]", "--nodes=2", "--gpus-per-node=2"]
+    job = by_hand(stage.cluster, *words, recipe=recipe, ranks=2, run_dir=None)
+    assert wait_for_end(stage.cluster, job) == "COMPLETED", messages(stage.cluster, job)
+    (run_dir,) = (folder / "runs").iterdir()
+    said = f"job {job}: 4 ranks on cpu, 2 on each of node[1-2]; everything goes to {run_dir}"
+    assert said in messages(stage.cluster, job)
+    assert endings(run_dir) == [("finished", "finished")]
+    assert (run_dir / "report.html").is_file() and (run_dir / "export" / "best" / "model.safetensors").is_file()
+    assert {path.name for path in folder.iterdir()} == {recipe.name, "runs", f"slurm-{job}.out"}
+    assert curve(events(run_dir)) == [pytest.approx(its, rel=1e-3) for its in stage.unbroken]
+
+
+def the_time_limit_and_a_controller_that_dies(stage: Stage) -> None:
+    run_dir = stage.folder / "run"
+    words = ["--nodelist=node1", "--signal=B:USR1@5"]
+    job = by_hand(stage.cluster, *words, recipe=stage.recipe, run_dir=run_dir)
+    wait_for_step(run_dir, 1)
+    with held_still(run_dir):
+        stage.cluster.restart_controller()
+        soon = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + 45))  # Slurm looks every 30 s
+        stage.cluster.ask("scontrol", "update", f"JobId={job}", f"EndTime={soon}")
+        wait_for(lambda: (run_dir / "stop").exists(), 100)
+        stage.cluster.ask("scontrol", "update", f"JobId={job}", "TimeLimit=60")
+    assert wait_for_end(stage.cluster, job) == "COMPLETED", messages(stage.cluster, job)
+    assert endings(run_dir) == [("waiting", "time limit"), ("finished", "finished")]
+    first, second = starts(run_dir)
+    assert first.last_step is not None and 0 < first.last_step < LAST_STEP
+    assert second.first_step == first.last_step
+    said = f"stopped at step {first.last_step} because of the time limit; back into the queue, 1 of 10"
+    assert said in messages(stage.cluster, job)
+    assert curve(events(run_dir)) == [pytest.approx(its, rel=1e-3) for its in stage.unbroken]
+
+
+def a_higher_partition_and_scancel(stage: Stage) -> None:
+    run_dir = stage.folder / "run"
+    words = ["--nodelist=node3", "--partition=low"]
+    job = by_hand(stage.cluster, *words, recipe=stage.recipe, run_dir=run_dir)
+    wait_for_step(run_dir, 1)
+    with held_still(run_dir):
+        other = sbatch(stage.cluster, "--nodelist=node3", "--exclusive", "--wrap=sleep 2", cwd=stage.folder)
+        wait_for(lambda: (run_dir / "stop").exists(), 30)
+    assert wait_for_end(stage.cluster, other) == "COMPLETED"
+    wait_for_step(run_dir, 1, num_starts=2)
+    with held_still(run_dir):
+        stage.cluster.ask("scancel", job)
+    assert wait_for_end(stage.cluster, job) == "CANCELLED"
+    wait_for(lambda: not ranks_of(run_dir))
+    first = starts(run_dir)[0]
+    assert (first.state, first.cause) == ("waiting", "preemption")
+    assert parse_cancellation(Path(stage.cluster.field(job, "StdOut")).read_text()) == "scancel"
+    # SIGTERM has saved a checkpoint, whether or not the batch shell was left the time to say so.
+    stopped = events(run_dir, "stopped")[-1]["step"]
+    assert first.last_step is not None and stopped > first.last_step
+    assert complete_checkpoints(run_dir / "checkpoints")[-1].path.name == f"step-{stopped}"
+    assert endings(run_dir)[1] in [("stopped", "scancel"), ("running", None)]
+
+
+def a_node_that_crashes(stage: Stage) -> None:
+    run_dir = stage.folder / "run"
+    words = ["--nodelist=node[4-5]", "--nodes=2"]
+    job = by_hand(stage.cluster, *words, recipe=stage.recipe, run_dir=run_dir)
+    wait_for_step(run_dir, 11)  # the first checkpoint is that of step 10
+    with held_still(run_dir, rank=1):
+        stage.cluster.crash(5)
+    wait_for(lambda: stage.cluster.field(job, "Restarts") == "1", every_s=0.5)
+    stage.cluster.boot(5)
+    assert wait_for_end(stage.cluster, job) == "COMPLETED", messages(stage.cluster, job)
+    assert endings(run_dir) == [("waiting", "node failure"), ("finished", "finished")]
+    assert starts(run_dir)[1].first_step in range(10, LAST_STEP, 10)
+    assert curve(events(run_dir)) == [pytest.approx(its, rel=1e-3) for its in stage.unbroken]
+
+
+def a_node_that_is_cut_off_and_lives_on(stage: Stage) -> None:
+    run_dir = stage.folder / "run"
+    job = by_hand(stage.cluster, "--nodelist=node6", recipe=stage.recipe, run_dir=run_dir)
+    wait_for_step(run_dir, 1)
+    pid = ranks_of(run_dir)[0]
+
+    def written() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in run_dir.rglob("*") if path.name != "rank-0.log"}
+
+    with held_still(run_dir):
+        stage.cluster.cut(6)
+        wait_for(lambda: stage.cluster.field(job, "Restarts") == "1", every_s=0.5)
+        stage.cluster.ask("scontrol", "update", f"JobId={job}", "ReqNodeList=node2")
+        assert wait_for_end(stage.cluster, job) == "COMPLETED", messages(stage.cluster, job)
+        assert endings(run_dir) == [("waiting", "node failure"), ("finished", "finished")]
+        assert [start.nodes for start in starts(run_dir)] == ["node6", "node2"]
+        assert ranks_of(run_dir) == {0: pid}
+        before = written()
+    wait_for(lambda: not ranks_of(run_dir))
+    assert "has been taken over" in (run_dir / "logs" / "rank-0.log").read_text()
+    assert written() == before
+    assert complete_checkpoints(run_dir / "checkpoints")[-1].path.name == f"step-{LAST_STEP}"
+    stage.cluster.mend(6)
+
+
+STORIES = [
+    two_nodes_of_two_ranks,
+    the_time_limit_and_a_controller_that_dies,
+    a_higher_partition_and_scancel,
+    a_node_that_crashes,
+    a_node_that_is_cut_off_and_lives_on,
+]
+Told = dict[Callable[[Stage], None], Future[None]]
+
+
+@pytest.fixture(scope="module")
+def told(
+    request: pytest.FixtureRequest, session_cluster: Cluster, tiny: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Told]:
+    """The stories that are wanted, all begun at once: most of their time is Slurm's, waiting for what is gone."""
+    unbroken = curve(train(load_recipe(tiny / "tiny.yaml"), tmp_path_factory.mktemp("unbroken"), world_size=1)[1])
+    wanted = [its.callspec.params["story"] for its in request.session.items if its.fspath == request.node.fspath]
+    with ThreadPoolExecutor(len(wanted)) as pool:
+        yield {
+            story: pool.submit(story, Stage(session_cluster, tiny, tmp_path_factory.mktemp(story.__name__), unbroken))
+            for story in wanted
+        }
+    session_cluster.cancel_all()
+
+
+@pytest.mark.timeout(3 * START_S)
+@pytest.mark.parametrize("story", STORIES, ids=lambda its: its.__name__)
+def test_a_run_has_one_loss_curve_through(story: Callable[[Stage], None], told: Told) -> None:
+    told[story].result()

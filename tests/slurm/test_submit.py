@@ -1,0 +1,110 @@
+"""`shardtune submit` and what goes on from there, as a user types it on a login node."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from launcher.slurm import render_script
+from tests.support.slurm_cluster import Cluster, wait_for
+from tests.support.slurm_jobs import (
+    CPU,
+    Shardtune,
+    endings,
+    held_still,
+    sbatch,
+    starts,
+    wait_for_end,
+    wait_for_step,
+)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("job.partition=mian", "job.partition: there is no partition 'mian'"),
+        ("job.gpus_per_node=3", "job.gpus_per_node: 3 are asked for, but no node of main has more than 2"),
+        ("job.time_limit=90 min", "expected [D-]HH:MM:SS, got '90 min'"),
+        ("job.constraint=a100", "job.constraint: no node has such a feature (sbatch: "),
+        ("job.memory_per_node_gb=900", "memory_per_node_gb: no node is like that, or not so many are (sbatch: "),
+    ],
+)
+def test_what_the_cluster_does_not_have_is_refused_in_one_line(
+    cluster: Cluster, shardtune: Shardtune, tmp_path: Path, override: str, said: str
+) -> None:
+    done = shardtune("submit", "tiny.yaml", override)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists() and not cluster.ask("squeue", "-h")
+
+
+def test_a_dry_run_shows_the_script_and_writes_nothing(shardtune: Shardtune, tmp_path: Path) -> None:
+    done = shardtune("submit", "tiny.yaml", "--dry-run", "job.nodes=2")
+    assert done.returncode == 0, done.stderr
+    assert "#SBATCH --nodes=2\n" in done.stdout and "#SBATCH --gpus-per-node=2\n" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+def test_a_job_that_waits_says_what_for(cluster: Cluster, shardtune: Shardtune, tmp_path: Path) -> None:
+    sbatch(cluster, f"--nodes={cluster.num_nodes}", "--exclusive", "--wrap=sleep 100", cwd=tmp_path)
+    done = shardtune("submit", "tiny.yaml", *CPU, "--run-dir=its run")
+    assert done.returncode == 0, done.stderr
+    job = done.stdout.split()[1]
+    assert cluster.state(job) == "PENDING"
+    wait_for(lambda: cluster.field(job, "Reason") in ("Resources", "Priority"), 30)
+    (run,) = json.loads(shardtune("status", "its run", "--json").stdout)
+    assert (run["state"], run["job"]) == ("pending", job)
+    assert run["why"].startswith(("it waits for nodes to become free", "other jobs are before it"))
+    assert f"pending  {job}" in shardtune("status").stdout
+
+    done = shardtune("submit", "its run")
+    assert done.returncode == 2
+    assert f"job {job} is in the queue for {tmp_path / 'its run'} already (PENDING)" in done.stderr
+    assert shardtune("stop", "its run").stdout == f"job {job} is cancelled\n"
+    assert cluster.state(job) == "CANCELLED"
+    assert "has left the queue without having begun" in shardtune("status", "its run").stdout
+
+
+def test_a_run_is_put_back_and_stopped_and_says_where_it_stands(
+    cluster: Cluster, shardtune: Shardtune, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "r"
+    done = shardtune("submit", "tiny.yaml", *CPU, f"--run-dir={run_dir}")
+    assert done.returncode == 0, done.stderr
+    job = done.stdout.split()[1]
+    wait_for_step(run_dir, 1)
+    with held_still(run_dir):
+        assert "state    running: " in shardtune("status", "r").stdout
+        done = shardtune("requeue", "r")
+        assert done.stdout == f"job {job} saves a checkpoint and goes back into the queue\n"
+        wait_for(lambda: (run_dir / "stop").exists())
+    wait_for_step(run_dir, 1, num_starts=2)
+    with held_still(run_dir):
+        done = shardtune("stop", "r")
+        assert "saves a checkpoint after its next step and stops" in done.stdout
+    done = shardtune("watch", "r")
+    assert (done.returncode, done.stdout) == (75, "r: stopped (stop)\n")
+    assert wait_for_end(cluster, job) == "FAILED"  # 75 is no success: what depends on it does not begin
+    assert endings(run_dir) == [("waiting", "signal"), ("stopped", "stop")]
+    first, second = starts(run_dir)
+    assert second.first_step == first.last_step
+    assert "starts   2, put back after: signal" in shardtune("status", "r").stdout
+    assert f"shardtune: job {job}: 1 ranks on cpu" in shardtune("logs", "r").stdout
+    assert "loading the model" in shardtune("logs", "r").stdout
+    assert shardtune("logs", "r", "--rank=0").stdout.count("--- ") == 2
+    assert shardtune("requeue", "r").stdout == f"job {int(job) + 1} is in the queue for r\n"
+
+
+HOSTILE = [
+    "a'; touch pwned #", 'say "hi"', "both ' and \"", "$(touch pwned)", "`id`", "ünï çødé 中文", "100%j", "x  y",
+    "#SBATCH", "a\\b", "tail\\",
+]  # fmt: skip
+
+
+def test_a_name_reaches_slurm_as_it_is(cluster: Cluster, tmp_path: Path) -> None:
+    for name in HOSTILE:
+        script = tmp_path / "job.sbatch"
+        script.write_text(render_script([f"--comment={name}", "--hold"], {}, [], "true"), encoding="utf-8")
+        job = sbatch(cluster, script, cwd=tmp_path)
+        assert cluster.ask("squeue", "-h", "-j", job, "-o", "%k") == name

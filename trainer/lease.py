@@ -1,0 +1,172 @@
+"""Who writes a run directory: one start of its run at a time, also where a start that is believed dead lives on.
+
+A file names the holder, which keeps touching it. A later start of the same job takes it over at once, any other start
+only once nobody has touched it for a while. Whoever has lost it finds out before it writes again, and stops.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+from trainer.config.errors import CheckpointError, TakenOverError
+from trainer.config.run_dir import LEASE, write_atomically
+from trainer.ranks import Ranks
+
+BEAT_S = 5.0
+STALE_S = 60.0
+"""A holder that was not seen for so long is dead. Many beats: a file server may well keep one waiting."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process that a lease belongs to."""
+
+    token: str
+    job: str | None
+    """The scheduler's name of the job, if there is a scheduler."""
+    host: str
+    pid: int
+    kernel: str
+    """The boot and the process namespace that pid is counted in."""
+    born: int
+    """When the process began, in clock ticks after the boot."""
+
+    def __str__(self) -> str:
+        return f"{f'job {self.job}, ' if self.job else ''}process {self.pid} on {self.host}"
+
+    def is_dead(self) -> bool | None:
+        """None where this process cannot know: it runs on another machine."""
+        if self.kernel != _kernel():
+            return None
+        return _born(self.pid) != self.born
+
+
+class Lease(Protocol):
+    """The right to write the run directory."""
+
+    def check(self) -> None:
+        """Raises TakenOverError if it has been lost."""
+        ...
+
+    def close(self) -> None:
+        """Gives it back."""
+        ...
+
+
+class NoLease:
+    """Of the ranks above zero: rank zero's end is theirs."""
+
+    def check(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class FileLease:
+    """A lease held by this process."""
+
+    def __init__(self, path: Path, job: str | None) -> None:
+        self._path = path
+        self._token = uuid.uuid4().hex
+        me = Holder(self._token, job, socket.gethostname(), os.getpid(), _kernel(), _born(os.getpid()) or 0)
+        write_atomically(path, json.dumps(asdict(me)))
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        holder = read_holder(self._path)
+        if holder is None or holder.token != self._token:
+            taker = f"by {holder}" if holder else "and given back"
+            raise TakenOverError(
+                f"{self._path.parent} has been taken over {taker}: this start was believed dead, and ends here "
+                "without another checkpoint"
+            )
+
+    def close(self) -> None:
+        self._closed.set()
+        self._thread.join()
+        holder = read_holder(self._path)
+        if holder is not None and holder.token == self._token:
+            self._path.unlink(missing_ok=True)
+
+    def _beat(self) -> None:
+        while not self._closed.wait(BEAT_S):
+            with contextlib.suppress(OSError):  # the file server is away; a later beat will do
+                holder = read_holder(self._path)
+                if holder is not None and holder.token == self._token:
+                    os.utime(self._path)
+
+
+def open_lease(run_dir: Path, ranks: Ranks, *, job: str | None = None) -> Lease:
+    """Collective: the lease of the run directory. Raises CheckpointError, on every rank, if another start holds it."""
+    refusal: str | None = None
+    lease: Lease = NoLease()
+    if ranks.is_zero:
+        try:
+            wait_for_lease(run_dir / LEASE, job)
+            lease = FileLease(run_dir / LEASE, job)
+        except CheckpointError as error:
+            refusal = str(error)
+    refusal = ranks.gather(refusal)[0]
+    if refusal is not None:
+        raise CheckpointError(refusal)
+    return lease
+
+
+def wait_for_lease(
+    path: Path,
+    job: str | None,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Returns once the lease may be taken; raises CheckpointError as soon as its holder is seen alive."""
+    holder, beat, since = read_holder(path), _touched(path), clock()
+    if holder is None or (job is not None and holder.job == job):
+        return
+    while (dead := holder.is_dead()) is None and clock() - since < STALE_S and _touched(path) == beat:
+        sleep(1.0)
+        if read_holder(path) is None:
+            return
+    if dead is False or (dead is None and _touched(path) != beat):
+        raise CheckpointError(
+            f"{path.parent} is being written by {holder}; wait for its end, or stop it: shardtune stop {path.parent}"
+        )
+
+
+def read_holder(path: Path) -> Holder | None:
+    """Who holds the lease; None if nobody does."""
+    try:
+        return Holder(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+
+
+def _touched(path: Path) -> int | None:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
+def _kernel() -> str:
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+
+
+def _born(pid: int) -> int | None:
+    try:
+        words = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if words[0] == "Z" else int(words[19])
