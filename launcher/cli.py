@@ -19,12 +19,15 @@ shardtune: supervised fine-tuning of pretrained transformers on one or many GPUs
   shardtune run RECIPE [key=value …]        train, evaluate and export; the same command again goes on where it stood
       --run-dir=DIR                         where everything of the run goes (default: runs/RECIPE-HASH)
       --dry-run                             only show the plan: ranks, global batch, ds_config, command
+      --fork=NEW_DIR                        begin a new run from that one's newest checkpoint, with a changed recipe
   shardtune plan RECIPE [key=value …]       the same as run --dry-run
   shardtune check RECIPE [key=value …]      the data as the loss sees them, token by token; nothing is trained (--json)
   shardtune prepare RECIPE [key=value …]    reads and tokenizes the data ahead of a run, which then finds them (--json)
   shardtune run RUN_DIR                     go on with a run
   shardtune predict RUN_DIR --text="…"      what the run's best model says; also --file=in.jsonl --out=out.jsonl
   shardtune chat RUN_DIR                    talks with the model of a chat; --system="…" --temperature=0 --model=last
+  shardtune checkpoints RUN_DIR             what the run can go on from: step, metric, size, verified or not (--json)
+  shardtune export RUN_DIR                  a checkpoint as a Hugging Face folder; --step=N --dtype=bf16 --out=DIR
   shardtune report RUN_DIR                  writes RUN_DIR/report.html: curves, evaluations, config
   shardtune schema                          the JSON schema of recipes, for editors
 
@@ -38,24 +41,26 @@ On a Slurm cluster:
 """
 
 
-def run(recipe: str, *overrides: str, run_dir: str | None = None, dry_run: str = "False") -> Command:
+def run(
+    recipe: str, *overrides: str, run_dir: str | None = None, fork: str | None = None, dry_run: str = "False"
+) -> Command:
     """Trains a recipe on this machine, or goes on with a run directory.
 
     Args:
         recipe: a recipe such as recipes/sentiment.yaml, or the directory of a run.
         overrides: keys of the recipe, such as optim.lr=2e-5 train.num_epochs=2 (docs/recipe.md).
         run_dir: where everything of the run goes; runs/RECIPE-HASH if not given.
+        fork: a new run directory, which begins from the newest checkpoint of the other one; its recipe may differ.
         dry_run: only shows the plan.
     """
-
-    if dry_run not in ("True", "False"):
-        raise SystemExit(f"shardtune: --dry-run takes no value, got {dry_run!r}")
+    _refuse_values(dry_run=dry_run)
 
     def perform() -> int:
         from launcher import execute
         from launcher.plan import plan_job
 
-        job = plan_job(Path(recipe), overrides, Path(run_dir) if run_dir else None, execute.find_machine())
+        its_dir, new_dir = (Path(its) if its else None for its in (run_dir, fork))
+        job = plan_job(Path(recipe), overrides, its_dir, execute.find_machine(), new_dir)
         if dry_run == "True":
             print(job.describe())
             return 0
@@ -161,8 +166,7 @@ def check(recipe: str, *overrides: str, previews: str = "3", json: str = "False"
         previews: how many examples of each split are shown.
         json: prints all of it as one JSON object.
     """
-    if json not in ("True", "False"):
-        raise SystemExit(f"shardtune: --json takes no value, got {json!r}")
+    _refuse_values(json=json)
     if not previews.isdecimal():
         raise SystemExit(f"shardtune: --previews takes a number, got {previews!r}")
 
@@ -173,6 +177,47 @@ def check(recipe: str, *overrides: str, previews: str = "3", json: str = "False"
         job = plan_job(Path(recipe), overrides, None, execute.find_machine())
         flags = [f"--ranks={job.world_size}", f"--previews={previews}", *(["--json"] if json == "True" else [])]
         return execute.run_module("trainer.check", [recipe, *overrides, *flags])
+
+    return Command(perform)
+
+
+def checkpoints(run_dir: str, json: str = "False", quick: str = "False") -> Command:
+    """Lists the checkpoints of a run: step, metric, size, and whether every byte is as it was written.
+
+    Args:
+        run_dir: the directory of a run.
+        json: prints all that is known of them as JSON.
+        quick: only looks at the sizes of the files.
+    """
+    _refuse_values(json=json, quick=quick)
+    flags = [flag for flag, value in (("--json", json), ("--quick", quick)) if value == "True"]
+
+    def perform() -> int:
+        from launcher import execute
+
+        return execute.run_module("trainer.checkpoint_table", [run_dir, *flags])
+
+    return Command(perform)
+
+
+def export(run_dir: str, step: str | None = None, dtype: str | None = None, out: str | None = None) -> Command:
+    """Writes a checkpoint as a Hugging Face folder: sharded safetensors, tokenizer, model card. Needs no GPU.
+
+    Args:
+        run_dir: the directory of a run.
+        step: which checkpoint; the best one by dev that is there if not given.
+        dtype: bf16, fp16 or fp32; the recipe's precision if not given.
+        out: the folder; RUN_DIR/export/step-N if not given.
+    """
+    if step is not None and not step.isdecimal():
+        raise SystemExit(f"shardtune: --step takes a number, got {step!r}")
+    given = {"step": step, "dtype": dtype, "out": out}
+    arguments = [run_dir, *(f"--{name}={value}" for name, value in given.items() if value is not None)]
+
+    def perform() -> int:
+        from launcher import execute
+
+        return execute.run_module("trainer.export", arguments)
 
     return Command(perform)
 
@@ -218,6 +263,8 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "prepare": prepare,
     "predict": predict,
     "chat": chat,
+    "checkpoints": checkpoints,
+    "export": export,
     "report": report,
     "sweep": sweep_commands.sweep,
     "submit": slurm_commands.submit,
@@ -235,6 +282,7 @@ BARE_FLAGS = {
     "--dry-run": "--dry_run=True",
     "--dry_run": "--dry_run=True",
     "--json": "--json=True",
+    "--quick": "--quick=True",
     "--wait": "--wait=True",
     "--now": "--now=True",
     "--local": "--local=True",
@@ -282,6 +330,13 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code)
+
+
+def _refuse_values(**flags: str) -> None:
+    """Raises SystemExit if a flag that takes no value was given one."""
+    for name, value in flags.items():
+        if value not in ("True", "False"):
+            raise SystemExit(f"shardtune: --{name.replace('_', '-')} takes no value, got {value!r}")
 
 
 def _refuse(what: str, word: str, legal: list[str]) -> int:

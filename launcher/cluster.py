@@ -24,7 +24,7 @@ from launcher.slurm import (
 from launcher.submission import SUBMISSION, Submission
 from launcher.sweep import SweepPlan, write_sweep
 from trainer.config.errors import LaunchError
-from trainer.config.run_dir import write_atomically, write_run_dir
+from trainer.config.run_dir import Run, write_atomically, write_run_dir
 
 NO_SLURM = "no Slurm answers on this machine; go to a login node of the cluster, or train here: shardtune run"
 
@@ -79,7 +79,7 @@ def submit(submission: Submission) -> str:
 
 def submit_preparation(submission: Submission) -> str:
     """The same for a job that is not the one that trains."""
-    write_run_dir(submission.recipe, submission.run_dir, submission.recipe_path)
+    write_run_dir(Run(submission.recipe, submission.run_dir, submission.recipe_path))
     return hand_in(submission)
 
 

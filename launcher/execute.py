@@ -1,6 +1,7 @@
 """The only place where the launcher touches the world: starts processes, writes run directories, asks for devices."""
 
 import contextlib
+import ctypes
 import itertools
 import os
 import shutil
@@ -11,13 +12,15 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NamedTuple
 
 from launcher.allocation import Allocation, parse_allocation
-from launcher.follow import Events, first_failure
+from launcher.follow import Events, Heartbeats, first_failure, hung_ranks
 from launcher.local import BACKENDS
 from launcher.plan import JobPlan, Machine
 from launcher.report.page import REPORT, write_report
+from launcher.restart import Failure, Restart, next_start
 from trainer.config.errors import LaunchError
 from trainer.config.run_dir import (
     EXIT_BUG,
@@ -28,6 +31,7 @@ from trainer.config.run_dir import (
     METRICS,
     RESULTS,
     STOP,
+    read_events,
     write_run_dir,
 )
 from trainer.config.schema import Recipe
@@ -38,6 +42,18 @@ STOP_GRACE_S = 30.0
 TERM_GRACE_S = 5.0
 NOT_FOUND = 127
 """What a shell says of a program that is not there."""
+PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl(2)."""
+FROZEN_AFTER_S = 60.0
+"""So long after faults.hang_s the ranks are ended from here: they should have done it themselves."""
+
+
+class Interrupt(NamedTuple):
+    """A wish that the job stop."""
+
+    number: int
+    """Of the signal."""
+    moment: float
 
 
 def find_machine() -> Machine:
@@ -108,70 +124,132 @@ def run_dialogue(module: str, arguments: Sequence[str]) -> int:
 
 def run_job(plan: JobPlan) -> int:
     """Runs the plan to its end, showing its progress; the exit code."""
-    write_run_dir(plan.recipe, plan.run_dir, plan.recipe_path)
+    write_run_dir(plan.run)
     (plan.run_dir / STOP).unlink(missing_ok=True)
-    code = run_module("trainer", [str(plan.run_dir), f"--prepare={plan.world_size}"])
-    if code != EXIT_OK:
-        return code
-    if (plan.run_dir / RESULTS).exists():
-        print(f"{plan.run_dir} has come to its end already; its results:\n{_results(plan.run_dir)}")
-        print("To train it again, give another --run-dir (or another train.seed).")
-        return EXIT_OK
-    return _run_ranks(plan)
+    with _interrupts() as interrupts:
+        code = _prepare(plan, interrupts)
+        if interrupts or code == EXIT_RESUME:
+            return _stopped(plan, interrupts)
+        if code != EXIT_OK:
+            return code
+        if (plan.run_dir / RESULTS).exists():
+            print(f"{plan.run_dir} has come to its end already; its results:\n{_results(plan.run_dir)}")
+            print("To train it again, give another --run-dir (or another train.seed).")
+            return EXIT_OK
+        return _start_until_done(plan, interrupts)
 
 
-def _run_ranks(plan: JobPlan) -> int:
-    since = time.time()
+def _prepare(plan: JobPlan, interrupts: list[Interrupt]) -> int:
+    """Prepares the data in a process of its own, which torch's memory leaves with it; an interrupt ends it at once."""
+    words = [sys.executable, "-m", "trainer", str(plan.run_dir), f"--prepare={plan.world_size}"]
+    process = subprocess.Popen(words, start_new_session=True, preexec_fn=_end_with_parent)
+    try:
+        while process.poll() is None and not interrupts:
+            time.sleep(0.05)
+    finally:
+        _end(process)
+    return process.returncode
+
+
+def _start_until_done(plan: JobPlan, interrupts: list[Interrupt]) -> int:
+    """Starts the ranks, and anew after a mishap, as faults.max_restarts and its like say."""
+    failures: list[Failure] = []
     print(f"{plan.world_size} ranks on {plan.device}; everything goes to {plan.run_dir}", file=sys.stderr)
+    while True:
+        code, failure = _run_ranks(plan, interrupts)
+        if failure is None:
+            return code
+        failures.append(failure)
+        decision = next_start(failures, plan.recipe.faults)
+        if not isinstance(decision, Restart):
+            reason = f"{decision.reason}\n" if decision.reason else ""
+            print(f"{reason}`shardtune run {plan.run_dir}` goes on from the newest checkpoint", file=sys.stderr)
+            return code
+        number = f"{decision.number} of at most {plan.recipe.faults.max_restarts}"
+        print(f"it starts again in {decision.delay_s:g} s (new start {number})", file=sys.stderr)
+        until = time.monotonic() + decision.delay_s
+        while time.monotonic() < until and not interrupts:
+            time.sleep(0.1)
+        if interrupts:
+            return _stopped(plan, interrupts)
+
+
+def _run_ranks(plan: JobPlan, interrupts: list[Interrupt]) -> tuple[int, Failure | None]:
+    """One start: its exit code, and how it failed, if a new one may be thought of."""
+    since = time.time()
     log_path = plan.run_dir / "logs" / "launcher.log"
-    with log_path.open("w", encoding="utf-8") as log, _interrupts() as interrupts:
+    with log_path.open("w", encoding="utf-8") as log:
         environment = os.environ | dict(plan.environment)
         # A session of its own: Ctrl-C reaches this process alone, which then ends the ranks in order.
         process = subprocess.Popen(
-            plan.argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
+            plan.argv,
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=_end_with_parent,
         )
         progress = Progress(sys.stderr)
         try:
-            _follow(process, plan, Events(plan.run_dir, since), progress, interrupts)
+            silence_s = _follow(process, plan, Events(plan.run_dir, since), progress, interrupts)
         finally:
             progress.close()
             _end(process)
-    interrupted = bool(interrupts)
     if process.returncode == EXIT_OK:
         write_report(plan.run_dir)
         print(farewell(plan.recipe, plan.run_dir))
-        return EXIT_OK
+        return EXIT_OK, None
     failure = first_failure(plan.run_dir, since)
     exits = BACKENDS[plan.recipe.job.backend].parse_exits(log_path.read_text(encoding="utf-8", errors="replace"))
-    if interrupted or (failure is None and EXIT_RESUME in exits.values()):
-        print(f"stopped; `shardtune run {plan.run_dir}` goes on from the newest checkpoint", file=sys.stderr)
-        return EXIT_INTERRUPTED if interrupted else EXIT_RESUME
-    print(_obituary(plan, failure, exits, log_path), file=sys.stderr)
-    return EXIT_USER if EXIT_USER in exits.values() else EXIT_BUG
+    death = Death(failure, exits, hung_ranks(plan.run_dir, since), silence_s)
+    if interrupts or death.is_stop:
+        return _stopped(plan, interrupts), None
+    print(_obituary(death, log_path), file=sys.stderr)
+    if EXIT_USER in exits.values():
+        return EXIT_USER, None
+    steps = [event for event in read_events(plan.run_dir) if event["event"] == "step"]
+    has_stepped = bool(steps) and steps[-1]["time"] >= since
+    return EXIT_BUG, Failure(steps[-1]["step"] if steps else 0, is_mishap=has_stepped or death.is_from_outside)
+
+
+def _stopped(plan: JobPlan, interrupts: list[Interrupt]) -> int:
+    print(f"stopped; `shardtune run {plan.run_dir}` goes on from the newest checkpoint", file=sys.stderr)
+    return EXIT_INTERRUPTED if interrupts and interrupts[0].number == signal.SIGINT else EXIT_RESUME
 
 
 def _follow(
-    process: subprocess.Popen[bytes], plan: JobPlan, events: Events, progress: Progress, interrupts: list[float]
-) -> None:
+    process: subprocess.Popen[bytes], plan: JobPlan, events: Events, progress: Progress, interrupts: list[Interrupt]
+) -> float | None:
     """Shows events until the process ends; a first interrupt asks the ranks to stop, a second ends them.
 
-    Before the first step there is nothing to save, and the first interrupt is enough.
+    Before the first step there is nothing to save, and the first interrupt is enough. Returns for how many seconds no
+    rank has made progress, if that is why it returns.
     """
     asked = training = False
+    heartbeats, hang_s = Heartbeats(plan.run_dir), plan.recipe.faults.hang_s
     while True:
         ended = process.poll() is not None
         for event in events.new():
             training = training or event["event"] == "start"
             progress.show(event)
         if ended or (interrupts and not training):
-            return
+            return None
         if interrupts and not asked:
             asked = True
             (plan.run_dir / STOP).touch()
             progress.say("stopping after this step and saving a checkpoint; Ctrl-C again ends it at once")
-        if len(interrupts) > 1 or (interrupts and time.monotonic() - interrupts[0] > STOP_GRACE_S):
-            return
+        if len(interrupts) > 1 or (interrupts and time.monotonic() - interrupts[0].moment > STOP_GRACE_S):
+            return None
+        silence_s = heartbeats.silence_s()
+        if training and hang_s is not None and silence_s > hang_s + FROZEN_AFTER_S:
+            return silence_s
         time.sleep(0.1)
+
+
+def _end_with_parent() -> None:
+    """In a child: SIGTERM if this process dies without a word, so that ranks save a checkpoint instead of living on."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -190,35 +268,70 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
 
 
 @contextlib.contextmanager
-def _interrupts() -> Iterator[list[float]]:
-    """Collects the moments at which this process was asked to stop."""
-    moments: list[float] = []
-    before = {
-        number: signal.signal(number, lambda *_: moments.append(time.monotonic()))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+def _interrupts() -> Iterator[list[Interrupt]]:
+    """Collects the wishes that this process stop."""
+    interrupts: list[Interrupt] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        interrupts.append(Interrupt(number, time.monotonic()))
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+    before = {number: signal.signal(number, note) for number in numbers}
     try:
-        yield moments
+        yield interrupts
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _obituary(plan: JobPlan, failure: dict[str, Any] | None, exits: dict[int, int], log_path: Path) -> str:
+@dataclass(frozen=True)
+class Death:
+    """What is known of how a start has ended."""
+
+    failure: dict[str, Any] | None
+    """What the first rank to end wrote down."""
+    exits: dict[int, int]
+    hung: list[Path]
+    """Where ranks without progress say where they stood."""
+    silence_s: float | None
+    """For how long no rank at all made progress, if they were ended for that."""
+
+    @property
+    def killed(self) -> dict[int, int]:
+        """The signals of the ranks that were killed by one, but for those that torchrun ended itself."""
+        return {rank: -code for rank, code in self.exits.items() if code < 0 and -code != signal.SIGTERM}
+
+    @property
+    def is_from_outside(self) -> bool:
+        return bool(self.killed or self.hung or self.silence_s)
+
+    @property
+    def is_stop(self) -> bool:
+        """Whether a rank was asked to stop, and no rank had failed before."""
+        if self.is_from_outside:
+            return False
+        return EXIT_RESUME in self.exits.values() if self.failure is None else self.failure.get("code") == EXIT_RESUME
+
+
+def _obituary(death: Death, log_path: Path) -> str:
     """Why the job ended, the first cause first."""
     # A rank that was killed writes nothing down, and its peers then complain of the lost connection: it goes first.
-    killed = {rank: -code for rank, code in exits.items() if code < 0 and -code != signal.SIGTERM}
     lines = [
         f"rank {rank} was killed by signal {number} ({signal.strsignal(number)})"
         + ("; was memory short? See dmesg, and lower train.micro_batch_tokens" if number == signal.SIGKILL else "")
-        for rank, number in killed.items()
+        for rank, number in death.killed.items()
     ]
-    if failure is not None and not killed:
-        lines.append(f"rank {failure['rank']} on {failure['host']} failed:\n{failure['text'].rstrip()}")
+    if death.hung:
+        stacks = "\n  ".join(map(str, death.hung))
+        lines = [f"there was no progress for longer than faults.hang_s; this is where the ranks stood:\n  {stacks}"]
+    elif death.silence_s:
+        lines = [f"no rank has made progress for {death.silence_s:.0f} s (faults.hang_s), nor said where it stood"]
+    elif death.failure is not None and not lines:
+        its = death.failure
+        lines.append(f"rank {its['rank']} on {its['host']} failed:\n{its['text'].rstrip()}")
     if not lines:
         lines.append(f"the job failed: {_tail(log_path)}")
-    lines.append(f"logs: {log_path.parent}\n`shardtune run {plan.run_dir}` goes on from the newest checkpoint")
-    return "\n".join(lines)
+    return "\n".join([*lines, f"logs: {log_path.parent}"])
 
 
 def _tail(path: Path, num_lines: int = 20) -> str:

@@ -1,11 +1,12 @@
 """What a run directory says while its run goes on: new events of metrics.jsonl, and what its ranks died of."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trainer.config.run_dir import METRICS, failure_path
+from trainer.config.run_dir import METRICS, alive_path, failure_path, stacks_path
 
 
 class Events:
@@ -65,3 +66,29 @@ def first_failure(run_dir: Path, since: float) -> dict[str, Any] | None:
         if failure["time"] >= since:
             failures.append(failure)
     return min(failures, key=lambda failure: failure["time"], default=None)
+
+
+def hung_ranks(run_dir: Path, since: float) -> list[Path]:
+    """Where the ranks that have made no progress since then say where they stood."""
+    found = sorted(stacks_path(run_dir, "*").parent.glob(stacks_path(run_dir, "*").name))
+    return [path for path in found if path.stat().st_size and path.stat().st_mtime >= since]
+
+
+class Heartbeats:
+    """How long no rank has made progress, by this process's own clock: that of a file server may be another."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._pattern = alive_path(run_dir, "*")
+        self._newest = self._look()
+        self._since = time.monotonic()
+
+    def silence_s(self) -> float:
+        """Seconds since a heartbeat was seen."""
+        newest = self._look()
+        if newest != self._newest:
+            self._newest, self._since = newest, time.monotonic()
+        return time.monotonic() - self._since
+
+    def _look(self) -> int:
+        paths = self._pattern.parent.glob(self._pattern.name)
+        return max((path.stat().st_mtime_ns for path in paths), default=0)

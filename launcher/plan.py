@@ -10,7 +10,7 @@ from typing import Any
 from launcher.local import BACKENDS
 from trainer.config.deepspeed import load_ds_config, resolve_ds_config
 from trainer.config.errors import LaunchError
-from trainer.config.run_dir import find_run
+from trainer.config.run_dir import Run, find_run
 from trainer.config.schema import Recipe
 
 KEEP_MEMORY = {
@@ -49,15 +49,21 @@ class RankPlan:
 class JobPlan:
     """One training on one machine."""
 
-    recipe: Recipe
-    recipe_path: Path
-    run_dir: Path
+    run: Run
     argv: tuple[str, ...]
     environment: Mapping[str, str]
     """Set for the ranks, on top of what there is."""
     world_size: int
     device: str
     ds_config: Mapping[str, Any]
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.run.recipe
+
+    @property
+    def run_dir(self) -> Path:
+        return self.run.run_dir
 
     def describe(self) -> str:
         """The plan for a person to read (`shardtune run --dry-run`)."""
@@ -73,7 +79,8 @@ class JobPlan:
             batch = f"about {train.global_batch_tokens:,} targets over {self.world_size} ranks"
         length = f"{train.max_steps} steps" if train.max_steps is not None else f"{train.num_epochs:g} epochs"
         lines = [
-            f"run directory  {self.run_dir}",
+            f"run directory  {self.run_dir}"
+            + (f", from the newest checkpoint of {self.run.forked_from}" if self.run.forked_from else ""),
             f"ranks          {self.world_size} on {self.device}, by {self.recipe.job.backend}",
             f"global batch   {batch}, in micro-batches of at most {train.micro_batch_tokens:,} tokens; the same on any "
             "number of ranks",
@@ -86,15 +93,16 @@ class JobPlan:
         return "\n".join(lines)
 
 
-def plan_job(path: Path, overrides: Sequence[str], run_dir: Path | None, machine: Machine) -> JobPlan:
+def plan_job(
+    path: Path, overrides: Sequence[str], run_dir: Path | None, machine: Machine, fork: Path | None = None
+) -> JobPlan:
     """What `shardtune run` will do. Raises ConfigError, CheckpointError or LaunchError if it cannot."""
-    recipe, run_dir = find_run(path, overrides, run_dir)
+    run = find_run(path, overrides, run_dir, fork)
+    recipe = run.recipe
     ranks = plan_ranks(recipe, machine)
     return JobPlan(
-        recipe,
-        path,
-        run_dir,
-        BACKENDS[recipe.job.backend].argv(ranks.num_ranks, ["trainer", str(run_dir), "--followed"]),
+        run,
+        BACKENDS[recipe.job.backend].argv(ranks.num_ranks, ["trainer", str(run.run_dir), "--followed"]),
         ranks.environment,
         ranks.num_ranks,
         ranks.device,

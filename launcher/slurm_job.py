@@ -77,9 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def begin(path: Path, overrides: Sequence[str], allocation: Allocation, *, run_dir: Path | None = None) -> str:
     """Makes the run directory ready for this start; the settings of the batch shell, as assignments."""
-    recipe, run_dir = find_run(path, overrides, run_dir)
+    run = find_run(path, overrides, run_dir)
+    recipe, run_dir = run.recipe, run.run_dir
     ranks = plan_ranks(recipe, allocation.machine)
-    write_run_dir(recipe, run_dir, path)
+    write_run_dir(run)
     _clear(run_dir, started=parse_time(allocation.details.get("StartTime", "")) or time.time())
     starts = read_starts(run_dir)
     if starts and starts[-1].state == "running":
@@ -204,6 +205,9 @@ def _evidence(
     run_dir: Path, start: Start, starts: Sequence[Start], *, exit_code: int, warning: WarnedOf | None, taken_back: bool
 ) -> Evidence:
     first_step, last_step, stopped = steps_of(list(Events(run_dir, start.began).new()))
+    failure = first_failure(run_dir, start.began)
+    # A rank that is asked to stop before there is anything to save says so where others say what they died of.
+    stopped |= failure is not None and failure.get("code") == EXIT_RESUME
     output = b""
     if start.output is not None and Path(start.output).is_file():
         output = Path(start.output).read_bytes()[start.output_bytes :]

@@ -59,7 +59,8 @@ def plan_submission(
 
     Raises ConfigError, CheckpointError or LaunchError for whatever is wrong with it.
     """
-    recipe, run_dir = find_run(path, overrides, run_dir)
+    run = find_run(path, overrides, run_dir)
+    recipe, run_dir = run.recipe, run.run_dir
     resolve_ds_config(load_ds_config(recipe.engine.deepspeed), recipe, hidden_size=None)
     share = share_of_node(recipe.job, cluster)
     options = [

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from trainer.config.errors import ConfigError
 from trainer.config.load import learning_hash, load_recipe, parse_override
-from trainer.config.run_dir import CONFIG, refuse_another_recipe, write_atomically, write_run_dir
+from trainer.config.run_dir import CONFIG, Run, refuse_another_recipe, write_atomically, write_run_dir
 from trainer.config.schema import Recipe
 from trainer.config.yaml_lines import YamlError, read_yaml
 
@@ -103,7 +103,7 @@ def load_sweep(sweep_dir: Path) -> SweepPlan:
 def write_sweep(sweep: SweepPlan) -> None:
     """Makes the directory of the sweep and those of its points."""
     for point in sweep.points:
-        write_run_dir(point.recipe, point.run_dir, sweep.recipe_path)
+        write_run_dir(Run(point.recipe, point.run_dir, sweep.recipe_path))
     write_atomically(sweep.sweep_dir / SWEEP, sweep.as_json())
 
 

@@ -52,10 +52,12 @@ def test_the_trainer_does_not_know_the_launcher() -> None:
     assert not {path for path in importers("launcher") if path.startswith("trainer/")}
 
 
-def test_of_the_trainer_the_launcher_knows_the_config_and_the_progress_bar() -> None:
+def test_of_the_trainer_the_launcher_knows_the_config_the_progress_bar_and_the_curves() -> None:
     known = {its for path in MODULES if name(path).startswith("launcher/") for its in imports(path)}
     theirs = {its for its in known if its.split(".")[0] == "trainer"}
-    assert all(its.startswith(("trainer.config", "trainer.progress")) for its in theirs), theirs
+    assert all(
+        its.startswith(("trainer.config", "trainer.progress", "trainer.chart", "trainer.curves")) for its in theirs
+    ), theirs
 
 
 def test_deepspeed_is_the_engines_and_wandb_the_reporters() -> None:

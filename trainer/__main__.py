@@ -11,34 +11,43 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TextIO
 
 from trainer.config.errors import LaunchError, ShardtuneError, TakenOverError
 from trainer.config.run_dir import (
     EXIT_BUG,
-    EXIT_INTERRUPTED,
     EXIT_OK,
     EXIT_RESUME,
     EXIT_USER,
     RESULTS,
+    STOP,
     failure_path,
     find_run,
     refuse_other_data,
     write_run_dir,
 )
+from trainer.stop import Stop, StopAsked, signals_ask_to_stop
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs this rank; returns its exit code."""
     arguments = _parse(sys.argv[1:] if argv is None else argv)
+    with signals_ask_to_stop() as stop:
+        return _main(arguments, stop)
+
+
+def _main(arguments: argparse.Namespace, stop: Stop) -> int:
     started = time.time()
     run_dir: Path | None = None
     terminal = sys.stderr
     try:
-        recipe, run_dir = find_run(arguments.path, arguments.overrides, arguments.run_dir)
-        write_run_dir(recipe, run_dir, arguments.path)
+        its = find_run(arguments.path, arguments.overrides, arguments.run_dir, arguments.fork)
+        recipe, run_dir = its.recipe, its.run_dir
+        write_run_dir(its)
         if arguments.prepare:
+            stop.watch(run_dir / STOP, recipe.faults.stop_after_minutes)
             from trainer.data.prepare import prepare
             from trainer.progress import PreparationProgress
 
@@ -53,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from trainer.ranks import connect, disconnect, global_rank, world_size
 
         terminal = _keep_log(run_dir, global_rank())
+        # One rank looks for the file, for a file server is asked by all jobs; the others learn it from that one.
+        stop.watch(run_dir / STOP if global_rank() == 0 else None, recipe.faults.stop_after_minutes)
         from trainer.data.prepare import prepare
         from trainer.run import run
 
@@ -68,27 +79,41 @@ def main(argv: Sequence[str] | None = None) -> int:
             if global_rank() == 0:
                 print(f"{run_dir} has come to its end already; its results are in {RESULTS}", file=terminal)
             return EXIT_OK
-        ranks = connect(arguments.device or recipe.job.device)
+        ranks = connect(arguments.device or recipe.job.device, timeout=_patience(recipe.faults.hang_s))
         watched = None if arguments.followed else terminal
-        ended = run(recipe, run_dir, prepared, ranks, terminal=watched, job=arguments.job)
+        ended = run(recipe, run_dir, prepared, ranks, stop, terminal=watched, job=arguments.job)
         ranks.barrier()  # one that left with EXIT_RESUME before rank zero has sent its last lines would have it killed
         disconnect()
         if ranks.is_zero and not arguments.followed:
             print(f"{'finished' if ended else 'stopped; start it again to go on'}: {run_dir}", file=terminal)
         return EXIT_OK if ended else EXIT_RESUME
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    except Exception as error:
-        expected = isinstance(error, ShardtuneError)
-        text = str(error) if expected else traceback.format_exc()
+    except (StopAsked, Exception) as error:
+        stop.note_only()
+        code, text = _verdict(error)
         print(text, file=sys.stderr, flush=True)
         if isinstance(error, TakenOverError):
             shown = True  # and nothing written: the run directory's files are another start's by now
         else:
-            shown = run_dir is not None and not arguments.prepare and _is_first_failure(run_dir, text, started)
+            shown = run_dir is not None and not arguments.prepare and _is_first_failure(run_dir, code, text, started)
         if shown:
             print(text, file=terminal, flush=True)
-        return EXIT_USER if expected else EXIT_BUG
+            if code == EXIT_RESUME and run_dir is not None:
+                (run_dir / STOP).unlink(missing_ok=True)
+        return code
+
+
+def _verdict(error: BaseException) -> tuple[int, str]:
+    """The exit code, and what there is to say."""
+    if isinstance(error, StopAsked):
+        return EXIT_RESUME, f"stopped by {error} before there was anything to save; start it again to go on"
+    if isinstance(error, ShardtuneError):
+        return EXIT_USER, str(error)
+    return EXIT_BUG, "".join(traceback.format_exception(error))
+
+
+def _patience(hang_s: float | None) -> timedelta:
+    """How long a collective waits: a little longer than the watchdog, which is the one that knows what hangs."""
+    return timedelta(seconds=hang_s + 60) if hang_s is not None else timedelta(days=365)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -96,6 +121,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("path", type=Path, help="a recipe, or the directory of a run to go on with")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the recipe, such as optim.lr=2e-5")
     parser.add_argument("--run-dir", type=Path, help="where everything of this run goes")
+    parser.add_argument(
+        "--fork", type=Path, help="a new run directory, to begin from the newest checkpoint of that one"
+    )
     parser.add_argument("--prepare", type=int, metavar="RANKS", help="only prepare the data, for so many ranks")
     parser.add_argument("--ranks", type=int, help="how many ranks there have to be, on all machines")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="what whoever starts the ranks has found for them")
@@ -117,7 +145,7 @@ def _keep_log(run_dir: Path, rank: int) -> TextIO:
     return terminal
 
 
-def _is_first_failure(run_dir: Path, text: str, started: float) -> bool:
+def _is_first_failure(run_dir: Path, code: int, text: str, started: float) -> bool:
     """Writes down what this rank died of; whether no other rank of this start has done so before."""
     from trainer.ranks import global_rank
 
@@ -126,7 +154,7 @@ def _is_first_failure(run_dir: Path, text: str, started: float) -> bool:
         for path in failure_path(run_dir, "*").parent.glob("rank-*.failure.json")
         if path.stat().st_mtime >= started
     ]
-    failure = {"rank": global_rank(), "host": socket.gethostname(), "time": time.time(), "text": text}
+    failure = {"rank": global_rank(), "host": socket.gethostname(), "time": time.time(), "code": code, "text": text}
     failure_path(run_dir, global_rank()).write_text(json.dumps(failure), encoding="utf-8")
     return not others
 

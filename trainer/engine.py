@@ -1,25 +1,26 @@
-"""How an optimizer step is computed over the ranks. The only module that knows DeepSpeed.
+"""How an optimizer step is computed over the ranks, by DeepSpeed.
 
 The loop speaks to the Engine protocol; which ZeRO stage, precision or offload is behind it changes nothing it can see.
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import transformers
 from torch import Tensor, nn
 
+from trainer import zero
 from trainer.config.deepspeed import zero_stage
 from trainer.data.batch import Batch
 from trainer.model import generate
 from trainer.ranks import Ranks
-
-TAG = "engine"
-"""The folder of DeepSpeed's files inside a checkpoint."""
+from trainer.shards import Fragment, Saved, Snapshot, state_name
+from trainer.watchdog import beat
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class StepStats:
     grad_norm: float
     """2-norm of the gradient of the step's mean loss, over all parameters, before clipping."""
     applied: bool
-    """False if fp16's loss scaling overflowed and the weights stayed as they were."""
+    """False if the weights stayed as they were: the gradient was no finite number, on whichever rank (in fp16, with the
+    loss scale that it had), or the step is left out."""
 
 
 class Engine(Protocol):
@@ -39,7 +41,7 @@ class Engine(Protocol):
     num_parameters: int
 
     def begin_step(self, number: int, *, num_micro_batches: int) -> None:
-        """Says how many forward and backward passes make up this step."""
+        """Says how many forward and backward passes make up this step; with none, it is left out."""
 
     def forward(self, batch: Batch) -> Any:
         """The model's output."""
@@ -56,17 +58,14 @@ class Engine(Protocol):
     def generate(self, inputs: dict[str, Tensor], settings: Mapping[str, Any]) -> Tensor:
         """The token ids of the model's answers, without the prompts; shape (rows, longest answer)."""
 
-    def save(self, folder: Path) -> None:
-        """Writes all that is needed to go on into the folder."""
+    def snapshot(self) -> Snapshot:
+        """This rank's part of all that training changes: views, which the next step overwrites."""
 
-    def load(self, folder: Path) -> None:
-        """Goes on from what save wrote."""
+    def restore(self, saved: Saved) -> None:
+        """Goes on from what snapshots of any number of ranks, ZeRO stage and precision held.
 
-    def weights(self) -> dict[str, Tensor]:
-        """The whole model's state dict on rank zero's CPU; an empty dict on the other ranks."""
-
-    def set_weights(self, weights: dict[str, Tensor]) -> None:
-        """Puts these whole weights into the model, for evaluation only: the optimizer's copies stay as they were."""
+        Raises CheckpointError if they were of another model.
+        """
 
 
 class DeepSpeedEngine:
@@ -93,19 +92,20 @@ class DeepSpeedEngine:
         self._takes_norm_itself = self.zero_stage == 0 and not any(
             ds_config.get(precision, {}).get("enabled") for precision in ("bf16", "fp16")
         )
-        self._left = 0
+        self._left, self._is_left_out = 0, False
         self.num_parameters = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
         open_deepspeed()
         trained = [p for p in model.parameters() if p.requires_grad]
         self._engine, *_ = deepspeed.initialize(
             model=model, optimizer=make_optimizer(model), model_parameters=trained, config=ds_config
         )
+        zero.undo_first_step(self._engine)
 
     def begin_step(self, number: int, *, num_micro_batches: int) -> None:
         # Dropout's random numbers follow from (seed, step, rank): nothing to save, and a resumed run repeats them.
         torch.manual_seed(((self._seed << 40) + (number << 16) + self._ranks.rank) % 2**63)
         self._engine.train()
-        self._left = num_micro_batches
+        self._left, self._is_left_out = num_micro_batches, num_micro_batches == 0
         self._engine.set_gradient_accumulation_boundary(self._left == 1)
 
     def forward(self, batch: Batch) -> Any:
@@ -113,7 +113,10 @@ class DeepSpeedEngine:
 
     def backward(self, loss_sum: Tensor, *, num_targets: float) -> None:
         # DeepSpeed averages over the ranks; the gradient has to be the mean over all targets of all ranks.
-        self._engine.backward(loss_sum * (self._ranks.world_size / num_targets))
+        scale = self._ranks.world_size / num_targets
+        # An infinite loss can have a finite gradient (that of a target with probability 0). It shall have none, for by
+        # the gradient all ranks know in step(), and no device has to be waited for here.
+        self._engine.backward(loss_sum * torch.where(loss_sum.detach().isfinite(), scale, math.nan))
         self._left -= 1
         if self._left:
             self._engine.step()  # between micro-batches: counts the pass, updates nothing
@@ -121,12 +124,19 @@ class DeepSpeedEngine:
 
     def step(self, *, lr: float) -> StepStats:
         assert self._left == 0, "engine.step() before the step's last micro-batch"
+        if self._is_left_out:
+            return StepStats(lr, math.nan, applied=False)
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
         norm = self._own_grad_norm() if self._takes_norm_itself else None
+        if norm is not None and not math.isfinite(norm):
+            self._engine.zero_grad()  # the one layout in which DeepSpeed (0.19.8) does not look for itself
+            return StepStats(lr, math.inf, applied=False)
         self._engine.step()
+        if not self._engine.was_step_applied():
+            return StepStats(lr, math.inf, applied=False)
         norm = self._engine.get_global_grad_norm() if norm is None else norm
-        return StepStats(lr, float(norm) if norm is not None else float("nan"), self._engine.was_step_applied())
+        return StepStats(lr, float(norm) if norm is not None else math.nan, applied=True)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -142,45 +152,59 @@ class DeepSpeedEngine:
     def generate(self, inputs: dict[str, Tensor], settings: Mapping[str, Any]) -> Tensor:
         # Under ZeRO-3 each pass needs all ranks: one that is done goes on until all are.
         synced = self.zero_stage == 3 and self._ranks.world_size > 1
-        return generate(self._engine.module, inputs, {**settings, "synced_gpus": synced})
+        criteria = transformers.StoppingCriteriaList([_Beats()])
+        return generate(self._engine.module, inputs, {**settings, "synced_gpus": synced, "stopping_criteria": criteria})
 
-    def save(self, folder: Path) -> None:
-        self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
-
-    def load(self, folder: Path) -> None:
-        self._engine.load_checkpoint(str(folder), tag=TAG, load_lr_scheduler_states=False)
-
-    def weights(self) -> dict[str, Tensor]:
+    def snapshot(self) -> Snapshot:
         model = self._engine.module
-        if self.zero_stage < 3:
-            state = model.state_dict() if self._ranks.is_zero else {}
-            return {name: tensor.detach().cpu() for name, tensor in state.items()}
-        whole = {}
-        owned = dict(model.named_parameters(remove_duplicate=False))
-        for name, tensor in [*owned.items(), *model.named_buffers()]:
-            with self._gathered(tensor):
-                if self._ranks.is_zero:
-                    whole[name] = tensor.detach().cpu().clone()
-        kept = model.state_dict().keys()  # leaves out buffers that are not persistent
-        return {name: tensor for name, tensor in whole.items() if name in kept}
+        homes = zero.homes(self._engine)
+        weights = [self._written(its, its.name, its.master) for its in homes]
+        weights += [self._written(its, its.name, its.values) for its in zero.frozen(model)]
+        if self._ranks.is_zero:
+            weights += [Fragment(name, 0, values) for name, values in zero.buffers(model).items()]
+        states = [
+            self._written(its, state_name(key, its.name), values)
+            for its in homes
+            for key, values in its.states().items()
+        ]
+        return Snapshot(
+            weights=[its for its in weights if its.values.numel()],
+            states=[its for its in states if its.values.numel()],
+            keys=sorted({key for its in homes for key in its.states()}),
+            shapes=zero.shapes(model),
+            scalars={its.name: its.scalars() for its in homes if its.has_state},
+            loss_scale=zero.loss_scale(self._engine),
+        )
 
     @torch.no_grad()
-    def set_weights(self, weights: dict[str, Tensor]) -> None:
-        for name, tensor in [*self._engine.module.named_parameters(), *self._engine.module.named_buffers()]:
-            with self._gathered(tensor, writer=0):
-                if name in weights and (self.zero_stage < 3 or self._ranks.is_zero):
-                    tensor.copy_(weights[name])
-
-    @contextmanager
-    def _gathered(self, tensor: Tensor, writer: int | None = None) -> Iterator[None]:
-        """Under ZeRO-3 a parameter is whole only in here; what rank `writer` writes is kept."""
-        if not hasattr(tensor, "ds_id"):
-            yield
+    def restore(self, saved: Saved) -> None:
+        model = self._engine.module
+        saved.refuse_another_model(zero.shapes(model))
+        for its in zero.frozen(model):
+            saved.weights.read(its.name, its.start, its.values)
+        for name, values in zero.buffers(model).items():
+            saved.weights.read(name, 0, values)
+        homes = zero.homes(self._engine)
+        for home in homes:
+            saved.weights.read(home.name, home.start, home.master)
+        zero.weights_from_masters(self._engine)
+        if saved.states is None:
             return
-        import deepspeed
+        for home in homes:
+            if (scalars := saved.scalars.get(home.name)) is not None:
+                home.make_states(saved.keys, scalars)
+                for key, values in home.states().items():
+                    saved.states.read(state_name(key, home.name), home.start, values)
+        zero.set_loss_scale(self._engine, saved.loss_scale)
 
-        with deepspeed.zero.GatheredParameters([tensor], modifier_rank=writer):
-            yield
+    def _written(self, its: zero.Home | zero.Frozen, name: str, values: Tensor) -> Fragment:
+        """What this rank writes of its part: of what all ranks have, its share."""
+        if not its.replicated:
+            return Fragment(name, its.start, values)
+        first, last = (
+            values.numel() * rank // self._ranks.world_size for rank in (self._ranks.rank, self._ranks.rank + 1)
+        )
+        return Fragment(name, first, values[first:last])
 
     def optimizer_state_bytes(self) -> int:
         """Bytes of this rank's optimizer states: AdamW's two moments and, where it keeps one, the fp32 master copy."""
@@ -198,6 +222,14 @@ class DeepSpeedEngine:
         # ZeRO-0 in fp32 reports none (DeepSpeed 0.19.8); its gradients are whole on every rank, and already averaged.
         grads = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
         return float(torch.nn.utils.get_total_norm(grads))
+
+
+class _Beats(transformers.StoppingCriteria):
+    """Never stops an answer, but says at each token that there is progress: on a CPU an answer may take minutes."""
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        beat()
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 def open_deepspeed() -> None:

@@ -13,6 +13,7 @@ from trainer.ranks import Ranks
 from trainer.schedule import Schedule
 from trainer.state import TrainState
 from trainer.steps import Step
+from trainer.stop import StopAsked
 from trainer.tasks import Task
 
 
@@ -26,11 +27,15 @@ def fit(
     ranks: Ranks,
     milestones: Milestones,
 ) -> TrainState:
-    """Collective: trains until the steps run out or a rank is asked to stop; returns where it stands then."""
+    """Collective: trains until the steps run out; returns where it stands then.
+
+    Raises StopAsked if a rank is asked to stop, TrainingError and RolledBack as the milestones do; milestones.state is
+    where it stands then.
+    """
     for step in steps:
         engine.begin_step(step.number, num_micro_batches=len(step.micro_batches))
         loss_sum = torch.zeros((), device=ranks.device)
-        for batch in step.micro_batches:
+        for batch in milestones.between(step.micro_batches):
             batch_loss = task.loss_sum(engine.forward(batch), batch)
             engine.backward(batch_loss, num_targets=step.num_targets)
             loss_sum += batch_loss.detach()
@@ -38,5 +43,5 @@ def fit(
         loss, stop = ranks.sum(loss_sum / step.num_targets, milestones.stop_requested())
         state = milestones.step_done(state.after(step), step, stats, loss=loss)
         if stop:
-            break
+            raise StopAsked
     return state

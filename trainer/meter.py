@@ -1,5 +1,6 @@
 """How fast it goes and what it takes: averages over the steps since the last report."""
 
+import math
 import resource
 import sys
 import time
@@ -43,15 +44,17 @@ class Meter:
         window.num_samples += step.num_samples
         window.num_tokens += step.num_tokens
         window.num_padded_tokens += step.num_padded_tokens
-        window.num_targets += step.num_targets
-        window.loss_sum += loss * step.num_targets
+        if math.isfinite(loss):  # one that is not would make the whole window's none
+            window.num_targets += step.num_targets
+            window.loss_sum += loss * step.num_targets
         window.skipped += not stats.applied
 
     def report(self) -> dict[str, Any]:
         """The metrics of the steps since the last report, of all ranks together; starts a new window.
 
-        loss is the mean over all targets of the window; rates are a second of wall time, `tokens` without padding;
-        memory_bytes is this rank's peak (of the GPU, or else of the process); eta_s counts training steps only.
+        loss is the mean over all targets of the window, but for steps whose loss is no number; rates are a second of
+        wall time, `tokens` without padding; memory_bytes is this rank's peak (of the GPU, or else of the process);
+        eta_s counts training steps only.
         """
         window, elapsed = self._window, max(time.monotonic() - self._window.started, 1e-9)
         # Smoothed over about ten reports: the estimate should not jump with every batch of long rows.
@@ -59,12 +62,12 @@ class Meter:
         self._step_s = step_s if self._step_s is None else 0.9 * self._step_s + 0.1 * step_s
         self._window = _Window(time.monotonic())
         return {
-            "loss": window.loss_sum / window.num_targets,
+            "loss": window.loss_sum / window.num_targets if window.num_targets else math.nan,
             "lr": self._last_stats.lr,
             "grad_norm": self._last_stats.grad_norm,
             "tokens_per_s": window.num_tokens / elapsed,
             "samples_per_s": window.num_samples / elapsed,
-            "padding_efficiency": window.num_tokens / window.num_padded_tokens,
+            "padding_efficiency": window.num_tokens / (window.num_padded_tokens or 1),
             "step_time_s": step_s,
             "memory_bytes": peak_memory(self._device),
             "eta_s": (self._num_steps - self._last_step.number - 1) * self._step_s,

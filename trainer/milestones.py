@@ -1,27 +1,32 @@
 """What happens between steps, and when: reports, evaluations, the best model, checkpoints, the wish to stop."""
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from trainer.checkpoint import Checkpoints
 from trainer.config.schema import Recipe
+from trainer.data.batch import Batch
 from trainer.data.pack import Packing
 from trainer.data.shards import Split
 from trainer.engine import Engine, StepStats
 from trainer.evaluate import evaluate
 from trainer.generate import questions
+from trainer.guard import Guard
 from trainer.lease import Lease
 from trainer.meter import Meter
-from trainer.model import export_model
 from trainer.ranks import Ranks
 from trainer.reporter import Reporter
 from trainer.state import TrainState
 from trainer.steps import Step, evaluation_batches
-from trainer.stop import stop_requested
+from trainer.stop import Stop, StopAsked
 from trainer.tasks import Task
+from trainer.watchdog import beat
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -36,17 +41,22 @@ class Milestones:
     task: Task
     dev: Split | None
     packing: Packing | None
-    model: Any
     tokenizer: Any
     checkpoints: Checkpoints
+    guard: Guard
     meter: Meter
     reporter: Reporter
     ranks: Ranks
     lease: Lease
+    stop: Stop
+    state: TrainState
+    """After the last step that was done: what a stop saves."""
 
     def __post_init__(self) -> None:
-        self.saved_step: int | None = None
+        self.last_save = time.monotonic()
         self.last_dev: tuple[int, dict[str, Any]] | None = None
+        self.shape: tuple[int, int] | None = None
+        """(rows, longest) of the micro-batch that was begun last."""
 
     @property
     def best_metric(self) -> str:
@@ -55,50 +65,74 @@ class Milestones:
     def stop_requested(self) -> bool:
         """Whether this rank sees a wish to stop. Raises CheckpointError if the run directory is another start's now."""
         self.lease.check()
-        return stop_requested(self.run_dir)
+        return self.stop.requested
 
-    def begin(self, state: TrainState) -> TrainState:
-        """Collective: what is due before the first step; returns the state with what was learned of it."""
-        if state.step or self.dev is None or not self.recipe.train.eval_at_start:
-            return state
+    def between(self, batches: Iterable[T]) -> Iterator[T]:
+        """Collective: the batches, as many on every rank; between two of them all look whether one is asked to stop.
+
+        The answer is waited for a batch later, when all have long given theirs, so that none waits for another. Raises
+        StopAsked on all ranks.
+        """
+        asked: Callable[[], bool] | None = None
+        for number, batch in enumerate(batches):
+            beat()
+            if asked is not None and asked():
+                raise StopAsked
+            asked = self.ranks.ask_any(self.stop.requested) if number else None
+            if isinstance(batch, Batch):
+                self.shape = batch.shape
+            yield batch
+        if asked is not None and asked():
+            raise StopAsked
+
+    def begin(self, state: TrainState, *, evaluated: bool) -> TrainState:
+        """Collective: what is due before the next step; returns the state with what was learned of it.
+
+        `evaluated` is whether the evaluation that this step may call for has been done: a stop may have cut it short.
+        """
+        self.state = state
         with self.meter.paused():
-            return replace(state, dev_at_start=without_answers(self.evaluate("dev", self.dev, 0)))
+            if state.step == 0 and self.dev is not None and self.recipe.train.eval_at_start:
+                self.state = replace(state, dev_at_start=without_answers(self.evaluate("dev", self.dev, 0)))
+            elif state.step and self.dev is not None and self._evaluation_due(state) and not evaluated:
+                self.state = self._evaluate_dev(state, self.dev)
+                self.checkpoints.amend(self.state, self._dev_metrics(self.state) or {})
+        return self.state
 
     def step_done(self, state: TrainState, step: Step, stats: StepStats, *, loss: float) -> TrainState:
-        """Collective: whatever is due after this step; returns the state with what was learned of the best model."""
+        """Collective: whatever is due after this step; returns the state with what was learned of it.
+
+        Raises TrainingError or RolledBack, as the guard says, and StopAsked.
+        """
+        beat()
+        self.state = state = self.guard.judge(self.state, state, step, stats, loss)
         self.meter.add(step, stats, loss)
+        with self.meter.paused():
+            self.checkpoints.poll()
         at_end = state.step == self.num_steps
         if at_end or state.step % self.recipe.report.every_steps == 0:
             self.reporter.report(
                 "step", step=state.step, epoch=state.step / self.steps_per_epoch, **self.meter.report()
             )
         with self.meter.paused():
-            at_epoch_end = state.step % self.steps_per_epoch == 0
-            every = self.recipe.train.eval_every_steps
-            evaluation_due = at_end or (state.step % every == 0 if every else at_epoch_end)
+            evaluation_due = self._evaluation_due(state)
             if evaluation_due and self.dev is not None:
-                state = self._evaluate_dev(state, self.dev)
-            every = self.recipe.checkpoint.every_steps
-            if at_end or (state.step % every == 0 if every else evaluation_due):
+                self.state = state = self._evaluate_dev(state, self.dev)
+            if self._save_due(state, at_end=at_end, evaluated=evaluation_due):
                 self.save(state)
         return state
 
     def save(self, state: TrainState) -> None:
-        """Collective: publishes a checkpoint of this state, once."""
-        if self.saved_step == state.step:
-            return
+        """Collective: begins to save a checkpoint of this state, unless there is one."""
         self.lease.check()
         with self.phase("saving a checkpoint"):
-            self.checkpoints.publish(self.engine, state)
-        self.saved_step = state.step
+            self.checkpoints.save(self.engine, state, self._dev_metrics(state))
+        self.last_save = time.monotonic()
 
-    def export(self, name: str, dev_metrics: Mapping[str, Any] | None = None) -> None:
-        """Collective: writes the weights as they are to RUN_DIR/export/NAME, with what dev said of them."""
-        with self.phase(f"exporting the {name} model"):
-            weights = self.engine.weights()
-            if self.ranks.is_zero:
-                export_model(self.model, weights, self.tokenizer, self.run_dir / "export" / name, dev_metrics)
-            self.ranks.barrier()
+    def finish_saving(self) -> None:
+        """Collective: waits until every checkpoint is on disk."""
+        with self.phase("saving a checkpoint"):
+            self.checkpoints.finish()
 
     def evaluate(self, name: str, split: Split, step: int) -> dict[str, Any]:
         """Collective: this split's metrics, reported."""
@@ -110,6 +144,8 @@ class Milestones:
             asked = None
             if (generation := self.task.generation) is not None and (num_rows := generation.num_rows(name)) != 0:
                 asked = questions(split, generation, num_rows, ranks=self.ranks, micro_batch_tokens=budget)
+            batches = self.between(batches)
+            asked = None if asked is None else self.between(asked)
             metrics = evaluate(self.engine, self.task, batches, asked, self.tokenizer, ranks=self.ranks)
         self.reporter.report("eval", split=name, step=step, **metrics)
         return metrics
@@ -121,6 +157,29 @@ class Milestones:
         yield
         self.reporter.report("phase", name=None)
 
+    def _evaluation_due(self, state: TrainState) -> bool:
+        every = self.recipe.train.eval_every_steps or self.steps_per_epoch
+        return state.step == self.num_steps or state.step % every == 0
+
+    def _dev_metrics(self, state: TrainState) -> dict[str, Any] | None:
+        """Those of this very step."""
+        step, metrics = self.last_dev or (None, {})
+        return without_answers(metrics) if step == state.step else None
+
+    def _save_due(self, state: TrainState, *, at_end: bool, evaluated: bool) -> bool:
+        """Collective, for rank zero's clock is the one that counts."""
+        if state.bad_in_a_row and not at_end:  # the one from before the first of them may still be wanted
+            return False
+        every, minutes = self.recipe.checkpoint.every_steps, self.recipe.checkpoint.every_minutes
+        due = at_end or state.best_step == state.step
+        if every is None and minutes is None:
+            return due or evaluated
+        if every is not None:
+            due |= state.step % every == 0
+        if minutes is not None and not due:
+            due = self.ranks.any(self.ranks.is_zero and time.monotonic() - self.last_save >= 60 * minutes)
+        return due
+
     def _evaluate_dev(self, state: TrainState, dev: Split) -> TrainState:
         metrics = self.evaluate("dev", dev, state.step)
         self.last_dev = state.step, metrics
@@ -128,7 +187,6 @@ class Milestones:
         sign = -1 if self.best_metric in self.task.lower_is_better else 1
         if state.best_value is not None and sign * value <= sign * state.best_value:
             return state
-        self.export("best", without_answers(metrics))
         return replace(state, best_step=state.step, best_value=value)
 
 

@@ -1,5 +1,6 @@
-"""The pretrained model with the task's head, as the engine needs it; and its way back to a Hugging Face folder."""
+"""The pretrained model with the task's head, as the engine needs it; and what of it is no weight."""
 
+import copy
 import json
 import math
 import shutil
@@ -82,48 +83,23 @@ def generate(model: nn.Module, inputs: Mapping[str, Tensor], settings: Mapping[s
     return ids if pretrained.config.is_encoder_decoder else ids[:, inputs["input_ids"].shape[1] :]
 
 
-def load_exported(recipe: Recipe, task: Task, tokenizer: "PreTrainedTokenizerBase", folder: Path) -> dict[str, Tensor]:
-    """The whole state dict of an exported model, under the names that the training model has."""
-    exported = recipe.model_copy(
-        update={"model": recipe.model.model_copy(update={"path": str(folder), "revision": None, "from_scratch": False})}
-    )
-    return dict(load_model(exported, task, tokenizer).state_dict())
-
-
-def export_model(
-    model: nn.Module,
-    weights: dict[str, Tensor],
-    tokenizer: "PreTrainedTokenizerBase",
-    folder: Path,
-    dev_metrics: Mapping[str, Any] | None = None,
-) -> None:
-    """Writes a folder that AutoModel and transformers.pipeline load: config, safetensors, tokenizer. Rank zero only.
-
-    Whoever looks finds the old folder or the new one, whole.
-    """
-    draft, old = folder.with_name(f".{folder.name}.draft"), folder.with_name(f".{folder.name}.old")
-    for leftover in (draft, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+def keep_model_files(model: nn.Module, tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
+    """Writes what a model is besides its weights, once: config, generation config and tokenizer. Rank zero only."""
+    if folder.is_dir():
+        return
+    draft = folder.with_name(f".{folder.name}")
+    shutil.rmtree(draft, ignore_errors=True)
     pretrained: Any = model
-    pretrained.save_pretrained(draft, state_dict=weights)
+    config = copy.deepcopy(pretrained.config)
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(draft)
+    if pretrained.can_generate():
+        pretrained.generation_config.save_pretrained(draft)
     tokenizer.save_pretrained(draft)
-    if dev_metrics is not None:
-        (draft / EVALUATION).write_text(json.dumps(dev_metrics, ensure_ascii=False, indent=1), encoding="utf-8")
-    if folder.exists():
-        folder.rename(old)
     draft.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def exported_dev_metrics(folder: Path) -> dict[str, Any] | None:
-    """What dev said of the exported model; None if it was not asked."""
-    if not (folder / EVALUATION).is_file():
-        return None
-    metrics: dict[str, Any] = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))
-    return metrics
 
 
 def calibrate(task: Task, folder: Path) -> None:
     """Gives the task what dev said of the exported model, if dev was asked."""
-    if (metrics := exported_dev_metrics(folder)) is not None:
-        task.calibrate(metrics)
+    if (folder / EVALUATION).is_file():
+        task.calibrate(json.loads((folder / EVALUATION).read_text(encoding="utf-8")))

@@ -76,6 +76,8 @@ class Progress:
                 self._say(event["text"])
             case "eval":
                 self._say(evaluation_line(event))
+            case "alert":
+                self._say(f"WARNING: {event['title']}: {event['text']}")
 
     def say(self, text: str) -> None:
         """A line above the bar."""

@@ -5,7 +5,7 @@ The only place that knows how the ranks were started: by torchrun, by deepspeed,
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal, TypeVar
@@ -28,6 +28,8 @@ class Ranks:
     world_size: int
     local_rank: int
     device: torch.device
+    control: dist.ProcessGroup | None = None
+    """For questions that must not wait for a GPU: gloo beside NCCL; None where all there is is gloo."""
 
     @property
     def is_zero(self) -> bool:
@@ -51,6 +53,17 @@ class Ranks:
     def any(self, flag: bool) -> bool:
         """Collective: whether the flag is set on at least one rank."""
         return self.sum(flag)[0] > 0
+
+    def ask_any(self, flag: bool) -> Callable[[], bool]:
+        """Collective: asks the same, without waiting; what it returns waits until all have asked, and is the answer."""
+        count = torch.tensor([int(flag)])
+        work = dist.all_reduce(count, group=self.control, async_op=True)
+
+        def answer() -> bool:
+            work.wait()
+            return bool(count)
+
+        return answer
 
     def gather(self, value: T) -> list[T]:
         """Collective: every rank's value, in the order of the ranks; for small things of any kind."""
@@ -86,7 +99,8 @@ def connect(
 ) -> Ranks:
     """Collective: joins the process group that torchrun or deepspeed describes in the environment; alone without one.
 
-    Ranks that have a store of their own meet there instead of at MASTER_ADDR.
+    Ranks that have a store of their own meet there instead of at MASTER_ADDR. A collective that not all have come to
+    within the timeout fails.
 
     Raises LaunchError if CUDA is asked for and not there, or if this machine has fewer GPUs than ranks.
     """
@@ -102,7 +116,8 @@ def connect(
         os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
     backend = "gloo" if where.type == "cpu" else "nccl"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
-    return Ranks(rank, size, local, where)
+    control = dist.new_group(backend="gloo", timeout=timeout) if backend == "nccl" else None
+    return Ranks(rank, size, local, where, control)
 
 
 def disconnect() -> None:

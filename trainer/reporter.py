@@ -25,9 +25,14 @@ log = logging.getLogger(__name__)
 
 
 class Reporter(Protocol):
-    """Takes events: `start` (num_steps, …), `phase` (name), `notice` (text), `step`, `eval` (split, …) and `done`."""
+    """Takes events: `start` (num_steps, …), `phase` (name), `notice` (text), `step`, `eval` (split, …), `checkpoint`,
+    `alert` (title, text: what a person should know at once) and `done`."""
 
     def report(self, event: str, /, **values: Any) -> None: ...
+
+    def go_back(self, step: int) -> None:
+        """Takes back what was said of later steps, for they will be done again."""
+        ...
 
     def close(self) -> None: ...
 
@@ -52,6 +57,9 @@ class NullReporter:
     def report(self, event: str, /, **values: Any) -> None:
         pass
 
+    def go_back(self, step: int) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
@@ -66,23 +74,45 @@ class Reporters:
         for reporter in self._reporters:
             reporter.report(event, **values)
 
+    def go_back(self, step: int) -> None:
+        for reporter in self._reporters:
+            reporter.go_back(step)
+
     def close(self) -> None:
         for reporter in self._reporters:
             reporter.close()
 
 
 class JsonlReporter:
-    """One JSON object a line, on disk as soon as it is said. Not-a-number becomes null, for JSON has none."""
+    """One JSON object a line, on disk as soon as it is said. Not-a-number becomes null, for JSON has none.
+
+    Lines that the disk does not take wait for the next report, so that a full disk ends no training.
+    """
 
     def __init__(self, path: Path, resumed_step: int) -> None:
+        self._path = path
         if path.exists():
-            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _still_true(line, resumed_step)]
-            write_atomically(path, "".join(f"{line}\n" for line in kept))
-        self._file = path.open("a", encoding="utf-8", buffering=1)
+            _keep_what_is_true(path, resumed_step)
+        self._file = path.open("ab", buffering=0)
+        self._waiting = b""
 
     def report(self, event: str, /, **values: Any) -> None:
         line = {"event": event, "time": round(time.time(), 3), **_finite(values)}
-        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._waiting += (json.dumps(line, ensure_ascii=False) + "\n").encode()
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[self._file.write(self._waiting) or 0 :]
+        except OSError as error:
+            log.warning("metrics.jsonl: %s; its lines wait in memory", error)
+
+    def go_back(self, step: int) -> None:
+        try:
+            _keep_what_is_true(self._path, step)
+        except OSError as error:
+            log.warning("metrics.jsonl: %s; it has lines of steps that are done again", error)
+            return
+        self._file.close()
+        self._file = self._path.open("ab", buffering=0)
 
     def close(self) -> None:
         self._file.close()
@@ -96,6 +126,9 @@ class TerminalReporter:
 
     def report(self, event: str, /, **values: Any) -> None:
         self._progress.show({"event": event, **values})
+
+    def go_back(self, step: int) -> None:
+        pass  # the bar goes back with the next step
 
     def close(self) -> None:
         self._progress.close()
@@ -115,12 +148,15 @@ class WandbReporter:
         self._thread.start()
 
     def report(self, event: str, /, **values: Any) -> None:
-        if event not in ("step", "eval"):
+        if event not in ("step", "eval", "alert"):
             return
         try:
             self._events.put_nowait((event, values))
         except queue.Full:
             self._num_dropped += 1
+
+    def go_back(self, step: int) -> None:
+        pass  # W&B keeps what it was told; the steps that are done again are drawn over it
 
     def close(self) -> None:
         """Waits for what is still to be sent, but not for ever."""
@@ -152,6 +188,9 @@ class WandbReporter:
             run.define_metric("*", step_metric="step")
             while (event := self._events.get()) is not None:
                 kind, values = event
+                if kind == "alert":
+                    run.alert(values["title"], values["text"], level="WARN")
+                    continue
                 prefix = "train" if kind == "step" else str(values.pop("split"))
                 step = values.pop("step")
                 shown = {key: value for key, value in values.items() if _plain(value)}
@@ -189,10 +228,17 @@ def _netrc_has_key() -> bool:
         return False
 
 
+def _keep_what_is_true(path: Path, step: int) -> None:
+    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _still_true(line, step)]
+    write_atomically(path, "".join(f"{line}\n" for line in kept))
+
+
 def _still_true(line: str, resumed_step: int) -> bool:
     try:
         event = json.loads(line)
-        if event.get("event") == "eval" and resumed_step == 0:  # train.eval_at_start evaluates once more
+        if event["event"] == "alert":
+            return True
+        if event["event"] == "eval" and resumed_step == 0:  # train.eval_at_start evaluates once more
             return False
         return int(event.get("step", 0)) <= resumed_step
     except ValueError:  # the last line of a run that was killed while writing it

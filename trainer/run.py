@@ -4,7 +4,7 @@ The composition root: the only module that may import every other.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -13,28 +13,40 @@ import torch
 import transformers
 from torch import nn
 
-from trainer.checkpoint import Checkpoints, Layout, newest_step
+from trainer.background import together
+from trainer.checkpoint import Checkpoints, Policy
 from trainer.config.deepspeed import load_ds_config, resolve_ds_config
-from trainer.config.run_dir import FACTS, RESULTS, STOP, write_atomically
+from trainer.config.errors import CheckpointError
+from trainer.config.load import learning_hash
+from trainer.config.run_dir import CHECKPOINTS, EXPORT, FACTS, MODEL, RESULTS, STOP, write_atomically
 from trainer.config.schema import Recipe
+from trainer.culprits import Culprits
 from trainer.data.prepare import Prepared, load_model_config, load_tokenizer
 from trainer.data.shards import Split
 from trainer.engine import DeepSpeedEngine, hold_ds_config
+from trainer.export import export, in_order
+from trainer.guard import Guard, RolledBack
 from trainer.lease import Lease, open_lease
 from trainer.loop import fit
+from trainer.memory import memory_said
 from trainer.meter import Meter
 from trainer.milestones import Milestones, without_answers
-from trainer.model import calibrate, exported_dev_metrics, load_exported, load_model
+from trainer.model import keep_model_files, load_model
 from trainer.optim import OPTIMIZERS
 from trainer.packing import choose_packing
 from trainer.preflight import check_device, preflight
 from trainer.ranks import Ranks
 from trainer.reporter import Reporter, open_reporter
+from trainer.resume import Found, find_newest, first_whole, fork, restore, state_of
 from trainer.schedule import make_schedule
 from trainer.state import TrainState
 from trainer.steps import Step, course_of
-from trainer.stop import sigterm_asks_to_stop
+from trainer.stop import Stop, StopAsked
 from trainer.tasks import TASKS, Task
+from trainer.watchdog import watching
+
+StepsFrom = Callable[[TrainState], Iterator[Step]]
+"""The steps that are left when a training stands there."""
 
 
 def run(
@@ -42,52 +54,55 @@ def run(
     run_dir: Path,
     prepared: Prepared,
     ranks: Ranks,
+    stop: Stop,
     *,
     terminal: TextIO | None = None,
     job: str | None = None,
 ) -> bool:
     """Collective: trains the recipe from where the run directory stands; whether it came to its end.
 
-    False means that it was asked to stop: a checkpoint is saved, and the same call goes on from it. `job` is what the
-    scheduler calls the job of this start. Raises DataError, ConfigError or CheckpointError for what a user has to mend.
+    False means that it was asked to stop: a checkpoint is saved, and the same call goes on from it. A wish that comes
+    while there is nothing to save raises StopAsked. `job` is what the scheduler calls the job of this start. Raises
+    DataError, ConfigError, CheckpointError or TrainingError for what a user has to mend.
     """
     check_device(recipe, ranks)
     lease = open_lease(run_dir, ranks, job=job)
     try:
-        return _run(recipe, run_dir, prepared, ranks, lease, terminal)
+        return _run(recipe, run_dir, prepared, ranks, stop, lease, terminal)
     finally:
         lease.close()
 
 
 def _run(
-    recipe: Recipe, run_dir: Path, prepared: Prepared, ranks: Ranks, lease: Lease, terminal: TextIO | None
+    recipe: Recipe,
+    run_dir: Path,
+    prepared: Prepared,
+    ranks: Ranks,
+    stop: Stop,
+    lease: Lease,
+    terminal: TextIO | None,
 ) -> bool:
     transformers.utils.logging.disable_progress_bar()  # they would fill the ranks' log files
-    resumed_step = newest_step(run_dir / "checkpoints")
-    ranks.barrier()
-    reporter = open_reporter(recipe, run_dir, ranks, resumed_step=resumed_step, terminal=terminal)
+    found = find_newest(run_dir / CHECKPOINTS, ranks)
+    if found.checkpoint is None:
+        found = fork(run_dir, learning_hash(recipe), ranks) or found
+    reporter = open_reporter(recipe, run_dir, ranks, resumed_step=found.step, terminal=terminal)
     try:
+        for step, problem in found.damaged.items():
+            text = f"{problem}; the run goes on from step {found.step}"
+            reporter.report("alert", title=f"the checkpoint of step {step} is passed over", text=text, step=step)
         for text in preflight(recipe, run_dir, ranks):
             reporter.report("notice", text=text)
-        milestones, state, steps = _assemble(recipe, run_dir, prepared, ranks, reporter, lease)
-        schedule = make_schedule(recipe.optim, milestones.num_steps)
-        with sigterm_asks_to_stop():
-            state = fit(
-                milestones.engine,
-                milestones.task,
-                steps,
-                milestones.begin(state),
-                schedule=schedule,
-                ranks=ranks,
-                milestones=milestones,
-            )
-        if state.step < milestones.num_steps:
-            milestones.save(state)
-            if ranks.is_zero:
-                (run_dir / STOP).unlink(missing_ok=True)
-            reporter.report("stopped", step=state.step)
-            return False
-        results = _finish(milestones, state, prepared.split("test"))
+        milestones, steps_from = _assemble(recipe, run_dir, prepared, ranks, reporter, found, stop, lease)
+        stop.note_only()
+        with watching(run_dir, ranks.rank, recipe.faults.hang_s):
+            try:
+                with memory_said(recipe, milestones.task, ranks, lambda: milestones.shape):
+                    _train(milestones, steps_from, evaluated=found.is_evaluated)
+                    results = _finish(milestones, milestones.state, prepared.split("test"))
+            except StopAsked:
+                _save_and_stop(milestones)
+                return False
         if ranks.is_zero:
             write_atomically(run_dir / RESULTS, json.dumps(results, indent=1))
         reporter.report("done", **results)
@@ -96,26 +111,60 @@ def _run(
         reporter.close()
 
 
+def _train(milestones: Milestones, steps_from: StepsFrom, *, evaluated: bool) -> None:
+    """Collective: all steps that are left, however often a spike sends the training back."""
+    schedule = make_schedule(milestones.recipe.optim, milestones.num_steps)
+    state = milestones.begin(milestones.state, evaluated=evaluated)
+    engine, task, ranks = milestones.engine, milestones.task, milestones.ranks
+    while state.step < milestones.num_steps:
+        try:
+            state = fit(engine, task, steps_from(state), state, schedule=schedule, ranks=ranks, milestones=milestones)
+        except RolledBack as back:
+            milestones.state = state = back.state
+
+
+def _save_and_stop(milestones: Milestones) -> None:
+    """Collective: a checkpoint of the last step that was done."""
+    milestones.save(milestones.state)
+    milestones.finish_saving()
+    if milestones.ranks.is_zero:
+        (milestones.run_dir / STOP).unlink(missing_ok=True)
+    reasons = [its for its in milestones.ranks.gather(milestones.stop.reason) if its]
+    milestones.reporter.report("stopped", step=milestones.state.step, reason=", ".join(dict.fromkeys(reasons)))
+
+
 def _assemble(
-    recipe: Recipe, run_dir: Path, prepared: Prepared, ranks: Ranks, reporter: Reporter, lease: Lease
-) -> tuple[Milestones, TrainState, Iterator[Step]]:
-    """Collective: the model on its engine, where the run stands, and the steps that are left."""
+    recipe: Recipe,
+    run_dir: Path,
+    prepared: Prepared,
+    ranks: Ranks,
+    reporter: Reporter,
+    found: Found,
+    stop: Stop,
+    lease: Lease,
+) -> tuple[Milestones, StepsFrom]:
+    """Collective: the model on its engine, where the run stands, and the steps that are left from there."""
     reporter.report("phase", name="loading the model")
     train = prepared.split("train")
     assert train is not None, "a recipe always names training data"
     tokenizer = load_tokenizer(recipe)
     task = TASKS[recipe.task.kind](recipe.task, prepared.facts, tokenizer, load_model_config(recipe))
-    engine, model = _load_engine(recipe, run_dir, task, tokenizer, ranks)
+    with memory_said(recipe, task, ranks, lambda: None):
+        engine, model = _load_engine(recipe, run_dir, task, tokenizer, ranks)
     packing = choose_packing(recipe, task, engine, model, ranks=ranks, reporter=reporter)
     _pass_once(engine, task, train, ranks)
     course = course_of(prepared, recipe, task, ranks=ranks, packing=packing)
-    layout = Layout(ranks.world_size, engine.zero_stage, recipe.engine.precision)
-    checkpoints = Checkpoints(
-        run_dir / "checkpoints", layout=layout, keep_last=recipe.checkpoint.keep_last, ranks=ranks
-    )
-    state = checkpoints.resume(engine)
     if ranks.is_zero:
+        keep_model_files(model, tokenizer, run_dir / MODEL)
         write_atomically(run_dir / FACTS, json.dumps(prepared.facts, ensure_ascii=False, indent=1))
+    policy = _policy(recipe, task, engine, ranks)
+    checkpoints = Checkpoints(
+        run_dir / CHECKPOINTS, policy, ranks=ranks, reporter=reporter, newest=found.step, damaged=found.damaged
+    )
+    state = TrainState()
+    if found.checkpoint is not None:
+        restore(engine, found.checkpoint)
+        state = state_of(found.checkpoint, checkpoints.complete(), policy)
     milestones = Milestones(
         recipe=recipe,
         run_dir=run_dir,
@@ -125,19 +174,32 @@ def _assemble(
         task=task,
         dev=prepared.split("dev"),
         packing=packing,
-        model=model,
         tokenizer=tokenizer,
         checkpoints=checkpoints,
+        guard=Guard(
+            recipe.faults,
+            recipe.engine.precision,
+            policy,
+            engine,
+            task,
+            checkpoints,
+            Culprits(run_dir, ranks, course.alone),
+            reporter,
+            ranks,
+        ),
         meter=Meter(course.num_steps, ranks.device),
         reporter=reporter,
         ranks=ranks,
         lease=lease,
+        stop=stop,
+        state=state,
     )
     reporter.report(
         "start",
         step=state.step,
         num_steps=course.num_steps,
         num_rows=course.num_rows,
+        data={name: {key: its[key] for key in ("rows", "tokens")} for name, its in prepared.meta["splits"].items()},
         num_parameters=engine.num_parameters,
         world_size=ranks.world_size,
         device=ranks.device.type,
@@ -145,7 +207,7 @@ def _assemble(
         precision=recipe.engine.precision,
         packed=packing is not None,
     )
-    return milestones, state, course.begin(state.step)
+    return milestones, lambda state: course.begin(state.step, state.left_out)
 
 
 def _load_engine(
@@ -175,24 +237,63 @@ def _pass_once(engine: DeepSpeedEngine, task: Task, train: Split, ranks: Ranks) 
         engine.forward(task.collate([{**example, "draw": (0, 0)}]).to(ranks.device))
 
 
-def _finish(milestones: Milestones, state: TrainState, test: Any) -> dict[str, Any]:
-    """Collective: the last model exported; the best one evaluated on test."""
-    milestones.export("last")
-    if state.best_step is None:
-        milestones.export("best")
-    best_step = state.step if state.best_step is None else state.best_step
-    results: dict[str, Any] = {"step": state.step, "best_step": best_step}
+def _policy(recipe: Recipe, task: Task, engine: DeepSpeedEngine, ranks: Ranks) -> Policy:
+    metric = recipe.checkpoint.best_metric or task.main_metric
+    return Policy(
+        keep_last=recipe.checkpoint.keep_last,
+        keep_best=recipe.checkpoint.keep_best,
+        asynchronous=recipe.checkpoint.asynchronous,
+        metric=metric,
+        lower_is_better=metric in task.lower_is_better,
+        recipe_hash=learning_hash(recipe),
+        layout={
+            "world_size": ranks.world_size,
+            "zero_stage": engine.zero_stage,
+            "precision": recipe.engine.precision,
+        },
+    )
+
+
+def _finish(milestones: Milestones, state: TrainState, test: Split | None) -> dict[str, Any]:
+    """Collective: the best model evaluated on test; it and the last one exported, both from their checkpoints.
+
+    Raises CheckpointError if the end of the training could not be saved, or the models not be exported.
+    """
+    milestones.finish_saving()
+    ranks, recipe, run_dir = milestones.ranks, milestones.recipe, milestones.run_dir
+    complete = milestones.checkpoints.complete() if ranks.is_zero else []
+    last = first_whole([its for its in complete if its.step == state.step], ranks)
+    best = first_whole(in_order(complete, recipe), ranks)
+    if last is None or best is None:
+        raise CheckpointError(
+            f"the training is done, but its end is not on disk; make room in {run_dir} and start it again: what came "
+            "after the newest checkpoint is done again"
+        )
+    if state.best_step is not None and best.step != state.best_step:
+        milestones.reporter.report(
+            "alert",
+            title=f"the best model is not that of step {state.best_step}",
+            text=f"its checkpoint is not there; the best one that is there is of step {best.step}",
+            step=state.step,
+        )
+    results: dict[str, Any] = {"step": state.step, "best_step": best.step}
     if state.dev_at_start is not None:
         results["dev_at_start"] = state.dev_at_start
-    if milestones.dev is not None:
-        results["dev"] = exported_dev_metrics(milestones.run_dir / "export" / "best")
+    if (dev_metrics := best.manifest.dev_metrics) is not None:
+        results["dev"] = dict(dev_metrics)
+        milestones.task.calibrate(dev_metrics)
         metric = milestones.best_metric
         results["chosen_by"] = {"metric": metric, "lower_is_better": metric in milestones.task.lower_is_better}
-    if best_step != state.step:
-        folder = milestones.run_dir / "export" / "best"
-        best = load_exported(milestones.recipe, milestones.task, milestones.tokenizer, folder)
-        milestones.engine.set_weights(best)
-    calibrate(milestones.task, milestones.run_dir / "export" / "best")
+    if best.step != state.step:
+        restore(milestones.engine, best, weights_only=True)
     if test is not None:
-        results["test"] = without_answers(milestones.evaluate("test", test, best_step))
+        results["test"] = without_answers(milestones.evaluate("test", test, best.step))
+
+    def write() -> None:
+        if ranks.is_zero:
+            export(run_dir, best, run_dir / EXPORT / "best", recipe=recipe, results=results)
+            export(run_dir, last, run_dir / EXPORT / "last", recipe=recipe)
+
+    with milestones.phase("exporting the models"):
+        together(ranks, write)
     return results

@@ -1,6 +1,6 @@
 """Where a training stands: all that a checkpoint keeps besides the engine's tensors."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,12 @@ class TrainState:
     """Of the metric that chooses the best model."""
     dev_at_start: Mapping[str, Any] | None = None
     """The dev metrics before the first step, if they were asked for."""
+    recent_losses: Sequence[float] = ()
+    """Of the last steps whose loss was a finite number: what a spike is measured by (trainer/stability.py)."""
+    bad_in_a_row: int = 0
+    """How many steps up to here have changed nothing, since their numbers were none."""
+    left_out: Sequence[int] = ()
+    """The numbers of the steps whose batches are not trained on, since they made the loss jump once."""
 
     def after(self, step: "Step") -> "TrainState":
         """The state with this step done."""

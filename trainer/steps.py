@@ -1,6 +1,6 @@
 """One rank's share of each optimizer step, from the order of the data to tensors."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -28,9 +28,10 @@ class Step:
 
     number: int
     micro_batches: list[Batch]
+    """None of a step that is left out."""
     num_samples: int
     num_targets: float
-    """The denominator of the step's loss: its targets, or the sum of their weights; above 0."""
+    """The denominator of the step's loss: its targets, or the sum of their weights; 0 only if the step is left out."""
     num_tokens: int
     """Real tokens, without padding."""
     num_padded_tokens: int
@@ -59,8 +60,12 @@ class Course:
     steps_per_epoch: int
     num_rows: int
     """Those that there are; of a stream, those that are trained on."""
-    begin: Callable[[int], Iterator[Step]]
-    """Collective, and so is each of its steps: this rank's share of the steps from this one on."""
+    begin: Callable[[int, Collection[int]], Iterator[Step]]
+    """Collective, and so is each of its steps: this rank's share of the steps from this one on, but for those that are
+    left out."""
+    alone: Callable[[int], Iterator[tuple[str | None, Batch]]]
+    """Collective: this rank's share of the step of this number, each example in a batch of its own, with the place of
+    its row; as many on every rank, and None with what is only there for the number."""
 
 
 def course_of(prepared: Prepared, recipe: Recipe, task: Task, *, ranks: Ranks, packing: Packing | None) -> Course:
@@ -72,19 +77,36 @@ def course_of(prepared: Prepared, recipe: Recipe, task: Task, *, ranks: Ranks, p
         assert recipe.train.max_steps is not None, "the schema wants it of a stream"
         length = recipe.train.max_steps
 
-        def stream(first: int) -> Iterator[Step]:
+        def stream(first: int, left_out: Collection[int]) -> Iterator[Step]:
             rows, left = open_stream(prepared, recipe), range(first, length)
-            return stream_steps(rows, encoder_of(recipe, task), task, left, recipe, ranks=ranks, packing=packing)
+            encoder = encoder_of(recipe, task)
+            return stream_steps(rows, encoder, task, left, recipe, ranks=ranks, packing=packing, left_out=left_out)
 
-        return Course(length, length, length * recipe.train.global_batch_size, stream)
+        def alone_in_stream(number: int) -> Iterator[tuple[str | None, Batch]]:
+            rows = next(iter(open_stream(prepared, recipe).steps(number)))
+            by_row = encoder_of(recipe, task).encode(rows, Faults())
+            places = [str(row) for row, examples in zip(rows, by_row, strict=True) for _ in examples]
+            examples = _Examples(task, [_kept(example) for its in by_row for example in its])
+            share = _Sharing(examples, task, ranks, 1, packing)
+            draws = _draws(recipe.train.seed, number, len(places))
+            return _alone(share, np.arange(len(places)), draws, places.__getitem__)
+
+        return Course(length, length, length * recipe.train.global_batch_size, stream, alone_in_stream)
     order = training_order(train, recipe)
     num_steps = order.num_steps(recipe.train.num_epochs, recipe.train.max_steps)
 
-    def begin(first: int) -> Iterator[Step]:
+    def begin(first: int, left_out: Collection[int]) -> Iterator[Step]:
         left = range(first, num_steps)
-        return train_steps(train, task, order, left, ranks=ranks, micro_batch_tokens=budget, packing=packing)
+        return train_steps(
+            train, task, order, left, ranks=ranks, micro_batch_tokens=budget, packing=packing, left_out=left_out
+        )
 
-    return Course(num_steps, order.steps_per_epoch, len(train), begin)
+    def alone(number: int) -> Iterator[tuple[str | None, Batch]]:
+        rows = order.rows(number)
+        share = _Sharing(train, task, ranks, 1, packing)
+        return _alone(share, rows, _draws(order.seed, number, len(rows)), train.place)
+
+    return Course(num_steps, order.steps_per_epoch, len(train), begin, alone)
 
 
 def stream_steps(
@@ -96,21 +118,23 @@ def stream_steps(
     *,
     ranks: Ranks,
     packing: Packing | None,
+    left_out: Collection[int] = (),
 ) -> Iterator[Step]:
-    """Collective at every step: this rank's share of these steps of a stream.
+    """Collective at every step: this rank's share of these steps of a stream; of those that are left out, nothing.
 
     Each rank encodes a part of a step's rows; all of them then have all of its examples, and deal them as ever.
     """
     for number, rows in zip(steps, stream.steps(steps.start), strict=False):
+        if number in left_out:
+            yield _nothing(number)
+            continue
         everyones = ranks.gather(encoder.encode(rows[ranks.rank :: ranks.world_size], Faults()))
         by_row = (everyones[at % ranks.world_size][at // ranks.world_size] for at in range(len(rows)))
-        encoded = [example for examples in by_row for example in examples]
+        encoded = [_kept(example) for examples in by_row for example in examples]
         if not encoded:
             raise DataError(f"data.train: nothing to learn is left of the rows of step {number + 1}: data.max_tokens?")
-        for example in encoded:
-            example.pop(TRUNCATED, None)
         examples = _Examples(task, encoded)
-        draws = [((recipe.train.seed << 32) + number + 1, place) for place in range(len(encoded))]
+        draws = _draws(recipe.train.seed, number, len(encoded))
         share = _Sharing(examples, task, ranks, recipe.train.micro_batch_tokens, packing)
         micro_batches, num_padded_tokens = share(np.arange(len(encoded)), draws)
         yield Step(
@@ -121,6 +145,11 @@ def stream_steps(
             num_tokens=int(examples.lengths.sum()),
             num_padded_tokens=num_padded_tokens,
         )
+
+
+def _kept(example: Example) -> Example:
+    """The example without what is only counted."""
+    return {name: value for name, value in example.items() if name != TRUNCATED}
 
 
 class _Examples:
@@ -144,14 +173,16 @@ def train_steps(
     ranks: Ranks,
     micro_batch_tokens: int,
     packing: Packing | None,
+    left_out: Collection[int] = (),
 ) -> Iterator[Step]:
-    """This rank's share of these steps."""
+    """This rank's share of these steps; of those that are left out, nothing."""
     share = _Sharing(split, task, ranks, micro_batch_tokens, packing)
     for number in steps:
+        if number in left_out:
+            yield _nothing(number)
+            continue
         rows = order.rows(number)
-        # By the place in the step, for a row may be twice in it; what is evaluated has 0 in the step's stead.
-        draws = [((order.seed << 32) + number + 1, place) for place in range(len(rows))]
-        micro_batches, num_padded_tokens = share(rows, draws)
+        micro_batches, num_padded_tokens = share(rows, _draws(order.seed, number, len(rows)))
         yield Step(
             number,
             micro_batches,
@@ -160,6 +191,27 @@ def train_steps(
             num_tokens=int(split.lengths[rows].sum()),
             num_padded_tokens=num_padded_tokens,
         )
+
+
+def _nothing(number: int) -> Step:
+    """A step that is left out."""
+    return Step(number, [], num_samples=0, num_targets=0.0, num_tokens=0, num_padded_tokens=0)
+
+
+def _alone(
+    share: "_Sharing", rows: Positions, draws: Sequence[tuple[int, int]], place: Callable[[int], str]
+) -> Iterator[tuple[str | None, Batch]]:
+    """What Course.alone is; `place` says where the row of an example is."""
+    ranks = share.ranks
+    for start in range(0, len(rows), ranks.world_size):
+        at = min(start + ranks.rank, len(rows) - 1)
+        batch = share.batch(rows, draws, [np.array([at])]).to(ranks.device)
+        yield place(int(rows[at])) if start + ranks.rank < len(rows) else None, batch
+
+
+def _draws(seed: int, number: int, num_examples: int) -> list[tuple[int, int]]:
+    """By the place in the step, for a row may be twice in it; what is evaluated has 0 in the step's stead."""
+    return [((seed << 32) + number + 1, place) for place in range(num_examples)]
 
 
 def evaluation_batches(
@@ -200,14 +252,15 @@ class _Sharing:
         )
         shortest = [np.array([lengths.argmin()])]
         batches = [
-            self._batch(rows, draws, bins) if bins else self._batch(rows, draws, shortest).muted()
+            self.batch(rows, draws, bins) if bins else self.batch(rows, draws, shortest).muted()
             for bins in shares[self.ranks.rank]
         ]
         # An empty share runs the shortest row, muted: ranks must do equally many passes for their collectives to meet.
         shapes = [shape_of(bins, lengths, self.packing) for share in shares for bins in share]
         return [batch.to(self.ranks.device) for batch in batches], sum(count * longest for count, longest in shapes)
 
-    def _batch(self, rows: Positions, draws: Sequence[tuple[int, int]], bins: Sequence[Positions]) -> Batch:
+    def batch(self, rows: Positions, draws: Sequence[tuple[int, int]], bins: Sequence[Positions]) -> Batch:
+        """One batch of the rows at the places in the bins, which share a row of it if rows are packed."""
         chosen = np.concatenate(bins)
         examples = [
             {**example, "draw": draws[at]}

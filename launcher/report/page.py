@@ -1,17 +1,15 @@
 """A run directory -> one HTML page: what was trained, curves, evaluations. Whole in itself, so it can be mailed."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from launcher.report.chart import Series, render_chart, smoothed
-from trainer.config.run_dir import CONFIG, FACTS, METRICS, RESULTS, write_atomically
+from trainer.config.run_dir import CONFIG, FACTS, RESULTS, read_events, write_atomically
+from trainer.curves import as_float, charts, is_metric
 
 REPORT = "report.html"
-BLUE, PALE, ORANGE, GREEN = "#1f6feb", "#b6d4fe", "#d9730d", "#2da44e"
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 960px; margin: 2rem auto; padding: 0 1rem; color: #1f2328;
        background: #fff }
@@ -40,12 +38,6 @@ def write_report(run_dir: Path) -> Path:
     return path
 
 
-def read_events(run_dir: Path) -> list[dict[str, Any]]:
-    """The events of metrics.jsonl; a last line that is still being written is left out."""
-    lines = _text(run_dir / METRICS).splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
 def render_page(
     name: str,
     events: Sequence[Mapping[str, Any]],
@@ -61,8 +53,9 @@ def render_page(
         f"<h1>{escape(name)}</h1>",
         f"<p>{escape(_summary(start, steps, results))}</p>",
         '<div class="charts">',
-        *_charts(steps, evaluations),
+        *charts(events),
         "</div>",
+        _alerts(events),
         _evaluations(evaluations),
         _confusion(evaluations, facts.get("label_names")),
         *_answers(evaluations),
@@ -86,43 +79,20 @@ def _summary(
     )
 
 
-def _charts(steps: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
-    def of_steps(key: str) -> list[tuple[float, float]]:
-        return [(step["step"], _number(step[key])) for step in steps]
-
-    def of_dev(key: str) -> list[tuple[float, float]]:
-        return [(e["step"], _number(e[key])) for e in evaluations if e["split"] == "dev" and key in e]
-
-    loss = [
-        Series("each step", of_steps("loss"), PALE),
-        Series("smoothed", smoothed(of_steps("loss")), BLUE),
-        Series("dev", of_dev("loss"), ORANGE, dots=True),
-    ]
-    charts = [render_chart("loss", loss)]
-    for key in sorted({key for event in evaluations for key, value in event.items() if _is_metric(key, value)}):
-        charts.append(render_chart(f"dev {key}", [Series(key, of_dev(key), ORANGE, dots=True)]))
-    charts.append(render_chart("learning rate", [Series("lr", of_steps("lr"), GREEN)]))
-    norms = [
-        Series("each step", of_steps("grad_norm"), PALE),
-        Series("smoothed", smoothed(of_steps("grad_norm")), BLUE),
-    ]
-    charts.append(render_chart("gradient norm, before clipping", norms))
-    speed = [Series("each report", of_steps("tokens_per_s"), PALE)]
-    speed.append(Series("smoothed", smoothed(of_steps("tokens_per_s")), BLUE))
-    charts.append(render_chart("tokens a second, without padding", speed))
-    memory = [(x, y / 1e9) for x, y in of_steps("memory_bytes")]
-    charts.append(render_chart("peak memory of rank 0, GB", [Series("GB", memory, GREEN)]))
-    return [chart for chart in charts if chart]
+def _alerts(events: Sequence[Mapping[str, Any]]) -> str:
+    alerts = [event for event in events if event["event"] == "alert"]
+    lines = [f"<li>{escape(its['title'])}: {escape(its['text'])}</li>" for its in alerts]
+    return f"<h2>Alerts</h2><ul>{''.join(lines)}</ul>" if lines else ""
 
 
 def _evaluations(evaluations: Sequence[Mapping[str, Any]]) -> str:
-    keys = ["loss", *sorted({key for event in evaluations for key, value in event.items() if _is_metric(key, value)})]
+    keys = ["loss", *sorted({key for event in evaluations for key, value in event.items() if is_metric(key, value)})]
     if not evaluations:
         return ""
     head = "".join(f"<th>{escape(key)}</th>" for key in ("split", "step", *keys))
     rows = [
         f"<tr><td>{escape(e['split'])}</td><td>{e['step']:,}</td>"
-        + "".join(f"<td>{_number(e.get(key)):.4f}</td>" for key in keys)
+        + "".join(f"<td>{as_float(e.get(key)):.4f}</td>" for key in keys)
         + "</tr>"
         for e in evaluations
     ]
@@ -161,14 +131,6 @@ def _answers(evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
         title = f"Answers on {escape(split)}, step {newest['step']:,}"
         tables.append(f'<h2>{title}</h2><table class="texts"><tr>{head}</tr>{"".join(rows)}</table>')
     return tables
-
-
-def _is_metric(key: str, value: Any) -> bool:
-    return isinstance(value, float) and key not in ("time", "loss")
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan
 
 
 def _text(path: Path) -> str:

@@ -25,8 +25,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def plan(*overrides: str, machine: Machine = WORKSTATION, path: str = "x.yaml", run_dir: str | None = None) -> JobPlan:
-    return plan_job(Path(path), overrides, Path(run_dir) if run_dir else None, machine)
+def plan(
+    *overrides: str,
+    machine: Machine = WORKSTATION,
+    path: str = "x.yaml",
+    run_dir: str | None = None,
+    fork: str | None = None,
+) -> JobPlan:
+    return plan_job(
+        Path(path), overrides, Path(run_dir) if run_dir else None, machine, fork=Path(fork) if fork else None
+    )
 
 
 def test_every_gpu_gets_a_rank() -> None:
@@ -80,17 +88,35 @@ def test_the_same_command_means_the_same_directory_and_a_changed_recipe_another(
 
 def test_a_run_directory_is_gone_on_with_by_its_name(folder: Path) -> None:
     first = plan(run_dir="r")
-    write_run_dir(first.recipe, first.run_dir, first.recipe_path)
+    write_run_dir(first.run)
     again = plan(path="r")
     assert (again.recipe, again.run_dir) == (first.recipe, first.run_dir)
 
 
 def test_another_recipe_in_an_old_directory_is_refused_with_what_changed() -> None:
     first = plan(run_dir="r")
-    write_run_dir(first.recipe, first.run_dir, first.recipe_path)
+    write_run_dir(first.run)
     plan("job.ranks=2", "report.every_steps=10", run_dir="r")
     with pytest.raises(CheckpointError, match=r"belongs to another recipe:\n  optim\.lr: 5e-05 -> 0\.001"):
         plan("optim.lr=1e-3", run_dir="r")
+
+
+def test_what_cannot_alter_learning_is_no_other_recipe() -> None:
+    write_run_dir(plan(run_dir="r").run)
+    machine = ["job.ranks=2", "report.every_steps=10", "checkpoint.every_steps=7", "engine.deepspeed=zero3"]
+    assert plan(*machine, "engine.precision=fp32", "train.micro_batch_tokens=600", run_dir="r").run_dir.name == "r"
+
+
+def test_a_fork_has_the_changed_recipe_and_a_directory_of_its_own(folder: Path) -> None:
+    write_run_dir(plan(run_dir="r").run)
+    its = plan("optim.lr=1e-3", path="r", fork="s")
+    assert (its.run_dir, its.run.forked_from) == (folder / "s", folder / "r")
+    assert str(folder / "s") in its.argv
+    assert f"run directory  {folder}/s, from the newest checkpoint of {folder}/r\n" in its.describe()
+    write_run_dir(its.run)
+    assert plan(path="s").recipe.optim.lr == 1e-3
+    with pytest.raises(CheckpointError, match="belongs to another recipe"):
+        plan("optim.lr=1e-4", path="r", fork="s")
 
 
 def test_a_folder_that_is_no_run_is_refused(folder: Path) -> None:

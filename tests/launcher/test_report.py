@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.report.chart import Series, nice_ticks, render_chart, short, smoothed
-from launcher.report.page import read_events, write_report
+from launcher.report.page import write_report
+from trainer.chart import Series, nice_ticks, render_chart, short, smoothed
+from trainer.config.run_dir import read_events
 
 START = {
     "event": "start", "step": 0, "num_steps": 9, "num_rows": 67, "num_parameters": 1000, "world_size": 2,
@@ -67,6 +68,13 @@ def test_answers_are_shown_as_text_beside_those_of_the_first_evaluation(tmp_path
     assert f"<tr><td>{cells[0]}</td><td>T</td><td>{cells[3]}</td></tr>" in page
     assert "<script" not in page and "not shown" not in page
     assert "Answers on" not in write_report(write_run(tmp_path, [START, {**EVAL, "step": 1}])).read_text()
+
+
+def test_alerts_are_on_the_page(tmp_path: Path) -> None:
+    alert = {"event": "alert", "title": "not saved", "text": "no room on <disk>", "step": 4}
+    page = write_report(write_run(tmp_path, [START, {**STEP, "step": 1}, alert])).read_text()
+    assert "<li>not saved: no room on &lt;disk&gt;</li>" in page
+    assert "Alerts" not in write_report(write_run(tmp_path, [START, {**STEP, "step": 1}])).read_text()
 
 
 def test_a_run_without_a_step_has_a_page_too(tmp_path: Path) -> None:

@@ -2,17 +2,18 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.support.runs import RECIPE, curve, events, write_tiny
+from trainer.manifest import open_checkpoint
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -116,6 +117,43 @@ def test_predict_answers_in_the_order_of_the_rows(
     assert sum(answer["prediction"]["scores"].values()) == pytest.approx(1, abs=1e-4)
 
 
+def test_checkpoints_are_listed_with_what_is_wrong_with_them(
+    folder: Path, tmp_path: Path, finished: tuple[Path, subprocess.CompletedProcess[str]]
+) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(finished[0], run_dir)
+    (weights,) = (run_dir / "checkpoints" / "step-18").glob("weights-00001-*")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    (run_dir / "checkpoints" / ".step-19").mkdir()
+    listed = json.loads(shardtune("checkpoints", str(run_dir), "--json", cwd=folder).stdout)
+    assert {its["step"]: its["whole"] for its in listed} == {12: True, 18: False, 19: False} | {
+        its["step"]: True for its in listed if its.get("best")
+    }
+    twelve = next(its for its in listed if its["step"] == 12)
+    assert (twelve["state"], twelve["metric"]) == ("verified", "accuracy")
+    assert twelve["num_bytes"] == sum(path.stat().st_size for path in Path(twelve["path"]).glob("*.safetensors"))
+    table = shardtune("checkpoints", str(run_dir), cwd=folder).stdout
+    assert f"{weights.name} is damaged: its checksum differs" in table
+    assert "left by a run that was killed" in table
+    assert f"{twelve['value']:.4f}" in table
+    quick = shardtune("checkpoints", str(run_dir), "--quick", cwd=folder).stdout
+    assert "damaged" not in quick and "verified" not in quick
+
+
+def test_export_writes_a_folder_and_says_where(
+    folder: Path, tmp_path: Path, finished: tuple[Path, subprocess.CompletedProcess[str]]
+) -> None:
+    words = ["export", "finished", "--step=18", "--dtype=bf16", f"--out={tmp_path / 'out'}"]
+    done = shardtune(*words, cwd=folder)
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'out'}\n"), done.stderr
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+    assert {"model.safetensors", "tokenizer.json", "README.md", "curves.svg"} <= {
+        p.name for p in (tmp_path / "out").iterdir()
+    }
+    again = shardtune(*words, cwd=folder)
+    assert (again.returncode, again.stderr) == (2, f"--out: {tmp_path / 'out'} is not empty; give a new folder\n")
+
+
 def test_predict_refuses_what_it_cannot_read(
     folder: Path, tmp_path: Path, finished: tuple[Path, subprocess.CompletedProcess[str]]
 ) -> None:
@@ -136,6 +174,9 @@ def test_predict_refuses_what_it_cannot_read(
         (["run", "tiny.yaml", "data.train=missing.jsonl"], "data.train"),
         (["rum", "tiny.yaml"], "did you mean run?"),
         (["predict", "nowhere", "--text=x"], "nowhere: not a run directory"),
+        (["checkpoints", "nowhere"], "nowhere: not a run directory"),
+        (["export", "nowhere"], "nowhere: not a run directory"),
+        (["run", "tiny.yaml", "--fork=new"], "--fork: there is no run in"),
     ],
 )
 def test_a_mistyped_command_does_nothing_but_say_so(folder: Path, tmp_path: Path, words: list[str], said: str) -> None:
@@ -199,14 +240,18 @@ def test_a_dying_rank_ends_the_job_with_its_traceback_first(folder: Path, tmp_pa
 def long_run(folder: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     """A job that would go on for long, in the middle of it."""
     run_dir = tmp_path / "long"
-    words = [sys.executable, "-m", "launcher.cli", "run", "tiny.yaml", "train.num_epochs=5000", f"--run-dir={run_dir}"]
+    settings = ["train.num_epochs=5000", "faults.max_restarts=0"]
+    words = [sys.executable, "-m", "launcher.cli", "run", "tiny.yaml", *settings, f"--run-dir={run_dir}"]
     process = subprocess.Popen(
         words, cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    wait_for(lambda: (run_dir / "metrics.jsonl").exists() and len(events(run_dir, "step")) >= 8)
-    yield process, run_dir
-    process.kill()
-    process.wait()
+    try:
+        wait_for(lambda: (run_dir / "metrics.jsonl").exists() and len(events(run_dir, "step")) >= 8)
+        yield process, run_dir
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):  # the second one ends its ranks at once, as no kill of it would
+            process.send_signal(number)
+        process.communicate()
 
 
 def wait_for(met: Callable[[], bool], seconds: float = 90) -> None:
@@ -243,8 +288,56 @@ def test_ctrl_c_saves_a_checkpoint_and_ends_every_process(long_run: tuple[subpro
     assert f"`shardtune run {run_dir}` goes on" in stderr
     assert not ranks_of(run_dir)
     done = events(run_dir, "step")[-1]["step"]
-    state: dict[str, Any] = json.loads((run_dir / "checkpoints" / f"step-{done}" / "state.json").read_text())
-    assert state["state"]["step"] == done
+    assert open_checkpoint(run_dir / "checkpoints" / f"step-{done}").manifest.step == done
+
+
+def test_usr1_asks_for_another_start_as_a_scheduler_does(long_run: tuple[subprocess.Popen[str], Path]) -> None:
+    process, run_dir = long_run
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(60) == 75
+    assert not ranks_of(run_dir)
+    done = events(run_dir, "step")[-1]["step"]
+    assert open_checkpoint(run_dir / "checkpoints" / f"step-{done}").manifest.step == done
+
+
+def test_ranks_whose_launcher_is_killed_save_a_checkpoint_and_end(
+    long_run: tuple[subprocess.Popen[str], Path],
+) -> None:
+    process, run_dir = long_run
+    process.kill()
+    wait_for(lambda: not ranks_of(run_dir))
+    done = events(run_dir, "step")[-1]["step"]
+    assert events(run_dir, "stopped")[-1] | {"time": 0} == {
+        "event": "stopped",
+        "time": 0,
+        "step": done,
+        "reason": "SIGTERM",
+    }
+    assert open_checkpoint(run_dir / "checkpoints" / f"step-{done}").manifest.step == done
+
+
+def test_a_killed_rank_is_started_again_and_the_run_comes_to_its_end_as_one(folder: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "r"
+    settings = ["train.max_steps=200", "data.dev=null", "checkpoint.every_steps=5"]
+    settings += ["faults.restart_delay_s=0", "report.wandb=offline"]
+    words = [sys.executable, "-m", "launcher.cli", "run", "tiny.yaml", *settings, f"--run-dir={run_dir}"]
+    process = subprocess.Popen(
+        words, cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        wait_for(lambda: (run_dir / "metrics.jsonl").exists() and len(events(run_dir, "step")) >= 12)
+        os.kill(rank_processes(run_dir)[-1], signal.SIGKILL)
+        _, stderr = process.communicate(timeout=200)
+    finally:
+        process.terminate()
+    assert process.returncode == 0, stderr
+    assert "was killed by signal 9" in stderr
+    assert "it starts again in 0 s (new start 1 of at most 3)" in stderr
+    assert [event["step"] for event in events(run_dir, "step")] == [*range(1, 201)]
+    first, second = events(run_dir, "start")
+    assert (first["step"], second["step"] % 5) == (0, 0) and second["step"] >= 5
+    tracked = {path.name.rpartition("-")[2] for path in (run_dir / "wandb").glob("offline-run-*")}
+    assert tracked == {(run_dir / "wandb_id").read_text().strip()}
 
 
 def test_a_killed_rank_ends_the_job_and_is_named(long_run: tuple[subprocess.Popen[str], Path]) -> None:

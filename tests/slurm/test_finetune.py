@@ -24,8 +24,8 @@ from tests.support.slurm_jobs import (
     wait_for_end,
     wait_for_step,
 )
-from trainer.checkpoint import complete_checkpoints
 from trainer.config.load import load_recipe
+from trainer.manifest import complete_checkpoints
 
 LAST_STEP = 60
 HOSTILE = "a'; touch pwned #"
@@ -104,7 +104,7 @@ def a_higher_partition_and_scancel(stage: Stage) -> None:
     # SIGTERM has saved a checkpoint, whether or not the batch shell was left the time to say so.
     stopped = events(run_dir, "stopped")[-1]["step"]
     assert first.last_step is not None and stopped > first.last_step
-    assert complete_checkpoints(run_dir / "checkpoints")[-1].name == f"step-{stopped}"
+    assert complete_checkpoints(run_dir / "checkpoints")[-1].path.name == f"step-{stopped}"
     assert endings(run_dir)[1] in [("stopped", "scancel"), ("running", None)]
 
 
@@ -144,7 +144,7 @@ def a_node_that_is_cut_off_and_lives_on(stage: Stage) -> None:
     wait_for(lambda: not ranks_of(run_dir))
     assert "has been taken over" in (run_dir / "logs" / "rank-0.log").read_text()
     assert written() == before
-    assert complete_checkpoints(run_dir / "checkpoints")[-1].name == f"step-{LAST_STEP}"
+    assert complete_checkpoints(run_dir / "checkpoints")[-1].path.name == f"step-{LAST_STEP}"
     stage.cluster.mend(6)
 
 

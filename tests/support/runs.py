@@ -11,10 +11,12 @@ import deepspeed
 from tests.support.ranks import run_ranks
 from tests.support.tiny import write_encoder, write_reviews
 from trainer.config.load import parse_recipe
+from trainer.config.run_dir import STOP
 from trainer.config.schema import Recipe
 from trainer.data.prepare import prepare
 from trainer.ranks import Ranks
 from trainer.run import run
+from trainer.stop import signals_ask_to_stop
 
 # Done once, before the ranks are forked, for each of them would do it otherwise: most of a tiny training's time.
 for module in (
@@ -66,7 +68,9 @@ def train(
 
     def body(ranks: Ranks) -> bool:
         before()
-        return run(recipe, run_dir, prepared, ranks)
+        with signals_ask_to_stop() as stop:
+            stop.watch(run_dir / STOP if ranks.is_zero else None, recipe.faults.stop_after_minutes)
+            return run(recipe, run_dir, prepared, ranks, stop)
 
     ended = run_ranks(body, world_size=world_size)
     return ended, events(run_dir)

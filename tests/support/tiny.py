@@ -49,6 +49,15 @@ def write_encoder(folder: Path, *, dropout: float = 0.0) -> Path:
     return folder
 
 
+def poison(folder: Path, word: str = "[MASK]") -> None:
+    """Gives a word of the model in this folder an embedding that is no number: so is the loss of a row that has it."""
+    model = transformers.BertModel.from_pretrained(folder)
+    number = transformers.AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids(word)
+    with torch.no_grad():
+        model.embeddings.word_embeddings.weight[number] = torch.nan
+    model.save_pretrained(folder)
+
+
 CHATML = (
     "{% for message in messages %}<|im_start|> {{ message.role }} \n {{ message.content }} <|im_end|> \n {% endfor %}"
     "{% if add_generation_prompt %}<|im_start|> assistant \n {% endif %}"

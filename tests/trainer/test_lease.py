@@ -12,10 +12,10 @@ import pytest
 
 from tests.support.ranks import run_ranks
 from tests.support.runs import events, tiny_recipe, train
-from trainer.checkpoint import complete_checkpoints
 from trainer.config.errors import CheckpointError, TakenOverError
 from trainer.config.run_dir import LEASE
 from trainer.lease import FileLease, Holder, open_lease, read_holder, wait_for_lease
+from trainer.manifest import complete_checkpoints
 from trainer.milestones import Milestones
 from trainer.ranks import Ranks
 

@@ -1,48 +1,69 @@
-"""ZeRO's promise (Rajbhandari et al., 2020, section 3): the optimizer states of mixed-precision Adam are K = 12 bytes a
-parameter, and from stage 1 on each of N ranks holds one N-th of them."""
+"""Where memory is short, one message says by how much, and what would fit."""
 
+import re
+import resource
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
-from tests.support.ranks import run_ranks
-from tests.support.runs import tiny_recipe
-from trainer.config.deepspeed import load_ds_config, resolve_ds_config
-from trainer.data.batch import Batch
+from tests.support.runs import tiny_recipe, train
+from trainer.config.errors import TrainingError
+from trainer.data.prepare import load_model_config, load_tokenizer, prepare
 from trainer.engine import DeepSpeedEngine
-from trainer.optim import adamw
+from trainer.memory import is_memory_error, memory_said
 from trainer.ranks import Ranks
+from trainer.tasks import TASKS
 
-K = 12
-"""fp32 master weight, first and second moment: 4 bytes each."""
-WIDTH = 64
-NUM_PARAMETERS = 4 * WIDTH * (WIDTH + 1)
+MUCH = 40 * 10**9
 
 
-class Layers(nn.Sequential):
-    def __init__(self) -> None:
-        super().__init__(*(nn.Linear(WIDTH, WIDTH) for _ in range(4)))
+def hungry() -> None:
+    """The third forward pass wants more memory than the process may have: the kernel really refuses it."""
+    forward, calls = DeepSpeedEngine.forward, iter(range(1, 1000))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x.bfloat16()).float().pow(2).sum()
+    def refused(self, batch):  # type: ignore[no-untyped-def]
+        if next(calls) == 3:
+            resource.setrlimit(resource.RLIMIT_AS, (MUCH // 2, resource.RLIM_INFINITY))
+            try:
+                torch.empty(MUCH, dtype=torch.uint8)
+            finally:
+                resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        return forward(self, batch)
 
-
-def state_bytes(ranks: Ranks, folder: Path, stage: int) -> int:
-    recipe = tiny_recipe(folder, f"engine.deepspeed=zero{stage}", "engine.precision=bf16")
-    ds_config = resolve_ds_config(load_ds_config(f"zero{stage}"), recipe, hidden_size=None)
-    engine = DeepSpeedEngine(Layers(), ds_config, lambda model: adamw(model, recipe.optim), ranks=ranks, seed=0)
-    engine.begin_step(0, num_micro_batches=1)
-    engine.backward(engine.forward(Batch({"x": torch.ones(2, WIDTH)}, torch.zeros(2))), num_targets=2)
-    engine.step(lr=1e-3)
-    return engine.optimizer_state_bytes()
+    DeepSpeedEngine.forward = refused  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_optimizer_states_are_divided_among_the_ranks(tmp_path: Path, stage: int, world_size: int) -> None:
-    measured = run_ranks(state_bytes, tmp_path, stage, world_size=world_size)
-    expected = K * NUM_PARAMETERS / (1 if stage == 0 else world_size)
-    # Partitions are padded to equal, aligned sizes: a little more than the formula, never less.
-    assert all(0.99 * expected <= its <= 1.03 * expected for its in measured), (measured, expected)
+def test_a_rank_whose_memory_is_short_says_in_which_micro_batch_and_by_how_much(tiny: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(tiny, "train.max_steps=3", "data.dev=null", "train.micro_batch_tokens=512")
+    said = (
+        r"TrainingError: rank 0 has run out of memory in a micro-batch of \d+ rows x \d+ tokens: it wanted 40\.00 GB "
+        r"more, after \d\.\d\d GB, of the \d+\.\d\d GB of this machine\."
+    )
+    with pytest.raises(AssertionError, match=said):
+        train(recipe, tmp_path, world_size=1, before=hungry)
+
+
+def test_the_settings_that_would_fit_are_named_with_what_they_would_take(tiny: Path) -> None:
+    recipe = tiny_recipe(tiny, "train.micro_batch_tokens=512")
+    task = TASKS["classification"](
+        recipe.task, prepare(recipe).facts, load_tokenizer(recipe), load_model_config(recipe)
+    )
+    ranks = Ranks(1, 2, 1, torch.device("cpu"))
+    with pytest.raises(TrainingError) as raised, memory_said(recipe, task, ranks, lambda: (16, 32)):
+        raise torch.OutOfMemoryError("Tried to allocate 1.50 GiB.")
+    first, second, *settings = str(raised.value).splitlines()
+    assert first.startswith("rank 1 has run out of memory in a micro-batch of 16 rows x 32 tokens: it wanted 1.61 GB")
+    assert second == "By the estimate, each of these would fit alone, and none changes what is learned:"
+    named = {setting.split()[0]: float(re.findall(r"([\d.]+) GB", setting)[0]) for setting in settings}
+    assert list(named)[:2] == ["train.micro_batch_tokens=256", "train.micro_batch_tokens=128"]
+    assert "model.activation_checkpointing=true" in named
+    with pytest.raises(RuntimeError, match="shapes"), memory_said(recipe, task, ranks, lambda: None):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+
+def test_only_a_lack_of_memory_is_called_one() -> None:
+    assert is_memory_error(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
+    assert is_memory_error(MemoryError())
+    assert not is_memory_error(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not is_memory_error(KeyError("can't allocate memory"))

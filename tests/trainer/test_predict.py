@@ -9,7 +9,7 @@ import pytest
 from pyarrow import parquet
 
 from tests.support.runs import tiny_recipe, train
-from trainer.config.run_dir import EXIT_OK, EXIT_USER, write_run_dir
+from trainer.config.run_dir import EXIT_OK, EXIT_USER, Run, write_run_dir
 from trainer.predict import main
 
 
@@ -20,7 +20,7 @@ def run_dir(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "a.csv").write_text("opinion,label\ngood film,positive\nbad film,negative\n")
     sources = f"[{{path: {folder}/a.csv, columns: {{text: opinion}}}}, {tiny}/train.jsonl]"
     recipe = tiny_recipe(tiny, f"data.train={sources}", "train.max_steps=1", "data.dev=null", "data.test=null")
-    write_run_dir(recipe, folder / "run", folder)
+    write_run_dir(Run(recipe, folder / "run", folder))
     train(recipe, folder / "run", world_size=1)
     return folder / "run"
 

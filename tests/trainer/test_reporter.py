@@ -2,6 +2,7 @@
 
 import json
 import math
+import resource
 import sys
 import time
 import types
@@ -14,7 +15,15 @@ import torch
 from tests.support.runs import tiny_recipe, train
 from trainer.config.schema import Recipe
 from trainer.ranks import Ranks
-from trainer.reporter import JsonlReporter, NullReporter, WandbReporter, open_reporter, wandb_id, wandb_mode
+from trainer.reporter import (
+    JsonlReporter,
+    NullReporter,
+    TerminalReporter,
+    WandbReporter,
+    open_reporter,
+    wandb_id,
+    wandb_mode,
+)
 
 STEP = {"step": 1, "loss": 0.5}
 
@@ -54,6 +63,50 @@ def test_a_resumed_run_takes_back_the_steps_that_it_will_do_again(tmp_path: Path
         file.write('{"event": "step", "st')  # killed while writing
     JsonlReporter(path, 3).report("step", step=4, loss=2.0)
     assert [(line["step"], line["loss"]) for line in lines(path)] == [(1, 1.0), (2, 1.0), (3, 1.0), (4, 2.0)]
+
+
+def test_a_run_that_goes_back_takes_back_what_it_said_of_later_steps(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    reporter = JsonlReporter(path, 0)
+    for step in range(1, 6):
+        reporter.report("step", step=step, loss=1.0)
+    reporter.report("alert", title="a", text="b", step=5)
+    reporter.go_back(3)
+    reporter.report("step", step=4, loss=2.0)
+    assert [line["step"] for line in lines(path)] == [1, 2, 3, 5, 4]
+    assert [line["event"] for line in lines(path)] == ["step", "step", "step", "alert", "step"]
+
+
+def test_an_alert_is_not_taken_back(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    JsonlReporter(path, 0).report("alert", title="a", text="b", step=5)
+    JsonlReporter(path, 3).report("step", **STEP)
+    assert [line["event"] for line in lines(path)] == ["alert", "step"]
+
+
+def test_lines_wait_while_the_disk_is_full_and_are_whole_afterwards(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "m.jsonl"
+    reporter = JsonlReporter(path, 0)
+    reporter.report("step", step=1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, before[1]))  # ends within the next line
+        reporter.report("step", step=2)
+        reporter.report("step", step=3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "its lines wait in memory" in caplog.text
+    reporter.report("step", step=4)
+    assert [line["step"] for line in lines(path)] == [1, 2, 3, 4]
+
+
+def test_a_person_who_watches_sees_an_alert(tmp_path: Path) -> None:
+    with (tmp_path / "terminal").open("w+") as terminal:
+        TerminalReporter(terminal).report("alert", title="not saved", text="no [room]", step=3)
+        terminal.seek(0)
+        assert terminal.read().splitlines()[-1] == "WARNING: not saved: no [room]"
 
 
 def test_a_step_has_all_that_a_dashboard_wants(tiny: Path, tmp_path: Path) -> None:
@@ -99,9 +152,10 @@ def test_wandb_offline_writes_a_real_log(tmp_path: Path, recipe: Recipe) -> None
         {"prompt": "So?", "answer": "", "reference": "No."},
     ]
     reporter.report("eval", split="dev", step=1, accuracy=0.75, confusion=[[1, 0], [0, 1]], answers=answers)
+    reporter.report("alert", title="not saved", text="no room", step=1)
     reporter.close()
     (log,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
-    wanted = [wandb_id(tmp_path).encode(), b"train/loss", b"dev/accuracy", b"dev/answers"]
+    wanted = [wandb_id(tmp_path).encode(), b"train/loss", b"dev/accuracy", b"dev/answers", b"not saved"]
     began = time.monotonic()
     while not all(word in log.read_bytes() for word in wanted):  # wandb's own process writes it, a little later
         assert time.monotonic() - began < 60, log.read_bytes()

@@ -100,6 +100,7 @@ REFUSED = {
     "autotuning": "it changes the batch and then ends the run",
     "bf16.bf16_master_weights_and_grads": _PRECISION,
     "bf16.bf16_optimizer_states": _PRECISION,
+    "bf16.check_grad_overflow": "a gradient that is no finite number never reaches the weights (faults.max_bad_steps)",
     "bfloat16": "DeepSpeed's old name of bf16; rename it",
     "checkpoint.load_universal": _CHECKPOINTS,
     "checkpoint.use_node_local_storage": _CHECKPOINTS,
@@ -347,7 +348,9 @@ def _zero_faults(config: Mapping[str, Any]) -> Iterator[str]:
         return
     for block, lowest in (("offload_param", 3), ("offload_optimizer", 1)):
         device = (zero.get(block) or {}).get("device", "none")
-        if device not in ("none", "auto") and stage < lowest:
+        if device == "nvme":
+            yield f"zero_optimization.{block}.device: checkpoints do not reach what is on nvme; write cpu"
+        elif device not in ("none", "auto") and stage < lowest:
             yield f"zero_optimization.{block}: needs stage {lowest} or above, got stage {stage}"
 
 

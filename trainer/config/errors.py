@@ -25,5 +25,9 @@ class CheckpointError(ShardtuneError):
     """A run directory or a checkpoint cannot be gone on from."""
 
 
+class TrainingError(ShardtuneError):
+    """The training cannot go on with this recipe: its numbers are none any more, or memory is short."""
+
+
 class TakenOverError(CheckpointError):
     """Another start writes the run directory now; this one must not."""

@@ -84,6 +84,14 @@ def differences(a: Recipe, b: Recipe) -> list[str]:
     ]
 
 
+def learned_differences(a: Recipe, b: Recipe) -> list[str]:
+    """Those of the differences that change what is learned."""
+    lines = {line: line.partition(":")[0] for line in differences(a, b)}
+    return [
+        line for line, key in lines.items() if key.partition(".")[0] in LEARNING_SECTIONS and key not in NOT_LEARNED
+    ]
+
+
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     for key, value in values.items():
         if isinstance(value, dict):

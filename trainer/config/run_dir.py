@@ -4,32 +4,54 @@ A recipe has one default directory, named after what it teaches: the same comman
 a run of its own.
 """
 
+import json
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from trainer.config.errors import CheckpointError, ConfigError
-from trainer.config.load import differences, learning_hash, load_recipe, parse_recipe, render_recipe
-from trainer.config.schema import LEARNING_SECTIONS, Recipe
+from trainer.config.load import learned_differences, learning_hash, load_recipe, parse_recipe, render_recipe
+from trainer.config.schema import Recipe
 
 CONFIG, RECIPE, RESULTS, METRICS, STOP = "config.yaml", "recipe.yaml", "results.json", "metrics.jsonl", "stop"
 LEASE = "lease.json"
 """Names the start that may write the directory (trainer/lease.py)."""
 DATA = "data_fingerprint"
 """Names the prepared data that the run began on (trainer/data/prepare.py)."""
+CHECKPOINTS, EXPORT = "checkpoints", "export"
+MODEL = "model"
+"""The trained model's config, generation config and tokenizer: with a checkpoint's weights, a whole model."""
+FORKED_FROM = "forked_from.json"
+"""In a run directory that begins from another one's checkpoint: which one, and what its recipe says otherwise."""
 FACTS = "facts.json"
 """What the task had to know of the training data, such as its label names; predict needs it again."""
 
 EXIT_OK, EXIT_BUG, EXIT_USER, EXIT_RESUME, EXIT_INTERRUPTED = 0, 1, 2, 75, 130
-"""75 is sysexits.h's EX_TEMPFAIL: asked to stop, a checkpoint is saved, start it again to go on. 130: Ctrl-C."""
+"""75 is sysexits.h's EX_TEMPFAIL: asked to stop, what there was to save is saved, start it again to go on. 130 says the
+same of Ctrl-C at the launcher."""
 
 
-def find_run(path: Path, overrides: Sequence[str], run_dir: Path | None) -> tuple[Recipe, Path]:
-    """The recipe and the run directory that a command line means: a recipe, or a run directory to go on with.
+@dataclass(frozen=True)
+class Run:
+    """A recipe and the directory of its run."""
+
+    recipe: Recipe
+    run_dir: Path
+    recipe_path: Path
+    """The recipe's file, or the directory of a run to go on with."""
+    forked_from: Path | None = None
+    """The run directory whose newest checkpoint this one begins from."""
+
+
+def find_run(path: Path, overrides: Sequence[str], run_dir: Path | None, fork: Path | None = None) -> Run:
+    """The run that a command line means: of a recipe, or a run directory to go on with, or a fork of either.
 
     Raises ConfigError for whatever is wrong with the recipe, CheckpointError if the directory belongs to another one.
     """
+    recipe_path = path
     if path.is_dir():
         if run_dir is not None:
             raise ConfigError(f"{path} is a run directory already; --run-dir goes with a recipe")
@@ -42,21 +64,47 @@ def find_run(path: Path, overrides: Sequence[str], run_dir: Path | None) -> tupl
     if run_dir is None:
         run_dir = Path("runs") / f"{path.stem}-{learning_hash(recipe)}"
     run_dir = run_dir.absolute()
-    refuse_another_recipe(recipe, run_dir)
-    return recipe, run_dir
+    if fork is None:
+        refuse_another_recipe(recipe, run_dir)
+        return Run(recipe, run_dir, recipe_path)
+    fork = fork.absolute()
+    _refuse_to_fork(run_dir, fork)
+    refuse_another_recipe(recipe, fork)
+    return Run(recipe, fork, recipe_path, forked_from=run_dir)
 
 
 def refuse_another_recipe(recipe: Recipe, run_dir: Path) -> None:
     """Raises CheckpointError if the directory's recipe teaches something else: its checkpoints would not fit."""
     if not (run_dir / CONFIG).is_file():
         return
-    before = parse_recipe((run_dir / CONFIG).read_text(encoding="utf-8"), name=str(run_dir / CONFIG))
+    before = read_config(run_dir)
     if learning_hash(before) == learning_hash(recipe):
         return
-    changed = [line for line in differences(before, recipe) if line.split(".")[0] in LEARNING_SECTIONS]
     raise CheckpointError(
-        f"{run_dir} belongs to another recipe:\n  " + "\n  ".join(changed) + "\nGive this one a --run-dir of its own"
+        f"{run_dir} belongs to another recipe:\n  " + "\n  ".join(learned_differences(before, recipe)) + "\n"
+        "Give this one a --run-dir of its own, or go on from there with --fork=NEW_DIR"
     )
+
+
+def read_config(run_dir: Path) -> Recipe:
+    """The resolved recipe of a run. Raises CheckpointError if the directory has none."""
+    if not (run_dir / CONFIG).is_file():
+        raise CheckpointError(f"{run_dir}: not a run directory (there is no {CONFIG})")
+    return parse_recipe((run_dir / CONFIG).read_text(encoding="utf-8"), name=str(run_dir / CONFIG))
+
+
+def _refuse_to_fork(run_dir: Path, fork: Path) -> None:
+    if fork == run_dir:
+        raise CheckpointError(f"--fork: {fork} is the run itself; give a new directory")
+    if not (run_dir / CONFIG).is_file():
+        raise CheckpointError(
+            f"--fork: there is no run in {run_dir} to begin from; give its directory instead of the recipe, "
+            "or by --run-dir"
+        )
+    if fork.is_dir() and any(fork.iterdir()):
+        theirs = json.loads((fork / FORKED_FROM).read_text(encoding="utf-8")) if (fork / FORKED_FROM).is_file() else {}
+        if theirs.get("run_dir") != str(run_dir):
+            raise CheckpointError(f"--fork: {fork} is not empty, and no fork of {run_dir}; give a new directory")
 
 
 def refuse_other_data(run_dir: Path, fingerprint: str) -> None:
@@ -71,13 +119,26 @@ def refuse_other_data(run_dir: Path, fingerprint: str) -> None:
         )
 
 
-def write_run_dir(recipe: Recipe, run_dir: Path, recipe_path: Path) -> None:
+def write_run_dir(run: Run) -> None:
     """Makes the directory and writes the recipe as given and as resolved. All ranks may do so at once."""
-    for folder in (run_dir, run_dir / "logs", run_dir / "checkpoints", run_dir / "export"):
+    run_dir = run.run_dir
+    for folder in (run_dir, run_dir / "logs", run_dir / CHECKPOINTS, run_dir / EXPORT):
         folder.mkdir(parents=True, exist_ok=True)
-    if not recipe_path.is_dir() and not (run_dir / RECIPE).exists():
-        write_atomically(run_dir / RECIPE, recipe_path.read_text(encoding="utf-8"))
-    write_atomically(run_dir / CONFIG, render_recipe(recipe))
+    if not run.recipe_path.is_dir() and not (run_dir / RECIPE).exists():
+        write_atomically(run_dir / RECIPE, run.recipe_path.read_text(encoding="utf-8"))
+    if run.forked_from is not None and not (run_dir / FORKED_FROM).exists():
+        changes = learned_differences(read_config(run.forked_from), run.recipe)
+        write_atomically(
+            run_dir / FORKED_FROM, json.dumps({"run_dir": str(run.forked_from), "changes": changes}, indent=1)
+        )
+    write_atomically(run_dir / CONFIG, render_recipe(run.recipe))
+
+
+def read_events(run_dir: Path) -> list[dict[str, Any]]:
+    """The events of metrics.jsonl; a last line that is still being written is left out."""
+    path = run_dir / METRICS
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -93,5 +154,15 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def failure_path(run_dir: Path, rank: int | str) -> Path:
-    """Where a rank says what it died of: JSON with rank, host, time (seconds since the epoch) and text."""
+    """Where a rank says what it ended of: JSON with rank, host, time (seconds since the epoch), exit code and text."""
     return run_dir / "logs" / f"rank-{rank}.failure.json"
+
+
+def stacks_path(run_dir: Path, rank: int | str) -> Path:
+    """Where a rank that has made no progress says where each of its threads stands."""
+    return run_dir / "logs" / f"rank-{rank}.stacks.txt"
+
+
+def alive_path(run_dir: Path, rank: int | str) -> Path:
+    """What a rank touches as long as it makes progress."""
+    return run_dir / "logs" / f"rank-{rank}.alive"

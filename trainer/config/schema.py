@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Union
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from trainer.config.faults import FaultsConfig
 from trainer.config.job import JobConfig
 from trainer.config.section import Section
 from trainer.config.sources import HeldOutConfig, SourceConfig, Sources, SourcesOrShare, listed
@@ -203,18 +204,27 @@ class EngineConfig(Section):
     """zero0, zero1, zero2, zero3, zero2_offload or zero3_offload (the files in ds_configs/), or the path of your own
     DeepSpeed JSON."""
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
-    """Of the weights and activations in the forward and backward pass; the optimizer always works in fp32."""
+    """Of the weights and activations in the forward and backward pass; the optimizer always works in fp32, so a run may
+    go on in another one."""
 
 
 class CheckpointConfig(Section):
     """What is kept to go on from, and which model is the best."""
 
     every_steps: PositiveInt | None = None
-    """Steps between checkpoints. None saves after every evaluation; the end of training is always saved."""
-    keep_last: PositiveInt = 1
-    """How many of the newest checkpoints stay on disk."""
+    """Steps between checkpoints. None of this and every_minutes saves after every evaluation. A new best on dev, a stop
+    and the end of training are always saved."""
+    every_minutes: PositiveFloat | None = None
+    """Minutes between checkpoints; with every_steps, whichever comes first."""
+    keep_last: PositiveInt = 2
+    """How many of the newest checkpoints stay on disk: if one is damaged, the run goes on from the one before."""
+    keep_best: PositiveInt = 1
+    """How many of the best ones by dev stay besides."""
     best_metric: str | None = None
     """The dev metric that chooses the best model. None takes the task's own."""
+    asynchronous: bool = True
+    """The training waits only until a checkpoint is in host memory, which has to have room for it: 12 bytes a parameter
+    over all ranks. false waits until it is on disk, and takes no memory."""
 
 
 class ReportConfig(Section):
@@ -250,6 +260,7 @@ class Recipe(Section):
     optim: OptimConfig = OptimConfig()
     engine: EngineConfig = EngineConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    faults: FaultsConfig = FaultsConfig()
     report: ReportConfig = ReportConfig()
     job: JobConfig = JobConfig()
 

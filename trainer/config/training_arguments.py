@@ -83,9 +83,15 @@ TRAINING_ARGUMENTS: tuple[Names, ...] = (
     Names(("save_steps",), Counterpart("checkpoint.every_steps")),
     Names(
         ("save_strategy",),
-        Counterpart("checkpoint.every_steps", "null saves after every evaluation; the end of training is always saved"),
+        Counterpart(
+            "checkpoint.every_steps",
+            "null saves after every evaluation; a new best, a stop and the end of training are always saved",
+        ),
     ),
-    Names(("save_total_limit",), Counterpart("checkpoint.keep_last", "the best model is kept besides")),
+    Names(
+        ("save_total_limit",),
+        Counterpart("checkpoint.keep_last", "and checkpoint.keep_best of the best are kept besides"),
+    ),
     Names(("metric_for_best_model",), Counterpart("checkpoint.best_metric")),
     Names(("logging_steps",), Counterpart("report.every_steps")),
     Names(("report_to",), Counterpart("report.wandb")),

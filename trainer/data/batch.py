@@ -33,6 +33,12 @@ class Batch:
         return Batch(inputs, self.labels.to(device, non_blocking=True), weights)
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, longest), or 1 and all of them where rows are laid end to end."""
+        rows, longest = self.inputs["input_ids"].shape
+        return rows, longest
+
+    @property
     def targets(self) -> Tensor:
         """Where there is a target; of the labels' shape."""
         return ~self.labels.isnan() if self.labels.is_floating_point() else self.labels != IGNORED

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from trainer.config.errors import DataError, ShardtuneError
 from trainer.config.run_dir import write_atomically
@@ -35,7 +36,7 @@ from trainer.tasks.task import Task
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-FORMAT = 5
+FORMAT = 6
 """Goes up whenever the same input would be written differently, so that old folders are not read."""
 
 
@@ -246,11 +247,13 @@ def _commit(folder: Path, gathered: Gathered, written: list[dict[str, Written]],
     for name, rows in gathered.rows.items():
         its = [by_split[name] for by_split in written]
         counts = [len(one.lengths) for one in its]
+        files: dict[str, int] = {}
         sources = [piece.source for piece in gathered.pieces.pieces]
         arrays = {
             "lengths": np.concatenate([one.lengths for one in its]),
             "num_targets": np.concatenate([one.num_targets for one in its]),
             "sources": np.repeat(np.array(sources, dtype=np.int32), counts),
+            "places": np.concatenate([_renumbered(one, files) for one in its]),
         }
         first = next(iter(rows)).path
         num_rows = sum(one.num_rows for one in its)
@@ -258,6 +261,7 @@ def _commit(folder: Path, gathered: Gathered, written: list[dict[str, Written]],
             raise DataError(f"{first}: nothing to learn is left of its {num_rows:,} rows; see data.max_tokens")
         for kind, array in arrays.items():
             np.save(draft / f"{name}.{kind}.npy", array)
+        write_atomically(draft / f"{name}.files.json", json.dumps(list(files), ensure_ascii=False))
         splits[name] = {
             "path": str(first),
             "rows": num_rows,
@@ -280,6 +284,15 @@ def _commit(folder: Path, gathered: Gathered, written: list[dict[str, Written]],
     write_atomically(draft / "meta.json", json.dumps(meta, ensure_ascii=False, indent=1))
     shutil.rmtree(folder, ignore_errors=True)
     draft.rename(folder)
+
+
+def _renumbered(written: Written, files: dict[str, int]) -> NDArray[np.int32]:
+    """The places of some examples, their files numbered as in `files`, which gets those that are new."""
+    numbers = np.array([files.setdefault(file, len(files)) for file in written.files], dtype=np.int32)
+    places = written.places.copy()
+    if len(places):
+        places[:, 0] = numbers[places[:, 0]]
+    return places
 
 
 def _notes_on(name: str, split: Mapping[str, Any], skipped: Sequence[Faults]) -> Iterator[str]:

@@ -4,6 +4,7 @@ The index has each example's length, its targets and its source, so that the ord
 rows to ranks are decided without opening a shard.
 """
 
+import json
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
@@ -18,6 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from trainer.data.faults import BadRows, Faults
+from trainer.data.file import place_in_words
 from trainer.data.source import Row
 from trainer.data.work import published
 from trainer.tasks.task import TRUNCATED, Example, Task
@@ -39,6 +41,10 @@ class Written:
     num_truncated: int
     faults: Faults
     """Of rows that were left out, if that is allowed."""
+    files: list[str]
+    """Those that the rows are from."""
+    places: NDArray[np.int32]
+    """The number of its file, its line and its item, of each example's row; shape (examples, 3)."""
 
 
 class Encoder:
@@ -53,6 +59,8 @@ class Encoder:
         num_targets: list[float] = []
         shards: list[tuple[str, int]] = []
         faults = Faults()
+        files: dict[str, int] = {}
+        places: list[tuple[int, int, int]] = []
         num_rows = num_dropped = num_truncated = 0
         pending: list[pa.Table] = []
         for rows in chunks:
@@ -64,6 +72,8 @@ class Encoder:
             num_truncated += sum(bool(example.pop(TRUNCATED, False)) for example in chunk)
             lengths += map(self._task.num_tokens, chunk)
             num_targets += map(self._task.num_targets, chunk)
+            of = (row for row, examples in zip(rows, by_row, strict=True) for _ in examples)
+            places += ((files.setdefault(str(row.path), len(files)), row.line, row.item) for row in of)
             if chunk:
                 pending.append(_table(chunk))
             if sum(table.nbytes for table in pending) > SHARD_BYTES:
@@ -79,6 +89,8 @@ class Encoder:
             num_dropped,
             num_truncated,
             faults,
+            list(files),
+            np.array(places, dtype=np.int32).reshape(-1, 3),
         )
 
     def encode(self, rows: Sequence[Row], faults: Faults) -> list[list[Example]]:
@@ -152,6 +164,11 @@ class Split:
         sources: NDArray[np.int32] = np.load(self.folder / f"{self.name}.sources.npy", mmap_mode="r")
         return sources
 
+    def place(self, row: int) -> str:
+        """Where the user wrote the row that an example is of, such as `train.jsonl:12`."""
+        file, line, item = self._places[row].tolist()
+        return place_in_words(Path(self._files[file]), line, item)
+
     def examples(self, rows: NDArray[np.int64]) -> list[Example]:
         """These examples, in the order asked for."""
         return [self._example(row) for row in rows.tolist()]
@@ -163,6 +180,16 @@ class Split:
             columns = self._opened[shard] = _open(self.folder / self.shards[shard][0])
         at = row - self._starts[shard]
         return {name: value(at) for name, value in columns.items()}
+
+    @cached_property
+    def _places(self) -> NDArray[np.int32]:
+        places: NDArray[np.int32] = np.load(self.folder / f"{self.name}.places.npy", mmap_mode="r")
+        return places
+
+    @cached_property
+    def _files(self) -> list[str]:
+        files: list[str] = json.loads((self.folder / f"{self.name}.files.json").read_text(encoding="utf-8"))
+        return files
 
     @cached_property
     def _starts(self) -> list[int]:

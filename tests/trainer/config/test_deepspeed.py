@@ -202,6 +202,12 @@ def test_offloading_that_the_stage_would_ignore_is_refused(block: str, stage: in
     assert f"zero_optimization.{block}: needs stage" in line
 
 
+@pytest.mark.parametrize("block", ["offload_param", "offload_optimizer"])
+def test_what_checkpoints_do_not_reach_is_refused(block: str) -> None:
+    (line,) = faults_of({"zero_optimization": {"stage": 3, block: {"device": "nvme"}}})
+    assert f"zero_optimization.{block}.device: checkpoints do not reach what is on nvme; write cpu" in line
+
+
 @pytest.mark.parametrize("block", ["zero_optimization", "fp16", "optimizer", "zero_optimization.offload_param"])
 def test_a_block_is_an_object(block: str) -> None:
     outer, _, name = block.rpartition(".")

@@ -29,6 +29,16 @@ def test_prepared_rows_are_the_tokenized_ones_in_order(folder: Path) -> None:
     assert train.examples(np.array([5, 3])) == [examples[5], examples[3]]
 
 
+def test_each_example_knows_where_its_row_was_written(folder: Path) -> None:
+    write_reviews(folder / "more.jsonl", 5, seed=1)
+    recipe = tiny_recipe(folder, f"data.train=[{folder}/train.jsonl, {folder}/more.jsonl]")
+    train = prepare(recipe).split("train")
+    assert train is not None
+    places = [train.place(row) for row in range(len(train))]
+    files = {"train.jsonl": 67, "more.jsonl": 5}
+    assert places == [f"{folder}/{name}:{line}" for name, last in files.items() for line in range(1, last + 1)]
+
+
 def test_the_second_call_reads_what_the_first_one_wrote(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = prepare(tiny_recipe(folder))
     monkeypatch.setattr(module, "_make", None)

@@ -25,7 +25,7 @@ from trainer.chat_repl import HELP, Talk, converse
 from trainer.chat_repl import main as talk_to
 from trainer.config.deepspeed import load_ds_config, resolve_ds_config
 from trainer.config.errors import ConfigError, DataError
-from trainer.config.run_dir import write_run_dir
+from trainer.config.run_dir import Run, write_run_dir
 from trainer.config.schema import Recipe
 from trainer.data.prepare import load_model_config, load_tokenizer, prepare
 from trainer.data.source import Row
@@ -206,7 +206,7 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     schedule = "optim.lr=1e-2", "train.num_epochs=25", "train.eval_every_steps=15", "train.eval_at_start=true"
     recipe = recipe_of(folder, "engine.deepspeed=zero3", *schedule, chat_template="chatml", max_new_tokens=20)
-    write_run_dir(recipe, folder / "run", folder)
+    write_run_dir(Run(recipe, folder / "run", folder))
     assert all(runs.train(recipe, folder / "run", world_size=2)[0])
     return folder / "run"
 
@@ -272,7 +272,7 @@ def test_only_a_chat_can_be_talked_to(spoken: Path, tmp_path: Path, capsys: pyte
     assert "--max-new-tokens=256: the model has 256 positions for prompt and reply" in capsys.readouterr().err
     (tmp_path / "export" / "best").mkdir(parents=True)
     (tmp_path / "facts.json").write_text("{}")
-    write_run_dir(tiny_recipe(tmp_path), tmp_path, tmp_path)
+    write_run_dir(Run(tiny_recipe(tmp_path), tmp_path, tmp_path))
     assert talk_to([str(tmp_path)]) == 2
     assert "its task is classification, and only a chat's model can be talked to" in capsys.readouterr().err
 

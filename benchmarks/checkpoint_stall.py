@@ -1,0 +1,77 @@
+"""How long a training waits for its checkpoints: written beside it, and waited for. Ratios of one run, on this machine.
+
+Two short trainings of the demo's recipe, alike but for checkpoint.asynchronous, each with a checkpoint every few steps.
+The stall is the time that a step waits for a checkpoint, from the copy to the last question whether it is done.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+RECIPE = Path("recipes/sentiment.yaml")
+
+
+def measure(
+    recipe: Path, overrides: Sequence[str], *, asynchronous: bool, num_steps: int, every: int
+) -> dict[str, Any]:
+    """Medians over the checkpoints of one training; the first is left out, for its memory is new."""
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        run_dir = Path(folder) / "run"
+        settings = [
+            f"train.max_steps={num_steps}",
+            "data.dev=null",
+            "data.test=null",
+            "report.wandb=disabled",
+            f"checkpoint.every_steps={every}",
+            f"checkpoint.asynchronous={str(asynchronous).lower()}",
+        ]
+        words = ["-m", "launcher.cli", "run", str(recipe), *settings, *overrides, f"--run-dir={run_dir}"]
+        subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
+        events = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    # The last one is waited for in any case.
+    saves = [event for event in events if event["event"] == "checkpoint" and event["step"] < num_steps][1:]
+    steps = [event["step_time_s"] for event in events if event["event"] == "step"][1:]
+    return {
+        "stall_s": statistics.median(save["stall_s"] for save in saves),
+        "written_s": statistics.median(save["written_s"] for save in saves),
+        "num_bytes": saves[0]["num_bytes"],
+        "step_s": statistics.median(steps),
+        "num_checkpoints": len(saves),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.checkpoint_stall", description=__doc__)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the recipe")
+    parser.add_argument("--recipe", type=Path, default=RECIPE)
+    parser.add_argument("--steps", type=int, default=42)
+    parser.add_argument("--every", type=int, default=8, help="steps between checkpoints (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="writes the numbers there too")
+    given = parser.parse_intermixed_args(arguments)
+    numbers = {
+        name: measure(
+            given.recipe, given.overrides, asynchronous=asynchronous, num_steps=given.steps, every=given.every
+        )
+        for name, asynchronous in (("synchronous", False), ("asynchronous", True))
+    }
+    ratio = numbers["asynchronous"]["stall_s"] / numbers["synchronous"]["stall_s"]
+    print(f"{'':14}{'stall':>10}{'on disk after':>16}{'step':>10}{'checkpoints':>14}")
+    for name, its in numbers.items():
+        print(
+            f"{name:14}{its['stall_s']:>8.3f} s{its['written_s']:>14.3f} s{its['step_s']:>8.3f} s"
+            f"{its['num_checkpoints']:>14}"
+        )
+    print(f"{numbers['synchronous']['num_bytes'] / 1e6:,.0f} MB each; the step waits {ratio:.1%} as long")
+    if given.json:
+        given.json.write_text(json.dumps({**numbers, "stall_ratio": ratio}, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

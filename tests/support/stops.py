@@ -1,0 +1,32 @@
+"""Ways to make a training stop, or something else happen, after some of its steps; for `train(…, before=…)`."""
+
+from collections.abc import Callable, Mapping
+from itertools import count
+
+from trainer.milestones import Milestones
+
+
+def stop_after(num_steps: int) -> Callable[[], None]:
+    """Asks this process's training to stop after so many of its steps."""
+
+    def before() -> None:
+        asked = count(1)
+        Milestones.stop_requested = lambda self: next(asked) >= num_steps  # type: ignore[method-assign]
+
+    return before
+
+
+def at_steps(deeds: Mapping[int, Callable[[], object]]) -> Callable[[], None]:
+    """Does these deeds while the step of that number is done, counted from this start."""
+
+    def before() -> None:
+        asked = count(1)
+
+        def stop_requested(self: Milestones) -> bool:
+            if (deed := deeds.get(next(asked))) is not None:
+                deed()
+            return False
+
+        Milestones.stop_requested = stop_requested  # type: ignore[method-assign]
+
+    return before

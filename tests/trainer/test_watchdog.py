@@ -1,0 +1,69 @@
+"""A rank without progress says where it stands, and ends; one with progress is left alone."""
+
+import multiprocessing as mp
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from trainer.config.run_dir import alive_path, stacks_path
+from trainer.watchdog import beat, watching
+
+HANG_S = 1.0
+
+
+def exit_code(body: Callable[[Path], None], run_dir: Path) -> int | None:
+    (run_dir / "logs").mkdir(exist_ok=True)
+    process = mp.get_context("fork").Process(target=body, args=(run_dir,))
+    process.start()
+    process.join(60)
+    return process.exitcode
+
+
+def hang(run_dir: Path) -> None:
+    threading.Thread(target=wait_in_a_thread, daemon=True).start()
+    with watching(run_dir, 3, HANG_S):
+        beat()
+        wait_for_a_peer()
+
+
+def wait_in_a_thread() -> None:
+    time.sleep(50)
+
+
+def wait_for_a_peer() -> None:
+    lock = threading.Lock()
+    lock.acquire()
+    lock.acquire()  # in C, for ever
+
+
+def work(run_dir: Path) -> None:
+    with watching(run_dir, 3, HANG_S):
+        for _ in range(20):
+            time.sleep(HANG_S / 8)
+            beat()
+    time.sleep(1.5 * HANG_S)  # nobody watches any more
+
+
+def wait_unwatched(run_dir: Path) -> None:
+    with watching(run_dir, 3, None):
+        beat()
+        time.sleep(1.5 * HANG_S)
+
+
+def test_a_rank_that_hangs_says_where_each_of_its_threads_stands_and_ends(tmp_path: Path) -> None:
+    assert exit_code(hang, tmp_path) == 1
+    said = stacks_path(tmp_path, 3).read_text(encoding="utf-8")
+    assert said.startswith("Timeout (0:00:01)!")
+    assert "in wait_for_a_peer" in said and "in wait_in_a_thread" in said
+
+
+def test_a_rank_that_makes_progress_is_left_alone_and_seen_alive(tmp_path: Path) -> None:
+    assert exit_code(work, tmp_path) == 0
+    assert not stacks_path(tmp_path, 3).exists()
+    assert alive_path(tmp_path, 3).exists()
+
+
+def test_nobody_watches_unless_asked_to(tmp_path: Path) -> None:
+    assert exit_code(wait_unwatched, tmp_path) == 0
+    beat()  # outside of any watch: nothing
