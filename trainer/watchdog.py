@@ -62,4 +62,4 @@ def watching(run_dir: Path, rank: int, hang_s: float | None) -> Iterator[None]:
             faulthandler.cancel_dump_traceback_later()
             _watch = None
             if os.fstat(stacks.fileno()).st_size == 0:
-                path.unlink()
+                path.unlink(missing_ok=True)

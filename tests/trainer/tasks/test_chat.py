@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import deepspeed
 import numpy as np
 import pytest
 import torch
@@ -159,7 +160,12 @@ def weights_of(ranks: Ranks, recipes: Sequence[Recipe]) -> list[dict[str, Any]]:
             return OPTIMIZERS["adamw"](model, config)
 
         engine = DeepSpeedEngine(model, ds_config, make_optimizer, ranks=ranks, seed=0)
-        whole.append({name: weight.tolist() for name, weight in engine.weights().items()})
+        its: dict[str, Any] = {}
+        for name, parameter in engine._engine.module.named_parameters(remove_duplicate=False):
+            sharded = [parameter] if hasattr(parameter, "ds_id") else []
+            with deepspeed.zero.GatheredParameters(sharded, enabled=bool(sharded)):
+                its[name] = parameter.tolist()
+        whole.append(its)
     return whole
 
 
