@@ -19,3 +19,10 @@ def refuse_values(**flags: str) -> None:
     for name, value in flags.items():
         if value not in ("True", "False"):
             raise SystemExit(f"shardtune: --{name.replace('_', '-')} takes no value, got {value!r}")
+
+
+def refuse_words(**values: str | None) -> None:
+    """Raises SystemExit if a flag that takes a number was given something else."""
+    for name, value in values.items():
+        if value is not None and not value.isdecimal():
+            raise SystemExit(f"shardtune: --{name.replace('_', '-')} takes a number, got {value!r}")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from launcher.command import Command, refuse_values
+from launcher.command import Command, refuse_values, refuse_words
 
 HELP = """\
   shardtune submit RECIPE [key=value …]     a Slurm job from the recipe's job keys; goes on where the run stood
@@ -134,8 +134,7 @@ def logs(run_dir: str, rank: str | None = None, follow: str = "False") -> Comman
         follow: -f goes on printing for as long as the run goes on.
     """
     refuse_values(follow=follow)
-    if rank is not None and not rank.isdecimal():
-        raise SystemExit(f"shardtune: --rank takes a number, got {rank!r}")
+    refuse_words(rank=rank)
 
     def perform() -> int:
         from launcher import monitor

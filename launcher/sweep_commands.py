@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from launcher.command import Command, refuse_values
+from launcher.command import Command, refuse_values, refuse_words
 
 HELP = """\
   shardtune sweep RECIPE [key=value …]      many runs of a recipe, as an array of Slurm jobs, or here one after another
@@ -46,9 +46,7 @@ def sweep(
         dry_run: only shows the points.
     """
     refuse_values(local=local, wait=wait, dry_run=dry_run)
-    for name, value in (("random", random), ("seed", seed), ("parallel", parallel)):
-        if value is not None and not value.isdecimal():
-            raise SystemExit(f"shardtune: --{name} takes a number, got {value!r}")
+    refuse_words(random=random, seed=seed, parallel=parallel)
     axes = grid.split("\n") if grid else []
 
     def perform() -> int:
