@@ -4,19 +4,16 @@
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from trainer.config.deepspeed import load_ds_config, zero_stage
-from trainer.config.errors import ShardtuneError
 from trainer.config.load import load_recipe
-from trainer.config.run_dir import EXIT_OK, EXIT_USER
 from trainer.config.schema import Recipe
 from trainer.data.gather import REPORTED, SPLITS
 from trainer.data.order import Order
@@ -24,6 +21,7 @@ from trainer.data.pack import Packing, lay_out, shape_of
 from trainer.data.prepare import Prepared, load_model_config, load_tokenizer, prepare
 from trainer.data.shards import Split
 from trainer.footprint import Footprint, footprint
+from trainer.one_report import print_report
 from trainer.steps import training_order
 from trainer.tasks import TASKS, Task
 from trainer.tasks.task import Piece
@@ -172,21 +170,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--previews", type=int, default=3, help="examples of each split to show, token by token")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_intermixed_args(argv)
-    try:
-        recipe = load_recipe(arguments.recipe, arguments.overrides)
-        report = check(recipe, world_size=arguments.ranks, num_previews=arguments.previews)
-    except ShardtuneError as error:
-        if arguments.json:
-            print(json.dumps({"errors": str(error).splitlines()}, ensure_ascii=False, indent=1))
-        print(error, file=sys.stderr)
-        return EXIT_USER
-    if arguments.json:
-        print(json.dumps(asdict(report), ensure_ascii=False, indent=1))
-    else:
-        from trainer.check_view import show
 
-        show(report)
-    return EXIT_OK
+    def make() -> Report:
+        recipe = load_recipe(arguments.recipe, arguments.overrides)
+        return check(recipe, world_size=arguments.ranks, num_previews=arguments.previews)
+
+    def show(report: Report) -> None:
+        from trainer import check_view
+
+        check_view.show(report)
+
+    return print_report(make, show, as_json=arguments.json)
 
 
 if __name__ == "__main__":

@@ -5,19 +5,18 @@ several machines with one file system, started on each, they share the work.
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.config.errors import ShardtuneError
 from trainer.config.load import load_recipe
-from trainer.config.run_dir import CONFIG, EXIT_OK, EXIT_USER
+from trainer.config.run_dir import CONFIG
 from trainer.config.schema import Recipe
 from trainer.data.prepare import prepare
+from trainer.one_report import print_report
 from trainer.progress import PreparationProgress
 
 
@@ -82,19 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the recipe")
     parser.add_argument("--json", action="store_true", help="what was done, as one JSON object")
     arguments = parser.parse_intermixed_args(argv)
-    try:
-        path = arguments.recipe / CONFIG if arguments.recipe.is_dir() else arguments.recipe
-        report = report_on(load_recipe(path, arguments.overrides), [])
-    except ShardtuneError as error:
-        if arguments.json:
-            print(json.dumps({"errors": str(error).splitlines()}, ensure_ascii=False, indent=1))
-        print(error, file=sys.stderr)
-        return EXIT_USER
-    if arguments.json:
-        print(json.dumps(asdict(report), ensure_ascii=False, indent=1))
-    else:
-        _show(report)
-    return EXIT_OK
+    path = arguments.recipe / CONFIG if arguments.recipe.is_dir() else arguments.recipe
+    return print_report(lambda: report_on(load_recipe(path, arguments.overrides), []), _show, as_json=arguments.json)
 
 
 if __name__ == "__main__":
