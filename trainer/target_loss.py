@@ -51,8 +51,11 @@ class _TargetLoss:
         # copy of them, and position ids that begin anew would not keep examples apart (transformers'
         # _preprocess_mask_arguments).
         self._uncached = {"use_cache": False} if is_cached else {}
+        self._wanted: Tensor | None = None
+        """Where there is a target; None in a pass that was given none."""
         self._labels: Tensor | None = None
         self._weights: Tensor | None = None
+        """Of the targets alone; shape (targets,)."""
         self._answered: tuple[Tensor, Tensor | None] | None = None
         """The last layer's logits and, while it is not known what the model makes of them, a copy."""
         self._is_chunked: bool | None = None
@@ -65,19 +68,21 @@ class _TargetLoss:
 
     def _take(self, _: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         labels, weights = kwargs.pop("targets", None), kwargs.pop("target_weights", None)
-        self._labels = labels
-        self._weights = weights[labels != IGNORED] if weights is not None else None
+        # Once a pass: on a GPU each selection waits for the number of the targets.
+        self._wanted = None if labels is None else labels != IGNORED
+        self._labels = None if labels is None else labels[self._wanted]
+        self._weights = None if weights is None else weights[self._wanted]
         return args, self._uncached | kwargs
 
     def _select(self, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return args if self._labels is None else (args[0][self._labels != IGNORED], *args[1:])
+        return args if self._wanted is None else (args[0][self._wanted], *args[1:])
 
     def _answer(self, hidden: Tensor) -> Tensor:
         if self._labels is None:
             return self._whole(hidden)
         if self._is_chunked:
             head: Any = self._head
-            return chunked_loss(hidden, head.weight, head.bias, self._labels[self._labels != IGNORED], self._weights)
+            return chunked_loss(hidden, head.weight, head.bias, self._labels, self._weights)
         logits = self._whole(hidden)
         self._answered = logits, logits.detach().clone() if self._is_chunked is None else None
         return logits
@@ -96,7 +101,7 @@ class _TargetLoss:
             )
             self._is_chunked = is_untouched and type(self._head) is nn.Linear and logits.dtype != torch.float16
         self._answered = None
-        output.logits = _loss(logits, self._labels[self._labels != IGNORED], self._weights)
+        output.logits = _loss(logits, self._labels, self._weights)
         return output
 
 
