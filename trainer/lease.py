@@ -84,8 +84,12 @@ class FileLease:
         self._thread.start()
 
     def check(self) -> None:
-        holder = read_holder(self._path)
-        if holder is None or holder.token != self._token:
+        try:
+            holder = read_holder(self._path)
+            is_lost = holder.token != self._token if holder is not None else self._path.parent.is_dir()
+        except OSError:  # the file server is away, also for whoever might have taken it; a later look will do
+            return
+        if is_lost:
             taker = f"by {holder}" if holder else "and given back"
             raise TakenOverError(
                 f"{self._path.parent} has been taken over {taker}: this start was believed dead, and ends here "

@@ -115,6 +115,21 @@ def test_a_later_start_of_the_same_job_takes_over_at_once_and_the_earlier_finds_
     assert not path.exists()
 
 
+def test_a_directory_that_is_away_takes_no_lease_from_its_holder(tmp_path: Path) -> None:
+    run_dir, away = tmp_path / "run", tmp_path / "away"
+    run_dir.mkdir()
+    lease = FileLease(run_dir / LEASE, None)
+    run_dir.rename(away)
+    lease.check()
+    run_dir.write_text("")
+    lease.check()
+    run_dir.unlink()
+    away.rename(run_dir)
+    lease.check()
+    lease.close()
+    assert not (run_dir / LEASE).exists()
+
+
 def test_a_holder_keeps_touching_its_lease(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainer.lease.BEAT_S", 0.01)
     lease = FileLease(path, None)
