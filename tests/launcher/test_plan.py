@@ -10,19 +10,8 @@ from trainer.config.errors import CheckpointError, ConfigError, LaunchError
 from trainer.config.run_dir import write_run_dir
 
 WORKSTATION, LAPTOP = Machine(num_gpus=8, num_cores=64), Machine(num_gpus=0, num_cores=12)
-RECIPE = """
-task: {kind: classification}
-model: {path: org/name}
-data: {train: train.csv}
-"""
 
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "x.yaml").write_text(RECIPE)
-    (tmp_path / "train.csv").write_text("text,label\na,b\n")
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def plan(

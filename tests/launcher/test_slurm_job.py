@@ -12,22 +12,12 @@ import pytest
 from launcher.allocation import Allocation
 from launcher.plan import Machine
 from launcher.slurm_job import begin, end, read_starts
+from tests.launcher.conftest import RECIPE
 from trainer.config.errors import LaunchError
 
-RECIPE = """
-task: {kind: classification}
-model: {path: org/name}
-data: {train: train.csv}
-"""
 NOW = time.time()
 
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "x.yaml").write_text(RECIPE)
-    (tmp_path / "train.csv").write_text("text,label\na,b\n")
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 @pytest.fixture

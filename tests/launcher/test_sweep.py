@@ -9,19 +9,7 @@ from hypothesis import strategies as st
 from launcher.sweep import SweepPlan, drawn, grid, load_sweep, plan_sweep, points_of, split_values, write_sweep
 from trainer.config.errors import ConfigError
 
-RECIPE = """
-task: {kind: classification}
-model: {path: org/name}
-data: {train: train.csv}
-"""
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "x.yaml").write_text(RECIPE)
-    (tmp_path / "train.csv").write_text("text,label\na,b\n")
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def plan(*axes: str, overrides: tuple[str, ...] = ()) -> SweepPlan:
