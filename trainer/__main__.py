@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TextIO
@@ -23,6 +24,7 @@ from trainer.config.run_dir import (
     EXIT_USER,
     RESULTS,
     STOP,
+    Run,
     failure_path,
     find_run,
     refuse_other_data,
@@ -40,66 +42,85 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(arguments: argparse.Namespace, stop: Stop) -> int:
     started = time.time()
-    run_dir: Path | None = None
-    terminal = sys.stderr
+    edge = _Edge(sys.stderr)
     try:
         its = find_run(arguments.path, arguments.overrides, arguments.run_dir, arguments.fork)
-        recipe, run_dir = its.recipe, its.run_dir
+        edge.run_dir = its.run_dir
         write_run_dir(its)
         if arguments.prepare:
-            stop.watch(run_dir / STOP, recipe.faults.stop_after_minutes)
-            from trainer.data.prepare import prepare
-            from trainer.progress import PreparationProgress
-
-            prepared = prepare(
-                recipe,
-                num_ranks=arguments.prepare,
-                say=lambda text: print(text, file=sys.stderr),
-                progress=PreparationProgress(sys.stderr),
-            )
-            refuse_other_data(run_dir, prepared.folder.name)
+            _prepare(its, arguments.prepare, stop)
             return EXIT_OK
-        from trainer.ranks import connect, disconnect, global_rank, world_size
-
-        terminal = _keep_log(run_dir, global_rank())
-        # One rank looks for the file, for a file server is asked by all jobs; the others learn it from that one.
-        stop.watch(run_dir / STOP if global_rank() == 0 else None, recipe.faults.stop_after_minutes)
-        from trainer.data.prepare import prepare
-        from trainer.run import run
-
-        if arguments.ranks is not None and world_size() != arguments.ranks:
-            raise LaunchError(
-                f"there are {world_size()} ranks, but {arguments.ranks} were to be started; has a node started a world "
-                "of its own? Its part of the log says which address it waited for"
-            )
-        # Before the ranks meet: no collective's time-out runs while one of them tokenizes.
-        prepared = prepare(recipe, num_ranks=world_size())
-        refuse_other_data(run_dir, prepared.folder.name)
-        if (run_dir / RESULTS).exists():
-            if global_rank() == 0:
-                print(f"{run_dir} has come to its end already; its results are in {RESULTS}", file=terminal)
-            return EXIT_OK
-        ranks = connect(arguments.device or recipe.job.device, timeout=_patience(recipe.faults.hang_s))
-        watched = None if arguments.followed else terminal
-        ended = run(recipe, run_dir, prepared, ranks, stop, terminal=watched, job=arguments.job)
-        ranks.barrier()  # one that left with EXIT_RESUME before rank zero has sent its last lines would have it killed
-        disconnect()
-        if ranks.is_zero and not arguments.followed:
-            print(f"{'finished' if ended else 'stopped; start it again to go on'}: {run_dir}", file=terminal)
-        return EXIT_OK if ended else EXIT_RESUME
+        return _train(its, arguments, stop, edge)
     except (StopAsked, Exception) as error:
         stop.note_only()
         code, text = _verdict(error)
         print(text, file=sys.stderr, flush=True)
+        run_dir = edge.run_dir
         if isinstance(error, TakenOverError):
             shown = True  # and nothing written: the run directory's files are another start's by now
         else:
             shown = run_dir is not None and not arguments.prepare and _is_first_failure(run_dir, code, text, started)
         if shown:
-            print(text, file=terminal, flush=True)
+            print(text, file=edge.terminal, flush=True)
             if code == EXIT_RESUME and run_dir is not None:
                 (run_dir / STOP).unlink(missing_ok=True)
         return code
+
+
+@dataclass
+class _Edge:
+    """What is known by the time that something fails."""
+
+    terminal: TextIO
+    run_dir: Path | None = None
+
+
+def _prepare(its: Run, num_ranks: int, stop: Stop) -> None:
+    """Prepares the data of a run ahead of its ranks."""
+    stop.watch(its.run_dir / STOP, its.recipe.faults.stop_after_minutes)
+    from trainer.data.prepare import prepare
+    from trainer.progress import PreparationProgress
+
+    prepared = prepare(
+        its.recipe,
+        num_ranks=num_ranks,
+        say=lambda text: print(text, file=sys.stderr),
+        progress=PreparationProgress(sys.stderr),
+    )
+    refuse_other_data(its.run_dir, prepared.folder.name)
+
+
+def _train(its: Run, arguments: argparse.Namespace, stop: Stop, edge: _Edge) -> int:
+    """Runs this rank of a training; returns its exit code."""
+    from trainer.ranks import connect, disconnect, global_rank, world_size
+
+    recipe, run_dir = its.recipe, its.run_dir
+    edge.terminal = terminal = _keep_log(run_dir, global_rank())
+    # One rank looks for the file, for a file server is asked by all jobs; the others learn it from that one.
+    stop.watch(run_dir / STOP if global_rank() == 0 else None, recipe.faults.stop_after_minutes)
+    from trainer.data.prepare import prepare
+    from trainer.run import run
+
+    if arguments.ranks is not None and world_size() != arguments.ranks:
+        raise LaunchError(
+            f"there are {world_size()} ranks, but {arguments.ranks} were to be started; has a node started a world "
+            "of its own? Its part of the log says which address it waited for"
+        )
+    # Before the ranks meet: no collective's time-out runs while one of them tokenizes.
+    prepared = prepare(recipe, num_ranks=world_size())
+    refuse_other_data(run_dir, prepared.folder.name)
+    if (run_dir / RESULTS).exists():
+        if global_rank() == 0:
+            print(f"{run_dir} has come to its end already; its results are in {RESULTS}", file=terminal)
+        return EXIT_OK
+    ranks = connect(arguments.device or recipe.job.device, timeout=_patience(recipe.faults.hang_s))
+    watched = None if arguments.followed else terminal
+    ended = run(recipe, run_dir, prepared, ranks, stop, terminal=watched, job=arguments.job)
+    ranks.barrier()  # one that left with EXIT_RESUME before rank zero has sent its last lines would have it killed
+    disconnect()
+    if ranks.is_zero and not arguments.followed:
+        print(f"{'finished' if ended else 'stopped; start it again to go on'}: {run_dir}", file=terminal)
+    return EXIT_OK if ended else EXIT_RESUME
 
 
 def _verdict(error: BaseException) -> tuple[int, str]:
