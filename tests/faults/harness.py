@@ -60,6 +60,8 @@ MOMENTS: dict[str, tuple[Any, str, int]] = {
     AT_RESUME: (DeepSpeedEngine, "restore", 1),
 }
 """Where a function is, its name, and up to which of its calls a fault may wait."""
+AT_START = ("before a forward pass", "before an evaluation")
+"""Moments of which the first call is the pass that every start begins with."""
 
 
 @dataclass(frozen=True)
@@ -147,13 +149,15 @@ def draw_fault(chosen: random.Random, number: int, *, resumes: bool) -> Fault:
     """The fault of a round: each kind in turn, at a moment of its own."""
     name = NAMES[number % len(NAMES)]
     # At a start nobody watches yet: a rank that hangs there is waited for as long as a collective is.
-    moments = [its for its in MOMENTS if its != AT_RESUME or (resumes and name != "SIGSTOP")]
+    needs_a_watch = name == "SIGSTOP"
+    moments = [its for its in MOMENTS if its != AT_RESUME or (resumes and not needs_a_watch)]
     moment = chosen.choice(moments)
     if name == "full disk":
         moment = "as a checkpoint is copied"
     if name in DAMAGES:  # once there is a checkpoint
         moment = "before an update"
-    return Fault(name, moment, chosen.randint(1, MOMENTS[moment][2]), chosen.randrange(WORLD_SIZE))
+    first = 2 if needs_a_watch and moment in AT_START else 1
+    return Fault(name, moment, chosen.randint(first, MOMENTS[moment][2]), chosen.randrange(WORLD_SIZE))
 
 
 @dataclass(frozen=True)
@@ -193,8 +197,9 @@ def rounds(bench: Bench, folder: Path, *, number: int, seed: int, in_a_row: int)
         if done == number:
             return
         run_dir = folder / f"life-{life}"
-        chosen = random.Random(f"{seed} {life}")
         for _ in range(min(in_a_row, number - done)):
+            # Of its own for each round: how far the one before came is a matter of time.
+            chosen = random.Random(f"{seed} {life} {done}")
             fault = draw_fault(chosen, done, resumes=bool(complete_checkpoints(run_dir / "checkpoints")))
             codes = start(bench, run_dir, fault)
             if codes == [EXIT_OK] * WORLD_SIZE:
