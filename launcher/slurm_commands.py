@@ -48,14 +48,14 @@ def submit(
         from trainer.config.run_dir import RESULTS
 
         nodes = cluster.find_nodes()
+        if nodes is None and dry_run != "True":
+            raise LaunchError(cluster.NO_SLURM)
         folder = Path(run_dir) if run_dir else None
         its = plan_submission(Path(recipe), overrides, folder, nodes, depends=depends)
         before = plan_preparation(its) if prepare == "True" else None
         if dry_run == "True":
             print("\n".join(job.describe() for job in (before, its) if job is not None))
             return 0
-        if nodes is None:
-            raise LaunchError(cluster.NO_SLURM)
         if (its.run_dir / RESULTS).exists():
             print(f"{its.run_dir} has come to its end already")
             return 0

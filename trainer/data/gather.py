@@ -143,12 +143,26 @@ class _Dropped:
         self._faults = Faults()
         self._rows: Counter[str] = Counter()
 
-    def unread(self, faults: Mapping[str, Faults]) -> None:
-        """Takes what was wrong with each split when it was read; what is no row was dropped by that."""
+    def unread(self, faults: Mapping[str, Faults], sizes: Mapping[str, int]) -> None:
+        """Takes what was wrong with each split when it was read; what is no row was dropped by that. `sizes` are the
+        rows that each split has.
+
+        Raises BadRows if they may not be dropped, and nothing can be learned of the rows that were read: that more is
+        wrong than single rows, or that none is left. Or else refuse_unread is to be called, when all are known.
+        """
         for split, its in faults.items():
             self._faults.update(its)
             self._rows[split] += its.num_rows
-        self._refuse(self._faults)
+        if not self._faults.are_rows_alone or any(not sizes[split] for split in faults):
+            self._refuse(self._faults)
+
+    def refuse_unread(self, others: DataError | None) -> None:
+        """Raises BadRows with the rows that could not be read, if they may not be dropped: and with what is wrong with
+        others too, if that is known."""
+        if self._faults and not self._are_skipped:
+            if isinstance(others, BadRows):
+                self._faults.update(others.faults)
+            raise BadRows(self._faults) from None
 
     def take(self, faults: Faults, rows: Mapping[str, int]) -> None:
         """Takes what is wrong with so many rows of each split. Raises BadRows if they may not be dropped."""
@@ -203,15 +217,12 @@ class _Gathering:
 
     def all(self, piece_bytes: int | None) -> Gathered:
         pieces, counts = self._read(piece_bytes)
-        seen = self._look(pieces)
-        splits = np.concatenate([np.empty(0, dtype=np.uint8), *(its.splits for its in seen)])
-        self._hold_out(pieces, splits, seen)
-        digested = Digested(
-            np.concatenate([np.empty(0, dtype=np.uint64), *(its.inputs for its in seen)]),
-            np.concatenate([np.empty(0, dtype=np.uint64), *(its.whole for its in seen)]),
-        )
-        del seen
-        facts = self._survey(pieces, splits)
+        try:
+            splits, digested, facts = self._know(pieces)
+        except DataError as error:
+            self._dropped.refuse_unread(error)
+            raise
+        self._dropped.refuse_unread(None)
         rows = {name: Rows(pieces, splits, SPLITS.index(name)) for name in self._names}
         own = {name: splits == SPLITS.index(name) for name in self._names}
         doubles = Duplicates(
@@ -260,12 +271,24 @@ class _Gathering:
             num_rows = sum(read.num_rows for read in its)
             sizes[split] += num_rows
             counts.append({"split": split, "name": name, "path": source.path, "rows": num_rows})
-        self._dropped.unread(faults)
+        self._dropped.unread(faults, sizes)
         self._dropped.refuse_empty(sizes)
         own = self._recipe
         all_pieces = list(chain.from_iterable(read.pieces for read in reads))
         self._split_of_source = [SPLITS.index(split) for split, _ in sources.numbered]
         return Pieces(folder, all_pieces, columns, lambda row: with_named_columns(row, own)), counts
+
+    def _know(self, pieces: Pieces) -> tuple[OfAllRows, Digested, dict[str, Any]]:
+        """Each row's split and digests, and the task's facts."""
+        seen = self._look(pieces)
+        splits = np.concatenate([np.empty(0, dtype=np.uint8), *(its.splits for its in seen)])
+        self._hold_out(pieces, splits, seen)
+        digested = Digested(
+            np.concatenate([np.empty(0, dtype=np.uint64), *(its.inputs for its in seen)]),
+            np.concatenate([np.empty(0, dtype=np.uint64), *(its.whole for its in seen)]),
+        )
+        del seen
+        return splits, digested, self._survey(pieces, splits)
 
     def _take(
         self, source: SourceConfig, name: str, files: list[Any], reads: list[Read], faults: Faults

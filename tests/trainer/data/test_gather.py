@@ -93,10 +93,23 @@ def test_bad_rows_are_an_error_and_all_are_said(folder: Path) -> None:
     (folder / "train.jsonl").write_text(BAD)
     with pytest.raises(DataError) as raised:
         gathered(folder)
-    assert [line.split("train.jsonl:")[1][:2] for line in str(raised.value).splitlines()] == ["3:", "8:"]
+    found = [line.split("train.jsonl:")[1][:2] for line in str(raised.value).splitlines()]
+    assert found == ["3:", "8:", "4:", "5:", "7:", "7:", "9:"]  # first those that are no rows
     (folder / "train.jsonl").write_text("".join(line + "\n" for line in BAD.splitlines() if "cut" not in line))
     with pytest.raises(DataError):
         gathered(folder)
+
+
+def test_rows_that_cannot_be_read_and_rows_that_are_wrong_are_said_together(folder: Path) -> None:
+    (folder / "train.jsonl").write_text(
+        jsonl(*reviews("good", "bad"), '{"text": "x",', {"text": 5, "label": "positive"})
+    )
+    (folder / "more.jsonl").write_text(jsonl(*reviews("fine"), "{"))
+    with pytest.raises(DataError) as raised:
+        gathered(folder, f"data.train=[{folder}/train.jsonl, {folder}/more.jsonl]")
+    lines = str(raised.value).replace(f"{folder}/", "").splitlines()
+    assert [line.split(": ")[0] for line in lines] == ["train.jsonl:3", "more.jsonl:2", "train.jsonl:4"]
+    assert "not JSON" in lines[0] and "text" in lines[2]
 
 
 def test_skipped_rows_are_counted_by_what_is_wrong_and_the_first_are_shown(folder: Path) -> None:

@@ -116,7 +116,8 @@ def test_lines_keep_their_numbers_whatever_piece_they_are_in(folder: Path) -> No
         with pytest.raises(DataError) as raised:
             prepare(tiny_recipe(folder), piece_bytes=piece_bytes)
         assert [line.split(" ")[0].removeprefix(f"{folder}/") for line in str(raised.value).splitlines()] == [
-            "train.jsonl:18:"
+            "train.jsonl:18:",
+            "train.jsonl:251:",
         ]
     prepared = prepare(tiny_recipe(folder, "data.on_bad_row=skip"), piece_bytes=500, num_processes=2)
     assert prepared.meta["bad_rows"]["rows"] == {"train": 2}
