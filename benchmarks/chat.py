@@ -17,12 +17,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.throughput import our_numbers
+from benchmarks.throughput import OURS, add_sides, our_numbers
 from benchmarks.trainer_example import read_rows, run_command
 
 MODEL = Path(".cache/demo/smollm2")
 DATA = Path(".cache/demo/chitchat/train.jsonl")
-OURS = "shardtune"
 PEERS: dict[str, dict[str, Any]] = {
     "TRL": {},
     "TRL, assistant only": {"assistant_only_loss": True},
@@ -173,10 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.chat", description=__doc__)
     parser.add_argument("--chats", type=int, default=64, help="training conversations")
     parser.add_argument("--max-tokens", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--ranks", type=int, choices=[1, 2, 4, 8], default=2, help="processes of each side")
-    parser.add_argument("--side", choices=[OURS, *PEERS], action="append", help="only this side")
-    parser.add_argument("--json", action="store_true", help="prints one JSON object instead of a table")
+    add_sides(parser, PEERS, num_rounds=1)
     parser.add_argument("--rank-of", type=json.loads, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.rank_of:

@@ -10,7 +10,7 @@ import json
 import os
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from itertools import pairwise
@@ -103,6 +103,14 @@ def summarize(results: Sequence[Measured]) -> dict[str, Any]:
     return {"sides": sides, "ratio_to_tuned": ratio(TUNED), "ratio_to_introductory": ratio(INTRODUCTORY)}
 
 
+def add_sides(parser: argparse.ArgumentParser, others: Iterable[str], *, num_rounds: int) -> None:
+    """The arguments of a comparison, side by side and round by round."""
+    parser.add_argument("--rounds", type=int, default=num_rounds)
+    parser.add_argument("--ranks", type=int, choices=[1, 2, 4, 8], default=2, help="processes of each side")
+    parser.add_argument("--side", choices=[OURS, *others], action="append", help="only this side")
+    parser.add_argument("--json", action="store_true", help="prints one JSON object instead of a table")
+
+
 def render(summary: dict[str, Any]) -> str:
     lines = [f"{'':24}{'real tokens/s':>14}{'useful':>9}{'peak RSS of a rank':>20}{'test accuracy':>15}"]
     for side, its in summary["sides"].items():
@@ -121,10 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__)
     parser.add_argument("--rows", type=int, default=1024, help="training passages")
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--ranks", type=int, choices=[1, 2, 4, 8], default=2, help="processes of each side")
-    parser.add_argument("--side", choices=[OURS, *TRAINERS], action="append", help="only this side")
-    parser.add_argument("--json", action="store_true", help="prints one JSON object instead of a table")
+    add_sides(parser, TRAINERS, num_rounds=2)
     given = parser.parse_args(arguments)
 
     folder = Path("runs/throughput", datetime.now().strftime("%Y%m%d-%H%M%S"))
