@@ -13,9 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from launcher.allocation import Allocation, parse_allocation
+from launcher.death import Death, obituary
 from launcher.follow import Events, Heartbeats, first_failure, hung_ranks
 from launcher.local import BACKENDS
 from launcher.plan import JobPlan, Machine
@@ -205,7 +206,7 @@ def _run_ranks(plan: JobPlan, interrupts: list[Interrupt]) -> tuple[int, Failure
     death = Death(failure, exits, hung_ranks(plan.run_dir, since), silence_s)
     if interrupts or death.is_stop:
         return _stopped(plan, interrupts), None
-    print(_obituary(death, log_path), file=sys.stderr)
+    print(obituary(death, log_path), file=sys.stderr)
     if EXIT_USER in exits.values():
         return EXIT_USER, None
     steps = [event for event in read_events(plan.run_dir) if event["event"] == "step"]
@@ -282,60 +283,6 @@ def _interrupts() -> Iterator[list[Interrupt]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@dataclass(frozen=True)
-class Death:
-    """What is known of how a start has ended."""
-
-    failure: dict[str, Any] | None
-    """What the first rank to end wrote down."""
-    exits: dict[int, int]
-    hung: list[Path]
-    """Where ranks without progress say where they stood."""
-    silence_s: float | None
-    """For how long no rank at all made progress, if they were ended for that."""
-
-    @property
-    def killed(self) -> dict[int, int]:
-        """The signals of the ranks that were killed by one, but for those that torchrun ended itself."""
-        return {rank: -code for rank, code in self.exits.items() if code < 0 and -code != signal.SIGTERM}
-
-    @property
-    def is_from_outside(self) -> bool:
-        return bool(self.killed or self.hung or self.silence_s)
-
-    @property
-    def is_stop(self) -> bool:
-        """Whether a rank was asked to stop, and no rank had failed before."""
-        if self.is_from_outside:
-            return False
-        return EXIT_RESUME in self.exits.values() if self.failure is None else self.failure.get("code") == EXIT_RESUME
-
-
-def _obituary(death: Death, log_path: Path) -> str:
-    """Why the job ended, the first cause first."""
-    # A rank that was killed writes nothing down, and its peers then complain of the lost connection: it goes first.
-    lines = [
-        f"rank {rank} was killed by signal {number} ({signal.strsignal(number)})"
-        + ("; was memory short? See dmesg, and lower train.micro_batch_tokens" if number == signal.SIGKILL else "")
-        for rank, number in death.killed.items()
-    ]
-    if death.hung:
-        stacks = "\n  ".join(map(str, death.hung))
-        lines = [f"there was no progress for longer than faults.hang_s; this is where the ranks stood:\n  {stacks}"]
-    elif death.silence_s:
-        lines = [f"no rank has made progress for {death.silence_s:.0f} s (faults.hang_s), nor said where it stood"]
-    elif death.failure is not None and not lines:
-        its = death.failure
-        lines.append(f"rank {its['rank']} on {its['host']} failed:\n{its['text'].rstrip()}")
-    if not lines:
-        lines.append(f"the job failed: {_tail(log_path)}")
-    return "\n".join([*lines, f"logs: {log_path.parent}"])
-
-
-def _tail(path: Path, num_lines: int = 20) -> str:
-    return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-num_lines:])
 
 
 def _results(run_dir: Path) -> str:

@@ -181,11 +181,6 @@ class _ChunkedLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, of_loss: Tensor, of_right: Tensor) -> tuple[Tensor | None, ...]:
-        of_hidden, *of_head = ctx.saved_tensors
-        return (
-            None if of_hidden is None else of_hidden * of_loss.to(of_hidden.dtype),
-            *(None if its is None else (its * of_loss).to(ctx.dtype) for its in of_head),
-            None,
-            None,
-            None,
-        )
+        # In fp32: a factor that is rounded to 16 bits would be off for all gradients alike.
+        gradients = [None if its is None else (its.float() * of_loss).to(ctx.dtype) for its in ctx.saved_tensors]
+        return *gradients, None, None, None
