@@ -8,6 +8,7 @@ import contextlib
 import faulthandler
 import os
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,12 +20,39 @@ TOUCH_S = 1.0
 """Between two touches of the file that others see the heartbeat by."""
 
 
+class _Heartbeat:
+    """A file that is touched while there is progress.
+
+    A later start puts one of its own in its place: what an earlier one touches, that is believed dead and lives on, is
+    then in no folder any more.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        self._file = draft.open("x")
+        draft.replace(path)
+
+    def touch(self) -> None:
+        os.utime(self._file.fileno())
+
+    def is_replaced(self) -> bool:
+        """Whether there is a later start."""
+        try:
+            return not os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
+        except OSError:
+            return True
+
+    def close(self) -> None:
+        self._file.close()
+
+
 class _Watch:
     """The one of this process, for faulthandler has no more."""
 
-    def __init__(self, stacks: IO[str], alive: Path, hang_s: float) -> None:
+    def __init__(self, stacks: IO[str], heartbeat: _Heartbeat, hang_s: float) -> None:
         self._stacks = stacks
-        self._alive = alive
+        self._heartbeat = heartbeat
         self._hang_s = hang_s
         self._touched = float("-inf")
 
@@ -33,7 +61,7 @@ class _Watch:
         if (now := time.monotonic()) - self._touched > TOUCH_S:
             self._touched = now
             with contextlib.suppress(OSError):  # a full disk is the checkpoints' to say
-                self._alive.touch()
+                self._heartbeat.touch()
 
 
 _watch: _Watch | None = None
@@ -54,12 +82,14 @@ def watching(run_dir: Path, rank: int, hang_s: float | None) -> Iterator[None]:
         return
     path = stacks_path(run_dir, rank)
     with path.open("a", encoding="utf-8") as stacks:  # opened now: who hangs may have no descriptor left
-        _watch = _Watch(stacks, alive_path(run_dir, rank), hang_s)
+        heartbeat = _Heartbeat(alive_path(run_dir, rank))
+        _watch = _Watch(stacks, heartbeat, hang_s)
         _watch.beat()
         try:
             yield
         finally:
             faulthandler.cancel_dump_traceback_later()
             _watch = None
-            if os.fstat(stacks.fileno()).st_size == 0:
+            if os.fstat(stacks.fileno()).st_size == 0 and not heartbeat.is_replaced():
                 path.unlink(missing_ok=True)
+            heartbeat.close()

@@ -1,6 +1,7 @@
 """A rank without progress says where it stands, and ends; one with progress is left alone."""
 
 import multiprocessing as mp
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -62,6 +63,28 @@ def test_a_rank_that_makes_progress_is_left_alone_and_seen_alive(tmp_path: Path)
     assert exit_code(work, tmp_path) == 0
     assert not stacks_path(tmp_path, 3).exists()
     assert alive_path(tmp_path, 3).exists()
+
+
+def test_a_start_that_was_believed_dead_moves_nothing_of_the_later_one(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    alive, stacks = alive_path(tmp_path, 3), stacks_path(tmp_path, 3)
+    with watching(tmp_path, 3, 60):
+        its = alive.stat()
+        assert exit_code(later_start, tmp_path) == 0
+        assert not os.path.samestat(alive.stat(), its)
+        stacks.touch()  # as of a later one that goes on
+        before = alive.stat().st_mtime_ns, alive.parent.stat().st_mtime_ns
+        monotonic = time.monotonic() + 2
+        while time.monotonic() < monotonic:
+            beat()
+            time.sleep(0.1)
+    assert (alive.stat().st_mtime_ns, alive.parent.stat().st_mtime_ns) == before
+    assert stacks.exists()
+
+
+def later_start(run_dir: Path) -> None:
+    with watching(run_dir, 3, 60):
+        beat()
 
 
 def test_nobody_watches_unless_asked_to(tmp_path: Path) -> None:
