@@ -1,7 +1,10 @@
-"""How fast data are prepared, next to the tokenizer alone on as many processes, and in how much memory.
+"""How fast data are prepared, next to others and to the tokenizer alone on as many processes, and in how much memory.
 
 `python -m benchmarks.prepare`: makes a JSONL of news-like texts of mixed lengths, prepares it, finds it prepared, and
 puts 10 million rows in order. The tokenizer alone is called on texts that are in memory already, before and after.
+`datasets` reads the same file and maps the tokenizer over it, which is all that it does: no row is checked, no double
+one looked for, nothing counted. Dialogue is prepared by `shardtune prepare` and by TRL's SFTTrainer, both with the
+assistant's turns alone as targets, out of as many copies of the demo's conversations, each with its number in it.
 """
 
 import argparse
@@ -47,6 +50,52 @@ lines = [line.split() for line in open("/proc/self/smaps_rollup")]
 private = 1024 * sum(int(line[1]) for line in lines if line[0].startswith("Private"))
 times = {"seconds": ended - imported, "import_s": imported - since}
 print(json.dumps({"rows": len(train), **times, "private_bytes": private}))
+"""
+
+BY_DATASETS = """
+import json, sys, time
+from datasets import load_dataset
+from transformers import AutoTokenizer
+model, file, cache, processes, max_tokens = sys.argv[1:]
+tokenizer = AutoTokenizer.from_pretrained(model)
+since = time.monotonic()
+rows = load_dataset("json", data_files=file, split="train", cache_dir=cache)
+encode = lambda batch: tokenizer(batch["text"], truncation=True, max_length=int(max_tokens))
+rows = rows.map(encode, batched=True, num_proc=int(processes), remove_columns=["text"])
+print(json.dumps({"rows": len(rows), "seconds": time.monotonic() - since}))
+"""
+BY_TRL = """
+import json, sys, time
+from datasets import load_dataset
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
+from benchmarks.chat import TEMPLATE
+model, file, cache, processes, max_tokens = sys.argv[1:]
+tokenizer = AutoTokenizer.from_pretrained(model)
+tokenizer.chat_template = TEMPLATE
+config = AutoConfig.from_pretrained(model)
+config.num_hidden_layers = 1
+tiny = AutoModelForCausalLM.from_config(config)
+seconds = []
+for part in ("train[:2]", "train"):
+    since = time.monotonic()
+    rows = load_dataset("json", data_files=file, split=part, cache_dir=cache)
+    arguments = SFTConfig(
+        output_dir=cache, assistant_only_loss=True, max_length=int(max_tokens), report_to=[], use_cpu=True,
+        dataset_num_proc=int(processes) if part == "train" else None,
+    )
+    SFTTrainer(model=tiny, processing_class=tokenizer, train_dataset=rows, args=arguments)
+    seconds.append(time.monotonic() - since)
+print(json.dumps({"rows": len(rows), "seconds": seconds[1] - seconds[0]}))
+"""
+CHAT_MODEL = Path(".cache/demo/smollm2")
+CHATS = Path(".cache/demo/chitchat/train.jsonl")
+CHAT_RECIPE = """
+task: {{kind: chat}}
+model: {{path: {model}}}
+data: {{train: {file}, cache_dir: {cache}, max_tokens: {max_tokens}}}
+train: {{micro_batch_tokens: {max_tokens}}}
 """
 
 
@@ -156,18 +205,51 @@ def _memory(pid: int) -> dict[str, int]:
     return found
 
 
+def by_others(script: str, model: Path, file: Path, cache: Path, num_processes: int) -> float:
+    """Rows/s of a script of these above, in a process of its own with a cache of its own."""
+    words = [sys.executable, "-c", script, str(model), str(file), str(cache), str(num_processes), str(MAX_TOKENS)]
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    environment["HF_DATASETS_CACHE"] = str(cache)
+    said = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
+    if said.returncode:
+        raise SystemExit(said.stderr[-2000:])
+    result = json.loads(said.stdout.splitlines()[-1])
+    return float(result["rows"] / result["seconds"])
+
+
+def chats(folder: Path, num_chats: int, num_processes: int) -> dict[str, float]:
+    """Conversations a second of ours and of TRL's preparation."""
+    file, recipe = folder / "chats.jsonl", folder / "chats.yaml"
+    originals = [json.loads(line) for line in CHATS.read_text(encoding="utf-8").splitlines()]
+    with file.open("w", encoding="utf-8") as lines:
+        for number in range(num_chats):
+            first, *rest = originals[number % len(originals)]["messages"]
+            messages = [{**first, "content": f"{first['content']} ({number})"}, *rest]
+            lines.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+    recipe.write_text(
+        CHAT_RECIPE.format(model=CHAT_MODEL, file=file, cache=folder / "chat-cache", max_tokens=MAX_TOKENS)
+    )
+    made = prepare(recipe, f"data.prepare_processes={num_processes}")
+    return {
+        "chats_per_s": num_chats / made["seconds"],
+        "trl_chats_per_s": by_others(BY_TRL, CHAT_MODEL, file, folder / "trl", num_processes),
+    }
+
+
 def order_of(num_rows: int) -> dict[str, float]:
-    """How long an epoch of so many rows takes to be put in order; then, as a mixture of three sources."""
+    """How long an epoch of so many rows takes to be put in order; then, as mixtures."""
     from trainer.data.order import Order
 
     random = np.random.default_rng(0)
     lengths = random.integers(5, 512, num_rows).astype(np.int32)
-    sources = random.choice(3, num_rows, p=[0.6, 0.3, 0.1]).astype(np.int32)
+    three = random.choice(3, num_rows, p=[0.6, 0.3, 0.1]).astype(np.int32)
+    six = random.choice(6, num_rows, p=[0.4, 0.2, 0.2, 0.1, 0.05, 0.05]).astype(np.int32)
     seconds = {}
     for name, order in (
         ("order_s", Order(lengths, 32, 50, 0)),
         ("order_of_tokens_s", Order(lengths, 32, 50, 0, num_targets=lengths.astype(float), global_batch_tokens=8000)),
-        ("order_of_mixture_s", Order(lengths, 32, 50, 0, sources=sources, weights=(1.0, 0.5, 2.0))),
+        ("order_of_three_s", Order(lengths, 32, 50, 0, sources=three, weights=(1.0, 0.5, 2.0))),
+        ("order_of_six_s", Order(lengths, 32, 50, 0, sources=six, weights=(1.0, 0.5, 2.0, 1.0, 3.0, 0.25))),
     ):
         since = time.monotonic()
         order.rows(order.steps_per_epoch // 2)
@@ -180,6 +262,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("benchmarks.prepare", description=__doc__)
     parser.add_argument("--gb", type=float, default=1.0, help="of JSONL to make")
     parser.add_argument("--rows", type=int, default=1_000_000, help="at least so many rows")
+    parser.add_argument("--chats", type=int, default=20_000, help="conversations; 0 leaves them out, and TRL")
     parser.add_argument("--order-rows", type=int, default=10_000_000)
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--model", type=Path, default=MODEL, help="a folder with a tokenizer; `make demo` fetches one")
@@ -197,6 +280,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         before = tokenizer_alone(arguments.model, folder / "train.jsonl", arguments.processes)
         made = prepare(recipe, f"data.prepare_processes={arguments.processes}")
         after = tokenizer_alone(arguments.model, folder / "train.jsonl", arguments.processes)
+        by_datasets = by_others(
+            BY_DATASETS, arguments.model, folder / "train.jsonl", folder / "datasets", arguments.processes
+        )
         hit = subprocess.run([sys.executable, "-c", HIT, str(recipe)], capture_output=True, text=True, check=True)
         alone = [(one + other) / 2 for one, other in zip(before, after, strict=True)]
         found = {
@@ -206,6 +292,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             "seconds": made["seconds"],
             "rows_per_s": num_rows / made["seconds"],
             "tokens_per_s": made["tokens_per_s"],
+            "datasets_rows_per_s": by_datasets,
+            "ratio_to_datasets": num_rows / made["seconds"] / by_datasets,
             "tokenizer_rows_per_s": alone[0],
             "tokenizer_tokens_per_s": alone[1],
             "ratio_to_tokenizer": made["tokens_per_s"] / alone[1],
@@ -213,6 +301,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "shards": made["shards"],
             "prepared_bytes": made["bytes"],
             "hit": json.loads(hit.stdout),
+            **(chats(folder, arguments.chats, arguments.processes) if arguments.chats else {}),
             "order_rows": arguments.order_rows,
             **order_of(arguments.order_rows),
         }
@@ -225,13 +314,17 @@ def _table(found: dict[str, Any]) -> str:
     lines = [
         ("rows; GB of JSONL", found["rows"], found["file_bytes"] / 1e9),
         ("prepared: rows/s; tokens/s", found["rows_per_s"], found["tokens_per_s"]),
+        ("datasets.map: rows/s; ours, times that", found["datasets_rows_per_s"], found["ratio_to_datasets"]),
         ("the tokenizer alone: rows/s; tokens/s", found["tokenizer_rows_per_s"], found["tokenizer_tokens_per_s"]),
         ("ratio in tokens/s", found["ratio_to_tokenizer"], None),
         ("most memory at a time, MB: private; all", peak["private_bytes"] / 1e6, peak["shared_out_bytes"] / 1e6),
         ("found prepared: s; private MB", hit["seconds"], hit["private_bytes"] / 1e6),
         (f"order of {found['order_rows']:,} rows, s", found["order_s"], None),
-        ("… by targets; of three sources, s", found["order_of_tokens_s"], found["order_of_mixture_s"]),
+        ("… by targets, s", found["order_of_tokens_s"], None),
+        ("… of three sources; of six, s", found["order_of_three_s"], found["order_of_six_s"]),
     ]
+    if "chats_per_s" in found:
+        lines.append(("chats/s: ours; TRL's", found["chats_per_s"], found["trl_chats_per_s"]))
     return "\n".join(f"{name:42} {_number(one):>14} {_number(other):>14}" for name, one, other in lines)
 
 

@@ -25,6 +25,7 @@ class _Window:
     num_targets: float = 0
     loss_sum: float = 0.0
     skipped: int = 0
+    waited_s: float = 0.0
 
 
 class Meter:
@@ -48,13 +49,15 @@ class Meter:
             window.num_targets += step.num_targets
             window.loss_sum += loss * step.num_targets
         window.skipped += not stats.applied
+        window.waited_s += step.waited_s
 
     def report(self) -> dict[str, Any]:
         """The metrics of the steps since the last report, of all ranks together; starts a new window.
 
         loss is the mean over all targets of the window, but for steps whose loss is no number; rates are a second of
-        wall time, `tokens` without padding; memory_bytes is this rank's peak (of the GPU, or else of the process);
-        eta_s counts training steps only.
+        wall time, `tokens` without padding; data_wait_s is the part of step_time_s in which this rank waited for its
+        batches; memory_bytes is this rank's peak (of the GPU, or else of the process); eta_s counts training steps
+        only.
         """
         window, elapsed = self._window, max(time.monotonic() - self._window.started, 1e-9)
         # Smoothed over about ten reports: the estimate should not jump with every batch of long rows.
@@ -69,6 +72,7 @@ class Meter:
             "samples_per_s": window.num_samples / elapsed,
             "padding_efficiency": window.num_tokens / (window.num_padded_tokens or 1),
             "step_time_s": step_s,
+            "data_wait_s": window.waited_s / window.num_steps,
             "memory_bytes": peak_memory(self._device),
             "eta_s": (self._num_steps - self._last_step.number - 1) * self._step_s,
             "skipped_steps": window.skipped,

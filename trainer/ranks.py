@@ -6,7 +6,7 @@ The only place that knows how the ranks were started: by torchrun, by deepspeed,
 import os
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Literal, TypeVar
 
@@ -30,6 +30,8 @@ class Ranks:
     device: torch.device
     control: dist.ProcessGroup | None = None
     """For questions that must not wait for a GPU: gloo beside NCCL; None where all there is is gloo."""
+    group: dist.ProcessGroup | None = None
+    """In which the collectives are; None is the one that all else is in too."""
 
     @property
     def is_zero(self) -> bool:
@@ -38,7 +40,7 @@ class Ranks:
     def sum(self, *values: float | Tensor) -> list[float]:
         """Collective: each value's sum over the ranks, in float64 (exact for counts up to 2**53)."""
         totals = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=self.device) for value in values])
-        dist.all_reduce(totals)
+        dist.all_reduce(totals, group=self.group)
         return [float(total) for total in totals.tolist()]
 
     def sum_counts(self, counts: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -46,7 +48,7 @@ class Ranks:
         totals = {}
         for name in sorted(counts):
             total = counts[name].to(self.device, copy=True)
-            dist.all_reduce(total)
+            dist.all_reduce(total, group=self.group)
             totals[name] = total.cpu()
         return totals
 
@@ -68,12 +70,17 @@ class Ranks:
     def gather(self, value: T) -> list[T]:
         """Collective: every rank's value, in the order of the ranks; for small things of any kind."""
         values: list[T] = [value] * self.world_size
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=self.group)
         return values
 
     def barrier(self) -> None:
         """Collective: waits until every rank is here."""
-        dist.barrier()
+        dist.barrier(group=self.group)
+
+    def apart(self) -> "Ranks":
+        """Collective: the same ranks in a group of their own, on the CPU: for what another thread says meanwhile."""
+        group = dist.new_group(backend="gloo")
+        return replace(self, device=torch.device("cpu"), control=group, group=group)
 
 
 def local_rank() -> int:

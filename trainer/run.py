@@ -5,6 +5,7 @@ The composition root: the only module that may import every other.
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -13,6 +14,7 @@ import torch
 import transformers
 from torch import nn
 
+from trainer.ahead import made_ahead
 from trainer.background import together
 from trainer.checkpoint import Checkpoints, Policy
 from trainer.config.deepspeed import load_ds_config, resolve_ds_config
@@ -117,10 +119,11 @@ def _train(milestones: Milestones, steps_from: StepsFrom, *, evaluated: bool) ->
     state = milestones.begin(milestones.state, evaluated=evaluated)
     engine, task, ranks = milestones.engine, milestones.task, milestones.ranks
     while state.step < milestones.num_steps:
-        try:
-            state = fit(engine, task, steps_from(state), state, schedule=schedule, ranks=ranks, milestones=milestones)
-        except RolledBack as back:
-            milestones.state = state = back.state
+        with closing(made_ahead(steps_from(state))) as steps:
+            try:
+                state = fit(engine, task, steps, state, schedule=schedule, ranks=ranks, milestones=milestones)
+            except RolledBack as back:
+                milestones.state = state = back.state
 
 
 def _save_and_stop(milestones: Milestones) -> None:

@@ -36,6 +36,8 @@ class Step:
     """Real tokens, without padding."""
     num_padded_tokens: int
     """Tokens that run through the model, padding included."""
+    waited_s: float = 0.0
+    """How long this rank's loop has waited for its batches."""
 
 
 def training_order(train: Split, recipe: Recipe) -> Order:
@@ -62,25 +64,28 @@ class Course:
     """Those that there are; of a stream, those that are trained on."""
     begin: Callable[[int, Collection[int]], Iterator[Step]]
     """Collective, and so is each of its steps: this rank's share of the steps from this one on, but for those that are
-    left out."""
+    left out. Another thread than the one that begins may ask for them."""
     alone: Callable[[int], Iterator[tuple[str | None, Batch]]]
     """Collective: this rank's share of the step of this number, each example in a batch of its own, with the place of
     its row; as many on every rank, and None with what is only there for the number."""
 
 
 def course_of(prepared: Prepared, recipe: Recipe, task: Task, *, ranks: Ranks, packing: Packing | None) -> Course:
-    """What the recipe trains on, in which steps."""
+    """Collective: what the recipe trains on, in which steps."""
     train = prepared.split("train")
     assert train is not None, "a recipe always names training data"
     budget = recipe.train.micro_batch_tokens
     if recipe.data.streaming:
         assert recipe.train.max_steps is not None, "the schema wants it of a stream"
         length = recipe.train.max_steps
+        makers = ranks.apart()
 
         def stream(first: int, left_out: Collection[int]) -> Iterator[Step]:
             rows, left = open_stream(prepared, recipe), range(first, length)
             encoder = encoder_of(recipe, task)
-            return stream_steps(rows, encoder, task, left, recipe, ranks=ranks, packing=packing, left_out=left_out)
+            return stream_steps(
+                rows, encoder, task, left, recipe, ranks=ranks, makers=makers, packing=packing, left_out=left_out
+            )
 
         def alone_in_stream(number: int) -> Iterator[tuple[str | None, Batch]]:
             rows = next(iter(open_stream(prepared, recipe).steps(number)))
@@ -117,18 +122,20 @@ def stream_steps(
     recipe: Recipe,
     *,
     ranks: Ranks,
+    makers: Ranks,
     packing: Packing | None,
     left_out: Collection[int] = (),
 ) -> Iterator[Step]:
     """Collective at every step: this rank's share of these steps of a stream; of those that are left out, nothing.
 
-    Each rank encodes a part of a step's rows; all of them then have all of its examples, and deal them as ever.
+    Each rank encodes a part of a step's rows; all of them then have all of its examples, and deal them as ever. They
+    speak as `makers`, the same ranks in a group in which nothing else is said.
     """
     for number, rows in zip(steps, stream.steps(steps.start), strict=False):
         if number in left_out:
             yield _nothing(number)
             continue
-        everyones = ranks.gather(encoder.encode(rows[ranks.rank :: ranks.world_size], Faults()))
+        everyones = makers.gather(encoder.encode(rows[ranks.rank :: ranks.world_size], Faults()))
         by_row = (everyones[at % ranks.world_size][at // ranks.world_size] for at in range(len(rows)))
         encoded = [_kept(example) for examples in by_row for example in examples]
         if not encoded:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from trainer.config.run_dir import CONFIG, FACTS, RESULTS, read_events, write_atomically
@@ -75,8 +76,17 @@ def _summary(
     return (
         f"step {steps[-1]['step']:,} of {start['num_steps']:,} ({ended}) · {start['num_rows']:,} rows · "
         f"{start['num_parameters']:,} parameters · {start['world_size']} ranks on {start['device']} · "
-        f"ZeRO-{start['zero_stage']} · {start['precision']} · peak memory of rank 0: {peak:.2f} GB"
+        f"ZeRO-{start['zero_stage']} · {start['precision']} · peak memory of rank 0: {peak:.2f} GB" + _batches(steps)
     )
+
+
+def _batches(steps: Sequence[Mapping[str, Any]]) -> str:
+    """What the batches cost besides; nothing of steps from before it was measured."""
+    measured = [step for step in steps if "data_wait_s" in step]
+    if not measured:
+        return ""
+    real, waited_s = (fmean(step[key] for step in measured) for key in ("padding_efficiency", "data_wait_s"))
+    return f" · {real:.1%} of the tokens are no padding · a step waits {1000 * waited_s:.1f} ms for its batches"
 
 
 def _alerts(events: Sequence[Mapping[str, Any]]) -> str:

@@ -115,6 +115,7 @@ def test_a_step_has_all_that_a_dashboard_wants(tiny: Path, tmp_path: Path) -> No
     rates = ["tokens_per_s", "samples_per_s", "step_time_s", "memory_bytes"]
     assert all(step[key] > 0 for key in [*rates, "loss", "lr", "grad_norm", "epoch"])
     assert 0.5 < step["padding_efficiency"] <= 1
+    assert 0 < step["data_wait_s"] < step["step_time_s"]
     assert step["eta_s"] == 0
 
 

@@ -28,9 +28,15 @@ class Batch:
     """How much each target counts in the loss, of the labels' shape; None if all count alike."""
 
     def to(self, device: torch.device) -> "Batch":
-        inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}
-        weights = self.weights.to(device, non_blocking=True) if self.weights is not None else None
-        return Batch(inputs, self.labels.to(device, non_blocking=True), weights)
+        """The same on the device. To a GPU it is copied from pinned memory, and nobody waits for it."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            return (tensor.pin_memory() if device.type == "cuda" and not tensor.is_cuda else tensor).to(
+                device, non_blocking=True
+            )
+
+        inputs = {name: moved(tensor) for name, tensor in self.inputs.items()}
+        return Batch(inputs, moved(self.labels), None if self.weights is None else moved(self.weights))
 
     @property
     def shape(self) -> tuple[int, int]:
