@@ -43,6 +43,8 @@ class Settings:
     """Of all ranks."""
     max_tokens: int = MAX_TOKENS
     learning_rate: float = LEARNING_RATE
+    zero_stage: int = 2
+    """Of our side."""
     arguments: dict[str, Any] = field(default_factory=dict)
     """What TrainingArguments is told besides."""
 
@@ -167,6 +169,7 @@ def shardtune_command(settings: Settings) -> list[str]:
         "optim.warmup_fraction": "null",
         "optim.weight_decay": WEIGHT_DECAY,
         "engine.precision": settings.precision,
+        "engine.deepspeed": f"ds_configs/zero{settings.zero_stage}.json",
         "job.ranks": settings.ranks,
         "job.threads_per_rank": settings.threads,
         "report.wandb": "disabled",

@@ -86,7 +86,7 @@ def _batches(steps: Sequence[Mapping[str, Any]]) -> str:
     if not measured:
         return ""
     real, waited_s = (fmean(step[key] for step in measured) for key in ("padding_efficiency", "data_wait_s"))
-    return f" · {real:.1%} of the tokens are no padding · a step waits {1000 * waited_s:.1f} ms for its batches"
+    return f" · {real:.1%} of the tokens are no padding · a step waits {1000 * waited_s:.2f} ms for its batches"
 
 
 def _alerts(events: Sequence[Mapping[str, Any]]) -> str:

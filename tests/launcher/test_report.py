@@ -44,7 +44,7 @@ def test_the_page_has_the_curves_the_evaluations_and_the_config(tmp_path: Path) 
     page = write_report(write_run(tmp_path, events, config_yaml="optim:\n  lr: 1\n", facts_json=facts)).read_text()
     assert len(re.findall("<svg", page)) == 6
     assert "step 9 of 9 (not ended)" in page
-    assert "97.5% of the tokens are no padding · a step waits 0.4 ms for its batches" in page
+    assert "97.5% of the tokens are no padding · a step waits 0.40 ms for its batches" in page
     assert "0.8750" in page
     assert "<th>&lt;bad&gt;</th><td>3</td><td>1</td>" in page
     assert "optim:\n  lr: 1" in page
