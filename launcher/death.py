@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.config.run_dir import EXIT_RESUME
+from trainer.config.run_dir import EXIT_ANEW, EXIT_RESUME
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,11 @@ class Death:
     @property
     def is_from_outside(self) -> bool:
         return bool(self.killed or self.hung or self.silence_s)
+
+    @property
+    def is_amended(self) -> bool:
+        """Whether memory was short, and the first rank to end has written down how the next start does without it."""
+        return self.failure is not None and self.failure.get("code") == EXIT_ANEW
 
     @property
     def is_stop(self) -> bool:

@@ -22,8 +22,10 @@ from launcher.local import BACKENDS
 from launcher.plan import JobPlan, Machine
 from launcher.report.page import REPORT, write_report
 from launcher.restart import Failure, Restart, next_start
+from trainer.config.budget import read_budget
 from trainer.config.errors import LaunchError
 from trainer.config.run_dir import (
+    EXIT_ANEW,
     EXIT_BUG,
     EXIT_INTERRUPTED,
     EXIT_OK,
@@ -166,8 +168,9 @@ def _start_until_done(plan: JobPlan, interrupts: list[Interrupt]) -> int:
             reason = f"{decision.reason}\n" if decision.reason else ""
             print(f"{reason}`shardtune run {plan.run_dir}` goes on from the newest checkpoint", file=sys.stderr)
             return code
-        number = f"{decision.number} of at most {plan.recipe.faults.max_restarts}"
-        print(f"it starts again in {decision.delay_s:g} s (new start {number})", file=sys.stderr)
+        if decision.number:
+            number = f"{decision.number} of at most {plan.recipe.faults.max_restarts}"
+            print(f"it starts again in {decision.delay_s:g} s (new start {number})", file=sys.stderr)
         until = time.monotonic() + decision.delay_s
         while time.monotonic() < until and not interrupts:
             time.sleep(0.1)
@@ -177,7 +180,7 @@ def _start_until_done(plan: JobPlan, interrupts: list[Interrupt]) -> int:
 
 def _run_ranks(plan: JobPlan, interrupts: list[Interrupt]) -> tuple[int, Failure | None]:
     """One start: its exit code, and how it failed, if a new one may be thought of."""
-    since = time.time()
+    since, budget = time.time(), read_budget(plan.run_dir)
     log_path = plan.run_dir / "logs" / "launcher.log"
     with log_path.open("w", encoding="utf-8") as log:
         environment = os.environ | dict(plan.environment)
@@ -206,6 +209,11 @@ def _run_ranks(plan: JobPlan, interrupts: list[Interrupt]) -> tuple[int, Failure
     death = Death(failure, exits, hung_ranks(plan.run_dir, since), silence_s)
     if interrupts or death.is_stop:
         return _stopped(plan, interrupts), None
+    smaller = read_budget(plan.run_dir) if death.is_amended else None
+    # As often as the number falls, and no oftener: it has an end.
+    if smaller is not None and (budget is None or smaller.tokens < budget.tokens):
+        print(f"{smaller}; it starts again at once", file=sys.stderr)
+        return EXIT_ANEW, Failure(step=0, is_mishap=True, is_amended=True)
     print(obituary(death, log_path), file=sys.stderr)
     if EXIT_USER in exits.values():
         return EXIT_USER, None

@@ -14,7 +14,17 @@ from trainer.config.run_dir import EXIT_RESUME
 WarnedOf = Literal["time limit", "preemption", "signal"]
 """What the signal of --signal was sent for; `signal`: by a person, with scancel --batch --signal=USR1."""
 Cause = Literal[
-    "finished", "time limit", "preemption", "signal", "node failure", "requeue", "scancel", "stop", "failure", "unknown"
+    "finished",
+    "time limit",
+    "preemption",
+    "signal",
+    "node failure",
+    "requeue",
+    "memory",
+    "scancel",
+    "stop",
+    "failure",
+    "unknown",
 ]
 State = Literal["running", "waiting", "stopped", "failed", "finished"]
 """waiting: the job is in the queue again. stopped: it is not, and the run has not come to its end."""
@@ -74,6 +84,8 @@ class Evidence:
     num_requeues: int
     """How often the job has been put back because of its time limit."""
     max_requeues: int
+    amended: str | None = None
+    """How the next start will do with less memory, if this one was short of it and has written that down."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +105,8 @@ def decide(seen: Evidence) -> Ending:
         return Ending("finished", "finished", False, "the run has come to its end")
     if seen.cancelled is not None:
         return _after_cancellation(seen, seen.cancelled)
+    if seen.amended is not None:
+        return _after_shortage(seen, seen.amended)
     if seen.stopped or (seen.warning and seen.exit_code == EXIT_RESUME):
         return _after_stop(seen)
     if seen.exit_code:
@@ -123,6 +137,15 @@ def _after_stop(seen: Evidence) -> Ending:
         return Ending("stopped", cause, False, f"{stopped}, where it had begun; raise job.time_limit")
     count = f"{seen.num_requeues + 1} of {seen.max_requeues}"
     return Ending("waiting", cause, True, f"{stopped}; back into the queue, {count}")
+
+
+def _after_shortage(seen: Evidence, amended: str) -> Ending:
+    text = f"ended {_where(seen)}, and the next start will want less memory: {amended}"
+    if seen.asked_by_user:
+        return Ending("stopped", "stop", False, text)
+    if seen.max_requeues == 0:
+        return Ending("stopped", "memory", False, f"{text}; job.max_requeues is 0")
+    return Ending("waiting", "memory", True, f"{text}; back into the queue")
 
 
 def _where(seen: Evidence) -> str:

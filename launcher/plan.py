@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.local import BACKENDS
+from trainer.config.budget import KeptBudget, read_budget
 from trainer.config.deepspeed import load_ds_config, resolve_ds_config
 from trainer.config.errors import LaunchError
 from trainer.config.run_dir import Run, find_run
@@ -56,6 +57,8 @@ class JobPlan:
     world_size: int
     device: str
     ds_config: Mapping[str, Any]
+    kept_budget: KeptBudget | None = None
+    """What train.micro_batch_tokens: auto is in this run directory, if an earlier start has found it out."""
 
     @property
     def recipe(self) -> Recipe:
@@ -82,8 +85,7 @@ class JobPlan:
             f"run directory  {self.run_dir}"
             + (f", from the newest checkpoint of {self.run.forked_from}" if self.run.forked_from else ""),
             f"ranks          {self.world_size} on {self.device}, by {self.recipe.job.backend}",
-            f"global batch   {batch}, in micro-batches of at most {train.micro_batch_tokens:,} tokens; the same on any "
-            "number of ranks",
+            f"global batch   {batch}, in micro-batches of {self._budget()}; the same on any number of ranks",
             f"length         {length}",
             f"environment    {' '.join(f'{name}={value}' for name, value in self.environment.items())}",
             f"command        {' '.join(self.argv)}",
@@ -91,6 +93,18 @@ class JobPlan:
             json.dumps(self.ds_config, indent=2),
         ]
         return "\n".join(lines)
+
+    def _budget(self) -> str:
+        """The tokens of a micro-batch, or the bounds of what the ranks will find out."""
+        tokens, least = self.recipe.train.micro_batch_tokens, self.recipe.data.max_tokens
+        if tokens != "auto":
+            return f"at most {tokens:,} tokens"
+        if self.kept_budget is not None:
+            return f"at most {self.kept_budget.tokens:,} tokens (auto, found out by this run)"
+        if self.recipe.train.global_batch_tokens is not None:
+            return f"as many tokens as fit, {least:,} or more (auto)"
+        share = -(-self.recipe.train.global_batch_size // self.world_size) * least
+        return f"as many tokens as fit, from {least:,} to {share:,} (auto)"
 
 
 def plan_job(
@@ -107,6 +121,7 @@ def plan_job(
         ranks.num_ranks,
         ranks.device,
         resolve_ds_config(load_ds_config(recipe.engine.deepspeed), recipe, hidden_size=_hidden_size(recipe)),
+        read_budget(run.run_dir),
     )
 
 

@@ -18,6 +18,8 @@ class Failure:
     """The last step that was done, by this start or an earlier one."""
     is_mishap: bool
     """Whether a new start may well do better: it had done a step, or a rank was killed from outside."""
+    is_amended: bool = False
+    """Whether the next start will do otherwise: it begins at once, and the failure does not count."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Restart:
 
     delay_s: float
     number: int
+    """Of those that count; 0 if it does not."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,9 @@ class GiveUp:
 
 def next_start(failures: Sequence[Failure], config: FaultsConfig) -> Restart | GiveUp:
     """What follows on these failures of a run, the last one last."""
+    if failures[-1].is_amended:
+        return Restart(0.0, 0)
+    failures = [its for its in failures if not its.is_amended]
     if config.max_restarts == 0 or not failures[-1].is_mishap:
         return GiveUp("")
     if len(failures) >= SAME_STEP and len({its.step for its in failures[-SAME_STEP:]}) == 1:

@@ -32,10 +32,12 @@ from launcher.lifecycle import (
 )
 from launcher.plan import RankPlan, plan_ranks
 from launcher.report.page import write_report
+from trainer.config.budget import read_budget
 from trainer.config.errors import ShardtuneError
 from trainer.config.load import machines_alone, parse_recipe
 from trainer.config.run_dir import (
     CONFIG,
+    EXIT_ANEW,
     EXIT_OK,
     EXIT_RESUME,
     EXIT_USER,
@@ -208,6 +210,7 @@ def _evidence(
     failure = first_failure(run_dir, start.began)
     # A rank that is asked to stop before there is anything to save says so where others say what they died of.
     stopped |= failure is not None and failure.get("code") == EXIT_RESUME
+    budget = read_budget(run_dir) if failure is not None and failure.get("code") == EXIT_ANEW else None
     output = b""
     if start.output is not None and Path(start.output).is_file():
         output = Path(start.output).read_bytes()[start.output_bytes :]
@@ -225,6 +228,7 @@ def _evidence(
             its.state == "waiting" and its.cause == "time limit" and its.job == start.job for its in starts
         ),
         max_requeues=_recipe(run_dir).job.max_requeues,
+        amended=str(budget) if budget is not None else None,
     )
 
 

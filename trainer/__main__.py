@@ -16,8 +16,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TextIO
 
-from trainer.config.errors import LaunchError, ShardtuneError, TakenOverError
+from trainer.config.errors import LaunchError, ShardtuneError, StartAnewError, TakenOverError
 from trainer.config.run_dir import (
+    EXIT_ANEW,
     EXIT_BUG,
     EXIT_OK,
     EXIT_RESUME,
@@ -127,6 +128,8 @@ def _verdict(error: BaseException) -> tuple[int, str]:
     """The exit code, and what there is to say."""
     if isinstance(error, StopAsked):
         return EXIT_RESUME, f"stopped by {error} before there was anything to save; start it again to go on"
+    if isinstance(error, StartAnewError):
+        return EXIT_ANEW, str(error)
     if isinstance(error, ShardtuneError):
         return EXIT_USER, str(error)
     return EXIT_BUG, "".join(traceback.format_exception(error))

@@ -11,23 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from trainer.budget import estimate, lay_out_first_steps, most_wanted
 from trainer.config.deepspeed import load_ds_config, zero_stage
 from trainer.config.load import load_recipe
 from trainer.config.schema import Recipe
 from trainer.data.gather import REPORTED, SPLITS
-from trainer.data.order import Order
-from trainer.data.pack import Packing, lay_out, shape_of
+from trainer.data.pack import Packing
 from trainer.data.prepare import Prepared, load_model_config, load_tokenizer, prepare
 from trainer.data.shards import Split
 from trainer.footprint import Footprint, footprint
+from trainer.memory import share_of_memory
 from trainer.one_report import print_report
 from trainer.steps import training_order
 from trainer.tasks import TASKS, Task
 from trainer.tasks.task import Piece
 
 NUM_BINS = 16
-STEPS_LOOKED_AT = 50
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class Report:
     """The rows of each source, those that are bad, and those that are there twice, within a split or in two of them."""
     steps_per_epoch: int
     num_steps: int
+    micro_batch_tokens: int
+    """What a micro-batch may have at most; with auto as estimated for a machine like this one."""
     largest_micro_batch: tuple[int, int]
     """(rows, longest) of the most tokens among the first steps."""
     padding_efficiency: float
@@ -92,8 +95,21 @@ def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
     # As if the model kept packed rows apart: whether it does is asked when it has been loaded.
     is_packed = task.packable and recipe.data.packing != "off"
     packing = Packing(recipe.data.max_tokens, is_flat=False) if is_packed else None
-    batch, num_targets, efficiency = _largest_micro_batch(train, order, recipe, world_size, packing)
     stage = zero_stage(load_ds_config(recipe.engine.deepspeed))
+    budget = recipe.train.micro_batch_tokens
+    if budget == "auto":
+        has_gpu = recipe.job.device != "cpu" and torch.cuda.is_available()
+        budget = estimate(
+            recipe,
+            task,
+            longest=int(train.lengths.max()),
+            wanted=most_wanted(train, recipe, world_size=world_size, packing=packing),
+            stage=stage,
+            world_size=world_size,
+            memory=share_of_memory(torch.device("cuda" if has_gpu else "cpu"), world_size),
+        )
+        notes.append(f"train.micro_batch_tokens: auto is {budget:,} by the estimate; a run tries it out first")
+    steps = lay_out_first_steps(train, order, world_size=world_size, micro_batch_tokens=budget, packing=packing)
     return Report(
         task=recipe.task.kind,
         model=recipe.model.path,
@@ -107,16 +123,17 @@ def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
         rows={key: prepared.meta[key] for key in REPORTED},
         steps_per_epoch=order.steps_per_epoch,
         num_steps=order.num_steps(recipe.train.num_epochs, recipe.train.max_steps),
-        largest_micro_batch=batch,
-        padding_efficiency=efficiency,
+        micro_batch_tokens=budget,
+        largest_micro_batch=steps.largest,
+        padding_efficiency=steps.padding_efficiency,
         memory=footprint(
             recipe,
             task,
             load_model_config(recipe, task),
             stage=stage,
             world_size=world_size,
-            batch=batch,
-            num_targets=num_targets,
+            batch=steps.largest,
+            num_targets=steps.num_targets,
         ),
     )
 
@@ -139,26 +156,6 @@ def _report(split: Split, prepared: Prepared, task: Task, recipe: Recipe, num_pr
         ),
         previews=[task.preview(example) for example in split.examples(rows)] if num_previews else [],
     )
-
-
-def _largest_micro_batch(
-    train: Split, order: Order, recipe: Recipe, world_size: int, packing: Packing | None
-) -> tuple[tuple[int, int], int, float]:
-    """Its (rows, longest), its targets, and the padding efficiency, over the first steps."""
-    largest, targets, real, padded = (0, 0), 0, 0, 0
-    for step in range(min(STEPS_LOOKED_AT, order.steps_per_epoch)):
-        rows = order.rows(step)
-        lengths = np.asarray(train.lengths[rows])
-        num_targets = np.asarray(train.num_targets[rows])
-        real += int(lengths.sum())
-        budget = recipe.train.micro_batch_tokens
-        for share in lay_out(lengths, world_size=world_size, micro_batch_tokens=budget, packing=packing):
-            for bins in share:
-                shape = shape_of(bins, lengths, packing)
-                padded += shape[0] * shape[1]
-                if shape[0] * shape[1] > largest[0] * largest[1]:
-                    largest, targets = shape, int(sum(num_targets[its].sum() for its in bins))
-    return largest, targets, real / padded
 
 
 def main(argv: Sequence[str] | None = None) -> int:

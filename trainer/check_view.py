@@ -110,6 +110,7 @@ def _memory(report: Report) -> Table:
     for name, size in parts.items():
         table.add_row(name, f"{size / 2**30:.2f} GiB")
     table.caption = (
+        f"micro-batches of at most {report.micro_batch_tokens:,} tokens; "
         f"{report.num_steps:,} steps, {report.steps_per_epoch:,} an epoch; "
         f"{report.padding_efficiency:.1%} of the tokens are real, the others padding"
     )

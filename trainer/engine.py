@@ -55,6 +55,9 @@ class Engine(Protocol):
     def evaluating(self) -> Any:
         """A context: no dropout, no gradients."""
 
+    def rehearsing(self) -> Any:
+        """A context ahead of all training: steps in it leave nothing behind, if their lr and their gradients are 0."""
+
     def generate(self, inputs: dict[str, Tensor], settings: Mapping[str, Any]) -> Tensor:
         """The token ids of the model's answers, without the prompts; shape (rows, longest answer)."""
 
@@ -148,6 +151,14 @@ class DeepSpeedEngine:
             # and who gathers them next is told "Cannot partition a param in flight".
             self._engine.empty_partition_cache()
         self._engine.train()
+
+    @contextmanager
+    def rehearsing(self) -> Iterator[None]:
+        scale = zero.loss_scale(self._engine)
+        with torch.random.fork_rng([self._ranks.device] if self._ranks.device.type == "cuda" else []):
+            yield
+        zero.forget_steps(self._engine)
+        zero.set_loss_scale(self._engine, scale)
 
     def generate(self, inputs: dict[str, Tensor], settings: Mapping[str, Any]) -> Tensor:
         # Under ZeRO-3 each pass needs all ranks: one that is done goes on until all are.

@@ -68,6 +68,15 @@ def footprint(
     )
 
 
+def largest_footprint(
+    recipe: Recipe, task: Task, config: Any, *, stage: int, world_size: int, batch: tuple[int, int]
+) -> Footprint:
+    """The footprint of a step whose largest micro-batch has this shape, with as many targets as there may be in it."""
+    rows, longest = batch
+    num_targets = rows * (longest if task.wants_target_loss else 1)
+    return footprint(recipe, task, config, stage=stage, world_size=world_size, batch=batch, num_targets=num_targets)
+
+
 def _first(config: Any, *names: str) -> int:
     """The first of these that the config has; 0 if it has none."""
     return next((int(value) for name in names if (value := getattr(config, name, None)) is not None), 0)

@@ -53,7 +53,11 @@ class Lease(Protocol):
     """The right to write the run directory."""
 
     def check(self) -> None:
-        """Raises TakenOverError if it has been lost."""
+        """Raises TakenOverError if it has been lost; for rank zero to look, often."""
+        ...
+
+    def check_here(self) -> None:
+        """The same for whichever rank is about to write something alone."""
         ...
 
     def close(self) -> None:
@@ -61,11 +65,17 @@ class Lease(Protocol):
         ...
 
 
-class NoLease:
-    """Of the ranks above zero: rank zero's end is theirs."""
+class PeersLease:
+    """Of the ranks above zero: rank zero's end is theirs, and the file is not asked by all of them."""
+
+    def __init__(self, path: Path, token: str) -> None:
+        self._path, self._token = path, token
 
     def check(self) -> None:
         pass
+
+    def check_here(self) -> None:
+        _refuse_if_lost(self._path, self._token)
 
     def close(self) -> None:
         pass
@@ -76,55 +86,64 @@ class FileLease:
 
     def __init__(self, path: Path, job: str | None) -> None:
         self._path = path
-        self._token = uuid.uuid4().hex
-        me = Holder(self._token, job, socket.gethostname(), os.getpid(), _kernel(), _born(os.getpid()) or 0)
+        self.token = uuid.uuid4().hex
+        me = Holder(self.token, job, socket.gethostname(), os.getpid(), _kernel(), _born(os.getpid()) or 0)
         write_atomically(path, json.dumps(asdict(me)))
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
-        try:
-            holder = read_holder(self._path)
-            is_lost = holder.token != self._token if holder is not None else self._path.parent.is_dir()
-        except OSError:  # the file server is away, also for whoever might have taken it; a later look will do
-            return
-        if is_lost:
-            taker = f"by {holder}" if holder else "and given back"
-            raise TakenOverError(
-                f"{self._path.parent} has been taken over {taker}: this start was believed dead, and ends here "
-                "without another checkpoint"
-            )
+        _refuse_if_lost(self._path, self.token)
+
+    def check_here(self) -> None:
+        self.check()
 
     def close(self) -> None:
         self._closed.set()
         self._thread.join()
         holder = read_holder(self._path)
-        if holder is not None and holder.token == self._token:
+        if holder is not None and holder.token == self.token:
             self._path.unlink(missing_ok=True)
 
     def _beat(self) -> None:
         while not self._closed.wait(BEAT_S):
             with contextlib.suppress(OSError):  # the file server is away; a later beat will do
                 holder = read_holder(self._path)
-                if holder is not None and holder.token == self._token:
+                if holder is not None and holder.token == self.token:
                     os.utime(self._path)
 
 
 def open_lease(run_dir: Path, ranks: Ranks, *, job: str | None = None) -> Lease:
     """Collective: the lease of the run directory. Raises CheckpointError, on every rank, if another start holds it."""
     refusal: str | None = None
-    lease: Lease = NoLease()
+    path = run_dir / LEASE
+    lease: FileLease | None = None
     if ranks.is_zero:
         try:
-            wait_for_lease(run_dir / LEASE, job)
-            lease = FileLease(run_dir / LEASE, job)
+            wait_for_lease(path, job)
+            lease = FileLease(path, job)
         except CheckpointError as error:
             refusal = str(error)
-    refusal = ranks.gather(refusal)[0]
+    refusal, token = ranks.gather((refusal, lease.token if lease else ""))[0]
     if refusal is not None:
         raise CheckpointError(refusal)
-    return lease
+    return lease or PeersLease(path, token)
+
+
+def _refuse_if_lost(path: Path, token: str) -> None:
+    """Raises TakenOverError if the lease is another start's by now."""
+    try:
+        holder = read_holder(path)
+        is_lost = holder.token != token if holder is not None else path.parent.is_dir()
+    except OSError:  # the file server is away, also for whoever might have taken it; a later look will do
+        return
+    if is_lost:
+        taker = f"by {holder}" if holder else "and given back"
+        raise TakenOverError(
+            f"{path.parent} has been taken over {taker}: this start was believed dead, and ends here "
+            "without another checkpoint"
+        )
 
 
 def wait_for_lease(

@@ -1,5 +1,6 @@
 """What to say when a rank's memory is short: what was asked of how much, and which settings would fit."""
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,10 +10,10 @@ from typing import Any
 import torch
 
 from trainer.config.deepspeed import load_ds_config, zero_stage
-from trainer.config.errors import TrainingError
+from trainer.config.errors import ShortOfMemoryError
 from trainer.config.schema import Recipe
 from trainer.data.prepare import load_model_config
-from trainer.footprint import footprint
+from trainer.footprint import largest_footprint
 from trainer.meter import peak_memory
 from trainer.ranks import Ranks
 from trainer.tasks import Task
@@ -30,23 +31,31 @@ def is_memory_error(error: BaseException) -> bool:
 
 @contextmanager
 def memory_said(
-    recipe: Recipe, task: Task, ranks: Ranks, shape: Callable[[], tuple[int, int] | None]
+    recipe: Recipe, task: Task, ranks: Ranks, shape: Callable[[], tuple[int, int] | None], *, micro_batch_tokens: int
 ) -> Iterator[None]:
-    """Turns a lack of memory into one message with the numbers and the settings that would fit, a TrainingError.
+    """Turns a lack of memory into a ShortOfMemoryError: one message with the numbers and the settings that would fit.
 
-    `shape` is that of the micro-batch that was begun last, (rows, longest); None if there was none.
+    `shape` is that of the micro-batch that was begun last, (rows, longest); None if there was none. No micro-batch has
+    more than micro_batch_tokens.
     """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not is_memory_error(error):
             raise
-        raise _explained(error, recipe, task, load_model_config(recipe, task), shape(), ranks) from error
+        config = load_model_config(recipe, task)
+        raise _explained(error, recipe, task, config, shape(), ranks, micro_batch_tokens) from error
 
 
 def _explained(
-    error: BaseException, recipe: Recipe, task: Task, config: Any, shape: tuple[int, int] | None, ranks: Ranks
-) -> TrainingError:
+    error: BaseException,
+    recipe: Recipe,
+    task: Task,
+    config: Any,
+    shape: tuple[int, int] | None,
+    ranks: Ranks,
+    budget: int,
+) -> ShortOfMemoryError:
     """What a setting would save is estimated, what was in use is measured."""
     capacity, used = _capacity(ranks.device), peak_memory(ranks.device)
     asked = _asked(str(error))
@@ -58,39 +67,30 @@ def _explained(
     fitting = [
         f"  {setting:40} about {size / 1e9:.2f} GB a rank"
         for setting, size in _alternatives(
-            recipe, task, config, shape or (1, recipe.data.max_tokens), ranks, used + asked
+            recipe, task, config, shape or (1, recipe.data.max_tokens), ranks, used + asked, budget
         )
-        if size <= HEADROOM * _share(capacity, ranks)
+        if size <= HEADROOM * share_of_memory(ranks.device, ranks.world_size)
     ]
     if fitting:
         lines += ["By the estimate, each of these would fit alone, and none changes what is learned:", *fitting[:4]]
     else:
         lines.append("No single setting is known to fit; shard over more ranks, or lower data.max_tokens")
-    return TrainingError("\n".join(lines))
+    return ShortOfMemoryError("\n".join(lines))
 
 
 def _alternatives(
-    recipe: Recipe, task: Task, config: Any, shape: tuple[int, int], ranks: Ranks, wanted: int
+    recipe: Recipe, task: Task, config: Any, shape: tuple[int, int], ranks: Ranks, wanted: int, budget: int
 ) -> Iterator[tuple[str, float]]:
     """Settings, and the bytes that a rank would want with each instead of `wanted`."""
     rows, longest = shape
     stage = zero_stage(load_ds_config(recipe.engine.deepspeed))
 
     def size(recipe: Recipe, rows: int, stage: int, *, offloaded: bool = False) -> int:
-        its = footprint(
-            recipe,
-            task,
-            config,
-            stage=stage,
-            world_size=ranks.world_size,
-            batch=(rows, longest),
-            num_targets=rows * (longest if task.wants_target_loss else 1),
-        )
+        its = largest_footprint(recipe, task, config, stage=stage, world_size=ranks.world_size, batch=(rows, longest))
         return its.total - (its.optimizer if offloaded else 0)
 
     now = size(recipe, rows, stage)
-    budget, least = recipe.train.micro_batch_tokens, recipe.data.max_tokens
-    while budget // 2 >= least:
+    while budget // 2 >= recipe.data.max_tokens:
         budget //= 2
         fewer = max(1, budget // longest)
         if fewer < rows:
@@ -113,13 +113,30 @@ def _asked(text: str) -> int:
     return round(float(found[1]) * units[found[2]]) if found else 0
 
 
+def share_of_memory(device: torch.device, world_size: int) -> float:
+    """The bytes that a rank has: those of its GPU, or its part of the machine's, which CPU ranks share."""
+    capacity = _capacity(device)
+    return capacity if device.type == "cuda" else capacity / world_size
+
+
 def _capacity(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     found = re.search(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"))
-    return int(found[1]) * 1024 if found else 0
+    return min([int(found[1]) * 1024 if found else 0, *limits_of_memory()])
 
 
-def _share(capacity: int, ranks: Ranks) -> float:
-    """A rank's part of it: CPU ranks share the machine's."""
-    return capacity if ranks.device.type == "cuda" else capacity / ranks.world_size
+def limits_of_memory(root: Path = Path("/")) -> Iterator[int]:
+    """What the control groups of this process may use, in bytes: a container's limit, or that of a Slurm job."""
+    for line in (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        mount, name = ("memory", "memory.limit_in_bytes") if controllers else ("", "memory.max")
+        group = root / "sys/fs/cgroup" / mount / path.lstrip("/")
+        # In a container the path may be the one outside of it, and lead nowhere; the folders above it still count.
+        for folder in (group, *group.parents[: len(Path(path).parts) - 1]):
+            with contextlib.suppress(OSError):
+                text = (folder / name).read_text(encoding="ascii").strip()
+                if text.isdecimal():  # or `max`
+                    yield int(text)

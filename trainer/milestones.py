@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from trainer.budget import Budget
 from trainer.checkpoint import Checkpoints
 from trainer.config.schema import Recipe
 from trainer.data.batch import Batch
@@ -41,6 +42,7 @@ class Milestones:
     task: Task
     dev: Split | None
     packing: Packing | None
+    budget: Budget
     tokenizer: Any
     checkpoints: Checkpoints
     guard: Guard
@@ -137,7 +139,7 @@ class Milestones:
     def evaluate(self, name: str, split: Split, step: int) -> dict[str, Any]:
         """Collective: this split's metrics, reported."""
         with self.phase(f"evaluating on {name}"):
-            budget = self.recipe.train.micro_batch_tokens
+            budget = self.budget.tokens
             batches = evaluation_batches(
                 split, self.task, ranks=self.ranks, micro_batch_tokens=budget, packing=self.packing
             )

@@ -5,7 +5,7 @@ The composition root: the only module that may import every other.
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -38,6 +38,7 @@ from trainer.optim import OPTIMIZERS
 from trainer.packing import choose_packing
 from trainer.preflight import check_device, preflight
 from trainer.ranks import Ranks
+from trainer.rehearsal import halved_when_short, settle_budget
 from trainer.reporter import Reporter, open_reporter
 from trainer.resume import Found, find_newest, first_whole, fork, restore, state_of
 from trainer.schedule import make_schedule
@@ -99,7 +100,7 @@ def _run(
         stop.note_only()
         with watching(run_dir, ranks.rank, recipe.faults.hang_s):
             try:
-                with memory_said(recipe, milestones.task, ranks, lambda: milestones.shape):
+                with _memory_watched(milestones):
                     _train(milestones, steps_from, evaluated=found.is_evaluated)
                     results = _finish(milestones, milestones.state, prepared.split("test"))
             except StopAsked:
@@ -111,6 +112,17 @@ def _run(
         return True
     finally:
         reporter.close()
+
+
+@contextmanager
+def _memory_watched(milestones: Milestones) -> Iterator[None]:
+    """Says what was short of memory, and leaves the next start a smaller budget where it may."""
+    its, budget = milestones, milestones.budget
+    with (
+        halved_when_short(budget, its.run_dir, its.lease),
+        memory_said(its.recipe, its.task, its.ranks, lambda: its.shape, micro_batch_tokens=budget.tokens),
+    ):
+        yield
 
 
 def _train(milestones: Milestones, steps_from: StepsFrom, *, evaluated: bool) -> None:
@@ -152,11 +164,12 @@ def _assemble(
     assert train is not None, "a recipe always names training data"
     tokenizer = load_tokenizer(recipe)
     task = TASKS[recipe.task.kind](recipe.task, prepared.facts, tokenizer, load_model_config(recipe))
-    with memory_said(recipe, task, ranks, lambda: None):
+    with memory_said(recipe, task, ranks, lambda: None, micro_batch_tokens=recipe.data.max_tokens):
         engine, model = _load_engine(recipe, run_dir, task, tokenizer, ranks)
-    packing = choose_packing(recipe, task, engine, model, ranks=ranks, reporter=reporter)
-    _pass_once(engine, task, train, ranks)
-    course = course_of(prepared, recipe, task, ranks=ranks, packing=packing)
+        packing = choose_packing(recipe, task, engine, model, ranks=ranks, reporter=reporter)
+        _pass_once(engine, task, train, ranks)
+    budget = settle_budget(recipe, run_dir, engine, task, train, packing, ranks=ranks, reporter=reporter, lease=lease)
+    course = course_of(prepared, recipe, task, ranks=ranks, micro_batch_tokens=budget.tokens, packing=packing)
     if ranks.is_zero:
         keep_model_files(model, tokenizer, run_dir / MODEL)
         write_atomically(run_dir / FACTS, json.dumps(prepared.facts, ensure_ascii=False, indent=1))
@@ -177,6 +190,7 @@ def _assemble(
         task=task,
         dev=prepared.split("dev"),
         packing=packing,
+        budget=budget,
         tokenizer=tokenizer,
         checkpoints=checkpoints,
         guard=Guard(

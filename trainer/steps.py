@@ -70,21 +70,35 @@ class Course:
     its row; as many on every rank, and None with what is only there for the number."""
 
 
-def course_of(prepared: Prepared, recipe: Recipe, task: Task, *, ranks: Ranks, packing: Packing | None) -> Course:
+def course_of(
+    prepared: Prepared,
+    recipe: Recipe,
+    task: Task,
+    *,
+    ranks: Ranks,
+    micro_batch_tokens: int,
+    packing: Packing | None,
+) -> Course:
     """Collective: what the recipe trains on, in which steps."""
     train = prepared.split("train")
     assert train is not None, "a recipe always names training data"
-    budget = recipe.train.micro_batch_tokens
     if recipe.data.streaming:
         assert recipe.train.max_steps is not None, "the schema wants it of a stream"
         length = recipe.train.max_steps
         makers = ranks.apart()
 
         def stream(first: int, left_out: Collection[int]) -> Iterator[Step]:
-            rows, left = open_stream(prepared, recipe), range(first, length)
-            encoder = encoder_of(recipe, task)
             return stream_steps(
-                rows, encoder, task, left, recipe, ranks=ranks, makers=makers, packing=packing, left_out=left_out
+                open_stream(prepared, recipe),
+                encoder_of(recipe, task),
+                task,
+                range(first, length),
+                recipe,
+                ranks=ranks,
+                makers=makers,
+                micro_batch_tokens=micro_batch_tokens,
+                packing=packing,
+                left_out=left_out,
             )
 
         def alone_in_stream(number: int) -> Iterator[tuple[str | None, Batch]]:
@@ -103,7 +117,14 @@ def course_of(prepared: Prepared, recipe: Recipe, task: Task, *, ranks: Ranks, p
     def begin(first: int, left_out: Collection[int]) -> Iterator[Step]:
         left = range(first, num_steps)
         return train_steps(
-            train, task, order, left, ranks=ranks, micro_batch_tokens=budget, packing=packing, left_out=left_out
+            train,
+            task,
+            order,
+            left,
+            ranks=ranks,
+            micro_batch_tokens=micro_batch_tokens,
+            packing=packing,
+            left_out=left_out,
         )
 
     def alone(number: int) -> Iterator[tuple[str | None, Batch]]:
@@ -123,6 +144,7 @@ def stream_steps(
     *,
     ranks: Ranks,
     makers: Ranks,
+    micro_batch_tokens: int,
     packing: Packing | None,
     left_out: Collection[int] = (),
 ) -> Iterator[Step]:
@@ -142,7 +164,7 @@ def stream_steps(
             raise DataError(f"data.train: nothing to learn is left of the rows of step {number + 1}: data.max_tokens?")
         examples = _Examples(task, encoded)
         draws = _draws(recipe.train.seed, number, len(encoded))
-        share = _Sharing(examples, task, ranks, recipe.train.micro_batch_tokens, packing)
+        share = _Sharing(examples, task, ranks, micro_batch_tokens, packing)
         micro_batches, num_padded_tokens = share(np.arange(len(encoded)), draws)
         yield Step(
             number,
@@ -236,6 +258,16 @@ def evaluation_batches(
     for start in range(0, len(by_length), chunk):
         rows = by_length[start : start + chunk]
         yield from share(rows, [(0, row) for row in rows.tolist()])[0]
+
+
+def largest_batch(split: Split, task: Task, *, ranks: Ranks, micro_batch_tokens: int, packing: Packing | None) -> Batch:
+    """As large a batch as there may be: the longest example as often as the budget holds it."""
+    longest = int(split.lengths.argmax())
+    num_rows = max(1, micro_batch_tokens // int(split.lengths[longest]))
+    rows = np.full(num_rows, longest, dtype=np.int64)
+    bins = [np.array([at]) for at in range(num_rows)]
+    share = _Sharing(split, task, ranks, micro_batch_tokens, packing)
+    return share.batch(rows, [(0, row) for row in rows.tolist()], bins).to(ranks.device)
 
 
 @dataclass(frozen=True)

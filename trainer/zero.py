@@ -151,8 +151,16 @@ def undo_first_step(engine: Any) -> None:
     """
     wrapper = engine.optimizer
     if hasattr(wrapper, "fp32_groups") and hasattr(wrapper, "refresh_fp32_params"):
-        wrapper.optimizer.state.clear()
+        forget_steps(engine)
         wrapper.refresh_fp32_params()
+
+
+def forget_steps(engine: Any) -> None:
+    """Takes the optimizer's states away, as if it had done no step yet."""
+    wrapper = engine.optimizer
+    for optimizer in (getattr(wrapper, "optimizer", wrapper), getattr(wrapper, "backup_optimizer", None)):
+        if optimizer is not None:
+            optimizer.state.clear()
 
 
 def loss_scale(engine: Any) -> dict[str, float]:

@@ -1,11 +1,15 @@
-"""Devices are found without torch."""
+"""Devices are found without torch, and ranks are started as often as it helps."""
 
 import os
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from launcher.execute import find_machine
+from launcher.execute import _start_until_done, find_machine
+from launcher.plan import Machine, plan_job
+from trainer.config.run_dir import EXIT_BUG, EXIT_OK, write_run_dir
 
 
 @pytest.fixture
@@ -38,6 +42,46 @@ def test_a_machine_without_nvidia_smi_or_with_a_broken_one_has_none(
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed' >&2; exit 9\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
     assert find_machine().num_gpus == 0
+
+
+SHORT_OF_MEMORY = """
+import json, os, sys, time
+from pathlib import Path
+from trainer.config.budget import KeptBudget, keep_budget, read_budget
+from trainer.config.run_dir import EXIT_ANEW, RESULTS, failure_path
+run_dir, least = Path(sys.argv[1]), int(sys.argv[2])
+before = read_budget(run_dir)
+tokens = before.tokens // 2 if before else 64
+with (run_dir / "starts").open("a") as file:
+    file.write(f"{tokens}\\n")
+if tokens <= 8:
+    (run_dir / RESULTS).write_text("{}")
+    sys.exit(0)
+keep_budget(run_dir, KeptBudget(max(tokens, least), False, 2 * tokens))
+failure = {"rank": 1, "host": "here", "time": time.time(), "code": EXIT_ANEW, "text": "rank 1 is short of memory"}
+failure_path(run_dir, 1).write_text(json.dumps(failure))
+sys.exit(EXIT_ANEW)
+"""
+"""Stands for ranks that are short of memory until 8 tokens are left, and that keep no less than `least`."""
+
+
+@pytest.mark.parametrize(
+    ("least", "code", "starts"), [(0, EXIT_OK, ["64", "32", "16", "8"]), (64, EXIT_BUG, ["64", "32"])]
+)
+def test_ranks_that_were_short_of_memory_start_anew_at_once_as_long_as_their_budget_falls(
+    folder: Path, capsys: pytest.CaptureFixture[str], least: int, code: int, starts: list[str]
+) -> None:
+    made = plan_job(Path("x.yaml"), ["faults.max_restarts=0"], folder / "r", Machine(0, 2))
+    write_run_dir(made.run)
+    (folder / "r" / "metrics.jsonl").touch()
+    argv = (sys.executable, "-c", SHORT_OF_MEMORY, str(folder / "r"), str(least))
+    environment = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    assert _start_until_done(replace(made, argv=argv, environment=environment), []) == code
+    assert (folder / "r" / "starts").read_text().split() == starts
+    said = capsys.readouterr().err
+    assert "train.micro_batch_tokens: auto is 64 (memory was short with 128); it starts again at once\n" in said
+    assert said.count("it starts again at once") == len(starts) - 1
+    assert ("rank 1 on here failed" in said) == (code == EXIT_BUG)
 
 
 def test_the_cores_are_those_that_this_process_may_use() -> None:

@@ -38,6 +38,12 @@ KILLED: dict[str, Any] = {"stopped": False, "warning": None, "exit_code": 143}
         ({**KILLED, "cancelled": "node failure", "taken_back": True}, "waiting", "node failure", False),
         ({**KILLED, "cancelled": "requeue", "taken_back": True}, "waiting", "requeue", False),
         ({"cancelled": "scancel"}, "stopped", "scancel", False),
+        ({**KILLED, "amended": "auto is 5"}, "waiting", "memory", True),
+        ({**KILLED, "amended": "auto is 5", "num_requeues": 10, "last_step": 10}, "waiting", "memory", True),
+        ({**KILLED, "amended": "auto is 5", "warning": "time limit"}, "waiting", "memory", True),
+        ({**KILLED, "amended": "auto is 5", "max_requeues": 0}, "stopped", "memory", False),
+        ({**KILLED, "amended": "auto is 5", "asked_by_user": True}, "stopped", "stop", False),
+        ({**KILLED, "amended": "auto is 5", "cancelled": "scancel"}, "stopped", "scancel", False),
     ],
 )
 def test_every_end_of_a_start_is_told_apart(change: dict[str, Any], state: str, cause: str, requeue: bool) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from launcher.local import BACKENDS
 from launcher.plan import JobPlan, Machine, plan_job
+from trainer.config.budget import KeptBudget, keep_budget
 from trainer.config.errors import CheckpointError, ConfigError, LaunchError
 from trainer.config.run_dir import write_run_dir
 
@@ -94,6 +95,18 @@ def test_what_cannot_alter_learning_is_no_other_recipe() -> None:
     write_run_dir(plan(run_dir="r").run)
     machine = ["job.ranks=2", "report.every_steps=10", "checkpoint.every_steps=7", "engine.deepspeed=zero3"]
     assert plan(*machine, "engine.precision=fp32", "train.micro_batch_tokens=600", run_dir="r").run_dir.name == "r"
+
+
+def test_what_auto_may_come_to_is_said_and_what_it_has_come_to_in_a_run() -> None:
+    auto = "train.micro_batch_tokens=auto"
+    assert "micro-batches of at most 16,384 tokens;" in plan().describe()
+    assert "micro-batches of as many tokens as fit, from 512 to 2,048 (auto);" in plan(auto).describe()
+    by_targets = plan(auto, "train.global_batch_tokens=5000").describe()
+    assert "micro-batches of as many tokens as fit, 512 or more (auto);" in by_targets
+    write_run_dir(plan(auto, run_dir="r").run)
+    keep_budget(Path("r"), KeptBudget(1024, fits=True))
+    assert "at most 1,024 tokens (auto, found out by this run);" in plan(path="r").describe()
+    assert "at most 600 tokens;" in plan("train.micro_batch_tokens=600", path="r").describe()
 
 
 def test_a_fork_has_the_changed_recipe_and_a_directory_of_its_own(folder: Path) -> None:

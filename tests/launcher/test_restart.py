@@ -38,6 +38,13 @@ def test_what_fails_before_its_first_step_would_fail_again() -> None:
     assert next_start(mishaps(5), FaultsConfig(max_restarts=0)) == GiveUp("")
 
 
+def test_what_the_next_start_does_otherwise_it_does_at_once_and_without_being_counted() -> None:
+    amended = Failure(0, is_mishap=True, is_amended=True)
+    assert next_start([amended] * 20, FaultsConfig(max_restarts=0)) == Restart(0.0, 0)
+    assert next_start([amended, *mishaps(7), amended, *mishaps(7)], CONFIG) == Restart(10.0, 2)
+    assert isinstance(next_start([*mishaps(7), amended, *mishaps(7), amended, *mishaps(7)], CONFIG), GiveUp)
+
+
 def test_heartbeats_are_told_by_their_change_and_not_by_the_clock_of_the_file_server(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     alive_path(tmp_path, 0).touch()

@@ -2,16 +2,20 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from launcher.execute import run_job
+from launcher.plan import Machine, plan_job
 from tests.support.runs import RECIPE, curve, events, write_tiny
 from trainer.manifest import open_checkpoint
 
@@ -375,3 +379,22 @@ def test_data_are_prepared_ahead_of_a_run(folder: Path) -> None:
     assert f"in {report['path']}" in again.stdout and "they were there already" in again.stdout
     wrong = shardtune("prepare", "tiny.yaml", "data.train=nothing.jsonl", cwd=folder)
     assert wrong.returncode == 2 and "no such file: 'nothing.jsonl'" in wrong.stderr
+
+
+def test_a_rank_short_of_memory_costs_a_start_and_no_more(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    settings = ["train.micro_batch_tokens=auto", "train.max_steps=4", "data.dev=null", "checkpoint.every_steps=1"]
+    plan = plan_job(folder / "tiny.yaml", [*settings, "faults.max_restarts=0"], tmp_path / "r", Machine(0, 2))
+    words = tuple("tests.support.shortage" if word == "trainer" else word for word in plan.argv)
+    # The rehearsal is three passes, and the one by which the model shows its loss comes before: these are of training.
+    short = {**plan.environment, "SHORTAGE": "100 6"}
+    assert run_job(replace(plan, argv=words, environment=short)) == 0
+    said = re.findall(
+        r"auto is (\d+) \(memory was short with (\d+)\); it starts again at once\n", capsys.readouterr().err
+    )
+    assert len(said) == 1 and int(said[0][0]) <= 100 < int(said[0][1])
+    first, second = events(tmp_path / "r", "start")
+    assert first["step"] == 0 < second["step"]
+    assert [event["step"] for event in events(tmp_path / "r", "step")] == [1, 2, 3, 4]

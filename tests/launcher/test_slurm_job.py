@@ -13,7 +13,9 @@ from launcher.allocation import Allocation
 from launcher.plan import Machine
 from launcher.slurm_job import begin, end, read_starts
 from tests.launcher.conftest import RECIPE
+from trainer.config.budget import KeptBudget, keep_budget
 from trainer.config.errors import LaunchError
+from trainer.config.run_dir import EXIT_ANEW
 
 NOW = time.time()
 
@@ -152,6 +154,18 @@ def test_a_failure_is_told_with_the_first_rank_that_failed(
     assert end(run_dir, allocation, exit_code=1, signals="") == (1, False)
     assert "rank 3 on node2 failed first:\nValueError: no" in capsys.readouterr().err
     assert read_starts(run_dir)[-1].state == "failed"
+
+
+def test_a_start_that_leaves_the_next_one_a_smaller_budget_goes_back_into_the_queue(
+    run_dir: Path, allocation: Allocation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep_budget(run_dir, KeptBudget(512, fits=False, too_many=1024))
+    failure = {"rank": 3, "host": "node2", "time": time.time(), "code": EXIT_ANEW, "text": "rank 3 …"}
+    (run_dir / "logs" / "rank-3.failure.json").write_text(json.dumps(failure))
+    train(run_dir, 1)
+    assert end(run_dir, allocation, exit_code=1, signals="") == (75, True)
+    assert "train.micro_batch_tokens: auto is 512 (memory was short with 1024)" in capsys.readouterr().err
+    assert (read_starts(run_dir)[-1].state, read_starts(run_dir)[-1].cause) == ("waiting", "memory")
 
 
 def test_a_run_that_has_come_to_its_end_says_so_and_has_a_page(

@@ -14,6 +14,7 @@ from tests.support.runs import RECIPE, train
 from tests.support.runs import tiny_recipe as recipe_of
 from trainer.check import check, main
 from trainer.check_view import show
+from trainer.config.budget import read_budget
 from trainer.config.run_dir import EXIT_OK, EXIT_USER
 from trainer.tasks.task import texts_of
 
@@ -44,6 +45,17 @@ def test_every_number_is_that_of_the_data(recipe_path: Path, capsys: pytest.Capt
     rows, longest = report["largest_micro_batch"]
     assert 0 < rows <= 6 and longest == 20
     assert 0.5 < report["padding_efficiency"] <= 1
+
+
+def test_auto_is_what_a_run_on_this_machine_begins_with(
+    recipe_path: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    auto = ("train.micro_batch_tokens=auto", "train.max_steps=1", "data.dev=null", "data.test=null")
+    report = checked(capsys, str(recipe_path), "--ranks=1", *auto)
+    train(recipe_of(tiny, *auto), tmp_path, world_size=1)
+    kept = read_budget(tmp_path)
+    assert kept is not None and report["micro_batch_tokens"] == kept.tokens
+    assert checked(capsys, str(recipe_path), "--ranks=1", *auto[1:])["micro_batch_tokens"] == 16384
 
 
 def test_a_preview_ends_with_what_is_learned(recipe_path: Path, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,6 +56,23 @@ class Clock:
         self._happens(self.now)
 
 
+def test_any_rank_can_see_that_the_lease_has_been_lost(path: Path) -> None:
+    def body(ranks: Ranks) -> bool:
+        lease = open_lease(path.parent, ranks)
+        lease.check_here()
+        ranks.barrier()
+        if ranks.is_zero:
+            on_another_machine(path)
+            path.write_text(path.read_text().replace(json.loads(path.read_text())["token"], "another"))
+        ranks.barrier()
+        with pytest.raises(TakenOverError, match="has been taken over by process"):
+            lease.check_here()
+        lease.close()
+        return True
+
+    assert run_ranks(body) == [True, True]
+
+
 def wait(path: Path, clock: Clock, job: str | None = None) -> float:
     wait_for_lease(path, job, clock=clock, sleep=clock.sleep)
     return clock.now

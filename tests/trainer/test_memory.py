@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from tests.support.runs import tiny_recipe, train
-from trainer.config.errors import TrainingError
+from trainer.config.errors import ShortOfMemoryError
 from trainer.data.prepare import load_model_config, load_tokenizer, prepare
 from trainer.engine import DeepSpeedEngine
-from trainer.memory import is_memory_error, memory_said
+from trainer.memory import is_memory_error, limits_of_memory, memory_said
 from trainer.ranks import Ranks
 from trainer.tasks import TASKS
 
@@ -37,8 +37,8 @@ def hungry() -> None:
 def test_a_rank_whose_memory_is_short_says_in_which_micro_batch_and_by_how_much(tiny: Path, tmp_path: Path) -> None:
     recipe = tiny_recipe(tiny, "train.max_steps=3", "data.dev=null", "train.micro_batch_tokens=512")
     said = (
-        r"TrainingError: rank 0 has run out of memory in a micro-batch of \d+ rows x \d+ tokens: it wanted 40\.00 GB "
-        r"more, after \d\.\d\d GB, of the \d+\.\d\d GB of this machine\."
+        r"ShortOfMemoryError: rank 0 has run out of memory in a micro-batch of \d+ rows x \d+ tokens: it wanted "
+        r"40\.00 GB more, after \d\.\d\d GB, of the \d+\.\d\d GB of this machine\."
     )
     with pytest.raises(AssertionError, match=said):
         train(recipe, tmp_path, world_size=1, before=hungry)
@@ -50,7 +50,10 @@ def test_the_settings_that_would_fit_are_named_with_what_they_would_take(tiny: P
         recipe.task, prepare(recipe).facts, load_tokenizer(recipe), load_model_config(recipe)
     )
     ranks = Ranks(1, 2, 1, torch.device("cpu"))
-    with pytest.raises(TrainingError) as raised, memory_said(recipe, task, ranks, lambda: (16, 32)):
+    with (
+        pytest.raises(ShortOfMemoryError) as raised,
+        memory_said(recipe, task, ranks, lambda: (16, 32), micro_batch_tokens=512),
+    ):
         raise torch.OutOfMemoryError("Tried to allocate 1.50 GiB.")
     first, second, *settings = str(raised.value).splitlines()
     assert first.startswith("rank 1 has run out of memory in a micro-batch of 16 rows x 32 tokens: it wanted 1.61 GB")
@@ -58,8 +61,25 @@ def test_the_settings_that_would_fit_are_named_with_what_they_would_take(tiny: P
     named = {setting.split()[0]: float(re.findall(r"([\d.]+) GB", setting)[0]) for setting in settings}
     assert list(named)[:2] == ["train.micro_batch_tokens=256", "train.micro_batch_tokens=128"]
     assert "model.activation_checkpointing=true" in named
-    with pytest.raises(RuntimeError, match="shapes"), memory_said(recipe, task, ranks, lambda: None):
+    with (
+        pytest.raises(RuntimeError, match="shapes"),
+        memory_said(recipe, task, ranks, lambda: None, micro_batch_tokens=512),
+    ):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+
+def test_a_container_or_a_jobs_limit_is_the_memory_that_there_is(tmp_path: Path) -> None:
+    def write(path: str, text: str) -> None:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+
+    write("proc/self/cgroup", "4:memory:/slurm/job_7\n1:cpu:/slurm\n0::/user/one\n")
+    write("sys/fs/cgroup/memory/slurm/job_7/memory.limit_in_bytes", "9223372036854771712\n")
+    write("sys/fs/cgroup/memory/slurm/memory.limit_in_bytes", "8000\n")
+    write("sys/fs/cgroup/user/one/memory.max", "max\n")
+    write("sys/fs/cgroup/memory.max", "7000\n")
+    write("sys/fs/memory.max", "1\n")
+    assert list(limits_of_memory(tmp_path)) == [9223372036854771712, 8000, 7000]
 
 
 def test_only_a_lack_of_memory_is_called_one() -> None:

@@ -29,5 +29,13 @@ class TrainingError(ShardtuneError):
     """The training cannot go on with this recipe: its numbers are none any more, or memory is short."""
 
 
+class ShortOfMemoryError(TrainingError):
+    """A rank could not get the memory that it wanted."""
+
+
+class StartAnewError(TrainingError):
+    """The same, and what the next start does otherwise is written in the run directory: it can begin at once."""
+
+
 class TakenOverError(CheckpointError):
     """Another start writes the run directory now; this one must not."""

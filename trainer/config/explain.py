@@ -126,7 +126,9 @@ def _fault(detail: ErrorDetails, values: Mapping[str, Any], model: type[Section]
     if kind == "extra_forbidden":
         return Fault(where, _unknown(where, values, model))
     if kind == "literal_error":
-        return Fault(where, f"got {shown(given)}; legal: {', '.join(_literals(_field(model, where, values)))}")
+        fields = _field(model, where, values)
+        number = ", or a whole number" if any(_takes_numbers(field.annotation) for field in fields) else ""
+        return Fault(where, f"got {shown(given)}; legal: {', '.join(_literals(fields))}{number}")
     if kind == "value_error":
         return Fault(where, str(context["error"]))
     if kind in _BOUNDS:
@@ -191,6 +193,13 @@ def _literals(fields: Iterable[FieldInfo]) -> list[str]:
                 yield from inside(part)
 
     return list(dict.fromkeys(word for field in fields for word in inside(field.annotation)))
+
+
+def _takes_numbers(annotation: Any) -> bool:
+    """Whether a whole number may stand there, besides words."""
+    if get_origin(annotation) is Literal:
+        return False
+    return annotation is int or any(map(_takes_numbers, get_args(annotation)))
 
 
 def _literals_of(section: type[Section], name: str) -> list[str]:

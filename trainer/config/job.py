@@ -119,7 +119,8 @@ class JobConfig(Section):
     """So long before the time limit, and where a preemption is announced, the run saves a checkpoint and stops."""
     max_requeues: Annotated[int, Field(ge=0)] = 10
     """How often the job puts itself back into the queue after the time limit has stopped it, if it has got further each
-    time. Preemptions and node failures put it back as often as they come; 0 never does, whatever has stopped it."""
+    time. Preemptions, node failures and a train.micro_batch_tokens of auto that was too much put it back as often as
+    they come; 0 never does, whatever has stopped it."""
     sbatch_options: Annotated[tuple[Annotated[str, AfterValidator(_an_option)], ...], Field(strict=False)] = ()
     """More options of sbatch, such as `[--exclude=node7, --mail-type=END]`."""
     preamble: OneLine | None = None

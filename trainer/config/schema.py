@@ -5,7 +5,7 @@ Torch is not imported: the launcher reads recipes too, on machines that have non
 
 from typing import TYPE_CHECKING, Annotated, Literal, Union
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, model_validator
 
 from trainer.config.faults import FaultsConfig
 from trainer.config.job import JobConfig
@@ -14,6 +14,12 @@ from trainer.config.sources import HeldOutConfig, SourceConfig, Sources, Sources
 from trainer.tasks import TASKS, TaskOptions
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+Tokens = Annotated[
+    Annotated[PositiveInt, Tag("number")] | Annotated[Literal["auto"], Tag("word")],
+    Discriminator(lambda value: "word" if isinstance(value, str) else "number"),
+]
+"""A number of tokens, or `auto`. Told apart beforehand, so that a wrong value is one fault and not two."""
 
 
 class ModelConfig(Section):
@@ -151,9 +157,10 @@ class TrainConfig(Section):
     """Passes over the training rows; a fraction is fine."""
     max_steps: PositiveInt | None = None
     """Optimizer steps. None goes by num_epochs, which a number here overrides."""
-    micro_batch_tokens: PositiveInt = 16384
+    micro_batch_tokens: Tokens = 16384
     """At most this many tokens, padding included, in one forward pass of a rank. Lower it when memory runs out: what
-    the model learns stays the same."""
+    the model learns stays the same. `auto` estimates what fits, tries it out before the training begins, and keeps the
+    number in the run directory; where memory is short all the same, the run starts anew with half of it."""
     eval_every_steps: PositiveInt | None = None
     """Steps between evaluations on the dev split. None evaluates at the end of each epoch; the end of training is
     always evaluated."""
@@ -293,10 +300,11 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _longest_row_fits(self) -> "Recipe":
-        if self.data.max_tokens > self.train.micro_batch_tokens:
+        tokens = self.train.micro_batch_tokens
+        if tokens != "auto" and self.data.max_tokens > tokens:
             raise ValueError(
                 f"data.max_tokens ({self.data.max_tokens}) is more than train.micro_batch_tokens "
-                f"({self.train.micro_batch_tokens}): the longest row would not fit into a forward pass"
+                f"({tokens}): the longest row would not fit into a forward pass"
             )
         return self
 

@@ -57,7 +57,11 @@ TRAINING_ARGUMENTS: tuple[Names, ...] = (
         ),
     ),
     Names(
-        ("auto_find_batch_size", "per_device_eval_batch_size", "eval_accumulation_steps"),
+        ("auto_find_batch_size",),
+        Counterpart("train.micro_batch_tokens", "`auto` finds out how many tokens fit; the batch stays as it is"),
+    ),
+    Names(
+        ("per_device_eval_batch_size", "eval_accumulation_steps"),
         Counterpart("train.micro_batch_tokens", "memory is bounded in tokens, for training and evaluation alike"),
     ),
     Names(("num_train_epochs",), Counterpart("train.num_epochs")),

@@ -206,6 +206,22 @@ def test_a_fault_between_two_sections_names_both() -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("atuo", "got 'atuo'; legal: auto, or a whole number"),
+        ("0", "must be above 0, got 0"),
+        ("1.5", "expected a whole number, got 1.5"),
+        ("null", "expected a whole number, got null"),
+    ],
+)
+def test_a_number_of_tokens_is_a_whole_number_or_auto(value: str, said: str) -> None:
+    assert parse_recipe(SMALLEST, ["train.micro_batch_tokens=auto"]).train.micro_batch_tokens == "auto"
+    assert faults_of(SMALLEST, f"train.micro_batch_tokens={value}") == [
+        f"override 'train.micro_batch_tokens={value}': {said}"
+    ]
+
+
+@pytest.mark.parametrize(
     ("text", "line"),
     [
         ("", "x.yaml: nothing is in it; a recipe has at least the sections task, model, data"),

@@ -74,7 +74,7 @@ def test_any_number_of_ranks_trains_on_the_same_rows(folder: Path) -> None:
 
     def body(ranks: Ranks) -> list[Any]:
         task = TASKS["classification"](recipe.task, prepared.facts, load_tokenizer(recipe), load_model_config(recipe))
-        steps = course_of(prepared, recipe, task, ranks=ranks, packing=None).begin(2, ())
+        steps = course_of(prepared, recipe, task, ranks=ranks, micro_batch_tokens=16384, packing=None).begin(2, ())
         found = []
         for step in steps:
             by_rank = ranks.gather([float(batch.num_targets) for batch in step.micro_batches])
