@@ -132,20 +132,22 @@ def a_node_that_is_cut_off_and_lives_on(stage: Stage) -> None:
     def written() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in run_dir.rglob("*") if path.name != "rank-0.log"}
 
-    with held_still(run_dir):
-        stage.cluster.cut(6)
-        wait_for(lambda: stage.cluster.field(job, "Restarts") == "1", every_s=0.5)
-        stage.cluster.ask("scontrol", "update", f"JobId={job}", "ReqNodeList=node2")
-        assert wait_for_end(stage.cluster, job) == "COMPLETED", messages(stage.cluster, job)
-        assert endings(run_dir) == [("waiting", "node failure"), ("finished", "finished")]
-        assert [start.nodes for start in starts(run_dir)] == ["node6", "node2"]
-        assert ranks_of(run_dir) == {0: pid}
-        before = written()
-    wait_for(lambda: not ranks_of(run_dir))
-    assert "has been taken over" in (run_dir / "logs" / "rank-0.log").read_text()
-    assert written() == before
-    assert complete_checkpoints(run_dir / "checkpoints")[-1].path.name == f"step-{LAST_STEP}"
-    stage.cluster.mend(6)
+    try:
+        with held_still(run_dir):
+            stage.cluster.cut(6)
+            wait_for(lambda: stage.cluster.field(job, "Restarts") == "1", every_s=0.5)
+            stage.cluster.ask("scontrol", "update", f"JobId={job}", "ReqNodeList=node2")
+            assert wait_for_end(stage.cluster, job) == "COMPLETED", messages(stage.cluster, job)
+            assert endings(run_dir) == [("waiting", "node failure"), ("finished", "finished")]
+            assert [start.nodes for start in starts(run_dir)] == ["node6", "node2"]
+            assert ranks_of(run_dir) == {0: pid}
+            before = written()
+        wait_for(lambda: not ranks_of(run_dir))
+        assert "has been taken over" in (run_dir / "logs" / "rank-0.log").read_text()
+        assert written() == before
+        assert complete_checkpoints(run_dir / "checkpoints")[-1].path.name == f"step-{LAST_STEP}"
+    finally:
+        stage.cluster.mend(6)
 
 
 STORIES = [

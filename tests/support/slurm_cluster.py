@@ -73,10 +73,11 @@ class Cluster:
 
     def ask(self, *words: str) -> str:
         """What a command that must succeed says; asked again where the controller is just being restarted."""
-        for _ in range(5):
+        for _ in range(10):
             done = self.run(*words, cwd=Path("/"))
-            if done.returncode == 0 or "Unable to contact" not in done.stderr:
+            if done.returncode == 0 or not any(its in done.stderr for its in RESTARTING):
                 break
+            time.sleep(1)
         assert done.returncode == 0, f"{words}: {done.stderr}"
         return done.stdout.strip()
 
@@ -135,6 +136,10 @@ class Cluster:
     def _machine(self, *words: str | int) -> None:
         done = self.run(str(MACHINE), *map(str, words), cwd=Path("/"))
         assert done.returncode == 0, done.stderr
+
+
+RESTARTING = ("Unable to contact", "Connection reset", "Connection refused", "Socket timed out")
+"""What Slurm's commands say of a controller that goes away under them, or is not there yet."""
 
 
 @contextmanager
