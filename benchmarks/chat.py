@@ -13,12 +13,11 @@ import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from benchmarks.throughput import OURS, add_sides, our_numbers
-from benchmarks.trainer_example import read_rows, run_command
+from benchmarks.trainer_example import by_torchrun, new_folder, read_rows, run_command
 
 MODEL = Path(".cache/demo/smollm2")
 DATA = Path(".cache/demo/chitchat/train.jsonl")
@@ -121,8 +120,7 @@ def measure(side: str, round_: int, folder: Path, data: Path, given: argparse.Na
             "max_tokens": given.max_tokens,
             "arguments": PEERS[side],
         }
-        torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={given.ranks}", "-m"]
-        command = [sys.executable, "-m", *torchrun, "benchmarks.chat", "--rank-of", json.dumps(settings)]
+        command = by_torchrun(given.ranks, "benchmarks.chat", "--rank-of", json.dumps(settings))
         numbers, _ = run_command(command, folder, threads)
     return Measured(side, round_, num_tokens / numbers["train_s"], numbers["memory_bytes"], numbers["loss"])
 
@@ -179,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         train_by_trl(given.rank_of)
         return 0
 
-    folder = Path("runs/chat_benchmark", datetime.now().strftime("%Y%m%d-%H%M%S"))
+    folder = new_folder("chat_benchmark")
     folder.mkdir(parents=True)
     data = folder / "train.jsonl"
     rows = [{"messages": _plain(row["messages"])} for row in read_rows(DATA)[: given.chats]]

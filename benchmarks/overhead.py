@@ -14,13 +14,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from benchmarks.throughput import OURS, add_sides
-from benchmarks.trainer_example import MODEL, run_command
+from benchmarks.trainer_example import MODEL, by_torchrun, new_folder, run_command
 
 DEEPSPEED, TORCH = "bare DeepSpeed", "bare torch"
 PEERS = (DEEPSPEED, TORCH)
@@ -88,8 +87,9 @@ def deepspeed_loop(model: Any, settings: dict[str, Any]) -> Callable[[dict[str, 
     import deepspeed
     import torch
 
-    # What the others spare themselves too: this shared-memory library takes minutes to build, and is not called.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    from trainer.engine import open_deepspeed
+
+    open_deepspeed()
     config = json.loads(Path(settings["ds_config"]).read_text(encoding="utf-8"))
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
@@ -162,8 +162,7 @@ def measure(side: str, round_: int, folder: Path, given: argparse.Namespace) -> 
         "steps": given.steps,
         "ds_config": str(folder / f"{OURS}-0" / "deepspeed.json"),
     }
-    torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={given.ranks}", "-m"]
-    command = [sys.executable, "-m", *torchrun, "benchmarks.overhead", "--rank-of", json.dumps(settings)]
+    command = by_torchrun(given.ranks, "benchmarks.overhead", "--rank-of", json.dumps(settings))
     results, _ = run_command(command, its_folder, threads)
     return Measured(side, round_, step_seconds(results["times"]))
 
@@ -202,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         train_bare(given.rank_of)
         return 0
 
-    folder = Path("runs/overhead", datetime.now().strftime("%Y%m%d-%H%M%S"))
+    folder = new_folder("overhead")
     write_model(folder / "model")
     write_rows(folder / "train.jsonl", 64 * ROWS_OF_RANK * given.ranks)
     sides = [OURS, *(side for side in PEERS if side in (given.side or PEERS))]  # ours says how DeepSpeed is set

@@ -12,13 +12,12 @@ import statistics
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from benchmarks.help_pages import write
-from benchmarks.trainer_example import MODEL, Settings, measure_side, read_rows
+from benchmarks.trainer_example import MODEL, Settings, measure_side, new_folder, read_rows
 
 OURS = "shardtune"
 INTRODUCTORY, TUNED = "Trainer, introductory", "Trainer, tuned"
@@ -132,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_sides(parser, TRAINERS, num_rounds=2)
     given = parser.parse_args(arguments)
 
-    folder = Path("runs/throughput", datetime.now().strftime("%Y%m%d-%H%M%S"))
+    folder = new_folder("throughput")
     write(folder / "data", num_rows=given.rows)
     num_tokens = count_tokens(read_rows(folder / "data" / "train.jsonl")) * given.epochs
     results: list[Measured] = []

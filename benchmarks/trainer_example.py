@@ -148,9 +148,19 @@ def train_by_example(settings: Settings) -> None:
 
 
 def trainer_command(settings: Settings) -> list[str]:
-    torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={settings.ranks}", "-m"]
-    module = [*(torchrun if settings.ranks > 1 else []), "benchmarks.trainer_example"]
-    return [sys.executable, "-m", *module, "--rank-of", json.dumps(asdict(settings))]
+    words = ["benchmarks.trainer_example", "--rank-of", json.dumps(asdict(settings))]
+    return by_torchrun(settings.ranks, *words) if settings.ranks > 1 else [sys.executable, "-m", *words]
+
+
+def by_torchrun(ranks: int, module: str, *words: str) -> list[str]:
+    """The command that runs a module as so many ranks of this machine."""
+    torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    return [sys.executable, "-m", *torchrun, "-m", module, *words]
+
+
+def new_folder(benchmark: str) -> Path:
+    """Where everything of one measurement goes; not there yet."""
+    return Path("runs", benchmark, datetime.now().strftime("%Y%m%d-%H%M%S"))
 
 
 def shardtune_command(settings: Settings) -> list[str]:
@@ -261,7 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         train_by_example(Settings(**given.rank_of))
         return 0
 
-    work_dir = Path("runs/trainer_example", datetime.now().strftime("%Y%m%d-%H%M%S"))
+    work_dir = new_folder("trainer_example")
     data = DATA
     if given.rows:
         data = work_dir / "data"

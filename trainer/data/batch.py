@@ -31,9 +31,8 @@ class Batch:
         """The same on the device. To a GPU it is copied from pinned memory, and nobody waits for it."""
 
         def moved(tensor: Tensor) -> Tensor:
-            return (tensor.pin_memory() if device.type == "cuda" and not tensor.is_cuda else tensor).to(
-                device, non_blocking=True
-            )
+            its = tensor.pin_memory() if device.type == "cuda" and not tensor.is_cuda else tensor
+            return its.to(device, non_blocking=True)
 
         inputs = {name: moved(tensor) for name, tensor in self.inputs.items()}
         return Batch(inputs, moved(self.labels), None if self.weights is None else moved(self.weights))
