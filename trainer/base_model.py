@@ -50,7 +50,7 @@ def refuse_another_base(theirs: Base | None, ours: Base | None, where: Path) -> 
     """
     if (theirs is None) != (ours is None):
         has, lacks = ("the whole model", "adapters") if theirs is None else ("adapters", "the whole model")
-        raise CheckpointError(f"{where} holds {has}, but model.lora says that {lacks} are trained; begin a new run")
+        raise CheckpointError(f"{where} holds {has}, but the recipe trains {lacks} (model.lora); begin a new run")
     if theirs is None or ours is None or theirs["files"] == ours["files"]:
         return
     before, now = theirs["files"], ours["files"]

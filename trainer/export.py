@@ -148,7 +148,8 @@ def export(
         _keep_configs_apart(run_dir / MODEL, draft)
     elif merge_lora:
         merged = merged_model(model.config, type(model), checkpoint, recipe, model.dtype)
-        merged.generation_config = model.generation_config
+        if merged.can_generate():
+            merged.generation_config = model.generation_config
         merged.save_pretrained(draft, max_shard_size=max_shard_size)
     else:
         model.save_pretrained(draft, state_dict=_weights(model, checkpoint), max_shard_size=max_shard_size)

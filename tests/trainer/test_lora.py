@@ -13,10 +13,9 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tests.support.runs import curve, events, tiny_recipe, train, write_tiny
+from tests.support.runs import STEPS_PER_EPOCH, curve, events, tiny_recipe, train, write_tiny
 from tests.support.stops import stop_after
 from tests.support.tiny import GOOD, write_causal
-from tests.trainer.test_layouts import assert_same_training
 from trainer import lora, model
 from trainer.check import check
 from trainer.config.errors import ConfigError, DataError
@@ -31,7 +30,7 @@ from trainer.predict import main as predict
 from trainer.shards import SavedTensors
 from trainer.tasks import TASKS
 
-LORA = ("model.lora.r=4", "model.lora.alpha=8", "optim.lr=1e-2")
+LORA = ("model.lora.r=4", "model.lora.alpha=8", "optim.lr=1e-2", "train.num_epochs=1")
 LAYERS = [
     f"bert.encoder.layer.{number}.{end}"
     for number in (0, 1)
@@ -56,6 +55,13 @@ def train_in(recipe: Recipe, run_dir: Path, **how: Any) -> Path:
     return run_dir
 
 
+def assert_same(its: list[dict[str, Any]], other: list[dict[str, Any]]) -> None:
+    """The same loss and gradient norm in each step."""
+    assert len(curve(its)) == len(curve(other)) == STEPS_PER_EPOCH
+    for mine, theirs in zip(curve(its), curve(other), strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-3)
+
+
 def saved(run_dir: Path, step: int) -> dict[str, Tensor]:
     """What a checkpoint holds of weights."""
     checkpoint = Checkpoint(run_dir / "checkpoints" / f"step-{step}")
@@ -73,17 +79,12 @@ def reference(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict
     return train(recipe, tmp_path_factory.mktemp("reference"), world_size=1)[1]
 
 
-def test_the_reference_learns(reference: list[dict[str, Any]]) -> None:
-    losses = [loss for _, loss, _ in curve(reference)]
-    assert sum(losses[-3:]) < sum(losses[:3])
-
-
 @pytest.mark.parametrize(("world_size", "stage"), [(2, 0), (2, 1), (2, 2), (2, 3), (3, 3)])
 def test_ranks_and_zero_stages_change_nothing(
     tiny: Path, tmp_path: Path, reference: list[dict[str, Any]], world_size: int, stage: int
 ) -> None:
-    overrides = f"engine.deepspeed=zero{stage}", "train.micro_batch_tokens=64", "model.activation_checkpointing=true"
-    assert_same_training(train(recipe_of(tiny, *overrides), tmp_path, world_size=world_size)[1], reference)
+    overrides = f"engine.deepspeed=zero{stage}", "train.micro_batch_tokens=128", "model.activation_checkpointing=true"
+    assert_same(train(recipe_of(tiny, *overrides), tmp_path, world_size=world_size)[1], reference)
 
 
 def unfrozen() -> None:
@@ -113,7 +114,7 @@ def test_other_weights_that_learn_or_begin_are_seen(
 ) -> None:
     its = train(recipe_of(tiny), tmp_path, world_size=2, before=broken)[1]
     with pytest.raises(AssertionError):
-        assert_same_training(its, reference)
+        assert_same(its, reference)
 
 
 @pytest.fixture(scope="module", params=["zero2-bf16", "zero3-fp32"])
@@ -128,16 +129,17 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def test_a_checkpoint_holds_what_is_trained_and_nothing_else(finished: Path, tiny: Path) -> None:
     adapters = [f"{layer}.lora_{its}.default.weight" for layer in [*LAYERS, "bert.pooler.dense"] for its in "AB"]
     head = ["classifier.weight", "classifier.bias"]
-    weights = saved(finished, 18)
+    weights = saved(finished, 6)
     assert sorted(weights) == sorted([*adapters, *head])
-    manifest = Checkpoint(finished / "checkpoints" / "step-18").manifest
+    manifest = Checkpoint(finished / "checkpoints" / "step-6").manifest
     assert sorted(manifest.optimizer_scalars) == sorted(weights)
     (start,) = events(finished, "start")
     whole = transformers.AutoModelForSequenceClassification.from_pretrained(tiny / "encoder").num_parameters()
     num_trained = sum(its.numel() for its in weights.values())
     added = num_trained - sum(weights[name].numel() for name in head)
     assert start["num_trained"] == num_trained < start["num_parameters"] == whole + added
-    assert manifest.num_bytes < 12 * num_trained + 20_000
+    files = (finished / "checkpoints" / "step-6").glob("*.safetensors")
+    assert sum(its.numel() for path in files for its in load_file(path).values()) == 3 * num_trained
     recipe, _, _ = find_model(finished, "best")
     foretold = check(recipe, world_size=2, num_previews=0).memory
     assert (foretold.num_trained, foretold.num_parameters) == (num_trained, start["num_parameters"])
@@ -151,25 +153,25 @@ def test_a_run_broken_off_ends_with_the_unbroken_ones_adapters_bit_for_bit(
     tiny: Path, tmp_path: Path, strategy: str, precision: str
 ) -> None:
     overrides = f"engine.deepspeed={strategy}", f"engine.precision={precision}", "model.lora.dropout=0.1"
-    recipe = recipe_of(tiny, *overrides, "train.num_epochs=2")
+    recipe = recipe_of(tiny, *overrides)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert train(recipe, whole, world_size=2)[0] == [True, True]
-    assert train(recipe, broken, world_size=2, before=stop_after(4))[0] == [False, False]
+    assert train(recipe, broken, world_size=2, before=stop_after(3))[0] == [False, False]
     assert train(recipe, broken, world_size=2)[0] == [True, True]
     assert curve(events(broken)) == curve(events(whole))
     assert json.loads((broken / RESULTS).read_text()) == json.loads((whole / RESULTS).read_text())
-    its, other = saved(whole, 12), saved(broken, 12)
+    its, other = saved(whole, 6), saved(broken, 6)
     assert its.keys() == other.keys() and all(torch.equal(its[name], other[name]) for name in its)
 
 
 def test_other_ranks_and_stages_go_on_from_the_same_adapters(
     tiny: Path, tmp_path: Path, reference: list[dict[str, Any]]
 ) -> None:
-    for num_ranks, stage, num_steps in ((2, 2, 4), (3, 3, 5), (1, 1, 5), (2, 0, None)):
+    for num_ranks, stage, num_steps in ((2, 2, 2), (3, 3, 1), (1, 1, 1), (2, 0, None)):
         stop = stop_after(num_steps) if num_steps else (lambda: None)
         train(recipe_of(tiny, f"engine.deepspeed=zero{stage}"), tmp_path, world_size=num_ranks, before=stop)
-    assert [event["step"] for event in events(tmp_path, "start")] == [0, 4, 9, 14]
-    assert_same_training(events(tmp_path), reference)
+    assert [event["step"] for event in events(tmp_path, "start")] == [0, 2, 3, 4]
+    assert_same(events(tmp_path), reference)
 
 
 def batch() -> dict[str, Tensor]:
@@ -225,12 +227,12 @@ def test_the_run_directory_predicts_what_the_run_has_measured(
 def test_a_merged_export_is_a_whole_model_whose_weights_are_merged_in_fp32_and_cast_once(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert export([str(finished), "--merge-lora", "--step=18", "--dtype=fp32"]) == 0
-    folder = finished / "export" / "step-18-merged"
+    assert export([str(finished), "--merge-lora", "--step=6", "--dtype=fp32"]) == 0
+    folder = finished / "export" / "step-6-merged"
     assert capsys.readouterr().out.strip() == str(folder)
     merged = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
     assert merged.config.id2label == {0: "negative", 1: "positive"}
-    adapters, base = saved(finished, 18), dict(base_of(finished).state_dict())
+    adapters, base = saved(finished, 6), dict(base_of(finished).state_dict())
     expected = {}
     for name, weight in base.items():
         layer = name.removesuffix(".weight")
@@ -238,13 +240,13 @@ def test_a_merged_export_is_a_whole_model_whose_weights_are_merged_in_fp32_and_c
         changed = weight if down is None or up is None else weight + (up @ down) * 2
         expected[name] = adapters.get(name, changed)
     assert all(torch.equal(its, expected[name]) for name, its in merged.state_dict().items())
-    assert export([str(finished), "--merge-lora", "--step=18", "--dtype=bf16", f"--out={tmp_path}/half"]) == 0
+    assert export([str(finished), "--merge-lora", "--step=6", "--dtype=bf16", f"--out={tmp_path}/half"]) == 0
     half = load_file(tmp_path / "half" / "model.safetensors")
     assert all(torch.equal(its, expected[name].bfloat16()) for name, its in half.items())
     assert len(half) == len(expected)
     classify: Any = transformers.pipeline("text-classification", model=str(tmp_path / "half"))
     assert classify("a good film")[0]["label"] in ("negative", "positive")
-    assert export([str(finished), "--step=18", "--dtype=fp32", f"--out={tmp_path}/adapters"]) == 0
+    assert export([str(finished), "--step=6", "--dtype=fp32", f"--out={tmp_path}/adapters"]) == 0
     adapted = peft.PeftModel.from_pretrained(base_of(finished), tmp_path / "adapters")
     assert torch.allclose(logits(merged), logits(adapted), atol=1e-4)
     assert not torch.allclose(logits(merged), logits(base_of(finished)), atol=0.1)
@@ -276,10 +278,10 @@ def test_another_base_is_refused_where_the_run_goes_on_is_exported_or_asked(
 
 def test_a_run_of_another_kind_is_not_gone_on_from(tiny: Path, tmp_path: Path) -> None:
     train(tiny_recipe(tiny, "train.max_steps=1"), tmp_path / "whole", world_size=1)
-    with pytest.raises(AssertionError, match=r"holds the whole model, but model\.lora says that adapters are trained"):
+    with pytest.raises(AssertionError, match=r"holds the whole model, but the recipe trains adapters"):
         train(recipe_of(tiny, "train.max_steps=2"), tmp_path / "whole", world_size=1)
     run_dir = train_in(recipe_of(tiny, "train.max_steps=1"), tmp_path / "adapters", world_size=1)
-    with pytest.raises(AssertionError, match=r"holds adapters, but model\.lora says that the whole model is trained"):
+    with pytest.raises(AssertionError, match=r"holds adapters, but the recipe trains the whole model"):
         train(tiny_recipe(tiny, "train.max_steps=2"), run_dir, world_size=1)
 
 
@@ -392,7 +394,7 @@ def test_a_packed_chat_with_tied_embeddings_learns_answers_and_leaves_whole(
 
 def test_embeddings_trained_whole_stay_tied_and_go_with_the_adapters(tmp_path: Path) -> None:
     folder = write_dialogues(tmp_path)
-    recipe = causal_recipe(folder, "model.lora.train_whole=[embed_tokens]", "train.num_epochs=2")
+    recipe = causal_recipe(folder, "model.lora.train_whole=[embed_tokens]", "train.num_epochs=2", "data.dev=null")
     run_dir = train_in(recipe, tmp_path / "run", world_size=2)
     assert "model.embed_tokens.weight" in saved(run_dir, 6)
     assert export([str(run_dir), "--merge-lora", f"--out={tmp_path}/merged"]) == 0
