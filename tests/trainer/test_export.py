@@ -229,7 +229,7 @@ def test_frozen_and_tied_weights_come_along_in_shards(tmp_path: Path, stage: int
         assert same(dict(model.state_dict()), torch.load(tmp_path / "trained.pt"))
 
 
-def grow(_: Ranks, run_dir: Path, recipe: Recipe, shard: str) -> tuple[int, int]:
+def grow(_: Ranks, run_dir: Path, recipe: Recipe, shard: str, merge_lora: bool = False) -> tuple[int, int]:
     """Exports in bf16; how many bytes the process had more than before, at most, and the size of the model."""
     ctypes.CDLL(None).malloc_trim(0)  # or what others have freed would be used again without being seen
     before, most, done = anonymous_bytes(), 0, False
@@ -243,7 +243,8 @@ def grow(_: Ranks, run_dir: Path, recipe: Recipe, shard: str) -> tuple[int, int]
     watcher = threading.Thread(target=watch)
     watcher.start()
     checkpoint = Checkpoint(run_dir / "checkpoints" / "step-1")
-    export(run_dir, checkpoint, run_dir / "out", recipe=recipe, dtype="bf16", max_shard_size=shard)
+    how: Any = {"dtype": "bf16", "max_shard_size": shard, "merge_lora": merge_lora}
+    export(run_dir, checkpoint, run_dir / "out", recipe=recipe, **how)
     done = True
     watcher.join()
     return most, sum(path.stat().st_size for path in (run_dir / "out").glob("*.safetensors"))
@@ -255,12 +256,17 @@ def anonymous_bytes() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
 
+def write_larger(folder: Path, dtype: torch.dtype) -> None:
+    """A causal model of more than 50 MB in bf16."""
+    write_causal(folder, GOOD)
+    config = transformers.AutoConfig.from_pretrained(folder)
+    config.hidden_size, config.intermediate_size, config.num_hidden_layers, config.head_dim = 512, 1024, 12, 256
+    transformers.AutoModelForCausalLM.from_config(config).to(dtype).save_pretrained(folder)
+
+
 def test_an_export_holds_the_model_and_no_more_than_a_shard_besides(tmp_path: Path) -> None:
     """In bf16, from a checkpoint of three times 4 bytes a parameter."""
-    write_causal(tmp_path / "pretrained", GOOD)
-    config = transformers.AutoConfig.from_pretrained(tmp_path / "pretrained")
-    config.hidden_size, config.intermediate_size, config.num_hidden_layers, config.head_dim = 512, 1024, 12, 256
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "pretrained")
+    write_larger(tmp_path / "pretrained", torch.float32)
     recipe = tiny_recipe(tmp_path, "engine.deepspeed=zero2", f"model.path={tmp_path}/pretrained")
     (tmp_path / "checkpoints").mkdir()
     run_ranks(write_causal_run, recipe, tmp_path / "pretrained", tmp_path)

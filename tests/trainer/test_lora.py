@@ -13,21 +13,32 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from tests.support.ranks import run_ranks
 from tests.support.runs import STEPS_PER_EPOCH, curve, events, tiny_recipe, train, write_tiny
 from tests.support.stops import stop_after
 from tests.support.tiny import GOOD, write_causal
+from tests.trainer.test_export import grow, write_larger
 from trainer import lora, model
+from trainer.base_model import identify
 from trainer.check import check
+from trainer.checkpoint import Checkpoints, Policy
+from trainer.config.deepspeed import load_ds_config, resolve_ds_config
 from trainer.config.errors import CheckpointError, ConfigError, DataError
 from trainer.config.load import parse_recipe
-from trainer.config.run_dir import RESULTS, Run, find_run, write_run_dir
+from trainer.config.run_dir import MODEL, RESULTS, Run, find_run, write_run_dir
 from trainer.config.schema import Recipe
 from trainer.data.prepare import load_model_config, load_tokenizer, prepare
+from trainer.engine import DeepSpeedEngine
 from trainer.export import main as export
 from trainer.manifest import WEIGHTS, Checkpoint
+from trainer.model import keep_model_files
+from trainer.optim import adamw
 from trainer.predict import find_model, open_model
 from trainer.predict import main as predict
+from trainer.ranks import Ranks
+from trainer.reporter import NullReporter
 from trainer.shards import SavedTensors
+from trainer.state import TrainState
 from trainer.tasks import TASKS
 
 LORA = ("model.lora.r=4", "model.lora.alpha=8", "optim.lr=1e-2", "train.num_epochs=1")
@@ -409,3 +420,34 @@ def test_embeddings_trained_whole_stay_tied_and_go_with_the_adapters(tmp_path: P
     ids = torch.tensor([[4, 8, 9, 15, 5, 4, 8]])
     adapted = peft.PeftModel.from_pretrained(base, run_dir / "export" / "best")
     assert torch.allclose(logits(merged, input_ids=ids), logits(adapted, input_ids=ids), atol=1e-4)
+
+
+def write_adapted_run(ranks: Ranks, recipe: Recipe, run_dir: Path) -> None:
+    """A checkpoint of adapters that have not learned anything."""
+    assert recipe.model.lora is not None
+    its: Any = transformers.AutoModelForCausalLM.from_pretrained(recipe.model.path)
+    names = tuple(name for name, module in its.named_modules() if name.endswith("_proj"))
+    lora.adapt(its, recipe.model.lora, lora.Adapters(names, ()), seed=0)
+    keep_model_files(its, load_tokenizer(recipe), run_dir / MODEL)
+    ds_config = resolve_ds_config(load_ds_config(recipe.engine.deepspeed), recipe, hidden_size=512)
+    engine = DeepSpeedEngine(
+        its, ds_config, lambda model: adamw(model, recipe.optim), ranks=ranks, seed=0, keeps_frozen=False
+    )
+    policy = Policy(
+        1, 1, True, "loss", True, "", {"world_size": 1, "zero_stage": 2, "precision": "bf16"}, identify(recipe)
+    )
+    checkpoints = Checkpoints(
+        run_dir / "checkpoints", policy, ranks=ranks, reporter=NullReporter(), newest=0, damaged=[]
+    )
+    checkpoints.save(engine, TrainState(1), None)
+    checkpoints.finish()
+
+
+def test_a_merged_export_holds_the_model_and_no_more_than_a_shard_besides(tmp_path: Path) -> None:
+    write_larger(tmp_path / "model", torch.bfloat16)
+    recipe = causal_recipe(tmp_path, "engine.precision=bf16")
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    run_ranks(write_adapted_run, recipe, tmp_path / "run", world_size=1)
+    ((most, size),) = run_ranks(grow, tmp_path / "run", recipe, "8MB", True, world_size=1)
+    assert size > 50e6, "a model small enough to hide in"
+    assert most < size + 8e6 + 10e6
