@@ -206,9 +206,10 @@ def _argsort_within(groups: NDArray[np.int64], keys: NDArray[np.int32]) -> Rows:
     if int(groups[-1]).bit_length() + for_keys + for_places > 63:
         return np.lexsort((keys, groups))
     # Numbers that hold all three are sorted three times as fast as what they stand for.
-    packed: Rows = (((groups << for_keys) | keys) << for_places) | np.arange(len(keys))
+    packed = (((groups << for_keys) | keys) << for_places) | np.arange(len(keys))
     packed.sort()
-    return packed & ((1 << for_places) - 1)
+    by_key: Rows = packed & ((1 << for_places) - 1)
+    return by_key
 
 
 _SOURCE_KEYS = 2**63
