@@ -22,6 +22,7 @@ from trainer.config.errors import CheckpointError
 from trainer.config.load import learning_hash
 from trainer.config.run_dir import CHECKPOINTS, EXPORT, FACTS, MODEL, RESULTS, STOP, write_atomically
 from trainer.config.schema import Recipe
+from trainer.cpu_dropout import hasten_dropout
 from trainer.culprits import Culprits
 from trainer.data.prepare import Prepared, load_model_config, load_tokenizer
 from trainer.data.shards import Split
@@ -69,6 +70,8 @@ def run(
     DataError, ConfigError, CheckpointError or TrainingError for what a user has to mend.
     """
     check_device(recipe, ranks)
+    if ranks.device.type == "cpu":
+        hasten_dropout()
     lease = open_lease(run_dir, ranks, job=job)
     try:
         return _run(recipe, run_dir, prepared, ranks, stop, lease, terminal)

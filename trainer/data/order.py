@@ -197,7 +197,8 @@ def _sorted_in_windows(lengths: NDArray[np.int32], rows: Rows, window: int) -> R
     whole = len(keys) // window * window
     starts = np.arange(0, whole, window)[:, np.newaxis]
     parts = (np.argsort(keys[:whole].reshape(-1, window), axis=1, kind="stable") + starts).reshape(-1)
-    return rows[np.concatenate([parts, np.argsort(keys[whole:], kind="stable") + whole])]
+    by_length: Rows = np.concatenate([parts, np.argsort(keys[whole:], kind="stable") + whole])
+    return rows[by_length]
 
 
 def _argsort_within(groups: NDArray[np.int64], keys: NDArray[np.int32]) -> Rows:
@@ -208,8 +209,7 @@ def _argsort_within(groups: NDArray[np.int64], keys: NDArray[np.int32]) -> Rows:
     # Numbers that hold all three are sorted three times as fast as what they stand for.
     packed = (((groups << for_keys) | keys) << for_places) | np.arange(len(keys))
     packed.sort()
-    by_key: Rows = packed & ((1 << for_places) - 1)
-    return by_key
+    return packed & ((1 << for_places) - 1)
 
 
 _SOURCE_KEYS = 2**63
