@@ -170,7 +170,7 @@ def export(run_dir: str, step: str | None = None, dtype: str | None = None, out:
     Args:
         run_dir: the directory of a run.
         step: which checkpoint; the best one by dev that is there if not given.
-        dtype: bf16, fp16 or fp32; the recipe's precision if not given.
+        dtype: bf16, fp16 or fp32; that of the training if not given.
         out: the folder; RUN_DIR/export/step-N if not given.
     """
     refuse_words(step=step)

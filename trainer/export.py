@@ -100,6 +100,12 @@ def in_order(complete: Sequence[Checkpoint], recipe: Recipe) -> list[Checkpoint]
     return [*best, *(its for its in reversed(complete) if its not in best)]
 
 
+def _precision(recipe: Recipe, checkpoint: Checkpoint) -> str:
+    """The recipe's, or what `auto` was when the checkpoint was made."""
+    precision: str = recipe.engine.precision
+    return precision if precision != "auto" else str(checkpoint.manifest.layout["precision"])
+
+
 def export(
     run_dir: Path,
     checkpoint: Checkpoint,
@@ -112,7 +118,7 @@ def export(
 ) -> None:
     """Writes a folder that AutoModel and transformers.pipeline load; whoever looks finds the old one or the new, whole.
 
-    The weights are the checkpoint's fp32 master weights, cast once: to the recipe's precision if no dtype is given.
+    The weights are the checkpoint's fp32 master weights, cast once: to the training's precision if no dtype is given.
     `results` are the run's, if they are this checkpoint's. Raises OSError, or CheckpointError if the run directory
     lacks something.
     """
@@ -120,7 +126,7 @@ def export(
     for leftover in (draft, old):
         shutil.rmtree(leftover, ignore_errors=True)
     draft.mkdir(parents=True)
-    model = _empty_model(run_dir, DTYPES[dtype or recipe.engine.precision])
+    model = _empty_model(run_dir, DTYPES[dtype or _precision(recipe, checkpoint)])
     model.save_pretrained(draft, state_dict=_weights(model, checkpoint), max_shard_size=max_shard_size)
     for path in (run_dir / MODEL).iterdir():
         if not (draft / path.name).exists():  # the tokenizer's files, as they are

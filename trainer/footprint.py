@@ -41,12 +41,13 @@ def footprint(
     import torch
     import transformers
 
+    from trainer.precision import expected_precision
     from trainer.target_loss import targets_at_once
 
     with torch.device("meta"):
         model = getattr(transformers, task.auto_model).from_config(config)
     parameters = sum(p.numel() for p in model.parameters())
-    each = BYTES[recipe.engine.precision]
+    each = BYTES[expected_precision(recipe)]
     states = 12 if each == 2 else 8
     rows, longest = batch
     text = config.get_text_config()

@@ -37,7 +37,8 @@ from trainer.milestones import Milestones, without_answers
 from trainer.model import keep_model_files, load_model
 from trainer.optim import OPTIMIZERS
 from trainer.packing import choose_packing
-from trainer.preflight import check_device, preflight
+from trainer.precision import settle_precision
+from trainer.preflight import preflight
 from trainer.ranks import Ranks
 from trainer.rehearsal import halved_when_short, settle_budget
 from trainer.reporter import Reporter, open_reporter
@@ -69,7 +70,7 @@ def run(
     while there is nothing to save raises StopAsked. `job` is what the scheduler calls the job of this start. Raises
     DataError, ConfigError, CheckpointError or TrainingError for what a user has to mend.
     """
-    check_device(recipe, ranks)
+    recipe = settle_precision(recipe, ranks)
     if ranks.device.type == "cpu":
         hasten_dropout()
     lease = open_lease(run_dir, ranks, job=job)

@@ -210,9 +210,10 @@ class EngineConfig(Section):
     deepspeed: str = "zero2"
     """zero0, zero1, zero2, zero3, zero2_offload or zero3_offload (the files in ds_configs/), or the path of your own
     DeepSpeed JSON."""
-    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Of the weights and activations in the forward and backward pass; the optimizer always works in fp32, so a run may
-    go on in another one."""
+    go on in another one. auto is bf16 where all ranks' devices have units for it (NVIDIA's since Ampere, CPUs with
+    AVX512-BF16 or AMX), else fp16 on GPUs and fp32 on CPUs."""
 
 
 class CheckpointConfig(Section):
