@@ -6,6 +6,7 @@ The composition root: the only module that may import every other.
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -135,7 +136,8 @@ def _train(milestones: Milestones, steps_from: StepsFrom, *, evaluated: bool) ->
     state = milestones.begin(milestones.state, evaluated=evaluated)
     engine, task, ranks = milestones.engine, milestones.task, milestones.ranks
     while state.step < milestones.num_steps:
-        with closing(made_ahead(steps_from(state))) as steps:
+        with closing(made_ahead(steps_from(state))) as ahead:
+            steps = (replace(made.item, waited_s=made.waited_s) for made in ahead)
             try:
                 state = fit(engine, task, steps, state, schedule=schedule, ranks=ranks, milestones=milestones)
             except RolledBack as back:

@@ -85,10 +85,10 @@ class DataConfig(Section):
     shuffle_window: PositiveInt = 10_000
     """How many rows of a stream are held in memory by each rank, to be shuffled."""
     packing: Literal["auto", "on", "off"] = "auto"
-    """Lays several rows side by side, up to max_tokens, where a causal language model learns from them, so that little
-    padding is computed. No row sees another, and what is learned is the same. `auto` asks the model, when a run starts,
-    whether it keeps them apart (Llama and its like do; OPT, Bloom or Mamba do not), and leaves it if not; with `on`
-    that is an error."""
+    """Lays several rows side by side, up to max_tokens, where a causal language model or a token classifier learns from
+    them, so that little padding is computed. No row sees another, and what is learned is the same. `auto` asks the
+    model, when a run starts, whether it keeps them apart (Llama, BERT and their like do; OPT, Bloom or Mamba do not),
+    and leaves it if not; with `on` that is an error."""
     cache_dir: str = "~/.cache/shardtune"
     """Where the prepared (tokenized) data are kept between runs. Machines that see the same folder prepare them
     together, each its share."""
