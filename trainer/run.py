@@ -17,6 +17,7 @@ from torch import nn
 
 from trainer.ahead import made_ahead
 from trainer.background import together
+from trainer.base_model import Base, identify_together, refuse_another_base
 from trainer.checkpoint import Checkpoints, Policy
 from trainer.config.deepspeed import load_ds_config, resolve_ds_config
 from trainer.config.errors import CheckpointError
@@ -179,12 +180,14 @@ def _assemble(
     if ranks.is_zero:
         keep_model_files(model, tokenizer, run_dir / MODEL)
         write_atomically(run_dir / FACTS, json.dumps(prepared.facts, ensure_ascii=False, indent=1))
-    policy = _policy(recipe, task, engine, ranks)
+    base = identify_together(recipe, ranks) if recipe.model.lora is not None else None
+    policy = _policy(recipe, task, engine, ranks, base)
     checkpoints = Checkpoints(
         run_dir / CHECKPOINTS, policy, ranks=ranks, reporter=reporter, newest=found.step, damaged=found.damaged
     )
     state = TrainState()
     if found.checkpoint is not None:
+        refuse_another_base(found.checkpoint.manifest.base, base, found.checkpoint.path)
         restore(engine, found.checkpoint)
         state = state_of(found.checkpoint, checkpoints.complete(), policy)
     milestones = Milestones(
@@ -224,6 +227,7 @@ def _assemble(
         num_rows=course.num_rows,
         data={name: {key: its[key] for key in ("rows", "tokens")} for name, its in prepared.meta["splits"].items()},
         num_parameters=engine.num_parameters,
+        num_trained=engine.num_trained,
         world_size=ranks.world_size,
         device=ranks.device.type,
         zero_stage=engine.zero_stage,
@@ -249,7 +253,15 @@ def _load_engine(
     def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
         return OPTIMIZERS[recipe.optim.kind](model, recipe.optim)
 
-    return DeepSpeedEngine(model, ds_config, make_optimizer, ranks=ranks, seed=recipe.train.seed), model
+    engine = DeepSpeedEngine(
+        model,
+        ds_config,
+        make_optimizer,
+        ranks=ranks,
+        seed=recipe.train.seed,
+        keeps_frozen=recipe.model.lora is None,
+    )
+    return engine, model
 
 
 def _pass_once(engine: DeepSpeedEngine, task: Task, train: Split, ranks: Ranks) -> None:
@@ -260,7 +272,7 @@ def _pass_once(engine: DeepSpeedEngine, task: Task, train: Split, ranks: Ranks) 
         engine.forward(task.collate([{**example, "draw": (0, 0)}]).to(ranks.device))
 
 
-def _policy(recipe: Recipe, task: Task, engine: DeepSpeedEngine, ranks: Ranks) -> Policy:
+def _policy(recipe: Recipe, task: Task, engine: DeepSpeedEngine, ranks: Ranks, base: Base | None) -> Policy:
     metric = recipe.checkpoint.best_metric or task.main_metric
     return Policy(
         keep_last=recipe.checkpoint.keep_last,
@@ -274,6 +286,7 @@ def _policy(recipe: Recipe, task: Task, engine: DeepSpeedEngine, ranks: Ranks) -
             "zero_stage": engine.zero_stage,
             "precision": recipe.engine.precision,
         },
+        base=base,
     )
 
 

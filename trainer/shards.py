@@ -124,13 +124,13 @@ class Snapshot:
     """One rank's part of all that training changes."""
 
     weights: Sequence[Fragment]
-    """fp32 master weights under the parameters' names; what is not trained, as it is."""
+    """fp32 master weights under the parameters' names; what is not trained, as it is, unless it is a base model's."""
     states: Sequence[Fragment]
     """The optimizer's states of each element, under state_name."""
     keys: Sequence[str]
     """The optimizer's states of each element, such as exp_avg; none before the first step."""
     shapes: Mapping[str, Sequence[int]]
-    """Of the whole model's parameters and persistent buffers."""
+    """Of the parameters and persistent buffers that it keeps, whole."""
     scalars: Mapping[str, Mapping[str, float | int]]
     """The optimizer's other states of each parameter that has any of either kind."""
     loss_scale: Mapping[str, float]

@@ -9,6 +9,7 @@ from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, mode
 
 from trainer.config.faults import FaultsConfig
 from trainer.config.job import JobConfig
+from trainer.config.lora import LoraConfig
 from trainer.config.section import Section
 from trainer.config.sources import HeldOutConfig, SourceConfig, Sources, SourcesOrShare, listed
 from trainer.tasks import TASKS, TaskOptions
@@ -38,6 +39,15 @@ class ModelConfig(Section):
     """Sets every dropout probability of the model's config; None keeps the pretrained values."""
     activation_checkpointing: bool = False
     """Recomputes activations in the backward pass: less memory, about a third more time."""
+    lora: LoraConfig | None = None
+    """Trains low-rank adapters (LoRA) in place of all weights, as in `{r: 16}` or, with the defaults, `{}`. None trains
+    them all."""
+
+    @model_validator(mode="after")
+    def _adapters_have_a_base(self) -> "ModelConfig":
+        if self.lora is not None and self.from_scratch:
+            raise ValueError("lora: adapters need pretrained weights, and from_scratch has none; remove one of them")
+        return self
 
 
 class DataConfig(Section):
