@@ -22,15 +22,15 @@ from trainer.config.run_dir import EXIT_OK, EXIT_RESUME, read_events
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-NUM_STEPS = 120
+NUM_STEPS = 80
 SETTINGS = (
     f"train.max_steps={NUM_STEPS}",
     "train.eval_every_steps=40",
-    "checkpoint.every_steps=8",
+    "checkpoint.every_steps=10",
     "faults.restart_delay_s=0",
     "report.wandb=offline",
 )
-PATIENCE_S = 280.0
+PATIENCE_S = 500.0
 """A start that takes longer has not ended by itself."""
 
 

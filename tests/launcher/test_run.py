@@ -408,6 +408,7 @@ def run_that_hangs(folder: Path, run_dir: Path, hang: str, *settings: str) -> in
     return run_job(replace(made, argv=words, environment={**made.environment, "HANG": hang}))
 
 
+@pytest.mark.timeout(600)
 def test_a_rank_that_hangs_in_start_up_is_seen_and_all_say_where_they_stood_and_start_anew(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
