@@ -31,7 +31,8 @@ class FaultsConfig(Section):
     max_rollbacks: PositiveInt = 3
     """After so many of them, the next spike ends the run."""
     max_restarts: Annotated[int, Field(ge=0)] = 3
-    """How often `shardtune run` starts the ranks anew after one was killed or failed. It gives up earlier if three
-    starts have ended at the same step, or if one failed before its first step."""
+    """How often `shardtune run` starts the ranks anew after one was killed, failed or hung, or a Slurm job puts itself
+    back into the queue for it. It gives up earlier if three starts have ended at the same step, or if one failed before
+    its first step."""
     restart_delay_s: Annotated[float, Field(ge=0)] = 5.0
     """Seconds before the first new start; before each further one twice as many, up to five minutes."""
