@@ -50,7 +50,7 @@ from trainer.state import TrainState
 from trainer.steps import Step, course_of
 from trainer.stop import Stop, StopAsked
 from trainer.tasks import TASKS, Task
-from trainer.watchdog import watching
+from trainer.watchdog import beat, watching
 
 StepsFrom = Callable[[TrainState], Iterator[Step]]
 """The steps that are left when a training stands there."""
@@ -92,17 +92,20 @@ def _run(
     terminal: TextIO | None,
 ) -> bool:
     transformers.utils.logging.disable_progress_bar()  # they would fill the ranks' log files
-    found = find_newest(run_dir / CHECKPOINTS, ranks)
-    if found.checkpoint is None:
-        found = fork(run_dir, learning_hash(recipe), ranks) or found
+    startup_hang_s = recipe.faults.startup_hang_s
+    with watching(run_dir, ranks.rank, startup_hang_s):
+        found = find_newest(run_dir / CHECKPOINTS, ranks)
+        if found.checkpoint is None:
+            found = fork(run_dir, learning_hash(recipe), ranks) or found
     reporter = open_reporter(recipe, run_dir, ranks, resumed_step=found.step, terminal=terminal)
     try:
         for step, problem in found.damaged.items():
             text = f"{problem}; the run goes on from step {found.step}"
             reporter.report("alert", title=f"the checkpoint of step {step} is passed over", text=text, step=step)
-        for text in preflight(recipe, run_dir, ranks):
-            reporter.report("notice", text=text)
-        milestones, steps_from = _assemble(recipe, run_dir, prepared, ranks, reporter, found, stop, lease)
+        with watching(run_dir, ranks.rank, startup_hang_s):
+            for text in preflight(recipe, run_dir, ranks):
+                reporter.report("notice", text=text)
+            milestones, steps_from = _assemble(recipe, run_dir, prepared, ranks, reporter, found, stop, lease)
         stop.note_only()
         with watching(run_dir, ranks.rank, recipe.faults.hang_s):
             try:
@@ -166,6 +169,7 @@ def _assemble(
     lease: Lease,
 ) -> tuple[Milestones, StepsFrom]:
     """Collective: the model on its engine, where the run stands, and the steps that are left from there."""
+    beat()
     reporter.report("phase", name="loading the model")
     train = prepared.split("train")
     assert train is not None, "a recipe always names training data"
@@ -173,8 +177,10 @@ def _assemble(
     task = TASKS[recipe.task.kind](recipe.task, prepared.facts, tokenizer, load_model_config(recipe))
     with memory_said(recipe, task, ranks, lambda: None, micro_batch_tokens=recipe.data.max_tokens):
         engine, model = _load_engine(recipe, run_dir, task, tokenizer, ranks)
+        beat()
         packing = choose_packing(recipe, task, engine, model, ranks=ranks, reporter=reporter)
         _pass_once(engine, task, train, ranks)
+        beat()
     budget = settle_budget(recipe, run_dir, engine, task, train, packing, ranks=ranks, reporter=reporter, lease=lease)
     course = course_of(prepared, recipe, task, ranks=ranks, micro_batch_tokens=budget.tokens, packing=packing)
     if ranks.is_zero:
@@ -182,6 +188,7 @@ def _assemble(
         write_atomically(run_dir / FACTS, json.dumps(prepared.facts, ensure_ascii=False, indent=1))
     base = identify_together(recipe, ranks) if recipe.model.lora is not None else None
     policy = _policy(recipe, task, engine, ranks, base)
+    beat()
     checkpoints = Checkpoints(
         run_dir / CHECKPOINTS, policy, ranks=ranks, reporter=reporter, newest=found.step, damaged=found.damaged
     )
@@ -249,6 +256,7 @@ def _load_engine(
     born_sharded = None if recipe.model.from_scratch else hold_ds_config(ds_config)
     model = load_model(recipe, task, tokenizer)
     del born_sharded
+    beat()
 
     def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
         return OPTIMIZERS[recipe.optim.kind](model, recipe.optim)
