@@ -35,8 +35,10 @@ from trainer.meter import Meter
 from trainer.milestones import Milestones, without_answers
 from trainer.model import keep_model_files, load_model
 from trainer.optim import OPTIMIZERS
+from trainer.pace import Pace, Place
 from trainer.packing import choose_packing
 from trainer.preflight import check_device, preflight
+from trainer.probe import host_name
 from trainer.ranks import Ranks
 from trainer.rehearsal import halved_when_short, settle_budget
 from trainer.reporter import Reporter, open_reporter
@@ -205,6 +207,7 @@ def _assemble(
             ranks,
         ),
         meter=Meter(course.num_steps, ranks.device),
+        pace=Pace(ranks.gather(Place(host_name(), ranks.device.index))),
         reporter=reporter,
         ranks=ranks,
         lease=lease,
