@@ -170,6 +170,8 @@ def job_environment(recipe: Recipe, run_dir: Path) -> dict[str, str]:
     environment = {"SHARDTUNE_PYTHON": job.python or ("python3" if job.container else sys.executable)}
     if (CODE_DIR / "pyproject.toml").is_file():  # a clone, and not a folder of installed packages
         environment["SHARDTUNE_CODE"] = str(CODE_DIR)
+    if job.cpu_binding != "auto":
+        environment["SHARDTUNE_CPU_BIND"] = job.cpu_binding
     if job.preamble:
         environment["SHARDTUNE_PREAMBLE"] = job.preamble
     if job.container:

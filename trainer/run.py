@@ -73,7 +73,7 @@ def run(
     check_device(recipe, ranks)
     lease = open_lease(run_dir, ranks, job=job)
     try:
-        return _run(recipe, run_dir, prepared, ranks, stop, lease, terminal)
+        return _run(recipe, run_dir, prepared, ranks, stop, lease, terminal, job)
     finally:
         lease.close()
 
@@ -86,6 +86,7 @@ def _run(
     stop: Stop,
     lease: Lease,
     terminal: TextIO | None,
+    job: str | None,
 ) -> bool:
     transformers.utils.logging.disable_progress_bar()  # they would fill the ranks' log files
     found = find_newest(run_dir / CHECKPOINTS, ranks)
@@ -96,7 +97,7 @@ def _run(
         for step, problem in found.damaged.items():
             text = f"{problem}; the run goes on from step {found.step}"
             reporter.report("alert", title=f"the checkpoint of step {step} is passed over", text=text, step=step)
-        for text in preflight(recipe, run_dir, ranks):
+        for text in preflight(recipe, run_dir, ranks, job=job):
             reporter.report("notice", text=text)
         milestones, steps_from = _assemble(recipe, run_dir, prepared, ranks, reporter, found, stop, lease)
         stop.note_only()

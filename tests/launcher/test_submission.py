@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,12 @@ def test_a_job_that_is_not_to_be_put_back_is_not_put_back_by_slurm_either() -> N
     assert "--no-requeue" in plan("job.max_requeues=0").options
 
 
+@pytest.mark.parametrize("binding", ["none", "cores", "verbose,ldoms", "map_cpu:0,1,2", "mask_cpu:0xf0,0x0f"])
+def test_a_binding_of_cpus_is_handed_to_srun(binding: str) -> None:
+    assert f"export SHARDTUNE_CPU_BIND={binding}\n" in plan(f"job.cpu_binding='{binding}'").script
+    assert "SHARDTUNE_CPU_BIND=" not in plan().script.split(BODY)[0]
+
+
 def test_a_container_sees_the_run_and_what_the_recipe_names(folder: Path) -> None:
     for name in ("model", "data"):
         (folder / name).mkdir()
@@ -165,11 +172,21 @@ def test_without_a_slurm_to_ask_the_gpus_have_to_be_said() -> None:
         ('job.partition="a\\nb"', "expected printable text on one line"),
         ("job.container_mounts=[here]", "expected /HERE:/THERE"),
         ("job.preamble=gone.sh", "gone.sh"),
+        ("job.cpu_binding=core", "expected auto, none, cores, "),
+        ("job.cpu_binding='cores; id'", "expected auto, none, cores, "),
+        ("job.sbatch_options=['--cpu-bind=cores']", r"--cpu-bind is what job\.cpu_binding is for"),
     ],
 )
 def test_a_job_key_that_slurm_would_not_understand_is_refused_as_it_is_read(override: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         plan(override)
+
+
+def test_the_script_of_512_nodes_is_rendered_in_less_than_a_second() -> None:
+    began = time.process_time()
+    script = plan("job.partition=cpu", "job.nodes=512").script
+    assert time.process_time() - began < 1.0
+    assert "#SBATCH --nodes=512\n" in script
 
 
 def test_a_job_of_many_nodes_has_no_longer_a_script() -> None:
