@@ -105,12 +105,7 @@ def plan_doctor(overrides: Sequence[str], folder: Path, cluster: Sequence[Nodes]
     options = [
         "--job-name=shardtune-doctor",
         f"--output={output_pattern(folder)}/doctor.out",
-        *(
-            option
-            for option in resource_options(recipe.job, share_of_node(recipe.job, cluster))
-            if option != "--requeue"
-        ),
-        "--no-requeue",
+        *resource_options(recipe.job, share_of_node(recipe.job, cluster)),
         *recipe.job.sbatch_options,
     ]
     words = [override for override in overrides if override.startswith(("job.ranks", "job.device"))]

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from launcher import submission
 from launcher.slurm import BODY, Nodes, render_script, script_body
-from launcher.submission import Share, Submission, plan_submission, share_of_node
+from launcher.submission import (
+    Share,
+    Submission,
+    plan_array,
+    plan_doctor,
+    plan_preparation,
+    plan_submission,
+    share_of_node,
+)
+from launcher.sweep import grid, plan_sweep
 from trainer.config.errors import ConfigError, LaunchError
 
 RECIPE = """
@@ -80,6 +89,58 @@ set -- {folder}/r
 """
     )
     assert BODY + body == script_body("finetune.sh")
+
+
+def test_the_jobs_that_do_not_train_have_headers_of_their_own(folder: Path) -> None:
+    """What is asked of the machines, which script is frozen, and with what words it is called."""
+
+    def header_of(its: Submission, script: str) -> list[str]:
+        header, body = its.script.split(BODY, 1)
+        assert BODY + body == script_body(script)
+        lines = header.splitlines()
+        return [line.removeprefix("#SBATCH ") for line in lines if line.startswith(("#SBATCH", "set -- "))]
+
+    job = ["job.nodes=2", "job.partition=big", "job.account=lab-1", "job.time_limit=1:00:00"]
+    assert header_of(plan_preparation(plan(*job, "job.prepare_partition=cpu", depends="afterok:12")), "prepare.sh") == [
+        "--job-name=r-prepare",
+        f"--output={folder}/r/logs/prepare-%j.out",
+        "--nodes=1",
+        "--ntasks=1",
+        "--cpus-per-task=8",
+        "--partition=cpu",
+        "--account=lab-1",
+        "--dependency=afterok:12",
+        "--kill-on-invalid-dep=yes",
+        f"set -- {folder}/r",
+    ]
+    resources = [
+        "--nodes=2",
+        "--ntasks-per-node=1",
+        "--gpus-per-node=8",
+        "--cpus-per-task=128",
+        "--partition=big",
+        "--account=lab-1",
+        "--time=1:00:00",
+        "--signal=B:USR1@300",
+        "--open-mode=append",
+    ]
+    assert header_of(plan_doctor([*job, "job.ranks=3"], folder, CLUSTER), "doctor.sh") == [
+        "--job-name=shardtune-doctor",
+        f"--output={folder}/doctor.out",
+        *resources,
+        "--no-requeue",
+        "set -- job.ranks=3",
+    ]
+    sweep = plan_sweep(Path("x.yaml"), job, Path("s"), grid(["optim.lr=1e-5,2e-5,3e-5"]))
+    assert header_of(plan_array(sweep, [0, 2], CLUSTER, parallel=1), "sweep.sh") == [
+        "--job-name=s",
+        f"--comment={folder}/s",
+        "--array=0,2%1",
+        f"--output={folder}/s/%a/logs/slurm-%A_%a.out",
+        *resources,
+        "--requeue",
+        f"set -- {folder}/s",
+    ]
 
 
 def test_what_is_not_set_is_left_to_the_cluster() -> None:
