@@ -17,6 +17,7 @@ HELP = """\
   shardtune chat RUN_DIR                    talks with the model of a chat; --system="…" --temperature=0 --model=last
   shardtune checkpoints RUN_DIR             what the run can go on from: step, metric, size, verified or not (--json)
   shardtune export RUN_DIR                  a checkpoint as a Hugging Face folder; --step=N --dtype=bf16 --out=DIR
+      --merge-lora                          a run with model.lora as a whole model, else as adapters for peft
   shardtune report RUN_DIR                  writes RUN_DIR/report.html: curves, evaluations, config
   shardtune schema                          the JSON schema of recipes, for editors
 """
@@ -164,17 +165,25 @@ def checkpoints(run_dir: str, json: str = "False", quick: str = "False") -> Comm
     return _module("trainer.checkpoint_table", run_dir, *_flags(json=json, quick=quick))
 
 
-def export(run_dir: str, step: str | None = None, dtype: str | None = None, out: str | None = None) -> Command:
+def export(
+    run_dir: str,
+    step: str | None = None,
+    dtype: str | None = None,
+    out: str | None = None,
+    merge_lora: str = "False",
+) -> Command:
     """Writes a checkpoint as a Hugging Face folder: sharded safetensors, tokenizer, model card. Needs no GPU.
 
     Args:
         run_dir: the directory of a run.
         step: which checkpoint; the best one by dev that is there if not given.
-        dtype: bf16, fp16 or fp32; the recipe's precision if not given.
+        dtype: bf16, fp16 or fp32; that of the training if not given.
         out: the folder; RUN_DIR/export/step-N if not given.
+        merge_lora: a whole model, to step-N-merged, where a run with model.lora is else exported as adapters for peft.
     """
+    refuse_values(merge_lora=merge_lora)
     refuse_words(step=step)
-    return _module("trainer.export", run_dir, step=step, dtype=dtype, out=out)
+    return _module("trainer.export", run_dir, *_flags(merge_lora=merge_lora), step=step, dtype=dtype, out=out)
 
 
 def prepare(recipe: str, *overrides: str, json: str = "False") -> Command:
@@ -222,4 +231,4 @@ def _options(**values: str | None) -> list[str]:
 
 def _flags(**given: str) -> list[str]:
     """`--json` for each that was given."""
-    return [f"--{name}" for name, value in given.items() if value == "True"]
+    return [f"--{name.replace('_', '-')}" for name, value in given.items() if value == "True"]

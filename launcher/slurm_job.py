@@ -16,7 +16,7 @@ from pathlib import Path
 
 from launcher import cluster, execute
 from launcher.allocation import Allocation, parse_details, parse_time
-from launcher.follow import Events, first_failure
+from launcher.follow import Events, first_failure, hung_ranks
 from launcher.lifecycle import (
     STATUS,
     STOP_REQUEST,
@@ -33,6 +33,7 @@ from launcher.lifecycle import (
 )
 from launcher.plan import RankPlan, plan_ranks
 from launcher.report.page import write_report
+from launcher.restart import Failure, next_start
 from launcher.slurm import parse_node_list
 from trainer.config.bad_nodes import keep_bad_nodes, read_bad_nodes, to_leave
 from trainer.config.budget import read_budget
@@ -156,11 +157,13 @@ def end(run_dir: Path, allocation: Allocation, *, exit_code: int, signals: str) 
             write_report(run_dir)
             say(execute.farewell(_recipe(run_dir), run_dir))
             return EXIT_OK, False
-        case "failed":
+        case "failed" | "waiting" if ending.cause in ("failure", "hang"):
+            for path in hung_ranks(run_dir, start.began):
+                say(f"where a rank stood: {path}")
             if (failure := first_failure(run_dir, start.began)) is not None:
                 say(f"rank {failure['rank']} on {failure['host']} failed first:\n{failure['text'].rstrip()}")
             say(f"logs: {run_dir / 'logs'}")
-            return exit_code, False
+            return (EXIT_RESUME, True) if ending.requeue else (exit_code, False)
     return EXIT_RESUME, ending.requeue
 
 
@@ -226,6 +229,11 @@ def _evidence(
     # A rank that is asked to stop before there is anything to save says so where others say what they died of.
     stopped |= failure is not None and failure.get("code") == EXIT_RESUME
     budget = read_budget(run_dir) if failure is not None and failure.get("code") == EXIT_ANEW else None
+    hung = bool(hung_ranks(run_dir, start.began))
+    has_stepped = first_step is not None and last_step is not None and last_step > first_step
+    failures = [_failure(its) for its in starts if its.job == start.job and _was_put_back_after_failure(its)]
+    fails_again = failure is not None and failure.get("code") == EXIT_USER
+    this = Failure(last_step or 0, is_mishap=(hung or has_stepped) and not fails_again)
     return Evidence(
         finished=(run_dir / RESULTS).exists(),
         first_step=first_step,
@@ -244,6 +252,8 @@ def _evidence(
             (its.node, its.why) for its in read_bad_nodes(run_dir) if its.job == start.job and its.time >= start.began
         ),
         amended=str(budget) if budget is not None else None,
+        hung=hung,
+        anew=next_start([*failures, this], _recipe(run_dir).faults),
     )
 
 
@@ -271,6 +281,14 @@ def _output(start: Start) -> str:
     if start.output is None or not Path(start.output).is_file():
         return ""
     return Path(start.output).read_bytes()[start.output_bytes :].decode("utf-8", errors="replace")
+
+
+def _was_put_back_after_failure(start: Start) -> bool:
+    return start.state == "waiting" and start.cause in ("failure", "hang")
+
+
+def _failure(start: Start) -> Failure:
+    return Failure(start.last_step or 0, is_mishap=True)
 
 
 def _recipe(run_dir: Path) -> Recipe:

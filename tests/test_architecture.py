@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(path for room in ("launcher", "trainer") for path in (ROOT / room).rglob("*.py"))
-HEAVY = {"torch", "deepspeed", "transformers", "datasets", "wandb"}
+HEAVY = {"torch", "deepspeed", "transformers", "datasets", "wandb", "peft"}
 VAGUE = {"utils.py", "util.py", "common.py", "helpers.py", "base.py", "manager.py", "misc.py"}
 
 
@@ -60,9 +60,10 @@ def test_of_the_trainer_the_launcher_knows_the_config_the_progress_bar_and_the_c
     ), theirs
 
 
-def test_deepspeed_is_the_engines_and_wandb_the_reporters() -> None:
+def test_deepspeed_is_the_engines_wandb_the_reporters_and_peft_the_adapters() -> None:
     assert importers("deepspeed") == {"trainer/engine.py"}
     assert importers("wandb") == {"trainer/reporter.py"}
+    assert importers("peft") == {"trainer/lora.py"}
 
 
 def test_processes_are_started_by_the_launcher_and_to_ask_for_the_gpus_health() -> None:

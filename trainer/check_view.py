@@ -98,10 +98,11 @@ def _pieces(pieces: list[Piece]) -> Text:
 def _memory(report: Report) -> Table:
     rows, longest = report.largest_micro_batch
     memory = report.memory
+    is_partial = memory.num_trained < memory.num_parameters
     table = Table(title="\nmemory of a rank, estimated", title_justify="left", show_header=False, box=None)
     parts = {
         f"weights ({memory.num_parameters:,} parameters)": memory.weights,
-        "gradients": memory.gradients,
+        "gradients" + (f" ({memory.num_trained:,} are trained)" if is_partial else ""): memory.gradients,
         "optimizer": memory.optimizer,
         f"activations ({rows:,} rows x {longest:,} tokens)": memory.activations,
         "logits": memory.logits,

@@ -50,6 +50,8 @@ class Policy:
     recipe_hash: str
     layout: Mapping[str, Any]
     """world_size, zero_stage, precision."""
+    base: Mapping[str, Any] | None = None
+    """The pretrained model whose weights are not among them, if there is one."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,7 @@ class Checkpoints:
             optimizer_keys=sorted({key for _, keys in told for key in keys}),
             optimizer_scalars={name: its for scalars, _ in told for name, its in scalars.items()},
             loss_scale=snapshot.loss_scale,
+            base=self._policy.base,
             written_at=time.time(),
         )
 

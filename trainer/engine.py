@@ -39,9 +39,11 @@ class StepStats:
 
 
 class Engine(Protocol):
-    """Computes steps. Everything but `num_parameters` is Collective: all ranks call it, in the same order."""
+    """Computes steps. Everything but the numbers of parameters is Collective: all ranks call it, in the same order."""
 
     num_parameters: int
+    num_trained: int
+    """Of them; the others stay as they are."""
 
     def begin_step(self, number: int, *, num_micro_batches: int) -> None:
         """Says how many forward and backward passes make up this step; with none, it is left out."""
@@ -89,19 +91,24 @@ class DeepSpeedEngine:
         *,
         ranks: Ranks,
         seed: int,
+        keeps_frozen: bool = True,
     ) -> None:
+        """With keeps_frozen, snapshots have what is not trained too; without it, restore leaves that as it is."""
         import deepspeed
 
         self._ranks = ranks
         self._seed = seed
+        self._keeps_frozen = keeps_frozen
         self.zero_stage = zero_stage(ds_config)
         self._takes_norm_itself = self.zero_stage == 0 and not any(
             ds_config.get(precision, {}).get("enabled") for precision in ("bf16", "fp16")
         )
         self._left, self._is_left_out = 0, False
-        self.num_parameters = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
-        open_deepspeed()
         trained = [p for p in model.parameters() if p.requires_grad]
+        self.num_parameters, self.num_trained = (
+            sum(getattr(p, "ds_numel", p.numel()) for p in its) for its in (model.parameters(), trained)
+        )
+        open_deepspeed()
         self._engine, *_ = deepspeed.initialize(
             model=model, optimizer=make_optimizer(model), model_parameters=trained, config=ds_config
         )
@@ -178,7 +185,7 @@ class DeepSpeedEngine:
         model = self._engine.module
         homes = zero.homes(self._engine)
         weights = [self._written(its, its.name, its.master) for its in homes]
-        weights += [self._written(its, its.name, its.values) for its in zero.frozen(model)]
+        weights += [self._written(its, its.name, its.values) for its in self._frozen()]
         if self._ranks.is_zero:
             weights += [Fragment(name, 0, values) for name, values in zero.buffers(model).items()]
         states = [
@@ -190,7 +197,7 @@ class DeepSpeedEngine:
             weights=[its for its in weights if its.values.numel()],
             states=[its for its in states if its.values.numel()],
             keys=sorted({key for its in homes for key in its.states()}),
-            shapes=zero.shapes(model),
+            shapes=zero.shapes(model, trained_alone=not self._keeps_frozen),
             scalars={its.name: its.scalars() for its in homes if its.has_state},
             loss_scale=zero.loss_scale(self._engine),
         )
@@ -198,8 +205,8 @@ class DeepSpeedEngine:
     @torch.no_grad()
     def restore(self, saved: Saved) -> None:
         model = self._engine.module
-        saved.refuse_another_model(zero.shapes(model))
-        for its in zero.frozen(model):
+        saved.refuse_another_model(zero.shapes(model, trained_alone=not self._keeps_frozen))
+        for its in self._frozen():
             saved.weights.read(its.name, its.start, its.values)
         for name, values in zero.buffers(model).items():
             saved.weights.read(name, 0, values)
@@ -215,6 +222,10 @@ class DeepSpeedEngine:
                 for key, values in home.states().items():
                     saved.states.read(state_name(key, home.name), home.start, values)
         zero.set_loss_scale(self._engine, saved.loss_scale)
+
+    def _frozen(self) -> list[zero.Frozen]:
+        """What is kept of what is not trained."""
+        return zero.frozen(self._engine.module) if self._keeps_frozen else []
 
     def _written(self, its: zero.Home | zero.Frozen, name: str, values: Tensor) -> Fragment:
         """What this rank writes of its part: of what all ranks have, its share."""

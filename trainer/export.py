@@ -1,7 +1,7 @@
 """A checkpoint as a Hugging Face folder, from any layout, on one process without a GPU.
 
-`python -m trainer.export RUN_DIR [--step N] [--dtype bf16] [--out DIR]`. The end of a run writes its folders by the
-same function. In memory are the weights in the folder's dtype and one piece of a file.
+`python -m trainer.export RUN_DIR [--step N] [--dtype bf16] [--out DIR] [--merge-lora]`. The end of a run writes its
+folders by the same function. In memory are the weights in the folder's dtype and one piece of a file.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from trainer.base_model import identify, refuse_another_base
 from trainer.config.errors import CheckpointError, ShardtuneError
 from trainer.config.run_dir import (
     CHECKPOINTS,
@@ -28,12 +29,14 @@ from trainer.config.run_dir import (
     read_config,
 )
 from trainer.config.schema import Recipe
+from trainer.lora_export import merged_model, write_adapters
 from trainer.manifest import WEIGHTS, Checkpoint, best_first, complete_checkpoints, damage, open_checkpoint
 from trainer.model import DTYPES, EVALUATION
 from trainer.model_card import CURVES, render_card, render_curves
 from trainer.shards import SavedTensors, sync
 from trainer.tasks import TASKS
 
+CONFIGS = ("config.json", "generation_config.json")
 SHARD = "5GB"
 """The largest safetensors file, as the hub likes them."""
 
@@ -45,18 +48,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--step", type=int)
     parser.add_argument("--dtype", choices=sorted(DTYPES))
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--merge-lora", action="store_true", help="a whole model, the adapters merged into its weights")
     arguments = parser.parse_args(argv)
     transformers.utils.logging.disable_progress_bar()
     try:
         recipe = read_config(arguments.run_dir)
+        if arguments.merge_lora and recipe.model.lora is None:
+            raise CheckpointError(
+                f"--merge-lora: {arguments.run_dir} has no adapters, for its recipe has no model.lora: the whole model "
+                "was trained, and is exported without this flag"
+            )
         checkpoint = find_checkpoint(arguments.run_dir, recipe, arguments.step)
-        folder = arguments.out or arguments.run_dir / EXPORT / checkpoint.path.name
+        if recipe.model.lora is not None:
+            refuse_another_base(checkpoint.manifest.base, identify(recipe), checkpoint.path)
+        name = checkpoint.path.name + ("-merged" if arguments.merge_lora else "")
+        folder = arguments.out or arguments.run_dir / EXPORT / name
         if arguments.out is not None and folder.exists() and any(folder.iterdir()):
             raise CheckpointError(f"--out: {folder} is not empty; give a new folder")
         results = _results_of(arguments.run_dir, checkpoint.step)
         try:
             with redirect_stdout(sys.stderr):  # DeepSpeed, which transformers imports, says there what it has not found
-                export(arguments.run_dir, checkpoint, folder, recipe=recipe, dtype=arguments.dtype, results=results)
+                export(
+                    arguments.run_dir,
+                    checkpoint,
+                    folder,
+                    recipe=recipe,
+                    dtype=arguments.dtype,
+                    results=results,
+                    merge_lora=arguments.merge_lora,
+                )
         except OSError as error:
             raise CheckpointError(f"{folder} cannot be written: {error}") from error
     except ShardtuneError as error:
@@ -100,6 +120,12 @@ def in_order(complete: Sequence[Checkpoint], recipe: Recipe) -> list[Checkpoint]
     return [*best, *(its for its in reversed(complete) if its not in best)]
 
 
+def _precision(recipe: Recipe, checkpoint: Checkpoint) -> str:
+    """The recipe's, or what `auto` was when the checkpoint was made."""
+    precision: str = recipe.engine.precision
+    return precision if precision != "auto" else str(checkpoint.manifest.layout["precision"])
+
+
 def export(
     run_dir: Path,
     checkpoint: Checkpoint,
@@ -109,21 +135,34 @@ def export(
     dtype: str | None = None,
     results: Mapping[str, Any] | None = None,
     max_shard_size: str = SHARD,
+    merge_lora: bool = False,
 ) -> None:
     """Writes a folder that AutoModel and transformers.pipeline load; whoever looks finds the old one or the new, whole.
 
-    The weights are the checkpoint's fp32 master weights, cast once: to the recipe's precision if no dtype is given.
-    `results` are the run's, if they are this checkpoint's. Raises OSError, or CheckpointError if the run directory
-    lacks something.
+    With model.lora it is a folder of adapters, for peft; with merge_lora besides, a whole model again. The weights are
+    the checkpoint's fp32 master weights, cast once: to the recipe's precision if no dtype is given. `results` are the
+    run's, if they are this checkpoint's. Raises OSError, or CheckpointError if the run directory lacks something.
     """
     draft, old = folder.with_name(f".{folder.name}.draft"), folder.with_name(f".{folder.name}.old")
     for leftover in (draft, old):
         shutil.rmtree(leftover, ignore_errors=True)
     draft.mkdir(parents=True)
-    model = _empty_model(run_dir, DTYPES[dtype or recipe.engine.precision])
-    model.save_pretrained(draft, state_dict=_weights(model, checkpoint), max_shard_size=max_shard_size)
+    model = _empty_model(run_dir, DTYPES[dtype or _precision(recipe, checkpoint)])
+    is_adapter = recipe.model.lora is not None and not merge_lora
+    if is_adapter:
+        write_adapters(draft, model, checkpoint, recipe)
+        _keep_configs_apart(run_dir / MODEL, draft)
+    elif merge_lora:
+        merged = merged_model(model.config, type(model), checkpoint, recipe, model.dtype)
+        if merged.can_generate():
+            merged.generation_config = model.generation_config
+        merged.save_pretrained(draft, max_shard_size=max_shard_size)
+    else:
+        model.save_pretrained(draft, state_dict=_weights(model, checkpoint), max_shard_size=max_shard_size)
     for path in (run_dir / MODEL).iterdir():
-        if not (draft / path.name).exists():  # the tokenizer's files, as they are
+        if (
+            not (is_adapter and path.name in CONFIGS) and not (draft / path.name).exists()
+        ):  # the tokenizer's files, as they are
             shutil.copyfile(path, draft / path.name)
     manifest = checkpoint.manifest
     if manifest.dev_metrics is not None:
@@ -132,10 +171,13 @@ def export(
         )
     if curves := render_curves(run_dir, checkpoint.step):
         (draft / CURVES).write_text(curves, encoding="utf-8")
-    card = render_card(run_dir, manifest, recipe, model, results=results, has_curves=bool(curves))
+    card = render_card(
+        run_dir, manifest, recipe, model, results=results, has_curves=bool(curves), is_adapter=is_adapter
+    )
     (draft / "README.md").write_text(card, encoding="utf-8")
-    for path in draft.iterdir():
-        path.chmod(0o644)  # safetensors 0.8 makes its files the owner's alone
+    for path in draft.rglob("*"):
+        if path.is_file():
+            path.chmod(0o644)  # safetensors 0.8 makes its files the owner's alone
         sync(path)
     sync(draft)
     if folder.exists():
@@ -143,6 +185,14 @@ def export(
     draft.rename(folder)
     sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _keep_configs_apart(source: Path, draft: Path) -> None:
+    """In a folder within, for transformers looks for a whole model's weights where it finds a config.json."""
+    (draft / MODEL).mkdir()
+    for name in CONFIGS:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, draft / MODEL / name)
 
 
 def _empty_model(run_dir: Path, dtype: torch.dtype) -> Any:

@@ -14,6 +14,8 @@ class Footprint:
     """Bytes on one rank. Without the CUDA context, communication buffers and fragmentation: some GB on a GPU."""
 
     num_parameters: int
+    num_trained: int
+    """Of them: those that have a gradient, and states of the optimizer."""
     weights: int
     gradients: int
     optimizer: int
@@ -32,7 +34,8 @@ def footprint(
     """The footprint of a step whose largest micro-batch has the shape `batch` (rows, longest), on so many ranks.
 
     Model states as in Rajbhandari et al., 2020 (ZeRO, section 3.1): 2 + 2 + 12 bytes a parameter in half precision,
-    4 + 4 + 8 in fp32; an N-th of the optimizer's from stage 1 on, of the gradients from 2, of the weights at 3.
+    4 + 4 + 8 in fp32; an N-th of the optimizer's from stage 1 on, of the gradients from 2, of the weights at 3. What
+    model.lora does not train has weights alone.
     Activations as in Korthikanti et al., 2023 (section 4): 34 bytes for each token, layer and hidden unit in half
     precision, without the attention scores, which sdpa and flash attention do not keep; 2 with activation
     checkpointing, and one layer whole. Logits: three copies in fp32 (the loss, its softmax, its gradient) and one; of a
@@ -41,12 +44,19 @@ def footprint(
     import torch
     import transformers
 
+    from trainer.lora import choose
+    from trainer.precision import expected_precision
     from trainer.target_loss import targets_at_once
 
     with torch.device("meta"):
         model = getattr(transformers, task.auto_model).from_config(config)
     parameters = sum(p.numel() for p in model.parameters())
-    each = BYTES[recipe.engine.precision]
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if (lora := recipe.model.lora) is not None:
+        adapters = choose(model, lora, task)
+        trained = adapters.num_trained(model, lora.r)
+        parameters += adapters.num_added(model, lora.r)
+    each = BYTES[expected_precision(recipe)]
     states = 12 if each == 2 else 8
     rows, longest = batch
     text = config.get_text_config()
@@ -60,9 +70,10 @@ def footprint(
         num_targets = min(num_targets, targets_at_once(width, "cuda" if torch.cuda.is_available() else "cpu"))
     return Footprint(
         num_parameters=parameters,
+        num_trained=trained,
         weights=parameters * each // (world_size if stage >= 3 else 1),
-        gradients=parameters * each // (world_size if stage >= 2 else 1),
-        optimizer=parameters * states // (world_size if stage >= 1 else 1),
+        gradients=trained * each // (world_size if stage >= 2 else 1),
+        optimizer=trained * states // (world_size if stage >= 1 else 1),
         activations=activations,
         logits=num_targets * width * (3 * 4 + each),
     )

@@ -20,8 +20,9 @@ from trainer.config.errors import CheckpointError
 from trainer.state import TrainState
 
 MANIFEST, LATEST = "manifest.json", "latest"
-FORMAT = 1
-"""Goes up when older code could not read what newer code writes."""
+FORMAT, FORMAT_WITH_BASE = 1, 2
+"""Goes up when older code could not read what newer code writes. The second is of checkpoints that are not all of the
+model, but what belongs to a base model."""
 WEIGHTS, OPTIMIZER = "weights", "optimizer"
 """The two kinds of files, `weights-00000-of-00002.safetensors`: an export reads the first alone."""
 PACKAGES = ("shardtune", "torch", "deepspeed", "transformers", "tokenizers", "safetensors")
@@ -59,12 +60,15 @@ class Manifest:
     dev_metrics: Mapping[str, Any] | None
     """The evaluation on dev at this very step."""
     shapes: Mapping[str, Sequence[int]]
-    """Of the whole model's parameters and persistent buffers, by name."""
+    """Of the parameters and persistent buffers that it keeps, whole, by name: all of the model's, or with a base those
+    that are trained."""
     optimizer_keys: Sequence[str]
     """The optimizer's states of each element, such as exp_avg."""
     optimizer_scalars: Mapping[str, Mapping[str, float | int]]
     """Its other states, by parameter; a parameter that has none of either kind is left out."""
     loss_scale: Mapping[str, float]
+    base: Mapping[str, Any] | None = None
+    """The pretrained model whose weights are not kept, since they are not trained (trainer/base_model.py)."""
     files: Mapping[str, FileRecord] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=lambda: installed_versions())
     written_at: float = 0.0
@@ -110,7 +114,11 @@ class Checkpoint:
 def render_manifest(manifest: Manifest) -> str:
     """As JSON, with a checksum over itself."""
     content = asdict(manifest)
-    return json.dumps({"format": FORMAT, "xxh3_128": _digest(content), "checkpoint": content}, indent=1)
+    its_format = FORMAT_WITH_BASE
+    if manifest.base is None:
+        del content["base"]
+        its_format = FORMAT
+    return json.dumps({"format": its_format, "xxh3_128": _digest(content), "checkpoint": content}, indent=1)
 
 
 def parse_manifest(text: str, path: Path) -> Manifest:
@@ -120,9 +128,9 @@ def parse_manifest(text: str, path: Path) -> Manifest:
         said, content, its_format = whole["xxh3_128"], whole["checkpoint"], whole["format"]
     except (ValueError, KeyError, TypeError):
         raise CheckpointError(f"{path.name} is damaged: it is no manifest") from None
-    if its_format != FORMAT:
+    if its_format not in (FORMAT, FORMAT_WITH_BASE):
         raise UnknownFormatError(
-            f"{path}: this shardtune reads format {FORMAT}, not {its_format}; use the one it is of"
+            f"{path}: this shardtune reads formats up to {FORMAT_WITH_BASE}, not {its_format}; use the one it is of"
         )
     if said != _digest(content):
         raise CheckpointError(f"{path.name} is damaged: its checksum differs")

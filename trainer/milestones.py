@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from trainer.ahead import made_ahead
 from trainer.budget import Budget
 from trainer.checkpoint import Checkpoints
 from trainer.config.schema import Recipe
@@ -149,15 +150,16 @@ class Milestones:
         """Collective: this split's metrics, reported."""
         with self.phase(f"evaluating on {name}"):
             budget = self.budget.tokens
-            batches = evaluation_batches(
+            made = evaluation_batches(
                 split, self.task, ranks=self.ranks, micro_batch_tokens=budget, packing=self.packing
             )
             asked = None
             if (generation := self.task.generation) is not None and (num_rows := generation.num_rows(name)) != 0:
                 asked = questions(split, generation, num_rows, ranks=self.ranks, micro_batch_tokens=budget)
-            batches = self.between(batches)
             asked = None if asked is None else self.between(asked)
-            metrics = evaluate(self.engine, self.task, batches, asked, self.tokenizer, ranks=self.ranks)
+            with closing(made_ahead(made)) as ahead:
+                batches = self.between(its.item for its in ahead)
+                metrics = evaluate(self.engine, self.task, batches, asked, self.tokenizer, ranks=self.ranks)
         self.reporter.report("eval", split=name, step=step, **metrics)
         return metrics
 

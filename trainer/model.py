@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from trainer.config.errors import DataError
 from trainer.config.schema import Recipe
 from trainer.data.prepare import load_model_config
+from trainer.lora import adapt, choose
 from trainer.target_loss import keep_target_loss
 from trainer.tasks import Task
 
@@ -29,8 +30,8 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 def load_model(recipe: Recipe, task: Task, tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedModel":
     """Collective under ZeRO-3: the pretrained weights with the task's head, the same on every rank and stage.
 
-    If the tokenizer has more tokens than the model, they get embeddings. Raises DataError if the path holds no model of
-    this kind.
+    If the tokenizer has more tokens than the model, they get embeddings. With model.lora it has adapters, and few of
+    its parameters require a gradient. Raises DataError if the path holds no model of this kind.
     """
     torch.manual_seed(recipe.train.seed)
     auto_model = getattr(transformers, task.auto_model)
@@ -38,16 +39,22 @@ def load_model(recipe: Recipe, task: Task, tokenizer: "PreTrainedTokenizerBase")
     if recipe.model.attention != "auto":
         how["attn_implementation"] = recipe.model.attention
     model: PreTrainedModel
+    new: set[str] = set()
     try:
         if recipe.model.from_scratch:
             model = auto_model.from_config(**how)
         else:
-            model = auto_model.from_pretrained(recipe.model.path, revision=recipe.model.revision, **how)
+            how |= {"revision": recipe.model.revision, "output_loading_info": True}
+            model, info = auto_model.from_pretrained(recipe.model.path, **how)
+            new |= set(info["missing_keys"])
     except (OSError, ValueError, ImportError) as error:
         raise DataError(f"model.path: {recipe.model.path!r} cannot be loaded as {task.auto_model}: {error}") from error
     if len(tokenizer) > (num_rows := load_model_config(recipe).get_text_config().vocab_size):
         torch.manual_seed(recipe.train.seed)  # whatever the loading drew, which differs between the stages
         grow_embeddings(model, len(tokenizer), num_rows)
+        new |= _embeddings_of(model)
+    if (lora := recipe.model.lora) is not None:
+        adapt(model, lora, choose(model, lora, task, new=new), seed=recipe.train.seed)
     if task.generation is not None:
         remember_generation(model, task.generation.settings)
     if task.wants_target_loss:
@@ -64,6 +71,13 @@ def grow_embeddings(model: "PreTrainedModel", num_tokens: int, num_rows: int) ->
     """
     multiple = math.gcd(num_rows, 128)
     model.resize_token_embeddings(-(-num_tokens // multiple) * multiple)
+
+
+def _embeddings_of(model: "PreTrainedModel") -> set[str]:
+    """The names of the weights that have a row for each token."""
+    layers = [its for its in (model.get_input_embeddings(), model.get_output_embeddings()) if its is not None]
+    weights = {id(weight) for layer in layers for weight in layer.parameters()}
+    return {name for name, weight in model.named_parameters() if id(weight) in weights}
 
 
 def remember_generation(model: "PreTrainedModel", settings: Mapping[str, Any]) -> None:

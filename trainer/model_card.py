@@ -9,7 +9,7 @@ from typing import Any
 import huggingface_hub
 from huggingface_hub.repocard import metadata_load
 
-from trainer.config.run_dir import FORKED_FROM, read_events
+from trainer.config.run_dir import FORKED_FROM, MODEL, read_events
 from trainer.config.schema import Recipe
 from trainer.config.yaml_lines import write_yaml
 from trainer.curves import picture
@@ -39,18 +39,21 @@ def render_card(
     *,
     results: Mapping[str, Any] | None,
     has_curves: bool,
+    is_adapter: bool = False,
 ) -> str:
-    """README.md; nothing in it names a folder of this machine."""
+    """README.md; nothing in it names a folder of this machine. Of adapters it names the base that they go on."""
     start: Mapping[str, Any] = next(
         (event for event in reversed(read_events(run_dir)) if event["event"] == "start"), {}
     )
     metrics = {"dev": manifest.dev_metrics or {}, "test": (results or {}).get("test", {})}
-    base = _public_model(recipe)
+    subject = _public_model(recipe)
+    if is_adapter and recipe.model.lora is not None:
+        subject = f"LoRA adapters (r = {recipe.model.lora.r}) for {subject},"
     sections = [
         f"# {run_dir.name}",
-        f"{base} fine-tuned for {recipe.task.kind.replace('_', ' ')}: step {manifest.step:,}"
+        f"{subject} fine-tuned for {recipe.task.kind.replace('_', ' ')}: step {manifest.step:,}"
         f"{_of_all(start)} of the recipe below.",
-        *_usage(run_dir.name, type(model).__name__, recipe),
+        *(_usage_of_adapters(run_dir.name, model, recipe) if is_adapter else _usage(run_dir.name, model, recipe)),
         *_metrics(metrics),
         *(["## Curves", f"![Loss, metrics, learning rate, speed]({CURVES})"] if has_curves else []),
         *_data(recipe, start),
@@ -63,7 +66,9 @@ def render_card(
         "## Licence",
         _licence_text(recipe),
     ]
-    head = _metadata(run_dir.name, recipe, type(model).__name__, metrics)
+    head = _metadata(
+        run_dir.name, recipe, type(model).__name__, metrics, library="peft" if is_adapter else "transformers"
+    )
     return f"---\n{head}\n---\n\n" + "\n\n".join(sections) + "\n"
 
 
@@ -81,7 +86,9 @@ def licence_of(recipe: Recipe) -> str | None:
     return said if isinstance(said, str) else None
 
 
-def _metadata(name: str, recipe: Recipe, architecture: str, metrics: Mapping[str, Mapping[str, Any]]) -> str:
+def _metadata(
+    name: str, recipe: Recipe, architecture: str, metrics: Mapping[str, Mapping[str, Any]], *, library: str
+) -> str:
     pipeline = _pipeline(architecture, recipe)
     results = [
         huggingface_hub.EvalResult(
@@ -100,7 +107,7 @@ def _metadata(name: str, recipe: Recipe, architecture: str, metrics: Mapping[str
     data = huggingface_hub.ModelCardData(
         license=licence_of(recipe),
         base_model=None if Path(recipe.model.path).is_dir() else recipe.model.path,
-        library_name="transformers",
+        library_name=library,
         pipeline_tag=pipeline,
         datasets=on_the_hub or None,
         tags=["shardtune", "generated_from_trainer"],
@@ -115,8 +122,23 @@ def _pipeline(architecture: str, recipe: Recipe) -> str | None:
     return found or ("translation" if recipe.task.kind == "translation" else None)
 
 
-def _usage(name: str, architecture: str, recipe: Recipe) -> Iterator[str]:
-    pipeline = _pipeline(architecture, recipe)
+def _usage_of_adapters(name: str, model: Any, recipe: Recipe) -> Iterator[str]:
+    base = _name_alone(recipe.model.path)
+    yield "## Use"
+    yield (
+        "The folder holds what was trained, and not the base model, which is found by the name in adapter_config.json. "
+        "`shardtune export --merge-lora` makes a whole model of the two."
+    )
+    yield (
+        f"```python\nfrom peft import PeftModel\nfrom transformers import AutoConfig, {type(model).__name__}\n\n"
+        f'config = AutoConfig.from_pretrained("{name}/{MODEL}")\n'
+        f'base = {type(model).__name__}.from_pretrained("{base}", config=config, ignore_mismatched_sizes=True)\n'
+        f'model = PeftModel.from_pretrained(base, "{name}")\n```'
+    )
+
+
+def _usage(name: str, model: Any, recipe: Recipe) -> Iterator[str]:
+    pipeline = _pipeline(type(model).__name__, recipe)
     if pipeline is not None:
         yield "## Use"
         yield f'```python\nfrom transformers import pipeline\n\nmodel = pipeline("{pipeline}", model="{name}")\n```'

@@ -14,11 +14,12 @@ from typing import Any, TextIO, cast
 
 from trainer.config.errors import CheckpointError, DataError, ShardtuneError
 from trainer.config.load import parse_recipe
-from trainer.config.run_dir import CONFIG, EXIT_OK, EXIT_USER, FACTS
+from trainer.config.run_dir import CONFIG, EXIT_OK, EXIT_USER, FACTS, MODEL
 from trainer.config.schema import Recipe
 from trainer.data.columns import plain
 from trainer.data.gather import with_named_columns
 from trainer.data.source import Faults, Row, read_rows
+from trainer.precision import expected_precision
 from trainer.tasks import TASKS, Task
 from trainer.tasks.task import Example, GeneratingTask
 
@@ -85,17 +86,31 @@ def predict(
 
 
 def open_model(recipe: Recipe, folder: Path, facts: Mapping[str, Any]) -> tuple[Task, Any, Any]:
-    """The task, the model exported to `folder` on the first GPU if there is one, and its tokenizer."""
+    """The task, the model exported to `folder` on the first GPU if there is one, and its tokenizer.
+
+    Adapters are put on their base. Raises CheckpointError if that is another by now.
+    """
     import torch
     import transformers
 
-    from trainer.model import calibrate
+    from trainer.base_model import identify, read_base, refuse_another_base
+    from trainer.lora import is_adapter, open_base, put_on
+    from trainer.model import DTYPES, calibrate
 
     transformers.utils.logging.disable_progress_bar()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    task = TASKS[recipe.task.kind](recipe.task, facts, tokenizer, transformers.AutoConfig.from_pretrained(folder))
+    adapted = is_adapter(folder)
+    config = transformers.AutoConfig.from_pretrained(folder / MODEL if adapted else folder)
+    task = TASKS[recipe.task.kind](recipe.task, facts, tokenizer, config)
     calibrate(task, folder)
-    model = getattr(transformers, task.auto_model).from_pretrained(folder)
+    if adapted:
+        refuse_another_base(read_base(folder), identify(recipe), folder)
+        model_class = getattr(transformers, config.architectures[0])
+        model = put_on(open_base(recipe, model_class, config, dtype=DTYPES[expected_precision(recipe)]), folder)
+        if (folder / MODEL / "generation_config.json").is_file():
+            model.generation_config = transformers.GenerationConfig.from_pretrained(folder / MODEL)
+    else:
+        model = getattr(transformers, task.auto_model).from_pretrained(folder)
     return task, model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
 
 

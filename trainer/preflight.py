@@ -7,8 +7,6 @@ from pathlib import Path
 from statistics import median, median_high
 from typing import Any
 
-import torch
-
 from trainer.config.bad_nodes import keep_bad_nodes, read_bad_nodes, to_leave
 from trainer.config.errors import BadNodesError, LaunchError
 from trainer.config.load import learning_hash
@@ -206,13 +204,3 @@ def _versions(its: Any, usual: Any) -> str:
 
 def _by_host(facts: Sequence[Facts]) -> dict[str, list[Facts]]:
     return {host: [its for its in facts if its.host == host] for host in dict.fromkeys(its.host for its in facts)}
-
-
-def check_device(recipe: Recipe, ranks: Ranks) -> None:
-    """Raises LaunchError if this device cannot compute in the recipe's precision."""
-    precision = recipe.engine.precision
-    if precision == "fp16" and ranks.device.type == "cpu":
-        raise LaunchError("engine.precision: fp16 needs a GPU (DeepSpeed has it on no CPU); set bf16 or fp32")
-    if precision == "bf16" and ranks.device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        name = torch.cuda.get_device_name(ranks.device)
-        raise LaunchError(f"engine.precision: {name} cannot compute in bf16; set engine.precision=fp16")

@@ -98,9 +98,13 @@ def start_line(event: Mapping[str, Any]) -> str:
     """What is about to happen, in one line."""
     begin = f"going on at step {event['step']:,} of" if event["step"] else "training for"
     engine = f"ZeRO-{event['zero_stage']}, {event['precision']}{', packed' if event.get('packed') else ''}"
+    trained = event.get("num_trained", event["num_parameters"])
+    parameters = f"{event['num_parameters']:,} parameters"
+    if trained < event["num_parameters"]:
+        parameters += f", of which {trained:,} are trained ({trained / event['num_parameters']:.2%})"
     return (
-        f"{begin} {event['num_steps']:,} steps: {event['num_rows']:,} rows, {event['num_parameters']:,} "
-        f"parameters, {event['world_size']} ranks on {event['device']}, {engine}"
+        f"{begin} {event['num_steps']:,} steps: {event['num_rows']:,} rows, {parameters}, "
+        f"{event['world_size']} ranks on {event['device']}, {engine}"
     )
 
 

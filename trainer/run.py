@@ -6,6 +6,7 @@ The composition root: the only module that may import every other.
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,12 +17,14 @@ from torch import nn
 
 from trainer.ahead import made_ahead
 from trainer.background import together
+from trainer.base_model import Base, identify_together, refuse_another_base
 from trainer.checkpoint import Checkpoints, Policy
 from trainer.config.deepspeed import load_ds_config, resolve_ds_config
 from trainer.config.errors import CheckpointError
 from trainer.config.load import learning_hash
 from trainer.config.run_dir import CHECKPOINTS, EXPORT, FACTS, MODEL, RESULTS, STOP, write_atomically
 from trainer.config.schema import Recipe
+from trainer.cpu_dropout import hasten_dropout
 from trainer.culprits import Culprits
 from trainer.data.prepare import Prepared, load_model_config, load_tokenizer
 from trainer.data.shards import Split
@@ -37,7 +40,8 @@ from trainer.model import keep_model_files, load_model
 from trainer.optim import OPTIMIZERS
 from trainer.pace import Pace, Place
 from trainer.packing import choose_packing
-from trainer.preflight import check_device, preflight
+from trainer.precision import settle_precision
+from trainer.preflight import preflight
 from trainer.probe import host_name
 from trainer.ranks import Ranks
 from trainer.rehearsal import halved_when_short, settle_budget
@@ -48,7 +52,7 @@ from trainer.state import TrainState
 from trainer.steps import Step, course_of
 from trainer.stop import Stop, StopAsked
 from trainer.tasks import TASKS, Task
-from trainer.watchdog import watching
+from trainer.watchdog import beat, watching
 
 StepsFrom = Callable[[TrainState], Iterator[Step]]
 """The steps that are left when a training stands there."""
@@ -70,7 +74,9 @@ def run(
     while there is nothing to save raises StopAsked. `job` is what the scheduler calls the job of this start. Raises
     DataError, ConfigError, CheckpointError or TrainingError for what a user has to mend.
     """
-    check_device(recipe, ranks)
+    recipe = settle_precision(recipe, ranks)
+    if ranks.device.type == "cpu":
+        hasten_dropout()
     lease = open_lease(run_dir, ranks, job=job)
     try:
         return _run(recipe, run_dir, prepared, ranks, stop, lease, terminal, job)
@@ -89,17 +95,20 @@ def _run(
     job: str | None,
 ) -> bool:
     transformers.utils.logging.disable_progress_bar()  # they would fill the ranks' log files
-    found = find_newest(run_dir / CHECKPOINTS, ranks)
-    if found.checkpoint is None:
-        found = fork(run_dir, learning_hash(recipe), ranks) or found
+    startup_hang_s = recipe.faults.startup_hang_s
+    with watching(run_dir, ranks.rank, startup_hang_s):
+        found = find_newest(run_dir / CHECKPOINTS, ranks)
+        if found.checkpoint is None:
+            found = fork(run_dir, learning_hash(recipe), ranks) or found
     reporter = open_reporter(recipe, run_dir, ranks, resumed_step=found.step, terminal=terminal)
     try:
         for step, problem in found.damaged.items():
             text = f"{problem}; the run goes on from step {found.step}"
             reporter.report("alert", title=f"the checkpoint of step {step} is passed over", text=text, step=step)
-        for text in preflight(recipe, run_dir, ranks, job=job):
-            reporter.report("notice", text=text)
-        milestones, steps_from = _assemble(recipe, run_dir, prepared, ranks, reporter, found, stop, lease)
+        with watching(run_dir, ranks.rank, startup_hang_s):
+            for text in preflight(recipe, run_dir, ranks, job=job):
+                reporter.report("notice", text=text)
+            milestones, steps_from = _assemble(recipe, run_dir, prepared, ranks, reporter, found, stop, lease)
         stop.note_only()
         with watching(run_dir, ranks.rank, recipe.faults.hang_s):
             try:
@@ -134,7 +143,8 @@ def _train(milestones: Milestones, steps_from: StepsFrom, *, evaluated: bool) ->
     state = milestones.begin(milestones.state, evaluated=evaluated)
     engine, task, ranks = milestones.engine, milestones.task, milestones.ranks
     while state.step < milestones.num_steps:
-        with closing(made_ahead(steps_from(state))) as steps:
+        with closing(made_ahead(steps_from(state))) as ahead:
+            steps = (replace(made.item, waited_s=made.waited_s) for made in ahead)
             try:
                 state = fit(engine, task, steps, state, schedule=schedule, ranks=ranks, milestones=milestones)
             except RolledBack as back:
@@ -162,6 +172,7 @@ def _assemble(
     lease: Lease,
 ) -> tuple[Milestones, StepsFrom]:
     """Collective: the model on its engine, where the run stands, and the steps that are left from there."""
+    beat()
     reporter.report("phase", name="loading the model")
     train = prepared.split("train")
     assert train is not None, "a recipe always names training data"
@@ -169,19 +180,24 @@ def _assemble(
     task = TASKS[recipe.task.kind](recipe.task, prepared.facts, tokenizer, load_model_config(recipe))
     with memory_said(recipe, task, ranks, lambda: None, micro_batch_tokens=recipe.data.max_tokens):
         engine, model = _load_engine(recipe, run_dir, task, tokenizer, ranks)
+        beat()
         packing = choose_packing(recipe, task, engine, model, ranks=ranks, reporter=reporter)
         _pass_once(engine, task, train, ranks)
+        beat()
     budget = settle_budget(recipe, run_dir, engine, task, train, packing, ranks=ranks, reporter=reporter, lease=lease)
     course = course_of(prepared, recipe, task, ranks=ranks, micro_batch_tokens=budget.tokens, packing=packing)
     if ranks.is_zero:
         keep_model_files(model, tokenizer, run_dir / MODEL)
         write_atomically(run_dir / FACTS, json.dumps(prepared.facts, ensure_ascii=False, indent=1))
-    policy = _policy(recipe, task, engine, ranks)
+    base = identify_together(recipe, ranks) if recipe.model.lora is not None else None
+    policy = _policy(recipe, task, engine, ranks, base)
+    beat()
     checkpoints = Checkpoints(
         run_dir / CHECKPOINTS, policy, ranks=ranks, reporter=reporter, newest=found.step, damaged=found.damaged
     )
     state = TrainState()
     if found.checkpoint is not None:
+        refuse_another_base(found.checkpoint.manifest.base, base, found.checkpoint.path)
         restore(engine, found.checkpoint)
         state = state_of(found.checkpoint, checkpoints.complete(), policy)
     milestones = Milestones(
@@ -222,6 +238,7 @@ def _assemble(
         num_rows=course.num_rows,
         data={name: {key: its[key] for key in ("rows", "tokens")} for name, its in prepared.meta["splits"].items()},
         num_parameters=engine.num_parameters,
+        num_trained=engine.num_trained,
         world_size=ranks.world_size,
         device=ranks.device.type,
         zero_stage=engine.zero_stage,
@@ -243,11 +260,20 @@ def _load_engine(
     born_sharded = None if recipe.model.from_scratch else hold_ds_config(ds_config)
     model = load_model(recipe, task, tokenizer)
     del born_sharded
+    beat()
 
     def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
         return OPTIMIZERS[recipe.optim.kind](model, recipe.optim)
 
-    return DeepSpeedEngine(model, ds_config, make_optimizer, ranks=ranks, seed=recipe.train.seed), model
+    engine = DeepSpeedEngine(
+        model,
+        ds_config,
+        make_optimizer,
+        ranks=ranks,
+        seed=recipe.train.seed,
+        keeps_frozen=recipe.model.lora is None,
+    )
+    return engine, model
 
 
 def _pass_once(engine: DeepSpeedEngine, task: Task, train: Split, ranks: Ranks) -> None:
@@ -258,7 +284,7 @@ def _pass_once(engine: DeepSpeedEngine, task: Task, train: Split, ranks: Ranks) 
         engine.forward(task.collate([{**example, "draw": (0, 0)}]).to(ranks.device))
 
 
-def _policy(recipe: Recipe, task: Task, engine: DeepSpeedEngine, ranks: Ranks) -> Policy:
+def _policy(recipe: Recipe, task: Task, engine: DeepSpeedEngine, ranks: Ranks, base: Base | None) -> Policy:
     metric = recipe.checkpoint.best_metric or task.main_metric
     return Policy(
         keep_last=recipe.checkpoint.keep_last,
@@ -272,6 +298,7 @@ def _policy(recipe: Recipe, task: Task, engine: DeepSpeedEngine, ranks: Ranks) -
             "zero_stage": engine.zero_stage,
             "precision": recipe.engine.precision,
         },
+        base=base,
     )
 
 

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from trainer.config.errors import CheckpointError
+from trainer.watchdog import beat
 
 STARTS = "starts"
 """The key of a file's metadata: {name: first element} as JSON."""
@@ -117,6 +118,7 @@ class SavedTensors:
                 raise CheckpointError(f"{self._paths[number]} cannot be read: {error}") from error
             into[done : done + take].copy_(values)
             done += take
+            beat()
 
 
 @dataclass(frozen=True)
@@ -124,13 +126,13 @@ class Snapshot:
     """One rank's part of all that training changes."""
 
     weights: Sequence[Fragment]
-    """fp32 master weights under the parameters' names; what is not trained, as it is."""
+    """fp32 master weights under the parameters' names; what is not trained, as it is, unless it is a base model's."""
     states: Sequence[Fragment]
     """The optimizer's states of each element, under state_name."""
     keys: Sequence[str]
     """The optimizer's states of each element, such as exp_avg; none before the first step."""
     shapes: Mapping[str, Sequence[int]]
-    """Of the whole model's parameters and persistent buffers."""
+    """Of the parameters and persistent buffers that it keeps, whole."""
     scalars: Mapping[str, Mapping[str, float | int]]
     """The optimizer's other states of each parameter that has any of either kind."""
     loss_scale: Mapping[str, float]

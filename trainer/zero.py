@@ -120,9 +120,10 @@ def buffers(model: nn.Module) -> dict[str, Tensor]:
     return {name: its.detach().view(-1) for name, its in model.named_buffers() if name in kept and its.numel()}
 
 
-def shapes(model: nn.Module) -> dict[str, list[int]]:
-    """The whole shape of every parameter and persistent buffer, by name."""
-    tensors = [*model.named_parameters(), *((name, model.get_buffer(name)) for name in buffers(model))]
+def shapes(model: nn.Module, *, trained_alone: bool = False) -> dict[str, list[int]]:
+    """The whole shape of every parameter, or every trained one, and of every persistent buffer, by name."""
+    parameters = [(name, its) for name, its in model.named_parameters() if its.requires_grad or not trained_alone]
+    tensors = [*parameters, *((name, model.get_buffer(name)) for name in buffers(model))]
     return {name: list(getattr(its, "ds_shape", its.shape)) for name, its in tensors}
 
 

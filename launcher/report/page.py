@@ -74,10 +74,14 @@ def _summary(
     if start is None or not steps:
         return "No step has been done yet."
     ended = f"ended; best step {results['best_step']}" if results else "not ended"
+    trained = start.get("num_trained", start["num_parameters"])
+    parameters = f"{start['num_parameters']:,} parameters"
+    if trained < start["num_parameters"]:
+        parameters = f"{trained:,} of {parameters} trained"
     peak = max(step["memory_bytes"] for step in steps) / 1e9
     return (
         f"step {steps[-1]['step']:,} of {start['num_steps']:,} ({ended}) · {start['num_rows']:,} rows · "
-        f"{start['num_parameters']:,} parameters · {start['world_size']} ranks on {start['device']} · "
+        f"{parameters} · {start['world_size']} ranks on {start['device']} · "
         f"ZeRO-{start['zero_stage']} · {start['precision']} · peak memory of rank 0: {peak:.2f} GB" + _batches(steps)
     )
 

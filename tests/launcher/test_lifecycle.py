@@ -16,6 +16,7 @@ from launcher.lifecycle import (
     render_status,
     steps_of,
 )
+from launcher.restart import GiveUp, Restart
 
 STOPPED = Evidence(
     finished=False, first_step=10, last_step=40, stopped=True, asked_by_user=False, warning="time limit",
@@ -41,6 +42,12 @@ KILLED: dict[str, Any] = {"stopped": False, "warning": None, "exit_code": 143}
         ({"finished": True}, "finished", "finished", False),
         ({**KILLED}, "failed", "failure", False),
         ({**KILLED, "warning": "time limit"}, "failed", "failure", False),
+        ({**KILLED, "anew": Restart(5.0, 1)}, "waiting", "failure", True),
+        ({**KILLED, "anew": Restart(5.0, 1), "hung": True}, "waiting", "hang", True),
+        ({**KILLED, "anew": Restart(5.0, 1), "asked_by_user": True}, "stopped", "stop", False),
+        ({**KILLED, "anew": Restart(5.0, 1), "max_requeues": 0}, "failed", "failure", False),
+        ({**KILLED, "anew": Restart(5.0, 1), "cancelled": "scancel"}, "stopped", "scancel", False),
+        ({**KILLED, "anew": GiveUp("enough"), "hung": True}, "failed", "hang", False),
         ({**KILLED, "exit_code": 0}, "stopped", "unknown", False),
         ({**KILLED, "cancelled": "scancel"}, "stopped", "scancel", False),
         ({**KILLED, "cancelled": "time limit"}, "stopped", "time limit", False),

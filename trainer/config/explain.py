@@ -127,8 +127,9 @@ def _fault(detail: ErrorDetails, values: Mapping[str, Any], model: type[Section]
         return Fault(where, _unknown(where, values, model))
     if kind == "literal_error":
         fields = _field(model, where, values)
-        number = ", or a whole number" if any(_takes_numbers(field.annotation) for field in fields) else ""
-        return Fault(where, f"got {shown(given)}; legal: {', '.join(_literals(fields))}{number}")
+        others = {int: ", or a whole number", tuple: ", or a list"}
+        other = "".join(text for its, text in others.items() if any(_takes(its, field.annotation) for field in fields))
+        return Fault(where, f"got {shown(given)}; legal: {', '.join(_literals(fields))}{other}")
     if kind == "value_error":
         return Fault(where, str(context["error"]))
     if kind in _BOUNDS:
@@ -195,11 +196,11 @@ def _literals(fields: Iterable[FieldInfo]) -> list[str]:
     return list(dict.fromkeys(word for field in fields for word in inside(field.annotation)))
 
 
-def _takes_numbers(annotation: Any) -> bool:
-    """Whether a whole number may stand there, besides words."""
+def _takes(kind: type, annotation: Any) -> bool:
+    """Whether a value of this kind may stand there, besides words."""
     if get_origin(annotation) is Literal:
         return False
-    return annotation is int or any(map(_takes_numbers, get_args(annotation)))
+    return kind in (annotation, get_origin(annotation)) or any(_takes(kind, its) for its in get_args(annotation))
 
 
 def _literals_of(section: type[Section], name: str) -> list[str]:

@@ -9,6 +9,7 @@ from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, mode
 
 from trainer.config.faults import FaultsConfig
 from trainer.config.job import JobConfig
+from trainer.config.lora import LoraConfig
 from trainer.config.section import Section
 from trainer.config.sources import HeldOutConfig, SourceConfig, Sources, SourcesOrShare, listed
 from trainer.tasks import TASKS, TaskOptions
@@ -38,6 +39,15 @@ class ModelConfig(Section):
     """Sets every dropout probability of the model's config; None keeps the pretrained values."""
     activation_checkpointing: bool = False
     """Recomputes activations in the backward pass: less memory, about a third more time."""
+    lora: LoraConfig | None = None
+    """Trains low-rank adapters (LoRA) in place of all weights, as in `{r: 16}` or, with the defaults, `{}`. None trains
+    them all."""
+
+    @model_validator(mode="after")
+    def _adapters_have_a_base(self) -> "ModelConfig":
+        if self.lora is not None and self.from_scratch:
+            raise ValueError("lora: adapters need pretrained weights, and from_scratch has none; remove one of them")
+        return self
 
 
 class DataConfig(Section):
@@ -85,10 +95,10 @@ class DataConfig(Section):
     shuffle_window: PositiveInt = 10_000
     """How many rows of a stream are held in memory by each rank, to be shuffled."""
     packing: Literal["auto", "on", "off"] = "auto"
-    """Lays several rows side by side, up to max_tokens, where a causal language model learns from them, so that little
-    padding is computed. No row sees another, and what is learned is the same. `auto` asks the model, when a run starts,
-    whether it keeps them apart (Llama and its like do; OPT, Bloom or Mamba do not), and leaves it if not; with `on`
-    that is an error."""
+    """Lays several rows side by side, up to max_tokens, where a causal language model or a token classifier learns from
+    them, so that little padding is computed. No row sees another, and what is learned is the same. `auto` asks the
+    model, when a run starts, whether it keeps them apart (Llama, BERT and their like do; OPT, Bloom or Mamba do not),
+    and leaves it if not; with `on` that is an error."""
     cache_dir: str = "~/.cache/shardtune"
     """Where the prepared (tokenized) data are kept between runs. Machines that see the same folder prepare them
     together, each its share."""
@@ -210,9 +220,10 @@ class EngineConfig(Section):
     deepspeed: str = "zero2"
     """zero0, zero1, zero2, zero3, zero2_offload or zero3_offload (the files in ds_configs/), or the path of your own
     DeepSpeed JSON."""
-    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Of the weights and activations in the forward and backward pass; the optimizer always works in fp32, so a run may
-    go on in another one."""
+    go on in another one. auto is bf16 where all ranks' devices have units for it (NVIDIA's since Ampere, CPUs with
+    AVX512-BF16 or AMX), else fp16 on GPUs and fp32 on CPUs."""
 
 
 class CheckpointConfig(Section):
