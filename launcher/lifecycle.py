@@ -22,6 +22,7 @@ Cause = Literal[
     "node failure",
     "requeue",
     "memory",
+    "bad node",
     "hang",
     "scancel",
     "stop",
@@ -87,6 +88,10 @@ class Evidence:
     num_requeues: int
     """How often the job has been put back because of its time limit."""
     max_requeues: int
+    bad_nodes: tuple[tuple[str, str], ...] = ()
+    """(node, why) of those that it has found out to be better left, as it was asked to."""
+    others_are_there: bool = True
+    """There are enough nodes without them."""
     amended: str | None = None
     """How the next start will do with less memory, if this one was short of it and has written that down."""
     hung: bool = False
@@ -112,6 +117,8 @@ def decide(seen: Evidence) -> Ending:
         return Ending("finished", "finished", False, "the run has come to its end")
     if seen.cancelled is not None:
         return _after_cancellation(seen, seen.cancelled)
+    if seen.bad_nodes:
+        return _after_bad_nodes(seen)
     if seen.amended is not None:
         return _after_shortage(seen, seen.amended)
     if seen.stopped or (seen.warning and seen.exit_code == EXIT_RESUME):
@@ -153,6 +160,23 @@ def _after_shortage(seen: Evidence, amended: str) -> Ending:
     if seen.max_requeues == 0:
         return Ending("stopped", "memory", False, f"{text}; job.max_requeues is 0")
     return Ending("waiting", "memory", True, f"{text}; back into the queue")
+
+
+def _after_bad_nodes(seen: Evidence) -> Ending:
+    found = ", ".join(f"{node} is {why}" for node, why in seen.bad_nodes)
+    if seen.asked_by_user:
+        return Ending("stopped", "stop", False, f"{found}; stopped, as asked")
+    if seen.max_requeues == 0:
+        return Ending("failed", "bad node", False, f"{found}; job.max_requeues is 0")
+    if not seen.others_are_there:
+        return Ending("waiting", "bad node", True, f"{found}, but there are no others: put back into the queue")
+    names = ", ".join(node for node, _ in seen.bad_nodes)
+    return Ending("waiting", "bad node", True, f"{found}; put back into the queue, without {names}")
+
+
+def parse_unfit(output: str) -> dict[str, str]:
+    """Node -> why, of those on which no rank could be started (slurm/ranks.sh)."""
+    return dict.fromkeys(re.findall(r"^shardtune: (\S+) is unfit: ", output, flags=re.MULTILINE), "unfit")
 
 
 def _after_failure(seen: Evidence) -> Ending:

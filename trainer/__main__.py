@@ -16,11 +16,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TextIO
 
-from trainer.config.errors import LaunchError, ShardtuneError, StartAnewError, TakenOverError
+from trainer.config.errors import BadNodesError, LaunchError, ShardtuneError, StartAnewError, TakenOverError
 from trainer.config.faults import FaultsConfig
 from trainer.config.run_dir import (
     EXIT_ANEW,
     EXIT_BUG,
+    EXIT_ELSEWHERE,
     EXIT_OK,
     EXIT_RESUME,
     EXIT_USER,
@@ -133,6 +134,8 @@ def _verdict(error: BaseException) -> tuple[int, str]:
         return EXIT_RESUME, f"stopped by {error} before there was anything to save; start it again to go on"
     if isinstance(error, StartAnewError):
         return EXIT_ANEW, str(error)
+    if isinstance(error, BadNodesError):
+        return EXIT_ELSEWHERE, str(error)
     if isinstance(error, ShardtuneError):
         return EXIT_USER, str(error)
     return EXIT_BUG, "".join(traceback.format_exception(error))

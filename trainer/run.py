@@ -38,9 +38,11 @@ from trainer.meter import Meter
 from trainer.milestones import Milestones, without_answers
 from trainer.model import keep_model_files, load_model
 from trainer.optim import OPTIMIZERS
+from trainer.pace import Pace, Place
 from trainer.packing import choose_packing
 from trainer.precision import settle_precision
 from trainer.preflight import preflight
+from trainer.probe import host_name
 from trainer.ranks import Ranks
 from trainer.rehearsal import halved_when_short, settle_budget
 from trainer.reporter import Reporter, open_reporter
@@ -77,7 +79,7 @@ def run(
         hasten_dropout()
     lease = open_lease(run_dir, ranks, job=job)
     try:
-        return _run(recipe, run_dir, prepared, ranks, stop, lease, terminal)
+        return _run(recipe, run_dir, prepared, ranks, stop, lease, terminal, job)
     finally:
         lease.close()
 
@@ -90,6 +92,7 @@ def _run(
     stop: Stop,
     lease: Lease,
     terminal: TextIO | None,
+    job: str | None,
 ) -> bool:
     transformers.utils.logging.disable_progress_bar()  # they would fill the ranks' log files
     startup_hang_s = recipe.faults.startup_hang_s
@@ -103,7 +106,7 @@ def _run(
             text = f"{problem}; the run goes on from step {found.step}"
             reporter.report("alert", title=f"the checkpoint of step {step} is passed over", text=text, step=step)
         with watching(run_dir, ranks.rank, startup_hang_s):
-            for text in preflight(recipe, run_dir, ranks):
+            for text in preflight(recipe, run_dir, ranks, job=job):
                 reporter.report("notice", text=text)
             milestones, steps_from = _assemble(recipe, run_dir, prepared, ranks, reporter, found, stop, lease)
         stop.note_only()
@@ -221,6 +224,7 @@ def _assemble(
             ranks,
         ),
         meter=Meter(course.num_steps, ranks.device),
+        pace=Pace(ranks.gather(Place(host_name(), ranks.device.index))),
         reporter=reporter,
         ranks=ranks,
         lease=lease,

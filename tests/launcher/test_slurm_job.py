@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from launcher import cluster
 from launcher.allocation import Allocation
 from launcher.plan import Machine
-from launcher.slurm_job import begin, end, read_starts
+from launcher.slurm_job import begin, end, nodes_to_leave, read_starts
 from tests.launcher.conftest import RECIPE
+from trainer.config.bad_nodes import keep_bad_nodes
 from trainer.config.budget import KeptBudget, keep_budget
 from trainer.config.errors import LaunchError
 from trainer.config.run_dir import EXIT_ANEW, EXIT_BUG, EXIT_USER, stacks_path
@@ -203,6 +205,47 @@ def test_a_start_that_leaves_the_next_one_a_smaller_budget_goes_back_into_the_qu
     assert end(run_dir, allocation, exit_code=1, signals="") == (75, True)
     assert "train.micro_batch_tokens: auto is 512 (memory was short with 1024)" in capsys.readouterr().err
     assert (read_starts(run_dir)[-1].state, read_starts(run_dir)[-1].cause) == ("waiting", "memory")
+
+
+def with_cluster(monkeypatch: pytest.MonkeyPatch, *nodes: str) -> None:
+    """Lets sinfo name these nodes as those that can be used."""
+    monkeypatch.setattr(cluster, "usable_nodes", lambda partition: set(nodes))
+
+
+def test_a_start_that_finds_a_bad_node_goes_back_into_the_queue_without_it(
+    folder: Path, allocation: Allocation, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_cluster(monkeypatch, "node1", "node2", "node3", "node7")
+    allocation = replace(allocation, details={**allocation.details, "ExcNodeList": "node[7-8]"})
+    begin(folder / "x.yaml", ["job.max_requeues=1", "job.exclude_bad_nodes=true"], allocation)
+    run_dir = next((folder / "runs").iterdir())
+    keep_bad_nodes(run_dir, {"node2": "slow"}, job="7")
+    assert end(run_dir, allocation, exit_code=1, signals="") == (75, True)
+    assert "node2 is slow; put back into the queue, without node2" in capsys.readouterr().err
+    assert (read_starts(run_dir)[-1].state, read_starts(run_dir)[-1].cause) == ("waiting", "bad node")
+    assert nodes_to_leave(run_dir, allocation) == "node7,node8,node2"
+
+    with_cluster(monkeypatch, "node1", "node2", "node7")  # node7 is left already, node2 then has to do
+    assert nodes_to_leave(run_dir, allocation) == ""
+
+
+@pytest.mark.parametrize(
+    ("override", "cause"),
+    [("job.exclude_bad_nodes=true", "bad node"), ("job.exclude_bad_nodes=false", "failure")],
+)
+def test_a_node_on_which_no_rank_could_start_is_left_if_that_is_asked_for(
+    folder: Path, allocation: Allocation, monkeypatch: pytest.MonkeyPatch, override: str, cause: str
+) -> None:
+    with_cluster(monkeypatch, "node1", "node2", "node3")
+    output = Path(allocation.details["StdOut"])
+    output.write_text("shardtune: node1 is unfit: that was an earlier start\n")
+    begin(folder / "x.yaml", [override], allocation)
+    with output.open("a") as file:
+        file.write("shardtune: node2 is unfit: it has 1 of the job's GPUs, the first node 2\n")
+    run_dir = next((folder / "runs").iterdir())
+    assert end(run_dir, allocation, exit_code=2, signals="") == ((75, True) if cause == "bad node" else (2, False))
+    assert read_starts(run_dir)[-1].cause == cause
+    assert nodes_to_leave(run_dir, allocation) == ("node2" if cause == "bad node" else "")
 
 
 def test_a_run_that_has_come_to_its_end_says_so_and_has_a_page(
