@@ -1,8 +1,8 @@
 """Dialogue: real tokens a second and memory, against TRL's SFTTrainer with and without packing and assistant-only loss.
 
-All sides train SmolLM2-135M in bf16 on the same conversations, cut at as many tokens, with the same number of processes
-on the same cores, one after another. A real token is one of a conversation, not padding; the time is that of the
-training steps. TRL comes with `pip install -e .[bench]`.
+All sides train SmolLM2-135M in one precision on the same conversations, cut at as many tokens, with the same number of
+processes on the same cores, one after another. A real token is one of a conversation, not padding; the time
+is that of the training steps. TRL comes with `pip install -e .[bench]`.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def train_by_trl(settings: dict[str, Any]) -> None:
             per_device_train_batch_size=BATCH_OF_RANK,
             learning_rate=1e-4,
             max_length=settings["max_tokens"],
-            bf16=True,
+            bf16=settings["precision"] == "bf16",
             gradient_checkpointing=False,
             use_cpu=not torch.cuda.is_available(),
             report_to=[],
@@ -103,7 +103,8 @@ def measure(side: str, round_: int, folder: Path, data: Path, given: argparse.Na
             "train.max_steps": "null",
             "train.num_epochs": 1,
             "train.eval_at_start": "false",
-            "train.micro_batch_tokens": max(2048, given.max_tokens),
+            "train.micro_batch_tokens": given.micro_batch_tokens or given.max_tokens,
+            "engine.precision": given.precision,
             "job.ranks": given.ranks,
             "job.threads_per_rank": threads,
             "report.wandb": "disabled",
@@ -118,6 +119,7 @@ def measure(side: str, round_: int, folder: Path, data: Path, given: argparse.Na
             "data": str(data),
             "folder": str(folder),
             "max_tokens": given.max_tokens,
+            "precision": given.precision,
             "arguments": PEERS[side],
         }
         command = by_torchrun(given.ranks, "benchmarks.chat", "--rank-of", json.dumps(settings))
@@ -170,6 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.chat", description=__doc__)
     parser.add_argument("--chats", type=int, default=64, help="training conversations")
     parser.add_argument("--max-tokens", type=int, default=512)
+    parser.add_argument("--micro-batch-tokens", type=int, help="of ours; --max-tokens if not given")
     add_sides(parser, PEERS, num_rounds=1)
     parser.add_argument("--rank-of", type=json.loads, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
@@ -191,7 +194,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"round {number + 1}: {side}: {results[-1].tokens_per_s:,.0f} real tokens/s", file=sys.stderr)
     summary = summarize(results)
     if given.json:
-        settings = {name: getattr(given, name) for name in ("chats", "max_tokens", "ranks")} | {"tokens": num_tokens}
+        settings = {name: getattr(given, name) for name in ("chats", "max_tokens", "ranks", "precision")} | {
+            "tokens": num_tokens
+        }
         print(json.dumps({**summary, "settings": settings, "results": [asdict(its) for its in results]}))
     else:
         print(render(summary))

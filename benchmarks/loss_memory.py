@@ -1,7 +1,8 @@
-"""Peak memory of one step of SmolLM2-135M, on 4 rows of 512 tokens: with all logits at once, and in chunks.
+"""Peak memory of one step of SmolLM2-135M, on 4 rows of 512 tokens: with all logits at once, in chunks, and row by row.
 
 Each way runs in a process of its own, which computes the loss and the gradients of the same rows once, in bf16. What a
-process holds before the step (libraries and weights) is shown apart.
+process holds before the step (libraries and weights) is shown apart. Row by row is what train.micro_batch_tokens=512
+makes of them.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 MODEL = Path(".cache/demo/smollm2")
-WAYS = ("all logits", "in chunks")
+WAYS = ("all logits", "in chunks", "in chunks, row by row")
 
 
 def step(way: str, *, activation_checkpointing: bool, rows: int, tokens: int) -> dict[str, float]:
@@ -36,17 +37,24 @@ def step(way: str, *, activation_checkpointing: bool, rows: int, tokens: int) ->
     ids = torch.randint(0, model.config.vocab_size, (rows, tokens + 1))
     inputs, labels = ids[:, :-1], ids[:, 1:]
     before = peak()
-    if way == "in chunks":
+    total = 0.0
+    if way == WAYS[0]:
+        logits = model(input_ids=inputs, use_cache=False).logits
+        loss: Any = cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum")
+        loss.backward()
+        total = loss.item()
+    else:
         keep_target_loss(model)
         with torch.no_grad():
             model(input_ids=inputs[:1, :2], targets=labels[:1, :2])
-        loss = model(input_ids=inputs, targets=labels).logits[0]
-    else:
-        logits = model(input_ids=inputs, use_cache=False).logits
-        loss = cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum")
-    loss.backward()
+        at_once = rows if way == "in chunks" else 1
+        for start in range(0, rows, at_once):
+            its = slice(start, start + at_once)
+            loss = model(input_ids=inputs[its], targets=labels[its]).logits[0]
+            loss.backward()
+            total += loss.item()
     norm = torch.nn.utils.get_total_norm([p.grad.float() for p in model.parameters() if p.grad is not None])
-    return {"loss": loss.item() / labels.numel(), "grad_norm": norm.item(), "before": before, "peak": peak()}
+    return {"loss": total / labels.numel(), "grad_norm": norm.item(), "before": before, "peak": peak()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,10 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.json:
         print(json.dumps(results))
         return 0
-    print(f"{'':38}{'before':>10}{'peak':>10}{'ratio':>8}{'loss':>11}{'gradient':>11}")
+    print(f"{'':50}{'before':>10}{'peak':>10}{'ratio':>8}{'loss':>11}{'gradient':>11}")
     for name, its in results.items():
         print(
-            f"{name:38}{its['before'] / 2**30:7.2f} GB{its['peak'] / 2**30:7.2f} GB{its['ratio']:8.2f}"
+            f"{name:50}{its['before'] / 2**30:7.2f} GB{its['peak'] / 2**30:7.2f} GB{its['ratio']:8.2f}"
             f"{its['loss']:11.6f}{its['grad_norm']:11.5g}"
         )
     return 0

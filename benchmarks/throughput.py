@@ -16,16 +16,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.help_pages import write
 from benchmarks.trainer_example import MODEL, Settings, measure_side, new_folder, read_rows
+from trainer.precision import has_bf16
 
 OURS = "shardtune"
 INTRODUCTORY, TUNED = "Trainer, introductory", "Trainer, tuned"
-TRAINERS: dict[str, tuple[str, dict[str, Any]]] = {
-    INTRODUCTORY: ("fp32", {}),
-    TUNED: ("bf16", {"train_sampling_strategy": "group_by_length"}),
-}
-"""The precision of each, and what TrainingArguments is told besides."""
+TRAINERS: dict[str, dict[str, Any]] = {INTRODUCTORY: {}, TUNED: {"train_sampling_strategy": "group_by_length"}}
+"""What TrainingArguments is told besides the precision; the introductory one's is fp32."""
 MAX_TOKENS = 256
 BATCH_OF_RANK = 16
 
@@ -104,9 +104,13 @@ def summarize(results: Sequence[Measured]) -> dict[str, Any]:
 
 def add_sides(parser: argparse.ArgumentParser, others: Iterable[str], *, num_rounds: int) -> None:
     """The arguments of a comparison, side by side and round by round."""
+    usual = "bf16" if has_bf16("cuda" if torch.cuda.is_available() else "cpu") else "fp32"
     parser.add_argument("--rounds", type=int, default=num_rounds)
     parser.add_argument("--ranks", type=int, choices=[1, 2, 4, 8], default=2, help="processes of each side")
     parser.add_argument("--side", choices=[OURS, *others], action="append", help="only this side")
+    parser.add_argument(
+        "--precision", choices=["bf16", "fp32"], default=usual, help="of all but the introductory; here %(default)s"
+    )
     parser.add_argument("--json", action="store_true", help="prints one JSON object instead of a table")
 
 
@@ -137,11 +141,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results: list[Measured] = []
     for number in range(given.rounds):
         for side in given.side or [OURS, *TRAINERS]:
-            precision, more = ("bf16", {}) if side == OURS else TRAINERS[side]
             settings = Settings(
                 seed=number,
                 epochs=given.epochs,
-                precision=precision,
+                precision="fp32" if side == INTRODUCTORY else given.precision,
                 ranks=given.ranks,
                 threads=max(1, cores // given.ranks),
                 data=str(folder / "data"),
@@ -149,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 batch=BATCH_OF_RANK * given.ranks,
                 max_tokens=MAX_TOKENS,
                 learning_rate=1e-4,
-                arguments=more,
+                arguments=TRAINERS.get(side, {}),
                 zero_stage=0,  # as the others, which shard nothing
             )
             results.append(measure(side, number, settings, num_tokens))
@@ -157,6 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     summary = summarize(results)
     if given.json:
         settings_of_all = {"rows": given.rows, "epochs": given.epochs, "ranks": given.ranks, "tokens": num_tokens}
+        settings_of_all["precision"] = given.precision
         print(json.dumps({**summary, "settings": settings_of_all, "results": [asdict(its) for its in results]}))
     else:
         print(render(summary))

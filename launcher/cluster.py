@@ -115,6 +115,15 @@ def keep(run_dir: Path, job: str) -> None:
     write_atomically(run_dir / SUBMISSION, json.dumps(record, indent=1, ensure_ascii=False))
 
 
+def usable_nodes(partition: str) -> set[str] | None:
+    """The names of its nodes that are not down; None if nobody says."""
+    states = "idle,allocated,mixed,completing"
+    said = execute.run_tool(
+        ["sinfo", "--noheader", "--Node", f"--partition={partition}", f"--states={states}", "--format=%N"]
+    )
+    return None if said.exit_code else set(said.output.split())
+
+
 def cancel(job: QueuedJob) -> None:
     """Ends a job, or takes it from the queue."""
     cancel_job(job.name)

@@ -3,7 +3,7 @@
 import signal
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from trainer.config.run_dir import EXIT_ANEW, EXIT_RESUME
 
@@ -19,6 +19,8 @@ class Death:
     """Where ranks without progress say where they stood."""
     silence_s: float | None
     """For how long no rank at all made progress, if they were ended for that."""
+    has_begun: bool = True
+    """Whether the training had begun; before it, another key says how long is too long."""
 
     @property
     def killed(self) -> dict[int, int]:
@@ -42,25 +44,47 @@ class Death:
         return EXIT_RESUME in self.exits.values() if self.failure is None else self.failure.get("code") == EXIT_RESUME
 
 
-def obituary(death: Death, log_path: Path) -> str:
-    """Why the job ended, the first cause first."""
+def obituary(death: Death, log_path: Path, remedy: str) -> str:
+    """Why the job ended, the first cause first. The remedy is what helps a rank for which the machine has no memory."""
     # A rank that was killed writes nothing down, and its peers then complain of the lost connection: it goes first.
     lines = [
         f"rank {rank} was killed by signal {number} ({signal.strsignal(number)})"
-        + ("; was memory short? See dmesg, and lower train.micro_batch_tokens" if number == signal.SIGKILL else "")
+        + (f"; was memory short? See dmesg, and {remedy}" if number == signal.SIGKILL else "")
         for rank, number in death.killed.items()
     ]
+    key = "faults.hang_s" if death.has_begun else "faults.startup_hang_s"
+    where = "" if death.has_begun else " before the training began"
     if death.hung:
         stacks = "\n  ".join(map(str, death.hung))
-        lines = [f"there was no progress for longer than faults.hang_s; this is where the ranks stood:\n  {stacks}"]
+        lines = [f"there was no progress{where} for longer than {key}; this is where the ranks stood:\n  {stacks}"]
     elif death.silence_s:
-        lines = [f"no rank has made progress for {death.silence_s:.0f} s (faults.hang_s), nor said where it stood"]
+        lines = [f"no rank has made progress{where} for {death.silence_s:.0f} s ({key}), nor said where it stood"]
     elif death.failure is not None and not lines:
         its = death.failure
         lines.append(f"rank {its['rank']} on {its['host']} failed:\n{its['text'].rstrip()}")
     if not lines:
         lines.append(f"the job failed: {_tail(log_path)}")
     return "\n".join([*lines, f"logs: {log_path.parent}"])
+
+
+def remedy_for_killed(micro_batch_tokens: int | Literal["auto"], max_tokens: int, found: int | None) -> str:
+    """What lets ranks that the kernel has killed for lack of memory get along with less.
+
+    They leave no word, so that auto does not fall by itself; `found` is what it stands for in the run, if it is known.
+    """
+    if micro_batch_tokens != "auto":
+        return f"lower train.micro_batch_tokens ({micro_batch_tokens})"
+    if found is None:
+        return f"give a number instead of train.micro_batch_tokens=auto: {max_tokens} (data.max_tokens) is the least"
+    if found <= max_tokens:
+        return (
+            f"lower data.max_tokens, for train.micro_batch_tokens, whose auto is {found} here, cannot be less; or "
+            "shard over more ranks (engine.deepspeed=zero3)"
+        )
+    return (
+        f"give half of what train.micro_batch_tokens=auto is here ({found}): "
+        f"train.micro_batch_tokens={max(found // 2, max_tokens)}; a kill from outside does not halve it"
+    )
 
 
 def _tail(path: Path, num_lines: int = 20) -> str:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from types import FrameType
 from typing import NamedTuple
 
 from launcher.allocation import Allocation, parse_allocation
-from launcher.death import Death, obituary
+from launcher.death import Death, obituary, remedy_for_killed
 from launcher.follow import Events, Heartbeats, first_failure, hung_ranks
 from launcher.local import BACKENDS
 from launcher.plan import JobPlan, Machine
@@ -40,15 +41,18 @@ from trainer.config.run_dir import (
 from trainer.config.schema import Recipe
 from trainer.progress import Progress
 
-STOP_GRACE_S = 30.0
-"""How long a first Ctrl-C waits for the ranks to save a checkpoint, before they are ended without."""
+STOP_GRACE_S = 60.0
+"""For so long a first Ctrl-C waits for ranks that make no progress, before they are ended without a checkpoint."""
 TERM_GRACE_S = 5.0
+START_MARK = "SHARDTUNE_START"
+"""The variable by which the processes of a start are known."""
 NOT_FOUND = 127
 """What a shell says of a program that is not there."""
 PR_SET_PDEATHSIG = 1
 """Of Linux's prctl(2)."""
 FROZEN_AFTER_S = 60.0
-"""So long after faults.hang_s the ranks are ended from here: they should have done it themselves."""
+"""So long after faults.hang_s, or faults.startup_hang_s, the ranks are ended from here: they should have done it
+themselves."""
 
 
 class Interrupt(NamedTuple):
@@ -183,7 +187,8 @@ def _run_ranks(plan: JobPlan, interrupts: list[Interrupt]) -> tuple[int, Failure
     since, budget = time.time(), read_budget(plan.run_dir)
     log_path = plan.run_dir / "logs" / "launcher.log"
     with log_path.open("w", encoding="utf-8") as log:
-        environment = os.environ | dict(plan.environment)
+        mark = uuid.uuid4().hex
+        environment = os.environ | dict(plan.environment) | {START_MARK: mark}
         # A session of its own: Ctrl-C reaches this process alone, which then ends the ranks in order.
         process = subprocess.Popen(
             plan.argv,
@@ -200,13 +205,17 @@ def _run_ranks(plan: JobPlan, interrupts: list[Interrupt]) -> tuple[int, Failure
         finally:
             progress.close()
             _end(process)
+            if process.returncode != EXIT_OK:
+                _end_left_behind(mark)
     if process.returncode == EXIT_OK:
         write_report(plan.run_dir)
         print(farewell(plan.recipe, plan.run_dir))
         return EXIT_OK, None
     failure = first_failure(plan.run_dir, since)
     exits = BACKENDS[plan.recipe.job.backend].parse_exits(log_path.read_text(encoding="utf-8", errors="replace"))
-    death = Death(failure, exits, hung_ranks(plan.run_dir, since), silence_s)
+    events = [event for event in read_events(plan.run_dir) if event["event"] in ("start", "step")]
+    has_begun = bool(events) and events[-1]["time"] >= since
+    death = Death(failure, exits, hung_ranks(plan.run_dir, since), silence_s, has_begun)
     if interrupts or death.is_stop:
         return _stopped(plan, interrupts), None
     smaller = read_budget(plan.run_dir) if death.is_amended else None
@@ -214,10 +223,13 @@ def _run_ranks(plan: JobPlan, interrupts: list[Interrupt]) -> tuple[int, Failure
     if smaller is not None and (budget is None or smaller.tokens < budget.tokens):
         print(f"{smaller}; it starts again at once", file=sys.stderr)
         return EXIT_ANEW, Failure(step=0, is_mishap=True, is_amended=True)
-    print(obituary(death, log_path), file=sys.stderr)
+    train, max_tokens = plan.recipe.train, plan.recipe.data.max_tokens
+    kept = read_budget(plan.run_dir)
+    remedy = remedy_for_killed(train.micro_batch_tokens, max_tokens, kept.tokens if kept else None)
+    print(obituary(death, log_path, remedy), file=sys.stderr)
     if EXIT_USER in exits.values():
         return EXIT_USER, None
-    steps = [event for event in read_events(plan.run_dir) if event["event"] == "step"]
+    steps = [event for event in events if event["event"] == "step"]
     has_stepped = bool(steps) and steps[-1]["time"] >= since
     return EXIT_BUG, Failure(steps[-1]["step"] if steps else 0, is_mishap=has_stepped or death.is_from_outside)
 
@@ -232,11 +244,11 @@ def _follow(
 ) -> float | None:
     """Shows events until the process ends; a first interrupt asks the ranks to stop, a second ends them.
 
-    Before the first step there is nothing to save, and the first interrupt is enough. Returns for how many seconds no
-    rank has made progress, if that is why it returns.
+    Before the first step there is nothing to save, and the first interrupt is enough. A checkpoint may take as long as
+    it makes progress. Returns for how many seconds no rank has made any, if that is why it returns.
     """
     asked = training = False
-    heartbeats, hang_s = Heartbeats(plan.run_dir), plan.recipe.faults.hang_s
+    heartbeats, faults = Heartbeats(plan.run_dir), plan.recipe.faults
     while True:
         ended = process.poll() is not None
         for event in events.new():
@@ -248,10 +260,12 @@ def _follow(
             asked = True
             (plan.run_dir / STOP).touch()
             progress.say("stopping after this step and saving a checkpoint; Ctrl-C again ends it at once")
-        if len(interrupts) > 1 or (interrupts and time.monotonic() - interrupts[0].moment > STOP_GRACE_S):
-            return None
         silence_s = heartbeats.silence_s()
-        if training and hang_s is not None and silence_s > hang_s + FROZEN_AFTER_S:
+        since_asked_s = time.monotonic() - interrupts[0].moment if interrupts else 0.0
+        if len(interrupts) > 1 or min(since_asked_s, silence_s) > STOP_GRACE_S:
+            return None
+        hang_s = faults.hang_s if training else faults.startup_hang_s
+        if hang_s and silence_s > hang_s + FROZEN_AFTER_S:
             return silence_s
         time.sleep(0.1)
 
@@ -262,13 +276,39 @@ def _end_with_parent() -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Makes sure that no process of the job outlives this one."""
+    """Ends the process and its group."""
     if process.poll() is None:
         _signal_group(process, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(TERM_GRACE_S)
     _signal_group(process, signal.SIGKILL)
     process.wait()
+
+
+def _end_left_behind(mark: str) -> None:
+    """Makes sure that no process of a start outlives it.
+
+    torchrun (2.13) gives each rank a session of its own, and does not take it along when it is killed: such a rank
+    would train on, or hang on, and keep its memory and the run directory from the next start.
+    """
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for pid in _marked(mark):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        until = time.monotonic() + TERM_GRACE_S
+        while _marked(mark) and time.monotonic() < until:
+            time.sleep(0.05)
+
+
+def _marked(mark: str) -> list[int]:
+    """The processes that have this mark in their environment, and are no zombies."""
+    word = f"{START_MARK}={mark}".encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # another user's, or gone by now
+            if word in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return found
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

@@ -1,5 +1,6 @@
 """What a run directory says while its run goes on: new events of metrics.jsonl, and what its ranks died of."""
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator
@@ -90,5 +91,8 @@ class Heartbeats:
         return time.monotonic() - self._since
 
     def _look(self) -> int:
-        paths = self._pattern.parent.glob(self._pattern.name)
-        return max((path.stat().st_mtime_ns for path in paths), default=0)
+        newest = 0
+        for path in self._pattern.parent.glob(self._pattern.name):
+            with contextlib.suppress(FileNotFoundError):  # of a rank that has joined the others just now
+                newest = max(newest, path.stat().st_mtime_ns)
+        return newest

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from launcher.restart import GiveUp, Restart
 from trainer.config.run_dir import EXIT_RESUME
 
 WarnedOf = Literal["time limit", "preemption", "signal"]
@@ -21,6 +22,8 @@ Cause = Literal[
     "node failure",
     "requeue",
     "memory",
+    "bad node",
+    "hang",
     "scancel",
     "stop",
     "failure",
@@ -29,6 +32,7 @@ Cause = Literal[
 State = Literal["running", "waiting", "stopped", "failed", "finished"]
 """waiting: the job is in the queue again. stopped: it is not, and the run has not come to its end."""
 
+NO_NEW_START = GiveUp("")
 STATUS = "status.json"
 STOP_REQUEST = "stop_request.json"
 """Says that it was a person who asked for the stop; the job then stays out of the queue."""
@@ -84,8 +88,16 @@ class Evidence:
     num_requeues: int
     """How often the job has been put back because of its time limit."""
     max_requeues: int
+    bad_nodes: tuple[tuple[str, str], ...] = ()
+    """(node, why) of those that it has found out to be better left, as it was asked to."""
+    others_are_there: bool = True
+    """There are enough nodes without them."""
     amended: str | None = None
     """How the next start will do with less memory, if this one was short of it and has written that down."""
+    hung: bool = False
+    """Ranks that made no progress have said where they stood, and ended."""
+    anew: Restart | GiveUp = NO_NEW_START
+    """Whether a new start may help, if this one has failed."""
 
 
 @dataclass(frozen=True)
@@ -105,12 +117,14 @@ def decide(seen: Evidence) -> Ending:
         return Ending("finished", "finished", False, "the run has come to its end")
     if seen.cancelled is not None:
         return _after_cancellation(seen, seen.cancelled)
+    if seen.bad_nodes:
+        return _after_bad_nodes(seen)
     if seen.amended is not None:
         return _after_shortage(seen, seen.amended)
     if seen.stopped or (seen.warning and seen.exit_code == EXIT_RESUME):
         return _after_stop(seen)
     if seen.exit_code:
-        return Ending("failed", "failure", False, f"failed {_where(seen)}")
+        return _after_failure(seen)
     return Ending("stopped", "unknown", False, f"ended {_where(seen)}, and nothing says why")
 
 
@@ -146,6 +160,35 @@ def _after_shortage(seen: Evidence, amended: str) -> Ending:
     if seen.max_requeues == 0:
         return Ending("stopped", "memory", False, f"{text}; job.max_requeues is 0")
     return Ending("waiting", "memory", True, f"{text}; back into the queue")
+
+
+def _after_bad_nodes(seen: Evidence) -> Ending:
+    found = ", ".join(f"{node} is {why}" for node, why in seen.bad_nodes)
+    if seen.asked_by_user:
+        return Ending("stopped", "stop", False, f"{found}; stopped, as asked")
+    if seen.max_requeues == 0:
+        return Ending("failed", "bad node", False, f"{found}; job.max_requeues is 0")
+    if not seen.others_are_there:
+        return Ending("waiting", "bad node", True, f"{found}, but there are no others: put back into the queue")
+    names = ", ".join(node for node, _ in seen.bad_nodes)
+    return Ending("waiting", "bad node", True, f"{found}; put back into the queue, without {names}")
+
+
+def parse_unfit(output: str) -> dict[str, str]:
+    """Node -> why, of those on which no rank could be started (slurm/ranks.sh)."""
+    return dict.fromkeys(re.findall(r"^shardtune: (\S+) is unfit: ", output, flags=re.MULTILINE), "unfit")
+
+
+def _after_failure(seen: Evidence) -> Ending:
+    cause: Cause = "hang" if seen.hung else "failure"
+    text = f"hung {_where(seen)}" if seen.hung else f"failed {_where(seen)}"
+    if isinstance(seen.anew, GiveUp):
+        return Ending("failed", cause, False, f"{text}; {seen.anew.reason}" if seen.anew.reason else text)
+    if seen.asked_by_user:
+        return Ending("stopped", "stop", False, text)
+    if seen.max_requeues == 0:
+        return Ending("failed", cause, False, f"{text}; job.max_requeues is 0")
+    return Ending("waiting", cause, True, f"{text}; back into the queue, new start {seen.anew.number}")
 
 
 def _where(seen: Evidence) -> str:

@@ -149,7 +149,7 @@ def _ranks(recipe: Recipe, machine: Machine) -> tuple[str, int]:
             raise LaunchError(f"job.ranks: {world_size} ranks for {machine.num_gpus} GPUs; give each rank one")
         return device, world_size
     if recipe.engine.precision == "fp16":
-        raise LaunchError("engine.precision: fp16 needs a GPU (DeepSpeed has it on no CPU); set bf16 or fp32")
+        raise LaunchError("engine.precision: fp16 needs a GPU (DeepSpeed has it on no CPU); set auto, bf16 or fp32")
     return device, recipe.job.ranks or min(2, machine.num_cores)
 
 

@@ -177,7 +177,7 @@ def export(
     Args:
         run_dir: the directory of a run.
         step: which checkpoint; the best one by dev that is there if not given.
-        dtype: bf16, fp16 or fp32; the recipe's precision if not given.
+        dtype: bf16, fp16 or fp32; that of the training if not given.
         out: the folder; RUN_DIR/export/step-N if not given.
         merge_lora: a whole model, to step-N-merged, where a run with model.lora is else exported as adapters for peft.
     """

@@ -112,6 +112,25 @@ def _leading_number(text: str) -> int:
     return int(found.group()) if found else 0
 
 
+def parse_node_list(text: str) -> list[str]:
+    """`node[1-2,07-08],x9` -> the nodes' names; none for `(null)`."""
+    if text in ("", "(null)"):
+        return []
+    names = []
+    for item in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", text):
+        texts = [""]
+        for plain, bracket in re.findall(r"([^\[\]]+)|\[([^\]]*)\]", item):
+            texts = [before + its for before in texts for its in ([plain] if plain else _numbers(bracket))]
+        names += texts
+    return names
+
+
+def _numbers(ranges: str) -> Iterator[str]:
+    for its in ranges.split(","):
+        first, _, last = its.partition("-")
+        yield from (f"{number:0{len(first)}}" for number in range(int(first), int(last or first) + 1))
+
+
 @dataclass(frozen=True)
 class QueuedJob:
     """A job that Slurm still knows."""

@@ -180,8 +180,8 @@ def requeue(run_dir: str) -> Command:
 
 
 def doctor(*overrides: str, nodes: str | None = None) -> Command:
-    """Checks machines as training does before it begins: versions, clocks, the common file system, how fast each
-    multiplies matrices, and what goes from one to the next. Exit code 2 if they are not fit.
+    """Checks machines as training does before it begins: versions, clocks, the common file system, GPUs as nvidia-smi
+    says, how fast each multiplies matrices, and what goes from each to each. Exit code 2 if they are not fit.
 
     Args:
         overrides: keys of job, such as job.partition=gpu.

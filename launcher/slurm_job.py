@@ -1,9 +1,9 @@
 """What the batch shell of slurm/finetune.sh asks of Python: how to begin, and what to do at the end.
 
 `python -m launcher.slurm_job begin RECIPE_OR_RUN_DIR [key=value …]` prints settings for bash;
-`python -m launcher.slurm_job end RUN_DIR --code=N --signals=…` prints `requeue` if the job is to go on later, and exits
-with the code that the job ends with; `python -m launcher.slurm_job layout FOLDER [job.key=value …]` prints the settings
-of a job that does not train.
+`python -m launcher.slurm_job end RUN_DIR --code=N --signals=…` prints `requeue` if the job is to go on later, with the
+nodes that it is to leave, and exits with the code that the job ends with;
+`python -m launcher.slurm_job layout FOLDER [job.key=value …]` prints the settings of a job that does not train.
 """
 
 import argparse
@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from launcher import execute
+from launcher import cluster, execute
 from launcher.allocation import Allocation, parse_details, parse_time
-from launcher.follow import Events, first_failure
+from launcher.follow import Events, first_failure, hung_ranks
 from launcher.lifecycle import (
     STATUS,
     STOP_REQUEST,
@@ -27,11 +27,15 @@ from launcher.lifecycle import (
     ended,
     parse_cancellation,
     parse_status,
+    parse_unfit,
     render_status,
     steps_of,
 )
 from launcher.plan import RankPlan, plan_ranks
 from launcher.report.page import write_report
+from launcher.restart import Failure, next_start
+from launcher.slurm import parse_node_list
+from trainer.config.bad_nodes import keep_bad_nodes, read_bad_nodes, to_leave
 from trainer.config.budget import read_budget
 from trainer.config.errors import ShardtuneError
 from trainer.config.load import machines_alone, parse_recipe
@@ -70,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return EXIT_OK
         code, requeue = end(arguments.path, allocation, exit_code=arguments.code, signals=arguments.signals)
         if requeue:
-            print("requeue")
+            print("requeue", nodes_to_leave(arguments.path, allocation))
         return code
     except ShardtuneError as error:
         say(str(error))
@@ -133,6 +137,7 @@ def end(run_dir: Path, allocation: Allocation, *, exit_code: int, signals: str) 
     if start.ended is not None:
         say("a later start has taken this one for dead, and the run directory over; this job ends")
         return EXIT_RESUME, False
+    _keep_unfit_nodes(run_dir, start, allocation)
     seen = _evidence(
         run_dir,
         start,
@@ -141,6 +146,8 @@ def end(run_dir: Path, allocation: Allocation, *, exit_code: int, signals: str) 
         warning=_warning(run_dir) if "USR1" in signals else None,
         taken_back=int(allocation.details.get("Restarts", "0")) > start.restart,
     )
+    if seen.bad_nodes:
+        seen = replace(seen, others_are_there=_others_are_there(allocation, [node for node, _ in seen.bad_nodes]))
     ending = decide(seen)
     starts[starts.index(start)] = ended(start, ending, seen, time.time())
     write_atomically(run_dir / STATUS, render_status(starts))
@@ -150,12 +157,23 @@ def end(run_dir: Path, allocation: Allocation, *, exit_code: int, signals: str) 
             write_report(run_dir)
             say(execute.farewell(_recipe(run_dir), run_dir))
             return EXIT_OK, False
-        case "failed":
+        case "failed" | "waiting" if ending.cause in ("failure", "hang"):
+            for path in hung_ranks(run_dir, start.began):
+                say(f"where a rank stood: {path}")
             if (failure := first_failure(run_dir, start.began)) is not None:
                 say(f"rank {failure['rank']} on {failure['host']} failed first:\n{failure['text'].rstrip()}")
             say(f"logs: {run_dir / 'logs'}")
-            return exit_code, False
+            return (EXIT_RESUME, True) if ending.requeue else (exit_code, False)
     return EXIT_RESUME, ending.requeue
+
+
+def nodes_to_leave(run_dir: Path, allocation: Allocation) -> str:
+    """The nodes that the job's next start is not to have, in Slurm's words; nothing if that does not change now."""
+    start = read_starts(run_dir)[-1]
+    found = [its.node for its in read_bad_nodes(run_dir) if its.job == allocation.job]
+    if start.cause != "bad node" or not _others_are_there(allocation, found):
+        return ""
+    return ",".join(dict.fromkeys([*_excluded(allocation), *found]))
 
 
 def read_starts(run_dir: Path) -> list[Start]:
@@ -211,9 +229,11 @@ def _evidence(
     # A rank that is asked to stop before there is anything to save says so where others say what they died of.
     stopped |= failure is not None and failure.get("code") == EXIT_RESUME
     budget = read_budget(run_dir) if failure is not None and failure.get("code") == EXIT_ANEW else None
-    output = b""
-    if start.output is not None and Path(start.output).is_file():
-        output = Path(start.output).read_bytes()[start.output_bytes :]
+    hung = bool(hung_ranks(run_dir, start.began))
+    has_stepped = first_step is not None and last_step is not None and last_step > first_step
+    failures = [_failure(its) for its in starts if its.job == start.job and _was_put_back_after_failure(its)]
+    fails_again = failure is not None and failure.get("code") == EXIT_USER
+    this = Failure(last_step or 0, is_mishap=(hung or has_stepped) and not fails_again)
     return Evidence(
         finished=(run_dir / RESULTS).exists(),
         first_step=first_step,
@@ -222,14 +242,53 @@ def _evidence(
         asked_by_user=(run_dir / STOP_REQUEST).exists(),
         warning=warning,
         taken_back=taken_back,
-        cancelled=parse_cancellation(output.decode("utf-8", errors="replace")),
+        cancelled=parse_cancellation(_output(start)),
         exit_code=exit_code,
         num_requeues=sum(
             its.state == "waiting" and its.cause == "time limit" and its.job == start.job for its in starts
         ),
         max_requeues=_recipe(run_dir).job.max_requeues,
+        bad_nodes=tuple(
+            (its.node, its.why) for its in read_bad_nodes(run_dir) if its.job == start.job and its.time >= start.began
+        ),
         amended=str(budget) if budget is not None else None,
+        hung=hung,
+        anew=next_start([*failures, this], _recipe(run_dir).faults),
     )
+
+
+def _keep_unfit_nodes(run_dir: Path, start: Start, allocation: Allocation) -> None:
+    """Writes down the nodes on which no rank could be started, if the job is to leave such."""
+    job = _recipe(run_dir).job
+    if job.exclude_bad_nodes and job.max_requeues:
+        nodes = parse_node_list(allocation.nodes)
+        if found := to_leave(parse_unfit(_output(start)), read_bad_nodes(run_dir), nodes):
+            keep_bad_nodes(run_dir, found, job=allocation.job)
+
+
+def _others_are_there(allocation: Allocation, bad: Sequence[str]) -> bool:
+    """Whether the partition has enough nodes without these and without those that the job leaves already."""
+    there = cluster.usable_nodes(allocation.details.get("Partition", ""))
+    return there is None or len(there - {*bad, *_excluded(allocation)}) >= allocation.num_nodes
+
+
+def _excluded(allocation: Allocation) -> list[str]:
+    return parse_node_list(allocation.details.get("ExcNodeList", ""))
+
+
+def _output(start: Start) -> str:
+    """What the job has printed since it was started."""
+    if start.output is None or not Path(start.output).is_file():
+        return ""
+    return Path(start.output).read_bytes()[start.output_bytes :].decode("utf-8", errors="replace")
+
+
+def _was_put_back_after_failure(start: Start) -> bool:
+    return start.state == "waiting" and start.cause in ("failure", "hang")
+
+
+def _failure(start: Start) -> Failure:
+    return Failure(start.last_step or 0, is_mishap=True)
 
 
 def _recipe(run_dir: Path) -> Recipe:

@@ -105,12 +105,7 @@ def plan_doctor(overrides: Sequence[str], folder: Path, cluster: Sequence[Nodes]
     options = [
         "--job-name=shardtune-doctor",
         f"--output={output_pattern(folder)}/doctor.out",
-        *(
-            option
-            for option in resource_options(recipe.job, share_of_node(recipe.job, cluster))
-            if option != "--requeue"
-        ),
-        "--no-requeue",
+        *resource_options(recipe.job, share_of_node(recipe.job, cluster)),
         *recipe.job.sbatch_options,
     ]
     words = [override for override in overrides if override.startswith(("job.ranks", "job.device"))]
@@ -170,6 +165,8 @@ def job_environment(recipe: Recipe, run_dir: Path) -> dict[str, str]:
     environment = {"SHARDTUNE_PYTHON": job.python or ("python3" if job.container else sys.executable)}
     if (CODE_DIR / "pyproject.toml").is_file():  # a clone, and not a folder of installed packages
         environment["SHARDTUNE_CODE"] = str(CODE_DIR)
+    if job.cpu_binding != "auto":
+        environment["SHARDTUNE_CPU_BIND"] = job.cpu_binding
     if job.preamble:
         environment["SHARDTUNE_PREAMBLE"] = job.preamble
     if job.container:

@@ -1,5 +1,6 @@
 """The words of the command line for sweeps: many runs of one recipe."""
 
+import shlex
 from pathlib import Path
 
 from launcher.command import Command, refuse_values, refuse_words
@@ -9,7 +10,7 @@ HELP = """\
       --grid optim.lr=1e-5,2e-5             a run for each value; given several times, for each combination
       --random=N                            so many drawn of them, and of ranges: --grid optim.lr=1e-6..1e-4
       --points=FILE                         a YAML list of runs: - {optim.lr: 1e-5, train.seed: 1}
-      --parallel=N --local --wait --dry-run
+      --parallel=N --local --wait --dry-run --write-only
   shardtune sweep SWEEP_DIR                 trains those of its runs that have failed, or were stopped, again
   shardtune report SWEEP_DIR                the table of its results, and a page with the curves
 """
@@ -29,6 +30,7 @@ def sweep(
     local: str = "False",
     wait: str = "False",
     dry_run: str = "False",
+    write_only: str = "False",
 ) -> Command:
     """Trains a recipe many times, with other values for some of its keys, and compares the results.
 
@@ -44,8 +46,9 @@ def sweep(
         local: trains them here, one after another, though there is a Slurm.
         wait: waits for the array to end, then shows the table.
         dry_run: only shows the points.
+        write_only: writes the points, for an sbatch of slurm/sweep.sh by hand.
     """
-    refuse_values(local=local, wait=wait, dry_run=dry_run)
+    refuse_values(local=local, wait=wait, dry_run=dry_run, write_only=write_only)
     refuse_words(random=random, seed=seed, parallel=parallel)
     axes = grid.split("\n") if grid else []
 
@@ -72,6 +75,10 @@ def sweep(
             its = planning.plan_sweep(Path(recipe), overrides, Path(sweep_dir) if sweep_dir else None, variations)
         if dry_run == "True":
             print(its.describe())
+            return 0
+        if write_only == "True":
+            planning.write_sweep(its)
+            print(f"sbatch --array=0-{len(its.points) - 1} slurm/sweep.sh {shlex.quote(str(its.sweep_dir))}")
             return 0
         if local == "True" or cluster.find_nodes() is None:
             return sweep_queue.run_here(its, print)

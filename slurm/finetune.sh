@@ -5,12 +5,13 @@
 #   sbatch --nodes=2 --gpus-per-node=8 --cpus-per-task=64 --time=8:00:00 slurm/finetune.sh recipes/chat.yaml optim.lr=2e-5
 #
 # Options of sbatch override the lines below. The nodes, and the GPUs and CPUs on each, are what Slurm gives; without a
-# GPU, job.ranks processes a node train on the CPUs. Of the recipe's other job keys only device, threads_per_rank and
-# max_requeues count here. The rest comes from the environment of sbatch:
+# GPU, job.ranks processes a node train on the CPUs. Of the recipe's other job keys only device, threads_per_rank,
+# max_requeues and exclude_bad_nodes count here. The rest comes from the environment of sbatch:
 #
 #   SHARDTUNE_PYTHON            Python on the nodes: by default that of the active virtual environment, of .venv beside
 #                               slurm/ or in the working directory, or else python3
 #   SHARDTUNE_PREAMBLE          a bash file that is sourced on every node first: modules, NCCL's settings
+#   SHARDTUNE_CPU_BIND          what srun binds a node's ranks to (srun --cpu-bind): none, cores, …
 #   SHARDTUNE_CONTAINER         an image to run in; SHARDTUNE_CONTAINER_RUNTIME is pyxis (the default) or apptainer;
 #   SHARDTUNE_CONTAINER_MOUNTS  is /here:/there,… besides the working directory
 #
@@ -71,14 +72,23 @@ settings=$(SHARDTUNE_SLURM_JOB=$(scontrol show job --oneliner "$SLURM_JOB_ID") \
     "${on_first_node[@]}" "$python" -m launcher.slurm_job begin "$@") || exit
 eval "$settings"
 
+go_back() ( # into the queue, and to other nodes than these, if any are named
+    trap "" TERM # it is sent at once; and only of a job that waits can Slurm change the nodes
+    scontrol requeue "$SLURM_JOB_ID" || exit
+    [[ ! $1 ]] || scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$1" ||
+        say "Slurm does not let the job go without $1; take it out of the queue, or see if it begins"
+    exit 0
+)
+
 end() { # says how this start has ended; the exit code is the job's
-    local verdict code pause
+    local verdict code pause leave
     verdict=$(SHARDTUNE_SLURM_JOB=$(scontrol show job --oneliner "$SLURM_JOB_ID") \
         "${on_first_node[@]}" "$python" -m launcher.slurm_job end "$run_dir" --code="$1" --signals="$signals")
     code=$?
+    read -r verdict leave <<<"$verdict"
     if [[ $verdict == requeue ]]; then
         for pause in 5 15 45 0; do # the controller may be restarting
-            scontrol requeue "$SLURM_JOB_ID" && exit $code
+            go_back "$leave" && exit $code
             sleep "$pause"
         done
         say "Slurm does not take the job back into the queue; hand it in again: shardtune submit $run_dir"

@@ -3,13 +3,18 @@
 # shellcheck disable=SC2034,SC2154 # from and for whoever sources it
 
 # ---- The job.
+unfit() { # slurm_job looks for these words
+    say "$SLURMD_NODENAME is unfit: $1"
+    exit 2
+}
+
 on_node() { # the same everywhere; what differs from node to node is asked there
     set -uo pipefail
     enter_site
     local scratch=${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/shardtune-$UID
-    ((${SLURM_GPUS_ON_NODE:-0} == gpus_per_node)) || die \
-        "$SLURMD_NODENAME has ${SLURM_GPUS_ON_NODE:-0} of the job's GPUs, the first node $gpus_per_node; give every node as many, with --gpus-per-node"
-    [[ -d $run_dir ]] || die "$SLURMD_NODENAME does not see $run_dir; the nodes need a file system in common"
+    ((${SLURM_GPUS_ON_NODE:-0} == gpus_per_node)) || unfit \
+        "it has ${SLURM_GPUS_ON_NODE:-0} of the job's GPUs, the first node $gpus_per_node; give every node as many, with --gpus-per-node"
+    [[ -d $run_dir ]] || unfit "it does not see $run_dir; the nodes need a file system in common"
     # Compilers' caches: at home, ranks of many nodes would wait for each other's locks.
     export TORCH_EXTENSIONS_DIR=${TORCH_EXTENSIONS_DIR:-$scratch/torch_extensions}
     export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$scratch/inductor}
@@ -27,8 +32,12 @@ torchrun=("$python" -m torch.distributed.run --nnodes="${#nodes[@]}" --nproc-per
     --rdzv-id="$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}")
 
 # One task a node, with all that the job has there. A cluster that binds tasks would bind one that names no CPUs to one.
-[[ $(scontrol show config) == *task/affinity* ]] && step_options+=(--cpu-bind=none)
+if [[ ${SHARDTUNE_CPU_BIND:-auto} != auto ]]; then
+    step_options+=("--cpu-bind=$SHARDTUNE_CPU_BIND" "--cpus-per-task=$SLURM_CPUS_ON_NODE")
+elif [[ $(scontrol show config) == *task/affinity* ]]; then
+    step_options+=(--cpu-bind=none)
+fi
 start_ranks=(srun --nodes="${#nodes[@]}" --ntasks="${#nodes[@]}" --ntasks-per-node=1
     --kill-on-bad-exit=1 --wait=60 "${step_options[@]}"
-    bash -c "$(declare -f say die enter_site on_node); on_node \"\$@\"" shardtune
+    bash -c "$(declare -f say die enter_site unfit on_node); on_node \"\$@\"" shardtune
     "${inside[@]}" "${torchrun[@]}")

@@ -1,9 +1,10 @@
 #!/bin/bash
 # Trains the points of a sweep, each in a task of a job array:
 #
-#   shardtune sweep recipes/chat.yaml --grid optim.lr=1e-5,2e-5 --dry-run    # or `shardtune sweep`, which does it all
-#   sbatch --array=0-7%2 --gpus-per-node=8 slurm/sweep.sh SWEEP_DIR
+#   shardtune sweep recipes/chat.yaml --grid optim.lr=1e-5,2e-5 --sweep-dir=SWEEP_DIR --write-only
+#   sbatch --array=0-1%2 --gpus-per-node=8 slurm/sweep.sh SWEEP_DIR
 #
+# `shardtune sweep` without --write-only does both.
 # A point is a run directory like any other, SWEEP_DIR/N; all else is as in slurm/finetune.sh.
 
 #SBATCH --job-name=shardtune-sweep

@@ -66,8 +66,8 @@ def test_deepspeed_is_the_engines_wandb_the_reporters_and_peft_the_adapters() ->
     assert importers("peft") == {"trainer/lora.py"}
 
 
-def test_processes_are_started_in_one_place() -> None:
-    assert importers("subprocess") == {"launcher/execute.py"}
+def test_processes_are_started_by_the_launcher_and_to_ask_for_the_gpus_health() -> None:
+    assert importers("subprocess") == {"launcher/execute.py", "trainer/gpu.py"}
 
 
 def test_the_environment_is_read_where_it_belongs() -> None:

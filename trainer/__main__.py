@@ -16,10 +16,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TextIO
 
-from trainer.config.errors import LaunchError, ShardtuneError, StartAnewError, TakenOverError
+from trainer.config.errors import BadNodesError, LaunchError, ShardtuneError, StartAnewError, TakenOverError
+from trainer.config.faults import FaultsConfig
 from trainer.config.run_dir import (
     EXIT_ANEW,
     EXIT_BUG,
+    EXIT_ELSEWHERE,
     EXIT_OK,
     EXIT_RESUME,
     EXIT_USER,
@@ -101,6 +103,7 @@ def _train(its: Run, arguments: argparse.Namespace, stop: Stop, edge: _Edge) -> 
     stop.watch(run_dir / STOP if global_rank() == 0 else None, recipe.faults.stop_after_minutes)
     from trainer.data.prepare import prepare
     from trainer.run import run
+    from trainer.watchdog import watching
 
     if arguments.ranks is not None and world_size() != arguments.ranks:
         raise LaunchError(
@@ -114,7 +117,8 @@ def _train(its: Run, arguments: argparse.Namespace, stop: Stop, edge: _Edge) -> 
         if global_rank() == 0:
             print(f"{run_dir} has come to its end already; its results are in {RESULTS}", file=terminal)
         return EXIT_OK
-    ranks = connect(arguments.device or recipe.job.device, timeout=_patience(recipe.faults.hang_s))
+    with watching(run_dir, global_rank(), recipe.faults.startup_hang_s, joining=True):
+        ranks = connect(arguments.device or recipe.job.device, timeout=_patience(recipe.faults))
     watched = None if arguments.followed else terminal
     ended = run(recipe, run_dir, prepared, ranks, stop, terminal=watched, job=arguments.job)
     ranks.barrier()  # one that left with EXIT_RESUME before rank zero has sent its last lines would have it killed
@@ -130,14 +134,18 @@ def _verdict(error: BaseException) -> tuple[int, str]:
         return EXIT_RESUME, f"stopped by {error} before there was anything to save; start it again to go on"
     if isinstance(error, StartAnewError):
         return EXIT_ANEW, str(error)
+    if isinstance(error, BadNodesError):
+        return EXIT_ELSEWHERE, str(error)
     if isinstance(error, ShardtuneError):
         return EXIT_USER, str(error)
     return EXIT_BUG, "".join(traceback.format_exception(error))
 
 
-def _patience(hang_s: float | None) -> timedelta:
+def _patience(faults: FaultsConfig) -> timedelta:
     """How long a collective waits: a little longer than the watchdog, which is the one that knows what hangs."""
-    return timedelta(seconds=hang_s + 60) if hang_s is not None else timedelta(days=365)
+    if not faults.hang_s or not faults.startup_hang_s:
+        return timedelta(days=365)
+    return timedelta(seconds=max(faults.hang_s, faults.startup_hang_s) + 60)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -14,7 +14,8 @@ STYLE = (
 
 
 def charts(events: Sequence[Mapping[str, Any]]) -> list[str]:
-    """An <svg> each: loss, the dev metrics, learning rate, gradient norm, speed, memory; those that have a point."""
+    """An <svg> each: loss, the dev metrics, learning rate, gradient norm, speed, what is lost by waiting, memory; those
+    that have a point."""
     steps = [event for event in events if event["event"] == "step"]
     evaluations = [event for event in events if event["event"] == "eval"]
 
@@ -41,6 +42,9 @@ def charts(events: Sequence[Mapping[str, Any]]) -> list[str]:
     speed = [Series("each report", of_steps("tokens_per_s"), PALE)]
     speed.append(Series("smoothed", smoothed(of_steps("tokens_per_s")), BLUE))
     drawn.append(render_chart("tokens a second, without padding", speed))
+    lost = [(step["step"], 100 * step["lost_share"]) for step in steps if "lost_share" in step]
+    waiting = [Series("each report", lost, PALE), Series("smoothed", smoothed(lost), BLUE)]
+    drawn.append(render_chart("time lost by waiting for the slowest rank, %", waiting))
     memory = [(x, y / 1e9) for x, y in of_steps("memory_bytes")]
     drawn.append(render_chart("peak memory of rank 0, GB", [Series("GB", memory, GREEN)]))
     return [chart for chart in drawn if chart]

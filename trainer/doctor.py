@@ -10,8 +10,9 @@ from pathlib import Path
 
 from trainer.config.errors import ShardtuneError
 from trainer.config.run_dir import EXIT_OK, EXIT_USER
+from trainer.links import measure_links
 from trainer.preflight import judge, render_facts
-from trainer.probe import measure_links, probe
+from trainer.probe import probe
 from trainer.ranks import connect, disconnect
 
 
@@ -23,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         ranks = connect(arguments.device)
-        facts = probe(arguments.folder, ranks)
+        facts = probe(arguments.folder, ranks, gpus=True)
         links = measure_links(ranks, [its.host for its in facts])
         ranks.barrier()
         disconnect()

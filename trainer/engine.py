@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +20,7 @@ from trainer.data.batch import Batch
 from trainer.model import generate
 from trainer.ranks import Ranks
 from trainer.shards import Fragment, Saved, Snapshot, state_name
+from trainer.stopwatch import Stopwatch
 from trainer.watchdog import beat
 
 
@@ -33,6 +34,8 @@ class StepStats:
     applied: bool
     """False if the weights stayed as they were: the gradient was no finite number, on whichever rank (in fp16, with the
     loss scale that it had), or the step is left out."""
+    compute_s: float = 0.0
+    """What this rank's forward passes have taken, without waiting for other ranks (trainer/stopwatch.py)."""
 
 
 class Engine(Protocol):
@@ -110,11 +113,13 @@ class DeepSpeedEngine:
             model=model, optimizer=make_optimizer(model), model_parameters=trained, config=ds_config
         )
         zero.undo_first_step(self._engine)
+        self._stopwatch = Stopwatch(model, ranks.device, sharded=self.zero_stage == 3)
 
     def begin_step(self, number: int, *, num_micro_batches: int) -> None:
         # Dropout's random numbers follow from (seed, step, rank): nothing to save, and a resumed run repeats them.
         torch.manual_seed(((self._seed << 40) + (number << 16) + self._ranks.rank) % 2**63)
         self._engine.train()
+        self._stopwatch.start()
         self._left, self._is_left_out = num_micro_batches, num_micro_batches == 0
         self._engine.set_gradient_accumulation_boundary(self._left == 1)
 
@@ -136,6 +141,9 @@ class DeepSpeedEngine:
         assert self._left == 0, "engine.step() before the step's last micro-batch"
         if self._is_left_out:
             return StepStats(lr, math.nan, applied=False)
+        return replace(self._update(lr), compute_s=self._stopwatch.stop())
+
+    def _update(self, lr: float) -> StepStats:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
         norm = self._own_grad_norm() if self._takes_norm_itself else None

@@ -120,6 +120,12 @@ def in_order(complete: Sequence[Checkpoint], recipe: Recipe) -> list[Checkpoint]
     return [*best, *(its for its in reversed(complete) if its not in best)]
 
 
+def _precision(recipe: Recipe, checkpoint: Checkpoint) -> str:
+    """The recipe's, or what `auto` was when the checkpoint was made."""
+    precision: str = recipe.engine.precision
+    return precision if precision != "auto" else str(checkpoint.manifest.layout["precision"])
+
+
 def export(
     run_dir: Path,
     checkpoint: Checkpoint,
@@ -141,7 +147,7 @@ def export(
     for leftover in (draft, old):
         shutil.rmtree(leftover, ignore_errors=True)
     draft.mkdir(parents=True)
-    model = _empty_model(run_dir, DTYPES[dtype or recipe.engine.precision])
+    model = _empty_model(run_dir, DTYPES[dtype or _precision(recipe, checkpoint)])
     is_adapter = recipe.model.lora is not None and not merge_lora
     if is_adapter:
         write_adapters(draft, model, checkpoint, recipe)

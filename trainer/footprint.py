@@ -45,6 +45,7 @@ def footprint(
     import transformers
 
     from trainer.lora import choose
+    from trainer.precision import expected_precision
     from trainer.target_loss import targets_at_once
 
     with torch.device("meta"):
@@ -55,7 +56,7 @@ def footprint(
         adapters = choose(model, lora, task)
         trained = adapters.num_trained(model, lora.r)
         parameters += adapters.num_added(model, lora.r)
-    each = BYTES[recipe.engine.precision]
+    each = BYTES[expected_precision(recipe)]
     states = 12 if each == 2 else 8
     rows, longest = batch
     text = config.get_text_config()

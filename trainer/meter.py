@@ -26,6 +26,7 @@ class _Window:
     loss_sum: float = 0.0
     skipped: int = 0
     waited_s: float = 0.0
+    compute_s: float = 0.0
 
 
 class Meter:
@@ -50,6 +51,17 @@ class Meter:
             window.loss_sum += loss * step.num_targets
         window.skipped += not stats.applied
         window.waited_s += step.waited_s
+        window.compute_s += stats.compute_s
+
+    @property
+    def num_steps(self) -> int:
+        """Steps since the last report."""
+        return self._window.num_steps
+
+    @property
+    def compute_s(self) -> float:
+        """What this rank has computed since the last report, a step."""
+        return self._window.compute_s / self._window.num_steps
 
     def report(self) -> dict[str, Any]:
         """The metrics of the steps since the last report, of all ranks together; starts a new window.

@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from trainer.ahead import made_ahead
 from trainer.budget import Budget
 from trainer.checkpoint import Checkpoints
 from trainer.config.schema import Recipe
@@ -19,6 +20,7 @@ from trainer.generate import questions
 from trainer.guard import Guard
 from trainer.lease import Lease
 from trainer.meter import Meter
+from trainer.pace import Pace
 from trainer.ranks import Ranks
 from trainer.reporter import Reporter
 from trainer.state import TrainState
@@ -47,6 +49,7 @@ class Milestones:
     checkpoints: Checkpoints
     guard: Guard
     meter: Meter
+    pace: Pace
     reporter: Reporter
     ranks: Ranks
     lease: Lease
@@ -113,9 +116,7 @@ class Milestones:
             self.checkpoints.poll()
         at_end = state.step == self.num_steps
         if at_end or state.step % self.recipe.report.every_steps == 0:
-            self.reporter.report(
-                "step", step=state.step, epoch=state.step / self.steps_per_epoch, **self.meter.report()
-            )
+            self._report_step(state)
         with self.meter.paused():
             evaluation_due = self._evaluation_due(state)
             if evaluation_due and self.dev is not None:
@@ -123,6 +124,15 @@ class Milestones:
             if self._save_due(state, at_end=at_end, evaluated=evaluation_due):
                 self.save(state)
         return state
+
+    def _report_step(self, state: TrainState) -> None:
+        """Collective: what the steps since the last report were like, and which rank the others have waited for."""
+        by_rank = self.ranks.gather_numbers(self.meter.compute_s)
+        num_steps, numbers = self.meter.num_steps, self.meter.report()
+        epoch = state.step / self.steps_per_epoch
+        self.reporter.report("step", step=state.step, epoch=epoch, **numbers, **self.pace.numbers(by_rank))
+        for its in self.pace.add([num_steps * seconds for seconds in by_rank], num_steps * numbers["step_time_s"]):
+            self.reporter.report("alert", title=its.title, text=its.text, step=state.step)
 
     def save(self, state: TrainState) -> None:
         """Collective: begins to save a checkpoint of this state, unless there is one."""
@@ -140,15 +150,16 @@ class Milestones:
         """Collective: this split's metrics, reported."""
         with self.phase(f"evaluating on {name}"):
             budget = self.budget.tokens
-            batches = evaluation_batches(
+            made = evaluation_batches(
                 split, self.task, ranks=self.ranks, micro_batch_tokens=budget, packing=self.packing
             )
             asked = None
             if (generation := self.task.generation) is not None and (num_rows := generation.num_rows(name)) != 0:
                 asked = questions(split, generation, num_rows, ranks=self.ranks, micro_batch_tokens=budget)
-            batches = self.between(batches)
             asked = None if asked is None else self.between(asked)
-            metrics = evaluate(self.engine, self.task, batches, asked, self.tokenizer, ranks=self.ranks)
+            with closing(made_ahead(made)) as ahead:
+                batches = self.between(its.item for its in ahead)
+                metrics = evaluate(self.engine, self.task, batches, asked, self.tokenizer, ranks=self.ranks)
         self.reporter.report("eval", split=name, step=step, **metrics)
         return metrics
 

@@ -1,10 +1,10 @@
 """Whether a run packs its examples, which the model itself is asked: no list of architectures says it.
 
-transformers makes the attention mask of packed examples from their position ids, for the models that hand these on to
-it. Others pass over them, and so do layers that are no attention (Mamba, convolutions); none of these says a word.
+transformers makes the attention mask of packed examples from their position ids, for the causal models that hand these
+on to it; an encoder is given a mask. Others pass over them, and so do layers that are no attention (Mamba,
+convolutions); none of these says a word.
 """
 
-from collections.abc import Sequence
 from inspect import signature
 from typing import Any
 
@@ -12,12 +12,11 @@ from torch import Tensor
 
 from trainer.config.errors import DataError
 from trainer.config.schema import Recipe
-from trainer.data.pack import Packing
+from trainer.data.pack import Packing, merge
 from trainer.engine import Engine
 from trainer.ranks import Ranks
 from trainer.reporter import Reporter
 from trainer.tasks import Task
-from trainer.tasks.causal import collate, merge
 from trainer.tasks.task import IGNORED, Example
 
 MAX_LEAK = {"fp32": 1e-5, "bf16": 3e-3, "fp16": 3e-3}
@@ -38,14 +37,21 @@ def choose_packing(
     """
     if recipe.data.packing == "off" or (recipe.data.packing == "auto" and not task.packable):
         return None
-    packing = Packing(
-        capacity=recipe.data.max_tokens,
-        # Flash attention tells packed examples apart in a single row only (transformers' _is_packed_sequence).
-        is_flat="flash" in (model.config._attn_implementation or ""),
-    )
-    fault = _fault(task, engine, model, packing, recipe.engine.precision, ranks)
-    if fault is None:
-        return packing
+    # RoBERTa and its like count places from the one after the padding's id.
+    firsts = dict.fromkeys((0, (getattr(model.config, "pad_token_id", None) or 0) + 1))
+    faults = []
+    for first_position in firsts:
+        packing = Packing(
+            capacity=recipe.data.max_tokens,
+            # Flash attention tells packed examples apart in a single row only (transformers' _is_packed_sequence).
+            is_flat="flash" in (model.config._attn_implementation or ""),
+            first_position=first_position,
+        )
+        fault = _fault(task, engine, model, packing, recipe.engine.precision, ranks)
+        if fault is None:
+            return packing
+        faults.append(fault)
+    fault = faults[0]
     if recipe.data.packing == "on":
         raise DataError(f"data.packing: {fault}; set it to auto or off")
     reporter.report("notice", text=f"rows are not packed: {fault}")
@@ -59,7 +65,9 @@ def _fault(task: Task, engine: Engine, model: Any, packing: Packing, precision: 
         return f"the examples of this task cannot be packed for a {name}"
     if "position_ids" not in signature(type(model).forward).parameters:
         return f"{name} takes no position_ids"
-    leak, difference = _measure(engine, model.config.get_text_config().vocab_size, packing, ranks)
+    if packing.is_flat and not task.wants_target_loss:
+        return f"flash attention takes no mask, by which the examples of a {name} would be told apart; use sdpa"
+    leak, difference = _measure(engine, task, model.config.get_text_config().vocab_size, packing, ranks)
     # Every rank has the same weights, but perhaps another kernel.
     if ranks.any(not leak <= MAX_LEAK[precision]):
         return f"{name} does not keep rows apart that share one (one is seen in another: {leak:.1%} of it)"
@@ -68,7 +76,7 @@ def _fault(task: Task, engine: Engine, model: Any, packing: Packing, precision: 
     return None
 
 
-def _measure(engine: Engine, vocabulary_size: int, packing: Packing, ranks: Ranks) -> tuple[float, float]:
+def _measure(engine: Engine, task: Task, vocabulary_size: int, packing: Packing, ranks: Ranks) -> tuple[float, float]:
     """Collective: how much of one example is seen in the next, and how much packing changes the latter's logits.
 
     Both as parts of what is seen, or changed, if the two are one text; not a number if that is nothing.
@@ -76,26 +84,26 @@ def _measure(engine: Engine, vocabulary_size: int, packing: Packing, ranks: Rank
 
     def example(start: int, length: int) -> Example:
         ids = [(start + 7 * at * at + 3 * at) % vocabulary_size for at in range(length)]
-        return {"input_ids": ids, "labels": [IGNORED] * length}
+        return {"input_ids": ids, "labels": [IGNORED] * length, "token_type_ids": [0] * length}
 
     first, other, watched, third = example(1, 5), example(2, 5), example(20, 7), example(11, 15)
     watched["labels"] = watched["input_ids"]
 
-    def logits(*rows: Sequence[Example]) -> Tensor:
-        """Those of the watched example, at each of its tokens; shape (tokens, vocabulary)."""
-        batch = collate([merge(row) for row in rows], 0).to(ranks.device)
-        del batch.inputs["targets"]
+    def logits(*rows: Example) -> Tensor:
+        """Those of the watched example, at each of its tokens; shape (tokens, vocabulary or labels)."""
+        batch = task.collate(rows).to(ranks.device)
+        batch.inputs.pop("targets", None)
         with engine.evaluating():
             result: Tensor = engine.forward(batch).logits[batch.targets].float()
         return result
 
     def packed(before: Example) -> Tensor:
-        return logits([before, watched, third]) if packing.is_flat else logits([before, watched], [third])
+        rows = [[before, watched, third]] if packing.is_flat else [[before, watched], [third]]
+        return logits(*(merge(row, packing.first_position) for row in rows))
 
     def one_text(before: Example) -> Tensor:
-        joined = {key: [*before[key], *watched[key]] for key in before}
-        return logits([joined])
+        return logits({key: [*before[key], *watched[key]] for key in before})
 
-    its, alone, seen = packed(first), logits([watched]), one_text(first)
+    its, alone, seen = packed(first), logits(watched), one_text(first)
     leak = (its - packed(other)).norm(dim=1).max() / (seen - one_text(other)).norm(dim=1).max()
     return float(leak), float((its - alone).norm() / (seen - alone).norm())

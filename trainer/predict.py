@@ -19,6 +19,7 @@ from trainer.config.schema import Recipe
 from trainer.data.columns import plain
 from trainer.data.gather import with_named_columns
 from trainer.data.source import Faults, Row, read_rows
+from trainer.precision import expected_precision
 from trainer.tasks import TASKS, Task
 from trainer.tasks.task import Example, GeneratingTask
 
@@ -105,7 +106,7 @@ def open_model(recipe: Recipe, folder: Path, facts: Mapping[str, Any]) -> tuple[
     if adapted:
         refuse_another_base(read_base(folder), identify(recipe), folder)
         model_class = getattr(transformers, config.architectures[0])
-        model = put_on(open_base(recipe, model_class, config, dtype=DTYPES[recipe.engine.precision]), folder)
+        model = put_on(open_base(recipe, model_class, config, dtype=DTYPES[expected_precision(recipe)]), folder)
         if (folder / MODEL / "generation_config.json").is_file():
             model.generation_config = transformers.GenerationConfig.from_pretrained(folder / MODEL)
     else:

@@ -1,21 +1,24 @@
-"""What the ranks can find out about their machines in about a second. Numbers only: trainer/preflight.py judges."""
+"""What each rank can find out about its machine in about a second. Facts only: trainer/preflight.py judges."""
 
 import shutil
 import socket
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
+from trainer.clock import clock_offsets
+from trainer.config.run_dir import write_atomically
+from trainer.gpu import GpuHealth, look_at_gpus
 from trainer.ranks import Ranks
 
 PACKAGES = ("torch", "deepspeed", "transformers", "numpy")
-MATMUL_S = 0.05
+MATMUL_S = 0.2
 """How long a rank multiplies matrices, at least."""
 SHARED_FILE_S = 10.0
 """How long a file server may take to show what another machine has written."""
@@ -36,64 +39,67 @@ class Facts:
     free_gb: float
     """Where the run directory is."""
     clock_s: float
-    """Its wall clock, in seconds since the epoch, at the same moment for all."""
+    """How far its machine's wall clock is ahead of that of rank zero's."""
     sees_run_dir: bool
     """Whether it sees what rank zero has just written there."""
+    sees_changes: bool = True
+    """And that rank zero has then written something else in its place."""
+    is_seen: bool = True
+    """Whether rank zero sees what its machine has written there."""
+    gpu: str | None = None
+    """Its GPU's name for nvidia-smi, GPU-…; None on a CPU."""
+    health: GpuHealth | None = None
+    """That of its machine's GPUs, from one of its ranks."""
 
 
-@dataclass(frozen=True)
-class Link:
-    """What goes from one machine to another and back."""
-
-    hosts: tuple[str, str]
-    gb_per_s: float
-
-
-def probe(run_dir: Path, ranks: Ranks, *, recipe: str | None = None) -> list[Facts]:
-    """Collective: the facts of every rank, in the order of the ranks."""
-    token = ranks.gather(uuid.uuid4().hex)[0]
-    path = run_dir / f".preflight-{token}"
-    if ranks.is_zero:
-        path.write_text(token, encoding="ascii")
-    ranks.barrier()
-    clock = time.time()
+def probe(run_dir: Path, ranks: Ranks, *, recipe: str | None = None, gpus: bool) -> list[Facts]:
+    """Collective: the facts of every rank, in the order of the ranks; `gpus`: whether nvidia-smi is asked, too."""
+    hosts = ranks.gather(host_name())
+    is_first = hosts.index(host_name()) == ranks.rank
+    sees_run_dir, is_fresh, is_seen = _share_files(run_dir, ranks, is_first=is_first)
+    offsets = clock_offsets(ranks, hosts)
+    tflops = matmul_tflops(ranks.device)
+    uses_gpu = ranks.device.type == "cuda"
     facts = Facts(
         rank=ranks.rank,
         host=host_name(),
         versions={name: found for name in PACKAGES if (found := _version(name)) is not None},
         recipe=recipe,
-        device=torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "cpu",
-        tflops=matmul_tflops(ranks.device),
+        device=torch.cuda.get_device_name(ranks.device) if uses_gpu else "cpu",
+        gpu=f"GPU-{torch.cuda.get_device_properties(ranks.device).uuid}" if uses_gpu else None,
+        tflops=tflops,
         free_gb=shutil.disk_usage(run_dir).free / 1e9,
-        clock_s=clock,
-        sees_run_dir=_appears(path, token),
+        clock_s=offsets[ranks.rank],
+        sees_run_dir=sees_run_dir,
+        sees_changes=is_fresh,
+        is_seen=is_seen,
+        health=look_at_gpus() if gpus and is_first else None,  # at once after its GPUs were busy
     )
-    gathered = ranks.gather(facts)
+    return ranks.gather(facts)
+
+
+def _share_files(run_dir: Path, ranks: Ranks, *, is_first: bool) -> tuple[bool, bool, bool]:
+    """Collective: whether this rank sees a file of rank zero's, and that its text has changed, and whether rank zero
+    sees one of this rank's, which one rank of each machine writes."""
+    token = ranks.gather(uuid.uuid4().hex)[0]
+    theirs, mine = (run_dir / f".preflight-{token}-{rank}" for rank in (0, ranks.rank))
+    if is_first:
+        with suppress(OSError):  # rank zero then does not see it
+            mine.write_text(token, encoding="ascii")
+    ranks.barrier()
+    sees = _appear([theirs], token) == [True]
+    writers = [rank for rank, its in enumerate(ranks.gather(is_first)) if its]
+    seen: list[int] = []
     if ranks.is_zero:
-        path.unlink(missing_ok=True)
-    return gathered
-
-
-def measure_links(ranks: Ranks, hosts: Sequence[str]) -> list[Link]:
-    """Collective: the links of a ring through the machines; `hosts` has the machine of every rank.
-
-    A ring, for its time does not grow with the number of machines, and a slow machine has two slow links.
-    """
-    firsts = [hosts.index(host) for host in dict.fromkeys(hosts)]
-    pairs = list(zip(firsts, [*firsts[1:], firsts[0]], strict=True)) if len(firsts) > 2 else [tuple(firsts)]
-    if len(firsts) < 2:
-        return []
-    mine: list[Link] = []
-    # Links that have no machine in common are measured at the same time; of an odd ring the last one goes alone.
-    even = len(pairs) - len(pairs) % 2
-    for at_once in (pairs[0:even:2], pairs[1:even:2], pairs[even:]):
-        ranks.barrier()
-        for a, b in at_once:
-            if ranks.rank in (a, b):
-                seconds = _there_and_back(ranks, b if ranks.rank == a else a, begins=ranks.rank == a)
-                if ranks.rank == a:
-                    mine.append(Link((hosts[a], hosts[b]), 2 * _payload(ranks.device).nbytes / seconds / 1e9))
-    return [link for links in ranks.gather(mine) for link in links]
+        there = _appear([run_dir / f".preflight-{token}-{rank}" for rank in writers], token)
+        seen = [rank for rank, its in zip(writers, there, strict=True) if its]
+        write_atomically(theirs, token[::-1])
+    seen = ranks.gather(seen)[0]
+    is_fresh = not sees or _appear([theirs], token[::-1]) == [True]
+    ranks.barrier()
+    if is_first:
+        mine.unlink(missing_ok=True)
+    return sees, is_fresh, ranks.rank in seen or not is_first
 
 
 def host_name() -> str:
@@ -113,32 +119,17 @@ def matmul_tflops(device: torch.device) -> float:
     return 2 * size**3 / best / 1e12
 
 
-def _payload(device: torch.device) -> torch.Tensor:
-    return torch.ones(2**26 if device.type == "cuda" else 2**20, device=device, dtype=torch.uint8)
-
-
-def _there_and_back(ranks: Ranks, other: int, *, begins: bool) -> float:
-    payload = _payload(ranks.device)
-    first, second = (dist.send, dist.recv) if begins else (dist.recv, dist.send)
-    for tensor in (payload[:1], payload):  # the first opens the connection
-        since = time.monotonic()
-        first(tensor, other)
-        second(tensor, other)
-        tensor[0].item()
-    return time.monotonic() - since
-
-
-def _appears(path: Path, text: str) -> bool:
+def _appear(paths: Sequence[Path], text: str) -> list[bool]:
+    """Whether each of these files has the text, at the latest after SHARED_FILE_S."""
     deadline = time.monotonic() + SHARED_FILE_S
+    there = [False] * len(paths)
     while True:
-        try:
-            list(path.parent.iterdir())  # makes NFS look again
-            if path.read_text(encoding="ascii") == text:
-                return True
-        except OSError:
-            pass
-        if time.monotonic() > deadline:
-            return False
+        list(paths[0].parent.iterdir())  # makes NFS look again
+        for number, path in enumerate(paths):
+            with suppress(OSError):
+                there[number] = there[number] or path.read_text(encoding="ascii") == text
+        if all(there) or time.monotonic() > deadline:
+            return there
         time.sleep(0.1)
 
 

@@ -9,6 +9,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bars
 
 PLAIN_EVERY_S = 20.0
+SHOWN_LOST_SHARE = 0.1
+"""From here on, what the ranks lose by waiting for the slowest is worth a word."""
 PREPARING = {
     "lines": "finding the lines",
     "read": "reading",
@@ -109,7 +111,16 @@ def start_line(event: Mapping[str, Any]) -> str:
 def step_numbers(event: Mapping[str, Any]) -> str:
     """The numbers beside the bar."""
     loss = "nan" if event["loss"] is None else f"{event['loss']:.4f}"
-    return f"loss {loss}  lr {event['lr']:.2e}  {event['tokens_per_s']:,.0f} tokens/s  {duration(event['eta_s'])} left"
+    line = f"loss {loss}  lr {event['lr']:.2e}  {event['tokens_per_s']:,.0f} tokens/s  {duration(event['eta_s'])} left"
+    if event.get("lost_share", 0) < SHOWN_LOST_SHARE:
+        return line
+    return f"{line}  {event['lost_share']:.0%} lost waiting for {slowest(event)}"
+
+
+def slowest(event: Mapping[str, Any]) -> str:
+    """The rank that the others waited for in a `step` event, and where it is."""
+    gpu = "" if event["slowest_gpu"] is None else f", GPU {event['slowest_gpu']}"
+    return f"rank {event['slowest_rank']} ({event['slowest_host']}{gpu})"
 
 
 def evaluation_line(event: Mapping[str, Any]) -> str:

@@ -73,6 +73,13 @@ class Ranks:
         dist.all_gather_object(values, value, group=self.group)
         return values
 
+    def gather_numbers(self, value: float) -> list[float]:
+        """Collective: every rank's number, in the order of the ranks; cheaper than what is gathered of any kind."""
+        mine = torch.tensor([value], dtype=torch.float64, device=self.device)
+        all_of_them = torch.empty(self.world_size, dtype=torch.float64, device=self.device)
+        dist.all_gather_into_tensor(all_of_them, mine, group=self.group)
+        return [float(its) for its in all_of_them.tolist()]
+
     def barrier(self) -> None:
         """Collective: waits until every rank is here."""
         dist.barrier(group=self.group)

@@ -24,6 +24,7 @@ from trainer.ranks import Ranks
 from trainer.reporter import Reporter
 from trainer.steps import largest_batch
 from trainer.tasks import Task
+from trainer.watchdog import beat
 
 
 def settle_budget(
@@ -86,6 +87,7 @@ def rehearse(engine: Engine, task: Task, small: Batch, large: Batch, begun: list
         for micro_batches in ([small], [small, large]):
             engine.begin_step(0, num_micro_batches=len(micro_batches))
             for batch in micro_batches:
+                beat()
                 begun.append(batch)
                 # Of infinitely many targets, a batch's have a gradient of 0.
                 engine.backward(task.loss_sum(engine.forward(batch), batch), num_targets=math.inf)

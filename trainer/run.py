@@ -6,6 +6,7 @@ The composition root: the only module that may import every other.
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -23,6 +24,7 @@ from trainer.config.errors import CheckpointError
 from trainer.config.load import learning_hash
 from trainer.config.run_dir import CHECKPOINTS, EXPORT, FACTS, MODEL, RESULTS, STOP, write_atomically
 from trainer.config.schema import Recipe
+from trainer.cpu_dropout import hasten_dropout
 from trainer.culprits import Culprits
 from trainer.data.prepare import Prepared, load_model_config, load_tokenizer
 from trainer.data.shards import Split
@@ -36,8 +38,11 @@ from trainer.meter import Meter
 from trainer.milestones import Milestones, without_answers
 from trainer.model import keep_model_files, load_model
 from trainer.optim import OPTIMIZERS
+from trainer.pace import Pace, Place
 from trainer.packing import choose_packing
-from trainer.preflight import check_device, preflight
+from trainer.precision import settle_precision
+from trainer.preflight import preflight
+from trainer.probe import host_name
 from trainer.ranks import Ranks
 from trainer.rehearsal import halved_when_short, settle_budget
 from trainer.reporter import Reporter, open_reporter
@@ -47,7 +52,7 @@ from trainer.state import TrainState
 from trainer.steps import Step, course_of
 from trainer.stop import Stop, StopAsked
 from trainer.tasks import TASKS, Task
-from trainer.watchdog import watching
+from trainer.watchdog import beat, watching
 
 StepsFrom = Callable[[TrainState], Iterator[Step]]
 """The steps that are left when a training stands there."""
@@ -69,10 +74,12 @@ def run(
     while there is nothing to save raises StopAsked. `job` is what the scheduler calls the job of this start. Raises
     DataError, ConfigError, CheckpointError or TrainingError for what a user has to mend.
     """
-    check_device(recipe, ranks)
+    recipe = settle_precision(recipe, ranks)
+    if ranks.device.type == "cpu":
+        hasten_dropout()
     lease = open_lease(run_dir, ranks, job=job)
     try:
-        return _run(recipe, run_dir, prepared, ranks, stop, lease, terminal)
+        return _run(recipe, run_dir, prepared, ranks, stop, lease, terminal, job)
     finally:
         lease.close()
 
@@ -85,19 +92,23 @@ def _run(
     stop: Stop,
     lease: Lease,
     terminal: TextIO | None,
+    job: str | None,
 ) -> bool:
     transformers.utils.logging.disable_progress_bar()  # they would fill the ranks' log files
-    found = find_newest(run_dir / CHECKPOINTS, ranks)
-    if found.checkpoint is None:
-        found = fork(run_dir, learning_hash(recipe), ranks) or found
+    startup_hang_s = recipe.faults.startup_hang_s
+    with watching(run_dir, ranks.rank, startup_hang_s):
+        found = find_newest(run_dir / CHECKPOINTS, ranks)
+        if found.checkpoint is None:
+            found = fork(run_dir, learning_hash(recipe), ranks) or found
     reporter = open_reporter(recipe, run_dir, ranks, resumed_step=found.step, terminal=terminal)
     try:
         for step, problem in found.damaged.items():
             text = f"{problem}; the run goes on from step {found.step}"
             reporter.report("alert", title=f"the checkpoint of step {step} is passed over", text=text, step=step)
-        for text in preflight(recipe, run_dir, ranks):
-            reporter.report("notice", text=text)
-        milestones, steps_from = _assemble(recipe, run_dir, prepared, ranks, reporter, found, stop, lease)
+        with watching(run_dir, ranks.rank, startup_hang_s):
+            for text in preflight(recipe, run_dir, ranks, job=job):
+                reporter.report("notice", text=text)
+            milestones, steps_from = _assemble(recipe, run_dir, prepared, ranks, reporter, found, stop, lease)
         stop.note_only()
         with watching(run_dir, ranks.rank, recipe.faults.hang_s):
             try:
@@ -132,7 +143,8 @@ def _train(milestones: Milestones, steps_from: StepsFrom, *, evaluated: bool) ->
     state = milestones.begin(milestones.state, evaluated=evaluated)
     engine, task, ranks = milestones.engine, milestones.task, milestones.ranks
     while state.step < milestones.num_steps:
-        with closing(made_ahead(steps_from(state))) as steps:
+        with closing(made_ahead(steps_from(state))) as ahead:
+            steps = (replace(made.item, waited_s=made.waited_s) for made in ahead)
             try:
                 state = fit(engine, task, steps, state, schedule=schedule, ranks=ranks, milestones=milestones)
             except RolledBack as back:
@@ -160,6 +172,7 @@ def _assemble(
     lease: Lease,
 ) -> tuple[Milestones, StepsFrom]:
     """Collective: the model on its engine, where the run stands, and the steps that are left from there."""
+    beat()
     reporter.report("phase", name="loading the model")
     train = prepared.split("train")
     assert train is not None, "a recipe always names training data"
@@ -167,8 +180,10 @@ def _assemble(
     task = TASKS[recipe.task.kind](recipe.task, prepared.facts, tokenizer, load_model_config(recipe))
     with memory_said(recipe, task, ranks, lambda: None, micro_batch_tokens=recipe.data.max_tokens):
         engine, model = _load_engine(recipe, run_dir, task, tokenizer, ranks)
+        beat()
         packing = choose_packing(recipe, task, engine, model, ranks=ranks, reporter=reporter)
         _pass_once(engine, task, train, ranks)
+        beat()
     budget = settle_budget(recipe, run_dir, engine, task, train, packing, ranks=ranks, reporter=reporter, lease=lease)
     course = course_of(prepared, recipe, task, ranks=ranks, micro_batch_tokens=budget.tokens, packing=packing)
     if ranks.is_zero:
@@ -176,6 +191,7 @@ def _assemble(
         write_atomically(run_dir / FACTS, json.dumps(prepared.facts, ensure_ascii=False, indent=1))
     base = identify_together(recipe, ranks) if recipe.model.lora is not None else None
     policy = _policy(recipe, task, engine, ranks, base)
+    beat()
     checkpoints = Checkpoints(
         run_dir / CHECKPOINTS, policy, ranks=ranks, reporter=reporter, newest=found.step, damaged=found.damaged
     )
@@ -208,6 +224,7 @@ def _assemble(
             ranks,
         ),
         meter=Meter(course.num_steps, ranks.device),
+        pace=Pace(ranks.gather(Place(host_name(), ranks.device.index))),
         reporter=reporter,
         ranks=ranks,
         lease=lease,
@@ -243,6 +260,7 @@ def _load_engine(
     born_sharded = None if recipe.model.from_scratch else hold_ds_config(ds_config)
     model = load_model(recipe, task, tokenizer)
     del born_sharded
+    beat()
 
     def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
         return OPTIMIZERS[recipe.optim.kind](model, recipe.optim)

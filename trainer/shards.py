@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from trainer.config.errors import CheckpointError
+from trainer.watchdog import beat
 
 STARTS = "starts"
 """The key of a file's metadata: {name: first element} as JSON."""
@@ -117,6 +118,7 @@ class SavedTensors:
                 raise CheckpointError(f"{self._paths[number]} cannot be read: {error}") from error
             into[done : done + take].copy_(values)
             done += take
+            beat()
 
 
 @dataclass(frozen=True)

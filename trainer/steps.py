@@ -12,13 +12,12 @@ from trainer.config.schema import Recipe
 from trainer.data.batch import Batch, Positions
 from trainer.data.faults import Faults
 from trainer.data.order import Order
-from trainer.data.pack import Packing, lay_out, shape_of
+from trainer.data.pack import Packing, lay_out, merge, shape_of
 from trainer.data.prepare import Prepared, encoder_of, open_stream
 from trainer.data.shards import Encoder, Split
 from trainer.data.stream import Stream
 from trainer.ranks import Ranks
 from trainer.tasks import Task
-from trainer.tasks.causal import merge
 from trainer.tasks.task import TRUNCATED, Example
 
 
@@ -168,7 +167,7 @@ def stream_steps(
         micro_batches, num_padded_tokens = share(np.arange(len(encoded)), draws)
         yield Step(
             number,
-            micro_batches,
+            list(micro_batches),
             num_samples=len(rows),
             num_targets=float(examples.num_targets.sum()) or 1.0,
             num_tokens=int(examples.lengths.sum()),
@@ -214,7 +213,7 @@ def train_steps(
         micro_batches, num_padded_tokens = share(rows, _draws(order.seed, number, len(rows)))
         yield Step(
             number,
-            micro_batches,
+            list(micro_batches),
             num_samples=len(rows),
             num_targets=float(split.num_targets[rows].sum()) or 1.0,
             num_tokens=int(split.lengths[rows].sum()),
@@ -257,7 +256,7 @@ def evaluation_batches(
     by_length = np.argsort(split.lengths, kind="stable")
     for start in range(0, len(by_length), chunk):
         rows = by_length[start : start + chunk]
-        yield from share(rows, [(0, row) for row in rows.tolist()])[0]
+        yield from share(rows, [(0, row) for row in rows.tolist()])[0]  # one at a time: no chunk is ever whole
 
 
 def largest_batch(split: Split, task: Task, *, ranks: Ranks, micro_batch_tokens: int, packing: Packing | None) -> Batch:
@@ -280,7 +279,7 @@ class _Sharing:
     micro_batch_tokens: int
     packing: Packing | None
 
-    def __call__(self, rows: Positions, draws: Sequence[tuple[int, int]]) -> tuple[list[Batch], int]:
+    def __call__(self, rows: Positions, draws: Sequence[tuple[int, int]]) -> tuple[Iterator[Batch], int]:
         """This rank's micro-batches of these rows, and the tokens that all ranks run through the model."""
         lengths: NDArray[np.int32] = np.asarray(self.split.lengths[rows])
         shares = lay_out(
@@ -290,13 +289,14 @@ class _Sharing:
             packing=self.packing,
         )
         shortest = [np.array([lengths.argmin()])]
-        batches = [
+        batches = (
             self.batch(rows, draws, bins) if bins else self.batch(rows, draws, shortest).muted()
             for bins in shares[self.ranks.rank]
-        ]
+        )
         # An empty share runs the shortest row, muted: ranks must do equally many passes for their collectives to meet.
         shapes = [shape_of(bins, lengths, self.packing) for share in shares for bins in share]
-        return [batch.to(self.ranks.device) for batch in batches], sum(count * longest for count, longest in shapes)
+        num_padded_tokens = sum(count * longest for count, longest in shapes)
+        return (batch.to(self.ranks.device) for batch in batches), num_padded_tokens
 
     def batch(self, rows: Positions, draws: Sequence[tuple[int, int]], bins: Sequence[Positions]) -> Batch:
         """One batch of the rows at the places in the bins, which share a row of it if rows are packed."""
@@ -307,7 +307,10 @@ class _Sharing:
         ]
         if self.packing is None:
             return self.task.collate(examples)
+        first = self.packing.first_position
         if self.packing.is_flat:
-            return self.task.collate([merge(examples)])
+            return self.task.collate([merge(examples, first)])
+        if len(chosen) == len(bins):
+            return self.task.collate(examples)
         ends = np.cumsum([len(its) for its in bins]).tolist()
-        return self.task.collate([merge(examples[start:end]) for start, end in pairwise([0, *ends])])
+        return self.task.collate([merge(examples[start:end], first) for start, end in pairwise([0, *ends])])

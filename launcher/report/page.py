@@ -9,6 +9,7 @@ from typing import Any
 
 from trainer.config.run_dir import CONFIG, FACTS, RESULTS, read_events, write_atomically
 from trainer.curves import as_float, charts, is_metric
+from trainer.progress import slowest
 
 REPORT = "report.html"
 STYLE = """
@@ -57,6 +58,7 @@ def render_page(
         *charts(events),
         "</div>",
         _alerts(events),
+        _stragglers(steps),
         _evaluations(evaluations),
         _confusion(evaluations, facts.get("label_names")),
         *_answers(evaluations),
@@ -91,6 +93,18 @@ def _batches(steps: Sequence[Mapping[str, Any]]) -> str:
         return ""
     real, waited_s = (fmean(step[key] for step in measured) for key in ("padding_efficiency", "data_wait_s"))
     return f" · {real:.1%} of the tokens are no padding · a step waits {1000 * waited_s:.2f} ms for its batches"
+
+
+def _stragglers(steps: Sequence[Mapping[str, Any]], num_named: int = 3) -> str:
+    """The ranks that the others have waited for most; nothing of a rank alone."""
+    measured = [step for step in steps if "lost_share" in step]
+    lost: dict[str, float] = {}
+    for step in measured:
+        lost[slowest(step)] = lost.get(slowest(step), 0.0) + step["lost_share"] / len(measured)
+    named = sorted(lost.items(), key=lambda its: -its[1])[:num_named]
+    rows = "".join(f"<tr><td>{escape(name)}</td><td>{share:.1%}</td></tr>" for name, share in named)
+    head = "<tr><th>waited for</th><th>part of all ranks' time</th></tr>"
+    return f"<h2>Time lost by waiting for a rank</h2><table>{head}{rows}</table>" if rows else ""
 
 
 def _alerts(events: Sequence[Mapping[str, Any]]) -> str:

@@ -14,7 +14,8 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -60,8 +61,6 @@ MOMENTS: dict[str, tuple[Any, str, int]] = {
     AT_RESUME: (DeepSpeedEngine, "restore", 1),
 }
 """Where a function is, its name, and up to which of its calls a fault may wait."""
-AT_START = ("before a forward pass", "before an evaluation")
-"""Moments of which the first call is the pass that every start begins with."""
 
 
 @dataclass(frozen=True)
@@ -145,19 +144,16 @@ DAMAGES = {"truncated file": truncate, "flipped bit": flip_a_bit, "missing file"
 NAMES = (*STRIKES, *DAMAGES)
 
 
-def draw_fault(chosen: random.Random, number: int, *, resumes: bool) -> Fault:
-    """The fault of a round: each kind in turn, at a moment of its own."""
-    name = NAMES[number % len(NAMES)]
-    # At a start nobody watches yet: a rank that hangs there is waited for as long as a collective is.
-    needs_a_watch = name == "SIGSTOP"
-    moments = [its for its in MOMENTS if its != AT_RESUME or (resumes and not needs_a_watch)]
-    moment = chosen.choice(moments)
+def draw_fault(seed: int, *, resumes: bool) -> Fault:
+    """The fault of a seed: each kind in turn, at a moment of its own."""
+    chosen = random.Random(seed)
+    name = NAMES[seed % len(NAMES)]
+    moment = chosen.choice([its for its in MOMENTS if its != AT_RESUME or resumes])
     if name == "full disk":
         moment = "as a checkpoint is copied"
     if name in DAMAGES:  # once there is a checkpoint
         moment = "before an update"
-    first = 2 if needs_a_watch and moment in AT_START else 1
-    return Fault(name, moment, chosen.randint(first, MOMENTS[moment][2]), chosen.randrange(WORLD_SIZE))
+    return Fault(name, moment, chosen.randint(1, MOMENTS[moment][2]), chosen.randrange(WORLD_SIZE))
 
 
 @dataclass(frozen=True)
@@ -187,30 +183,40 @@ def make_bench(folder: Path) -> Bench:
     return bench
 
 
-def rounds(bench: Bench, folder: Path, *, number: int, seed: int, in_a_row: int) -> Iterator[str]:
-    """Says what happened in each round. AssertionError if a run does not end as the unbroken one.
+def rounds(bench: Bench, folder: Path, seeds: Sequence[int], *, in_a_row: int) -> Iterator[str]:
+    """Says what happened in the round of each seed. AssertionError if a run does not end as the unbroken one.
 
     After `in_a_row` faults a run is left in peace, and has to end.
     """
-    done = 0
-    for life in range(10**6):
-        if done == number:
-            return
-        run_dir = folder / f"life-{life}"
-        for _ in range(min(in_a_row, number - done)):
-            # Of its own for each round: how far the one before came is a matter of time.
-            chosen = random.Random(f"{seed} {life} {done}")
-            fault = draw_fault(chosen, done, resumes=bool(complete_checkpoints(run_dir / "checkpoints")))
-            codes = start(bench, run_dir, fault)
-            if codes == [EXIT_OK] * WORLD_SIZE:
-                break  # it came to its end before that many calls
-            done += 1
-            yield f"{fault}: {outcome(fault, codes, run_dir, chosen)}"
-        if not (run_dir / RESULTS).exists():
-            codes = start(bench, run_dir, None)
-            assert codes == [EXIT_OK] * WORLD_SIZE, f"left in peace, it ends with {codes}; see {run_dir}/logs"
-        refuse_another_end(run_dir, bench.unbroken)
+    left = list(seeds)
+    for life in range(2 * len(left)):
+        run_dir, struck = folder / f"life-{life}", left[:in_a_row]
+        with naming(struck):
+            for seed in struck:
+                fault = draw_fault(seed, resumes=bool(complete_checkpoints(run_dir / "checkpoints")))
+                codes = start(bench, run_dir, fault)
+                if codes == [EXIT_OK] * WORLD_SIZE:
+                    break  # it came to its end before that many calls; the next run has more of them
+                left.remove(seed)
+                yield f"seed {seed}: {fault}: {outcome(fault, codes, run_dir, random.Random(seed))}"
+            if not (run_dir / RESULTS).exists():
+                codes = start(bench, run_dir, None)
+                assert codes == [EXIT_OK] * WORLD_SIZE, f"left in peace, it ends with {codes}; see {run_dir}/logs"
+            refuse_another_end(run_dir, bench.unbroken)
         shutil.rmtree(run_dir)
+        if not left:
+            return
+    raise AssertionError(f"these faults never struck: {left}")
+
+
+@contextmanager
+def naming(seeds: Sequence[int]) -> Iterator[None]:
+    """Adds to what goes wrong of which seeds it is."""
+    try:
+        yield
+    except AssertionError as error:
+        error.add_note(f"in a run with the faults of the seeds {', '.join(map(str, seeds))}")
+        raise
 
 
 def outcome(fault: Fault, codes: list[int], run_dir: Path, chosen: random.Random) -> str:
@@ -297,7 +303,8 @@ def _rank(rank: int, store: Path, bench: Bench, run_dir: Path, fault: Fault | No
             ranks = connect("cpu", store=dist.FileStore(str(store), WORLD_SIZE))
             recipe = bench.recipe
             if fault is not None and fault.name == "SIGSTOP":
-                recipe = recipe.model_copy(update={"faults": FaultsConfig(hang_s=HANG_S)})
+                faults = FaultsConfig(hang_s=HANG_S, startup_hang_s=HANG_S)
+                recipe = recipe.model_copy(update={"faults": faults})
             code = EXIT_OK if run(recipe, run_dir, bench.prepared, ranks, stop) else EXIT_RESUME
             ranks.barrier()
     except StopAsked:

@@ -5,12 +5,24 @@ from typing import Any
 
 import pytest
 
-from launcher.lifecycle import Evidence, Start, decide, ended, parse_cancellation, parse_status, render_status, steps_of
+from launcher.lifecycle import (
+    Evidence,
+    Start,
+    decide,
+    ended,
+    parse_cancellation,
+    parse_status,
+    parse_unfit,
+    render_status,
+    steps_of,
+)
+from launcher.restart import GiveUp, Restart
 
 STOPPED = Evidence(
     finished=False, first_step=10, last_step=40, stopped=True, asked_by_user=False, warning="time limit",
     cancelled=None, taken_back=False, exit_code=1, num_requeues=2, max_requeues=10,
 )  # fmt: skip
+BAD: dict[str, Any] = {"bad_nodes": (("node2", "slow"), ("node7", "sick"))}
 KILLED: dict[str, Any] = {"stopped": False, "warning": None, "exit_code": 143}
 
 
@@ -30,6 +42,12 @@ KILLED: dict[str, Any] = {"stopped": False, "warning": None, "exit_code": 143}
         ({"finished": True}, "finished", "finished", False),
         ({**KILLED}, "failed", "failure", False),
         ({**KILLED, "warning": "time limit"}, "failed", "failure", False),
+        ({**KILLED, "anew": Restart(5.0, 1)}, "waiting", "failure", True),
+        ({**KILLED, "anew": Restart(5.0, 1), "hung": True}, "waiting", "hang", True),
+        ({**KILLED, "anew": Restart(5.0, 1), "asked_by_user": True}, "stopped", "stop", False),
+        ({**KILLED, "anew": Restart(5.0, 1), "max_requeues": 0}, "failed", "failure", False),
+        ({**KILLED, "anew": Restart(5.0, 1), "cancelled": "scancel"}, "stopped", "scancel", False),
+        ({**KILLED, "anew": GiveUp("enough"), "hung": True}, "failed", "hang", False),
         ({**KILLED, "exit_code": 0}, "stopped", "unknown", False),
         ({**KILLED, "cancelled": "scancel"}, "stopped", "scancel", False),
         ({**KILLED, "cancelled": "time limit"}, "stopped", "time limit", False),
@@ -44,6 +62,12 @@ KILLED: dict[str, Any] = {"stopped": False, "warning": None, "exit_code": 143}
         ({**KILLED, "amended": "auto is 5", "max_requeues": 0}, "stopped", "memory", False),
         ({**KILLED, "amended": "auto is 5", "asked_by_user": True}, "stopped", "stop", False),
         ({**KILLED, "amended": "auto is 5", "cancelled": "scancel"}, "stopped", "scancel", False),
+        ({**KILLED, **BAD}, "waiting", "bad node", True),
+        ({**KILLED, **BAD, "num_requeues": 10, "last_step": 10}, "waiting", "bad node", True),
+        ({**KILLED, **BAD, "others_are_there": False}, "waiting", "bad node", True),
+        ({**KILLED, **BAD, "max_requeues": 0}, "failed", "bad node", False),
+        ({**KILLED, **BAD, "asked_by_user": True}, "stopped", "stop", False),
+        ({**KILLED, **BAD, "cancelled": "scancel"}, "stopped", "scancel", False),
     ],
 )
 def test_every_end_of_a_start_is_told_apart(change: dict[str, Any], state: str, cause: str, requeue: bool) -> None:
@@ -52,6 +76,11 @@ def test_every_end_of_a_start_is_told_apart(change: dict[str, Any], state: str, 
 
 
 def test_an_ending_says_where_and_what_to_do() -> None:
+    bad = replace(STOPPED, **BAD)
+    assert decide(bad).text == "node2 is slow, node7 is sick; put back into the queue, without node2, node7"
+    assert decide(replace(bad, others_are_there=False)).text.endswith(
+        "but there are no others: put back into the queue"
+    )
     assert decide(STOPPED).text == "stopped at step 40 because of the time limit; back into the queue, 3 of 10"
     assert decide(replace(STOPPED, last_step=10)).text.endswith("where it had begun; raise job.time_limit")
     too_late = replace(STOPPED, stopped=False, cancelled="time limit")
@@ -92,3 +121,11 @@ def test_a_status_is_read_as_it_was_written() -> None:
     over = ended(start, decide(STOPPED), STOPPED, 9.0)
     assert (over.state, over.cause, over.first_step, over.last_step, over.ended) == ("waiting", "time limit", 10, 40, 9)
     assert parse_status(render_status([over, start])) == [over, start]
+
+
+def test_a_node_on_which_no_rank_could_start_is_read_from_the_jobs_output() -> None:
+    output = (
+        "shardtune: node2 is unfit: it does not see /r; …\nsrun: error: node2\nshardtune: node7 is unfit: it has 1 of"
+    )
+    assert parse_unfit(output) == {"node2": "unfit", "node7": "unfit"}
+    assert parse_unfit("a row: shardtune: node2 is unfit: really\n") == {}

@@ -45,10 +45,22 @@ def test_the_page_has_the_curves_the_evaluations_and_the_config(tmp_path: Path) 
     assert len(re.findall("<svg", page)) == 6
     assert "step 9 of 9 (not ended)" in page
     assert "97.5% of the tokens are no padding · a step waits 0.40 ms for its batches" in page
+    assert "Time lost by waiting" not in page
     assert "0.8750" in page
     assert "<th>&lt;bad&gt;</th><td>3</td><td>1</td>" in page
     assert "optim:\n  lr: 1" in page
     assert not re.search(r"(src|href)=|https?://", page), "the page needs something from outside"
+
+
+def test_the_ranks_that_were_waited_for_are_named_with_what_that_has_cost(tmp_path: Path) -> None:
+    def waited(step: int, rank: int, lost_share: float) -> dict[str, Any]:
+        slowest = {"slowest_rank": rank, "slowest_host": f"<node{rank}>", "slowest_gpu": 1, "lost_share": lost_share}
+        return {**STEP, "step": step, **slowest}
+
+    events = [START, waited(1, 0, 0.02), waited(2, 3, 0.4), waited(3, 3, 0.3)]
+    page = write_report(write_run(tmp_path, events)).read_text()
+    assert "<tr><td>rank 3 (&lt;node3&gt;, GPU 1)</td><td>23.3%</td></tr>" in page
+    assert "time lost by waiting for the slowest rank, %" in page
 
 
 def test_answers_are_shown_as_text_beside_those_of_the_first_evaluation(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher import execute
 from launcher.execute import run_job
 from launcher.plan import Machine, plan_job
 from tests.support.runs import RECIPE, curve, events, write_tiny
@@ -398,3 +399,44 @@ def test_a_rank_short_of_memory_costs_a_start_and_no_more(
     first, second = events(tmp_path / "r", "start")
     assert first["step"] == 0 < second["step"]
     assert [event["step"] for event in events(tmp_path / "r", "step")] == [1, 2, 3, 4]
+
+
+def run_that_hangs(folder: Path, run_dir: Path, hang: str, *settings: str) -> int:
+    """The exit code of a run of 4 steps whose ranks hang in its first start; see tests/support/hang.py."""
+    made = plan_job(folder / "tiny.yaml", ["train.max_steps=4", "data.dev=null", *settings], run_dir, Machine(0, 2))
+    words = tuple("tests.support.hang" if word == "trainer" else word for word in made.argv)
+    return run_job(replace(made, argv=words, environment={**made.environment, "HANG": hang}))
+
+
+@pytest.mark.timeout(600)
+def test_a_rank_that_hangs_in_start_up_is_seen_and_all_say_where_they_stood_and_start_anew(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    run_dir = tmp_path / "r"
+    settings = ["faults.startup_hang_s=20", "faults.restart_delay_s=0"]
+    assert run_that_hangs(folder, run_dir, "load_model 1", *settings) == 0
+    said = capsys.readouterr().err
+    stacks = [run_dir / "logs" / f"rank-{rank}.stacks.txt" for rank in (0, 1)]
+    assert (
+        "there was no progress before the training began for longer than faults.startup_hang_s; this is where the "
+        f"ranks stood:\n  {stacks[0]}\n  {stacks[1]}\n"
+    ) in said
+    assert "it starts again in 0 s (new start 1 of at most 3)" in said
+    assert "in wait_for_ever" in stacks[1].read_text(encoding="utf-8")
+    assert "deepspeed" in stacks[0].read_text(encoding="utf-8")  # in whose first collective it waits
+    assert [event["step"] for event in events(run_dir, "step")] == [1, 2, 3, 4]
+
+
+def test_ranks_that_are_all_frozen_are_ended_by_the_launcher_and_none_is_left_behind(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(execute, "FROZEN_AFTER_S", 1.0)
+    run_dir = tmp_path / "r"
+    assert run_that_hangs(folder, run_dir, "_train 0 1", "faults.hang_s=5", "faults.max_restarts=0") == 1
+    said = capsys.readouterr().err
+    assert re.search(r"no rank has made progress for \d+ s \(faults.hang_s\), nor said where", said)
+    for rank in (0, 1):
+        path = Path("/proc") / (run_dir / f"hung-{rank}").read_text() / "cmdline"
+        assert not path.exists() or not path.read_bytes(), f"rank {rank} is still there"

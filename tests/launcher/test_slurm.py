@@ -11,6 +11,7 @@ from launcher.slurm import (
     output_pattern,
     parse_duration,
     parse_gpus,
+    parse_node_list,
     parse_nodes,
     parse_queue,
     parse_submitted,
@@ -34,6 +35,22 @@ def test_what_sinfo_says_of_the_nodes() -> None:
         Nodes("cpu", False, 1, 4, 2048, 0, 1800),
     ]
     assert next(partitions(parse_nodes(SINFO))) == "main (default): 14 nodes of 8 CPUs, 62 GiB, 2 GPUs"
+
+
+@pytest.mark.parametrize(
+    ("text", "nodes"),
+    [
+        ("(null)", []),
+        ("", []),
+        ("node1", ["node1"]),
+        ("node[1-2]", ["node1", "node2"]),
+        ("node[1,3-4],x9", ["node1", "node3", "node4", "x9"]),
+        ("gpu[08-10]-ib", ["gpu08-ib", "gpu09-ib", "gpu10-ib"]),
+        ("r[1-2]n[1-2]", ["r1n1", "r1n2", "r2n1", "r2n2"]),
+    ],
+)
+def test_a_list_of_nodes_is_read_in_its_short_form(text: str, nodes: list[str]) -> None:
+    assert parse_node_list(text) == nodes
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
+from launcher import cluster
 from launcher.allocation import Allocation
 from launcher.plan import Machine
-from launcher.slurm_job import begin, end, read_starts
+from launcher.slurm_job import begin, end, nodes_to_leave, read_starts
 from tests.launcher.conftest import RECIPE
+from trainer.config.bad_nodes import keep_bad_nodes
 from trainer.config.budget import KeptBudget, keep_budget
 from trainer.config.errors import LaunchError
-from trainer.config.run_dir import EXIT_ANEW
+from trainer.config.run_dir import EXIT_ANEW, EXIT_BUG, EXIT_USER, stacks_path
 
 NOW = time.time()
 
@@ -145,27 +147,105 @@ def test_a_start_that_was_taken_for_dead_leaves_the_run_alone(run_dir: Path, all
     assert (run_dir / "status.json").read_text() == before
 
 
-def test_a_failure_is_told_with_the_first_rank_that_failed(
-    run_dir: Path, allocation: Allocation, capsys: pytest.CaptureFixture[str]
-) -> None:
-    failure = {"rank": 3, "host": "node2", "time": time.time(), "text": "ValueError: no"}
+def fail(run_dir: Path, code: int) -> None:
+    """Leaves what a rank died of."""
+    failure = {"rank": 3, "host": "node2", "time": time.time(), "code": code, "text": "ValueError: no"}
     (run_dir / "logs" / "rank-3.failure.json").write_text(json.dumps(failure))
-    train(run_dir, 1)
+
+
+@pytest.mark.parametrize(("steps", "code"), [((1, 2), EXIT_USER), ((), EXIT_BUG)], ids=["a user's", "in start-up"])
+def test_a_failure_that_would_come_again_is_told_with_the_first_rank_that_failed(
+    run_dir: Path, allocation: Allocation, capsys: pytest.CaptureFixture[str], steps: tuple[int, ...], code: int
+) -> None:
+    fail(run_dir, code)
+    if steps:
+        train(run_dir, *steps)
     assert end(run_dir, allocation, exit_code=1, signals="") == (1, False)
     assert "rank 3 on node2 failed first:\nValueError: no" in capsys.readouterr().err
-    assert read_starts(run_dir)[-1].state == "failed"
+    assert (read_starts(run_dir)[-1].state, read_starts(run_dir)[-1].cause) == ("failed", "failure")
+
+
+def test_a_start_that_had_got_on_goes_back_into_the_queue_until_it_fails_at_one_step_three_times(
+    run_dir: Path, allocation: Allocation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for restart, steps in enumerate([(1, 2), (1, 2, 3), (3,)]):
+        its = replace(allocation, restart=restart)
+        if restart:
+            begin(run_dir, [], its)
+        fail(run_dir, EXIT_BUG)
+        train(run_dir, *steps)
+        assert end(run_dir, its, exit_code=1, signals="") == (75, True)
+        said = capsys.readouterr().err
+        assert f"failed at step {steps[-1]}; back into the queue, new start {restart + 1}" in said
+        assert "rank 3 on node2 failed first" in said
+    last = replace(allocation, restart=3)
+    begin(run_dir, [], last)
+    train(run_dir, 3)
+    assert end(run_dir, last, exit_code=1, signals="") == (1, False)
+    assert "failed at step 3; 3 starts have ended at step 3: a new one would do the same" in capsys.readouterr().err
+
+
+def test_a_hang_puts_the_job_back_also_before_its_first_step_and_says_where_the_ranks_stood(
+    run_dir: Path, allocation: Allocation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stacks_path(run_dir, 1).write_text("Timeout!")
+    assert end(run_dir, allocation, exit_code=1, signals="") == (75, True)
+    said = capsys.readouterr().err
+    assert "hung before its first step; back into the queue, new start 1" in said
+    assert f"where a rank stood: {stacks_path(run_dir, 1)}" in said
+    assert read_starts(run_dir)[-1].cause == "hang"
 
 
 def test_a_start_that_leaves_the_next_one_a_smaller_budget_goes_back_into_the_queue(
     run_dir: Path, allocation: Allocation, capsys: pytest.CaptureFixture[str]
 ) -> None:
     keep_budget(run_dir, KeptBudget(512, fits=False, too_many=1024))
-    failure = {"rank": 3, "host": "node2", "time": time.time(), "code": EXIT_ANEW, "text": "rank 3 …"}
-    (run_dir / "logs" / "rank-3.failure.json").write_text(json.dumps(failure))
+    fail(run_dir, EXIT_ANEW)
     train(run_dir, 1)
     assert end(run_dir, allocation, exit_code=1, signals="") == (75, True)
     assert "train.micro_batch_tokens: auto is 512 (memory was short with 1024)" in capsys.readouterr().err
     assert (read_starts(run_dir)[-1].state, read_starts(run_dir)[-1].cause) == ("waiting", "memory")
+
+
+def with_cluster(monkeypatch: pytest.MonkeyPatch, *nodes: str) -> None:
+    """Lets sinfo name these nodes as those that can be used."""
+    monkeypatch.setattr(cluster, "usable_nodes", lambda partition: set(nodes))
+
+
+def test_a_start_that_finds_a_bad_node_goes_back_into_the_queue_without_it(
+    folder: Path, allocation: Allocation, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_cluster(monkeypatch, "node1", "node2", "node3", "node7")
+    allocation = replace(allocation, details={**allocation.details, "ExcNodeList": "node[7-8]"})
+    begin(folder / "x.yaml", ["job.max_requeues=1", "job.exclude_bad_nodes=true"], allocation)
+    run_dir = next((folder / "runs").iterdir())
+    keep_bad_nodes(run_dir, {"node2": "slow"}, job="7")
+    assert end(run_dir, allocation, exit_code=1, signals="") == (75, True)
+    assert "node2 is slow; put back into the queue, without node2" in capsys.readouterr().err
+    assert (read_starts(run_dir)[-1].state, read_starts(run_dir)[-1].cause) == ("waiting", "bad node")
+    assert nodes_to_leave(run_dir, allocation) == "node7,node8,node2"
+
+    with_cluster(monkeypatch, "node1", "node2", "node7")  # node7 is left already, node2 then has to do
+    assert nodes_to_leave(run_dir, allocation) == ""
+
+
+@pytest.mark.parametrize(
+    ("override", "cause"),
+    [("job.exclude_bad_nodes=true", "bad node"), ("job.exclude_bad_nodes=false", "failure")],
+)
+def test_a_node_on_which_no_rank_could_start_is_left_if_that_is_asked_for(
+    folder: Path, allocation: Allocation, monkeypatch: pytest.MonkeyPatch, override: str, cause: str
+) -> None:
+    with_cluster(monkeypatch, "node1", "node2", "node3")
+    output = Path(allocation.details["StdOut"])
+    output.write_text("shardtune: node1 is unfit: that was an earlier start\n")
+    begin(folder / "x.yaml", [override], allocation)
+    with output.open("a") as file:
+        file.write("shardtune: node2 is unfit: it has 1 of the job's GPUs, the first node 2\n")
+    run_dir = next((folder / "runs").iterdir())
+    assert end(run_dir, allocation, exit_code=2, signals="") == ((75, True) if cause == "bad node" else (2, False))
+    assert read_starts(run_dir)[-1].cause == cause
+    assert nodes_to_leave(run_dir, allocation) == ("node2" if cause == "bad node" else "")
 
 
 def test_a_run_that_has_come_to_its_end_says_so_and_has_a_page(

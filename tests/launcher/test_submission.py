@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,16 @@ from hypothesis import strategies as st
 
 from launcher import submission
 from launcher.slurm import BODY, Nodes, render_script, script_body
-from launcher.submission import Share, Submission, plan_submission, share_of_node
+from launcher.submission import (
+    Share,
+    Submission,
+    plan_array,
+    plan_doctor,
+    plan_preparation,
+    plan_submission,
+    share_of_node,
+)
+from launcher.sweep import grid, plan_sweep
 from trainer.config.errors import ConfigError, LaunchError
 
 RECIPE = """
@@ -81,6 +91,58 @@ set -- {folder}/r
     assert BODY + body == script_body("finetune.sh")
 
 
+def test_the_jobs_that_do_not_train_have_headers_of_their_own(folder: Path) -> None:
+    """What is asked of the machines, which script is frozen, and with what words it is called."""
+
+    def header_of(its: Submission, script: str) -> list[str]:
+        header, body = its.script.split(BODY, 1)
+        assert BODY + body == script_body(script)
+        lines = header.splitlines()
+        return [line.removeprefix("#SBATCH ") for line in lines if line.startswith(("#SBATCH", "set -- "))]
+
+    job = ["job.nodes=2", "job.partition=big", "job.account=lab-1", "job.time_limit=1:00:00"]
+    assert header_of(plan_preparation(plan(*job, "job.prepare_partition=cpu", depends="afterok:12")), "prepare.sh") == [
+        "--job-name=r-prepare",
+        f"--output={folder}/r/logs/prepare-%j.out",
+        "--nodes=1",
+        "--ntasks=1",
+        "--cpus-per-task=8",
+        "--partition=cpu",
+        "--account=lab-1",
+        "--dependency=afterok:12",
+        "--kill-on-invalid-dep=yes",
+        f"set -- {folder}/r",
+    ]
+    resources = [
+        "--nodes=2",
+        "--ntasks-per-node=1",
+        "--gpus-per-node=8",
+        "--cpus-per-task=128",
+        "--partition=big",
+        "--account=lab-1",
+        "--time=1:00:00",
+        "--signal=B:USR1@300",
+        "--open-mode=append",
+    ]
+    assert header_of(plan_doctor([*job, "job.ranks=3"], folder, CLUSTER), "doctor.sh") == [
+        "--job-name=shardtune-doctor",
+        f"--output={folder}/doctor.out",
+        *resources,
+        "--no-requeue",
+        "set -- job.ranks=3",
+    ]
+    sweep = plan_sweep(Path("x.yaml"), job, Path("s"), grid(["optim.lr=1e-5,2e-5,3e-5"]))
+    assert header_of(plan_array(sweep, [0, 2], CLUSTER, parallel=1), "sweep.sh") == [
+        "--job-name=s",
+        f"--comment={folder}/s",
+        "--array=0,2%1",
+        f"--output={folder}/s/%a/logs/slurm-%A_%a.out",
+        *resources,
+        "--requeue",
+        f"set -- {folder}/s",
+    ]
+
+
 def test_what_is_not_set_is_left_to_the_cluster() -> None:
     names = [option.split("=")[0] for option in plan("job.device=cpu", cluster=None).options]
     assert not {"--partition", "--account", "--qos", "--mem", "--time", "--gpus-per-node", "--cpus-per-task"} & {*names}
@@ -88,6 +150,12 @@ def test_what_is_not_set_is_left_to_the_cluster() -> None:
 
 def test_a_job_that_is_not_to_be_put_back_is_not_put_back_by_slurm_either() -> None:
     assert "--no-requeue" in plan("job.max_requeues=0").options
+
+
+@pytest.mark.parametrize("binding", ["none", "cores", "verbose,ldoms", "map_cpu:0,1,2", "mask_cpu:0xf0,0x0f"])
+def test_a_binding_of_cpus_is_handed_to_srun(binding: str) -> None:
+    assert f"export SHARDTUNE_CPU_BIND={binding}\n" in plan(f"job.cpu_binding='{binding}'").script
+    assert "SHARDTUNE_CPU_BIND=" not in plan().script.split(BODY)[0]
 
 
 def test_a_container_sees_the_run_and_what_the_recipe_names(folder: Path) -> None:
@@ -165,11 +233,21 @@ def test_without_a_slurm_to_ask_the_gpus_have_to_be_said() -> None:
         ('job.partition="a\\nb"', "expected printable text on one line"),
         ("job.container_mounts=[here]", "expected /HERE:/THERE"),
         ("job.preamble=gone.sh", "gone.sh"),
+        ("job.cpu_binding=core", "expected auto, none, cores, "),
+        ("job.cpu_binding='cores; id'", "expected auto, none, cores, "),
+        ("job.sbatch_options=['--cpu-bind=cores']", r"--cpu-bind is what job\.cpu_binding is for"),
     ],
 )
 def test_a_job_key_that_slurm_would_not_understand_is_refused_as_it_is_read(override: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         plan(override)
+
+
+def test_the_script_of_512_nodes_is_rendered_in_less_than_a_second() -> None:
+    began = time.process_time()
+    script = plan("job.partition=cpu", "job.nodes=512").script
+    assert time.process_time() - began < 1.0
+    assert "#SBATCH --nodes=512\n" in script
 
 
 def test_a_job_of_many_nodes_has_no_longer_a_script() -> None:

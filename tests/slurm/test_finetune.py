@@ -1,5 +1,7 @@
 """slurm/finetune.sh on real nodes: one loss curve, whatever ends a start of the job, and every end told apart."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,7 +13,7 @@ import pytest
 
 from launcher.lifecycle import parse_cancellation
 from tests.support.runs import curve, events, train
-from tests.support.slurm_cluster import Cluster, wait_for
+from tests.support.slurm_cluster import ROOT, Cluster, wait_for
 from tests.support.slurm_jobs import (
     START_S,
     by_hand,
@@ -53,6 +55,10 @@ def two_nodes_of_two_ranks(stage: Stage) -> None:
     recipe.write_text(stage.recipe.read_text())
     words = ["--nodelist=node[1-2]", "--nodes=2", "--gpus-per-node=2"]
     job = by_hand(stage.cluster, *words, recipe=recipe, ranks=2, run_dir=None)
+    here = stage.folder / "here"
+    argv = [sys.executable, "-m", "launcher.cli", "run", stage.recipe, f"--run-dir={here}", "job.device=cpu"]
+    argv += ["job.ranks=4", "job.threads_per_rank=1"]
+    subprocess.run(argv, cwd=ROOT, check=True, capture_output=True, timeout=2 * START_S)
     assert wait_for_end(stage.cluster, job) == "COMPLETED", messages(stage.cluster, job)
     (run_dir,) = (folder / "runs").iterdir()
     said = f"job {job}: 4 ranks on cpu, 2 on each of node[1-2]; everything goes to {run_dir}"
@@ -60,6 +66,7 @@ def two_nodes_of_two_ranks(stage: Stage) -> None:
     assert endings(run_dir) == [("finished", "finished")]
     assert (run_dir / "report.html").is_file() and (run_dir / "export" / "best" / "model.safetensors").is_file()
     assert {path.name for path in folder.iterdir()} == {recipe.name, "runs", f"slurm-{job}.out"}
+    assert curve(events(run_dir)) == [pytest.approx(its, rel=1e-3) for its in curve(events(here))]
     assert curve(events(run_dir)) == [pytest.approx(its, rel=1e-3) for its in stage.unbroken]
 
 

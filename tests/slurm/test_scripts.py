@@ -42,3 +42,64 @@ def test_a_mistake_is_seen(tmp_path: Path) -> None:
     (tmp_path / "bad.sh").write_text("#!/bin/bash\nrm -rf $1/*\n")
     with pytest.raises(AssertionError, match="SC2086"):
         shellcheck(tmp_path / "bad.sh")
+
+
+FAKES = """
+scontrol() { [[ $2 == hostnames ]] && printf 'n1\\nn2\\n' || echo "$PLUGINS"; }
+say() { :; }; die() { :; }; enter_site() { :; }
+"""
+JOB = {
+    "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_CPUS_ON_NODE": "64", "run_dir": "/r",
+    "gpus_per_node": "8", "ranks_per_node": "8", "python": "python3", "code_dir": "/code", "PLUGINS": "task/none",
+}  # fmt: skip
+
+
+def how_ranks_are_started(**environment: str) -> list[str]:
+    """The command line that starts the ranks of a job on two nodes."""
+    script = f"{FAKES}\nSLURMD_NODENAME=n1\nsource slurm/site.sh\n{FAKES}\nsource slurm/ranks.sh\n"
+    script += 'printf "%s\\0" "${start_ranks[@]}"'
+    done = subprocess.run(
+        ["bash", "-uc", script], cwd=ROOT, env={"PATH": os.environ["PATH"], **JOB, **environment},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return done.stdout.split("\0")[:-1]
+
+
+def test_one_task_a_node_starts_as_many_ranks_as_it_has_gpus() -> None:
+    words = how_ranks_are_started()
+    assert words[:6] == ["srun", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--kill-on-bad-exit=1", "--wait=60"]
+    assert words[6:8] == ["bash", "-c"] and words[9] == "shardtune"
+    assert words[10:] == [
+        "python3", "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=8", "--rdzv-backend=c10d",
+        "--rdzv-endpoint=n1:20007", "--rdzv-id=7.0",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("environment", "options"),
+    [
+        ({"SHARDTUNE_CPU_BIND": "auto"}, []),
+        ({"PLUGINS": "TaskPlugin = task/affinity,task/cgroup"}, ["--cpu-bind=none"]),
+        ({"SHARDTUNE_CPU_BIND": "none"}, ["--cpu-bind=none", "--cpus-per-task=64"]),
+        (
+            {"SHARDTUNE_CPU_BIND": "cores", "PLUGINS": "task/affinity"},
+            ["--cpu-bind=cores", "--cpus-per-task=64"],
+        ),
+    ],
+)
+def test_a_binding_comes_with_all_cpus_of_the_job_or_a_task_would_be_bound_to_one(
+    environment: dict[str, str], options: list[str]
+) -> None:
+    words = how_ranks_are_started(**environment)
+    assert words[6 : words.index("bash")] == options
+
+
+def test_pyxis_gets_the_image_by_srun_and_apptainer_runs_within_the_task() -> None:
+    given = {"SHARDTUNE_CONTAINER": "an image", "SHARDTUNE_CONTAINER_MOUNTS": "/data:/data"}
+    mounts = f"{ROOT}:{ROOT},/data:/data"
+    words = how_ranks_are_started(**given)
+    assert words[6:8] == ["--container-image=an image", f"--container-mounts={mounts}"]
+    assert words[words.index("shardtune") + 1] == "python3"
+    words = how_ranks_are_started(**given, SHARDTUNE_CONTAINER_RUNTIME="apptainer")
+    assert words[6] == "bash"
+    assert words[words.index("shardtune") + 1 :][:6] == ["apptainer", "exec", "--nv", "--bind", mounts, "an image"]

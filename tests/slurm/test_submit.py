@@ -108,3 +108,19 @@ def test_a_name_reaches_slurm_as_it_is(cluster: Cluster, tmp_path: Path) -> None
         script.write_text(render_script([f"--comment={name}", "--hold"], {}, [], "true"), encoding="utf-8")
         job = sbatch(cluster, script, cwd=tmp_path)
         assert cluster.ask("squeue", "-h", "-j", job, "-o", "%k") == name
+
+
+def test_a_run_that_is_waited_for_begins_after_what_it_depends_on(
+    cluster: Cluster, shardtune: Shardtune, tmp_path: Path
+) -> None:
+    done = shardtune("submit", "tiny.yaml", *CPU, "--depends=afterok:99999", "--run-dir=r")
+    assert done.returncode == 2 and "--depends: Slurm knows no job 99999" in done.stderr
+
+    first = sbatch(cluster, "--wrap=sleep 3", cwd=tmp_path)
+    words = [*CPU, "train.max_steps=2", "--run-dir=r", f"--depends=afterok:{first}", "--wait"]
+    done = shardtune("submit", "tiny.yaml", *words)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"{tmp_path / 'r'}: finished"
+    job = done.stdout.split()[1]
+    assert cluster.field(job, "StartTime") >= cluster.field(first, "EndTime")
+    assert endings(tmp_path / "r") == [("finished", "finished")]

@@ -3,7 +3,8 @@
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,6 +41,12 @@ def wait_for_end(cluster: Cluster, job: str, timeout_s: float = 2 * START_S) -> 
     going_on = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED")
     wait_for(lambda: cluster.state(job) not in going_on, timeout_s, every_s=0.5)
     return cluster.state(job)
+
+
+def wait_for_ends(cluster: Cluster, jobs: Sequence[str], timeout_s: float) -> list[str]:
+    """The same of several that go on at the same time, or one after another."""
+    deadline = time.monotonic() + timeout_s
+    return [wait_for_end(cluster, job, max(1.0, deadline - time.monotonic())) for job in jobs]
 
 
 def starts(run_dir: Path) -> list[Start]:

@@ -4,7 +4,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 
 import pytest
 
@@ -27,7 +26,7 @@ def test_the_steps_are_the_same_and_made_by_another_thread() -> None:
             yield step(number)
 
     with closing(made_ahead(steps())) as ahead:
-        assert [replace(its, waited_s=0.0) for its in ahead] == [step(number) for number in range(5)]
+        assert [its.item for its in ahead] == [step(number) for number in range(5)]
     assert len(makers) == 1 and threading.get_ident() not in makers
 
 
@@ -40,7 +39,7 @@ def test_no_more_are_made_than_are_to_be_ahead_and_none_after_the_end() -> None:
             yield step(number)
 
     with closing(made_ahead(steps(), depth=2)) as ahead:
-        assert next(ahead).number == 0
+        assert next(ahead).item.number == 0
         while len(made) < 3:
             time.sleep(0.01)
         time.sleep(0.1)
@@ -71,7 +70,7 @@ def test_an_error_comes_in_its_turn() -> None:
         raise ValueError("a bad row")
 
     with closing(made_ahead(steps())) as ahead:
-        assert next(ahead).number == 0
+        assert next(ahead).item.number == 0
         with pytest.raises(ValueError, match="a bad row"):
             next(ahead)
 
@@ -89,7 +88,7 @@ def test_makers_may_speak_with_each_other_while_the_ranks_do() -> None:
         for first, last in ((0, 20), (10, 50)):  # broken off once, as by a rollback
             with closing(made_ahead(steps(first))) as ahead:
                 for number, its in zip(range(first, last), ahead, strict=False):
-                    found.append((its.number, ranks.sum(number + ranks.rank)[0]))
+                    found.append((its.item.number, ranks.sum(number + ranks.rank)[0]))
         return found
 
     one, two = run_ranks(body)

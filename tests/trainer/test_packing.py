@@ -1,8 +1,9 @@
 """Packed examples see nothing of each other: the same loss and the same gradient as apart, on the models that can."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,12 +16,13 @@ from tests.support.runs import tiny_recipe
 from trainer.config.errors import ConfigError, DataError
 from trainer.config.load import learning_hash, parse_recipe
 from trainer.data.batch import Batch
-from trainer.data.pack import Packing
+from trainer.data.pack import Packing, merge
 from trainer.packing import choose_packing
 from trainer.ranks import Ranks
 from trainer.target_loss import keep_target_loss
 from trainer.tasks import causal
 from trainer.tasks.task import IGNORED, Example
+from trainer.tasks.token_classification import TokenClassification
 
 SMALL: dict[str, Any] = {
     "vocab_size": 64,
@@ -80,7 +82,7 @@ def examples() -> list[Example]:
 
 def packed() -> Batch:
     first, *others = examples()
-    return causal.collate([causal.merge([first, *others[:2]]), causal.merge(others[2:])], 0)
+    return causal.collate([merge([first, *others[:2]]), merge(others[2:])], 0)
 
 
 def loss_and_gradient(model: Any, batch: Batch) -> tuple[float, Tensor]:
@@ -111,7 +113,7 @@ def test_no_example_sees_its_neighbour(name: str, attention: str, settings: dict
         if changed:
             first["input_ids"] = [(token + 1) % 64 for token in first["input_ids"]]
         first["labels"] = [IGNORED] * len(first["labels"])
-        batch = causal.collate([causal.merge([first, *others])], 0)
+        batch = causal.collate([merge([first, *others])], 0)
         inputs = {name: its for name, its in batch.inputs.items() if not name.startswith("target")} | more
         with torch.no_grad():
             result: Tensor = model(**inputs).logits[batch.targets]
@@ -150,6 +152,10 @@ class Plain:
 
 class Task:
     packable = True
+    wants_target_loss = True
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        return causal.collate(examples, 0)
 
 
 class Heard:
@@ -201,7 +207,7 @@ def test_the_model_is_asked_whether_it_keeps_packed_rows_apart() -> None:
 
 
 def test_flash_attention_gets_one_row() -> None:
-    merged = causal.merge(examples())
+    merged = merge(examples())
     batch = causal.collate([merged], 0)
     assert batch.inputs["input_ids"].shape == (1, sum(LENGTHS) + len(LENGTHS))
     model = model_of("llama", "sdpa", SMALL)
@@ -216,3 +222,87 @@ def test_a_task_that_cannot_be_packed_is_named_before_anything_starts() -> None:
 
 def test_packing_belongs_to_no_run_directory(tmp_path: Path) -> None:
     assert learning_hash(tiny_recipe(tmp_path)) == learning_hash(tiny_recipe(tmp_path, "data.packing=off"))
+
+
+DISTILBERT = {"vocab_size": 64, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
+ENCODERS: list[tuple[str, dict[str, Any], int]] = [
+    ("bert", SMALL, 0),
+    ("electra", SMALL | {"embedding_size": 32}, 0),
+    ("roberta", SMALL | {"pad_token_id": 1}, 2),
+    ("xlm-roberta", SMALL | {"pad_token_id": 1}, 2),
+    ("distilbert", DISTILBERT | {"dropout": 0.0, "attention_dropout": 0.0}, 0),
+]
+"""Encoders that keep examples apart, and the place that they count from."""
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("fnet", SMALL, "does not keep rows apart"),
+]
+
+
+def tagger(name: str, settings: dict[str, Any]) -> tuple[Any, TokenClassification]:
+    """A model for two types of entities, and the task."""
+    torch.manual_seed(0)
+    calm = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "num_labels": 5}
+    config = transformers.AutoConfig.for_model(name, **settings | calm)
+    facts = {"types": ["LOC", "PER"], "scheme": "bio", "keep_inner": False}
+    options = TokenClassification.Options(kind="token_classification")
+    task = TokenClassification(options, facts, SimpleNamespace(pad_token_id=settings.get("pad_token_id")), config)  # type: ignore[arg-type]
+    return transformers.AutoModelForTokenClassification.from_config(config), task
+
+
+def tagged() -> list[Example]:
+    """Of lengths of their own. The first ends with an entity, which the second would go on with."""
+    drawn = torch.Generator().manual_seed(0)
+    examples = []
+    for length in LENGTHS:
+        ids = torch.randint(3, 64, (length + 2,), generator=drawn).tolist()
+        labels = torch.randint(0, 5, (length + 2,), generator=drawn).tolist()
+        examples.append({"input_ids": ids, "labels": labels})
+    examples[0]["labels"][-1], examples[1]["labels"][0] = 1, 2  # B-LOC, I-LOC
+    return examples
+
+
+@pytest.mark.parametrize(("name", "settings", "first_position"), ENCODERS)
+def test_an_encoder_packs_its_examples_to_the_same_loss_gradient_and_scores(
+    name: str, settings: dict[str, Any], first_position: int
+) -> None:
+    model, task = tagger(name, settings)
+
+    def body(ranks: Ranks) -> Any:
+        heard: Any = Heard()
+        recipe = recipe_of("on", kind="token_classification")
+        return choose_packing(recipe, task, Plain(model), model, ranks=ranks, reporter=heard)  # type: ignore[arg-type]
+
+    assert run_ranks(body, world_size=1) == [Packing(48, is_flat=False, first_position=first_position)]
+    first, *others = tagged()
+    found = []
+    for rows in ([merge([first, *others[:2]], first_position), merge(others[2:], first_position)], tagged()):
+        batch = task.collate(rows)
+        model.zero_grad()
+        output = model(**batch.inputs)
+        loss = task.loss_sum(output, batch)
+        loss.backward()
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        output.logits = 10.0 * torch.nn.functional.one_hot(batch.labels.clamp(min=0), 5)  # as if it had learned all
+        found.append((float(loss.detach()), gradient, task.score(output, batch)))
+    (loss, gradient, scores), (expected_loss, expected_gradient, expected_scores) = found
+    assert loss == pytest.approx(expected_loss, rel=1e-5)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-3, atol=1e-4 * float(expected_gradient.abs().max()))
+    assert {name: its.tolist() for name, its in scores.items()} == {
+        name: its.tolist() for name, its in expected_scores.items()
+    }
+
+
+@pytest.mark.parametrize(("name", "settings", "fault"), REFUSED)
+def test_an_encoder_that_does_not_keep_examples_apart_is_not_packed(
+    name: str, settings: dict[str, Any], fault: str
+) -> None:
+    model, task = tagger(name, settings)
+
+    def body(ranks: Ranks) -> list[str]:
+        heard: Any = Heard()
+        recipe = recipe_of("auto", kind="token_classification")
+        assert choose_packing(recipe, task, Plain(model), model, ranks=ranks, reporter=heard) is None  # type: ignore[arg-type]
+        return [event["text"] for event in heard.events]
+
+    ((said,),) = run_ranks(body, world_size=1)
+    assert fault in said

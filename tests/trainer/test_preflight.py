@@ -9,20 +9,33 @@ import pytest
 from tests.support.ranks import run_ranks
 from trainer import preflight as its_module
 from trainer import probe as probing
-from trainer.config.errors import LaunchError
+from trainer.config.bad_nodes import read_bad_nodes
+from trainer.config.errors import BadNodesError, LaunchError
 from trainer.config.load import parse_recipe
+from trainer.gpu import Gpu, GpuHealth
+from trainer.links import Link, measure_links
 from trainer.preflight import judge, preflight, render_facts
-from trainer.probe import Facts, Link, measure_links, probe
+from trainer.probe import Facts, probe
 from trainer.ranks import Ranks
 
 GOOD = [
     Facts(
         rank=rank, host=f"node{rank // 2 + 1}", versions={"torch": "2.6"}, recipe="ab", device="cpu", tflops=1.0,
-        free_gb=50.0, clock_s=1000.0, sees_run_dir=True,
+        free_gb=50.0, clock_s=0.0, sees_run_dir=True,
     )
     for rank in range(6)
 ]  # fmt: skip
-LINKS = [Link(("node1", "node2"), 1.0), Link(("node2", "node3"), 1.1), Link(("node3", "node1"), 0.9)]
+RATES = {(0, 2): 1.0, (2, 4): 1.1, (0, 4): 0.9, (0, 1): 5.0, (2, 3): 5.0, (4, 5): 5.0}
+"""Between the first ranks of the machines, and within them."""
+
+
+def links_at(**rates: float) -> list[Link]:
+    """LINKS, but for these: `r0_r2=0.1`."""
+    changed = RATES | {(int(name[1]), int(name[4])): rate for name, rate in rates.items()}
+    return [Link(pair, (GOOD[pair[0]].host, GOOD[pair[1]].host), rate) for pair, rate in changed.items()]
+
+
+LINKS = links_at()
 
 
 def with_odd(rank: int, **change: Any) -> list[Facts]:
@@ -31,7 +44,7 @@ def with_odd(rank: int, **change: Any) -> list[Facts]:
 
 def test_of_good_machines_nothing_is_said() -> None:
     verdict = judge(GOOD, LINKS)
-    assert (verdict.faults, verdict.notices, verdict.slow_hosts) == ((), (), ())
+    assert (verdict.faults, verdict.notices, verdict.bad_hosts) == ((), (), {})
 
 
 @pytest.mark.parametrize(
@@ -41,25 +54,81 @@ def test_of_good_machines_nothing_is_said() -> None:
         ({"versions": {}}, "node2 has torch None (elsewhere 2.6)"),
         ({"recipe": "cd"}, "node2 has another recipe (cd, elsewhere ab)"),
         ({"sees_run_dir": False}, "node2 does not see what rank 0 writes"),
+        ({"is_seen": False}, "rank 0 does not see what node2 writes"),
         ({"free_gb": 0.2}, "node2 has 0.2 GB left where the run directory is"),
     ],
 )
 def test_what_does_not_fit_is_a_fault_of_a_machine_by_name(change: dict[str, Any], said: str) -> None:
-    (fault,) = judge(with_odd(3, **change), LINKS).faults
+    verdict = judge(with_odd(3, **change), LINKS)
+    (fault,) = verdict.faults
     assert fault.startswith(said)
+    assert verdict.bad_hosts == ({} if "recipe" in change else {"node2": "unfit"})  # a recipe is no fault of a machine
 
 
-def test_a_slow_rank_a_slow_link_and_a_wrong_clock_are_named() -> None:
+def test_a_slow_rank_and_a_wrong_clock_are_named() -> None:
     verdict = judge(with_odd(3, tflops=0.3), LINKS)
     assert verdict.notices == ("node2 is slow: rank 3 multiplies matrices at 0.3 TFLOPS, others at 1",)
-    assert verdict.slow_hosts == ("node2",)
+    assert verdict.bad_hosts == {"node2": "slow"}
 
-    slow = [replace(link, gb_per_s=0.1) if "node2" in link.hosts else link for link in LINKS]
-    assert judge(GOOD, slow).notices == ("node2 is slow: it sends at 0.1 GB/s at best, others at 0.9",)
-    assert judge(GOOD[:4], slow[:1]).notices == ()  # of two, nobody knows which
-
-    late = [replace(its, clock_s=990.0) if its.host == "node3" else its for its in GOOD]
+    late = [replace(its, clock_s=-10.0) if its.host == "node3" else its for its in GOOD]
     assert judge(late, LINKS).notices == ("the clock of node3 is 10 s behind; is ntp running?",)
+    early = [replace(its, clock_s=0.0 if its.host == "node1" else -1.5) for its in GOOD]  # rank 0's own is the odd one
+    assert judge(early, LINKS).notices == ("the clock of node1 is 1.5 s ahead; is ntp running?",)
+    assert not judge(late, LINKS).bad_hosts
+
+
+def test_a_machine_that_sees_files_as_they_were_is_named() -> None:
+    (notice,) = judge(with_odd(3, sees_changes=False), LINKS).notices
+    assert notice.startswith("node2 still sees a file of the run directory as it was 10 s ago")
+
+
+def test_a_slow_machine_is_told_from_a_slow_link() -> None:
+    verdict = judge(GOOD, links_at(r0_r2=0.1, r2_r4=0.1))
+    assert verdict.notices == ("node2 is slow: it exchanges 0.1 GB/s with most others, they 0.9",)
+    assert verdict.bad_hosts == {"node2": "slow"}
+    assert judge(GOOD[:4], links_at(r0_r2=0.1)[:1]).notices == ()  # of two, nobody knows which
+
+    verdict = judge(GOOD, links_at(r0_r2=0.1))
+    assert verdict.notices == ("the link node1 - node2 is slow: 0.1 GB/s, others of its kind 0.9",)
+    assert verdict.bad_hosts == {}
+
+
+def test_a_slow_link_within_a_machine_is_the_machines_where_the_ranks_have_a_gpu_each() -> None:
+    gpus = [replace(its, device="H100", gpu=f"GPU-{its.rank}") for its in GOOD]
+    verdict = judge(gpus, links_at(r2_r3=0.5))
+    assert verdict.notices == ("the link rank 2 - rank 3 within node2 is slow: 0.5 GB/s, others of its kind 5",)
+    assert verdict.bad_hosts == {"node2": "slow"}
+    assert judge(GOOD, links_at(r2_r3=0.5)).notices == ()
+
+
+def test_a_gpu_that_is_not_well_is_named_if_the_job_uses_it() -> None:
+    def of(host: str, *ails: str, failure: str | None = None, num_gpus: int = 2) -> list[Facts]:
+        gpus = tuple(Gpu(str(at), f"GPU-{host}-{at}", ails if at == 1 else ()) for at in range(num_gpus))
+        return [
+            replace(
+                its,
+                gpu=f"GPU-{its.host}-{its.rank % 2}",
+                health=None
+                if its.rank % 2
+                else GpuHealth(failure=failure)
+                if failure and its.host == host
+                else GpuHealth(gpus)
+                if its.host == host
+                else GpuHealth((Gpu("0", "a", ()), Gpu("1", "b", ()))),
+            )
+            for its in GOOD
+        ]
+
+    assert judge(of("node2"), LINKS).notices == ()
+    verdict = judge(of("node2", "3 uncorrected memory errors", "it is too hot"), LINKS)
+    assert verdict.notices == ("GPU 1 of node2 is not well: 3 uncorrected memory errors; it is too hot",)
+    assert verdict.bad_hosts == {"node2": "sick"}
+    elsewhere = [replace(its, gpu=f"GPU-{its.host}-0") for its in of("node2", "it is too hot")]
+    assert judge(elsewhere, LINKS).notices == ()
+    (notice,) = judge(of("node2", failure="exit code 15"), LINKS).notices
+    assert notice == "node2: nvidia-smi fails (exit code 15)"
+    (notice,) = judge(of("node2", num_gpus=1), LINKS).notices
+    assert notice == "node2 has 1 GPUs as nvidia-smi says, others have 2"
 
 
 def test_a_slow_gpu_of_a_single_machine_is_named_by_its_rank() -> None:
@@ -69,7 +138,7 @@ def test_a_slow_gpu_of_a_single_machine_is_named_by_its_rank() -> None:
 
 def test_what_was_found_is_shown_a_line_for_each_rank_and_link() -> None:
     assert render_facts(GOOD[:1], LINKS[:1]) == (
-        "rank   0  node1            cpu  1 TFLOPS  50 GB free\nlink node1 - node2  1 GB/s"
+        "rank   0  node1            cpu  1 TFLOPS  50 GB free  clock +0.0000 s\nlink node1 - node2  1 GB/s"
     )
 
 
@@ -78,20 +147,19 @@ def on_three_machines(ranks: Ranks) -> None:
     probing.host_name = its_module.host_name = lambda: f"node{ranks.rank + 1}"  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("world_size", [2, 3, 4])
-def test_every_link_of_the_ring_is_measured(tmp_path: Path, world_size: int) -> None:
+def test_every_rank_finds_out_the_same_of_all(tmp_path: Path) -> None:
     def body(ranks: Ranks) -> tuple[list[Facts], list[Link]]:
         on_three_machines(ranks)
-        facts = probe(tmp_path, ranks, recipe="ab")
+        facts = probe(tmp_path, ranks, recipe="ab", gpus=False)
         return facts, measure_links(ranks, [its.host for its in facts])
 
-    answers = run_ranks(body, world_size=world_size)
+    answers = run_ranks(body, world_size=3)
     facts, links = answers[0]
     assert all(answer == answers[0] for answer in answers)
-    assert [its.host for its in facts] == [f"node{rank + 1}" for rank in range(world_size)]
-    assert all(its.tflops > 0 and its.free_gb > 0 and its.sees_run_dir for its in facts)
-    assert len({frozenset(link.hosts) for link in links}) == len(links) == (1 if world_size == 2 else world_size)
-    assert all(link.gb_per_s > 0 for link in links)
+    assert [its.host for its in facts] == ["node1", "node2", "node3"]
+    assert all(its.tflops > 0 and its.free_gb > 0 for its in facts)
+    assert all(its.sees_run_dir and its.sees_changes and its.is_seen for its in facts)
+    assert [link.ranks for link in links] == [(0, 1), (0, 2), (1, 2)] and all(link.gb_per_s > 0 for link in links)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -115,3 +183,29 @@ def test_machines_that_do_not_share_the_run_directory_are_refused_on_every_rank(
     said = run_ranks(body, world_size=3)
     assert said[0] == said[1] == said[2]
     assert "node2 does not see what rank 0 writes" in said[0] and "node1" not in said[0]
+
+
+def test_a_scheduled_job_that_is_to_leave_bad_nodes_ends_on_every_rank_and_writes_them_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (
+        f"task: {{kind: classification}}\nmodel: {{path: {tmp_path}/encoder}}\ndata: {{train: {tmp_path}/train.jsonl}}"
+    )
+    recipe = parse_recipe(text, ["job.exclude_bad_nodes=true"])
+
+    def body(ranks: Ranks) -> list[str]:
+        on_three_machines(ranks)
+        monkeypatch.setattr(probing, "matmul_tflops", lambda device: 0.1 if ranks.rank == 1 else 1.0)
+        monkeypatch.setattr(its_module, "measure_links", lambda *_: [])
+        with pytest.raises(BadNodesError) as error:
+            preflight(recipe, tmp_path, ranks, job="7")
+        ranks.barrier()
+        # A start by hand is not put back, and neither is one to which the scheduler has given the same node again.
+        return [str(error.value), *preflight(recipe, tmp_path, ranks), *preflight(recipe, tmp_path, ranks, job="7")]
+
+    answers = run_ranks(body, world_size=3)
+    slow = "node2 is slow: rank 1 multiplies matrices at 0.1 TFLOPS, others at 1"
+    left = f"the job is to leave node2 (job.exclude_bad_nodes):\n  {slow}"
+    assert answers == [[left, slow, slow]] * 3
+    (kept,) = read_bad_nodes(tmp_path)
+    assert (kept.node, kept.why, kept.job) == ("node2", "slow", "7")

@@ -52,11 +52,67 @@ def wait_unwatched(run_dir: Path) -> None:
         time.sleep(1.5 * HANG_S)
 
 
+def wait_while_a_peer_hangs(run_dir: Path) -> None:
+    with watching(run_dir, 3, 10 * HANG_S):
+        stacks_path(run_dir, 4).write_text("Timeout!")
+        wait_a_little()
+    wait_unwatched(run_dir)
+
+
+def wait_a_little() -> None:
+    time.sleep(4 * HANG_S)
+
+
+def lose_a_peer(run_dir: Path) -> None:
+    with watching(run_dir, 3, 10 * HANG_S):
+        wait_for_its_answer()
+
+
+def lose_a_hung_peer(run_dir: Path) -> None:
+    with watching(run_dir, 3, 10 * HANG_S):
+        stacks_path(run_dir, 4).write_text("Timeout!")
+        wait_for_its_answer()
+
+
+def wait_for_its_answer() -> None:
+    raise ConnectionError("closed by peer")
+
+
+def join(run_dir: Path) -> None:
+    with watching(run_dir, 3, HANG_S, joining=True):
+        assert stacks_path(run_dir, "3-joining").exists()
+
+
 def test_a_rank_that_hangs_says_where_each_of_its_threads_stands_and_ends(tmp_path: Path) -> None:
     assert exit_code(hang, tmp_path) == 1
     said = stacks_path(tmp_path, 3).read_text(encoding="utf-8")
     assert said.startswith("Timeout (0:00:01)!")
     assert "in wait_for_a_peer" in said and "in wait_in_a_thread" in said
+
+
+def test_a_rank_that_waits_for_one_that_hangs_says_where_it_stands_too(tmp_path: Path) -> None:
+    assert exit_code(wait_while_a_peer_hangs, tmp_path) == 0
+    said = stacks_path(tmp_path, 3).read_text(encoding="utf-8")
+    assert said.count("in wait_a_little") == 1, "once"
+
+
+def test_a_rank_whose_hung_peer_has_ended_says_where_it_stood(tmp_path: Path) -> None:
+    assert exit_code(lose_a_peer, tmp_path) == 1
+    assert not stacks_path(tmp_path, 3).exists(), "nobody hangs"
+    assert exit_code(lose_a_hung_peer, tmp_path) == 1
+    said = stacks_path(tmp_path, 3).read_text(encoding="utf-8")
+    assert "in wait_for_its_answer" in said and "ConnectionError: closed by peer" in said
+    assert "(most recent call first)" in said
+
+
+def test_a_rank_that_is_yet_to_join_the_others_leaves_the_files_of_another_start_alone(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    for path in (alive_path(tmp_path, 3), stacks_path(tmp_path, 3)):
+        path.touch()
+    its = alive_path(tmp_path, 3).stat()
+    assert exit_code(join, tmp_path) == 0
+    assert alive_path(tmp_path, 3).stat() == its
+    assert sorted(path.name for path in (tmp_path / "logs").iterdir()) == ["rank-3.alive", "rank-3.stacks.txt"]
 
 
 def test_a_rank_that_makes_progress_is_left_alone_and_seen_alive(tmp_path: Path) -> None:

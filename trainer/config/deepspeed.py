@@ -387,13 +387,18 @@ def _with_recipe(config: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
         "gradient_accumulation_steps": 1,
         # Always, for DeepSpeed 0.19 clips at 1.0 when told nothing.
         "gradient_clipping": recipe.optim.max_grad_norm,
-        "bf16": {**config.get("bf16", {}), "enabled": recipe.engine.precision == "bf16"},
-        "fp16": {**config.get("fp16", {}), "enabled": recipe.engine.precision == "fp16"},
+        "bf16": {**config.get("bf16", {}), "enabled": _enabled("bf16", recipe)},
+        "fp16": {**config.get("fp16", {}), "enabled": _enabled("fp16", recipe)},
         # Our AdamW is torch's: DeepSpeed would refuse it under ZeRO, and want its own when the optimizer is offloaded.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 2**31 - 1,
     }
+
+
+def _enabled(precision: str, recipe: Recipe) -> bool | str:
+    """What the recipe says of it; auto while the ranks have not settled it, which they do before DeepSpeed sees it."""
+    return "auto" if recipe.engine.precision == "auto" else recipe.engine.precision == precision
 
 
 def _file(name_or_path: str) -> Path:

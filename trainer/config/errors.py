@@ -21,6 +21,10 @@ class LaunchError(ShardtuneError):
     """The job cannot be started on this machine."""
 
 
+class BadNodesError(LaunchError):
+    """The job does better without some of its machines; which ones is written in the run directory."""
+
+
 class CheckpointError(ShardtuneError):
     """A run directory or a checkpoint cannot be gone on from."""
 

@@ -16,6 +16,10 @@ class FaultsConfig(Section):
     hang_s: PositiveFloat | None = 600.0
     """Seconds without a micro-batch, on whichever rank, after which the run counts as hung: every rank writes where it
     stands to RUN_DIR/logs and ends. None waits for ever."""
+    startup_hang_s: Annotated[float, Field(ge=0)] | None = 1800.0
+    """The same before the training begins: the seconds that the ranks have to meet, then to load the model, then to
+    make the engine, and so on. Raise it for a large model that comes from a slow disk or network. 0 or None waits for
+    ever."""
     max_bad_steps: PositiveInt = 3
     """A step whose loss or gradient is no finite number changes no weight; after so many of them in a row the run ends,
     with a checkpoint from before the first."""
@@ -27,7 +31,8 @@ class FaultsConfig(Section):
     max_rollbacks: PositiveInt = 3
     """After so many of them, the next spike ends the run."""
     max_restarts: Annotated[int, Field(ge=0)] = 3
-    """How often `shardtune run` starts the ranks anew after one was killed or failed. It gives up earlier if three
-    starts have ended at the same step, or if one failed before its first step."""
+    """How often `shardtune run` starts the ranks anew after one was killed, failed or hung, or a Slurm job puts itself
+    back into the queue for it. It gives up earlier if three starts have ended at the same step, or if one failed before
+    its first step."""
     restart_delay_s: Annotated[float, Field(ge=0)] = 5.0
     """Seconds before the first new start; before each further one twice as many, up to five minutes."""

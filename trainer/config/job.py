@@ -28,6 +28,12 @@ def _an_option(text: str) -> str:
     return text
 
 
+def _a_binding(text: str) -> str:
+    if not re.fullmatch(r"auto|(verbose,)?(none|cores|sockets|threads|ldoms|(map|mask)_(cpu|ldom):[\w,*]+)", text):
+        raise ValueError(f"expected auto, none, cores, sockets, threads, ldoms or map_cpu:0,1, got {text!r}")
+    return text
+
+
 def _a_mount(text: str) -> str:
     if not re.fullmatch(r"/[^:,]*(:/[^:,]*(:[a-z+]+)?)?", _on_one_line(text)):
         raise ValueError(f"expected /HERE:/THERE or a folder that is /HERE in both, got {text!r}")
@@ -76,6 +82,7 @@ OWNED_BY_JOB = {
     "--wait": "`shardtune submit --wait`",
     "--test-only": "`shardtune submit --dry-run`",
     "--export": "job.preamble",
+    "--cpu-bind": "job.cpu_binding",
 }
 """Options of sbatch that job.sbatch_options may not hold -> what says the same."""
 
@@ -121,8 +128,14 @@ class JobConfig(Section):
     """How often the job puts itself back into the queue after the time limit has stopped it, if it has got further each
     time. Preemptions, node failures and a train.micro_batch_tokens of auto that was too much put it back as often as
     they come; 0 never does, whatever has stopped it."""
+    exclude_bad_nodes: bool = False
+    """Puts the job back into the queue without a node that the checks before training find slow, sick or unfit. Each
+    node is left once; those that are only named, and all of them with max_requeues 0, are trained on."""
     sbatch_options: Annotated[tuple[Annotated[str, AfterValidator(_an_option)], ...], Field(strict=False)] = ()
     """More options of sbatch, such as `[--exclude=node7, --mail-type=END]`."""
+    cpu_binding: Annotated[str, AfterValidator(_a_binding)] = "auto"
+    """What of a node's CPUs its ranks are bound to, in the words of `srun --cpu-bind`: none, cores, sockets, ldoms,
+    map_cpu:0,1, … `auto` binds to nothing but what Slurm has given the job."""
     preamble: OneLine | None = None
     """A bash file that is sourced on every node before anything is started there: modules, NCCL's settings."""
     container: OneLine | None = None

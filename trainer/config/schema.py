@@ -95,10 +95,10 @@ class DataConfig(Section):
     shuffle_window: PositiveInt = 10_000
     """How many rows of a stream are held in memory by each rank, to be shuffled."""
     packing: Literal["auto", "on", "off"] = "auto"
-    """Lays several rows side by side, up to max_tokens, where a causal language model learns from them, so that little
-    padding is computed. No row sees another, and what is learned is the same. `auto` asks the model, when a run starts,
-    whether it keeps them apart (Llama and its like do; OPT, Bloom or Mamba do not), and leaves it if not; with `on`
-    that is an error."""
+    """Lays several rows side by side, up to max_tokens, where a causal language model or a token classifier learns from
+    them, so that little padding is computed. No row sees another, and what is learned is the same. `auto` asks the
+    model, when a run starts, whether it keeps them apart (Llama, BERT and their like do; OPT, Bloom or Mamba do not),
+    and leaves it if not; with `on` that is an error."""
     cache_dir: str = "~/.cache/shardtune"
     """Where the prepared (tokenized) data are kept between runs. Machines that see the same folder prepare them
     together, each its share."""
@@ -220,9 +220,10 @@ class EngineConfig(Section):
     deepspeed: str = "zero2"
     """zero0, zero1, zero2, zero3, zero2_offload or zero3_offload (the files in ds_configs/), or the path of your own
     DeepSpeed JSON."""
-    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Of the weights and activations in the forward and backward pass; the optimizer always works in fp32, so a run may
-    go on in another one."""
+    go on in another one. auto is bf16 where all ranks' devices have units for it (NVIDIA's since Ampere, CPUs with
+    AVX512-BF16 or AMX), else fp16 on GPUs and fp32 on CPUs."""
 
 
 class CheckpointConfig(Section):

@@ -12,6 +12,11 @@ from numpy.typing import NDArray
 
 Places = NDArray[np.int16]
 
+FEW = 8
+"""So many stretches or fewer are mended one after the other: numpy's calls would take longer."""
+CHUNK = 1 << 16
+"""Places that are looked at together: what is computed of them stays in a core's cache."""
+
 
 def interleave(counts: Sequence[int]) -> Places:
     """The source of each place; shape (sum of counts,). Source k has counts[k] of them, and among the first n places
@@ -19,14 +24,7 @@ def interleave(counts: Sequence[int]) -> Places:
     places = by_halves(counts)
     if sum(count > 0 for count in counts) < 4:
         return places
-    blocks = _blocks_to_mend(places, counts)
-    own = [np.flatnonzero(places == source) for source in range(len(counts))]
-    for start, stop in blocks:
-        before, wanted = ([int(np.searchsorted(its, end)) for its in own] for end in (start, stop))
-        behind = [count * start - its * len(places) for count, its in zip(counts, before, strict=True)]
-        wanted = [its - earlier for its, earlier in zip(wanted, before, strict=True)]
-        places[start:stop] = one_by_one(counts, wanted, behind)
-    if blocks and (_furthest_off(places, counts) > len(places)).any():
+    if _mend(places, counts) and (_furthest_off(places, counts) > len(places)).any():
         return one_by_one(counts, counts)
     return places
 
@@ -44,35 +42,96 @@ def by_halves(counts: Sequence[int]) -> Places:
         small, large = heapq.heappop(heap), heapq.heappop(heap)
         heapq.heappush(heap, (small[0] + large[0], number, (small, large)))
         number += 1
-    places = np.empty(sum(counts), dtype=np.int16)
-    pending = [(*its, np.arange(len(places))) for its in heap]
-    while pending:
-        count, _, tree, own = pending.pop()
-        if isinstance(tree, int):
-            places[own] = tree
-            continue
-        small, large = tree
-        so_far = (2 * np.arange(count + 1) * small[0] + count) // (2 * count)
-        is_small = np.diff(so_far) > 0
-        pending += [(*small, own[is_small]), (*large, own[~is_small])]
+    return _spread(heap[0][2], counts)
+
+
+def _spread(tree: Any, counts: Sequence[int]) -> Places:
+    """The places of a source, or those of two trees with each one's evenly among the other's."""
+    if isinstance(tree, int):
+        return np.full(counts[tree], tree, dtype=np.int16)
+    small, large = (_spread(half[2], counts) for half in tree)
+    total = len(small) + len(large)
+    is_small = np.diff((2 * np.arange(total + 1) * len(small) + total) // (2 * total)) > 0
+    places = np.empty(total, dtype=np.int16)
+    places[is_small] = small
+    places[~is_small] = large
     return places
 
 
 def _furthest_off(places: Places, counts: Sequence[int]) -> NDArray[np.int64]:
     """After each place, how far the source that is furthest off is from its part, in places times their number."""
-    total, at = len(places), np.arange(1, len(places) + 1)
+    total, so_far = len(places), [0] * len(counts)
     furthest = np.zeros(total, dtype=np.int64)
-    for source, count in enumerate(counts):
-        np.maximum(furthest, np.abs(np.cumsum(places == source) * total - at * count), out=furthest)
+    for start in range(0, total, CHUNK):
+        chunk, its = places[start : start + CHUNK], furthest[start : start + CHUNK]
+        at = np.arange(start + 1, start + 1 + len(chunk))
+        for source, count in enumerate(counts):
+            own = np.cumsum(chunk == source) + so_far[source]
+            so_far[source] = int(own[-1])
+            np.maximum(its, np.abs(own * total - at * count), out=its)
     return furthest
 
 
-def _blocks_to_mend(places: Places, counts: Sequence[int]) -> list[tuple[int, int]]:
-    """The stretches with a source that is off by more than a place, from and to where none is by more than half."""
+def _mend(places: Places, counts: Sequence[int]) -> bool:
+    """Lays out anew, by Tijdeman's rule, the stretches with a source that is off by more than a place, from and to
+    where none is by more than half; whether there were any."""
     furthest = _furthest_off(places, counts)
+    far = np.flatnonzero(furthest > len(places)) + 1
+    if not len(far):
+        return False
     calm = np.concatenate([[0], np.flatnonzero(2 * furthest <= len(places)) + 1])
-    after = np.searchsorted(calm, np.flatnonzero(furthest > len(places)) + 1)
-    return [(int(calm[at - 1]), int(calm[at])) for at in np.unique(after)]
+    first = np.unique(np.searchsorted(calm, far)) - 1
+    starts, stops = calm[first], calm[first + 1]
+    inside = np.repeat(starts, stops - starts) + _counted(stops - starts)
+    stretch = np.repeat(np.arange(len(starts)), stops - starts)
+    num_sources = len(counts)
+    wanted = np.bincount(stretch * num_sources + places[inside], minlength=len(starts) * num_sources)
+    wanted = wanted.reshape(len(starts), num_sources)
+    own = (np.flatnonzero(places == source) for source in range(num_sources))
+    before = np.stack([np.searchsorted(its, starts) for its in own], axis=-1)
+    places[inside] = stretches(counts, wanted, np.asarray(counts) * starts[:, np.newaxis] - before * len(places))
+    return True
+
+
+def _counted(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """From 0 up to each size, one after the other; shape (sum of sizes,)."""
+    return np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+
+
+def stretches(counts: Sequence[int], wanted: NDArray[np.int64], behind: NDArray[np.int64]) -> Places:
+    """What one_by_one gives for each of many stretches, end to end; `wanted` and `behind` are of shape (stretches,
+    sources).
+
+    All of them go on by a place at a time; the few longest are then brought to their ends alone.
+    """
+    sizes = wanted.sum(axis=1)
+    longest_first = np.argsort(-sizes, kind="stable")
+    ends = -sizes[longest_first]
+    late, left = behind[longest_first], wanted[longest_first]
+    offsets = (np.cumsum(sizes) - sizes)[longest_first]
+    places = np.empty(int(sizes.sum()), dtype=np.int16)
+    total, each, slack = sum(counts), np.maximum(counts, 1), _slack(counts)
+    at = 0
+    while (active := int(np.searchsorted(ends, -at))) > FEW:
+        its, its_left, rows = late[:active], left[:active], np.arange(active)
+        its += counts
+        due = np.where(its_left > 0, (total - slack - its) / each, np.inf)
+        chosen = np.where(its >= slack, due, np.inf).argmin(axis=1)
+        none_behind = ~((its >= slack) & (its_left > 0)).any(axis=1)
+        chosen[none_behind] = due[none_behind].argmin(axis=1)
+        its[rows, chosen] -= total
+        its_left[rows, chosen] -= 1
+        places[offsets[:active] + at] = chosen
+        at += 1
+    for stretch in range(active):
+        start = offsets[stretch] + at
+        its_places = one_by_one(counts, left[stretch].tolist(), late[stretch].tolist())
+        places[start : start + len(its_places)] = its_places
+    return places
+
+
+def _slack(counts: Sequence[int]) -> float:
+    return sum(counts) / max(1, 2 * sum(count > 0 for count in counts) - 2)
 
 
 def one_by_one(counts: Sequence[int], wanted: Sequence[int], behind: Sequence[int] = ()) -> Places:
@@ -81,8 +140,7 @@ def one_by_one(counts: Sequence[int], wanted: Sequence[int], behind: Sequence[in
 
     If they are not, and all are wanted, none is ever off by more than 1 - 1 / (2 * sources - 2) of a place.
     """
-    total, num_sources = sum(counts), sum(count > 0 for count in counts)
-    slack = total / max(1, 2 * num_sources - 2)
+    total, slack = sum(counts), _slack(counts)
     late = [int(its) for its in behind] or [0] * len(counts)
     left = [int(its) for its in wanted]
     places = np.empty(sum(left), dtype=np.int16)

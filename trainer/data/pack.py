@@ -12,11 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data.batch import Positions, cost, deal
+from trainer.tasks.task import IGNORED, Example
 
 MAX_BINS_A_RANK, SLACK = 8, 1.02
 """Bins of lengths that give each rank 1 to 8 of them are tried, 2 % longer than if they could be filled to the brim. On
 lengths of news and chats in steps of 32 to 256 rows this wasted the least; slacks of 0 to 10 % and up to 16 bins were
 tried."""
+
+WORTH_IT = 0.97
+"""What packing is to leave of the cost; else each example keeps a row for itself."""
+PER_TOKEN = ("input_ids", "labels", "token_type_ids")
+"""What an example has one of for each of its tokens, besides weights."""
 
 Share = list[list[Positions]]
 """A rank's micro-batches, each as its bins: the positions of the examples that share a row."""
@@ -30,6 +36,28 @@ class Packing:
     """Tokens that a row may hold."""
     is_flat: bool
     """All bins of a micro-batch are put into one row, without padding: attention with variable lengths takes that."""
+    first_position: int = 0
+    """The position id of an example's first token."""
+
+
+def merge(examples: Sequence[Example], first_position: int = 0) -> Example:
+    """The examples one after the other as a single one, with `position_ids` that begin anew at each.
+
+    What else they have for each token is put together too.
+    """
+    lengths = [len(example["input_ids"]) for example in examples]
+    merged: Example = {
+        name: [value for example in examples for value in example[name]] for name in PER_TOKEN if name in examples[0]
+    }
+    merged["position_ids"] = [first_position + place for length in lengths for place in range(length)]
+    if any(example.get("weights") for example in examples):
+        merged["weights"] = [weight for example in examples for weight in weights_of(example)]
+    return merged
+
+
+def weights_of(example: Example) -> list[float]:
+    """How much each of its labels counts; of those that say nothing of it, 1."""
+    return example.get("weights") or [float(label != IGNORED) for label in example["labels"]]
 
 
 def pack(lengths: NDArray[np.int32], capacity: int) -> list[Positions]:
@@ -83,7 +111,7 @@ def lay_out(
         costs = [[cost(sizes[its].max(), len(its)) if len(its) else 0 for its in share] for share in shares]
         total = sum(max(together) for together in zip(*costs, strict=True))
         if total < least:
-            least = total
+            least = total if limit else total * WORTH_IT
             best = [[[bins[at] for at in its] for its in share] for share in shares]
     return best
 

@@ -48,27 +48,16 @@ def num_targets(example: Example) -> float:
     return float(sum(label != IGNORED for label in example["labels"]))
 
 
-def merge(examples: Sequence[Example]) -> Example:
-    """The examples one after the other as a single one, with `position_ids` that begin anew at each."""
-    merged: Example = {
-        "input_ids": [token for example in examples for token in example["input_ids"]],
-        "labels": [label for example in examples for label in example["labels"]],
-        "position_ids": [place for example in examples for place in range(len(example["input_ids"]))],
-    }
-    if any(example.get("weights") for example in examples):
-        merged["weights"] = [weight for example in examples for weight in _weights(example)]
-    return merged
-
-
 def collate(examples: Sequence[Example], pad_id: int) -> Batch:
     """Padded on the right; the loss of its targets is wanted (Task.wants_target_loss).
 
-    A model keeps the examples of a merged one apart by their position ids, if it is given no attention mask (see
-    trainer/packing.py). So padding is one more of them: what is on its left does not see it anyhow.
+    A model keeps the examples that share a row (trainer/data/pack.py) apart by their position ids, if it is given no
+    attention mask (see trainer/packing.py). So padding is one more of them: what is on its left does not see it anyhow.
     """
     import torch
 
     from trainer.data.batch import Batch, pad
+    from trainer.data.pack import weights_of
 
     ids = [example["input_ids"] for example in examples]
     labels = pad([example["labels"] for example in examples], IGNORED)
@@ -84,12 +73,8 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
         return Batch(inputs, labels)
     weights = torch.zeros(labels.shape)
     for row, example in zip(weights, examples, strict=True):
-        row[: len(example["labels"])] = torch.tensor(_weights(example))
+        row[: len(example["labels"])] = torch.tensor(weights_of(example))
     return Batch(inputs | {"target_weights": weights}, labels, weights)
-
-
-def _weights(example: Example) -> list[float]:
-    return example.get("weights") or [float(label != IGNORED) for label in example["labels"]]
 
 
 def collate_prompts(prompts: Sequence[Sequence[int]], pad_id: int) -> dict[str, Tensor]:

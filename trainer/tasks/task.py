@@ -127,7 +127,8 @@ class Task(Protocol):
     trainer/target_loss.py says. For large vocabularies. The batch's inputs then have the labels as `targets`, and its
     weights, if it has some, as `target_weights`."""
     packable: bool
-    """Examples may share a row: they are those of trainer/tasks/causal.py, and so is how they are collated."""
+    """Examples may share a row, as trainer/data/pack.py merges them: where an example has `position_ids`, collate sees
+    to it that none of those in it sees another, by these alone or by a mask, and so does score."""
     generation: Generation | None
     """How the model is asked for its answers; None for a task whose answers are not generated."""
 

@@ -6,7 +6,7 @@ Words carry the labels, each on its first piece alone; whatever scheme the tags 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -181,7 +181,7 @@ class TokenClassification:
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss"})
     auto_model: str = "AutoModelForTokenClassification"
     wants_target_loss: bool = False
-    packable: bool = False
+    packable: bool = True
     generation: Generation | None = None
 
     def __init__(
@@ -337,10 +337,16 @@ class TokenClassification:
         from trainer.data.batch import Batch, pad
 
         ids = [example["input_ids"] for example in examples]
-        inputs = {
-            "input_ids": pad(ids, self._tokenizer.pad_token_id or 0),
-            "attention_mask": pad([[1] * len(row) for row in ids], 0),
-        }
+        inputs = {"input_ids": pad(ids, self._tokenizer.pad_token_id or 0)}
+        if "position_ids" in examples[0]:
+            # An encoder makes no mask of position ids (transformers 5.23), so it is told who sees whom: who is of the
+            # same example. Padding is one more of them.
+            places = pad([example["position_ids"] for example in examples], 0)
+            number = (places.diff(prepend=places[:, :1]) != 1).cumsum(1)
+            inputs["position_ids"] = places
+            inputs["attention_mask"] = (number[:, :, None] == number[:, None, :])[:, None]
+        else:
+            inputs["attention_mask"] = pad([[1] * len(row) for row in ids], 0)
         if self._marks_capitals:
             inputs["token_type_ids"] = pad([example["token_type_ids"] for example in examples], 0)
         return Batch(inputs, pad([example["labels"] for example in examples], IGNORED))
@@ -362,7 +368,7 @@ class TokenClassification:
 
         found_ids, known = output.logits.argmax(-1), batch.labels != IGNORED
         counts = torch.zeros(3, len(self._types), dtype=torch.int64)
-        for true_row, found_row, known_row in zip(batch.labels, found_ids, known, strict=True):
+        for true_row, found_row, known_row in _by_example(batch, batch.labels, found_ids, known):
             true_tags = [self._names[number] for number in true_row[known_row].tolist()]
             found = set(spans_of([self._names[number] for number in found_row[known_row].tolist()]))
             gold = set(spans_of(true_tags))
@@ -435,6 +441,16 @@ class TokenClassification:
                 }
             )
         return {"spans": spans}
+
+
+def _by_example(batch: Batch, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """What tensors of shape (rows, longest) hold of each example; padding comes as examples of its own."""
+    for row, its in enumerate(zip(*tensors, strict=True)):
+        if (places := batch.inputs.get("position_ids")) is None:
+            yield its
+            continue
+        begins = (places[row].diff() != 1).nonzero().flatten() + 1
+        yield from zip(*(one.tensor_split(begins.cpu()) for one in its), strict=True)
 
 
 def _rates(hit: Tensor, found: Tensor, gold: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -61,6 +61,7 @@ FROM_TRANSFORMERS: dict[str, Any] = {
 
 def recipe(*overrides: str) -> Recipe:
     text = "task: {kind: classification}\nmodel: {path: org/name}\ndata: {train: train.jsonl}\n"
+    text += "engine: {precision: bf16}\n"
     return parse_recipe(text, ["engine.deepspeed=my.json", *overrides])
 
 
@@ -103,6 +104,11 @@ def test_sizes_that_depend_on_an_unknown_hidden_size_are_left_to_deepspeed() -> 
 def test_the_recipe_decides_the_precision(precision: str) -> None:
     resolved = resolve_ds_config({}, recipe(f"engine.precision={precision}"), hidden_size=None)
     assert [key for key in ("bf16", "fp16") if resolved[key]["enabled"]] == [precision] * (precision != "fp32")
+
+
+def test_what_the_ranks_have_still_to_settle_is_said_so() -> None:
+    resolved = resolve_ds_config({}, recipe("engine.precision=auto"), hidden_size=None)
+    assert (resolved["bf16"]["enabled"], resolved["fp16"]["enabled"]) == ("auto", "auto")
 
 
 def test_no_clipping_is_said_to_deepspeed_which_else_clips_at_1() -> None:

@@ -120,7 +120,7 @@ train:
     with pytest.raises(ConfigError) as error:
         load_recipe(Path("x.yaml"), ["optim.lr=abc", "no-equals", "job.rank=2", "data.dev=x.yml", "model.dropout=1"])
     assert str(error.value).splitlines() == [
-        "x.yaml:4: engine.precision: got 'bf61'; legal: bf16, fp16, fp32",
+        "x.yaml:4: engine.precision: got 'bf61'; legal: auto, bf16, fp16, fp32",
         "x.yaml:5: engine.deepspeed: got 'zero9'; legal: zero0, zero1, zero2, zero2_offload, zero3, zero3_offload, "
         "or the path of a DeepSpeed JSON",
         "x.yaml:7: model.path: no such folder: './models'",

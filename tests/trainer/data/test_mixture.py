@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from trainer.data.mixture import by_halves, interleave, one_by_one
+from trainer.data.mixture import FEW, by_halves, interleave, one_by_one, stretches
 
 COUNTS = st.lists(st.integers(0, 60), min_size=1, max_size=8).filter(any)
 
@@ -40,3 +40,14 @@ def test_where_halving_adds_up_to_more_than_one_place_the_rule_decides() -> None
 def test_two_sources_take_turns() -> None:
     assert interleave([3, 3]).tolist() in ([0, 1, 0, 1, 0, 1], [1, 0, 1, 0, 1, 0])
     assert interleave([1, 4]).tolist() == [1, 1, 0, 1, 1]
+
+
+@given(COUNTS, st.data())
+def test_many_stretches_at_a_time_are_what_each_is_alone(counts: list[int], data: st.DataObject) -> None:
+    sources = [source for source, count in enumerate(counts) if count]
+    drawn = st.lists(st.sampled_from(sources), max_size=30)
+    wanted = [np.bincount(data.draw(drawn), minlength=len(counts)) for _ in range(2 * FEW)]
+    late = [[data.draw(st.integers(-5, 5)) * (count > 0) for count in counts] for _ in wanted]
+    together = stretches(counts, np.array(wanted), np.array(late))
+    alone = [one_by_one(counts, its.tolist(), behind) for its, behind in zip(wanted, late, strict=True)]
+    assert together.tolist() == np.concatenate(alone).tolist()
