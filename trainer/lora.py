@@ -180,7 +180,8 @@ def peft_config(
         base_model_name_or_path=base,
         revision=revision,
         r=lora.r,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        # Other programs that read it know whole numbers only.
+        lora_alpha=int(lora.alpha) if lora.alpha.is_integer() else lora.alpha,  # type: ignore[arg-type]
         lora_dropout=lora.dropout,
         # The ends of the names, which other programs know as well, where they say the same.
         target_modules=sorted(layers if also else ends),

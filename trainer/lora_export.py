@@ -50,17 +50,25 @@ def merged_model(config: Any, model_class: Any, checkpoint: Checkpoint, recipe: 
             layer, down, up = layers.pop(name)
             is_transposed = not isinstance(model.get_submodule(layer), nn.Linear)
             low, high = (saved.read(matrix, torch.float32) for matrix in (down, up))
-            parameter.data = merge(parameter.data, low, high, lora, is_transposed=is_transposed).to(dtype)
+            _replace(parameter, merge(parameter.data, low, high, lora, is_transposed=is_transposed), dtype)
         elif id(parameter) in trained:
-            parameter.data = saved.read(trained[id(parameter)], dtype)
+            _replace(parameter, saved.read(trained[id(parameter)], dtype), dtype)
         elif parameter.is_floating_point():
-            parameter.data = parameter.data.to(dtype)
+            _replace(parameter, parameter.data, dtype)
     if layers:
         raise CheckpointError(f"{checkpoint.path} is of another model: there is no {next(iter(layers))} in the base")
     for name, values in model.named_buffers():
         if name in saved.shapes:
             saved.read_into(name, values)
     return model
+
+
+def _replace(parameter: nn.Parameter, values: Tensor, dtype: torch.dtype) -> None:
+    """Gives it these values in this dtype, within the memory that it has if they fit: freed memory may not come back."""
+    if parameter.dtype == dtype and parameter.shape == values.shape:
+        parameter.data.copy_(values)
+    else:
+        parameter.data = values.to(dtype)
 
 
 class _Weights:
