@@ -30,7 +30,7 @@ SETTINGS = (
     "faults.restart_delay_s=0",
     "report.wandb=offline",
 )
-PATIENCE_S = 500.0
+PATIENCE_S = 900.0
 """A start that takes longer has not ended by itself."""
 
 
