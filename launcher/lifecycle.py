@@ -174,6 +174,23 @@ def _after_bad_nodes(seen: Evidence) -> Ending:
     return Ending("waiting", "bad node", True, f"{found}; put back into the queue, without {names}")
 
 
+_HARDWARE = (
+    "uncorrectable ECC error",
+    "no CUDA-capable device is detected",
+    "CUDA-capable device(s) is/are busy or unavailable",
+    "hardware stack error",
+    "CUDA driver initialization failed",
+    "fallen off the bus",
+    "but torch sees no GPU",
+)
+"""What CUDA and torch say of a GPU that does not work; a mistake in a program (an illegal address) is none of it."""
+
+
+def is_of_hardware(text: str) -> bool:
+    """Whether a rank has failed of its GPU, by its last words."""
+    return any(words in text for words in _HARDWARE)
+
+
 def parse_unfit(output: str) -> dict[str, str]:
     """Node -> why, of those on which no rank could be started (slurm/ranks.sh)."""
     return dict.fromkeys(re.findall(r"^shardtune: (\S+) is unfit: ", output, flags=re.MULTILINE), "unfit")

@@ -25,6 +25,7 @@ from launcher.lifecycle import (
     WarnedOf,
     decide,
     ended,
+    is_of_hardware,
     parse_cancellation,
     parse_status,
     parse_unfit,
@@ -137,7 +138,7 @@ def end(run_dir: Path, allocation: Allocation, *, exit_code: int, signals: str) 
     if start.ended is not None:
         say("a later start has taken this one for dead, and the run directory over; this job ends")
         return EXIT_RESUME, False
-    _keep_unfit_nodes(run_dir, start, allocation)
+    _keep_bad_nodes(run_dir, start, allocation)
     seen = _evidence(
         run_dir,
         start,
@@ -257,13 +258,18 @@ def _evidence(
     )
 
 
-def _keep_unfit_nodes(run_dir: Path, start: Start, allocation: Allocation) -> None:
-    """Writes down the nodes on which no rank could be started, if the job is to leave such."""
+def _keep_bad_nodes(run_dir: Path, start: Start, allocation: Allocation) -> None:
+    """Writes down the nodes on which no rank could be started, or one has failed of its GPU, if the job is to leave
+    such."""
     job = _recipe(run_dir).job
-    if job.exclude_bad_nodes and job.max_requeues:
-        nodes = parse_node_list(allocation.nodes)
-        if found := to_leave(parse_unfit(_output(start)), read_bad_nodes(run_dir), nodes):
-            keep_bad_nodes(run_dir, found, job=allocation.job)
+    if not job.exclude_bad_nodes or not job.max_requeues:
+        return
+    found = parse_unfit(_output(start))
+    failure = first_failure(run_dir, start.began)
+    if failure is not None and is_of_hardware(failure["text"]):
+        found[failure["host"].split(".")[0]] = "sick"
+    if found := to_leave(found, read_bad_nodes(run_dir), parse_node_list(allocation.nodes)):
+        keep_bad_nodes(run_dir, found, job=allocation.job)
 
 
 def _others_are_there(allocation: Allocation, bad: Sequence[str]) -> bool:

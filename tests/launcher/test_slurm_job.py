@@ -230,6 +230,27 @@ def test_a_start_that_finds_a_bad_node_goes_back_into_the_queue_without_it(
 
 
 @pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("RuntimeError: CUDA error: uncorrectable ECC error encountered", "bad node"),
+        ("RuntimeError: CUDA error: an illegal memory access was encountered", "failure"),
+    ],
+)
+def test_a_rank_that_fails_of_its_gpu_makes_the_job_leave_its_node(
+    folder: Path, allocation: Allocation, monkeypatch: pytest.MonkeyPatch, text: str, cause: str
+) -> None:
+    with_cluster(monkeypatch, "node1", "node2", "node3")
+    begin(folder / "x.yaml", ["job.exclude_bad_nodes=true", "faults.max_restarts=0"], allocation)
+    run_dir = next((folder / "runs").iterdir())
+    failure = {"rank": 3, "host": "node2.cluster", "time": time.time(), "code": 1, "text": text}
+    (run_dir / "logs" / "rank-3.failure.json").write_text(json.dumps(failure))
+    train(run_dir, 1)
+    assert end(run_dir, allocation, exit_code=1, signals="")[1] == (cause == "bad node")
+    assert read_starts(run_dir)[-1].cause == cause
+    assert nodes_to_leave(run_dir, allocation) == ("node2" if cause == "bad node" else "")
+
+
+@pytest.mark.parametrize(
     ("override", "cause"),
     [("job.exclude_bad_nodes=true", "bad node"), ("job.exclude_bad_nodes=false", "failure")],
 )

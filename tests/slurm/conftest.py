@@ -47,9 +47,9 @@ def shardtune(cluster: Cluster, tiny: Path, tmp_path: Path) -> Shardtune:
     """Runs a command on the login node, in a folder with tiny.yaml."""
     (tmp_path / "tiny.yaml").write_text((tiny / "tiny.yaml").read_text())
 
-    def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    def run(*words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-m", "launcher.cli", *map(str, words)]
-        return cluster.run(*argv, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, timeout_s=START_S)
+        return cluster.run(*argv, cwd=tmp_path, env={"PYTHONPATH": str(ROOT), **environment}, timeout_s=START_S)
 
     return run
 

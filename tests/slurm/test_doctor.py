@@ -4,18 +4,31 @@ import json
 from pathlib import Path
 
 from launcher.slurm import parse_node_list
-from tests.support.slurm_cluster import Cluster
+from tests.support.slurm_cluster import PATH, Cluster
 from tests.support.slurm_jobs import CPU, Shardtune, endings, messages, starts, wait_for_end
 
+NVIDIA_SMI = """#!/bin/bash
+echo "0, GPU-$SLURMD_NODENAME-0, 0, No, Not Active, Not Active, Not Active, 16, 16"
+[[ $SLURMD_NODENAME == node3 ]] && errors=3
+echo "1, GPU-$SLURMD_NODENAME-1, ${errors:-0}, No, Not Active, Not Active, Not Active, 16, 16"
+"""
 
-def test_a_node_with_a_slow_network_is_named(cluster: Cluster, shardtune: Shardtune) -> None:
+
+def test_a_node_with_a_slow_network_is_named_and_one_with_a_gpu_that_is_not_well(
+    cluster: Cluster, shardtune: Shardtune, tmp_path: Path
+) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "nvidia-smi").write_text(NVIDIA_SMI)
+    (tmp_path / "bin" / "nvidia-smi").chmod(0o755)
+    words = ["--nodes=3", *CPU, "job.sbatch_options=['--nodelist=node[1-3]']"]
     cluster.slow_down(2, "20mbit")
     try:
-        done = shardtune("doctor", "--nodes=3", *CPU, "job.sbatch_options=['--nodelist=node[1-3]']")
+        done = shardtune("doctor", *words, PATH=f"{tmp_path / 'bin'}:{PATH}")
     finally:
         cluster.speed_up(2)
     assert done.returncode == 0, done.stderr + done.stdout
     assert "! node2 is slow: it exchanges " in done.stdout
+    assert "! GPU 1 of node3 is not well: 3 uncorrected memory errors since the last reboot\n" in done.stdout
     assert [f"link node{a} - node{b}" in done.stdout for a, b in ((1, 2), (1, 3), (2, 3))] == [True] * 3
 
 

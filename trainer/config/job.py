@@ -129,8 +129,8 @@ class JobConfig(Section):
     time. Preemptions, node failures and a train.micro_batch_tokens of auto that was too much put it back as often as
     they come; 0 never does, whatever has stopped it."""
     exclude_bad_nodes: bool = False
-    """Puts the job back into the queue without a node that the checks before training find slow, sick or unfit. Each
-    node is left once; those that are only named, and all of them with max_requeues 0, are trained on."""
+    """Puts the job back into the queue without a node that the checks before training find slow, sick or unfit, or
+    whose GPU has failed. Each node is left once; with max_requeues 0 none is."""
     sbatch_options: Annotated[tuple[Annotated[str, AfterValidator(_an_option)], ...], Field(strict=False)] = ()
     """More options of sbatch, such as `[--exclude=node7, --mail-type=END]`."""
     cpu_binding: Annotated[str, AfterValidator(_a_binding)] = "auto"
