@@ -64,7 +64,7 @@ def merged_model(config: Any, model_class: Any, checkpoint: Checkpoint, recipe: 
 
 
 def _replace(parameter: nn.Parameter, values: Tensor, dtype: torch.dtype) -> None:
-    """Gives it these values in this dtype, within the memory that it has if they fit: freed memory may not come back."""
+    """Gives it these values in this dtype, in the memory that it has if they fit: what is freed may not come back."""
     if parameter.dtype == dtype and parameter.shape == values.shape:
         parameter.data.copy_(values)
     else:
