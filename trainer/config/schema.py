@@ -241,8 +241,8 @@ class CheckpointConfig(Section):
     best_metric: str | None = None
     """The dev metric that chooses the best model. None takes the task's own."""
     asynchronous: bool = True
-    """The training waits only until a checkpoint is in host memory, which has to have room for it: 12 bytes a parameter
-    over all ranks. false waits until it is on disk, and takes no memory."""
+    """The training waits only until a checkpoint is in host memory, which has to have room for it: 12 bytes for each
+    parameter that is trained, over all ranks. false waits until it is on disk, and takes no memory."""
 
 
 class ReportConfig(Section):
