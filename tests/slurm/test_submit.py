@@ -1,6 +1,7 @@
 """`shardtune submit` and what goes on from there, as a user types it on a login node."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -80,11 +81,16 @@ def test_a_run_is_put_back_and_stopped_and_says_where_it_stands(
         assert done.stdout == f"job {job} saves a checkpoint and goes back into the queue\n"
         wait_for(lambda: (run_dir / "stop").exists())
     wait_for_step(run_dir, 1, num_starts=2)
-    with held_still(run_dir):
-        done = shardtune("stop", "r")
-        assert "saves a checkpoint after its next step and stops" in done.stdout
-    done = shardtune("watch", "r")
-    assert (done.returncode, done.stdout) == (75, "r: stopped (stop)\n")
+    with ThreadPoolExecutor(1) as pool:
+        with held_still(run_dir):
+            following = pool.submit(shardtune, "logs", "r", "-f")
+            done = shardtune("stop", "r")
+            assert "saves a checkpoint after its next step and stops" in done.stdout
+        done = shardtune("watch", "r")
+        assert (done.returncode, done.stdout) == (75, "r: stopped (stop)\n")
+        followed = following.result()  # it ends with the run, and has printed its last words
+    assert followed.returncode == 0, followed.stderr
+    assert followed.stdout.rstrip().endswith(f"shardtune: stopped at step {starts(run_dir)[1].last_step}, as asked")
     assert wait_for_end(cluster, job) == "FAILED"  # 75 is no success: what depends on it does not begin
     assert endings(run_dir) == [("waiting", "signal"), ("stopped", "stop")]
     first, second = starts(run_dir)
