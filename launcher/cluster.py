@@ -10,6 +10,7 @@ from pathlib import Path
 from launcher import execute
 from launcher.allocation import parse_details
 from launcher.lifecycle import STATUS, parse_status
+from launcher.register import remember
 from launcher.slurm import (
     SINFO_FORMAT,
     SQUEUE_FORMAT,
@@ -74,6 +75,7 @@ def submit(submission: Submission) -> str:
     """Writes the run directory and hands the job in; its number. Raises LaunchError if Slurm refuses it."""
     job = submit_preparation(submission)
     keep(submission.run_dir, job)
+    remember(submission.run_dir)
     return job
 
 

@@ -21,6 +21,7 @@ from launcher.death import Death, obituary, remedy_for_killed
 from launcher.follow import Events, Heartbeats, first_failure, hung_ranks
 from launcher.local import BACKENDS
 from launcher.plan import JobPlan, Machine
+from launcher.register import remember
 from launcher.report.page import REPORT, write_report
 from launcher.restart import Failure, Restart, next_start
 from trainer.config.budget import read_budget
@@ -132,6 +133,7 @@ def run_dialogue(module: str, arguments: Sequence[str]) -> int:
 def run_job(plan: JobPlan) -> int:
     """Runs the plan to its end, showing its progress; the exit code."""
     write_run_dir(plan.run)
+    remember(plan.run_dir)
     (plan.run_dir / STOP).unlink(missing_ok=True)
     with _interrupts() as interrupts:
         code = _prepare(plan, interrupts)

@@ -11,6 +11,7 @@ from pathlib import Path
 from launcher import cluster
 from launcher.follow import Events, outer_events
 from launcher.lifecycle import STATUS, STOP_REQUEST, Start, parse_status
+from launcher.register import known
 from launcher.slurm import QueuedJob
 from launcher.status import Found, RunStatus, status_of
 from launcher.submission import JOB_SCRIPT, SUBMISSION
@@ -57,9 +58,10 @@ def look_at(run_dir: Path, jobs: list[QueuedJob] | None = None) -> RunStatus:
 
 
 def known_runs() -> list[RunStatus]:
-    """The runs in runs/ and those of the jobs in the queue, by name."""
+    """The runs in runs/, those that this machine remembers and those of the jobs in the queue, by name."""
     jobs = cluster.queued_jobs()
     folders = {path.parent.absolute() for depth in ("*", "*/*") for path in Path("runs").glob(f"{depth}/{CONFIG}")}
+    folders |= {*known()}
     folders |= {Path(job.comment) for job in jobs if (Path(job.comment) / CONFIG).is_file() and job.comment}
     return [look_at(folder, jobs) for folder in sorted(folders)]
 

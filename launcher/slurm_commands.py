@@ -10,7 +10,7 @@ HELP = """\
       --wait                                watch it until the run ends
       --prepare                             let a job on CPUs tokenize the data first
       --depends=afterok:JOB                 let it wait for another job
-  shardtune status [RUN_DIR]                where the runs in runs/ and in the queue stand, or one of them (--json)
+  shardtune status [RUN_DIR]                where all known runs stand, or one of them (--json)
   shardtune watch RUN_DIR                   its progress until it ends, through stops and restarts
   shardtune logs RUN_DIR                    what it prints; --rank=N: what a rank does; -f: and goes on printing
   shardtune stop RUN_DIR                    save a checkpoint and stop; --now: without one
@@ -83,7 +83,8 @@ def status(run_dir: str | None = None, json: str = "False") -> Command:
     """Shows where runs stand: what Slurm says, step, time left, loss.
 
     Args:
-        run_dir: the directory of a run; those in runs/ and those of the jobs in the queue if not given.
+        run_dir: the directory of a run; those in runs/, those started on this machine and those of the jobs in the
+            queue if not given.
         json: prints all that is known as JSON.
     """
     refuse_values(json=json)
@@ -103,7 +104,7 @@ def status(run_dir: str | None = None, json: str = "False") -> Command:
             print(
                 render_table(runs)
                 if runs
-                else "no runs in runs/, and no jobs of yours with a run directory in the queue"
+                else "no runs in runs/, none that was started on this machine, and no jobs of yours in the queue"
             )
         return 0
 

@@ -33,6 +33,7 @@ from launcher.lifecycle import (
     steps_of,
 )
 from launcher.plan import RankPlan, plan_ranks
+from launcher.register import remember
 from launcher.report.page import write_report
 from launcher.restart import Failure, next_start
 from launcher.slurm import parse_node_list
@@ -88,6 +89,7 @@ def begin(path: Path, overrides: Sequence[str], allocation: Allocation, *, run_d
     recipe, run_dir = run.recipe, run.run_dir
     ranks = plan_ranks(recipe, allocation.machine)
     write_run_dir(run)
+    remember(run_dir)
     _clear(run_dir, started=parse_time(allocation.details.get("StartTime", "")) or time.time())
     starts = read_starts(run_dir)
     if starts and starts[-1].state == "running":

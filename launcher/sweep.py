@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from launcher.register import remember
 from trainer.config.errors import ConfigError
 from trainer.config.load import learning_hash, load_recipe, parse_override
 from trainer.config.run_dir import CONFIG, Run, refuse_another_recipe, write_atomically, write_run_dir
@@ -105,6 +106,7 @@ def write_sweep(sweep: SweepPlan) -> None:
     for point in sweep.points:
         write_run_dir(Run(point.recipe, point.run_dir, sweep.recipe_path))
     write_atomically(sweep.sweep_dir / SWEEP, sweep.as_json())
+    remember(*(point.run_dir for point in sweep.points))
 
 
 def grid(axes: Sequence[str]) -> list[list[str]]:
