@@ -92,6 +92,8 @@ class Checkpoints:
         self._newest = newest
         self._damaged = set(damaged)
         self._saving: _Save | None = None
+        self._copies: dict[str, Sequence[Fragment]] = {}
+        """In host memory: free to be written over once nothing is being saved."""
         if ranks.is_zero:
             for draft in folder.glob(".step-*"):  # of a run that was killed
                 shutil.rmtree(draft, ignore_errors=True)
@@ -114,8 +116,9 @@ class Checkpoints:
         if (problem := self._ranks.gather(made)[0].problem) is not None:
             self._not_saved(state.step, problem)
             return
-        copy = to_host if self._policy.asynchronous else list
-        kinds = {WEIGHTS: copy(snapshot.weights), OPTIMIZER: copy(snapshot.states)}
+        kinds: dict[str, Sequence[Fragment]] = {WEIGHTS: snapshot.weights, OPTIMIZER: snapshot.states}
+        if self._policy.asynchronous:
+            kinds = self._copies = {name: to_host(its, self._copies.get(name, ())) for name, its in kinds.items()}
         work = Background(self._ranks, lambda: _attempt(lambda: self._write(draft, kinds)))
         self._saving = _Save(manifest, began, work, stall_s=time.monotonic() - began)
         if not self._policy.asynchronous:
