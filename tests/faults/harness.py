@@ -61,6 +61,8 @@ MOMENTS: dict[str, tuple[Any, str, int]] = {
     AT_RESUME: (DeepSpeedEngine, "restore", 1),
 }
 """Where a function is, its name, and up to which of its calls a fault may wait."""
+OF_RANK_ZERO = {"before a checkpoint is published", "as older checkpoints go"}
+"""The moments that no other rank has."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,8 @@ def draw_fault(seed: int, *, resumes: bool) -> Fault:
         moment = "as a checkpoint is copied"
     if name in DAMAGES:  # once there is a checkpoint
         moment = "before an update"
-    return Fault(name, moment, chosen.randint(1, MOMENTS[moment][2]), chosen.randrange(WORLD_SIZE))
+    call, rank = chosen.randint(1, MOMENTS[moment][2]), chosen.randrange(WORLD_SIZE)
+    return Fault(name, moment, call, 0 if moment in OF_RANK_ZERO else rank)
 
 
 @dataclass(frozen=True)
