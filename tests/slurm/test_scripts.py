@@ -50,7 +50,8 @@ say() { :; }; die() { :; }; enter_site() { :; }
 """
 JOB = {
     "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_CPUS_ON_NODE": "64", "run_dir": "/r",
-    "gpus_per_node": "8", "ranks_per_node": "8", "SHARDTUNE_PYTHON": "python3", "code_dir": "/code", "PLUGINS": "task/none",
+    "gpus_per_node": "8", "ranks_per_node": "8", "SHARDTUNE_PYTHON": "python3", "code_dir": "/code",
+    "PLUGINS": "task/none",
 }  # fmt: skip
 
 
