@@ -266,7 +266,7 @@ def largest_batch(split: Split, task: Task, *, ranks: Ranks, micro_batch_tokens:
     rows = np.full(num_rows, longest, dtype=np.int64)
     bins = [np.array([at]) for at in range(num_rows)]
     share = _Sharing(split, task, ranks, micro_batch_tokens, packing)
-    return share.batch(rows, [(0, row) for row in rows.tolist()], bins).to(ranks.device)
+    return share.batch(rows, [(0, row) for row in rows.tolist()], bins, masked=True).to(ranks.device)
 
 
 @dataclass(frozen=True)
@@ -298,8 +298,13 @@ class _Sharing:
         num_padded_tokens = sum(count * longest for count, longest in shapes)
         return (batch.to(self.ranks.device) for batch in batches), num_padded_tokens
 
-    def batch(self, rows: Positions, draws: Sequence[tuple[int, int]], bins: Sequence[Positions]) -> Batch:
-        """One batch of the rows at the places in the bins, which share a row of it if rows are packed."""
+    def batch(
+        self, rows: Positions, draws: Sequence[tuple[int, int]], bins: Sequence[Positions], *, masked: bool = False
+    ) -> Batch:
+        """One batch of the rows at the places in the bins, which share a row of it if rows are packed.
+
+        What tells them apart is left out where no two share one, unless it is `masked`.
+        """
         chosen = np.concatenate(bins)
         examples = [
             {**example, "draw": draws[at]}
@@ -310,7 +315,7 @@ class _Sharing:
         first = self.packing.first_position
         if self.packing.is_flat:
             return self.task.collate([merge(examples, first)])
-        if len(chosen) == len(bins):
+        if len(chosen) == len(bins) and not masked:
             return self.task.collate(examples)
         ends = np.cumsum([len(its) for its in bins]).tolist()
         return self.task.collate([merge(examples[start:end], first) for start, end in pairwise([0, *ends])])

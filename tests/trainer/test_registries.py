@@ -20,4 +20,4 @@ def test_every_name_that_is_legal_has_its_implementation(section: Any, key: str,
 
 
 def test_every_precision_has_its_dtype() -> None:
-    assert set(get_args(EngineConfig.model_fields["precision"].annotation)) == set(DTYPES)
+    assert set(get_args(EngineConfig.model_fields["precision"].annotation)) == {"auto", *DTYPES}
