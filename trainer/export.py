@@ -140,7 +140,7 @@ def export(
     """Writes a folder that AutoModel and transformers.pipeline load; whoever looks finds the old one or the new, whole.
 
     With model.lora it is a folder of adapters, for peft; with merge_lora besides, a whole model again. The weights are
-    the checkpoint's fp32 master weights, cast once: to the recipe's precision if no dtype is given. `results` are the
+    the checkpoint's fp32 master weights, cast once: to the training's precision if no dtype is given. `results` are the
     run's, if they are this checkpoint's. Raises OSError, or CheckpointError if the run directory lacks something.
     """
     draft, old = folder.with_name(f".{folder.name}.draft"), folder.with_name(f".{folder.name}.old")
@@ -160,9 +160,8 @@ def export(
     else:
         model.save_pretrained(draft, state_dict=_weights(model, checkpoint), max_shard_size=max_shard_size)
     for path in (run_dir / MODEL).iterdir():
-        if (
-            not (is_adapter and path.name in CONFIGS) and not (draft / path.name).exists()
-        ):  # the tokenizer's files, as they are
+        is_kept_apart = is_adapter and path.name in CONFIGS
+        if not is_kept_apart and not (draft / path.name).exists():  # the tokenizer's files, as they are
             shutil.copyfile(path, draft / path.name)
     manifest = checkpoint.manifest
     if manifest.dev_metrics is not None:

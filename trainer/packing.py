@@ -39,7 +39,7 @@ def choose_packing(
         return None
     # RoBERTa and its like count places from the one after the padding's id.
     firsts = dict.fromkeys((0, (getattr(model.config, "pad_token_id", None) or 0) + 1))
-    faults = []
+    faults: list[str] = []
     for first_position in firsts:
         packing = Packing(
             capacity=recipe.data.max_tokens,
@@ -51,10 +51,9 @@ def choose_packing(
         if fault is None:
             return packing
         faults.append(fault)
-    fault = faults[0]
     if recipe.data.packing == "on":
-        raise DataError(f"data.packing: {fault}; set it to auto or off")
-    reporter.report("notice", text=f"rows are not packed: {fault}")
+        raise DataError(f"data.packing: {faults[0]}; set it to auto or off")
+    reporter.report("notice", text=f"rows are not packed: {faults[0]}")
     return None
 
 

@@ -124,7 +124,8 @@ def _appear(paths: Sequence[Path], text: str) -> list[bool]:
     deadline = time.monotonic() + SHARED_FILE_S
     there = [False] * len(paths)
     while True:
-        list(paths[0].parent.iterdir())  # makes NFS look again
+        with suppress(OSError):
+            list(paths[0].parent.iterdir())  # makes NFS look again
         for number, path in enumerate(paths):
             with suppress(OSError):
                 there[number] = there[number] or path.read_text(encoding="ascii") == text
