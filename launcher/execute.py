@@ -19,6 +19,7 @@ from typing import NamedTuple
 from launcher.allocation import Allocation, parse_allocation
 from launcher.death import Death, obituary, remedy_for_killed
 from launcher.follow import Events, Heartbeats, first_failure, hung_ranks
+from launcher.left_behind import START_MARK, end_left_behind
 from launcher.local import BACKENDS
 from launcher.plan import JobPlan, Machine
 from launcher.register import remember
@@ -45,8 +46,6 @@ from trainer.progress import Progress
 STOP_GRACE_S = 60.0
 """For so long a first Ctrl-C waits for ranks that make no progress, before they are ended without a checkpoint."""
 TERM_GRACE_S = 5.0
-START_MARK = "SHARDTUNE_START"
-"""The variable by which the processes of a start are known."""
 NOT_FOUND = 127
 """What a shell says of a program that is not there."""
 PR_SET_PDEATHSIG = 1
@@ -208,7 +207,7 @@ def _run_ranks(plan: JobPlan, interrupts: list[Interrupt]) -> tuple[int, Failure
             progress.close()
             _end(process)
             if process.returncode != EXIT_OK:
-                _end_left_behind(mark)
+                end_left_behind(mark)
     if process.returncode == EXIT_OK:
         write_report(plan.run_dir)
         print(farewell(plan.recipe, plan.run_dir))
@@ -220,13 +219,12 @@ def _run_ranks(plan: JobPlan, interrupts: list[Interrupt]) -> tuple[int, Failure
     death = Death(failure, exits, hung_ranks(plan.run_dir, since), silence_s, has_begun)
     if interrupts or death.is_stop:
         return _stopped(plan, interrupts), None
-    smaller = read_budget(plan.run_dir) if death.is_amended else None
+    kept = read_budget(plan.run_dir)
     # As often as the number falls, and no oftener: it has an end.
-    if smaller is not None and (budget is None or smaller.tokens < budget.tokens):
-        print(f"{smaller}; it starts again at once", file=sys.stderr)
+    if death.is_amended and kept is not None and (budget is None or kept.tokens < budget.tokens):
+        print(f"{kept}; it starts again at once", file=sys.stderr)
         return EXIT_ANEW, Failure(step=0, is_mishap=True, is_amended=True)
     train, max_tokens = plan.recipe.train, plan.recipe.data.max_tokens
-    kept = read_budget(plan.run_dir)
     remedy = remedy_for_killed(train.micro_batch_tokens, max_tokens, kept.tokens if kept else None)
     print(obituary(death, log_path, remedy), file=sys.stderr)
     if EXIT_USER in exits.values():
@@ -285,32 +283,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.wait(TERM_GRACE_S)
     _signal_group(process, signal.SIGKILL)
     process.wait()
-
-
-def _end_left_behind(mark: str) -> None:
-    """Makes sure that no process of a start outlives it.
-
-    torchrun (2.13) gives each rank a session of its own, and does not take it along when it is killed: such a rank
-    would train on, or hang on, and keep its memory and the run directory from the next start.
-    """
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        for pid in _marked(mark):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-        until = time.monotonic() + TERM_GRACE_S
-        while _marked(mark) and time.monotonic() < until:
-            time.sleep(0.05)
-
-
-def _marked(mark: str) -> list[int]:
-    """The processes that have this mark in their environment, and are no zombies."""
-    word = f"{START_MARK}={mark}".encode()
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):  # another user's, or gone by now
-            if word in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
-    return found
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
