@@ -9,7 +9,7 @@ from typing import Any
 
 from launcher.local import BACKENDS
 from trainer.config.budget import KeptBudget, read_budget
-from trainer.config.deepspeed import load_ds_config, resolve_ds_config
+from trainer.config.deepspeed import ds_config_of
 from trainer.config.errors import LaunchError
 from trainer.config.run_dir import Run, find_run
 from trainer.config.schema import Recipe
@@ -56,7 +56,8 @@ class JobPlan:
     """Set for the ranks, on top of what there is."""
     world_size: int
     device: str
-    ds_config: Mapping[str, Any]
+    ds_config: Mapping[str, Any] | None
+    """None without DeepSpeed."""
     kept_budget: KeptBudget | None = None
     """What train.micro_batch_tokens: auto is in this run directory, if an earlier start has found it out."""
 
@@ -89,8 +90,7 @@ class JobPlan:
             f"length         {length}",
             f"environment    {' '.join(f'{name}={value}' for name, value in self.environment.items())}",
             f"command        {' '.join(self.argv)}",
-            "ds_config",
-            json.dumps(self.ds_config, indent=2),
+            *(("ds_config", json.dumps(self.ds_config, indent=2)) if self.ds_config is not None else ()),
         ]
         return "\n".join(lines)
 
@@ -120,7 +120,7 @@ def plan_job(
         ranks.environment,
         ranks.num_ranks,
         ranks.device,
-        resolve_ds_config(load_ds_config(recipe.engine.deepspeed), recipe, hidden_size=_hidden_size(recipe)),
+        ds_config_of(recipe, hidden_size=_hidden_size(recipe)),
         read_budget(run.run_dir),
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from launcher.slurm import Nodes, output_pattern, partitions, render_script, script_body
 from launcher.sweep import SweepPlan
-from trainer.config.deepspeed import load_ds_config, resolve_ds_config
+from trainer.config.deepspeed import ds_config_of
 from trainer.config.errors import LaunchError
 from trainer.config.job import JobConfig, seconds_of
 from trainer.config.load import local_folders, machines_alone
@@ -61,7 +61,7 @@ def plan_submission(
     """
     run = find_run(path, overrides, run_dir)
     recipe, run_dir = run.recipe, run.run_dir
-    resolve_ds_config(load_ds_config(recipe.engine.deepspeed), recipe, hidden_size=None)
+    ds_config_of(recipe, hidden_size=None)
     share = share_of_node(recipe.job, cluster)
     options = [
         f"--job-name={run_dir.name}",

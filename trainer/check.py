@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from trainer.budget import estimate, lay_out_first_steps, most_wanted
-from trainer.config.deepspeed import load_ds_config, zero_stage
+from trainer.config.deepspeed import stage_of
 from trainer.config.load import load_recipe
 from trainer.config.schema import Recipe
 from trainer.data.gather import REPORTED, SPLITS
@@ -95,7 +95,7 @@ def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
     # As if the model kept packed rows apart: whether it does is asked when it has been loaded.
     is_packed = task.packable and recipe.data.packing != "off"
     packing = Packing(recipe.data.max_tokens, is_flat=False) if is_packed else None
-    stage = zero_stage(load_ds_config(recipe.engine.deepspeed))
+    stage = stage_of(recipe)
     budget = recipe.train.micro_batch_tokens
     if budget == "auto":
         has_gpu = recipe.job.device != "cpu" and torch.cuda.is_available()

@@ -1,66 +1,55 @@
-"""Dropout as CPUs do it quickly, in layers and in attention; a GPU has kernels of its own for both.
+"""Dropout as CPUs do it quickly; a GPU has kernels of its own.
 
-PyTorch (2.13) draws a float for each number on a CPU, on one core, and its attention leaves the fused kernel as soon as
-there is dropout. Here four numbers share a draw of 64 bits, and all else is whole-number arithmetic that the vector
-units take. Of 16 rows of 104 tokens, 12 heads: 3.6 ms for what took 24.8 (one core, bf16).
+PyTorch (2.13) draws a float for each number on a CPU, on one core. Here four numbers share a draw of 64 bits, all else
+is whole-number arithmetic that the vector units take, and it is done a piece at a time that stays in a core's cache.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 BITS = 15
 """Of each number's draw: a probability is taken to 1/32768, and what is kept is scaled by what that leaves."""
+PIECE = 2**18
+"""Numbers that are done at a time."""
 WHOLE = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}
-_torchs_dropout, _torchs_attention = functional.dropout, functional.scaled_dot_product_attention
+_torchs_dropout = functional.dropout
 
 
 def hasten_dropout() -> None:
     """Lets this process's modules drop out in this way wherever their numbers are on a CPU.
 
-    Models drop out by modules, by functions and within attention, and all three look these names up when they do.
+    Models drop out by modules and by functions, and both look this name up when they do.
     """
     functional.dropout = dropout
-    functional.scaled_dot_product_attention = attention
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    """What torch.nn.functional.dropout is, of other draws of the same generator."""
+    """What torch.nn.functional.dropout is, of other draws that follow from the same generator."""
     if not training or inplace or not 0 < p < 1 or input.device.type != "cpu" or input.dtype not in WHOLE:
         return _torchs_dropout(input, p, training, inplace)
     dropped: Tensor = _Dropout.apply(input, p)  # type: ignore[no-untyped-call]
     return dropped
 
 
-def attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    """What torch.nn.functional.scaled_dot_product_attention is; without dropout, or on a GPU, it is that."""
-    if not 0 < dropout_p < 1 or query.device.type != "cpu" or query.dtype not in WHOLE:
-        how: dict[str, Any] = {"dropout_p": dropout_p, "is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
-        return _torchs_attention(query, key, value, attn_mask, **how)
-    if enable_gqa:
-        groups = query.shape[-3] // key.shape[-3]
-        key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
-    scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(-1, -2)
-    if is_causal:
-        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
-    if attn_mask is not None:
-        if attn_mask.dtype == torch.bool:
-            lowest = torch.finfo(scores.dtype).min
-            attn_mask = torch.zeros_like(attn_mask, dtype=scores.dtype).masked_fill_(~attn_mask, lowest)
-        scores = scores + attn_mask
-    dropped: Tensor = _Dropout.apply(scores.softmax(-1), dropout_p)  # type: ignore[no-untyped-call]
-    return dropped @ value
+class Draws:
+    """Which numbers are dropped, one after another; all of it follows from one draw of torch's generator."""
+
+    def __init__(self, p: float) -> None:
+        self._limit = min(max(round(p * 2**BITS), 1), 2**BITS - 1)
+        self.scale = 2**BITS / (2**BITS - self._limit)
+        """What the kept ones are multiplied by."""
+        # SFC64 of NumPy (O'Neill's variant of Doty-Humphrey's): half the time of torch's Mersenne Twister.
+        self._generator = np.random.SFC64(int(torch.empty((), dtype=torch.int64).random_()))
+
+    def below(self, count: int) -> Tensor:
+        """A number below zero for what is dropped, none for what is kept; int16, shape (count,)."""
+        draws = torch.from_numpy(self._generator.random_raw(-(-count // 4)).view(np.int16)[:count])
+        return draws.bitwise_and_(2**BITS - 1).sub_(self._limit)
 
 
 class _Dropout(torch.autograd.Function):
@@ -68,22 +57,32 @@ class _Dropout(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, p: float) -> Tensor:
-        limit = min(max(round(p * 2**BITS), 1), 2**BITS - 1)
-        draws = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_().view(torch.int16)[: input.numel()]
-        # The sign of the difference of two numbers of 15 bits, in all 16: set if the draw is below the limit.
-        below = draws.bitwise_and_(2**BITS - 1).sub_(limit).bitwise_right_shift_(BITS)
-        kept = below.bitwise_not_().to(torch.int8).view(input.shape)
+        draws = Draws(p)
+        ctx.scale = draws.scale
+        flat, output = input.reshape(-1), torch.empty(input.shape, dtype=input.dtype)
+        kept = torch.empty(input.numel(), dtype=torch.int8)
+        for its, out, piece in _pieces(kept, output, flat):
+            its.copy_(draws.below(len(its)).bitwise_right_shift_(BITS).bitwise_not_())
+            _keep(torch.mul(piece, ctx.scale, out=out), its)
         ctx.save_for_backward(kept)
-        ctx.scale = 2**BITS / (2**BITS - limit)
-        return input * _factors(kept, ctx.scale, input.dtype)
+        return output
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (kept,) = ctx.saved_tensors
-        return grad * _factors(kept, ctx.scale, grad.dtype), None
+        flat, output = grad.reshape(-1), torch.empty(grad.shape, dtype=grad.dtype)
+        for its, out, piece in _pieces(kept, output, flat):
+            _keep(torch.mul(piece, ctx.scale, out=out), its)
+        return output, None
 
 
-def _factors(kept: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
-    """The scale where all bits are set, else zero."""
-    bits = torch.tensor(scale, dtype=dtype).view(WHOLE[dtype])
-    return kept.to(WHOLE[dtype]).bitwise_and_(bits).view(dtype)
+def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The same numbers of each tensor, some at a time; views, flattened."""
+    return zip(*(torch.split(its.view(-1), PIECE) for its in tensors), strict=True)
+
+
+def _keep(numbers: Tensor, kept: Tensor) -> None:
+    """Makes zeros of the numbers whose byte has no bits set."""
+    whole = WHOLE[numbers.dtype]
+    numbers.view(whole).bitwise_and_(kept.to(whole))

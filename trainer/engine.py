@@ -18,8 +18,9 @@ from trainer import zero
 from trainer.config.deepspeed import zero_stage
 from trainer.data.batch import Batch
 from trainer.model import generate
+from trainer.model_state import ModelState
 from trainer.ranks import Ranks
-from trainer.shards import Fragment, Saved, Snapshot, state_name
+from trainer.shards import Saved, Snapshot
 from trainer.stopwatch import Stopwatch
 from trainer.watchdog import beat
 
@@ -44,6 +45,8 @@ class Engine(Protocol):
     num_parameters: int
     num_trained: int
     """Of them; the others stay as they are."""
+    zero_stage: int
+    """0 where every rank has everything."""
 
     def begin_step(self, number: int, *, num_micro_batches: int) -> None:
         """Says how many forward and backward passes make up this step; with none, it is left out."""
@@ -98,7 +101,6 @@ class DeepSpeedEngine:
 
         self._ranks = ranks
         self._seed = seed
-        self._keeps_frozen = keeps_frozen
         self.zero_stage = zero_stage(ds_config)
         self._takes_norm_itself = self.zero_stage == 0 and not any(
             ds_config.get(precision, {}).get("enabled") for precision in ("bf16", "fp16")
@@ -113,11 +115,13 @@ class DeepSpeedEngine:
             model=model, optimizer=make_optimizer(model), model_parameters=trained, config=ds_config
         )
         zero.undo_first_step(self._engine)
+        self._state = ModelState(
+            self._engine.module, lambda: zero.homes(self._engine), ranks, keeps_frozen=keeps_frozen
+        )
         self._stopwatch = Stopwatch(model, ranks.device, sharded=self.zero_stage == 3)
 
     def begin_step(self, number: int, *, num_micro_batches: int) -> None:
-        # Dropout's random numbers follow from (seed, step, rank): nothing to save, and a resumed run repeats them.
-        torch.manual_seed(((self._seed << 40) + (number << 16) + self._ranks.rank) % 2**63)
+        seed_step(self._seed, number, self._ranks)
         self._engine.train()
         self._stopwatch.start()
         self._left, self._is_left_out = num_micro_batches, num_micro_batches == 0
@@ -178,63 +182,16 @@ class DeepSpeedEngine:
     def generate(self, inputs: dict[str, Tensor], settings: Mapping[str, Any]) -> Tensor:
         # Under ZeRO-3 each pass needs all ranks: one that is done goes on until all are.
         synced = self.zero_stage == 3 and self._ranks.world_size > 1
-        criteria = transformers.StoppingCriteriaList([_Beats()])
+        criteria = transformers.StoppingCriteriaList([Beats()])
         return generate(self._engine.module, inputs, {**settings, "synced_gpus": synced, "stopping_criteria": criteria})
 
     def snapshot(self) -> Snapshot:
-        model = self._engine.module
-        homes = zero.homes(self._engine)
-        weights = [self._written(its, its.name, its.master) for its in homes]
-        weights += [self._written(its, its.name, its.values) for its in self._frozen()]
-        if self._ranks.is_zero:
-            weights += [Fragment(name, 0, values) for name, values in zero.buffers(model).items()]
-        states = [
-            self._written(its, state_name(key, its.name), values)
-            for its in homes
-            for key, values in its.states().items()
-        ]
-        return Snapshot(
-            weights=[its for its in weights if its.values.numel()],
-            states=[its for its in states if its.values.numel()],
-            keys=sorted({key for its in homes for key in its.states()}),
-            shapes=zero.shapes(model, trained_alone=not self._keeps_frozen),
-            scalars={its.name: its.scalars() for its in homes if its.has_state},
-            loss_scale=zero.loss_scale(self._engine),
-        )
+        return self._state.snapshot(zero.loss_scale(self._engine))
 
-    @torch.no_grad()
     def restore(self, saved: Saved) -> None:
-        model = self._engine.module
-        saved.refuse_another_model(zero.shapes(model, trained_alone=not self._keeps_frozen))
-        for its in self._frozen():
-            saved.weights.read(its.name, its.start, its.values)
-        for name, values in zero.buffers(model).items():
-            saved.weights.read(name, 0, values)
-        homes = zero.homes(self._engine)
-        for home in homes:
-            saved.weights.read(home.name, home.start, home.master)
-        zero.weights_from_masters(self._engine)
-        if saved.states is None:
-            return
-        for home in homes:
-            if (scalars := saved.scalars.get(home.name)) is not None:
-                home.make_states(saved.keys, scalars)
-                for key, values in home.states().items():
-                    saved.states.read(state_name(key, home.name), home.start, values)
-        zero.set_loss_scale(self._engine, saved.loss_scale)
-
-    def _frozen(self) -> list[zero.Frozen]:
-        """What is kept of what is not trained."""
-        return zero.frozen(self._engine.module) if self._keeps_frozen else []
-
-    def _written(self, its: zero.Home | zero.Frozen, name: str, values: Tensor) -> Fragment:
-        """What this rank writes of its part: of what all ranks have, its share."""
-        if not its.replicated:
-            return Fragment(name, its.start, values)
-        first, last = (
-            values.numel() * rank // self._ranks.world_size for rank in (self._ranks.rank, self._ranks.rank + 1)
-        )
-        return Fragment(name, first, values[first:last])
+        self._state.restore(saved, lambda: zero.weights_from_masters(self._engine))
+        if saved.states is not None:
+            zero.set_loss_scale(self._engine, saved.loss_scale)
 
     def optimizer_state_bytes(self) -> int:
         """Bytes of this rank's optimizer states: AdamW's two moments and, where it keeps one, the fp32 master copy."""
@@ -254,12 +211,17 @@ class DeepSpeedEngine:
         return float(torch.nn.utils.get_total_norm(grads))
 
 
-class _Beats(transformers.StoppingCriteria):
+class Beats(transformers.StoppingCriteria):
     """Never stops an answer, but says at each token that there is progress: on a CPU an answer may take minutes."""
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
         beat()
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+def seed_step(seed: int, number: int, ranks: Ranks) -> None:
+    """Dropout's random numbers follow from (seed, step, rank): nothing to save, and a resumed run repeats them."""
+    torch.manual_seed(((seed << 40) + (number << 16) + ranks.rank) % 2**63)
 
 
 def open_deepspeed() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from trainer.config.deepspeed import load_ds_config, zero_stage
+from trainer.config.deepspeed import stage_of
 from trainer.config.errors import ShortOfMemoryError
 from trainer.config.schema import Recipe
 from trainer.data.prepare import load_model_config
@@ -83,7 +83,7 @@ def _alternatives(
 ) -> Iterator[tuple[str, float]]:
     """Settings, and the bytes that a rank would want with each instead of `wanted`."""
     rows, longest = shape
-    stage = zero_stage(load_ds_config(recipe.engine.deepspeed))
+    stage = stage_of(recipe)
 
     def size(recipe: Recipe, rows: int, stage: int, *, offloaded: bool = False) -> int:
         its = largest_footprint(recipe, task, config, stage=stage, world_size=ranks.world_size, batch=(rows, longest))

@@ -14,8 +14,8 @@ but slowly: 7 GFLOP/s for fp32's 50 were seen on an EPYC with AVX2."""
 def settle_precision(recipe: Recipe, ranks: Ranks) -> Recipe:
     """Collective: the recipe with a precision that all ranks' devices compute in, in the stead of `auto`.
 
-    bf16 if all of them have units for it; else fp16 on GPUs, fp32 on CPUs. Raises LaunchError if the recipe wants what
-    this device cannot.
+    bf16 if all of them have units for it; else fp16 on GPUs, but not without DeepSpeed, and fp32 on CPUs. Raises
+    LaunchError if the recipe wants what this device cannot.
     """
     precision, device = recipe.engine.precision, ranks.device.type
     if precision == "fp16" and device == "cpu":
@@ -25,7 +25,7 @@ def settle_precision(recipe: Recipe, ranks: Ranks) -> Recipe:
         raise LaunchError(f"engine.precision: {name} cannot compute in bf16; set engine.precision=auto")
     if precision != "auto":
         return recipe
-    settled = otherwise(device) if ranks.any(not has_bf16(device)) else "bf16"
+    settled = otherwise(device, recipe) if ranks.any(not has_bf16(device)) else "bf16"
     return recipe.model_copy(update={"engine": recipe.engine.model_copy(update={"precision": settled})})
 
 
@@ -33,7 +33,7 @@ def expected_precision(recipe: Recipe) -> str:
     """What it will be if all ranks' devices are like this machine's."""
     device = "cuda" if torch.cuda.is_available() and recipe.job.device != "cpu" else "cpu"
     precision: str = recipe.engine.precision
-    return precision if precision != "auto" else "bf16" if has_bf16(device) else otherwise(device)
+    return precision if precision != "auto" else "bf16" if has_bf16(device) else otherwise(device, recipe)
 
 
 def has_bf16(device: str) -> bool:
@@ -45,6 +45,6 @@ def has_bf16(device: str) -> bool:
     return any(capabilities.get(unit, False) for unit in CPU_UNITS)
 
 
-def otherwise(device: str) -> str:
-    """What is computed in where there are none."""
-    return "fp16" if device == "cuda" else "fp32"
+def otherwise(device: str, recipe: Recipe) -> str:
+    """What is computed in where there are none; without DeepSpeed there is no loss scale for fp16."""
+    return "fp16" if device == "cuda" and recipe.engine.deepspeed is not None else "fp32"

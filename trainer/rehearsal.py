@@ -17,7 +17,7 @@ from trainer.config.schema import Recipe
 from trainer.data.batch import Batch
 from trainer.data.pack import Packing
 from trainer.data.shards import Split
-from trainer.engine import DeepSpeedEngine, Engine
+from trainer.engine import Engine
 from trainer.lease import Lease
 from trainer.memory import memory_said, share_of_memory
 from trainer.ranks import Ranks
@@ -30,7 +30,7 @@ from trainer.watchdog import beat
 def settle_budget(
     recipe: Recipe,
     run_dir: Path,
-    engine: DeepSpeedEngine,
+    engine: Engine,
     task: Task,
     train: Split,
     packing: Packing | None,

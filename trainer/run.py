@@ -19,16 +19,17 @@ from trainer.ahead import made_ahead
 from trainer.background import together
 from trainer.base_model import Base, identify_together, refuse_another_base
 from trainer.checkpoint import Checkpoints, Policy
-from trainer.config.deepspeed import load_ds_config, resolve_ds_config
+from trainer.config.deepspeed import ds_config_of
 from trainer.config.errors import CheckpointError
 from trainer.config.load import learning_hash
 from trainer.config.run_dir import CHECKPOINTS, EXPORT, FACTS, MODEL, RESULTS, STOP, write_atomically
 from trainer.config.schema import Recipe
+from trainer.cpu_attention import hasten_attention
 from trainer.cpu_dropout import hasten_dropout
 from trainer.culprits import Culprits
 from trainer.data.prepare import Prepared, load_model_config, load_tokenizer
 from trainer.data.shards import Split
-from trainer.engine import DeepSpeedEngine, hold_ds_config
+from trainer.engine import DeepSpeedEngine, Engine, hold_ds_config
 from trainer.export import export, in_order
 from trainer.guard import Guard, RolledBack
 from trainer.lease import Lease, open_lease
@@ -45,6 +46,7 @@ from trainer.preflight import preflight
 from trainer.probe import host_name
 from trainer.ranks import Ranks
 from trainer.rehearsal import halved_when_short, settle_budget
+from trainer.replicated import ReplicatedEngine
 from trainer.reporter import Reporter, open_reporter
 from trainer.resume import Found, find_newest, first_whole, fork, restore, state_of
 from trainer.schedule import make_schedule
@@ -77,6 +79,7 @@ def run(
     recipe = settle_precision(recipe, ranks)
     if ranks.device.type == "cpu":
         hasten_dropout()
+        hasten_attention()
     lease = open_lease(run_dir, ranks, job=job)
     try:
         return _run(recipe, run_dir, prepared, ranks, stop, lease, terminal, job)
@@ -248,16 +251,14 @@ def _assemble(
     return milestones, lambda state: course.begin(state.step, state.left_out)
 
 
-def _load_engine(
-    recipe: Recipe, run_dir: Path, task: Task, tokenizer: Any, ranks: Ranks
-) -> tuple[DeepSpeedEngine, Any]:
+def _load_engine(recipe: Recipe, run_dir: Path, task: Task, tokenizer: Any, ranks: Ranks) -> tuple[Engine, Any]:
     """Collective: the pretrained model, sharded as the ds_config says; the engine and the model within."""
     hidden_size = getattr(load_model_config(recipe).get_text_config(), "hidden_size", None)
-    ds_config = resolve_ds_config(load_ds_config(recipe.engine.deepspeed), recipe, hidden_size=hidden_size)
-    if ranks.is_zero:
+    ds_config = ds_config_of(recipe, hidden_size=hidden_size)
+    if ranks.is_zero and ds_config is not None:
         write_atomically(run_dir / "deepspeed.json", json.dumps(ds_config, indent=2))
     # transformers (5.23) draws other weights where they are born sharded: the stage would decide what is learned.
-    born_sharded = None if recipe.model.from_scratch else hold_ds_config(ds_config)
+    born_sharded = None if recipe.model.from_scratch or ds_config is None else hold_ds_config(ds_config)
     model = load_model(recipe, task, tokenizer)
     del born_sharded
     beat()
@@ -265,18 +266,14 @@ def _load_engine(
     def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
         return OPTIMIZERS[recipe.optim.kind](model, recipe.optim)
 
-    engine = DeepSpeedEngine(
-        model,
-        ds_config,
-        make_optimizer,
-        ranks=ranks,
-        seed=recipe.train.seed,
-        keeps_frozen=recipe.model.lora is None,
-    )
-    return engine, model
+    common: dict[str, Any] = {"ranks": ranks, "seed": recipe.train.seed, "keeps_frozen": recipe.model.lora is None}
+    if ds_config is not None:
+        return DeepSpeedEngine(model, ds_config, make_optimizer, **common), model
+    precision, norm = recipe.engine.precision, recipe.optim.max_grad_norm
+    return ReplicatedEngine(model, make_optimizer, precision=precision, max_grad_norm=norm, **common), model
 
 
-def _pass_once(engine: DeepSpeedEngine, task: Task, train: Split, ranks: Ranks) -> None:
+def _pass_once(engine: Engine, task: Task, train: Split, ranks: Ranks) -> None:
     """Collective: a forward pass of the shortest example, by which the model shows how its loss can be computed."""
     shortest = np.where(train.num_targets > 0, train.lengths, np.iinfo(np.int32).max).argmin()
     (example,) = train.examples(np.array([shortest]))
@@ -284,7 +281,7 @@ def _pass_once(engine: DeepSpeedEngine, task: Task, train: Split, ranks: Ranks) 
         engine.forward(task.collate([{**example, "draw": (0, 0)}]).to(ranks.device))
 
 
-def _policy(recipe: Recipe, task: Task, engine: DeepSpeedEngine, ranks: Ranks, base: Base | None) -> Policy:
+def _policy(recipe: Recipe, task: Task, engine: Engine, ranks: Ranks, base: Base | None) -> Policy:
     metric = recipe.checkpoint.best_metric or task.main_metric
     return Policy(
         keep_last=recipe.checkpoint.keep_last,

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from trainer.cpu_dropout import attention, dropout, hasten_dropout
+from trainer.cpu_dropout import dropout, hasten_dropout
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -16,10 +16,10 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 @pytest.fixture
 def hastened() -> Iterator[None]:
     """What it is like while a run trains on a CPU."""
-    before = functional.dropout, functional.scaled_dot_product_attention
+    before = functional.dropout
     hasten_dropout()
     yield
-    functional.dropout, functional.scaled_dot_product_attention = before
+    functional.dropout = before
 
 
 @pytest.mark.parametrize(("dtype", "p"), list(product(DTYPES, [0.1, 0.5, 0.9])))
@@ -64,38 +64,21 @@ def test_nothing_and_all_are_dropped_by_torch(p: float) -> None:
     assert torch.equal(dropout(its, 0.5, training=False), its)
 
 
-@pytest.mark.parametrize("masked", ["not", "causal", "bool", "float", "grouped"])
-def test_attention_is_torchs_but_for_what_is_dropped(masked: str) -> None:
-    torch.manual_seed(0)
-    query, key, value = (torch.randn(2, heads, 9, 8) for heads in (4, 2, 2))
-    if masked != "grouped":
-        key, value = key.repeat(1, 2, 1, 1), value.repeat(1, 2, 1, 1)
-    seen = torch.ones(2, 1, 9, 9, dtype=torch.bool)
-    seen[1, :, :, 6:] = False
-    how = {
-        "not": {},
-        "causal": {"is_causal": True},
-        "bool": {"attn_mask": seen},
-        "float": {"attn_mask": torch.zeros(seen.shape).masked_fill(~seen, -1e9)},
-        "grouped": {"enable_gqa": True, "scale": 0.5},
-    }[masked]
-    expected = functional.scaled_dot_product_attention(query, key, value, **how)  # type: ignore[arg-type]
-    mean = torch.stack([attention(query, key, value, dropout_p=0.1, **how) for _ in range(1000)]).mean(0)  # type: ignore[arg-type]
-    torch.testing.assert_close(mean, expected, rtol=0, atol=0.08)
-    nearly = attention(query, key, value, dropout_p=1e-9, **how)  # type: ignore[arg-type]
-    assert float((nearly - expected).abs().median()) < 1e-3
+def test_what_is_larger_than_a_piece_is_dropped_by_other_draws_in_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.cpu_dropout.PIECE", 100)
+    its = torch.ones(7, 50, requires_grad=True)
+    out = dropout(its, 0.5)
+    pieces = out.detach().view(-1).split(100)
+    assert not torch.equal(pieces[0], pieces[1]) and len(pieces[-1]) == 50
+    out.backward(torch.ones(50, 7).t())
+    assert torch.equal(its.grad, out)  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("hastened")
-def test_modules_functions_and_attention_all_drop_out_in_this_way() -> None:
+def test_modules_and_functions_drop_out_in_this_way() -> None:
     its = torch.ones(400)
     for drop in (nn.Dropout(0.5), lambda its: functional.dropout(its, 0.5)):
         torch.manual_seed(0)
         found = drop(its)
         torch.manual_seed(0)
         assert torch.equal(found, dropout(its, 0.5))
-    query = torch.randn(1, 2, 5, 4)
-    torch.manual_seed(0)
-    found = functional.scaled_dot_product_attention(query, query, query, dropout_p=0.5)
-    torch.manual_seed(0)
-    assert torch.equal(found, attention(query, query, query, dropout_p=0.5))

@@ -12,15 +12,18 @@ from torch import nn
 
 from tests.support.ranks import run_ranks
 from tests.support.runs import tiny_recipe
-from trainer.config.deepspeed import load_ds_config, resolve_ds_config
+from trainer.config.deepspeed import ds_config_of
 from trainer.data.batch import Batch
-from trainer.engine import DeepSpeedEngine
+from trainer.engine import DeepSpeedEngine, Engine
 from trainer.optim import adamw
 from trainer.ranks import Ranks
+from trainer.replicated import ReplicatedEngine
 from trainer.shards import Saved, SavedTensors, state_name, write_fragments
 from trainer.zero import loss_scale, set_loss_scale
 
 LAYOUTS = [
+    ("null", "fp32"),
+    ("null", "bf16"),
     ("zero0", "fp32"),
     ("zero0", "bf16"),
     ("zero1", "fp32"),
@@ -55,15 +58,23 @@ class Model(nn.Module):
         return (self.norm(self.large(hidden)) + self.shared(hidden)).float()
 
 
-def make_engine(ranks: Ranks, layout: tuple[str, str], seed: int) -> DeepSpeedEngine:
+def make_engine(ranks: Ranks, layout: tuple[str, str], seed: int) -> Engine:
     strategy, precision = layout
     recipe = tiny_recipe(Path("/"), f"engine.deepspeed={strategy}", f"engine.precision={precision}")
-    ds_config = resolve_ds_config(load_ds_config(strategy), recipe, hidden_size=8)
+    ds_config = ds_config_of(recipe, hidden_size=8)
     model = Model(seed).to(DTYPES[precision])
-    return DeepSpeedEngine(model, ds_config, lambda model: adamw(model, recipe.optim), ranks=ranks, seed=0)
+
+    def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
+        return adamw(model, recipe.optim)
+
+    if ds_config is None:
+        return ReplicatedEngine(
+            model, make_optimizer, precision=precision, max_grad_norm=recipe.optim.max_grad_norm, ranks=ranks, seed=0
+        )
+    return DeepSpeedEngine(model, ds_config, make_optimizer, ranks=ranks, seed=0)
 
 
-def train(engine: DeepSpeedEngine, num_steps: int) -> None:
+def train(engine: Engine, num_steps: int) -> None:
     for step in range(num_steps):
         engine.begin_step(step, num_micro_batches=1)
         inputs = torch.linspace(-1, 1, 10).view(2, 5) * (step + 1)
@@ -102,7 +113,7 @@ def whole(saved: Saved) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def outputs(engine: DeepSpeedEngine) -> torch.Tensor:
+def outputs(engine: Engine) -> torch.Tensor:
     with engine.evaluating():
         return torch.as_tensor(engine.forward(Batch({"x": torch.ones(1, 5)}, torch.zeros(1))))
 
@@ -189,7 +200,7 @@ def test_a_checkpoint_of_another_model_is_refused_with_what_differs(written: lis
 
 
 def loss_scales(ranks: Ranks) -> None:
-    make_engine(ranks, LAYOUTS[0], seed=0)  # the scaler asks DeepSpeed for its rank
+    make_engine(ranks, ("zero0", "fp32"), seed=0)  # the scaler asks DeepSpeed for its rank
     fresh, worn = (SimpleNamespace(fp16_enabled=lambda: True, optimizer=SimpleNamespace()) for _ in range(2))
     for engine in (fresh, worn):
         engine.optimizer.loss_scaler = DynamicLossScaler(2.0**16, 4, 1.0, 2, False)

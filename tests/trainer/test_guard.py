@@ -40,7 +40,15 @@ SHORT = ("train.num_epochs=1", "data.dev=null", "data.test=null", "data.length_w
 
 @pytest.mark.parametrize(
     ("strategy", "precision"),
-    [("zero0", "fp32"), ("zero0", "bf16"), ("zero1", "bf16"), ("zero2", "fp32"), ("zero3", "bf16")],
+    [
+        ("null", "fp32"),
+        ("null", "bf16"),
+        ("zero0", "fp32"),
+        ("zero0", "bf16"),
+        ("zero1", "bf16"),
+        ("zero2", "fp32"),
+        ("zero3", "bf16"),
+    ],
 )
 def test_a_row_that_gives_no_number_changes_no_weight_and_is_named(
     poisoned: Path, tmp_path: Path, strategy: str, precision: str

@@ -43,13 +43,23 @@ def test_the_reference_learns(reference: Events) -> None:
 
 
 @pytest.mark.parametrize(
-    ("world_size", "stage", "micro_batch_tokens"),
-    [(1, 2, 64), (2, 0, 64), (2, 1, 16384), (2, 2, 16384), (2, 3, 64), (4, 2, 64), (4, 3, 16384)],
+    ("world_size", "strategy", "micro_batch_tokens"),
+    [
+        (1, "zero2", 64),
+        (2, "zero0", 64),
+        (2, "zero1", 16384),
+        (2, "zero2", 16384),
+        (2, "zero3", 64),
+        (4, "zero2", 64),
+        (4, "zero3", 16384),
+        (1, "null", 16384),
+        (3, "null", 64),
+    ],
 )
 def test_ranks_zero_stages_and_ragged_micro_batches_change_nothing(
-    tiny: Path, tmp_path: Path, reference: Events, world_size: int, stage: int, micro_batch_tokens: int
+    tiny: Path, tmp_path: Path, reference: Events, world_size: int, strategy: str, micro_batch_tokens: int
 ) -> None:
-    recipe = tiny_recipe(tiny, f"engine.deepspeed=zero{stage}", f"train.micro_batch_tokens={micro_batch_tokens}")
+    recipe = tiny_recipe(tiny, f"engine.deepspeed={strategy}", f"train.micro_batch_tokens={micro_batch_tokens}")
     assert_same_training(train(recipe, tmp_path, world_size=world_size)[1], reference)
 
 

@@ -33,7 +33,9 @@ def exported(run_dir: Path, name: str) -> dict[str, torch.Tensor]:
     return load_file(run_dir / "export" / name / "model.safetensors")
 
 
-@pytest.mark.parametrize(("strategy", "precision"), [("zero0", "bf16"), ("zero2", "bf16"), ("zero3", "fp32")])
+@pytest.mark.parametrize(
+    ("strategy", "precision"), [("null", "bf16"), ("zero0", "bf16"), ("zero2", "bf16"), ("zero3", "fp32")]
+)
 def test_a_run_broken_off_twice_ends_with_the_unbroken_ones_weights_bit_for_bit(
     with_dropout: Path, tmp_path: Path, strategy: str, precision: str
 ) -> None:

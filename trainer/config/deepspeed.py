@@ -68,9 +68,21 @@ def resolve_ds_config(base: Mapping[str, Any], recipe: Recipe, *, hidden_size: i
             if key not in _AUTO_OF_DEEPSPEED and key.partition(".")[0] in _TOP_LEVEL
         ]
     if faults:
-        source = _source(recipe.engine.deepspeed)
+        source = _source(recipe.engine.deepspeed or "")
         raise ConfigError("\n".join(f"{source}: {' '.join(fault.splitlines())}" for fault in dict.fromkeys(faults)))
     return _with_recipe(config, recipe)
+
+
+def ds_config_of(recipe: Recipe, *, hidden_size: int | None) -> dict[str, Any] | None:
+    """What DeepSpeed is given for a recipe; None for one without DeepSpeed. Raises ConfigError as the above do."""
+    if recipe.engine.deepspeed is None:
+        return None
+    return resolve_ds_config(load_ds_config(recipe.engine.deepspeed), recipe, hidden_size=hidden_size)
+
+
+def stage_of(recipe: Recipe) -> int:
+    """The ZeRO stage that a recipe asks for; 0 where nothing is sharded. Raises ConfigError."""
+    return 0 if recipe.engine.deepspeed is None else zero_stage(load_ds_config(recipe.engine.deepspeed))
 
 
 def zero_stage(ds_config: Mapping[str, Any]) -> int:

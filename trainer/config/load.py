@@ -266,7 +266,7 @@ def with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
     model, engine, job = recipe.model, recipe.engine, recipe.job
     if _is_local_model(model.path, folder):
         model = model.model_copy(update={"path": _absolute(model.path, folder)})
-    if is_path(engine.deepspeed):
+    if engine.deepspeed is not None and is_path(engine.deepspeed):
         engine = engine.model_copy(update={"deepspeed": _absolute(engine.deepspeed, folder)})
     if job.preamble is not None:
         job = job.model_copy(update={"preamble": _absolute(job.preamble, folder)})

@@ -217,13 +217,20 @@ class OptimConfig(Section):
 class EngineConfig(Section):
     """How a step is computed. Nothing here changes what is learned, but for rounding."""
 
-    deepspeed: str = "zero2"
+    deepspeed: str | None = "zero2"
     """zero0, zero1, zero2, zero3, zero2_offload or zero3_offload (the files in ds_configs/), or the path of your own
-    DeepSpeed JSON."""
+    DeepSpeed JSON. None does without DeepSpeed: every rank holds and updates everything, as under zero0, in fewer and
+    larger operations."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Of the weights and activations in the forward and backward pass; the optimizer always works in fp32, so a run may
     go on in another one. auto is bf16 where all ranks' devices have units for it (NVIDIA's since Ampere, CPUs with
     AVX512-BF16 or AMX), else fp16 on GPUs and fp32 on CPUs."""
+
+    @model_validator(mode="after")
+    def _a_loss_scale_is_deepspeeds(self) -> "EngineConfig":
+        if self.deepspeed is None and self.precision == "fp16":
+            raise ValueError("precision: fp16 needs a loss scale, which DeepSpeed has; set deepspeed=zero0")
+        return self
 
 
 class CheckpointConfig(Section):

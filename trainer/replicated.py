@@ -1,0 +1,190 @@
+"""Plain data parallelism, by torch alone: every rank has the whole model and updates all of it.
+
+For models of which a rank can hold everything. Weights, their fp32 masters and the gradients lie in one flat tensor
+each, so that an update is a handful of operations whatever the number of parameters, and one all-reduce.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import transformers
+from torch import Tensor, nn
+
+from trainer import zero
+from trainer.data.batch import Batch
+from trainer.engine import Beats, StepStats, seed_step
+from trainer.model import generate
+from trainer.model_state import ModelState
+from trainer.ranks import Ranks
+from trainer.shards import Saved, Snapshot
+from trainer.stopwatch import Stopwatch
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+"""By engine.precision: of weights and activations. fp16 would want a loss scale, which DeepSpeed has."""
+ALIGNED = 64
+"""A parameter's place in a flat tensor is a multiple of so many elements: whole cache lines in any precision."""
+
+
+@dataclass(frozen=True)
+class _Flat:
+    """The parameters of a group of the optimizer, flattened one behind another."""
+
+    parameters: list[nn.Parameter]
+    offsets: list[int]
+    weights: Tensor
+    """What the model computes with; shape (elements,)."""
+    master: Tensor
+    """fp32, with the mean gradient in its grad; the same tensor as the weights in fp32."""
+
+
+class ReplicatedEngine:
+    """The Engine of a recipe without DeepSpeed."""
+
+    zero_stage = 0
+
+    def __init__(
+        self,
+        model: nn.Module,
+        make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+        *,
+        precision: str,
+        max_grad_norm: float,
+        ranks: Ranks,
+        seed: int,
+        keeps_frozen: bool = True,
+    ) -> None:
+        """Collective: with keeps_frozen, snapshots have what is not trained too; without it, restore leaves that."""
+        self._model = model.to(ranks.device, DTYPES[precision])
+        self._ranks, self._seed, self._max_grad_norm = ranks, seed, max_grad_norm
+        self._names = {parameter: name for name, parameter in model.named_parameters()}
+        self.num_parameters = sum(its.numel() for its in model.parameters())
+        self.num_trained = sum(its.numel() for its in model.parameters() if its.requires_grad)
+        for its in (*model.parameters(), *model.buffers()):
+            dist.broadcast(its.data, 0)
+        self._optimizer = make_optimizer(model)
+        groups = [group["params"] for group in self._optimizer.param_groups]
+        self._grads = torch.zeros(sum(_places(its)[-1] for its in groups), device=ranks.device)
+        self._flats: list[_Flat] = []
+        self._left = 0
+        self._is_left_out = False
+        self._its_grad: dict[nn.Parameter, Tensor] = {}
+        self._seen: set[nn.Parameter] = set()
+        """What has got a gradient in this step."""
+        begin = 0
+        for group, parameters in zip(self._optimizer.param_groups, groups, strict=True):
+            flat = self._flatten(parameters, begin)
+            self._flats.append(flat)
+            group["params"] = [flat.master]
+            begin += flat.master.numel()
+        self._state = ModelState(model, self._homes, ranks, keeps_frozen=keeps_frozen)
+        self._stopwatch = Stopwatch(model, ranks.device, sharded=False)
+
+    def begin_step(self, number: int, *, num_micro_batches: int) -> None:
+        seed_step(self._seed, number, self._ranks)
+        self._model.train()
+        self._stopwatch.start()
+        self._left, self._is_left_out = num_micro_batches, num_micro_batches == 0
+        self._seen.clear()
+
+    def forward(self, batch: Batch) -> Any:
+        return self._model(**batch.inputs)
+
+    def backward(self, loss_sum: Tensor, *, num_targets: float) -> None:
+        # An infinite loss can have a finite gradient (that of a target with probability 0). It shall have none.
+        (loss_sum * torch.where(loss_sum.detach().isfinite(), 1 / num_targets, math.nan)).backward()  # type: ignore[no-untyped-call]
+        self._left -= 1
+
+    @torch.no_grad()
+    def step(self, *, lr: float) -> StepStats:
+        assert self._left == 0, "engine.step() before the step's last micro-batch"
+        if self._is_left_out:
+            return StepStats(lr, math.nan, applied=False)
+        for parameter, grad in self._its_grad.items():
+            if parameter not in self._seen:  # the step's micro-batches did not pass through it
+                grad.zero_()
+        compute_s = self._stopwatch.stop()
+        dist.all_reduce(self._grads)
+        norm = float(torch.linalg.vector_norm(self._grads))
+        if not math.isfinite(norm):
+            return StepStats(lr, math.inf, applied=False, compute_s=compute_s)
+        if norm > self._max_grad_norm:
+            self._grads.mul_(self._max_grad_norm / (norm + 1e-6))
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._optimizer.step()
+        self._weights_from_masters()
+        return StepStats(lr, norm, applied=True, compute_s=compute_s)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        self._model.eval()
+        with torch.no_grad():
+            yield
+        self._model.train()
+
+    @contextmanager
+    def rehearsing(self) -> Iterator[None]:
+        with torch.random.fork_rng([self._ranks.device] if self._ranks.device.type == "cuda" else []):
+            yield
+        self._optimizer.state.clear()
+
+    def generate(self, inputs: dict[str, Tensor], settings: Mapping[str, Any]) -> Tensor:
+        criteria = transformers.StoppingCriteriaList([Beats()])
+        return generate(self._model, inputs, {**settings, "stopping_criteria": criteria})
+
+    def snapshot(self) -> Snapshot:
+        return self._state.snapshot({})
+
+    def restore(self, saved: Saved) -> None:
+        self._state.restore(saved, self._weights_from_masters)
+
+    def _flatten(self, parameters: list[nn.Parameter], begin: int) -> _Flat:
+        """Moves the parameters into a flat tensor, and their gradients, from `begin` on, into that of all."""
+        *offsets, size = _places(parameters)
+        weights = torch.zeros(size, dtype=parameters[0].dtype, device=self._ranks.device)
+        for parameter, offset in zip(parameters, offsets, strict=True):
+            place = weights[offset : offset + parameter.numel()].view(parameter.shape)
+            parameter.data = place.copy_(parameter.data)
+            self._its_grad[parameter] = self._grads[begin + offset :][: parameter.numel()].view(parameter.shape)
+            parameter.register_post_accumulate_grad_hook(self._collect)  # type: ignore[no-untyped-call]
+        master = weights if weights.dtype == torch.float32 else weights.float()
+        master.grad = self._grads[begin : begin + size]
+        return _Flat(parameters, offsets, weights, master)
+
+    def _collect(self, parameter: nn.Parameter) -> None:
+        """Adds a micro-batch's gradient to the step's, in fp32, as soon as it is there."""
+        grad = parameter.grad
+        assert grad is not None
+        if parameter in self._seen:
+            self._its_grad[parameter].add_(grad)
+        else:
+            self._its_grad[parameter].copy_(grad)
+            self._seen.add(parameter)
+        parameter.grad = None
+
+    def _weights_from_masters(self) -> None:
+        for flat in self._flats:
+            if flat.master is not flat.weights:
+                flat.weights.copy_(flat.master)
+
+    def _homes(self) -> list[zero.Home]:
+        return [
+            zero.Home(
+                self._names[parameter], 0, flat.master, offset, parameter.numel(), self._optimizer, replicated=True
+            )
+            for flat in self._flats
+            for parameter, offset in zip(flat.parameters, flat.offsets, strict=True)
+        ]
+
+
+def _places(parameters: list[nn.Parameter]) -> list[int]:
+    """Where each begins in a flat tensor of all, and behind them its size."""
+    places = [0]
+    for its in parameters:
+        places.append(places[-1] + -(-its.numel() // ALIGNED) * ALIGNED)
+    return places
