@@ -43,8 +43,8 @@ class Settings:
     """Of all ranks."""
     max_tokens: int = MAX_TOKENS
     learning_rate: float = LEARNING_RATE
-    zero_stage: int = 2
-    """Of our side."""
+    deepspeed: str = "zero2"
+    """engine.deepspeed of our side."""
     arguments: dict[str, Any] = field(default_factory=dict)
     """What TrainingArguments is told besides."""
 
@@ -179,7 +179,7 @@ def shardtune_command(settings: Settings) -> list[str]:
         "optim.warmup_fraction": "null",
         "optim.weight_decay": WEIGHT_DECAY,
         "engine.precision": settings.precision,
-        "engine.deepspeed": f"ds_configs/zero{settings.zero_stage}.json",
+        "engine.deepspeed": settings.deepspeed,
         "job.ranks": settings.ranks,
         "job.threads_per_rank": settings.threads,
         "report.wandb": "disabled",

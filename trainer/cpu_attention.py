@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from trainer.cpu_dropout import WHOLE, Draws
 
-AT_ONCE = 2**20
+AT_ONCE = 2**21
 """Weights that are made at a time."""
 SIGN = {torch.bfloat16: -(2**15), torch.float16: -(2**15), torch.float32: -(2**31)}
 _torchs_attention = functional.scaled_dot_product_attention
@@ -87,11 +87,11 @@ class _Attention(torch.autograd.Function):
         output = _like(query, size=value.shape[-1])
         signed = torch.empty(rows, heads, queries, key.shape[2], dtype=query.dtype)
         for part in _parts(signed.shape):
-            weights = _weights(query, key, bias, scale, part, out=signed[part])
+            weights = _weights(query, key, bias, scale, part, out=_taken(signed, part))
             bits = weights.view(WHOLE[weights.dtype])
             dropped = draws.below(weights.numel()).to(bits.dtype).view(bits.shape)
             bits.bitwise_or_(dropped.bitwise_and_(SIGN[weights.dtype]))
-            output[part] = torch.matmul(weights.clamp_min(0), value[part]).mul_(draws.scale)
+            _put(weights.clamp_min(0) @ _taken(value, part), draws.scale, output, part)
         ctx.save_for_backward(query, key, value, None, output, signed)
         return output
 
@@ -105,27 +105,42 @@ class _Attention(torch.autograd.Function):
         if ctx.drops:
             grad = grad * ctx.kept_scale
         for part in _parts((*query.shape[:3], key.shape[2])):
-            weights = _weights(query, key, bias, ctx.scale, part) if signed is None else signed[part]
+            weights = _weights(query, key, bias, ctx.scale, part) if signed is None else _taken(signed, part)
             kept = weights.clamp_min(0) if ctx.drops else weights
-            of_value[part] = torch.matmul(kept.transpose(-1, -2), grad[part])
-            of_scores = torch.matmul(grad[part], value[part].transpose(-1, -2))
+            its_grad, its_total = _taken(grad, part), _taken(total, part)
+            _put(kept.transpose(-1, -2) @ its_grad, 1.0, of_value, part)
+            of_scores = its_grad @ _taken(value, part).transpose(-1, -2)
             if ctx.drops:
-                of_scores.mul_(kept).addcmul_(weights.abs(), total[part], value=-1)
+                unsigned = weights.view(WHOLE[weights.dtype]).bitwise_and(~SIGN[weights.dtype]).view(weights.dtype)
+                of_scores.mul_(kept).addcmul_(unsigned, its_total, value=-1)
             else:
-                of_scores.sub_(total[part]).mul_(weights)
-            of_query[part] = torch.matmul(of_scores, key[part]).mul_(ctx.scale)
-            of_key[part] = torch.matmul(of_scores.transpose(-1, -2), query[part]).mul_(ctx.scale)
+                of_scores.sub_(its_total).mul_(weights)
+            _put(of_scores @ _taken(key, part), ctx.scale, of_query, part)
+            _put(of_scores.transpose(-1, -2) @ _taken(query, part), ctx.scale, of_key, part)
         return of_query, of_key, of_value, None, None, None
 
 
 def _weights(
     query: Tensor, key: Tensor, bias: Tensor | None, scale: float, part: tuple[slice, slice], out: Tensor | None = None
 ) -> Tensor:
-    """The attention weights of some rows' heads, before dropout."""
-    scores = torch.matmul(query[part] * scale, key[part].transpose(-1, -2))
+    """The attention weights of some rows' heads, before dropout; shape (heads, queries, keys)."""
+    scores = (_taken(query, part) * scale) @ _taken(key, part).transpose(-1, -2)
     if bias is not None:
-        scores.add_(bias[tuple(its if size > 1 else slice(None) for its, size in zip(part, bias.shape, strict=False))])
+        its_bias = bias[tuple(its if size > 1 else slice(None) for its, size in zip(part, bias.shape, strict=False))]
+        if bool(its_bias.any()):  # not where no row of the part has padding
+            scores.view(query[part].shape[:2] + scores.shape[1:]).add_(its_bias)
     return torch.softmax(scores, -1, out=scores if out is None else out)
+
+
+def _taken(its: Tensor, part: tuple[slice, slice]) -> Tensor:
+    """Some rows' heads, one behind another; shape (heads, tokens, size). A view where they lie like that."""
+    return its[part].reshape(-1, *its.shape[2:])
+
+
+def _put(heads: Tensor, scale: float, its: Tensor, part: tuple[slice, slice]) -> None:
+    """The way back: what was computed of some rows' heads, times the scale, to its place."""
+    place = its[part]
+    torch.mul(heads.view(place.shape), scale, out=place)
 
 
 def _parts(shape: torch.Size | tuple[int, ...]) -> Iterator[tuple[slice, slice]]:

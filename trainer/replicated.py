@@ -5,6 +5,7 @@ each, so that an update is a handful of operations whatever the number of parame
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from trainer.stopwatch import Stopwatch
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 """By engine.precision: of weights and activations. fp16 would want a loss scale, which DeepSpeed has."""
+LARGE = 4096
+"""Rows of an embedding."""
 ALIGNED = 64
 """A parameter's place in a flat tensor is a multiple of so many elements: whole cache lines in any precision."""
 
@@ -66,6 +69,8 @@ class ReplicatedEngine:
         self.num_trained = sum(its.numel() for its in model.parameters() if its.requires_grad)
         for its in (*model.parameters(), *model.buffers()):
             dist.broadcast(its.data, 0)
+        if ranks.device.type == "cpu":
+            _look_up_sparsely(model)
         self._optimizer = make_optimizer(model)
         groups = [group["params"] for group in self._optimizer.param_groups]
         self._grads = torch.zeros(sum(_places(its)[-1] for its in groups), device=ranks.device)
@@ -112,8 +117,7 @@ class ReplicatedEngine:
         norm = float(torch.linalg.vector_norm(self._grads))
         if not math.isfinite(norm):
             return StepStats(lr, math.inf, applied=False, compute_s=compute_s)
-        if norm > self._max_grad_norm:
-            self._grads.mul_(self._max_grad_norm / (norm + 1e-6))
+        self._clip(norm)
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         self._optimizer.step()
@@ -158,14 +162,28 @@ class ReplicatedEngine:
 
     def _collect(self, parameter: nn.Parameter) -> None:
         """Adds a micro-batch's gradient to the step's, in fp32, as soon as it is there."""
-        grad = parameter.grad
+        grad, step_grad = parameter.grad, self._its_grad[parameter]
         assert grad is not None
-        if parameter in self._seen:
-            self._its_grad[parameter].add_(grad)
+        is_first = parameter not in self._seen
+        if grad.is_sparse:
+            if is_first:
+                step_grad.zero_()
+            step_grad.index_add_(0, grad._indices()[0], grad._values().float())
+        elif is_first:
+            step_grad.copy_(grad)
         else:
-            self._its_grad[parameter].copy_(grad)
-            self._seen.add(parameter)
+            step_grad.add_(grad)
+        self._seen.add(parameter)
         parameter.grad = None
+
+    def _clip(self, norm: float) -> None:
+        """As DeepSpeed does it, so that both learn the same."""
+        excess = max(1.0, (norm + 1e-6) / self._max_grad_norm)
+        if getattr(self._optimizer, "_step_supports_amp_scaling", False):  # divides as it goes, as for a GradScaler
+            self._optimizer.grad_scale = self._grads.new_tensor(excess)  # type: ignore[attr-defined]
+            self._optimizer.found_inf = self._grads.new_zeros(())  # type: ignore[attr-defined]
+        elif excess > 1:
+            self._grads.div_(excess)
 
     def _weights_from_masters(self) -> None:
         for flat in self._flats:
@@ -180,6 +198,17 @@ class ReplicatedEngine:
             for flat in self._flats
             for parameter, offset in zip(flat.parameters, flat.offsets, strict=True)
         ]
+
+
+def _look_up_sparsely(model: nn.Module) -> None:
+    """Lets large embeddings have gradients of the rows alone that a micro-batch looks up, not of the whole vocabulary.
+
+    Those that share their weights, as with a language model's last layer, get a whole gradient anyway.
+    """
+    owners = Counter(id(its) for module in model.modules() for its in module.parameters(recurse=False))
+    for module in model.modules():
+        if isinstance(module, nn.Embedding) and module.num_embeddings >= LARGE and owners[id(module.weight)] == 1:
+            module.sparse = True
 
 
 def _places(parameters: list[nn.Parameter]) -> list[int]:
