@@ -16,8 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.fetched import fetched
 from benchmarks.throughput import OURS, add_sides, our_numbers
 from benchmarks.trainer_example import by_torchrun, new_folder, read_rows, run_command
+from demo import chitchat
 
 MODEL = Path(".cache/demo/smollm2")
 DATA = Path(".cache/demo/chitchat/train.jsonl")
@@ -180,6 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         train_by_trl(given.rank_of)
         return 0
 
+    fetched(chitchat.prepare)
     folder = new_folder("chat_benchmark")
     folder.mkdir(parents=True)
     data = folder / "train.jsonl"

@@ -14,6 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.fetched import fetched
+from demo import sentiment
+
 RECIPE = Path("recipes/sentiment.yaml")
 
 
@@ -54,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--every", type=int, default=8, help="steps between checkpoints (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="writes the numbers there too")
     given = parser.parse_intermixed_args(arguments)
+    if given.recipe == RECIPE:
+        fetched(sentiment.prepare)
     numbers = {
         name: measure(
             given.recipe, given.overrides, asynchronous=asynchronous, num_steps=given.steps, every=given.every

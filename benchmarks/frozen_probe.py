@@ -14,7 +14,9 @@ import torch
 import transformers
 from sklearn.linear_model import LogisticRegression
 
+from benchmarks.fetched import fetched
 from benchmarks.trainer_example import DATA, MAX_TOKENS, MODEL, read_rows
+from demo import sentiment
 
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
 BATCH_SIZE = 64
@@ -63,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, default=DATA, help="a folder of train, dev and test.jsonl")
     parser.add_argument("--json", type=Path, help="writes the numbers there too")
     given = parser.parse_args(arguments)
+    if (given.model, given.data) == (MODEL, DATA):
+        fetched(sentiment.prepare)
     numbers = probe(given.model, given.data)
     print(f"majority label {numbers['majority']:.1%}   frozen probe {numbers['test']:.1%}  (test accuracy)")
     if given.json:

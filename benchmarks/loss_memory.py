@@ -14,6 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.fetched import fetched
+from demo import smollm2
+
 MODEL = Path(".cache/demo/smollm2")
 WAYS = ("all logits", "in chunks", "in chunks, row by row")
 
@@ -68,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(step(**given.step_of)))
         return 0
 
+    fetched(smollm2.prepare)
     results = {}
     for checkpointing in (False, True):
         for way in WAYS:

@@ -18,8 +18,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from benchmarks.fetched import fetched
 from benchmarks.throughput import OURS, add_sides
 from benchmarks.trainer_example import MODEL, by_torchrun, new_folder, run_command
+from demo import sentiment
 
 DEEPSPEED, TORCH = "bare DeepSpeed", "bare torch"
 PEERS = (DEEPSPEED, TORCH)
@@ -201,6 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         train_bare(given.rank_of)
         return 0
 
+    fetched(sentiment.prepare)
     folder = new_folder("overhead")
     write_model(folder / "model")
     write_rows(folder / "train.jsonl", 64 * ROWS_OF_RANK * given.ranks)

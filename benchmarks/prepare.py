@@ -22,6 +22,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.fetched import fetched
+from demo import chitchat, sentiment
+
 MODEL = Path(".cache/demo/minilm")
 MAX_TOKENS, BATCH = 512, 1000
 BASELINE_ROWS = 40_000
@@ -268,6 +271,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", type=Path, default=MODEL, help="a folder with a tokenizer; `make demo` fetches one")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args(argv)
+    fetched(sentiment.prepare, *([chitchat.prepare] if arguments.chats else []))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         num_rows = make(folder / "train.jsonl", arguments.model, arguments.gb * 1e9, arguments.rows)

@@ -18,8 +18,10 @@ from typing import Any
 
 import torch
 
+from benchmarks.fetched import fetched
 from benchmarks.help_pages import write
 from benchmarks.trainer_example import MODEL, Settings, measure_side, new_folder, read_rows
+from demo import sentiment
 from trainer.precision import has_bf16
 
 OURS = "shardtune"
@@ -135,6 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_sides(parser, TRAINERS, num_rounds=2)
     given = parser.parse_args(arguments)
 
+    fetched(sentiment.prepare)
     folder = new_folder("throughput")
     write(folder / "data", num_rows=given.rows)
     num_tokens = count_tokens(read_rows(folder / "data" / "train.jsonl")) * given.epochs

@@ -19,6 +19,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.fetched import fetched
+from demo import sentiment
+
 MODEL = Path(".cache/demo/minilm")
 DATA = Path(".cache/demo/movie_reviews")
 MAX_TOKENS = 128
@@ -271,6 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         train_by_example(Settings(**given.rank_of))
         return 0
 
+    fetched(sentiment.prepare)
     work_dir = new_folder("trainer_example")
     data = DATA
     if given.rows:

@@ -1,7 +1,8 @@
 """Plain data parallelism, by torch alone: every rank has the whole model and updates all of it.
 
 For models of which a rank can hold everything. Weights, their fp32 masters and the gradients lie in one flat tensor
-each, so that an update is a handful of operations whatever the number of parameters, and one all-reduce.
+each, so that an update is a handful of operations whatever the number of parameters, and one all-reduce. Of a large
+vocabulary's embedding, CPU ranks exchange the rows alone that the step has looked up.
 """
 
 import math
@@ -43,6 +44,8 @@ class _Flat:
     """What the model computes with; shape (elements,)."""
     master: Tensor
     """fp32, with the mean gradient in its grad; the same tensor as the weights in fp32."""
+    num_dense: int
+    """Its first elements: those of all parameters but the ones that are looked up sparsely."""
 
 
 class ReplicatedEngine:
@@ -69,10 +72,10 @@ class ReplicatedEngine:
         self.num_trained = sum(its.numel() for its in model.parameters() if its.requires_grad)
         for its in (*model.parameters(), *model.buffers()):
             dist.broadcast(its.data, 0)
-        if ranks.device.type == "cpu":
-            _look_up_sparsely(model)
+        # A GPU adds up rows in an order of its own, and a run that goes on could not repeat it.
+        self._sparse = _look_up_sparsely(model) if ranks.device.type == "cpu" else set()
         self._optimizer = make_optimizer(model)
-        groups = [group["params"] for group in self._optimizer.param_groups]
+        groups = [sorted(group["params"], key=self._sparse.__contains__) for group in self._optimizer.param_groups]
         self._grads = torch.zeros(sum(_places(its)[-1] for its in groups), device=ranks.device)
         self._flats: list[_Flat] = []
         self._left = 0
@@ -80,6 +83,10 @@ class ReplicatedEngine:
         self._its_grad: dict[nn.Parameter, Tensor] = {}
         self._seen: set[nn.Parameter] = set()
         """What has got a gradient in this step."""
+        self._rows: dict[nn.Parameter, list[Tensor]] = {its: [] for its in model.parameters() if its in self._sparse}
+        """The sparse gradients of this step's micro-batches."""
+        self._looked_up: dict[nn.Parameter, Tensor] = {}
+        """The rows whose gradients were not zero after the last step."""
         begin = 0
         for group, parameters in zip(self._optimizer.param_groups, groups, strict=True):
             flat = self._flatten(parameters, begin)
@@ -95,6 +102,8 @@ class ReplicatedEngine:
         self._stopwatch.start()
         self._left, self._is_left_out = num_micro_batches, num_micro_batches == 0
         self._seen.clear()
+        for parts in self._rows.values():
+            parts.clear()
 
     def forward(self, batch: Batch) -> Any:
         return self._model(**batch.inputs)
@@ -109,12 +118,9 @@ class ReplicatedEngine:
         assert self._left == 0, "engine.step() before the step's last micro-batch"
         if self._is_left_out:
             return StepStats(lr, math.nan, applied=False)
-        for parameter, grad in self._its_grad.items():
-            if parameter not in self._seen:  # the step's micro-batches did not pass through it
-                grad.zero_()
         compute_s = self._stopwatch.stop()
-        dist.all_reduce(self._grads)
-        norm = float(torch.linalg.vector_norm(self._grads))
+        self._exchange()
+        norm = math.sqrt(torch.dot(self._grads, self._grads))  # closer than vector_norm, which loses a thousandth
         if not math.isfinite(norm):
             return StepStats(lr, math.inf, applied=False, compute_s=compute_s)
         self._clip(norm)
@@ -158,23 +164,40 @@ class ReplicatedEngine:
             parameter.register_post_accumulate_grad_hook(self._collect)  # type: ignore[no-untyped-call]
         master = weights if weights.dtype == torch.float32 else weights.float()
         master.grad = self._grads[begin : begin + size]
-        return _Flat(parameters, offsets, weights, master)
+        num_dense = next((offset for its, offset in zip(parameters, offsets, strict=True) if its in self._sparse), size)
+        return _Flat(parameters, offsets, weights, master, num_dense)
 
     def _collect(self, parameter: nn.Parameter) -> None:
         """Adds a micro-batch's gradient to the step's, in fp32, as soon as it is there."""
         grad, step_grad = parameter.grad, self._its_grad[parameter]
         assert grad is not None
-        is_first = parameter not in self._seen
         if grad.is_sparse:
-            if is_first:
-                step_grad.zero_()
-            step_grad.index_add_(0, grad._indices()[0], grad._values().float())
-        elif is_first:
-            step_grad.copy_(grad)
-        else:
+            self._rows[parameter].append(grad.float())
+        elif parameter in self._seen:
             step_grad.add_(grad)
+        else:
+            step_grad.copy_(grad)
         self._seen.add(parameter)
         parameter.grad = None
+
+    def _exchange(self) -> None:
+        """Collective: adds up the gradients of all ranks."""
+        for parameter, grad in self._its_grad.items():
+            if parameter not in self._seen | self._sparse:  # the step's micro-batches did not pass through it
+                grad.zero_()
+        for flat in self._flats:
+            if flat.num_dense:
+                assert flat.master.grad is not None
+                dist.all_reduce(flat.master.grad[: flat.num_dense])
+        for parameter, parts in self._rows.items():
+            grad = self._its_grad[parameter]
+            if (before := self._looked_up.get(parameter)) is not None:
+                grad.index_fill_(0, before, 0.0)
+            rows, values = _merged(parts) if parts else (torch.empty(0, dtype=torch.int64), grad[:0])
+            all_rows = gathered(rows, self._ranks)
+            for its_rows, its_values in zip(all_rows, gathered(values, self._ranks), strict=True):
+                grad.index_add_(0, its_rows, its_values)
+            self._looked_up[parameter] = torch.cat(all_rows)
 
     def _clip(self, norm: float) -> None:
         """As DeepSpeed does it, so that both learn the same."""
@@ -200,15 +223,34 @@ class ReplicatedEngine:
         ]
 
 
-def _look_up_sparsely(model: nn.Module) -> None:
-    """Lets large embeddings have gradients of the rows alone that a micro-batch looks up, not of the whole vocabulary.
+def gathered(its: Tensor, ranks: Ranks) -> list[Tensor]:
+    """Collective: every rank's tensor, in the order of the ranks; they may differ in their first size."""
+    sizes = [int(size) for size in ranks.gather_numbers(len(its))]
+    padded = its.new_zeros(max(sizes), *its.shape[1:])
+    padded[: len(its)] = its
+    all_of_them = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(all_of_them, padded)
+    return [whole[:size] for whole, size in zip(all_of_them, sizes, strict=True)]
+
+
+def _merged(parts: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """The rows of which there is a gradient, each once, and their gradients."""
+    merged = sum(parts[1:], parts[0]).coalesce()
+    return merged.indices()[0], merged.values()
+
+
+def _look_up_sparsely(model: nn.Module) -> set[nn.Parameter]:
+    """Lets large embeddings have gradients of the rows alone that a micro-batch looks up, and returns their weights.
 
     Those that share their weights, as with a language model's last layer, get a whole gradient anyway.
     """
     owners = Counter(id(its) for module in model.modules() for its in module.parameters(recurse=False))
+    found: set[nn.Parameter] = set()
     for module in model.modules():
         if isinstance(module, nn.Embedding) and module.num_embeddings >= LARGE and owners[id(module.weight)] == 1:
             module.sparse = True
+            found.update(its for its in module.parameters() if its.requires_grad)
+    return found
 
 
 def _places(parameters: list[nn.Parameter]) -> list[int]:

@@ -67,6 +67,7 @@ _DEEPSPEED = """\
 ## What a ds_config may say
 
 `engine.deepspeed` names one of the strategies or a DeepSpeed JSON of your own. The strategies are {strategies}.
+`null` does without DeepSpeed ([docs/performance.md](performance.md#without-deepspeed)).
 
 What is learned belongs to the recipe, how it is computed to the ds_config. What both could say, the ds_config must
 leave out, or set to `"auto"`, as users of transformers do. An `optimizer` block (AdamW) and a `scheduler` block (the

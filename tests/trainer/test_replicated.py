@@ -1,0 +1,134 @@
+"""Data parallelism without DeepSpeed learns what a few lines of torch do, on any number of ranks."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.support.ranks import run_ranks
+from tests.support.runs import tiny_recipe, train
+from trainer.config.errors import ConfigError
+from trainer.data.batch import Batch
+from trainer.precision import otherwise
+from trainer.ranks import Ranks
+from trainer.replicated import LARGE, ReplicatedEngine
+
+WORDS = LARGE + 7
+STEPS = [[[3, 5, 3], [WORDS - 1, 0, 3]], [[0, 0, 0], [1, 2, 3]], [[9, 9, 8], [7, 6, 5]]]
+"""Of each step: the words of each rank."""
+MAX_NORM = 0.05
+
+
+class Model(nn.Module):
+    """Two embeddings that are looked up, one of them also the last layer; a layer that only some words pass through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words = nn.Embedding(WORDS, 4)
+        self.shared = nn.Embedding(WORDS, 4)
+        self.head = nn.Linear(4, WORDS)
+        self.head.weight = self.shared.weight
+        self.seldom = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.words(x) + self.shared(x)
+        if bool((x > 3).any()):
+            hidden = torch.where((x > 3)[:, None], self.seldom(hidden), hidden)
+        logits: Tensor = self.head(hidden)
+        return logits.float()
+
+
+def adamw(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+
+
+def sgd(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+
+def loss_sum(logits: Tensor, words: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(logits, words, reduction="sum")
+
+
+def by_engine(
+    ranks: Ranks, make: Callable[[nn.Module], torch.optim.Optimizer], precision: str, whole: bool
+) -> tuple[dict[str, Any], list[float]]:
+    """The weights after all steps, and the gradient's norm in each; a rank's words at once, or one by one."""
+    engine = ReplicatedEngine(Model(), make, precision=precision, max_grad_norm=MAX_NORM, ranks=ranks, seed=0)
+    model, norms = engine._model, []
+    for number, step in enumerate(STEPS):
+        mine = torch.tensor(step[ranks.rank] if ranks.world_size == 2 else [word for words in step for word in words])
+        parts = [mine] if whole else list(mine.split(1))
+        engine.begin_step(number, num_micro_batches=len(parts))
+        for words in parts:
+            engine.backward(loss_sum(engine.forward(Batch({"x": words}, words)), words), num_targets=6)
+        norms.append(engine.step(lr=0.1).grad_norm)
+    assert isinstance(model, Model) and model.words.sparse and not model.shared.sparse
+    return {name: its.detach().numpy().copy() for name, its in model.named_parameters()}, norms
+
+
+def by_torch(make: Callable[[nn.Module], torch.optim.Optimizer]) -> tuple[dict[str, Tensor], list[float]]:
+    model, norms = Model(), []
+    optimizer = make(model)
+    for its in model.parameters():
+        its.grad = torch.zeros_like(its)  # what a step does not pass through has a gradient of 0, not none
+    for step in STEPS:
+        optimizer.zero_grad(set_to_none=False)
+        for words in map(torch.tensor, step):
+            (loss_sum(model(words), words) / 6).backward()  # type: ignore[no-untyped-call]
+        norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)))
+        optimizer.step()
+    return {name: its.detach() for name, its in model.named_parameters()}, norms
+
+
+@pytest.mark.parametrize("make", [adamw, sgd])
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_weights_and_norms_are_those_of_a_plain_loop(
+    make: Callable[[nn.Module], torch.optim.Optimizer], whole: bool, world_size: int
+) -> None:
+    expected, expected_norms = by_torch(make)
+    assert max(expected_norms) > MAX_NORM, "nothing would be clipped"
+    for weights, norms in run_ranks(by_engine, make, "fp32", whole, world_size=world_size):
+        assert norms == pytest.approx(expected_norms, rel=1e-5)
+        for name, its in weights.items():
+            torch.testing.assert_close(torch.from_numpy(its), expected[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_in_bf16_the_gradients_of_micro_batches_are_added_up_in_fp32() -> None:
+    """In bf16, 300 times a three-hundredth would stop growing at about a quarter of the whole."""
+
+    def norm(ranks: Ranks, num_parts: int) -> float:
+        engine = ReplicatedEngine(
+            nn.Linear(1, 1, bias=False), adamw, precision="bf16", max_grad_norm=1.0, ranks=ranks, seed=0
+        )
+        engine.begin_step(0, num_micro_batches=num_parts)
+        ones = torch.ones(1, 1, dtype=torch.bfloat16)
+        for _ in range(num_parts):
+            engine.backward(engine._model(ones).float().sum(), num_targets=num_parts)
+        return engine.step(lr=0.0).grad_norm
+
+    (many,) = run_ranks(norm, 300, world_size=1)
+    assert many == pytest.approx(1, rel=0.01)
+
+
+def test_no_deepspeed_is_needed(tiny: Path, tmp_path: Path) -> None:
+    def hide() -> None:
+        sys.modules["deepspeed"] = None  # type: ignore[assignment]
+
+    ended, events = train(tiny_recipe(tiny, "engine.deepspeed=null"), tmp_path, world_size=2, before=hide)
+    assert ended == [True, True]
+    assert not (tmp_path / "deepspeed.json").exists()
+    assert next(event for event in events if event["event"] == "start")["zero_stage"] == 0
+
+
+def test_fp16_wants_deepspeed(tiny: Path) -> None:
+    with pytest.raises(ConfigError, match="fp16 needs a loss scale, which DeepSpeed has; set deepspeed=zero0"):
+        tiny_recipe(tiny, "engine.deepspeed=null", "engine.precision=fp16")
+    assert otherwise("cuda", tiny_recipe(tiny, "engine.deepspeed=null")) == "fp32"
+    assert otherwise("cuda", tiny_recipe(tiny)) == "fp16"
