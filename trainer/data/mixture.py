@@ -24,9 +24,7 @@ def interleave(counts: Sequence[int]) -> Places:
     places = by_halves(counts)
     if sum(count > 0 for count in counts) < 4:
         return places
-    if _mend(places, counts) and (_furthest_off(places, counts) > len(places)).any():
-        return one_by_one(counts, counts)
-    return places
+    return places if _mend(places, counts) else one_by_one(counts, counts)
 
 
 def by_halves(counts: Sequence[int]) -> Places:
@@ -51,7 +49,9 @@ def _spread(tree: Any, counts: Sequence[int]) -> Places:
         return np.full(counts[tree], tree, dtype=np.int16)
     small, large = (_spread(half[2], counts) for half in tree)
     total = len(small) + len(large)
-    is_small = np.diff((2 * np.arange(total + 1) * len(small) + total) // (2 * total)) > 0
+    # Among the first n places are round(n * len(small) / total) of the smaller one's, halves up.
+    is_small = np.zeros(total, dtype=bool)
+    is_small[-(-(2 * np.arange(len(small)) + 1) * total // (2 * len(small))) - 1] = True
     places = np.empty(total, dtype=np.int16)
     places[is_small] = small
     places[~is_small] = large
@@ -60,25 +60,26 @@ def _spread(tree: Any, counts: Sequence[int]) -> Places:
 
 def _furthest_off(places: Places, counts: Sequence[int]) -> NDArray[np.int64]:
     """After each place, how far the source that is furthest off is from its part, in places times their number."""
-    total, so_far = len(places), [0] * len(counts)
+    total, ahead = len(places), [0] * len(counts)
     furthest = np.zeros(total, dtype=np.int64)
     for start in range(0, total, CHUNK):
         chunk, its = places[start : start + CHUNK], furthest[start : start + CHUNK]
-        at = np.arange(start + 1, start + 1 + len(chunk))
         for source, count in enumerate(counts):
-            own = np.cumsum(chunk == source) + so_far[source]
-            so_far[source] = int(own[-1])
-            np.maximum(its, np.abs(own * total - at * count), out=its)
+            so_far = np.where(chunk == source, total - count, -count)
+            so_far[0] += ahead[source]
+            np.cumsum(so_far, out=so_far)
+            ahead[source] = int(so_far[-1])
+            np.maximum(its, np.abs(so_far, out=so_far), out=its)
     return furthest
 
 
 def _mend(places: Places, counts: Sequence[int]) -> bool:
     """Lays out anew, by Tijdeman's rule, the stretches with a source that is off by more than a place, from and to
-    where none is by more than half; whether there were any."""
+    where none is by more than half; whether none is off by more now."""
     furthest = _furthest_off(places, counts)
     far = np.flatnonzero(furthest > len(places)) + 1
     if not len(far):
-        return False
+        return True
     calm = np.concatenate([[0], np.flatnonzero(2 * furthest <= len(places)) + 1])
     first = np.unique(np.searchsorted(calm, far)) - 1
     starts, stops = calm[first], calm[first + 1]
@@ -89,7 +90,14 @@ def _mend(places: Places, counts: Sequence[int]) -> bool:
     wanted = wanted.reshape(len(starts), num_sources)
     own = (np.flatnonzero(places == source) for source in range(num_sources))
     before = np.stack([np.searchsorted(its, starts) for its in own], axis=-1)
-    places[inside] = stretches(counts, wanted, np.asarray(counts) * starts[:, np.newaxis] - before * len(places))
+    behind = np.asarray(counts) * starts[:, np.newaxis] - before * len(places)
+    mended = places[inside] = stretches(counts, wanted, behind)
+    first_of = np.cumsum(stops - starts) - (stops - starts)
+    for source, count in enumerate(counts):
+        ahead = np.cumsum(np.where(mended == source, len(places) - count, -count))
+        at_first = np.concatenate([[0], ahead])[first_of]
+        if (np.abs(ahead - np.repeat(at_first + behind[:, source], stops - starts)) > len(places)).any():
+            return False
     return True
 
 
