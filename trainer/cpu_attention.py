@@ -16,7 +16,9 @@ from torch.nn import functional
 from trainer.cpu_dropout import WHOLE, Draws
 
 AT_ONCE = 2**21
-"""Weights that are made at a time."""
+"""Weights that are made at a time, or those of one head."""
+LONGEST = 2**24
+"""Weights of a head beyond which torch's kernel, which never has them all, takes less memory."""
 SIGN = {torch.bfloat16: -(2**15), torch.float16: -(2**15), torch.float32: -(2**31)}
 _torchs_attention = functional.scaled_dot_product_attention
 
@@ -38,19 +40,22 @@ def attention(
 ) -> Tensor:
     """What torch.nn.functional.scaled_dot_product_attention is; on a GPU, and where torch's is as fast, it is that."""
     how: dict[str, Any] = {"dropout_p": dropout_p, "is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
-    if not _is_ours(query, key, value, dropout_p):
+    if not _is_ours(query, key, value, attn_mask, dropout_p):
         return _torchs_attention(query, key, value, attn_mask, **how)
     if enable_gqa:
         groups = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    bias = _bias(attn_mask, query, key, is_causal=is_causal)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    output: Tensor = _Attention.apply(query, key, value, bias, dropout_p, scale)  # type: ignore[no-untyped-call]
+    output: Tensor = _Attention.apply(query, key, value, attn_mask, is_causal, dropout_p, scale)  # type: ignore[no-untyped-call]
     return output
 
 
-def _is_ours(query: Tensor, key: Tensor, value: Tensor, dropout_p: float) -> bool:
+def _is_ours(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout_p: float) -> bool:
     if query.device.type != "cpu" or query.dtype not in WHOLE or query.dim() != 4 or not 0 <= dropout_p < 1:
+        return False
+    if mask is not None and mask.requires_grad:  # relative positions, which are learned
+        return False
+    if dropout_p == 0 and query.shape[-2] * key.shape[-2] > LONGEST:
         return False
     is_trained = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
     # Without dropout: 16 rows of 104 tokens, 12 heads of 32, bf16, one core with AMX: back in 114 ms by torch, in 10 by
@@ -74,13 +79,21 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, p: float, scale: float
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        is_causal: bool,
+        p: float,
+        scale: float,
     ) -> Tensor:
-        ctx.scale, ctx.drops = scale, p > 0
+        ctx.is_causal, ctx.scale, ctx.drops = is_causal, scale, p > 0
         if not ctx.drops:
-            output = _torchs_attention(query, key, value, bias, scale=scale)
-            ctx.save_for_backward(query, key, value, bias, output, None)
+            output = _torchs_attention(query, key, value, mask, is_causal=is_causal, scale=scale)
+            ctx.save_for_backward(query, key, value, mask, output, None)
             return output
+        bias = _bias(mask, query, key, is_causal=is_causal)
         rows, heads, queries, _ = query.shape
         draws = Draws(p)
         ctx.kept_scale = draws.scale
@@ -98,7 +111,8 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, bias, output, signed = ctx.saved_tensors
+        query, key, value, mask, output, signed = ctx.saved_tensors
+        bias = _bias(mask, query, key, is_causal=ctx.is_causal) if signed is None else None
         of_query, of_key, of_value = (_like(its) for its in (query, key, value))
         # Of each query: the sum of its weights times their gradients, whatever of them was dropped.
         total = (grad.float() * output).sum(-1, keepdim=True).to(grad.dtype)
@@ -117,7 +131,7 @@ class _Attention(torch.autograd.Function):
                 of_scores.sub_(its_total).mul_(weights)
             _put(of_scores @ _taken(key, part), ctx.scale, of_query, part)
             _put(of_scores.transpose(-1, -2) @ _taken(query, part), ctx.scale, of_key, part)
-        return of_query, of_key, of_value, None, None, None
+        return of_query, of_key, of_value, None, None, None, None
 
 
 def _weights(

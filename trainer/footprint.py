@@ -35,7 +35,7 @@ def footprint(
 
     Model states as in Rajbhandari et al., 2020 (ZeRO, section 3.1): 2 + 2 + 12 bytes a parameter in half precision,
     4 + 4 + 8 in fp32; an N-th of the optimizer's from stage 1 on, of the gradients from 2, of the weights at 3. What
-    model.lora does not train has weights alone.
+    model.lora does not train has weights alone. Without DeepSpeed the gradients are fp32 in any precision.
     Activations as in Korthikanti et al., 2023 (section 4): 34 bytes for each token, layer and hidden unit in half
     precision, without the attention scores, which sdpa and flash attention do not keep; 2 with activation
     checkpointing, and one layer whole. Logits: three copies in fp32 (the loss, its softmax, its gradient) and one; of a
@@ -58,6 +58,7 @@ def footprint(
         parameters += adapters.num_added(model, lora.r)
     each = BYTES[expected_precision(recipe)]
     states = 12 if each == 2 else 8
+    of_gradient = BYTES["fp32"] if recipe.engine.deepspeed is None else each
     rows, longest = batch
     text = config.get_text_config()
     hidden = _first(text, "hidden_size", "d_model")
@@ -72,7 +73,7 @@ def footprint(
         num_parameters=parameters,
         num_trained=trained,
         weights=parameters * each // (world_size if stage >= 3 else 1),
-        gradients=trained * each // (world_size if stage >= 2 else 1),
+        gradients=trained * of_gradient // (world_size if stage >= 2 else 1),
         optimizer=trained * states // (world_size if stage >= 1 else 1),
         activations=activations,
         logits=num_targets * width * (3 * 4 + each),

@@ -182,9 +182,8 @@ class ReplicatedEngine:
 
     def _exchange(self) -> None:
         """Collective: adds up the gradients of all ranks."""
-        for parameter, grad in self._its_grad.items():
-            if parameter not in self._seen | self._sparse:  # the step's micro-batches did not pass through it
-                grad.zero_()
+        for parameter in self._its_grad.keys() - self._seen - self._sparse:
+            self._its_grad[parameter].zero_()  # the step's micro-batches did not pass through it
         for flat in self._flats:
             if flat.num_dense:
                 assert flat.master.grad is not None

@@ -17,7 +17,7 @@ from trainer.budget import ESTIMATE_FILLS, Budget, estimate, most_wanted
 from trainer.config.budget import KEPT_BUDGET, KeptBudget, keep_budget, read_budget
 from trainer.config.errors import CheckpointError, ShortOfMemoryError, StartAnewError, TakenOverError
 from trainer.config.run_dir import LEASE
-from trainer.config.schema import Recipe
+from trainer.config.schema import EngineConfig, Recipe
 from trainer.data.batch import Batch
 from trainer.data.pack import Packing
 from trainer.data.prepare import Prepared, load_model_config, load_tokenizer, prepare
@@ -64,6 +64,25 @@ def test_what_is_estimated_fits_and_one_row_more_does_not(recipe: Recipe, task: 
     tokens = estimate(recipe, task, longest=24, wanted=10**6, stage=2, world_size=2, memory=memory)
     assert tokens == 40 * 24
     assert needed(tokens) <= ESTIMATE_FILLS * memory < needed(tokens + 24)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "precision", "num_bytes"),
+    [("zero0", "bf16", 16), ("zero0", "fp32", 16), ("null", "bf16", 18), ("null", "fp32", 16)],
+)
+def test_a_parameter_takes_as_many_bytes_as_its_engine_holds_of_it(
+    recipe: Recipe, task: Any, strategy: str, precision: str, num_bytes: int
+) -> None:
+    engine = EngineConfig(deepspeed=None if strategy == "null" else strategy, precision=precision)  # type: ignore[arg-type]
+    its = largest_footprint(
+        recipe.model_copy(update={"engine": engine}),
+        task,
+        load_model_config(recipe, task),
+        stage=0,
+        world_size=2,
+        batch=(1, 24),
+    )
+    assert its.weights + its.gradients + its.optimizer == num_bytes * its.num_parameters
 
 
 @pytest.mark.parametrize(("wanted", "memory", "tokens"), [(500, 1e12, 500), (500, 0, 24), (10, 1e12, 24), (10, 0, 24)])

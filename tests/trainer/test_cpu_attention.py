@@ -98,10 +98,25 @@ def test_it_is_torchs_where_that_is_as_fast() -> None:
         assert torch.equal(attention(*tensors), functional.scaled_dot_product_attention(*tensors))
 
 
-def test_two_numbers_of_a_weight_are_all_that_is_kept_with_dropout_and_none_without() -> None:
+def test_it_is_torchs_where_the_mask_is_learned_or_a_head_has_too_many_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """T5 adds its relative positions as a mask."""
+    tensors, _ = inputs("not")
+    positions = torch.zeros(1, 4, 9, 9, requires_grad=True)
+    output = attention(*tensors, attn_mask=positions, dropout_p=0.1)
+    assert "_Attention" not in str(output.grad_fn)
+    assert gradients(output, [positions])[0].abs().sum() > 0
+    half, _ = inputs("not", torch.bfloat16)
+    assert "_Attention" in str(attention(*half).grad_fn)
+    monkeypatch.setattr("trainer.cpu_attention.LONGEST", 80)
+    assert "_Attention" not in str(attention(*half).grad_fn)
+
+
+def test_each_weight_is_kept_once_with_dropout_and_none_without() -> None:
     for p, largest in ((0.1, 3 * 4 * 9 * 9), (0.0, 3 * 4 * 9 * 8)):
         tensors, _ = inputs("not")
-        output = _Attention.apply(*tensors, None, p, 1.0)  # type: ignore[no-untyped-call]
+        output = _Attention.apply(*tensors, None, False, p, 1.0)  # type: ignore[no-untyped-call]
         assert max(its.numel() for its in output.grad_fn.saved_tensors if its is not None) == largest
 
 
