@@ -26,7 +26,5 @@ def test_the_sentiment_recipe_beats_the_frozen_encoder(tmp_path: Path) -> None:
     assert "<svg" in (tmp_path / "report.html").read_text()
 
     classify = transformers.pipeline("text-classification", model=str(tmp_path / "export" / "best"))
-    assert [answer["label"] for answer in classify(["A quiet wonder.", "Dull and far too long."])] == [
-        "positive",
-        "negative",
-    ]
+    answers = classify(["One of the best films of the year.", "Dull and far too long."])
+    assert [answer["label"] for answer in answers] == ["positive", "negative"]
