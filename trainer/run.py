@@ -27,10 +27,12 @@ from trainer.config.schema import Recipe
 from trainer.cpu_attention import hasten_attention
 from trainer.cpu_dropout import hasten_dropout
 from trainer.culprits import Culprits
+from trainer.data.batch import Batch
 from trainer.data.prepare import Prepared, load_model_config, load_tokenizer
 from trainer.data.shards import Split
 from trainer.engine import DeepSpeedEngine, Engine, hold_ds_config
 from trainer.export import export, in_order
+from trainer.first_token import read_first_alone
 from trainer.guard import Guard, RolledBack
 from trainer.lease import Lease, open_lease
 from trainer.loop import fit
@@ -186,6 +188,8 @@ def _assemble(
         beat()
         packing = choose_packing(recipe, task, engine, model, ranks=ranks, reporter=reporter)
         _pass_once(engine, task, train, ranks)
+        if task.auto_model == "AutoModelForSequenceClassification":
+            read_first_alone(engine, model, _ends_of(train, task).to(ranks.device), recipe.engine.precision, ranks)
         beat()
     budget = settle_budget(recipe, run_dir, engine, task, train, packing, ranks=ranks, reporter=reporter, lease=lease)
     course = course_of(prepared, recipe, task, ranks=ranks, micro_batch_tokens=budget.tokens, packing=packing)
@@ -279,6 +283,12 @@ def _pass_once(engine: Engine, task: Task, train: Split, ranks: Ranks) -> None:
     (example,) = train.examples(np.array([shortest]))
     with engine.evaluating():
         engine.forward(task.collate([{**example, "draw": (0, 0)}]).to(ranks.device))
+
+
+def _ends_of(train: Split, task: Task) -> Batch:
+    """The shortest and the longest example."""
+    rows = np.array([train.lengths.argmin(), train.lengths.argmax()])
+    return task.collate([{**example, "draw": (0, 0)} for example in train.examples(rows)])
 
 
 def _policy(recipe: Recipe, task: Task, engine: Engine, ranks: Ranks, base: Base | None) -> Policy:
