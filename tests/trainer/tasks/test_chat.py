@@ -21,6 +21,7 @@ import tests.support.runs as runs
 from launcher.report.page import write_report
 from tests.support.ranks import run_ranks
 from tests.support.runs import curve, tiny_recipe
+from tests.support.stops import stop_after
 from tests.support.tiny import byte_tokenizer, write_causal
 from trainer.chat_repl import HELP, Talk, converse
 from trainer.chat_repl import main as talk_to
@@ -195,8 +196,7 @@ def test_a_sharded_run_with_new_tokens_goes_on_where_it_stopped(tmp_path: Path) 
         generate_dev_rows=0, generate_test_rows=0,
     )  # fmt: skip
     _, unbroken = runs.train(recipe, tmp_path / "unbroken", world_size=2)
-    (tmp_path / "broken").mkdir()
-    stopped, _ = runs.train(recipe, tmp_path / "broken", world_size=2, before=(tmp_path / "broken" / "stop").touch)
+    stopped, _ = runs.train(recipe, tmp_path / "broken", world_size=2, before=stop_after(1))
     ended, its = runs.train(recipe, tmp_path / "broken", world_size=2)
     assert (stopped, ended) == ([False, False], [True, True])
     assert curve(its) == curve(unbroken) and len(curve(its)) == 3
