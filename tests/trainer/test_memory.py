@@ -19,11 +19,12 @@ MUCH = 40 * 10**9
 
 
 def hungry() -> None:
-    """The third forward pass wants more memory than the process may have: the kernel really refuses it."""
+    """The fifth forward pass (three are made at the start) wants more memory than the process may have, and the kernel
+    really refuses it."""
     forward, calls = DeepSpeedEngine.forward, iter(range(1, 1000))
 
     def refused(self, batch):  # type: ignore[no-untyped-def]
-        if next(calls) == 3:
+        if next(calls) == 5:
             resource.setrlimit(resource.RLIMIT_AS, (MUCH // 2, resource.RLIM_INFINITY))
             try:
                 torch.empty(MUCH, dtype=torch.uint8)

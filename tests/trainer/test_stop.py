@@ -95,11 +95,11 @@ def test_a_step_of_many_micro_batches_is_left_in_the_middle(tiny: Path, tmp_path
 
 def test_an_evaluation_is_left_in_the_middle_and_done_again(tiny: Path, tmp_path: Path, unbroken: Path) -> None:
     recipe = tiny_recipe(tiny, *SHORT)
-    evaluating = signal_at("evaluating", 2)  # that after step 6; the first is a pass at the start
+    evaluating = signal_at("evaluating", 3)  # that after step 6; two are passes at the start
     assert train(recipe, tmp_path, world_size=2, before=evaluating)[0] == [False, False]
     assert not events(tmp_path, "eval")
     assert [its.step for its in complete_checkpoints(tmp_path / "checkpoints")] == [6]
-    at_the_end = signal_at("evaluating", 4)  # after 6 again, after 8, and then test
+    at_the_end = signal_at("evaluating", 5)  # after 6 again, after 8, and then test
     assert train(recipe, tmp_path, world_size=2, before=at_the_end)[0] == [False, False]
     assert not (tmp_path / RESULTS).exists()
     assert train(recipe, tmp_path, world_size=2)[0] == [True, True]
