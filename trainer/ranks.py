@@ -80,6 +80,15 @@ class Ranks:
         dist.all_gather_into_tensor(all_of_them, mine, group=self.group)
         return [float(its) for its in all_of_them.tolist()]
 
+    def gather_rows(self, rows: Tensor) -> list[Tensor]:
+        """Collective: every rank's tensor, in the order of the ranks; they may differ in their first size alone."""
+        sizes = [int(size) for size in self.gather_numbers(len(rows))]
+        padded = rows.new_zeros(max(sizes), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        whole = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(whole, padded, group=self.group)
+        return [its[:size] for its, size in zip(whole, sizes, strict=True)]
+
     def barrier(self) -> None:
         """Collective: waits until every rank is here."""
         dist.barrier(group=self.group)

@@ -193,8 +193,8 @@ class ReplicatedEngine:
             if (before := self._looked_up.get(parameter)) is not None:
                 grad.index_fill_(0, before, 0.0)
             rows, values = _merged(parts) if parts else (torch.empty(0, dtype=torch.int64), grad[:0])
-            all_rows = gathered(rows, self._ranks)
-            for its_rows, its_values in zip(all_rows, gathered(values, self._ranks), strict=True):
+            all_rows = self._ranks.gather_rows(rows)
+            for its_rows, its_values in zip(all_rows, self._ranks.gather_rows(values), strict=True):
                 grad.index_add_(0, its_rows, its_values)
             self._looked_up[parameter] = torch.cat(all_rows)
 
@@ -220,16 +220,6 @@ class ReplicatedEngine:
             for flat in self._flats
             for parameter, offset in zip(flat.parameters, flat.offsets, strict=True)
         ]
-
-
-def gathered(its: Tensor, ranks: Ranks) -> list[Tensor]:
-    """Collective: every rank's tensor, in the order of the ranks; they may differ in their first size."""
-    sizes = [int(size) for size in ranks.gather_numbers(len(its))]
-    padded = its.new_zeros(max(sizes), *its.shape[1:])
-    padded[: len(its)] = its
-    all_of_them = [torch.empty_like(padded) for _ in sizes]
-    dist.all_gather(all_of_them, padded)
-    return [whole[:size] for whole, size in zip(all_of_them, sizes, strict=True)]
 
 
 def _merged(parts: list[Tensor]) -> tuple[Tensor, Tensor]:

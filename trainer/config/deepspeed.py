@@ -68,7 +68,8 @@ def resolve_ds_config(base: Mapping[str, Any], recipe: Recipe, *, hidden_size: i
             if key not in _AUTO_OF_DEEPSPEED and key.partition(".")[0] in _TOP_LEVEL
         ]
     if faults:
-        source = _source(recipe.engine.deepspeed or "")
+        assert recipe.engine.deepspeed is not None, "a recipe without DeepSpeed has no ds_config"
+        source = _source(recipe.engine.deepspeed)
         raise ConfigError("\n".join(f"{source}: {' '.join(fault.splitlines())}" for fault in dict.fromkeys(faults)))
     return _with_recipe(config, recipe)
 
