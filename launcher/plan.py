@@ -90,9 +90,10 @@ class JobPlan:
             f"length         {length}",
             f"environment    {' '.join(f'{name}={value}' for name, value in self.environment.items())}",
             f"command        {' '.join(self.argv)}",
-            *(("ds_config", json.dumps(self.ds_config, indent=2)) if self.ds_config is not None else ()),
         ]
-        return "\n".join(lines)
+        if self.ds_config is None:
+            return "\n".join([*lines, "ds_config      none: without DeepSpeed, every rank holds everything"])
+        return "\n".join([*lines, "ds_config", json.dumps(self.ds_config, indent=2)])
 
     def _budget(self) -> str:
         """The tokens of a micro-batch, or the bounds of what the ranks will find out."""
