@@ -49,7 +49,7 @@ class Policy:
     lower_is_better: bool
     recipe_hash: str
     layout: Mapping[str, Any]
-    """world_size, zero_stage, precision."""
+    """world_size, zero_stage (None without DeepSpeed), precision."""
     base: Mapping[str, Any] | None = None
     """The pretrained model whose weights are not among them, if there is one."""
 

@@ -9,6 +9,7 @@ from typing import Any
 import huggingface_hub
 from huggingface_hub.repocard import metadata_load
 
+from trainer.config.deepspeed import sharding_name
 from trainer.config.run_dir import FORKED_FROM, MODEL, read_events
 from trainer.config.schema import Recipe
 from trainer.config.yaml_lines import write_yaml
@@ -183,8 +184,8 @@ def _how(manifest: Manifest, start: Mapping[str, Any]) -> str:
     layout = manifest.layout
     seen = manifest.state
     return (
-        f"{layout['world_size']} ranks on {start.get('device', 'an unknown device')}, ZeRO-{layout['zero_stage']}, "
-        f"{layout['precision']}; {seen.samples_seen:,} samples and {seen.tokens_seen:,} tokens seen."
+        f"{layout['world_size']} ranks on {start.get('device', 'an unknown device')}, "
+        f"{sharding_name(layout['zero_stage'])}, {layout['precision']}; {seen.samples_seen:,} samples and {seen.tokens_seen:,} tokens seen."
     )
 
 

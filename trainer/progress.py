@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bars
 
+from trainer.config.deepspeed import sharding_name
+
 PLAIN_EVERY_S = 20.0
 SHOWN_LOST_SHARE = 0.1
 """From here on, what the ranks lose by waiting for the slowest is worth a word."""
@@ -97,7 +99,7 @@ class Progress:
 def start_line(event: Mapping[str, Any]) -> str:
     """What is about to happen, in one line."""
     begin = f"going on at step {event['step']:,} of" if event["step"] else "training for"
-    engine = f"ZeRO-{event['zero_stage']}, {event['precision']}{', packed' if event.get('packed') else ''}"
+    engine = f"{sharding_name(event['zero_stage'])}, {event['precision']}{', packed' if event.get('packed') else ''}"
     trained = event.get("num_trained", event["num_parameters"])
     parameters = f"{event['num_parameters']:,} parameters"
     if trained < event["num_parameters"]:

@@ -51,7 +51,7 @@ class _Flat:
 class ReplicatedEngine:
     """The Engine of a recipe without DeepSpeed."""
 
-    zero_stage = 0
+    zero_stage = None
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from trainer.config.deepspeed import sharding_name
 from trainer.config.run_dir import CONFIG, FACTS, RESULTS, read_events, write_atomically
 from trainer.curves import as_float, charts, is_metric
 from trainer.progress import slowest
@@ -82,7 +83,8 @@ def _summary(
     return (
         f"step {steps[-1]['step']:,} of {start['num_steps']:,} ({ended}) · {start['num_rows']:,} rows · "
         f"{parameters} · {start['world_size']} ranks on {start['device']} · "
-        f"ZeRO-{start['zero_stage']} · {start['precision']} · peak memory of rank 0: {peak:.2f} GB" + _batches(steps)
+        f"{sharding_name(start['zero_stage'])} · {start['precision']} · "
+        f"peak memory of rank 0: {peak:.2f} GB" + _batches(steps)
     )
 
 

@@ -28,7 +28,7 @@ def is_path(name_or_path: str) -> bool:
 
 def not_a_strategy(name: str) -> str:
     """What is said of a name that is neither a strategy nor a path."""
-    return f"got {shown(name)}; legal: {', '.join(strategies())}, or the path of a DeepSpeed JSON"
+    return f"got {shown(name)}; legal: {', '.join(strategies())}, the path of a DeepSpeed JSON, or null"
 
 
 def load_ds_config(name_or_path: str) -> dict[str, Any]:
@@ -89,6 +89,11 @@ def stage_of(recipe: Recipe) -> int:
 def zero_stage(ds_config: Mapping[str, Any]) -> int:
     """The ZeRO stage of a ds_config; 0 if it says nothing."""
     return int(ds_config.get("zero_optimization", {}).get("stage", 0))
+
+
+def sharding_name(stage: int | None) -> str:
+    """What a person calls it: `ZeRO-2`, or of None, a run without DeepSpeed, `replicated`."""
+    return "replicated" if stage is None else f"ZeRO-{stage}"
 
 
 OWNED_BY_RECIPE = {

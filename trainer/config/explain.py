@@ -234,7 +234,9 @@ def _unknown(where: Where, values: Mapping[str, Any], model: type[Section]) -> s
     if near := did_you_mean(key, siblings):
         return f"unknown key{near}"
     elsewhere = {name: full for full in all_keys(model) for name in [full.rpartition(".")[2]] if full != dotted(where)}
-    for word in (key, *difflib.get_close_matches(key, elsewhere, n=1, cutoff=0.8)):
+    # A section within a section has few keys, and the nearest word elsewhere is hardly what was meant.
+    near_elsewhere = difflib.get_close_matches(key, elsewhere, n=1, cutoff=0.8) if len(where) < 3 else []
+    for word in (key, *near_elsewhere):
         if word in elsewhere:
             meant = [full for full in all_keys(model) if full.rpartition(".")[2] == word]
             return f"unknown key; did you mean {' or '.join(meant)}?"

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -317,13 +317,28 @@ def _is_tokenizer_file(path: Path) -> bool:
 def _one_a_machine(folder: Path, machine: str, say: Callable[[str], None]) -> Iterator[None]:
     """Of all processes of a machine one at a time; the kernel drops the lock of one that dies."""
     name = hashlib.sha256(f"{folder.absolute()} {machine} {os.getuid()}".encode()).hexdigest()[:24]
-    with (Path(tempfile.gettempdir()) / f"shardtune-{name}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("another process of this machine prepares the same data; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    path = Path(tempfile.gettempdir()) / f"shardtune-{name}.lock"
+    while True:
+        with path.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say("another process of this machine prepares the same data; waiting for it")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_at(file, path):
+                continue  # who had it has removed it, and the next one may hold another file of this name
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

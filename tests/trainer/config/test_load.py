@@ -122,7 +122,7 @@ train:
     assert str(error.value).splitlines() == [
         "x.yaml:4: engine.precision: got 'bf61'; legal: auto, bf16, fp16, fp32",
         "x.yaml:5: engine.deepspeed: got 'zero9'; legal: zero0, zero1, zero2, zero2_offload, zero3, zero3_offload, "
-        "or the path of a DeepSpeed JSON",
+        "the path of a DeepSpeed JSON, or null",
         "x.yaml:7: model.path: no such folder: './models'",
         "x.yaml:10: optim.warmup_step: unknown key; did you mean 'warmup_steps'?",
         "x.yaml:11: optim.max_grad_norm: expected a number, got 'yes'",
@@ -188,6 +188,7 @@ def test_an_unknown_key_is_told_what_it_may_have_meant(extra: str, line: str) ->
         ("report.name=a #b", "' #' starts a comment; put the value in quotes within the shell's, as in key='\"a #b\"'"),
         ("report.name=@a", "not YAML: found character '@' where a value should begin; put it in quotes"),
         ("optim={lr: 1, lr: 2}", "lr is said twice"),
+        ("model.lora.rank=4", "unknown key; legal: r, alpha, dropout, targets, train_whole"),
     ],
 )
 def test_a_wrong_override_is_named_with_what_was_expected_of_it(override: str, what: str) -> None:

@@ -1,6 +1,9 @@
 """Data are prepared once, named by their content, and never read half-written."""
 
 import os
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -107,3 +110,21 @@ def test_nothing_is_left_where_the_data_are_wrong(folder: Path) -> None:
     with pytest.raises(DataError, match="label 'meh' is not in the training rows; legal: negative, positive"):
         prepare(tiny_recipe(folder))
     assert {path.name for path in (folder / "cache").iterdir()} <= {"fingerprints"}
+
+
+def test_processes_of_a_machine_take_turns_and_leave_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    inside: list[int] = []
+    most: list[int] = []
+
+    def take(number: int) -> None:
+        with module._one_a_machine(tmp_path / "data", "", lambda _: None):
+            inside.append(number)
+            time.sleep(0.001)
+            most.append(len(inside))
+            inside.remove(number)
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(take, range(100)))
+    assert most == [1] * 100
+    assert list(tmp_path.iterdir()) == []
