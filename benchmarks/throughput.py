@@ -156,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 max_tokens=MAX_TOKENS,
                 learning_rate=1e-4,
                 arguments=TRAINERS.get(side, {}),
-                deepspeed="null",  # as the others, which shard nothing
+                deepspeed="null",  # plain data parallelism, as the others
             )
             results.append(measure(side, number, settings, num_tokens))
             print(f"round {number + 1}: {side}: {results[-1].tokens_per_s:,.0f} real tokens/s", file=sys.stderr)

@@ -138,12 +138,14 @@ def _weights(
     query: Tensor, key: Tensor, bias: Tensor | None, scale: float, part: tuple[slice, slice], out: Tensor | None = None
 ) -> Tensor:
     """The attention weights of some rows' heads, before dropout; shape (heads, queries, keys)."""
-    scores = (_taken(query, part) * scale) @ _taken(key, part).transpose(-1, -2)
+    queries, keys = _taken(query, part), _taken(key, part)
+    scores = query.new_empty(*queries.shape[:2], keys.shape[1]) if out is None else out
+    scores.baddbmm_(queries, keys.transpose(-1, -2), beta=0, alpha=scale)
     if bias is not None:
         its_bias = bias[tuple(its if size > 1 else slice(None) for its, size in zip(part, bias.shape, strict=False))]
         if bool(its_bias.any()):  # not where no row of the part has padding
             scores.view(query[part].shape[:2] + scores.shape[1:]).add_(its_bias)
-    return torch.softmax(scores, -1, out=scores if out is None else out)
+    return torch.softmax(scores, -1, out=scores)
 
 
 def _taken(its: Tensor, part: tuple[slice, slice]) -> Tensor:

@@ -45,8 +45,10 @@ class Engine(Protocol):
     num_parameters: int
     num_trained: int
     """Of them; the others stay as they are."""
-    zero_stage: int | None
-    """None without DeepSpeed; then, and in stage 0, every rank has everything."""
+
+    @property
+    def zero_stage(self) -> int | None:
+        """None without DeepSpeed; then, and in stage 0, every rank has all weights."""
 
     def begin_step(self, number: int, *, num_micro_batches: int) -> None:
         """Says how many forward and backward passes make up this step; with none, it is left out."""

@@ -185,7 +185,8 @@ def _how(manifest: Manifest, start: Mapping[str, Any]) -> str:
     seen = manifest.state
     return (
         f"{layout['world_size']} ranks on {start.get('device', 'an unknown device')}, "
-        f"{sharding_name(layout['zero_stage'])}, {layout['precision']}; {seen.samples_seen:,} samples and {seen.tokens_seen:,} tokens seen."
+        f"{sharding_name(layout['zero_stage'])}, {layout['precision']}; "
+        f"{seen.samples_seen:,} samples and {seen.tokens_seen:,} tokens seen."
     )
 
 

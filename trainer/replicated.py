@@ -1,13 +1,14 @@
-"""Plain data parallelism, by torch alone: every rank has the whole model and updates all of it.
+"""Plain data parallelism, by torch alone: every rank has the whole model.
 
-For models of which a rank can hold everything. Weights, their fp32 masters and the gradients lie in one flat tensor
-each, so that an update is a handful of operations whatever the number of parameters, and one all-reduce. Of a large
-vocabulary's embedding, CPU ranks exchange the rows alone that the step has looked up.
+For models of which a rank can hold everything. Weights, their fp32 masters and the gradients lie in a few flat tensors,
+so that an update is a handful of operations whatever the number of parameters, and an all-reduce or two. CPU ranks of
+one machine have the weights in common and read each other's gradients, and each updates a part. Of a large vocabulary's
+embedding, CPU ranks exchange the rows alone that the step has looked up.
 """
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ import transformers
 from torch import Tensor, nn
 
 from trainer import zero
+from trainer.common_memory import common_memory
 from trainer.data.batch import Batch
 from trainer.engine import Beats, StepStats, seed_step
 from trainer.model import generate
@@ -36,16 +38,20 @@ ALIGNED = 64
 
 @dataclass(frozen=True)
 class _Flat:
-    """The parameters of a group of the optimizer, flattened one behind another."""
+    """Parameters of a group of the optimizer, flattened one behind another."""
 
-    parameters: list[nn.Parameter]
-    offsets: list[int]
+    parameters: Sequence[nn.Parameter]
+    offsets: Sequence[int]
+    are_sparse: bool
+    """Whether they are looked up, with gradients of rows alone."""
+    place: slice
+    """Among the elements of all flats."""
+    own: slice
+    """The part of its elements that this rank updates: all, or a part that no other rank has."""
     weights: Tensor
     """What the model computes with; shape (elements,)."""
     master: Tensor
-    """fp32, with the mean gradient in its grad; the same tensor as the weights in fp32."""
-    num_dense: int
-    """Its first elements: those of all parameters but the ones that are looked up sparsely."""
+    """fp32, of the own part, with the mean gradient in its grad; a view of the weights in fp32."""
 
 
 class ReplicatedEngine:
@@ -75,9 +81,6 @@ class ReplicatedEngine:
         # A GPU adds up rows in an order of its own, and a run that goes on could not repeat it.
         self._sparse = _look_up_sparsely(model) if ranks.device.type == "cpu" else set()
         self._optimizer = make_optimizer(model)
-        groups = [sorted(group["params"], key=self._sparse.__contains__) for group in self._optimizer.param_groups]
-        self._grads = torch.zeros(sum(_places(its)[-1] for its in groups), device=ranks.device)
-        self._flats: list[_Flat] = []
         self._left = 0
         self._is_left_out = False
         self._its_grad: dict[nn.Parameter, Tensor] = {}
@@ -87,12 +90,23 @@ class ReplicatedEngine:
         """The sparse gradients of this step's micro-batches."""
         self._looked_up: dict[nn.Parameter, Tensor] = {}
         """The rows whose gradients were not zero after the last step."""
+        kinds = [
+            (group, [its for its in group["params"] if (its in self._sparse) == are_sparse])
+            for group in self._optimizer.param_groups
+            for are_sparse in (False, True)
+        ]
+        self._grads_of_ranks, weights = self._memory(sum(_places(its)[-1] for _, its in kinds), DTYPES[precision])
+        self._is_shared = len(self._grads_of_ranks) > 1
+        self._flats: list[_Flat] = []
+        for group in self._optimizer.param_groups:
+            group["params"] = []
         begin = 0
-        for group, parameters in zip(self._optimizer.param_groups, groups, strict=True):
-            flat = self._flatten(parameters, begin)
-            self._flats.append(flat)
-            group["params"] = [flat.master]
-            begin += flat.master.numel()
+        for group, parameters in kinds:
+            if parameters:
+                self._flats.append(self._flatten(parameters, begin, weights))
+                group["params"].append(self._flats[-1].master)
+                begin = self._flats[-1].place.stop
+        self._wait_for_weights()
         self._state = ModelState(model, self._homes, ranks, keeps_frozen=keeps_frozen)
         self._stopwatch = Stopwatch(model, ranks.device, sharded=False)
 
@@ -120,7 +134,10 @@ class ReplicatedEngine:
             return StepStats(lr, math.nan, applied=False)
         compute_s = self._stopwatch.stop()
         self._exchange()
-        norm = math.sqrt(torch.dot(self._grads, self._grads))  # closer than vector_norm, which loses a thousandth
+        # Closer than vector_norm, which loses a thousandth.
+        grads = [self._own_grad(flat) for flat in self._flats]
+        square = float(sum(torch.dot(its, its) for its in grads))
+        norm = math.sqrt(self._ranks.sum(square)[0] if self._is_shared else square)
         if not math.isfinite(norm):
             return StepStats(lr, math.inf, applied=False, compute_s=compute_s)
         self._clip(norm)
@@ -151,21 +168,50 @@ class ReplicatedEngine:
         return self._state.snapshot({})
 
     def restore(self, saved: Saved) -> None:
+        self._wait_for_weights()
         self._state.restore(saved, self._weights_from_masters)
 
-    def _flatten(self, parameters: list[nn.Parameter], begin: int) -> _Flat:
-        """Moves the parameters into a flat tensor, and their gradients, from `begin` on, into that of all."""
+    def _memory(self, size: int, dtype: torch.dtype) -> tuple[list[Tensor], Tensor]:
+        """Collective: the gradients of all elements in fp32, of each rank or of this one alone, and the weights."""
+        if self._ranks.device.type == "cpu" and self._ranks.world_size > 1:
+            room_for_weights = size * dtype.itemsize if self._ranks.is_zero else 0
+            if (memory := common_memory(4 * size + room_for_weights, self._ranks)) is not None:
+                return [its[: 4 * size].view(torch.float32) for its in memory], memory[0][4 * size :].view(dtype)
+        device = self._ranks.device
+        return [torch.zeros(size, device=device)], torch.zeros(size, dtype=dtype, device=device)
+
+    def _flatten(self, parameters: Sequence[nn.Parameter], begin: int, all_weights: Tensor) -> _Flat:
+        """Moves the parameters and their gradients into the flat tensors of all, from element `begin` on."""
         *offsets, size = _places(parameters)
-        weights = torch.zeros(size, dtype=parameters[0].dtype, device=self._ranks.device)
+        place, own = slice(begin, begin + size), self._own_part(size)
+        weights, grads = all_weights[place], self._grads[place]
         for parameter, offset in zip(parameters, offsets, strict=True):
-            place = weights[offset : offset + parameter.numel()].view(parameter.shape)
-            parameter.data = place.copy_(parameter.data)
-            self._its_grad[parameter] = self._grads[begin + offset :][: parameter.numel()].view(parameter.shape)
+            its_weights = weights[offset : offset + parameter.numel()].view(parameter.shape)
+            parameter.data = its_weights.copy_(parameter.data)
+            self._its_grad[parameter] = grads[offset : offset + parameter.numel()].view(parameter.shape)
             parameter.register_post_accumulate_grad_hook(self._collect)  # type: ignore[no-untyped-call]
-        master = weights if weights.dtype == torch.float32 else weights.float()
-        master.grad = self._grads[begin : begin + size]
-        num_dense = next((offset for its, offset in zip(parameters, offsets, strict=True) if its in self._sparse), size)
-        return _Flat(parameters, offsets, weights, master, num_dense)
+        master = weights[own] if weights.dtype == torch.float32 else weights[own].float()
+        master.grad = grads[own]
+        return _Flat(parameters, offsets, parameters[0] in self._sparse, place, own, weights, master)
+
+    @property
+    def _grads(self) -> Tensor:
+        """This rank's gradients, of all flats one behind another."""
+        return self._grads_of_ranks[self._ranks.rank if self._is_shared else 0]
+
+    def _own_grad(self, flat: _Flat) -> Tensor:
+        return self._grads[flat.place][flat.own]
+
+    def _own_part(self, size: int) -> slice:
+        """Which of so many elements this rank updates."""
+        num_parts, number = (self._ranks.world_size, self._ranks.rank) if self._is_shared else (1, 0)
+        first, last = (size // ALIGNED * its // num_parts * ALIGNED for its in (number, number + 1))
+        return slice(first, last)
+
+    def _wait_for_weights(self) -> None:
+        """Collective: until no rank reads or writes the weights that it has in common with others."""
+        if self._is_shared:
+            self._ranks.barrier()
 
     def _collect(self, parameter: nn.Parameter) -> None:
         """Adds a micro-batch's gradient to the step's, in fp32, as soon as it is there."""
@@ -181,22 +227,32 @@ class ReplicatedEngine:
         parameter.grad = None
 
     def _exchange(self) -> None:
-        """Collective: adds up the gradients of all ranks."""
+        """Collective: adds up the gradients of all ranks, of the parts that this rank updates."""
         for parameter in self._its_grad.keys() - self._seen - self._sparse:
             self._its_grad[parameter].zero_()  # the step's micro-batches did not pass through it
+        self._wait_for_weights()
         for flat in self._flats:
-            if flat.num_dense:
-                assert flat.master.grad is not None
-                dist.all_reduce(flat.master.grad[: flat.num_dense])
-        for parameter, parts in self._rows.items():
-            grad = self._its_grad[parameter]
-            if (before := self._looked_up.get(parameter)) is not None:
-                grad.index_fill_(0, before, 0.0)
-            rows, values = _merged(parts) if parts else (torch.empty(0, dtype=torch.int64), grad[:0])
-            all_rows = self._ranks.gather_rows(rows)
-            for its_rows, its_values in zip(all_rows, self._ranks.gather_rows(values), strict=True):
-                grad.index_add_(0, its_rows, its_values)
-            self._looked_up[parameter] = torch.cat(all_rows)
+            if flat.are_sparse:
+                for parameter in flat.parameters:
+                    self._exchange_rows(parameter)
+            elif self._is_shared:
+                grad = self._own_grad(flat)
+                for rank, its in enumerate(self._grads_of_ranks):
+                    if rank != self._ranks.rank:
+                        grad.add_(its[flat.place][flat.own])
+            else:
+                dist.all_reduce(self._grads[flat.place])
+
+    def _exchange_rows(self, parameter: nn.Parameter) -> None:
+        """Collective: adds up the rows that the ranks have looked up, of the whole parameter on every rank."""
+        grad, parts = self._its_grad[parameter], self._rows[parameter]
+        if (before := self._looked_up.get(parameter)) is not None:
+            grad.index_fill_(0, before, 0.0)
+        rows, values = _merged(parts) if parts else (torch.empty(0, dtype=torch.int64), grad[:0])
+        all_rows = self._ranks.gather_rows(rows)
+        for its_rows, its_values in zip(all_rows, self._ranks.gather_rows(values), strict=True):
+            grad.index_add_(0, its_rows, its_values)
+        self._looked_up[parameter] = torch.cat(all_rows)
 
     def _clip(self, norm: float) -> None:
         """As DeepSpeed does it, so that both learn the same."""
@@ -205,21 +261,25 @@ class ReplicatedEngine:
             self._optimizer.grad_scale = self._grads.new_tensor(excess)  # type: ignore[attr-defined]
             self._optimizer.found_inf = self._grads.new_zeros(())  # type: ignore[attr-defined]
         elif excess > 1:
-            self._grads.div_(excess)
+            for flat in self._flats:
+                self._own_grad(flat).div_(excess)
 
     def _weights_from_masters(self) -> None:
         for flat in self._flats:
-            if flat.master is not flat.weights:
-                flat.weights.copy_(flat.master)
+            if flat.weights.dtype != torch.float32:
+                flat.weights[flat.own].copy_(flat.master)
+        self._wait_for_weights()
 
     def _homes(self) -> list[zero.Home]:
-        return [
-            zero.Home(
-                self._names[parameter], 0, flat.master, offset, parameter.numel(), self._optimizer, replicated=True
-            )
-            for flat in self._flats
-            for parameter, offset in zip(flat.parameters, flat.offsets, strict=True)
-        ]
+        homes = []
+        for flat in self._flats:
+            for parameter, offset in zip(flat.parameters, flat.offsets, strict=True):
+                first, last = max(offset, flat.own.start), min(offset + parameter.numel(), flat.own.stop)
+                if first < last:
+                    place = (first - offset, flat.master, first - flat.own.start, last - first)
+                    name, replicated = self._names[parameter], not self._is_shared
+                    homes.append(zero.Home(name, *place, self._optimizer, replicated=replicated))
+        return homes
 
 
 def _merged(parts: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -242,7 +302,7 @@ def _look_up_sparsely(model: nn.Module) -> set[nn.Parameter]:
     return found
 
 
-def _places(parameters: list[nn.Parameter]) -> list[int]:
+def _places(parameters: Sequence[nn.Parameter]) -> list[int]:
     """Where each begins in a flat tensor of all, and behind them its size."""
     places = [0]
     for its in parameters:

@@ -86,18 +86,60 @@ def by_torch(make: Callable[[nn.Module], torch.optim.Optimizer]) -> tuple[dict[s
     return {name: its.detach() for name, its in model.named_parameters()}, norms
 
 
+def without_common_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on several machines."""
+    monkeypatch.setattr("trainer.replicated.common_memory", lambda *_: None)
+
+
 @pytest.mark.parametrize("make", [adamw, sgd])
 @pytest.mark.parametrize("whole", [True, False])
-@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize(("world_size", "is_shared"), [(1, False), (2, False), (2, True)])
 def test_weights_and_norms_are_those_of_a_plain_loop(
-    make: Callable[[nn.Module], torch.optim.Optimizer], whole: bool, world_size: int
+    make: Callable[[nn.Module], torch.optim.Optimizer],
+    whole: bool,
+    world_size: int,
+    is_shared: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if not is_shared:
+        without_common_memory(monkeypatch)
     expected, expected_norms = by_torch(make)
     assert max(expected_norms) > MAX_NORM, "nothing would be clipped"
     for weights, norms in run_ranks(by_engine, make, "fp32", whole, world_size=world_size):
         assert norms == pytest.approx(expected_norms, rel=1e-5)
         for name, its in weights.items():
             torch.testing.assert_close(torch.from_numpy(its), expected[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_ranks_of_one_machine_have_the_weights_in_common_and_update_a_part_each(
+    precision: str, is_shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not is_shared:
+        without_common_memory(monkeypatch)
+
+    def body(ranks: Ranks) -> tuple[int, list[bool]]:
+        engine = ReplicatedEngine(Model(), adamw, precision=precision, max_grad_norm=MAX_NORM, ranks=ranks, seed=0)
+        engine.begin_step(0, num_micro_batches=1)
+        words = torch.tensor([5, 6])
+        engine.backward(loss_sum(engine.forward(Batch({"x": words}, words)), words), num_targets=4)
+        engine.step(lr=0.1)
+        snapshot = engine.snapshot()
+        ranks.barrier()
+        if ranks.is_zero:
+            for its in engine._model.parameters():
+                its.data.fill_(0.5)
+        ranks.barrier()
+        return sum(len(its.values) for its in snapshot.states), [
+            bool((its == 0.5).all()) for its in engine._model.parameters()
+        ]
+
+    (one, seen_by_one), (other, seen_by_other) = run_ranks(body)
+    num_elements = sum(its.numel() for its in Model().parameters())
+    assert one + other == 2 * num_elements, "AdamW has two states of each element"
+    assert all(seen_by_one) and all(seen_by_other) == is_shared
+    assert min(one, other) > 0.8 * num_elements
 
 
 def test_in_bf16_the_gradients_of_micro_batches_are_added_up_in_fp32() -> None:

@@ -219,8 +219,8 @@ class EngineConfig(Section):
 
     deepspeed: str | None = "zero2"
     """zero0, zero1, zero2, zero3, zero2_offload or zero3_offload (the files in ds_configs/), or the path of your own
-    DeepSpeed JSON. None does without DeepSpeed: every rank holds and updates everything, as under zero0, in fewer and
-    larger operations."""
+    DeepSpeed JSON. None does without DeepSpeed: every rank holds everything, as under zero0, in fewer and larger
+    operations; CPU ranks of one machine share its memory."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Of the weights and activations in the forward and backward pass; the optimizer always works in fp32, so a run may
     go on in another one. auto is bf16 where all ranks' devices have units for it (NVIDIA's since Ampere, CPUs with
