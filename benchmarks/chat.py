@@ -107,6 +107,7 @@ def measure(side: str, round_: int, folder: Path, data: Path, given: argparse.Na
             "train.eval_at_start": "false",
             "train.micro_batch_tokens": given.micro_batch_tokens or given.max_tokens,
             "engine.precision": given.precision,
+            "engine.deepspeed": "null",  # plain data parallelism, as the others
             "job.ranks": given.ranks,
             "job.threads_per_rank": threads,
             "report.wandb": "disabled",
