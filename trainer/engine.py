@@ -235,7 +235,7 @@ def open_deepspeed() -> None:
     logger.setLevel(logging.WARNING)
     # A shared-memory all-reduce that only DeepSpeed's inference calls; building it takes 100 s of every new machine.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    # An optimizer of DeepSpeed's that no recipe can ask for, and that torch.compile takes a second and a half to import.
+    # Its Muon, which no recipe can ask for: it is given to torch.compile as it is imported, for a second and a half.
     sys.modules.setdefault("deepspeed.runtime.zero.muon.muon_optimizer", None)  # type: ignore[arg-type]
     deepspeed.init_distributed(verbose=False)
 
