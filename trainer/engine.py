@@ -5,7 +5,6 @@ The loop speaks to the Engine protocol; which ZeRO stage, precision or offload i
 
 import logging
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -235,8 +234,6 @@ def open_deepspeed() -> None:
     logger.setLevel(logging.WARNING)
     # A shared-memory all-reduce that only DeepSpeed's inference calls; building it takes 100 s of every new machine.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    # Its Muon, which no recipe can ask for: it is given to torch.compile as it is imported, for a second and a half.
-    sys.modules.setdefault("deepspeed.runtime.zero.muon.muon_optimizer", None)  # type: ignore[arg-type]
     deepspeed.init_distributed(verbose=False)
 
 

@@ -106,7 +106,7 @@ class ReplicatedEngine:
                 self._flats.append(self._flatten(parameters, begin, weights))
                 group["params"].append(self._flats[-1].master)
                 begin = self._flats[-1].place.stop
-        self._wait_for_weights()
+        self._meet()
         self._state = ModelState(model, self._homes, ranks, keeps_frozen=keeps_frozen)
         self._stopwatch = Stopwatch(model, ranks.device, sharded=False)
 
@@ -168,7 +168,7 @@ class ReplicatedEngine:
         return self._state.snapshot({})
 
     def restore(self, saved: Saved) -> None:
-        self._wait_for_weights()
+        self._meet()
         self._state.restore(saved, self._weights_from_masters)
 
     def _memory(self, size: int, dtype: torch.dtype) -> tuple[list[Tensor], Tensor]:
@@ -208,8 +208,8 @@ class ReplicatedEngine:
         first, last = (size // ALIGNED * its // num_parts * ALIGNED for its in (number, number + 1))
         return slice(first, last)
 
-    def _wait_for_weights(self) -> None:
-        """Collective: until no rank reads or writes the weights that it has in common with others."""
+    def _meet(self) -> None:
+        """Collective: waits until none reads any more what another is about to write."""
         if self._is_shared:
             self._ranks.barrier()
 
@@ -230,7 +230,7 @@ class ReplicatedEngine:
         """Collective: adds up the gradients of all ranks, of the parts that this rank updates."""
         for parameter in self._its_grad.keys() - self._seen - self._sparse:
             self._its_grad[parameter].zero_()  # the step's micro-batches did not pass through it
-        self._wait_for_weights()
+        self._meet()
         for flat in self._flats:
             if flat.are_sparse:
                 for parameter in flat.parameters:
@@ -268,7 +268,7 @@ class ReplicatedEngine:
         for flat in self._flats:
             if flat.weights.dtype != torch.float32:
                 flat.weights[flat.own].copy_(flat.master)
-        self._wait_for_weights()
+        self._meet()
 
     def _homes(self) -> list[zero.Home]:
         homes = []
