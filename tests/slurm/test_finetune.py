@@ -20,6 +20,7 @@ from tests.support.slurm_jobs import (
     endings,
     held_still,
     messages,
+    noted_by_shell,
     ranks_of,
     sbatch,
     starts,
@@ -79,7 +80,8 @@ def the_time_limit_and_a_controller_that_dies(stage: Stage) -> None:
         stage.cluster.restart_controller()
         soon = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + 45))  # Slurm looks every 30 s
         stage.cluster.ask("scontrol", "update", f"JobId={job}", f"EndTime={soon}")
-        wait_for(lambda: (run_dir / "stop").exists(), 100)
+        # The ranks are asked to stop first; why, the job notes only then, and it is true until the end is moved.
+        wait_for(lambda: noted_by_shell(run_dir), 100)
         stage.cluster.ask("scontrol", "update", f"JobId={job}", "TimeLimit=60")
     assert wait_for_end(stage.cluster, job) == "COMPLETED", messages(stage.cluster, job)
     assert endings(run_dir) == [("waiting", "time limit"), ("finished", "finished")]
@@ -98,7 +100,7 @@ def a_higher_partition_and_scancel(stage: Stage) -> None:
     wait_for_step(run_dir, 1)
     with held_still(run_dir):
         other = sbatch(stage.cluster, "--nodelist=node3", "--exclusive", "--wrap=sleep 2", cwd=stage.folder)
-        wait_for(lambda: (run_dir / "stop").exists(), 30)
+        wait_for(lambda: noted_by_shell(run_dir), 30)
     assert wait_for_end(stage.cluster, other) == "COMPLETED"
     wait_for_step(run_dir, 1, num_starts=2)
     with held_still(run_dir):

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from launcher.lifecycle import Start, parse_status
+from launcher.slurm_job import USR1_DETAILS
 from tests.support.runs import events
 from tests.support.slurm_cluster import ROOT, Cluster, wait_for
 
@@ -85,6 +86,12 @@ def ranks_of(run_dir: Path) -> dict[int, int]:
             rank = next(word for word in environment if word.startswith(b"RANK="))
             found[int(rank.removeprefix(b"RANK="))] = int(folder.name)
     return found
+
+
+def noted_by_shell(run_dir: Path) -> bool:
+    """Whether the batch shell, warned by Slurm, has noted what Slurm said of the job just then."""
+    path = run_dir / USR1_DETAILS
+    return path.exists() and path.read_text(encoding="utf-8").endswith("\n")
 
 
 @contextmanager
