@@ -121,14 +121,14 @@ class Work:
         for unit in units:
             path = self._claim(stage, unit)
             try:
-                token = path.read_text()
+                token, made = path.read_text(), path.stat().st_mtime
             except FileNotFoundError:
                 continue
             if token and token != self._token and self._is_alive(token):
                 claimed.add(unit)
             elif token:
                 path.unlink(missing_ok=True)
-            elif time.time() - path.stat().st_mtime < STALE_S:
+            elif time.time() - made < STALE_S:
                 claimed.add(unit)  # it has just been made, and its name is about to be written
             else:
                 path.unlink(missing_ok=True)
