@@ -27,6 +27,7 @@ from launcher.report.page import REPORT, write_report
 from launcher.restart import Failure, Restart, next_start
 from trainer.config.budget import read_budget
 from trainer.config.errors import LaunchError
+from trainer.config.holder import refuse_while_held
 from trainer.config.run_dir import (
     EXIT_ANEW,
     EXIT_BUG,
@@ -34,6 +35,7 @@ from trainer.config.run_dir import (
     EXIT_OK,
     EXIT_RESUME,
     EXIT_USER,
+    LEASE,
     METRICS,
     RESULTS,
     STOP,
@@ -46,6 +48,8 @@ from trainer.progress import Progress
 STOP_GRACE_S = 60.0
 """For so long a first Ctrl-C waits for ranks that make no progress, before they are ended without a checkpoint."""
 TERM_GRACE_S = 5.0
+HOLDER_GRACE_S = 10.0
+"""So long a start waits for the ranks of one whose launcher was killed, which save a checkpoint and end."""
 NOT_FOUND = 127
 """What a shell says of a program that is not there."""
 PR_SET_PDEATHSIG = 1
@@ -112,7 +116,8 @@ def run_tool(
 
 def run_module(module: str, arguments: Sequence[str]) -> int:
     """Runs one of the trainer's modules in the foreground; its exit code."""
-    return subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode
+    words = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(words, check=False, preexec_fn=_end_with_parent).returncode
 
 
 def run_ranks(argv: Sequence[str], environment: Mapping[str, str]) -> int:
@@ -131,6 +136,7 @@ def run_dialogue(module: str, arguments: Sequence[str]) -> int:
 
 def run_job(plan: JobPlan) -> int:
     """Runs the plan to its end, showing its progress; the exit code."""
+    refuse_while_held(plan.run_dir / LEASE, HOLDER_GRACE_S, lambda text: print(text, file=sys.stderr))
     write_run_dir(plan.run)
     remember(plan.run_dir)
     (plan.run_dir / STOP).unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from launcher import cluster
-from launcher.follow import Events, outer_events
+from launcher.follow import Events, first_failure, outer_events
 from launcher.lifecycle import STATUS, STOP_REQUEST, Start, parse_status
 from launcher.register import known
 from launcher.slurm import QueuedJob
@@ -21,6 +21,7 @@ from trainer.config.run_dir import (
     EXIT_BUG,
     EXIT_OK,
     EXIT_RESUME,
+    EXIT_USER,
     LEASE,
     RESULTS,
     STOP,
@@ -45,13 +46,15 @@ def look_at(run_dir: Path, jobs: list[QueuedJob] | None = None) -> RunStatus:
     # The job of a start that has not said how it ended, or of one that never came.
     missing = starts[-1].job if starts and starts[-1].state in ("running", "waiting") else None
     missing = submitted_as if not starts else missing
+    events = outer_events(run_dir)
     found = Found(
         run_dir=run_dir,
         starts=starts,
-        events=outer_events(run_dir),
+        events=events,
         finished=(run_dir / RESULTS).exists(),
         running_here=_lease_is_fresh(run_dir),
         submitted_as=submitted_as,
+        failure=_failure(run_dir, max((event["time"] for event in events if event["event"] == "start"), default=0.0)),
         last_word=cluster.last_word(missing) if job is None and missing else None,
     )
     return status_of(found, job)
@@ -155,6 +158,15 @@ def _starts(run_dir: Path) -> list[Start]:
 def _submitted_as(run_dir: Path) -> str | None:
     path = run_dir / SUBMISSION
     return str(json.loads(path.read_text(encoding="utf-8"))["job"]) if path.is_file() else None
+
+
+def _failure(run_dir: Path, since: float) -> str | None:
+    """What the ranks have died of since then, in a line; None of such as were asked to stop."""
+    failure = first_failure(run_dir, since)
+    if failure is None or failure["code"] == EXIT_RESUME:
+        return None
+    lines = str(failure["text"]).strip().splitlines() or [""]
+    return lines[0] if failure["code"] == EXIT_USER else lines[-1]
 
 
 def _lease_is_fresh(run_dir: Path) -> bool:

@@ -48,6 +48,8 @@ class Found:
     running_here: bool
     """Something without a scheduler has touched its lease just now."""
     submitted_as: str | None
+    failure: str | None = None
+    """What the ranks of the last start died of, without a scheduler."""
     last_word: str | None = None
     """What Slurm says of a job that is no longer in the queue, though no start of it has said how it ended."""
 
@@ -94,7 +96,7 @@ def _state(found: Found, job: QueuedJob | None) -> tuple[str, str]:
         return "running", "on this machine or another one, without Slurm"
     said = found.last_word or "Slurm has forgotten why"
     if not found.starts and found.submitted_as is None:
-        return "new", ""
+        return _without_slurm(found)
     if not found.starts:
         return "lost", f"job {found.submitted_as} has left the queue without having begun ({said})"
     last = found.starts[-1]
@@ -103,6 +105,18 @@ def _state(found: Found, job: QueuedJob | None) -> tuple[str, str]:
             return "stopped", cause
         return "lost", f"job {last.job} has left the queue ({said})"
     return last.state, str(last.cause)
+
+
+def _without_slurm(found: Found) -> tuple[str, str]:
+    """Of a run that does not go on, by what it has said itself."""
+    last = next((event for event in reversed(found.events) if event["event"] in ("start", "stopped")), None)
+    if found.failure is not None:
+        return "failed", found.failure
+    if last is None:
+        return "new", ""
+    if last["event"] == "stopped":
+        return "stopped", str(last["reason"])
+    return "lost", f"it has ended without a word; it goes on with: shardtune run {found.run_dir}"
 
 
 def render_table(runs: Sequence[RunStatus]) -> str:

@@ -71,7 +71,8 @@ def _bias(mask: Tensor | None, query: Tensor, key: Tensor, *, is_causal: bool) -
         return None
     if mask.dtype == torch.bool:
         mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, torch.finfo(query.dtype).min)
-    return mask[(None,) * (4 - mask.dim())].to(query.dtype)
+    # Of a query that sees nothing (-inf everywhere) the softmax would be no number.
+    return mask[(None,) * (4 - mask.dim())].to(query.dtype).clamp_min(torch.finfo(query.dtype).min)
 
 
 class _Attention(torch.autograd.Function):

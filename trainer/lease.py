@@ -12,41 +12,18 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
 from trainer.config.errors import CheckpointError, TakenOverError
+from trainer.config.holder import Holder, born, held_by, kernel, read_holder
 from trainer.config.run_dir import LEASE, write_atomically
 from trainer.ranks import Ranks
 
 BEAT_S = 5.0
 STALE_S = 60.0
 """A holder that was not seen for so long is dead. Many beats: a file server may well keep one waiting."""
-
-
-@dataclass(frozen=True)
-class Holder:
-    """The process that a lease belongs to."""
-
-    token: str
-    job: str | None
-    """The scheduler's name of the job, if there is a scheduler."""
-    host: str
-    pid: int
-    kernel: str
-    """The boot and the process namespace that pid is counted in."""
-    born: int
-    """When the process began, in clock ticks after the boot."""
-
-    def __str__(self) -> str:
-        return f"{f'job {self.job}, ' if self.job else ''}process {self.pid} on {self.host}"
-
-    def is_dead(self) -> bool | None:
-        """None where this process cannot know: it runs on another machine."""
-        if self.kernel != _kernel():
-            return None
-        return _born(self.pid) != self.born
 
 
 class Lease(Protocol):
@@ -87,7 +64,7 @@ class FileLease:
     def __init__(self, path: Path, job: str | None) -> None:
         self._path = path
         self.token = uuid.uuid4().hex
-        me = Holder(self.token, job, socket.gethostname(), os.getpid(), _kernel(), _born(os.getpid()) or 0)
+        me = Holder(self.token, job, socket.gethostname(), os.getpid(), kernel(), born(os.getpid()) or 0)
         write_atomically(path, json.dumps(asdict(me)))
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
@@ -162,17 +139,7 @@ def wait_for_lease(
         if read_holder(path) is None:
             return
     if dead is False or (dead is None and _touched(path) != beat):
-        raise CheckpointError(
-            f"{path.parent} is being written by {holder}; wait for its end, or stop it: shardtune stop {path.parent}"
-        )
-
-
-def read_holder(path: Path) -> Holder | None:
-    """Who holds the lease; None if nobody does."""
-    try:
-        return Holder(**json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return None
+        raise held_by(holder, path)
 
 
 def _touched(path: Path) -> int | None:
@@ -180,16 +147,3 @@ def _touched(path: Path) -> int | None:
         return path.stat().st_mtime_ns
     except FileNotFoundError:
         return None
-
-
-def _kernel() -> str:
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-
-
-def _born(pid: int) -> int | None:
-    try:
-        words = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if words[0] == "Z" else int(words[19])

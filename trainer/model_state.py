@@ -63,6 +63,9 @@ class ModelState:
         if saved.states is None:
             return
         for home in homes:
+            if home.name not in saved.scalars:
+                home.forget_states()  # it had none yet
+        for home in homes:
             if (scalars := saved.scalars.get(home.name)) is not None:
                 home.make_states(saved.keys, scalars)
                 for key, values in home.states().items():

@@ -5,6 +5,7 @@ on to it; an encoder is given a mask. Others pass over them, and so do layers th
 convolutions); none of these says a word.
 """
 
+from collections.abc import Collection
 from inspect import signature
 from typing import Any
 
@@ -64,6 +65,8 @@ def _fault(task: Task, engine: Engine, model: Any, packing: Packing, precision: 
         return f"the examples of this task cannot be packed for a {name}"
     if "position_ids" not in signature(type(model).forward).parameters:
         return f"{name} takes no position_ids"
+    if not task.wants_target_loss and any(kind != "full_attention" for kind in _kinds_of_layers(model)):
+        return f"some layers of a {name} see a window of a text alone, of which a mask of packed rows says nothing"
     if packing.is_flat and not task.wants_target_loss:
         return f"flash attention takes no mask, by which the examples of a {name} would be told apart; use sdpa"
     leak, difference = _measure(engine, task, model.config.get_text_config().vocab_size, packing, ranks)
@@ -73,6 +76,11 @@ def _fault(task: Task, engine: Engine, model: Any, packing: Packing, precision: 
     if ranks.any(not difference <= MAX_DIFFERENCE[precision]):
         return f"{name} computes something else for rows that share one ({difference:.1%})"
     return None
+
+
+def _kinds_of_layers(model: Any) -> Collection[str]:
+    """What each layer attends to, as transformers names it in a config."""
+    return getattr(model.config.get_text_config(), "layer_types", None) or ()
 
 
 def _measure(engine: Engine, task: Task, vocabulary_size: int, packing: Packing, ranks: Ranks) -> tuple[float, float]:

@@ -71,7 +71,9 @@ class ReplicatedEngine:
         keeps_frozen: bool = True,
     ) -> None:
         """Collective: with keeps_frozen, snapshots have what is not trained too; without it, restore leaves that."""
-        self._model = model.to(ranks.device, DTYPES[precision])
+        self._model = model.to(ranks.device)
+        for parameter in model.parameters():  # alone: the frequencies of rotary positions are buffers, and stay exact
+            parameter.data = parameter.data.to(DTYPES[precision])
         self._ranks, self._seed, self._max_grad_norm = ranks, seed, max_grad_norm
         self._names = {parameter: name for name, parameter in model.named_parameters()}
         self.num_parameters = sum(its.numel() for its in model.parameters())
@@ -217,8 +219,9 @@ class ReplicatedEngine:
         """Adds a micro-batch's gradient to the step's, in fp32, as soon as it is there."""
         grad, step_grad = parameter.grad, self._its_grad[parameter]
         assert grad is not None
-        if grad.is_sparse:
-            self._rows[parameter].append(grad.float())
+        if parameter in self._sparse:
+            # A model may also multiply by an embedding (DeBERTa's masked tokens): then it is of all rows.
+            self._rows[parameter].append((grad if grad.is_sparse else grad.to_sparse(1)).float())
         elif parameter in self._seen:
             step_grad.add_(grad)
         else:

@@ -51,6 +51,13 @@ class Home:
             if key == "step" or not isinstance(its, Tensor)
         }
 
+    def forget_states(self) -> None:
+        """Lets the optimizer have done nothing yet, as far as it has states."""
+        if self.has_state:
+            for its in self.states().values():
+                its.zero_()
+            self.make_states((), {key: type(value)(0) for key, value in self.scalars().items()})
+
     def make_states(self, keys: Sequence[str], scalars: Mapping[str, float | int]) -> None:
         """Lets the optimizer have these states, zeros where they are new, as if it had done steps before."""
         state = self.optimizer.state[self.owner]

@@ -1,7 +1,9 @@
 """Devices are found without torch, and ranks are started as often as it helps."""
 
 import os
+import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,3 +88,21 @@ def test_ranks_that_were_short_of_memory_start_anew_at_once_as_long_as_their_bud
 
 def test_the_cores_are_those_that_this_process_may_use() -> None:
     assert find_machine().num_cores == len(os.sched_getaffinity(0))
+
+
+def test_what_runs_in_the_foreground_ends_with_whoever_started_it() -> None:
+    module = ["timeit", ["-n1", "-r1", "import time; time.sleep(100)"]]
+    program = f"from launcher.execute import run_module; run_module(*{module!r})"
+    parent = subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parents[2])
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+    until = time.monotonic() + 60
+    while not (child := children.read_text().split()) and time.monotonic() < until:
+        time.sleep(0.01)
+    cmdline = Path(f"/proc/{child[0]}/cmdline")
+    while b"timeit" not in cmdline.read_bytes().split(b"\0") and time.monotonic() < until:
+        time.sleep(0.01)  # it is still the fork of its parent
+    parent.terminate()
+    parent.wait(60)
+    while cmdline.exists() and cmdline.read_bytes() and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not cmdline.exists() or not cmdline.read_bytes()

@@ -33,6 +33,9 @@ def ended(state: Any, cause: Any) -> Start:
     ("found", "job", "state", "why"),
     [
         ({}, None, "new", ""),
+        ({"events": [*EVENTS, {"event": "stopped", "reason": "SIGTERM"}]}, None, "stopped", "SIGTERM"),
+        ({"events": EVENTS, "failure": "model.path: no"}, None, "failed", "model.path: no"),
+        ({"events": EVENTS}, None, "lost", "it has ended without a word; it goes on with: shardtune run /runs/a"),
         ({}, JOB, "pending", "it waits for nodes to become free; it is to begin at 2026-11-24T08:20:17"),
         ({"starts": [ended("waiting", "preemption")]}, replace(JOB, reason="BeginTime", starts_at="N/A"), "waiting",
          "it was put back, and begins again soon"),

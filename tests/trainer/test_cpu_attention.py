@@ -144,3 +144,13 @@ def test_models_attend_in_this_way_once_it_is_hastened() -> None:
         assert "_Attention" in str(functional.scaled_dot_product_attention(*tensors, dropout_p=0.5, **how).grad_fn)
     finally:
         functional.scaled_dot_product_attention = before
+
+
+@pytest.mark.parametrize(("dtype", "p"), [(torch.float32, 0.3), (torch.bfloat16, 0.3), (torch.bfloat16, 0.0)])
+def test_a_query_that_sees_nothing_spoils_no_number(dtype: torch.dtype, p: float) -> None:
+    tensors, _ = inputs("not", dtype)
+    mask = torch.zeros(3, 1, 9, 9, dtype=dtype)
+    mask[1, :, 4] = -torch.inf
+    output = attention(*tensors, attn_mask=mask, dropout_p=p)
+    assert output.isfinite().all()
+    assert all(its.isfinite().all() for its in gradients(output, tensors))

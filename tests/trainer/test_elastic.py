@@ -100,6 +100,19 @@ def read(folder: Path) -> Saved:
     return Saved(folder, weights, states, notes[0]["shapes"], notes[0]["keys"], scalars, {})
 
 
+def kept(engine: Engine, ranks: Ranks, folder: Path) -> Saved:
+    """What the engine holds now, by way of files."""
+    snapshot = engine.snapshot()
+    for kind, fragments in (("weights", snapshot.weights), ("states", snapshot.states)):
+        write_fragments(folder / f"{kind}-{ranks.rank}.safetensors", fragments)
+    notes = ranks.gather({"shapes": snapshot.shapes, "keys": snapshot.keys, "scalars": dict(snapshot.scalars)})
+    torch.save(notes, folder / f"notes-{ranks.rank}.pt")
+    ranks.barrier()
+    (folder / f"notes-{ranks.rank}.pt").rename(folder / "notes.pt")
+    ranks.barrier()
+    return read(folder)
+
+
 def whole(saved: Saved) -> dict[str, torch.Tensor]:
     """Every tensor of it."""
     tensors = {}
@@ -125,15 +138,7 @@ def differences(ranks: Ranks, folders: list[Path], layout: tuple[str, str], out:
     for folder in folders:
         before = read(folder)
         engine.restore(before)
-        snapshot = engine.snapshot()
-        for kind, fragments in (("weights", snapshot.weights), ("states", snapshot.states)):
-            write_fragments(out / f"{kind}-{ranks.rank}.safetensors", fragments)
-        notes = ranks.gather({"shapes": snapshot.shapes, "keys": snapshot.keys, "scalars": dict(snapshot.scalars)})
-        torch.save(notes, out / f"notes-{ranks.rank}.pt")
-        ranks.barrier()
-        (out / f"notes-{ranks.rank}.pt").rename(out / "notes.pt")
-        ranks.barrier()
-        after = read(out)
+        after = kept(engine, ranks, out)
         theirs, ours = whole(before), whole(after)
         found += [
             f"{folder.name}: {name}" for name in theirs if not torch.equal(theirs[name].to(ours[name]), ours[name])
@@ -216,3 +221,25 @@ def loss_scales(ranks: Ranks) -> None:
 def test_a_loss_scale_that_overflows_have_lowered_stays_low() -> None:
     """fp16 runs on no CPU, but its scaler does."""
     run_ranks(loss_scales, world_size=1)
+
+
+def once_and_again(ranks: Ranks, folder: Path, layout: tuple[str, str]) -> list[list[float]]:
+    """What the model answers after a step, and after three and that one again from before the first."""
+    engine = make_engine(ranks, layout, seed=1)
+    beginning = kept(engine, ranks, folder)
+    train(engine, 1)
+    once = outputs(engine).tolist()
+    train(engine, 3)
+    engine.restore(beginning)
+    train(engine, 1)
+    return [once, outputs(engine).tolist()]
+
+
+@pytest.mark.parametrize(
+    "layout", [("null", "bf16"), ("zero0", "bf16"), ("zero2", "fp32"), ("zero3", "bf16")], ids="-".join
+)
+def test_going_back_to_before_the_first_step_leaves_nothing_of_what_came_after(
+    tmp_path: Path, layout: tuple[str, str]
+) -> None:
+    for once, again in run_ranks(once_and_again, tmp_path, layout):
+        assert once == again

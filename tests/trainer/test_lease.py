@@ -3,6 +3,7 @@
 import json
 import multiprocessing as mp
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -13,8 +14,9 @@ import pytest
 from tests.support.ranks import run_ranks
 from tests.support.runs import events, tiny_recipe, train
 from trainer.config.errors import CheckpointError, TakenOverError
+from trainer.config.holder import Holder, read_holder, refuse_while_held
 from trainer.config.run_dir import LEASE
-from trainer.lease import FileLease, Holder, open_lease, read_holder, wait_for_lease
+from trainer.lease import FileLease, open_lease, wait_for_lease
 from trainer.manifest import complete_checkpoints
 from trainer.milestones import Milestones
 from trainer.ranks import Ranks
@@ -184,3 +186,20 @@ def test_a_start_that_was_taken_over_ends_without_another_checkpoint(tiny: Path,
     assert complete_checkpoints(tmp_path / "checkpoints") == []
     holder = read_holder(tmp_path / LEASE)
     assert holder is not None and holder.job == "8"
+
+
+def test_another_start_is_refused_before_it_writes_while_a_process_of_this_machine_holds_the_lease(
+    tmp_path: Path,
+) -> None:
+    lease, said = FileLease(tmp_path / LEASE, None), list[str]()
+    with pytest.raises(CheckpointError, match=r"is being written by process \d+ on .*; wait for its end, or stop it"):
+        refuse_while_held(tmp_path / LEASE, 0.3, said.append)
+    assert len(said) == 1 and "may be about to end" in said[0]
+    ends = threading.Timer(0.3, lease.close)
+    ends.start()
+    refuse_while_held(tmp_path / LEASE, 20, said.append)  # for it ends meanwhile
+    refuse_while_held(tmp_path / LEASE, 0, said.append)
+    other = FileLease(tmp_path / LEASE, None)
+    on_another_machine(tmp_path / LEASE)
+    refuse_while_held(tmp_path / LEASE, 0, said.append)  # whose ranks will know
+    other.close()

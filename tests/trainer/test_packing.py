@@ -235,6 +235,7 @@ ENCODERS: list[tuple[str, dict[str, Any], int]] = [
 """Encoders that keep examples apart, and the place that they count from."""
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("fnet", SMALL, "does not keep rows apart"),
+    ("modernbert", SMALL | {"local_attention": 16}, "some layers of a ModernBertForTokenClassification see a window"),
 ]
 
 

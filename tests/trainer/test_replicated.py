@@ -174,3 +174,51 @@ def test_fp16_wants_deepspeed(tiny: Path) -> None:
         tiny_recipe(tiny, "engine.deepspeed=null", "engine.precision=fp16")
     assert otherwise("cuda", tiny_recipe(tiny, "engine.deepspeed=null")) == "fp32"
     assert otherwise("cuda", tiny_recipe(tiny)) == "fp16"
+
+
+class Unembedding(nn.Module):
+    """Looks words up, and multiplies by the same weights, which no module shares; as DeBERTa's masked tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words = nn.Embedding(WORDS, 4)
+        self.register_buffer("frequencies", torch.full((4,), 1.001), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.words(x) @ self.words.weight.t()
+        return logits.float()
+
+
+def unembedded(ranks: Ranks) -> tuple[Any, list[float]]:
+    engine = ReplicatedEngine(Unembedding(), adamw, precision="fp32", max_grad_norm=MAX_NORM, ranks=ranks, seed=0)
+    norms = []
+    for number, step in enumerate(STEPS):
+        words = torch.tensor(step[ranks.rank] if ranks.world_size == 2 else [word for words in step for word in words])
+        engine.begin_step(number, num_micro_batches=1)
+        engine.backward(loss_sum(engine.forward(Batch({"x": words}, words)), words), num_targets=6)
+        norms.append(engine.step(lr=0.1).grad_norm)
+    assert isinstance(engine._model, Unembedding) and engine._model.words.sparse
+    return engine._model.words.weight.detach().numpy().copy(), norms
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_an_embedding_that_is_a_matrix_too_has_the_whole_gradient_of_all_ranks(
+    is_shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not is_shared:
+        without_common_memory(monkeypatch)
+    ((expected, expected_norms),) = run_ranks(unembedded, world_size=1)
+    for weights, norms in run_ranks(unembedded, world_size=2):
+        assert norms == pytest.approx(expected_norms, rel=1e-5)
+        torch.testing.assert_close(torch.from_numpy(weights), torch.from_numpy(expected), rtol=1e-4, atol=1e-5)
+
+
+def precisions(ranks: Ranks) -> tuple[str, float]:
+    engine = ReplicatedEngine(Unembedding(), adamw, precision="bf16", max_grad_norm=1.0, ranks=ranks, seed=0)
+    assert isinstance(engine._model, Unembedding)
+    return str(engine._model.words.weight.dtype), float(engine._model.frequencies.double().max())
+
+
+def test_what_is_no_weight_keeps_its_precision() -> None:
+    assert run_ranks(precisions, world_size=1) == [("torch.bfloat16", pytest.approx(1.001, abs=1e-6))]

@@ -1,5 +1,6 @@
 """What is in a file, as a name for it; read once, and remembered as long as the file system says it is unchanged."""
 
+import contextlib
 import hashlib
 import json
 import time
@@ -34,10 +35,11 @@ class Fingerprints:
             known = json.loads(note.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             known = {}
-        if isinstance(known, dict) and known.get("state") == state:
+        if isinstance(known, dict) and known.get("state") == state and "digest" in known:
             return str(known["digest"])
         digest = file_digest(path)
         if abs(time.time() - stat.st_mtime) > RACY_S:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(note, json.dumps({"state": state, "digest": digest}))
+            with contextlib.suppress(OSError):  # a folder that cannot be written may hold all that is needed
+                self._folder.mkdir(parents=True, exist_ok=True)
+                write_atomically(note, json.dumps({"state": state, "digest": digest}))
         return digest

@@ -236,6 +236,7 @@ class _Gathering:
             self._notes(f"dropped because they are there twice (data.deduplicate: {self._data.deduplicate}): {counted}")
             for name, mask in masks.items():
                 splits[np.flatnonzero(own[name])[mask]] = OUT
+            self._refuse_emptied({name: int(mask.sum()) for name, mask in masks.items()}, splits)
             facts = self._survey(pieces, splits)
         self._dropped.say(self._notes)
         found = (
@@ -248,6 +249,17 @@ class _Gathering:
         )
         report = {"notes": list(self._notes.said), "columns": pieces.columns, **dict(zip(REPORTED, found, strict=True))}
         return Gathered(pieces, splits, self._names, facts, report)
+
+    def _refuse_emptied(self, dropped: Mapping[str, int], splits: OfAllRows) -> None:
+        faults = Faults()
+        for name, count in dropped.items():
+            if count and not (splits == SPLITS.index(name)).any():
+                faults.add(
+                    f"data.{name}",
+                    f"no row is left: all {count:,} are there twice, in it or in another split "
+                    f"(data.deduplicate: {self._data.deduplicate})",
+                )
+        faults.raise_if_any()
 
     def _read(self, piece_bytes: int | None) -> tuple[Pieces, list[dict[str, Any]]]:
         """All rows that there are, and how many each source has."""

@@ -67,6 +67,11 @@ class Order:
         return [_share(len(rows), weight) for rows, weight in zip(self._by_source, self.weights, strict=True)]
 
     @cached_property
+    def _places(self) -> NDArray[np.int16] | None:
+        """The source of each place of an epoch; None if the sources are not mixed by weight."""
+        return interleave(self._shares) if any(weight != 1 for weight in self.weights) else None
+
+    @cached_property
     def _by_source(self) -> list[Rows]:
         if self.sources is None:
             return [np.arange(len(self.lengths))]
@@ -93,7 +98,7 @@ class _Epoch(NamedTuple):
 @lru_cache(maxsize=2)
 def _epoch(order: Order, number: int) -> _Epoch:
     random = _random(order.seed, number)
-    places = interleave(order._shares) if any(weight != 1 for weight in order.weights) else None
+    places = order._places
     if order.global_batch_tokens is not None:
         return _by_targets(order, number, random, places)
     size, num_full = order.global_batch_size, order.rows_per_epoch // order.global_batch_size
@@ -109,7 +114,7 @@ def _epoch(order: Order, number: int) -> _Epoch:
         return _Epoch(np.concatenate([full.reshape(num_full, size)[shuffled].reshape(-1), rows[whole:]]), ends)
     # Each batch is to have the places of the step that it will be, after the batches have been shuffled.
     shuffled = _shuffle(random, num_full)
-    places[:whole] = places[:whole].reshape(num_full, size)[np.argsort(shuffled)].reshape(-1)
+    places = np.concatenate([places[:whole].reshape(num_full, size)[np.argsort(shuffled)].reshape(-1), places[whole:]])
     rows = _laid(order, number, places, window=order.length_window * size, sorted_up_to=whole)
     rows[:whole] = rows[:whole].reshape(num_full, size)[shuffled].reshape(-1)
     return _Epoch(rows, ends)

@@ -26,17 +26,17 @@ from trainer.config.schema import Recipe
 from trainer.data.faults import Faults
 from trainer.data.fingerprints import Fingerprints
 from trainer.data.gather import SPLITS, Gathered, gather, sources_digest, sources_of
-from trainer.data.shards import Encoder, Split, Written
+from trainer.data.shards import Encoder, Split, Written, damaged
 from trainer.data.source import Row
 from trainer.data.stream import Stream
-from trainer.data.work import Over, Progress, Work
+from trainer.data.work import NO_ROOM, Killed, Over, Progress, Work
 from trainer.tasks import TASKS
 from trainer.tasks.task import Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-FORMAT = 6
+FORMAT = 7
 """Goes up whenever the same input would be written differently, so that old folders are not read."""
 
 
@@ -50,7 +50,11 @@ class Prepared:
 
     @cached_property
     def meta(self) -> dict[str, Any]:
-        meta: dict[str, Any] = json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
+        path = self.folder / "meta.json"
+        try:
+            meta: dict[str, Any] = {**json.loads(path.read_text(encoding="utf-8"))}
+        except (ValueError, TypeError) as error:
+            raise damaged(path, error) from error
         return meta
 
     @property
@@ -92,8 +96,8 @@ def prepare(
     was_said = was_made = False
     if not prepared.is_there:
         was_made = True
-        cache.mkdir(parents=True, exist_ok=True)
-        with _one_a_machine(prepared.folder, machine, say):
+        with _said_of_cache(cache), _one_a_machine(prepared.folder, machine, say):
+            cache.mkdir(parents=True, exist_ok=True)
             if not prepared.is_there:
                 was_said = _make(recipe, prepared, say, num_processes, piece_bytes, machine, progress)
     if not was_said:
@@ -208,7 +212,13 @@ def _make(
         for name, rows in gathered.rows.items():
             say(f"tokenizing {name}: {len(rows):,} rows")
         written = _encode(recipe, task, gathered, work)
-        work.map("commit", 1, lambda _: _commit(prepared.folder, gathered, written, work.folder / "data"))
+
+        def commit(_: int) -> None:
+            if fingerprint(recipe) != prepared.folder.name:
+                raise DataError("the data, or the tokenizer, have changed while they were prepared; start again")
+            _commit(prepared.folder, gathered, written, work.folder / "data")
+
+        work.map("commit", 1, commit)
         for note in prepared.meta["notes"][len(gathered.report["notes"]) :]:
             say(note)
         is_done = True
@@ -216,8 +226,8 @@ def _make(
     except Over:
         is_done = True
         return False
-    except ShardtuneError:
-        is_done = True  # as far as it can be
+    except ShardtuneError as error:
+        is_done = not isinstance(error, Killed)  # as far as it can be
         raise
     finally:
         work.leave(is_done=is_done)
@@ -332,6 +342,18 @@ def _one_a_machine(folder: Path, machine: str, say: Callable[[str], None]) -> It
             finally:
                 path.unlink(missing_ok=True)
             return
+
+
+@contextmanager
+def _said_of_cache(cache: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM and cache.is_dir():
+            raise
+        raise DataError(
+            f"data.cache_dir: {cache} cannot be written ({error.strerror or error}); make room, or name another folder"
+        ) from error
 
 
 def _is_at(file: IO[str], path: Path) -> bool:

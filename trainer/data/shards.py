@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from trainer.config.errors import DataError
 from trainer.data.faults import BadRows, Faults
 from trainer.data.file import place_in_words
 from trainer.data.source import Row
@@ -101,7 +102,13 @@ class Encoder:
         if not rows:
             return []
         try:
-            return self._task.encode(rows, self._max_tokens, labelled=True)
+            by_row = self._task.encode(rows, self._max_tokens, labelled=True)
+            empty = Faults()
+            for row, examples in zip(rows, by_row, strict=True):
+                if any(self._task.num_tokens(its) == 0 for its in examples):
+                    empty.add(row, "the tokenizer makes no token of it")
+            empty.raise_if_any()
+            return by_row
         except BadRows as error:
             bad = error.faults.rows
             is_left = [row.key not in bad for row in rows]
@@ -203,9 +210,17 @@ class Split:
         return len(self.lengths)
 
 
+def damaged(path: Path, error: Exception) -> DataError:
+    """What there is to say of a file of prepared data that cannot be read."""
+    return DataError(f"{path} is damaged ({error}); delete {path.parent}, and start again: it is made anew")
+
+
 def _open(path: Path) -> dict[str, Callable[[int], Any]]:
     """How to get each column's value of an example in this shard."""
-    (batch,) = pa.ipc.open_file(pa.memory_map(str(path))).read_all().to_batches()
+    try:
+        (batch,) = pa.ipc.open_file(pa.memory_map(str(path))).read_all().to_batches()
+    except (pa.ArrowInvalid, OSError, ValueError) as error:
+        raise damaged(path, error) from error
     return {name: _reader(batch.column(name)) for name in batch.schema.names}
 
 

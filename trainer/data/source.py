@@ -135,12 +135,19 @@ def require_columns(found: Iterable[Columns], wanted: Sequence[str]) -> None:
             together.setdefault(source, (path, {}))[1].update(names)
     faults = Faults()
     for path, names in together.values():
-        for name in wanted:
-            if name not in names:
-                listed = ", ".join(sorted(names))
-                hint = f"Name yours: data.columns={{{name}: …}}"
-                faults.add(path, f"no column {name!r}; found: {listed}. {hint}")
+        if missing := [name for name in wanted if name not in names]:
+            said = f"no column{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))}"
+            faults.add(path, f"{said}; found: {', '.join(sorted(names))}. {_cure(missing, list(names))}")
     faults.raise_if_any()
+
+
+def _cure(missing: Sequence[str], found: Sequence[str]) -> str:
+    """What to do where columns are missing."""
+    if len(found) == 1 and (mark := next((its for its in ";\t|" if its in found[0]), None)) is not None:
+        return (
+            f"Its columns are parted by {mark!r}, those of a .csv by commas and of a .tsv by tabs: write it like that"
+        )
+    return f"Name yours: data.columns={{{', '.join(f'{name}: …' for name in missing)}}}"
 
 
 def _records(

@@ -6,6 +6,7 @@ is done twice after all, as when a machine that was given up comes back, is the 
 """
 
 import contextlib
+import errno
 import gc
 import hashlib
 import multiprocessing
@@ -28,6 +29,9 @@ BEAT_S, STALE_S, POLL_S = 5.0, 60.0, 0.1
 """A machine says so often that it is alive, and is given up when it has not for so long. The clocks of machines need
 not agree: what counts is how long one has seen nothing change."""
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+"""What a file system answers that takes no more files."""
+
 T = TypeVar("T")
 Progress = Callable[[str, int, int], None]
 """Is told of a stage, how many of its units are done, and how many there are."""
@@ -35,6 +39,10 @@ Progress = Callable[[str, int, int], None]
 
 class Over(Exception):
     """The whole work has come to its end elsewhere."""
+
+
+class Killed(DataError):
+    """A process was killed in the middle of a unit; the others' units are as good as they were."""
 
 
 class Work:
@@ -202,6 +210,10 @@ class Work:
             errors.send(error)
         except ShardtuneError as error:
             errors.send(DataError(str(error)))
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            errors.send(error)
 
 
 def _raise_what_came(errors: Connection) -> None:
@@ -213,7 +225,7 @@ def _raise_what_came(errors: Connection) -> None:
 def _refuse_dead(processes: Sequence[Any]) -> None:
     for process in processes:
         if process.exitcode == -signal.SIGKILL:
-            raise DataError(
+            raise Killed(
                 "a process that prepared the data was killed; if memory was short (see dmesg), set fewer "
                 "data.prepare_processes, and start again: it goes on with what is left"
             )

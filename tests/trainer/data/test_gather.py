@@ -304,3 +304,17 @@ def test_one_more_file_in_a_folder_is_other_data(tmp_path: Path) -> None:
     before = fingerprint(recipe)
     (folder / "rows" / "b.jsonl").write_text(jsonl(*reviews("good")))
     assert fingerprint(recipe) != before
+
+
+@pytest.mark.parametrize(("which", "emptied"), [("train", "train"), ("all", "dev")])
+def test_a_split_of_which_nothing_is_left_is_said(folder: Path, which: str, emptied: str) -> None:
+    (folder / "train.jsonl").write_text(jsonl(*reviews("a b", "c d")))
+    other = {"train": "dev", "dev": "test"}[emptied]
+    (folder / f"{emptied}.jsonl").write_text(jsonl(*reviews("e f", "g h")))
+    (folder / f"{other}.jsonl").write_text(jsonl(*reviews("e f", "g h")))
+    splits = [f"data.{name}={folder}/{name}.jsonl" for name in {"train", emptied, other}]
+    with pytest.raises(DataError) as raised:
+        gathered(folder, f"data.deduplicate={which}", *splits)
+    assert str(raised.value) == (
+        f"data.{emptied}: no row is left: all 2 are there twice, in it or in another split (data.deduplicate: {which})"
+    )

@@ -1,10 +1,13 @@
 """Data are prepared once, named by their content, and never read half-written."""
 
+import errno
 import os
+import shutil
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from tests.support.tiny import write_reviews
 from trainer.config.errors import DataError
 from trainer.data import prepare as module
 from trainer.data.prepare import Prepared, fingerprint, prepare
+from trainer.data.work import Killed
 
 
 @pytest.fixture
@@ -128,3 +132,86 @@ def test_processes_of_a_machine_take_turns_and_leave_no_lock(tmp_path: Path, mon
         list(threads.map(take, range(100)))
     assert most == [1] * 100
     assert list(tmp_path.iterdir()) == []
+
+
+def test_data_that_change_while_they_are_prepared_are_refused_and_not_kept(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = module._encode
+
+    def encode_and_change(*args: Any) -> Any:
+        write_reviews(folder / "train.jsonl", 67, seed=99)
+        return encode(*args)
+
+    monkeypatch.setattr(module, "_encode", encode_and_change)
+    with pytest.raises(DataError, match="have changed while they were prepared; start again"):
+        prepare(tiny_recipe(folder))
+    assert {path.name for path in (folder / "cache").iterdir()} <= {"fingerprints"}
+    monkeypatch.setattr(module, "_encode", encode)
+    assert prepare(tiny_recipe(folder)).is_there
+
+
+def test_what_is_done_stays_for_the_next_start_where_a_process_was_killed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_encode", lambda *_: raise_(Killed("killed")))
+    with pytest.raises(Killed):
+        prepare(tiny_recipe(folder))
+    (draft,) = (folder / "cache").glob("*.draft")
+    before = {path: path.stat().st_mtime_ns for path in draft.glob("read/*.pickle")}
+    monkeypatch.undo()
+    seen: dict[Path, int] = {}
+    commit = module._commit
+    monkeypatch.setattr(
+        module,
+        "_commit",
+        lambda *args: (
+            seen.update({path: path.stat().st_mtime_ns for path in draft.glob("read/*.pickle")}),
+            commit(*args),
+        ),
+    )
+    assert prepare(tiny_recipe(folder)).is_there
+    assert before and seen == before
+
+
+def raise_(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize("name", ["meta.json", "train-*.arrow"])
+def test_a_damaged_file_is_named_with_what_to_delete(folder: Path, name: str) -> None:
+    prepared = prepare(tiny_recipe(folder))
+    (path,) = prepared.folder.glob(name)
+    path.write_bytes(path.read_bytes()[:10])
+    with pytest.raises(DataError) as raised:
+        prepare(tiny_recipe(folder)).split("train").examples(np.arange(67))  # type: ignore[union-attr]
+    assert str(raised.value).startswith(f"{path} is damaged (")
+    assert str(raised.value).endswith(f"; delete {prepared.folder}, and start again: it is made anew")
+    shutil.rmtree(prepared.folder)
+    assert len(prepare(tiny_recipe(folder)).split("train").examples(np.arange(67))) == 67  # type: ignore[union-attr]
+
+
+def test_a_folder_that_cannot_be_written_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "file").touch()
+    for path in ("file", "file/below"):
+        with pytest.raises(DataError, match=rf"data\.cache_dir: {folder}/{path} cannot be written \(.*name another"):
+            prepare(tiny_recipe(folder, f"data.cache_dir={folder}/{path}"))
+
+    def is_full(_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("trainer.data.work.pickle.dumps", lambda *_, **__: is_full(None))
+    with pytest.raises(DataError, match=r"cannot be written \(No space left on device\); make room"):
+        prepare(tiny_recipe(folder))
+
+
+def test_a_row_of_no_token_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "trainer.tasks.classification.Classification.num_tokens",
+        lambda _, example: 0 if len(example["input_ids"]) < 6 else len(example["input_ids"]),
+    )
+    with pytest.raises(DataError, match=r"\.jsonl:\d+: the tokenizer makes no token of it"):
+        prepare(tiny_recipe(folder))
+    said: list[str] = []
+    assert prepare(tiny_recipe(folder, "data.on_bad_row=skip"), say=said.append).is_there
+    assert any("the tokenizer makes no token of it" in text for text in said)

@@ -83,3 +83,23 @@ def test_each_source_must_have_the_columns_in_one_row_at_least() -> None:
     with pytest.raises(DataError) as raised:
         require_columns([columns_of(rows)], ["text", "label"])
     assert str(raised.value) == "c.csv: no column 'text'; found: label, review. Name yours: data.columns={text: …}"
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            {"review": "b", "stars": "5"},
+            "c.csv: no columns 'text', 'label'; found: review, stars. Name yours: data.columns={text: …, label: …}",
+        ),
+        (
+            {"text;label": "b;5"},
+            "c.csv: no columns 'text', 'label'; found: text;label. Its columns are parted by ';', those of a .csv by "
+            "commas and of a .tsv by tabs: write it like that",
+        ),
+    ],
+)
+def test_all_columns_that_are_missing_are_said_with_one_cure(values: dict[str, str], said: str) -> None:
+    with pytest.raises(DataError) as raised:
+        require_columns([columns_of([Row(values, Path("c.csv"), 2)])], ["text", "label"])
+    assert str(raised.value) == said
