@@ -89,9 +89,14 @@ def _carry_out(words: list[str]) -> int:
         return 0
     parameters = inspect.signature(COMMANDS[words[0]]).parameters.values()
     known = [f"--{p.name.replace('_', '-')}" for p in parameters if p.default is not inspect.Parameter.empty]
-    for flag in (word.split("=")[0].replace("_", "-") for word in words[1:] if word.startswith("--")):
+    flags = [word.split("=")[0].replace("_", "-") for word in words[1:] if word.startswith("--")]
+    for flag in flags:
         if flag not in known:
             return _refuse(f"{words[0]} has no flag {flag}", flag, known)
+        if flags.count(flag) > 1:
+            more = "; several texts go into a --file" if flag == "--text" else ""
+            print(f"shardtune: {flag} is given twice, and only one can count{more}", file=sys.stderr)
+            return 2
     import fire
     from fire import decorators
 

@@ -120,7 +120,7 @@ def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
             if (split := prepared.split(name)) is not None
         },
         notes=notes,
-        rows={key: prepared.meta[key] for key in REPORTED},
+        rows={key: prepared.meta[key] for key in REPORTED} | {"sources": _sources(recipe, prepared.meta["sources"])},
         steps_per_epoch=order.steps_per_epoch,
         num_steps=order.num_steps(recipe.train.num_epochs, recipe.train.max_steps),
         micro_batch_tokens=budget,
@@ -136,6 +136,15 @@ def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
             num_targets=steps.num_targets,
         ),
     )
+
+
+def _sources(recipe: Recipe, counts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What was counted of each source under the name that it has now; prepared data are known by what is in them."""
+    sources = [source for split in SPLITS for source in recipe.data.sources(split)]
+    return [
+        {**its, "name": source.name or source.path, "path": source.path}
+        for its, source in zip(counts, sources, strict=True)
+    ]
 
 
 def _report(split: Split, prepared: Prepared, task: Task, recipe: Recipe, num_previews: int) -> SplitReport:

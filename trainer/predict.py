@@ -36,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default="best", choices=("best", "last"))
     arguments = parser.parse_args(argv)
     try:
+        if arguments.out is not None and arguments.out.suffix in (".csv", ".tsv", ".parquet"):
+            raise DataError(f"--out: predictions are JSON lines; name it {arguments.out.with_suffix('.jsonl')}")
         recipe, folder, facts = find_model(arguments.run_dir, arguments.model)
         task_type = TASKS[recipe.task.kind]
         rows = [

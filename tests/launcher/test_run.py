@@ -178,6 +178,11 @@ def test_predict_refuses_what_it_cannot_read(
         (["run", "tiny.yaml", "optim.lrr=1"], "override 'optim.lrr=1': unknown key; did you mean 'lr'?"),
         (["run", "tiny.yaml", "data.train=missing.jsonl"], "data.train"),
         (["rum", "tiny.yaml"], "did you mean run?"),
+        (
+            ["predict", "nowhere", "--text=a", "--text=b"],
+            "--text is given twice, and only one can count; several texts",
+        ),
+        (["predict", "nowhere", "--text=x", "--out=x.csv"], "--out: predictions are JSON lines; name it x.jsonl"),
         (["predict", "nowhere", "--text=x"], "nowhere: not a run directory"),
         (["checkpoints", "nowhere"], "nowhere: not a run directory"),
         (["export", "nowhere"], "nowhere: not a run directory"),

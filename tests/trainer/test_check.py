@@ -121,3 +121,12 @@ def test_pieces_of_bytes_make_up_the_text_again() -> None:
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer)
     text = "a 中文 é"
     assert texts_of(fast(text)["input_ids"], fast) == ["a", " ", "", "", "中", "", "", "文", " ", "", "é"]
+
+
+def test_sources_have_the_names_that_they_have_now_also_where_the_data_were_prepared_under_others(
+    recipe_path: Path, tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one", "two"):
+        report = checked(capsys, str(recipe_path), f"data.train={{path: {tiny}/train.jsonl, name: {name}}}")
+        first, *_ = report["rows"]["sources"]
+        assert (first["name"], first["path"], first["rows"]) == (name, f"{tiny}/train.jsonl", 67)
