@@ -15,7 +15,7 @@ from trainer.config.schema import Recipe
 from trainer.data.prepare import load_model_config
 from trainer.footprint import largest_footprint
 from trainer.meter import peak_memory
-from trainer.ranks import Ranks
+from trainer.ranks import Ranks, ranks_here
 from trainer.tasks import Task
 
 HEADROOM = 0.95
@@ -69,7 +69,7 @@ def _explained(
         for setting, size in _alternatives(
             recipe, task, config, shape or (1, recipe.data.max_tokens), ranks, used + asked, budget
         )
-        if size <= HEADROOM * share_of_memory(ranks.device, ranks.world_size)
+        if size <= HEADROOM * share_of_memory(ranks.device, ranks_here())
     ]
     if fitting:
         lines += ["By the estimate, each of these would fit alone, and none changes what is learned:", *fitting[:4]]
@@ -113,10 +113,10 @@ def _asked(text: str) -> int:
     return round(float(found[1]) * units[found[2]]) if found else 0
 
 
-def share_of_memory(device: torch.device, world_size: int) -> float:
-    """The bytes that a rank has: those of its GPU, or its part of the machine's, which CPU ranks share."""
+def share_of_memory(device: torch.device, num_ranks: int) -> float:
+    """The bytes that a rank has: those of its GPU, or its part of the machine's, which so many CPU ranks share."""
     capacity = _capacity(device)
-    return capacity if device.type == "cuda" else capacity / world_size
+    return capacity if device.type == "cuda" else capacity / num_ranks
 
 
 def _capacity(device: torch.device) -> int:

@@ -114,6 +114,11 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def ranks_here() -> int:
+    """How many of them are on this machine, as torchrun says it; others start ranks on one machine alone."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
+
+
 def connect(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     *,

@@ -20,7 +20,7 @@ from trainer.data.shards import Split
 from trainer.engine import Engine
 from trainer.lease import Lease
 from trainer.memory import memory_said, share_of_memory
-from trainer.ranks import Ranks
+from trainer.ranks import Ranks, ranks_here
 from trainer.reporter import Reporter
 from trainer.steps import largest_batch
 from trainer.tasks import Task
@@ -56,7 +56,7 @@ def settle_budget(
             wanted=wanted,
             stage=engine.zero_stage or 0,
             world_size=ranks.world_size,
-            memory=share_of_memory(ranks.device, ranks.world_size),
+            memory=share_of_memory(ranks.device, ranks_here()),
         )
         kept = KeptBudget(min(ranks.gather(tokens)), fits=False)
     budget = Budget(kept.tokens, least=recipe.data.max_tokens)

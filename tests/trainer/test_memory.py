@@ -11,8 +11,8 @@ from tests.support.runs import tiny_recipe, train
 from trainer.config.errors import ShortOfMemoryError
 from trainer.data.prepare import load_model_config, load_tokenizer, prepare
 from trainer.engine import DeepSpeedEngine
-from trainer.memory import is_memory_error, limits_of_memory, memory_said
-from trainer.ranks import Ranks
+from trainer.memory import is_memory_error, limits_of_memory, memory_said, share_of_memory
+from trainer.ranks import Ranks, ranks_here
 from trainer.tasks import TASKS
 
 MUCH = 40 * 10**9
@@ -88,3 +88,11 @@ def test_only_a_lack_of_memory_is_called_one() -> None:
     assert is_memory_error(MemoryError())
     assert not is_memory_error(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     assert not is_memory_error(KeyError("can't allocate memory"))
+
+
+def test_a_machines_memory_is_shared_by_the_ranks_that_are_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert ranks_here() == 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert share_of_memory(torch.device("cpu"), ranks_here()) == share_of_memory(torch.device("cpu"), 1) / 2
