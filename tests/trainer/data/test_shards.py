@@ -44,10 +44,13 @@ def back(folder: Path, *chunks: list[Row], skip: bool = False) -> tuple[list[Exa
     return split.examples(np.arange(sum(count for _, count in written.shards))), written
 
 
-IDS = st.lists(st.integers(0, 2**33), max_size=5)
+NUMBERS = st.integers(0, 2**33)
+EXAMPLES = st.fixed_dictionaries(
+    {"input_ids": st.lists(NUMBERS, min_size=1, max_size=5), "labels": st.lists(NUMBERS, max_size=5)}
+)
 
 
-@given(st.lists(st.fixed_dictionaries({"input_ids": IDS, "labels": IDS}), min_size=1, max_size=9), st.integers(1, 4))
+@given(st.lists(EXAMPLES, min_size=1, max_size=9), st.integers(1, 4))
 def test_lists_of_numbers_come_back(
     tmp_path_factory: pytest.TempPathFactory, examples: list[Example], size: int
 ) -> None:
