@@ -109,9 +109,9 @@ def _state(found: Found, job: QueuedJob | None) -> tuple[str, str]:
 
 def _without_slurm(found: Found) -> tuple[str, str]:
     """Of a run that does not go on, by what it has said itself."""
-    last = next((event for event in reversed(found.events) if event["event"] in ("start", "stopped")), None)
     if found.failure is not None:
         return "failed", found.failure
+    last = next((event for event in reversed(found.events) if event["event"] in ("start", "stopped")), None)
     if last is None:
         return "new", ""
     if last["event"] == "stopped":

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Protocol
 
 from trainer.config.errors import CheckpointError, TakenOverError
-from trainer.config.holder import Holder, born, held_by, kernel, read_holder
+from trainer.config.holder import Holder, held_by, read_holder
+from trainer.config.processes import born, kernel
 from trainer.config.run_dir import LEASE, write_atomically
 from trainer.ranks import Ranks
 

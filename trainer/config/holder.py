@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.config.errors import CheckpointError
+from trainer.config.processes import born, kernel
 
 
 @dataclass(frozen=True)
@@ -61,16 +62,3 @@ def refuse_while_held(path: Path, patience_s: float, say: Callable[[str], None])
             say(f"{path.parent} is being written by {holder}; it may be about to end")
             is_said = True
         time.sleep(0.2)
-
-
-def kernel() -> str:
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-
-
-def born(pid: int) -> int | None:
-    try:
-        words = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if words[0] == "Z" else int(words[19])

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from trainer.config.errors import DataError, ShardtuneError
+from trainer.config.processes import born, kernel
 from trainer.data.faults import BadRows
 
 BEAT_S, STALE_S, POLL_S = 5.0, 60.0, 0.1
@@ -64,7 +65,7 @@ class Work:
         self._machine = machine or this_machine()
         self._progress = progress
         self._pid = os.getpid()
-        self._token = f"{self._machine}.{self._pid}.{_born(self._pid)}"
+        self._token = f"{self._machine}.{self._pid}.{born(self._pid)}"
         self._seen: dict[str, tuple[float, float]] = {}
         """Of each other machine, its last sign of life, and when we have seen it first."""
         self._last_beat = float("-inf")
@@ -151,9 +152,9 @@ class Work:
         return True
 
     def _is_alive(self, token: str) -> bool:
-        machine, pid, born = token.rsplit(".", 2)
+        machine, pid, its_birth = token.rsplit(".", 2)
         if machine == this_machine():
-            return _born(int(pid)) == born
+            return str(born(int(pid))) == its_birth
         try:
             beat = (self.folder / "alive" / token).stat().st_mtime
         except FileNotFoundError:
@@ -250,16 +251,5 @@ def published(path: Path) -> Iterator[Path]:
 
 
 def this_machine() -> str:
-    """A name for where process numbers mean what they mean here: this boot of this machine, and this container."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    numbering = Path("/proc/self/ns/pid").readlink()
-    return hashlib.sha256(f"{boot} {numbering}".encode()).hexdigest()[:12]
-
-
-def _born(pid: int) -> str:
-    """When the process was started, which tells it from a later one of its number; empty if there is none."""
-    try:
-        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
-    return "" if after_name[0] == "Z" else after_name[19]
+    """A name for where process numbers mean what they mean here."""
+    return hashlib.sha256(kernel().encode()).hexdigest()[:12]

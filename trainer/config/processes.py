@@ -1,0 +1,21 @@
+"""Which process is meant by a number, and whether it still lives."""
+
+from pathlib import Path
+
+
+def kernel() -> str:
+    """Names where process numbers mean what they mean here: this boot of this machine, and this container."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+
+
+def born(pid: int) -> int | None:
+    """When the process was started, in clock ticks after the boot, which tells it from a later one of its number.
+
+    None if there is none, or it has ended.
+    """
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if after_name[0] == "Z" else int(after_name[19])
