@@ -73,7 +73,8 @@ def test_processes_are_started_by_the_launcher_and_to_ask_for_the_gpus_health() 
 def test_the_environment_is_read_where_it_belongs() -> None:
     readers = {name(path) for path in MODULES if "os.environ" in names_used(path)}
     ours = {"launcher/execute.py", "launcher/register.py"}
-    assert readers == ours | {"trainer/data/work.py", "trainer/ranks.py", "trainer/reporter.py"}
+    its_place = {"trainer/config/place.py", "trainer/ranks.py"}
+    assert readers == ours | its_place | {"trainer/data/work.py", "trainer/reporter.py"}
 
 
 def test_the_loop_knows_torch_and_our_protocols_only() -> None:

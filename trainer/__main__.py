@@ -11,13 +11,14 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TextIO
 
 from trainer.config.errors import BadNodesError, LaunchError, ShardtuneError, StartAnewError, TakenOverError
 from trainer.config.faults import FaultsConfig
+from trainer.config.place import global_rank, world_size
 from trainer.config.run_dir import (
     EXIT_ANEW,
     EXIT_BUG,
@@ -38,14 +39,23 @@ from trainer.stop import Stop, StopAsked, signals_ask_to_stop
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs this rank; returns its exit code."""
-    arguments = _parse(sys.argv[1:] if argv is None else argv)
-    with signals_ask_to_stop() as stop:
-        return _main(arguments, stop)
+    edge = _Edge(_parse(sys.argv[1:] if argv is None else argv), sys.stderr)
+    with signals_ask_to_stop(when_stuck=lambda asked: os._exit(_leave(asked, edge))) as stop:
+        return _main(edge, stop)
 
 
-def _main(arguments: argparse.Namespace, stop: Stop) -> int:
-    started = time.time()
-    edge = _Edge(sys.stderr)
+@dataclass
+class _Edge:
+    """What is known by the time that something fails."""
+
+    arguments: argparse.Namespace
+    terminal: TextIO
+    run_dir: Path | None = None
+    started: float = field(default_factory=time.time)
+
+
+def _main(edge: _Edge, stop: Stop) -> int:
+    arguments = edge.arguments
     try:
         its = find_run(arguments.path, arguments.overrides, arguments.run_dir, arguments.fork)
         edge.run_dir = its.run_dir
@@ -53,36 +63,35 @@ def _main(arguments: argparse.Namespace, stop: Stop) -> int:
         if arguments.prepare:
             _prepare(its, arguments.prepare, stop)
             return EXIT_OK
-        return _train(its, arguments, stop, edge)
+        return _train(its, edge, stop)
     except (StopAsked, Exception) as error:
         stop.note_only()
-        code, text = _verdict(error)
-        print(text, file=sys.stderr, flush=True)
-        run_dir = edge.run_dir
-        if isinstance(error, TakenOverError):
-            shown = True  # and nothing written: the run directory's files are another start's by now
-        else:
-            shown = run_dir is not None and not arguments.prepare and _is_first_failure(run_dir, code, text, started)
-        if shown:
-            print(text, file=edge.terminal, flush=True)
-            if code == EXIT_RESUME and run_dir is not None:
-                (run_dir / STOP).unlink(missing_ok=True)
-        return code
+        return _leave(error, edge)
 
 
-@dataclass
-class _Edge:
-    """What is known by the time that something fails."""
-
-    terminal: TextIO
-    run_dir: Path | None = None
+def _leave(error: BaseException, edge: _Edge) -> int:
+    """Says and writes down what this rank died of; its exit code."""
+    code, text = _verdict(error)
+    print(text, file=sys.stderr, flush=True)
+    run_dir = edge.run_dir
+    if isinstance(error, TakenOverError):
+        shown = True  # and nothing written: the run directory's files are another start's by now
+    else:
+        is_of_ranks = not edge.arguments.prepare
+        shown = run_dir is not None and is_of_ranks and _is_first_failure(run_dir, code, text, edge.started)
+    if shown:
+        print(text, file=edge.terminal, flush=True)
+        if code == EXIT_RESUME and run_dir is not None:
+            (run_dir / STOP).unlink(missing_ok=True)
+    return code
 
 
 def _prepare(its: Run, num_ranks: int, stop: Stop) -> None:
     """Prepares the data of a run ahead of its ranks."""
     stop.watch(its.run_dir / STOP, its.recipe.faults.stop_after_minutes)
-    from trainer.data.prepare import prepare
-    from trainer.progress import PreparationProgress
+    with stop.postponed():
+        from trainer.data.prepare import prepare
+        from trainer.progress import PreparationProgress
 
     prepared = prepare(
         its.recipe,
@@ -93,18 +102,18 @@ def _prepare(its: Run, num_ranks: int, stop: Stop) -> None:
     refuse_other_data(its.run_dir, prepared.folder.name)
 
 
-def _train(its: Run, arguments: argparse.Namespace, stop: Stop, edge: _Edge) -> int:
+def _train(its: Run, edge: _Edge, stop: Stop) -> int:
     """Runs this rank of a training; returns its exit code."""
-    from trainer.ranks import connect, disconnect, global_rank, world_size
+    with stop.postponed():
+        from trainer.data.prepare import prepare
+        from trainer.ranks import connect, disconnect
+        from trainer.run import run
+        from trainer.watchdog import watching
 
-    recipe, run_dir = its.recipe, its.run_dir
+    recipe, run_dir, arguments = its.recipe, its.run_dir, edge.arguments
     edge.terminal = terminal = _keep_log(run_dir, global_rank())
     # One rank looks for the file, for a file server is asked by all jobs; the others learn it from that one.
     stop.watch(run_dir / STOP if global_rank() == 0 else None, recipe.faults.stop_after_minutes)
-    from trainer.data.prepare import prepare
-    from trainer.run import run
-    from trainer.watchdog import watching
-
     if arguments.ranks is not None and world_size() != arguments.ranks:
         raise LaunchError(
             f"there are {world_size()} ranks, but {arguments.ranks} were to be started; has a node started a world "
@@ -179,8 +188,6 @@ def _keep_log(run_dir: Path, rank: int) -> TextIO:
 
 def _is_first_failure(run_dir: Path, code: int, text: str, started: float) -> bool:
     """Writes down what this rank died of; whether no other rank of this start has done so before."""
-    from trainer.ranks import global_rank
-
     others = [
         path
         for path in failure_path(run_dir, "*").parent.glob("rank-*.failure.json")

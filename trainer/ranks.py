@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import Store
 
 from trainer.config.errors import LaunchError
+from trainer.config.place import global_rank, local_rank, world_size
 
 T = TypeVar("T")
 
@@ -97,26 +98,6 @@ class Ranks:
         """Collective: the same ranks in a group of their own, on the CPU: for what another thread says meanwhile."""
         group = dist.new_group(backend="gloo")
         return replace(self, device=torch.device("cpu"), control=group, group=group)
-
-
-def local_rank() -> int:
-    """This process's number on its machine, known before the ranks are connected."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
-
-
-def global_rank() -> int:
-    """This process's number among all, known before the ranks are connected."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def world_size() -> int:
-    """How many processes there are, known before the ranks are connected."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def ranks_here() -> int:
-    """How many of them are on this machine, as torchrun says it; others start ranks on one machine alone."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
 
 
 def connect(

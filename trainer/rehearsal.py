@@ -13,6 +13,7 @@ from pathlib import Path
 from trainer.budget import Budget, estimate, most_wanted
 from trainer.config.budget import KeptBudget, keep_budget, read_budget
 from trainer.config.errors import ShortOfMemoryError, StartAnewError
+from trainer.config.place import ranks_here
 from trainer.config.schema import Recipe
 from trainer.data.batch import Batch
 from trainer.data.pack import Packing
@@ -20,7 +21,7 @@ from trainer.data.shards import Split
 from trainer.engine import Engine
 from trainer.lease import Lease
 from trainer.memory import memory_said, share_of_memory
-from trainer.ranks import Ranks, ranks_here
+from trainer.ranks import Ranks
 from trainer.reporter import Reporter
 from trainer.steps import largest_batch
 from trainer.tasks import Task

@@ -148,6 +148,23 @@ Failures:
   rank      : 0 (local_rank: 0)
   exitcode  : -15 (pid: 15162)  (SIGTERM)
 """  # noqa: E501
+STUBBORN_LOG = """
+W1129 05:57:11.165000 27786 torch/distributed/elastic/multiprocessing/api.py:1028] Sending process 27803 closing signal SIGTERM
+W1129 05:57:41.166000 27786 torch/distributed/elastic/multiprocessing/api.py:1047] Unable to shutdown process 27803 via 15, forcefully exiting via 9
+E1129 05:57:41.167000 27786 torch/distributed/elastic/multiprocessing/api.py:1002] failed (exitcode: 1) local_rank: 1 (pid: 27804) of binary: python
+Failures:
+[1]:
+  time      : 2026-11-29_05:57:41
+  host      : localhost
+  rank      : 0 (local_rank: 0)
+  exitcode  : -9 (pid: 27803)  (SIGKILL)
+Root Cause (first observed failure):
+[0]:
+  time      : 2026-11-29_05:57:11
+  host      : localhost
+  rank      : 1 (local_rank: 1)
+  exitcode  : 1 (pid: 27804)
+"""  # noqa: E501
 DEEPSPEED_LOG = """
 [2026-11-24 02:31:30,214] [ERROR] [launch.py:259:sigkill_handler] ['python', '-u', '-m', 'trainer', '--local_rank=1', 'r'] exits with return code = -9
 """  # noqa: E501
@@ -155,7 +172,12 @@ DEEPSPEED_LOG = """
 
 @pytest.mark.parametrize(
     ("backend", "log", "exits"),
-    [("torchrun", TORCHRUN_LOG, {1: -9, 0: -15}), ("deepspeed", DEEPSPEED_LOG, {1: -9}), ("torchrun", "", {})],
+    [
+        ("torchrun", TORCHRUN_LOG, {1: -9, 0: -15}),
+        ("torchrun", STUBBORN_LOG, {1: 1, 0: -15}),
+        ("deepspeed", DEEPSPEED_LOG, {1: -9}),
+        ("torchrun", "", {}),
+    ],
 )
 def test_what_a_backend_says_of_dead_ranks_is_understood(backend: str, log: str, exits: dict[int, int]) -> None:
     assert BACKENDS[backend].parse_exits(log) == exits

@@ -9,9 +9,9 @@ import torch
 
 from tests.support.runs import events, tiny_recipe, train
 from trainer import pace as its_module
+from trainer.config.place import global_rank
 from trainer.pace import BEHIND, NUM_WINDOWS, Pace, Place, Straggler, lost_share
 from trainer.progress import step_numbers
-from trainer.ranks import global_rank
 
 PLACES = [Place(f"node{rank // 2 + 1}", rank % 2) for rank in range(6)]
 EVEN = [1.0] * 6

@@ -1,5 +1,6 @@
 """A wish to stop is seen wherever it comes from and wherever a run is, and costs nothing."""
 
+import contextlib
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.support.runs import RECIPE, curve, events, tiny_recipe, train
-from trainer.config.run_dir import EXIT_RESUME, LEASE, RESULTS, STOP
+from trainer.config.run_dir import EXIT_RESUME, LEASE, RESULTS, STOP, alive_path, failure_path
 from trainer.data.prepare import _one_a_machine, fingerprint
 from trainer.engine import DeepSpeedEngine
 from trainer.manifest import complete_checkpoints
@@ -35,6 +36,55 @@ def test_each_signal_ends_the_process_where_it_stands_until_it_is_only_noted(num
         os.kill(os.getpid(), number)
         assert (stop.requested, stop.reason) == (True, number.name)
     assert signal.getsignal(number) is before
+
+
+def test_a_wish_that_comes_while_modules_are_imported_is_heeded_when_they_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with signals_ask_to_stop() as stop, pytest.raises(StopAsked, match="SIGTERM"), stop.postponed():
+        os.kill(os.getpid(), signal.SIGTERM)
+        print("imported")
+    assert capsys.readouterr().out == "imported\n"
+
+
+def test_a_rank_that_waits_for_another_within_torch_ends_when_it_is_asked_to(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(RECIPE.format(folder=tiny), encoding="utf-8")
+    # Its store answers to nobody else: rank 1 never comes.
+    place = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    words = [sys.executable, "-m", "trainer", "r.yaml", "--run-dir=r"]
+    process = subprocess.Popen(words, cwd=tmp_path, env=os.environ | place | {"PYTHONPATH": str(ROOT)})
+    try:
+        deadline = time.monotonic() + 100
+        while not alive_path(tmp_path / "r", "0-joining").exists():
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.1)
+        time.sleep(1)
+        process.terminate()
+        assert process.wait(30) == EXIT_RESUME
+    finally:
+        process.kill()
+        process.wait()
+    failure = json.loads(failure_path(tmp_path / "r", 0).read_text())
+    assert (failure["rank"], failure["code"]) == (0, EXIT_RESUME) and failure["text"].startswith("stopped by SIGTERM")
+
+
+def test_a_signal_to_a_forked_process_is_not_taken_for_one_of_the_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.stop.GRACE_S", 0.1)
+    heard: list[StopAsked] = []
+    with signals_ask_to_stop(when_stuck=heard.append):
+        child = os.fork()
+        if child == 0:
+            with contextlib.suppress(StopAsked):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(5)
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        time.sleep(0.5)
+        assert not heard
+        signal.signal(signal.SIGTERM, lambda *_: None)  # as if the main thread had no time for its handler
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.5)
+    assert [str(its) for its in heard] == ["SIGTERM"]
 
 
 def test_the_file_and_the_clock_ask_like_a_signal(tmp_path: Path) -> None:
