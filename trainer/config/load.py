@@ -302,7 +302,7 @@ def _no_rows(path: str, folder: Path) -> str | None:
     if is_hub(path):
         return None if absolute == path else _missing(path.removeprefix(HUB), folder, "folder")
     try:
-        if not (is_glob(path, folder) or sides_of(Path(absolute))) and _kind(Path(absolute)) is None:
+        if not (is_glob(path, folder) or sides_of(Path(absolute))) and _kind(Path(absolute)) not in ("file", "folder"):
             return _missing(path, folder, "file")
         if not is_saved_dataset(absolute):
             find_files(absolute)
@@ -365,6 +365,8 @@ def _missing(path: str, folder: Path, wanted: str) -> str | None:
 
 def _kind(path: Path) -> str | None:
     try:
+        if path.is_symlink() and not path.exists():
+            return f"link to {shown(str(path.readlink()))}, which is not there"
         return "folder" if path.is_dir() else "file" if path.exists() else None
     except (OSError, ValueError):  # longer than a name may be, not ours to look at, or no path at all
         return None

@@ -137,6 +137,21 @@ train:
     ]
 
 
+def test_a_link_to_nothing_says_where_it_leads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.jsonl").symlink_to("gone.jsonl")
+    (tmp_path / "model").symlink_to("/gone/model")
+    (tmp_path / "x.yaml").write_text(
+        "task: {kind: classification}\nmodel: {path: ./model}\ndata: {train: train.jsonl}\n"
+    )
+    with pytest.raises(ConfigError) as error:
+        load_recipe(Path("x.yaml"))
+    assert str(error.value).splitlines() == [
+        "x.yaml:2: model.path: expected a folder, but './model' is a link to '/gone/model', which is not there",
+        "x.yaml:3: data.train: expected a file, but 'train.jsonl' is a link to 'gone.jsonl', which is not there",
+    ]
+
+
 @pytest.mark.parametrize(
     ("extra", "line"),
     [
