@@ -104,16 +104,16 @@ def _prepare(its: Run, num_ranks: int, stop: Stop) -> None:
 
 def _train(its: Run, edge: _Edge, stop: Stop) -> int:
     """Runs this rank of a training; returns its exit code."""
+    recipe, run_dir, arguments = its.recipe, its.run_dir, edge.arguments
+    edge.terminal = terminal = _keep_log(run_dir, global_rank())
+    # One rank looks for the file, for a file server is asked by all jobs; the others learn it from that one.
+    stop.watch(run_dir / STOP if global_rank() == 0 else None, recipe.faults.stop_after_minutes)
     with stop.postponed():
         from trainer.data.prepare import prepare
         from trainer.ranks import connect, disconnect
         from trainer.run import run
         from trainer.watchdog import watching
 
-    recipe, run_dir, arguments = its.recipe, its.run_dir, edge.arguments
-    edge.terminal = terminal = _keep_log(run_dir, global_rank())
-    # One rank looks for the file, for a file server is asked by all jobs; the others learn it from that one.
-    stop.watch(run_dir / STOP if global_rank() == 0 else None, recipe.faults.stop_after_minutes)
     if arguments.ranks is not None and world_size() != arguments.ranks:
         raise LaunchError(
             f"there are {world_size()} ranks, but {arguments.ranks} were to be started; has a node started a world "

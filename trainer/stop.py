@@ -126,6 +126,7 @@ def _told_of_signals(stop: Stop, when_stuck: Callable[[StopAsked], object]) -> I
         yield
     finally:
         signal.set_wakeup_fd(before)
+        teller.shutdown(socket.SHUT_WR)  # heard at once, also while a forked process holds a copy
         teller.close()
         thread.join(GRACE_S)
         told.close()

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -88,6 +89,20 @@ def test_a_signal_to_a_forked_process_is_not_taken_for_one_of_the_parent(monkeyp
             assert time.monotonic() < deadline
             time.sleep(0.1)
     assert [str(its) for its in heard] == ["SIGTERM"]
+
+
+def test_nobody_listens_for_signals_afterwards_even_if_a_forked_process_lives_on() -> None:
+    with signals_ask_to_stop(when_stuck=print):
+        child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            time.sleep(100)
+            os._exit(0)
+    try:
+        assert "stuck" not in [thread.name for thread in threading.enumerate()]
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def test_the_file_and_the_clock_ask_like_a_signal(tmp_path: Path) -> None:
