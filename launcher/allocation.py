@@ -1,5 +1,6 @@
 """What Slurm has given a job, as the job's environment and scontrol say it. Pure."""
 
+import os
 import re
 import time
 from collections.abc import Mapping
@@ -60,3 +61,8 @@ def parse_time(text: str) -> float | None:
         return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
     except ValueError:
         return None
+
+
+def find_allocation() -> Allocation:
+    """What Slurm has given the job that this process is part of; LaunchError outside of one."""
+    return parse_allocation(os.environ, os.environ.get("SHARDTUNE_SLURM_JOB", ""))

@@ -10,8 +10,8 @@ from launcher.local import BACKENDS
 from launcher.plan import plan_ranks
 from launcher.submission import plan_doctor
 from trainer.config.errors import LaunchError
+from trainer.config.exit_codes import EXIT_OK, EXIT_USER
 from trainer.config.load import machines_alone
-from trainer.config.run_dir import EXIT_OK, EXIT_USER
 
 POLL_S = 1.0
 GOING_ON = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING")

@@ -25,7 +25,8 @@ from launcher.slurm import (
 from launcher.submission import SUBMISSION, Submission
 from launcher.sweep import SweepPlan, write_sweep
 from trainer.config.errors import LaunchError
-from trainer.config.run_dir import Run, write_atomically, write_run_dir
+from trainer.config.files import write_atomically
+from trainer.config.run_dir import Run, write_run_dir
 
 NO_SLURM = "no Slurm answers on this machine; go to a login node of the cluster, or train here: shardtune run"
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from trainer.config.run_dir import EXIT_ANEW, EXIT_RESUME
+from trainer.config.exit_codes import EXIT_ANEW, EXIT_RESUME
 
 
 @dataclass(frozen=True)

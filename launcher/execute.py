@@ -16,7 +16,6 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
-from launcher.allocation import Allocation, parse_allocation
 from launcher.death import Death, obituary, remedy_for_killed
 from launcher.follow import Events, Heartbeats, first_failure, hung_ranks
 from launcher.left_behind import START_MARK, end_left_behind
@@ -27,21 +26,10 @@ from launcher.report.page import REPORT, write_report
 from launcher.restart import Failure, Restart, next_start
 from trainer.config.budget import read_budget
 from trainer.config.errors import LaunchError
+from trainer.config.exit_codes import EXIT_ANEW, EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, EXIT_RESUME, EXIT_USER
+from trainer.config.files import LEASE, METRICS, RESULTS, STOP, read_events
 from trainer.config.holder import refuse_while_held
-from trainer.config.run_dir import (
-    EXIT_ANEW,
-    EXIT_BUG,
-    EXIT_INTERRUPTED,
-    EXIT_OK,
-    EXIT_RESUME,
-    EXIT_USER,
-    LEASE,
-    METRICS,
-    RESULTS,
-    STOP,
-    read_events,
-    write_run_dir,
-)
+from trainer.config.run_dir import write_run_dir
 from trainer.config.schema import Recipe
 from trainer.progress import Progress
 
@@ -79,11 +67,6 @@ def find_machine() -> Machine:
         names = itertools.takewhile(lambda name: name.strip() not in ("", "-1"), visible.split(","))
         num_gpus = len(list(names))
     return Machine(num_gpus, len(os.sched_getaffinity(0)))
-
-
-def find_allocation() -> Allocation:
-    """What Slurm has given the job that this process is part of; LaunchError outside of one."""
-    return parse_allocation(os.environ, os.environ.get("SHARDTUNE_SLURM_JOB", ""))
 
 
 @dataclass(frozen=True)

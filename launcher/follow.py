@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trainer.config.run_dir import METRICS, alive_path, failure_path, stacks_path
+from trainer.config.files import METRICS, alive_path, failure_path, stacks_path
 
 
 class Events:

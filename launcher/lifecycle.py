@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from launcher.restart import GiveUp, Restart
-from trainer.config.run_dir import EXIT_RESUME
+from trainer.config.exit_codes import EXIT_RESUME
 
 WarnedOf = Literal["time limit", "preemption", "signal"]
 """What the signal of --signal was sent for; `signal`: by a person, with scancel --batch --signal=USR1."""

@@ -16,17 +16,8 @@ from launcher.slurm import QueuedJob
 from launcher.status import Found, RunStatus, status_of
 from launcher.submission import JOB_SCRIPT, SUBMISSION
 from trainer.config.errors import CheckpointError, LaunchError
-from trainer.config.run_dir import (
-    CONFIG,
-    EXIT_BUG,
-    EXIT_OK,
-    EXIT_RESUME,
-    EXIT_USER,
-    LEASE,
-    RESULTS,
-    STOP,
-    write_atomically,
-)
+from trainer.config.exit_codes import EXIT_BUG, EXIT_OK, EXIT_RESUME, EXIT_USER
+from trainer.config.files import CONFIG, LEASE, RESULTS, STOP, write_atomically
 from trainer.progress import Progress
 
 POLL_S = 2.0

@@ -6,7 +6,7 @@ One path a line, in the user's state folder (XDG Base Directory Specification). 
 import os
 from pathlib import Path
 
-from trainer.config.run_dir import CONFIG, write_atomically
+from trainer.config.files import CONFIG, write_atomically
 
 MANY = 1000
 """With more lines than that, those of folders that are gone are left out when it is written."""

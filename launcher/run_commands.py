@@ -114,7 +114,7 @@ def report(run_dir: str) -> Command:
         from launcher.report.page import write_report
         from launcher.sweep import SWEEP, load_sweep
         from trainer.config.errors import CheckpointError
-        from trainer.config.run_dir import CONFIG
+        from trainer.config.files import CONFIG
 
         if (Path(run_dir) / SWEEP).is_file():
             from launcher import sweep_queue

@@ -45,7 +45,7 @@ def submit(
         from launcher import cluster, monitor
         from launcher.submission import plan_preparation, plan_submission
         from trainer.config.errors import LaunchError
-        from trainer.config.run_dir import RESULTS
+        from trainer.config.files import RESULTS
 
         nodes = cluster.find_nodes()
         if nodes is None and dry_run != "True":

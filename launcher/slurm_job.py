@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from launcher import cluster, execute
-from launcher.allocation import Allocation, parse_details, parse_time
+from launcher.allocation import Allocation, find_allocation, parse_details, parse_time
 from launcher.follow import Events, first_failure, hung_ranks
 from launcher.lifecycle import (
     STATUS,
@@ -40,19 +40,10 @@ from launcher.slurm import parse_node_list
 from trainer.config.bad_nodes import keep_bad_nodes, read_bad_nodes, to_leave
 from trainer.config.budget import read_budget
 from trainer.config.errors import ShardtuneError
+from trainer.config.exit_codes import EXIT_ANEW, EXIT_OK, EXIT_RESUME, EXIT_USER
+from trainer.config.files import CONFIG, RESULTS, STOP, write_atomically
 from trainer.config.load import machines_alone, parse_recipe
-from trainer.config.run_dir import (
-    CONFIG,
-    EXIT_ANEW,
-    EXIT_OK,
-    EXIT_RESUME,
-    EXIT_USER,
-    RESULTS,
-    STOP,
-    find_run,
-    write_atomically,
-    write_run_dir,
-)
+from trainer.config.run_dir import find_run, write_run_dir
 from trainer.config.schema import Recipe
 
 USR1_DETAILS = "logs/slurm-usr1.txt"
@@ -67,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Does what the batch shell asks; the exit code."""
     arguments = _parse(sys.argv[1:] if argv is None else argv)
     try:
-        allocation = execute.find_allocation()
+        allocation = find_allocation()
         if arguments.command == "begin":
             print(begin(arguments.path, arguments.overrides, allocation, run_dir=arguments.run_dir))
             return EXIT_OK

@@ -12,7 +12,8 @@ from launcher.sweep import SweepPlan
 from trainer.config.deepspeed import ds_config_of
 from trainer.config.errors import LaunchError
 from trainer.config.job import JobConfig, seconds_of
-from trainer.config.load import local_folders, machines_alone
+from trainer.config.load import machines_alone
+from trainer.config.paths import local_folders
 from trainer.config.run_dir import find_run
 from trainer.config.schema import Recipe
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from launcher.register import remember
 from trainer.config.errors import ConfigError
+from trainer.config.files import CONFIG, write_atomically
 from trainer.config.load import learning_hash, load_recipe, parse_override
-from trainer.config.run_dir import CONFIG, Run, refuse_another_recipe, write_atomically, write_run_dir
+from trainer.config.run_dir import Run, refuse_another_recipe, write_run_dir
 from trainer.config.schema import Recipe
 from trainer.config.yaml_lines import YamlError, read_yaml
 

@@ -10,7 +10,8 @@ from launcher.report.sweep import render_outcomes, write_sweep_report
 from launcher.submission import plan_array
 from launcher.sweep import SweepPlan, write_sweep
 from trainer.config.errors import LaunchError
-from trainer.config.run_dir import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, RESULTS
+from trainer.config.exit_codes import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK
+from trainer.config.files import RESULTS
 
 POLL_S = 5.0
 

@@ -17,23 +17,11 @@ from pathlib import Path
 from typing import TextIO
 
 from trainer.config.errors import BadNodesError, LaunchError, ShardtuneError, StartAnewError, TakenOverError
+from trainer.config.exit_codes import EXIT_ANEW, EXIT_BUG, EXIT_ELSEWHERE, EXIT_OK, EXIT_RESUME, EXIT_USER
 from trainer.config.faults import FaultsConfig
+from trainer.config.files import RESULTS, STOP, failure_path
 from trainer.config.place import global_rank, world_size
-from trainer.config.run_dir import (
-    EXIT_ANEW,
-    EXIT_BUG,
-    EXIT_ELSEWHERE,
-    EXIT_OK,
-    EXIT_RESUME,
-    EXIT_USER,
-    RESULTS,
-    STOP,
-    Run,
-    failure_path,
-    find_run,
-    refuse_other_data,
-    write_run_dir,
-)
+from trainer.config.run_dir import Run, find_run, refuse_other_data, write_run_dir
 from trainer.stop import Stop, StopAsked, signals_ask_to_stop
 
 

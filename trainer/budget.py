@@ -8,9 +8,9 @@ import numpy as np
 from trainer.config.schema import Recipe
 from trainer.data.order import Order
 from trainer.data.pack import Packing, lay_out, shape_of
-from trainer.data.prepare import load_model_config
 from trainer.data.shards import Split
 from trainer.footprint import largest_footprint
+from trainer.pretrained import load_model_config
 from trainer.steps import training_order
 from trainer.tasks import Task
 

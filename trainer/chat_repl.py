@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config.errors import CheckpointError, DataError, ShardtuneError
-from trainer.config.run_dir import EXIT_OK, EXIT_USER
+from trainer.config.exit_codes import EXIT_OK, EXIT_USER
 from trainer.predict import find_model, open_model
 from trainer.tasks.chat import Chat
 from trainer.tasks.conversations import Conversation, Message

@@ -6,7 +6,6 @@
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,70 +13,22 @@ import numpy as np
 import torch
 
 from trainer.budget import estimate, lay_out_first_steps, most_wanted
+from trainer.check_report import Lengths, Report, SplitReport
 from trainer.config.deepspeed import stage_of
 from trainer.config.load import load_recipe
 from trainer.config.schema import Recipe
 from trainer.data.gather import REPORTED, SPLITS
 from trainer.data.pack import Packing
-from trainer.data.prepare import Prepared, load_model_config, load_tokenizer, prepare
+from trainer.data.prepare import Prepared, prepare
 from trainer.data.shards import Split
-from trainer.footprint import Footprint, footprint
+from trainer.footprint import footprint
 from trainer.memory import share_of_memory
 from trainer.one_report import print_report
+from trainer.pretrained import load_model_config, load_tokenizer
 from trainer.steps import training_order
 from trainer.tasks import TASKS, Task
-from trainer.tasks.task import Piece
 
 NUM_BINS = 16
-
-
-@dataclass(frozen=True)
-class Lengths:
-    """How long the examples of a split are, in tokens."""
-
-    mean: float
-    median: int
-    p95: int
-    longest: int
-    edges: list[int]
-    """Of the histogram's bins, from the first one's lower to the last one's upper."""
-    counts: list[int]
-    full: int
-    """Examples of exactly data.max_tokens: truncated, or cut into windows, or just fitting."""
-
-
-@dataclass(frozen=True)
-class SplitReport:
-    """One split, prepared."""
-
-    facts: Mapping[str, Any]
-    """What was counted while it was prepared: rows, examples, tokens, targets, rows_dropped, …"""
-    labels: Mapping[str, int]
-    lengths: Lengths
-    previews: list[list[Piece]]
-
-
-@dataclass(frozen=True)
-class Report:
-    """All that was found out."""
-
-    task: str
-    model: str
-    world_size: int
-    splits: Mapping[str, SplitReport]
-    notes: list[str]
-    """What the preparation had to say, such as a column that it guessed."""
-    rows: Mapping[str, Any]
-    """The rows of each source, those that are bad, and those that are there twice, within a split or in two of them."""
-    steps_per_epoch: int
-    num_steps: int
-    micro_batch_tokens: int
-    """What a micro-batch may have at most; with auto as estimated for a machine like this one."""
-    largest_micro_batch: tuple[int, int]
-    """(rows, longest) of the most tokens among the first steps."""
-    padding_efficiency: float
-    """The part of the first steps' tokens that is not padding."""
-    memory: Footprint
 
 
 def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from trainer.check import Report, SplitReport
+from trainer.check_report import Report, SplitReport
 from trainer.tasks.task import Piece
 
 BAR_WIDTH, MAX_LABELS, WIDE = 40, 20, 140

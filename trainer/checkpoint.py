@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer.background import Background
-from trainer.config.run_dir import write_atomically
-from trainer.engine import Engine
+from trainer.config.files import write_atomically
+from trainer.engine_protocol import Engine
 from trainer.manifest import (
     LATEST,
     MANIFEST,

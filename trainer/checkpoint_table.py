@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config.errors import CheckpointError, ShardtuneError
-from trainer.config.run_dir import CHECKPOINTS, EXIT_OK, EXIT_USER, read_config
+from trainer.config.exit_codes import EXIT_OK, EXIT_USER
+from trainer.config.files import CHECKPOINTS
+from trainer.config.run_dir import read_config
 from trainer.manifest import best_first, checkpoint_folders, complete_checkpoints, damage, open_checkpoint, step_of
 from trainer.tasks import TASKS
 

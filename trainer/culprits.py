@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.data.batch import Batch
-from trainer.engine import Engine
+from trainer.engine_protocol import Engine
 from trainer.ranks import Ranks
 from trainer.tasks import Task
+from trainer.tasks.batch import Batch
 
 BAD_ROWS = Path("logs") / "bad_rows.jsonl"
 """In a run directory: a line for each culprit."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.config.errors import ShardtuneError
-from trainer.config.run_dir import EXIT_OK, EXIT_USER
+from trainer.config.exit_codes import EXIT_OK, EXIT_USER
 from trainer.links import measure_links
 from trainer.preflight import judge, render_facts
 from trainer.probe import probe

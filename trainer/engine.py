@@ -7,8 +7,8 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any
 
 import torch
 import transformers
@@ -16,69 +16,14 @@ from torch import Tensor, nn
 
 from trainer import zero
 from trainer.config.deepspeed import zero_stage
-from trainer.data.batch import Batch
+from trainer.engine_protocol import StepStats, seed_step
+from trainer.generation_beats import Beats
 from trainer.model import generate
 from trainer.model_state import ModelState
 from trainer.ranks import Ranks
 from trainer.shards import Saved, Snapshot
 from trainer.stopwatch import Stopwatch
-from trainer.watchdog import beat
-
-
-@dataclass(frozen=True)
-class StepStats:
-    """What the engine knows of a step it has done."""
-
-    lr: float
-    grad_norm: float
-    """2-norm of the gradient of the step's mean loss, over all parameters, before clipping."""
-    applied: bool
-    """False if the weights stayed as they were: the gradient was no finite number, on whichever rank (in fp16, with the
-    loss scale that it had), or the step is left out."""
-    compute_s: float = 0.0
-    """What this rank's forward passes have taken, without waiting for other ranks (trainer/stopwatch.py)."""
-
-
-class Engine(Protocol):
-    """Computes steps. Everything but the numbers of parameters is Collective: all ranks call it, in the same order."""
-
-    num_parameters: int
-    num_trained: int
-    """Of them; the others stay as they are."""
-
-    @property
-    def zero_stage(self) -> int | None:
-        """None without DeepSpeed; then, and in stage 0, every rank has all weights."""
-
-    def begin_step(self, number: int, *, num_micro_batches: int) -> None:
-        """Says how many forward and backward passes make up this step; with none, it is left out."""
-
-    def forward(self, batch: Batch) -> Any:
-        """The model's output."""
-
-    def backward(self, loss_sum: Tensor, *, num_targets: float) -> None:
-        """Adds to the gradient of the mean loss over the step's num_targets targets of all ranks."""
-
-    def step(self, *, lr: float) -> StepStats:
-        """Updates the weights once."""
-
-    def evaluating(self) -> Any:
-        """A context: no dropout, no gradients."""
-
-    def rehearsing(self) -> Any:
-        """A context ahead of all training: steps in it leave nothing behind, if their lr and their gradients are 0."""
-
-    def generate(self, inputs: dict[str, Tensor], settings: Mapping[str, Any]) -> Tensor:
-        """The token ids of the model's answers, without the prompts; shape (rows, longest answer)."""
-
-    def snapshot(self) -> Snapshot:
-        """This rank's part of all that training changes: views, which the next step overwrites."""
-
-    def restore(self, saved: Saved) -> None:
-        """Goes on from what snapshots of any number of ranks, ZeRO stage and precision held.
-
-        Raises CheckpointError if they were of another model.
-        """
+from trainer.tasks.batch import Batch
 
 
 class DeepSpeedEngine:
@@ -211,19 +156,6 @@ class DeepSpeedEngine:
         # ZeRO-0 in fp32 reports none (DeepSpeed 0.19.8); its gradients are whole on every rank, and already averaged.
         grads = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
         return float(torch.nn.utils.get_total_norm(grads))
-
-
-class Beats(transformers.StoppingCriteria):
-    """Never stops an answer, but says at each token that there is progress: on a CPU an answer may take minutes."""
-
-    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
-        beat()
-        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-
-
-def seed_step(seed: int, number: int, ranks: Ranks) -> None:
-    """Dropout's random numbers follow from (seed, step, rank): nothing to save, and a resumed run repeats them."""
-    torch.manual_seed(((seed << 40) + (number << 16) + ranks.rank) % 2**63)
 
 
 def open_deepspeed() -> None:

@@ -9,11 +9,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from trainer.data.batch import Batch
-from trainer.engine import Engine
+from trainer.engine_protocol import Engine
 from trainer.generate import Questions, score_answers
 from trainer.ranks import Ranks
 from trainer.tasks import Task
+from trainer.tasks.batch import Batch
 from trainer.tasks.task import Each, GeneratingTask, Scores
 
 

@@ -19,15 +19,9 @@ from torch import Tensor
 
 from trainer.base_model import identify, refuse_another_base
 from trainer.config.errors import CheckpointError, ShardtuneError
-from trainer.config.run_dir import (
-    CHECKPOINTS,
-    EXIT_OK,
-    EXIT_USER,
-    EXPORT,
-    MODEL,
-    RESULTS,
-    read_config,
-)
+from trainer.config.exit_codes import EXIT_OK, EXIT_USER
+from trainer.config.files import CHECKPOINTS, EXPORT, MODEL, RESULTS
+from trainer.config.run_dir import read_config
 from trainer.config.schema import Recipe
 from trainer.lora_export import merged_model, write_adapters
 from trainer.manifest import WEIGHTS, Checkpoint, best_first, complete_checkpoints, damage, open_checkpoint

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from trainer.data.batch import Batch
-from trainer.engine import Engine
+from trainer.engine_protocol import Engine
 from trainer.packing import MAX_DIFFERENCE
 from trainer.ranks import Ranks
+from trainer.tasks.batch import Batch
 
 
 def read_first_alone(engine: Engine, model: Any, batch: Batch, precision: str, ranks: Ranks) -> bool:

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from trainer.data.batch import deal
 from trainer.data.shards import Split
-from trainer.engine import Engine
+from trainer.engine_protocol import Engine
 from trainer.ranks import Ranks
-from trainer.tasks.task import Example, GeneratingTask, Generation
+from trainer.tasks.example import Example
+from trainer.tasks.task import GeneratingTask, Generation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

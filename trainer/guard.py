@@ -8,7 +8,7 @@ from trainer.checkpoint import Checkpoints, Policy
 from trainer.config.errors import TrainingError
 from trainer.config.faults import FaultsConfig
 from trainer.culprits import BAD_ROWS, Culprits
-from trainer.engine import Engine, StepStats
+from trainer.engine_protocol import Engine, StepStats
 from trainer.manifest import OPTIMIZER, WEIGHTS
 from trainer.ranks import Ranks
 from trainer.reporter import Reporter

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Protocol
 
 from trainer.config.errors import CheckpointError, TakenOverError
+from trainer.config.files import LEASE, write_atomically
 from trainer.config.holder import Holder, held_by, read_holder
 from trainer.config.processes import born, kernel
-from trainer.config.run_dir import LEASE, write_atomically
 from trainer.ranks import Ranks
 
 BEAT_S = 5.0

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import torch
 
-from trainer.engine import Engine
+from trainer.engine_protocol import Engine
 from trainer.milestones import Milestones
 from trainer.ranks import Ranks
 from trainer.schedule import Schedule

@@ -13,9 +13,9 @@ from trainer.config.deepspeed import stage_of
 from trainer.config.errors import ShortOfMemoryError
 from trainer.config.place import ranks_here
 from trainer.config.schema import Recipe
-from trainer.data.prepare import load_model_config
 from trainer.footprint import largest_footprint
-from trainer.meter import peak_memory
+from trainer.memory_peak import peak_memory
+from trainer.pretrained import load_model_config
 from trainer.ranks import Ranks
 from trainer.tasks import Task
 

@@ -1,8 +1,6 @@
 """How fast it goes and what it takes: averages over the steps since the last report."""
 
 import math
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +9,8 @@ from typing import Any
 
 import torch
 
-from trainer.engine import StepStats
+from trainer.engine_protocol import StepStats
+from trainer.memory_peak import peak_memory
 from trainer.steps import Step
 
 
@@ -96,10 +95,3 @@ class Meter:
         began = time.monotonic()
         yield
         self._window.started += time.monotonic() - began
-
-
-def peak_memory(device: torch.device) -> int:
-    """Peak bytes: allocated on the GPU, or resident in this process where the device is the CPU."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -11,10 +11,9 @@ from trainer.ahead import made_ahead
 from trainer.budget import Budget
 from trainer.checkpoint import Checkpoints
 from trainer.config.schema import Recipe
-from trainer.data.batch import Batch
 from trainer.data.pack import Packing
 from trainer.data.shards import Split
-from trainer.engine import Engine, StepStats
+from trainer.engine_protocol import Engine, StepStats
 from trainer.evaluate import evaluate
 from trainer.generate import questions
 from trainer.guard import Guard
@@ -27,6 +26,7 @@ from trainer.state import TrainState
 from trainer.steps import Step, evaluation_batches
 from trainer.stop import Stop, StopAsked
 from trainer.tasks import Task
+from trainer.tasks.batch import Batch
 from trainer.watchdog import beat
 
 T = TypeVar("T")

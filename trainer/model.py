@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from trainer.config.errors import DataError
 from trainer.config.schema import Recipe
-from trainer.data.prepare import load_model_config
 from trainer.lora import adapt, choose
+from trainer.pretrained import load_model_config
 from trainer.target_loss import keep_target_loss
 from trainer.tasks import Task
 

@@ -10,7 +10,7 @@ import huggingface_hub
 from huggingface_hub.repocard import metadata_load
 
 from trainer.config.deepspeed import sharding_name
-from trainer.config.run_dir import FORKED_FROM, MODEL, read_events
+from trainer.config.files import FORKED_FROM, MODEL, read_events
 from trainer.config.schema import Recipe
 from trainer.config.yaml_lines import write_yaml
 from trainer.curves import picture

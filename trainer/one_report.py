@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any, TypeVar
 
 from trainer.config.errors import ShardtuneError
-from trainer.config.run_dir import EXIT_OK, EXIT_USER
+from trainer.config.exit_codes import EXIT_OK, EXIT_USER
 
 Report = TypeVar("Report", bound=Any)
 

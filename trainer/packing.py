@@ -14,11 +14,11 @@ from torch import Tensor
 from trainer.config.errors import DataError
 from trainer.config.schema import Recipe
 from trainer.data.pack import Packing, merge
-from trainer.engine import Engine
+from trainer.engine_protocol import Engine
 from trainer.ranks import Ranks
 from trainer.reporter import Reporter
 from trainer.tasks import Task
-from trainer.tasks.task import IGNORED, Example
+from trainer.tasks.example import IGNORED, Example
 
 MAX_LEAK = {"fp32": 1e-5, "bf16": 3e-3, "fp16": 3e-3}
 """What another example may change, as a part of what it changes where it is seen. The same shapes, so the same kernels:

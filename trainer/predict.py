@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 from trainer.config.errors import CheckpointError, DataError, ShardtuneError
+from trainer.config.exit_codes import EXIT_OK, EXIT_USER
+from trainer.config.files import CONFIG, FACTS, MODEL
 from trainer.config.load import parse_recipe
-from trainer.config.run_dir import CONFIG, EXIT_OK, EXIT_USER, FACTS, MODEL
 from trainer.config.schema import Recipe
 from trainer.data.columns import plain
 from trainer.data.gather import with_named_columns
 from trainer.data.source import Faults, Row, read_rows
 from trainer.precision import expected_precision
 from trainer.tasks import TASKS, Task
-from trainer.tasks.task import Example, GeneratingTask
+from trainer.tasks.example import Example
+from trainer.tasks.task import GeneratingTask
 
 BATCH_ROWS, WINDOW_ROWS = 32, 1024
 

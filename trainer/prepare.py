@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainer.config.files import CONFIG
 from trainer.config.load import load_recipe
-from trainer.config.run_dir import CONFIG
 from trainer.config.schema import Recipe
 from trainer.data.prepare import prepare
 from trainer.one_report import print_report

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from trainer.clock import clock_offsets
-from trainer.config.run_dir import write_atomically
+from trainer.config.files import write_atomically
 from trainer.gpu import GpuHealth, look_at_gpus
 from trainer.ranks import Ranks
 

@@ -15,16 +15,16 @@ from trainer.config.budget import KeptBudget, keep_budget, read_budget
 from trainer.config.errors import ShortOfMemoryError, StartAnewError
 from trainer.config.place import ranks_here
 from trainer.config.schema import Recipe
-from trainer.data.batch import Batch
 from trainer.data.pack import Packing
 from trainer.data.shards import Split
-from trainer.engine import Engine
+from trainer.engine_protocol import Engine
 from trainer.lease import Lease
 from trainer.memory import memory_said, share_of_memory
 from trainer.ranks import Ranks
 from trainer.reporter import Reporter
 from trainer.steps import largest_batch
 from trainer.tasks import Task
+from trainer.tasks.batch import Batch
 from trainer.watchdog import beat
 
 

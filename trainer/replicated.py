@@ -20,13 +20,14 @@ from torch import Tensor, nn
 
 from trainer import zero
 from trainer.common_memory import common_memory
-from trainer.data.batch import Batch
-from trainer.engine import Beats, StepStats, seed_step
+from trainer.engine_protocol import StepStats, seed_step
+from trainer.generation_beats import Beats
 from trainer.model import generate
 from trainer.model_state import ModelState
 from trainer.ranks import Ranks
 from trainer.shards import Saved, Snapshot
 from trainer.stopwatch import Stopwatch
+from trainer.tasks.batch import Batch
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 """By engine.precision: of weights and activations. fp16 would want a loss scale, which DeepSpeed has."""

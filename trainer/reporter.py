@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from trainer.config.run_dir import METRICS, write_atomically
+from trainer.config.files import METRICS, write_atomically
 from trainer.config.schema import Recipe
 from trainer.progress import Progress
 from trainer.ranks import Ranks

@@ -10,8 +10,8 @@ from pathlib import Path
 from trainer.background import together
 from trainer.checkpoint import Policy, publish_folder
 from trainer.config.errors import CheckpointError
-from trainer.config.run_dir import CHECKPOINTS, FORKED_FROM
-from trainer.engine import Engine
+from trainer.config.files import CHECKPOINTS, FORKED_FROM
+from trainer.engine_protocol import Engine
 from trainer.manifest import (
     OPTIMIZER,
     WEIGHTS,

@@ -21,16 +21,16 @@ from trainer.base_model import Base, identify_together, refuse_another_base
 from trainer.checkpoint import Checkpoints, Policy
 from trainer.config.deepspeed import ds_config_of
 from trainer.config.errors import CheckpointError
+from trainer.config.files import CHECKPOINTS, EXPORT, FACTS, MODEL, RESULTS, STOP, write_atomically
 from trainer.config.load import learning_hash
-from trainer.config.run_dir import CHECKPOINTS, EXPORT, FACTS, MODEL, RESULTS, STOP, write_atomically
 from trainer.config.schema import Recipe
 from trainer.cpu_attention import hasten_attention
 from trainer.cpu_dropout import hasten_dropout
 from trainer.culprits import Culprits
-from trainer.data.batch import Batch
-from trainer.data.prepare import Prepared, load_model_config, load_tokenizer
+from trainer.data.prepare import Prepared
 from trainer.data.shards import Split
-from trainer.engine import DeepSpeedEngine, Engine, hold_ds_config
+from trainer.engine import DeepSpeedEngine, hold_ds_config
+from trainer.engine_protocol import Engine
 from trainer.export import export, in_order
 from trainer.first_token import read_first_alone
 from trainer.guard import Guard, RolledBack
@@ -45,6 +45,7 @@ from trainer.pace import Pace, Place
 from trainer.packing import choose_packing
 from trainer.precision import settle_precision
 from trainer.preflight import preflight
+from trainer.pretrained import load_model_config, load_tokenizer
 from trainer.probe import host_name
 from trainer.ranks import Ranks
 from trainer.rehearsal import halved_when_short, settle_budget
@@ -56,6 +57,7 @@ from trainer.state import TrainState
 from trainer.steps import Step, course_of
 from trainer.stop import Stop, StopAsked
 from trainer.tasks import TASKS, Task
+from trainer.tasks.batch import Batch
 from trainer.watchdog import beat, watching
 
 StepsFrom = Callable[[TrainState], Iterator[Step]]

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
-from trainer.engine import StepStats
+from trainer.engine_protocol import StepStats
 
 WINDOW = 64
 """Losses that a jump is measured by."""

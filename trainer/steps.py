@@ -9,16 +9,17 @@ from numpy.typing import NDArray
 
 from trainer.config.errors import DataError
 from trainer.config.schema import Recipe
-from trainer.data.batch import Batch, Positions
+from trainer.data.batch import Positions
 from trainer.data.faults import Faults
 from trainer.data.order import Order
 from trainer.data.pack import Packing, lay_out, merge, shape_of
-from trainer.data.prepare import Prepared, encoder_of, open_stream
+from trainer.data.prepare import Prepared, encoder_of
 from trainer.data.shards import Encoder, Split
-from trainer.data.stream import Stream
+from trainer.data.stream import Stream, open_stream
 from trainer.ranks import Ranks
 from trainer.tasks import Task
-from trainer.tasks.task import TRUNCATED, Example
+from trainer.tasks.batch import Batch
+from trainer.tasks.example import TRUNCATED, Example
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def course_of(
 
         def stream(first: int, left_out: Collection[int]) -> Iterator[Step]:
             return stream_steps(
-                open_stream(prepared, recipe),
+                open_stream(prepared.facts, prepared.meta["columns"], recipe),
                 encoder_of(recipe, task),
                 task,
                 range(first, length),
@@ -101,7 +102,7 @@ def course_of(
             )
 
         def alone_in_stream(number: int) -> Iterator[tuple[str | None, Batch]]:
-            rows = next(iter(open_stream(prepared, recipe).steps(number)))
+            rows = next(iter(open_stream(prepared.facts, prepared.meta["columns"], recipe).steps(number)))
             by_row = encoder_of(recipe, task).encode(rows, Faults())
             places = [str(row) for row, examples in zip(rows, by_row, strict=True) for _ in examples]
             examples = _Examples(task, [_kept(example) for its in by_row for example in its])

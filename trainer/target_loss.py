@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
 from trainer.config.errors import DataError
-from trainer.tasks.task import IGNORED
+from trainer.tasks.example import IGNORED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

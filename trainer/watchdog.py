@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from trainer.config.run_dir import alive_path, stacks_path
+from trainer.config.files import alive_path, stacks_path
 
 TOUCH_S = 1.0
 """Between two touches of the file that others see the heartbeat by."""

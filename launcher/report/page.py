@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from trainer.config.deepspeed import sharding_name
-from trainer.config.run_dir import CONFIG, FACTS, RESULTS, read_events, write_atomically
+from trainer.config.files import CONFIG, FACTS, RESULTS, read_events, write_atomically
 from trainer.curves import as_float, charts, is_metric
 from trainer.progress import slowest
 

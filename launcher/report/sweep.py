@@ -12,7 +12,7 @@ from launcher.report.page import REPORT, STYLE
 from launcher.status import render_columns
 from launcher.sweep import SweepPlan
 from trainer.chart import Series, render_chart, smoothed
-from trainer.config.run_dir import RESULTS, read_events, write_atomically
+from trainer.config.files import RESULTS, read_events, write_atomically
 
 COLOURS = ("#1f6feb", "#d9730d", "#2da44e", "#8250df", "#cf222e", "#0a7ea4", "#9a6700", "#bf3989", "#57606a", "#1a7f37")
 

@@ -28,8 +28,9 @@ from safetensors.torch import load_file
 import trainer.checkpoint
 from tests.support.runs import curve, events, tiny_recipe, write_tiny
 from tests.support.tiny import poison
+from trainer.config.exit_codes import EXIT_BUG, EXIT_OK, EXIT_RESUME
 from trainer.config.faults import FaultsConfig
-from trainer.config.run_dir import EXIT_BUG, EXIT_OK, EXIT_RESUME, RESULTS, STOP
+from trainer.config.files import RESULTS, STOP
 from trainer.config.schema import Recipe
 from trainer.data.prepare import Prepared, prepare
 from trainer.engine import DeepSpeedEngine

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from tests.faults.harness import WORLD_SIZE, naming, refuse_another_end
 from tests.support.runs import RECIPE, write_tiny
-from trainer.config.run_dir import EXIT_OK, EXIT_RESUME, read_events
+from trainer.config.exit_codes import EXIT_OK, EXIT_RESUME
+from trainer.config.files import read_events
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

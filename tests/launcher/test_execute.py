@@ -11,7 +11,8 @@ import pytest
 
 from launcher.execute import _start_until_done, find_machine
 from launcher.plan import Machine, plan_job
-from trainer.config.run_dir import EXIT_BUG, EXIT_OK, write_run_dir
+from trainer.config.exit_codes import EXIT_BUG, EXIT_OK
+from trainer.config.run_dir import write_run_dir
 
 
 @pytest.fixture

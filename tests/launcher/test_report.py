@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from launcher.report.page import write_report
 from trainer.chart import Series, nice_ticks, render_chart, short, smoothed
-from trainer.config.run_dir import read_events
+from trainer.config.files import read_events
 
 START = {
     "event": "start", "step": 0, "num_steps": 9, "num_rows": 67, "num_parameters": 1000, "world_size": 2,

@@ -7,7 +7,7 @@ from pathlib import Path
 from launcher.follow import Heartbeats, hung_ranks
 from launcher.restart import Failure, GiveUp, Restart, next_start
 from trainer.config.faults import FaultsConfig
-from trainer.config.run_dir import alive_path, stacks_path
+from trainer.config.files import alive_path, stacks_path
 
 CONFIG = FaultsConfig(max_restarts=9, restart_delay_s=5.0)
 

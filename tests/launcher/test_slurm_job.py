@@ -17,7 +17,8 @@ from tests.launcher.conftest import RECIPE
 from trainer.config.bad_nodes import keep_bad_nodes
 from trainer.config.budget import KeptBudget, keep_budget
 from trainer.config.errors import LaunchError
-from trainer.config.run_dir import EXIT_ANEW, EXIT_BUG, EXIT_USER, stacks_path
+from trainer.config.exit_codes import EXIT_ANEW, EXIT_BUG, EXIT_USER
+from trainer.config.files import stacks_path
 
 NOW = time.time()
 

@@ -10,8 +10,8 @@ import deepspeed
 
 from tests.support.ranks import run_ranks
 from tests.support.tiny import write_encoder, write_reviews
+from trainer.config.files import STOP
 from trainer.config.load import parse_recipe
-from trainer.config.run_dir import STOP
 from trainer.config.schema import Recipe
 from trainer.data.prepare import prepare
 from trainer.ranks import Ranks

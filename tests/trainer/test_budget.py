@@ -16,19 +16,20 @@ from tests.support.runs import tiny_recipe
 from trainer.budget import ESTIMATE_FILLS, Budget, estimate, most_wanted
 from trainer.config.budget import KEPT_BUDGET, KeptBudget, keep_budget, read_budget
 from trainer.config.errors import CheckpointError, ShortOfMemoryError, StartAnewError, TakenOverError
-from trainer.config.run_dir import LEASE
+from trainer.config.files import LEASE
 from trainer.config.schema import EngineConfig, Recipe
-from trainer.data.batch import Batch
 from trainer.data.pack import Packing
-from trainer.data.prepare import Prepared, load_model_config, load_tokenizer, prepare
+from trainer.data.prepare import Prepared, prepare
 from trainer.data.shards import Split
 from trainer.footprint import largest_footprint
 from trainer.lease import FileLease, PeersLease
+from trainer.pretrained import load_model_config, load_tokenizer
 from trainer.ranks import Ranks
 from trainer.rehearsal import halved_when_short
 from trainer.steps import course_of, largest_batch
 from trainer.tasks import TASKS, causal
-from trainer.tasks.task import Example
+from trainer.tasks.batch import Batch
+from trainer.tasks.example import Example
 
 ALONE = Ranks(0, 1, 0, torch.device("cpu"))
 

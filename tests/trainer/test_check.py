@@ -15,8 +15,8 @@ from tests.support.runs import tiny_recipe as recipe_of
 from trainer.check import check, main
 from trainer.check_view import show
 from trainer.config.budget import read_budget
-from trainer.config.run_dir import EXIT_OK, EXIT_USER
-from trainer.tasks.task import texts_of
+from trainer.config.exit_codes import EXIT_OK, EXIT_USER
+from trainer.tasks.example import texts_of
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ import pytest
 from tests.support.runs import curve, events, tiny_recipe, train
 from tests.support.stops import at_steps, stop_after
 from trainer import checkpoint
+from trainer.config.files import RESULTS
 from trainer.config.load import learning_hash
-from trainer.config.run_dir import RESULTS
 from trainer.manifest import complete_checkpoints, damage, open_checkpoint
 
 

@@ -13,12 +13,13 @@ from torch import nn
 from tests.support.ranks import run_ranks
 from tests.support.runs import tiny_recipe
 from trainer.config.deepspeed import ds_config_of
-from trainer.data.batch import Batch
-from trainer.engine import DeepSpeedEngine, Engine
+from trainer.engine import DeepSpeedEngine
+from trainer.engine_protocol import Engine
 from trainer.optim import adamw
 from trainer.ranks import Ranks
 from trainer.replicated import ReplicatedEngine
 from trainer.shards import Saved, SavedTensors, state_name, write_fragments
+from trainer.tasks.batch import Batch
 from trainer.zero import loss_scale, set_loss_scale
 
 LAYOUTS = [

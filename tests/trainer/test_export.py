@@ -23,9 +23,9 @@ from tests.support.tiny import GOOD, write_causal
 from tests.trainer.test_resume import flip_a_bit
 from trainer.checkpoint import Checkpoints, Policy
 from trainer.config.deepspeed import load_ds_config, resolve_ds_config
-from trainer.config.run_dir import MODEL, Run, write_run_dir
+from trainer.config.files import MODEL
+from trainer.config.run_dir import Run, write_run_dir
 from trainer.config.schema import Recipe
-from trainer.data.batch import Batch
 from trainer.data.source import read_rows
 from trainer.engine import DeepSpeedEngine
 from trainer.export import export, main
@@ -36,6 +36,7 @@ from trainer.ranks import Ranks
 from trainer.reporter import NullReporter
 from trainer.shards import SavedTensors
 from trainer.state import TrainState
+from trainer.tasks.batch import Batch
 
 SPLIT = "test"
 

@@ -11,12 +11,13 @@ from torch import Tensor
 from tests.support.ranks import run_ranks
 from tests.support.runs import tiny_recipe
 from trainer.config.deepspeed import ds_config_of
-from trainer.data.batch import Batch
-from trainer.engine import DeepSpeedEngine, Engine
+from trainer.engine import DeepSpeedEngine
+from trainer.engine_protocol import Engine
 from trainer.first_token import read_first_alone
 from trainer.optim import adamw
 from trainer.ranks import Ranks
 from trainer.replicated import ReplicatedEngine
+from trainer.tasks.batch import Batch
 
 SIZES: dict[str, Any] = {
     "vocab_size": 50,

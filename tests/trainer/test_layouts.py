@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tests.support.runs import STEPS_PER_EPOCH, curve, tiny_recipe, train
 from trainer.engine import DeepSpeedEngine
-from trainer.tasks.task import IGNORED
+from trainer.tasks.example import IGNORED
 
 Events = list[dict[str, Any]]
 

@@ -14,8 +14,8 @@ import pytest
 from tests.support.ranks import run_ranks
 from tests.support.runs import events, tiny_recipe, train
 from trainer.config.errors import CheckpointError, TakenOverError
+from trainer.config.files import LEASE
 from trainer.config.holder import Holder, read_holder, refuse_while_held
-from trainer.config.run_dir import LEASE
 from trainer.lease import FileLease, open_lease, wait_for_lease
 from trainer.manifest import complete_checkpoints
 from trainer.milestones import Milestones

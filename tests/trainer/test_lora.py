@@ -26,11 +26,12 @@ from trainer.check import check
 from trainer.checkpoint import Checkpoints, Policy
 from trainer.config.deepspeed import load_ds_config, resolve_ds_config
 from trainer.config.errors import CheckpointError, ConfigError, DataError
+from trainer.config.files import MODEL, RESULTS
 from trainer.config.load import parse_recipe
 from trainer.config.lora import LoraConfig
-from trainer.config.run_dir import MODEL, RESULTS, Run, find_run, write_run_dir
+from trainer.config.run_dir import Run, find_run, write_run_dir
 from trainer.config.schema import Recipe
-from trainer.data.prepare import load_model_config, load_tokenizer, prepare
+from trainer.data.prepare import prepare
 from trainer.engine import DeepSpeedEngine
 from trainer.export import main as export
 from trainer.manifest import WEIGHTS, Checkpoint
@@ -38,6 +39,7 @@ from trainer.model import keep_model_files
 from trainer.optim import adamw
 from trainer.predict import find_model, open_model
 from trainer.predict import main as predict
+from trainer.pretrained import load_model_config, load_tokenizer
 from trainer.ranks import Ranks
 from trainer.reporter import NullReporter
 from trainer.shards import SavedTensors

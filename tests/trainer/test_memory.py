@@ -10,9 +10,10 @@ import torch
 from tests.support.runs import tiny_recipe, train
 from trainer.config.errors import ShortOfMemoryError
 from trainer.config.place import ranks_here
-from trainer.data.prepare import load_model_config, load_tokenizer, prepare
+from trainer.data.prepare import prepare
 from trainer.engine import DeepSpeedEngine
 from trainer.memory import is_memory_error, limits_of_memory, memory_said, share_of_memory
+from trainer.pretrained import load_model_config, load_tokenizer
 from trainer.ranks import Ranks
 from trainer.tasks import TASKS
 

@@ -15,13 +15,13 @@ from tests.support.ranks import run_ranks
 from tests.support.runs import tiny_recipe
 from trainer.config.errors import ConfigError, DataError
 from trainer.config.load import learning_hash, parse_recipe
-from trainer.data.batch import Batch
 from trainer.data.pack import Packing, merge
 from trainer.packing import choose_packing
 from trainer.ranks import Ranks
 from trainer.target_loss import keep_target_loss
 from trainer.tasks import causal
-from trainer.tasks.task import IGNORED, Example
+from trainer.tasks.batch import Batch
+from trainer.tasks.example import IGNORED, Example
 from trainer.tasks.token_classification import TokenClassification
 
 SMALL: dict[str, Any] = {

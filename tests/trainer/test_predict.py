@@ -9,7 +9,8 @@ import pytest
 from pyarrow import parquet
 
 from tests.support.runs import tiny_recipe, train
-from trainer.config.run_dir import EXIT_OK, EXIT_USER, Run, write_run_dir
+from trainer.config.exit_codes import EXIT_OK, EXIT_USER
+from trainer.config.run_dir import Run, write_run_dir
 from trainer.predict import main
 
 

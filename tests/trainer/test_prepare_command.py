@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support.runs import RECIPE, write_tiny
-from trainer.config.run_dir import EXIT_OK, EXIT_USER
+from trainer.config.exit_codes import EXIT_OK, EXIT_USER
 from trainer.prepare import main
 
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from tests.support.ranks import run_ranks
 from tests.support.runs import tiny_recipe, train
 from trainer.config.errors import ConfigError
-from trainer.data.batch import Batch
 from trainer.precision import otherwise
 from trainer.ranks import Ranks
 from trainer.replicated import LARGE, ReplicatedEngine
+from trainer.tasks.batch import Batch
 
 WORDS = LARGE + 7
 STEPS = [[[3, 5, 3], [WORDS - 1, 0, 3]], [[0, 0, 0], [1, 2, 3]], [[9, 9, 8], [7, 6, 5]]]

@@ -14,7 +14,8 @@ from tests.support.runs import RECIPE, STEPS_PER_EPOCH, curve, events, tiny_reci
 from tests.support.stops import stop_after
 from trainer.checkpoint import Policy
 from trainer.config.errors import CheckpointError
-from trainer.config.run_dir import FORKED_FROM, RESULTS, Run, find_run, write_run_dir
+from trainer.config.files import FORKED_FROM, RESULTS
+from trainer.config.run_dir import Run, find_run, write_run_dir
 from trainer.manifest import complete_checkpoints, damage, open_checkpoint
 from trainer.ranks import Ranks
 from trainer.resume import find_newest, state_of

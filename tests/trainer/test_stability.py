@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from trainer.engine import StepStats
+from trainer.engine_protocol import StepStats
 from trainer.stability import FEWEST, WINDOW, is_bad, spike_limit, with_loss
 
 FINE, SKIPPED = StepStats(1e-3, 1.0, True), StepStats(1e-3, math.inf, False)

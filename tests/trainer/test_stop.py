@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.support.runs import RECIPE, curve, events, tiny_recipe, train
-from trainer.config.run_dir import EXIT_RESUME, LEASE, RESULTS, STOP, alive_path, failure_path
+from trainer.config.exit_codes import EXIT_RESUME
+from trainer.config.files import LEASE, RESULTS, STOP, alive_path, failure_path
 from trainer.data.prepare import _one_a_machine, fingerprint
 from trainer.engine import DeepSpeedEngine
 from trainer.manifest import complete_checkpoints

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainer import target_loss
 from trainer.target_loss import keep_target_loss
-from trainer.tasks.task import IGNORED
+from trainer.tasks.example import IGNORED
 
 VOCABULARY, TOKENS = 640, 48
 SIZES = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}

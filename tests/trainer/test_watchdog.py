@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from trainer.config.run_dir import alive_path, stacks_path
+from trainer.config.files import alive_path, stacks_path
 from trainer.watchdog import beat, watching
 
 HANG_S = 1.0

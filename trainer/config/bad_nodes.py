@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from trainer.config.run_dir import write_atomically
+from trainer.config.files import write_atomically
 
 BAD_NODES = "bad_nodes.json"
 LEAST_BAD_NODES = 4

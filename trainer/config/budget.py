@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from trainer.config.errors import CheckpointError
-from trainer.config.run_dir import write_atomically
+from trainer.config.files import write_atomically
 
 KEPT_BUDGET = "micro_batch_tokens.json"
 

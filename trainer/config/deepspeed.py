@@ -9,26 +9,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from trainer.config.ds_keys import (
+    AUTO_OF_DEEPSPEED,
+    BLOCKS,
+    ENGINE_KNOBS,
+    OWNED_BY_RECIPE,
+    REFUSED,
+    REMOVED_FROM_DEEPSPEED,
+    SCHEDULERS,
+    TOP_LEVEL,
+)
 from trainer.config.errors import ConfigError
 from trainer.config.explain import did_you_mean, shown
 from trainer.config.schema import Recipe
-
-_FOLDER = Path(__file__).resolve().parents[2] / "ds_configs"
-
-
-def strategies() -> tuple[str, ...]:
-    """The names that engine.deepspeed may have besides a path: the files of ds_configs/."""
-    return tuple(sorted(path.stem for path in _FOLDER.glob("*.json")))
-
-
-def is_path(name_or_path: str) -> bool:
-    """Whether engine.deepspeed names a file rather than one of the strategies."""
-    return name_or_path.endswith(".json") or "/" in name_or_path
-
-
-def not_a_strategy(name: str) -> str:
-    """What is said of a name that is neither a strategy nor a path."""
-    return f"got {shown(name)}; legal: {', '.join(strategies())}, the path of a DeepSpeed JSON, or null"
+from trainer.config.strategies import FOLDER, is_path, not_a_strategy, strategies
 
 
 def load_ds_config(name_or_path: str) -> dict[str, Any]:
@@ -65,7 +59,7 @@ def resolve_ds_config(base: Mapping[str, Any], recipe: Recipe, *, hidden_size: i
         faults += [
             f'{key}: "auto" means nothing here; write a value, or remove it'
             for key in _autos(config)
-            if key not in _AUTO_OF_DEEPSPEED and key.partition(".")[0] in _TOP_LEVEL
+            if key not in AUTO_OF_DEEPSPEED and key.partition(".")[0] in TOP_LEVEL
         ]
     if faults:
         assert recipe.engine.deepspeed is not None, "a recipe without DeepSpeed has no ds_config"
@@ -96,215 +90,6 @@ def sharding_name(stage: int | None) -> str:
     return "replicated" if stage is None else f"ZeRO-{stage}"
 
 
-OWNED_BY_RECIPE = {
-    "train_batch_size": "train.global_batch_size",
-    "train_micro_batch_size_per_gpu": "train.micro_batch_tokens",
-    "gradient_accumulation_steps": "train.global_batch_size",
-    "gradient_clipping": "optim.max_grad_norm",
-    "fp16.enabled": "engine.precision",
-    "bf16.enabled": "engine.precision",
-}
-"""Written by us. "auto", which users of transformers write there, says the same; a value is refused."""
-
-_PRECISION = "engine.precision decides it, and the optimizer always works in fp32"
-_ROWS = "shardtune reads and orders the rows itself (data.*, train.*)"
-_PARALLEL = "shardtune is data parallel: every rank reads other rows"
-_CHECKPOINTS = "shardtune writes, publishes and resumes checkpoints itself (checkpoint.*)"
-_LOOP = "shardtune's loop says where a step ends"
-_OPTIMIZER = "shardtune brings its own AdamW (optim.*)"
-
-REFUSED = {
-    "activation_checkpointing": "model.activation_checkpointing turns it on; DeepSpeed's own is never called",
-    "autotuning": "it changes the batch and then ends the run",
-    "bf16.bf16_master_weights_and_grads": _PRECISION,
-    "bf16.bf16_optimizer_states": _PRECISION,
-    "bf16.check_grad_overflow": "a gradient that is no finite number never reaches the weights (faults.max_bad_steps)",
-    "bfloat16": "DeepSpeed's old name of bf16; rename it",
-    "checkpoint.load_universal": _CHECKPOINTS,
-    "checkpoint.use_node_local_storage": _CHECKPOINTS,
-    "checkpoint.writer": _CHECKPOINTS,
-    "data_efficiency": _ROWS,
-    "data_parallel_size": _PARALLEL,
-    "data_types.param_dtype": _PRECISION,
-    "dataloader_drop_last": _ROWS,
-    "datastates_ckpt": _CHECKPOINTS,
-    "expert_parallel": _PARALLEL,
-    "fp16.fp16_master_weights_and_grads": _PRECISION,
-    "gradient_allreduce_op": "gradients are averaged, and the loss is scaled for that",
-    "hybrid_engine": "it is for generation between training steps",
-    "managed_gradient_accumulation": _LOOP,
-    "pipeline": _PARALLEL,
-    "sequence_parallel_size": _PARALLEL,
-    "tensor_parallel": _PARALLEL,
-    "torch_autocast": _PRECISION,
-    "use_data_before_expert_parallelism": _PARALLEL,
-    "wandb": "report.wandb decides it",
-    "weight_quantization": "it is for inference",
-    "zero_allow_untested_optimizer": _OPTIMIZER,
-    "zero_force_ds_cpu_optimizer": _OPTIMIZER,
-    "zero_optimization.compute_grad_norm": "the norm is reported at every step",
-    "zero_optimization.zenflow": "it updates some weights later than others, so that something else is learned",
-}
-"""What DeepSpeed reads and a run of ours could not keep its promises with."""
-
-ENGINE_KNOBS = frozenset(
-    {
-        "aio",
-        "bf16",
-        "checkpoint",
-        "comet",
-        "comms_logger",
-        "communication_data_type",
-        "compile",
-        "csv_monitor",
-        "data_types",
-        "disable_allgather",
-        "disable_python_gc",
-        "dump_state",
-        "flops_profiler",
-        "fp16",
-        "gradient_predivide_factor",
-        "log_level",
-        "memory_breakdown",
-        "prescale_gradients",
-        "seq_parallel_communication_data_type",
-        "steps_per_print",
-        "tensorboard",
-        "timers",
-        "vocabulary_size",
-        "wall_clock_breakdown",
-        "zero_optimization",
-    }
-)
-"""The top-level keys that are the ds_config's to set."""
-
-REMOVED_FROM_DEEPSPEED = frozenset(
-    {
-        "amp",
-        "compression_training",
-        "curriculum_learning",
-        "eigenvalue",
-        "elasticity",
-        "graph_harvesting",
-        "nebula",
-        "progressive_layer_drop",
-        "quantize_training",
-        "sparse_attention",
-        "sparse_gradients",
-        "zero_optimization.mics_hierarchical_params_gather",
-        "zero_optimization.mics_shard_size",
-        "zero_optimization.zeropp_loco_param",
-    }
-)
-
-BLOCKS: dict[str, frozenset[str]] = {
-    "zero_optimization": frozenset(
-        [
-            "allgather_bucket_size",
-            "allgather_partitions",
-            "compute_grad_norm",
-            "contiguous_gradients",
-            "cpu_offload",
-            "cpu_offload_param",
-            "cpu_offload_use_pin_memory",
-            "elastic_checkpoint",
-            "enable_sanity_checks",
-            "ignore_unused_parameters",
-            "leaf_module",
-            "legacy_stage1",
-            "load_from_fp32_weights",
-            "log_trace_cache_warnings",
-            "memory_efficient_linear",
-            "offload_optimizer",
-            "offload_param",
-            "overlap_comm",
-            "override_module_apply",
-            "parameter_alignment",
-            "pipeline_loading_checkpoint",
-            "reduce_bucket_size",
-            "reduce_scatter",
-            "round_robin_gradients",
-            "save_muon_momentum_buffer_in_memory",
-            "stage",
-            "stage3_allgather_sequential",
-            "stage3_gather_16bit_weights_on_model_save",
-            "stage3_gather_fp16_weights_on_model_save",
-            "stage3_max_live_parameters",
-            "stage3_max_reuse_distance",
-            "stage3_model_persistence_threshold",
-            "stage3_module_granularity_threshold",
-            "stage3_param_persistence_threshold",
-            "stage3_prefetch_bucket_size",
-            "stage3_use_all_reduce_for_fetch_params",
-            "sub_group_size",
-            "use_multi_rank_bucket_allreduce",
-            "zenflow",
-            "zero_hpz_partition_size",
-            "zero_quantized_gradients",
-            "zero_quantized_nontrainable_weights",
-            "zero_quantized_weights",
-        ]
-    ),
-    "zero_optimization.offload_param": frozenset(
-        {"buffer_count", "buffer_size", "device", "max_in_cpu", "nvme_path", "pin_memory"}
-    ),
-    "zero_optimization.offload_optimizer": frozenset(
-        [
-            "buffer_count",
-            "cpuadam_cores_perc",
-            "device",
-            "fast_init",
-            "nvme_path",
-            "pin_memory",
-            "pipeline_read",
-            "pipeline_write",
-            "ratio",
-            "super_offload",
-        ]
-    ),
-    "bf16": frozenset(
-        [
-            "bf16_master_weights_and_grads",
-            "bf16_optimizer_states",
-            "check_grad_overflow",
-            "enabled",
-            "immediate_grad_update",
-        ]
-    ),
-    "fp16": frozenset(
-        [
-            "auto_cast",
-            "consecutive_hysteresis",
-            "enabled",
-            "fp16_master_weights_and_grads",
-            "hysteresis",
-            "initial_scale_power",
-            "loss_scale",
-            "loss_scale_window",
-            "min_loss_scale",
-        ]
-    ),
-    "data_types": frozenset({"buffer_dtype", "grad_accum_dtype", "keep_in_fp32_modules", "param_dtype"}),
-    "checkpoint": frozenset(
-        [
-            "checkpoint_serialization",
-            "load_universal",
-            "parallel_write",
-            "tag_validation",
-            "use_node_local_storage",
-            "writer",
-        ]
-    ),
-}
-"""The legal keys of the blocks, by the names that are written in JSON."""
-
-_TOP_LEVEL = ENGINE_KNOBS | {"optimizer", "scheduler"} | {key for key in (*OWNED_BY_RECIPE, *REFUSED) if "." not in key}
-_AUTO_OF_DEEPSPEED = frozenset({"data_types.keep_in_fp32_modules"})
-"""Where "auto" is a value of DeepSpeed's own."""
-
-_SCHEDULERS = {"warmupdecaylr": "linear", "warmuplr": "constant", "warmupcosinelr": "cosine"}
-
-
 def _shape_faults(config: dict[str, Any]) -> Iterator[str]:
     """Blocks that are no objects; nothing inside them can be judged."""
     config.setdefault("zero_optimization", {})
@@ -315,7 +100,7 @@ def _shape_faults(config: dict[str, Any]) -> Iterator[str]:
 
 
 def _unknown_faults(config: Mapping[str, Any]) -> Iterator[str]:
-    for key in [key for key in config if key not in _TOP_LEVEL]:
+    for key in [key for key in config if key not in TOP_LEVEL]:
         if key in REMOVED_FROM_DEEPSPEED:
             yield f"{key}: DeepSpeed has removed it; remove it here"
         else:
@@ -340,7 +125,7 @@ def _owned_faults(config: dict[str, Any], recipe: Recipe) -> Iterator[str]:
     if optimizer and not (_is_auto(optimizer) and str(optimizer.get("type")).lower() in ("adam", "adamw")):
         yield 'optimizer: is set by optim.* of the recipe; remove it here, or make it AdamW with every value "auto"'
     if scheduler:
-        schedule = _SCHEDULERS.get(str(scheduler.get("type")).lower())
+        schedule = SCHEDULERS.get(str(scheduler.get("type")).lower())
         if not _is_auto(scheduler) or schedule is None:
             yield (
                 "scheduler: is set by optim.schedule of the recipe; remove it here, or write WarmupDecayLR (linear), "
@@ -421,7 +206,7 @@ def _enabled(precision: str, recipe: Recipe) -> bool | str:
 
 def _file(name_or_path: str) -> Path:
     if not is_path(name_or_path):
-        return _FOLDER / f"{name_or_path}.json"
+        return FOLDER / f"{name_or_path}.json"
     try:
         return Path(name_or_path).expanduser()
     except RuntimeError:  # the ~user is not known

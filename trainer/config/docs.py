@@ -13,10 +13,11 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from annotated_types import BaseMetadata, Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
-from trainer.config.deepspeed import OWNED_BY_RECIPE, REFUSED, strategies
+from trainer.config.ds_keys import OWNED_BY_RECIPE, REFUSED
 from trainer.config.explain import sections_in
 from trainer.config.schema import LEARNING_SECTIONS, NOT_LEARNED, Recipe
 from trainer.config.section import Section
+from trainer.config.strategies import strategies
 from trainer.config.training_arguments import TRAINING_ARGUMENTS
 
 DOCS_DIR = Path(__file__).resolve().parents[2] / "docs"

@@ -5,35 +5,14 @@ a run of its own.
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from trainer.config.errors import CheckpointError, ConfigError
+from trainer.config.files import CHECKPOINTS, CONFIG, DATA, EXPORT, FORKED_FROM, RECIPE, write_atomically
 from trainer.config.load import learned_differences, learning_hash, load_recipe, parse_recipe, render_recipe
 from trainer.config.schema import Recipe
-
-CONFIG, RECIPE, RESULTS, METRICS, STOP = "config.yaml", "recipe.yaml", "results.json", "metrics.jsonl", "stop"
-LEASE = "lease.json"
-"""Names the start that may write the directory (trainer/lease.py)."""
-DATA = "data_fingerprint"
-"""Names the prepared data that the run began on (trainer/data/prepare.py)."""
-CHECKPOINTS, EXPORT = "checkpoints", "export"
-MODEL = "model"
-"""The trained model's config, generation config and tokenizer: with a checkpoint's weights, a whole model."""
-FORKED_FROM = "forked_from.json"
-"""In a run directory that begins from another one's checkpoint: which one, and what its recipe says otherwise."""
-FACTS = "facts.json"
-"""What the task had to know of the training data, such as its label names; predict needs it again."""
-
-EXIT_OK, EXIT_BUG, EXIT_USER, EXIT_RESUME, EXIT_ANEW, EXIT_ELSEWHERE, EXIT_INTERRUPTED = 0, 1, 2, 75, 79, 80, 130
-"""75 is sysexits.h's EX_TEMPFAIL: asked to stop, what there was to save is saved, start it again to go on. 130 says the
-same of Ctrl-C at the launcher. 79, which sysexits.h leaves free: memory was short, and the next start will want less
-(trainer/config/budget.py), so start it again at once; 80, next to it: start it again on other machines
-(trainer/config/bad_nodes.py)."""
 
 
 @dataclass(frozen=True)
@@ -134,37 +113,3 @@ def write_run_dir(run: Run) -> None:
             run_dir / FORKED_FROM, json.dumps({"run_dir": str(run.forked_from), "changes": changes}, indent=1)
         )
     write_atomically(run_dir / CONFIG, render_recipe(run.recipe))
-
-
-def read_events(run_dir: Path) -> list[dict[str, Any]]:
-    """The events of metrics.jsonl; a last line that is still being written is left out."""
-    path = run_dir / METRICS
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Whoever reads the path finds the old text or the new one, whole, also after a power cut."""
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(file.name).chmod(0o644)
-    Path(file.name).replace(path)
-
-
-def failure_path(run_dir: Path, rank: int | str) -> Path:
-    """Where a rank says what it ended of: JSON with rank, host, time (seconds since the epoch), exit code and text."""
-    return run_dir / "logs" / f"rank-{rank}.failure.json"
-
-
-def stacks_path(run_dir: Path, rank: int | str) -> Path:
-    """Where a rank that has made no progress says where each of its threads stands."""
-    return run_dir / "logs" / f"rank-{rank}.stacks.txt"
-
-
-def alive_path(run_dir: Path, rank: int | str) -> Path:
-    """What a rank touches as long as it makes progress."""
-    return run_dir / "logs" / f"rank-{rank}.alive"

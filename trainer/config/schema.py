@@ -10,9 +10,9 @@ from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, mode
 from trainer.config.faults import FaultsConfig
 from trainer.config.job import JobConfig
 from trainer.config.lora import LoraConfig
-from trainer.config.section import Section
+from trainer.config.section import Section, TaskOptions
 from trainer.config.sources import HeldOutConfig, SourceConfig, Sources, SourcesOrShare, listed
-from trainer.tasks import TASKS, TaskOptions
+from trainer.config.tasks import TASK_OPTIONS
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -270,7 +270,7 @@ class ReportConfig(Section):
 if TYPE_CHECKING:
     AnyTask = TaskOptions
 else:
-    _options = tuple(task.Options for task in TASKS.values())
+    _options = tuple(TASK_OPTIONS.values())
     AnyTask = Annotated[Union[_options], Field(discriminator="kind")] if len(_options) > 1 else _options[0]  # noqa: UP007
 
 
@@ -291,14 +291,14 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _best_metric_is_there(self) -> "Recipe":
-        legal = ("loss", *TASKS[self.task.kind].metric_names(self.task))
+        legal = ("loss", *self.task.metric_names())
         if self.checkpoint.best_metric not in (None, *legal):
             raise ValueError(f"checkpoint.best_metric: got {self.checkpoint.best_metric!r}; legal: {', '.join(legal)}")
         return self
 
     @model_validator(mode="after")
     def _rows_can_be_packed(self) -> "Recipe":
-        if self.data.packing == "on" and not TASKS[self.task.kind].packable:
+        if self.data.packing == "on" and not self.task.can_pack:
             raise ValueError(f"data.packing: the rows of {self.task.kind} cannot be packed; set it to auto or off")
         return self
 

@@ -6,7 +6,7 @@ import json
 import time
 from pathlib import Path
 
-from trainer.config.run_dir import write_atomically
+from trainer.config.files import write_atomically
 from trainer.data.find import file_digest
 from trainer.data.parallel import sides_of
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data.batch import Positions, cost, deal
-from trainer.tasks.task import IGNORED, Example
+from trainer.tasks.example import Example, weights_of
 
 MAX_BINS_A_RANK, SLACK = 8, 1.02
 """Bins of lengths that give each rank 1 to 8 of them are tried, 2 % longer than if they could be filled to the brim. On
@@ -53,11 +53,6 @@ def merge(examples: Sequence[Example], first_position: int = 0) -> Example:
     if any(example.get("weights") for example in examples):
         merged["weights"] = [weight for example in examples for weight in weights_of(example)]
     return merged
-
-
-def weights_of(example: Example) -> list[float]:
-    """How much each of its labels counts; of those that say nothing of it, 1."""
-    return example.get("weights") or [float(label != IGNORED) for label in example["labels"]]
 
 
 def pack(lengths: NDArray[np.int32], capacity: int) -> list[Positions]:

@@ -21,20 +21,19 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from trainer.config.errors import DataError, ShardtuneError
-from trainer.config.run_dir import write_atomically
+from trainer.config.files import write_atomically
 from trainer.config.schema import Recipe
 from trainer.data.faults import Faults
 from trainer.data.fingerprints import Fingerprints
 from trainer.data.gather import SPLITS, Gathered, gather, sources_digest, sources_of
 from trainer.data.shards import Encoder, Split, Written, damaged
-from trainer.data.source import Row
-from trainer.data.stream import Stream
 from trainer.data.work import NO_ROOM, Killed, Over, Progress, Work
+from trainer.pretrained import load_model_config, load_tokenizer
 from trainer.tasks import TASKS
 from trainer.tasks.task import Task
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+    pass
 
 FORMAT = 7
 """Goes up whenever the same input would be written differently, so that old folders are not read."""
@@ -111,20 +110,6 @@ def prepare(
     return replace(prepared, was_made=was_made)
 
 
-def open_stream(prepared: Prepared, recipe: Recipe) -> Stream:
-    """The training rows of a recipe that streams them, of which only the first are prepared."""
-    task = TASKS[recipe.task.kind]
-    known = task.survey(recipe.task)
-    may_misfit = known.recall(prepared.facts)
-
-    def check(rows: Sequence[Row], faults: Faults) -> None:
-        task.survey(recipe.task).look("train", rows, faults)
-        if may_misfit:
-            known.look("train", [row for row in rows if row.key not in faults.rows], faults)
-
-    return Stream(recipe, prepared.meta["columns"], check)
-
-
 def encoder_of(recipe: Recipe, task: Task) -> Encoder:
     """How the recipe has rows encoded."""
     return Encoder(task, recipe.data.max_tokens, are_bad_skipped=recipe.data.on_bad_row == "skip")
@@ -143,36 +128,6 @@ def fingerprint(recipe: Recipe) -> str:
     options = {"task": recipe.task.model_dump(), "max_tokens": recipe.data.max_tokens}
     digest.update(json.dumps([FORMAT, options], sort_keys=True).encode())
     return digest.hexdigest()[:16]
-
-
-def load_tokenizer(recipe: Recipe) -> "PreTrainedTokenizerBase":
-    """Raises DataError if the model's path holds none."""
-    from transformers import AutoTokenizer
-
-    with _said_of_model(recipe, "tokenizer"):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            recipe.model.path, revision=recipe.model.revision
-        )
-        if len(tokenizer) <= len(tokenizer.all_special_ids):
-            # transformers 5 makes an empty one up where the folder has no vocabulary, and every word would be unknown.
-            raise ValueError("its vocabulary is empty")
-    return tokenizer
-
-
-def load_model_config(recipe: Recipe, task: Task | None = None) -> "PreTrainedConfig":
-    """The model's config with the task's head and the recipe's dropout. Raises DataError if the path holds none."""
-    from transformers import AutoConfig
-
-    with _said_of_model(recipe, "model config"):
-        config: PreTrainedConfig = AutoConfig.from_pretrained(
-            recipe.model.path, revision=recipe.model.revision, **(task.model_config() if task else {})
-        )
-    if recipe.model.dropout is not None:
-        # Every architecture has names of its own for its dropouts (hidden_dropout_prob, attention_dropout, …).
-        for name, value in config.to_dict().items():
-            if "drop" in name and isinstance(value, int | float) and not isinstance(value, bool):
-                setattr(config, name, recipe.model.dropout)
-    return config
 
 
 def _make(
@@ -361,15 +316,3 @@ def _is_at(file: IO[str], path: Path) -> bool:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False
-
-
-@contextmanager
-def _said_of_model(recipe: Recipe, what: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DataError(
-            f"model.path: no {what} could be loaded from {recipe.model.path!r} ({reason}); "
-            "give a Hugging Face model folder, or a hub id that this machine can reach"
-        ) from error

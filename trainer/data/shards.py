@@ -23,7 +23,8 @@ from trainer.data.faults import BadRows, Faults
 from trainer.data.file import place_in_words
 from trainer.data.source import Row
 from trainer.data.work import published
-from trainer.tasks.task import TRUNCATED, Example, Task
+from trainer.tasks.example import TRUNCATED, Example
+from trainer.tasks.task import Task
 
 SHARD_BYTES = 1 << 26
 """A shard is closed when it has become so long: what a process holds of the one that it is writing."""

@@ -1,5 +1,8 @@
 """What a row is, and how the rows of one source are had, under our names for their columns."""
 
+from __future__ import annotations
+
+import re
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,3 +171,18 @@ def _records(
     for path in files:
         for record in read_file(File(path, text_unit, say), faults):
             yield path, record
+
+
+NO_TEXT = re.compile("[\x00\ud800-\udfff]")
+"""NUL, which comes of UTF-16 and of binary files; and halves of surrogate pairs, which JSON can write, UTF-8 not."""
+
+
+def check_text(row: Row, column: str, faults: Faults) -> None:
+    """Adds a fault if this column is not a text with something in it."""
+    text = row.values.get(column)
+    if not isinstance(text, str):
+        faults.add(row, f"{column}: expected a text, got {text!r:.60}" if column in row.values else f"no {column}")
+    elif not text.strip():
+        faults.add(row, f"{column} is empty")
+    elif bad := NO_TEXT.search(text):
+        faults.add(row, f"{column}: character {bad.start() + 1} is U+{ord(bad.group()):04X}, which no text has")

@@ -5,6 +5,7 @@ the same ones. Only a window of them is held at a time.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from trainer.config.errors import DataError
 from trainer.config.schema import Recipe
@@ -14,6 +15,7 @@ from trainer.data.gather import sources_of, with_named_columns
 from trainer.data.order import shuffled
 from trainer.data.pieces import Read, Reading
 from trainer.data.source import Row
+from trainer.tasks import TASKS
 
 ROWS_AT_ONCE = 256
 _STREAM_KEYS = 2**62
@@ -102,3 +104,17 @@ class Stream:
         if faults and not (are_skipped and faults.are_rows_alone):
             raise BadRows(faults)
         return [row for row in rows if row.key not in faults.rows] if faults else rows
+
+
+def open_stream(facts: Mapping[str, Any], columns: Sequence[Mapping[str, str]], recipe: Recipe) -> Stream:
+    """The training rows of a recipe that streams them, of which only the first are prepared."""
+    task = TASKS[recipe.task.kind]
+    known = task.survey(recipe.task)
+    may_misfit = known.recall(facts)
+
+    def check(rows: Sequence[Row], faults: Faults) -> None:
+        task.survey(recipe.task).look("train", rows, faults)
+        if may_misfit:
+            known.look("train", [row for row in rows if row.key not in faults.rows], faults)
+
+    return Stream(recipe, columns, check)

@@ -10,16 +10,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from trainer.tasks.task import IGNORED, Example, Piece, texts_of
+from trainer.tasks.example import IGNORED, Example, texts_of
+from trainer.tasks.task import Piece
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-    from trainer.data.batch import Batch
-
-METRICS = ("perplexity", "token_accuracy")
-"""The metrics of `metrics`, each one number."""
+    from trainer.tasks.batch import Batch
 
 
 def example_of(ids: Sequence[int], weights: Sequence[float]) -> Example:
@@ -56,8 +54,8 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
     """
     import torch
 
-    from trainer.data.batch import Batch, pad
-    from trainer.data.pack import weights_of
+    from trainer.tasks.batch import Batch, pad
+    from trainer.tasks.example import weights_of
 
     ids = [example["input_ids"] for example in examples]
     labels = pad([example["labels"] for example in examples], IGNORED)
@@ -79,7 +77,7 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
 
 def collate_prompts(prompts: Sequence[Sequence[int]], pad_id: int) -> dict[str, Tensor]:
     """What generate takes, padded on the left so that every answer begins at the same place; shape (rows, longest)."""
-    from trainer.data.batch import pad
+    from trainer.tasks.batch import pad
 
     backwards = [list(reversed(prompt)) for prompt in prompts]
     return {

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
-
-from pydantic import Field, PositiveInt, model_validator
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from trainer.config.errors import DataError
+from trainer.config.section import TaskOptions
+from trainer.config.tasks.chat import ChatOptions
 from trainer.data.source import Faults, Row
 from trainer.tasks import causal, rouge
 from trainer.tasks.chat_templates import CHAT_TEMPLATES, install
 from trainer.tasks.conversations import COLUMNS, Conversation, format_of, read_conversation
+from trainer.tasks.example import TRUNCATED, Example
 from trainer.tasks.languages import NUM_LOOKED_AT, Letters, bleu_tokenizer, letters_of
-from trainer.tasks.task import TRUNCATED, Example, Generation, Piece, Scores, Survey, TaskOptions
+from trainer.tasks.task import Generation, Piece, Scores, Survey
 from trainer.tasks.text_scores import TextScores
 from trainer.tasks.turns import Turn, TurnError, Turns, Written
 
@@ -25,54 +26,11 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-    from trainer.data.batch import Batch
+    from trainer.tasks.batch import Batch
 
 
 FIRST_REPLIES = 8
 """So many replies of a conversation are looked at first."""
-
-
-class ChatOptions(TaskOptions):
-    """Dialogue: the assistant's replies of conversations, with their ends of turn; nothing else of them is learned.
-
-    A conversation of more than data.max_tokens is learned up to there; one without a target before is dropped, and
-    counted.
-    """
-
-    kind: Literal["chat"]
-    format: Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion"] = "auto"
-    """What the rows are written in; `auto` looks at each row's columns. OpenAI's `messages`; ShareGPT's
-    `conversations`; `instruction`, `input` and `output`; or `prompt` and `completion`, each a text or a list of
-    messages, whose other names are `question`, `query`, and `response`, `answer`, `reply`. Beside them a row may have
-    `system`, `tools` and, of the last two, `history`."""
-    train_on: Literal["weights", "all", "last"] = "weights"
-    """Which replies count: each as much as its message's `weight` says, 1 where it has none, and 0 in a `prompt`; all
-    of them alike; or each conversation's last one."""
-    system: str | None = None
-    """The system text of conversations that have none."""
-    chat_template: Literal["chatml", "llama3", "gemma", "zephyr"] | None = None
-    """None takes the model's own chat template. Otherwise this one, whose special tokens the model gets if it lacks
-    them; it is exported with the model."""
-    template_arguments: dict[str, bool | int | float | str] = Field(default={})
-    """What the chat template is told besides, as in `{enable_thinking: false}`."""
-    max_new_tokens: PositiveInt = 256
-    """The longest reply that an evaluation or predict asks for."""
-    generate_dev_rows: Annotated[int, Field(ge=0)] | None = 8
-    """In how many conversations, evenly spaced, an evaluation while training asks the model for the last reply; null
-    for all of them."""
-    generate_test_rows: Annotated[int, Field(ge=0)] | None = 8
-    """The same for the test at the end."""
-    show_replies: PositiveInt = 8
-    """How many of these replies are shown, in metrics.jsonl, the report and W&B."""
-    reference_metrics: tuple[Literal["rouge_l", "bleu", "chrf"], ...] = ()
-    """How these replies are compared with the ones in the data. rouge_l: the mean F1 of the longest common subsequence
-    of words, or of characters in Chinese and Japanese; bleu, chrf: sacrebleu's, of all of them together."""
-
-    @model_validator(mode="after")
-    def _replies_to_compare(self) -> ChatOptions:
-        if self.reference_metrics and 0 in (self.generate_dev_rows, self.generate_test_rows):
-            raise ValueError("reference_metrics compare replies; set generate_dev_rows and generate_test_rows above 0")
-        return self
 
 
 class _Look(NamedTuple):
@@ -162,10 +120,6 @@ class Chat:
             num_shown=options.show_replies,
             settings={"eos_token_id": sorted(end for end in ends if end is not None)},
         )
-
-    @staticmethod
-    def metric_names(options: ChatOptions) -> tuple[str, ...]:
-        return (*causal.METRICS, *options.reference_metrics)
 
     @staticmethod
     def named_columns(options: ChatOptions, values: Mapping[str, Any]) -> Mapping[str, Any]:

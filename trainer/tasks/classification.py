@@ -5,83 +5,24 @@ What its label is, and what the loss and the metrics of it are, is its problem's
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from inspect import signature
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
-
-from pydantic import Discriminator, Field, PositiveFloat, Tag, model_validator
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from trainer.config.errors import DataError
-from trainer.data.source import Columns, Faults, Row, columns_of, require_columns
+from trainer.config.section import TaskOptions
+from trainer.config.tasks.classification import ClassificationOptions
+from trainer.data.source import Columns, Faults, Row, check_text, columns_of, require_columns
 from trainer.tasks.classification_problems import PROBLEMS, Problem
-from trainer.tasks.task import Example, Generation, Piece, Scores, Survey, TaskOptions, texts_of
+from trainer.tasks.example import Example, texts_of
+from trainer.tasks.task import Generation, Piece, Scores, Survey
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-    from trainer.data.batch import Batch
-
-ONLY_FOR = {
-    "label_names": ("single_label", "multi_label"),
-    "label_separator": ("multi_label",),
-    "threshold": ("multi_label",),
-    "tune_thresholds": ("multi_label",),
-    "class_weights": ("single_label",),
-    "label_smoothing": ("single_label",),
-}
-"""The problems that a key says something about."""
-
-NO_TEXT = re.compile("[\x00\ud800-\udfff]")
-"""NUL, which comes of UTF-16 and of binary files; and halves of surrogate pairs, which JSON can write, UTF-8 not."""
-
-
-class ClassificationOptions(TaskOptions):
-    """Classification of texts, or of pairs of texts if there is a `text_pair`: one label, several, or a number."""
-
-    kind: Literal["classification"]
-    problem: Literal["single_label", "multi_label", "regression"] = "single_label"
-    """What `label` holds: a name; a list of names, which may be empty (in CSV: a text, see label_separator); or a
-    number. The loss is cross entropy, its mean over the rows; binary cross entropy, its mean over all pairs of a row
-    and a label; or squared error, its mean over the rows."""
-    label_names: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
-    """The labels in the order of their ids. None takes those of the training rows, sorted."""
-    label_separator: Annotated[str, Field(min_length=1)] = ","
-    """multi_label: what stands between the names of a `label` that is a text."""
-    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """multi_label: a label is found where its probability is at least this."""
-    tune_thresholds: bool = False
-    """multi_label: each label gets the threshold with the best F1 on dev instead (that of `threshold` if no dev row has
-    the label). Every evaluation on dev tunes them anew, so that its own metrics are a little too good; test, predict
-    and the exported model's evaluation.json have those of the best model."""
-    class_weights: Annotated[
-        Annotated[Literal["none", "balanced"], Tag("word")] | Annotated[dict[str, PositiveFloat], Tag("mapping")],
-        Discriminator(lambda value: "mapping" if isinstance(value, dict) else "word"),
-    ] = "none"
-    """single_label: how much a row counts in the loss, by its label: all alike, all labels alike (`balanced`), or as in
-    `{spam: 5}`, where a label that is not named has 1. Weights are scaled to a mean of 1 over the training rows, and
-    the loss is the mean over the rows of weight x loss. Metrics count every row alike."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """single_label: this part of a row's label is spread evenly over all labels."""
-
-    @model_validator(mode="after")
-    def _keys_fit_the_problem(self) -> ClassificationOptions:
-        fields = type(self).model_fields
-        faults = [
-            f"{key} says nothing about problem {self.problem}, only about {' and '.join(problems)}; remove it"
-            for key, problems in ONLY_FOR.items()
-            if self.problem not in problems and getattr(self, key) != fields[key].default
-        ]
-        if self.label_names and isinstance(self.class_weights, dict):
-            unknown = ", ".join(sorted(self.class_weights.keys() - set(self.label_names)))
-            faults += [f"class_weights: {unknown}: not in label_names"] if unknown else []
-        if self.label_names and len(set(self.label_names)) < len(self.label_names):
-            faults.append("label_names: a name is there twice")
-        if faults:
-            raise ValueError("; ".join(faults))
-        return self
+    from trainer.tasks.batch import Batch
 
 
 class _Look(NamedTuple):
@@ -192,10 +133,6 @@ class Classification:
         return self._problem.main_metric
 
     @staticmethod
-    def metric_names(options: ClassificationOptions) -> tuple[str, ...]:
-        return PROBLEMS[options.problem].metric_names
-
-    @staticmethod
     def named_columns(options: ClassificationOptions, values: Mapping[str, Any]) -> Mapping[str, Any]:
         return {}
 
@@ -261,7 +198,7 @@ class Classification:
     def collate(self, examples: Sequence[Example]) -> Batch:
         import torch
 
-        from trainer.data.batch import Batch, pad
+        from trainer.tasks.batch import Batch, pad
 
         ids = [example["input_ids"] for example in examples]
         inputs = {
@@ -295,17 +232,6 @@ class Classification:
     def answer(self, row: Row, examples: Sequence[Example], predictions: Sequence[dict[str, Any]]) -> dict[str, Any]:
         (only,) = predictions
         return only
-
-
-def check_text(row: Row, column: str, faults: Faults) -> None:
-    """Adds a fault if this column is not a text with something in it."""
-    text = row.values.get(column)
-    if not isinstance(text, str):
-        faults.add(row, f"{column}: expected a text, got {text!r:.60}" if column in row.values else f"no {column}")
-    elif not text.strip():
-        faults.add(row, f"{column} is empty")
-    elif bad := NO_TEXT.search(text):
-        faults.add(row, f"{column}: character {bad.start() + 1} is U+{ord(bad.group()):04X}, which no text has")
 
 
 def _check_texts(row: Row, faults: Faults, *, has_pairs: bool) -> None:

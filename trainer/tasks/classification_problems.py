@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from trainer.config.errors import DataError
-from trainer.tasks.task import IGNORED, IGNORED_NUMBER, Each, Scores
+from trainer.tasks.example import IGNORED, IGNORED_NUMBER
+from trainer.tasks.task import Each, Scores
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from trainer.data.batch import Batch
-    from trainer.tasks.classification import ClassificationOptions
+    from trainer.config.tasks.classification import ClassificationOptions
+    from trainer.tasks.batch import Batch
 
 Counted = Mapping[str, Sequence[Any]]
 """What `count` has given of the rows of each split, piece by piece."""
@@ -37,7 +38,6 @@ class Problem(Protocol):
     """One way to label a text."""
 
     main_metric: ClassVar[str]
-    metric_names: ClassVar[tuple[str, ...]]
 
     def __init__(self, options: ClassificationOptions, facts: Mapping[str, Any]) -> None: ...
 
@@ -94,7 +94,6 @@ class SingleLabel:
     """One of several names. Cross entropy, one target a row; accuracy, F1, MCC and the confusion matrix."""
 
     main_metric: ClassVar[str] = "accuracy"
-    metric_names: ClassVar[tuple[str, ...]] = ("accuracy", "f1_macro", "f1_micro", "mcc")
 
     def __init__(self, options: ClassificationOptions, facts: Mapping[str, Any]) -> None:
         self._names: list[str] = facts["label_names"]
@@ -199,7 +198,6 @@ class MultiLabel:
     """Any number of names. Binary cross entropy; each row has a target for every label: whether it has that label."""
 
     main_metric: ClassVar[str] = "f1_micro"
-    metric_names: ClassVar[tuple[str, ...]] = ("f1_micro", "f1_macro", "f1_samples", "subset_accuracy")
 
     def __init__(self, options: ClassificationOptions, facts: Mapping[str, Any]) -> None:
         self._names: list[str] = facts["label_names"]
@@ -323,7 +321,6 @@ class Regression:
     """A number. Squared error, one target a row; MSE, MAE and the correlations of Pearson and Spearman."""
 
     main_metric: ClassVar[str] = "mse"
-    metric_names: ClassVar[tuple[str, ...]] = ("mse", "mae", "pearson", "spearman")
 
     def __init__(self, options: ClassificationOptions, facts: Mapping[str, Any]) -> None:
         self._mean: float = facts["label_mean"]

@@ -5,62 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from pydantic import Field, model_validator
 
 from trainer.config.errors import DataError
-from trainer.data.source import Columns, Faults, Row, columns_of, require_columns
+from trainer.config.section import TaskOptions
+from trainer.config.tasks.language_modeling import LanguageModelingOptions, Objective
+from trainer.data.source import Columns, Faults, Row, check_text, columns_of, require_columns
 from trainer.tasks import causal
-from trainer.tasks.classification import check_text
+from trainer.tasks.example import IGNORED, Example, frame_of, texts_of
 from trainer.tasks.masking import Masked, Masking
-from trainer.tasks.task import IGNORED, Example, Generation, Piece, Survey, TaskOptions, frame_of, texts_of
+from trainer.tasks.task import Generation, Piece, Survey
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-    from trainer.data.batch import Batch
+    from trainer.tasks.batch import Batch
 
-Objective = Literal["causal", "masked"]
 
-ONLY_FOR: dict[str, Objective] = {"stride": "causal", "mask_probability": "masked", "whole_words": "masked"}
-"""The objective that a key says something about."""
 NUM_FILLINGS = 5
 """How many tokens predict names for a [MASK]."""
-
-
-class LanguageModelingOptions(TaskOptions):
-    """Language modelling: a model learns from texts alone, each row one document."""
-
-    kind: Literal["language_modeling"]
-    objective: Literal["auto", "causal", "masked"] = "auto"
-    """What is learned: the next token, after which a document's end comes as one more (causal); or tokens that are
-    hidden in each text, others every time (masked). `auto` takes what the model was made for."""
-    stride: Annotated[int, Field(ge=0)] = 0
-    """causal: a document of more than data.max_tokens is cut into pieces, and each of its tokens is learned once. A
-    piece sees this many tokens of the one before, but half of data.max_tokens at most."""
-    mask_probability: Annotated[float, Field(gt=0, lt=1)] = 0.15
-    """masked: the part of a text's tokens that is learned; at least one. Of ten, eight are shown as [MASK], one as any
-    token, and one as it is."""
-    whole_words: bool = False
-    """masked: hides all tokens of a word, or none."""
-
-    @model_validator(mode="after")
-    def _keys_fit_the_objective(self) -> LanguageModelingOptions:
-        if self.objective != "auto" and (faults := self.strangers(self.objective)):
-            raise ValueError("; ".join(faults))
-        return self
-
-    def strangers(self, objective: Objective) -> list[str]:
-        """What is said about the other objective."""
-        fields = type(self).model_fields
-        return [
-            f"{key} says nothing about a {objective} objective, only about a {other} one; remove it"
-            for key, other in ONLY_FOR.items()
-            if other != objective and getattr(self, key) != fields[key].default
-        ]
 
 
 class TextSurvey:
@@ -117,10 +83,6 @@ class LanguageModeling:
         if self._objective == "masked":
             self.auto_model = "AutoModelForMaskedLM"
             self.packable = False
-
-    @staticmethod
-    def metric_names(options: LanguageModelingOptions) -> tuple[str, ...]:
-        return causal.METRICS
 
     @staticmethod
     def named_columns(options: LanguageModelingOptions, values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -239,7 +201,7 @@ class LanguageModeling:
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Masked: with as many hidden tokens as num_targets says, if the examples have a draw; else as they are."""
-        from trainer.data.batch import Batch, pad
+        from trainer.tasks.batch import Batch, pad
 
         tokenizer = self._tokenizer
         pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id

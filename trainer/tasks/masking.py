@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.tasks.task import IGNORED
+from trainer.tasks.example import IGNORED
 
 MASKED, REPLACED = 0.8, 0.1
 """The parts of the chosen tokens that are shown as [MASK] and as any token; what is left stays as it is."""

@@ -9,30 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
-from trainer.config.section import Section
+from trainer.config.section import TaskOptions
+from trainer.tasks.example import Example
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-    from trainer.data.batch import Batch
     from trainer.data.source import Faults, Row
-
-IGNORED = -100
-"""The label of what is not a target (torch's and transformers' convention)."""
-
-IGNORED_NUMBER = float("nan")
-"""The same where labels are real numbers, of which -100 may well be one."""
-
-Example = dict[str, Any]
-"""A prepared row or a window of one: `input_ids` (a list of ints), `labels`, and what else its collate wants.
-
-When it is trained or evaluated on, it also has a `draw`: two whole numbers (64 bits each) that seed whatever is random
-about it. They follow from the seed, the step and its place in the step; in an evaluation from the row alone.
-"""
-
-TRUNCATED = "truncated"
-"""What an example may have besides: whether something of its row did not fit. It is counted, and not kept."""
+    from trainer.tasks.batch import Batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,12 +86,6 @@ class Survey(Protocol):
         """Takes up facts that were learned of other rows; whether `look` then finds what does not fit them."""
 
 
-class TaskOptions(Section):
-    """The `task` section of a recipe; each family adds its keys."""
-
-    kind: str
-
-
 class Task(Protocol):
     """One task family. Rows -> facts (once, over all rows) -> examples -> batches -> loss and scores, as sums."""
 
@@ -140,10 +119,6 @@ class Task(Protocol):
         config: PreTrainedConfig,
     ) -> None:
         """`config` is the pretrained model's, as it was before the task."""
-
-    @staticmethod
-    def metric_names(options: Any) -> tuple[str, ...]:
-        """The metrics that are one number, so that a recipe may choose the best model by any of them or by the loss."""
 
     @staticmethod
     def named_columns(options: Any, values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -226,28 +201,3 @@ class GeneratingTask(Task, Protocol):
 
     def prediction(self, answer: str) -> dict[str, Any]:
         """What predict says of an example whose answer this is."""
-
-
-def texts_of(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """What each token adds to the text; put together they are the text.
-
-    A character that is spread over several tokens (of bytes) is its last one's.
-    """
-    texts: list[str] = []
-    so_far = ""
-    for end in range(1, len(ids) + 1):
-        whole = str(tokenizer.decode(list(ids[:end]), skip_special_tokens=False, clean_up_tokenization_spaces=False))
-        if whole.endswith("\ufffd") and end < len(ids):
-            texts.append("")
-            continue
-        texts.append(whole[len(so_far) :])
-        so_far = whole
-    return texts
-
-
-def frame_of(tokenizer: PreTrainedTokenizerBase, *, as_target: bool = False) -> tuple[list[int], list[int]]:
-    """The special tokens that it puts before and after a text, or a text that is a translation."""
-    text: dict[str, Any] = {"text_target" if as_target else "text": "a"}
-    bare, whole = tokenizer(**text, add_special_tokens=False)["input_ids"], tokenizer(**text)["input_ids"]
-    at = next(at for at in range(len(whole)) if whole[at : at + len(bare)] == bare)
-    return whole[:at], whole[at + len(bare) :]

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-METRICS = ("bleu", "chrf", "exact_match")
-"""The metrics that are one number, all of them from 0 to 100 but exact_match, which is a part."""
 
 BLEU_TOKENIZERS = ("13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "none")
 """Those of sacrebleu that fetch nothing."""

@@ -10,13 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from trainer.config.errors import DataError
-from trainer.data.source import Faults, Row
-from trainer.tasks.classification import check_text
+from trainer.config.section import TaskOptions
+from trainer.config.tasks.token_classification import TokenClassificationOptions
+from trainer.data.source import Faults, Row, check_text
+from trainer.tasks.example import IGNORED, Example, frame_of, texts_of
 from trainer.tasks.spans import (
     OUTSIDE,
     Scheme,
@@ -30,33 +30,13 @@ from trainer.tasks.spans import (
     tags_of,
     to_bio,
 )
-from trainer.tasks.task import IGNORED, Example, Generation, Piece, Survey, TaskOptions, frame_of, texts_of
+from trainer.tasks.task import Generation, Piece, Survey
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-    from trainer.data.batch import Batch
-
-
-class TokenClassificationOptions(TaskOptions):
-    """Token classification, such as named entity recognition: a tag for each word, or spans of a text."""
-
-    kind: Literal["token_classification"]
-    types: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """The types of entities in the order of their ids. None takes those of the training rows, sorted."""
-    scheme: Literal["auto", "bio", "iob1", "bioes"] = "auto"
-    """What the tags are written in. BILOU and BMES are read as bioes; `auto` looks at the rows."""
-    on_bad_tag: Literal["error", "repair"] = "error"
-    """What becomes of a tag that is illegal after the one before it, such as I-PER after O. A repaired one begins an
-    entity, as in conlleval."""
-    mark_capitals: bool = False
-    """Tells an uncased model which words have capitals, for its tokenizer takes them away, and names have them: by the
-    token types, 1 for the pieces of such a word. For models that have token types (BERT and its like). Who uses the
-    exported model without shardtune has to give it the same."""
-    stride: Annotated[int, Field(ge=0)] = 32
-    """A sentence of more than data.max_tokens is cut into windows, never within an entity. Each sees this many tokens
-    of its neighbours, but a quarter of data.max_tokens at most; each word is scored in one window alone."""
+    from trainer.tasks.batch import Batch
 
 
 class _Words(NamedTuple):
@@ -201,10 +181,6 @@ class TokenClassification:
         self._tokenizer = tokenizer
 
     @staticmethod
-    def metric_names(options: TokenClassificationOptions) -> tuple[str, ...]:
-        return ("precision", "recall", "f1", "precision_macro", "recall_macro", "f1_macro", "token_accuracy")
-
-    @staticmethod
     def named_columns(options: TokenClassificationOptions, values: Mapping[str, Any]) -> Mapping[str, Any]:
         return {}
 
@@ -334,7 +310,7 @@ class TokenClassification:
         return sum(label != IGNORED for label in example["labels"])
 
     def collate(self, examples: Sequence[Example]) -> Batch:
-        from trainer.data.batch import Batch, pad
+        from trainer.tasks.batch import Batch, pad
 
         ids = [example["input_ids"] for example in examples]
         inputs = {"input_ids": pad(ids, self._tokenizer.pad_token_id or 0)}

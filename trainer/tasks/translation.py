@@ -2,81 +2,24 @@
 
 from __future__ import annotations
 
-import string
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field, PositiveInt, field_validator
-
-from trainer.data.source import Faults, Row
+from trainer.config.section import TaskOptions
+from trainer.config.tasks.translation import TranslationOptions
+from trainer.data.source import Faults, Row, check_text
 from trainer.tasks import causal
-from trainer.tasks.classification import check_text
+from trainer.tasks.example import IGNORED, Example
 from trainer.tasks.languages import NUM_LOOKED_AT, Letters, bleu_tokenizer, find_tag, letters_of
-from trainer.tasks.task import IGNORED, Example, Generation, Piece, Scores, Survey, TaskOptions
-from trainer.tasks.text_scores import METRICS, TextScores
-from trainer.tasks.translation_models import PROMPT, Causal, EncoderDecoder, Translator
+from trainer.tasks.task import Generation, Piece, Scores, Survey
+from trainer.tasks.text_scores import TextScores
+from trainer.tasks.translation_models import Causal, EncoderDecoder, Translator
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-    from trainer.data.batch import Batch
-
-Name = Annotated[str, Field(min_length=1)]
-
-
-class TranslationOptions(TaskOptions):
-    """Translation of texts. Rows have `source` and `target`, or a column or a `translation` by language."""
-
-    kind: Literal["translation"]
-    source_language: Name | None = None
-    """The language that is read, such as `en`: its column, or its side of `{"translation": {"en": …, "fr": …}}`, where
-    the rows have no `source` and `target`. `en` is also en-US and en_GB, if only one of them is there. Prompts name it
-    in English."""
-    target_language: Name | None = None
-    """The language that is written. It also chooses how BLEU cuts texts into words."""
-    architecture: Literal["auto", "encoder_decoder", "causal"] = "auto"
-    """What translates: an encoder-decoder such as Marian, T5, mBART, M2M100 or NLLB, which has data.max_tokens for each
-    side; or a causal language model that is asked with a prompt, which has them for both together. `auto` goes by the
-    model's config."""
-    source_code: Name | None = None
-    """What the tokenizer of a multilingual model calls the source language, such as `en_XX` or `eng_Latn`. None finds
-    it by source_language."""
-    target_code: Name | None = None
-    """The same of the target language: the decoder begins with it, or is made to say it first."""
-    prefix: str = ""
-    """encoder_decoder: put before every source, such as T5's `"translate English to German: "` or Marian's
-    `">>deu<< "`."""
-    prompt: str = PROMPT
-    """causal: what the model is asked. `{source}` stands for the text, `{source_language}` and `{target_language}` for
-    the English names of the languages."""
-    use_chat_template: bool | None = None
-    """causal: whether the prompt is a turn of a chat. None makes it one if the tokenizer has a chat template."""
-    num_beams: PositiveInt = 1
-    """Beams of the search for translations, in evaluations and in predict; 1 is greedy."""
-    max_new_tokens: PositiveInt = 128
-    """No translation is longer."""
-    dev_rows: PositiveInt | None = 200
-    """An evaluation on dev translates so many rows, evenly spaced; None all. Its loss, and the test at the end, are
-    always of all rows."""
-    bleu_tokenizer: Literal["auto", "13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "none"] = "auto"
-    """How sacrebleu cuts texts into words. `auto` goes by target_language, or by the script of the targets: zh for
-    Chinese, ja-mecab or ko-mecab for Japanese or Korean where MeCab is installed (`pip install 'sacrebleu[ja]'`), or
-    else char; 13a for the others."""
-
-    @field_validator("prompt")
-    @classmethod
-    def _prompt_has_its_places(cls, prompt: str) -> str:
-        try:
-            places = [name for _, name, _, _ in string.Formatter().parse(prompt) if name is not None]
-        except ValueError as error:
-            raise ValueError(f"braces that do not match ({error})") from error
-        unknown = sorted(set(places) - {"source", "source_language", "target_language"})
-        if unknown:
-            raise ValueError(f"no place {unknown[0]!r}; legal: source, source_language, target_language, in braces")
-        if places.count("source") != 1:
-            raise ValueError("it has to hold {source} once")
-        return prompt
+    from trainer.tasks.batch import Batch
 
 
 class TranslationSurvey:
@@ -142,10 +85,6 @@ class Translation:
             num_dev_rows=options.dev_rows,
             settings=self._translator.settings,
         )
-
-    @staticmethod
-    def metric_names(options: TranslationOptions) -> tuple[str, ...]:
-        return (*METRICS, *causal.METRICS)
 
     @staticmethod
     def named_columns(options: TranslationOptions, values: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -10,21 +10,22 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from trainer.config.errors import DataError
+from trainer.config.tasks.translation import PROMPT
 from trainer.tasks import causal
 from trainer.tasks.conversations import Conversation
+from trainer.tasks.example import IGNORED, TRUNCATED, Example, frame_of, texts_of
 from trainer.tasks.languages import english_name, find_tag, primary
-from trainer.tasks.task import IGNORED, TRUNCATED, Example, Piece, frame_of, texts_of
+from trainer.tasks.task import Piece
 from trainer.tasks.turns import Turns
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-    from trainer.data.batch import Batch
-    from trainer.tasks.translation import TranslationOptions
+    from trainer.config.tasks.translation import TranslationOptions
+    from trainer.tasks.batch import Batch
 
 ANY_LENGTH = 10**9
-PROMPT = "Translate from {source_language} to {target_language}:\n{source}\n"
 
 
 class Translator(Protocol):
@@ -154,7 +155,7 @@ class EncoderDecoder:
         return [*read, Piece(" "), *pieces]
 
     def collate(self, examples: Sequence[Example]) -> Batch:
-        from trainer.data.batch import Batch, pad
+        from trainer.tasks.batch import Batch, pad
 
         labels = pad([example["labels"] for example in examples], IGNORED)
         # Of the decoder's side no mask is needed: it is padded behind, where nothing before it looks.
@@ -163,7 +164,7 @@ class EncoderDecoder:
         return Batch(inputs, labels)
 
     def collate_prompts(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        from trainer.data.batch import pad
+        from trainer.tasks.batch import pad
 
         ids = [example["input_ids"] for example in examples]
         return {

@@ -9,20 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.config.deepspeed import (
-    BLOCKS,
-    ENGINE_KNOBS,
-    OWNED_BY_RECIPE,
-    REFUSED,
-    REMOVED_FROM_DEEPSPEED,
-    load_ds_config,
-    resolve_ds_config,
-    strategies,
-    zero_stage,
-)
+from trainer.config.deepspeed import load_ds_config, resolve_ds_config, zero_stage
+from trainer.config.ds_keys import BLOCKS, ENGINE_KNOBS, OWNED_BY_RECIPE, REFUSED, REMOVED_FROM_DEEPSPEED
 from trainer.config.errors import ConfigError
 from trainer.config.load import parse_recipe
 from trainer.config.schema import Recipe
+from trainer.config.strategies import strategies
 
 FROM_TRANSFORMERS: dict[str, Any] = {
     "fp16": {"enabled": "auto", "loss_scale": 0, "loss_scale_window": 1000, "initial_scale_power": 16},

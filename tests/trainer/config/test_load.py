@@ -12,15 +12,8 @@ from pydantic import Field, ValidationError
 
 from trainer.config.errors import ConfigError
 from trainer.config.explain import Fault, all_keys, explain
-from trainer.config.load import (
-    differences,
-    learning_hash,
-    load_recipe,
-    parse_recipe,
-    path_faults,
-    render_recipe,
-    with_absolute_paths,
-)
+from trainer.config.load import differences, learning_hash, load_recipe, parse_recipe, render_recipe
+from trainer.config.paths import path_faults, with_absolute_paths
 from trainer.config.schema import LEARNING_SECTIONS, NOT_LEARNED, Recipe
 from trainer.config.section import Section
 from trainer.config.training_arguments import COUNTERPARTS

@@ -6,8 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data.batch import Batch, Positions, deal, pad
-from trainer.tasks.task import IGNORED
+from trainer.data.batch import Positions, deal
+from trainer.tasks.batch import Batch, pad
+from trainer.tasks.example import IGNORED
 
 LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=120).map(lambda lengths: np.array(lengths, dtype=np.int32))
 

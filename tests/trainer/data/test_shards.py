@@ -13,7 +13,7 @@ from trainer.data import shards as module
 from trainer.data.faults import BadRows, Faults
 from trainer.data.shards import Encoder, Split
 from trainer.data.source import Row
-from trainer.tasks.task import TRUNCATED, Example
+from trainer.tasks.example import TRUNCATED, Example
 
 
 class Verbatim:

@@ -12,7 +12,9 @@ from tests.support.runs import curve, tiny_recipe, train, write_tiny
 from trainer.config.errors import ConfigError, DataError
 from trainer.config.schema import Recipe
 from trainer.data.pieces import Sources
-from trainer.data.prepare import load_model_config, load_tokenizer, open_stream, prepare
+from trainer.data.prepare import prepare
+from trainer.data.stream import open_stream
+from trainer.pretrained import load_model_config, load_tokenizer
 from trainer.ranks import Ranks
 from trainer.steps import course_of
 from trainer.tasks import TASKS
@@ -31,7 +33,8 @@ def streaming(folder: Path, *overrides: str) -> Recipe:
 
 def lines(recipe: Recipe, first: int, count: int) -> list[list[int]]:
     """The lines of the rows of so many steps."""
-    steps = open_stream(prepare(recipe), recipe).steps(first)
+    prepared = prepare(recipe)
+    steps = open_stream(prepared.facts, prepared.meta["columns"], recipe).steps(first)
     return [[row.line for row in next(steps)] for _ in range(count)]
 
 
@@ -64,7 +67,7 @@ def test_no_more_is_read_than_is_asked_for(folder: Path, monkeypatch: pytest.Mon
     assert prepared.meta["splits"]["train"]["rows"] == 5
     monkeypatch.setattr("trainer.data.stream.ROWS_AT_ONCE", 5)
     monkeypatch.setattr(Sources, "records", counted)
-    next(open_stream(prepared, recipe).steps(0))
+    next(open_stream(prepared.facts, prepared.meta["columns"], recipe).steps(0))
     assert read == [1, 2, 3, 4, 5]
 
 

@@ -29,7 +29,8 @@ from trainer.config.deepspeed import load_ds_config, resolve_ds_config
 from trainer.config.errors import ConfigError, DataError
 from trainer.config.run_dir import Run, write_run_dir
 from trainer.config.schema import Recipe
-from trainer.data.prepare import load_model_config, load_tokenizer, prepare
+from trainer.config.tasks.chat import ChatOptions
+from trainer.data.prepare import prepare
 from trainer.data.source import Row
 from trainer.data.survey import survey
 from trainer.engine import DeepSpeedEngine, hold_ds_config
@@ -37,9 +38,10 @@ from trainer.model import load_model
 from trainer.optim import OPTIMIZERS
 from trainer.predict import find_model, open_model
 from trainer.predict import main as predict
+from trainer.pretrained import load_model_config, load_tokenizer
 from trainer.ranks import Ranks
-from trainer.tasks.chat import Chat, ChatOptions
-from trainer.tasks.task import IGNORED, TRUNCATED
+from trainer.tasks.chat import Chat
+from trainer.tasks.example import IGNORED, TRUNCATED
 
 WORDS = ["red", "green", "blue", "grey", "stop", "go", "wait", "and"]
 SIGNS = {"red": "stop", "green": "go", "grey": "wait"}

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from trainer.config.errors import DataError
-from trainer.data.batch import Batch
+from trainer.config.tasks.classification import ClassificationOptions
 from trainer.data.source import Row
 from trainer.data.survey import survey
-from trainer.tasks.classification import Classification, ClassificationOptions
-from trainer.tasks.task import IGNORED
+from trainer.tasks.batch import Batch
+from trainer.tasks.classification import Classification
+from trainer.tasks.example import IGNORED
 
 OPTIONS = ClassificationOptions(kind="classification")
 

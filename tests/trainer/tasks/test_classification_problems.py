@@ -23,15 +23,17 @@ from torch.nn.functional import cross_entropy
 from tests.support.runs import curve, events, tiny_recipe, train
 from tests.support.tiny import BAD, GOOD, PLAIN
 from trainer.config.errors import ConfigError, DataError
-from trainer.data.batch import Batch
+from trainer.config.tasks.classification import METRICS, ClassificationOptions
 from trainer.data.prepare import prepare
 from trainer.data.source import Row, read_rows
 from trainer.data.survey import survey
 from trainer.evaluate import add
 from trainer.predict import predict
-from trainer.tasks.classification import Classification, ClassificationOptions
+from trainer.tasks.batch import Batch
+from trainer.tasks.classification import Classification
 from trainer.tasks.classification_problems import PROBLEMS, best_threshold, rank_correlation
-from trainer.tasks.task import IGNORED, Each
+from trainer.tasks.example import IGNORED
+from trainer.tasks.task import Each
 
 NAMES = ["a", "b", "c", "d"]
 
@@ -410,5 +412,5 @@ def test_the_metrics_that_a_recipe_may_name_are_those_that_are_numbers(problem: 
     width = 1 if problem == "regression" else 4
     scores = its.score(torch.randn(2, width), Batch({}, torch.tensor(labels)))
     metrics = its.metrics({name: score.values if isinstance(score, Each) else score for name, score in scores.items()})
-    assert {name for name, value in metrics.items() if isinstance(value, float)} == set(its.metric_names)
-    assert its.main_metric in its.metric_names
+    assert {name for name, value in metrics.items() if isinstance(value, float)} == set(METRICS[problem])
+    assert its.main_metric in METRICS[problem]

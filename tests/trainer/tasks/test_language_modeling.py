@@ -20,19 +20,21 @@ from tests.support.tiny import BAD, GOOD, PLAIN, write_causal, write_documents, 
 from trainer.config.errors import ConfigError, DataError
 from trainer.config.load import parse_recipe
 from trainer.config.schema import Recipe
+from trainer.config.tasks.language_modeling import LanguageModelingOptions
 from trainer.data.order import Order
 from trainer.data.pack import Packing
-from trainer.data.prepare import load_tokenizer, prepare
+from trainer.data.prepare import prepare
 from trainer.data.source import Faults, Row, read_rows
 from trainer.data.survey import survey
 from trainer.engine import DeepSpeedEngine
 from trainer.milestones import Milestones
 from trainer.predict import main as predict_main
+from trainer.pretrained import load_tokenizer
 from trainer.ranks import Ranks
 from trainer.steps import evaluation_batches, train_steps
 from trainer.target_loss import keep_target_loss
-from trainer.tasks.language_modeling import LanguageModeling, LanguageModelingOptions, cut, objective_of
-from trainer.tasks.task import IGNORED
+from trainer.tasks.example import IGNORED
+from trainer.tasks.language_modeling import LanguageModeling, cut, objective_of
 
 WORDS = [*GOOD, *BAD, *PLAIN]
 MAX_TOKENS, STEPS_PER_EPOCH, NUM_EPOCHS = 24, 10, 2

@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainer.tasks.example import IGNORED
 from trainer.tasks.masking import Masking
-from trainer.tasks.task import IGNORED
 
 PAD, UNK, CLS, SEP, MASK = range(5)
 VOCABULARY = 50

@@ -19,11 +19,12 @@ from tests.support.runs import curve, events, tiny_recipe, train
 from tests.support.tiny import BAD, GOOD, PLAIN
 from trainer.config.errors import ConfigError, DataError
 from trainer.config.load import parse_recipe
+from trainer.config.tasks.token_classification import TokenClassificationOptions
 from trainer.data.source import Faults, Row, read_rows
 from trainer.data.survey import survey
+from trainer.tasks.example import IGNORED
 from trainer.tasks.spans import spans_of, tags_of
-from trainer.tasks.task import IGNORED
-from trainer.tasks.token_classification import TokenClassification, TokenClassificationOptions
+from trainer.tasks.token_classification import TokenClassification
 
 OPTIONS = TokenClassificationOptions(kind="token_classification")
 FACTS = {"types": ["LOC", "PER"], "scheme": "bio", "keep_inner": True}

@@ -4,7 +4,6 @@ import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,14 +19,16 @@ from trainer import predict
 from trainer.config.errors import ConfigError, DataError
 from trainer.config.load import parse_recipe, render_recipe
 from trainer.config.schema import Recipe
-from trainer.data.prepare import load_tokenizer, prepare
+from trainer.config.tasks.translation import TranslationOptions
+from trainer.data.prepare import prepare
 from trainer.data.source import Faults, Row
 from trainer.data.survey import survey
 from trainer.generate import settings_of
 from trainer.model import generate, load_model
+from trainer.pretrained import load_tokenizer
 from trainer.target_loss import keep_target_loss
-from trainer.tasks.task import IGNORED, TRUNCATED
-from trainer.tasks.translation import Translation, TranslationOptions
+from trainer.tasks.example import IGNORED, TRUNCATED
+from trainer.tasks.translation import Translation
 
 FACTS = {"bleu_tokenizer": "13a"}
 LANGUAGES: dict[str, dict[str, str]] = {
@@ -645,7 +646,6 @@ def test_a_wrong_task_is_said_with_its_path(keys: str, said: str) -> None:
 
 
 def test_the_best_model_may_be_chosen_by_every_metric() -> None:
-    its = SimpleNamespace(names=Translation.metric_names(options()))
-    assert its.names == ("bleu", "chrf", "exact_match", "perplexity", "token_accuracy")
-    for name in its.names:
+    assert options().metric_names() == ("bleu", "chrf", "exact_match", "perplexity", "token_accuracy")
+    for name in options().metric_names():
         parse_recipe(SMALLEST + "{kind: translation}", [f"checkpoint.best_metric={name}"])
