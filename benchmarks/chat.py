@@ -113,7 +113,15 @@ def measure(side: str, round_: int, folder: Path, data: Path, given: argparse.Na
             "report.wandb": "disabled",
         }
         overrides = [f"{key}={value}" for key, value in keys.items()]
-        command = [sys.executable, "-m", "launcher.cli", "run", "recipes/chat.yaml", *overrides, f"--run-dir={folder}"]
+        command = [
+            sys.executable,
+            "-m",
+            "shardtune.launcher.cli",
+            "run",
+            "recipes/chat.yaml",
+            *overrides,
+            f"--run-dir={folder}",
+        ]
         run_command(command, folder, threads)
         numbers = our_numbers(folder)
     else:

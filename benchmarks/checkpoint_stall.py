@@ -34,7 +34,7 @@ def measure(
             f"checkpoint.every_steps={every}",
             f"checkpoint.asynchronous={str(asynchronous).lower()}",
         ]
-        words = ["-m", "launcher.cli", "run", str(recipe), *settings, *overrides, f"--run-dir={run_dir}"]
+        words = ["-m", "shardtune.launcher", "run", str(recipe), *settings, *overrides, f"--run-dir={run_dir}"]
         subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
         events = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     # The last one is waited for in any case.

@@ -27,7 +27,7 @@ def step(way: str, *, activation_checkpointing: bool, rows: int, tokens: int) ->
     from torch.nn.functional import cross_entropy
     from transformers import AutoModelForCausalLM
 
-    from trainer.target_loss import keep_target_loss
+    from shardtune.trainer.model.target_loss import keep_target_loss
 
     def peak() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -89,7 +89,7 @@ def deepspeed_loop(model: Any, settings: dict[str, Any]) -> Callable[[dict[str, 
     import deepspeed
     import torch
 
-    from trainer.engine import open_deepspeed
+    from shardtune.trainer.engine.deepspeed_engine import open_deepspeed
 
     open_deepspeed()
     config = json.loads(Path(settings["ds_config"]).read_text(encoding="utf-8"))
@@ -150,7 +150,7 @@ def measure(side: str, round_: int, folder: Path, given: argparse.Namespace) -> 
             "report.wandb": "disabled",
         }
         overrides = [f"{key}={value}" for key, value in keys.items()]
-        command = [sys.executable, "-m", "launcher.cli", "run", "recipes/sentiment.yaml", *overrides]
+        command = [sys.executable, "-m", "shardtune.launcher", "run", "recipes/sentiment.yaml", *overrides]
         run_command([*command, f"--run-dir={ours}"], ours, threads)
         events = map(json.loads, (ours / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
         return Measured(side, round_, step_seconds([its["time"] for its in events if its["event"] == "step"]))

@@ -40,9 +40,9 @@ HIT = """
 import json, sys, time
 from pathlib import Path
 since = time.monotonic()
-from trainer.config.load import load_recipe
-from trainer.data.order import Order
-from trainer.data.prepare import prepare
+from shardtune.recipe.load import load_recipe
+from shardtune.trainer.data.batches.order import Order
+from shardtune.trainer.data.prepare.prepare import prepare
 imported = time.monotonic()
 train = prepare(load_recipe(Path(sys.argv[1]), [])).split("train")
 order = Order(train.lengths, 32, 50, 0, sources=train.sources, num_targets=train.num_targets)
@@ -169,7 +169,9 @@ def _tokenize(model: Path, path: Path, number: int, barrier: Any, answers: Any) 
 def prepare(recipe: Path, *overrides: str) -> dict[str, Any]:
     """What `shardtune prepare` says that it did, and the most memory that all its processes had at a time."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "trainer.prepare", str(recipe), *overrides, "--json"], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "shardtune.trainer.commands.prepare", str(recipe), *overrides, "--json"],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     peak = {"private_bytes": 0, "shared_out_bytes": 0, "resident_bytes": 0}
     while process.poll() is None:
@@ -241,7 +243,7 @@ def chats(folder: Path, num_chats: int, num_processes: int) -> dict[str, float]:
 
 def order_of(num_rows: int) -> dict[str, float]:
     """How long an epoch of so many rows takes to be put in order; then, as mixtures."""
-    from trainer.data.order import Order
+    from shardtune.trainer.data.batches.order import Order
 
     random = np.random.default_rng(0)
     lengths = random.integers(5, 512, num_rows).astype(np.int32)

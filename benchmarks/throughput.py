@@ -22,7 +22,7 @@ from benchmarks.fetched import fetched
 from benchmarks.help_pages import write
 from benchmarks.trainer_example import MODEL, Settings, measure_side, new_folder, read_rows
 from demo import sentiment
-from trainer.precision import has_bf16
+from shardtune.trainer.setup.precision import has_bf16
 
 OURS = "shardtune"
 INTRODUCTORY, TUNED = "Trainer, introductory", "Trainer, tuned"

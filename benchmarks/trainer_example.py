@@ -188,7 +188,7 @@ def shardtune_command(settings: Settings) -> list[str]:
         "report.wandb": "disabled",
     }
     overrides = [f"{key}={value}" for key, value in keys.items()]
-    command = [sys.executable, "-m", "launcher.cli", "run", "recipes/sentiment.yaml"]
+    command = [sys.executable, "-m", "shardtune.launcher", "run", "recipes/sentiment.yaml"]
     return [*command, *overrides, f"--run-dir={settings.folder}"]
 
 

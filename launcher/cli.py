@@ -9,8 +9,10 @@ import os
 import sys
 from collections.abc import Callable
 
-from launcher import run_commands, slurm_commands, sweep_commands
-from launcher.command import Command
+from shardtune.launcher.commands import run as run_commands
+from shardtune.launcher.commands import slurm as slurm_commands
+from shardtune.launcher.commands import sweep as sweep_commands
+from shardtune.launcher.commands.command import Command
 
 HELP = f"""\
 shardtune: supervised fine-tuning of pretrained transformers on one or many GPUs
@@ -104,7 +106,7 @@ def _carry_out(words: list[str]) -> int:
     command = fire.Fire(commands, command=words, name="shardtune", serialize=lambda _: None)
     if not isinstance(command, Command):
         return 0
-    from trainer.config.errors import ShardtuneError
+    from shardtune.errors import ShardtuneError
 
     try:
         return command.perform()
@@ -120,7 +122,3 @@ def _refuse(what: str, word: str, legal: list[str]) -> int:
     hint = f"; did you mean {near[0]}?" if near else f"; there are: {', '.join(legal)}"
     print(f"shardtune: {what}{hint}", file=sys.stderr)
     return 2
-
-
-if __name__ == "__main__":
-    main()

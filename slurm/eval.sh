@@ -19,4 +19,4 @@ code_dir=${SHARDTUNE_CODE:-${command%%/slurm/eval.sh*}}
 source "$code_dir/slurm/site.sh"
 
 (($# > 1)) || die "no run or no rows are given: sbatch slurm/eval.sh RUN_DIR --file=new.csv --out=predictions.jsonl"
-exec "${on_first_node[@]}" "$python" -m trainer.predict "$@"
+exec "${on_first_node[@]}" "$python" -m shardtune.trainer.commands.predict "$@"

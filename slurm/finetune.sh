@@ -69,7 +69,7 @@ source "$code_dir/slurm/site.sh"
 # The recipe and what Slurm has given -> who trains, and where.
 finished=0 device=cpu gpus_per_node=0 ranks_per_node=1 num_ranks=1
 settings=$(SHARDTUNE_SLURM_JOB=$(scontrol show job --oneliner "$SLURM_JOB_ID") \
-    "${on_first_node[@]}" "$python" -m launcher.slurm_job begin "$@") || exit
+    "${on_first_node[@]}" "$python" -m shardtune.launcher.slurm.batch_job begin "$@") || exit
 eval "$settings"
 
 go_back() ( # into the queue, and to other nodes than these, if any are named
@@ -83,7 +83,7 @@ go_back() ( # into the queue, and to other nodes than these, if any are named
 end() { # says how this start has ended; the exit code is the job's
     local verdict code pause leave
     verdict=$(SHARDTUNE_SLURM_JOB=$(scontrol show job --oneliner "$SLURM_JOB_ID") \
-        "${on_first_node[@]}" "$python" -m launcher.slurm_job end "$run_dir" --code="$1" --signals="$signals")
+        "${on_first_node[@]}" "$python" -m shardtune.launcher.slurm.batch_job end "$run_dir" --code="$1" --signals="$signals")
     code=$?
     read -r verdict leave <<<"$verdict"
     if [[ $verdict == requeue ]]; then
@@ -98,11 +98,11 @@ end() { # says how this start has ended; the exit code is the job's
 
 ((finished)) && end 0
 
-watched "${on_first_node[@]}" "$python" -m trainer "$run_dir" --prepare="$num_ranks" || end $?
+watched "${on_first_node[@]}" "$python" -m shardtune.trainer "$run_dir" --prepare="$num_ranks" || end $?
 [[ $signals ]] && end 75
 
 # shellcheck source=slurm/ranks.sh
 source "$code_dir/slurm/ranks.sh"
 
-watched "${start_ranks[@]}" -m trainer "$run_dir" --ranks="$num_ranks" --device="$device" --job="$SLURM_JOB_ID"
+watched "${start_ranks[@]}" -m shardtune.trainer "$run_dir" --ranks="$num_ranks" --device="$device" --job="$SLURM_JOB_ID"
 end $?

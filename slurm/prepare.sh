@@ -20,4 +20,4 @@ code_dir=${SHARDTUNE_CODE:-${command%%/slurm/prepare.sh*}}
 source "$code_dir/slurm/site.sh"
 
 (($# > 0)) || die "no recipe is given: sbatch slurm/prepare.sh RECIPE [key=value …]"
-exec "${on_first_node[@]}" "$python" -m trainer.prepare "$@"
+exec "${on_first_node[@]}" "$python" -m shardtune.trainer.commands.prepare "$@"

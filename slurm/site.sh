@@ -20,6 +20,15 @@ enter_site() {
 }
 enter_site
 
+# No module of the working directory is imported: a random.py there is not the one that torch means.
+export PYTHONSAFEPATH=1
+searched=
+while IFS= read -r -d : folder; do
+    [[ ! $folder || $folder == . || $folder == "$PWD" ]] || searched+=${searched:+:}$folder
+done <<<"${PYTHONPATH:-}:"
+export PYTHONPATH=$searched
+[[ $PYTHONPATH ]] || unset PYTHONPATH
+
 if [[ -f $code_dir/pyproject.toml ]]; then # a clone; what is installed is found without
     export PYTHONPATH=$code_dir${PYTHONPATH:+:$PYTHONPATH}
 fi

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MODULES = sorted(path for room in ("launcher", "trainer") for path in (ROOT / room).rglob("*.py"))
+ROOMS = ("launcher", "trainer", "shardtune")
+MODULES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 HEAVY = {"torch", "deepspeed", "transformers", "datasets", "wandb", "peft"}
 VAGUE = {"utils.py", "util.py", "common.py", "helpers.py", "base.py", "manager.py", "misc.py"}
 
@@ -48,38 +49,40 @@ def importers(package: str) -> set[str]:
     return {name(path) for path in MODULES if any(its.split(".")[0] == package for its in imports(path))}
 
 
-def test_the_trainer_does_not_know_the_launcher() -> None:
-    assert not {path for path in importers("launcher") if path.startswith("trainer/")}
+def ours(path: Path) -> str:
+    """The module's name to import: `shardtune.trainer.run`."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts if parts[0] == "shardtune" else ("shardtune", *parts)).removesuffix(".__init__")
 
 
-def test_of_the_trainer_the_launcher_knows_the_config_the_progress_bar_and_the_curves() -> None:
-    known = {its for path in MODULES if name(path).startswith("launcher/") for its in imports(path)}
-    theirs = {its for its in known if its.split(".")[0] == "trainer"}
-    assert all(
-        its.startswith(("trainer.config", "trainer.progress", "trainer.chart", "trainer.curves")) for its in theirs
-    ), theirs
+def test_the_contract_knows_neither_half_and_the_halves_do_not_know_each_other() -> None:
+    for path in MODULES:
+        half = ours(path).split(".")[1:2]
+        others = {"launcher", "trainer"} - set(half)
+        known = {its for its in imports(path) if its.startswith(tuple(f"shardtune.{other}" for other in others))}
+        assert not known, f"{name(path)}: {known}"
 
 
 def test_deepspeed_is_the_engines_wandb_the_reporters_and_peft_the_adapters() -> None:
-    assert importers("deepspeed") == {"trainer/engine.py"}
-    assert importers("wandb") == {"trainer/reporter.py"}
-    assert importers("peft") == {"trainer/lora.py"}
+    assert importers("deepspeed") == {"trainer/engine/deepspeed_engine.py"}
+    assert importers("wandb") == {"trainer/reporting/reporter.py"}
+    assert importers("peft") == {"trainer/model/lora.py"}
 
 
 def test_processes_are_started_by_the_launcher_and_to_ask_for_the_gpus_health() -> None:
-    assert importers("subprocess") == {"launcher/execute.py", "trainer/gpu.py"}
+    assert importers("subprocess") == {"launcher/start/execute.py", "trainer/preflight/nvidia_smi.py"}
 
 
 def test_the_environment_is_read_where_it_belongs() -> None:
     readers = {name(path) for path in MODULES if "os.environ" in names_used(path)}
-    ours = {"launcher/execute.py", "launcher/register.py"}
-    its_place = {"trainer/config/place.py", "trainer/ranks.py"}
-    assert readers == ours | its_place | {"trainer/data/work.py", "trainer/reporter.py"}
+    ours = {"launcher/start/execute.py", "launcher/registry.py"}
+    its_place = {"trainer/distributed/rank_env.py", "trainer/distributed/ranks.py"}
+    assert readers == ours | its_place | {"trainer/data/prepare/work_queue.py", "trainer/reporting/reporter.py"}
 
 
 def test_the_loop_knows_torch_and_our_protocols_only() -> None:
     roots = {its.split(".")[0] for its in imports(ROOT / "trainer/loop.py")}
-    assert roots <= {"collections", "torch", "trainer"}
+    assert roots <= {"collections", "torch", "shardtune"}
 
 
 def test_the_loop_is_short() -> None:
@@ -91,7 +94,7 @@ def test_the_loop_is_short() -> None:
     assert step.end_lineno - step.lineno < 20
 
 
-@pytest.mark.parametrize("room", ["launcher", "trainer/config", "trainer/tasks"])
+@pytest.mark.parametrize("room", ["launcher", "shardtune", "trainer/tasks"])
 def test_what_reads_recipes_imports_nothing_heavy(room: str) -> None:
     for path in (ROOT / room).rglob("*.py"):
         heavy = {its for its in imports(path, at_import_time=True) if its.split(".")[0] in HEAVY}
@@ -99,7 +102,10 @@ def test_what_reads_recipes_imports_nothing_heavy(room: str) -> None:
 
 
 def test_planning_a_job_loads_no_torch() -> None:
-    program = "import sys, launcher.cli, launcher.plan, launcher.execute; print(*sys.modules)"
+    program = (
+        "import sys, shardtune.launcher.cli, shardtune.launcher.plan.job, shardtune.launcher.start.execute;"
+        " print(*sys.modules)"
+    )
     loaded = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from trainer.config.load import load_recipe
-from trainer.data.gather import gather
-from trainer.data.work import Work
+from shardtune.recipe.load import load_recipe
+from shardtune.trainer.data.prepare.splits import gather
+from shardtune.trainer.data.prepare.work_queue import Work
 
 PAGE = Path(__file__).parents[1] / "docs" / "data.md"
 FILE = re.compile(r"^\*\*`(?P<name>[^`]+)`\*\*\n\n```\w*\n(?P<text>.*?)```", re.MULTILINE | re.DOTALL)

@@ -1,1 +1,1 @@
-"""What runs on every rank."""
+"""What runs on every rank, from the recipe to the exported model."""

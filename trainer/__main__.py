@@ -1,7 +1,12 @@
 """The edge of a rank's process: its arguments, its log file, its exit code.
 
-`python -m trainer RECIPE_OR_RUN_DIR [key=value …]`, under torchrun, deepspeed, srun or alone.
+`python -m shardtune.trainer RECIPE_OR_RUN_DIR [key=value …]`, under torchrun, deepspeed, srun or alone.
 """
+
+from shardtune.safe_path import leave_out_working_directory
+
+if __name__ == "__main__":
+    leave_out_working_directory()
 
 import argparse
 import json
@@ -16,13 +21,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TextIO
 
-from trainer.config.errors import BadNodesError, LaunchError, ShardtuneError, StartAnewError, TakenOverError
-from trainer.config.exit_codes import EXIT_ANEW, EXIT_BUG, EXIT_ELSEWHERE, EXIT_OK, EXIT_RESUME, EXIT_USER
-from trainer.config.faults import FaultsConfig
-from trainer.config.files import RESULTS, STOP, failure_path
-from trainer.config.place import global_rank, world_size
-from trainer.config.run_dir import Run, find_run, refuse_other_data, write_run_dir
-from trainer.stop import Stop, StopAsked, signals_ask_to_stop
+from shardtune.errors import BadNodesError, LaunchError, ShardtuneError, StartAnewError, TakenOverError
+from shardtune.recipe.fault_policy import FaultsConfig
+from shardtune.run_dir.exit_codes import EXIT_ANEW, EXIT_BUG, EXIT_ELSEWHERE, EXIT_OK, EXIT_RESUME, EXIT_USER
+from shardtune.run_dir.files import RESULTS, STOP, failure_path
+from shardtune.run_dir.run import Run, find_run, refuse_other_data, write_run_dir
+from shardtune.trainer.distributed.rank_env import global_rank, world_size
+from shardtune.trainer.distributed.stop import Stop, StopAsked, signals_ask_to_stop
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,8 +83,8 @@ def _prepare(its: Run, num_ranks: int, stop: Stop) -> None:
     """Prepares the data of a run ahead of its ranks."""
     stop.watch(its.run_dir / STOP, its.recipe.faults.stop_after_minutes)
     with stop.postponed():
-        from trainer.data.prepare import prepare
-        from trainer.progress import PreparationProgress
+        from shardtune.run_dir.progress import PreparationProgress
+        from shardtune.trainer.data.prepare.prepare import prepare
 
     prepared = prepare(
         its.recipe,
@@ -97,10 +102,10 @@ def _train(its: Run, edge: _Edge, stop: Stop) -> int:
     # One rank looks for the file, for a file server is asked by all jobs; the others learn it from that one.
     stop.watch(run_dir / STOP if global_rank() == 0 else None, recipe.faults.stop_after_minutes)
     with stop.postponed():
-        from trainer.data.prepare import prepare
-        from trainer.ranks import connect, disconnect
-        from trainer.run import run
-        from trainer.watchdog import watching
+        from shardtune.trainer.data.prepare.prepare import prepare
+        from shardtune.trainer.distributed.ranks import connect, disconnect
+        from shardtune.trainer.distributed.watchdog import watching
+        from shardtune.trainer.run import run
 
     if arguments.ranks is not None and world_size() != arguments.ranks:
         raise LaunchError(
@@ -146,7 +151,7 @@ def _patience(faults: FaultsConfig) -> timedelta:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m trainer", description=__doc__)
+    parser = argparse.ArgumentParser("python -m shardtune.trainer", description=__doc__)
     parser.add_argument("path", type=Path, help="a recipe, or the directory of a run to go on with")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the recipe, such as optim.lr=2e-5")
     parser.add_argument("--run-dir", type=Path, help="where everything of this run goes")

@@ -7,14 +7,14 @@ from collections.abc import Iterable
 
 import torch
 
-from trainer.engine_protocol import Engine
-from trainer.milestones import Milestones
-from trainer.ranks import Ranks
-from trainer.schedule import Schedule
-from trainer.state import TrainState
-from trainer.steps import Step
-from trainer.stop import StopAsked
-from trainer.tasks import Task
+from shardtune.trainer.between_steps.milestones import Milestones
+from shardtune.trainer.checkpoint.train_state import TrainState
+from shardtune.trainer.data.batches.steps import Step
+from shardtune.trainer.distributed.ranks import Ranks
+from shardtune.trainer.distributed.stop import StopAsked
+from shardtune.trainer.engine.engine import Engine
+from shardtune.trainer.engine.schedule import Schedule
+from shardtune.trainer.tasks import Task
 
 
 def fit(

@@ -15,50 +15,50 @@ import torch
 import transformers
 from torch import nn
 
-from trainer.ahead import made_ahead
-from trainer.background import together
-from trainer.base_model import Base, identify_together, refuse_another_base
-from trainer.checkpoint import Checkpoints, Policy
-from trainer.config.deepspeed import ds_config_of
-from trainer.config.errors import CheckpointError
-from trainer.config.files import CHECKPOINTS, EXPORT, FACTS, MODEL, RESULTS, STOP, write_atomically
-from trainer.config.load import learning_hash
-from trainer.config.schema import Recipe
-from trainer.cpu_attention import hasten_attention
-from trainer.cpu_dropout import hasten_dropout
-from trainer.culprits import Culprits
-from trainer.data.prepare import Prepared
-from trainer.data.shards import Split
-from trainer.engine import DeepSpeedEngine, hold_ds_config
-from trainer.engine_protocol import Engine
-from trainer.export import export, in_order
-from trainer.first_token import read_first_alone
-from trainer.guard import Guard, RolledBack
-from trainer.lease import Lease, open_lease
-from trainer.loop import fit
-from trainer.memory import memory_said
-from trainer.meter import Meter
-from trainer.milestones import Milestones, without_answers
-from trainer.model import keep_model_files, load_model
-from trainer.optim import OPTIMIZERS
-from trainer.pace import Pace, Place
-from trainer.packing import choose_packing
-from trainer.precision import settle_precision
-from trainer.preflight import preflight
-from trainer.pretrained import load_model_config, load_tokenizer
-from trainer.probe import host_name
-from trainer.ranks import Ranks
-from trainer.rehearsal import halved_when_short, settle_budget
-from trainer.replicated import ReplicatedEngine
-from trainer.reporter import Reporter, open_reporter
-from trainer.resume import Found, find_newest, first_whole, fork, restore, state_of
-from trainer.schedule import make_schedule
-from trainer.state import TrainState
-from trainer.steps import Step, course_of
-from trainer.stop import Stop, StopAsked
-from trainer.tasks import TASKS, Task
-from trainer.tasks.batch import Batch
-from trainer.watchdog import beat, watching
+from shardtune.ds_config.resolve import ds_config_of
+from shardtune.errors import CheckpointError
+from shardtune.recipe.load import learning_hash
+from shardtune.recipe.schema import Recipe
+from shardtune.run_dir.files import CHECKPOINTS, EXPORT, FACTS, MODEL, RESULTS, STOP, write_atomically
+from shardtune.trainer.between_steps.bad_rows import Culprits
+from shardtune.trainer.between_steps.guard import Guard, RolledBack
+from shardtune.trainer.between_steps.milestones import Milestones, without_answers
+from shardtune.trainer.checkpoint.base_model import Base, identify_together, refuse_another_base
+from shardtune.trainer.checkpoint.checkpoints import Checkpoints, Policy
+from shardtune.trainer.checkpoint.resume import Found, find_newest, first_whole, fork, restore, state_of
+from shardtune.trainer.checkpoint.train_state import TrainState
+from shardtune.trainer.data.batches.prefetch import made_ahead
+from shardtune.trainer.data.batches.steps import Step, course_of
+from shardtune.trainer.data.prepare.example_shards import Split
+from shardtune.trainer.data.prepare.prepare import Prepared
+from shardtune.trainer.distributed.background import together
+from shardtune.trainer.distributed.lease import Lease, open_lease
+from shardtune.trainer.distributed.ranks import Ranks
+from shardtune.trainer.distributed.stop import Stop, StopAsked
+from shardtune.trainer.distributed.watchdog import beat, watching
+from shardtune.trainer.engine.deepspeed_engine import DeepSpeedEngine, hold_ds_config
+from shardtune.trainer.engine.engine import Engine
+from shardtune.trainer.engine.optimizers import OPTIMIZERS
+from shardtune.trainer.engine.replicated_engine import ReplicatedEngine
+from shardtune.trainer.engine.schedule import make_schedule
+from shardtune.trainer.export.export import export, in_order
+from shardtune.trainer.loop import fit
+from shardtune.trainer.model.load import keep_model_files, load_model
+from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
+from shardtune.trainer.preflight.preflight import preflight
+from shardtune.trainer.preflight.probe import host_name
+from shardtune.trainer.reporting.meter import Meter
+from shardtune.trainer.reporting.reporter import Reporter, open_reporter
+from shardtune.trainer.reporting.stragglers import Pace, Place
+from shardtune.trainer.setup.cpu_attention import hasten_attention
+from shardtune.trainer.setup.cpu_dropout import hasten_dropout
+from shardtune.trainer.setup.first_token import read_first_alone
+from shardtune.trainer.setup.out_of_memory import memory_said
+from shardtune.trainer.setup.packing import choose_packing
+from shardtune.trainer.setup.precision import settle_precision
+from shardtune.trainer.setup.rehearsal import halved_when_short, settle_budget
+from shardtune.trainer.tasks import TASKS, Task
+from shardtune.trainer.tasks.batch import Batch
 
 StepsFrom = Callable[[TrainState], Iterator[Step]]
 """The steps that are left when a training stands there."""

@@ -1,1 +1,1 @@
-"""A run directory as one self-contained page."""
+"""A run directory as one page of curves."""

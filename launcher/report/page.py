@@ -7,10 +7,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from trainer.config.deepspeed import sharding_name
-from trainer.config.files import CONFIG, FACTS, RESULTS, read_events, write_atomically
-from trainer.curves import as_float, charts, is_metric
-from trainer.progress import slowest
+from shardtune.ds_config.resolve import sharding_name
+from shardtune.run_dir.curves import as_float, charts, is_metric
+from shardtune.run_dir.files import CONFIG, FACTS, RESULTS, read_events, write_atomically
+from shardtune.run_dir.progress import slowest
 
 REPORT = "report.html"
 STYLE = """

@@ -4,7 +4,7 @@ import pytest
 
 from demo.conll import README, SPLITS, num_sentences, prepare
 from demo.fetch import CACHE
-from trainer.data.source import read_rows
+from shardtune.rows.source import read_rows
 
 
 def test_sentences_are_blocks_of_lines() -> None:

@@ -18,7 +18,7 @@ FROZEN_PROBE = 0.790
 @pytest.mark.timeout(1200)
 def test_the_sentiment_recipe_beats_the_frozen_encoder(tmp_path: Path) -> None:
     assert sentiment.main() == 0
-    command = [sys.executable, "-m", "launcher.cli", "run", "recipes/sentiment.yaml", f"--run-dir={tmp_path}"]
+    command = [sys.executable, "-m", "shardtune.launcher", "run", "recipes/sentiment.yaml", f"--run-dir={tmp_path}"]
     done = subprocess.run([*command, "report.wandb=disabled"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     accuracy = json.loads((tmp_path / "results.json").read_text())["test"]["accuracy"]

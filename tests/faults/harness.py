@@ -25,19 +25,19 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
-import trainer.checkpoint
+import shardtune.trainer.checkpoint.checkpoints
+from shardtune.recipe.fault_policy import FaultsConfig
+from shardtune.recipe.schema import Recipe
+from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_OK, EXIT_RESUME
+from shardtune.run_dir.files import RESULTS, STOP
+from shardtune.trainer.checkpoint.manifest import Checkpoint, complete_checkpoints
+from shardtune.trainer.data.prepare.prepare import Prepared, prepare
+from shardtune.trainer.distributed.ranks import connect
+from shardtune.trainer.distributed.stop import StopAsked, signals_ask_to_stop
+from shardtune.trainer.engine.deepspeed_engine import DeepSpeedEngine
+from shardtune.trainer.run import run
 from tests.support.runs import curve, events, tiny_recipe, write_tiny
 from tests.support.tiny import poison
-from trainer.config.exit_codes import EXIT_BUG, EXIT_OK, EXIT_RESUME
-from trainer.config.faults import FaultsConfig
-from trainer.config.files import RESULTS, STOP
-from trainer.config.schema import Recipe
-from trainer.data.prepare import Prepared, prepare
-from trainer.engine import DeepSpeedEngine
-from trainer.manifest import Checkpoint, complete_checkpoints
-from trainer.ranks import connect
-from trainer.run import run
-from trainer.stop import StopAsked, signals_ask_to_stop
 
 WORLD_SIZE = 2
 HANG_S = 5.0
@@ -55,10 +55,10 @@ MOMENTS: dict[str, tuple[Any, str, int]] = {
     "before an update": (DeepSpeedEngine, "step", 5),
     "before an evaluation": (DeepSpeedEngine, "evaluating", 2),
     "as a checkpoint is copied": (DeepSpeedEngine, "snapshot", 2),
-    "as a checkpoint's file is written": (trainer.checkpoint, "write_fragments", 3),
-    "as a checkpoint's file is read back": (trainer.checkpoint, "record_file", 3),
-    "before a checkpoint is published": (trainer.checkpoint, "publish_folder", 2),
-    "as older checkpoints go": (trainer.checkpoint, "superseded", 2),
+    "as a checkpoint's file is written": (shardtune.trainer.checkpoint.checkpoints, "write_fragments", 3),
+    "as a checkpoint's file is read back": (shardtune.trainer.checkpoint.checkpoints, "record_file", 3),
+    "before a checkpoint is published": (shardtune.trainer.checkpoint.checkpoints, "publish_folder", 2),
+    "as older checkpoints go": (shardtune.trainer.checkpoint.checkpoints, "superseded", 2),
     AT_RESUME: (DeepSpeedEngine, "restore", 1),
 }
 """Where a function is, its name, and up to which of its calls a fault may wait."""

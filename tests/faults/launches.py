@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_RESUME
+from shardtune.run_dir.files import read_events
 from tests.faults.harness import WORLD_SIZE, naming, refuse_another_end
 from tests.support.runs import RECIPE, write_tiny
-from trainer.config.exit_codes import EXIT_OK, EXIT_RESUME
-from trainer.config.files import read_events
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -89,7 +89,7 @@ class Launch:
     """One `shardtune run`."""
 
     def __init__(self, place: Place, run_dir: Path) -> None:
-        words = [sys.executable, "-m", "launcher.cli", "run", "tiny.yaml", *SETTINGS, f"--run-dir={run_dir}"]
+        words = [sys.executable, "-m", "shardtune.launcher", "run", "tiny.yaml", *SETTINGS, f"--run-dir={run_dir}"]
         self._said = place.folder / f"{run_dir.name}.said"
         with self._said.open("w") as file:
             self.process = subprocess.Popen(
@@ -190,7 +190,7 @@ def ranks_of(pid: int) -> dict[int, int]:
             words = (Path("/proc") / str(its) / "cmdline").read_bytes().split(b"\0")
             environment = (Path("/proc") / str(its) / "environ").read_bytes().split(b"\0")
             rank = next((word for word in environment if word.startswith(b"RANK=")), None)
-            if rank is not None and b"trainer" in words:
+            if rank is not None and b"shardtune.trainer" in words:
                 found[int(rank.partition(b"=")[2])] = its
     return found
 

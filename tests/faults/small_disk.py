@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from shardtune.trainer.checkpoint import checkpoints as checkpoint
+from shardtune.trainer.checkpoint.manifest import complete_checkpoints, damage
 from tests.faults.harness import naming
 from tests.support.runs import curve, events, tiny_recipe, train, write_tiny
 from tests.support.stops import at_steps
-from trainer import checkpoint
-from trainer.manifest import complete_checkpoints, damage
 
 ROOT = Path(__file__).parents[2]
 SIZE_MB = 80

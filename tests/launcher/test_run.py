@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from launcher import execute
-from launcher.execute import run_job
-from launcher.plan import Machine, plan_job
+from shardtune.launcher.plan.job import Machine, plan_job
+from shardtune.launcher.start import execute
+from shardtune.launcher.start.execute import run_job
+from shardtune.trainer.checkpoint.manifest import open_checkpoint
 from tests.support.runs import RECIPE, curve, events, write_tiny
-from trainer.manifest import open_checkpoint
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -30,7 +30,7 @@ def command(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def shardtune(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return command(sys.executable, "-m", "launcher.cli", *words, cwd=cwd)
+    return command(sys.executable, "-m", "shardtune.launcher", *words, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +62,18 @@ def test_the_launcher_shows_the_run_and_says_where_everything_is(
 @pytest.mark.parametrize(
     "words",
     [
-        [sys.executable, "-m", "launcher.cli", "run", "tiny.yaml", "job.backend=deepspeed", "--run-dir=by"],
-        ["torchrun", "--standalone", "--nproc-per-node", "2", "-m", "trainer", "tiny.yaml", "--run-dir", "by"],
+        [sys.executable, "-m", "shardtune.launcher", "run", "tiny.yaml", "job.backend=deepspeed", "--run-dir=by"],
+        [
+            "torchrun",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            "-m",
+            "shardtune.trainer",
+            "tiny.yaml",
+            "--run-dir",
+            "by",
+        ],
         [
             "deepspeed",
             "--num_gpus",
@@ -71,12 +81,12 @@ def test_the_launcher_shows_the_run_and_says_where_everything_is(
             "--master_port",
             "29917",
             "--module",
-            "trainer",
+            "shardtune.trainer",
             "tiny.yaml",
             "--run-dir",
             "by",
         ],
-        [sys.executable, "-m", "trainer", "tiny.yaml", "--run-dir", "by"],
+        [sys.executable, "-m", "shardtune.trainer", "tiny.yaml", "--run-dir", "by"],
     ],
     ids=["launcher-deepspeed", "torchrun", "deepspeed", "alone"],
 )
@@ -251,7 +261,7 @@ def long_run(folder: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[st
     """A job that would go on for long, in the middle of it."""
     run_dir = tmp_path / "long"
     settings = ["train.num_epochs=5000", "faults.max_restarts=0"]
-    words = [sys.executable, "-m", "launcher.cli", "run", "tiny.yaml", *settings, f"--run-dir={run_dir}"]
+    words = [sys.executable, "-m", "shardtune.launcher", "run", "tiny.yaml", *settings, f"--run-dir={run_dir}"]
     process = subprocess.Popen(
         words, cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -280,7 +290,7 @@ def ranks_of(run_dir: Path) -> list[int]:
                 words = (entry / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if b"trainer" in words and str(run_dir).encode() in words and b"--followed" in words:
+            if b"shardtune.trainer" in words and str(run_dir).encode() in words and b"--followed" in words:
                 found.append(int(entry.name))
     return found
 
@@ -330,7 +340,7 @@ def test_a_killed_rank_is_started_again_and_the_run_comes_to_its_end_as_one(fold
     run_dir = tmp_path / "r"
     settings = ["train.max_steps=200", "data.dev=null", "checkpoint.every_steps=5"]
     settings += ["faults.restart_delay_s=0", "report.wandb=offline"]
-    words = [sys.executable, "-m", "launcher.cli", "run", "tiny.yaml", *settings, f"--run-dir={run_dir}"]
+    words = [sys.executable, "-m", "shardtune.launcher", "run", "tiny.yaml", *settings, f"--run-dir={run_dir}"]
     process = subprocess.Popen(
         words, cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -362,7 +372,7 @@ def test_a_killed_rank_ends_the_job_and_is_named(long_run: tuple[subprocess.Pope
 def test_a_run_whose_data_have_changed_is_refused(folder: Path, tmp_path: Path) -> None:
     write_tiny(tmp_path)
     (tmp_path / "tiny.yaml").write_text(RECIPE.format(folder=tmp_path), encoding="utf-8")
-    words = [sys.executable, "-m", "trainer", "tiny.yaml", "--prepare=1"]
+    words = [sys.executable, "-m", "shardtune.trainer", "tiny.yaml", "--prepare=1"]
     assert command(*words, cwd=tmp_path).returncode == 0
     (tmp_path / "dev.jsonl").write_text((tmp_path / "test.jsonl").read_text())
     done = command(*words, cwd=tmp_path)
@@ -371,7 +381,9 @@ def test_a_run_whose_data_have_changed_is_refused(folder: Path, tmp_path: Path) 
 
 
 def test_output_that_nobody_reads_to_its_end_is_no_error(folder: Path) -> None:
-    done = command("bash", "-c", f"{sys.executable} -m launcher.cli run tiny.yaml --dry-run | head -1", cwd=folder)
+    done = command(
+        "bash", "-c", f"{sys.executable} -m shardtune.launcher run tiny.yaml --dry-run | head -1", cwd=folder
+    )
     assert done.stdout.startswith("run directory")
     assert done.stderr == ""
 
@@ -393,7 +405,7 @@ def test_a_rank_short_of_memory_costs_a_start_and_no_more(
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     settings = ["train.micro_batch_tokens=auto", "train.max_steps=4", "data.dev=null", "checkpoint.every_steps=1"]
     plan = plan_job(folder / "tiny.yaml", [*settings, "faults.max_restarts=0"], tmp_path / "r", Machine(0, 2))
-    words = tuple("tests.support.shortage" if word == "trainer" else word for word in plan.argv)
+    words = tuple("tests.support.shortage" if word == "shardtune.trainer" else word for word in plan.argv)
     # The rehearsal is three passes; three by which the model is asked what it does come before. These are training's.
     short = {**plan.environment, "SHORTAGE": "100 8"}
     assert run_job(replace(plan, argv=words, environment=short)) == 0
@@ -409,7 +421,7 @@ def test_a_rank_short_of_memory_costs_a_start_and_no_more(
 def run_that_hangs(folder: Path, run_dir: Path, hang: str, *settings: str) -> int:
     """The exit code of a run of 4 steps whose ranks hang in its first start; see tests/support/hang.py."""
     made = plan_job(folder / "tiny.yaml", ["train.max_steps=4", "data.dev=null", *settings], run_dir, Machine(0, 2))
-    words = tuple("tests.support.hang" if word == "trainer" else word for word in made.argv)
+    words = tuple("tests.support.hang" if word == "shardtune.trainer" else word for word in made.argv)
     return run_job(replace(made, argv=words, environment={**made.environment, "HANG": hang}))
 
 

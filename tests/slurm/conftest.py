@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from shardtune.recipe.load import render_recipe
 from tests.support.runs import tiny_recipe, write_tiny
 from tests.support.slurm_cluster import ROOT, Cluster, open_cluster, why_not
 from tests.support.slurm_jobs import START_S, Shardtune
-from trainer.config.load import render_recipe
 
 NUM_NODES = 6
 LONGER = ("train.num_epochs=10", "train.eval_every_steps=30", "checkpoint.every_steps=10")
@@ -48,7 +48,7 @@ def shardtune(cluster: Cluster, tiny: Path, tmp_path: Path) -> Shardtune:
     (tmp_path / "tiny.yaml").write_text((tiny / "tiny.yaml").read_text())
 
     def run(*words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-        argv = [sys.executable, "-m", "launcher.cli", *map(str, words)]
+        argv = [sys.executable, "-m", "shardtune.launcher", *map(str, words)]
         return cluster.run(*argv, cwd=tmp_path, env={"PYTHONPATH": str(ROOT), **environment}, timeout_s=START_S)
 
     return run

@@ -96,8 +96,13 @@ def test_data_are_prepared_then_trained_on_then_rows_answered_and_a_sweep_beside
     mounts = f"{tmp_path}:{tmp_path},/scratch:/scratch,{SLURM.parent}:{SLURM.parent}"
     (on_first_node,) = (tmp_path / "srun.txt").read_text().splitlines()
     options = f"--nodes=1 --ntasks=1 --overlap --container-image=image.sif --container-mounts={mounts}"
-    assert on_first_node.startswith(f"{options} ") and " -m trainer.prepare " in on_first_node
+    assert on_first_node.startswith(f"{options} ") and " -m shardtune.trainer.commands.prepare " in on_first_node
     called = (tmp_path / "apptainer.txt").read_text().splitlines()
     assert all(line.startswith(f"exec --nv --bind {mounts} image.sif ") for line in called)
     modules = [line.split(" -m ")[1].split()[0] for line in called]
-    assert modules == ["launcher.slurm_job", "trainer", "torch.distributed.run", "launcher.slurm_job"]
+    assert modules == [
+        "shardtune.launcher.slurm.batch_job",
+        "shardtune.trainer",
+        "torch.distributed.run",
+        "shardtune.launcher.slurm.batch_job",
+    ]

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from launcher.slurm import parse_node_list
+from shardtune.launcher.slurm.text import parse_node_list
 from tests.support.slurm_cluster import PATH, Cluster
 from tests.support.slurm_jobs import CPU, Shardtune, endings, messages, starts, wait_for_end
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from launcher.lifecycle import parse_cancellation
+from shardtune.launcher.slurm.lifecycle import parse_cancellation
+from shardtune.recipe.load import load_recipe
+from shardtune.trainer.checkpoint.manifest import complete_checkpoints
 from tests.support.runs import curve, events, train
 from tests.support.slurm_cluster import ROOT, Cluster, wait_for
 from tests.support.slurm_jobs import (
@@ -27,8 +29,6 @@ from tests.support.slurm_jobs import (
     wait_for_end,
     wait_for_step,
 )
-from trainer.config.load import load_recipe
-from trainer.manifest import complete_checkpoints
 
 LAST_STEP = 60
 HOSTILE = "a'; touch pwned #"
@@ -57,7 +57,7 @@ def two_nodes_of_two_ranks(stage: Stage) -> None:
     words = ["--nodelist=node[1-2]", "--nodes=2", "--gpus-per-node=2"]
     job = by_hand(stage.cluster, *words, recipe=recipe, ranks=2, run_dir=None)
     here = stage.folder / "here"
-    argv = [sys.executable, "-m", "launcher.cli", "run", stage.recipe, f"--run-dir={here}", "job.device=cpu"]
+    argv = [sys.executable, "-m", "shardtune.launcher", "run", stage.recipe, f"--run-dir={here}", "job.device=cpu"]
     argv += ["job.ranks=4", "job.threads_per_rank=1"]
     subprocess.run(argv, cwd=ROOT, check=True, capture_output=True, timeout=2 * START_S)
     assert wait_for_end(stage.cluster, job) == "COMPLETED", messages(stage.cluster, job)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.slurm import render_script, script_body
+from shardtune.launcher.slurm.text import render_script, script_body
 from tests.support.slurm_cluster import ROOT
 
 SCRIPTS = sorted((ROOT / "slurm").glob("*.sh"))

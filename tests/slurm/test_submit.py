@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.slurm import render_script
+from shardtune.launcher.slurm.text import render_script
 from tests.support.slurm_cluster import Cluster, wait_for
 from tests.support.slurm_jobs import (
     CPU,

@@ -1,7 +1,7 @@
 """Ranks that hang in the first start of a run; as a program in the trainer's stead.
 
-`HANG="load_model 1" python -m tests.support.hang RUN_DIR …` is `python -m trainer`, of which rank 1 waits for ever as
-it loads the model; with `_train 0 1` both are suspended as the training begins.
+`HANG="load_model 1" python -m tests.support.hang RUN_DIR …` is `python -m shardtune.trainer`, of which rank 1 waits for
+ever as it loads the model; with `_train 0 1` both are suspended as the training begins.
 """
 
 import os
@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from trainer import run
+from shardtune.trainer import run
 
 
 def wait_for_ever() -> None:
@@ -21,7 +21,8 @@ def wait_for_ever() -> None:
 
 
 def hang_once(moment: str, ranks: list[str], run_dir: Path) -> None:
-    """Lets these ranks hang where trainer.run calls this function of its, and leave their process's number behind."""
+    """Lets these ranks hang where shardtune.trainer.run calls this function of its, and leave their process's number
+    behind."""
     its = getattr(run, moment)
 
     def hung(*args: Any, **words: Any) -> Any:
@@ -36,7 +37,7 @@ def hang_once(moment: str, ranks: list[str], run_dir: Path) -> None:
 
 
 if __name__ == "__main__":
-    from trainer.__main__ import main
+    from shardtune.trainer.__main__ import main
 
     moment, *ranks = os.environ["HANG"].split()
     hang_once(moment, ranks, Path(sys.argv[1]))

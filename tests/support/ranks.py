@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from trainer.ranks import Ranks, connect, disconnect
+from shardtune.trainer.distributed.ranks import Ranks, connect, disconnect
 
 T = TypeVar("T")
 

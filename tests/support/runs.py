@@ -8,15 +8,15 @@ from typing import Any
 
 import deepspeed
 
+from shardtune.recipe.load import parse_recipe
+from shardtune.recipe.schema import Recipe
+from shardtune.run_dir.files import STOP
+from shardtune.trainer.data.prepare.prepare import prepare
+from shardtune.trainer.distributed.ranks import Ranks
+from shardtune.trainer.distributed.stop import signals_ask_to_stop
+from shardtune.trainer.run import run
 from tests.support.ranks import run_ranks
 from tests.support.tiny import write_encoder, write_reviews
-from trainer.config.files import STOP
-from trainer.config.load import parse_recipe
-from trainer.config.schema import Recipe
-from trainer.data.prepare import prepare
-from trainer.ranks import Ranks
-from trainer.run import run
-from trainer.stop import signals_ask_to_stop
 
 # Done once, before the ranks are forked, for each of them would do it otherwise: most of a tiny training's time.
 for module in (

@@ -1,6 +1,7 @@
 """Ranks of which one is short of memory; for `train(…, before=…)`, and as a program in the trainer's stead.
 
-`SHORTAGE="100 6" python -m tests.support.shortage RUN_DIR …` is `python -m trainer`, with short_of_memory(100, 6).
+`SHORTAGE="100 6" python -m tests.support.shortage RUN_DIR …` is `python -m shardtune.trainer`, with
+short_of_memory(100, 6).
 """
 
 import os
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 
-from trainer.engine import DeepSpeedEngine
+from shardtune.trainer.engine.deepspeed_engine import DeepSpeedEngine
 
 
 def short_of_memory(limit: int, from_call: int = 0) -> Callable[[], None]:
@@ -31,7 +32,7 @@ def short_of_memory(limit: int, from_call: int = 0) -> Callable[[], None]:
 
 
 if __name__ == "__main__":
-    from trainer.__main__ import main
+    from shardtune.trainer.__main__ import main
 
     short_of_memory(*map(int, os.environ["SHORTAGE"].split()))()
     sys.exit(main())

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from launcher.allocation import parse_details
+from shardtune.launcher.slurm.allocation import parse_details
 
 ROOT = Path(__file__).parents[2]
 MACHINE = Path(__file__).parent / "slurm_lab" / "machine.sh"

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from launcher.lifecycle import Start, parse_status
-from launcher.slurm_job import USR1_DETAILS
+from shardtune.launcher.slurm.batch_job import USR1_DETAILS
+from shardtune.launcher.slurm.lifecycle import Start, parse_status
 from tests.support.runs import events
 from tests.support.slurm_cluster import ROOT, Cluster, wait_for
 
@@ -82,7 +82,7 @@ def ranks_of(run_dir: Path) -> dict[int, int]:
             environment = (folder / "environ").read_bytes().split(b"\0")
         except (FileNotFoundError, ProcessLookupError, PermissionError):  # it is gone, or is none of ours
             continue
-        if words[1:4] == [b"-u", b"-m", b"trainer"] and words[4] == os.fsencode(run_dir):
+        if words[1:4] == [b"-u", b"-m", b"shardtune.trainer"] and words[4] == os.fsencode(run_dir):
             rank = next(word for word in environment if word.startswith(b"RANK="))
             found[int(rank.removeprefix(b"RANK="))] = int(folder.name)
     return found

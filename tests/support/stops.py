@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from itertools import count
 
-from trainer.milestones import Milestones
+from shardtune.trainer.between_steps.milestones import Milestones
 
 
 def stop_after(num_steps: int) -> Callable[[], None]:

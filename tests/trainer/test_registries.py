@@ -4,11 +4,11 @@ from typing import Any, get_args
 
 import pytest
 
-from launcher.local import BACKENDS
-from trainer.config.schema import EngineConfig, JobConfig, OptimConfig
-from trainer.model import DTYPES
-from trainer.optim import OPTIMIZERS
-from trainer.schedule import SCHEDULES
+from shardtune.launcher.plan.backends import BACKENDS
+from shardtune.recipe.schema import EngineConfig, JobConfig, OptimConfig
+from shardtune.trainer.engine.optimizers import OPTIMIZERS
+from shardtune.trainer.engine.schedule import SCHEDULES
+from shardtune.trainer.model.load import DTYPES
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from shardtune.errors import ConfigError
+from shardtune.trainer.between_steps.milestones import Milestones
 from tests.support.runs import curve, events, tiny_recipe, train
-from trainer.config.errors import ConfigError
-from trainer.milestones import Milestones
 
 SHORT = "train={global_batch_size: 12, max_steps: 4, eval_every_steps: 2}"
 HEAD = ("event", "time", "split", "step")

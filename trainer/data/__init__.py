@@ -1,1 +1,1 @@
-"""From files to batches: rows, examples, the order they are trained in, and each rank's share."""
+"""From rows to the micro-batches of each rank."""

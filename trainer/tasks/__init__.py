@@ -1,11 +1,11 @@
 """The task families, by the `kind` that a recipe names."""
 
-from trainer.tasks.chat import Chat
-from trainer.tasks.classification import Classification
-from trainer.tasks.language_modeling import LanguageModeling
-from trainer.tasks.task import Task
-from trainer.tasks.token_classification import TokenClassification
-from trainer.tasks.translation import Translation
+from shardtune.trainer.tasks.chat.chat import Chat
+from shardtune.trainer.tasks.classification.classification import Classification
+from shardtune.trainer.tasks.language_modeling.language_modeling import LanguageModeling
+from shardtune.trainer.tasks.task import Task
+from shardtune.trainer.tasks.token_classification.token_classification import TokenClassification
+from shardtune.trainer.tasks.translation.translation import Translation
 
 __all__ = ["TASKS", "Task"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from trainer.tasks.example import IGNORED, IGNORED_NUMBER
+from shardtune.trainer.tasks.example import IGNORED, IGNORED_NUMBER
 
 
 @dataclass(frozen=True)

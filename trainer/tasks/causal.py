@@ -10,14 +10,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from trainer.tasks.example import IGNORED, Example, texts_of
-from trainer.tasks.task import Piece
+from shardtune.trainer.tasks.example import IGNORED, Example, texts_of
+from shardtune.trainer.tasks.task import Piece
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-    from trainer.tasks.batch import Batch
+    from shardtune.trainer.tasks.batch import Batch
 
 
 def example_of(ids: Sequence[int], weights: Sequence[float]) -> Example:
@@ -49,13 +49,14 @@ def num_targets(example: Example) -> float:
 def collate(examples: Sequence[Example], pad_id: int) -> Batch:
     """Padded on the right; the loss of its targets is wanted (Task.wants_target_loss).
 
-    A model keeps the examples that share a row (trainer/data/pack.py) apart by their position ids, if it is given no
-    attention mask (see trainer/packing.py). So padding is one more of them: what is on its left does not see it anyhow.
+    A model keeps the examples that share a row (trainer/data/batches/bins.py) apart by their position ids, if it is
+    given no attention mask (see trainer/setup/packing.py). So padding is one more of them: what is on its left does not
+    see it anyhow.
     """
     import torch
 
-    from trainer.tasks.batch import Batch, pad
-    from trainer.tasks.example import weights_of
+    from shardtune.trainer.tasks.batch import Batch, pad
+    from shardtune.trainer.tasks.example import weights_of
 
     ids = [example["input_ids"] for example in examples]
     labels = pad([example["labels"] for example in examples], IGNORED)
@@ -77,7 +78,7 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
 
 def collate_prompts(prompts: Sequence[Sequence[int]], pad_id: int) -> dict[str, Tensor]:
     """What generate takes, padded on the left so that every answer begins at the same place; shape (rows, longest)."""
-    from trainer.tasks.batch import pad
+    from shardtune.trainer.tasks.batch import pad
 
     backwards = [list(reversed(prompt)) for prompt in prompts]
     return {

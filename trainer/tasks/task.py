@@ -9,15 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
-from trainer.config.section import TaskOptions
-from trainer.tasks.example import Example
+from shardtune.section import TaskOptions
+from shardtune.trainer.tasks.example import Example
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-    from trainer.data.source import Faults, Row
-    from trainer.tasks.batch import Batch
+    from shardtune.rows.source import Faults, Row
+    from shardtune.trainer.tasks.batch import Batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,11 +103,11 @@ class Task(Protocol):
     """The name of the transformers Auto class that loads the model with the right head."""
     wants_target_loss: bool
     """The model is to answer with the loss of its targets in place of logits: output.logits of shape (2,), as
-    trainer/target_loss.py says. For large vocabularies. The batch's inputs then have the labels as `targets`, and its
-    weights, if it has some, as `target_weights`."""
+    trainer/model/target_loss.py says. For large vocabularies. The batch's inputs then have the labels as `targets`, and
+    its weights, if it has some, as `target_weights`."""
     packable: bool
-    """Examples may share a row, as trainer/data/pack.py merges them: where an example has `position_ids`, collate sees
-    to it that none of those in it sees another, by these alone or by a mask, and so does score."""
+    """Examples may share a row, as trainer/data/batches/bins.py merges them: where an example has `position_ids`,
+    collate sees to it that none of those in it sees another, by these alone or by a mask, and so does score."""
     generation: Generation | None
     """How the model is asked for its answers; None for a task whose answers are not generated."""
 

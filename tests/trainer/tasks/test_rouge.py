@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainer.tasks.rouge import count, rouge_l, words_of
+from shardtune.trainer.tasks.rouge import count, rouge_l, words_of
 
 ANSWERS = ["police kill the gunman", "", "a b c d"]
 REFERENCES = ["police killed the gunman", "no", "d c b a"]

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer.config.tasks.translation import TranslationOptions
-from trainer.tasks.languages import bleu_tokenizer, english_name, find_tag, letters_of
-from trainer.tasks.text_scores import BLEU_TOKENIZERS, TextScores
+from shardtune.recipe.tasks.translation import TranslationOptions
+from shardtune.trainer.tasks.languages import bleu_tokenizer, english_name, find_tag, letters_of
+from shardtune.trainer.tasks.text_scores import BLEU_TOKENIZERS, TextScores
 
 WORDS = ["the", "film", "was", "quiet", "un", "calme", "静か", "电影", "很", "好。", "(it's", "3.5%", "—", ""]
 PAIRS = st.lists(

@@ -1,0 +1,229 @@
+"""A recipe and what is to vary -> the points of a sweep, each a recipe with a run directory of its own."""
+
+import itertools
+import json
+import math
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from shardtune.errors import ConfigError
+from shardtune.launcher.registry import remember
+from shardtune.recipe.load import learning_hash, load_recipe, parse_override
+from shardtune.recipe.schema import Recipe
+from shardtune.recipe.yaml_lines import YamlError, read_yaml
+from shardtune.run_dir.files import CONFIG, write_atomically
+from shardtune.run_dir.run import Run, refuse_another_recipe, write_run_dir
+
+SWEEP = "sweep.json"
+"""Names the points; what makes a folder the directory of a sweep."""
+MOST_POINTS = 1000
+"""As many tasks as an array of Slurm has at most, where nobody has changed it (MaxArraySize)."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of a sweep."""
+
+    number: int
+    overrides: tuple[str, ...]
+    """What makes it differ from the others, such as optim.lr=1e-5."""
+    recipe: Recipe
+    run_dir: Path
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """All that will be trained."""
+
+    recipe_path: Path
+    sweep_dir: Path
+    points: tuple[Point, ...]
+
+    def describe(self) -> str:
+        """The plan for a person to read (`shardtune sweep --dry-run`)."""
+        lines = [f"{its.number:3}  {' '.join(its.overrides)}" for its in self.points]
+        return "\n".join([f"{len(self.points)} points in {self.sweep_dir}", *lines])
+
+    def as_json(self) -> str:
+        """What is kept as SWEEP_DIR/sweep.json."""
+        points = [{"number": its.number, "overrides": its.overrides} for its in self.points]
+        return json.dumps({"recipe": str(self.recipe_path), "points": points}, indent=1, ensure_ascii=False)
+
+
+def plan_sweep(
+    path: Path,
+    overrides: Sequence[str],
+    sweep_dir: Path | None,
+    variations: Sequence[Sequence[str]],
+) -> SweepPlan:
+    """A point for each variation, which is a list of overrides.
+
+    Raises ConfigError, with a line for each fault of any point, or CheckpointError if a point's directory belongs to
+    another recipe.
+    """
+    if not 0 < len(variations) <= MOST_POINTS:
+        raise ConfigError(
+            f"a sweep has 1 to {MOST_POINTS} points, not {len(variations)}; --random=N takes some of many"
+        )
+    recipes = _load(path, overrides, variations)
+    hashes = [learning_hash(recipe) for recipe in recipes]
+    for number, its in enumerate(hashes):
+        if (first := hashes.index(its)) != number:
+            raise ConfigError(
+                f"points {first} ({' '.join(variations[first])}) and {number} ({' '.join(variations[number])}) would "
+                "learn the same; vary a key that is learned, or train.seed"
+            )
+    if sweep_dir is None:
+        sweep_dir = Path("runs") / f"{path.stem}-sweep-{sha256(' '.join(hashes).encode()).hexdigest()[:8]}"
+    sweep_dir = sweep_dir.absolute()
+    points = tuple(
+        Point(number, tuple(variation), _named(recipe, sweep_dir, number, variation), sweep_dir / str(number))
+        for number, (recipe, variation) in enumerate(zip(recipes, variations, strict=True))
+    )
+    for point in points:
+        refuse_another_recipe(point.recipe, point.run_dir)
+    return SweepPlan(path.absolute(), sweep_dir, points)
+
+
+def load_sweep(sweep_dir: Path) -> SweepPlan:
+    """The sweep that a directory holds. Raises ConfigError if it is none."""
+    sweep_dir = sweep_dir.absolute()
+    if not (sweep_dir / SWEEP).is_file():
+        raise ConfigError(f"{sweep_dir}: not the directory of a sweep (there is no {SWEEP}); give a recipe")
+    said = json.loads((sweep_dir / SWEEP).read_text(encoding="utf-8"))
+    points = []
+    for its in said["points"]:
+        run_dir = sweep_dir / str(its["number"])
+        points.append(Point(its["number"], tuple(its["overrides"]), load_recipe(run_dir / CONFIG), run_dir))
+    return SweepPlan(Path(said["recipe"]), sweep_dir, tuple(points))
+
+
+def write_sweep(sweep: SweepPlan) -> None:
+    """Makes the directory of the sweep and those of its points."""
+    for point in sweep.points:
+        write_run_dir(Run(point.recipe, point.run_dir, sweep.recipe_path))
+    write_atomically(sweep.sweep_dir / SWEEP, sweep.as_json())
+    remember(*(point.run_dir for point in sweep.points))
+
+
+def grid(axes: Sequence[str]) -> list[list[str]]:
+    """`["optim.lr=1e-5,2e-5", "train.seed=1,2"]` -> the overrides of all four points.
+
+    Raises ConfigError for an axis that is no such list.
+    """
+    return [list(point) for point in itertools.product(*map(_values, axes))]
+
+
+def drawn(axes: Sequence[str], num_points: int, *, seed: int = 0) -> list[list[str]]:
+    """So many points drawn from the axes, the same for the same seed; an axis may be a range, `optim.lr=1e-6..1e-4`.
+
+    Whole numbers are drawn evenly, and so are others unless the range is positive and spans a factor of 10: then it is
+    their logarithm. No point comes twice, so that there may be fewer where there are no more.
+    """
+    chosen = random.Random(seed)
+    ranges = [_range(axis) or _values(axis) for axis in axes]
+    points: dict[tuple[str, ...], None] = {}
+    for _ in range(100 * num_points):
+        if len(points) == num_points:
+            break
+        points[tuple(chosen.choice(its) if isinstance(its, list) else its.draw(chosen) for its in ranges)] = None
+    return [list(point) for point in points]
+
+
+def points_of(text: str, *, name: str) -> list[list[str]]:
+    """A YAML list of mappings, `- {optim.lr: 1e-5, train.seed: 1}`, -> the overrides of each point.
+
+    Raises ConfigError for a text that is none.
+    """
+    try:
+        value = read_yaml(text).value
+    except YamlError as error:
+        raise ConfigError(f"{name}:{error.line}: {error.what}") from None
+    if not isinstance(value, list) or not all(isinstance(point, dict) and point for point in value):
+        raise ConfigError(f"{name}: expected a list of points such as `- {{optim.lr: 1e-5, train.seed: 1}}`")
+    return [[f"{key}={json.dumps(its, ensure_ascii=False)}" for key, its in point.items()] for point in value]
+
+
+@dataclass(frozen=True)
+class _Range:
+    key: str
+    low: float
+    high: float
+    whole: bool
+
+    def draw(self, chosen: random.Random) -> str:
+        if self.whole:
+            return f"{self.key}={chosen.randint(int(self.low), int(self.high))}"
+        if self.low > 0 and self.high >= 10 * self.low:
+            value = math.exp(chosen.uniform(math.log(self.low), math.log(self.high)))
+        else:
+            value = chosen.uniform(self.low, self.high)
+        return f"{self.key}={value:.3g}"
+
+
+def _range(axis: str) -> _Range | None:
+    key, _, text = axis.partition("=")
+    low, dots, high = text.partition("..")
+    if not dots:
+        return None
+    try:
+        its = _Range(key, float(low), float(high), re.fullmatch(r"-?\d+\.\.-?\d+", text) is not None)
+    except ValueError:
+        raise ConfigError(f"{axis}: expected key=LOW..HIGH, such as optim.lr=1e-6..1e-4") from None
+    if not -math.inf < its.low < its.high < math.inf:
+        raise ConfigError(f"{axis}: the second number must be above the first")
+    return its
+
+
+def _values(axis: str) -> list[str]:
+    key, equals, text = axis.partition("=")
+    if re.fullmatch(r"[^\[{'\"]*\.\.[^\[{'\"]*", text) and "/" not in text:
+        raise ConfigError(f"{axis}: a range is for --random=N; a grid wants values: {key}=A,B,C")
+    values = split_values(text) if equals else []
+    for value in values:
+        try:
+            parse_override(f"{key}={value}")
+        except ConfigError as error:
+            raise ConfigError(f"{axis}: {error}") from None
+    if not values:
+        raise ConfigError(f"{axis}: expected key=A,B,C, such as optim.lr=1e-5,2e-5")
+    return [f"{key}={value}" for value in values]
+
+
+def split_values(text: str) -> list[str]:
+    """`1,[2,3],"a,b"` -> its three values: a comma in brackets or quotes does not count."""
+    values, depth, quote = [""], 0, ""
+    for letter in text:
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "'\"":
+            quote = letter
+        else:
+            depth += (letter in "[{") - (letter in "]}")
+        if letter == "," and not depth and not quote:
+            values.append("")
+        else:
+            values[-1] += letter
+    return values if text else []
+
+
+def _load(path: Path, overrides: Sequence[str], variations: Sequence[Sequence[str]]) -> list[Recipe]:
+    recipes, faults = [], {}
+    for number, variation in enumerate(variations):
+        try:
+            recipes.append(load_recipe(path, [*overrides, *variation]))
+        except ConfigError as error:  # most points have the same faults: each is said once
+            faults.update({line: f"point {number}: {line}" for line in str(error).splitlines() if line not in faults})
+    if faults:
+        raise ConfigError("\n".join(faults.values()))
+    return recipes
+
+
+def _named(recipe: Recipe, sweep_dir: Path, number: int, variation: Sequence[str]) -> Recipe:
+    """The recipe with a name in W&B that says which point it is, in the group of the sweep or its own."""
+    changed = {"group": recipe.report.group or sweep_dir.name, "name": f"{number} {' '.join(variation)}"}
+    return recipe.model_copy(update={"report": recipe.report.model_copy(update=changed)})

@@ -1,0 +1,49 @@
+"""Has machines checked without training anything: this one, or nodes of a cluster."""
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from shardtune.launcher.slurm import cluster
+from shardtune.launcher.start import execute
+from shardtune.launcher.plan.backends import BACKENDS
+from shardtune.launcher.plan.job import plan_ranks
+from shardtune.launcher.slurm.submission import plan_doctor
+from shardtune.errors import LaunchError
+from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
+from shardtune.recipe.load import machines_alone
+
+POLL_S = 1.0
+GOING_ON = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING")
+
+
+def check_here(overrides: Sequence[str]) -> int:
+    """Checks this machine; the exit code."""
+    ranks = plan_ranks(machines_alone(overrides), execute.find_machine())
+    with tempfile.TemporaryDirectory() as folder:
+        module = ["shardtune.trainer.commands.doctor", folder, f"--device={ranks.device}"]
+        return execute.run_ranks(BACKENDS["torchrun"].argv(ranks.num_ranks, module), ranks.environment)
+
+
+def check_nodes(overrides: Sequence[str], say: Callable[[str], None]) -> int:
+    """Checks nodes in a job of their own, and says what it has said; the exit code."""
+    nodes = cluster.find_nodes()
+    if nodes is None:
+        raise LaunchError(cluster.NO_SLURM)
+    # Not in /tmp: the nodes have to see it too.
+    with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".doctor-") as folder:
+        its = plan_doctor(overrides, Path(folder), nodes)
+        cluster.try_submission(its)
+        job = cluster.hand_in(its)
+        state = ""
+        try:
+            while (state := cluster.last_word(job) or "").split(",")[0] in GOING_ON:
+                time.sleep(POLL_S)
+        finally:
+            if state.split(",")[0] in GOING_ON:
+                cluster.cancel_job(job)
+        output = Path(folder) / "doctor.out"
+        text = output.read_text(encoding="utf-8", errors="replace") if output.is_file() else ""
+        say(text.rstrip() or f"job {job} has said nothing ({state})")
+    return EXIT_OK if state.startswith("COMPLETED") else EXIT_USER

@@ -1,0 +1,179 @@
+"""Looks at runs while they go on, wherever they do, and has a word with them."""
+
+import functools
+import getpass
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from shardtune.launcher.slurm import cluster
+from shardtune.launcher.start.follow import Events, first_failure, outer_events
+from shardtune.launcher.slurm.lifecycle import STATUS, STOP_REQUEST, Start, parse_status
+from shardtune.launcher.registry import known
+from shardtune.launcher.slurm.text import QueuedJob
+from shardtune.launcher.runs.status import Found, RunStatus, status_of
+from shardtune.launcher.slurm.submission import JOB_SCRIPT, SUBMISSION
+from shardtune.errors import CheckpointError, LaunchError
+from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_OK, EXIT_RESUME, EXIT_USER
+from shardtune.run_dir.files import CONFIG, LEASE, RESULTS, STOP, write_atomically
+from shardtune.run_dir.progress import Progress
+
+POLL_S = 2.0
+PATIENCE_S = 20.0
+"""How long one who watches leaves a Slurm alone that has not answered."""
+LEASE_FRESH_S = 60.0
+GOING_ON = ("running", "pending", "waiting")
+
+
+def look_at(run_dir: Path, jobs: list[QueuedJob] | None = None) -> RunStatus:
+    """Where a run stands. Raises CheckpointError for a folder that is none."""
+    run_dir = run_dir.absolute()
+    if not (run_dir / CONFIG).is_file():
+        raise CheckpointError(f"{run_dir}: not a run directory (there is no {CONFIG})")
+    job = cluster.job_of(run_dir, cluster.queued_jobs() if jobs is None else jobs)
+    starts, submitted_as = _starts(run_dir), _submitted_as(run_dir)
+    # The job of a start that has not said how it ended, or of one that never came.
+    missing = starts[-1].job if starts and starts[-1].state in ("running", "waiting") else None
+    missing = submitted_as if not starts else missing
+    events = outer_events(run_dir)
+    found = Found(
+        run_dir=run_dir,
+        starts=starts,
+        events=events,
+        finished=(run_dir / RESULTS).exists(),
+        running_here=_lease_is_fresh(run_dir),
+        submitted_as=submitted_as,
+        failure=_failure(run_dir, max((event["time"] for event in events if event["event"] == "start"), default=0.0)),
+        last_word=cluster.last_word(missing) if job is None and missing else None,
+    )
+    return status_of(found, job)
+
+
+def known_runs() -> list[RunStatus]:
+    """The runs in runs/, those that this machine remembers and those of the jobs in the queue, by name."""
+    jobs = cluster.queued_jobs()
+    folders = {path.parent.absolute() for depth in ("*", "*/*") for path in Path("runs").glob(f"{depth}/{CONFIG}")}
+    folders |= {*known()}
+    folders |= {Path(job.comment) for job in jobs if (Path(job.comment) / CONFIG).is_file() and job.comment}
+    return [look_at(folder, jobs) for folder in sorted(folders)]
+
+
+def watch(run_dir: Path) -> int:
+    """Shows the progress of a run until it goes on no longer; the exit code that fits how it ended."""
+    events = Events(run_dir, time.time())
+    progress = Progress(sys.stderr)
+    said = ""
+    try:
+        while True:
+            its = _look_patiently(run_dir, progress.say)
+            for event in events.new():
+                progress.show(event)
+            if its.state in ("pending", "waiting") and said != (said := f"job {its.job} is {its.state}: {its.why}"):
+                progress.say(said)
+            if its.state not in GOING_ON:
+                break
+            time.sleep(POLL_S)
+    finally:
+        progress.close()
+    print(f"{run_dir}: {its.state}{f' ({its.why})' if its.why else ''}")
+    return {"finished": EXIT_OK, "stopped": EXIT_RESUME}.get(its.state, EXIT_BUG)
+
+
+def print_log(run_dir: Path, rank: str | None, *, follow: bool) -> None:
+    """Prints the job's output, or a rank's log; goes on with it while the run does, if asked."""
+    path = _log_path(run_dir, rank)
+    complain = functools.partial(print, file=sys.stderr)
+    with path.open(encoding="utf-8", errors="replace") as file:
+        while True:
+            going_on = follow and _look_patiently(run_dir, complain).state in GOING_ON
+            for line in file:
+                print(line, end="", flush=follow)
+            if not going_on:
+                return
+            time.sleep(POLL_S / 4)
+
+
+def stop(run_dir: Path, *, now: bool) -> str:
+    """Asks a run to stop; what will happen, in words."""
+    its, job = look_at(run_dir), _job(run_dir)
+    if job is not None and (now or not job.is_running):
+        cluster.cancel(job)
+        return f"job {job.name} is cancelled"
+    if now:
+        raise LaunchError(f"{run_dir}: no Slurm job is training it; end what does with Ctrl-C, or leave --now away")
+    if its.state != "running":
+        raise LaunchError(f"{run_dir} is not being trained: {its.state}{f' ({its.why})' if its.why else ''}")
+    request = {"by": getpass.getuser(), "time": time.time()}
+    write_atomically(run_dir / STOP_REQUEST, json.dumps(request))
+    (run_dir / STOP).touch()
+    return f"{run_dir} saves a checkpoint after its next step and stops"
+
+
+def requeue(run_dir: Path) -> str:
+    """Puts a run into the queue again; what will happen, in words."""
+    its, job = look_at(run_dir), _job(run_dir)
+    if job is not None and job.is_running:
+        cluster.warn(job)
+        return f"job {job.name} saves a checkpoint and goes back into the queue"
+    if job is not None:
+        raise LaunchError(f"job {job.name} is in the queue already: {its.why}")
+    if its.state == "finished":
+        raise LaunchError(f"{run_dir} has come to its end already")
+    if not (run_dir / JOB_SCRIPT).is_file():
+        raise LaunchError(f"{run_dir} was not submitted alone (there is no {JOB_SCRIPT}): shardtune submit {run_dir}")
+    number = cluster.submit_script(run_dir.absolute() / JOB_SCRIPT)
+    cluster.keep(run_dir, number)
+    return f"job {number} is in the queue for {run_dir}"
+
+
+def _look_patiently(run_dir: Path, say: Callable[[str], None]) -> RunStatus:
+    while True:
+        try:
+            return look_at(run_dir)
+        except LaunchError as error:  # Slurm's controller is being restarted, or has too much to do
+            say(str(error))
+            time.sleep(PATIENCE_S)
+
+
+def _job(run_dir: Path) -> QueuedJob | None:
+    return cluster.job_of(run_dir.absolute(), cluster.queued_jobs())
+
+
+def _starts(run_dir: Path) -> list[Start]:
+    path = run_dir / STATUS
+    return parse_status(path.read_text(encoding="utf-8")) if path.is_file() else []
+
+
+def _submitted_as(run_dir: Path) -> str | None:
+    path = run_dir / SUBMISSION
+    return str(json.loads(path.read_text(encoding="utf-8"))["job"]) if path.is_file() else None
+
+
+def _failure(run_dir: Path, since: float) -> str | None:
+    """What the ranks have died of since then, in a line; None of such as were asked to stop."""
+    failure = first_failure(run_dir, since)
+    if failure is None or failure["code"] == EXIT_RESUME:
+        return None
+    lines = str(failure["text"]).strip().splitlines() or [""]
+    return lines[0] if failure["code"] == EXIT_USER else lines[-1]
+
+
+def _lease_is_fresh(run_dir: Path) -> bool:
+    try:
+        return time.time() - (run_dir / LEASE).stat().st_mtime < LEASE_FRESH_S
+    except FileNotFoundError:
+        return False
+
+
+def _log_path(run_dir: Path, rank: str | None) -> Path:
+    if rank is not None:
+        wanted = [run_dir / "logs" / f"rank-{rank}.log"]
+    else:
+        outputs = [Path(start.output) for start in reversed(_starts(run_dir)) if start.output]
+        wanted = [*outputs, run_dir / "logs" / f"slurm-{_submitted_as(run_dir)}.out", run_dir / "logs" / "launcher.log"]
+    found = next((path for path in wanted if path.is_file()), None)
+    if found is None:
+        raise LaunchError(f"{run_dir}: nothing has been printed yet (there is no {wanted[0].name} in its logs)")
+    return found

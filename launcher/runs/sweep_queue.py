@@ -1,0 +1,78 @@
+"""Trains the points of a sweep that have not come to their end: as an array of Slurm jobs, or here, in order."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from shardtune.launcher.slurm import cluster
+from shardtune.launcher.start import execute
+from shardtune.launcher.runs import monitor
+from shardtune.launcher.plan.job import plan_job
+from shardtune.launcher.runs.sweep_table import render_outcomes, write_sweep_report
+from shardtune.launcher.slurm.submission import plan_array
+from shardtune.launcher.plan.sweep import SweepPlan, write_sweep
+from shardtune.errors import LaunchError
+from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK
+from shardtune.run_dir.files import RESULTS
+
+POLL_S = 5.0
+
+
+def states_of(sweep: SweepPlan) -> dict[int, str]:
+    """Where each point stands, in `shardtune status`'s words; `new` before its directory is made."""
+    jobs = cluster.queued_jobs()
+    made = [its for its in sweep.points if its.run_dir.is_dir()]
+    states = {its.number: "new" for its in sweep.points}
+    return states | {its.number: monitor.look_at(its.run_dir, jobs).state for its in made}
+
+
+def unfinished(sweep: SweepPlan) -> list[int]:
+    """The points that are to be trained, or gone on with: those that have not ended and are not on their way."""
+    states = states_of(sweep)
+    return [number for number, state in states.items() if state not in ("finished", *monitor.GOING_ON)]
+
+
+def run_here(sweep: SweepPlan, say: Callable[[str], None]) -> int:
+    """Trains them on this machine; a point that fails is passed over. The exit code is 1 if any has."""
+    write_sweep(sweep)
+    numbers, failed = unfinished(sweep), False
+    for number in numbers:
+        point = sweep.points[number]
+        say(f"== point {number} of {len(sweep.points)}: {' '.join(point.overrides)}")
+        code = execute.run_job(plan_job(point.run_dir, (), None, execute.find_machine()))
+        if code == EXIT_INTERRUPTED:
+            return code
+        failed = failed or code != EXIT_OK
+    say(summary(sweep))
+    return EXIT_BUG if failed else EXIT_OK
+
+
+def submit(sweep: SweepPlan, *, parallel: int | None) -> str | None:
+    """Hands them in as one array; its number, or None if none is left. Raises LaunchError if Slurm refuses it."""
+    nodes = cluster.find_nodes()
+    if nodes is None:
+        raise LaunchError(cluster.NO_SLURM)
+    numbers = unfinished(sweep)
+    if not numbers:
+        return None
+    submission = plan_array(sweep, numbers, nodes, parallel=parallel)
+    cluster.try_submission(submission)
+    return cluster.submit_sweep(sweep, numbers, submission)
+
+
+def wait(sweep: SweepPlan, say: Callable[[str], None]) -> int:
+    """Waits until no point is on its way any more; the exit code is 1 if one has not come to its end."""
+    while any(state in monitor.GOING_ON for state in states_of(sweep).values()):
+        time.sleep(POLL_S)
+    say(summary(sweep))
+    return EXIT_OK if all((point.run_dir / RESULTS).exists() for point in sweep.points) else EXIT_BUG
+
+
+def summary(sweep: SweepPlan) -> str:
+    """The table of the points; the page with their curves is written anew."""
+    path, outcomes = write_sweep_report(sweep, states_of(sweep))
+    return f"{render_outcomes(outcomes)}\ncurves: {_shown(path)}"
+
+
+def _shown(path: Path) -> str:
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

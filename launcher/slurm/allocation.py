@@ -1,0 +1,68 @@
+"""What Slurm has given a job, as the job's environment and scontrol say it. Pure."""
+
+import os
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from shardtune.errors import LaunchError
+from shardtune.launcher.plan.job import Machine
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """The nodes of one start of a job."""
+
+    job: str
+    restart: int
+    """How often Slurm had started the job before."""
+    nodes: str
+    """In Slurm's short form, such as node[1-2]."""
+    num_nodes: int
+    machine: Machine
+    """The first node's part; the others' is the same."""
+    details: Mapping[str, str]
+    """What scontrol says of the job."""
+
+
+def parse_allocation(environment: Mapping[str, str], details: str) -> Allocation:
+    """The allocation of the job that this process is part of. Raises LaunchError outside of a job."""
+    job = environment.get("SLURM_JOB_ID")
+    if not job:
+        raise LaunchError("this is no Slurm job (SLURM_JOB_ID is not set); start one: shardtune submit RECIPE")
+    return Allocation(
+        job=job,
+        restart=int(environment.get("SLURM_RESTART_COUNT") or 0),
+        nodes=environment.get("SLURM_JOB_NODELIST", ""),
+        num_nodes=int(environment.get("SLURM_JOB_NUM_NODES", "1")),
+        machine=Machine(
+            num_gpus=int(environment.get("SLURM_GPUS_ON_NODE") or 0),
+            num_cores=int(environment.get("SLURM_CPUS_ON_NODE", "1")),
+            witness="Slurm has given",
+        ),
+        details=parse_details(details),
+    )
+
+
+def parse_details(text: str) -> dict[str, str]:
+    """`scontrol show job --oneliner` -> its fields; of a name that is there twice the first, for users fill in later
+    ones."""
+    parts = re.split(r"(?:^|\s)([A-Z][A-Za-z]*(?:[/:][A-Za-z:/*]+)?)=", text.strip())
+    details: dict[str, str] = {}
+    for name, value in zip(parts[1::2], parts[2::2], strict=True):
+        details.setdefault(name, value.strip())
+    return details
+
+
+def parse_time(text: str) -> float | None:
+    """A moment as Slurm writes it, in seconds since the epoch; None for `Unknown` and `N/A`."""
+    try:
+        return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
+    except ValueError:
+        return None
+
+
+def find_allocation() -> Allocation:
+    """What Slurm has given the job that this process is part of; LaunchError outside of one."""
+    return parse_allocation(os.environ, os.environ.get("SHARDTUNE_SLURM_JOB", ""))

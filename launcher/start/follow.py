@@ -1,0 +1,98 @@
+"""What a run directory says while its run goes on: new events of metrics.jsonl, and what its ranks died of."""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from shardtune.run_dir.files import METRICS, alive_path, failure_path, stacks_path
+
+
+class Events:
+    """The events written since a moment; a resumed run may rewrite the file in between."""
+
+    def __init__(self, run_dir: Path, since: float) -> None:
+        self._path = run_dir / METRICS
+        self._since = since
+        self._file_id: tuple[int, int] | None = None
+        self._offset = 0
+
+    def new(self) -> Iterator[dict[str, Any]]:
+        """Those that came since the last call, in order."""
+        try:
+            with self._path.open("rb") as file:
+                file_id = (self._path.stat().st_dev, self._path.stat().st_ino)
+                if file_id != self._file_id:
+                    self._file_id, self._offset = file_id, 0
+                file.seek(self._offset)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break  # still being written
+                    self._offset += len(line)
+                    event = json.loads(line)
+                    if event["time"] > self._since:
+                        self._since = event["time"] - 0.001  # times have milliseconds; events may share one
+                        yield event
+        except FileNotFoundError:
+            return
+
+
+def outer_events(run_dir: Path, num_bytes: int = 2**16) -> list[dict[str, Any]]:
+    """The first and the newest events, in order: of a long run, those in either end of the file."""
+    try:
+        with (run_dir / METRICS).open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(0)
+            head = file.read(num_bytes).splitlines(keepends=True)
+            file.seek(max(num_bytes, size - num_bytes))
+            tail = file.read().splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+    if not tail:
+        lines = head
+    elif size <= 2 * num_bytes:
+        lines = b"".join(head + tail).splitlines(keepends=True)
+    else:
+        lines = head[:-1] + tail[1:]
+    return [json.loads(line) for line in lines if line.endswith(b"\n")]
+
+
+def first_failure(run_dir: Path, since: float) -> dict[str, Any] | None:
+    """What the first rank to fail since then died of; None if none wrote anything down."""
+    failures = []
+    for path in failure_path(run_dir, "*").parent.glob(failure_path(run_dir, "*").name):
+        failure = json.loads(path.read_text(encoding="utf-8"))
+        if failure["time"] >= since:
+            failures.append(failure)
+    return min(failures, key=lambda failure: failure["time"], default=None)
+
+
+def hung_ranks(run_dir: Path, since: float) -> list[Path]:
+    """Where the ranks that have made no progress since then say where they stood."""
+    found = sorted(stacks_path(run_dir, "*").parent.glob(stacks_path(run_dir, "*").name))
+    return [path for path in found if path.stat().st_size and path.stat().st_mtime >= since]
+
+
+class Heartbeats:
+    """How long no rank has made progress, by this process's own clock: that of a file server may be another."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._pattern = alive_path(run_dir, "*")
+        self._newest = self._look()
+        self._since = time.monotonic()
+
+    def silence_s(self) -> float:
+        """Seconds since a heartbeat was seen."""
+        newest = self._look()
+        if newest != self._newest:
+            self._newest, self._since = newest, time.monotonic()
+        return time.monotonic() - self._since
+
+    def _look(self) -> int:
+        newest = 0
+        for path in self._pattern.parent.glob(self._pattern.name):
+            with contextlib.suppress(FileNotFoundError):  # of a rank that has joined the others just now
+                newest = max(newest, path.stat().st_mtime_ns)
+        return newest

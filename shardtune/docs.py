@@ -1,0 +1,223 @@
+"""The pages that describe recipes, written from the schema alone: docs/recipe.md and docs/recipe.schema.json.
+
+`python -m shardtune.docs` writes both; a test fails while they lag behind the schema.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from annotated_types import BaseMetadata, Ge, Gt, Le, Lt
+from pydantic.fields import FieldInfo
+
+from shardtune.ds_config.keys import OWNED_BY_RECIPE, REFUSED
+from shardtune.recipe.explain import sections_in
+from shardtune.recipe.schema import LEARNING_SECTIONS, NOT_LEARNED, Recipe
+from shardtune.recipe.strategies import strategies
+from shardtune.recipe.training_arguments import TRAINING_ARGUMENTS
+from shardtune.section import Section
+
+DOCS_DIR = Path(__file__).resolve().parents[1] / "docs"
+
+_INTRO = """\
+# The recipe
+
+<!-- Written by `python -m shardtune.docs` from shardtune/recipe/schema.py; edit there. -->
+
+A recipe is one YAML file that says what is learned, and how. Only `task.kind`, `model.path` and `data.train` have no
+default:
+
+```yaml
+# yaml-language-server: $schema=../docs/recipe.schema.json
+task:
+  kind: classification
+model:
+  path: bert-base-chinese
+data:
+  train: data/train.jsonl
+  dev: data/dev.jsonl
+optim:
+  lr: 2e-5
+```
+
+The first line lets editors complete and check the keys (the YAML extension of VS Code, and every other editor with
+yaml-language-server).
+
+- A wrong recipe is refused before anything starts, with a line for each fault, such as
+  `recipes/x.yaml:12: optim.warmup_step: unknown key; did you mean 'warmup_steps'?`
+- YAML is read by the rules of YAML 1.2: `1e-5` is a number, only `true` and `false` are booleans (`yes`, `no`, `on` and
+  `off` are text), and a key may be said once. Anchors, aliases and tags are refused.
+- Relative paths start from the working directory, and `~` is your home. `model.path` is a folder if it begins with
+  `./`, `../`, `/` or `~`, has more than one slash, or is the name of a folder that is there; otherwise it is a hub id.
+- An empty section is a section of defaults.
+
+## Overrides
+
+Every command that reads a recipe takes overrides, `section.key=value`. The value is YAML, a later override wins, and a
+mapping replaces the whole mapping that was there:
+
+```sh
+optim.lr=2e-5  data.columns.text=review  data.columns='{text: review, label: stars}'  data.dev=null  report.name='"7"'
+```
+"""
+
+_DEEPSPEED = """\
+## What a ds_config may say
+
+`engine.deepspeed` names one of the strategies or a DeepSpeed JSON of your own. The strategies are {strategies}.
+`null` does without DeepSpeed ([docs/performance.md](performance.md#without-deepspeed)).
+
+What is learned belongs to the recipe, how it is computed to the ds_config. What both could say, the ds_config must
+leave out, or set to `"auto"`, as users of transformers do. An `optimizer` block (AdamW) and a `scheduler` block (the
+one of the recipe) are fine too, if they hold nothing but `"auto"`.
+
+| ds_config | recipe |
+| --- | --- |
+{owned}
+
+`"auto"` for `reduce_bucket_size`, `stage3_prefetch_bucket_size` and `stage3_param_persistence_threshold` is computed
+from the model's hidden size with the formulas of transformers (h², 0.9 h² and 10 h); for a model that states no hidden
+size DeepSpeed's own defaults hold. Keys that DeepSpeed does not know are refused, and so are these:
+
+| ds_config | why |
+| --- | --- |
+{refused}
+"""
+
+_TRANSFORMERS = """\
+## Coming from transformers.TrainingArguments
+
+Names that scripts around `Trainer` commonly add (`model_name_or_path`, `train_file`, `max_seq_length`) are listed too.
+
+| transformers | recipe | |
+| --- | --- | --- |
+"""
+
+
+def main() -> None:
+    """Writes both pages."""
+    DOCS_DIR.mkdir(exist_ok=True)
+    (DOCS_DIR / "recipe.md").write_text(render_recipe_page(), encoding="utf-8")
+    (DOCS_DIR / "recipe.schema.json").write_text(render_json_schema(), encoding="utf-8")
+
+
+def render_json_schema() -> str:
+    """The JSON schema of a recipe, for editors and other programs."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}
+    return _as_yaml(json.dumps(schema, indent=2, ensure_ascii=False)) + "\n"
+
+
+def render_recipe_page() -> str:
+    """docs/recipe.md."""
+    return "\n".join([_INTRO, *_sections(), _learning(), _deepspeed(), _transformers()])
+
+
+def _sections() -> Iterator[str]:
+    for name, field in Recipe.model_fields.items():
+        kinds = sections_in(field.annotation)
+        for section in kinds:
+            kind = section.model_fields.get("kind")
+            title = f"{name}, {describe_type(kind.annotation)}" if kind and kind.is_required() else name
+            yield f"## {title}\n\n{_text(section.__doc__ or '')}\n\n{_table(f'{name}.', section)}\n"
+            yield from _sections_inside(name, section)
+
+
+def _sections_inside(prefix: str, section: type[Section]) -> Iterator[str]:
+    """Those that keys of the section may hold; all keys that hold one of a kind share its description."""
+    holders: dict[type[Section], list[str]] = {}
+    for name, field in section.model_fields.items():
+        for inside in sections_in(field.annotation):
+            holders.setdefault(inside, []).append(f"`{prefix}.{name}`")
+    for inside, names in holders.items():
+        yield f"### A mapping in {', '.join(names)}\n\n{_text(inside.__doc__ or '')}\n\n{_table('', inside)}\n"
+
+
+def _table(prefix: str, section: type[Section]) -> str:
+    rows = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
+    for name, field in section.model_fields.items():
+        cells = (f"`{prefix}{name}`", _field_type(field), _default(field), _text(field.description or ""))
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(rows)
+
+
+def _field_type(field: FieldInfo) -> str:
+    return describe_type(field.annotation) + _bounds(field.metadata)
+
+
+def describe_type(annotation: Any) -> str:
+    """A field's type in words: `whole number, above 0, or null`."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return describe_type(args[0]) + _bounds(_flat(args[1:]))
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in args)
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return "mapping (below)"
+    if origin is dict:
+        return f"mapping to {describe_type(args[1])}"
+    if origin is tuple and args[-1:] == (...,):
+        return f"list of {describe_type(args[0])}"
+    if origin is tuple:
+        return f"list of {len(args)}: {describe_type(args[0])}"
+    if args:
+        return " or ".join(dict.fromkeys("null" if part is NoneType else describe_type(part) for part in args))
+    return {str: "text", int: "whole number", float: "number", bool: "`true` or `false`"}[annotation]
+
+
+def _flat(metadata: tuple[Any, ...]) -> Iterator[BaseMetadata]:
+    for item in metadata:
+        yield from item.metadata if isinstance(item, FieldInfo) else (item,)
+
+
+def _bounds(metadata: Any) -> str:
+    words = {Gt: ("gt", "above"), Ge: ("ge", "at least"), Lt: ("lt", "below"), Le: ("le", "at most")}
+    found = [
+        f"{words[type(item)][1]} {getattr(item, words[type(item)][0])}" for item in metadata if type(item) in words
+    ]
+    return f" ({', '.join(found)})" if found else ""
+
+
+def _default(field: FieldInfo) -> str:
+    return "**required**" if field.is_required() else f"`{json.dumps(field.get_default())}`"
+
+
+def _text(text: str) -> str:
+    return _as_yaml(" ".join(text.split()))
+
+
+def _as_yaml(text: str) -> str:
+    """The docstrings speak Python; recipes call it null."""
+    return re.sub(r"\bNone\b", "null", text)
+
+
+def _learning() -> str:
+    sections = ", ".join(f"`{name}`" for name in LEARNING_SECTIONS)
+    but = ", ".join(f"`{key}`" for key in sorted(NOT_LEARNED))
+    return (
+        f"## What decides what is learned\n\nThe sections {sections}, but for {but}. A run directory belongs to one "
+        "value of these; all else may change between two starts of the same run.\n"
+    )
+
+
+def _deepspeed() -> str:
+    return _DEEPSPEED.format(
+        strategies=", ".join(f"`{name}`" for name in strategies()),
+        owned="\n".join(f"| `{key}` | `{ours}` |" for key, ours in OWNED_BY_RECIPE.items()),
+        refused="\n".join(f"| `{key}` | {reason} |" for key, reason in REFUSED.items()),
+    )
+
+
+def _transformers() -> str:
+    rows = sorted(TRAINING_ARGUMENTS, key=lambda row: row.ours.key is None)
+    return _TRANSFORMERS + "".join(
+        f"| {', '.join(f'`{name}`' for name in row.names)} | {f'`{row.ours.key}`' if row.ours.key else 'none'} "
+        f"| {row.ours.note} |\n"
+        for row in rows
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""What pydantic finds wrong with a recipe, in words that end in what to do about it.
+
+Which values are legal, and what an unknown key may have been meant to be, is read off the schema itself.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from types import UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from shardtune.recipe.training_arguments import COUNTERPARTS
+from shardtune.recipe.yaml_lines import Where
+from shardtune.section import Section
+
+
+class Fault(NamedTuple):
+    """One thing that is wrong, and with which value."""
+
+    where: Where
+    what: str
+
+
+def explain(error: ValidationError, values: Mapping[str, Any], model: type[Section]) -> list[Fault]:
+    """Every fault of `values`, which `model` refused with `error`."""
+    faults = [_fault(detail, values, model) for detail in error.errors(include_url=False)]
+    unknown_kinds = {fault.where[:-1] for fault in faults if fault.where[-1:] == ("kind",)}
+    # Without its kind it is not known which keys a section may have.
+    return [fault for fault in faults if fault.where[-1:] == ("kind",) or fault.where[:-1] not in unknown_kinds]
+
+
+def dotted(where: Where) -> str:
+    """`optim.betas[0]`, as faults and overrides write it."""
+    text = ""
+    for step in where:
+        if isinstance(step, int):
+            text += f"[{step}]"
+        else:
+            text += f"{'.' if text else ''}{step if step.isprintable() else ascii(step)}"
+    return text
+
+
+def sections_in(annotation: Any) -> tuple[type[Section], ...]:
+    """The sections that a field may hold, or a list in it: none, one, or one for each kind."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return (annotation,)
+    return tuple(dict.fromkeys(section for part in get_args(annotation) for section in sections_in(part)))
+
+
+def holds_sections_alone(annotation: Any) -> bool:
+    """Whether nothing may stand there but a section, of one kind or another."""
+    if isinstance(annotation, type):
+        return issubclass(annotation, Section)
+    parts = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        return holds_sections_alone(parts[0])
+    return get_origin(annotation) in (Union, UnionType) and all(map(holds_sections_alone, parts))
+
+
+def all_keys(model: type[Section]) -> Iterator[str]:
+    """Every dotted key that a value can stand under."""
+    for name, field in model.model_fields.items():
+        sections = sections_in(field.annotation)
+        if not sections or not holds_sections_alone(field.annotation):
+            yield name
+        yield from dict.fromkeys(f"{name}.{key}" for section in sections for key in all_keys(section))
+
+
+def first_sentence(text: str) -> str:
+    """`The seed. Of everything.` -> `The seed`."""
+    return re.split(r"\.\s|\.$", " ".join(text.split()), maxsplit=1)[0]
+
+
+def did_you_mean(word: str, words: Iterable[str], num: int = 1) -> str:
+    """`; did you mean 'x'?`, or nothing where no word is near."""
+    near = difflib.get_close_matches(word, list(words), n=num, cutoff=0.7)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def shown(value: Any) -> str:
+    """The value as an error line can hold it."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case dict():
+            return "a mapping"
+        case list():
+            return "a list"
+        case str() if len(value) > 80:
+            return f"{value[:80]!r}..."
+    return repr(value)
+
+
+_EXPECTED = {
+    "bool_type": "true or false",
+    "dict_type": "a mapping",
+    "finite_number": "a finite number",
+    "float_type": "a number",
+    "int_from_float": "a whole number",
+    "int_type": "a whole number",
+    "list_type": "a list",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "string_type": "text",
+    "tuple_type": "a list",
+}
+_BOUNDS = {"greater_than": ("above", "gt"), "greater_than_equal": ("at least", "ge"), "less_than": ("below", "lt"),
+           "less_than_equal": ("at most", "le")}  # fmt: skip
+
+
+def _fault(detail: ErrorDetails, values: Mapping[str, Any], model: type[Section]) -> Fault:
+    kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
+    where = _where(detail, values)
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        where = (*where, "kind")
+        legal = _legal(_fields(model, where[:-1], values, narrow=False), "kind")
+        return Fault(where, f"got {shown(given['kind'])}{legal}" if "kind" in given else f"missing{legal}")
+    if kind == "missing":
+        return Fault(where, _missing(where, values, model))
+    if kind == "extra_forbidden":
+        return Fault(where, _unknown(where, values, model))
+    if kind == "literal_error":
+        fields = _field(model, where, values)
+        others = {int: ", or a whole number", tuple: ", or a list"}
+        other = "".join(text for its, text in others.items() if any(_takes(its, field.annotation) for field in fields))
+        return Fault(where, f"got {shown(given)}; legal: {', '.join(_literals(fields))}{other}")
+    if kind == "value_error":
+        return Fault(where, str(context["error"]))
+    if kind in _BOUNDS:
+        words, bound = _BOUNDS[kind]
+        return Fault(where, f"must be {words} {context[bound]:g}, got {shown(given)}")
+    if kind == "too_long":
+        return Fault(where, f"expected {context['max_length']} items, got {context['actual_length']}")
+    if kind == "too_short":
+        return Fault(where, f"expected {context['min_length']} items or more, got {context['actual_length']}")
+    if kind in _EXPECTED:
+        quotes = "; put it in quotes" if kind == "string_type" and isinstance(given, bool | int | float) else ""
+        return Fault(where, f"expected {_EXPECTED[kind]}, got {shown(given)}{quotes}")
+    return Fault(where, f"{detail['msg'][:1].lower()}{detail['msg'][1:]}, got {shown(given)}")
+
+
+def _where(detail: ErrorDetails, values: Any) -> Where:
+    """The location without what pydantic adds to it, such as the kind of a section: those steps lead nowhere."""
+    where: list[str | int] = []
+    for number, step in enumerate(detail["loc"], start=1):
+        given = dict(enumerate(values)) if isinstance(values, list) else values
+        if isinstance(given, dict) and step in given:
+            values = given[step]
+        elif detail["type"] != "missing" or number < len(detail["loc"]):
+            continue
+        where.append(step)
+    return tuple(where)
+
+
+def _fields(
+    model: type[Section], where: Where, values: Mapping[str, Any], *, narrow: bool = True
+) -> dict[str, list[FieldInfo]]:
+    """The keys that may stand at `where`; more than one field a key if the section's kind leaves it open."""
+    sections: tuple[type[Section], ...] = (model,)
+    given: Any = values
+    for step in where:
+        if isinstance(step, int):  # an item of a list of sections
+            given = given[step] if isinstance(given, list) and step < len(given) else None
+        else:
+            fields = [section.model_fields[step] for section in sections if step in section.model_fields]
+            sections = tuple(found for field in fields for found in sections_in(field.annotation))
+            given = given.get(step) if isinstance(given, dict) else None
+        if narrow and isinstance(given, dict):
+            of_kind = [s for s in sections if "kind" in s.model_fields and given.get("kind") in _literals_of(s, "kind")]
+            sections = tuple(of_kind) or sections
+    found: dict[str, list[FieldInfo]] = {}
+    for section in sections:
+        for name, field in section.model_fields.items():
+            found.setdefault(name, []).append(field)
+    return found
+
+
+def _field(model: type[Section], where: Where, values: Mapping[str, Any]) -> list[FieldInfo]:
+    return _fields(model, where[:-1], values).get(str(where[-1]), [])
+
+
+def _literals(fields: Iterable[FieldInfo]) -> list[str]:
+    def inside(annotation: Any) -> Iterator[str]:
+        if get_origin(annotation) is Literal:
+            yield from map(str, get_args(annotation))
+        else:
+            for part in get_args(annotation):
+                yield from inside(part)
+
+    return list(dict.fromkeys(word for field in fields for word in inside(field.annotation)))
+
+
+def _takes(kind: type, annotation: Any) -> bool:
+    """Whether a value of this kind may stand there, besides words."""
+    if get_origin(annotation) is Literal:
+        return False
+    return kind in (annotation, get_origin(annotation)) or any(_takes(kind, its) for its in get_args(annotation))
+
+
+def _literals_of(section: type[Section], name: str) -> list[str]:
+    return _literals([section.model_fields[name]])
+
+
+def _legal(fields: Mapping[str, list[FieldInfo]], name: str) -> str:
+    words = _literals(fields.get(name, []))
+    return f"; legal: {', '.join(words)}" if words else ""
+
+
+def _missing(where: Where, values: Mapping[str, Any], model: type[Section]) -> str:
+    if isinstance(where[-1], int):
+        return f"the item at position {where[-1]} is missing"
+    fields = _field(model, where, values)
+    if legal := _legal({where[-1]: fields}, where[-1]):
+        return f"missing{legal}"
+    docs = [field.description or next((s.__doc__ for s in sections_in(field.annotation)), None) for field in fields]
+    meaning = first_sentence(docs[0]) if docs and docs[0] else ""
+    return f"missing; {meaning[:1].lower()}{meaning[1:]}" if meaning else "missing"
+
+
+def _unknown(where: Where, values: Mapping[str, Any], model: type[Section]) -> str:
+    key, siblings = str(where[-1]), _fields(model, where[:-1], values)
+    # transformers' names come first: difflib would take save_steps for max_steps.
+    if key in COUNTERPARTS:
+        ours, note = COUNTERPARTS[key]
+        if ours is None:
+            return f"unknown key; transformers' {key} has no counterpart here: {note}"
+        return f"unknown key; did you mean {ours}?{f' ({note})' if note else ''}"
+    if near := did_you_mean(key, siblings):
+        return f"unknown key{near}"
+    elsewhere = {name: full for full in all_keys(model) for name in [full.rpartition(".")[2]] if full != dotted(where)}
+    # A section within a section has few keys, and the nearest word elsewhere is hardly what was meant.
+    near_elsewhere = difflib.get_close_matches(key, elsewhere, n=1, cutoff=0.8) if len(where) < 3 else []
+    for word in (key, *near_elsewhere):
+        if word in elsewhere:
+            meant = [full for full in all_keys(model) if full.rpartition(".")[2] == word]
+            return f"unknown key; did you mean {' or '.join(meant)}?"
+    return f"unknown key; legal: {', '.join(siblings)}"

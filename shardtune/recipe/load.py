@@ -1,0 +1,229 @@
+"""How a recipe is read: one file, then overrides in order, every fault in one error, with the line it stands on.
+
+Torch is not imported, and of the file system only the paths that a recipe names are looked at.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from shardtune.errors import ConfigError
+from shardtune.recipe.explain import Fault, dotted, explain, sections_in, shown
+from shardtune.recipe.paths import _near, path_faults, with_absolute_paths
+from shardtune.recipe.schema import LEARNING_SECTIONS, NOT_LEARNED, Recipe
+from shardtune.recipe.yaml_lines import Where, YamlError, read_yaml, write_yaml
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of the file with the overrides (`optim.lr=2e-5`) applied, its local paths absolute.
+
+    Raises one ConfigError with a line for each fault of the file, the overrides and the paths they name.
+    """
+    draft = draft_recipe(_read(path), overrides, name=str(path))
+    folder = Path.cwd()
+    recipe, faults = _validated(draft)
+    faults += path_faults(draft.values, folder)
+    if recipe is None or faults or draft.faults:
+        raise ConfigError(_report(draft, faults))
+    return with_absolute_paths(recipe, folder)
+
+
+def parse_recipe(text: str, overrides: Sequence[str] = (), *, name: str = "recipe") -> Recipe:
+    """The same from text, and as pure: paths stay as they are written, whether they exist or not."""
+    draft = draft_recipe(text, overrides, name=name)
+    recipe, faults = _validated(draft)
+    if recipe is None or draft.faults:
+        raise ConfigError(_report(draft, faults))
+    return recipe
+
+
+def machines_alone(overrides: Sequence[str]) -> Recipe:
+    """A recipe that asks for machines and trains nothing, for what looks at them only.
+
+    Raises ConfigError for whatever is no key of job, or has no legal value.
+    """
+    if others := [override for override in overrides if not override.startswith("job.")]:
+        raise ConfigError(f"{others[0]}: there is no recipe here; only keys of job count, such as job.nodes=2")
+    nothing = {"task": {"kind": "classification"}, "model": {"path": "./none"}, "data": {"train": "./none"}}
+    return with_absolute_paths(parse_recipe(json.dumps(nothing), overrides), Path.cwd())
+
+
+def render_recipe(recipe: Recipe) -> str:
+    """The whole recipe, defaults included, as YAML that reads back to an equal one."""
+    return "# Resolved by shardtune: every value that holds, defaults included.\n" + write_yaml(
+        recipe.model_dump(mode="json")
+    )
+
+
+def learning_hash(recipe: Recipe) -> str:
+    """Eight hex digits that change when what is learned changes, and not with the machine or the reports."""
+    learned = {
+        section: {key: value for key, value in keys.items() if f"{section}.{key}" not in NOT_LEARNED}
+        for section, keys in recipe.model_dump(mode="json", include=set(LEARNING_SECTIONS)).items()
+    }
+    canonical = json.dumps(learned, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+
+
+def differences(a: Recipe, b: Recipe) -> list[str]:
+    """A line for each key that differs, such as `optim.lr: 2e-05 -> 3e-05`."""
+    old, new = dict(_leaves(a.model_dump(mode="json"))), dict(_leaves(b.model_dump(mode="json")))
+    return [
+        f"{key}: {old.get(key, '(unset)')} -> {new.get(key, '(unset)')}"
+        for key in {**old, **new}
+        if old.get(key) != new.get(key)
+    ]
+
+
+def learned_differences(a: Recipe, b: Recipe) -> list[str]:
+    """Those of the differences that change what is learned."""
+    lines = {line: line.partition(":")[0] for line in differences(a, b)}
+    return [
+        line for line, key in lines.items() if key.partition(".")[0] in LEARNING_SECTIONS and key not in NOT_LEARNED
+    ]
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", json.dumps(value, ensure_ascii=False)
+
+
+class Place(NamedTuple):
+    """Where something was said, in the order in which it is reported."""
+
+    order: int
+    label: str
+    key: Where = ()
+    """The key that an override names itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What the file and the overrides say together, and where each value was said; not yet held against the schema."""
+
+    name: str
+    values: Mapping[str, Any]
+    places: Mapping[Where, Place]
+    faults: tuple[tuple[Place, str], ...]
+
+    def place(self, where: Where) -> Place:
+        """The place of the value, or of the nearest section around it."""
+        for length in range(len(where), 0, -1):
+            if where[:length] in self.places:
+                return self.places[where[:length]]
+        return Place(0, self.name)
+
+
+def draft_recipe(text: str, overrides: Sequence[str], *, name: str) -> Draft:
+    """Reads without judging; only text that is no YAML mapping raises ConfigError here."""
+    try:
+        document = read_yaml(text.removeprefix("\ufeff"))
+    except YamlError as error:
+        raise ConfigError(f"{name}:{error.line}: {error.what}") from None
+    if document.value is None:
+        raise ConfigError(f"{name}: nothing is in it; a recipe has at least the sections {_required()}")
+    if not isinstance(document.value, dict):
+        raise ConfigError(f"{name}:1: expected sections such as {_required()}, got {shown(document.value)}")
+
+    values: dict[str, Any] = document.value
+    places = {where: Place(line, f"{name}:{line}") for where, line in document.lines.items()}
+    faults = [
+        (Place(last, f"{name}:{last}"), f"{dotted(where)}: said on line {first} already; keep one of them")
+        for where, (first, last) in document.doubles.items()
+    ]
+    for number, override in enumerate(overrides):
+        place = Place(_AFTER_THE_FILE + number, f"override {_quoted(override)}")
+        try:
+            where, value = parse_override(override)
+        except ConfigError as error:
+            faults.append((place, str(error)))
+        else:
+            _put(values, places, where, value, place._replace(key=where))
+    for section, field in Recipe.model_fields.items():
+        if section in values and values[section] is None and sections_in(field.annotation):
+            values[section] = {}  # all its keys are commented out
+    return Draft(name, values, places, tuple(faults))
+
+
+def parse_override(override: str) -> tuple[Where, Any]:
+    """`optim.lr=2e-5` -> (("optim", "lr"), 2e-05); the ConfigError says what is wrong, not with which override."""
+    key, equals, text = override.partition("=")
+    if not equals or not _KEY.fullmatch(key):
+        raise ConfigError("expected section.key=value, such as optim.lr=2e-5")
+    if not text.strip():
+        raise ConfigError("the value is missing; write null to unset the key")
+    try:
+        document = read_yaml(text)
+    except YamlError as error:
+        raise ConfigError(error.what) from None
+    if document.doubles:
+        raise ConfigError(f"{dotted(next(iter(document.doubles)))} is said twice")
+    if document.has_comment_after:
+        raise ConfigError("' #' starts a comment; put the value in quotes within the shell's, as in key='\"a #b\"'")
+    return tuple(key.split(".")), document.value
+
+
+_AFTER_THE_FILE = 10**9
+_KEY = re.compile(r"[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*)*", re.ASCII)
+
+
+def _put(values: dict[str, Any], places: dict[Where, Place], where: Where, value: Any, place: Place) -> None:
+    """Replaces the value as a whole; a mapping that is given replaces the mapping that was there."""
+    inner = values
+    for number, key in enumerate(where[:-1], start=1):
+        if not isinstance(inner.get(str(key)), dict):
+            inner[str(key)] = {}
+            places[where[:number]] = place
+        inner = inner[str(key)]
+    inner[str(where[-1])] = value
+    for known in [known for known in places if known[: len(where)] == where]:
+        del places[known]
+    places[where] = place
+
+
+def _quoted(override: str) -> str:
+    return f"'{override}'" if override.isprintable() else ascii(override)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}:{line}: not UTF-8 text; save the file as UTF-8") from None
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file{_near(path)}") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{_quoted(str(path))} cannot be read: {reason}") from None
+
+
+def _required() -> str:
+    return ", ".join(name for name, field in Recipe.model_fields.items() if field.is_required())
+
+
+def _validated(draft: Draft) -> tuple[Recipe | None, list[Fault]]:
+    try:
+        # By way of JSON, where pydantic's strictness takes a list for a tuple.
+        return Recipe.model_validate_json(json.dumps(draft.values)), []
+    except ValidationError as error:
+        return None, explain(error, draft.values, Recipe)
+
+
+def _report(draft: Draft, faults: Iterable[Fault]) -> str:
+    placed = [(draft.place(fault.where), fault) for fault in faults]
+    lines = [
+        (place, fault.what if place.key == fault.where or not fault.where else f"{dotted(fault.where)}: {fault.what}")
+        for place, fault in placed
+    ]
+    ordered = sorted([*draft.faults, *lines], key=lambda line: line[0].order)
+    return "\n".join(dict.fromkeys(f"{place.label}: {what}" for place, what in ordered))

@@ -1,0 +1,159 @@
+"""The paths that a recipe names: what is missing, and the same paths absolute."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from shardtune.recipe.explain import Fault, did_you_mean, shown
+from shardtune.recipe.schema import Recipe
+from shardtune.recipe.strategies import is_path, not_a_strategy, strategies
+from shardtune.recipe.yaml_lines import Where
+from shardtune.rows.parallel_text import sides_of
+from shardtune.rows.source_config import SourceConfig
+from shardtune.rows.source_files import HUB, FindError, escaped, find_files, is_glob, is_hub, is_saved_dataset
+
+_SPLITS = ("train", "dev", "test")
+
+
+def path_faults(values: Mapping[str, Any], folder: Path) -> list[Fault]:
+    """What of the local files and folders that the values name is not there; relative paths start from `folder`."""
+    faults = []
+    data, model, engine, job = (_section(values, name) for name in ("data", "model", "engine", "job"))
+    for split in _SPLITS:
+        for where, source in _paths_in(data.get(split)):
+            if missing := _no_rows(source, folder):
+                faults.append(Fault(("data", split, *where), missing))
+    path = model.get("path")
+    if isinstance(path, str) and _is_local_model(path, folder) and (missing := _missing(path, folder, "folder")):
+        faults.append(Fault(("model", "path"), missing))
+    ds_config = engine.get("deepspeed")
+    if isinstance(ds_config, str):
+        if not is_path(ds_config):
+            if ds_config not in strategies():
+                faults.append(Fault(("engine", "deepspeed"), not_a_strategy(ds_config)))
+        elif missing := _missing(ds_config, folder, "file"):
+            faults.append(Fault(("engine", "deepspeed"), missing))
+    preamble = job.get("preamble")
+    if isinstance(preamble, str) and (missing := _missing(preamble, folder, "file")):
+        faults.append(Fault(("job", "preamble"), missing))
+    return faults
+
+
+def with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with every local path absolute; hub ids and the names of strategies stay as they are."""
+    data = {split: _with_absolute_paths(getattr(recipe.data, split), folder) for split in _SPLITS}
+    data["cache_dir"] = _absolute(recipe.data.cache_dir, folder)
+    model, engine, job = recipe.model, recipe.engine, recipe.job
+    if _is_local_model(model.path, folder):
+        model = model.model_copy(update={"path": _absolute(model.path, folder)})
+    if engine.deepspeed is not None and is_path(engine.deepspeed):
+        engine = engine.model_copy(update={"deepspeed": _absolute(engine.deepspeed, folder)})
+    if job.preamble is not None:
+        job = job.model_copy(update={"preamble": _absolute(job.preamble, folder)})
+    return recipe.model_copy(
+        update={"data": recipe.data.model_copy(update=data), "model": model, "engine": engine, "job": job},
+    )
+
+
+def local_folders(recipe: Recipe) -> list[Path]:
+    """The folders of this machine that its ranks read from or write to, besides the run directory."""
+    data = [source.path.removeprefix(HUB) for split in _SPLITS for source in recipe.data.sources(split)]
+    paths = [Path(path).expanduser() for path in (recipe.data.cache_dir, recipe.model.path, *data)]
+    absolute = [path for path in paths if path.is_absolute()]
+    # A pattern, or a cache that is yet to be made, lies in a folder that is there.
+    return [next(folder for folder in (path, *path.parents) if folder.is_dir()) for path in absolute]
+
+
+def _paths_in(value: Any) -> Iterator[tuple[Where, str]]:
+    """The paths of a split's sources, and the way to each, in what a recipe says of the split, right or wrong."""
+    if isinstance(value, str):
+        yield (), value
+    elif isinstance(value, dict) and isinstance(value.get("path"), str):
+        yield ("path",), value["path"]
+    elif isinstance(value, list):
+        for at, item in enumerate(value):
+            if not isinstance(item, list):
+                yield from (((at, *where), path) for where, path in _paths_in(item))
+
+
+def _no_rows(path: str, folder: Path) -> str | None:
+    """What is wrong with a path that is to stand for rows."""
+    absolute = _absolute_source(path, folder)
+    if is_hub(path):
+        return None if absolute == path else _missing(path.removeprefix(HUB), folder, "folder")
+    try:
+        if not (is_glob(path, folder) or sides_of(Path(absolute))) and _kind(Path(absolute)) not in ("file", "folder"):
+            return _missing(path, folder, "file")
+        if not is_saved_dataset(absolute):
+            find_files(absolute)
+    except FindError as error:
+        return f"{shown(path)}: {error.what}" if str(error.where) == absolute else str(error)
+    except OSError as error:
+        return f"{shown(path)} cannot be looked at: {error.strerror}"
+    return None
+
+
+def _absolute_source(path: str, folder: Path) -> str:
+    """Of `hf:` what is a hub id stays; the folder before a glob is never part of it."""
+    if is_hub(path):
+        rest = path.removeprefix(HUB)
+        return HUB + _absolute(rest, folder) if _is_local_model(rest, folder) else path
+    absolute = _absolute(path, folder)
+    is_relative = not path.startswith(("/", "~"))
+    return f"{escaped(folder)}/{path}" if is_relative and is_glob(path, folder) else absolute
+
+
+def _with_absolute_paths(value: Any, folder: Path) -> Any:
+    """The sources of a split, as a recipe names them, their paths absolute."""
+    if isinstance(value, str):
+        return _absolute_source(value, folder)
+    if isinstance(value, SourceConfig):
+        return value.model_copy(update={"path": _absolute_source(value.path, folder)})
+    # A share of the training rows has no path.
+    return tuple(_with_absolute_paths(item, folder) for item in value) if isinstance(value, tuple) else value
+
+
+def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = values.get(name)
+    return section if isinstance(section, dict) else {}
+
+
+def _is_local_model(path: str, folder: Path) -> bool:
+    """Hub ids have at most one slash; a folder that is there goes before a hub id of the same name."""
+    looks_local = path in (".", "..") or path.startswith(("./", "../", "/", "~")) or path.count("/") > 1
+    return looks_local or _kind(Path(_absolute(path, folder))) == "folder"
+
+
+def _absolute(path: str, folder: Path) -> str:
+    try:
+        return str(folder / Path(path).expanduser())
+    except RuntimeError:  # the ~user is not known
+        return str(folder / path)
+
+
+def _missing(path: str, folder: Path, wanted: str) -> str | None:
+    absolute = Path(_absolute(path, folder))
+    found = _kind(absolute)
+    if found == wanted:
+        return None
+    if found is not None:
+        return f"expected a {wanted}, but {shown(path)} is a {found}"
+    if _kind(absolute.parent) != "folder":
+        return f"no such {wanted}: {shown(path)}; there is no folder {shown(str(absolute.parent))} either"
+    return f"no such {wanted}: {shown(path)}{_near(absolute)}"
+
+
+def _kind(path: Path) -> str | None:
+    try:
+        if path.is_symlink() and not path.exists():
+            return f"link to {shown(str(path.readlink()))}, which is not there"
+        return "folder" if path.is_dir() else "file" if path.exists() else None
+    except (OSError, ValueError):  # longer than a name may be, not ours to look at, or no path at all
+        return None
+
+
+def _near(path: Path) -> str:
+    try:
+        return did_you_mean(path.name, sorted(entry.name for entry in path.parent.iterdir()), num=3)
+    except (OSError, ValueError):
+        return ""

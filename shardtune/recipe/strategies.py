@@ -1,0 +1,23 @@
+"""The ZeRO strategies that a recipe can name: the files of ds_configs/."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from shardtune.recipe.explain import shown
+
+FOLDER = Path(str(files("shardtune") / "ds_configs"))
+
+
+def strategies() -> tuple[str, ...]:
+    """The names that engine.deepspeed may have besides a path: the files of ds_configs/."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.json")))
+
+
+def is_path(name_or_path: str) -> bool:
+    """Whether engine.deepspeed names a file rather than one of the strategies."""
+    return name_or_path.endswith(".json") or "/" in name_or_path
+
+
+def not_a_strategy(name: str) -> str:
+    """What is said of a name that is neither a strategy nor a path."""
+    return f"got {shown(name)}; legal: {', '.join(strategies())}, the path of a DeepSpeed JSON, or null"

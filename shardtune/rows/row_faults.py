@@ -1,0 +1,99 @@
+"""How all that is wrong with the data is said at once, and which rows could be done without."""
+
+import re
+from collections import Counter
+from collections.abc import Hashable
+from typing import Any
+
+from shardtune.errors import DataError
+
+
+class Place(str):
+    """Where something of one row is, in words (`file:line`), and of which row: what is wrong there spoils no other."""
+
+    row: Hashable
+    was_read: bool
+    """Whether somebody has the row; False if it is so malformed that it never became one."""
+
+    def __new__(cls, words: str, row: Hashable, *, was_read: bool = True) -> "Place":
+        place = super().__new__(cls, words)
+        place.row = row
+        place.was_read = was_read
+        return place
+
+
+class Faults:
+    """Collects what is wrong, so that all of it is said at once; the first `shown` in full, the rest counted.
+
+    What is wrong with a row (something with a `place`) or at a Place could be mended by doing without the row. What is
+    wrong anywhere else could not.
+    """
+
+    def __init__(self, shown: int = 10) -> None:
+        self._shown = shown
+        self._num_faults = 0
+        self._last: Hashable = None
+        self.first: list[str] = []
+        """The first faults, in full."""
+        self.rows: set[Hashable] = set()
+        """Of the rows that were read, the keys of those that are wrong."""
+        self.num_rows = 0
+        """How many rows are wrong, unread ones included."""
+        self.reasons: Counter[str] = Counter()
+        """The rows that are wrong, by what was said first of each, without what differs from row to row."""
+        self.are_rows_alone = True
+        """Whether nothing is wrong but single rows."""
+
+    def add(self, where: object, what: str) -> None:
+        self._num_faults += 1
+        if len(self.first) < self._shown:
+            self.first.append(f"{where}: {what}")
+        place: Any = getattr(where, "place", where)
+        if not isinstance(place, Place):
+            self.are_rows_alone = False
+        elif place.row != self._last and place.row not in self.rows:
+            self._last = place.row
+            self.num_rows += 1
+            self.reasons[_reason(what)] += 1
+            if place.was_read:
+                self.rows.add(place.row)
+
+    def update(self, other: "Faults") -> None:
+        """Adds the faults of another one, which knows of other rows."""
+        self.first += other.first[: self._shown - len(self.first)]
+        self._num_faults += other._num_faults
+        self.rows |= other.rows
+        self.num_rows += other.num_rows
+        self.reasons += other.reasons
+        self.are_rows_alone &= other.are_rows_alone
+
+    def __bool__(self) -> bool:
+        return self._num_faults > 0
+
+    def __str__(self) -> str:
+        more = self._num_faults - len(self.first)
+        return "\n".join([*self.first, *([f"… and {more:,} more"] if more else [])])
+
+    def raise_if_any(self) -> None:
+        """Raises BadRows if anything was added."""
+        if self:
+            raise BadRows(self)
+
+
+class BadRows(DataError):
+    """What Faults has collected."""
+
+    def __init__(self, faults: Faults) -> None:
+        super().__init__(str(faults))
+        self.faults = faults
+
+    def __reduce__(self) -> tuple[type["BadRows"], tuple[Faults]]:
+        return BadRows, (self.faults,)
+
+
+_DIFFERS = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|(?<![\w-])\d[\d.,]*")
+
+
+def _reason(what: str) -> str:
+    """`token 3: expected a word, got 'x'; …` -> `token …: expected a word`."""
+    return re.split(r", got |[;(]", _DIFFERS.sub("…", what), maxsplit=1)[0].strip()[:100]

@@ -1,0 +1,188 @@
+"""What a row is, and how the rows of one source are had, under our names for their columns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from shardtune.rows.columns import Synonyms, guess, rename
+from shardtune.rows.formats import WORD_A_LINE, read_file
+from shardtune.rows.hub import read_dataset
+from shardtune.rows.input_file import File, Record, TextUnit, format_of, place_in_words
+from shardtune.rows.row_faults import BadRows, Faults, Place
+from shardtune.rows.source_config import SourceConfig
+from shardtune.rows.source_files import FindError, find_files, is_dataset
+
+__all__ = ["BadRows", "Faults", "Place", "Row", "read_rows", "read_source", "require_columns"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row as the user wrote it, under our column names."""
+
+    values: Mapping[str, Any]
+    path: Path
+    line: int
+    """Where it begins, from 1; 0 in files that have no lines."""
+    source: int = 0
+    """The number of its source among all of the recipe; those of train come first."""
+    item: int = 0
+    """Its number among the rows of the file, from 1; 0 where the line says enough."""
+
+    def __str__(self) -> str:
+        return self.place
+
+    @property
+    def key(self) -> Hashable:
+        """Tells it from every other row."""
+        return self.source, self.path, self.line, self.item
+
+    @property
+    def place(self) -> Place:
+        """Where it is, as complaints name it."""
+        return self._at(self.line)
+
+    def word(self, at: int) -> Place:
+        """Where the row's word number `at` is, counted from 0."""
+        return self._at(self.line + (at if format_of(self.path) in WORD_A_LINE else 0))
+
+    def _at(self, line: int) -> Place:
+        return Place(place_in_words(self.path, line, self.item), self.key)
+
+
+def read_rows(
+    path: Path,
+    columns: Mapping[str, str],
+    synonyms: Synonyms | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> list[Row]:
+    """All rows that the path stands for, their columns renamed to ours by `columns` (ours -> the data's).
+
+    Where `synonyms` are given, a column that is missing is guessed by them, and that is said. Raises DataError with
+    every malformed row, or if there are no rows.
+    """
+    faults = Faults()
+    source = SourceConfig(path=str(path), columns=dict(columns))
+    rows = list(read_source(source, faults, synonyms=synonyms or {}, say=say))
+    faults.raise_if_any()
+    return rows
+
+
+def read_source(
+    source: SourceConfig,
+    faults: Faults,
+    *,
+    number: int = 0,
+    split: str = "train",
+    synonyms: Synonyms,
+    text_unit: TextUnit = "line",
+    say: Callable[[str], None],
+) -> list[Row]:
+    """The rows of a source, whose `columns` are resolved; adds what is wrong, and says what had to be chosen."""
+    rows = [
+        Row(record.values, path, record.line, number, record.item)
+        for path, record in _records(source, faults, split=split, text_unit=text_unit, say=say)
+    ]
+    found = dict.fromkeys(name for row in rows for name in row.values)
+    columns = choose_columns(source, found, len(rows), faults, synonyms=synonyms, say=say)
+    if columns:
+        for row in rows:
+            rename(cast(dict[str, Any], row.values), columns)  # the readers' dicts, which nobody else has seen
+    return rows
+
+
+def choose_columns(
+    source: SourceConfig,
+    found: Collection[str],
+    num_rows: int,
+    faults: Faults,
+    *,
+    synonyms: Synonyms,
+    say: Callable[[str], None],
+) -> dict[str, str]:
+    """Ours -> the data's, for rows of a source that have these columns; adds what is wrong, says what is guessed."""
+    if not num_rows and not faults:
+        faults.add(source.path, "no rows in it")
+    columns = dict(source.columns or {})
+    for ours, theirs in columns.items():
+        if num_rows and theirs not in found and ours not in found:
+            names = ", ".join(sorted(found))
+            faults.add(source.path, f"data.columns.{ours}: no row has a column {theirs!r}; found: {names}")
+    guesses = guess(found, synonyms, columns)
+    if guesses:
+        taken = ", ".join(f"{theirs} as {ours}" for ours, theirs in guesses.items())
+        say(f"takes its column {taken} (a guess; data.columns says otherwise)")
+    return columns | guesses
+
+
+Columns = dict[int, tuple[Path, dict[str, None]]]
+"""The columns that rows have, by the number of their source, with the path of its first row."""
+
+
+def columns_of(rows: Iterable[Row]) -> Columns:
+    """Which columns these rows have."""
+    found: Columns = {}
+    for row in rows:
+        found.setdefault(row.source, (row.path, {}))[1].update(dict.fromkeys(row.values))
+    return found
+
+
+def require_columns(found: Iterable[Columns], wanted: Sequence[str]) -> None:
+    """Raises DataError if a column is in no row of a source; a single row's gap is its task's to name."""
+    together: Columns = {}
+    for its in found:
+        for source, (path, names) in its.items():
+            together.setdefault(source, (path, {}))[1].update(names)
+    faults = Faults()
+    for path, names in together.values():
+        if missing := [name for name in wanted if name not in names]:
+            said = f"no column{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))}"
+            faults.add(path, f"{said}; found: {', '.join(sorted(names))}. {_cure(missing, list(names))}")
+    faults.raise_if_any()
+
+
+def _cure(missing: Sequence[str], found: Sequence[str]) -> str:
+    """What to do where columns are missing."""
+    if len(found) == 1 and (mark := next((its for its in ";\t|" if its in found[0]), None)) is not None:
+        return (
+            f"Its columns are parted by {mark!r}, those of a .csv by commas and of a .tsv by tabs: write it like that"
+        )
+    return f"Name yours: data.columns={{{', '.join(f'{name}: …' for name in missing)}}}"
+
+
+def _records(
+    source: SourceConfig, faults: Faults, *, split: str, text_unit: TextUnit, say: Callable[[str], None]
+) -> Iterator[tuple[Path, Record]]:
+    """The rows of a source as they are, and the files that they are from."""
+    try:
+        if is_dataset(source.path):
+            yield from read_dataset(source, split, faults, say)
+            return
+        files = find_files(source.path)
+    except FindError as error:
+        faults.add(error.where, error.what)
+        return
+    if len(files) > 1:
+        more = f" and {len(files) - 3:,} more" if len(files) > 3 else ""
+        say(f"{len(files):,} files: {', '.join(path.name for path in files[:3])}{more}")
+    for path in files:
+        for record in read_file(File(path, text_unit, say), faults):
+            yield path, record
+
+
+NO_TEXT = re.compile("[\x00\ud800-\udfff]")
+"""NUL, which comes of UTF-16 and of binary files; and halves of surrogate pairs, which JSON can write, UTF-8 not."""
+
+
+def check_text(row: Row, column: str, faults: Faults) -> None:
+    """Adds a fault if this column is not a text with something in it."""
+    text = row.values.get(column)
+    if not isinstance(text, str):
+        faults.add(row, f"{column}: expected a text, got {text!r:.60}" if column in row.values else f"no {column}")
+    elif not text.strip():
+        faults.add(row, f"{column} is empty")
+    elif bad := NO_TEXT.search(text):
+        faults.add(row, f"{column}: character {bad.start() + 1} is U+{ord(bad.group()):04X}, which no text has")

@@ -1,0 +1,140 @@
+"""What a path in a recipe stands for: a file, the files of a folder or of a glob, a data set of the `datasets` library.
+
+Names are looked at, contents are not.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from glob import escape, glob, has_magic
+from pathlib import Path
+
+from shardtune.errors import DataError
+from shardtune.rows.formats import READERS, reader_of
+from shardtune.rows.input_file import COMPRESSIONS, format_of
+from shardtune.rows.parallel_text import sides_of
+
+HUB = "hf:"
+_LEGAL = f"{', '.join(READERS)}, each also with {' or '.join(COMPRESSIONS)} after it"
+
+
+class FindError(DataError):
+    """A path stands for nothing that has rows."""
+
+    def __init__(self, where: str | Path, what: str) -> None:
+        super().__init__(f"{where}: {what}")
+        self.where = where
+        self.what = what
+
+
+def is_hub(path: str) -> bool:
+    """Whether the path is `hf:owner/name`, or `hf:` and the folder of a repository."""
+    return path.startswith(HUB)
+
+
+def is_saved_dataset(path: str) -> bool:
+    """Whether `datasets.save_to_disk` has written the folder."""
+    folder = Path(path)
+    return (folder / "dataset_dict.json").is_file() or (
+        (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+    )
+
+
+def is_dataset(path: str) -> bool:
+    """Whether it is for the `datasets` library to load."""
+    return is_hub(path) or is_saved_dataset(path)
+
+
+def is_glob(path: str, folder: Path = Path()) -> bool:
+    """Whether the path, from the folder on, is for all that it fits; not if something has just that name."""
+    try:
+        return has_magic(path) and not (folder / path).exists()
+    except OSError:  # longer than a name may be
+        return True
+
+
+def escaped(folder: Path) -> str:
+    """The folder's path as globs below it begin."""
+    return escape(str(folder))
+
+
+def find_files(path: str) -> list[Path]:
+    """The files of rows that the path stands for, sorted; all of one format.
+
+    Raises FindError if there is none, if one is of no known format, or if they are of several.
+    """
+    try:
+        files = _files(path)
+    except OSError as error:
+        raise FindError(path, f"cannot be read ({error.strerror or error})") from error
+    by_format: dict[object, list[Path]] = {}
+    for file in files:
+        by_format.setdefault(reader_of(file), []).append(file)
+    if len(by_format) > 1:
+        found = "; ".join(f"{format_of(its[0])}: {_listed(its)}" for its in by_format.values())
+        raise FindError(path, f"files of several formats ({found}); choose by a glob such as {_example(path, files)}")
+    return files
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of what is in the file, or in both files of a pair. Raises DataError if it cannot be read."""
+    if sides := sides_of(path):
+        return ":".join(file_digest(side) for side in sides.values())
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _files(path: str) -> list[Path]:
+    if is_glob(path):
+        matches = [Path(match) for match in sorted(glob(path, recursive=True))]  # noqa: PTH207  it begins at the root
+        files = [file for match in matches for file in (_files_below(match) if match.is_dir() else [match])]
+        if not files:
+            raise FindError(path, f"no file is called so; {_neighbours(Path(path).parent)}")
+    elif Path(path).is_dir():
+        files = _files_below(Path(path))
+        if not files:
+            raise FindError(path, f"no file of a known format is in the folder; legal: {_LEGAL}")
+    elif Path(path).is_file():
+        files = [Path(path)]
+    elif sides := sides_of(Path(path)):
+        missing = [side for side in sides.values() if not side.is_file()]
+        if missing:
+            listed = " and no ".join(map(str, missing))
+            raise FindError(path, f"there is no such file: no {listed} (braces stand for a pair of files)")
+        return [Path(path)]
+    else:
+        raise FindError(path, "there is no such file")
+    unknown = [file for file in files if format_of(file) not in READERS]
+    if unknown:
+        raise FindError(unknown[0], f"unknown format {unknown[0].suffix or '(no suffix)'!r}; legal: {_LEGAL}")
+    return list(dict.fromkeys(files))
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """Those of known formats, at any depth; not those that are hidden (.name) or marks (_SUCCESS)."""
+    found = []
+    for path in folder.rglob("*"):
+        is_hidden = any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
+        if not is_hidden and format_of(path) in READERS and path.is_file():
+            found.append(path)
+    return sorted(found)
+
+
+def _neighbours(folder: Path) -> str:
+    if has_magic(str(folder)) or not folder.is_dir():
+        return f"is there a folder {folder}?"
+    names = sorted(path.name for path in folder.iterdir())
+    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+    return f"in the folder there are {', '.join(names[:5])}{more}" if names else "the folder is empty"
+
+
+def _listed(files: Iterable[Path]) -> str:
+    first, *others = (file.name for file in files)
+    return f"{first}{f' and {len(others)} more' if others else ''}"
+
+
+def _example(path: str, files: list[Path]) -> str:
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    return f"{folder}/*{''.join(files[0].suffixes[-2:]) if files[0].suffix in COMPRESSIONS else files[0].suffix}"

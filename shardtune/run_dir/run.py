@@ -1,0 +1,115 @@
+"""What a run directory is called and what its first files say.
+
+A recipe has one default directory, named after what it teaches: the same command again goes on, a changed recipe starts
+a run of its own.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from shardtune.errors import CheckpointError, ConfigError
+from shardtune.recipe.load import learned_differences, learning_hash, load_recipe, parse_recipe, render_recipe
+from shardtune.recipe.schema import Recipe
+from shardtune.run_dir.files import CHECKPOINTS, CONFIG, DATA, EXPORT, FORKED_FROM, RECIPE, write_atomically
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recipe and the directory of its run."""
+
+    recipe: Recipe
+    run_dir: Path
+    recipe_path: Path
+    """The recipe's file, or the directory of a run to go on with."""
+    forked_from: Path | None = None
+    """The run directory whose newest checkpoint this one begins from."""
+
+
+def find_run(path: Path, overrides: Sequence[str], run_dir: Path | None, fork: Path | None = None) -> Run:
+    """The run that a command line means: of a recipe, or a run directory to go on with, or a fork of either.
+
+    Raises ConfigError for whatever is wrong with the recipe, CheckpointError if the directory belongs to another one.
+    """
+    recipe_path = path
+    if path.is_dir():
+        if run_dir is not None:
+            raise ConfigError(f"{path} is a run directory already; --run-dir goes with a recipe")
+        if not (path / CONFIG).is_file():
+            raise ConfigError(
+                f"{path}: not a run directory (there is no {CONFIG}); give a recipe such as recipes/x.yaml"
+            )
+        path, run_dir = path / CONFIG, path
+    recipe = load_recipe(path, overrides)
+    if run_dir is None:
+        run_dir = Path("runs") / f"{path.stem}-{learning_hash(recipe)}"
+    run_dir = run_dir.absolute()
+    if fork is None:
+        refuse_another_recipe(recipe, run_dir)
+        return Run(recipe, run_dir, recipe_path)
+    fork = fork.absolute()
+    _refuse_to_fork(run_dir, fork)
+    refuse_another_recipe(recipe, fork)
+    return Run(recipe, fork, recipe_path, forked_from=run_dir)
+
+
+def refuse_another_recipe(recipe: Recipe, run_dir: Path) -> None:
+    """Raises CheckpointError if the directory's recipe teaches something else: its checkpoints would not fit."""
+    if not (run_dir / CONFIG).is_file():
+        return
+    before = read_config(run_dir)
+    if learning_hash(before) == learning_hash(recipe):
+        return
+    raise CheckpointError(
+        f"{run_dir} belongs to another recipe:\n  " + "\n  ".join(learned_differences(before, recipe)) + "\n"
+        "Give this one a --run-dir of its own, or go on from there with --fork=NEW_DIR"
+    )
+
+
+def read_config(run_dir: Path) -> Recipe:
+    """The resolved recipe of a run. Raises CheckpointError if the directory has none."""
+    if not (run_dir / CONFIG).is_file():
+        raise CheckpointError(f"{run_dir}: not a run directory (there is no {CONFIG})")
+    return parse_recipe((run_dir / CONFIG).read_text(encoding="utf-8"), name=str(run_dir / CONFIG))
+
+
+def _refuse_to_fork(run_dir: Path, fork: Path) -> None:
+    if fork == run_dir:
+        raise CheckpointError(f"--fork: {fork} is the run itself; give a new directory")
+    if not (run_dir / CONFIG).is_file():
+        raise CheckpointError(
+            f"--fork: there is no run in {run_dir} to begin from; give its directory instead of the recipe, "
+            "or by --run-dir"
+        )
+    if fork.is_dir() and any(fork.iterdir()):
+        theirs = json.loads((fork / FORKED_FROM).read_text(encoding="utf-8")) if (fork / FORKED_FROM).is_file() else {}
+        if theirs.get("run_dir") != str(run_dir):
+            raise CheckpointError(f"--fork: {fork} is not empty, and no fork of {run_dir}; give a new directory")
+
+
+def refuse_other_data(run_dir: Path, fingerprint: str) -> None:
+    """Raises CheckpointError if the run began on other data: its order of rows, a step number, would mean others."""
+    path = run_dir / DATA
+    if not path.exists():
+        write_atomically(path, fingerprint)
+    elif path.read_text(encoding="utf-8") != fingerprint:
+        raise CheckpointError(
+            f"{run_dir} began on other data: a data file, the tokenizer or an option of the task has changed since. "
+            "Give this one a --run-dir of its own"
+        )
+
+
+def write_run_dir(run: Run) -> None:
+    """Makes the directory and writes the recipe as given and as resolved. All ranks may do so at once."""
+    run_dir = run.run_dir
+    for folder in (run_dir, run_dir / "logs", run_dir / CHECKPOINTS, run_dir / EXPORT):
+        folder.mkdir(parents=True, exist_ok=True)
+    if not run.recipe_path.is_dir() and not (run_dir / RECIPE).exists():
+        write_atomically(run_dir / RECIPE, run.recipe_path.read_text(encoding="utf-8"))
+    if run.forked_from is not None and not (run_dir / FORKED_FROM).exists():
+        changes = learned_differences(read_config(run.forked_from), run.recipe)
+        write_atomically(
+            run_dir / FORKED_FROM, json.dumps({"run_dir": str(run.forked_from), "changes": changes}, indent=1)
+        )
+    write_atomically(run_dir / CONFIG, render_recipe(run.recipe))

@@ -1,0 +1,130 @@
+"""The page of a run: whole in itself, from whatever the run directory holds so far."""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shardtune.launcher.report.page import write_report
+from shardtune.run_dir.chart import Series, nice_ticks, render_chart, short, smoothed
+from shardtune.run_dir.files import read_events
+
+START = {
+    "event": "start", "step": 0, "num_steps": 9, "num_rows": 67, "num_parameters": 1000, "world_size": 2,
+    "device": "cpu", "zero_stage": 2, "precision": "bf16",
+}  # fmt: skip
+STEP = {
+    "event": "step",
+    "loss": 0.5,
+    "lr": 1e-4,
+    "grad_norm": 1.0,
+    "tokens_per_s": 900.0,
+    "memory_bytes": 2_000_000_000,
+    "padding_efficiency": 0.975,
+    "data_wait_s": 0.0004,
+}
+EVAL = {"event": "eval", "split": "dev", "loss": 0.4, "accuracy": 0.875, "confusion": [[3, 1], [0, 4]]}
+
+
+def write_run(folder: Path, events: list[dict[str, Any]], **files: str) -> Path:
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events), encoding="utf-8")
+    for name, text in files.items():
+        (folder / name.replace("_", ".")).write_text(text, encoding="utf-8")
+    return folder
+
+
+def test_the_page_has_the_curves_the_evaluations_and_the_config(tmp_path: Path) -> None:
+    events = [START, *({**STEP, "step": step} for step in range(1, 10)), {**EVAL, "step": 9}]
+    facts = json.dumps({"label_names": ["<bad>", "good"]})
+    page = write_report(write_run(tmp_path, events, config_yaml="optim:\n  lr: 1\n", facts_json=facts)).read_text()
+    assert len(re.findall("<svg", page)) == 6
+    assert "step 9 of 9 (not ended)" in page
+    assert "97.5% of the tokens are no padding · a step waits 0.40 ms for its batches" in page
+    assert "Time lost by waiting" not in page
+    assert "0.8750" in page
+    assert "<th>&lt;bad&gt;</th><td>3</td><td>1</td>" in page
+    assert "optim:\n  lr: 1" in page
+    assert not re.search(r"(src|href)=|https?://", page), "the page needs something from outside"
+
+
+def test_the_ranks_that_were_waited_for_are_named_with_what_that_has_cost(tmp_path: Path) -> None:
+    def waited(step: int, rank: int, lost_share: float) -> dict[str, Any]:
+        slowest = {"slowest_rank": rank, "slowest_host": f"<node{rank}>", "slowest_gpu": 1, "lost_share": lost_share}
+        return {**STEP, "step": step, **slowest}
+
+    events = [START, waited(1, 0, 0.02), waited(2, 3, 0.4), waited(3, 3, 0.3)]
+    page = write_report(write_run(tmp_path, events)).read_text()
+    assert "<tr><td>rank 3 (&lt;node3&gt;, GPU 1)</td><td>23.3%</td></tr>" in page
+    assert "time lost by waiting for the slowest rank, %" in page
+
+
+def test_answers_are_shown_as_text_beside_those_of_the_first_evaluation(tmp_path: Path) -> None:
+    def asked(step: int, answer: str, **more: Any) -> dict[str, Any]:
+        shown = {"prompt": "<user>\nSay <script>", "answer": answer, "reference": "<&>"}
+        return {**EVAL, "step": step, "answers": [shown], **more}
+
+    events = [
+        START,
+        {**STEP, "step": 1},
+        asked(0, "…"),
+        asked(5, "not shown"),
+        asked(9, "<b>"),
+        asked(9, "T", split="test"),
+    ]
+    page = write_report(write_run(tmp_path, events)).read_text(encoding="utf-8")
+    cells = ["&lt;user&gt;\nSay &lt;script&gt;", "…", "&lt;b&gt;", "&lt;&amp;&gt;"]
+    assert "".join(f"<td>{cell}</td>" for cell in cells) in page
+    assert "Answers on dev, step 9" in page and "<th>answer at step 0</th>" in page
+    assert f"<tr><td>{cells[0]}</td><td>T</td><td>{cells[3]}</td></tr>" in page
+    assert "<script" not in page and "not shown" not in page
+    assert "Answers on" not in write_report(write_run(tmp_path, [START, {**EVAL, "step": 1}])).read_text()
+
+
+def test_alerts_are_on_the_page(tmp_path: Path) -> None:
+    alert = {"event": "alert", "title": "not saved", "text": "no room on <disk>", "step": 4}
+    page = write_report(write_run(tmp_path, [START, {**STEP, "step": 1}, alert])).read_text()
+    assert "<li>not saved: no room on &lt;disk&gt;</li>" in page
+    assert "Alerts" not in write_report(write_run(tmp_path, [START, {**STEP, "step": 1}])).read_text()
+
+
+def test_a_run_without_a_step_has_a_page_too(tmp_path: Path) -> None:
+    assert "No step has been done yet." in write_report(write_run(tmp_path, [])).read_text()
+
+
+def test_losses_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
+    events = [START, {**STEP, "step": 1}, {**STEP, "step": 2, "loss": None}, {**STEP, "step": 3}]
+    page = write_report(write_run(tmp_path, events)).read_text()
+    assert "nan" not in page
+
+
+def test_a_line_that_is_still_being_written_is_left_out(tmp_path: Path) -> None:
+    write_run(tmp_path, [START])
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"event": "st')
+    assert read_events(tmp_path) == [START]
+
+
+@given(st.floats(-1e6, 1e6, allow_subnormal=False), st.floats(0, 1e6, allow_subnormal=False))
+def test_ticks_are_few_and_hold_the_values_between_them(low: float, span: float) -> None:
+    ticks = nice_ticks(low, low + span)
+    assert 2 <= len(ticks) <= 8
+    assert ticks[0] <= low + 1e-6 * abs(low) and ticks[-1] >= low + span - 1e-6 * abs(low + span)
+    assert all(len(short(tick)) <= 9 for tick in ticks)
+
+
+@given(st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=40))
+def test_any_series_gives_a_chart_without_a_nan(values: list[float]) -> None:
+    sane = [value if abs(value) < 1e30 or not math.isfinite(value) else 0.0 for value in values]
+    chart = render_chart("x", [Series("a", list(enumerate(sane)), "red", dots=True)])
+    assert "nan" not in chart and "inf" not in chart
+    assert bool(chart) == any(math.isfinite(value) for value in sane)
+
+
+def test_smoothing_keeps_a_constant_and_lags_behind_a_step() -> None:
+    assert [y for _, y in smoothed([(x, 2.0) for x in range(5)])] == pytest.approx([2.0] * 5)
+    assert smoothed([(0, 0.0), (1, 1.0)])[-1][1] == pytest.approx(0.1 / 0.19)

@@ -1,0 +1,128 @@
+"""What is said to a run, and of it, where no Slurm is; and what is made of a Slurm that does not answer."""
+
+import json
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from shardtune.launcher.slurm import cluster
+from shardtune.launcher.runs import monitor
+from shardtune.launcher.slurm.lifecycle import Start, render_status
+from shardtune.errors import CheckpointError, LaunchError
+
+
+@pytest.fixture(autouse=True)
+def no_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of programs, for a test to put some into, that is all there is in PATH besides bash."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    monkeypatch.setenv("PATH", str(programs))
+    monkeypatch.chdir(tmp_path)
+    return programs
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    run_dir = tmp_path / "runs" / "a-1"
+    (run_dir / "logs").mkdir(parents=True)
+    (run_dir / "config.yaml").write_text("")
+    return run_dir
+
+
+START = Start(job="7", restart=0, nodes="node1", began=1.0, output=None, output_bytes=0)
+
+
+def test_a_folder_that_is_no_run_has_no_state(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="not a run directory"):
+        monitor.look_at(tmp_path)
+
+
+def test_the_runs_of_a_folder_are_known(run_dir: Path) -> None:
+    (its,) = monitor.known_runs()
+    assert (its.run_dir, its.state) == (str(run_dir), "new")
+
+
+def test_a_run_without_a_scheduler_is_stopped_by_its_stop_file(run_dir: Path) -> None:
+    with pytest.raises(LaunchError, match="is not being trained: new"):
+        monitor.stop(run_dir, now=False)
+    (run_dir / "lease.json").touch()
+    with pytest.raises(LaunchError, match="no Slurm job is training it"):
+        monitor.stop(run_dir, now=True)
+    assert "saves a checkpoint after its next step" in monitor.stop(run_dir, now=False)
+    assert (run_dir / "stop").exists() and "by" in json.loads((run_dir / "stop_request.json").read_text())
+
+
+def test_a_lease_that_nobody_has_touched_for_long_is_no_sign_of_life(run_dir: Path) -> None:
+    (run_dir / "lease.json").touch()
+    os.utime(run_dir / "lease.json", (time.time() - 100, time.time() - 100))
+    assert monitor.look_at(run_dir).state == "new"
+
+
+def test_only_what_was_submitted_and_has_not_come_to_its_end_is_put_back(run_dir: Path) -> None:
+    with pytest.raises(LaunchError, match=r"was not submitted alone \(there is no job.sbatch\)"):
+        monitor.requeue(run_dir)
+    (run_dir / "results.json").write_text("{}")
+    with pytest.raises(LaunchError, match="has come to its end already"):
+        monitor.requeue(run_dir)
+
+
+def test_the_newest_output_is_printed_or_a_ranks_log(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(LaunchError, match=r"nothing has been printed yet"):
+        monitor.print_log(run_dir, None, follow=False)
+    for name in ("first.out", "second.out", "rank-3.log"):
+        (run_dir / "logs" / name).write_text(f"this is {name}\n")
+    starts = [replace(START, output=str(run_dir / "logs" / name)) for name in ("first.out", "second.out")]
+    (run_dir / "status.json").write_text(render_status(starts))
+    monitor.print_log(run_dir, None, follow=False)
+    monitor.print_log(run_dir, "3", follow=True)
+    assert capsys.readouterr().out == "this is second.out\nthis is rank-3.log\n"
+    with pytest.raises(LaunchError, match=r"there is no rank-4\.log"):
+        monitor.print_log(run_dir, "4", follow=False)
+
+
+@pytest.mark.parametrize(
+    ("start", "results", "code", "said"),
+    [
+        (replace(START, state="finished", cause="finished"), True, 0, "finished"),
+        (replace(START, state="stopped", cause="scancel"), False, 75, "stopped (scancel)"),
+        (replace(START, state="failed", cause="failure"), False, 1, "failed (failure)"),
+        (START, False, 1, "lost (job 7 has left the queue (Slurm has forgotten why))"),
+    ],
+)
+def test_who_watches_gets_the_runs_exit_code(
+    run_dir: Path, start: Start, results: bool, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run_dir / "status.json").write_text(render_status([start]))
+    if results:
+        (run_dir / "results.json").write_text("{}")
+    assert monitor.watch(run_dir) == code
+    assert capsys.readouterr().out == f"{run_dir}: {said}\n"
+
+
+def program(path: Path, body: str) -> None:
+    path.write_text(f"#!/bin/bash\n{body}\n")
+    path.chmod(0o755)
+
+
+def test_a_slurm_that_does_not_answer_is_not_one_that_has_no_jobs(
+    no_slurm: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program(no_slurm / "squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
+    with pytest.raises(LaunchError, match=r"Slurm does not answer now; try again later .*Unable to contact"):
+        cluster.queued_jobs()
+
+    # Who watches is patient.
+    (run_dir / "status.json").write_text(render_status([replace(START, state="stopped", cause="scancel")]))
+    monkeypatch.setattr(monitor.time, "sleep", lambda _: program(no_slurm / "squeue", "exit 0"))
+    assert monitor.watch(run_dir) == 75
+    assert "Slurm does not answer now" in capsys.readouterr().err
+
+
+def test_tools_without_a_cluster_are_no_slurm(no_slurm: Path) -> None:
+    assert (cluster.queued_jobs(), cluster.find_nodes()) == ([], None)
+    for name in ("squeue", "sinfo"):
+        program(no_slurm / name, "echo 'fatal: Could not establish a configuration source' >&2; exit 1")
+    assert (cluster.queued_jobs(), cluster.find_nodes()) == ([], None)

@@ -1,0 +1,94 @@
+"""Where a run stands is told from its directory and the queue, whichever of them knows more."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shardtune.launcher.slurm.lifecycle import Start
+from shardtune.launcher.slurm.text import QueuedJob
+from shardtune.launcher.runs.status import Found, RunStatus, render_run, render_table, status_of
+
+JOB = QueuedJob(
+    "12", "12", "PENDING", "Resources", "", 2, "0:00", "1:00:00", "2026-11-24T08:20:17", "main", "/runs/a"
+)  # fmt: skip
+RUNNING = replace(JOB, state="RUNNING", reason="None", nodes="node[1-2]", time_left="42:00")
+START = Start(job="12", restart=0, nodes="node[1-2]", began=1.0, output=None, output_bytes=0)
+EVENTS: list[dict[str, Any]] = [
+    {"event": "start", "step": 0, "num_steps": 900},
+    {"event": "phase", "name": "evaluating on dev"},
+    {"event": "eval", "split": "dev", "step": 3, "loss": 0.5, "accuracy": 0.75, "confusion": [[1]], "time": 1.5},
+    {"event": "phase", "name": None},
+    {"event": "step", "step": 4, "loss": 0.25, "eta_s": 125.0},
+]
+NEW = Found(run_dir=Path("/runs/a"), starts=[], events=[], finished=False, running_here=False, submitted_as=None)
+
+
+def ended(state: Any, cause: Any) -> Start:
+    return replace(START, state=state, cause=cause, ended=2.0)
+
+
+@pytest.mark.parametrize(
+    ("found", "job", "state", "why"),
+    [
+        ({}, None, "new", ""),
+        ({"events": [*EVENTS, {"event": "stopped", "reason": "SIGTERM"}]}, None, "stopped", "SIGTERM"),
+        ({"events": EVENTS, "failure": "model.path: no"}, None, "failed", "model.path: no"),
+        ({"events": EVENTS}, None, "lost", "it has ended without a word; it goes on with: shardtune run /runs/a"),
+        ({}, JOB, "pending", "it waits for nodes to become free; it is to begin at 2026-11-24T08:20:17"),
+        ({"starts": [ended("waiting", "preemption")]}, replace(JOB, reason="BeginTime", starts_at="N/A"), "waiting",
+         "it was put back, and begins again soon"),
+        ({}, RUNNING, "running", "starting, 42:00 of the time limit left"),
+        ({"starts": [START], "events": EVENTS}, RUNNING, "running", "training, 42:00 of the time limit left"),
+        ({"starts": [START], "events": EVENTS[:2]}, RUNNING, "running",
+         "evaluating on dev, 42:00 of the time limit left"),
+        ({"finished": True, "starts": [ended("finished", "finished")]}, None, "finished", ""),
+        ({"running_here": True}, None, "running", "on this machine or another one, without Slurm"),
+        ({"submitted_as": "9", "last_word": "CANCELLED, DependencyNeverSatisfied"}, None, "lost",
+         "job 9 has left the queue without having begun (CANCELLED, DependencyNeverSatisfied)"),
+        ({"starts": [START], "last_word": "FAILED"}, None, "lost", "job 12 has left the queue (FAILED)"),
+        ({"starts": [START], "last_word": "CANCELLED"}, None, "stopped", "scancel"),
+        ({"starts": [ended("waiting", "requeue")], "last_word": "NODE_FAIL, x"}, None, "stopped", "node failure"),
+        ({"starts": [ended("waiting", "time limit")]}, None, "lost",
+         "job 12 has left the queue (Slurm has forgotten why)"),
+        ({"starts": [ended("stopped", "scancel")]}, None, "stopped", "scancel"),
+        ({"starts": [ended("failed", "failure")]}, None, "failed", "failure"),
+    ],
+)  # fmt: skip
+def test_every_state_is_told_apart(found: dict[str, Any], job: QueuedJob | None, state: str, why: str) -> None:
+    its = status_of(replace(NEW, **found), job)
+    assert (its.state, its.why) == (state, why)
+
+
+@pytest.fixture
+def training() -> RunStatus:
+    starts = [ended("waiting", "preemption"), ended("waiting", "node failure"), START]
+    return status_of(replace(NEW, starts=starts, events=EVENTS), RUNNING)
+
+
+def test_a_run_has_its_step_its_time_left_its_metrics_and_what_came_between(training: RunStatus) -> None:
+    assert (training.step, training.num_steps, training.eta_s) == (4, 900, 125.0)
+    assert training.metrics == {"loss": 0.25, "dev/loss": 0.5, "dev/accuracy": 0.75}
+    assert (training.num_starts, training.causes) == (3, ("preemption", "node failure"))
+    assert (
+        render_run(training)
+        == """\
+run      /runs/a
+state    running: training, 42:00 of the time limit left
+job      12 on node[1-2]
+step     4 of 900
+left     2:05
+metrics  loss 0.2500  dev/loss 0.5000  dev/accuracy 0.7500
+starts   3, put back after: preemption, node failure"""
+    )
+
+
+def test_the_table_has_a_line_for_each_run(training: RunStatus) -> None:
+    assert (
+        render_table([training, status_of(NEW, None)])
+        == """\
+RUN  STATE    JOB  NODES      STEP   LEFT  LOSS    STARTS  WHY
+a    running  12   node[1-2]  4/900  2:05  0.2500  3       training, 42:00 of the time limit left
+a    new"""
+    )

@@ -1,0 +1,63 @@
+"""The points of a sweep are compared by the metric that chose each one's best model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from shardtune.launcher.runs.sweep_table import in_order, outcome_of, render_outcomes, render_sweep_page, write_sweep_report
+from shardtune.launcher.plan.sweep import plan_sweep, write_sweep
+
+CHOSEN = {"metric": "accuracy", "lower_is_better": False}
+
+
+def results(accuracy: float, **more: Any) -> dict[str, Any]:
+    return {"best_step": 6, "dev": {"accuracy": accuracy, "confusion": [[1]]}, "chosen_by": CHOSEN} | more
+
+
+def test_the_best_point_comes_first_and_one_without_results_last() -> None:
+    points = [
+        outcome_of(0, ("optim.lr=1",), "failed", None),
+        outcome_of(1, ("optim.lr=2",), "finished", results(0.5, test={"accuracy": 0.25})),
+        outcome_of(2, ("optim.lr=3", "train.seed=1"), "finished", results(0.75)),
+    ]
+    assert (
+        render_outcomes(points)
+        == """\
+POINT  STATE     dev/accuracy  test/accuracy  BEST STEP  WHAT IS ITS OWN
+2      finished  0.7500                       6          optim.lr=3 train.seed=1
+1      finished  0.5000        0.2500         6          optim.lr=2
+0      failed                                            optim.lr=1"""
+    )
+
+
+def test_where_less_is_better_the_least_comes_first() -> None:
+    chosen = {"chosen_by": {"metric": "loss", "lower_is_better": True}}
+    points = [outcome_of(at, (), "finished", {"dev": {"loss": loss}} | chosen) for at, loss in enumerate([2.0, 1.0])]
+    assert [its.number for its in in_order(points)] == [1, 0]
+
+
+def test_the_page_has_a_line_for_each_point_and_no_name_is_code() -> None:
+    events = [
+        {"event": "step", "step": 1, "loss": 0.5},
+        {"event": "eval", "split": "dev", "step": 1, "loss": 0.4, "accuracy": 0.5, "time": 1.0},
+    ]
+    points = [outcome_of(0, ("x=<b>",), "finished", results(0.5)), outcome_of(1, (), "failed", None)]
+    page = render_sweep_page("a <sweep>", points, {0: events, 1: []})
+    assert page.count("<svg") == 3  # dev accuracy, dev loss, training loss
+    assert "x=&lt;b&gt;" in page and "<b>" not in page and "a &lt;sweep&gt;" in page
+    assert "dev time" not in page
+
+
+def test_a_sweep_that_has_just_begun_has_a_page_too(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("text,label\na,b\n")
+    recipe = {
+        "task": {"kind": "classification"},
+        "model": {"path": "org/name"},
+        "data": {"train": str(tmp_path / "train.csv")},
+    }
+    (tmp_path / "x.yaml").write_text(json.dumps(recipe))
+    sweep = plan_sweep(tmp_path / "x.yaml", (), tmp_path / "s", [["train.seed=1"], ["train.seed=2"]])
+    write_sweep(sweep)
+    path, outcomes = write_sweep_report(sweep, {0: "new", 1: "pending"})
+    assert [its.state for its in outcomes] == ["new", "pending"]
+    assert path.read_text().count("<tr>") == 3

@@ -1,0 +1,281 @@
+"""What the batch shell of a job is told, from a run directory and what Slurm says, without a Slurm."""
+
+import json
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shardtune.errors import LaunchError
+from shardtune.launcher.plan.job import Machine
+from shardtune.launcher.slurm import cluster
+from shardtune.launcher.slurm.allocation import Allocation
+from shardtune.launcher.slurm.batch_job import begin, end, nodes_to_leave, read_starts
+from shardtune.run_dir.bad_nodes import keep_bad_nodes
+from shardtune.run_dir.exit_codes import EXIT_ANEW, EXIT_BUG, EXIT_USER
+from shardtune.run_dir.files import stacks_path
+from shardtune.run_dir.micro_batch_budget import KeptBudget, keep_budget
+from tests.launcher.conftest import RECIPE
+
+NOW = time.time()
+
+pytestmark = pytest.mark.usefixtures("folder")
+
+
+@pytest.fixture
+def allocation(folder: Path) -> Allocation:
+    """Two nodes of two GPUs, whose job prints to slurm-7.out."""
+    started = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(NOW - 5))
+    details = {"StdOut": str(folder / "slurm-7.out"), "StartTime": started, "Restarts": "0"}
+    return Allocation("7", 0, "node[1-2]", 2, Machine(2, 8, "Slurm has given"), details)
+
+
+@pytest.fixture
+def run_dir(folder: Path, allocation: Allocation) -> Path:
+    """A run directory in which that job has begun."""
+    begin(folder / "x.yaml", ["job.max_requeues=1"], allocation)
+    return next((folder / "runs").iterdir())
+
+
+def train(run_dir: Path, *steps: int, stopped: bool = False) -> None:
+    """Leaves the events of a training of these steps."""
+    events: list[dict[str, Any]] = [{"event": "start", "step": steps[0] - 1}]
+    events += [{"event": "step", "step": step} for step in steps]
+    events += [{"event": "stopped", "step": steps[-1]}] if stopped else []
+    with (run_dir / "metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps(event | {"time": time.time()}) + "\n" for event in events)
+
+
+def warn(run_dir: Path, *, ends_in_s: float, preempted: bool = False) -> None:
+    """Leaves what the batch shell writes down when USR1 comes."""
+    ends = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + ends_in_s))
+    text = f"JobId=7 JobState=RUNNING EndTime={ends} PreemptTime={ends if preempted else 'None'}"
+    (run_dir / "logs" / "slurm-usr1.txt").write_text(text)
+
+
+def test_the_batch_shell_gets_its_settings_as_assignments(folder: Path, allocation: Allocation) -> None:
+    hostile = folder / "a'; touch pwned #.yaml"
+    hostile.write_text(RECIPE)
+    settings = begin(hostile, ["job.threads_per_rank=3"], allocation).splitlines()
+    assert settings[0].startswith(f"run_dir='{folder}/runs/a'\"'\"'; touch pwned #-")
+    assert settings[1:6] == ["finished=0", "device=cuda", "gpus_per_node=2", "ranks_per_node=2", "num_ranks=4"]
+    assert "export OMP_NUM_THREADS=3" in settings
+
+
+def test_what_the_nodes_do_not_have_is_refused(folder: Path, allocation: Allocation) -> None:
+    with pytest.raises(LaunchError, match=r"job\.ranks: 3 ranks for 2 GPUs"):
+        begin(folder / "x.yaml", ["job.ranks=3"], allocation)
+
+
+def test_a_wish_to_stop_an_earlier_start_is_no_wish_to_stop_this_one(run_dir: Path, allocation: Allocation) -> None:
+    for name in ("stop", "stop_request.json"):
+        (run_dir / name).touch()
+        os.utime(run_dir / name, (NOW - 60, NOW - 60))
+    begin(run_dir, [], replace(allocation, restart=1))
+    assert not (run_dir / "stop").exists() and not (run_dir / "stop_request.json").exists()
+    (run_dir / "stop").touch()  # after this start began to run: a very early wish
+    begin(run_dir, [], replace(allocation, restart=2))
+    assert (run_dir / "stop").exists()
+
+
+def test_the_time_limit_puts_a_run_that_gets_on_back_into_the_queue(run_dir: Path, allocation: Allocation) -> None:
+    train(run_dir, 1, 2, stopped=True)
+    warn(run_dir, ends_in_s=300)
+    assert end(run_dir, allocation, exit_code=1, signals=" USR1") == (75, True)
+    (start,) = read_starts(run_dir)
+    assert (start.state, start.cause, start.first_step, start.last_step) == ("waiting", "time limit", 0, 2)
+
+    second = replace(allocation, restart=1)
+    begin(run_dir, [], second)
+    train(run_dir, 3, 4, stopped=True)
+    warn(run_dir, ends_in_s=300)
+    assert end(run_dir, second, exit_code=1, signals=" USR1") == (75, False)  # job.max_requeues is 1
+    assert [start.state for start in read_starts(run_dir)] == ["waiting", "stopped"]
+
+
+@pytest.mark.parametrize(
+    ("warning", "cause"),
+    [
+        ({"ends_in_s": 300, "preempted": True}, "preemption"),
+        ({"ends_in_s": 5000}, "signal"),
+        ({"ends_in_s": 300}, "time limit"),
+    ],
+)
+def test_what_a_warning_was_for_is_told_by_when_it_came(
+    run_dir: Path, allocation: Allocation, warning: dict[str, Any], cause: str
+) -> None:
+    train(run_dir, 1, stopped=True)
+    warn(run_dir, **warning)
+    assert end(run_dir, allocation, exit_code=1, signals=" USR1 TERM") == (75, True)
+    assert read_starts(run_dir)[-1].cause == cause
+
+
+def test_a_stop_that_a_person_asked_for_leaves_the_job_out_of_the_queue(run_dir: Path, allocation: Allocation) -> None:
+    train(run_dir, 1, stopped=True)
+    warn(run_dir, ends_in_s=300)
+    (run_dir / "stop_request.json").write_text("{}")
+    assert end(run_dir, allocation, exit_code=1, signals=" USR1") == (75, False)
+    assert read_starts(run_dir)[-1].state == "stopped"
+
+
+def test_slurms_last_word_counts_from_where_this_start_began_to_print(run_dir: Path, allocation: Allocation) -> None:
+    output = Path(allocation.details["StdOut"])
+    output.write_text("*** JOB 7 ON node1 CANCELLED AT 2026-11-24T07:30:45 DUE TO PREEMPTION ***\n")
+    second = replace(allocation, restart=1)
+    begin(run_dir, [], second)
+    with output.open("a") as file:
+        file.write("*** JOB 7 ON node1 CANCELLED AT 2026-11-24T08:30:45 ***\n")
+    train(run_dir, 1)
+    assert end(run_dir, second, exit_code=143, signals=" TERM") == (75, False)
+    assert [start.cause for start in read_starts(run_dir)] == ["preemption", "scancel"]
+
+
+def test_a_start_that_had_no_time_for_a_word_was_on_a_node_that_failed(run_dir: Path, allocation: Allocation) -> None:
+    train(run_dir, 1, 2, 3)
+    begin(run_dir, [], replace(allocation, restart=1))
+    first, second = read_starts(run_dir)
+    assert (first.state, first.cause, first.last_step) == ("waiting", "node failure", 3)
+    assert (second.state, second.restart) == ("running", 1)
+
+
+def test_a_start_that_was_taken_for_dead_leaves_the_run_alone(run_dir: Path, allocation: Allocation) -> None:
+    begin(run_dir, [], replace(allocation, restart=1))
+    before = (run_dir / "status.json").read_text()
+    assert end(run_dir, allocation, exit_code=2, signals="") == (75, False)
+    assert (run_dir / "status.json").read_text() == before
+
+
+def fail(run_dir: Path, code: int) -> None:
+    """Leaves what a rank died of."""
+    failure = {"rank": 3, "host": "node2", "time": time.time(), "code": code, "text": "ValueError: no"}
+    (run_dir / "logs" / "rank-3.failure.json").write_text(json.dumps(failure))
+
+
+@pytest.mark.parametrize(("steps", "code"), [((1, 2), EXIT_USER), ((), EXIT_BUG)], ids=["a user's", "in start-up"])
+def test_a_failure_that_would_come_again_is_told_with_the_first_rank_that_failed(
+    run_dir: Path, allocation: Allocation, capsys: pytest.CaptureFixture[str], steps: tuple[int, ...], code: int
+) -> None:
+    fail(run_dir, code)
+    if steps:
+        train(run_dir, *steps)
+    assert end(run_dir, allocation, exit_code=1, signals="") == (1, False)
+    assert "rank 3 on node2 failed first:\nValueError: no" in capsys.readouterr().err
+    assert (read_starts(run_dir)[-1].state, read_starts(run_dir)[-1].cause) == ("failed", "failure")
+
+
+def test_a_start_that_had_got_on_goes_back_into_the_queue_until_it_fails_at_one_step_three_times(
+    run_dir: Path, allocation: Allocation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for restart, steps in enumerate([(1, 2), (1, 2, 3), (3,)]):
+        its = replace(allocation, restart=restart)
+        if restart:
+            begin(run_dir, [], its)
+        fail(run_dir, EXIT_BUG)
+        train(run_dir, *steps)
+        assert end(run_dir, its, exit_code=1, signals="") == (75, True)
+        said = capsys.readouterr().err
+        assert f"failed at step {steps[-1]}; back into the queue, new start {restart + 1}" in said
+        assert "rank 3 on node2 failed first" in said
+    last = replace(allocation, restart=3)
+    begin(run_dir, [], last)
+    train(run_dir, 3)
+    assert end(run_dir, last, exit_code=1, signals="") == (1, False)
+    assert "failed at step 3; 3 starts have ended at step 3: a new one would do the same" in capsys.readouterr().err
+
+
+def test_a_hang_puts_the_job_back_also_before_its_first_step_and_says_where_the_ranks_stood(
+    run_dir: Path, allocation: Allocation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stacks_path(run_dir, 1).write_text("Timeout!")
+    assert end(run_dir, allocation, exit_code=1, signals="") == (75, True)
+    said = capsys.readouterr().err
+    assert "hung before its first step; back into the queue, new start 1" in said
+    assert f"where a rank stood: {stacks_path(run_dir, 1)}" in said
+    assert read_starts(run_dir)[-1].cause == "hang"
+
+
+def test_a_start_that_leaves_the_next_one_a_smaller_budget_goes_back_into_the_queue(
+    run_dir: Path, allocation: Allocation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep_budget(run_dir, KeptBudget(512, fits=False, too_many=1024))
+    fail(run_dir, EXIT_ANEW)
+    train(run_dir, 1)
+    assert end(run_dir, allocation, exit_code=1, signals="") == (75, True)
+    assert "train.micro_batch_tokens: auto is 512 (memory was short with 1024)" in capsys.readouterr().err
+    assert (read_starts(run_dir)[-1].state, read_starts(run_dir)[-1].cause) == ("waiting", "memory")
+
+
+def with_cluster(monkeypatch: pytest.MonkeyPatch, *nodes: str) -> None:
+    """Lets sinfo name these nodes as those that can be used."""
+    monkeypatch.setattr(cluster, "usable_nodes", lambda partition: set(nodes))
+
+
+def test_a_start_that_finds_a_bad_node_goes_back_into_the_queue_without_it(
+    folder: Path, allocation: Allocation, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_cluster(monkeypatch, "node1", "node2", "node3", "node7")
+    allocation = replace(allocation, details={**allocation.details, "ExcNodeList": "node[7-8]"})
+    begin(folder / "x.yaml", ["job.max_requeues=1", "job.exclude_bad_nodes=true"], allocation)
+    run_dir = next((folder / "runs").iterdir())
+    keep_bad_nodes(run_dir, {"node2": "slow"}, job="7")
+    assert end(run_dir, allocation, exit_code=1, signals="") == (75, True)
+    assert "node2 is slow; put back into the queue, without node2" in capsys.readouterr().err
+    assert (read_starts(run_dir)[-1].state, read_starts(run_dir)[-1].cause) == ("waiting", "bad node")
+    assert nodes_to_leave(run_dir, allocation) == "node7,node8,node2"
+
+    with_cluster(monkeypatch, "node1", "node2", "node7")  # node7 is left already, node2 then has to do
+    assert nodes_to_leave(run_dir, allocation) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("RuntimeError: CUDA error: uncorrectable ECC error encountered", "bad node"),
+        ("RuntimeError: CUDA error: an illegal memory access was encountered", "failure"),
+    ],
+)
+def test_a_rank_that_fails_of_its_gpu_makes_the_job_leave_its_node(
+    folder: Path, allocation: Allocation, monkeypatch: pytest.MonkeyPatch, text: str, cause: str
+) -> None:
+    with_cluster(monkeypatch, "node1", "node2", "node3")
+    begin(folder / "x.yaml", ["job.exclude_bad_nodes=true", "faults.max_restarts=0"], allocation)
+    run_dir = next((folder / "runs").iterdir())
+    failure = {"rank": 3, "host": "node2.cluster", "time": time.time(), "code": 1, "text": text}
+    (run_dir / "logs" / "rank-3.failure.json").write_text(json.dumps(failure))
+    train(run_dir, 1)
+    assert end(run_dir, allocation, exit_code=1, signals="")[1] == (cause == "bad node")
+    assert read_starts(run_dir)[-1].cause == cause
+    assert nodes_to_leave(run_dir, allocation) == ("node2" if cause == "bad node" else "")
+
+
+@pytest.mark.parametrize(
+    ("override", "cause"),
+    [("job.exclude_bad_nodes=true", "bad node"), ("job.exclude_bad_nodes=false", "failure")],
+)
+def test_a_node_on_which_no_rank_could_start_is_left_if_that_is_asked_for(
+    folder: Path, allocation: Allocation, monkeypatch: pytest.MonkeyPatch, override: str, cause: str
+) -> None:
+    with_cluster(monkeypatch, "node1", "node2", "node3")
+    output = Path(allocation.details["StdOut"])
+    output.write_text("shardtune: node1 is unfit: that was an earlier start\n")
+    begin(folder / "x.yaml", [override], allocation)
+    with output.open("a") as file:
+        file.write("shardtune: node2 is unfit: it has 1 of the job's GPUs, the first node 2\n")
+    run_dir = next((folder / "runs").iterdir())
+    assert end(run_dir, allocation, exit_code=2, signals="") == ((75, True) if cause == "bad node" else (2, False))
+    assert read_starts(run_dir)[-1].cause == cause
+    assert nodes_to_leave(run_dir, allocation) == ("node2" if cause == "bad node" else "")
+
+
+def test_a_run_that_has_come_to_its_end_says_so_and_has_a_page(
+    run_dir: Path, allocation: Allocation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run_dir / "metrics.jsonl").touch()
+    (run_dir / "results.json").write_text("{}")
+    assert end(run_dir, allocation, exit_code=0, signals="") == (0, False)
+    assert "the run has come to its end" in capsys.readouterr().err
+    assert (run_dir / "report.html").is_file()
+    assert "finished=1" in begin(run_dir, [], replace(allocation, job="8")).splitlines()

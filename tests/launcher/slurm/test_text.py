@@ -1,0 +1,176 @@
+"""Slurm's words, read and written."""
+
+import pytest
+
+from shardtune.errors import LaunchError
+from shardtune.launcher.slurm.allocation import parse_allocation, parse_details, parse_time
+from shardtune.launcher.slurm.text import (
+    Nodes,
+    QueuedJob,
+    explain_reason,
+    explain_refusal,
+    output_pattern,
+    parse_duration,
+    parse_gpus,
+    parse_node_list,
+    parse_nodes,
+    parse_queue,
+    parse_submitted,
+    parse_test,
+    partitions,
+    quote_option,
+)
+
+SINFO = """\
+main*|14|8|64000|gpu:2|infinite
+big|2|128+|1031000+|gpu:a100:8(S:0-1),shard:32|2-00:00:00
+cpu|1|4|2048|(null)|30:00
+"""
+
+
+def test_what_sinfo_says_of_the_nodes() -> None:
+    assert parse_nodes(SINFO) == [
+        Nodes("main", True, 14, 8, 64000, 2, None),
+        Nodes("big", False, 2, 128, 1031000, 8, 2 * 86400),
+        Nodes("cpu", False, 1, 4, 2048, 0, 1800),
+    ]
+    assert next(partitions(parse_nodes(SINFO))) == "main (default): 14 nodes of 8 CPUs, 62 GiB, 2 GPUs"
+
+
+@pytest.mark.parametrize(
+    ("text", "nodes"),
+    [
+        ("(null)", []),
+        ("", []),
+        ("node1", ["node1"]),
+        ("node[1-2]", ["node1", "node2"]),
+        ("node[1,3-4],x9", ["node1", "node3", "node4", "x9"]),
+        ("gpu[08-10]-ib", ["gpu08-ib", "gpu09-ib", "gpu10-ib"]),
+        ("r[1-2]n[1-2]", ["r1n1", "r1n2", "r2n1", "r2n2"]),
+    ],
+)
+def test_a_list_of_nodes_is_read_in_its_short_form(text: str, nodes: list[str]) -> None:
+    assert parse_node_list(text) == nodes
+
+
+@pytest.mark.parametrize(
+    ("gres", "gpus"), [("(null)", 0), ("gpu:4", 4), ("gpu", 1), ("gpu:v100:2,gpu:a100:6(S:0,1)", 8), ("shard:3", 0)]
+)
+def test_the_gpus_among_the_generic_resources_are_counted(gres: str, gpus: int) -> None:
+    assert parse_gpus(gres) == gpus
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("1-02:03:04", 93784), ("2:03", 123), ("1:00:00", 3600), ("59", 59), ("infinite", None), ("UNLIMITED", None)],
+)
+def test_a_duration_is_read_in_every_form(text: str, seconds: int | None) -> None:
+    assert parse_duration(text) == seconds
+
+
+def test_what_squeue_says_of_a_job_whatever_its_comment_holds() -> None:
+    line = "12|12|PENDING|Resources||2|0:00|1:00:00|2026-11-24T08:20:17|main|/runs/a|b"
+    assert parse_queue(f"{line}\n") == [
+        QueuedJob(
+            "12", "12", "PENDING", "Resources", "", 2, "0:00", "1:00:00", "2026-11-24T08:20:17", "main", "/runs/a|b"
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("Resources", "it waits for nodes to become free"),
+        ("QOSMaxGRESPerUser", "a limit of your account or QOS is reached (QOSMaxGRESPerUser)"),
+        ("ReqNodeNotAvail, UnavailableNodes:node1", "nodes that it needs are down or reserved"),
+        ("SomethingNew", "SomethingNew"),
+    ],
+)
+def test_why_a_job_waits_is_said_in_plain_words(reason: str, said: str) -> None:
+    assert explain_reason(reason) == said
+
+
+@pytest.mark.parametrize(
+    ("said", "means"),
+    [
+        ("sbatch: error: invalid partition specified: x\nallocation failure: Invalid partition name specified\n",
+         "job.partition: there is no such partition"),
+        ("allocation failure: Invalid feature specification\n", "job.constraint: no node has such a feature"),
+        ("sbatch: error: Batch job submission failed: Requested node configuration is not available\n", "job.nodes, "),
+        ("sbatch: error: Batch job submission failed: Requested time limit is invalid (exceeds some limit)\n",
+         "job.time_limit: "),
+        ("sbatch: error: Out of cheese\n", "sbatch refused the job: Out of cheese"),
+    ],
+)  # fmt: skip
+def test_a_refusal_is_said_in_plain_words_with_sbatchs_own_after_it(said: str, means: str) -> None:
+    assert explain_refusal(said).startswith(means)
+    assert said.splitlines()[-1].split(": ")[-1] in explain_refusal(said)
+
+
+def test_a_jobs_number_is_taken_from_what_sbatch_says() -> None:
+    assert parse_submitted("17\n") == parse_submitted("17;lab\n") == "17"
+    with pytest.raises(LaunchError, match="gave no job number, but 'hm'"):
+        parse_submitted("hm")
+
+
+def test_when_a_job_would_begin_is_taken_from_the_test() -> None:
+    said = "sbatch: Job 5 to start at 2026-11-24T08:20:17 a using 2 processors on nodes node[1-2] in partition main\n"
+    assert parse_test(said) == "2026-11-24T08:20:17 on node[1-2]"
+    assert parse_test("sbatch: ok") is None
+
+
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [
+        ("--nodes=2", "--nodes=2"),
+        ("--constraint=a100&ib", '"--constraint=a100&ib"'),
+        ("--comment=a'; touch pwned #", '"--comment=a\'; touch pwned #"'),
+        ('--comment="\\', r'"--comment=\"\\"'),
+    ],
+)
+def test_an_option_is_quoted_as_sbatch_reads_it(option: str, line: str) -> None:
+    assert quote_option(option) == line
+
+
+def test_what_no_line_of_a_script_can_hold_is_refused() -> None:
+    with pytest.raises(LaunchError, match="printable characters only"):
+        quote_option("--comment=a\n#SBATCH --nodes=100")
+
+
+def test_a_percent_sign_in_a_path_is_no_pattern() -> None:
+    from pathlib import Path
+
+    assert output_pattern(Path("/a/50%j")) == "/a/50%%j"
+    with pytest.raises(LaunchError, match="backslash"):
+        output_pattern(Path("/a\\b"))
+
+
+DETAILS = (
+    "JobId=3 JobName=a b UserId=root(0) JobState=RUNNING Reason=None Restarts=1 PreemptTime=2026-11-24T07:31:32 "
+    "NtasksPerN:B:S:C=1:0:*:* Command=/x/finetune.sh r.yaml task.text=JobState=X StdOut=/x y/slurm-3.out Power=\n"
+)
+
+
+def test_what_scontrol_says_of_a_job() -> None:
+    details = parse_details(DETAILS)
+    assert details["JobName"] == "a b"
+    assert details["JobState"] == "RUNNING"
+    assert details["StdOut"] == "/x y/slurm-3.out"
+    assert parse_details("") == {}
+
+
+def test_a_moment_is_read_and_an_unknown_one_is_none() -> None:
+    assert parse_time("2026-11-24T07:31:33") - parse_time("2026-11-24T07:31:32") == 1  # type: ignore[operator]
+    assert parse_time("Unknown") is parse_time("") is None
+
+
+def test_what_slurm_has_given_is_in_the_environment() -> None:
+    environment = {
+        "SLURM_JOB_ID": "3", "SLURM_RESTART_COUNT": "2", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_GPUS_ON_NODE": "8", "SLURM_CPUS_ON_NODE": "64",
+    }  # fmt: skip
+    its = parse_allocation(environment, DETAILS)
+    assert (its.job, its.restart, its.nodes, its.num_nodes) == ("3", 2, "node[1-2]", 2)
+    assert (its.machine.num_gpus, its.machine.num_cores) == (8, 64)
+    with pytest.raises(LaunchError, match="no Slurm job"):
+        parse_allocation({}, "")

@@ -1,0 +1,109 @@
+"""Devices are found without torch, and ranks are started as often as it helps."""
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from shardtune.launcher.plan.job import Machine, plan_job
+from shardtune.launcher.start.execute import _start_until_done, find_machine
+from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_OK
+from shardtune.run_dir.run import write_run_dir
+
+
+@pytest.fixture
+def four_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An nvidia-smi that lists four."""
+    listing = "".join(f"echo 'GPU {number}: NVIDIA A100-SXM4-80GB (UUID: GPU-{number})'\n" for number in range(4))
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{listing}")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.mark.usefixtures("four_gpus")
+def test_nvidia_smi_says_how_many_gpus_there_are() -> None:
+    assert find_machine().num_gpus == 4
+
+
+@pytest.mark.usefixtures("four_gpus")
+@pytest.mark.parametrize(("visible", "num_gpus"), [("0,2", 2), ("GPU-1", 1), ("", 0), ("-1", 0), ("1,-1,2", 1)])
+def test_cuda_visible_devices_narrows_them(monkeypatch: pytest.MonkeyPatch, visible: str, num_gpus: int) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert find_machine().num_gpus == num_gpus
+
+
+def test_a_machine_without_nvidia_smi_or_with_a_broken_one_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_machine().num_gpus == 0
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed' >&2; exit 9\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    assert find_machine().num_gpus == 0
+
+
+SHORT_OF_MEMORY = """
+import json, os, sys, time
+from pathlib import Path
+from shardtune.run_dir.micro_batch_budget import KeptBudget, keep_budget, read_budget
+from shardtune.run_dir.run import EXIT_ANEW, RESULTS, failure_path
+run_dir, least = Path(sys.argv[1]), int(sys.argv[2])
+before = read_budget(run_dir)
+tokens = before.tokens // 2 if before else 64
+with (run_dir / "starts").open("a") as file:
+    file.write(f"{tokens}\\n")
+if tokens <= 8:
+    (run_dir / RESULTS).write_text("{}")
+    sys.exit(0)
+keep_budget(run_dir, KeptBudget(max(tokens, least), False, 2 * tokens))
+failure = {"rank": 1, "host": "here", "time": time.time(), "code": EXIT_ANEW, "text": "rank 1 is short of memory"}
+failure_path(run_dir, 1).write_text(json.dumps(failure))
+sys.exit(EXIT_ANEW)
+"""
+"""Stands for ranks that are short of memory until 8 tokens are left, and that keep no less than `least`."""
+
+
+@pytest.mark.parametrize(
+    ("least", "code", "starts"), [(0, EXIT_OK, ["64", "32", "16", "8"]), (64, EXIT_BUG, ["64", "32"])]
+)
+def test_ranks_that_were_short_of_memory_start_anew_at_once_as_long_as_their_budget_falls(
+    folder: Path, capsys: pytest.CaptureFixture[str], least: int, code: int, starts: list[str]
+) -> None:
+    made = plan_job(Path("x.yaml"), ["faults.max_restarts=0"], folder / "r", Machine(0, 2))
+    write_run_dir(made.run)
+    (folder / "r" / "metrics.jsonl").touch()
+    argv = (sys.executable, "-c", SHORT_OF_MEMORY, str(folder / "r"), str(least))
+    environment = {"PYTHONPATH": str(Path(__file__).parents[3])}
+    assert _start_until_done(replace(made, argv=argv, environment=environment), []) == code
+    assert (folder / "r" / "starts").read_text().split() == starts
+    said = capsys.readouterr().err
+    assert "train.micro_batch_tokens: auto is 64 (memory was short with 128); it starts again at once\n" in said
+    assert said.count("it starts again at once") == len(starts) - 1
+    assert ("rank 1 on here failed" in said) == (code == EXIT_BUG)
+
+
+def test_the_cores_are_those_that_this_process_may_use() -> None:
+    assert find_machine().num_cores == len(os.sched_getaffinity(0))
+
+
+def test_what_runs_in_the_foreground_ends_with_whoever_started_it() -> None:
+    module = ["timeit", ["-n1", "-r1", "import time; time.sleep(100)"]]
+    program = f"from shardtune.launcher.start.execute import run_module; run_module(*{module!r})"
+    parent = subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parents[3])
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+    until = time.monotonic() + 60
+    while not (child := children.read_text().split()) and time.monotonic() < until:
+        time.sleep(0.01)
+    cmdline = Path(f"/proc/{child[0]}/cmdline")
+    while b"timeit" not in cmdline.read_bytes().split(b"\0") and time.monotonic() < until:
+        time.sleep(0.01)  # it is still the fork of its parent
+    parent.terminate()
+    parent.wait(60)
+    while cmdline.exists() and cmdline.read_bytes() and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not cmdline.exists() or not cmdline.read_bytes()

@@ -1,0 +1,352 @@
+"""What a ds_config may say beside a recipe, and what DeepSpeed is given in the end."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shardtune.ds_config.keys import BLOCKS, ENGINE_KNOBS, OWNED_BY_RECIPE, REFUSED, REMOVED_FROM_DEEPSPEED
+from shardtune.ds_config.resolve import load_ds_config, resolve_ds_config, zero_stage
+from shardtune.errors import ConfigError
+from shardtune.recipe.load import parse_recipe
+from shardtune.recipe.schema import Recipe
+from shardtune.recipe.strategies import strategies
+
+FROM_TRANSFORMERS: dict[str, Any] = {
+    "fp16": {"enabled": "auto", "loss_scale": 0, "loss_scale_window": 1000, "initial_scale_power": 16},
+    "bf16": {"enabled": "auto"},
+    "optimizer": {
+        "type": "AdamW",
+        "params": {"lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto"},
+    },
+    "scheduler": {
+        "type": "WarmupDecayLR",
+        "params": {
+            "warmup_min_lr": "auto",
+            "warmup_max_lr": "auto",
+            "warmup_num_steps": "auto",
+            "total_num_steps": "auto",
+        },
+    },
+    "zero_optimization": {
+        "stage": 3,
+        "offload_optimizer": {"device": "cpu", "pin_memory": True},
+        "overlap_comm": True,
+        "reduce_bucket_size": "auto",
+        "stage3_prefetch_bucket_size": "auto",
+        "stage3_param_persistence_threshold": "auto",
+        "stage3_gather_16bit_weights_on_model_save": True,
+    },
+    "gradient_accumulation_steps": "auto",
+    "gradient_clipping": "auto",
+    "steps_per_print": 2000,
+    "train_batch_size": "auto",
+    "train_micro_batch_size_per_gpu": "auto",
+    "wall_clock_breakdown": True,
+}
+"""The ZeRO-3 example of transformers' documentation."""
+
+
+def recipe(*overrides: str) -> Recipe:
+    text = "task: {kind: classification}\nmodel: {path: org/name}\ndata: {train: train.jsonl}\n"
+    text += "engine: {precision: bf16}\n"
+    return parse_recipe(text, ["engine.deepspeed=my.json", *overrides])
+
+
+def faults_of(base: dict[str, Any], *overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as error:
+        resolve_ds_config(base, recipe(*overrides), hidden_size=8)
+    return str(error.value).splitlines()
+
+
+def test_a_ds_config_written_for_transformers_is_taken_as_it_is() -> None:
+    resolved = resolve_ds_config(FROM_TRANSFORMERS, recipe("optim.max_grad_norm=0.5"), hidden_size=100)
+    assert resolved == {
+        "zero_optimization": {
+            "stage": 3,
+            "offload_optimizer": {"device": "cpu", "pin_memory": True},
+            "overlap_comm": True,
+            "reduce_bucket_size": 10_000,
+            "stage3_prefetch_bucket_size": 9_000,
+            "stage3_param_persistence_threshold": 1_000,
+            "stage3_gather_16bit_weights_on_model_save": True,
+        },
+        "bf16": {"enabled": True},
+        "fp16": {"enabled": False, "loss_scale": 0, "loss_scale_window": 1000, "initial_scale_power": 16},
+        "gradient_clipping": 0.5,
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 2**31 - 1,
+        "wall_clock_breakdown": True,
+    }
+
+
+def test_sizes_that_depend_on_an_unknown_hidden_size_are_left_to_deepspeed() -> None:
+    zero = resolve_ds_config(FROM_TRANSFORMERS, recipe(), hidden_size=None)["zero_optimization"]
+    assert set(zero) == {"stage", "offload_optimizer", "overlap_comm", "stage3_gather_16bit_weights_on_model_save"}
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+def test_the_recipe_decides_the_precision(precision: str) -> None:
+    resolved = resolve_ds_config({}, recipe(f"engine.precision={precision}"), hidden_size=None)
+    assert [key for key in ("bf16", "fp16") if resolved[key]["enabled"]] == [precision] * (precision != "fp32")
+
+
+def test_what_the_ranks_have_still_to_settle_is_said_so() -> None:
+    resolved = resolve_ds_config({}, recipe("engine.precision=auto"), hidden_size=None)
+    assert (resolved["bf16"]["enabled"], resolved["fp16"]["enabled"]) == ("auto", "auto")
+
+
+def test_no_clipping_is_said_to_deepspeed_which_else_clips_at_1() -> None:
+    assert resolve_ds_config({}, recipe("optim.max_grad_norm=0"), hidden_size=None)["gradient_clipping"] == 0
+
+
+def test_resolving_leaves_the_base_as_it_was() -> None:
+    base = copy.deepcopy(FROM_TRANSFORMERS)
+    resolve_ds_config(base, recipe(), hidden_size=8)
+    assert base == FROM_TRANSFORMERS
+
+
+def test_every_fault_is_said_at_once_and_with_the_file() -> None:
+    base = {
+        "train_batch_size": 32,
+        "gradient_clipping": 1.0,
+        "fp16": {"enabled": False},
+        "amp": {"enabled": True},
+        "zero_optimisation": {"stage": 2},
+        "zero_optimization": {"stage": 2, "overlap_com": True, "sub_group_size": "auto", "mics_shard_size": 8},
+        "tensor_parallel": {"autotp_size": 2},
+        "data_types": {"keep_in_fp32_modules": "auto"},
+        "checkpoint": {"load_universal": True},
+    }
+    assert sorted(faults_of(base)) == [
+        "my.json: amp: DeepSpeed has removed it; remove it here",
+        "my.json: checkpoint.load_universal: shardtune writes, publishes and resumes checkpoints itself "
+        "(checkpoint.*); remove it here",
+        'my.json: fp16.enabled: is set by engine.precision of the recipe, got false; remove it here, or write "auto"',
+        'my.json: gradient_clipping: is set by optim.max_grad_norm of the recipe, got 1.0; remove it here, '
+        'or write "auto"',
+        "my.json: tensor_parallel: shardtune is data parallel: every rank reads other rows; remove it here",
+        'my.json: train_batch_size: is set by train.global_batch_size of the recipe, got 32; remove it here, '
+        'or write "auto"',
+        "my.json: zero_optimisation: unknown key; did you mean 'zero_optimization'?",
+        "my.json: zero_optimization.mics_shard_size: DeepSpeed has removed it; remove it here",
+        "my.json: zero_optimization.overlap_com: unknown key; did you mean 'overlap_comm'?",
+        'my.json: zero_optimization.sub_group_size: "auto" means nothing here; write a value, or remove it',
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", sorted({*OWNED_BY_RECIPE, *REFUSED}))
+def test_a_value_for_what_is_not_the_ds_configs_is_refused(key: str) -> None:
+    outer, _, name = key.rpartition(".")
+    assert [line.split(": ")[1] for line in faults_of({outer: {name: 1}} if outer else {name: 1})] == [key]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "taken"),
+    [
+        ({"type": "AdamW", "params": {"lr": "auto"}}, True),
+        ({"type": "adam"}, True),
+        ({"type": "AdamW", "params": {"lr": 1e-5}}, False),
+        ({"type": "AdamW", "params": {"lr": "auto", "torch_adam": True}}, False),
+        ({"type": "Lamb", "params": {"lr": "auto"}}, False),
+        ({"params": {"lr": "auto"}}, False),
+        ({"type": "AdamW", "params": [1]}, False),
+    ],
+)
+def test_an_optimizer_is_taken_only_if_the_recipe_says_all_of_it(optimizer: dict[str, Any], taken: bool) -> None:
+    if taken:
+        assert "optimizer" not in resolve_ds_config({"optimizer": optimizer}, recipe(), hidden_size=None)
+    else:
+        (line,) = faults_of({"optimizer": optimizer})
+        assert line.startswith("my.json: optimizer: is set by optim.* of the recipe")
+
+
+@pytest.mark.parametrize(
+    ("kind", "schedule", "fault"),
+    [
+        ("WarmupDecayLR", "linear", None),
+        ("WarmupLR", "constant", None),
+        ("WarmupCosineLR", "cosine", None),
+        ("WarmupLR", "linear", "WarmupLR is schedule constant, but optim.schedule is linear; remove it here"),
+        ("OneCycle", "linear", "is set by optim.schedule of the recipe; remove it here"),
+    ],
+)
+def test_a_scheduler_is_taken_only_if_it_is_the_recipes(kind: str, schedule: str, fault: str | None) -> None:
+    base = {"scheduler": {"type": kind, "params": {"warmup_num_steps": "auto"}}}
+    if fault is None:
+        assert "scheduler" not in resolve_ds_config(base, recipe(f"optim.schedule={schedule}"), hidden_size=None)
+    else:
+        (line,) = faults_of(base, f"optim.schedule={schedule}")
+        assert line.startswith(f"my.json: scheduler: {fault}")
+
+
+@pytest.mark.parametrize("stage", [4, -1, "2", True, None, "auto"])
+def test_a_stage_is_0_1_2_or_3(stage: Any) -> None:
+    assert faults_of({"zero_optimization": {"stage": stage}})[0].startswith(
+        "my.json: zero_optimization.stage: expected 0"
+    )
+
+
+@pytest.mark.parametrize(("block", "stage"), [("offload_param", 2), ("offload_optimizer", 0)])
+def test_offloading_that_the_stage_would_ignore_is_refused(block: str, stage: int) -> None:
+    (line,) = faults_of({"zero_optimization": {"stage": stage, block: {"device": "cpu"}}})
+    assert f"zero_optimization.{block}: needs stage" in line
+
+
+@pytest.mark.parametrize("block", ["offload_param", "offload_optimizer"])
+def test_what_checkpoints_do_not_reach_is_refused(block: str) -> None:
+    (line,) = faults_of({"zero_optimization": {"stage": 3, block: {"device": "nvme"}}})
+    assert f"zero_optimization.{block}.device: checkpoints do not reach what is on nvme; write cpu" in line
+
+
+@pytest.mark.parametrize("block", ["zero_optimization", "fp16", "optimizer", "zero_optimization.offload_param"])
+def test_a_block_is_an_object(block: str) -> None:
+    outer, _, name = block.rpartition(".")
+    assert faults_of({outer: {name: True}} if outer else {name: True}) == [
+        f"my.json: {block}: expected an object, got true"
+    ]
+
+
+BLOCK_KEYS = "stage device type params enabled offload_param offload_optimizer reduce_bucket_size keep_in_fp32_modules"
+ANY_KEY = sorted({*ENGINE_KNOBS, *REFUSED, *OWNED_BY_RECIPE, *BLOCK_KEYS.split(), "optimizer", "scheduler"})
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["auto", "cpu", "AdamW", "x"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(ANY_KEY), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@given(base=st.dictionaries(st.sampled_from(sorted({*ENGINE_KNOBS, *BLOCKS, "optimizer", "scheduler", "x"})), JSON))
+def test_no_json_object_ends_in_anything_but_a_ds_config_or_a_config_error(base: dict[str, Any]) -> None:
+    try:
+        resolved = resolve_ds_config(base, recipe(), hidden_size=8)
+    except ConfigError:
+        return
+    assert zero_stage(resolved) in (0, 1, 2, 3)
+    json.dumps(resolved)
+
+
+@pytest.mark.parametrize("name", strategies())
+def test_every_strategy_is_engine_knobs_only_and_resolves(name: str) -> None:
+    base = load_ds_config(name)
+    assert set(base) <= ENGINE_KNOBS
+    resolved = resolve_ds_config(base, recipe(f"engine.deepspeed={name}"), hidden_size=768)
+    assert zero_stage(resolved) == zero_stage(base) == int(name[4])
+    assert ("offload" in name) == ("offload_optimizer" in base["zero_optimization"])
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ('{\n  "a": 1,\n}', ":3: not JSON: "),
+        (
+            '{\n  // a\n  "a": 1}',
+            ":2: not JSON: Expecting property name enclosed in double quotes; JSON has no comments",
+        ),
+        ('{"a": 1, "a": 2}', ": a is said twice; keep one of them"),
+        ('{"a": NaN}', ": NaN is no JSON number"),
+        ("[1]", ": expected a JSON object, got a list"),
+        ("", ":1: not JSON: Expecting value"),
+        ("[" * 100_000, ": "),
+        (b"\xff", ": not UTF-8 text; save the file as UTF-8"),
+        (None, ": No such file or directory"),
+    ],
+)
+def test_a_file_that_is_no_json_object_is_one_line(text: str | bytes | None, what: str, tmp_path: Path) -> None:
+    path = tmp_path / "my.json"
+    if text is not None:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ConfigError) as error:
+        load_ds_config(str(path))
+    assert str(error.value).startswith(f"{path}{what}")
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_name_that_is_no_strategy_is_told_which_are() -> None:
+    with pytest.raises(ConfigError, match="got 'zero9'; legal: zero0, zero1"):
+        load_ds_config("zero9")
+
+
+class Asked(dict[str, Any]):
+    """A ds_config that notes which of its top-level keys it is asked for."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        super().__init__(values)
+        self.keys_asked: set[str] = set()
+
+    def __contains__(self, key: object) -> bool:
+        self.keys_asked.add(str(key))
+        return super().__contains__(key)
+
+    def __getitem__(self, key: str) -> Any:
+        self.keys_asked.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.keys_asked.add(key)
+        return super().get(key, default)
+
+    def keys(self) -> Any:
+        return self
+
+    def __copy__(self) -> "Asked":
+        return self
+
+
+@pytest.fixture(scope="module")
+def deepspeed_config() -> Any:
+    pytest.importorskip("deepspeed")
+    from deepspeed.runtime import config
+
+    return config
+
+
+def test_deepspeed_reads_the_keys_that_we_call_legal_and_no_others(deepspeed_config: Any) -> None:
+    asked = Asked({"train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1})
+    deepspeed_config.DeepSpeedConfig(asked)
+    removed = {key for key in REMOVED_FROM_DEEPSPEED if "." not in key}
+    top_level = {key for key in (*ENGINE_KNOBS, *OWNED_BY_RECIPE, *REFUSED) if "." not in key} | {
+        "optimizer",
+        "scheduler",
+    }
+    read_by_initialize = {"data_parallel_size", "sequence_parallel_size"}
+    assert asked.keys_asked - removed == top_level - read_by_initialize
+
+
+def test_deepspeed_removed_the_keys_that_we_say_it_removed(deepspeed_config: Any) -> None:
+    zero = {f"zero_optimization.{key}" for key in deepspeed_config._REMOVED_ZERO_CONFIG_KEYS}
+    assert set(deepspeed_config._REMOVED_TOP_LEVEL_CONFIG_KEYS) | zero == REMOVED_FROM_DEEPSPEED
+
+
+def test_the_keys_of_the_blocks_are_deepspeeds(deepspeed_config: Any) -> None:
+    from deepspeed.runtime.precision_config import DeepSpeedBF16Config, DeepSpeedFP16Config
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+    from deepspeed.runtime.zero.offload_config import (
+        DeepSpeedZeroOffloadOptimizerConfig,
+        DeepSpeedZeroOffloadParamConfig,
+    )
+
+    for block, model in {
+        "zero_optimization": DeepSpeedZeroConfig,
+        "zero_optimization.offload_param": DeepSpeedZeroOffloadParamConfig,
+        "zero_optimization.offload_optimizer": DeepSpeedZeroOffloadOptimizerConfig,
+        "bf16": DeepSpeedBF16Config,
+        "fp16": DeepSpeedFP16Config,
+    }.items():
+        assert BLOCKS[block] == {field.alias or name for name, field in model.model_fields.items()}, block
+
+
+@pytest.mark.parametrize("name", strategies())
+def test_deepspeed_takes_every_resolved_strategy(name: str, deepspeed_config: Any) -> None:
+    ours = recipe(f"engine.deepspeed={name}", "optim.max_grad_norm=0.5")
+    theirs = deepspeed_config.DeepSpeedConfig(resolve_ds_config(load_ds_config(name), ours, hidden_size=64))
+    assert theirs.zero_optimization_stage == int(name[4])
+    assert theirs.gradient_clipping == 0.5
+    assert theirs.bfloat16_config.enabled and not theirs.float16_config.enabled

@@ -1,0 +1,595 @@
+"""What a recipe file and its overrides may say, and what is said of them when they are wrong."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from pydantic import Field, ValidationError
+
+from shardtune.errors import ConfigError
+from shardtune.recipe.explain import Fault, all_keys, explain
+from shardtune.recipe.load import differences, learning_hash, load_recipe, parse_recipe, render_recipe
+from shardtune.recipe.paths import path_faults, with_absolute_paths
+from shardtune.recipe.schema import LEARNING_SECTIONS, NOT_LEARNED, Recipe
+from shardtune.recipe.training_arguments import COUNTERPARTS
+from shardtune.recipe.yaml_lines import read_yaml, write_yaml
+from shardtune.section import Section
+from shardtune.trainer.tasks import TASKS
+
+SMALLEST = """\
+task:
+  kind: classification
+model:
+  path: org/name
+data:
+  train: train.jsonl
+"""
+LEGAL = ".jsonl, .csv, .tsv, .json, .parquet, .arrow, .txt, .conll, .bio, .tmx, each also with .gz or .zst after it"
+A_FEW = {
+    "optim": "optim:\n  lr: 2e-5\n  schedule: cosine\n",
+    "train": "train: {num_epochs: 2, seed: 7}\n",
+    "task": "",
+}
+
+
+def faults_of(text: str, *overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as error:
+        parse_recipe(text, overrides, name="x.yaml")
+    return str(error.value).splitlines()
+
+
+def test_a_recipe_says_only_what_differs_from_the_defaults() -> None:
+    recipe = parse_recipe(SMALLEST + A_FEW["optim"])
+    assert (recipe.optim.lr, recipe.optim.schedule, recipe.train.global_batch_size) == (2e-5, "cosine", 32)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-5", 1e-5), ("2e5", 2e5), ("1.", 1.0), (".5", 0.5), ("-3", -3), ("0x1F", 31), ("0o17", 15), ("017", 17),
+        ("true", True), ("False", False), ("null", None), ("~", None),
+        ("yes", "yes"), ("no", "no"), ("on", "on"), ("off", "off"), ("1_000", "1_000"), ("12:30", "12:30"),
+        ("2020-01-01", "2020-01-01"), (".inf", ".inf"), (".nan", ".nan"), ("1e999", "1e999"), ("9" * 5000, "9" * 5000),
+        ("'1'", "1"), ("! 1", "1"), ("[1, {a: b}]", [1, {"a": "b"}]), ("{1: a}", {"1": "a"}),
+    ],
+)  # fmt: skip
+def test_scalars_are_read_by_the_core_schema_of_yaml_1_2(text: str, value: Any) -> None:
+    read = read_yaml(text).value
+    assert (read, type(read)) == (value, type(value))
+
+
+def test_lists_fill_tuples_and_whole_numbers_fill_numbers() -> None:
+    recipe = parse_recipe(SMALLEST, ["optim.betas=[0.8, 0.9]", "train.num_epochs=2", "task.label_names=[b, a]"])
+    assert recipe.optim.betas == (0.8, 0.9)
+    assert recipe.train.num_epochs == 2.0
+    assert recipe.model_dump()["task"]["label_names"] == ("b", "a")
+
+
+def test_a_section_whose_keys_are_all_commented_out_is_one_of_defaults() -> None:
+    assert parse_recipe(SMALLEST + "optim:\n  # lr: 1e-5\n") == parse_recipe(SMALLEST)
+
+
+def test_a_byte_order_mark_is_no_text() -> None:
+    assert parse_recipe("\ufeff" + SMALLEST) == parse_recipe(SMALLEST)
+
+
+def test_later_overrides_win_over_earlier_ones_and_over_the_file() -> None:
+    recipe = parse_recipe(SMALLEST + A_FEW["optim"], ["optim.lr=1", "optim.lr=3e-5", "data.dev=d", "data.dev=null"])
+    assert (recipe.optim.lr, recipe.data.dev, recipe.optim.schedule) == (3e-5, None, "cosine")
+
+
+def test_an_override_replaces_a_mapping_as_a_whole_and_a_deeper_one_only_its_key() -> None:
+    text = SMALLEST + "  columns: {text: a, label: b}\n"
+    assert parse_recipe(text, ["data.columns={text: review}"]).data.columns == {"text": "review"}
+    assert parse_recipe(text, ["data.columns.text=review"]).data.columns == {"text": "review", "label": "b"}
+
+
+def test_every_fault_of_the_file_and_the_overrides_is_said_at_once_and_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("x.yaml").write_text(
+        """\
+task:
+  kind: classification
+engine:
+  precision: bf61
+  deepspeed: zero9
+model:
+  path: ./models
+optim:
+  lr: -1
+  warmup_step: 10
+  max_grad_norm: yes
+train:
+  seed: 1.5
+  seed: true
+"""
+    )
+    with pytest.raises(ConfigError) as error:
+        load_recipe(Path("x.yaml"), ["optim.lr=abc", "no-equals", "job.rank=2", "data.dev=x.yml", "model.dropout=1"])
+    assert str(error.value).splitlines() == [
+        "x.yaml:4: engine.precision: got 'bf61'; legal: auto, bf16, fp16, fp32",
+        "x.yaml:5: engine.deepspeed: got 'zero9'; legal: zero0, zero1, zero2, zero2_offload, zero3, zero3_offload, "
+        "the path of a DeepSpeed JSON, or null",
+        "x.yaml:7: model.path: no such folder: './models'",
+        "x.yaml:10: optim.warmup_step: unknown key; did you mean 'warmup_steps'?",
+        "x.yaml:11: optim.max_grad_norm: expected a number, got 'yes'",
+        "x.yaml:14: train.seed: said on line 13 already; keep one of them",
+        "x.yaml:14: train.seed: expected a whole number, got true",
+        "override 'optim.lr=abc': expected a number, got 'abc'",
+        "override 'no-equals': expected section.key=value, such as optim.lr=2e-5",
+        "override 'job.rank=2': unknown key; did you mean 'ranks'?",
+        "override 'data.dev=x.yml': data.train: missing; a file, a folder, a glob, `hf:owner/name`, or a list of these",
+        "override 'data.dev=x.yml': no such file: 'x.yml'; did you mean 'x.yaml'?",
+        "override 'model.dropout=1': must be below 1, got 1",
+    ]
+
+
+def test_a_link_to_nothing_says_where_it_leads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.jsonl").symlink_to("gone.jsonl")
+    (tmp_path / "model").symlink_to("/gone/model")
+    (tmp_path / "x.yaml").write_text(
+        "task: {kind: classification}\nmodel: {path: ./model}\ndata: {train: train.jsonl}\n"
+    )
+    with pytest.raises(ConfigError) as error:
+        load_recipe(Path("x.yaml"))
+    assert str(error.value).splitlines() == [
+        "x.yaml:2: model.path: expected a folder, but './model' is a link to '/gone/model', which is not there",
+        "x.yaml:3: data.train: expected a file, but 'train.jsonl' is a link to 'gone.jsonl', which is not there",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("extra", "line"),
+    [
+        ("lr: 1e-5\n", "x.yaml:7: lr: unknown key; did you mean optim.lr?"),
+        ("keep_last: 5\n", "x.yaml:7: keep_last: unknown key; did you mean checkpoint.keep_last?"),
+        ("every_steps: 5\n", "x.yaml:7: every_steps: unknown key; did you mean checkpoint.every_steps or "
+         "report.every_steps?"),
+        ("optimm: {}\n", "x.yaml:7: optimm: unknown key; did you mean 'optim'?"),
+        ("train: {save_steps: 5}\n", "x.yaml:7: train.save_steps: unknown key; did you mean checkpoint.every_steps?"),
+        ("bf16: true\n", "x.yaml:7: bf16: unknown key; did you mean engine.precision?"),
+        (
+            "optim:\n  fsdp: full\n",
+            "x.yaml:8: optim.fsdp: unknown key; transformers' fsdp has no counterpart here: parameters are sharded by "
+            "ZeRO: engine.deepspeed zero3",
+        ),
+        ("report:\n  qqqq: 1\n", "x.yaml:8: report.qqqq: unknown key; legal: wandb, project, name, group, every_steps"),
+    ],
+)  # fmt: skip
+def test_an_unknown_key_is_told_what_it_may_have_meant(extra: str, line: str) -> None:
+    assert faults_of(SMALLEST + extra) == [line]
+
+
+@pytest.mark.parametrize(
+    ("override", "what"),
+    [
+        ("optim.betas=[0.9]", "optim.betas[1]: the item at position 1 is missing"),
+        ("optim.betas=[0.9, 0.9, 0.9]", "expected 2 items, got 3"),
+        ("optim.betas=[0.9, 1]", "optim.betas[1]: must be below 1, got 1"),
+        ("optim.betas=0.9", "expected a list, got 0.9"),
+        ("report.name=2024", "expected text, got 2024; put it in quotes"),
+        ("data.columns=[text]", "expected a mapping, got a list"),
+        ("data.columns={text: 1}", "data.columns.text: expected text, got 1; put it in quotes"),
+        ("optim=3", "expected a mapping, got 3"),
+        ("optim.lr=.inf", "expected a number, got '.inf'"),
+        ("optim.lr=0", "must be above 0, got 0"),
+        ("optim.lr.peak=1", "optim.lr: expected a number, got a mapping"),
+        ("model.activation_checkpointing=yes", "expected true or false, got 'yes'"),
+        ("task.label_names=[a]", "expected 2 items or more, got 1"),
+        ("train.global_batch_size=null", "expected a whole number, got null"),
+        (
+            "optim={warmup_steps: 3, warmup_fraction: 0.1}",
+            "warmup_steps and warmup_fraction are both set; keep one of them",
+        ),
+        ("task.kind=clasification", f"got 'clasification'; legal: {', '.join(TASKS)}"),
+        ("task={}", f"task.kind: missing; legal: {', '.join(TASKS)}"),
+        ("=3", "expected section.key=value, such as optim.lr=2e-5"),
+        ("--optim.lr=3", "expected section.key=value, such as optim.lr=2e-5"),
+        ("data.dev=", "the value is missing; write null to unset the key"),
+        ("report.name=a #b", "' #' starts a comment; put the value in quotes within the shell's, as in key='\"a #b\"'"),
+        ("report.name=@a", "not YAML: found character '@' where a value should begin; put it in quotes"),
+        ("optim={lr: 1, lr: 2}", "lr is said twice"),
+        ("model.lora.rank=4", "unknown key; legal: r, alpha, dropout, targets, train_whole"),
+    ],
+)
+def test_a_wrong_override_is_named_with_what_was_expected_of_it(override: str, what: str) -> None:
+    assert faults_of(SMALLEST, override) == [f"override '{override}': {what}"]
+
+
+def test_a_metric_that_the_task_does_not_measure_is_refused() -> None:
+    (fault,) = faults_of(SMALLEST, "checkpoint.best_metric=acuracy")
+    assert fault == "x.yaml: checkpoint.best_metric: got 'acuracy'; legal: loss, accuracy, f1_macro, f1_micro, mcc"
+    assert parse_recipe(SMALLEST, ["checkpoint.best_metric=f1_macro"]).checkpoint.best_metric == "f1_macro"
+
+
+def test_a_fault_between_two_sections_names_both() -> None:
+    (fault,) = faults_of(SMALLEST, "train.micro_batch_tokens=9")
+    assert fault.startswith("x.yaml: data.max_tokens (512) is more than train.micro_batch_tokens (9)")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("atuo", "got 'atuo'; legal: auto, or a whole number"),
+        ("0", "must be above 0, got 0"),
+        ("1.5", "expected a whole number, got 1.5"),
+        ("null", "expected a whole number, got null"),
+    ],
+)
+def test_a_number_of_tokens_is_a_whole_number_or_auto(value: str, said: str) -> None:
+    assert parse_recipe(SMALLEST, ["train.micro_batch_tokens=auto"]).train.micro_batch_tokens == "auto"
+    assert faults_of(SMALLEST, f"train.micro_batch_tokens={value}") == [
+        f"override 'train.micro_batch_tokens={value}': {said}"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", "x.yaml: nothing is in it; a recipe has at least the sections task, model, data"),
+        ("# a\n---\n", "x.yaml: nothing is in it; a recipe has at least the sections task, model, data"),
+        ("- a\n", "x.yaml:1: expected sections such as task, model, data, got a list"),
+        ("a: 1\n\tb: 2\n", "x.yaml:2: not YAML: a tab; YAML is indented with spaces"),
+        ("a: 'b\nc: d\n", "x.yaml:1: not YAML: a quote that is never closed"),
+        ("a:\nb: [1,\nc: 2\n", "x.yaml:2: not YAML: expected ',' or ']', but got 'stream end'"),
+        ("a: 1\nb: c: d\n", "x.yaml:2: not YAML: a ':' that cannot stand here; is the line above complete, the "
+         "indentation right, and text that has ': ' in it quoted?"),
+        ("a: 1\n---\nb: 2\n", "x.yaml:2: a second YAML document; a recipe is one"),
+        ("a: &x 1\nb: 2\n", "x.yaml:1: anchors (&) and aliases (*) are not read; put text that starts so in quotes"),
+        ("a: 1\nb: *.csv\n", "x.yaml:2: not YAML: anchors (&) and aliases (*) are not read; put text that starts so in "
+         "quotes"),
+        ("a: 1\nb: *x\n", "x.yaml:2: anchors (&) and aliases (*) are not read; put text that starts so in quotes"),
+        ("a: !!python/name:os.system\n", "x.yaml:1: tags (!) are not read; put text that starts so in quotes"),
+        ("a: 1\n? [b]\n: c\n", "x.yaml:2: a key must be one word; put text that starts with { [ * in quotes"),
+        ("a: 1\nb: \x00\n", "x.yaml:2: the character U+0000 is not allowed in YAML"),
+        ('a: "\\ud800"\n', "x.yaml:1: an escape stands for half a character; write the character itself"),
+        ('a: 1\nb: "\\UFFFFFFFF"\n', "x.yaml:2: not YAML: an escape that stands for no character"),
+        ("a: " + "[" * 100_000, "x.yaml:1: nested more than 16 deep"),
+    ],
+)  # fmt: skip
+def test_text_that_cannot_be_read_is_one_line_with_its_number(text: str, line: str) -> None:
+    assert faults_of(text) == [line]
+
+
+def test_missing_sections_are_said_with_their_meaning() -> None:
+    assert faults_of("optim: {}\n") == [
+        "x.yaml: task: missing; what is learned; `kind` chooses the task family, and with it the other keys",
+        "x.yaml: model: missing; the pretrained model that is fine-tuned",
+        "x.yaml: data: missing; where the labelled rows are",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("chat.yml", None, "chat.yml: no such file; did you mean 'chat.yaml'?"),
+        ("latin.yaml", "a: 1\nb: \xe9\n".encode("latin-1"), "latin.yaml:2: not UTF-8 text; save the file as UTF-8"),
+        (".", None, "'.' cannot be read: Is a directory"),
+        ("a\0b", None, r"'a\x00b' cannot be read: embedded null byte"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_line(
+    name: str, content: bytes | None, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("chat.yaml").write_text(SMALLEST)
+    if content is not None:
+        Path(name).write_bytes(content)
+    with pytest.raises(ConfigError) as error:
+        load_recipe(Path(name))
+    assert str(error.value) == what
+
+
+class Ham(Section):
+    kind: Literal["ham"]
+    slices: int = 1
+
+
+class Spam(Section):
+    kind: Literal["spam"]
+    tins: int = 1
+
+
+class Breakfast(Section):
+    main: Annotated[Ham | Spam, Field(discriminator="kind")]
+
+
+@pytest.mark.parametrize(
+    ("main", "faults"),
+    [
+        ({"kind": "spam", "tin": 2}, [Fault(("main", "tin"), "unknown key; did you mean 'tins'?")]),
+        ({"kind": "spam", "tins": "2"}, [Fault(("main", "tins"), "expected a whole number, got '2'")]),
+        ({"kind": "spam", "slice": 2}, [Fault(("main", "slice"), "unknown key; did you mean main.slices?")]),
+        ({"kind": "eggs", "tin": 2}, [Fault(("main", "kind"), "got 'eggs'; legal: ham, spam")]),
+        ({"tins": 2}, [Fault(("main", "kind"), "missing; legal: ham, spam")]),
+    ],
+)
+def test_faults_of_a_section_with_kinds_stand_at_its_keys_and_speak_of_its_kind(
+    main: dict[str, Any], faults: list[Fault]
+) -> None:
+    with pytest.raises(ValidationError) as error:
+        Breakfast.model_validate({"main": main})
+    assert explain(error.value, {"main": main}, Breakfast) == faults
+
+
+def test_every_counterpart_of_a_transformers_name_is_a_key_of_the_recipe() -> None:
+    assert {ours.key for ours in COUNTERPARTS.values() if ours.key} <= set(all_keys(Recipe))
+
+
+def test_every_training_argument_of_transformers_has_an_answer() -> None:
+    transformers = pytest.importorskip("transformers")
+    ours_alone = {"label_names"}  # the same word for two things: their columns, our labels
+    assert set(transformers.TrainingArguments.__dataclass_fields__) - set(COUNTERPARTS) - ours_alone == set()
+
+
+def test_local_paths_become_absolute_and_hub_ids_and_strategies_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    text = SMALLEST + "  dev: ../dev.jsonl\n  test: ~/test.jsonl\n  cache_dir: cache\n"
+    recipe = with_absolute_paths(parse_recipe(text), tmp_path)
+    assert recipe.data.train == f"{tmp_path}/train.jsonl"
+    assert recipe.data.dev == f"{tmp_path}/../dev.jsonl"
+    assert recipe.data.test == f"{tmp_path}/home/test.jsonl"
+    assert recipe.data.cache_dir == f"{tmp_path}/cache"
+    assert (recipe.model.path, recipe.engine.deepspeed) == ("org/name", "zero2")
+
+
+@pytest.mark.parametrize("path", ["./m", "../m", "~/m", "a/b/c", "there", "org/there"])
+def test_what_looks_like_a_folder_or_is_one_is_a_local_model(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "org" / "there").mkdir(parents=True)
+    (tmp_path / "there").mkdir()
+    recipe = with_absolute_paths(parse_recipe(SMALLEST, [f"model.path={path}"]), tmp_path)
+    assert Path(recipe.model.path).is_absolute()
+
+
+@pytest.mark.parametrize("path", ["bert-base-uncased", "org/name", "org/name-1.5"])
+def test_what_is_no_folder_and_has_at_most_one_slash_is_a_hub_id(path: str, tmp_path: Path) -> None:
+    recipe = parse_recipe(SMALLEST, [f"model.path={path}"])
+    assert with_absolute_paths(recipe, tmp_path).model.path == path
+    assert path_faults({"model": {"path": path}}, tmp_path) == []
+
+
+def test_paths_that_lead_nowhere_are_faults_with_near_names(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").touch()
+    (tmp_path / "bert").mkdir()
+    values = {
+        "model": {"path": "./brt"},
+        "data": {"train": "train.json", "dev": "bert", "test": "gone/test.jsonl"},
+        "engine": {"deepspeed": "my.json"},
+    }
+    assert path_faults(values, tmp_path) == [
+        Fault(("data", "train"), "no such file: 'train.json'; did you mean 'train.jsonl'?"),
+        Fault(("data", "dev"), f"'bert': no file of a known format is in the folder; legal: {LEGAL}"),
+        Fault(("data", "test"), f"no such file: 'gone/test.jsonl'; there is no folder '{tmp_path}/gone' either"),
+        Fault(("model", "path"), "no such folder: './brt'; did you mean 'bert'?"),
+        Fault(("engine", "deepspeed"), "no such file: 'my.json'"),
+    ]
+
+
+def test_sources_are_looked_for_where_they_are_named(tmp_path: Path) -> None:
+    for name in ("a.csv", "rows/b.csv", "mixed/a.csv", "mixed/b.tsv", "saved/dataset_dict.json", "a.xml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    train = ["a.csv", {"path": "rows"}, {"path": "*.cvs", "weight": 2}, "mixed", {"path": "saved"}, {"path": "a.cvs"}]
+    data = {
+        "train": [*train, "a.xml", "hf:owner/name", "hf:./rows", "hf:./gone", {"path": 3}, 4, ["x"]],
+        "dev": {"path": "gone/*.csv"},
+        "test": {"fraction": 0.1, "path": None},
+    }
+    assert path_faults({"data": data}, tmp_path) == [
+        Fault(("data", "train", 2, "path"), "'*.cvs': no file is called so; in the folder there are a.csv, a.xml, "
+              "mixed, rows, saved"),
+        Fault(("data", "train", 3), "'mixed': files of several formats (.csv: a.csv; .tsv: b.tsv); choose by a glob "
+              f"such as {tmp_path}/mixed/*.csv"),
+        Fault(("data", "train", 5, "path"), "no such file: 'a.cvs'; did you mean 'a.csv'?"),
+        Fault(("data", "train", 6), f"'a.xml': unknown format '.xml'; legal: {LEGAL}"),
+        Fault(("data", "train", 9), "no such folder: './gone'"),
+        Fault(("data", "dev", "path"), f"'gone/*.csv': no file is called so; is there a folder {tmp_path}/gone?"),
+    ]  # fmt: skip
+
+
+def test_every_path_of_a_source_becomes_absolute_and_globs_stay_globs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home")
+    folder = tmp_path / "run[1]"
+    text = SMALLEST.replace(
+        "train.jsonl", "[a.csv, {path: '*.csv', weight: 2}, 'hf:owner/name', 'hf:./repo', '~/x/*.csv']"
+    )
+    recipe = with_absolute_paths(parse_recipe(text, ["data.dev={path: /b/*.csv}", "data.test={fraction: 0.1}"]), folder)
+    paths = [source.path for source in recipe.data.sources("train")]
+    globbed = f"{tmp_path}/run[[]1]/*.csv"
+    assert paths == [f"{folder}/a.csv", globbed, "hf:owner/name", f"hf:{folder}/repo", "/home/x/*.csv"]
+    assert [source.path for source in recipe.data.sources("dev")] == ["/b/*.csv"]
+    assert with_absolute_paths(recipe, Path("/elsewhere")) == recipe
+    assert parse_recipe(render_recipe(recipe)) == recipe
+
+
+@pytest.mark.parametrize(
+    ("override", "what"),
+    [
+        ("data.train=3", "expected text, got 3; put it in quotes"),
+        ("data.train=[a.csv, 3]", "data.train[1]: expected text, got 3; put it in quotes"),
+        ("data.train=[[a.csv]]", "data.train[0]: expected text, got a list"),
+        ("data.train=[{path: b, wieght: 2}]", "data.train[0].wieght: unknown key; did you mean 'weight'?"),
+        ("data.train=[{path: b, weight: 0}]", "data.train[0].weight: must be above 0, got 0"),
+        ("data.train=[{path: b, columns: [x]}]", "data.train[0].columns: expected a mapping, got a list"),
+        ("data.train=[{path: b, columns: {a: 1}}]", "data.train[0].columns.a: expected text, got 1; put it in quotes"),
+        ("data.train=[{weight: 2}]", "data.train[0].path: missing; a file, a folder, a glob or `hf:owner/name`, as "
+         "data.train says"),
+        ("data.dev={fraction: 2}", "data.dev.fraction: must be below 1, got 2"),
+        ("data.dev={fraction: 0.1, gruop: x}", "data.dev.gruop: unknown key; did you mean 'group'?"),
+        ("data.on_bad_row=drop", "got 'drop'; legal: error, skip"),
+        ("data.deduplicate=true", "got true; legal: none, train, all"),
+    ],
+)  # fmt: skip
+def test_a_source_that_is_wrong_is_told_by_its_place_in_the_list(override: str, what: str) -> None:
+    assert faults_of(SMALLEST, override) == [f"override '{override}': {what}"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "what"),
+    [
+        (["data.train=[]"], "train: the list of sources is empty"),
+        (["data.dev=[{path: a, weight: 2}]"], "dev: 'a' has a weight, but its rows are not trained on; remove it"),
+        (
+            ["data.dev={fraction: 0.1}", "data.test={fraction: 0.1, seed: 3}"],
+            "dev and test are both shares of train; give them the same group and the same seed",
+        ),
+        (
+            ["data.dev={fraction: 0.5}", "data.test={fraction: 0.5}"],
+            "dev and test take 1 of train; leave something of it",
+        ),
+    ],
+)
+def test_what_sources_and_shares_cannot_be_together_is_said(overrides: list[str], what: str) -> None:
+    assert faults_of(SMALLEST, *overrides) == [f"x.yaml:5: data: {what}"]
+
+
+def test_a_path_a_mapping_and_a_list_of_one_are_one_source() -> None:
+    plain, mapping, list_ = (
+        parse_recipe(SMALLEST, [f"data.train={value}"]).data.sources("train") for value in ("a", "{path: a}", "[a]")
+    )
+    assert plain == mapping == list_
+    data = parse_recipe(SMALLEST, ["data.dev.fraction=0.1"]).data
+    assert data.sources("dev") == [] and (share := data.share("dev")) is not None and share.fraction == 0.1
+
+
+@pytest.mark.parametrize(
+    "path", ["a\0b", "*" * 5000, "hf:./a\0b", "/[" + "x" * 5000, "x" * 5000, "~nobody-of-this-name/x", "/nowhere/" * 3]
+)
+def test_impossible_paths_are_missing_like_any_other(path: str, tmp_path: Path) -> None:
+    assert len(path_faults({"data": {"train": path}}, tmp_path)) == 1
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+
+
+LABELS = st.lists(TEXT, min_size=2, unique=True)
+
+
+@given(name=TEXT, columns=st.dictionaries(TEXT, TEXT, max_size=3), lr=st.floats(1e-300, 1e300), labels=LABELS)
+@example(name="1e5", columns={"yes": "0o17", "~": "1."}, lr=1e-5, labels=["null", "2020-01-01", "0x1F", "<<", "="])
+def test_a_rendered_recipe_reads_back_to_an_equal_one(
+    name: str, columns: dict[str, str], lr: float, labels: list[str]
+) -> None:
+    values = {"report": {"name": name}, "optim": {"lr": lr}}
+    values["task"] = {"kind": "classification", "label_names": labels}
+    recipe = parse_recipe(
+        write_yaml({**values, "model": {"path": "m"}, "data": {"train": "t", "columns": columns}}), name="x.yaml"
+    )
+    assert recipe.report.name == name and recipe.data.columns == columns
+    assert parse_recipe(render_recipe(recipe)) == recipe
+
+
+def test_a_rendered_recipe_loads_the_same_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "train.jsonl").touch()
+    (tmp_path / "x.yaml").write_text(SMALLEST)
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe(Path("x.yaml"))
+    monkeypatch.chdir("/")
+    (tmp_path / "resolved.yaml").write_text(render_recipe(recipe))
+    assert load_recipe(tmp_path / "resolved.yaml") == recipe
+    assert recipe.data.train == str(tmp_path / "train.jsonl")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "optim.lr=1",
+        "train.seed=1",
+        "data.max_tokens=7",
+        "task.label_names=[a, b]",
+        "data.dev={fraction: 0.1}",
+        "data.train=[{path: train.jsonl, weight: 2}]",
+        "data.on_bad_row=skip",
+        "data.deduplicate=all",
+    ],
+)
+def test_the_hash_changes_with_what_is_learned(override: str) -> None:
+    assert learning_hash(parse_recipe(SMALLEST, [override])) != learning_hash(parse_recipe(SMALLEST))
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["engine.deepspeed=zero3", "engine.precision=fp32", "job.ranks=4", "report.name=x", "checkpoint.keep_last=3",
+     "data.cache_dir=/x", "train.micro_batch_tokens=999", "model.activation_checkpointing=true", "train.num_epochs=3"],
+)  # fmt: skip
+def test_the_hash_stays_with_the_machine_and_with_defaults_that_are_spelled_out(override: str) -> None:
+    assert learning_hash(parse_recipe(SMALLEST, [override])) == learning_hash(parse_recipe(SMALLEST))
+
+
+def test_the_hash_is_of_the_values_and_not_of_how_they_were_written() -> None:
+    assert learning_hash(parse_recipe(SMALLEST)) == learning_hash(parse_recipe(SMALLEST, ["data.dev=null"]))
+    assert len(learning_hash(parse_recipe(SMALLEST))) == 8
+
+
+def test_what_is_not_learned_are_keys_of_the_learning_sections() -> None:
+    assert set(NOT_LEARNED) <= set(all_keys(Recipe))
+    assert {key.partition(".")[0] for key in NOT_LEARNED} <= set(LEARNING_SECTIONS)
+
+
+def test_differences_are_a_line_for_each_key() -> None:
+    a = parse_recipe(SMALLEST, ["optim.lr=2e-5", "data.columns={text: a}"])
+    b = parse_recipe(SMALLEST, ["optim.lr=3e-5", "data.columns={label: b}", "data.dev=d"])
+    assert differences(a, b) == [
+        'data.dev: null -> "d"',
+        'data.columns.text: "a" -> (unset)',
+        "optim.lr: 2e-05 -> 3e-05",
+        'data.columns.label: (unset) -> "b"',
+    ]
+    assert differences(a, a) == []
+
+
+WORDS = "task kind classification model path data train optim lr betas 1e-5 0x ~ null true << ? &a *a !!str ..."
+PIECES = [
+    *WORDS.split(),
+    *"[]{},:#!|>%@'\"\\\n\t\0\x85\ufeff\u00e9\ud800",
+    *(": ", "\n  ", "- ", "---\n", "\\UFFFFFFFF", "9" * 400),
+]
+YAML_LIKE = st.lists(st.sampled_from(PIECES), max_size=30).map("".join)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    text=YAML_LIKE | st.text(max_size=60),
+    rest=st.sampled_from(["", SMALLEST]),
+    overrides=st.lists(YAML_LIKE, max_size=2),
+)
+@example(text='a: "\\uD800', rest=SMALLEST, overrides=["a.b=1", "a=1", "a.b.c=2"])
+def test_no_text_and_no_override_ends_in_anything_but_a_recipe_or_a_config_error(
+    text: str, rest: str, overrides: list[str]
+) -> None:
+    prefixed = [f"{key}={override}" for key, override in zip(("data.train", "optim"), overrides, strict=False)]
+    try:
+        recipe = parse_recipe(rest + text, [*overrides, *prefixed])
+    except ConfigError as error:
+        assert all(line.startswith(("recipe:", "override ")) for line in str(error).encode().decode().splitlines())
+    else:
+        assert parse_recipe(render_recipe(recipe)) == recipe
+        path_faults(recipe.model_dump(mode="json"), Path("/nowhere"))
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.binary(max_size=60))
+def test_no_bytes_end_in_anything_but_a_recipe_or_a_config_error(data: bytes, tmp_path_factory: Any) -> None:
+    path = tmp_path_factory.getbasetemp() / "bytes.yaml"
+    path.write_bytes(data)
+    with pytest.raises(ConfigError):
+        load_recipe(path)
+
+
+def test_recipes_are_read_where_torch_is_missing() -> None:
+    script = "import sys; sys.modules['torch'] = None; import shardtune.recipe.load, shardtune.docs"
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[3], timeout=60)

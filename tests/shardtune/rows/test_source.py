@@ -1,0 +1,105 @@
+"""Rows know their place, and every malformed one is named before anything else happens."""
+
+from pathlib import Path
+
+import pytest
+
+from shardtune.errors import DataError
+from shardtune.rows.source import Row, columns_of, read_rows, require_columns
+
+
+def written(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def test_a_row_knows_its_line_also_after_blank_and_many_lined_ones(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.csv", 'text,label\n"two\nlines",x\n\nlast,y\n')
+    assert [str(row) for row in read_rows(path, {})] == [f"{path}:2", f"{path}:5"]
+
+
+@pytest.mark.parametrize(
+    ("row", "word", "place"),
+    [
+        (Row({}, Path("a.conll"), 7), 2, "a.conll:9"),
+        (Row({}, Path("a.bio.gz"), 7), 2, "a.bio.gz:9"),
+        (Row({}, Path("a.jsonl"), 7), 2, "a.jsonl:7"),
+        (Row({}, Path("a.json"), 7, item=3), 2, "a.json:7 (row 3)"),
+        (Row({}, Path("a.parquet"), 0, item=3), 2, "a.parquet: row 3"),
+        (Row({}, Path("hf:owner/name"), 0, item=3), 2, "hf:owner/name: row 3"),
+    ],
+)
+def test_a_word_has_a_line_of_its_own_only_where_a_line_is_a_word(row: Row, word: int, place: str) -> None:
+    assert row.word(word) == place
+
+
+def test_a_word_is_a_place_of_its_row() -> None:
+    row = Row({}, Path("a.conll"), 7)
+    assert row.word(2).row == row.word(3).row == row.place.row == row.key
+    assert len({row.key, Row({}, Path("a.conll"), 8).key, Row({}, Path("a.conll"), 7, source=1).key}) == 3
+
+
+def test_columns_are_renamed_to_ours(tmp_path: Path) -> None:
+    rows = read_rows(written(tmp_path, "a.csv", "review,stars\ngood,5\n"), {"text": "review", "label": "stars"})
+    assert dict(rows[0].values) == {"text": "good", "label": "5"}
+
+
+def test_all_rows_of_a_folder_or_a_glob_are_read_in_the_order_of_the_names(tmp_path: Path) -> None:
+    for name in ("b.csv", "a/z.csv", ".hidden.csv", ".git/x.csv"):
+        written(tmp_path, name, f"text\n{name}\n")
+    written(tmp_path, "README.md", "# not rows")
+    said: list[str] = []
+    assert [row.values["text"] for row in read_rows(tmp_path, {}, say=said.append)] == ["a/z.csv", "b.csv"]
+    assert said == ["2 files: z.csv, b.csv"]
+    assert [row.values["text"] for row in read_rows(tmp_path / "*.csv", {})] == ["b.csv"]
+    assert [row.values["text"] for row in read_rows(tmp_path / "**" / "*.csv", {})] == ["a/z.csv", "b.csv"]
+
+
+def test_all_faults_are_said_at_once_and_the_many_are_counted(tmp_path: Path) -> None:
+    written(tmp_path, "a.jsonl", "x\n" * 1000)
+    written(tmp_path, "b.jsonl", "x\n" * 234)
+    with pytest.raises(DataError) as raised:
+        read_rows(tmp_path, {})
+    lines = str(raised.value).splitlines()
+    assert len(lines) == 11
+    assert lines[-1] == "… and 1,224 more"
+
+
+def test_a_column_that_is_nowhere_is_said_with_those_that_are(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data\.columns\.text: no row has a column 'revue'; found: review, stars"):
+        read_rows(written(tmp_path, "a.csv", "review,stars\ngood,5\n"), {"text": "revue"})
+
+
+def test_each_source_must_have_the_columns_in_one_row_at_least() -> None:
+    rows = [
+        Row({"text": "a", "label": "x"}, Path("a.jsonl"), 1, source=0),
+        Row({"text": "a"}, Path("b.jsonl"), 1, source=0),
+        Row({"review": "b", "label": "y"}, Path("c.csv"), 2, source=1),
+        Row({"review": "b", "label": "y"}, Path("d.csv"), 2, source=1),
+    ]
+    require_columns([columns_of(rows[:2])], ["text", "label"])
+    with pytest.raises(DataError) as raised:
+        require_columns([columns_of(rows)], ["text", "label"])
+    assert str(raised.value) == "c.csv: no column 'text'; found: label, review. Name yours: data.columns={text: …}"
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            {"review": "b", "stars": "5"},
+            "c.csv: no columns 'text', 'label'; found: review, stars. Name yours: data.columns={text: …, label: …}",
+        ),
+        (
+            {"text;label": "b;5"},
+            "c.csv: no columns 'text', 'label'; found: text;label. Its columns are parted by ';', those of a .csv by "
+            "commas and of a .tsv by tabs: write it like that",
+        ),
+    ],
+)
+def test_all_columns_that_are_missing_are_said_with_one_cure(values: dict[str, str], said: str) -> None:
+    with pytest.raises(DataError) as raised:
+        require_columns([columns_of([Row(values, Path("c.csv"), 2)])], ["text", "label"])
+    assert str(raised.value) == said

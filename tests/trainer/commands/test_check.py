@@ -1,0 +1,132 @@
+"""`shardtune check` shows the data as the loss sees them, and says all that is wrong before anything is trained."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+from rich.console import Console
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
+from shardtune.run_dir.micro_batch_budget import read_budget
+from shardtune.trainer.commands.check import check, main
+from shardtune.trainer.commands.check_view import show
+from shardtune.trainer.tasks.example import texts_of
+from tests.support.runs import RECIPE, train
+from tests.support.runs import tiny_recipe as recipe_of
+
+
+@pytest.fixture(scope="module")
+def recipe_path(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("check") / "tiny.yaml"
+    path.write_text(RECIPE.format(folder=tiny), encoding="utf-8")
+    return path
+
+
+def checked(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+    assert main([*words, "--json"]) == EXIT_OK
+    return json.loads(capsys.readouterr().out)
+
+
+def test_every_number_is_that_of_the_data(recipe_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = checked(capsys, str(recipe_path), "--ranks=2", "data.max_tokens=20")
+    train_rows = report["splits"]["train"]
+    assert (train_rows["facts"]["rows"], train_rows["facts"]["examples"]) == (67, 67)
+    assert sum(train_rows["labels"].values()) == 67 and set(train_rows["labels"]) == {"negative", "positive"}
+    lengths = train_rows["lengths"]
+    assert sum(lengths["counts"]) == 67 and lengths["edges"][-1] == lengths["longest"] == 20
+    assert 0 < lengths["full"] < 67
+    assert (report["steps_per_epoch"], report["num_steps"]) == (6, 18)
+    assert [source["rows"] for source in report["rows"]["sources"]] == [67, 29, 31]
+    assert report["rows"]["duplicates"].keys() == {"train", "dev", "test"}
+    rows, longest = report["largest_micro_batch"]
+    assert 0 < rows <= 6 and longest == 20
+    assert 0.5 < report["padding_efficiency"] <= 1
+
+
+def test_auto_is_what_a_run_on_this_machine_begins_with(
+    recipe_path: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    auto = ("train.micro_batch_tokens=auto", "train.max_steps=1", "data.dev=null", "data.test=null")
+    report = checked(capsys, str(recipe_path), "--ranks=1", *auto)
+    train(recipe_of(tiny, *auto), tmp_path, world_size=1)
+    kept = read_budget(tmp_path)
+    assert kept is not None and report["micro_batch_tokens"] == kept.tokens
+    assert checked(capsys, str(recipe_path), "--ranks=1", *auto[1:])["micro_batch_tokens"] == 16384
+
+
+def test_a_preview_ends_with_what_is_learned(recipe_path: Path, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pieces = checked(capsys, str(recipe_path), "--previews=1")["splits"]["train"]["previews"][0]
+    first = json.loads((tiny / "train.jsonl").read_text().splitlines()[0])
+    assert "".join(text for text, _ in pieces).split() == ["[CLS]", *first["text"].split(), "[SEP]"]
+    assert [target for _, target in pieces if target] == [first["label"]]
+
+
+def test_a_person_sees_tables_bars_and_coloured_targets(tiny: Path) -> None:
+    out = io.StringIO()
+    console = Console(file=out, width=200, force_terminal=True, color_system="standard")
+    show(check(recipe_of(tiny), world_size=2, num_previews=1), console)
+    shown = out.getvalue()
+    assert "█" in shown and "positive" in shown and "activations" in shown
+    assert "\x1b[30;42m" in shown  # black on green
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["data.max_tokns=3"], "did you mean 'max_tokens'"),
+        (["task.label_names=[negative, good]"], "label 'positive' is not in task.label_names"),
+        (["model.path=./nowhere"], "nowhere"),
+        (["data.max_tokens=65"], "more than"),
+    ],
+)
+def test_what_is_wrong_is_said_and_the_exit_code_is_2(
+    recipe_path: Path, capsys: pytest.CaptureFixture[str], overrides: list[str], said: str
+) -> None:
+    assert main([str(recipe_path), *overrides]) == EXIT_USER
+    printed = capsys.readouterr()
+    assert said in printed.err and "Traceback" not in printed.err and not printed.out
+    assert main([str(recipe_path), *overrides, "--json"]) == EXIT_USER
+    assert any(said in line for line in json.loads(capsys.readouterr().out)["errors"])
+
+
+def test_the_first_bad_rows_are_named_all_at_once(
+    recipe_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = ['{"text": "good", "label": "positive"}', "{", '{"text": 5', "[1]", '{"text": "bad", "label": "negative"}']
+    (tmp_path / "bad.jsonl").write_text("\n".join(lines))
+    assert main([str(recipe_path), f"data.train={tmp_path}/bad.jsonl"]) == EXIT_USER
+    said = capsys.readouterr().err
+    assert [f"bad.jsonl:{line}:" in said for line in (1, 2, 3, 4, 5)] == [False, True, True, True, False]
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_the_optimizer_takes_what_was_foretold(tiny: Path, tmp_path: Path, stage: int) -> None:
+    recipe = recipe_of(tiny, f"engine.deepspeed=zero{stage}", "engine.precision=bf16", "train.max_steps=1")
+    foretold = check(recipe, world_size=2, num_previews=0).memory
+    started = next(event for event in train(recipe, tmp_path, world_size=2)[1] if event["event"] == "start")
+    assert started["num_parameters"] == foretold.num_parameters
+    assert foretold.optimizer == foretold.num_parameters * 12 // (1 if stage == 0 else 2)
+
+
+def test_pieces_of_bytes_make_up_the_text_again() -> None:
+    """A byte-level tokenizer spreads 中 over three tokens, of which none is a character."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({token: at for at, token in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    text = "a 中文 é"
+    assert texts_of(fast(text)["input_ids"], fast) == ["a", " ", "", "", "中", "", "", "文", " ", "", "é"]
+
+
+def test_sources_have_the_names_that_they_have_now_also_where_the_data_were_prepared_under_others(
+    recipe_path: Path, tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one", "two"):
+        report = checked(capsys, str(recipe_path), f"data.train={{path: {tiny}/train.jsonl, name: {name}}}")
+        first, *_ = report["rows"]["sources"]
+        assert (first["name"], first["path"], first["rows"]) == (name, f"{tiny}/train.jsonl", 67)

@@ -1,0 +1,63 @@
+"""A file to predict may be of any format, and call its columns as the training data did."""
+
+import datetime
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
+from shardtune.run_dir.run import Run, write_run_dir
+from shardtune.trainer.commands.predict import main
+from tests.support.runs import tiny_recipe, train
+
+
+@pytest.fixture(scope="module")
+def run_dir(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one step on two sources, of which one calls the text `opinion`."""
+    folder = tmp_path_factory.mktemp("predict")
+    (folder / "a.csv").write_text("opinion,label\ngood film,positive\nbad film,negative\n")
+    sources = f"[{{path: {folder}/a.csv, columns: {{text: opinion}}}}, {tiny}/train.jsonl]"
+    recipe = tiny_recipe(tiny, f"data.train={sources}", "train.max_steps=1", "data.dev=null", "data.test=null")
+    write_run_dir(Run(recipe, folder / "run", folder))
+    train(recipe, folder / "run", world_size=1)
+    return folder / "run"
+
+
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [
+        ("text", ""),
+        ("review", "rows.csv: takes its column review as text (a guess; data.columns says otherwise)\n"),
+        ("opinion", "rows.csv: takes its column opinion as text (a guess; data.columns says otherwise)\n"),
+    ],
+)
+def test_the_text_is_found_under_its_name(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], column: str, said: str
+) -> None:
+    (tmp_path / "rows.csv").write_text(f"id,{column}\n7,a good film\n")
+    assert main([str(run_dir), f"--file={tmp_path}/rows.csv"]) == EXIT_OK
+    out, err = capsys.readouterr()
+    answer = json.loads(out)
+    assert (answer["id"], answer["text"]) == ("7", "a good film")
+    assert answer["prediction"]["label"] in ("negative", "positive")
+    assert err.removeprefix(f"{tmp_path}/") == said
+
+
+def test_columns_that_json_has_no_form_for_are_written_as_text(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pa.table({"text": ["a good film"], "day": [datetime.date(2020, 1, 2)]})
+    parquet.write_table(table, tmp_path / "rows.parquet")
+    assert main([str(run_dir), f"--file={tmp_path}/rows.parquet"]) == EXIT_OK
+    assert json.loads(capsys.readouterr().out)["day"] == "2020-01-02"
+
+
+def test_a_file_without_the_text_is_refused_with_the_columns_that_it_has(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rows.csv").write_text("review,opinion\na,b\n")
+    assert main([str(run_dir), f"--file={tmp_path}/rows.csv"]) == EXIT_USER
+    assert f"{tmp_path}/rows.csv:2: no text" in capsys.readouterr().err

@@ -1,0 +1,190 @@
+"""metrics.jsonl is the truth; W&B gets what it can take and never stops a training."""
+
+import json
+import math
+import resource
+import sys
+import time
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from shardtune.recipe.schema import Recipe
+from shardtune.trainer.distributed.ranks import Ranks
+from shardtune.trainer.reporting.reporter import (
+    JsonlReporter,
+    NullReporter,
+    TerminalReporter,
+    WandbReporter,
+    open_reporter,
+    wandb_id,
+    wandb_mode,
+)
+from tests.support.runs import tiny_recipe, train
+
+STEP = {"step": 1, "loss": 0.5}
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    return tiny_recipe(tmp_path, "report.wandb=auto")
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_ranks_above_zero_say_nothing(tmp_path: Path, recipe: Recipe) -> None:
+    rank_one = Ranks(1, 2, 1, torch.device("cpu"))
+    assert isinstance(open_reporter(recipe, tmp_path, rank_one, resumed_step=0, terminal=None), NullReporter)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_event_is_on_disk_as_soon_as_it_is_said(tmp_path: Path) -> None:
+    reporter = JsonlReporter(tmp_path / "m.jsonl", 0)
+    reporter.report("step", **STEP)
+    assert lines(tmp_path / "m.jsonl")[0].items() >= {"event": "step", **STEP}.items()
+
+
+def test_not_a_number_is_null_for_json_has_none(tmp_path: Path) -> None:
+    JsonlReporter(tmp_path / "m.jsonl", 0).report("step", step=1, loss=math.nan, grad_norm=math.inf)
+    assert lines(tmp_path / "m.jsonl")[0].items() >= {"loss": None, "grad_norm": None}.items()
+
+
+def test_a_resumed_run_takes_back_the_steps_that_it_will_do_again(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    reporter = JsonlReporter(path, 0)
+    for step in range(1, 6):
+        reporter.report("step", step=step, loss=1.0)
+    with path.open("a") as file:
+        file.write('{"event": "step", "st')  # killed while writing
+    JsonlReporter(path, 3).report("step", step=4, loss=2.0)
+    assert [(line["step"], line["loss"]) for line in lines(path)] == [(1, 1.0), (2, 1.0), (3, 1.0), (4, 2.0)]
+
+
+def test_a_run_that_goes_back_takes_back_what_it_said_of_later_steps(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    reporter = JsonlReporter(path, 0)
+    for step in range(1, 6):
+        reporter.report("step", step=step, loss=1.0)
+    reporter.report("alert", title="a", text="b", step=5)
+    reporter.go_back(3)
+    reporter.report("step", step=4, loss=2.0)
+    assert [line["step"] for line in lines(path)] == [1, 2, 3, 5, 4]
+    assert [line["event"] for line in lines(path)] == ["step", "step", "step", "alert", "step"]
+
+
+def test_an_alert_is_not_taken_back(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    JsonlReporter(path, 0).report("alert", title="a", text="b", step=5)
+    JsonlReporter(path, 3).report("step", **STEP)
+    assert [line["event"] for line in lines(path)] == ["alert", "step"]
+
+
+def test_lines_wait_while_the_disk_is_full_and_are_whole_afterwards(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "m.jsonl"
+    reporter = JsonlReporter(path, 0)
+    reporter.report("step", step=1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, before[1]))  # ends within the next line
+        reporter.report("step", step=2)
+        reporter.report("step", step=3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "its lines wait in memory" in caplog.text
+    reporter.report("step", step=4)
+    assert [line["step"] for line in lines(path)] == [1, 2, 3, 4]
+
+
+def test_a_person_who_watches_sees_an_alert(tmp_path: Path) -> None:
+    with (tmp_path / "terminal").open("w+") as terminal:
+        TerminalReporter(terminal).report("alert", title="not saved", text="no [room]", step=3)
+        terminal.seek(0)
+        assert terminal.read().splitlines()[-1] == "WARNING: not saved: no [room]"
+
+
+def test_a_step_has_all_that_a_dashboard_wants(tiny: Path, tmp_path: Path) -> None:
+    events = train(tiny_recipe(tiny), tmp_path, world_size=2)[1]
+    step = [event for event in events if event["event"] == "step"][-1]
+    rates = ["tokens_per_s", "samples_per_s", "step_time_s", "memory_bytes"]
+    assert all(step[key] > 0 for key in [*rates, "loss", "lr", "grad_norm", "epoch"])
+    assert 0.5 < step["padding_efficiency"] <= 1
+    assert 0 < step["data_wait_s"] < step["step_time_s"]
+    assert step["eta_s"] == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "environment", "mode"),
+    [
+        ("auto", {}, "offline"),
+        ("auto", {"WANDB_API_KEY": "k"}, "online"),
+        ("auto", {"WANDB_API_KEY": "k", "WANDB_MODE": "disabled"}, "disabled"),
+        ("disabled", {"WANDB_API_KEY": "k"}, "disabled"),
+        ("offline", {"WANDB_API_KEY": "k"}, "offline"),
+    ],
+)
+def test_wandb_is_online_where_a_key_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, environment: dict[str, str], mode: str
+) -> None:
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert wandb_mode(tiny_recipe(tmp_path, f"report.wandb={said}")) == mode
+
+
+def test_a_run_directory_has_one_wandb_id(tmp_path: Path) -> None:
+    assert wandb_id(tmp_path) == wandb_id(tmp_path)
+
+
+def test_wandb_offline_writes_a_real_log(tmp_path: Path, recipe: Recipe) -> None:
+    reporter = WandbReporter(recipe, tmp_path, "offline")
+    reporter.report("step", **STEP)
+    answers = [
+        {"prompt": "Hi", "answer": "<b>", "reference": "Yes."},
+        {"prompt": "So?", "answer": "", "reference": "No."},
+    ]
+    reporter.report("eval", split="dev", step=1, accuracy=0.75, confusion=[[1, 0], [0, 1]], answers=answers)
+    reporter.report("alert", title="not saved", text="no room", step=1)
+    reporter.close()
+    (log,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    wanted = [wandb_id(tmp_path).encode(), b"train/loss", b"dev/accuracy", b"dev/answers", b"not saved"]
+    began = time.monotonic()
+    while not all(word in log.read_bytes() for word in wanted):  # wandb's own process writes it, a little later
+        assert time.monotonic() - began < 60, log.read_bytes()
+        time.sleep(0.05)
+    (table,) = tmp_path.glob("wandb/offline-run-*/files/media/table/dev/answers*.table.json")
+    told = json.loads(table.read_text())
+    assert told["columns"] == ["prompt", "answer", "reference"]
+    assert told["data"] == [["Hi", "<b>", "Yes."], ["So?", "", "No."]]
+
+
+class _Run:
+    """A W&B run that hangs, or fails, at its first line."""
+
+    def __init__(self, deed: Any) -> None:
+        self.log = self.define_metric = lambda *_, **__: deed()
+        self.finish = lambda: None
+
+
+@pytest.mark.parametrize("deed", [lambda: time.sleep(60), lambda: 1 / 0], ids=["hangs", "fails"])
+def test_a_wandb_that_hangs_or_fails_costs_a_training_nothing(
+    tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, deed: Any
+) -> None:
+    fake = types.SimpleNamespace(init=lambda **_: _Run(deed), Settings=lambda **_: None)
+    monkeypatch.setitem(sys.modules, "wandb", fake)  # type: ignore[arg-type]
+    began = time.monotonic()
+    reporter = WandbReporter(recipe, tmp_path, "online", patience_s=0.3)
+    for step in range(20_000):
+        reporter.report("step", step=step, loss=0.5)
+    reporter.close()
+    assert time.monotonic() - began < 30
+    assert "W&B" in caplog.text

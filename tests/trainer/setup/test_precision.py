@@ -1,0 +1,51 @@
+"""All ranks compute in one precision, which every device has units for."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from shardtune.errors import LaunchError
+from shardtune.recipe.load import parse_recipe
+from shardtune.recipe.schema import Recipe
+from shardtune.trainer.distributed.ranks import Ranks
+from shardtune.trainer.setup.precision import expected_precision, has_bf16, settle_precision
+from tests.support.ranks import run_ranks
+
+
+def recipe(*overrides: str) -> Recipe:
+    return parse_recipe("task: {kind: classification}\nmodel: {path: m}\ndata: {train: t.jsonl}\n", overrides)
+
+
+def with_units(**names: bool) -> Any:
+    """A stand-in for torch.cpu.get_capabilities."""
+    return lambda: names
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [({"avx2": True, "avx512_f": True}, False), ({"avx512_bf16": True}, True), ({"bf16": True}, True), ({}, False)],
+)
+def test_a_cpu_is_asked_for_its_units(names: dict[str, bool], expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", with_units(**names))
+    assert has_bf16("cpu") is expected
+    assert expected_precision(recipe("job.device=cpu")) == ("bf16" if expected else "fp32")
+
+
+@pytest.mark.parametrize(("with_it", "expected"), [((0, 1), "bf16"), ((0,), "fp32"), ((), "fp32")])
+def test_one_rank_without_units_decides_for_all(with_it: tuple[int, ...], expected: str) -> None:
+    def body(ranks: Ranks) -> str:
+        torch.cpu.get_capabilities = with_units(amx_bf16=ranks.rank in with_it)
+        return settle_precision(recipe(), ranks).engine.precision
+
+    assert run_ranks(body, world_size=2) == [expected] * 2
+
+
+def test_what_is_asked_for_is_taken_and_what_cannot_be_is_refused() -> None:
+    def body(ranks: Ranks) -> str:
+        torch.cpu.get_capabilities = with_units()
+        with pytest.raises(LaunchError, match="fp16 needs a GPU"):
+            settle_precision(recipe("engine.precision=fp16"), ranks)
+        return settle_precision(recipe("engine.precision=bf16"), ranks).engine.precision
+
+    assert run_ranks(body, world_size=1) == ["bf16"]

@@ -1,0 +1,1 @@
+"""What happens between two steps: evaluations, checkpoints, guards against bad steps."""

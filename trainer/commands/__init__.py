@@ -1,0 +1,1 @@
+"""The commands that need torch, each run in a process of its own."""

@@ -1,0 +1,177 @@
+"""What a finished run's model says of new texts, on one process.
+
+`python -m shardtune.trainer.commands.predict RUN_DIR --text … | --file …`: a JSON object a line, in the order of the
+input.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO, cast
+
+from shardtune.errors import CheckpointError, DataError, ShardtuneError
+from shardtune.recipe.load import parse_recipe
+from shardtune.recipe.schema import Recipe
+from shardtune.rows.columns import plain
+from shardtune.rows.source import Faults, Row, read_rows
+from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
+from shardtune.run_dir.files import CONFIG, FACTS, MODEL
+from shardtune.trainer.data.prepare.splits import with_named_columns
+from shardtune.trainer.setup.precision import expected_precision
+from shardtune.trainer.tasks import TASKS, Task
+from shardtune.trainer.tasks.example import Example
+from shardtune.trainer.tasks.task import GeneratingTask
+
+BATCH_ROWS, WINDOW_ROWS = 32, 1024
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    parser = argparse.ArgumentParser("shardtune predict", description=__doc__)
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--text", action="append", default=[])
+    parser.add_argument("--file", type=Path)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--model", default="best", choices=("best", "last"))
+    arguments = parser.parse_args(argv)
+    try:
+        if arguments.out is not None and arguments.out.suffix in (".csv", ".tsv", ".parquet"):
+            raise DataError(f"--out: predictions are JSON lines; name it {arguments.out.with_suffix('.jsonl')}")
+        recipe, folder, facts = find_model(arguments.run_dir, arguments.model)
+        task_type = TASKS[recipe.task.kind]
+        rows = [
+            Row(task_type.text_row(text), Path("--text"), line) for line, text in enumerate(arguments.text, start=1)
+        ]
+        if arguments.file is not None:
+            rows += _read_inputs(arguments.file, recipe)
+        faults = Faults()
+        for row in rows:
+            task_type.check_inputs(row, faults)
+        faults.raise_if_any()
+        if not rows:
+            raise DataError("nothing to predict; give --text or --file")
+        to_file = arguments.out is not None
+        with arguments.out.open("w", encoding="utf-8") if to_file else nullcontext(sys.stdout) as out:
+            _write(predict(recipe, folder, facts, rows, progress=to_file), rows, out)
+        if to_file:
+            print(f"{len(rows):,} predictions in {arguments.out}", file=sys.stderr)
+    except ShardtuneError as error:
+        print(error, file=sys.stderr)
+        return EXIT_USER
+    return EXIT_OK
+
+
+def predict(
+    recipe: Recipe, folder: Path, facts: Mapping[str, Any], rows: Sequence[Row], *, progress: bool = False
+) -> Iterator[dict[str, Any]]:
+    """One prediction a row, in order, by the model exported to `folder`; on the first GPU if there is one."""
+    from rich.console import Console
+    from rich.progress import track
+
+    task, model, tokenizer = open_model(recipe, folder, facts)
+    starts: Sequence[int] = range(0, len(rows), WINDOW_ROWS)
+    shown = track(starts, "predicting", console=Console(stderr=True), disable=not progress)
+    for start in shown:
+        window = rows[start : start + WINDOW_ROWS]
+        by_row = task.encode(window, recipe.data.max_tokens, labelled=False)
+        examples = [example for its in by_row for example in its]
+        by_length = sorted(range(len(examples)), key=lambda at: len(examples[at]["input_ids"]))
+        answers: dict[int, dict[str, Any]] = {}
+        for first in range(0, len(by_length), BATCH_ROWS):
+            chosen = by_length[first : first + BATCH_ROWS]
+            answers |= zip(chosen, _answers(task, model, [examples[at] for at in chosen], tokenizer), strict=True)
+        in_order = (answers[at] for at in range(len(examples)))
+        yield from (
+            task.answer(row, its, list(islice(in_order, len(its)))) for row, its in zip(window, by_row, strict=True)
+        )
+
+
+def open_model(recipe: Recipe, folder: Path, facts: Mapping[str, Any]) -> tuple[Task, Any, Any]:
+    """The task, the model exported to `folder` on the first GPU if there is one, and its tokenizer.
+
+    Adapters are put on their base. Raises CheckpointError if that is another by now.
+    """
+    import torch
+    import transformers
+
+    from shardtune.trainer.checkpoint.base_model import identify, read_base, refuse_another_base
+    from shardtune.trainer.model.load import DTYPES, calibrate
+    from shardtune.trainer.model.lora import is_adapter, open_base, put_on
+
+    transformers.utils.logging.disable_progress_bar()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    adapted = is_adapter(folder)
+    config = transformers.AutoConfig.from_pretrained(folder / MODEL if adapted else folder)
+    task = TASKS[recipe.task.kind](recipe.task, facts, tokenizer, config)
+    calibrate(task, folder)
+    if adapted:
+        refuse_another_base(read_base(folder), identify(recipe), folder)
+        model_class = getattr(transformers, config.architectures[0])
+        model = put_on(open_base(recipe, model_class, config, dtype=DTYPES[expected_precision(recipe)]), folder)
+        if (folder / MODEL / "generation_config.json").is_file():
+            model.generation_config = transformers.GenerationConfig.from_pretrained(folder / MODEL)
+    else:
+        model = getattr(transformers, task.auto_model).from_pretrained(folder)
+    return task, model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
+
+
+def _answers(task: Task, model: Any, examples: Sequence[Example], tokenizer: Any) -> list[dict[str, Any]]:
+    import torch
+
+    from shardtune.trainer.between_steps.generate import settings_of
+    from shardtune.trainer.model.load import generate
+
+    with torch.inference_mode():
+        if task.generation is None:
+            batch = task.collate(examples).to(model.device)
+            inputs = {name: value for name, value in batch.inputs.items() if name not in ("targets", "target_weights")}
+            return task.predictions(model(**inputs), batch)
+        asking = cast(GeneratingTask, task)
+        inputs = {name: value.to(model.device) for name, value in asking.collate_prompts(examples).items()}
+        ids = generate(model, inputs, settings_of(task.generation, tokenizer))
+        return [asking.prediction(answer) for answer in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+
+def _read_inputs(path: Path, recipe: Recipe) -> list[Row]:
+    """The rows of the file, under our names for the columns that the model reads.
+
+    What data.columns says of these holds. What single sources say is one more guess: which source this file is like, it
+    does not say.
+    """
+    data, task = recipe.data, TASKS[recipe.task.kind]
+    maps = [source.columns or {} for source in data.sources("train")]
+    synonyms = {
+        name: (*(plain(its[name]) for its in maps if name in its), *(names if data.guess_columns else ()))
+        for name, names in task.column_guesses.items()
+        if name in task.input_columns
+    }
+    columns = {name: theirs for name, theirs in data.columns.items() if name in task.input_columns}
+    rows = read_rows(path, columns, synonyms, say=lambda text: print(f"{path}: {text}", file=sys.stderr))
+    return [with_named_columns(row, recipe) for row in rows]
+
+
+def find_model(run_dir: Path, name: str) -> tuple[Recipe, Path, dict[str, Any]]:
+    """A run's recipe, the folder of its `best` or `last` model, and its task's facts.
+
+    Raises CheckpointError if it is no run directory, or the run has not come so far.
+    """
+    if not (run_dir / CONFIG).is_file():
+        raise CheckpointError(f"{run_dir}: not a run directory (there is no {CONFIG})")
+    folder = run_dir / "export" / name
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is not there: the run has not come so far; `shardtune run {run_dir}` goes on")
+    recipe = parse_recipe((run_dir / CONFIG).read_text(encoding="utf-8"), name=str(run_dir / CONFIG))
+    return recipe, folder, json.loads((run_dir / FACTS).read_text(encoding="utf-8"))
+
+
+def _write(predictions: Iterator[dict[str, Any]], rows: Sequence[Row], out: TextIO) -> None:
+    for row, prediction in zip(rows, predictions, strict=True):
+        out.write(json.dumps({**row.values, "prediction": prediction}, ensure_ascii=False, default=str) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

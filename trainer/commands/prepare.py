@@ -1,0 +1,89 @@
+"""Prepares a recipe's data, or finds that they are; nothing is trained, and no other rank is needed.
+
+`python -m shardtune.trainer.commands.prepare RECIPE [key=value …]`: exit code 2 if anything is wrong with the recipe or
+the data. On several machines with one file system, started on each, they share the work.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shardtune.recipe.load import load_recipe
+from shardtune.recipe.schema import Recipe
+from shardtune.run_dir.files import CONFIG
+from shardtune.run_dir.progress import PreparationProgress
+from shardtune.trainer.commands.json_output import print_report
+from shardtune.trainer.data.prepare.prepare import prepare
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was done."""
+
+    path: str
+    """The folder of the prepared data, by whose name they are found again."""
+    was_made: bool
+    """False if all of it was there already."""
+    seconds: float
+    rows: int
+    examples: int
+    tokens: int
+    tokens_per_s: float | None
+    """None if nothing had to be made."""
+    shards: int
+    bytes: int
+    """On disk."""
+    splits: dict[str, dict[str, Any]]
+    """What was counted of each split: rows, examples, tokens, targets, rows_dropped, rows_truncated."""
+    notes: list[str]
+
+
+def report_on(recipe: Recipe, notes: list[str]) -> Report:
+    """Prepares the data and says what was done. Raises DataError for whatever is wrong with them."""
+    since = time.monotonic()
+    prepared = prepare(recipe, say=notes.append, progress=PreparationProgress(sys.stderr))
+    seconds = time.monotonic() - since
+    splits: dict[str, dict[str, Any]] = prepared.meta["splits"]
+    totals = {name: sum(split[name] for split in splits.values()) for name in ("rows", "examples", "tokens")}
+    files = [path for path in prepared.folder.iterdir() if path.is_file()]
+    return Report(
+        path=str(prepared.folder),
+        was_made=prepared.was_made,
+        seconds=round(seconds, 3),
+        **totals,
+        tokens_per_s=round(totals["tokens"] / seconds) if prepared.was_made else None,
+        shards=sum(path.suffix == ".arrow" for path in files),
+        bytes=sum(path.stat().st_size for path in files),
+        splits=splits,
+        notes=notes,
+    )
+
+
+def _show(report: Report) -> None:
+    for note in report.notes:
+        print(note, file=sys.stderr)
+    for name, split in report.splits.items():
+        counts = ", ".join(f"{split[key]:,.0f} {key}" for key in ("rows", "examples", "tokens", "targets"))
+        print(f"{name:6} {counts}")
+    speed = f", {report.tokens_per_s:,} tokens/s" if report.tokens_per_s is not None else "; they were there already"
+    print(f"{report.shards} shards of {report.bytes / 1e6:,.1f} MB in {report.path}")
+    print(f"{report.seconds:,.1f} s{speed}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    parser = argparse.ArgumentParser("shardtune prepare", description=__doc__)
+    parser.add_argument("recipe", type=Path, help="a recipe, or the directory of a run")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the recipe")
+    parser.add_argument("--json", action="store_true", help="what was done, as one JSON object")
+    arguments = parser.parse_intermixed_args(argv)
+    path = arguments.recipe / CONFIG if arguments.recipe.is_dir() else arguments.recipe
+    return print_report(lambda: report_on(load_recipe(path, arguments.overrides), []), _show, as_json=arguments.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""The training rows as they come from their sources, for data that are not to be prepared and kept.
+
+Which rows a step has follows from the seed, the step's number and the sources alone: every rank, of any number, finds
+the same ones. Only a window of them is held at a time.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from shardtune.errors import DataError
+from shardtune.recipe.schema import Recipe
+from shardtune.rows.columns import rename
+from shardtune.rows.row_faults import BadRows, Faults
+from shardtune.rows.source import Row
+from shardtune.trainer.data.batches.order import shuffled
+from shardtune.trainer.data.prepare.row_pieces import Read, Reading
+from shardtune.trainer.data.prepare.splits import sources_of, with_named_columns
+from shardtune.trainer.tasks import TASKS
+
+ROWS_AT_ONCE = 256
+_STREAM_KEYS = 2**62
+"""Beyond the epochs whose rows an Order shuffles."""
+
+
+class Stream:
+    """The rows of train, over and over, shuffled among so many at a time, each time otherwise."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        columns: Sequence[Mapping[str, str]],
+        check: Callable[[Sequence[Row], Faults], None],
+    ) -> None:
+        """`columns` are those of each source, ours -> theirs; `check` adds what is wrong with rows."""
+        self._recipe, self._columns, self._check = recipe, columns, check
+        self._window = recipe.data.shuffle_window
+        self._size = recipe.train.global_batch_size
+
+    def steps(self, first: int) -> Iterator[list[Row]]:
+        """The rows of each step from this one on, without end. Those before are read past, and not looked at.
+
+        Raises BadRows, or DataError if there are no rows.
+        """
+        pending, epoch = list[Row](), 0
+        left = first * self._size
+        while True:
+            num_rows, num_passed = 0, left
+            for number, window in enumerate(self._windows(num_passed)):
+                num_rows += len(window)
+                if left >= len(window):
+                    left -= len(window)
+                    continue
+                order = shuffled(self._recipe.train.seed, _STREAM_KEYS + (epoch << 32) + number, len(window))
+                pending += [window[at] for at in order.tolist()[left:]]
+                left = 0
+                while len(pending) >= self._size:
+                    yield pending[: self._size]
+                    del pending[: self._size]
+            if not num_rows:
+                raise DataError("data.train: no row is left to stream")
+            epoch += 1 + left // num_rows
+            left %= num_rows
+
+    def _windows(self, num_passed: int) -> Iterator[list[Row]]:
+        window: list[Row] = []
+        for rows in self._chunks(num_passed):
+            window += rows
+            while len(window) >= self._window:
+                yield window[: self._window]
+                del window[: self._window]
+        if window:
+            yield window
+
+    def _chunks(self, num_passed: int) -> Iterator[list[Row]]:
+        """All rows that are right, once; about so many of the first are not looked at."""
+        sources = sources_of(self._recipe.data)
+        num_rows = 0
+        for number in range(len(self._recipe.data.sources("train"))):
+            read = Read()
+            reading = Reading(number, tuple((path, None) for path in sources.files[number]))
+            chunk: list[Row] = []
+            for path, records in sources.records(reading, read):
+                for record in records:
+                    if self._columns[number]:
+                        rename(record.values, self._columns[number])
+                    row = Row(record.values, path, record.line, number, record.item)
+                    chunk.append(with_named_columns(row, self._recipe))
+                    if len(chunk) == ROWS_AT_ONCE:
+                        num_rows += len(chunk)
+                        yield self._sound(chunk, read.faults, is_passed=num_rows <= num_passed)
+                        chunk = []
+            num_rows += len(chunk)
+            yield self._sound(chunk, read.faults, is_passed=num_rows <= num_passed)
+
+    def _sound(self, rows: list[Row], unread: Faults, *, is_passed: bool) -> list[Row]:
+        """The rows that are right. Raises BadRows if one is not and may not be skipped."""
+        are_skipped = self._recipe.data.on_bad_row == "skip"
+        if unread and not (are_skipped and unread.are_rows_alone):
+            raise BadRows(unread)
+        if is_passed and not are_skipped:
+            return rows  # of which none was wrong when they were trained on
+        faults = Faults()
+        self._check(rows, faults)
+        if faults and not (are_skipped and faults.are_rows_alone):
+            raise BadRows(faults)
+        return [row for row in rows if row.key not in faults.rows] if faults else rows
+
+
+def open_stream(facts: Mapping[str, Any], columns: Sequence[Mapping[str, str]], recipe: Recipe) -> Stream:
+    """The training rows of a recipe that streams them, of which only the first are prepared."""
+    task = TASKS[recipe.task.kind]
+    known = task.survey(recipe.task)
+    may_misfit = known.recall(facts)
+
+    def check(rows: Sequence[Row], faults: Faults) -> None:
+        task.survey(recipe.task).look("train", rows, faults)
+        if may_misfit:
+            known.look("train", [row for row in rows if row.key not in faults.rows], faults)
+
+    return Stream(recipe, columns, check)

@@ -1,0 +1,1 @@
+"""Rows -> encoded examples on disk, once a cluster, before any process group exists."""

@@ -1,0 +1,242 @@
+"""Encoded examples on the disk: Arrow files that are memory-mapped, and beside them an index of all examples.
+
+The index has each example's length, its targets and its source, so that the order of a training and the deal of its
+rows to ranks are decided without opening a shard.
+"""
+
+import json
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from shardtune.errors import DataError
+from shardtune.rows.input_file import place_in_words
+from shardtune.rows.row_faults import BadRows, Faults
+from shardtune.rows.source import Row
+from shardtune.trainer.data.prepare.work_queue import published
+from shardtune.trainer.tasks.example import TRUNCATED, Example
+from shardtune.trainer.tasks.task import Task
+
+SHARD_BYTES = 1 << 26
+"""A shard is closed when it has become so long: what a process holds of the one that it is writing."""
+
+
+@dataclass
+class Written:
+    """The examples of some rows of one split, and what was counted of them."""
+
+    shards: list[tuple[str, int]]
+    """Names of files, and how many examples each has."""
+    lengths: NDArray[np.int32]
+    num_targets: NDArray[np.float64]
+    num_rows: int
+    num_dropped: int
+    num_truncated: int
+    faults: Faults
+    """Of rows that were left out, if that is allowed."""
+    files: list[str]
+    """Those that the rows are from."""
+    places: NDArray[np.int32]
+    """The number of its file, its line and its item, of each example's row; shape (examples, 3)."""
+
+
+class Encoder:
+    """Writes the examples of rows into shards."""
+
+    def __init__(self, task: Task, max_tokens: int, *, are_bad_skipped: bool) -> None:
+        self._task, self._max_tokens, self._are_bad_skipped = task, max_tokens, are_bad_skipped
+
+    def write(self, folder: Path, name: str, chunks: Iterable[Sequence[Row]]) -> Written:
+        """The examples of all chunks, in files whose names begin with `name`. Raises BadRows."""
+        lengths: list[int] = []
+        num_targets: list[float] = []
+        shards: list[tuple[str, int]] = []
+        faults = Faults()
+        files: dict[str, int] = {}
+        places: list[tuple[int, int, int]] = []
+        num_rows = num_dropped = num_truncated = 0
+        pending: list[pa.Table] = []
+        for rows in chunks:
+            num_rows += len(rows)
+            num_bad = faults.num_rows
+            by_row = self.encode(rows, faults)
+            num_dropped += sum(not examples for examples in by_row) - (faults.num_rows - num_bad)
+            chunk = [example for examples in by_row for example in examples]
+            num_truncated += sum(bool(example.pop(TRUNCATED, False)) for example in chunk)
+            lengths += map(self._task.num_tokens, chunk)
+            num_targets += map(self._task.num_targets, chunk)
+            of = (row for row, examples in zip(rows, by_row, strict=True) for _ in examples)
+            places += ((files.setdefault(str(row.path), len(files)), row.line, row.item) for row in of)
+            if chunk:
+                pending.append(_table(chunk))
+            if sum(table.nbytes for table in pending) > SHARD_BYTES:
+                shards.append(_write(pending, folder, f"{name}-{len(shards):03}.arrow"))
+                pending = []
+        if pending:
+            shards.append(_write(pending, folder, f"{name}-{len(shards):03}.arrow"))
+        return Written(
+            shards,
+            np.array(lengths, dtype=np.int32),
+            np.array(num_targets, dtype=np.float64),
+            num_rows,
+            num_dropped,
+            num_truncated,
+            faults,
+            list(files),
+            np.array(places, dtype=np.int32).reshape(-1, 3),
+        )
+
+    def encode(self, rows: Sequence[Row], faults: Faults) -> list[list[Example]]:
+        """Each row's examples; none of those that are found wrong now and may be skipped, which are added.
+
+        Raises BadRows if they may not.
+        """
+        if not rows:
+            return []
+        try:
+            by_row = self._task.encode(rows, self._max_tokens, labelled=True)
+            empty = Faults()
+            for row, examples in zip(rows, by_row, strict=True):
+                if any(self._task.num_tokens(its) == 0 for its in examples):
+                    empty.add(row, "the tokenizer makes no token of it")
+            empty.raise_if_any()
+            return by_row
+        except BadRows as error:
+            bad = error.faults.rows
+            is_left = [row.key not in bad for row in rows]
+            if not self._are_bad_skipped or not error.faults.are_rows_alone or all(is_left):
+                raise
+            faults.update(error.faults)
+        left = iter(self.encode([row for row, its in zip(rows, is_left, strict=True) if its], faults))
+        return [next(left) if its else [] for its in is_left]
+
+
+def _table(examples: Sequence[Example]) -> pa.Table:
+    # By name: from_pylist would leave out what the first example happens to lack.
+    names = sorted({name for example in examples for name in example})
+    return pa.table({name: _column([example.get(name) for example in examples]) for name in names})
+
+
+def _column(values: Sequence[Any]) -> pa.Array:
+    """The values as an Arrow array; lists of whole numbers in 32 bits, if they fit: a token is then half as long."""
+    numbers = array("i")
+    try:
+        for value in values:
+            numbers.fromlist(value)  # half of Arrow's time, and it refuses what is no whole number
+    except (TypeError, OverflowError):
+        return pa.array(values)
+    ends = np.cumsum([0, *map(len, values)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(ends), pa.array(np.array(numbers, dtype=np.int32)))
+
+
+def _write(tables: Sequence[pa.Table], folder: Path, name: str) -> tuple[str, int]:
+    table = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+    with published(folder / name) as path, pa.ipc.new_file(str(path), table.schema) as file:
+        file.write_table(table)
+    return name, len(table)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The prepared examples of one split, memory-mapped."""
+
+    folder: Path
+    name: str
+    shards: Sequence[tuple[str, int]]
+    """Their files, and how many examples each has."""
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int32]:
+        """Tokens of each example; shape (examples,)."""
+        lengths: NDArray[np.int32] = np.load(self.folder / f"{self.name}.lengths.npy", mmap_mode="r")
+        return lengths
+
+    @cached_property
+    def num_targets(self) -> NDArray[np.float64]:
+        """Labels that count, or their weights' sum, of each example; shape (examples,)."""
+        num_targets: NDArray[np.float64] = np.load(self.folder / f"{self.name}.num_targets.npy", mmap_mode="r")
+        return num_targets
+
+    @cached_property
+    def sources(self) -> NDArray[np.int32]:
+        """The number of the source that each example is from, as the recipe lists those of train; shape (examples,)."""
+        sources: NDArray[np.int32] = np.load(self.folder / f"{self.name}.sources.npy", mmap_mode="r")
+        return sources
+
+    def place(self, row: int) -> str:
+        """Where the user wrote the row that an example is of, such as `train.jsonl:12`."""
+        file, line, item = self._places[row].tolist()
+        return place_in_words(Path(self._files[file]), line, item)
+
+    def examples(self, rows: NDArray[np.int64]) -> list[Example]:
+        """These examples, in the order asked for."""
+        return [self._example(row) for row in rows.tolist()]
+
+    def _example(self, row: int) -> Example:
+        shard = bisect_right(self._starts, row) - 1
+        columns = self._opened.get(shard)
+        if columns is None:
+            columns = self._opened[shard] = _open(self.folder / self.shards[shard][0])
+        at = row - self._starts[shard]
+        return {name: value(at) for name, value in columns.items()}
+
+    @cached_property
+    def _places(self) -> NDArray[np.int32]:
+        places: NDArray[np.int32] = np.load(self.folder / f"{self.name}.places.npy", mmap_mode="r")
+        return places
+
+    @cached_property
+    def _files(self) -> list[str]:
+        files: list[str] = json.loads((self.folder / f"{self.name}.files.json").read_text(encoding="utf-8"))
+        return files
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return list(accumulate((count for _, count in self.shards[:-1]), initial=0))
+
+    @cached_property
+    def _opened(self) -> dict[int, dict[str, Callable[[int], Any]]]:
+        return {}
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+
+def damaged(path: Path, error: Exception) -> DataError:
+    """What there is to say of a file of prepared data that cannot be read."""
+    return DataError(f"{path} is damaged ({error}); delete {path.parent}, and start again: it is made anew")
+
+
+def _open(path: Path) -> dict[str, Callable[[int], Any]]:
+    """How to get each column's value of an example in this shard."""
+    try:
+        (batch,) = pa.ipc.open_file(pa.memory_map(str(path))).read_all().to_batches()
+    except (pa.ArrowInvalid, OSError, ValueError) as error:
+        raise damaged(path, error) from error
+    return {name: _reader(batch.column(name)) for name in batch.schema.names}
+
+
+def _reader(array: pa.Array) -> Callable[[int], Any]:
+    # Through numpy, as Arrow makes an object of its own of every number before it is one of Python's.
+    kind = array.type
+    if pa.types.is_list(kind) and _is_number(kind.value_type) and not array.null_count:
+        if not array.values.null_count:
+            ends, values = array.offsets.to_numpy(), array.values.to_numpy()
+            return lambda at: values[ends[at] : ends[at + 1]].tolist()
+    elif _is_number(kind) and not array.null_count:
+        numbers = array.to_numpy()
+        return lambda at: numbers[at].item()
+    return lambda at: array[at].as_py()
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))

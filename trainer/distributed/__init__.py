@@ -1,0 +1,1 @@
+"""The process among its peers: collectives, the lease, stop requests, the watchdog."""

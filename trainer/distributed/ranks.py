@@ -1,0 +1,154 @@
+"""Who this process is among all, and the collectives by what they mean.
+
+The only place that knows how the ranks were started: by torchrun, by deepspeed, by a test, or alone.
+"""
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Literal, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.distributed_c10d import Store
+
+from shardtune.errors import LaunchError
+from shardtune.trainer.distributed.rank_env import global_rank, local_rank, world_size
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's place. What is marked Collective must be called by all ranks, in the same order."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    device: torch.device
+    control: dist.ProcessGroup | None = None
+    """For questions that must not wait for a GPU: gloo beside NCCL; None where all there is is gloo."""
+    group: dist.ProcessGroup | None = None
+    """In which the collectives are; None is the one that all else is in too."""
+
+    @property
+    def is_zero(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, *values: float | Tensor) -> list[float]:
+        """Collective: each value's sum over the ranks, in float64 (exact for counts up to 2**53)."""
+        totals = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=self.device) for value in values])
+        dist.all_reduce(totals, group=self.group)
+        return [float(total) for total in totals.tolist()]
+
+    def sum_counts(self, counts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Collective: the named tensors summed over the ranks, on the CPU. All ranks hold the same names and shapes."""
+        totals = {}
+        for name in sorted(counts):
+            total = counts[name].to(self.device, copy=True)
+            dist.all_reduce(total, group=self.group)
+            totals[name] = total.cpu()
+        return totals
+
+    def any(self, flag: bool) -> bool:
+        """Collective: whether the flag is set on at least one rank."""
+        return self.sum(flag)[0] > 0
+
+    def ask_any(self, flag: bool) -> Callable[[], bool]:
+        """Collective: asks the same, without waiting; what it returns waits until all have asked, and is the answer."""
+        count = torch.tensor([int(flag)])
+        work = dist.all_reduce(count, group=self.control, async_op=True)
+
+        def answer() -> bool:
+            work.wait()
+            return bool(count)
+
+        return answer
+
+    def gather(self, value: T) -> list[T]:
+        """Collective: every rank's value, in the order of the ranks; for small things of any kind."""
+        values: list[T] = [value] * self.world_size
+        dist.all_gather_object(values, value, group=self.group)
+        return values
+
+    def gather_numbers(self, value: float) -> list[float]:
+        """Collective: every rank's number, in the order of the ranks; cheaper than what is gathered of any kind."""
+        mine = torch.tensor([value], dtype=torch.float64, device=self.device)
+        all_of_them = torch.empty(self.world_size, dtype=torch.float64, device=self.device)
+        dist.all_gather_into_tensor(all_of_them, mine, group=self.group)
+        return [float(its) for its in all_of_them.tolist()]
+
+    def gather_rows(self, rows: Tensor) -> list[Tensor]:
+        """Collective: every rank's tensor, in the order of the ranks; they may differ in their first size alone."""
+        sizes = [int(size) for size in self.gather_numbers(len(rows))]
+        padded = rows.new_zeros(max(sizes), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        whole = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(whole, padded, group=self.group)
+        return [its[:size] for its, size in zip(whole, sizes, strict=True)]
+
+    def barrier(self) -> None:
+        """Collective: waits until every rank is here."""
+        dist.barrier(group=self.group)
+
+    def apart(self) -> "Ranks":
+        """Collective: the same ranks in a group of their own, on the CPU: for what another thread says meanwhile."""
+        group = dist.new_group(backend="gloo")
+        return replace(self, device=torch.device("cpu"), control=group, group=group)
+
+
+def connect(
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    *,
+    store: Store | None = None,
+    timeout: timedelta = timedelta(minutes=10),
+) -> Ranks:
+    """Collective: joins the process group that torchrun or deepspeed describes in the environment; alone without one.
+
+    Ranks that have a store of their own meet there instead of at MASTER_ADDR. A collective that not all have come to
+    within the timeout fails.
+
+    Raises LaunchError if CUDA is asked for and not there, or if this machine has fewer GPUs than ranks.
+    """
+    rank, size, local = global_rank(), world_size(), local_rank()
+    where = _device(device, local)
+    if where.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    else:
+        torch.cuda.set_device(where)
+    if "MASTER_ADDR" not in os.environ:
+        # DeepSpeed looks for these even in a world of one; a port of our own, so that two such runs do not meet.
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+        os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    backend = "gloo" if where.type == "cpu" else "nccl"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+    control = dist.new_group(backend="gloo", timeout=timeout) if backend == "nccl" else None
+    return Ranks(rank, size, local, where, control)
+
+
+def disconnect() -> None:
+    """Leaves the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _device(wanted: str, local: int) -> torch.device:
+    num_gpus = torch.cuda.device_count()
+    if wanted == "cpu" or (wanted == "auto" and num_gpus == 0):
+        return torch.device("cpu")
+    if num_gpus == 0:
+        raise LaunchError(
+            "job.device: cuda is asked for, but torch sees no GPU; check nvidia-smi, or set job.device=cpu"
+        )
+    if local >= num_gpus:
+        raise LaunchError(f"rank {local} of this machine has no GPU: there are {num_gpus}; set job.ranks={num_gpus}")
+    return torch.device("cuda", local)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,182 @@
+"""How an optimizer step is computed over the ranks, by DeepSpeed.
+
+The loop speaks to the Engine protocol; which ZeRO stage, precision or offload is behind it changes nothing it can see.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from shardtune.ds_config.resolve import zero_stage
+from shardtune.trainer.distributed.ranks import Ranks
+from shardtune.trainer.engine import zero_layout as zero
+from shardtune.trainer.engine.engine import StepStats, seed_step
+from shardtune.trainer.engine.generation_beats import Beats
+from shardtune.trainer.engine.model_state import ModelState
+from shardtune.trainer.engine.snapshot import Saved, Snapshot
+from shardtune.trainer.engine.stopwatch import Stopwatch
+from shardtune.trainer.model.load import generate
+from shardtune.trainer.tasks.batch import Batch
+
+
+class DeepSpeedEngine:
+    """ZeRO 0 to 3 by DeepSpeed.
+
+    DeepSpeed is told that a step is one micro-batch, and then told at every pass whether it is the step's last: so a
+    step may have any number of micro-batches, another one each time.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        ds_config: dict[str, Any],
+        make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+        *,
+        ranks: Ranks,
+        seed: int,
+        keeps_frozen: bool = True,
+    ) -> None:
+        """With keeps_frozen, snapshots have what is not trained too; without it, restore leaves that as it is."""
+        import deepspeed
+
+        self._ranks = ranks
+        self._seed = seed
+        self.zero_stage = zero_stage(ds_config)
+        self._takes_norm_itself = self.zero_stage == 0 and not any(
+            ds_config.get(precision, {}).get("enabled") for precision in ("bf16", "fp16")
+        )
+        self._left, self._is_left_out = 0, False
+        trained = [p for p in model.parameters() if p.requires_grad]
+        self.num_parameters, self.num_trained = (
+            sum(getattr(p, "ds_numel", p.numel()) for p in its) for its in (model.parameters(), trained)
+        )
+        open_deepspeed()
+        self._engine, *_ = deepspeed.initialize(
+            model=model, optimizer=make_optimizer(model), model_parameters=trained, config=ds_config
+        )
+        zero.undo_first_step(self._engine)
+        self._state = ModelState(
+            self._engine.module, lambda: zero.homes(self._engine), ranks, keeps_frozen=keeps_frozen
+        )
+        self._stopwatch = Stopwatch(model, ranks.device, sharded=self.zero_stage == 3)
+
+    def begin_step(self, number: int, *, num_micro_batches: int) -> None:
+        seed_step(self._seed, number, self._ranks)
+        self._engine.train()
+        self._stopwatch.start()
+        self._left, self._is_left_out = num_micro_batches, num_micro_batches == 0
+        self._engine.set_gradient_accumulation_boundary(self._left == 1)
+
+    def forward(self, batch: Batch) -> Any:
+        return self._engine(**batch.inputs)
+
+    def backward(self, loss_sum: Tensor, *, num_targets: float) -> None:
+        # DeepSpeed averages over the ranks; the gradient has to be the mean over all targets of all ranks.
+        scale = self._ranks.world_size / num_targets
+        # An infinite loss can have a finite gradient (that of a target with probability 0). It shall have none, for by
+        # the gradient all ranks know in step(), and no device has to be waited for here.
+        self._engine.backward(loss_sum * torch.where(loss_sum.detach().isfinite(), scale, math.nan))
+        self._left -= 1
+        if self._left:
+            self._engine.step()  # between micro-batches: counts the pass, updates nothing
+            self._engine.set_gradient_accumulation_boundary(self._left == 1)
+
+    def step(self, *, lr: float) -> StepStats:
+        assert self._left == 0, "engine.step() before the step's last micro-batch"
+        if self._is_left_out:
+            return StepStats(lr, math.nan, applied=False)
+        return replace(self._update(lr), compute_s=self._stopwatch.stop())
+
+    def _update(self, lr: float) -> StepStats:
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = lr
+        norm = self._own_grad_norm() if self._takes_norm_itself else None
+        if norm is not None and not math.isfinite(norm):
+            self._engine.zero_grad()  # the one layout in which DeepSpeed (0.19.8) does not look for itself
+            return StepStats(lr, math.inf, applied=False)
+        self._engine.step()
+        if not self._engine.was_step_applied():
+            return StepStats(lr, math.inf, applied=False)
+        norm = self._engine.get_global_grad_norm() if norm is None else norm
+        return StepStats(lr, float(norm) if norm is not None else math.nan, applied=True)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        self._engine.eval()
+        with torch.no_grad():
+            yield
+        if self.zero_stage == 3:
+            # DeepSpeed (0.19.8) fetches ahead: generating ends with parameters under way for a pass that never comes,
+            # and who gathers them next is told "Cannot partition a param in flight".
+            self._engine.empty_partition_cache()
+        self._engine.train()
+
+    @contextmanager
+    def rehearsing(self) -> Iterator[None]:
+        scale = zero.loss_scale(self._engine)
+        with torch.random.fork_rng([self._ranks.device] if self._ranks.device.type == "cuda" else []):
+            yield
+        zero.forget_steps(self._engine)
+        zero.set_loss_scale(self._engine, scale)
+
+    def generate(self, inputs: dict[str, Tensor], settings: Mapping[str, Any]) -> Tensor:
+        # Under ZeRO-3 each pass needs all ranks: one that is done goes on until all are.
+        synced = self.zero_stage == 3 and self._ranks.world_size > 1
+        criteria = transformers.StoppingCriteriaList([Beats()])
+        return generate(self._engine.module, inputs, {**settings, "synced_gpus": synced, "stopping_criteria": criteria})
+
+    def snapshot(self) -> Snapshot:
+        return self._state.snapshot(zero.loss_scale(self._engine))
+
+    def restore(self, saved: Saved) -> None:
+        self._state.restore(saved, lambda: zero.weights_from_masters(self._engine))
+        if saved.states is not None:
+            zero.set_loss_scale(self._engine, saved.loss_scale)
+
+    def optimizer_state_bytes(self) -> int:
+        """Bytes of this rank's optimizer states: AdamW's two moments and, where it keeps one, the fp32 master copy."""
+        optimizer = self._engine.optimizer
+        inner = getattr(optimizer, "optimizer", optimizer)
+        weights = {p.data_ptr() for p in self._engine.module.parameters()}
+        tensors = {}
+        for parameter, state in inner.state.items():
+            for tensor in (parameter, *state.values()):
+                if isinstance(tensor, Tensor) and tensor.data_ptr() not in weights:
+                    tensors[tensor.data_ptr()] = tensor.nbytes
+        return sum(tensors.values())
+
+    def _own_grad_norm(self) -> float:
+        # ZeRO-0 in fp32 reports none (DeepSpeed 0.19.8); its gradients are whole on every rank, and already averaged.
+        grads = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
+        return float(torch.nn.utils.get_total_norm(grads))
+
+
+def open_deepspeed() -> None:
+    """Collective: makes DeepSpeed use the process group that there is."""
+    import deepspeed
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.WARNING)
+    # A shared-memory all-reduce that only DeepSpeed's inference calls; building it takes 100 s of every new machine.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(verbose=False)
+
+
+def hold_ds_config(ds_config: dict[str, Any]) -> Any:
+    """Collective: under ZeRO-3, what to keep alive while from_pretrained runs, so that parameters are born sharded.
+
+    (transformers.integrations.HfDeepSpeedConfig: its documentation calls this non-Trainer DeepSpeed integration.)
+    """
+    if zero_stage(ds_config) < 3:
+        return None
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig
+
+    open_deepspeed()  # or DeepSpeed would open itself when the first parameter is born, and build what is not needed
+    return HfDeepSpeedConfig(ds_config)

@@ -1,0 +1,37 @@
+"""The optimizers. A new one is a function and a line in OPTIMIZERS."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from shardtune.recipe.schema import OptimConfig
+
+
+def adamw(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov and Hutter, 2019) with torch's fused step; norms and biases are not decayed."""
+    decayed, kept = split_by_decay(model)
+    groups = [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": kept, "weight_decay": 0.0}]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True
+    )
+
+
+def split_by_decay(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The trained parameters that are decayed, and those that are not: biases, and all of any kind of norm.
+
+    By name and module, not by number of dimensions, for under ZeRO-3 a parameter's own shape is empty.
+    """
+    decayed: dict[nn.Parameter, None] = {}
+    kept: dict[nn.Parameter, None] = {}
+    for module in model.modules():
+        is_norm = "norm" in type(module).__name__.lower()
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                (kept if is_norm or name.endswith("bias") else decayed)[parameter] = None
+    return list(decayed), list(kept)
+
+
+OPTIMIZERS: dict[str, Callable[[nn.Module, OptimConfig], torch.optim.Optimizer]] = {
+    "adamw": adamw,
+}

@@ -1,0 +1,1 @@
+"""The pretrained model: loading it, its adapters, the loss of its targets."""

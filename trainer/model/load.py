@@ -1,0 +1,119 @@
+"""The pretrained model with the task's head, as the engine needs it; and what of it is no weight."""
+
+import copy
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from shardtune.errors import DataError
+from shardtune.recipe.schema import Recipe
+from shardtune.trainer.model.lora import adapt, choose
+from shardtune.trainer.model.pretrained import load_model_config
+from shardtune.trainer.model.target_loss import keep_target_loss
+from shardtune.trainer.tasks import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+EVALUATION = "evaluation.json"
+"""In an exported folder: the dev metrics of its model."""
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def load_model(recipe: Recipe, task: Task, tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedModel":
+    """Collective under ZeRO-3: the pretrained weights with the task's head, the same on every rank and stage.
+
+    If the tokenizer has more tokens than the model, they get embeddings. With model.lora it has adapters, and few of
+    its parameters require a gradient. Raises DataError if the path holds no model of this kind.
+    """
+    torch.manual_seed(recipe.train.seed)
+    auto_model = getattr(transformers, task.auto_model)
+    how: dict[str, Any] = {"config": load_model_config(recipe, task), "dtype": DTYPES[recipe.engine.precision]}
+    if recipe.model.attention != "auto":
+        how["attn_implementation"] = recipe.model.attention
+    model: PreTrainedModel
+    new: set[str] = set()
+    try:
+        if recipe.model.from_scratch:
+            model = auto_model.from_config(**how)
+        else:
+            how |= {"revision": recipe.model.revision, "output_loading_info": True}
+            model, info = auto_model.from_pretrained(recipe.model.path, **how)
+            new |= set(info["missing_keys"])
+    except (OSError, ValueError, ImportError) as error:
+        raise DataError(f"model.path: {recipe.model.path!r} cannot be loaded as {task.auto_model}: {error}") from error
+    if len(tokenizer) > (num_rows := load_model_config(recipe).get_text_config().vocab_size):
+        torch.manual_seed(recipe.train.seed)  # whatever the loading drew, which differs between the stages
+        grow_embeddings(model, len(tokenizer), num_rows)
+        new |= _embeddings_of(model)
+    if (lora := recipe.model.lora) is not None:
+        adapt(model, lora, choose(model, lora, task, new=new), seed=recipe.train.seed)
+    if task.generation is not None:
+        remember_generation(model, task.generation.settings)
+    if task.wants_target_loss:
+        keep_target_loss(model)
+    if recipe.model.activation_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model
+
+
+def grow_embeddings(model: "PreTrainedModel", num_tokens: int, num_rows: int) -> None:
+    """Collective under ZeRO-3: gives new tokens the mean of the num_rows embeddings that there are.
+
+    Their number stays a multiple of the power of two, 128 at most, that it was a multiple of: for the matrix units.
+    """
+    multiple = math.gcd(num_rows, 128)
+    model.resize_token_embeddings(-(-num_tokens // multiple) * multiple)
+
+
+def _embeddings_of(model: "PreTrainedModel") -> set[str]:
+    """The names of the weights that have a row for each token."""
+    layers = [its for its in (model.get_input_embeddings(), model.get_output_embeddings()) if its is not None]
+    weights = {id(weight) for layer in layers for weight in layer.parameters()}
+    return {name for name, weight in model.named_parameters() if id(weight) in weights}
+
+
+def remember_generation(model: "PreTrainedModel", settings: Mapping[str, Any]) -> None:
+    """Lets the model, and the exported one, generate with these settings; what ended its texts still does."""
+    generation: Any = model.generation_config
+    own = generation.eos_token_id
+    generation.update(**settings)
+    if "eos_token_id" in settings and own is not None:
+        its, new = ([ids] if isinstance(ids, int) else list(ids) for ids in (own, settings["eos_token_id"]))
+        generation.eos_token_id = list(dict.fromkeys([*new, *its]))
+
+
+def generate(model: nn.Module, inputs: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Tensor:
+    """The token ids that the model answers, without the prompts; shape (rows, longest answer)."""
+    pretrained: Any = model
+    ids: Tensor = pretrained.generate(**inputs, **settings)
+    return ids if pretrained.config.is_encoder_decoder else ids[:, inputs["input_ids"].shape[1] :]
+
+
+def keep_model_files(model: nn.Module, tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
+    """Writes what a model is besides its weights, once: config, generation config and tokenizer. Rank zero only."""
+    if folder.is_dir():
+        return
+    draft = folder.with_name(f".{folder.name}")
+    shutil.rmtree(draft, ignore_errors=True)
+    pretrained: Any = model
+    config = copy.deepcopy(pretrained.config)
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(draft)
+    if pretrained.can_generate():
+        pretrained.generation_config.save_pretrained(draft)
+    tokenizer.save_pretrained(draft)
+    draft.rename(folder)
+
+
+def calibrate(task: Task, folder: Path) -> None:
+    """Gives the task what dev said of the exported model, if dev was asked."""
+    if (folder / EVALUATION).is_file():
+        task.calibrate(json.loads((folder / EVALUATION).read_text(encoding="utf-8")))

@@ -1,0 +1,186 @@
+"""The loss of a large vocabulary: the model answers with it, and the logits that it comes from are never all held.
+
+The logits of every token are the largest tensors of a training: with a vocabulary of 50 to 250 thousand, more than the
+rest of a small model's step together. Two things spare them. The last layer sees the targets alone, not a chat's prompt
+nor padding. And it goes through these a chunk at a time: what the chunk's loss and gradients come to is kept, and its
+logits are not (the way of Liger Kernel: Hsu et al., 2024, section 3.2, and of torch's linear_cross_entropy, which
+rounds the loss to 16 bits and does not weight targets).
+"""
+
+from collections.abc import Callable
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, linear
+
+from shardtune.errors import DataError
+from shardtune.trainer.tasks.example import IGNORED
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+CHUNK_BYTES = {"cpu": 2**26, "cuda": 2**29}
+"""Of a chunk's logits in fp32. Small chunks read the whole last layer's weights for a few targets each."""
+
+
+def keep_target_loss(model: "PreTrainedModel") -> None:
+    """Lets the model take `targets`, the labels, and `target_weights`, how much each counts (1 if it is left out).
+
+    output.logits is then a tensor of shape (2,) in fp32: the cross entropy summed over the targets with their weights,
+    and how many of the targets are the likeliest token. The latter is not a number where gradients are wanted: it would
+    take time, and an evaluation asks for it. Without `targets` nothing changes.
+
+    Whether it goes in chunks the first pass with targets finds out: not if the model does more to its logits than its
+    last layer does (Gemma's soft cap, Marian's biases), nor in fp16, whose gradients need the loss scale all the way.
+    """
+    head = model.get_output_embeddings()
+    if head is None:
+        raise DataError(f"model.path: {type(model).__name__} does not say which of its layers makes the logits")
+    _TargetLoss(head, is_cached="use_cache" in signature(type(model).forward).parameters).watch(model)
+
+
+class _TargetLoss:
+    """The targets of the pass that is under way, and what the last layer makes of them."""
+
+    def __init__(self, head: nn.Module, *, is_cached: bool) -> None:
+        self._head = head
+        self._whole: Callable[[Tensor], Tensor] = head.forward
+        # Whoever generates asks for the cache of keys and values. For a text that is given as a whole it would be a
+        # copy of them, and position ids that begin anew would not keep examples apart (transformers'
+        # _preprocess_mask_arguments).
+        self._uncached = {"use_cache": False} if is_cached else {}
+        self._wanted: Tensor | None = None
+        """Where there is a target; None in a pass that was given none."""
+        self._labels: Tensor | None = None
+        self._weights: Tensor | None = None
+        """Of the targets alone; shape (targets,)."""
+        self._answered: tuple[Tensor, Tensor | None] | None = None
+        """The last layer's logits and, while it is not known what the model makes of them, a copy."""
+        self._is_chunked: bool | None = None
+
+    def watch(self, model: nn.Module) -> None:
+        model.register_forward_pre_hook(self._take, with_kwargs=True)
+        model.register_forward_hook(self._give)
+        self._head.register_forward_pre_hook(self._select)
+        self._head.forward = self._answer
+
+    def _take(self, _: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        labels, weights = kwargs.pop("targets", None), kwargs.pop("target_weights", None)
+        # Once a pass: on a GPU each selection waits for the number of the targets.
+        self._wanted = None if labels is None else labels != IGNORED
+        self._labels = None if labels is None else labels[self._wanted]
+        self._weights = None if weights is None else weights[self._wanted]
+        return args, self._uncached | kwargs
+
+    def _select(self, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return args if self._wanted is None else (args[0][self._wanted], *args[1:])
+
+    def _answer(self, hidden: Tensor) -> Tensor:
+        if self._labels is None:
+            return self._whole(hidden)
+        if self._is_chunked:
+            head: Any = self._head
+            return chunked_loss(hidden, head.weight, head.bias, self._labels, self._weights)
+        logits = self._whole(hidden)
+        self._answered = logits, logits.detach().clone() if self._is_chunked is None else None
+        return logits
+
+    def _give(self, _: nn.Module, args: Any, output: Any) -> Any:
+        if self._labels is None or self._is_chunked:
+            return output
+        logits: Tensor = output.logits
+        assert self._answered is not None, "the model has made its logits without its last layer"
+        answered, copy = self._answered
+        if copy is not None and len(logits):
+            is_untouched = (
+                logits.shape == answered.shape
+                and logits.data_ptr() == answered.data_ptr()
+                and torch.equal(logits.detach(), copy)
+            )
+            self._is_chunked = is_untouched and type(self._head) is nn.Linear and logits.dtype != torch.float16
+        self._answered = None
+        output.logits = _loss(logits, self._labels, self._weights)
+        return output
+
+
+def _loss(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+    logits = logits.float()
+    losses = cross_entropy(logits, labels, reduction="none")
+    right = logits.new_tensor(float("nan")) if losses.requires_grad else (logits.argmax(-1) == labels).sum()
+    return torch.stack((losses.sum() if weights is None else (losses * weights).sum(), right.float()))
+
+
+def targets_at_once(vocabulary_size: int, device: str) -> int:
+    """How many targets a chunk has on a device of this type."""
+    return max(1, CHUNK_BYTES[device] // (4 * vocabulary_size))
+
+
+def chunked_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, weights: Tensor | None) -> Tensor:
+    """The loss and the number of right ones as keep_target_loss says.
+
+    `hidden` of shape (targets, hidden size), `weight` (vocabulary, hidden size), `bias` (vocabulary,), `labels` and
+    `weights` (targets,).
+    """
+    apply: Any = _ChunkedLoss.apply
+    loss, right = apply(hidden, weight, bias, labels, weights, torch.is_grad_enabled())
+    return torch.stack((loss, right))
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    """Cross entropy whose gradients are made with it, while a chunk's logits are there.
+
+    The gradient of a sum does not depend on what is done with the sum, but for a factor, which backward brings.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        weights: Tensor | None,
+        wants_gradients: bool,
+    ) -> tuple[Tensor, Tensor]:
+        wanted = [wants_gradients and needed for needed in ctx.needs_input_grad[:3]]
+        loss, right = hidden.new_zeros((), dtype=torch.float32), hidden.new_zeros((), dtype=torch.float32)
+        of_hidden = torch.empty_like(hidden) if wanted[0] else None
+        of_weight = torch.zeros_like(weight, dtype=torch.float32) if wanted[1] else None
+        of_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and wanted[2] else None
+        size = targets_at_once(len(weight), hidden.device.type)
+        for start in range(0, len(hidden), size):
+            place = slice(start, start + size)
+            its, target = hidden[place], labels[place, None]
+            logits = linear(its, weight, bias).float()
+            if not wants_gradients:
+                right += (logits.argmax(1, keepdim=True) == target).sum()
+            log_sum = logits.logsumexp(1, keepdim=True)
+            losses = log_sum - logits.gather(1, target)
+            loss += losses.sum() if weights is None else losses[:, 0] @ weights[place]
+            if not any(wanted):
+                continue
+            gradient = logits.sub_(log_sum).exp_()
+            gradient.scatter_add_(1, target, torch.full_like(losses, -1))
+            if weights is not None:
+                gradient *= weights[place, None]
+            if of_bias is not None:
+                of_bias += gradient.sum(0)
+            gradient = gradient.to(hidden.dtype)
+            if of_hidden is not None:
+                of_hidden[place] = gradient @ weight
+            if of_weight is not None:
+                of_weight += gradient.T @ its
+        if not wants_gradients:
+            return loss, right
+        ctx.save_for_backward(of_hidden, of_weight, of_bias)
+        ctx.dtype = weight.dtype
+        ctx.mark_non_differentiable(right)
+        return loss, right.fill_(float("nan"))
+
+    @staticmethod
+    def backward(ctx: Any, of_loss: Tensor, of_right: Tensor) -> tuple[Tensor | None, ...]:
+        # In fp32: a factor that is rounded to 16 bits would be off for all gradients alike.
+        gradients = [None if its is None else (its.float() * of_loss).to(ctx.dtype) for its in ctx.saved_tensors]
+        return *gradients, None, None, None

@@ -1,0 +1,1 @@
+"""What ranks find out about their machines before the model is loaded."""

@@ -1,0 +1,97 @@
+"""How fast it goes and what it takes: averages over the steps since the last report."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from shardtune.trainer.data.batches.steps import Step
+from shardtune.trainer.engine.engine import StepStats
+from shardtune.trainer.engine.peak_memory import peak_memory
+
+
+@dataclass
+class _Window:
+    started: float
+    num_steps: int = 0
+    num_samples: int = 0
+    num_tokens: int = 0
+    num_padded_tokens: int = 0
+    num_targets: float = 0
+    loss_sum: float = 0.0
+    skipped: int = 0
+    waited_s: float = 0.0
+    compute_s: float = 0.0
+
+
+class Meter:
+    """Adds steps up and turns them into one line of metrics."""
+
+    def __init__(self, num_steps: int, device: torch.device) -> None:
+        self._num_steps = num_steps
+        self._device = device
+        self._window = _Window(time.monotonic())
+        self._step_s: float | None = None
+
+    def add(self, step: Step, stats: StepStats, loss: float) -> None:
+        """Counts one finished step; loss is the mean over its targets."""
+        self._last_step, self._last_stats = step, stats
+        window = self._window
+        window.num_steps += 1
+        window.num_samples += step.num_samples
+        window.num_tokens += step.num_tokens
+        window.num_padded_tokens += step.num_padded_tokens
+        if math.isfinite(loss):  # one that is not would make the whole window's none
+            window.num_targets += step.num_targets
+            window.loss_sum += loss * step.num_targets
+        window.skipped += not stats.applied
+        window.waited_s += step.waited_s
+        window.compute_s += stats.compute_s
+
+    @property
+    def num_steps(self) -> int:
+        """Steps since the last report."""
+        return self._window.num_steps
+
+    @property
+    def compute_s(self) -> float:
+        """What this rank has computed since the last report, a step."""
+        return self._window.compute_s / self._window.num_steps
+
+    def report(self) -> dict[str, Any]:
+        """The metrics of the steps since the last report, of all ranks together; starts a new window.
+
+        loss is the mean over all targets of the window, but for steps whose loss is no number; rates are a second of
+        wall time, `tokens` without padding; data_wait_s is the part of step_time_s in which this rank waited for its
+        batches; memory_bytes is this rank's peak (of the GPU, or else of the process); eta_s counts training steps
+        only.
+        """
+        window, elapsed = self._window, max(time.monotonic() - self._window.started, 1e-9)
+        # Smoothed over about ten reports: the estimate should not jump with every batch of long rows.
+        step_s = elapsed / window.num_steps
+        self._step_s = step_s if self._step_s is None else 0.9 * self._step_s + 0.1 * step_s
+        self._window = _Window(time.monotonic())
+        return {
+            "loss": window.loss_sum / window.num_targets if window.num_targets else math.nan,
+            "lr": self._last_stats.lr,
+            "grad_norm": self._last_stats.grad_norm,
+            "tokens_per_s": window.num_tokens / elapsed,
+            "samples_per_s": window.num_samples / elapsed,
+            "padding_efficiency": window.num_tokens / (window.num_padded_tokens or 1),
+            "step_time_s": step_s,
+            "data_wait_s": window.waited_s / window.num_steps,
+            "memory_bytes": peak_memory(self._device),
+            "eta_s": (self._num_steps - self._last_step.number - 1) * self._step_s,
+            "skipped_steps": window.skipped,
+        }
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What passes in here (an evaluation, a checkpoint) is not training time."""
+        began = time.monotonic()
+        yield
+        self._window.started += time.monotonic() - began

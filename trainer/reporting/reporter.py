@@ -1,0 +1,255 @@
+"""Where events go: metrics.jsonl, which is the truth; Weights & Biases, as well as it can; and a person's terminal.
+
+Decided once: ranks above zero get a reporter that does nothing. The only module that imports wandb.
+"""
+
+import json
+import logging
+import math
+import netrc
+import os
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from shardtune.recipe.schema import Recipe
+from shardtune.run_dir.files import METRICS, write_atomically
+from shardtune.run_dir.progress import Progress
+from shardtune.trainer.distributed.ranks import Ranks
+
+log = logging.getLogger(__name__)
+
+
+class Reporter(Protocol):
+    """Takes events: `start` (num_steps, …), `phase` (name), `notice` (text), `step`, `eval` (split, …), `checkpoint`,
+    `alert` (title, text: what a person should know at once) and `done`."""
+
+    def report(self, event: str, /, **values: Any) -> None: ...
+
+    def go_back(self, step: int) -> None:
+        """Takes back what was said of later steps, for they will be done again."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def open_reporter(
+    recipe: Recipe, run_dir: Path, ranks: Ranks, *, resumed_step: int, terminal: TextIO | None
+) -> Reporter:
+    """The reporter of this rank. A resumed run's later lines, of steps that will be done again, are taken back."""
+    if not ranks.is_zero:
+        return NullReporter()
+    reporters: list[Reporter] = [JsonlReporter(run_dir / METRICS, resumed_step)]
+    if terminal is not None:
+        reporters.append(TerminalReporter(terminal))
+    if (mode := wandb_mode(recipe)) != "disabled":
+        reporters.append(WandbReporter(recipe, run_dir, mode))
+    return Reporters(reporters)
+
+
+class NullReporter:
+    """Says nothing."""
+
+    def report(self, event: str, /, **values: Any) -> None:
+        pass
+
+    def go_back(self, step: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Reporters:
+    """Hands every event to each."""
+
+    def __init__(self, reporters: Sequence[Reporter]) -> None:
+        self._reporters = reporters
+
+    def report(self, event: str, /, **values: Any) -> None:
+        for reporter in self._reporters:
+            reporter.report(event, **values)
+
+    def go_back(self, step: int) -> None:
+        for reporter in self._reporters:
+            reporter.go_back(step)
+
+    def close(self) -> None:
+        for reporter in self._reporters:
+            reporter.close()
+
+
+class JsonlReporter:
+    """One JSON object a line, on disk as soon as it is said. Not-a-number becomes null, for JSON has none.
+
+    Lines that the disk does not take wait for the next report, so that a full disk ends no training.
+    """
+
+    def __init__(self, path: Path, resumed_step: int) -> None:
+        self._path = path
+        if path.exists():
+            _keep_what_is_true(path, resumed_step)
+        self._file = path.open("ab", buffering=0)
+        self._waiting = b""
+
+    def report(self, event: str, /, **values: Any) -> None:
+        line = {"event": event, "time": round(time.time(), 3), **_finite(values)}
+        self._waiting += (json.dumps(line, ensure_ascii=False) + "\n").encode()
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[self._file.write(self._waiting) or 0 :]
+        except OSError as error:
+            log.warning("metrics.jsonl: %s; its lines wait in memory", error)
+
+    def go_back(self, step: int) -> None:
+        try:
+            _keep_what_is_true(self._path, step)
+        except OSError as error:
+            log.warning("metrics.jsonl: %s; it has lines of steps that are done again", error)
+            return
+        self._file.close()
+        self._file = self._path.open("ab", buffering=0)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class TerminalReporter:
+    """The progress bar of a run that was started without the launcher."""
+
+    def __init__(self, terminal: TextIO) -> None:
+        self._progress = Progress(terminal)
+
+    def report(self, event: str, /, **values: Any) -> None:
+        self._progress.show({"event": event, **values})
+
+    def go_back(self, step: int) -> None:
+        pass  # the bar goes back with the next step
+
+    def close(self) -> None:
+        self._progress.close()
+
+
+class WandbReporter:
+    """Weights & Biases from a thread of its own: a slow or failing W&B costs its own lines, never the training.
+
+    The run's id is kept in the run directory, so that a run that goes on is the same one there.
+    """
+
+    def __init__(self, recipe: Recipe, run_dir: Path, mode: str, patience_s: float = 30.0) -> None:
+        self._events: queue.Queue[tuple[str, dict[str, Any]] | None] = queue.Queue(maxsize=10_000)
+        self._patience_s = patience_s
+        self._num_dropped = 0
+        self._thread = threading.Thread(target=self._work, args=(recipe, run_dir, mode), name="wandb", daemon=True)
+        self._thread.start()
+
+    def report(self, event: str, /, **values: Any) -> None:
+        if event not in ("step", "eval", "alert"):
+            return
+        try:
+            self._events.put_nowait((event, values))
+        except queue.Full:
+            self._num_dropped += 1
+
+    def go_back(self, step: int) -> None:
+        pass  # W&B keeps what it was told; the steps that are done again are drawn over it
+
+    def close(self) -> None:
+        """Waits for what is still to be sent, but not for ever."""
+        try:
+            self._events.put(None, timeout=self._patience_s)
+        except queue.Full:
+            self._num_dropped += 1
+        self._thread.join(self._patience_s)
+        if self._thread.is_alive() or self._num_dropped:
+            log.warning(
+                "W&B was too slow: %d events were left out there; metrics.jsonl has them all", self._num_dropped
+            )
+
+    def _work(self, recipe: Recipe, run_dir: Path, mode: str) -> None:
+        try:
+            import wandb
+
+            run = wandb.init(
+                id=wandb_id(run_dir),
+                project=recipe.report.project,
+                name=recipe.report.name or run_dir.name,
+                group=recipe.report.group,
+                config=recipe.model_dump(mode="json"),
+                dir=str(run_dir),
+                mode=mode,  # type: ignore[arg-type]
+                resume="allow",
+                settings=wandb.Settings(console="off", silent=True, init_timeout=self._patience_s),
+            )
+            run.define_metric("*", step_metric="step")
+            while (event := self._events.get()) is not None:
+                kind, values = event
+                if kind == "alert":
+                    run.alert(values["title"], values["text"], level="WARN")
+                    continue
+                prefix = "train" if kind == "step" else str(values.pop("split"))
+                step = values.pop("step")
+                shown = {key: value for key, value in values.items() if _plain(value)}
+                if answers := values.get("answers"):
+                    columns = list(answers[0])
+                    rows = [[answer[column] for column in columns] for answer in answers]
+                    shown["answers"] = wandb.Table(columns=columns, data=rows)
+                run.log({"step": step} | {f"{prefix}/{key}": value for key, value in shown.items()})
+            run.finish()
+        except Exception as error:  # whatever W&B does, the training goes on
+            log.warning("W&B gave up (%s: %s); metrics.jsonl goes on", type(error).__name__, error)
+
+
+def wandb_mode(recipe: Recipe) -> str:
+    """online, offline or disabled: `auto` is settled by WANDB_MODE, or else by whether an API key is found."""
+    if recipe.report.wandb != "auto":
+        return recipe.report.wandb
+    if os.environ.get("WANDB_MODE") in ("online", "offline", "disabled"):
+        return os.environ["WANDB_MODE"]
+    return "online" if os.environ.get("WANDB_API_KEY") or _netrc_has_key() else "offline"
+
+
+def wandb_id(run_dir: Path) -> str:
+    """The W&B id of this run directory; made on the first call."""
+    path = run_dir / "wandb_id"
+    if not path.exists():
+        write_atomically(path, uuid.uuid4().hex[:8])
+    return path.read_text(encoding="utf-8").strip()
+
+
+def _netrc_has_key() -> bool:
+    try:
+        return netrc.netrc().authenticators(os.environ.get("WANDB_HOST", "api.wandb.ai")) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _keep_what_is_true(path: Path, step: int) -> None:
+    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _still_true(line, step)]
+    write_atomically(path, "".join(f"{line}\n" for line in kept))
+
+
+def _still_true(line: str, resumed_step: int) -> bool:
+    try:
+        event = json.loads(line)
+        if event["event"] == "alert":
+            return True
+        if event["event"] == "eval" and resumed_step == 0:  # train.eval_at_start evaluates once more
+            return False
+        return int(event.get("step", 0)) <= resumed_step
+    except ValueError:  # the last line of a run that was killed while writing it
+        return False
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
+    }
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, int | float | str)

@@ -1,0 +1,75 @@
+"""The last layer of an encoder that classifies by its first token computes that token alone; loss and gradients stay.
+
+BERT and its like hand a text's first position on to the classifier, so that of the others the last layer has to know
+keys and values only. Whether it is so the model itself is asked, as with packing: no list of architectures says it.
+"""
+
+import sys
+from inspect import signature
+from typing import Any
+
+import torch
+
+from shardtune.trainer.distributed.ranks import Ranks
+from shardtune.trainer.engine.engine import Engine
+from shardtune.trainer.setup.packing import MAX_DIFFERENCE
+from shardtune.trainer.tasks.batch import Batch
+
+
+def read_first_alone(engine: Engine, model: Any, batch: Batch, precision: str, ranks: Ranks) -> bool:
+    """Collective: lets the last layer compute the first position alone, if the logits of the batch stay the same.
+
+    Returns whether they did; if not, the model is as it was.
+    """
+    found = _last_attention(model)
+    if found is None:
+        return False
+    attention, cross = found
+    with engine.evaluating():
+        before = engine.forward(batch).logits.float()
+        undo = _narrow(attention, cross)
+        after = engine.forward(batch).logits.float()
+    is_same = after.shape == before.shape and bool(
+        torch.linalg.vector_norm(after - before) <= MAX_DIFFERENCE[precision] * torch.linalg.vector_norm(before)
+    )
+    if ranks.any(not is_same):
+        undo()
+        return False
+    return True
+
+
+def _last_attention(model: Any) -> tuple[Any, Any] | None:
+    """The last layer's attention, and the class of transformers' that computes the same for queries of their own."""
+    layers = getattr(getattr(model.base_model, "encoder", None), "layer", None)
+    attention = getattr(layers[-1], "attention", None) if layers else None
+    its = getattr(attention, "self", None)
+    if its is None or not hasattr(attention, "output") or not type(its).__name__.endswith("SelfAttention"):
+        return None
+    name = type(its).__name__.removesuffix("SelfAttention") + "CrossAttention"
+    cross = getattr(sys.modules[type(its).__module__], name, None)
+    if cross is None or "encoder_hidden_states" not in signature(cross.forward).parameters:
+        return None
+    return attention, cross
+
+
+def _narrow(attention: Any, cross: Any) -> Any:
+    """Gives the first position alone to the queries and to what comes behind them; returns how to take it back."""
+
+    def attend(hidden_states: Any, attention_mask: Any = None, **kwargs: Any) -> Any:
+        if attention_mask is not None and attention_mask.dim() == 4:
+            attention_mask = attention_mask[:, :, :1]
+        its_own = {"encoder_hidden_states": hidden_states, "attention_mask": attention_mask, "past_key_values": None}
+        return cross.forward(attention.self, hidden_states[:, :1], **kwargs | its_own)
+
+    def add_first(_: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        attended, hidden_states = args
+        return attended, hidden_states[:, : attended.shape[1]]
+
+    attention.self.forward = attend
+    hook = attention.output.register_forward_pre_hook(add_first)
+
+    def undo() -> None:
+        del attention.self.forward
+        hook.remove()
+
+    return undo

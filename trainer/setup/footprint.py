@@ -1,0 +1,94 @@
+"""What one rank's memory will hold, from the model's config alone: nothing is loaded, nothing allocated."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from shardtune.recipe.schema import Recipe
+from shardtune.trainer.tasks import Task
+
+BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes on one rank. Without the CUDA context, communication buffers and fragmentation: some GB on a GPU."""
+
+    num_parameters: int
+    num_trained: int
+    """Of them: those that have a gradient, and states of the optimizer."""
+    weights: int
+    gradients: int
+    optimizer: int
+    """AdamW's two moments and, in half precision, the fp32 master weights; on the CPU if they are offloaded."""
+    activations: int
+    logits: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimizer + self.activations + self.logits
+
+
+def footprint(
+    recipe: Recipe, task: Task, config: Any, *, stage: int, world_size: int, batch: tuple[int, int], num_targets: int
+) -> Footprint:
+    """The footprint of a step whose largest micro-batch has the shape `batch` (rows, longest), on so many ranks.
+
+    Model states as in Rajbhandari et al., 2020 (ZeRO, section 3.1): 2 + 2 + 12 bytes a parameter in half precision,
+    4 + 4 + 8 in fp32; an N-th of the optimizer's from stage 1 on, of the gradients from 2, of the weights at 3. What
+    model.lora does not train has weights alone. Without DeepSpeed the gradients are fp32 in any precision.
+    Activations as in Korthikanti et al., 2023 (section 4): 34 bytes for each token, layer and hidden unit in half
+    precision, without the attention scores, which sdpa and flash attention do not keep; 2 with activation
+    checkpointing, and one layer whole. Logits: three copies in fp32 (the loss, its softmax, its gradient) and one; of a
+    vocabulary, a chunk's (trainer/model/target_loss.py).
+    """
+    import torch
+    import transformers
+
+    from shardtune.trainer.model.lora import choose
+    from shardtune.trainer.model.target_loss import targets_at_once
+    from shardtune.trainer.setup.precision import expected_precision
+
+    with torch.device("meta"):
+        model = getattr(transformers, task.auto_model).from_config(config)
+    parameters = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if (lora := recipe.model.lora) is not None:
+        adapters = choose(model, lora, task)
+        trained = adapters.num_trained(model, lora.r)
+        parameters += adapters.num_added(model, lora.r)
+    each = BYTES[expected_precision(recipe)]
+    states = 12 if each == 2 else 8
+    of_gradient = BYTES["fp32"] if recipe.engine.deepspeed is None else each
+    rows, longest = batch
+    text = config.get_text_config()
+    hidden = _first(text, "hidden_size", "d_model")
+    layers = _first(text, "num_hidden_layers", "num_layers") + _first(text, "decoder_layers", "num_decoder_layers")
+    layer = rows * longest * hidden * 34 * each // 2
+    kept = rows * longest * hidden * each
+    activations = layers * kept + layer if recipe.model.activation_checkpointing else layers * layer
+    width = _first(text, "vocab_size") if task.wants_target_loss else _first(config, "num_labels")
+    if task.wants_target_loss:
+        num_targets = min(num_targets, targets_at_once(width, "cuda" if torch.cuda.is_available() else "cpu"))
+    return Footprint(
+        num_parameters=parameters,
+        num_trained=trained,
+        weights=parameters * each // (world_size if stage >= 3 else 1),
+        gradients=trained * of_gradient // (world_size if stage >= 2 else 1),
+        optimizer=trained * states // (world_size if stage >= 1 else 1),
+        activations=activations,
+        logits=num_targets * width * (3 * 4 + each),
+    )
+
+
+def largest_footprint(
+    recipe: Recipe, task: Task, config: Any, *, stage: int, world_size: int, batch: tuple[int, int]
+) -> Footprint:
+    """The footprint of a step whose largest micro-batch has this shape, with as many targets as there may be in it."""
+    rows, longest = batch
+    num_targets = rows * (longest if task.wants_target_loss else 1)
+    return footprint(recipe, task, config, stage=stage, world_size=world_size, batch=batch, num_targets=num_targets)
+
+
+def _first(config: Any, *names: str) -> int:
+    """The first of these that the config has; 0 if it has none."""
+    return next((int(value) for name in names if (value := getattr(config, name, None)) is not None), 0)

@@ -1,0 +1,143 @@
+"""What to say when a rank's memory is short: what was asked of how much, and which settings would fit."""
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shardtune.ds_config.resolve import stage_of
+from shardtune.errors import ShortOfMemoryError
+from shardtune.recipe.schema import Recipe
+from shardtune.trainer.distributed.rank_env import ranks_here
+from shardtune.trainer.distributed.ranks import Ranks
+from shardtune.trainer.engine.peak_memory import peak_memory
+from shardtune.trainer.model.pretrained import load_model_config
+from shardtune.trainer.setup.footprint import largest_footprint
+from shardtune.trainer.tasks import Task
+
+HEADROOM = 0.95
+"""The part of a device's memory that an estimate may fill."""
+
+
+def is_memory_error(error: BaseException) -> bool:
+    """Whether torch could not get the memory that it wanted, of a GPU or of the machine."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+@contextmanager
+def memory_said(
+    recipe: Recipe, task: Task, ranks: Ranks, shape: Callable[[], tuple[int, int] | None], *, micro_batch_tokens: int
+) -> Iterator[None]:
+    """Turns a lack of memory into a ShortOfMemoryError: one message with the numbers and the settings that would fit.
+
+    `shape` is that of the micro-batch that was begun last, (rows, longest); None if there was none. No micro-batch has
+    more than micro_batch_tokens.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_memory_error(error):
+            raise
+        config = load_model_config(recipe, task)
+        raise _explained(error, recipe, task, config, shape(), ranks, micro_batch_tokens) from error
+
+
+def _explained(
+    error: BaseException,
+    recipe: Recipe,
+    task: Task,
+    config: Any,
+    shape: tuple[int, int] | None,
+    ranks: Ranks,
+    budget: int,
+) -> ShortOfMemoryError:
+    """What a setting would save is estimated, what was in use is measured."""
+    capacity, used = _capacity(ranks.device), peak_memory(ranks.device)
+    asked = _asked(str(error))
+    where = f"in a micro-batch of {shape[0]} rows x {shape[1]} tokens" if shape else "before the first micro-batch"
+    lines = [
+        f"rank {ranks.rank} has run out of memory {where}: it wanted {asked / 1e9:.2f} GB more, after {used / 1e9:.2f} "
+        f"GB, of the {capacity / 1e9:.2f} GB of {'its GPU' if ranks.device.type == 'cuda' else 'this machine'}."
+    ]
+    fitting = [
+        f"  {setting:40} about {size / 1e9:.2f} GB a rank"
+        for setting, size in _alternatives(
+            recipe, task, config, shape or (1, recipe.data.max_tokens), ranks, used + asked, budget
+        )
+        if size <= HEADROOM * share_of_memory(ranks.device, ranks_here())
+    ]
+    if fitting:
+        lines += ["By the estimate, each of these would fit alone, and none changes what is learned:", *fitting[:4]]
+    else:
+        lines.append("No single setting is known to fit; shard over more ranks, or lower data.max_tokens")
+    return ShortOfMemoryError("\n".join(lines))
+
+
+def _alternatives(
+    recipe: Recipe, task: Task, config: Any, shape: tuple[int, int], ranks: Ranks, wanted: int, budget: int
+) -> Iterator[tuple[str, float]]:
+    """Settings, and the bytes that a rank would want with each instead of `wanted`."""
+    rows, longest = shape
+    stage = stage_of(recipe)
+
+    def size(recipe: Recipe, rows: int, stage: int, *, offloaded: bool = False) -> int:
+        its = largest_footprint(recipe, task, config, stage=stage, world_size=ranks.world_size, batch=(rows, longest))
+        return its.total - (its.optimizer if offloaded else 0)
+
+    now = size(recipe, rows, stage)
+    while budget // 2 >= recipe.data.max_tokens:
+        budget //= 2
+        fewer = max(1, budget // longest)
+        if fewer < rows:
+            yield f"train.micro_batch_tokens={budget}", wanted - now + size(recipe, fewer, stage)
+    if not recipe.model.activation_checkpointing:
+        model = recipe.model.model_copy(update={"activation_checkpointing": True})
+        lean = recipe.model_copy(update={"model": model})
+        yield "model.activation_checkpointing=true", wanted - now + size(lean, rows, stage)
+    if ranks.world_size > 1:
+        for higher in range(max(stage, 1) + 1, 4):
+            yield f"engine.deepspeed=zero{higher}", wanted - now + size(recipe, rows, higher)
+    if ranks.device.type == "cuda":
+        yield "engine.deepspeed=zero3_offload", wanted - now + size(recipe, rows, 3, offloaded=True)
+
+
+def _asked(text: str) -> int:
+    """The bytes that torch's complaint names; 0 if it names none."""
+    units = {"bytes": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+    found = re.search(r"allocate ([\d.]+) (bytes|KiB|MiB|GiB|B)\b", text)
+    return round(float(found[1]) * units[found[2]]) if found else 0
+
+
+def share_of_memory(device: torch.device, num_ranks: int) -> float:
+    """The bytes that a rank has: those of its GPU, or its part of the machine's, which so many CPU ranks share."""
+    capacity = _capacity(device)
+    return capacity if device.type == "cuda" else capacity / num_ranks
+
+
+def _capacity(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    found = re.search(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"))
+    return min([int(found[1]) * 1024 if found else 0, *limits_of_memory()])
+
+
+def limits_of_memory(root: Path = Path("/")) -> Iterator[int]:
+    """What the control groups of this process may use, in bytes: a container's limit, or that of a Slurm job."""
+    for line in (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        mount, name = ("memory", "memory.limit_in_bytes") if controllers else ("", "memory.max")
+        group = root / "sys/fs/cgroup" / mount / path.lstrip("/")
+        # In a container the path may be the one outside of it, and lead nowhere; the folders above it still count.
+        for folder in (group, *group.parents[: len(Path(path).parts) - 1]):
+            with contextlib.suppress(OSError):
+                text = (folder / name).read_text(encoding="ascii").strip()
+                if text.isdecimal():  # or `max`
+                    yield int(text)

@@ -1,0 +1,116 @@
+"""What `train.micro_batch_tokens: auto` comes to in a run: estimated, tried out, kept in the run directory, and halved
+there when memory is short.
+
+A rank that is short of memory in the middle of a collective cannot tell the others. So it is the next start that does
+better, and not this one; and the first start rehearses the largest micro-batch there may be, before it trains.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from shardtune.errors import ShortOfMemoryError, StartAnewError
+from shardtune.recipe.schema import Recipe
+from shardtune.run_dir.micro_batch_budget import KeptBudget, keep_budget, read_budget
+from shardtune.trainer.data.batches.bins import Packing
+from shardtune.trainer.data.batches.steps import largest_batch
+from shardtune.trainer.data.prepare.example_shards import Split
+from shardtune.trainer.distributed.lease import Lease
+from shardtune.trainer.distributed.rank_env import ranks_here
+from shardtune.trainer.distributed.ranks import Ranks
+from shardtune.trainer.distributed.watchdog import beat
+from shardtune.trainer.engine.engine import Engine
+from shardtune.trainer.reporting.reporter import Reporter
+from shardtune.trainer.setup.micro_batch import Budget, estimate, most_wanted
+from shardtune.trainer.setup.out_of_memory import memory_said, share_of_memory
+from shardtune.trainer.tasks import Task
+from shardtune.trainer.tasks.batch import Batch
+
+
+def settle_budget(
+    recipe: Recipe,
+    run_dir: Path,
+    engine: Engine,
+    task: Task,
+    train: Split,
+    packing: Packing | None,
+    *,
+    ranks: Ranks,
+    reporter: Reporter,
+    lease: Lease,
+) -> Budget:
+    """Collective: the recipe's number; with auto the one that is kept, or else an estimate, tried out here.
+
+    Raises StartAnewError if it is too much, ShortOfMemoryError if there is nothing less.
+    """
+    given = recipe.train.micro_batch_tokens
+    if given != "auto":
+        return Budget(given)
+    wanted = most_wanted(train, recipe, world_size=ranks.world_size, packing=packing)
+    kept = ranks.gather(read_budget(run_dir) if ranks.is_zero else None)[0]
+    if kept is None:
+        tokens = estimate(
+            recipe,
+            task,
+            longest=int(train.lengths.max()),
+            wanted=wanted,
+            stage=engine.zero_stage or 0,
+            world_size=ranks.world_size,
+            memory=share_of_memory(ranks.device, ranks_here()),
+        )
+        kept = KeptBudget(min(ranks.gather(tokens)), fits=False)
+    budget = Budget(kept.tokens, least=recipe.data.max_tokens)
+    small = largest_batch(train, task, ranks=ranks, micro_batch_tokens=1, packing=packing)
+    large = largest_batch(train, task, ranks=ranks, micro_batch_tokens=min(wanted, budget.tokens), packing=packing)
+    begun: list[Batch] = []
+    with (
+        halved_when_short(budget, run_dir, lease),
+        memory_said(recipe, task, ranks, lambda: begun[-1].shape if begun else None, micro_batch_tokens=budget.tokens),
+    ):
+        rehearse(engine, task, small, large, begun)
+        ranks.barrier()  # with each of them, for under ZeRO-0 a rank updates all weights alone
+    if not kept.fits:
+        kept = KeptBudget(kept.tokens, fits=True, too_many=kept.too_many)
+        if ranks.is_zero:
+            keep_budget(run_dir, kept)
+        reporter.report("notice", text=str(kept))
+    return budget
+
+
+def rehearse(engine: Engine, task: Task, small: Batch, large: Batch, begun: list[Batch]) -> None:
+    """Collective: steps that need as much memory as any of the training will, and change nothing.
+
+    The first makes the optimizer's states. In the second the large micro-batch follows on another one, so that it finds
+    the states and a gradient there. `begun` gets each as it is begun.
+    """
+    with engine.rehearsing():
+        for micro_batches in ([small], [small, large]):
+            engine.begin_step(0, num_micro_batches=len(micro_batches))
+            for batch in micro_batches:
+                beat()
+                begun.append(batch)
+                # Of infinitely many targets, a batch's have a gradient of 0.
+                engine.backward(task.loss_sum(engine.forward(batch), batch), num_targets=math.inf)
+            engine.step(lr=0.0)
+
+
+@contextmanager
+def halved_when_short(budget: Budget, run_dir: Path, lease: Lease) -> Iterator[None]:
+    """Turns a ShortOfMemoryError into a StartAnewError, and leaves the next start a smaller budget, if there is one.
+
+    Raises TakenOverError if the run directory is another start's by now.
+    """
+    try:
+        yield
+    except ShortOfMemoryError as error:
+        smaller = budget.next_smaller
+        if smaller is None:
+            raise
+        lease.check_here()
+        kept = KeptBudget(smaller, fits=False, too_many=budget.tokens)
+        try:
+            keep_budget(run_dir, kept)
+        except OSError as full:  # a disk that refuses: the next start would do the same as this one
+            raise error from full
+        raise StartAnewError(f"{str(error).splitlines()[0]}\n{kept}; start it again to go on with that") from error

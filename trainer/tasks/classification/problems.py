@@ -1,0 +1,501 @@
+"""What a label is, what the loss of it is, and what is counted of it: one class for each problem of classification.
+
+All three see logits and labels only; the texts are the same for all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+
+from shardtune.errors import DataError
+from shardtune.trainer.tasks.example import IGNORED, IGNORED_NUMBER
+from shardtune.trainer.tasks.task import Each, Scores
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from shardtune.recipe.tasks.classification import ClassificationOptions
+    from shardtune.trainer.tasks.batch import Batch
+
+Counted = Mapping[str, Sequence[Any]]
+"""What `count` has given of the rows of each split, piece by piece."""
+
+
+class Numbers(NamedTuple):
+    """Of some labels that are numbers."""
+
+    num: int
+    total: float
+    least: float
+    most: float
+
+
+class Problem(Protocol):
+    """One way to label a text."""
+
+    main_metric: ClassVar[str]
+
+    def __init__(self, options: ClassificationOptions, facts: Mapping[str, Any]) -> None: ...
+
+    @staticmethod
+    def parse(label: Any, options: ClassificationOptions) -> Any:
+        """The label as it is written in a row -> what it means. Raises ValueError with what was expected instead."""
+
+    @staticmethod
+    def count(labels: Sequence[Any]) -> Any:
+        """What has to be known of some rows' parsed labels."""
+
+    @staticmethod
+    def survey(
+        options: ClassificationOptions, counted: Counted, path: Path | None, *, are_sound: bool
+    ) -> dict[str, Any]:
+        """The facts about the labels, from the counts of each split's rows; `path` is that of a training row.
+
+        Raises DataError if nothing can be learned of them; not if some rows are wrong, which are to be named first.
+        """
+
+    @staticmethod
+    def unknown(facts: Mapping[str, Any]) -> set[str]:
+        """The labels of some rows that, by the facts, none may have."""
+
+    def model_config(self) -> dict[str, Any]:
+        """The head, in the words of transformers' configs."""
+
+    def encode(self, label: Any) -> Any:
+        """A parsed label -> an example's `labels`; None -> labels that are no targets."""
+
+    def show(self, labels: Any) -> str:
+        """An example's `labels` for a person to read."""
+
+    def num_targets(self, labels: Any) -> int:
+        """How many targets an example's `labels` hold."""
+
+    def loss_sum(self, logits: Tensor, batch: Batch) -> Tensor:
+        """The loss summed over the batch's targets; float32 logits of shape (rows, outputs of the head)."""
+
+    def score(self, logits: Tensor, batch: Batch) -> Scores:
+        """What is counted of a batch; see Task."""
+
+    def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
+        """The metrics of the summed counts."""
+
+    def calibrate(self, dev_metrics: Mapping[str, Any]) -> None:
+        """Takes from the dev metrics what later answers need."""
+
+    def predictions(self, logits: Tensor) -> list[dict[str, Any]]:
+        """One a row; `label` is what the column `label` would hold."""
+
+
+class SingleLabel:
+    """One of several names. Cross entropy, one target a row; accuracy, F1, MCC and the confusion matrix."""
+
+    main_metric: ClassVar[str] = "accuracy"
+
+    def __init__(self, options: ClassificationOptions, facts: Mapping[str, Any]) -> None:
+        self._names: list[str] = facts["label_names"]
+        self._ids = {name: number for number, name in enumerate(self._names)}
+        self._smoothing = options.label_smoothing
+        self._weights = _class_weights(options, facts)
+
+    @staticmethod
+    def parse(label: Any, options: ClassificationOptions) -> str:
+        return _name(label)
+
+    @staticmethod
+    def count(labels: Sequence[str]) -> Counter[str]:
+        return Counter(labels)
+
+    @staticmethod
+    def unknown(facts: Mapping[str, Any]) -> set[str]:
+        return _unknown_names(facts)
+
+    @staticmethod
+    def survey(
+        options: ClassificationOptions, counted: Counted, path: Path | None, *, are_sound: bool
+    ) -> dict[str, Any]:
+        facts = _survey_names(options, counted)
+        if len(facts["label_counts"]["train"]) == 1 and are_sound:
+            # Said first: where the training rows have one label alone, every other one in dev would be a fault too.
+            (only,) = facts["label_counts"]["train"]
+            raise DataError(f"{path}: every row has the label {only!r}; a classifier needs at least two")
+        unknown = set(options.class_weights if isinstance(options.class_weights, dict) else ()) - {
+            *facts["label_names"]
+        }
+        if unknown:
+            names = ", ".join(map(repr, sorted(unknown)))
+            raise DataError(f"task.class_weights: no label {names}; legal: {_listed(facts['label_names'])}")
+        return facts
+
+    def model_config(self) -> dict[str, Any]:
+        return {**_names_config(self._names), "problem_type": "single_label_classification"}
+
+    def encode(self, label: str | None) -> int:
+        return IGNORED if label is None else self._ids[label]
+
+    def show(self, labels: int) -> str:
+        return self._names[labels]
+
+    def num_targets(self, labels: int) -> int:
+        return int(labels != IGNORED)
+
+    def loss_sum(self, logits: Tensor, batch: Batch) -> Tensor:
+        from torch.nn.functional import cross_entropy
+
+        losses = cross_entropy(
+            logits, batch.labels, ignore_index=IGNORED, reduction="none", label_smoothing=self._smoothing
+        )
+        if self._weights is not None:
+            # Not cross_entropy's own weight: with smoothing that would weigh the smoothed labels, not the row.
+            losses = losses * logits.new_tensor(self._weights)[batch.labels.clamp(min=0)]
+        return losses.sum()
+
+    def score(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """The confusion matrix: rows are the true labels, columns the predicted ones."""
+        found, true = logits.argmax(-1)[batch.targets], batch.labels[batch.targets]
+        num_labels = len(self._names)
+        cells = (true * num_labels + found).bincount(minlength=num_labels**2)
+        return {"confusion": cells.reshape(num_labels, num_labels)}
+
+    def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Accuracy, F1 and MCC as scikit-learn defines them; a label without rows or predictions counts in no mean.
+
+        MCC is the multi-class R_k (Gorodkin, 2004). Micro F1 over all labels equals accuracy.
+        """
+        confusion = totals["confusion"].double()
+        hits, true, found, count = confusion.diag(), confusion.sum(1), confusion.sum(0), confusion.sum()
+        f1 = 2 * hits / (true + found).clamp(min=1)
+        present = (true + found) > 0
+        spread = ((count**2 - (found**2).sum()) * (count**2 - (true**2).sum())).sqrt()
+        covariance = hits.sum() * count - (found * true).sum()
+        return {
+            "accuracy": float(hits.sum() / count),
+            "f1_macro": float(f1[present].mean()),
+            "f1_micro": float(2 * hits.sum() / (true + found).sum()),
+            "mcc": float(covariance / spread) if spread > 0 else 0.0,
+            "confusion": confusion.long().tolist(),
+        }
+
+    def calibrate(self, dev_metrics: Mapping[str, Any]) -> None:
+        """The likeliest label needs nothing of dev."""
+
+    def predictions(self, logits: Tensor) -> list[dict[str, Any]]:
+        """The likeliest label, its probability, and every label's."""
+        return [
+            {
+                "label": self._names[int(row.argmax())],
+                "score": round(float(row.max()), 6),
+                "scores": _by_name(self._names, row),
+            }
+            for row in logits.softmax(-1)
+        ]
+
+
+class MultiLabel:
+    """Any number of names. Binary cross entropy; each row has a target for every label: whether it has that label."""
+
+    main_metric: ClassVar[str] = "f1_micro"
+
+    def __init__(self, options: ClassificationOptions, facts: Mapping[str, Any]) -> None:
+        self._names: list[str] = facts["label_names"]
+        self._fallback = options.threshold
+        self._thresholds: list[float] | None = (
+            None if options.tune_thresholds else [options.threshold] * len(self._names)
+        )
+
+    @staticmethod
+    def parse(label: Any, options: ClassificationOptions) -> list[str]:
+        """A list of names, or a text of names between separators; blank text is no label at all."""
+        if isinstance(label, str):
+            label = label.split(options.label_separator) if label.strip() else []
+        if not isinstance(label, list):
+            raise ValueError(f"expected a list of names, or names with {options.label_separator!r} between, got")
+        return list(dict.fromkeys(map(_name, label)))
+
+    @staticmethod
+    def count(labels: Sequence[Sequence[str]]) -> Counter[str]:
+        return Counter(name for names in labels for name in names)
+
+    @staticmethod
+    def unknown(facts: Mapping[str, Any]) -> set[str]:
+        return _unknown_names(facts)
+
+    @staticmethod
+    def survey(
+        options: ClassificationOptions, counted: Counted, path: Path | None, *, are_sound: bool
+    ) -> dict[str, Any]:
+        facts = _survey_names(options, counted)
+        if options.tune_thresholds and "dev" not in counted:
+            raise DataError("task.tune_thresholds: there is no data.dev to tune them on; name one, or set it to false")
+        if (num_names := len(facts["label_names"])) < 2 and are_sound:
+            raise DataError(f"{path}: the rows have {num_names} labels; a classifier needs at least two")
+        return facts
+
+    def model_config(self) -> dict[str, Any]:
+        return {**_names_config(self._names), "problem_type": "multi_label_classification"}
+
+    def encode(self, label: list[str] | None) -> list[int]:
+        return [IGNORED if label is None else int(name in label) for name in self._names]
+
+    def show(self, labels: list[int]) -> str:
+        return ", ".join(name for name, label in zip(self._names, labels, strict=True) if label == 1) or "(none)"
+
+    def num_targets(self, labels: list[int]) -> int:
+        return sum(label != IGNORED for label in labels)
+
+    def loss_sum(self, logits: Tensor, batch: Batch) -> Tensor:
+        from torch.nn.functional import binary_cross_entropy_with_logits
+
+        targets = batch.targets
+        return binary_cross_entropy_with_logits(logits[targets], batch.labels[targets].float(), reduction="sum")
+
+    def score(self, logits: Tensor, batch: Batch) -> Scores:
+        """Counts at the thresholds; every row's probabilities and labels where they are still to be tuned."""
+        known = batch.targets.all(-1)
+        probabilities, true = logits.sigmoid()[known], batch.labels[known] == 1
+        if self._thresholds is None:
+            return {"probabilities": Each(probabilities), "true": Each(true)}
+        return self._counts(probabilities, true, self._thresholds)
+
+    @staticmethod
+    def _counts(probabilities: Tensor, true: Tensor, thresholds: Sequence[float]) -> dict[str, Tensor]:
+        """By label, the rows where it is rightly, wrongly and not found; of all rows, those that are right, and F1."""
+        # In float64: the threshold between two neighbours in float32 would be one of them.
+        found = probabilities.double() >= probabilities.double().new_tensor(thresholds)
+        hits, either = (found & true).sum(1), found.sum(1) + true.sum(1)
+        return {
+            "tp": (found & true).sum(0),
+            "fp": (found & ~true).sum(0),
+            "fn": (~found & true).sum(0),
+            "rows": hits.new_tensor(len(true)),
+            "rows_right": (found == true).all(1).sum(),
+            "f1_of_rows": (2 * hits.double() / either.clamp(min=1)).sum(),
+        }
+
+    def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
+        """As scikit-learn defines them with zero_division=0: a label, or a row, with nothing true or found has F1 0."""
+        if self._thresholds is None:
+            probabilities, true = totals["probabilities"], totals["true"]
+            tuned = [
+                best_threshold(its, are, fallback=self._fallback)
+                for its, are in zip(probabilities.T, true.T, strict=True)
+            ]
+            at_them = self._metrics(self._counts(probabilities, true, tuned))
+            return {**at_them, "thresholds": dict(zip(self._names, tuned, strict=True))}
+        return self._metrics(totals)
+
+    def _metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
+        tp, fp, fn = (totals[name].double() for name in ("tp", "fp", "fn"))
+        f1 = 2 * tp / (2 * tp + fp + fn).clamp(min=1)
+        cells = zip(self._names, tp.tolist(), fp.tolist(), fn.tolist(), f1.tolist(), strict=True)
+        return {
+            "f1_micro": float(2 * tp.sum() / (2 * tp + fp + fn).sum().clamp(min=1)),
+            "f1_macro": float(f1.mean()),
+            "f1_samples": float(totals["f1_of_rows"] / totals["rows"]),
+            "subset_accuracy": float(totals["rows_right"] / totals["rows"]),
+            "per_label": {
+                name: {"tp": int(tp_), "fp": int(fp_), "fn": int(fn_), "f1": f1_} for name, tp_, fp_, fn_, f1_ in cells
+            },
+        }
+
+    def calibrate(self, dev_metrics: Mapping[str, Any]) -> None:
+        if "thresholds" in dev_metrics:
+            self._thresholds = [dev_metrics["thresholds"][name] for name in self._names]
+
+    def predictions(self, logits: Tensor) -> list[dict[str, Any]]:
+        """The labels at or above their thresholds, and every label's probability."""
+        thresholds = logits.double().new_tensor(self._thresholds or [self._fallback] * len(self._names))
+        return [
+            {
+                "label": [self._names[at] for at in (row >= thresholds).nonzero().flatten().tolist()],
+                "scores": _by_name(self._names, row),
+            }
+            for row in logits.sigmoid()
+        ]
+
+
+class Regression:
+    """A number. Squared error, one target a row; MSE, MAE and the correlations of Pearson and Spearman."""
+
+    main_metric: ClassVar[str] = "mse"
+
+    def __init__(self, options: ClassificationOptions, facts: Mapping[str, Any]) -> None:
+        self._mean: float = facts["label_mean"]
+
+    @staticmethod
+    def parse(label: Any, options: ClassificationOptions) -> float:
+        try:
+            number = math.nan if isinstance(label, bool) or not isinstance(label, str | int | float) else float(label)
+        except (ValueError, OverflowError):
+            number = math.nan
+        if not abs(number) <= _LARGEST:
+            raise ValueError("expected a number, got")
+        return number
+
+    @staticmethod
+    def count(labels: Sequence[float]) -> Numbers:
+        return Numbers(len(labels), math.fsum(labels), min(labels, default=math.inf), max(labels, default=-math.inf))
+
+    @staticmethod
+    def unknown(facts: Mapping[str, Any]) -> set[str]:
+        return set()
+
+    @staticmethod
+    def survey(
+        options: ClassificationOptions, counted: Counted, path: Path | None, *, are_sound: bool
+    ) -> dict[str, Any]:
+        """The training labels' mean, and each split's smallest and largest label."""
+        ranges = {
+            split: [min(its.least for its in numbers), max(its.most for its in numbers)]
+            for split, numbers in counted.items()
+            if any(its.num for its in numbers)
+        }
+        if are_sound and ranges["train"][0] == ranges["train"][1]:
+            raise DataError(f"{path}: every row has the label {ranges['train'][0]:g}; there is nothing to learn")
+        total, count = math.fsum(its.total for its in counted["train"]), sum(its.num for its in counted["train"])
+        return {"label_mean": total / max(1, count), "label_ranges": ranges}
+
+    def model_config(self) -> dict[str, Any]:
+        return {"num_labels": 1, "problem_type": "regression"}
+
+    def encode(self, label: float | None) -> float:
+        return IGNORED_NUMBER if label is None else label
+
+    def show(self, labels: float) -> str:
+        return f"{labels:g}"
+
+    def num_targets(self, labels: float) -> int:
+        return int(not math.isnan(labels))
+
+    def loss_sum(self, logits: Tensor, batch: Batch) -> Tensor:
+        return ((logits[:, 0][batch.targets] - batch.labels[batch.targets]) ** 2).sum()
+
+    def score(self, logits: Tensor, batch: Batch) -> Scores:
+        """Sums in float64, about the mean of the training labels, so that labels far from zero lose no digits."""
+        found = logits[:, 0][batch.targets].double() - self._mean
+        true = batch.labels[batch.targets].double() - self._mean
+        return {
+            "rows": batch.targets.sum(),
+            "errors": (found - true).abs().sum(),
+            "squared_errors": ((found - true) ** 2).sum(),
+            "found": found.sum(),
+            "true": true.sum(),
+            "found_found": (found * found).sum(),
+            "true_true": (true * true).sum(),
+            "found_true": (found * true).sum(),
+            "every_found": Each(found),
+            "every_true": Each(true),
+        }
+
+    def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Both correlations are 0 where all labels, or all predictions, are one and the same."""
+        sums = {name: float(total) for name, total in totals.items() if total.ndim == 0}
+        rows, found, true = sums["rows"], sums["found"], sums["true"]
+        covariance = rows * sums["found_true"] - found * true
+        spread = _spread(rows, found, sums["found_found"]) * _spread(rows, true, sums["true_true"])
+        pearson = covariance / math.sqrt(spread) if spread > 0 else 0.0
+        return {
+            "mse": sums["squared_errors"] / rows,
+            "mae": sums["errors"] / rows,
+            "pearson": max(-1.0, min(1.0, pearson)),
+            "spearman": rank_correlation(totals["every_found"], totals["every_true"]),
+        }
+
+    def calibrate(self, dev_metrics: Mapping[str, Any]) -> None:
+        """A number needs nothing of dev."""
+
+    def predictions(self, logits: Tensor) -> list[dict[str, Any]]:
+        return [{"label": round(number, 6)} for number in logits[:, 0].tolist()]
+
+
+def best_threshold(probabilities: Tensor, true: Tensor, *, fallback: float) -> float:
+    """The threshold with the best F1, half-way between two of the probabilities; both of shape (rows,).
+
+    Of equally good ones it is the highest; `fallback` where no row is true.
+    """
+    if not true.any():
+        return fallback
+    falling, order = probabilities.double().sort(descending=True, stable=True)
+    hits = true[order].cumsum(0).double()
+    f1 = 2 * hits / (falling.new_tensor(range(1, len(falling) + 1)) + hits[-1])
+    below = falling.roll(-1)
+    below[-1] = 0.0
+    f1[:-1][falling[:-1] == below[:-1]] = -1.0  # no threshold parts equals
+    at = int(f1.argmax())
+    return float((falling[at] + below[at]) / 2)
+
+
+def rank_correlation(a: Tensor, b: Tensor) -> float:
+    """Spearman's rho of two tensors of shape (rows,): Pearson's r of their ranks, of which equals have the mean."""
+    import torch
+
+    def ranks(values: Tensor) -> Tensor:
+        _, which, counts = torch.unique(values.double(), return_inverse=True, return_counts=True)
+        means: Tensor = counts.cumsum(0).double() - (counts - 1) / 2
+        return means[which]
+
+    x, y = (its - its.mean() for its in (ranks(a), ranks(b)))
+    spread = float((x * x).sum() * (y * y).sum())
+    return float(torch.dot(x, y)) / math.sqrt(spread) if spread > 0 else 0.0
+
+
+PROBLEMS: dict[str, type[Problem]] = {
+    "single_label": SingleLabel,
+    "multi_label": MultiLabel,
+    "regression": Regression,
+}
+
+_LARGEST = 3.4028234e38
+"""Beyond this a float32 is infinite."""
+
+
+def _name(label: Any) -> str:
+    if not isinstance(label, str | int) or not str(label).strip():
+        raise ValueError("expected a name or a whole number, got")
+    return str(label).strip()
+
+
+def _survey_names(options: ClassificationOptions, counted: Counted) -> dict[str, Any]:
+    """The label names, in the order of their ids, and how often each split has them."""
+    counts = {split: dict(sum(its, Counter[str]())) for split, its in counted.items()}
+    return {"label_names": list(options.label_names or sorted(counts["train"])), "label_counts": counts}
+
+
+def _unknown_names(facts: Mapping[str, Any]) -> set[str]:
+    return {name for counts in facts["label_counts"].values() for name in counts} - {*facts["label_names"]}
+
+
+def _listed(names: Sequence[str], most: int = 20) -> str:
+    return ", ".join(names[:most])
+
+
+def _class_weights(options: ClassificationOptions, facts: Mapping[str, Any]) -> list[float] | None:
+    """Each label's weight, by id; their mean over the training rows is 1."""
+    if options.class_weights == "none":
+        return None
+    counts: Mapping[str, int] = facts["label_counts"]["train"]
+    if options.class_weights == "balanced":
+        wanted = {name: 1 / count for name, count in counts.items()}
+    else:
+        wanted = {name: options.class_weights.get(name, 1.0) for name in facts["label_names"]}
+    mean = sum(wanted[name] * count for name, count in counts.items()) / sum(counts.values())
+    # A label that no training row has is still evaluated: as an average one.
+    return [wanted.get(name, mean) / mean for name in facts["label_names"]]
+
+
+def _names_config(names: Sequence[str]) -> dict[str, Any]:
+    ids = {name: number for number, name in enumerate(names)}
+    return {"num_labels": len(names), "id2label": dict(enumerate(names)), "label2id": ids}
+
+
+def _spread(rows: float, total: float, squares: float) -> float:
+    """The variance times rows², or 0 where it is no more than what rounding leaves of equal numbers."""
+    spread = rows * squares - total**2
+    return spread if spread > 1e-12 * rows * squares else 0.0
+
+
+def _by_name(names: Sequence[str], scores: Tensor) -> dict[str, float]:
+    return {name: round(score, 6) for name, score in zip(names, scores.tolist(), strict=True)}

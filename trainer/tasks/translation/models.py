@@ -1,0 +1,315 @@
+"""How the two kinds of models translate: what they read, what they learn to say, and how they are asked.
+
+An encoder-decoder reads the source and writes the target; a causal model goes on after a prompt that holds the source.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from shardtune.errors import DataError
+from shardtune.recipe.tasks.translation import PROMPT
+from shardtune.trainer.tasks import causal
+from shardtune.trainer.tasks.chat.conversations import Conversation
+from shardtune.trainer.tasks.chat.turns import Turns
+from shardtune.trainer.tasks.example import IGNORED, TRUNCATED, Example, frame_of, texts_of
+from shardtune.trainer.tasks.languages import english_name, find_tag, primary
+from shardtune.trainer.tasks.task import Piece
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+    from shardtune.recipe.tasks.translation import TranslationOptions
+    from shardtune.trainer.tasks.batch import Batch
+
+ANY_LENGTH = 10**9
+
+
+class Translator(Protocol):
+    """One kind of model. Its examples hold `source` and `reference` too, as the rows have them."""
+
+    auto_model: str
+    packable: bool
+    settings: Mapping[str, Any]
+    """What generate is told of the languages, and of where an answer ends."""
+
+    def check(self, config: PreTrainedConfig) -> None:
+        """Raises DataError if this model is of another kind."""
+
+    def encode(self, sources: Sequence[str], targets: Sequence[str] | None, max_tokens: int) -> list[Example | None]:
+        """An example of each pair, or of each source; None where no room is left for a target."""
+
+    def num_tokens(self, example: Example) -> int:
+        """Of both sides."""
+
+    def preview(self, example: Example) -> list[Piece]:
+        """The example as the loss sees it."""
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """Pads the examples; the batch's logits are wanted at the targets alone."""
+
+    def collate_prompts(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """What generate takes."""
+
+    def clean(self, answer: str) -> str:
+        """The translation in what the model has said."""
+
+
+class EncoderDecoder:
+    """Marian, T5, BART, mBART, M2M100, NLLB and others. Each side may have max_tokens.
+
+    A micro-batch is cut by the tokens of both sides; where a row's sides differ much in length, it may hold more with
+    padding, but never twice as much.
+    """
+
+    auto_model = "AutoModelForSeq2SeqLM"
+    packable = False
+
+    def __init__(
+        self, options: TranslationOptions, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
+    ) -> None:
+        if options.prompt != PROMPT or options.use_chat_template:
+            raise DataError("task.prompt and task.use_chat_template are for causal models; use task.prefix")
+        self._prefix = options.prefix
+        self._tokenizer = tokenizer
+        language = _set_languages(options, tokenizer)
+        self._source_frame = frame_of(tokenizer)
+        before, after = frame_of(tokenizer, as_target=True)
+        start = getattr(config, "decoder_start_token_id", None)
+        settings: dict[str, Any] = {}
+        self._forced: int | None = None
+        if language is not None:
+            after = [token for token in after if token != language]
+            if before == [] and not getattr(tokenizer, "legacy_behaviour", False):
+                # mBART-25 and PLBart write `text </s> language`, and the decoder begins with the language.
+                start = settings["decoder_start_token_id"] = language
+            else:
+                # mBART-50, M2M100 and NLLB: the language comes first, and generate is made to say it. (NLLB's legacy
+                # tokenizers put it last, for which no NLLB was trained: transformers #22313.)
+                before, self._forced = [language], language
+                settings["forced_bos_token_id"] = language
+        if start is None:
+            raise DataError("model.path: its config names no decoder_start_token_id, which the decoder begins with")
+        if tokenizer.pad_token_id is None:
+            raise DataError("model.path: the tokenizer has no pad_token; name one in its tokenizer_config.json")
+        end = tokenizer.eos_token_id
+        self._forced_text = "" if self._forced is None else str(tokenizer.decode([self._forced])).strip()
+        self.settings: Mapping[str, Any] = settings
+        self._start: int = start
+        self._before, self._after = before, after if after or end is None else [end]
+        if not self._after:
+            raise DataError("model.path: the tokenizer has no eos_token: the model would not learn when to stop")
+
+    def check(self, config: PreTrainedConfig) -> None:
+        from transformers import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
+
+        if type(config) not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
+            raise DataError(f"task.architecture: {config.model_type} models are no encoder-decoders")
+
+    def encode(self, sources: Sequence[str], targets: Sequence[str] | None, max_tokens: int) -> list[Example | None]:
+        before, after = self._source_frame
+        room = max_tokens - len(before) - len(after)
+        if room < 1 or max_tokens <= len(self._before):
+            raise DataError(f"data.max_tokens: {max_tokens} leaves no room for a text and its special tokens")
+        texts = [f"{self._prefix}{source}" for source in sources]
+        bodies: list[list[int]] = self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        if targets is None:
+            return [
+                self._example([*before, *body[:room], *after], [], source=source)
+                for source, body in zip(sources, bodies, strict=True)
+            ]
+        answers = self._tokenizer(text_target=list(targets), add_special_tokens=False, verbose=False)["input_ids"]
+        examples: list[Example | None] = []
+        for source, target, body, answer in zip(sources, targets, bodies, answers, strict=True):
+            # Of a target that is cut off the end is not learned: the model should not learn to stop half way.
+            whole = [*self._before, *answer, *self._after]
+            cut = whole[:max_tokens]
+            example = self._example([*before, *body[:room], *after], cut, source=source, reference=target)
+            example[TRUNCATED] = len(body) > room or len(whole) > max_tokens
+            examples.append(example if answer and len(cut) > len(self._before) else None)
+        return examples
+
+    def _example(self, ids: list[int], target: list[int], *, source: str, reference: str = "") -> Example:
+        labels = [IGNORED if at == 0 and token == self._forced else token for at, token in enumerate(target)]
+        decoder = [self._start, *target[:-1]]
+        return {
+            "input_ids": ids,
+            "decoder_input_ids": decoder,
+            "labels": labels or [IGNORED],
+            "source": source,
+            "reference": reference,
+        }
+
+    def num_tokens(self, example: Example) -> int:
+        return len(example["input_ids"]) + len(example["labels"])
+
+    def preview(self, example: Example) -> list[Piece]:
+        read = [Piece(text) for text in texts_of(example["input_ids"], self._tokenizer)]
+        said = texts_of([*example["decoder_input_ids"][1:], example["labels"][-1]], self._tokenizer)
+        pieces = [
+            Piece(text, None if label == IGNORED else text) for text, label in zip(said, example["labels"], strict=True)
+        ]
+        return [*read, Piece(" "), *pieces]
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        from shardtune.trainer.tasks.batch import Batch, pad
+
+        labels = pad([example["labels"] for example in examples], IGNORED)
+        # Of the decoder's side no mask is needed: it is padded behind, where nothing before it looks.
+        decoder = pad([example["decoder_input_ids"] for example in examples], self._tokenizer.pad_token_id)
+        inputs = self.collate_prompts(examples) | {"decoder_input_ids": decoder, "targets": labels}
+        return Batch(inputs, labels)
+
+    def collate_prompts(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        from shardtune.trainer.tasks.batch import pad
+
+        ids = [example["input_ids"] for example in examples]
+        return {
+            "input_ids": pad(ids, self._tokenizer.pad_token_id),
+            "attention_mask": pad([[1] * len(row) for row in ids], 0),
+        }
+
+    def clean(self, answer: str) -> str:
+        # M2M100's tokenizer does not count its languages among the special tokens, and says them (transformers 5.23).
+        return answer.strip().removeprefix(self._forced_text).strip()
+
+
+class Causal:
+    """Language models that are asked by a prompt; prompt and answer together may have max_tokens."""
+
+    auto_model = "AutoModelForCausalLM"
+    packable = True
+
+    def __init__(
+        self, options: TranslationOptions, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
+    ) -> None:
+        if options.prefix:
+            raise DataError("task.prefix is for encoder-decoders; say it in task.prompt")
+        for key in ("source_language", "target_language"):
+            if f"{{{key}}}" in options.prompt and getattr(options, key) is None:
+                raise DataError(f"task.{key}: the prompt names it; set it, or write a task.prompt without it")
+        self._prompt = options.prompt
+        self._languages = {
+            "source_language": english_name(options.source_language or ""),
+            "target_language": english_name(options.target_language or ""),
+        }
+        self._tokenizer = tokenizer
+        has_template = bool(tokenizer.chat_template)
+        if options.use_chat_template and not has_template:
+            raise DataError("task.use_chat_template: the tokenizer has no chat template")
+        is_chat = has_template if options.use_chat_template is None else options.use_chat_template
+        if tokenizer.eos_token_id is None:
+            raise DataError("model.path: the tokenizer has no eos_token: the model would not learn when to stop")
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        self._pad_id: int = tokenizer.pad_token_id
+        self._end: int = tokenizer.eos_token_id
+        self._turns: Turns | None = None
+        if is_chat:
+            try:
+                self._turns = Turns(tokenizer, {})
+            except DataError as error:
+                raise DataError(f"{error}; or set task.use_chat_template=false") from error
+            self._end = self._turns.end_of_turn
+        self.settings: Mapping[str, Any] = {"eos_token_id": sorted({self._end, tokenizer.eos_token_id})}
+
+    def check(self, config: PreTrainedConfig) -> None:
+        from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+        if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+            raise DataError(f"task.architecture: transformers has no causal language model for {config.model_type}")
+
+    def encode(self, sources: Sequence[str], targets: Sequence[str] | None, max_tokens: int) -> list[Example | None]:
+        prompts = self._prompts(sources)
+        if targets is None:
+            return [
+                self._example(its if len(its) <= max_tokens else self._shortened(source, max_tokens), [], source=source)
+                for source, its in zip(sources, prompts, strict=True)
+            ]
+        answers = self._tokenizer(list(targets), add_special_tokens=False, verbose=False)["input_ids"]
+        examples: list[Example | None] = []
+        for source, target, prompt, answer in zip(sources, targets, prompts, answers, strict=True):
+            # Of an answer that is cut off the end is not learned: the model should not learn to stop half way.
+            said = [*answer, self._end][: max(0, max_tokens - len(prompt))]
+            example = self._example(prompt, said, source=source, reference=target)
+            example[TRUNCATED] = len(said) <= len(answer)
+            examples.append(example if answer and said else None)
+        return examples
+
+    def _example(self, prompt: list[int], answer: list[int], *, source: str, reference: str = "") -> Example:
+        example = causal.example_of([*prompt, *answer], [0] * len(prompt) + [1] * len(answer))
+        return example | {"prompt_length": len(prompt), "source": source, "reference": reference}
+
+    def _prompts(self, sources: Sequence[str]) -> list[list[int]]:
+        texts = [self._prompt.format(source=source, **self._languages) for source in sources]
+        if self._turns is None:
+            ids: list[list[int]] = self._tokenizer(texts, verbose=False)["input_ids"]
+            # Some tokenizers end every text; this one goes on.
+            return [its[:-1] if its[-1] == self._tokenizer.eos_token_id else its for its in ids]
+        asked = [Conversation(messages=[{"role": "user", "content": text.strip()}], weights=[0.0]) for text in texts]
+        return [self._turns.prompt(conversation, ANY_LENGTH) for conversation in asked]
+
+    def _shortened(self, source: str, max_tokens: int) -> list[int]:
+        """The prompt with as much of the source as fits."""
+        (prompt,) = self._prompts([source])
+        ids = self._tokenizer(source, add_special_tokens=False, verbose=False)["input_ids"]
+        while len(prompt) > max_tokens:
+            ids = ids[: max(0, len(ids) - (len(prompt) - max_tokens))]
+            if not ids:
+                raise DataError(f"data.max_tokens: {max_tokens} leaves no room for a source within the prompt")
+            (prompt,) = self._prompts([str(self._tokenizer.decode(ids, skip_special_tokens=True))])
+        return prompt
+
+    def num_tokens(self, example: Example) -> int:
+        return len(example["input_ids"])
+
+    def preview(self, example: Example) -> list[Piece]:
+        return causal.preview(example, self._tokenizer)
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        return causal.collate(examples, self._pad_id)
+
+    def collate_prompts(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        prompts = [example["input_ids"][: example["prompt_length"]] for example in examples]
+        return causal.collate_prompts(prompts, self._pad_id)
+
+    def clean(self, answer: str) -> str:
+        return answer.strip()
+
+
+def _set_languages(options: TranslationOptions, tokenizer: Any) -> int | None:
+    """Tells a multilingual tokenizer which languages it reads and writes; the token of the one that it writes.
+
+    None if the tokenizer knows of no languages. Raises DataError if it does not know these, or not which are meant.
+    """
+    codes = _language_codes(tokenizer)
+    if not codes:
+        if options.source_code or options.target_code:
+            raise DataError("task.source_code, task.target_code: the tokenizer knows no languages; leave them out")
+        return None
+    chosen = {}
+    for side in ("source", "target"):
+        code, language = getattr(options, f"{side}_code"), getattr(options, f"{side}_language")
+        found = [code] if code in codes else find_tag(language, codes) if language and not code else []
+        if len(found) != 1:
+            wanted = f"{code or language!r} is none of them" if code or language else "say which"
+            wanted = f"{language!r} is {' and '.join(found)}" if len(found) > 1 else wanted
+            near = [its for its in codes if primary(its)[:2] == primary(code or language or "")[:2]] or list(codes)
+            raise DataError(f"task.{side}_code: the tokenizer knows languages, and {wanted}; legal: {', '.join(near)}")
+        chosen[side] = found[0]
+    tokenizer.src_lang, tokenizer.tgt_lang = chosen["source"], chosen["target"]
+    return codes[chosen["target"]]
+
+
+def _language_codes(tokenizer: Any) -> dict[str, int]:
+    """What a multilingual tokenizer calls its languages, and their tokens; empty if it knows of none."""
+    if not hasattr(tokenizer, "src_lang") or not hasattr(tokenizer, "tgt_lang"):
+        return {}
+    if (tokens := getattr(tokenizer, "lang_code_to_token", None)) is not None:  # M2M100: `fr` and `__fr__`
+        return {code: int(tokenizer.convert_tokens_to_ids(token)) for code, token in tokens.items()}
+    pattern = re.compile(r"[a-z]{2,3}_[A-Z][A-Za-z]{1,3}")  # fr_XX, fra_Latn
+    named = [token for token in tokenizer.all_special_tokens if pattern.fullmatch(token)]
+    return {code: int(tokenizer.convert_tokens_to_ids(code)) for code in named}
