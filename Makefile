@@ -42,13 +42,15 @@ slurm-lab: .venv/.installed ## a shell on a Slurm cluster of two nodes that live
 	@PATH="$$PWD/$(BIN):$$PATH" $(BIN)/python -m tests.support.slurm_cluster
 
 .PHONY: lint
-lint: .venv/.installed ## ruff and mypy --strict
+lint: .venv/.installed ## ruff, mypy --strict, and which package may import which
 	@echo "== ruff check"
 	@$(BIN)/ruff check .
 	@echo "== ruff format --check"
 	@$(BIN)/ruff format --check .
 	@echo "== mypy --strict"
 	@$(BIN)/mypy --strict
+	@echo "== lint-imports"
+	@$(BIN)/lint-imports >.venv/lint-imports.log 2>&1 || { cat .venv/lint-imports.log; exit 1; }
 
 .PHONY: format
 format: .venv/.installed ## let ruff sort imports and lay out the code

@@ -14,7 +14,6 @@ import torch
 import transformers
 from huggingface_hub.repocard import metadata_load
 from safetensors.torch import load_file
-from tests.trainer.test_resume import flip_a_bit
 from torch import Tensor
 
 from shardtune.ds_config.resolve import load_ds_config, resolve_ds_config
@@ -37,6 +36,7 @@ from tests.support.ranks import run_ranks
 from tests.support.runs import RECIPE, events, tiny_recipe, train, write_tiny
 from tests.support.stops import stop_after
 from tests.support.tiny import GOOD, write_causal
+from tests.trainer.checkpoint.test_resume import flip_a_bit
 
 SPLIT = "test"
 

@@ -12,8 +12,6 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from tests.trainer.tasks.test_chat import write_plain
-from tests.trainer.test_export import grow, write_larger
 from torch import Tensor, nn
 
 from shardtune.ds_config.resolve import load_ds_config, resolve_ds_config
@@ -46,6 +44,8 @@ from tests.support.ranks import run_ranks
 from tests.support.runs import STEPS_PER_EPOCH, curve, events, tiny_recipe, train, write_tiny
 from tests.support.stops import stop_after
 from tests.support.tiny import GOOD, write_causal
+from tests.trainer.export.test_export import grow, write_larger
+from tests.trainer.tasks.chat.test_chat import write_plain
 
 LORA = ("model.lora.r=4", "model.lora.alpha=8", "optim.lr=1e-2", "train.num_epochs=1")
 LAYERS = [

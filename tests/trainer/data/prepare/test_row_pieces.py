@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.trainer.data.test_work import at_once
 
 from shardtune.errors import DataError
 from shardtune.recipe.schema import Recipe
@@ -18,6 +17,7 @@ from shardtune.trainer.data.prepare.example_shards import Encoder
 from shardtune.trainer.data.prepare.prepare import Prepared, prepare
 from tests.support.runs import tiny_recipe, write_tiny
 from tests.support.tiny import write_reviews
+from tests.trainer.data.prepare.test_work_queue import at_once
 
 MIXED = (
     "data.train=[{folder}/train.jsonl, {folder}/few.csv, {{path: '{folder}/many/*.jsonl', name: many}}, "
