@@ -3,13 +3,13 @@
 from pathlib import Path
 
 
-def kernel() -> str:
+def pid_scope() -> str:
     """Names where process numbers mean what they mean here: this boot of this machine, and this container."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
 
 
-def born(pid: int) -> int | None:
+def start_ticks(pid: int) -> int | None:
     """When the process was started, in clock ticks after the boot, which tells it from a later one of its number.
 
     None if there is none, or it has ended.

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from shardtune.recipe.load import load_recipe
-from shardtune.trainer.data.prepare.splits import gather
-from shardtune.trainer.data.prepare.work_queue import Work
+from shardtune.trainer.data.prepare.splits import read_splits
+from shardtune.trainer.data.prepare.work_queue import WorkQueue
 
 PAGE = Path(__file__).parents[1] / "docs" / "data.md"
 FILE = re.compile(r"^\*\*`(?P<name>[^`]+)`\*\*\n\n```\w*\n(?P<text>.*?)```", re.MULTILINE | re.DOTALL)
@@ -34,7 +34,7 @@ def test_every_recipe_of_the_gallery_reads_its_file(
     path = tmp_path / "recipe.yaml"
     path.write_text(f"{recipe}model: {{path: owner/name}}\n", encoding="utf-8")
     notes: list[str] = []
-    gathered = gather(load_recipe(path), notes.append, Work(tmp_path / "work"))
+    gathered = read_splits(load_recipe(path), notes.append, WorkQueue(tmp_path / "work"))
     assert sum(map(len, gathered.rows.values())) == sum(rows_in(name, text) for name, text in files.items())
 
 

@@ -32,13 +32,13 @@ from shardtune.trainer.distributed.stop import Stop, StopAsked, signals_ask_to_s
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs this rank; returns its exit code."""
-    edge = _Edge(_parse(sys.argv[1:] if argv is None else argv), sys.stderr)
+    edge = _Process(_parse(sys.argv[1:] if argv is None else argv), sys.stderr)
     with signals_ask_to_stop(when_stuck=lambda asked: os._exit(_leave(asked, edge))) as stop:
         return _main(edge, stop)
 
 
 @dataclass
-class _Edge:
+class _Process:
     """What is known by the time that something fails."""
 
     arguments: argparse.Namespace
@@ -47,7 +47,7 @@ class _Edge:
     started: float = field(default_factory=time.time)
 
 
-def _main(edge: _Edge, stop: Stop) -> int:
+def _main(edge: _Process, stop: Stop) -> int:
     arguments = edge.arguments
     try:
         its = find_run(arguments.path, arguments.overrides, arguments.run_dir, arguments.fork)
@@ -62,7 +62,7 @@ def _main(edge: _Edge, stop: Stop) -> int:
         return _leave(error, edge)
 
 
-def _leave(error: BaseException, edge: _Edge) -> int:
+def _leave(error: BaseException, edge: _Process) -> int:
     """Says and writes down what this rank died of; its exit code."""
     code, text = _verdict(error)
     print(text, file=sys.stderr, flush=True)
@@ -95,7 +95,7 @@ def _prepare(its: Run, num_ranks: int, stop: Stop) -> None:
     refuse_other_data(its.run_dir, prepared.folder.name)
 
 
-def _train(its: Run, edge: _Edge, stop: Stop) -> int:
+def _train(its: Run, edge: _Process, stop: Stop) -> int:
     """Runs this rank of a training; returns its exit code."""
     recipe, run_dir, arguments = its.recipe, its.run_dir, edge.arguments
     edge.terminal = terminal = _keep_log(run_dir, global_rank())

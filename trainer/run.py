@@ -20,18 +20,18 @@ from shardtune.errors import CheckpointError
 from shardtune.recipe.load import learning_hash
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.files import CHECKPOINTS, EXPORT, FACTS, MODEL, RESULTS, STOP, write_atomically
-from shardtune.trainer.between_steps.bad_rows import Culprits
+from shardtune.trainer.between_steps.bad_rows import BadRowSearch
 from shardtune.trainer.between_steps.guard import Guard, RolledBack
 from shardtune.trainer.between_steps.milestones import Milestones, without_answers
 from shardtune.trainer.checkpoint.base_model import Base, identify_together, refuse_another_base
-from shardtune.trainer.checkpoint.checkpoints import Checkpoints, Policy
+from shardtune.trainer.checkpoint.checkpoints import CheckpointPolicy, Checkpoints
 from shardtune.trainer.checkpoint.resume import Found, find_newest, first_whole, fork, restore, state_of
 from shardtune.trainer.checkpoint.train_state import TrainState
-from shardtune.trainer.data.batches.prefetch import made_ahead
-from shardtune.trainer.data.batches.steps import Step, course_of
+from shardtune.trainer.data.batches.prefetch import prefetch
+from shardtune.trainer.data.batches.steps import Step, training_steps_of
 from shardtune.trainer.data.prepare.example_shards import Split
 from shardtune.trainer.data.prepare.prepare import Prepared
-from shardtune.trainer.distributed.background import together
+from shardtune.trainer.distributed.background import run_on_every_rank
 from shardtune.trainer.distributed.lease import Lease, open_lease
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.distributed.stop import Stop, StopAsked
@@ -49,9 +49,9 @@ from shardtune.trainer.preflight.preflight import preflight
 from shardtune.trainer.preflight.probe import host_name
 from shardtune.trainer.reporting.meter import Meter
 from shardtune.trainer.reporting.reporter import Reporter, open_reporter
-from shardtune.trainer.reporting.stragglers import Pace, Place
-from shardtune.trainer.setup.cpu_attention import hasten_attention
-from shardtune.trainer.setup.cpu_dropout import hasten_dropout
+from shardtune.trainer.reporting.stragglers import Pace, RankLocation
+from shardtune.trainer.setup.cpu_attention import install_fast_attention
+from shardtune.trainer.setup.cpu_dropout import install_fast_dropout
 from shardtune.trainer.setup.first_token import read_first_alone
 from shardtune.trainer.setup.out_of_memory import memory_said
 from shardtune.trainer.setup.packing import choose_packing
@@ -82,8 +82,8 @@ def run(
     """
     recipe = settle_precision(recipe, ranks)
     if ranks.device.type == "cpu":
-        hasten_dropout()
-        hasten_attention()
+        install_fast_dropout()
+        install_fast_attention()
     lease = open_lease(run_dir, ranks, job=job)
     try:
         return _run(recipe, run_dir, prepared, ranks, stop, lease, terminal, job)
@@ -150,7 +150,7 @@ def _train(milestones: Milestones, steps_from: StepsFrom, *, evaluated: bool) ->
     state = milestones.begin(milestones.state, evaluated=evaluated)
     engine, task, ranks = milestones.engine, milestones.task, milestones.ranks
     while state.step < milestones.num_steps:
-        with closing(made_ahead(steps_from(state))) as ahead:
+        with closing(prefetch(steps_from(state))) as ahead:
             steps = (replace(made.item, waited_s=made.waited_s) for made in ahead)
             try:
                 state = fit(engine, task, steps, state, schedule=schedule, ranks=ranks, milestones=milestones)
@@ -194,7 +194,7 @@ def _assemble(
             read_first_alone(engine, model, _ends_of(train, task).to(ranks.device), recipe.engine.precision, ranks)
         beat()
     budget = settle_budget(recipe, run_dir, engine, task, train, packing, ranks=ranks, reporter=reporter, lease=lease)
-    course = course_of(prepared, recipe, task, ranks=ranks, micro_batch_tokens=budget.tokens, packing=packing)
+    course = training_steps_of(prepared, recipe, task, ranks=ranks, micro_batch_tokens=budget.tokens, packing=packing)
     if ranks.is_zero:
         keep_model_files(model, tokenizer, run_dir / MODEL)
         write_atomically(run_dir / FACTS, json.dumps(prepared.facts, ensure_ascii=False, indent=1))
@@ -228,12 +228,12 @@ def _assemble(
             engine,
             task,
             checkpoints,
-            Culprits(run_dir, ranks, course.alone),
+            BadRowSearch(run_dir, ranks, course.alone),
             reporter,
             ranks,
         ),
         meter=Meter(course.num_steps, ranks.device),
-        pace=Pace(ranks.gather(Place(host_name(), ranks.device.index))),
+        pace=Pace(ranks.gather(RankLocation(host_name(), ranks.device.index))),
         reporter=reporter,
         ranks=ranks,
         lease=lease,
@@ -293,9 +293,9 @@ def _ends_of(train: Split, task: Task) -> Batch:
     return task.collate([{**example, "draw": (0, 0)} for example in train.examples(rows)])
 
 
-def _policy(recipe: Recipe, task: Task, engine: Engine, ranks: Ranks, base: Base | None) -> Policy:
+def _policy(recipe: Recipe, task: Task, engine: Engine, ranks: Ranks, base: Base | None) -> CheckpointPolicy:
     metric = recipe.checkpoint.best_metric or task.main_metric
-    return Policy(
+    return CheckpointPolicy(
         keep_last=recipe.checkpoint.keep_last,
         keep_best=recipe.checkpoint.keep_best,
         asynchronous=recipe.checkpoint.asynchronous,
@@ -352,5 +352,5 @@ def _finish(milestones: Milestones, state: TrainState, test: Split | None) -> di
             export(run_dir, last, run_dir / EXPORT / "last", recipe=recipe)
 
     with milestones.phase("exporting the models"):
-        together(ranks, write)
+        run_on_every_rank(ranks, write)
     return results

@@ -98,7 +98,7 @@ def chat(
     def perform() -> int:
         from shardtune.launcher.start import execute
 
-        return execute.run_dialogue("shardtune.trainer.commands.chat", [run_dir, *given])
+        return execute.run_interactive("shardtune.trainer.commands.chat", [run_dir, *given])
 
     return Command(perform)
 

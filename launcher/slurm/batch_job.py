@@ -151,7 +151,7 @@ def end(run_dir: Path, allocation: Allocation, *, exit_code: int, signals: str) 
     match ending.state:
         case "finished":
             write_report(run_dir)
-            say(execute.farewell(_recipe(run_dir), run_dir))
+            say(execute.finished_message(_recipe(run_dir), run_dir))
             return EXIT_OK, False
         case "failed" | "waiting" if ending.cause in ("failure", "hang"):
             for path in hung_ranks(run_dir, start.began):

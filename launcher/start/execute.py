@@ -21,7 +21,7 @@ from shardtune.launcher.plan.backends import BACKENDS
 from shardtune.launcher.plan.job import JobPlan, Machine
 from shardtune.launcher.registry import remember
 from shardtune.launcher.report.page import REPORT, write_report
-from shardtune.launcher.start.exit_report import Death, obituary, remedy_for_killed
+from shardtune.launcher.start.exit_report import StartOutcome, explain_outcome, remedy_for_killed
 from shardtune.launcher.start.follow import Events, Heartbeats, first_failure, hung_ranks
 from shardtune.launcher.start.orphans import START_MARK, end_left_behind
 from shardtune.launcher.start.restart import Failure, Restart, next_start
@@ -70,7 +70,7 @@ def find_machine() -> Machine:
 
 
 @dataclass(frozen=True)
-class Said:
+class ToolResult:
     """What a program answered."""
 
     exit_code: int
@@ -80,7 +80,7 @@ class Said:
 
 def run_tool(
     argv: Sequence[str], *, stdin: str | None = None, environment: Mapping[str, str | None] | None = None
-) -> Said:
+) -> ToolResult:
     """Runs a program to its end; NOT_FOUND if it is not there. None takes a variable out of its environment."""
     changed = {"LC_ALL": "C", "SLURM_TIME_FORMAT": "standard", **(environment or {})}
     # Within a job, the variables of that job would be taken for wishes.
@@ -91,10 +91,10 @@ def run_tool(
             argv, input=stdin, capture_output=True, text=True, check=False, timeout=120, env=its_environment
         )
     except FileNotFoundError as error:
-        return Said(NOT_FOUND, "", str(error))
+        return ToolResult(NOT_FOUND, "", str(error))
     except subprocess.TimeoutExpired:
         raise LaunchError(f"{argv[0]} has not answered for two minutes; try again later") from None
-    return Said(done.returncode, done.stdout, done.stderr)
+    return ToolResult(done.returncode, done.stdout, done.stderr)
 
 
 def run_module(module: str, arguments: Sequence[str]) -> int:
@@ -108,7 +108,7 @@ def run_ranks(argv: Sequence[str], environment: Mapping[str, str]) -> int:
     return subprocess.run(argv, env=os.environ | dict(environment), check=False).returncode
 
 
-def run_dialogue(module: str, arguments: Sequence[str]) -> int:
+def run_interactive(module: str, arguments: Sequence[str]) -> int:
     """The same for a module that people talk to, and that has a use of its own for Ctrl-C."""
     before = signal.signal(signal.SIGINT, lambda *_: None)  # not SIG_IGN, which the module would inherit
     try:
@@ -199,13 +199,13 @@ def _run_ranks(plan: JobPlan, interrupts: list[Interrupt]) -> tuple[int, Failure
                 end_left_behind(mark)
     if process.returncode == EXIT_OK:
         write_report(plan.run_dir)
-        print(farewell(plan.recipe, plan.run_dir))
+        print(finished_message(plan.recipe, plan.run_dir))
         return EXIT_OK, None
     failure = first_failure(plan.run_dir, since)
     exits = BACKENDS[plan.recipe.job.backend].parse_exits(log_path.read_text(encoding="utf-8", errors="replace"))
     events = [event for event in read_events(plan.run_dir) if event["event"] in ("start", "step")]
     has_begun = bool(events) and events[-1]["time"] >= since
-    death = Death(failure, exits, hung_ranks(plan.run_dir, since), silence_s, has_begun)
+    death = StartOutcome(failure, exits, hung_ranks(plan.run_dir, since), silence_s, has_begun)
     if interrupts or death.is_stop:
         return _stopped(plan, interrupts), None
     kept = read_budget(plan.run_dir)
@@ -215,7 +215,7 @@ def _run_ranks(plan: JobPlan, interrupts: list[Interrupt]) -> tuple[int, Failure
         return EXIT_ANEW, Failure(step=0, is_mishap=True, is_amended=True)
     train, max_tokens = plan.recipe.train, plan.recipe.data.max_tokens
     remedy = remedy_for_killed(train.micro_batch_tokens, max_tokens, kept.tokens if kept else None)
-    print(obituary(death, log_path, remedy), file=sys.stderr)
+    print(explain_outcome(death, log_path, remedy), file=sys.stderr)
     if EXIT_USER in exits.values():
         return EXIT_USER, None
     steps = [event for event in events if event["event"] == "step"]
@@ -300,7 +300,7 @@ def _results(run_dir: Path) -> str:
     return (run_dir / RESULTS).read_text(encoding="utf-8")
 
 
-def farewell(recipe: Recipe, run_dir: Path) -> str:
+def finished_message(recipe: Recipe, run_dir: Path) -> str:
     """Where everything is of a run that has come to its end."""
     talk = [f"talk to it  shardtune chat {run_dir}"] if recipe.task.kind == "chat" else []
     return "\n".join(

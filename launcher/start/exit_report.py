@@ -9,7 +9,7 @@ from shardtune.run_dir.exit_codes import EXIT_ANEW, EXIT_RESUME
 
 
 @dataclass(frozen=True)
-class Death:
+class StartOutcome:
     """What is known of how a start has ended."""
 
     failure: dict[str, Any] | None
@@ -44,7 +44,7 @@ class Death:
         return EXIT_RESUME in self.exits.values() if self.failure is None else self.failure.get("code") == EXIT_RESUME
 
 
-def obituary(death: Death, log_path: Path, remedy: str) -> str:
+def explain_outcome(death: StartOutcome, log_path: Path, remedy: str) -> str:
     """Why the job ended, the first cause first. The remedy is what helps a rank for which the machine has no memory."""
     # A rank that was killed writes nothing down, and its peers then complain of the lost connection: it goes first.
     lines = [

@@ -97,7 +97,7 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", json.dumps(value, ensure_ascii=False)
 
 
-class Place(NamedTuple):
+class SourceLine(NamedTuple):
     """Where something was said, in the order in which it is reported."""
 
     order: int
@@ -112,15 +112,15 @@ class Draft:
 
     name: str
     values: Mapping[str, Any]
-    places: Mapping[Where, Place]
-    faults: tuple[tuple[Place, str], ...]
+    places: Mapping[Where, SourceLine]
+    faults: tuple[tuple[SourceLine, str], ...]
 
-    def place(self, where: Where) -> Place:
+    def place(self, where: Where) -> SourceLine:
         """The place of the value, or of the nearest section around it."""
         for length in range(len(where), 0, -1):
             if where[:length] in self.places:
                 return self.places[where[:length]]
-        return Place(0, self.name)
+        return SourceLine(0, self.name)
 
 
 def draft_recipe(text: str, overrides: Sequence[str], *, name: str) -> Draft:
@@ -135,13 +135,13 @@ def draft_recipe(text: str, overrides: Sequence[str], *, name: str) -> Draft:
         raise ConfigError(f"{name}:1: expected sections such as {_required()}, got {shown(document.value)}")
 
     values: dict[str, Any] = document.value
-    places = {where: Place(line, f"{name}:{line}") for where, line in document.lines.items()}
+    places = {where: SourceLine(line, f"{name}:{line}") for where, line in document.lines.items()}
     faults = [
-        (Place(last, f"{name}:{last}"), f"{dotted(where)}: said on line {first} already; keep one of them")
+        (SourceLine(last, f"{name}:{last}"), f"{dotted(where)}: said on line {first} already; keep one of them")
         for where, (first, last) in document.doubles.items()
     ]
     for number, override in enumerate(overrides):
-        place = Place(_AFTER_THE_FILE + number, f"override {_quoted(override)}")
+        place = SourceLine(_AFTER_THE_FILE + number, f"override {_quoted(override)}")
         try:
             where, value = parse_override(override)
         except ConfigError as error:
@@ -176,7 +176,7 @@ _AFTER_THE_FILE = 10**9
 _KEY = re.compile(r"[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*)*", re.ASCII)
 
 
-def _put(values: dict[str, Any], places: dict[Where, Place], where: Where, value: Any, place: Place) -> None:
+def _put(values: dict[str, Any], places: dict[Where, SourceLine], where: Where, value: Any, place: SourceLine) -> None:
     """Replaces the value as a whole; a mapping that is given replaces the mapping that was there."""
     inner = values
     for number, key in enumerate(where[:-1], start=1):

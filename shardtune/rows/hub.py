@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from shardtune.rows.input_file import Record, place_in_words
-from shardtune.rows.row_faults import Faults, Place
+from shardtune.rows.row_faults import Faults, RowLocation
 from shardtune.rows.source_config import SourceConfig
 from shardtune.rows.source_files import HUB, FindError, file_digest, is_hub
 from shardtune.rows.tables import ROWS_AT_ONCE, damage_said, reason_of, rows_of
@@ -28,8 +28,8 @@ def read_dataset(
     dataset = _load(source, split, say)
     path = Path(source.path)
 
-    def place(item: int) -> Place:
-        return Place(place_in_words(path, 0, item), (path, item), was_read=False)
+    def place(item: int) -> RowLocation:
+        return RowLocation(place_in_words(path, 0, item), (path, item), was_read=False)
 
     # As Arrow, for as Python objects the library would decode pictures and sounds that no task here reads.
     tables = dataset.with_format("arrow").iter(batch_size=ROWS_AT_ONCE)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, cast
 
-from shardtune.rows.row_faults import Faults, Place
+from shardtune.rows.row_faults import Faults, RowLocation
 
 TextUnit = Literal["line", "paragraph", "file"]
 
@@ -60,9 +60,9 @@ class File:
         # Not the gzip module and a package for zstd: pyarrow is there anyway, has both, and says when one is cut off.
         return cast(BinaryIO, io.BufferedReader(pa.input_stream(str(self.path), compression=compression)))
 
-    def place(self, line: int = 0, *, item: int = 0, of_row: int = 0) -> Place:
+    def place(self, line: int = 0, *, item: int = 0, of_row: int = 0) -> RowLocation:
         """Where something is wrong with the one row that begins at line `of_row`, or else there, and with no other."""
-        return Place(place_in_words(self.path, line, item), (self.path, of_row or line, item), was_read=False)
+        return RowLocation(place_in_words(self.path, line, item), (self.path, of_row or line, item), was_read=False)
 
 
 def format_of(path: Path) -> str:

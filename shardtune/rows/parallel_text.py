@@ -12,7 +12,7 @@ from typing import Any
 from xml.parsers import expat
 
 from shardtune.rows.input_file import File, Record, checked_lines_of
-from shardtune.rows.row_faults import Faults, Place
+from shardtune.rows.row_faults import Faults, RowLocation
 
 NATIVE = frozenset({"bpt", "ept", "it", "ph", "ut", "sub"})
 """The elements within a TMX text that hold the markup of another format: no part of what is said (TMX 1.4b, 3.2)."""
@@ -192,6 +192,6 @@ def read_aligned(file: File, faults: Faults) -> Iterator[Record]:
     faults.update(ours)
 
 
-def _place(file: File, path: Path, line: int) -> Place:
+def _place(file: File, path: Path, line: int) -> RowLocation:
     """A line of one side, which is a part of one row of the pair."""
-    return Place(f"{path}:{line}", (file.path, line, 0), was_read=False)
+    return RowLocation(f"{path}:{line}", (file.path, line, 0), was_read=False)

@@ -8,14 +8,14 @@ from typing import Any
 from shardtune.errors import DataError
 
 
-class Place(str):
+class RowLocation(str):
     """Where something of one row is, in words (`file:line`), and of which row: what is wrong there spoils no other."""
 
     row: Hashable
     was_read: bool
     """Whether somebody has the row; False if it is so malformed that it never became one."""
 
-    def __new__(cls, words: str, row: Hashable, *, was_read: bool = True) -> "Place":
+    def __new__(cls, words: str, row: Hashable, *, was_read: bool = True) -> "RowLocation":
         place = super().__new__(cls, words)
         place.row = row
         place.was_read = was_read
@@ -49,7 +49,7 @@ class Faults:
         if len(self.first) < self._shown:
             self.first.append(f"{where}: {what}")
         place: Any = getattr(where, "place", where)
-        if not isinstance(place, Place):
+        if not isinstance(place, RowLocation):
             self.are_rows_alone = False
         elif place.row != self._last and place.row not in self.rows:
             self._last = place.row
@@ -75,20 +75,20 @@ class Faults:
         return "\n".join([*self.first, *([f"… and {more:,} more"] if more else [])])
 
     def raise_if_any(self) -> None:
-        """Raises BadRows if anything was added."""
+        """Raises BadRowsError if anything was added."""
         if self:
-            raise BadRows(self)
+            raise BadRowsError(self)
 
 
-class BadRows(DataError):
+class BadRowsError(DataError):
     """What Faults has collected."""
 
     def __init__(self, faults: Faults) -> None:
         super().__init__(str(faults))
         self.faults = faults
 
-    def __reduce__(self) -> tuple[type["BadRows"], tuple[Faults]]:
-        return BadRows, (self.faults,)
+    def __reduce__(self) -> tuple[type["BadRowsError"], tuple[Faults]]:
+        return BadRowsError, (self.faults,)
 
 
 _DIFFERS = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|(?<![\w-])\d[\d.,]*")

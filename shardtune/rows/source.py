@@ -12,11 +12,11 @@ from shardtune.rows.columns import Synonyms, guess, rename
 from shardtune.rows.formats import WORD_A_LINE, read_file
 from shardtune.rows.hub import read_dataset
 from shardtune.rows.input_file import File, Record, TextUnit, format_of, place_in_words
-from shardtune.rows.row_faults import BadRows, Faults, Place
+from shardtune.rows.row_faults import BadRowsError, Faults, RowLocation
 from shardtune.rows.source_config import SourceConfig
 from shardtune.rows.source_files import FindError, find_files, is_dataset
 
-__all__ = ["BadRows", "Faults", "Place", "Row", "read_rows", "read_source", "require_columns"]
+__all__ = ["BadRowsError", "Faults", "Row", "RowLocation", "read_rows", "read_source", "require_columns"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +41,16 @@ class Row:
         return self.source, self.path, self.line, self.item
 
     @property
-    def place(self) -> Place:
+    def place(self) -> RowLocation:
         """Where it is, as complaints name it."""
         return self._at(self.line)
 
-    def word(self, at: int) -> Place:
+    def word(self, at: int) -> RowLocation:
         """Where the row's word number `at` is, counted from 0."""
         return self._at(self.line + (at if format_of(self.path) in WORD_A_LINE else 0))
 
-    def _at(self, line: int) -> Place:
-        return Place(place_in_words(self.path, line, self.item), self.key)
+    def _at(self, line: int) -> RowLocation:
+        return RowLocation(place_in_words(self.path, line, self.item), self.key)
 
 
 def read_rows(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shardtune.rows.input_file import COMPRESSIONS, File, Record
-from shardtune.rows.row_faults import Faults, Place
+from shardtune.rows.row_faults import Faults, RowLocation
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -49,7 +49,7 @@ def rows_of(
     faults: Faults,
     *,
     say: Callable[[str], None],
-    place: Callable[[int], Place],
+    place: Callable[[int], RowLocation],
 ) -> Iterator[Record]:
     """The rows of all batches, numbered from 1, the numbers of a `datasets.ClassLabel` replaced by its names.
 
@@ -76,7 +76,7 @@ def rows_of(
                     yield Record(values, item=item)
 
 
-def _places(file: File) -> Callable[[int], Place]:
+def _places(file: File) -> Callable[[int], RowLocation]:
     return lambda item: file.place(item=item)
 
 

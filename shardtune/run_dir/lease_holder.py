@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shardtune.errors import CheckpointError
-from shardtune.processes import born, kernel
+from shardtune.processes import pid_scope, start_ticks
 
 
 @dataclass(frozen=True)
-class Holder:
+class LeaseHolder:
     """The process that a lease belongs to."""
 
     token: str
@@ -29,20 +29,20 @@ class Holder:
 
     def is_dead(self) -> bool | None:
         """None where this process cannot know: it runs on another machine."""
-        if self.kernel != kernel():
+        if self.kernel != pid_scope():
             return None
-        return born(self.pid) != self.born
+        return start_ticks(self.pid) != self.born
 
 
-def read_holder(path: Path) -> Holder | None:
+def read_holder(path: Path) -> LeaseHolder | None:
     """Who holds the lease; None if nobody does."""
     try:
-        return Holder(**json.loads(path.read_text(encoding="utf-8")))
+        return LeaseHolder(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
 
 
-def held_by(holder: Holder, path: Path) -> CheckpointError:
+def held_by(holder: LeaseHolder, path: Path) -> CheckpointError:
     """What there is to say to another start."""
     return CheckpointError(
         f"{path.parent} is being written by {holder}; wait for its end, or stop it: shardtune stop {path.parent}"

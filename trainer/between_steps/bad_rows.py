@@ -20,7 +20,7 @@ BAD_ROWS = Path("logs") / "bad_rows.jsonl"
 
 
 @dataclass(frozen=True)
-class Culprits:
+class BadRowSearch:
     """Finds and writes down the culprits of a run's steps."""
 
     run_dir: Path

@@ -14,7 +14,7 @@ from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.engine.engine import Engine
 from shardtune.trainer.tasks import Task
 from shardtune.trainer.tasks.batch import Batch
-from shardtune.trainer.tasks.task import Each, GeneratingTask, Scores
+from shardtune.trainer.tasks.task import GeneratingTask, PerExample, Scores
 
 
 def evaluate(
@@ -27,7 +27,7 @@ def evaluate(
     ranks: Ranks,
 ) -> dict[str, Any]:
     """Collective: the mean loss over all targets, the task's metrics, and some answers if any were asked for."""
-    totals: dict[str, Tensor | Each] = {}
+    totals: dict[str, Tensor | PerExample] = {}
     answers: list[dict[str, str]] = []
     with engine.evaluating():
         for batch in batches:
@@ -39,18 +39,18 @@ def evaluate(
             totals |= scores
     summed = ranks.sum_counts({name: its for name, its in totals.items() if isinstance(its, Tensor)})
     for name, its in sorted(totals.items()):
-        if isinstance(its, Each):
+        if isinstance(its, PerExample):
             summed[name] = torch.cat(ranks.gather(its.values.cpu()))
     loss = float(summed["loss_sum"]) / (float(summed["num_targets"]) or 1.0)
     return {"loss": loss, **task.metrics(summed), **({"answers": answers} if answers else {})}
 
 
-def add(totals: dict[str, Tensor | Each], scores: Scores) -> None:
+def add(totals: dict[str, Tensor | PerExample], scores: Scores) -> None:
     """Adds a batch's scores to the totals, in place."""
     for name, score in scores.items():
         so_far = totals.get(name)
-        if isinstance(so_far, Each) and isinstance(score, Each):
-            score = Each(torch.cat([so_far.values, score.values]))
+        if isinstance(so_far, PerExample) and isinstance(score, PerExample):
+            score = PerExample(torch.cat([so_far.values, score.values]))
         elif isinstance(so_far, Tensor) and isinstance(score, Tensor):
             score = so_far + score
         totals[name] = score

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 from shardtune.errors import TrainingError
 from shardtune.recipe.fault_policy import FaultsConfig
-from shardtune.trainer.between_steps.bad_rows import BAD_ROWS, Culprits
+from shardtune.trainer.between_steps.bad_rows import BAD_ROWS, BadRowSearch
 from shardtune.trainer.between_steps.spikes import is_bad, spike_limit, with_loss
-from shardtune.trainer.checkpoint.checkpoints import Checkpoints, Policy
+from shardtune.trainer.checkpoint.checkpoints import CheckpointPolicy, Checkpoints
 from shardtune.trainer.checkpoint.manifest import OPTIMIZER, WEIGHTS
 from shardtune.trainer.checkpoint.resume import first_whole, restore, state_of
 from shardtune.trainer.checkpoint.train_state import TrainState
@@ -36,11 +36,11 @@ class Guard:
 
     config: FaultsConfig
     precision: str
-    policy: Policy
+    policy: CheckpointPolicy
     engine: Engine
     task: Task
     checkpoints: Checkpoints
-    culprits: Culprits
+    culprits: BadRowSearch
     reporter: Reporter
     ranks: Ranks
 

@@ -14,7 +14,7 @@ from shardtune.trainer.between_steps.guard import Guard
 from shardtune.trainer.checkpoint.checkpoints import Checkpoints
 from shardtune.trainer.checkpoint.train_state import TrainState
 from shardtune.trainer.data.batches.bins import Packing
-from shardtune.trainer.data.batches.prefetch import made_ahead
+from shardtune.trainer.data.batches.prefetch import prefetch
 from shardtune.trainer.data.batches.steps import Step, evaluation_batches
 from shardtune.trainer.data.prepare.example_shards import Split
 from shardtune.trainer.distributed.lease import Lease
@@ -157,7 +157,7 @@ class Milestones:
             if (generation := self.task.generation) is not None and (num_rows := generation.num_rows(name)) != 0:
                 asked = questions(split, generation, num_rows, ranks=self.ranks, micro_batch_tokens=budget)
             asked = None if asked is None else self.between(asked)
-            with closing(made_ahead(made)) as ahead:
+            with closing(prefetch(made)) as ahead:
                 batches = self.between(its.item for its in ahead)
                 metrics = evaluate(self.engine, self.task, batches, asked, self.tokenizer, ranks=self.ranks)
         self.reporter.report("eval", split=name, step=step, **metrics)

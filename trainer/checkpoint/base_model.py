@@ -11,7 +11,7 @@ from typing import Any
 from shardtune.errors import CheckpointError
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.checkpoint.manifest import record_file
-from shardtune.trainer.distributed.background import together
+from shardtune.trainer.distributed.background import run_on_every_rank
 from shardtune.trainer.distributed.ranks import Ranks
 
 BASE = "base_model.json"
@@ -39,7 +39,7 @@ def identify_together(recipe: Recipe, ranks: Ranks) -> Base:
         paths = _files(recipe)
         return _described(recipe, paths, {path.name: _record(path) for path in paths[ranks.rank :: ranks.world_size]})
 
-    shares = together(ranks, read_share)
+    shares = run_on_every_rank(ranks, read_share)
     return {**shares[0], "files": {name: its for share in shares for name, its in share["files"].items()}}
 
 

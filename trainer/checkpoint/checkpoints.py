@@ -38,7 +38,7 @@ DISK_RESERVE = 64 * 2**20
 
 
 @dataclass(frozen=True)
-class Policy:
+class CheckpointPolicy:
     """What a run's checkpoints say of it, and how many of them stay."""
 
     keep_last: int
@@ -82,7 +82,14 @@ class Checkpoints:
     """Saves a run's checkpoints, one at a time, and removes those that are no longer kept."""
 
     def __init__(
-        self, folder: Path, policy: Policy, *, ranks: Ranks, reporter: Reporter, newest: int, damaged: Iterable[int]
+        self,
+        folder: Path,
+        policy: CheckpointPolicy,
+        *,
+        ranks: Ranks,
+        reporter: Reporter,
+        newest: int,
+        damaged: Iterable[int],
     ) -> None:
         """`newest` is the step that the run goes on from, or 0; `damaged` are those whose checkpoints do not count."""
         self._folder = folder
@@ -250,7 +257,7 @@ def publish_folder(draft: Path, final: Path, manifest: Manifest) -> None:
     write_atomically(final.parent / LATEST, final.name)
 
 
-def superseded(complete: Sequence[Checkpoint], policy: Policy) -> list[Checkpoint]:
+def superseded(complete: Sequence[Checkpoint], policy: CheckpointPolicy) -> list[Checkpoint]:
     """Those of the complete checkpoints, oldest first, that are neither among the last nor among the best to keep."""
     best = best_first(complete, policy.metric, lower_is_better=policy.lower_is_better)[: policy.keep_best]
     kept = {its.step for its in (*complete[-policy.keep_last :], *best)}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from shardtune.errors import CheckpointError
 from shardtune.run_dir.files import CHECKPOINTS, FORKED_FROM
-from shardtune.trainer.checkpoint.checkpoints import Policy, publish_folder
+from shardtune.trainer.checkpoint.checkpoints import CheckpointPolicy, publish_folder
 from shardtune.trainer.checkpoint.manifest import (
     OPTIMIZER,
     WEIGHTS,
@@ -22,7 +22,7 @@ from shardtune.trainer.checkpoint.manifest import (
     step_of,
 )
 from shardtune.trainer.checkpoint.train_state import TrainState
-from shardtune.trainer.distributed.background import together
+from shardtune.trainer.distributed.background import run_on_every_rank
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.engine.engine import Engine
 from shardtune.trainer.engine.snapshot import Saved, SavedTensors
@@ -84,7 +84,7 @@ def restore(engine: Engine, checkpoint: Checkpoint, *, weights_only: bool = Fals
     )
 
 
-def state_of(checkpoint: Checkpoint, complete: Sequence[Checkpoint], policy: Policy) -> TrainState:
+def state_of(checkpoint: Checkpoint, complete: Sequence[Checkpoint], policy: CheckpointPolicy) -> TrainState:
     """Where the training stood; its best model by the metric that the recipe names now, among those that are there."""
     state = checkpoint.manifest.state
     if checkpoint.manifest.best_metric == policy.metric:
@@ -110,7 +110,7 @@ def fork(run_dir: Path, recipe_hash: str, ranks: Ranks) -> Found | None:
         raise CheckpointError("\n".join([f"{source} has no whole checkpoint to begin from", *found.damaged.values()]))
     path = run_dir / CHECKPOINTS / found.checkpoint.path.name
     newest = found.checkpoint
-    together(ranks, lambda: _adopt(newest, path, recipe_hash) if ranks.is_zero else None)
+    run_on_every_rank(ranks, lambda: _adopt(newest, path, recipe_hash) if ranks.is_zero else None)
     return Found(open_checkpoint(path), found.damaged)
 
 
@@ -147,4 +147,4 @@ def _problem(path: Path, kinds: Sequence[str], ranks: Ranks) -> str | None:
         names = sorted(name for name in checkpoint.manifest.files if name.startswith(tuple(kinds)))
         return damage(checkpoint, names[ranks.rank :: ranks.world_size])
 
-    return next((problem for problem in together(ranks, look) if problem), None)
+    return next((problem for problem in run_on_every_rank(ranks, look) if problem), None)

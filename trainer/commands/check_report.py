@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shardtune.trainer.setup.footprint import Footprint
-from shardtune.trainer.tasks.task import Piece
+from shardtune.trainer.tasks.task import PreviewSpan
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class SplitReport:
     """What was counted while it was prepared: rows, examples, tokens, targets, rows_dropped, …"""
     labels: Mapping[str, int]
     lengths: Lengths
-    previews: list[list[Piece]]
+    previews: list[list[PreviewSpan]]
 
 
 @dataclass(frozen=True)

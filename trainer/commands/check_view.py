@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shardtune.trainer.commands.check_report import Report, SplitReport
-from shardtune.trainer.tasks.task import Piece
+from shardtune.trainer.tasks.task import PreviewSpan
 
 BAR_WIDTH, MAX_LABELS, WIDE = 40, 20, 140
 TARGET, TARGET_NAME, PLAIN = "black on green", "bold green", "dim"
@@ -82,7 +82,7 @@ def _length_bars(split: SplitReport) -> Table:
     return table
 
 
-def _pieces(pieces: list[Piece]) -> Text:
+def _pieces(pieces: list[PreviewSpan]) -> Text:
     """The text as the model sees it, what is learned coloured; a target that is not the piece itself behind it."""
     shown = Text()
     for piece in pieces:

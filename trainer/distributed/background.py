@@ -61,6 +61,6 @@ class _Told:
         return self.type(self.text if issubclass(self.type, ShardtuneError) else f"on rank {rank}:\n{self.text}")
 
 
-def together(ranks: Ranks, work: Callable[[], T]) -> list[T]:
+def run_on_every_rank(ranks: Ranks, work: Callable[[], T]) -> list[T]:
     """Collective: what `work` returned on each rank, however long it takes one of them. Raises as Background does."""
     return Background(ranks, work).results()

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Protocol
 
 from shardtune.errors import CheckpointError, TakenOverError
-from shardtune.processes import born, kernel
+from shardtune.processes import pid_scope, start_ticks
 from shardtune.run_dir.files import LEASE, write_atomically
-from shardtune.run_dir.lease_holder import Holder, held_by, read_holder
+from shardtune.run_dir.lease_holder import LeaseHolder, held_by, read_holder
 from shardtune.trainer.distributed.ranks import Ranks
 
 BEAT_S = 5.0
@@ -65,7 +65,7 @@ class FileLease:
     def __init__(self, path: Path, job: str | None) -> None:
         self._path = path
         self.token = uuid.uuid4().hex
-        me = Holder(self.token, job, socket.gethostname(), os.getpid(), kernel(), born(os.getpid()) or 0)
+        me = LeaseHolder(self.token, job, socket.gethostname(), os.getpid(), pid_scope(), start_ticks(os.getpid()) or 0)
         write_atomically(path, json.dumps(asdict(me)))
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)

@@ -17,7 +17,7 @@ NUM_SHOWN = 64
 
 
 @dataclass(frozen=True)
-class Place:
+class RankLocation:
     """Where a rank is."""
 
     host: str
@@ -66,7 +66,7 @@ def lost_share(seconds: Sequence[float], ranks: Sequence[int]) -> float:
 class Pace:
     """Follows what each rank computes from report to report."""
 
-    def __init__(self, places: Sequence[Place]) -> None:
+    def __init__(self, places: Sequence[RankLocation]) -> None:
         self._places = places
         self._sums = [0.0] * len(places)
         self._elapsed_s = 0.0

@@ -23,7 +23,7 @@ SIGN = {torch.bfloat16: -(2**15), torch.float16: -(2**15), torch.float32: -(2**3
 _torchs_attention = functional.scaled_dot_product_attention
 
 
-def hasten_attention() -> None:
+def install_fast_attention() -> None:
     """Lets this process's models attend in this way wherever their numbers are on a CPU."""
     functional.scaled_dot_product_attention = attention
 

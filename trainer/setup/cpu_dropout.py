@@ -20,7 +20,7 @@ WHOLE = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32:
 _torchs_dropout = functional.dropout
 
 
-def hasten_dropout() -> None:
+def install_fast_dropout() -> None:
     """Lets this process's modules drop out in this way wherever their numbers are on a CPU.
 
     Models drop out by modules and by functions, and both look this name up when they do.

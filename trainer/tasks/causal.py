@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from shardtune.trainer.tasks.example import IGNORED, Example, texts_of
-from shardtune.trainer.tasks.task import Piece
+from shardtune.trainer.tasks.task import PreviewSpan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,11 +32,11 @@ def example_of(ids: Sequence[int], weights: Sequence[float]) -> Example:
     return example if {*after} <= {0, 1} else example | {"weights": [float(weight) for weight in after]}
 
 
-def preview(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
+def preview(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[PreviewSpan]:
     """Its tokens, those that are learned as their own targets."""
     is_target = [False, *(label != IGNORED for label in example["labels"][:-1])]
     texts = texts_of(example["input_ids"], tokenizer)
-    return [Piece(text, text if learned else None) for text, learned in zip(texts, is_target, strict=True)]
+    return [PreviewSpan(text, text if learned else None) for text, learned in zip(texts, is_target, strict=True)]
 
 
 def num_targets(example: Example) -> float:

@@ -42,7 +42,7 @@ class Generation:
 
 
 @dataclass(frozen=True)
-class Each:
+class PerExample:
     """A score that is not added up but put together: one value, or a row of them, of each example.
 
     For what no sum can tell, such as a rank correlation. All of it has to fit on every rank.
@@ -51,7 +51,7 @@ class Each:
     values: Tensor
 
 
-class Piece(NamedTuple):
+class PreviewSpan(NamedTuple):
     """A bit of an example's text, for a person to read."""
 
     text: str
@@ -59,7 +59,7 @@ class Piece(NamedTuple):
     """What is learned here: a label, or the piece itself where a model learns to say it; None if nothing is."""
 
 
-Scores = Mapping[str, "Tensor | Each"]
+Scores = Mapping[str, "Tensor | PerExample"]
 """What a task counts of a batch: tensors add up over batches and ranks, those in an Each are concatenated."""
 
 
@@ -152,7 +152,7 @@ class Task(Protocol):
     def check_model(self, config: PreTrainedConfig) -> None:
         """Raises DataError if this model cannot learn this task."""
 
-    def preview(self, example: Example) -> list[Piece]:
+    def preview(self, example: Example) -> list[PreviewSpan]:
         """The example as the loss sees it."""
 
     def num_tokens(self, example: Example) -> int:

@@ -5,20 +5,22 @@ from pathlib import Path
 
 import pytest
 
-from shardtune.launcher.start.exit_report import Death, obituary, remedy_for_killed
+from shardtune.launcher.start.exit_report import StartOutcome, explain_outcome, remedy_for_killed
 
 LOG = Path("/runs/r/logs/launcher.log")
 
 
 def test_a_hang_names_the_key_that_says_how_long_is_too_long() -> None:
     stacks = [Path("/runs/r/logs/rank-1.stacks.txt")]
-    training, starting = (Death(None, {0: 1, 1: 1}, stacks, None, has_begun) for has_begun in (True, False))
-    assert obituary(training, LOG, "").startswith("there was no progress for longer than faults.hang_s; this is where")
-    assert obituary(starting, LOG, "").startswith(
+    training, starting = (StartOutcome(None, {0: 1, 1: 1}, stacks, None, has_begun) for has_begun in (True, False))
+    assert explain_outcome(training, LOG, "").startswith(
+        "there was no progress for longer than faults.hang_s; this is where"
+    )
+    assert explain_outcome(starting, LOG, "").startswith(
         "there was no progress before the training began for longer than faults.startup_hang_s; this is where"
     )
-    frozen = Death(None, {}, [], 1861.2, has_begun=False)
-    assert obituary(frozen, LOG, "").startswith(
+    frozen = StartOutcome(None, {}, [], 1861.2, has_begun=False)
+    assert explain_outcome(frozen, LOG, "").startswith(
         "no rank has made progress before the training began for 1861 s (faults.startup_hang_s), nor said"
     )
 
@@ -38,9 +40,9 @@ def test_a_rank_that_the_kernel_may_have_killed_for_its_memory_says_what_helps(
 ) -> None:
     words = remedy_for_killed(micro_batch_tokens, 512, found)  # type: ignore[arg-type]
     assert words.startswith(remedy)
-    killed = Death(None, {0: -signal.SIGTERM, 1: -signal.SIGKILL}, [], None)
-    assert obituary(killed, LOG, words).splitlines()[0] == (
+    killed = StartOutcome(None, {0: -signal.SIGTERM, 1: -signal.SIGKILL}, [], None)
+    assert explain_outcome(killed, LOG, words).splitlines()[0] == (
         f"rank 1 was killed by signal 9 (Killed); was memory short? See dmesg, and {words}"
     )
-    crashed = Death(None, {1: -signal.SIGSEGV}, [], None)
-    assert "memory" not in obituary(crashed, LOG, words)
+    crashed = StartOutcome(None, {1: -signal.SIGSEGV}, [], None)
+    assert "memory" not in explain_outcome(crashed, LOG, words)

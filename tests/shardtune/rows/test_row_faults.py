@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from shardtune.rows.input_file import File
-from shardtune.rows.row_faults import BadRows, Faults
+from shardtune.rows.row_faults import BadRowsError, Faults
 from shardtune.rows.source import Row
 
 ROWS = [Row({}, Path("a.conll"), line) for line in (1, 5, 9)]
@@ -53,7 +53,7 @@ def test_two_collections_are_one() -> None:
     both.update(one)
     both.update(other)
     assert (both.num_rows, both.are_rows_alone, dict(both.reasons)) == (3, False, {"no label": 3})
-    with pytest.raises(BadRows) as raised:
+    with pytest.raises(BadRowsError) as raised:
         both.raise_if_any()
     assert str(raised.value) == "a.csv:1: no label\na.csv:2: no label\n… and 2 more"
     assert raised.value.faults is both

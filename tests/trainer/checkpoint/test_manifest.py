@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardtune.errors import CheckpointError
-from shardtune.trainer.checkpoint.checkpoints import Policy, superseded
+from shardtune.trainer.checkpoint.checkpoints import CheckpointPolicy, superseded
 from shardtune.trainer.checkpoint.manifest import (
     MANIFEST,
     Checkpoint,
@@ -134,6 +134,6 @@ def test_the_best_comes_first_of_equals_the_earlier_and_never_one_without_a_numb
     ("keep_last", "keep_best", "stay"), [(1, 1, [2, 6]), (2, 1, [2, 5, 6]), (1, 3, [1, 2, 4, 6]), (9, 1, [*SCORES])]
 )
 def test_the_last_and_the_best_stay(scored: list[Checkpoint], keep_last: int, keep_best: int, stay: list[int]) -> None:
-    policy = Policy(keep_last, keep_best, True, "accuracy", False, "", {})
+    policy = CheckpointPolicy(keep_last, keep_best, True, "accuracy", False, "", {})
     gone = {its.step for its in superseded(scored, policy)}
     assert [its.step for its in scored if its.step not in gone] == stay

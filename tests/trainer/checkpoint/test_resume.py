@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from shardtune.errors import CheckpointError
 from shardtune.run_dir.files import FORKED_FROM, RESULTS
 from shardtune.run_dir.run import Run, find_run, write_run_dir
-from shardtune.trainer.checkpoint.checkpoints import Policy
+from shardtune.trainer.checkpoint.checkpoints import CheckpointPolicy
 from shardtune.trainer.checkpoint.manifest import complete_checkpoints, damage, open_checkpoint
 from shardtune.trainer.checkpoint.resume import find_newest, state_of
 from shardtune.trainer.distributed.ranks import Ranks
@@ -171,8 +171,8 @@ def test_a_checkpoint_of_a_newer_shardtune_is_not_passed_over(tiny: Path, tmp_pa
 def test_another_best_metric_looks_at_the_evaluations_that_are_kept(tiny: Path, tmp_path: Path) -> None:
     train(tiny_recipe(tiny, "checkpoint.keep_last=9"), tmp_path, world_size=1, before=stop_after(12))
     complete = complete_checkpoints(tmp_path / "checkpoints")
-    by_accuracy = Policy(9, 1, True, "accuracy", False, "", {})
-    by_loss = Policy(9, 1, True, "loss", True, "", {})
+    by_accuracy = CheckpointPolicy(9, 1, True, "accuracy", False, "", {})
+    by_loss = CheckpointPolicy(9, 1, True, "loss", True, "", {})
     assert state_of(complete[-1], complete, by_accuracy) == complete[-1].manifest.state
     losses = {its.step: its.manifest.metric("loss") or math.inf for its in complete}
     state = state_of(complete[-1], complete, by_loss)

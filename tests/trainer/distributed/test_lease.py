@@ -13,7 +13,7 @@ import pytest
 
 from shardtune.errors import CheckpointError, TakenOverError
 from shardtune.run_dir.files import LEASE
-from shardtune.run_dir.lease_holder import Holder, read_holder, refuse_while_held
+from shardtune.run_dir.lease_holder import LeaseHolder, read_holder, refuse_while_held
 from shardtune.trainer.between_steps.milestones import Milestones
 from shardtune.trainer.checkpoint.manifest import complete_checkpoints
 from shardtune.trainer.distributed.lease import FileLease, open_lease, wait_for_lease
@@ -34,7 +34,7 @@ def held(path: Path) -> Iterator[FileLease]:
     lease.close()
 
 
-def on_another_machine(path: Path) -> Holder:
+def on_another_machine(path: Path) -> LeaseHolder:
     """Moves the lease's holder to a machine whose processes this one cannot see."""
     holder = read_holder(path)
     assert holder is not None

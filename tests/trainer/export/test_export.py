@@ -21,7 +21,7 @@ from shardtune.recipe.schema import Recipe
 from shardtune.rows.source import read_rows
 from shardtune.run_dir.files import MODEL
 from shardtune.run_dir.run import Run, write_run_dir
-from shardtune.trainer.checkpoint.checkpoints import Checkpoints, Policy
+from shardtune.trainer.checkpoint.checkpoints import CheckpointPolicy, Checkpoints
 from shardtune.trainer.checkpoint.manifest import WEIGHTS, Checkpoint
 from shardtune.trainer.checkpoint.train_state import TrainState
 from shardtune.trainer.distributed.ranks import Ranks
@@ -195,7 +195,7 @@ def write_causal_run(ranks: Ranks, recipe: Recipe, encoder: Path, run_dir: Path)
     batch = Batch({"input_ids": torch.tensor([[2, 9, 10, 3]])}, torch.zeros(1))
     engine.backward(engine.forward(batch).logits.float().pow(2).sum(), num_targets=4)
     engine.step(lr=1e-2)
-    policy = Policy(1, 1, True, "loss", True, "", {"world_size": 2, "zero_stage": 3, "precision": "fp32"})
+    policy = CheckpointPolicy(1, 1, True, "loss", True, "", {"world_size": 2, "zero_stage": 3, "precision": "fp32"})
     checkpoints = Checkpoints(
         run_dir / "checkpoints", policy, ranks=ranks, reporter=NullReporter(), newest=0, damaged=[]
     )

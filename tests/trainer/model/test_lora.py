@@ -22,7 +22,7 @@ from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.files import MODEL, RESULTS
 from shardtune.run_dir.run import Run, find_run, write_run_dir
 from shardtune.trainer.checkpoint.base_model import identify, read_base
-from shardtune.trainer.checkpoint.checkpoints import Checkpoints, Policy
+from shardtune.trainer.checkpoint.checkpoints import CheckpointPolicy, Checkpoints
 from shardtune.trainer.checkpoint.manifest import WEIGHTS, Checkpoint
 from shardtune.trainer.checkpoint.train_state import TrainState
 from shardtune.trainer.commands.check import check
@@ -489,7 +489,7 @@ def write_adapted_run(ranks: Ranks, recipe: Recipe, run_dir: Path) -> None:
     engine = DeepSpeedEngine(
         its, ds_config, lambda model: adamw(model, recipe.optim), ranks=ranks, seed=0, keeps_frozen=False
     )
-    policy = Policy(
+    policy = CheckpointPolicy(
         1, 1, True, "loss", True, "", {"world_size": 1, "zero_stage": 2, "precision": "bf16"}, identify(recipe)
     )
     checkpoints = Checkpoints(

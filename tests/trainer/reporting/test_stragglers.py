@@ -10,10 +10,10 @@ import torch
 from shardtune.run_dir.progress import step_numbers
 from shardtune.trainer.distributed.rank_env import global_rank
 from shardtune.trainer.reporting import stragglers as its_module
-from shardtune.trainer.reporting.stragglers import BEHIND, NUM_WINDOWS, Pace, Place, Straggler, lost_share
+from shardtune.trainer.reporting.stragglers import BEHIND, NUM_WINDOWS, Pace, RankLocation, Straggler, lost_share
 from tests.support.runs import events, tiny_recipe, train
 
-PLACES = [Place(f"node{rank // 2 + 1}", rank % 2) for rank in range(6)]
+PLACES = [RankLocation(f"node{rank // 2 + 1}", rank % 2) for rank in range(6)]
 EVEN = [1.0] * 6
 WINDOW_S = its_module.WINDOW_S
 
@@ -40,7 +40,7 @@ def test_a_line_names_the_slowest_and_says_nothing_of_a_rank_alone() -> None:
     }
     assert Pace(PLACES[:1]).numbers([1.0]) == {}
     assert Pace(PLACES).numbers([0.0] * 6) == {}  # all steps were left out
-    many = Pace([Place(f"node{rank}", None) for rank in range(1000)]).numbers([1.0] * 999 + [1.5])
+    many = Pace([RankLocation(f"node{rank}", None) for rank in range(1000)]).numbers([1.0] * 999 + [1.5])
     assert "compute_s" not in many and (many["slowest_host"], many["slowest_gpu"]) == ("node999", None)
 
 

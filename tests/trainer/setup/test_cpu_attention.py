@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from shardtune.trainer.setup.cpu_attention import _Attention, _parts, attention, hasten_attention
+from shardtune.trainer.setup.cpu_attention import _Attention, _parts, attention, install_fast_attention
 from shardtune.trainer.setup.cpu_dropout import Draws
 
 MASKS = ["not", "causal", "bool", "float", "heads", "grouped"]
@@ -136,10 +136,10 @@ def test_a_pass_that_is_done_again_drops_the_same() -> None:
         assert torch.equal(its, other)
 
 
-def test_models_attend_in_this_way_once_it_is_hastened() -> None:
+def test_models_attend_in_this_way_once_it_is_installed() -> None:
     before = functional.scaled_dot_product_attention
     try:
-        hasten_attention()
+        install_fast_attention()
         tensors, how = inputs("causal")
         assert "_Attention" in str(functional.scaled_dot_product_attention(*tensors, dropout_p=0.5, **how).grad_fn)
     finally:

@@ -8,16 +8,16 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from shardtune.trainer.setup.cpu_dropout import dropout, hasten_dropout
+from shardtune.trainer.setup.cpu_dropout import dropout, install_fast_dropout
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
 @pytest.fixture
-def hastened() -> Iterator[None]:
+def fast_dropout() -> Iterator[None]:
     """What it is like while a run trains on a CPU."""
     before = functional.dropout
-    hasten_dropout()
+    install_fast_dropout()
     yield
     functional.dropout = before
 
@@ -74,7 +74,7 @@ def test_what_is_larger_than_a_piece_is_dropped_by_other_draws_in_each(monkeypat
     assert torch.equal(its.grad, out)  # type: ignore[arg-type]
 
 
-@pytest.mark.usefixtures("hastened")
+@pytest.mark.usefixtures("fast_dropout")
 def test_modules_and_functions_drop_out_in_this_way() -> None:
     its = torch.ones(400)
     for drop in (nn.Dropout(0.5), lambda its: functional.dropout(its, 0.5)):

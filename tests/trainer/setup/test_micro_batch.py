@@ -17,7 +17,7 @@ from shardtune.recipe.schema import EngineConfig, Recipe
 from shardtune.run_dir.files import LEASE
 from shardtune.run_dir.micro_batch_budget import KEPT_BUDGET, KeptBudget, keep_budget, read_budget
 from shardtune.trainer.data.batches.bins import Packing
-from shardtune.trainer.data.batches.steps import course_of, largest_batch
+from shardtune.trainer.data.batches.steps import largest_batch, training_steps_of
 from shardtune.trainer.data.prepare.example_shards import Split
 from shardtune.trainer.data.prepare.prepare import Prepared, prepare
 from shardtune.trainer.distributed.lease import FileLease, PeersLease
@@ -101,7 +101,7 @@ def test_no_micro_batch_of_the_training_is_larger_than_the_one_that_is_tried_out
     wanted = most_wanted(train, recipe, world_size=1, packing=None)
     tokens = min(budget, wanted)
     rows, longest = largest_batch(train, task, ranks=ALONE, micro_batch_tokens=tokens, packing=None).shape
-    course = course_of(prepared, recipe, task, ranks=ALONE, micro_batch_tokens=budget, packing=None)
+    course = training_steps_of(prepared, recipe, task, ranks=ALONE, micro_batch_tokens=budget, packing=None)
     shapes = [batch.shape for step in course.begin(0, ()) for batch in step.micro_batches]
     assert longest == max(its for _, its in shapes) == 24
     assert tokens - longest < rows * longest <= tokens

@@ -19,13 +19,13 @@ the other ranks, and one that has failed does not come."""
 
 
 @dataclass(frozen=True)
-class Made(Generic[T]):
+class Prefetched(Generic[T]):
     item: T
     waited_s: float
     """How long it was waited for."""
 
 
-def made_ahead(items: Iterator[T], depth: int = DEPTH) -> Generator[Made[T], None, None]:
+def prefetch(items: Iterator[T], depth: int = DEPTH) -> Generator[Prefetched[T], None, None]:
     """Collective if the making of a step is: the same items, none of which is None; to be closed.
 
     They are asked for at the same moments on every rank, as many and in the same order, so that those who make them may
@@ -49,7 +49,7 @@ def made_ahead(items: Iterator[T], depth: int = DEPTH) -> Generator[Made[T], Non
             if item is None:
                 return
             ask()
-            yield Made(item, time.monotonic() - began)
+            yield Prefetched(item, time.monotonic() - began)
     finally:
         wait(coming, LEAVE_S)
         asked.put(None)

@@ -55,7 +55,7 @@ def training_order(train: Split, recipe: Recipe) -> Order:
 
 
 @dataclass(frozen=True)
-class Course:
+class TrainingSteps:
     """All steps of a training."""
 
     num_steps: int
@@ -70,7 +70,7 @@ class Course:
     its row; as many on every rank, and None with what is only there for the number."""
 
 
-def course_of(
+def training_steps_of(
     prepared: Prepared,
     recipe: Recipe,
     task: Task,
@@ -78,7 +78,7 @@ def course_of(
     ranks: Ranks,
     micro_batch_tokens: int,
     packing: Packing | None,
-) -> Course:
+) -> TrainingSteps:
     """Collective: what the recipe trains on, in which steps."""
     train = prepared.split("train")
     assert train is not None, "a recipe always names training data"
@@ -105,12 +105,12 @@ def course_of(
             rows = next(iter(open_stream(prepared.facts, prepared.meta["columns"], recipe).steps(number)))
             by_row = encoder_of(recipe, task).encode(rows, Faults())
             places = [str(row) for row, examples in zip(rows, by_row, strict=True) for _ in examples]
-            examples = _Examples(task, [_kept(example) for its in by_row for example in its])
-            share = _Sharing(examples, task, ranks, 1, packing)
-            draws = _draws(recipe.train.seed, number, len(places))
+            examples = _Examples(task, [_without_truncated(example) for its in by_row for example in its])
+            share = BatchMaker(examples, task, ranks, 1, packing)
+            draws = _example_seeds(recipe.train.seed, number, len(places))
             return _alone(share, np.arange(len(places)), draws, places.__getitem__)
 
-        return Course(length, length, length * recipe.train.global_batch_size, stream, alone_in_stream)
+        return TrainingSteps(length, length, length * recipe.train.global_batch_size, stream, alone_in_stream)
     order = training_order(train, recipe)
     num_steps = order.num_steps(recipe.train.num_epochs, recipe.train.max_steps)
 
@@ -129,10 +129,10 @@ def course_of(
 
     def alone(number: int) -> Iterator[tuple[str | None, Batch]]:
         rows = order.rows(number)
-        share = _Sharing(train, task, ranks, 1, packing)
-        return _alone(share, rows, _draws(order.seed, number, len(rows)), train.place)
+        share = BatchMaker(train, task, ranks, 1, packing)
+        return _alone(share, rows, _example_seeds(order.seed, number, len(rows)), train.place)
 
-    return Course(num_steps, order.steps_per_epoch, len(train), begin, alone)
+    return TrainingSteps(num_steps, order.steps_per_epoch, len(train), begin, alone)
 
 
 def stream_steps(
@@ -159,12 +159,12 @@ def stream_steps(
             continue
         everyones = makers.gather(encoder.encode(rows[ranks.rank :: ranks.world_size], Faults()))
         by_row = (everyones[at % ranks.world_size][at // ranks.world_size] for at in range(len(rows)))
-        encoded = [_kept(example) for examples in by_row for example in examples]
+        encoded = [_without_truncated(example) for examples in by_row for example in examples]
         if not encoded:
             raise DataError(f"data.train: nothing to learn is left of the rows of step {number + 1}: data.max_tokens?")
         examples = _Examples(task, encoded)
-        draws = _draws(recipe.train.seed, number, len(encoded))
-        share = _Sharing(examples, task, ranks, micro_batch_tokens, packing)
+        draws = _example_seeds(recipe.train.seed, number, len(encoded))
+        share = BatchMaker(examples, task, ranks, micro_batch_tokens, packing)
         micro_batches, num_padded_tokens = share(np.arange(len(encoded)), draws)
         yield Step(
             number,
@@ -176,7 +176,7 @@ def stream_steps(
         )
 
 
-def _kept(example: Example) -> Example:
+def _without_truncated(example: Example) -> Example:
     """The example without what is only counted."""
     return {name: value for name, value in example.items() if name != TRUNCATED}
 
@@ -205,13 +205,13 @@ def train_steps(
     left_out: Collection[int] = (),
 ) -> Iterator[Step]:
     """This rank's share of these steps; of those that are left out, nothing."""
-    share = _Sharing(split, task, ranks, micro_batch_tokens, packing)
+    share = BatchMaker(split, task, ranks, micro_batch_tokens, packing)
     for number in steps:
         if number in left_out:
             yield _nothing(number)
             continue
         rows = order.rows(number)
-        micro_batches, num_padded_tokens = share(rows, _draws(order.seed, number, len(rows)))
+        micro_batches, num_padded_tokens = share(rows, _example_seeds(order.seed, number, len(rows)))
         yield Step(
             number,
             list(micro_batches),
@@ -228,7 +228,7 @@ def _nothing(number: int) -> Step:
 
 
 def _alone(
-    share: "_Sharing", rows: Positions, draws: Sequence[tuple[int, int]], place: Callable[[int], str]
+    share: "BatchMaker", rows: Positions, draws: Sequence[tuple[int, int]], place: Callable[[int], str]
 ) -> Iterator[tuple[str | None, Batch]]:
     """What Course.alone is; `place` says where the row of an example is."""
     ranks = share.ranks
@@ -238,7 +238,7 @@ def _alone(
         yield place(int(rows[at])) if start + ranks.rank < len(rows) else None, batch
 
 
-def _draws(seed: int, number: int, num_examples: int) -> list[tuple[int, int]]:
+def _example_seeds(seed: int, number: int, num_examples: int) -> list[tuple[int, int]]:
     """By the place in the step, for a row may be twice in it; what is evaluated has 0 in the step's stead."""
     return [((seed << 32) + number + 1, place) for place in range(num_examples)]
 
@@ -253,7 +253,7 @@ def evaluation_batches(
     chunk: int = 10_000,
 ) -> Iterator[Batch]:
     """This rank's share of a whole split, each row on exactly one rank, as many batches on every rank."""
-    share = _Sharing(split, task, ranks, micro_batch_tokens, packing)
+    share = BatchMaker(split, task, ranks, micro_batch_tokens, packing)
     by_length = np.argsort(split.lengths, kind="stable")
     for start in range(0, len(by_length), chunk):
         rows = by_length[start : start + chunk]
@@ -266,12 +266,12 @@ def largest_batch(split: Split, task: Task, *, ranks: Ranks, micro_batch_tokens:
     num_rows = max(1, micro_batch_tokens // int(split.lengths[longest]))
     rows = np.full(num_rows, longest, dtype=np.int64)
     bins = [np.array([at]) for at in range(num_rows)]
-    share = _Sharing(split, task, ranks, micro_batch_tokens, packing)
+    share = BatchMaker(split, task, ranks, micro_batch_tokens, packing)
     return share.batch(rows, [(0, row) for row in rows.tolist()], bins, masked=True).to(ranks.device)
 
 
 @dataclass(frozen=True)
-class _Sharing:
+class BatchMaker:
     """Deals rows to the ranks, and makes batches of this rank's."""
 
     split: Split | _Examples

@@ -10,7 +10,7 @@ from typing import Any
 from shardtune.errors import DataError
 from shardtune.recipe.schema import Recipe
 from shardtune.rows.columns import rename
-from shardtune.rows.row_faults import BadRows, Faults
+from shardtune.rows.row_faults import BadRowsError, Faults
 from shardtune.rows.source import Row
 from shardtune.trainer.data.batches.order import shuffled
 from shardtune.trainer.data.prepare.row_pieces import Read, Reading
@@ -39,7 +39,7 @@ class Stream:
     def steps(self, first: int) -> Iterator[list[Row]]:
         """The rows of each step from this one on, without end. Those before are read past, and not looked at.
 
-        Raises BadRows, or DataError if there are no rows.
+        Raises BadRowsError, or DataError if there are no rows.
         """
         pending, epoch = list[Row](), 0
         left = first * self._size
@@ -93,16 +93,16 @@ class Stream:
             yield self._sound(chunk, read.faults, is_passed=num_rows <= num_passed)
 
     def _sound(self, rows: list[Row], unread: Faults, *, is_passed: bool) -> list[Row]:
-        """The rows that are right. Raises BadRows if one is not and may not be skipped."""
+        """The rows that are right. Raises BadRowsError if one is not and may not be skipped."""
         are_skipped = self._recipe.data.on_bad_row == "skip"
         if unread and not (are_skipped and unread.are_rows_alone):
-            raise BadRows(unread)
+            raise BadRowsError(unread)
         if is_passed and not are_skipped:
             return rows  # of which none was wrong when they were trained on
         faults = Faults()
         self._check(rows, faults)
         if faults and not (are_skipped and faults.are_rows_alone):
-            raise BadRows(faults)
+            raise BadRowsError(faults)
         return [row for row in rows if row.key not in faults.rows] if faults else rows
 
 

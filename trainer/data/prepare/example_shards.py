@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from shardtune.errors import DataError
 from shardtune.rows.input_file import place_in_words
-from shardtune.rows.row_faults import BadRows, Faults
+from shardtune.rows.row_faults import BadRowsError, Faults
 from shardtune.rows.source import Row
 from shardtune.trainer.data.prepare.work_queue import published
 from shardtune.trainer.tasks.example import TRUNCATED, Example
@@ -56,7 +56,7 @@ class Encoder:
         self._task, self._max_tokens, self._are_bad_skipped = task, max_tokens, are_bad_skipped
 
     def write(self, folder: Path, name: str, chunks: Iterable[Sequence[Row]]) -> Written:
-        """The examples of all chunks, in files whose names begin with `name`. Raises BadRows."""
+        """The examples of all chunks, in files whose names begin with `name`. Raises BadRowsError."""
         lengths: list[int] = []
         num_targets: list[float] = []
         shards: list[tuple[str, int]] = []
@@ -98,7 +98,7 @@ class Encoder:
     def encode(self, rows: Sequence[Row], faults: Faults) -> list[list[Example]]:
         """Each row's examples; none of those that are found wrong now and may be skipped, which are added.
 
-        Raises BadRows if they may not.
+        Raises BadRowsError if they may not.
         """
         if not rows:
             return []
@@ -110,7 +110,7 @@ class Encoder:
                     empty.add(row, "the tokenizer makes no token of it")
             empty.raise_if_any()
             return by_row
-        except BadRows as error:
+        except BadRowsError as error:
             bad = error.faults.rows
             is_left = [row.key not in bad for row in rows]
             if not self._are_bad_skipped or not error.faults.are_rows_alone or all(is_left):

@@ -26,8 +26,8 @@ from shardtune.rows.row_faults import Faults
 from shardtune.run_dir.files import write_atomically
 from shardtune.trainer.data.prepare.example_shards import Encoder, Split, Written, damaged
 from shardtune.trainer.data.prepare.fingerprints import Fingerprints
-from shardtune.trainer.data.prepare.splits import SPLITS, Gathered, gather, sources_digest, sources_of
-from shardtune.trainer.data.prepare.work_queue import NO_ROOM, Killed, Over, Progress, Work
+from shardtune.trainer.data.prepare.splits import SPLITS, SplitRows, read_splits, sources_digest, sources_of
+from shardtune.trainer.data.prepare.work_queue import NO_ROOM, FinishedElsewhere, Progress, WorkerKilled, WorkQueue
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
 from shardtune.trainer.tasks import TASKS
 from shardtune.trainer.tasks.task import Task
@@ -146,7 +146,7 @@ def _make(
     # A process is not worth its start for less than a piece; of a data set of the hub nothing is known beforehand.
     are_files = all(sources.files)
     wanted = max(1, min(wanted, sources.num_bytes // size)) if are_files else wanted
-    work = Work(
+    work = WorkQueue(
         prepared.folder.with_suffix(".draft"),
         num_processes=wanted,
         is_over=lambda: prepared.is_there,
@@ -161,7 +161,7 @@ def _make(
             raise DataError(
                 f"data.max_tokens: {recipe.data.max_tokens} is more than {recipe.model.path} can take: {limit}"
             )
-        gathered = gather(recipe, say, work, piece_bytes=size)
+        gathered = read_splits(recipe, say, work, piece_bytes=size)
         task = TASKS[recipe.task.kind](recipe.task, gathered.facts, tokenizer, config)
         task.check_model(config)
         for name, rows in gathered.rows.items():
@@ -178,17 +178,17 @@ def _make(
             say(note)
         is_done = True
         return True
-    except Over:
+    except FinishedElsewhere:
         is_done = True
         return False
     except ShardtuneError as error:
-        is_done = not isinstance(error, Killed)  # as far as it can be
+        is_done = not isinstance(error, WorkerKilled)  # as far as it can be
         raise
     finally:
         work.leave(is_done=is_done)
 
 
-def _encode(recipe: Recipe, task: Task, gathered: Gathered, work: Work) -> list[dict[str, Written]]:
+def _encode(recipe: Recipe, task: Task, gathered: SplitRows, work: WorkQueue) -> list[dict[str, Written]]:
     """The examples of all rows, by piece and split, in shards in the folder `data` of the work."""
     folder = work.folder / "data"
     folder.mkdir(exist_ok=True)
@@ -205,7 +205,7 @@ def _encode(recipe: Recipe, task: Task, gathered: Gathered, work: Work) -> list[
     return work.map("encode", len(gathered.pieces.pieces), encode)
 
 
-def _commit(folder: Path, gathered: Gathered, written: list[dict[str, Written]], draft: Path) -> None:
+def _commit(folder: Path, gathered: SplitRows, written: list[dict[str, Written]], draft: Path) -> None:
     """Writes the index beside the shards, and gives the folder its name."""
     notes: list[str] = list(gathered.report["notes"])
     splits, shards = {}, {}

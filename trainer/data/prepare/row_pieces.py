@@ -24,7 +24,7 @@ from shardtune.rows.row_faults import Faults
 from shardtune.rows.source import Row
 from shardtune.rows.source_config import SourceConfig
 from shardtune.rows.source_files import FindError, find_files, is_dataset
-from shardtune.trainer.data.prepare.work_queue import Work, published
+from shardtune.trainer.data.prepare.work_queue import WorkQueue, published
 
 MAX_PIECES, MIN_PIECE_BYTES = 256, 1 << 20
 COMPRESSION = 4
@@ -49,7 +49,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Piece:
+class RowPiece:
     """A file of rows."""
 
     name: str
@@ -61,7 +61,7 @@ class Piece:
 class Read:
     """What came of a unit of reading."""
 
-    pieces: list[Piece] = field(default_factory=list)
+    pieces: list[RowPiece] = field(default_factory=list)
     columns: dict[str, None] = field(default_factory=dict)
     """Those that any row has, in the order in which they were found."""
     faults: Faults = field(default_factory=Faults)
@@ -95,7 +95,7 @@ class Sources:
         """How long a piece should be: few enough to be open at once, many enough for all cores to have one."""
         return max(MIN_PIECE_BYTES, self.num_bytes // MAX_PIECES)
 
-    def readings(self, work: Work, size: int, heads: Mapping[int, int] | None = None) -> list[Reading]:
+    def readings(self, work: WorkQueue, size: int, heads: Mapping[int, int] | None = None) -> list[Reading]:
         """How all that is to be read is divided into units of about so many bytes; the same on every machine.
 
         `heads` are the sources of which only the first rows are read, and how many.
@@ -144,12 +144,12 @@ class Sources:
                 for chunk in _chunks(islice(records, left)):
                     if file is None or file.tell() > piece_bytes:
                         stack.close()
-                        read.pieces.append(Piece(f"{name}-{len(read.pieces):05}.rows", reading.source, 0))
+                        read.pieces.append(RowPiece(f"{name}-{len(read.pieces):05}.rows", reading.source, 0))
                         file = stack.enter_context(
                             stack.enter_context(published(folder / read.pieces[-1].name)).open("wb")
                         )
                     last = read.pieces[-1]
-                    read.pieces[-1] = Piece(last.name, last.source, last.num_rows + len(chunk))
+                    read.pieces[-1] = RowPiece(last.name, last.source, last.num_rows + len(chunk))
                     for values, _, _ in chunk:
                         read.columns.update(dict.fromkeys(values))
                     file.write(pickle.dumps((path, chunk), protocol=pickle.HIGHEST_PROTOCOL))
@@ -238,7 +238,7 @@ class Pieces:
     def __init__(
         self,
         folder: Path,
-        pieces: Sequence[Piece],
+        pieces: Sequence[RowPiece],
         columns: Sequence[Mapping[str, str]],
         named_columns: Callable[[Row], Row],
     ) -> None:

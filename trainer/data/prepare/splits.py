@@ -21,7 +21,7 @@ from shardtune.recipe.schema import DataConfig, Recipe
 from shardtune.rows.hub import dataset_digest
 from shardtune.rows.input_file import format_of
 from shardtune.rows.parallel_text import sides_of
-from shardtune.rows.row_faults import BadRows, Faults
+from shardtune.rows.row_faults import BadRowsError, Faults
 from shardtune.rows.source import Row, choose_columns
 from shardtune.rows.source_config import SourceConfig
 from shardtune.rows.source_files import FindError, find_files, is_dataset
@@ -31,8 +31,8 @@ from shardtune.trainer.data.prepare.duplicates import Duplicates
 from shardtune.trainer.data.prepare.fingerprints import Fingerprints
 from shardtune.trainer.data.prepare.held_out import held_out, refuse_unknown_group, shares_of
 from shardtune.trainer.data.prepare.row_pieces import OUT, Pieces, Read, Rows, Sources
-from shardtune.trainer.data.prepare.task_facts import Looks, conclude
-from shardtune.trainer.data.prepare.work_queue import Work
+from shardtune.trainer.data.prepare.task_facts import Observations, run_survey
+from shardtune.trainer.data.prepare.work_queue import WorkQueue
 from shardtune.trainer.tasks import TASKS, Task
 from shardtune.trainer.tasks.task import Survey
 
@@ -45,7 +45,7 @@ OfAllRows = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Gathered:
+class SplitRows:
     """The rows that a recipe means, and what was found out about them."""
 
     pieces: Pieces
@@ -63,9 +63,9 @@ class Gathered:
         return {name: Rows(self.pieces, self.splits, SPLITS.index(name)) for name in self.names}
 
 
-def gather(recipe: Recipe, say: Say, work: Work, *, piece_bytes: int | None = None) -> Gathered:
+def read_splits(recipe: Recipe, say: Say, work: WorkQueue, *, piece_bytes: int | None = None) -> SplitRows:
     """All rows of the recipe. Raises DataError with whatever is wrong with them, or if a split has none left."""
-    return _Gathering(recipe, say, work).all(piece_bytes)
+    return _SplitReader(recipe, say, work).all(piece_bytes)
 
 
 def with_named_columns(row: Row, recipe: Recipe) -> Row:
@@ -147,8 +147,8 @@ class _Dropped:
         """Takes what was wrong with each split when it was read; what is no row was dropped by that. `sizes` are the
         rows that each split has.
 
-        Raises BadRows if they may not be dropped, and nothing can be learned of the rows that were read: that more is
-        wrong than single rows, or that none is left. Or else refuse_unread is to be called, when all are known.
+        Raises BadRowsError if they may not be dropped, and nothing can be learned of the rows that were read: that more
+        is wrong than single rows, or that none is left. Or else refuse_unread is to be called, when all are known.
         """
         for split, its in faults.items():
             self._faults.update(its)
@@ -157,15 +157,15 @@ class _Dropped:
             self._refuse(self._faults)
 
     def refuse_unread(self, others: DataError | None) -> None:
-        """Raises BadRows with the rows that could not be read, if they may not be dropped: and with what is wrong with
-        others too, if that is known."""
+        """Raises BadRowsError with the rows that could not be read, if they may not be dropped: and with what is wrong
+        with others too, if that is known."""
         if self._faults and not self._are_skipped:
-            if isinstance(others, BadRows):
+            if isinstance(others, BadRowsError):
                 self._faults.update(others.faults)
-            raise BadRows(self._faults) from None
+            raise BadRowsError(self._faults) from None
 
     def take(self, faults: Faults, rows: Mapping[str, int]) -> None:
-        """Takes what is wrong with so many rows of each split. Raises BadRows if they may not be dropped."""
+        """Takes what is wrong with so many rows of each split. Raises BadRowsError if they may not be dropped."""
         self._refuse(faults)
         self._faults.update(faults)
         self._rows.update(rows)
@@ -190,7 +190,7 @@ class _Dropped:
 
     def _refuse(self, faults: Faults) -> None:
         if faults and not (self._are_skipped and faults.are_rows_alone):
-            raise BadRows(faults)
+            raise BadRowsError(faults)
 
 
 @dataclass(frozen=True)
@@ -204,10 +204,10 @@ class _Seen:
     faults: Faults
 
 
-class _Gathering:
+class _SplitReader:
     """The way from a recipe to its rows, a step a method."""
 
-    def __init__(self, recipe: Recipe, say: Say, work: Work) -> None:
+    def __init__(self, recipe: Recipe, say: Say, work: WorkQueue) -> None:
         self._recipe, self._data, self._work = recipe, recipe.data, work
         self._task: type[Task] = TASKS[recipe.task.kind]
         self._notes, self._dropped = _Notes(say), _Dropped(recipe.data.on_bad_row)
@@ -215,7 +215,7 @@ class _Gathering:
         shares = shares_of(recipe.data)
         self._names = tuple(split for split in SPLITS if recipe.data.sources(split) or split in shares)
 
-    def all(self, piece_bytes: int | None) -> Gathered:
+    def all(self, piece_bytes: int | None) -> SplitRows:
         pieces, counts = self._read(piece_bytes)
         try:
             splits, digested, facts = self._know(pieces)
@@ -248,7 +248,7 @@ class _Gathering:
             {split: int(mask.sum()) for split, mask in masks.items()},
         )
         report = {"notes": list(self._notes.said), "columns": pieces.columns, **dict(zip(REPORTED, found, strict=True))}
-        return Gathered(pieces, splits, self._names, facts, report)
+        return SplitRows(pieces, splits, self._names, facts, report)
 
     def _refuse_emptied(self, dropped: Mapping[str, int], splits: OfAllRows) -> None:
         faults = Faults()
@@ -382,7 +382,7 @@ class _Gathering:
     def _survey(self, pieces: Pieces, splits: OfAllRows) -> dict[str, Any]:
         """The task's facts; rows that it finds wrong are taken out of `splits`."""
 
-        def look(survey: Survey, faults: Faults) -> Looks:
+        def look(survey: Survey, faults: Faults) -> Observations:
             def at(number: int) -> tuple[dict[str, list[Any]], Faults]:
                 own, looks = Faults(), dict[str, list[Any]]()
                 for name in self._names:
@@ -400,13 +400,13 @@ class _Gathering:
 
         while True:
             survey, faults = self._task.survey(self._recipe.task), Faults()
-            conclude(survey, faults, look)
+            run_survey(survey, faults, look)
             if not faults:
                 return survey.facts
             self._drop(faults, pieces, splits)
 
     def _drop(self, faults: Faults, pieces: Pieces, splits: OfAllRows) -> None:
-        """Takes the wrong rows out of `splits`. Raises BadRows if they may not be dropped, or are none of ours."""
+        """Takes the wrong rows out of `splits`. Raises BadRowsError if they may not be dropped, or are none of ours."""
         self._dropped.take(faults, {})
         before = {name: int((splits == SPLITS.index(name)).sum()) for name in self._names}
 
@@ -421,7 +421,7 @@ class _Gathering:
 
         rows = list(chain.from_iterable(self._work.map(self._stage("wrong"), len(pieces.pieces), wrong)))
         if not rows:
-            raise BadRows(faults)
+            raise BadRowsError(faults)
         splits[rows] = OUT
         after = {name: int((splits == SPLITS.index(name)).sum()) for name in self._names}
         self._dropped.take(Faults(), {name: before[name] - after[name] for name in self._names})

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from shardtune.errors import DataError, ShardtuneError
-from shardtune.processes import born, kernel
-from shardtune.rows.row_faults import BadRows
+from shardtune.processes import pid_scope, start_ticks
+from shardtune.rows.row_faults import BadRowsError
 
 BEAT_S, STALE_S, POLL_S = 5.0, 60.0, 0.1
 """A machine says so often that it is alive, and is given up when it has not for so long. The clocks of machines need
@@ -38,15 +38,15 @@ Progress = Callable[[str, int, int], None]
 """Is told of a stage, how many of its units are done, and how many there are."""
 
 
-class Over(Exception):
+class FinishedElsewhere(Exception):
     """The whole work has come to its end elsewhere."""
 
 
-class Killed(DataError):
+class WorkerKilled(DataError):
     """A process was killed in the middle of a unit; the others' units are as good as they were."""
 
 
-class Work:
+class WorkQueue:
     """One machine's part in the work in a folder that all machines see."""
 
     def __init__(
@@ -65,7 +65,7 @@ class Work:
         self._machine = machine or this_machine()
         self._progress = progress
         self._pid = os.getpid()
-        self._token = f"{self._machine}.{self._pid}.{born(self._pid)}"
+        self._token = f"{self._machine}.{self._pid}.{start_ticks(self._pid)}"
         self._seen: dict[str, tuple[float, float]] = {}
         """Of each other machine, its last sign of life, and when we have seen it first."""
         self._last_beat = float("-inf")
@@ -76,14 +76,15 @@ class Work:
     def map(self, stage: str, num_units: int, function: Callable[[int], T]) -> list[T]:
         """function(unit) of all units, done by whoever is there; the stage names them in the folder.
 
-        Raises Over, or what a unit raised here; of a ShardtuneError that is no BadRows a DataError of its words.
+        Raises FinishedElsewhere, or what a unit raised here; of a ShardtuneError that is no BadRowsError a DataError of
+        its words.
         """
         (self.folder / stage).mkdir(exist_ok=True)
         while missing := [unit for unit in range(num_units) if not self._result(stage, unit).is_file()]:
             self._beat()
             self._progress(stage, num_units - len(missing), num_units)
             if self._is_over():
-                raise Over
+                raise FinishedElsewhere
             claimed = self._claimed(stage, missing)
             free = [unit for unit in missing if unit not in claimed]
             if not free:
@@ -154,7 +155,7 @@ class Work:
     def _is_alive(self, token: str) -> bool:
         machine, pid, its_birth = token.rsplit(".", 2)
         if machine == this_machine():
-            return str(born(int(pid))) == its_birth
+            return str(start_ticks(int(pid))) == its_birth
         try:
             beat = (self.folder / "alive" / token).stat().st_mtime
         except FileNotFoundError:
@@ -172,7 +173,7 @@ class Work:
         context = multiprocessing.get_context("fork")
         ours, theirs = context.Pipe(duplex=False)
         processes = [
-            context.Process(target=self._labour, args=(stage, units, function, theirs), daemon=True)
+            context.Process(target=self._worker, args=(stage, units, function, theirs), daemon=True)
             for _ in range(min(self.num_processes, len(units)))
         ]
         gc.collect()
@@ -199,7 +200,7 @@ class Work:
             ours.close()
             gc.unfreeze()
 
-    def _labour(self, stage: str, units: Sequence[int], function: Callable[[int], Any], errors: Connection) -> None:
+    def _worker(self, stage: str, units: Sequence[int], function: Callable[[int], Any], errors: Connection) -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all; only the parent has something to say
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are as many as the cores already
         try:
@@ -207,7 +208,7 @@ class Work:
                 if os.getppid() != self._pid:
                     return
                 self._try(stage, unit, function)
-        except BadRows as error:
+        except BadRowsError as error:
             errors.send(error)
         except ShardtuneError as error:
             errors.send(DataError(str(error)))
@@ -226,7 +227,7 @@ def _raise_what_came(errors: Connection) -> None:
 def _refuse_dead(processes: Sequence[Any]) -> None:
     for process in processes:
         if process.exitcode == -signal.SIGKILL:
-            raise Killed(
+            raise WorkerKilled(
                 "a process that prepared the data was killed; if memory was short (see dmesg), set fewer "
                 "data.prepare_processes, and start again: it goes on with what is left"
             )
@@ -252,4 +253,4 @@ def published(path: Path) -> Iterator[Path]:
 
 def this_machine() -> str:
     """A name for where process numbers mean what they mean here."""
-    return hashlib.sha256(kernel().encode()).hexdigest()[:12]
+    return hashlib.sha256(pid_scope().encode()).hexdigest()[:12]

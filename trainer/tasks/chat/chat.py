@@ -19,7 +19,7 @@ from shardtune.trainer.tasks.chat.templates import CHAT_TEMPLATES, install
 from shardtune.trainer.tasks.chat.turns import Turn, TurnError, Turns, Written
 from shardtune.trainer.tasks.example import TRUNCATED, Example
 from shardtune.trainer.tasks.languages import NUM_LOOKED_AT, Letters, bleu_tokenizer, letters_of
-from shardtune.trainer.tasks.task import Generation, Piece, Scores, Survey
+from shardtune.trainer.tasks.task import Generation, PreviewSpan, Scores, Survey
 from shardtune.trainer.tasks.text_scores import TextScores
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ class Chat:
         counts: Mapping[str, Mapping[str, int]] = facts["formats"]
         return counts
 
-    def preview(self, example: Example) -> list[Piece]:
+    def preview(self, example: Example) -> list[PreviewSpan]:
         return causal.preview(example, self._tokenizer)
 
     def num_tokens(self, example: Example) -> int:

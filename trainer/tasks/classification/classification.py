@@ -16,7 +16,7 @@ from shardtune.rows.source import Columns, Faults, Row, check_text, columns_of, 
 from shardtune.section import TaskOptions
 from shardtune.trainer.tasks.classification.problems import PROBLEMS, Problem
 from shardtune.trainer.tasks.example import Example, texts_of
-from shardtune.trainer.tasks.task import Generation, Piece, Scores, Survey
+from shardtune.trainer.tasks.task import Generation, PreviewSpan, Scores, Survey
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -185,9 +185,9 @@ class Classification:
         counts: Mapping[str, Mapping[str, int]] = facts.get("label_counts", {})
         return counts
 
-    def preview(self, example: Example) -> list[Piece]:
-        pieces = [Piece(text) for text in texts_of(example["input_ids"], self._tokenizer)]
-        return [*pieces, Piece(" ", self._problem.show(example["labels"]))]
+    def preview(self, example: Example) -> list[PreviewSpan]:
+        pieces = [PreviewSpan(text) for text in texts_of(example["input_ids"], self._tokenizer)]
+        return [*pieces, PreviewSpan(" ", self._problem.show(example["labels"]))]
 
     def num_tokens(self, example: Example) -> int:
         return len(example["input_ids"])

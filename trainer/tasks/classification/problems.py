@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from shardtune.errors import DataError
 from shardtune.trainer.tasks.example import IGNORED, IGNORED_NUMBER
-from shardtune.trainer.tasks.task import Each, Scores
+from shardtune.trainer.tasks.task import PerExample, Scores
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -257,7 +257,7 @@ class MultiLabel:
         known = batch.targets.all(-1)
         probabilities, true = logits.sigmoid()[known], batch.labels[known] == 1
         if self._thresholds is None:
-            return {"probabilities": Each(probabilities), "true": Each(true)}
+            return {"probabilities": PerExample(probabilities), "true": PerExample(true)}
         return self._counts(probabilities, true, self._thresholds)
 
     @staticmethod
@@ -386,8 +386,8 @@ class Regression:
             "found_found": (found * found).sum(),
             "true_true": (true * true).sum(),
             "found_true": (found * true).sum(),
-            "every_found": Each(found),
-            "every_true": Each(true),
+            "every_found": PerExample(found),
+            "every_true": PerExample(true),
         }
 
     def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:

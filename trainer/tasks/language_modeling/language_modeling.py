@@ -16,7 +16,7 @@ from shardtune.section import TaskOptions
 from shardtune.trainer.tasks import causal
 from shardtune.trainer.tasks.example import IGNORED, Example, frame_of, texts_of
 from shardtune.trainer.tasks.language_modeling.masking import Masked, Masking
-from shardtune.trainer.tasks.task import Generation, Piece, Survey
+from shardtune.trainer.tasks.task import Generation, PreviewSpan, Survey
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -176,7 +176,7 @@ class LanguageModeling:
         ids = example["input_ids"]
         return self._masking.hide(ids, example.get("words"), draw) if draw else Masked(ids, [IGNORED] * len(ids))
 
-    def preview(self, example: Example) -> list[Piece]:
+    def preview(self, example: Example) -> list[PreviewSpan]:
         """Causal: with the token after the last one, if that is learned. Masked: one draw of many."""
         if self._objective == "causal":
             ids, labels = example["input_ids"], example["labels"]
@@ -187,7 +187,7 @@ class LanguageModeling:
         ids, labels = self._hide(example, (0, 0))
         truth = texts_of(example["input_ids"], self._tokenizer)
         return [
-            Piece(shown, None if label == IGNORED else true)
+            PreviewSpan(shown, None if label == IGNORED else true)
             for shown, true, label in zip(texts_of(ids, self._tokenizer), truth, labels, strict=True)
         ]
 

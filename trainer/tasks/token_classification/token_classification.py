@@ -17,7 +17,7 @@ from shardtune.recipe.tasks.token_classification import TokenClassificationOptio
 from shardtune.rows.source import Faults, Row, check_text
 from shardtune.section import TaskOptions
 from shardtune.trainer.tasks.example import IGNORED, Example, frame_of, texts_of
-from shardtune.trainer.tasks.task import Generation, Piece, Survey
+from shardtune.trainer.tasks.task import Generation, PreviewSpan, Survey
 from shardtune.trainer.tasks.token_classification.spans import (
     OUTSIDE,
     Scheme,
@@ -296,10 +296,10 @@ class TokenClassification:
         counts: Mapping[str, Mapping[str, int]] = facts["span_counts"]
         return counts
 
-    def preview(self, example: Example) -> list[Piece]:
+    def preview(self, example: Example) -> list[PreviewSpan]:
         texts = texts_of(example["input_ids"], self._tokenizer)
         return [
-            Piece(text, None if label == IGNORED else self._names[label])
+            PreviewSpan(text, None if label == IGNORED else self._names[label])
             for text, label in zip(texts, example["labels"], strict=True)
         ]
 

@@ -16,7 +16,7 @@ from shardtune.trainer.tasks.chat.conversations import Conversation
 from shardtune.trainer.tasks.chat.turns import Turns
 from shardtune.trainer.tasks.example import IGNORED, TRUNCATED, Example, frame_of, texts_of
 from shardtune.trainer.tasks.languages import english_name, find_tag, primary
-from shardtune.trainer.tasks.task import Piece
+from shardtune.trainer.tasks.task import PreviewSpan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +45,7 @@ class Translator(Protocol):
     def num_tokens(self, example: Example) -> int:
         """Of both sides."""
 
-    def preview(self, example: Example) -> list[Piece]:
+    def preview(self, example: Example) -> list[PreviewSpan]:
         """The example as the loss sees it."""
 
     def collate(self, examples: Sequence[Example]) -> Batch:
@@ -146,13 +146,14 @@ class EncoderDecoder:
     def num_tokens(self, example: Example) -> int:
         return len(example["input_ids"]) + len(example["labels"])
 
-    def preview(self, example: Example) -> list[Piece]:
-        read = [Piece(text) for text in texts_of(example["input_ids"], self._tokenizer)]
+    def preview(self, example: Example) -> list[PreviewSpan]:
+        read = [PreviewSpan(text) for text in texts_of(example["input_ids"], self._tokenizer)]
         said = texts_of([*example["decoder_input_ids"][1:], example["labels"][-1]], self._tokenizer)
         pieces = [
-            Piece(text, None if label == IGNORED else text) for text, label in zip(said, example["labels"], strict=True)
+            PreviewSpan(text, None if label == IGNORED else text)
+            for text, label in zip(said, example["labels"], strict=True)
         ]
-        return [*read, Piece(" "), *pieces]
+        return [*read, PreviewSpan(" "), *pieces]
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         from shardtune.trainer.tasks.batch import Batch, pad
@@ -266,7 +267,7 @@ class Causal:
     def num_tokens(self, example: Example) -> int:
         return len(example["input_ids"])
 
-    def preview(self, example: Example) -> list[Piece]:
+    def preview(self, example: Example) -> list[PreviewSpan]:
         return causal.preview(example, self._tokenizer)
 
     def collate(self, examples: Sequence[Example]) -> Batch:

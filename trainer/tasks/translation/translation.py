@@ -11,7 +11,7 @@ from shardtune.section import TaskOptions
 from shardtune.trainer.tasks import causal
 from shardtune.trainer.tasks.example import IGNORED, Example
 from shardtune.trainer.tasks.languages import NUM_LOOKED_AT, Letters, bleu_tokenizer, find_tag, letters_of
-from shardtune.trainer.tasks.task import Generation, Piece, Scores, Survey
+from shardtune.trainer.tasks.task import Generation, PreviewSpan, Scores, Survey
 from shardtune.trainer.tasks.text_scores import TextScores
 from shardtune.trainer.tasks.translation.models import Causal, EncoderDecoder, Translator
 
@@ -124,7 +124,7 @@ class Translation:
         examples = self._translator.encode(sources, targets, max_tokens)
         return [[example] if example is not None else [] for example in examples]
 
-    def preview(self, example: Example) -> list[Piece]:
+    def preview(self, example: Example) -> list[PreviewSpan]:
         return self._translator.preview(example)
 
     def num_tokens(self, example: Example) -> int:

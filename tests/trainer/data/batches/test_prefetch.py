@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from shardtune.trainer.data.batches.prefetch import LEAVE_S, made_ahead
+from shardtune.trainer.data.batches.prefetch import LEAVE_S, prefetch
 from shardtune.trainer.data.batches.steps import Step
 from shardtune.trainer.distributed.ranks import Ranks
 from tests.support.ranks import run_ranks
@@ -25,7 +25,7 @@ def test_the_steps_are_the_same_and_made_by_another_thread() -> None:
             makers.add(threading.get_ident())
             yield step(number)
 
-    with closing(made_ahead(steps())) as ahead:
+    with closing(prefetch(steps())) as ahead:
         assert [its.item for its in ahead] == [step(number) for number in range(5)]
     assert len(makers) == 1 and threading.get_ident() not in makers
 
@@ -38,7 +38,7 @@ def test_no_more_are_made_than_are_to_be_ahead_and_none_after_the_end() -> None:
             made.append(number)
             yield step(number)
 
-    with closing(made_ahead(steps(), depth=2)) as ahead:
+    with closing(prefetch(steps(), depth=2)) as ahead:
         assert next(ahead).item.number == 0
         while len(made) < 3:
             time.sleep(0.01)
@@ -57,7 +57,7 @@ def test_what_is_waited_for_is_said() -> None:
         ready.set()
         yield step(1)
 
-    with closing(made_ahead(steps())) as ahead:
+    with closing(prefetch(steps())) as ahead:
         first = next(ahead)
         ready.wait()
         second = next(ahead)
@@ -69,7 +69,7 @@ def test_an_error_comes_in_its_turn() -> None:
         yield step(0)
         raise ValueError("a bad row")
 
-    with closing(made_ahead(steps())) as ahead:
+    with closing(prefetch(steps())) as ahead:
         assert next(ahead).item.number == 0
         with pytest.raises(ValueError, match="a bad row"):
             next(ahead)
@@ -86,7 +86,7 @@ def test_makers_may_speak_with_each_other_while_the_ranks_do() -> None:
 
         found = []
         for first, last in ((0, 20), (10, 50)):  # broken off once, as by a rollback
-            with closing(made_ahead(steps(first))) as ahead:
+            with closing(prefetch(steps(first))) as ahead:
                 for number, its in zip(range(first, last), ahead, strict=False):
                     found.append((its.item.number, ranks.sum(number + ranks.rank)[0]))
         return found
@@ -105,6 +105,6 @@ def test_a_training_that_has_failed_does_not_wait_for_ever(monkeypatch: pytest.M
         yield step(0)
         never.wait()
 
-    with closing(made_ahead(steps())) as ahead:
+    with closing(prefetch(steps())) as ahead:
         next(ahead)
     never.set()

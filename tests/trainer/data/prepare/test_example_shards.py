@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardtune.rows.row_faults import BadRows, Faults
+from shardtune.rows.row_faults import BadRowsError, Faults
 from shardtune.rows.source import Row
 from shardtune.trainer.data.prepare import example_shards as module
 from shardtune.trainer.data.prepare.example_shards import Encoder, Split
@@ -89,7 +89,7 @@ def test_large_ones_are_cut_into_several_shards(tmp_path: Path, monkeypatch: pyt
 def test_what_is_counted_of_rows(tmp_path: Path) -> None:
     whole, cut = {"input_ids": [1, 2]}, {"input_ids": [3]}
     rows = rows_of([whole], [], None, [{**cut, TRUNCATED: True}, whole])
-    with pytest.raises(BadRows, match="a:3: nothing in it"):
+    with pytest.raises(BadRowsError, match="a:3: nothing in it"):
         back(tmp_path, rows)
     found, written = back(tmp_path, rows, skip=True)
     assert found == [whole, cut, whole]

@@ -15,7 +15,7 @@ import pytest
 from shardtune.errors import DataError
 from shardtune.trainer.data.prepare import prepare as module
 from shardtune.trainer.data.prepare.prepare import Prepared, fingerprint, prepare
-from shardtune.trainer.data.prepare.work_queue import Killed
+from shardtune.trainer.data.prepare.work_queue import WorkerKilled
 from tests.support.runs import tiny_recipe, write_tiny
 from tests.support.tiny import write_reviews
 
@@ -154,8 +154,8 @@ def test_data_that_change_while_they_are_prepared_are_refused_and_not_kept(
 def test_what_is_done_stays_for_the_next_start_where_a_process_was_killed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_encode", lambda *_: raise_(Killed("killed")))
-    with pytest.raises(Killed):
+    monkeypatch.setattr(module, "_encode", lambda *_: raise_(WorkerKilled("killed")))
+    with pytest.raises(WorkerKilled):
         prepare(tiny_recipe(folder))
     (draft,) = (folder / "cache").glob("*.draft")
     before = {path: path.stat().st_mtime_ns for path in draft.glob("read/*.pickle")}

@@ -11,8 +11,8 @@ import pytest
 from shardtune.errors import DataError
 from shardtune.trainer.data.prepare.fingerprints import Fingerprints
 from shardtune.trainer.data.prepare.prepare import fingerprint, prepare
-from shardtune.trainer.data.prepare.splits import Gathered, gather, sources_digest
-from shardtune.trainer.data.prepare.work_queue import Work
+from shardtune.trainer.data.prepare.splits import SplitRows, read_splits, sources_digest
+from shardtune.trainer.data.prepare.work_queue import WorkQueue
 from tests.support.runs import tiny_recipe, write_tiny
 
 
@@ -30,15 +30,15 @@ def reviews(*texts: str) -> list[dict[str, Any] | str]:
     return [{"text": text, "label": ("positive", "negative")[at % 2]} for at, text in enumerate(texts)]
 
 
-def gathered(folder: Path, *overrides: str) -> tuple[Gathered, list[str]]:
+def gathered(folder: Path, *overrides: str) -> tuple[SplitRows, list[str]]:
     said: list[str] = []
     recipe = tiny_recipe(folder, "data.test=null", "data.dev=null", *overrides)
-    return gather(recipe, said.append, Work(Path(mkdtemp(dir=folder)))), [
+    return read_splits(recipe, said.append, WorkQueue(Path(mkdtemp(dir=folder)))), [
         text.replace(f"{folder}/", "") for text in said
     ]
 
 
-def texts(found: Gathered, split: str = "train") -> list[str]:
+def texts(found: SplitRows, split: str = "train") -> list[str]:
     return [row.values["text"] for row in found.rows[split]]
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from shardtune.errors import DataError
-from shardtune.rows.row_faults import BadRows, Faults
+from shardtune.rows.row_faults import BadRowsError, Faults
 from shardtune.trainer.data.prepare import work_queue as module
-from shardtune.trainer.data.prepare.work_queue import Over, Work, published
+from shardtune.trainer.data.prepare.work_queue import FinishedElsewhere, WorkQueue, published
 
 NUM_UNITS = 12
 
@@ -48,7 +48,7 @@ def at_once(*bodies: Callable[[], Any]) -> list[Any]:
 @pytest.mark.parametrize("num_processes", [1, 3])
 def test_all_units_are_done_in_order_and_not_again(tmp_path: Path, num_processes: int) -> None:
     for _ in range(2):
-        work = Work(tmp_path / "work", num_processes=num_processes)
+        work = WorkQueue(tmp_path / "work", num_processes=num_processes)
         assert work.map("squares", NUM_UNITS, lambda unit: noted(tmp_path / "notes", unit)) == [
             unit * unit for unit in range(NUM_UNITS)
         ]
@@ -57,7 +57,7 @@ def test_all_units_are_done_in_order_and_not_again(tmp_path: Path, num_processes
 
 def test_machines_do_each_unit_once_and_all_get_all_of_it(tmp_path: Path) -> None:
     def on(machine: str) -> Any:
-        work = Work(tmp_path / "work", num_processes=2, machine=machine)
+        work = WorkQueue(tmp_path / "work", num_processes=2, machine=machine)
         return work.map("squares", NUM_UNITS, lambda unit: noted(tmp_path / "notes", unit))
 
     found = at_once(lambda: on("a"), lambda: on("b"))
@@ -72,14 +72,14 @@ def test_what_was_done_before_a_fault_stays_done(tmp_path: Path) -> None:
         return noted(tmp_path / "notes", unit)
 
     with pytest.raises(DataError, match="the sixth"):
-        Work(tmp_path / "work").map("squares", NUM_UNITS, failing)
+        WorkQueue(tmp_path / "work").map("squares", NUM_UNITS, failing)
     assert units_done(tmp_path / "notes") == [0, 1, 2, 3, 4]
-    again = Work(tmp_path / "work").map("squares", NUM_UNITS, lambda unit: noted(tmp_path / "notes", unit))
+    again = WorkQueue(tmp_path / "work").map("squares", NUM_UNITS, lambda unit: noted(tmp_path / "notes", unit))
     assert again == [unit * unit for unit in range(NUM_UNITS)]
     assert units_done(tmp_path / "notes") == list(range(NUM_UNITS))
 
 
-def claim(work: Work, unit: int, machine: str) -> Path:
+def claim(work: WorkQueue, unit: int, machine: str) -> Path:
     """A claim of somebody on another machine, and the file by which they show that they are alive."""
     token = f"{machine}.1.2"
     (work.folder / "claims" / f"squares-{unit:05}").write_text(token)
@@ -87,7 +87,7 @@ def claim(work: Work, unit: int, machine: str) -> Path:
 
 
 def test_a_claim_of_somebody_who_said_good_bye_or_died_here_is_void(tmp_path: Path) -> None:
-    work = Work(tmp_path / "work")
+    work = WorkQueue(tmp_path / "work")
     claim(work, 0, "gone")
     claim(work, 1, module.this_machine())
     assert work.map("squares", 2, lambda unit: unit) == [0, 1]
@@ -97,7 +97,7 @@ def test_a_machine_that_gives_no_more_signs_of_life_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "STALE_S", 0.5)
-    work = Work(tmp_path / "work")
+    work = WorkQueue(tmp_path / "work")
     claim(work, 1, "silent").touch()
     os.utime(work.folder / "alive" / "silent.1.2", (2e9, 2e9))  # its clock is years ahead
     since = time.monotonic()
@@ -108,7 +108,7 @@ def test_a_machine_that_gives_no_more_signs_of_life_is_given_up(
 def test_a_machine_that_is_alive_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "STALE_S", 0.5)
     monkeypatch.setattr(module, "BEAT_S", 0.1)
-    work = Work(tmp_path / "work")
+    work = WorkQueue(tmp_path / "work")
     alive = claim(work, 1, "slow")
 
     def slowly() -> None:
@@ -125,8 +125,8 @@ def test_a_machine_that_is_alive_is_waited_for(tmp_path: Path, monkeypatch: pyte
 
 
 def test_what_is_over_elsewhere_is_left(tmp_path: Path) -> None:
-    work = Work(tmp_path / "work", is_over=lambda: True)
-    with pytest.raises(Over):
+    work = WorkQueue(tmp_path / "work", is_over=lambda: True)
+    with pytest.raises(FinishedElsewhere):
         work.map("squares", 1, lambda unit: unit)
 
 
@@ -136,8 +136,8 @@ def test_what_a_process_finds_wrong_is_said_here(tmp_path: Path) -> None:
         faults.add(f"a.csv:{unit}", "nothing in it")
         faults.raise_if_any()
 
-    with pytest.raises(BadRows, match=r"a\.csv:\d: nothing in it") as raised:
-        Work(tmp_path / "work", num_processes=2).map("squares", 2, failing)
+    with pytest.raises(BadRowsError, match=r"a\.csv:\d: nothing in it") as raised:
+        WorkQueue(tmp_path / "work", num_processes=2).map("squares", 2, failing)
     assert not raised.value.faults.are_rows_alone
 
 
@@ -146,16 +146,16 @@ def test_a_process_that_is_killed_is_not_waited_for(tmp_path: Path) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     with pytest.raises(DataError, match=r"was killed; if memory was short .* set fewer data\.prepare_processes"):
-        Work(tmp_path / "work", num_processes=2).map("squares", 2, killed)
+        WorkQueue(tmp_path / "work", num_processes=2).map("squares", 2, killed)
 
 
 def test_the_last_one_to_leave_clears_away_what_is_done(tmp_path: Path) -> None:
-    one, other = Work(tmp_path / "work", machine="a"), Work(tmp_path / "work", machine="b")
+    one, other = WorkQueue(tmp_path / "work", machine="a"), WorkQueue(tmp_path / "work", machine="b")
     one.leave(is_done=True)
     assert (tmp_path / "work").is_dir()
     other.leave(is_done=True)
     assert not (tmp_path / "work").exists()
-    broken_off = Work(tmp_path / "work")
+    broken_off = WorkQueue(tmp_path / "work")
     broken_off.leave(is_done=False)
     assert (tmp_path / "work").is_dir()
 
@@ -172,11 +172,11 @@ def test_a_file_is_published_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_it_is_told_how_far_the_work_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[str, int, int]] = []
-    Work(tmp_path / "one", progress=lambda *words: told.append(words)).map("squares", 3, lambda unit: unit)
+    WorkQueue(tmp_path / "one", progress=lambda *words: told.append(words)).map("squares", 3, lambda unit: unit)
     assert told == [("squares", 0, 3), ("squares", 1, 3), ("squares", 2, 3), ("squares", 3, 3)]
     monkeypatch.setattr(module, "BEAT_S", 0.01)
     told.clear()
-    work = Work(tmp_path / "two", num_processes=2, progress=lambda *words: told.append(words))
+    work = WorkQueue(tmp_path / "two", num_processes=2, progress=lambda *words: told.append(words))
     work.map("squares", 12, lambda unit: time.sleep(0.05))
     assert [stage for stage, _, _ in told] == ["squares"] * len(told)
     assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)

@@ -31,7 +31,7 @@ from shardtune.trainer.tasks.batch import Batch
 from shardtune.trainer.tasks.classification.classification import Classification
 from shardtune.trainer.tasks.classification.problems import PROBLEMS, best_threshold, rank_correlation
 from shardtune.trainer.tasks.example import IGNORED
-from shardtune.trainer.tasks.task import Each
+from shardtune.trainer.tasks.task import PerExample
 from tests.support.runs import curve, events, tiny_recipe, train
 from tests.support.tiny import BAD, GOOD, PLAIN
 
@@ -63,6 +63,11 @@ def rows(*labels: Any, name: str = "r.jsonl") -> list[Row]:
     return [Row({"text": "t", "label": label}, Path(name), line) for line, label in enumerate(labels, 1)]
 
 
+def summed(scores: Any) -> dict[str, Any]:
+    """The totals as an evaluation hands them on."""
+    return {name: score.values if isinstance(score, PerExample) else score for name, score in scores.items()}
+
+
 def in_parts(its: Classification, logits: Tensor, labels: Tensor) -> dict[str, Any]:
     """The metrics of these rows when they come in three batches, one of them muted."""
     batches = [(logits[part], Batch({}, labels[part])) for part in (slice(0, 1), slice(1, 77), slice(77, None))]
@@ -70,7 +75,7 @@ def in_parts(its: Classification, logits: Tensor, labels: Tensor) -> dict[str, A
     totals: dict[str, Any] = {}
     for some, batch in batches:
         add(totals, its.score(output(some), batch))
-    return its.metrics({name: total.values if isinstance(total, Each) else total for name, total in totals.items()})
+    return its.metrics(summed(totals))
 
 
 @pytest.mark.parametrize(
@@ -411,6 +416,6 @@ def test_the_metrics_that_a_recipe_may_name_are_those_that_are_numbers(problem: 
     labels = {"single_label": [0, 1], "multi_label": [[0, 1, 0, 0], [1, 0, 0, 1]], "regression": [0.5, 2.0]}[problem]
     width = 1 if problem == "regression" else 4
     scores = its.score(torch.randn(2, width), Batch({}, torch.tensor(labels)))
-    metrics = its.metrics({name: score.values if isinstance(score, Each) else score for name, score in scores.items()})
+    metrics = its.metrics(summed(scores))
     assert {name for name, value in metrics.items() if isinstance(value, float)} == set(METRICS[problem])
     assert its.main_metric in METRICS[problem]
