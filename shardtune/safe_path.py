@@ -17,17 +17,22 @@ def leave_out_working_directory() -> None:
     It stays where shardtune itself is imported from it: in a checkout that is not installed. Call it before anything
     else is imported; this module imports only what Python has imported already.
     """
-    cwd = os.path.realpath(os.curdir)
+    sys.path[:] = _searched(sys.path)
+    os.environ |= safe_environment()
+    if not os.environ["PYTHONPATH"]:
+        del os.environ["PYTHONPATH"]
 
-    def is_safe(entry: str) -> bool:
-        return entry == _ROOT or os.path.realpath(entry or ".") != cwd
 
-    is_checkout = os.path.realpath(_ROOT) == cwd
-    sys.path[:] = [entry for entry in sys.path if is_safe(entry)] + ([_ROOT] if is_checkout else [])
-    searched = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry and is_safe(entry)]
-    searched = [*dict.fromkeys([*searched, *([_ROOT] if is_checkout else [])])]
-    if searched:
-        os.environ["PYTHONPATH"] = os.pathsep.join(searched)
-    else:
-        os.environ.pop("PYTHONPATH", None)
-    os.environ["PYTHONSAFEPATH"] = "1"
+def safe_environment() -> dict[str, str]:
+    """The environment variables of a Python process that is to import nothing from the working directory."""
+    entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    searched = _searched([entry for entry in entries if entry])
+    return {"PYTHONPATH": os.pathsep.join(searched), "PYTHONSAFEPATH": "1"}
+
+
+def _searched(entries: list[str]) -> list[str]:
+    """The entries without the working directory; with it, as the last one, where shardtune lies in it."""
+    here = os.path.realpath(os.curdir)
+    if os.path.realpath(_ROOT) == here:
+        return [*(entry for entry in entries if os.path.realpath(entry or os.curdir) != here), _ROOT]
+    return [entry for entry in entries if os.path.realpath(entry or os.curdir) != here]

@@ -1,5 +1,6 @@
-"""What is installed from a wheel finds its scripts and its strategies as a clone does."""
+"""A checkout, an editable install and a wheel work alike, also in a folder whose files are called like our imports."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,46 +10,90 @@ from pathlib import Path
 
 import pytest
 
-from tests.launcher.conftest import RECIPE
+from tests.support.namesakes import write_namesakes
+from tests.support.runs import RECIPE, write_tiny
 
 ROOT = Path(__file__).parents[1]
+PYTHON = Path(sys.executable)
+EDITABLE, CHECKOUT, WHEEL = "editable", "checkout", "wheel"
 
 
-@pytest.fixture
-def installed(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of installed packages: those of the wheel."""
-    source = tmp_path / "source"
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
     for name in ("shardtune", "launcher", "trainer", "ds_configs", "slurm"):
-        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=ignored)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    build = f"from setuptools.build_meta import build_wheel; build_wheel({str(tmp_path)!r})"
-    done = subprocess.run([sys.executable, "-c", build], cwd=source, capture_output=True, text=True, check=False)
+    build = f"from setuptools.build_meta import build_wheel; build_wheel({str(folder)!r})"
+    done = subprocess.run([PYTHON, "-c", build], cwd=source, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as file:
-        file.extractall(tmp_path / "installed")
-    return tmp_path / "installed"
+    (path,) = folder.glob("*.whl")
+    with zipfile.ZipFile(path) as file:
+        file.extractall(folder / "installed")
+    return folder / "installed"
 
 
-def test_a_wheel_has_the_scripts_and_the_strategies(installed: Path, tmp_path: Path) -> None:
-    for folder, pattern in (("slurm", "*.sh"), ("ds_configs", "*.json")):
-        assert {path.name for path in (installed / "shardtune" / folder).iterdir()} == {
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a recipe, its model and its rows, and a random.py, torch.py, trainer.py … of the user's own."""
+    folder = write_tiny(tmp_path_factory.mktemp("user"))
+    (folder / "tiny.yaml").write_text(RECIPE.format(folder=folder), encoding="utf-8")
+    write_namesakes(folder)
+    return folder
+
+
+def shardtune(install: str, wheel: Path, folder: Path, *words: str) -> str:
+    """What the command prints. Checks that it ends well, and that it is this install's."""
+    searched = {EDITABLE: ".", CHECKOUT: f".:{ROOT}", WHEEL: f".:{wheel}"}[install]
+    command = [PYTHON.parent / "shardtune"] if install == EDITABLE else [PYTHON, "-m", "shardtune.launcher"]
+    environment = os.environ | {"PYTHONPATH": searched, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, *words], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=250
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the user's own" not in done.stdout + done.stderr
+    return done.stdout
+
+
+def test_one_package_is_installed_with_its_scripts_and_strategies(wheel: Path) -> None:
+    assert [path.name for path in wheel.iterdir() if path.suffix != ".dist-info"] == ["shardtune"]
+    for folder, pattern in (("slurm", "*.sh"), ("ds_configs", "*.json"), ("launcher/slurm", "*.py")):
+        assert {path.name for path in (wheel / "shardtune" / folder).iterdir()} == {
             path.name for path in (ROOT / folder).glob(pattern)
         }
-    assert [path.name for path in installed.iterdir() if path.suffix != ".dist-info"] == ["shardtune"]
-    (tmp_path / "x.yaml").write_text(RECIPE)
-    for name in ("model", "train.csv"):
-        (tmp_path / name).touch()
-    words = ["submit", "x.yaml", "--dry-run", "job.gpus_per_node=1", "engine.deepspeed=zero3"]
-    done = subprocess.run(
-        [sys.executable, "-m", "shardtune.launcher", *words],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(installed), "PATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "watched" in done.stdout and "torch.distributed.run" in done.stdout
-    assert "SHARDTUNE_CODE=" not in done.stdout.split("# ---- The job.")[0]  # no clone to come back to
+
+
+@pytest.mark.parametrize("install", [EDITABLE, CHECKOUT, WHEEL])
+def test_no_command_imports_a_users_own_files(install: str, wheel: Path, folder: Path) -> None:
+    def run(*words: str) -> str:
+        return shardtune(install, wheel, folder, *words)
+
+    run_dir = f"runs/{install}"
+    short = ["train.max_steps=2", "engine.deepspeed=null", "job.ranks=1"]
+    assert "run directory" in run("plan", "tiny.yaml")
+    assert json.loads(run("schema"))["title"] == "Recipe"
+    assert run("run", "tiny.yaml", *short, f"--run-dir={run_dir}")
+    assert f"{install}  finished" in run("status")
+    assert json.loads(run("checkpoints", run_dir, "--quick", "--json"))
+    assert json.loads(run("predict", run_dir, "--text=the film was good"))["prediction"]
+    script = run("submit", "tiny.yaml", "--dry-run", "job.gpus_per_node=1", "engine.deepspeed=zero3")
+    assert "watched" in script and "torch.distributed.run" in script
+    has_clone = "SHARDTUNE_CODE=" in script.split("# ---- The job.")[0]
+    assert has_clone is (install != WHEEL)  # which a job comes back to
+
+
+@pytest.mark.parametrize("words", [("check",), ("prepare",), ("sweep", "--grid", "optim.lr=1e-3,2e-3", "--dry-run")])
+def test_neither_do_those_that_only_read(words: tuple[str, ...], wheel: Path, folder: Path) -> None:
+    name, *flags = words
+    assert shardtune(EDITABLE, wheel, folder, name, "tiny.yaml", *flags)
+
+
+def test_a_checkout_that_is_not_installed_runs_by_either_name_of_the_trainer(folder: Path) -> None:
+    for module in ("trainer", "shardtune.trainer"):
+        words = [PYTHON, "-m", module, "--help"]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=100)
+        assert done.returncode == 0 and "shardtune.trainer" in done.stdout, done.stderr

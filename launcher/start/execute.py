@@ -32,6 +32,7 @@ from shardtune.run_dir.lease_holder import refuse_while_held
 from shardtune.run_dir.micro_batch_budget import read_budget
 from shardtune.run_dir.progress import Progress
 from shardtune.run_dir.run import write_run_dir
+from shardtune.safe_path import safe_environment
 
 STOP_GRACE_S = 60.0
 """For so long a first Ctrl-C waits for ranks that make no progress, before they are ended without a checkpoint."""
@@ -100,12 +101,13 @@ def run_tool(
 def run_module(module: str, arguments: Sequence[str]) -> int:
     """Runs one of the trainer's modules in the foreground; its exit code."""
     words = [sys.executable, "-m", module, *arguments]
-    return subprocess.run(words, check=False, preexec_fn=_end_with_parent).returncode
+    environment = os.environ | safe_environment()
+    return subprocess.run(words, env=environment, check=False, preexec_fn=_end_with_parent).returncode
 
 
 def run_ranks(argv: Sequence[str], environment: Mapping[str, str]) -> int:
     """Runs a command line that starts ranks, in the foreground; its exit code."""
-    return subprocess.run(argv, env=os.environ | dict(environment), check=False).returncode
+    return subprocess.run(argv, env=os.environ | safe_environment() | dict(environment), check=False).returncode
 
 
 def run_interactive(module: str, arguments: Sequence[str]) -> int:
@@ -139,7 +141,8 @@ def run_job(plan: JobPlan) -> int:
 def _prepare(plan: JobPlan, interrupts: list[Interrupt]) -> int:
     """Prepares the data in a process of its own, which torch's memory leaves with it; an interrupt ends it at once."""
     words = [sys.executable, "-m", "shardtune.trainer", str(plan.run_dir), f"--prepare={plan.world_size}"]
-    process = subprocess.Popen(words, start_new_session=True, preexec_fn=_end_with_parent)
+    environment = os.environ | safe_environment()
+    process = subprocess.Popen(words, env=environment, start_new_session=True, preexec_fn=_end_with_parent)
     try:
         while process.poll() is None and not interrupts:
             time.sleep(0.05)
@@ -178,7 +181,7 @@ def _run_ranks(plan: JobPlan, interrupts: list[Interrupt]) -> tuple[int, Failure
     log_path = plan.run_dir / "logs" / "launcher.log"
     with log_path.open("w", encoding="utf-8") as log:
         mark = uuid.uuid4().hex
-        environment = os.environ | dict(plan.environment) | {START_MARK: mark}
+        environment = os.environ | safe_environment() | dict(plan.environment) | {START_MARK: mark}
         # A session of its own: Ctrl-C reaches this process alone, which then ends the ranks in order.
         process = subprocess.Popen(
             plan.argv,

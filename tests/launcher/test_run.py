@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,15 +18,19 @@ from shardtune.launcher.plan.job import Machine, plan_job
 from shardtune.launcher.start import execute
 from shardtune.launcher.start.execute import run_job
 from shardtune.trainer.checkpoint.manifest import open_checkpoint
+from tests.support.namesakes import write_namesakes
 from tests.support.runs import RECIPE, curve, events, write_tiny
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}:.", "PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+"""Many projects set PYTHONPATH=., and the folder of these tests holds a random.py and its like."""
+BY_HAND = ENVIRONMENT | {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"}
+"""torchrun and deepspeed import torch before shardtune can say where not to look."""
 
 
-def command(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=200)
+def command(*words: str, cwd: Path, environment: Mapping[str, str] = ENVIRONMENT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=200)
 
 
 def shardtune(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -37,6 +41,7 @@ def shardtune(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_tiny(tmp_path_factory.mktemp("launch"))
     (folder / "tiny.yaml").write_text(RECIPE.format(folder=folder), encoding="utf-8")
+    write_namesakes(folder)
     return folder
 
 
@@ -97,7 +102,8 @@ def test_whoever_starts_the_ranks_the_loss_curve_is_the_same(
     words: list[str],
 ) -> None:
     words = [str(tmp_path / "by") if word == "by" else word.replace("=by", f"={tmp_path / 'by'}") for word in words]
-    done = command(*words, cwd=folder)
+    is_by_hand = words[0] in ("torchrun", "deepspeed")
+    done = command(*words, cwd=folder, environment=BY_HAND if is_by_hand else ENVIRONMENT)
     assert done.returncode == 0, done.stdout + done.stderr
     for its, other in zip(curve(events(tmp_path / "by")), curve(events(finished[0])), strict=True):
         assert its == pytest.approx(other, rel=1e-3)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from shardtune.recipe.load import render_recipe
+from tests.support.namesakes import write_namesakes
 from tests.support.runs import tiny_recipe, write_tiny
 from tests.support.slurm_cluster import ROOT, Cluster, open_cluster, why_not
 from tests.support.slurm_jobs import START_S, Shardtune
@@ -39,6 +40,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny encoder, its rows, and tiny.yaml."""
     folder = write_tiny(tmp_path_factory.mktemp("tiny"))
     (folder / "tiny.yaml").write_text(render_recipe(tiny_recipe(folder, *LONGER)), encoding="utf-8")
+    write_namesakes(folder)
     return folder
 
 
@@ -46,10 +48,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shardtune(cluster: Cluster, tiny: Path, tmp_path: Path) -> Shardtune:
     """Runs a command on the login node, in a folder with tiny.yaml."""
     (tmp_path / "tiny.yaml").write_text((tiny / "tiny.yaml").read_text())
+    write_namesakes(tmp_path)
 
     def run(*words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-m", "shardtune.launcher", *map(str, words)]
-        return cluster.run(*argv, cwd=tmp_path, env={"PYTHONPATH": str(ROOT), **environment}, timeout_s=START_S)
+        return cluster.run(*argv, cwd=tmp_path, env={"PYTHONPATH": f"{ROOT}:.", **environment}, timeout_s=START_S)
 
     return run
 

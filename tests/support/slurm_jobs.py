@@ -34,7 +34,7 @@ def by_hand(cluster: Cluster, *words: str, recipe: Path, run_dir: Path | None, r
     cwd = recipe.parent if run_dir is None else run_dir.parent
     arguments = [recipe, "job.device=cpu", f"job.ranks={ranks}", "job.threads_per_rank=1"]
     arguments += [] if run_dir is None else [f"--run-dir={run_dir}"]
-    return sbatch(cluster, "--cpus-per-task=2", *words, FINETUNE, *arguments, cwd=cwd)
+    return sbatch(cluster, "--cpus-per-task=2", *words, FINETUNE, *arguments, cwd=cwd, PYTHONPATH=".")
 
 
 def wait_for_end(cluster: Cluster, job: str, timeout_s: float = 2 * START_S) -> str:
