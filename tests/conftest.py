@@ -1,13 +1,50 @@
-"""What holds for all tests: property tests have no deadline (machines differ), and draw the same examples on CI."""
+"""What holds for all tests: which are slow, which share a worker, and how property tests draw their examples."""
 
 import os
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+# Machines differ too much for deadlines. CI draws the same examples each time; `make test-long` draws many others.
 settings.register_profile("shardtune", deadline=None, derandomize="CI" in os.environ)
-settings.load_profile("shardtune")
+settings.register_profile("long", deadline=None, max_examples=5_000)
+settings.load_profile("long" if "SHARDTUNE_TEST_LONG" in os.environ else "shardtune")
+
+TESTS = Path(__file__).parent
+SLOW = (
+    "slurm",
+    "launcher/test_run.py",
+    "faults",
+    "demo/test_demo.py",
+    "test_package.py",
+    "trainer/checkpoint",
+    "trainer/engine/test_layouts.py",
+    "trainer/model/test_lora.py",
+    "trainer/between_steps/test_guard.py",
+    "trainer/distributed",
+    "trainer/setup",
+    "trainer/export",
+)
+"""Tests that start processes as users do, or that train for long: first the longest. `make test-quick` skips them."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the slow tests, puts them first, and keeps the tests of a file, and all that need the cluster, together."""
+    for item in items:
+        path = item.path.relative_to(TESTS)
+        if _rank(item) < len(SLOW):
+            item.add_marker(pytest.mark.slow)
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group("slurm" if path.parts[0] == "slurm" else str(path)))
+    items.sort(key=_rank)
+
+
+def _rank(item: pytest.Item) -> int:
+    path = item.path.relative_to(TESTS)
+    return next((rank for rank, slow in enumerate(SLOW) if path.is_relative_to(slow)), len(SLOW))
 
 
 @pytest.fixture(autouse=True)
