@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from shardtune.rows.columns import Synonyms, guess, rename
 from shardtune.rows.formats import WORD_A_LINE, read_file
@@ -30,10 +30,17 @@ class Row:
     source: int = 0
     """The number of its source among all of the recipe; those of train come first."""
     item: int = 0
-    """Its number among the rows of the file, from 1; 0 where the line says enough."""
+    """The row's number in its file, from 1; 0 where the line is enough to find it."""
+    file_columns: tuple[str, ...] = ()
+    """The columns as the file names them, in the file's order; empty if `values` has them under these names."""
 
     def __str__(self) -> str:
         return self.place
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The row's columns as its file names them, in the file's order."""
+        return self.file_columns or tuple(self.values)
 
     @property
     def key(self) -> Hashable:
@@ -82,16 +89,18 @@ def read_source(
     say: Callable[[str], None],
 ) -> list[Row]:
     """The rows of a source, whose `columns` are resolved; adds what is wrong, and says what had to be chosen."""
-    rows = [
-        Row(record.values, path, record.line, number, record.item)
-        for path, record in _records(source, faults, split=split, text_unit=text_unit, say=say)
-    ]
-    found = dict.fromkeys(name for row in rows for name in row.values)
-    columns = choose_columns(source, found, len(rows), faults, synonyms=synonyms, say=say)
+    records = list(_records(source, faults, split=split, text_unit=text_unit, say=say))
+    found = dict.fromkeys(name for _, record in records for name in record.values)
+    columns = choose_columns(source, found, len(records), faults, synonyms=synonyms, say=say)
+    return [row_of(record, path, columns, number=number) for path, record in records]
+
+
+def row_of(record: Record, path: Path, columns: Mapping[str, str], *, number: int) -> Row:
+    """The record as a row of source `number`. Renames its columns in place by `columns` (ours -> the data's)."""
+    file_columns = tuple(record.values) if columns else ()
     if columns:
-        for row in rows:
-            rename(cast(dict[str, Any], row.values), columns)  # the readers' dicts, which nobody else has seen
-    return rows
+        rename(record.values, columns)
+    return Row(record.values, path, record.line, number, record.item, file_columns)
 
 
 def choose_columns(
@@ -109,8 +118,7 @@ def choose_columns(
     columns = dict(source.columns or {})
     for ours, theirs in columns.items():
         if num_rows and theirs not in found and ours not in found:
-            names = ", ".join(sorted(found))
-            faults.add(source.path, f"data.columns.{ours}: no row has a column {theirs!r}; found: {names}")
+            faults.add(source.path, f"data.columns.{ours}: no row has a column {theirs!r}; found: {', '.join(found)}")
     guesses = guess(found, synonyms, columns)
     if guesses:
         taken = ", ".join(f"{theirs} as {ours}" for ours, theirs in guesses.items())
@@ -118,38 +126,55 @@ def choose_columns(
     return columns | guesses
 
 
-Columns = dict[int, tuple[Path, dict[str, None]]]
-"""The columns that rows have, by the number of their source, with the path of its first row."""
+@dataclass(frozen=True, slots=True)
+class SourceColumns:
+    """The columns that rows of one source have; dicts for their order."""
+
+    path: Path
+    """The file of the first of these rows."""
+    ours: dict[str, None]
+    """Under our names."""
+    in_file: dict[str, None]
+    """As the files name them."""
+
+    def update(self, other: SourceColumns) -> None:
+        self.ours.update(other.ours)
+        self.in_file.update(other.in_file)
+
+
+Columns = dict[int, SourceColumns]
+"""The columns that rows have, by the number of their source."""
 
 
 def columns_of(rows: Iterable[Row]) -> Columns:
-    """Which columns these rows have."""
-    found: Columns = {}
+    """The columns of these rows."""
+    columns: Columns = {}
     for row in rows:
-        found.setdefault(row.source, (row.path, {}))[1].update(dict.fromkeys(row.values))
-    return found
+        of_source = columns.setdefault(row.source, SourceColumns(row.path, {}, {}))
+        of_source.ours.update(dict.fromkeys(row.values))
+        of_source.in_file.update(dict.fromkeys(row.columns))
+    return columns
 
 
-def require_columns(found: Iterable[Columns], wanted: Sequence[str]) -> None:
-    """Raises DataError if a column is in no row of a source; a single row's gap is its task's to name."""
-    together: Columns = {}
-    for its in found:
-        for source, (path, names) in its.items():
-            together.setdefault(source, (path, {}))[1].update(names)
+def require_columns(parts: Iterable[Columns], wanted: Sequence[str]) -> None:
+    """Raises DataError if no row of a source has a wanted column. A gap in a single row is for the task to report."""
+    merged: Columns = {}
+    for part in parts:
+        for number, columns in part.items():
+            merged.setdefault(number, SourceColumns(columns.path, {}, {})).update(columns)
     faults = Faults()
-    for path, names in together.values():
-        if missing := [name for name in wanted if name not in names]:
-            said = f"no column{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))}"
-            faults.add(path, f"{said}; found: {', '.join(sorted(names))}. {_cure(missing, list(names))}")
+    for columns in merged.values():
+        if missing := [name for name in wanted if name not in columns.ours]:
+            what = f"no column{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))}"
+            in_file = list(columns.in_file)
+            faults.add(columns.path, f"{what}; found: {', '.join(in_file)}. {_remedy(missing, in_file)}")
     faults.raise_if_any()
 
 
-def _cure(missing: Sequence[str], found: Sequence[str]) -> str:
-    """What to do where columns are missing."""
-    if len(found) == 1 and (mark := next((its for its in ";\t|" if its in found[0]), None)) is not None:
-        return (
-            f"Its columns are parted by {mark!r}, those of a .csv by commas and of a .tsv by tabs: write it like that"
-        )
+def _remedy(missing: Sequence[str], in_file: Sequence[str]) -> str:
+    """What to do about columns that are missing from a file with these columns."""
+    if len(in_file) == 1 and (mark := next((mark for mark in ";\t|" if mark in in_file[0]), None)) is not None:
+        return f"The columns are separated by {mark!r}; a .csv needs commas and a .tsv tabs, so convert the file"
     return f"Name yours: data.columns={{{', '.join(f'{name}: …' for name in missing)}}}"
 
 

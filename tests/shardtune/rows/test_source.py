@@ -82,7 +82,17 @@ def test_each_source_must_have_the_columns_in_one_row_at_least() -> None:
     require_columns([columns_of(rows[:2])], ["text", "label"])
     with pytest.raises(DataError) as raised:
         require_columns([columns_of(rows)], ["text", "label"])
-    assert str(raised.value) == "c.csv: no column 'text'; found: label, review. Name yours: data.columns={text: …}"
+    assert str(raised.value) == "c.csv: no column 'text'; found: review, label. Name yours: data.columns={text: …}"
+
+
+def test_a_missing_column_is_reported_with_the_names_of_the_file_in_its_order(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.csv", "title,category,article\nnews,x,good\n")
+    said: list[str] = []
+    rows = read_rows(path, {}, {"text": (), "label": ("category",)}, said.append)
+    assert said == ["takes its column category as label (a guess; data.columns says otherwise)"]
+    with pytest.raises(DataError) as raised:
+        require_columns([columns_of(rows)], ["text", "label"])
+    assert str(raised.value).startswith(f"{path}: no column 'text'; found: title, category, article. Name yours")
 
 
 @pytest.mark.parametrize(
@@ -94,8 +104,8 @@ def test_each_source_must_have_the_columns_in_one_row_at_least() -> None:
         ),
         (
             {"text;label": "b;5"},
-            "c.csv: no columns 'text', 'label'; found: text;label. Its columns are parted by ';', those of a .csv by "
-            "commas and of a .tsv by tabs: write it like that",
+            "c.csv: no columns 'text', 'label'; found: text;label. The columns are separated by ';'; a .csv needs "
+            "commas and a .tsv tabs, so convert the file",
         ),
     ],
 )

@@ -70,10 +70,16 @@ def test_a_guess_can_be_forbidden_and_is_not_made_between_two(folder: Path) -> N
     (folder / "train.csv").write_text("review,label\ngood,positive\nbad,negative\n")
     found, _ = gathered(folder, f"data.train={folder}/train.csv")
     assert texts(found) == ["good", "bad"]
-    with pytest.raises(DataError, match=r"train.csv: no column 'text'; found: label, review\. Name yours"):
+    with pytest.raises(DataError, match=r"train.csv: no column 'text'; found: review, label\. Name yours"):
         gathered(folder, f"data.train={folder}/train.csv", "data.guess_columns=false")
     (folder / "train.csv").write_text("review,comment,label\ngood,x,positive\nbad,x,negative\n")
-    with pytest.raises(DataError, match=r"train.csv: no column 'text'; found: comment, label, review\. Name yours"):
+    with pytest.raises(DataError, match=r"train.csv: no column 'text'; found: review, comment, label\. Name yours"):
+        gathered(folder, f"data.train={folder}/train.csv")
+
+
+def test_a_missing_column_is_reported_with_the_names_of_the_file_not_with_the_guessed_ones(folder: Path) -> None:
+    (folder / "train.csv").write_text("article,category\ngood,positive\nbad,negative\n")
+    with pytest.raises(DataError, match=r"train.csv: no column 'text'; found: article, category\. Name yours"):
         gathered(folder, f"data.train={folder}/train.csv")
 
 
@@ -216,7 +222,9 @@ def test_a_share_of_the_training_rows_is_another_split(folder: Path) -> None:
                             f"({len(found.rows['dev']) / 200:.1%})")  # fmt: skip
     with pytest.raises(DataError, match=r"data\.dev: no row is left for it of 200; change the fractions"):
         gathered(folder, "data.dev={fraction: 0.0001}")
-    with pytest.raises(DataError, match=r"data\.dev\.group: no row of train has a column 'chat'; found: text, label"):
+    with pytest.raises(
+        DataError, match=r"data\.dev\.group: no training row has a column 'chat'; columns, after renaming: text, label"
+    ):
         gathered(folder, "data.dev={fraction: 0.1, group: chat}")
 
 

@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,13 +137,14 @@ LANGUAGE = "Name its language (task.target_language) or its column (data.columns
         ({"translation": {}}, "no source; found: nothing."),
         ({"translation": {3: "a"}}, "no source; found: translation.3."),
         ({"translation": "un"}, "no source; found: translation."),
-        ({"en": "a"}, "no target; found: en, source."),
+        ({"en": "a"}, "no target; found: en."),
         ({}, "no source; found: nothing."),
     ],
 )
 def test_what_is_wrong_with_a_row_is_said_with_its_line(values: dict[str, Any], said: str) -> None:
     named = Translation.named_columns(options(**ENGLISH_FRENCH), values)
-    train_rows = [row(1, source="a", target="un"), row(2, **(values | named))]
+    wrong = replace(row(2, **(values | named)), file_columns=tuple(values))
+    train_rows = [row(1, source="a", target="un"), wrong]
     with pytest.raises(DataError) as raised:
         survey(Translation, options(**ENGLISH_FRENCH), {"train": train_rows})
     assert str(raised.value).startswith(f"r.jsonl:2: {said}")
