@@ -1,4 +1,4 @@
-"""What a row is, and how the rows of one source are had, under our names for their columns."""
+"""What a row is, and how the rows of a source are read under shardtune's column names."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ __all__ = ["BadRowsError", "Faults", "Row", "RowLocation", "read_rows", "read_so
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row as the user wrote it, under our column names."""
+    """One row as the user wrote it, under shardtune's column names."""
 
     values: Mapping[str, Any]
     path: Path
     line: int
-    """Where it begins, from 1; 0 in files that have no lines."""
+    """The line on which the row begins, from 1; 0 in files without lines."""
     source: int = 0
-    """The number of its source among all of the recipe; those of train come first."""
+    """The number of the row's source among all sources of the recipe; those of train come first."""
     item: int = 0
     """The row's number in its file, from 1; 0 where the line is enough to find it."""
     file_columns: tuple[str, ...] = ()
@@ -44,16 +44,16 @@ class Row:
 
     @property
     def key(self) -> Hashable:
-        """Tells it from every other row."""
+        """Identifies the row among all rows."""
         return self.source, self.path, self.line, self.item
 
     @property
     def place(self) -> RowLocation:
-        """Where it is, as complaints name it."""
+        """Where the row is, for messages."""
         return self._at(self.line)
 
     def word(self, at: int) -> RowLocation:
-        """Where the row's word number `at` is, counted from 0."""
+        """Where word number `at` of the row is, counted from 0."""
         return self._at(self.line + (at if format_of(self.path) in WORD_A_LINE else 0))
 
     def _at(self, line: int) -> RowLocation:
@@ -66,10 +66,10 @@ def read_rows(
     synonyms: Synonyms | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[Row]:
-    """All rows that the path stands for, their columns renamed to ours by `columns` (ours -> the data's).
+    """Return all rows of the path, their columns renamed by `columns` (ours -> the data's).
 
-    Where `synonyms` are given, a column that is missing is guessed by them, and that is said. Raises DataError with
-    every malformed row, or if there are no rows.
+    With `synonyms`, missing columns are guessed, and `say` is told. Raises DataError with every malformed row, or if
+    there are no rows.
     """
     faults = Faults()
     source = SourceConfig(path=str(path), columns=dict(columns))
@@ -88,7 +88,7 @@ def read_source(
     text_unit: TextUnit = "line",
     say: Callable[[str], None],
 ) -> list[Row]:
-    """The rows of a source, whose `columns` are resolved; adds what is wrong, and says what had to be chosen."""
+    """Return the rows of a source whose `columns` are resolved. Adds to `faults`, and tells `say` what it chose."""
     records = list(_records(source, faults, split=split, text_unit=text_unit, say=say))
     found = dict.fromkeys(name for _, record in records for name in record.values)
     columns = choose_columns(source, found, len(records), faults, synonyms=synonyms, say=say)
@@ -112,17 +112,18 @@ def choose_columns(
     synonyms: Synonyms,
     say: Callable[[str], None],
 ) -> dict[str, str]:
-    """Ours -> the data's, for rows of a source that have these columns; adds what is wrong, says what is guessed."""
+    """Return ours -> the data's, for a source whose rows have the columns `found`, in the order of the file. Adds to
+    `faults`, and tells `say` what is guessed."""
     if not num_rows and not faults:
-        faults.add(source.path, "no rows in it")
+        faults.add(source.path, "contains no rows")
     columns = dict(source.columns or {})
-    for ours, theirs in columns.items():
-        if num_rows and theirs not in found and ours not in found:
-            faults.add(source.path, f"data.columns.{ours}: no row has a column {theirs!r}; found: {', '.join(found)}")
+    for ours, in_data in columns.items():
+        if num_rows and in_data not in found and ours not in found:
+            faults.add(source.path, f"data.columns.{ours}: no row has a column {in_data!r}; found: {', '.join(found)}")
     guesses = guess(found, synonyms, columns)
     if guesses:
-        taken = ", ".join(f"{theirs} as {ours}" for ours, theirs in guesses.items())
-        say(f"takes its column {taken} (a guess; data.columns says otherwise)")
+        used = ", ".join(f"{in_data} as {ours}" for ours, in_data in guesses.items())
+        say(f"using column {used} (a guess; set data.columns to change it)")
     return columns | guesses
 
 
@@ -181,7 +182,7 @@ def _remedy(missing: Sequence[str], in_file: Sequence[str]) -> str:
 def _records(
     source: SourceConfig, faults: Faults, *, split: str, text_unit: TextUnit, say: Callable[[str], None]
 ) -> Iterator[tuple[Path, Record]]:
-    """The rows of a source as they are, and the files that they are from."""
+    """The records of a source, each with its file."""
     try:
         if is_dataset(source.path):
             yield from read_dataset(source, split, faults, say)
@@ -199,15 +200,16 @@ def _records(
 
 
 NO_TEXT = re.compile("[\x00\ud800-\udfff]")
-"""NUL, which comes of UTF-16 and of binary files; and halves of surrogate pairs, which JSON can write, UTF-8 not."""
+"""NUL, which results from UTF-16 and binary files; and halves of surrogate pairs, which JSON can express but UTF-8
+cannot."""
 
 
 def check_text(row: Row, column: str, faults: Faults) -> None:
-    """Adds a fault if this column is not a text with something in it."""
+    """Add a fault if the column is not a non-blank text."""
     text = row.values.get(column)
     if not isinstance(text, str):
         faults.add(row, f"{column}: expected a text, got {text!r:.60}" if column in row.values else f"no {column}")
     elif not text.strip():
         faults.add(row, f"{column} is empty")
     elif bad := NO_TEXT.search(text):
-        faults.add(row, f"{column}: character {bad.start() + 1} is U+{ord(bad.group()):04X}, which no text has")
+        faults.add(row, f"{column}: character {bad.start() + 1} is U+{ord(bad.group()):04X}, which no text may have")

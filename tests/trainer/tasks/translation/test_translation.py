@@ -628,10 +628,13 @@ SMALLEST = "model: {path: org/name}\ndata: {train: train.tsv}\ntask:\n  "
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ("{kind: translation, prompt: Translate}", "task.prompt: it has to hold {source} once"),
-        ("{kind: translation, prompt: '{source} {source}'}", "task.prompt: it has to hold {source} once"),
-        ("{kind: translation, prompt: '{text}'}", "task.prompt: no place 'text'; legal: source, source_language"),
-        ("{kind: translation, prompt: '{source'}", "task.prompt: braces that do not match"),
+        ("{kind: translation, prompt: Translate}", "task.prompt: must contain {source} exactly once"),
+        ("{kind: translation, prompt: '{source} {source}'}", "task.prompt: must contain {source} exactly once"),
+        (
+            "{kind: translation, prompt: '{text}'}",
+            "task.prompt: unknown placeholder 'text'; legal: {source}, {source_language}",
+        ),
+        ("{kind: translation, prompt: '{source'}", "task.prompt: unbalanced braces"),
         ("{kind: translation, num_beams: 0}", "task.num_beams: must be above 0, got 0"),
         ("{kind: translation, bleu_tokenizer: moses}", "task.bleu_tokenizer: got 'moses'; legal: auto, 13a, intl, zh"),
         (
