@@ -18,16 +18,15 @@ Synonyms = Mapping[str, tuple[str, ...]]
 """Our columns -> common other names for them, in lower case."""
 
 
-def guess(found: Collection[str], synonyms: Synonyms, columns: Mapping[str, str]) -> dict[str, str]:
-    """Ours -> the data's, for each of our columns that is missing if exactly one other column has a name that means
-    it.
+def guess(file_columns: Collection[str], synonyms: Synonyms, columns: Mapping[str, str]) -> dict[str, str]:
+    """Ours -> the data's, for each missing column for which exactly one other column has a known name.
 
     Capitals, spaces and hyphens make no difference.
     """
-    free = [name for name in found if name not in synonyms and name not in columns.values()]
+    free = [name for name in file_columns if name not in synonyms and name not in columns.values()]
     guesses = {}
     for ours, others in synonyms.items():
-        if ours not in found and ours not in columns:
+        if ours not in file_columns and ours not in columns:
             candidates = [name for name in free if plain(name) in (ours, *others)]
             if len(candidates) == 1:
                 guesses[ours] = candidates[0]

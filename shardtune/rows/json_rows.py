@@ -217,8 +217,8 @@ def _only_array(decoder: _Decoder, text: str, at: int) -> tuple[int, str]:
     if len(starts) == 1:
         ((key, start),) = starts.items()
         return start, key
-    found = f"several: {_listed(starts)}; write a file for each" if starts else f"none; its keys: {_listed(keys)}"
-    raise _Malformed(f"expected an array of objects, or an object that holds one; this one holds {found}", begin)
+    arrays = f"several: {_listed(starts)}; write a file for each" if starts else f"none; its keys: {_listed(keys)}"
+    raise _Malformed(f"expected an array of objects, or an object that holds one; this one holds {arrays}", begin)
 
 
 def _after_item(text: str, at: int, closing: str) -> tuple[int, bool]:

@@ -163,9 +163,9 @@ def sides_of(path: Path) -> dict[str, Path]:
 def read_aligned(file: File, faults: Faults) -> Iterator[Record]:
     """The lines of both files of a pair side by side, except those that are blank in both."""
     sides = sides_of(file.path)
-    ours = Faults()
+    own = Faults()
     counts = dict.fromkeys(sides, 0)
-    streams = [checked_lines_of(replace(file, path=path), ours) for path in sides.values()]
+    streams = [checked_lines_of(replace(file, path=path), own) for path in sides.values()]
     for number, lines in enumerate(zip_longest(*streams), start=1):
         texts: dict[str, str] = {}
         is_sound = True
@@ -178,18 +178,18 @@ def read_aligned(file: File, faults: Faults) -> Iterator[Record]:
             texts[name] = line.strip()
             if what is not None:
                 is_sound = False
-                ours.add(_place(file, path, number), what)
+                own.add(_place(file, path, number), what)
         if not is_sound or not any(texts.values()):
             continue
         blank = [name for name, text in texts.items() if not text]
         for name in blank:
-            ours.add(_place(file, sides[name], number), "blank, but the other side is not")
+            own.add(_place(file, sides[name], number), "blank, but the other side is not")
         if not blank:
             yield Record(dict(texts), number)
-    if ours.are_rows_alone and len(set(counts.values())) > 1:
+    if own.are_rows_alone and len(set(counts.values())) > 1:
         lengths = ", ".join(f"{sides[name].name} has {count:,}" for name, count in counts.items())
-        ours.add(file.path, f"different numbers of lines ({lengths}), so the files are not aligned")
-    faults.update(ours)
+        own.add(file.path, f"different numbers of lines ({lengths}), so the files are not aligned")
+    faults.update(own)
 
 
 def _place(file: File, path: Path, line: int) -> RowLocation:

@@ -90,8 +90,8 @@ def read_source(
 ) -> list[Row]:
     """Return the rows of a source whose `columns` are resolved. Adds to `faults`, and tells `say` what it chose."""
     records = list(_records(source, faults, split=split, text_unit=text_unit, say=say))
-    found = dict.fromkeys(name for _, record in records for name in record.values)
-    columns = choose_columns(source, found, len(records), faults, synonyms=synonyms, say=say)
+    file_columns = dict.fromkeys(name for _, record in records for name in record.values)
+    columns = choose_columns(source, file_columns, len(records), faults, synonyms=synonyms, say=say)
     return [row_of(record, path, columns, number=number) for path, record in records]
 
 
@@ -105,22 +105,24 @@ def row_of(record: Record, path: Path, columns: Mapping[str, str], *, number: in
 
 def choose_columns(
     source: SourceConfig,
-    found: Collection[str],
+    file_columns: Collection[str],
     num_rows: int,
     faults: Faults,
     *,
     synonyms: Synonyms,
     say: Callable[[str], None],
 ) -> dict[str, str]:
-    """Return ours -> the data's, for a source whose rows have the columns `found`, in the order of the file. Adds to
-    `faults`, and tells `say` what is guessed."""
+    """Return ours -> the data's, for a source whose rows have these `file_columns`. Adds to `faults`, and tells `say`
+    what is guessed."""
     if not num_rows and not faults:
         faults.add(source.path, "contains no rows")
     columns = dict(source.columns or {})
     for ours, in_data in columns.items():
-        if num_rows and in_data not in found and ours not in found:
-            faults.add(source.path, f"data.columns.{ours}: no row has a column {in_data!r}; found: {', '.join(found)}")
-    guesses = guess(found, synonyms, columns)
+        if num_rows and in_data not in file_columns and ours not in file_columns:
+            faults.add(
+                source.path, f"data.columns.{ours}: no row has a column {in_data!r}; found: {', '.join(file_columns)}"
+            )
+    guesses = guess(file_columns, synonyms, columns)
     if guesses:
         used = ", ".join(f"{in_data} as {ours}" for ours, in_data in guesses.items())
         say(f"using column {used} (a guess; set data.columns to change it)")

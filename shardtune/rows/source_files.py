@@ -114,12 +114,12 @@ def _files(path: str) -> list[Path]:
 
 def _files_below(folder: Path) -> list[Path]:
     """The files of known formats, at any depth, except hidden ones (.name) and markers (_SUCCESS)."""
-    found = []
+    files = []
     for path in folder.rglob("*"):
         is_hidden = any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
         if not is_hidden and format_of(path) in READERS and path.is_file():
-            found.append(path)
-    return sorted(found)
+            files.append(path)
+    return sorted(files)
 
 
 def _neighbours(folder: Path) -> str:

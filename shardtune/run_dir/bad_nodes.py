@@ -35,19 +35,19 @@ def read_bad_nodes(run_dir: Path) -> list[BadNode]:
     return [BadNode(**node) for node in json.loads(path.read_text(encoding="utf-8"))]
 
 
-def keep_bad_nodes(run_dir: Path, found: Mapping[str, str], *, job: str) -> None:
+def keep_bad_nodes(run_dir: Path, bad: Mapping[str, str], *, job: str) -> None:
     """Add these nodes (node -> why) to the run's list."""
-    kept = [*read_bad_nodes(run_dir), *(BadNode(node, why, job, time.time()) for node, why in found.items())]
+    kept = [*read_bad_nodes(run_dir), *(BadNode(node, why, job, time.time()) for node, why in bad.items())]
     write_atomically(run_dir / BAD_NODES, json.dumps([asdict(node) for node in kept], indent=1))
 
 
-def to_leave(found: Mapping[str, str], known: Sequence[BadNode], nodes: Collection[str]) -> dict[str, str]:
+def to_leave(bad: Mapping[str, str], known: Sequence[BadNode], nodes: Collection[str]) -> dict[str, str]:
     """The bad nodes of a start that justify another start without them. None that was excluded before, because then
     Slurm had nothing better; and none at all if so many are bad that the nodes are hardly the cause.
 
     `nodes` are all nodes of the start.
     """
-    before = {bad.node for bad in known}
-    new = {node: why for node, why in found.items() if node in nodes and node not in before}
+    before = {excluded.node for excluded in known}
+    new = {node: why for node, why in bad.items() if node in nodes and node not in before}
     is_minority = len(new) <= max(1, len(nodes) // 2)
     return new if is_minority and len(before) + len(new) <= max(LEAST_BAD_NODES, len(nodes) // 8) else {}

@@ -55,11 +55,11 @@ def refuse_while_held(path: Path, patience_s: float, say: Callable[[str], None])
 
     For callers that change a run directory before there is a rank that could take the lease.
     """
-    until, is_said = time.monotonic() + patience_s, False
+    until, is_announced = time.monotonic() + patience_s, False
     while (holder := read_holder(path)) is not None and holder.is_dead() is False:
         if time.monotonic() > until:
             raise held_by(holder, path)
-        if not is_said:
+        if not is_announced:
             say(f"{path.parent} is owned by {holder}; waiting in case it is about to exit")
-            is_said = True
+            is_announced = True
         time.sleep(0.2)

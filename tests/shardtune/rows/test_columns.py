@@ -11,7 +11,7 @@ CLASSIFICATION, TOKENS = (TASKS[kind].column_guesses for kind in ("classificatio
 
 
 @pytest.mark.parametrize(
-    ("found", "columns", "guessed"),
+    ("file_columns", "columns", "guessed"),
     [
         (["review", "sentiment"], {}, {"text": "review", "label": "sentiment"}),
         (["Review", "CLASS"], {}, {"text": "Review", "label": "CLASS"}),
@@ -28,9 +28,9 @@ CLASSIFICATION, TOKENS = (TASKS[kind].column_guesses for kind in ("classificatio
     ],
 )
 def test_a_missing_column_is_guessed_if_exactly_one_other_has_a_name_for_it(
-    found: list[str], columns: dict[str, str], guessed: dict[str, str]
+    file_columns: list[str], columns: dict[str, str], guessed: dict[str, str]
 ) -> None:
-    assert guess(found, CLASSIFICATION, columns) == guessed
+    assert guess(file_columns, CLASSIFICATION, columns) == guessed
 
 
 def test_each_task_has_its_own_synonyms() -> None:

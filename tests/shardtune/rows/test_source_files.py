@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("path", "found"),
+    ("path", "files"),
     [
         ("a.jsonl", ["a.jsonl"]),
         ("*.jsonl", ["a.jsonl"]),
@@ -38,12 +38,12 @@ def folder(tmp_path: Path) -> Path:
         ("e[1].csv", ["e[1].csv"]),
     ],
 )
-def test_a_path_stands_for_these_files(folder: Path, path: str, found: list[str] | None) -> None:
-    if found is None:  # braces are the shell's, not a glob's
+def test_a_path_stands_for_these_files(folder: Path, path: str, files: list[str] | None) -> None:
+    if files is None:  # braces are the shell's, not a glob's
         with pytest.raises(FindError, match="no such file"):
             find_files(f"{folder}/{path}")
     else:
-        assert find_files(f"{folder}/{path}") == [folder / name for name in found]
+        assert find_files(f"{folder}/{path}") == [folder / name for name in files]
 
 
 @pytest.mark.parametrize(

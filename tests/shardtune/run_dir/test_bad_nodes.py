@@ -19,7 +19,7 @@ def test_bad_nodes_are_read_back_as_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "left"),
+    ("bad", "left"),
     [
         ([], []),
         (["node3"], ["node3"]),
@@ -30,8 +30,8 @@ def test_bad_nodes_are_read_back_as_kept(tmp_path: Path) -> None:
         (NODES[2:7], []),  # with so many, the nodes are hardly the cause
     ],
 )
-def test_which_nodes_are_worth_another_start(found: list[str], left: list[str]) -> None:
-    assert list(to_leave(dict.fromkeys(found, "slow"), KNOWN, NODES)) == left
+def test_which_nodes_are_worth_another_start(bad: list[str], left: list[str]) -> None:
+    assert list(to_leave(dict.fromkeys(bad, "slow"), KNOWN, NODES)) == left
 
 
 def test_one_of_two_and_a_single_node_may_be_excluded_but_not_both_of_two() -> None:
