@@ -1,5 +1,5 @@
-"""Distributed supervised fine-tuning of pretrained transformers, one recipe a job.
+"""Distributed supervised fine-tuning of pretrained transformers, one recipe per job.
 
-This level is the contract between the launcher and the ranks: what a recipe says, which rows a path stands for, and
-what a run directory holds. It imports neither of them, and no torch.
+This level is the contract between launcher and ranks: the recipe, the rows that a path stands for, and the run
+directory. It imports neither launcher nor trainer, and not torch.
 """

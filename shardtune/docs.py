@@ -1,6 +1,6 @@
-"""The pages that describe recipes, written from the schema alone: docs/recipe.md and docs/recipe.schema.json.
+"""The pages that describe recipes, generated from the schema: docs/recipe.md and docs/recipe.schema.json.
 
-`python -m shardtune.docs` writes both; a test fails while they lag behind the schema.
+`python -m shardtune.docs` writes both; a test fails if they are out of date.
 """
 
 import json
@@ -27,8 +27,8 @@ _INTRO = """\
 
 <!-- Written by `python -m shardtune.docs` from shardtune/recipe/schema.py; edit there. -->
 
-A recipe is one YAML file that says what is learned, and how. Only `task.kind`, `model.path` and `data.train` have no
-default:
+A recipe is a YAML file that defines what is learned, and how. Only `task.kind`, `model.path` and `data.train` are
+required:
 
 ```yaml
 # yaml-language-server: $schema=../docs/recipe.schema.json
@@ -43,21 +43,21 @@ optim:
   lr: 2e-5
 ```
 
-The first line lets editors complete and check the keys (the YAML extension of VS Code, and every other editor with
+With the first line, editors complete and check the keys (VS Code with its YAML extension, and any other editor with
 yaml-language-server).
 
-- A wrong recipe is refused before anything starts, with a line for each fault, such as
+- An invalid recipe is refused before anything starts, with one line per fault, such as
   `recipes/x.yaml:12: optim.warmup_step: unknown key; did you mean 'warmup_steps'?`
 - YAML is read by the rules of YAML 1.2: `1e-5` is a number, only `true` and `false` are booleans (`yes`, `no`, `on` and
-  `off` are text), and a key may be said once. Anchors, aliases and tags are refused.
-- Relative paths start from the working directory, and `~` is your home. `model.path` is a folder if it begins with
-  `./`, `../`, `/` or `~`, has more than one slash, or is the name of a folder that is there; otherwise it is a hub id.
-- An empty section is a section of defaults.
+  `off` are text), and each key may be given only once. Anchors, aliases and tags are refused.
+- Relative paths start from the working directory, and `~` is your home directory. `model.path` is a folder if it begins
+  with `./`, `../`, `/` or `~`, has more than one slash, or is the name of an existing folder; otherwise it is a hub id.
+- An empty section uses the defaults.
 
 ## Overrides
 
-Every command that reads a recipe takes overrides, `section.key=value`. The value is YAML, a later override wins, and a
-mapping replaces the whole mapping that was there:
+Every command that reads a recipe accepts overrides, `section.key=value`. The value is YAML, later
+overrides win, and a mapping replaces the whole previous mapping:
 
 ```sh
 optim.lr=2e-5  data.columns.text=review  data.columns='{text: review, label: stars}'  data.dev=null  report.name='"7"'
@@ -65,22 +65,22 @@ optim.lr=2e-5  data.columns.text=review  data.columns='{text: review, label: sta
 """
 
 _DEEPSPEED = """\
-## What a ds_config may say
+## What a ds_config may set
 
-`engine.deepspeed` names one of the strategies or a DeepSpeed JSON of your own. The strategies are {strategies}.
-`null` does without DeepSpeed ([docs/performance.md](performance.md#without-deepspeed)).
+`engine.deepspeed` is the name of a strategy or the path of your own DeepSpeed JSON. The strategies are {strategies}.
+`null` trains without DeepSpeed ([docs/performance.md](performance.md#without-deepspeed)).
 
-What is learned belongs to the recipe, how it is computed to the ds_config. What both could say, the ds_config must
-leave out, or set to `"auto"`, as users of transformers do. An `optimizer` block (AdamW) and a `scheduler` block (the
-one of the recipe) are fine too, if they hold nothing but `"auto"`.
+The recipe defines what is learned, the ds_config how it is computed. Keys that both could set must be missing in the
+ds_config, or be `"auto"`, as is usual with transformers. An `optimizer` block (AdamW) and a `scheduler` block (that of
+the recipe) are accepted if all their values are `"auto"`.
 
 | ds_config | recipe |
 | --- | --- |
 {owned}
 
 `"auto"` for `reduce_bucket_size`, `stage3_prefetch_bucket_size` and `stage3_param_persistence_threshold` is computed
-from the model's hidden size with the formulas of transformers (h², 0.9 h² and 10 h); for a model that states no hidden
-size DeepSpeed's own defaults hold. Keys that DeepSpeed does not know are refused, and so are these:
+from the model's hidden size with the formulas of transformers (h², 0.9 h² and 10 h); for a model without a hidden
+size, DeepSpeed's defaults apply. Keys that DeepSpeed does not know are refused, and so are these:
 
 | ds_config | why |
 | --- | --- |
@@ -90,7 +90,8 @@ size DeepSpeed's own defaults hold. Keys that DeepSpeed does not know are refuse
 _TRANSFORMERS = """\
 ## Coming from transformers.TrainingArguments
 
-Names that scripts around `Trainer` commonly add (`model_name_or_path`, `train_file`, `max_seq_length`) are listed too.
+Names that scripts based on `Trainer` commonly add (`model_name_or_path`, `train_file`, `max_seq_length`) are listed
+too.
 
 | transformers | recipe | |
 | --- | --- | --- |
@@ -98,7 +99,7 @@ Names that scripts around `Trainer` commonly add (`model_name_or_path`, `train_f
 
 
 def main() -> None:
-    """Writes both pages."""
+    """Write both pages."""
     DOCS_DIR.mkdir(exist_ok=True)
     (DOCS_DIR / "recipe.md").write_text(render_recipe_page(), encoding="utf-8")
     (DOCS_DIR / "recipe.schema.json").write_text(render_json_schema(), encoding="utf-8")
@@ -111,7 +112,7 @@ def render_json_schema() -> str:
 
 
 def render_recipe_page() -> str:
-    """docs/recipe.md."""
+    """The text of docs/recipe.md."""
     return "\n".join([_INTRO, *_sections(), _learning(), _deepspeed(), _transformers()])
 
 
@@ -126,7 +127,7 @@ def _sections() -> Iterator[str]:
 
 
 def _sections_inside(prefix: str, section: type[Section]) -> Iterator[str]:
-    """Those that keys of the section may hold; all keys that hold one of a kind share its description."""
+    """The sections that keys of this section may hold; keys that hold the same section share its description."""
     holders: dict[type[Section], list[str]] = {}
     for name, field in section.model_fields.items():
         for inside in sections_in(field.annotation):
@@ -174,10 +175,10 @@ def _flat(metadata: tuple[Any, ...]) -> Iterator[BaseMetadata]:
 
 def _bounds(metadata: Any) -> str:
     words = {Gt: ("gt", "above"), Ge: ("ge", "at least"), Lt: ("lt", "below"), Le: ("le", "at most")}
-    found = [
+    bounds = [
         f"{words[type(item)][1]} {getattr(item, words[type(item)][0])}" for item in metadata if type(item) in words
     ]
-    return f" ({', '.join(found)})" if found else ""
+    return f" ({', '.join(bounds)})" if bounds else ""
 
 
 def _default(field: FieldInfo) -> str:
@@ -185,20 +186,20 @@ def _default(field: FieldInfo) -> str:
 
 
 def _text(text: str) -> str:
-    return _as_yaml(" ".join(text.split()))
+    return re.sub(r"\bNone\b", "`null`", " ".join(text.split()))
 
 
 def _as_yaml(text: str) -> str:
-    """The docstrings speak Python; recipes call it null."""
+    """Docstrings use Python's None; recipes call it null."""
     return re.sub(r"\bNone\b", "null", text)
 
 
 def _learning() -> str:
     sections = ", ".join(f"`{name}`" for name in LEARNING_SECTIONS)
-    but = ", ".join(f"`{key}`" for key in sorted(NOT_LEARNED))
+    exceptions = ", ".join(f"`{key}`" for key in sorted(NOT_LEARNED))
     return (
-        f"## What decides what is learned\n\nThe sections {sections}, but for {but}. A run directory belongs to one "
-        "value of these; all else may change between two starts of the same run.\n"
+        f"## What decides what is learned\n\nThe sections {sections}, except {exceptions}. A run directory belongs to "
+        "one value of these; everything else may change between two starts of the same run.\n"
     )
 
 

@@ -1,12 +1,11 @@
-"""The errors that are a user's to mend: each says where, what was found and what to do.
+"""Errors that users can resolve: each says where, what was found and what to do.
 
-Whoever stands at a process edge prints these as they are and exits with 2; any other exception is our bug and keeps
-its traceback.
+Entry points print them as they are and exit with 2. Any other exception is a bug in shardtune and keeps its traceback.
 """
 
 
 class ShardtuneError(Exception):
-    """A mistake outside the code, in words that end in what to do about it."""
+    """A problem outside the code; the message says what to do about it."""
 
 
 class ConfigError(ShardtuneError):
@@ -14,7 +13,7 @@ class ConfigError(ShardtuneError):
 
 
 class DataError(ShardtuneError):
-    """The data, the model folder or the tokenizer cannot be used as they are."""
+    """The data, the model folder or the tokenizer cannot be used."""
 
 
 class LaunchError(ShardtuneError):
@@ -22,24 +21,25 @@ class LaunchError(ShardtuneError):
 
 
 class BadNodesError(LaunchError):
-    """The job does better without some of its machines; which ones is written in the run directory."""
+    """The job should run without some of its nodes, which are listed in the run directory."""
 
 
 class CheckpointError(ShardtuneError):
-    """A run directory or a checkpoint cannot be gone on from."""
+    """A run directory or a checkpoint cannot be resumed."""
 
 
 class TrainingError(ShardtuneError):
-    """The training cannot go on with this recipe: its numbers are none any more, or memory is short."""
+    """Training cannot continue with this recipe: loss or gradients are non-finite, or memory ran out."""
 
 
 class ShortOfMemoryError(TrainingError):
-    """A rank could not get the memory that it wanted."""
+    """A rank ran out of memory."""
 
 
 class StartAnewError(TrainingError):
-    """The same, and what the next start does otherwise is written in the run directory: it can begin at once."""
+    """Training cannot continue, but the run directory says what the next start does differently, so it may begin at
+    once."""
 
 
 class TakenOverError(CheckpointError):
-    """Another start writes the run directory now; this one must not."""
+    """Another start owns the run directory now, so this one must not write to it."""

@@ -1,7 +1,7 @@
-"""Which modules a process may import: none of the working directory's.
+"""Keeps the modules of the working directory from being imported.
 
 `python -m` and `PYTHONPATH=.` put the working directory first, so that a user's own random.py or datasets.py there
-would be imported in place of the module that torch or transformers means.
+would be imported instead of the module that torch or transformers means.
 """
 
 import os
@@ -12,10 +12,10 @@ _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH
 
 
 def leave_out_working_directory() -> None:
-    """Removes the working directory from sys.path and from what the processes started from here search.
+    """Remove the working directory from sys.path and from the search path of child processes.
 
-    It stays where shardtune itself is imported from it: in a checkout that is not installed. Call it before anything
-    else is imported; this module imports only what Python has imported already.
+    It stays if shardtune itself is imported from it, as in a checkout that is not installed. Call this before anything
+    else is imported; this module imports only what Python has already imported.
     """
     sys.path[:] = _searched(sys.path)
     os.environ |= safe_environment()

@@ -1,4 +1,4 @@
-"""The keys of a ds_config: which are the recipe's, which are refused, and which are the engine's to set."""
+"""The keys of a ds_config: set by the recipe, refused, or free for the ds_config to set."""
 
 OWNED_BY_RECIPE = {
     "train_batch_size": "train.global_batch_size",
@@ -8,22 +8,23 @@ OWNED_BY_RECIPE = {
     "fp16.enabled": "engine.precision",
     "bf16.enabled": "engine.precision",
 }
-"""Written by us. "auto", which users of transformers write there, says the same; a value is refused."""
-_PRECISION = "engine.precision decides it, and the optimizer always works in fp32"
+"""DeepSpeed key -> the recipe key that sets it. "auto", which users of transformers write there, is accepted; any other
+value is refused."""
+_PRECISION = "set by engine.precision; the optimizer always works in fp32"
 _ROWS = "shardtune reads and orders the rows itself (data.*, train.*)"
-_PARALLEL = "shardtune is data parallel: every rank reads other rows"
-_CHECKPOINTS = "shardtune writes, publishes and resumes checkpoints itself (checkpoint.*)"
-_LOOP = "shardtune's loop says where a step ends"
-_OPTIMIZER = "shardtune brings its own AdamW (optim.*)"
+_PARALLEL = "shardtune is data parallel only: every rank reads different rows"
+_CHECKPOINTS = "shardtune saves and loads checkpoints itself (checkpoint.*)"
+_LOOP = "shardtune's training loop decides where a step ends"
+_OPTIMIZER = "shardtune uses its own AdamW (optim.*)"
 
 
 REFUSED = {
-    "activation_checkpointing": "model.activation_checkpointing turns it on; DeepSpeed's own is never called",
-    "autotuning": "it changes the batch and then ends the run",
+    "activation_checkpointing": "use model.activation_checkpointing; DeepSpeed's implementation is never called",
+    "autotuning": "changes the batch size and then ends the run",
     "bf16.bf16_master_weights_and_grads": _PRECISION,
     "bf16.bf16_optimizer_states": _PRECISION,
-    "bf16.check_grad_overflow": "a gradient that is no finite number never reaches the weights (faults.max_bad_steps)",
-    "bfloat16": "DeepSpeed's old name of bf16; rename it",
+    "bf16.check_grad_overflow": "steps with a non-finite gradient are always skipped (faults.max_bad_steps)",
+    "bfloat16": "DeepSpeed's old name for bf16; rename it",
     "checkpoint.load_universal": _CHECKPOINTS,
     "checkpoint.use_node_local_storage": _CHECKPOINTS,
     "checkpoint.writer": _CHECKPOINTS,
@@ -34,22 +35,22 @@ REFUSED = {
     "datastates_ckpt": _CHECKPOINTS,
     "expert_parallel": _PARALLEL,
     "fp16.fp16_master_weights_and_grads": _PRECISION,
-    "gradient_allreduce_op": "gradients are averaged, and the loss is scaled for that",
-    "hybrid_engine": "it is for generation between training steps",
+    "gradient_allreduce_op": "gradients are averaged, and the loss is scaled accordingly",
+    "hybrid_engine": "only for generation between training steps",
     "managed_gradient_accumulation": _LOOP,
     "pipeline": _PARALLEL,
     "sequence_parallel_size": _PARALLEL,
     "tensor_parallel": _PARALLEL,
     "torch_autocast": _PRECISION,
     "use_data_before_expert_parallelism": _PARALLEL,
-    "wandb": "report.wandb decides it",
-    "weight_quantization": "it is for inference",
+    "wandb": "set by report.wandb",
+    "weight_quantization": "only for inference",
     "zero_allow_untested_optimizer": _OPTIMIZER,
     "zero_force_ds_cpu_optimizer": _OPTIMIZER,
-    "zero_optimization.compute_grad_norm": "the norm is reported at every step",
-    "zero_optimization.zenflow": "it updates some weights later than others, so that something else is learned",
+    "zero_optimization.compute_grad_norm": "the gradient norm is reported at every step",
+    "zero_optimization.zenflow": "updates some weights later than others, which changes what is learned",
 }
-"""What DeepSpeed reads and a run of ours could not keep its promises with."""
+"""DeepSpeed keys that would break a guarantee of shardtune, and why."""
 
 
 ENGINE_KNOBS = frozenset(
@@ -81,7 +82,7 @@ ENGINE_KNOBS = frozenset(
         "zero_optimization",
     }
 )
-"""The top-level keys that are the ds_config's to set."""
+"""The top-level keys that a ds_config may set."""
 
 
 REMOVED_FROM_DEEPSPEED = frozenset(
@@ -203,14 +204,14 @@ BLOCKS: dict[str, frozenset[str]] = {
         ]
     ),
 }
-"""The legal keys of the blocks, by the names that are written in JSON."""
+"""The legal keys of each block, as named in the JSON."""
 
 
 TOP_LEVEL = ENGINE_KNOBS | {"optimizer", "scheduler"} | {key for key in (*OWNED_BY_RECIPE, *REFUSED) if "." not in key}
 
 
 AUTO_OF_DEEPSPEED = frozenset({"data_types.keep_in_fp32_modules"})
-"""Where "auto" is a value of DeepSpeed's own."""
+"""Keys for which DeepSpeed itself accepts "auto"."""
 
 
 SCHEDULERS = {"warmupdecaylr": "linear", "warmuplr": "constant", "warmupcosinelr": "cosine"}

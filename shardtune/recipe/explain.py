@@ -1,6 +1,6 @@
-"""What pydantic finds wrong with a recipe, in words that end in what to do about it.
+"""The faults that pydantic finds in a recipe, as messages that say what to do about them.
 
-Which values are legal, and what an unknown key may have been meant to be, is read off the schema itself.
+Legal values and suggestions for unknown keys are read from the schema itself.
 """
 
 import difflib
@@ -14,29 +14,29 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from shardtune.recipe.training_arguments import COUNTERPARTS
-from shardtune.recipe.yaml_lines import Where
+from shardtune.recipe.yaml_lines import KeyPath
 from shardtune.section import Section
 
 
 class Fault(NamedTuple):
-    """One thing that is wrong, and with which value."""
+    """One thing that is wrong, and the value it concerns."""
 
-    where: Where
+    key_path: KeyPath
     what: str
 
 
 def explain(error: ValidationError, values: Mapping[str, Any], model: type[Section]) -> list[Fault]:
-    """Every fault of `values`, which `model` refused with `error`."""
+    """Return every fault in `values`, which `model` rejected with `error`."""
     faults = [_fault(detail, values, model) for detail in error.errors(include_url=False)]
-    unknown_kinds = {fault.where[:-1] for fault in faults if fault.where[-1:] == ("kind",)}
-    # Without its kind it is not known which keys a section may have.
-    return [fault for fault in faults if fault.where[-1:] == ("kind",) or fault.where[:-1] not in unknown_kinds]
+    unknown_kinds = {fault.key_path[:-1] for fault in faults if fault.key_path[-1:] == ("kind",)}
+    # Without a kind it is unknown which keys a section may have.
+    return [fault for fault in faults if fault.key_path[-1:] == ("kind",) or fault.key_path[:-1] not in unknown_kinds]
 
 
-def dotted(where: Where) -> str:
-    """`optim.betas[0]`, as faults and overrides write it."""
+def dotted(key_path: KeyPath) -> str:
+    """`optim.betas[0]`, the form used in messages and overrides."""
     text = ""
-    for step in where:
+    for step in key_path:
         if isinstance(step, int):
             text += f"[{step}]"
         else:
@@ -45,27 +45,27 @@ def dotted(where: Where) -> str:
 
 
 def sections_in(annotation: Any) -> tuple[type[Section], ...]:
-    """The sections that a field may hold, or a list in it: none, one, or one for each kind."""
+    """The sections that a field, or a list in it, may hold: none, one, or one for each kind."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return (annotation,)
     return tuple(dict.fromkeys(section for part in get_args(annotation) for section in sections_in(part)))
 
 
-def holds_sections_alone(annotation: Any) -> bool:
-    """Whether nothing may stand there but a section, of one kind or another."""
+def holds_only_sections(annotation: Any) -> bool:
+    """Whether a field may hold nothing but sections."""
     if isinstance(annotation, type):
         return issubclass(annotation, Section)
     parts = get_args(annotation)
     if get_origin(annotation) is Annotated:
-        return holds_sections_alone(parts[0])
-    return get_origin(annotation) in (Union, UnionType) and all(map(holds_sections_alone, parts))
+        return holds_only_sections(parts[0])
+    return get_origin(annotation) in (Union, UnionType) and all(map(holds_only_sections, parts))
 
 
 def all_keys(model: type[Section]) -> Iterator[str]:
-    """Every dotted key that a value can stand under."""
+    """Every dotted key that can have a value."""
     for name, field in model.model_fields.items():
         sections = sections_in(field.annotation)
-        if not sections or not holds_sections_alone(field.annotation):
+        if not sections or not holds_only_sections(field.annotation):
             yield name
         yield from dict.fromkeys(f"{name}.{key}" for section in sections for key in all_keys(section))
 
@@ -76,13 +76,13 @@ def first_sentence(text: str) -> str:
 
 
 def did_you_mean(word: str, words: Iterable[str], num: int = 1) -> str:
-    """`; did you mean 'x'?`, or nothing where no word is near."""
+    """`; did you mean 'x'?`, or an empty string if no word is similar."""
     near = difflib.get_close_matches(word, list(words), n=num, cutoff=0.7)
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def shown(value: Any) -> str:
-    """The value as an error line can hold it."""
+    """The value as shown in a message."""
     match value:
         case None:
             return "null"
@@ -116,73 +116,73 @@ _BOUNDS = {"greater_than": ("above", "gt"), "greater_than_equal": ("at least", "
 
 def _fault(detail: ErrorDetails, values: Mapping[str, Any], model: type[Section]) -> Fault:
     kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
-    where = _where(detail, values)
+    key_path = _key_path(detail, values)
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        where = (*where, "kind")
-        legal = _legal(_fields(model, where[:-1], values, narrow=False), "kind")
-        return Fault(where, f"got {shown(given['kind'])}{legal}" if "kind" in given else f"missing{legal}")
+        key_path = (*key_path, "kind")
+        legal = _legal(_fields(model, key_path[:-1], values, narrow=False), "kind")
+        return Fault(key_path, f"got {shown(given['kind'])}{legal}" if "kind" in given else f"missing{legal}")
     if kind == "missing":
-        return Fault(where, _missing(where, values, model))
+        return Fault(key_path, _missing(key_path, values, model))
     if kind == "extra_forbidden":
-        return Fault(where, _unknown(where, values, model))
+        return Fault(key_path, _unknown(key_path, values, model))
     if kind == "literal_error":
-        fields = _field(model, where, values)
+        fields = _field(model, key_path, values)
         others = {int: ", or a whole number", tuple: ", or a list"}
-        other = "".join(text for its, text in others.items() if any(_takes(its, field.annotation) for field in fields))
-        return Fault(where, f"got {shown(given)}; legal: {', '.join(_literals(fields))}{other}")
+        other = "".join(text for type_, text in others.items() if any(_takes(type_, f.annotation) for f in fields))
+        return Fault(key_path, f"got {shown(given)}; legal: {', '.join(_literals(fields))}{other}")
     if kind == "value_error":
-        return Fault(where, str(context["error"]))
+        return Fault(key_path, str(context["error"]))
     if kind in _BOUNDS:
         words, bound = _BOUNDS[kind]
-        return Fault(where, f"must be {words} {context[bound]:g}, got {shown(given)}")
+        return Fault(key_path, f"must be {words} {context[bound]:g}, got {shown(given)}")
     if kind == "too_long":
-        return Fault(where, f"expected {context['max_length']} items, got {context['actual_length']}")
+        return Fault(key_path, f"expected {context['max_length']} items, got {context['actual_length']}")
     if kind == "too_short":
-        return Fault(where, f"expected {context['min_length']} items or more, got {context['actual_length']}")
+        return Fault(key_path, f"expected {context['min_length']} items or more, got {context['actual_length']}")
     if kind in _EXPECTED:
         quotes = "; put it in quotes" if kind == "string_type" and isinstance(given, bool | int | float) else ""
-        return Fault(where, f"expected {_EXPECTED[kind]}, got {shown(given)}{quotes}")
-    return Fault(where, f"{detail['msg'][:1].lower()}{detail['msg'][1:]}, got {shown(given)}")
+        return Fault(key_path, f"expected {_EXPECTED[kind]}, got {shown(given)}{quotes}")
+    return Fault(key_path, f"{detail['msg'][:1].lower()}{detail['msg'][1:]}, got {shown(given)}")
 
 
-def _where(detail: ErrorDetails, values: Any) -> Where:
-    """The location without what pydantic adds to it, such as the kind of a section: those steps lead nowhere."""
-    where: list[str | int] = []
+def _key_path(detail: ErrorDetails, values: Any) -> KeyPath:
+    """The path of the value, without the steps that pydantic adds, such as the kind of a section."""
+    key_path: list[str | int] = []
     for number, step in enumerate(detail["loc"], start=1):
         given = dict(enumerate(values)) if isinstance(values, list) else values
         if isinstance(given, dict) and step in given:
             values = given[step]
         elif detail["type"] != "missing" or number < len(detail["loc"]):
             continue
-        where.append(step)
-    return tuple(where)
+        key_path.append(step)
+    return tuple(key_path)
 
 
 def _fields(
-    model: type[Section], where: Where, values: Mapping[str, Any], *, narrow: bool = True
+    model: type[Section], key_path: KeyPath, values: Mapping[str, Any], *, narrow: bool = True
 ) -> dict[str, list[FieldInfo]]:
-    """The keys that may stand at `where`; more than one field a key if the section's kind leaves it open."""
+    """The keys that may occur at key_path; several fields per key if the section's kind leaves it open."""
     sections: tuple[type[Section], ...] = (model,)
     given: Any = values
-    for step in where:
+    for step in key_path:
         if isinstance(step, int):  # an item of a list of sections
             given = given[step] if isinstance(given, list) and step < len(given) else None
         else:
             fields = [section.model_fields[step] for section in sections if step in section.model_fields]
-            sections = tuple(found for field in fields for found in sections_in(field.annotation))
+            sections = tuple(section for field in fields for section in sections_in(field.annotation))
             given = given.get(step) if isinstance(given, dict) else None
         if narrow and isinstance(given, dict):
             of_kind = [s for s in sections if "kind" in s.model_fields and given.get("kind") in _literals_of(s, "kind")]
             sections = tuple(of_kind) or sections
-    found: dict[str, list[FieldInfo]] = {}
+    fields_by_name: dict[str, list[FieldInfo]] = {}
     for section in sections:
         for name, field in section.model_fields.items():
-            found.setdefault(name, []).append(field)
-    return found
+            fields_by_name.setdefault(name, []).append(field)
+    return fields_by_name
 
 
-def _field(model: type[Section], where: Where, values: Mapping[str, Any]) -> list[FieldInfo]:
-    return _fields(model, where[:-1], values).get(str(where[-1]), [])
+def _field(model: type[Section], key_path: KeyPath, values: Mapping[str, Any]) -> list[FieldInfo]:
+    return _fields(model, key_path[:-1], values).get(str(key_path[-1]), [])
 
 
 def _literals(fields: Iterable[FieldInfo]) -> list[str]:
@@ -197,10 +197,10 @@ def _literals(fields: Iterable[FieldInfo]) -> list[str]:
 
 
 def _takes(kind: type, annotation: Any) -> bool:
-    """Whether a value of this kind may stand there, besides words."""
+    """Whether the field accepts a value of this type, besides literals."""
     if get_origin(annotation) is Literal:
         return False
-    return kind in (annotation, get_origin(annotation)) or any(_takes(kind, its) for its in get_args(annotation))
+    return kind in (annotation, get_origin(annotation)) or any(_takes(kind, part) for part in get_args(annotation))
 
 
 def _literals_of(section: type[Section], name: str) -> list[str]:
@@ -212,20 +212,20 @@ def _legal(fields: Mapping[str, list[FieldInfo]], name: str) -> str:
     return f"; legal: {', '.join(words)}" if words else ""
 
 
-def _missing(where: Where, values: Mapping[str, Any], model: type[Section]) -> str:
-    if isinstance(where[-1], int):
-        return f"the item at position {where[-1]} is missing"
-    fields = _field(model, where, values)
-    if legal := _legal({where[-1]: fields}, where[-1]):
+def _missing(key_path: KeyPath, values: Mapping[str, Any], model: type[Section]) -> str:
+    if isinstance(key_path[-1], int):
+        return f"the item at position {key_path[-1]} is missing"
+    fields = _field(model, key_path, values)
+    if legal := _legal({key_path[-1]: fields}, key_path[-1]):
         return f"missing{legal}"
     docs = [field.description or next((s.__doc__ for s in sections_in(field.annotation)), None) for field in fields]
     meaning = first_sentence(docs[0]) if docs and docs[0] else ""
     return f"missing; {meaning[:1].lower()}{meaning[1:]}" if meaning else "missing"
 
 
-def _unknown(where: Where, values: Mapping[str, Any], model: type[Section]) -> str:
-    key, siblings = str(where[-1]), _fields(model, where[:-1], values)
-    # transformers' names come first: difflib would take save_steps for max_steps.
+def _unknown(key_path: KeyPath, values: Mapping[str, Any], model: type[Section]) -> str:
+    key, siblings = str(key_path[-1]), _fields(model, key_path[:-1], values)
+    # Names from transformers come first: difflib would suggest max_steps for save_steps.
     if key in COUNTERPARTS:
         ours, note = COUNTERPARTS[key]
         if ours is None:
@@ -233,9 +233,11 @@ def _unknown(where: Where, values: Mapping[str, Any], model: type[Section]) -> s
         return f"unknown key; did you mean {ours}?{f' ({note})' if note else ''}"
     if near := did_you_mean(key, siblings):
         return f"unknown key{near}"
-    elsewhere = {name: full for full in all_keys(model) for name in [full.rpartition(".")[2]] if full != dotted(where)}
-    # A section within a section has few keys, and the nearest word elsewhere is hardly what was meant.
-    near_elsewhere = difflib.get_close_matches(key, elsewhere, n=1, cutoff=0.8) if len(where) < 3 else []
+    elsewhere = {
+        name: full for full in all_keys(model) for name in [full.rpartition(".")[2]] if full != dotted(key_path)
+    }
+    # A nested section has few keys, so that the most similar word elsewhere is hardly what was meant.
+    near_elsewhere = difflib.get_close_matches(key, elsewhere, n=1, cutoff=0.8) if len(key_path) < 3 else []
     for word in (key, *near_elsewhere):
         if word in elsewhere:
             meant = [full for full in all_keys(model) if full.rpartition(".")[2] == word]

@@ -1,4 +1,4 @@
-"""What may be asked of the machines, one or a Slurm cluster's."""
+"""The `job` section: what is requested of one machine, or of a Slurm cluster."""
 
 import re
 from typing import Annotated, Literal
@@ -24,7 +24,7 @@ def _an_option(text: str) -> str:
     if not re.fullmatch(r"--[a-z][a-z-]*", name):
         raise ValueError(f"expected a long option of sbatch, such as --mail-type=END, got {text!r}")
     if name in OWNED_BY_JOB:
-        raise ValueError(f"{name} is what {OWNED_BY_JOB[name]} is for")
+        raise ValueError(f"{name} is set by {OWNED_BY_JOB[name]}; remove it here")
     return text
 
 
@@ -36,14 +36,14 @@ def _a_binding(text: str) -> str:
 
 def _a_mount(text: str) -> str:
     if not re.fullmatch(r"/[^:,]*(:/[^:,]*(:[a-z+]+)?)?", _on_one_line(text)):
-        raise ValueError(f"expected /HERE:/THERE or a folder that is /HERE in both, got {text!r}")
+        raise ValueError(f"expected /HERE:/THERE, or /HERE if the path is the same in both, got {text!r}")
     return text
 
 
 def seconds_of(duration: str) -> int:
-    """`1-02:00:00` -> 93600; raises ValueError for what is no `[D-]HH:MM:SS`."""
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)", duration)
-    if not found or not (seconds := _in_seconds(*(int(part or 0) for part in found.groups()))):
+    """`1-02:00:00` -> 93600. Raises ValueError for anything but a positive `[D-]HH:MM:SS`."""
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)", duration)
+    if not match or not (seconds := _in_seconds(*(int(part or 0) for part in match.groups()))):
         raise ValueError(f"expected [D-]HH:MM:SS, got {duration!r}")
     return seconds
 
@@ -55,8 +55,8 @@ def _in_seconds(days: int, hours: int, minutes: int, seconds: int) -> int:
 OneLine = Annotated[str, AfterValidator(_on_one_line)]
 OWNED_BY_JOB = {
     "--nodes": "job.nodes",
-    "--ntasks": "job.nodes: there is one task a node,",
-    "--ntasks-per-node": "job.nodes: there is one task a node,",
+    "--ntasks": "job.nodes (one task per node)",
+    "--ntasks-per-node": "job.nodes (one task per node)",
     "--gpus-per-node": "job.gpus_per_node",
     "--gpus": "job.gpus_per_node",
     "--cpus-per-task": "job.cpus_per_node",
@@ -84,69 +84,72 @@ OWNED_BY_JOB = {
     "--export": "job.preamble",
     "--cpu-bind": "job.cpu_binding",
 }
-"""Options of sbatch that job.sbatch_options may not hold -> what says the same."""
+"""Options of sbatch that job.sbatch_options may not contain -> what sets them instead."""
 
 
 class JobConfig(Section):
-    """What is asked of the machines. Nothing here changes what is learned. From nodes on, the keys are for
-    `shardtune submit`, on a Slurm cluster."""
+    """The machines and how ranks are started on them. Nothing here changes what is learned. The keys from nodes on are
+    for `shardtune submit`, on a Slurm cluster."""
 
     backend: Literal["torchrun", "deepspeed"] = "torchrun"
-    """Which launcher starts the ranks of `shardtune run`; on Slurm it is always torchrun."""
+    """The launcher that starts the ranks of `shardtune run`; on Slurm it is always torchrun."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto` takes the GPUs that are there, or else the CPU."""
+    """`auto` uses the available GPUs, or the CPU if there are none."""
     ranks: PositiveInt | None = None
-    """Processes to start on each machine. None means one for each GPU, or 2 on a CPU."""
+    """Ranks (worker processes) per machine. None starts one per GPU, or 2 on a CPU."""
     threads_per_rank: PositiveInt | None = None
-    """CPU threads of one rank. None shares the machine's cores out evenly."""
+    """CPU threads per rank. None divides the cores of the machine evenly."""
     nodes: PositiveInt = 1
-    """Machines."""
+    """Number of machines."""
     gpus_per_node: Annotated[int, Field(ge=0)] | None = None
-    """GPUs on each of them. None means all that a node of the partition has, or none with `device: cpu`."""
+    """GPUs per node. None requests all GPUs of a node in the partition, or none with `device: cpu`."""
     cpus_per_node: PositiveInt | None = None
-    """CPUs on each of them, as Slurm counts them. None means as large a part of a node's as of its GPUs; all, where
-    there are none."""
+    """CPUs per node, as Slurm counts them. None requests the same share of a node's CPUs as of its GPUs, or all CPUs if
+    it has no GPUs."""
     memory_per_node_gb: Annotated[int, Field(ge=0)] | None = None
-    """CPU memory on each of them, in GiB; 0 is all that a node has. None leaves it to the cluster."""
+    """CPU memory per node, in GiB; 0 requests all memory of a node. None uses the cluster's default."""
     partition: OneLine | None = None
-    """The partition. None takes the cluster's default."""
+    """The Slurm partition. None uses the cluster's default."""
     prepare_partition: OneLine | None = None
-    """That of the job that tokenizes first (`submit --prepare`), if there is one without GPUs. None takes the same."""
+    """The partition of the job that tokenizes first (`submit --prepare`), for instance one without GPUs. None uses
+    partition."""
     prepare_cpus: PositiveInt = 8
-    """CPUs of that job."""
+    """CPUs of the job that tokenizes first."""
     account: OneLine | None = None
-    """Whom the time is charged to."""
+    """The Slurm account that is charged."""
     qos: OneLine | None = None
-    """The quality of service."""
+    """The Slurm quality of service."""
     constraint: OneLine | None = None
     """Features that the nodes must have, such as `a100&ib`."""
     time_limit: Annotated[str, AfterValidator(_a_duration)] | None = None
-    """The longest time of one start, as `[D-]HH:MM:SS`. None takes the partition's default."""
+    """Time limit of one start, as `[D-]HH:MM:SS`. None uses the partition's default."""
     stop_lead_s: Annotated[int, Field(ge=10, le=65535)] = 300
-    """So long before the time limit, and where a preemption is announced, the run saves a checkpoint and stops."""
+    """Seconds before the time limit at which the run saves a checkpoint and stops. It also does so when a preemption is
+    announced."""
     max_requeues: Annotated[int, Field(ge=0)] = 10
-    """How often the job puts itself back into the queue after the time limit has stopped it, if it has got further each
-    time. Preemptions, node failures and a train.micro_batch_tokens of auto that was too much put it back as often as
-    they come; 0 never does, whatever has stopped it."""
+    """How often the job requeues itself after it was stopped by the time limit, provided it made progress each time.
+    Preemptions, node failures and restarts with a smaller train.micro_batch_tokens (`auto`) do not count against this.
+    0 never requeues, for any reason."""
     exclude_bad_nodes: bool = False
-    """Puts the job back into the queue without a node that the checks before training find slow, sick or unfit, or
-    whose GPU has failed. Each node is left once; with max_requeues 0 none is."""
+    """Requeues the job without nodes that the checks before training report as slow, sick or unfit, or whose GPU
+    failed. Each node is excluded once; with max_requeues 0 none is."""
     sbatch_options: Annotated[tuple[Annotated[str, AfterValidator(_an_option)], ...], Field(strict=False)] = ()
-    """More options of sbatch, such as `[--exclude=node7, --mail-type=END]`."""
+    """Further options of sbatch, such as `[--exclude=node7, --mail-type=END]`."""
     cpu_binding: Annotated[str, AfterValidator(_a_binding)] = "auto"
-    """What of a node's CPUs its ranks are bound to, in the words of `srun --cpu-bind`: none, cores, sockets, ldoms,
-    map_cpu:0,1, … `auto` binds to nothing but what Slurm has given the job."""
+    """How ranks are bound to the CPUs of a node, in the syntax of `srun --cpu-bind`: none, cores, sockets, ldoms,
+    map_cpu:0,1, and so on. `auto` binds only to the CPUs that Slurm allocated to the job."""
     preamble: OneLine | None = None
-    """A bash file that is sourced on every node before anything is started there: modules, NCCL's settings."""
+    """A bash file that is sourced on every node before anything is started there, for instance to load modules or set
+    NCCL variables."""
     container: OneLine | None = None
-    """The image that Python runs in: what pyxis takes (`nvcr.io#nvidia/pytorch:25.01-py3`, a .sqsh file), or what
-    Apptainer does."""
+    """The container image that Python runs in: for pyxis as in `nvcr.io#nvidia/pytorch:25.01-py3` or a .sqsh file, for
+    Apptainer any image that it accepts."""
     container_runtime: Literal["pyxis", "apptainer"] = "pyxis"
     """pyxis is Slurm's plugin for enroot (`srun --container-image`)."""
     container_mounts: Annotated[tuple[Annotated[str, AfterValidator(_a_mount)], ...], Field(strict=False)] = ()
-    """Folders that the container sees, each as `/here:/there`, besides those that the recipe names."""
+    """Folders to mount in the container, each as `/here:/there`, in addition to those that the recipe names."""
     python: OneLine | None = None
-    """Python on the nodes. None takes the one that submits, or `python3` of the container."""
+    """The Python interpreter on the nodes. None uses the one that submits, or `python3` in a container."""
 
     @model_validator(mode="after")
     def _there_is_time_to_stop(self) -> "JobConfig":

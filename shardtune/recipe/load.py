@@ -1,6 +1,6 @@
-"""How a recipe is read: one file, then overrides in order, every fault in one error, with the line it stands on.
+"""How a recipe is read: one file, then overrides in order; all faults in one error, each with the line it is on.
 
-Torch is not imported, and of the file system only the paths that a recipe names are looked at.
+Torch is not imported, and the file system is read only at the paths that a recipe names.
 """
 
 import hashlib
@@ -17,13 +17,13 @@ from shardtune.errors import ConfigError
 from shardtune.recipe.explain import Fault, dotted, explain, sections_in, shown
 from shardtune.recipe.paths import _near, path_faults, with_absolute_paths
 from shardtune.recipe.schema import LEARNING_SECTIONS, NOT_LEARNED, Recipe
-from shardtune.recipe.yaml_lines import Where, YamlError, read_yaml, write_yaml
+from shardtune.recipe.yaml_lines import KeyPath, YamlError, read_yaml, write_yaml
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of the file with the overrides (`optim.lr=2e-5`) applied, its local paths absolute.
+    """Return the recipe of the file with the overrides (`optim.lr=2e-5`) applied and local paths made absolute.
 
-    Raises one ConfigError with a line for each fault of the file, the overrides and the paths they name.
+    Raises one ConfigError with a line for each fault in the file, the overrides and the paths that they name.
     """
     draft = draft_recipe(_read(path), overrides, name=str(path))
     folder = Path.cwd()
@@ -35,7 +35,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def parse_recipe(text: str, overrides: Sequence[str] = (), *, name: str = "recipe") -> Recipe:
-    """The same from text, and as pure: paths stay as they are written, whether they exist or not."""
+    """Return the recipe in a text, as load_recipe does, but without the file system: paths stay as given and are not
+    checked."""
     draft = draft_recipe(text, overrides, name=name)
     recipe, faults = _validated(draft)
     if recipe is None or draft.faults:
@@ -44,25 +45,25 @@ def parse_recipe(text: str, overrides: Sequence[str] = (), *, name: str = "recip
 
 
 def machines_alone(overrides: Sequence[str]) -> Recipe:
-    """A recipe that asks for machines and trains nothing, for what looks at them only.
+    """Return a recipe with only the `job` section set, for commands that check machines and train nothing.
 
-    Raises ConfigError for whatever is no key of job, or has no legal value.
+    Raises ConfigError if an override is not a key of job, or has an illegal value.
     """
     if others := [override for override in overrides if not override.startswith("job.")]:
-        raise ConfigError(f"{others[0]}: there is no recipe here; only keys of job count, such as job.nodes=2")
-    nothing = {"task": {"kind": "classification"}, "model": {"path": "./none"}, "data": {"train": "./none"}}
-    return with_absolute_paths(parse_recipe(json.dumps(nothing), overrides), Path.cwd())
+        raise ConfigError(f"{others[0]}: there is no recipe here; only keys of job apply, such as job.nodes=2")
+    placeholders = {"task": {"kind": "classification"}, "model": {"path": "./none"}, "data": {"train": "./none"}}
+    return with_absolute_paths(parse_recipe(json.dumps(placeholders), overrides), Path.cwd())
 
 
 def render_recipe(recipe: Recipe) -> str:
-    """The whole recipe, defaults included, as YAML that reads back to an equal one."""
-    return "# Resolved by shardtune: every value that holds, defaults included.\n" + write_yaml(
+    """The whole recipe, defaults included, as YAML that reads back to an equal recipe."""
+    return "# Resolved by shardtune: every value in effect, defaults included.\n" + write_yaml(
         recipe.model_dump(mode="json")
     )
 
 
 def learning_hash(recipe: Recipe) -> str:
-    """Eight hex digits that change when what is learned changes, and not with the machine or the reports."""
+    """Eight hex digits that depend on what is learned, and not on the machine or the reports."""
     learned = {
         section: {key: value for key, value in keys.items() if f"{section}.{key}" not in NOT_LEARNED}
         for section, keys in recipe.model_dump(mode="json", include=set(LEARNING_SECTIONS)).items()
@@ -82,7 +83,7 @@ def differences(a: Recipe, b: Recipe) -> list[str]:
 
 
 def learned_differences(a: Recipe, b: Recipe) -> list[str]:
-    """Those of the differences that change what is learned."""
+    """The lines of `differences` for keys that change what is learned."""
     lines = {line: line.partition(":")[0] for line in differences(a, b)}
     return [
         line for line, key in lines.items() if key.partition(".")[0] in LEARNING_SECTIONS and key not in NOT_LEARNED
@@ -98,64 +99,66 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 class SourceLine(NamedTuple):
-    """Where something was said, in the order in which it is reported."""
+    """Where a value was given: a line of the file, or an override."""
 
     order: int
     label: str
-    key: Where = ()
-    """The key that an override names itself."""
+    key: KeyPath = ()
+    """The dotted key that an override names; () for a line of the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What the file and the overrides say together, and where each value was said; not yet held against the schema."""
+    """The values of the file and the overrides together, and where each was given; not yet validated against the
+    schema."""
 
     name: str
     values: Mapping[str, Any]
-    places: Mapping[Where, SourceLine]
+    places: Mapping[KeyPath, SourceLine]
     faults: tuple[tuple[SourceLine, str], ...]
 
-    def place(self, where: Where) -> SourceLine:
+    def place(self, key_path: KeyPath) -> SourceLine:
         """The place of the value, or of the nearest section around it."""
-        for length in range(len(where), 0, -1):
-            if where[:length] in self.places:
-                return self.places[where[:length]]
+        for length in range(len(key_path), 0, -1):
+            if key_path[:length] in self.places:
+                return self.places[key_path[:length]]
         return SourceLine(0, self.name)
 
 
 def draft_recipe(text: str, overrides: Sequence[str], *, name: str) -> Draft:
-    """Reads without judging; only text that is no YAML mapping raises ConfigError here."""
+    """Read the values without validating them. Raises ConfigError only if the text is not a YAML mapping."""
     try:
         document = read_yaml(text.removeprefix("\ufeff"))
     except YamlError as error:
         raise ConfigError(f"{name}:{error.line}: {error.what}") from None
     if document.value is None:
-        raise ConfigError(f"{name}: nothing is in it; a recipe has at least the sections {_required()}")
+        raise ConfigError(f"{name}: is empty; a recipe needs at least the sections {_required()}")
     if not isinstance(document.value, dict):
         raise ConfigError(f"{name}:1: expected sections such as {_required()}, got {shown(document.value)}")
 
     values: dict[str, Any] = document.value
-    places = {where: SourceLine(line, f"{name}:{line}") for where, line in document.lines.items()}
+    places = {key_path: SourceLine(line, f"{name}:{line}") for key_path, line in document.lines.items()}
     faults = [
-        (SourceLine(last, f"{name}:{last}"), f"{dotted(where)}: said on line {first} already; keep one of them")
-        for where, (first, last) in document.doubles.items()
+        (SourceLine(last, f"{name}:{last}"), f"{dotted(key_path)}: already given on line {first}; keep one of them")
+        for key_path, (first, last) in document.duplicates.items()
     ]
     for number, override in enumerate(overrides):
-        place = SourceLine(_AFTER_THE_FILE + number, f"override {_quoted(override)}")
+        place = SourceLine(_AFTER_FILE + number, f"override {_quoted(override)}")
         try:
-            where, value = parse_override(override)
+            key_path, value = parse_override(override)
         except ConfigError as error:
             faults.append((place, str(error)))
         else:
-            _put(values, places, where, value, place._replace(key=where))
+            _put(values, places, key_path, value, place._replace(key=key_path))
     for section, field in Recipe.model_fields.items():
         if section in values and values[section] is None and sections_in(field.annotation):
             values[section] = {}  # all its keys are commented out
     return Draft(name, values, places, tuple(faults))
 
 
-def parse_override(override: str) -> tuple[Where, Any]:
-    """`optim.lr=2e-5` -> (("optim", "lr"), 2e-05); the ConfigError says what is wrong, not with which override."""
+def parse_override(override: str) -> tuple[KeyPath, Any]:
+    """`optim.lr=2e-5` -> (("optim", "lr"), 2e-05). The ConfigError says what is wrong, but does not name the
+    override."""
     key, equals, text = override.partition("=")
     if not equals or not _KEY.fullmatch(key):
         raise ConfigError("expected section.key=value, such as optim.lr=2e-5")
@@ -165,29 +168,31 @@ def parse_override(override: str) -> tuple[Where, Any]:
         document = read_yaml(text)
     except YamlError as error:
         raise ConfigError(error.what) from None
-    if document.doubles:
-        raise ConfigError(f"{dotted(next(iter(document.doubles)))} is said twice")
+    if document.duplicates:
+        raise ConfigError(f"{dotted(next(iter(document.duplicates)))} is given twice; keep one of them")
     if document.has_comment_after:
-        raise ConfigError("' #' starts a comment; put the value in quotes within the shell's, as in key='\"a #b\"'")
+        raise ConfigError("' #' starts a comment; add quotes inside those of the shell, as in key='\"a #b\"'")
     return tuple(key.split(".")), document.value
 
 
-_AFTER_THE_FILE = 10**9
+_AFTER_FILE = 10**9
 _KEY = re.compile(r"[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*)*", re.ASCII)
 
 
-def _put(values: dict[str, Any], places: dict[Where, SourceLine], where: Where, value: Any, place: SourceLine) -> None:
-    """Replaces the value as a whole; a mapping that is given replaces the mapping that was there."""
+def _put(
+    values: dict[str, Any], places: dict[KeyPath, SourceLine], key_path: KeyPath, value: Any, place: SourceLine
+) -> None:
+    """Replace the value at key_path as a whole; a mapping replaces the mapping that was there."""
     inner = values
-    for number, key in enumerate(where[:-1], start=1):
+    for number, key in enumerate(key_path[:-1], start=1):
         if not isinstance(inner.get(str(key)), dict):
             inner[str(key)] = {}
-            places[where[:number]] = place
+            places[key_path[:number]] = place
         inner = inner[str(key)]
-    inner[str(where[-1])] = value
-    for known in [known for known in places if known[: len(where)] == where]:
+    inner[str(key_path[-1])] = value
+    for known in [known for known in places if known[: len(key_path)] == key_path]:
         del places[known]
-    places[where] = place
+    places[key_path] = place
 
 
 def _quoted(override: str) -> str:
@@ -213,16 +218,16 @@ def _required() -> str:
 
 def _validated(draft: Draft) -> tuple[Recipe | None, list[Fault]]:
     try:
-        # By way of JSON, where pydantic's strictness takes a list for a tuple.
+        # Via JSON, because pydantic in strict mode accepts a list for a tuple only there.
         return Recipe.model_validate_json(json.dumps(draft.values)), []
     except ValidationError as error:
         return None, explain(error, draft.values, Recipe)
 
 
 def _report(draft: Draft, faults: Iterable[Fault]) -> str:
-    placed = [(draft.place(fault.where), fault) for fault in faults]
+    placed = [(draft.place(fault.key_path), fault) for fault in faults]
     lines = [
-        (place, fault.what if place.key == fault.where or not fault.where else f"{dotted(fault.where)}: {fault.what}")
+        (place, fault.what if fault.key_path in ((), place.key) else f"{dotted(fault.key_path)}: {fault.what}")
         for place, fault in placed
     ]
     ordered = sorted([*draft.faults, *lines], key=lambda line: line[0].order)

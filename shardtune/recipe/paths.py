@@ -1,4 +1,4 @@
-"""The paths that a recipe names: what is missing, and the same paths absolute."""
+"""The paths in a recipe: which are missing, and all of them made absolute."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from shardtune.recipe.explain import Fault, did_you_mean, shown
 from shardtune.recipe.schema import Recipe
 from shardtune.recipe.strategies import is_path, not_a_strategy, strategies
-from shardtune.recipe.yaml_lines import Where
+from shardtune.recipe.yaml_lines import KeyPath
 from shardtune.rows.parallel_text import sides_of
 from shardtune.rows.source_config import SourceConfig
 from shardtune.rows.source_files import HUB, FindError, escaped, find_files, is_glob, is_hub, is_saved_dataset
@@ -16,13 +16,13 @@ _SPLITS = ("train", "dev", "test")
 
 
 def path_faults(values: Mapping[str, Any], folder: Path) -> list[Fault]:
-    """What of the local files and folders that the values name is not there; relative paths start from `folder`."""
+    """A fault for each local file or folder in the values that does not exist; relative paths start from `folder`."""
     faults = []
     data, model, engine, job = (_section(values, name) for name in ("data", "model", "engine", "job"))
     for split in _SPLITS:
-        for where, source in _paths_in(data.get(split)):
+        for key_path, source in _paths_in(data.get(split)):
             if missing := _no_rows(source, folder):
-                faults.append(Fault(("data", split, *where), missing))
+                faults.append(Fault(("data", split, *key_path), missing))
     path = model.get("path")
     if isinstance(path, str) and _is_local_model(path, folder) and (missing := _missing(path, folder, "folder")):
         faults.append(Fault(("model", "path"), missing))
@@ -40,7 +40,7 @@ def path_faults(values: Mapping[str, Any], folder: Path) -> list[Fault]:
 
 
 def with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with every local path absolute; hub ids and the names of strategies stay as they are."""
+    """The recipe with every local path made absolute; hub ids and strategy names stay as they are."""
     data = {split: _with_absolute_paths(getattr(recipe.data, split), folder) for split in _SPLITS}
     data["cache_dir"] = _absolute(recipe.data.cache_dir, folder)
     model, engine, job = recipe.model, recipe.engine, recipe.job
@@ -56,16 +56,16 @@ def with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
 
 
 def local_folders(recipe: Recipe) -> list[Path]:
-    """The folders of this machine that its ranks read from or write to, besides the run directory."""
+    """The folders on this machine that the ranks read or write, besides the run directory."""
     data = [source.path.removeprefix(HUB) for split in _SPLITS for source in recipe.data.sources(split)]
     paths = [Path(path).expanduser() for path in (recipe.data.cache_dir, recipe.model.path, *data)]
     absolute = [path for path in paths if path.is_absolute()]
-    # A pattern, or a cache that is yet to be made, lies in a folder that is there.
+    # For a glob, or a cache that does not exist yet: the nearest folder above it that exists.
     return [next(folder for folder in (path, *path.parents) if folder.is_dir()) for path in absolute]
 
 
-def _paths_in(value: Any) -> Iterator[tuple[Where, str]]:
-    """The paths of a split's sources, and the way to each, in what a recipe says of the split, right or wrong."""
+def _paths_in(value: Any) -> Iterator[tuple[KeyPath, str]]:
+    """The paths in the sources of a split, each with its key path; the value need not be valid."""
     if isinstance(value, str):
         yield (), value
     elif isinstance(value, dict) and isinstance(value.get("path"), str):
@@ -73,11 +73,11 @@ def _paths_in(value: Any) -> Iterator[tuple[Where, str]]:
     elif isinstance(value, list):
         for at, item in enumerate(value):
             if not isinstance(item, list):
-                yield from (((at, *where), path) for where, path in _paths_in(item))
+                yield from (((at, *key_path), path) for key_path, path in _paths_in(item))
 
 
 def _no_rows(path: str, folder: Path) -> str | None:
-    """What is wrong with a path that is to stand for rows."""
+    """What is wrong with a path that should provide rows, or None."""
     absolute = _absolute_source(path, folder)
     if is_hub(path):
         return None if absolute == path else _missing(path.removeprefix(HUB), folder, "folder")
@@ -89,12 +89,12 @@ def _no_rows(path: str, folder: Path) -> str | None:
     except FindError as error:
         return f"{shown(path)}: {error.what}" if str(error.where) == absolute else str(error)
     except OSError as error:
-        return f"{shown(path)} cannot be looked at: {error.strerror}"
+        return f"{shown(path)} cannot be read: {error.strerror}"
     return None
 
 
 def _absolute_source(path: str, folder: Path) -> str:
-    """Of `hf:` what is a hub id stays; the folder before a glob is never part of it."""
+    """The path made absolute; hub ids stay as they are. Special characters of the folder are escaped before a glob."""
     if is_hub(path):
         rest = path.removeprefix(HUB)
         return HUB + _absolute(rest, folder) if _is_local_model(rest, folder) else path
@@ -104,7 +104,7 @@ def _absolute_source(path: str, folder: Path) -> str:
 
 
 def _with_absolute_paths(value: Any, folder: Path) -> Any:
-    """The sources of a split, as a recipe names them, their paths absolute."""
+    """The sources of a split, as given in a recipe, with absolute paths."""
     if isinstance(value, str):
         return _absolute_source(value, folder)
     if isinstance(value, SourceConfig):
@@ -119,7 +119,8 @@ def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _is_local_model(path: str, folder: Path) -> bool:
-    """Hub ids have at most one slash; a folder that is there goes before a hub id of the same name."""
+    """Whether the path is a folder and not a hub id. Hub ids have at most one slash; an existing folder wins over a hub
+    id."""
     looks_local = path in (".", "..") or path.startswith(("./", "../", "/", "~")) or path.count("/") > 1
     return looks_local or _kind(Path(_absolute(path, folder))) == "folder"
 
@@ -127,28 +128,28 @@ def _is_local_model(path: str, folder: Path) -> bool:
 def _absolute(path: str, folder: Path) -> str:
     try:
         return str(folder / Path(path).expanduser())
-    except RuntimeError:  # the ~user is not known
+    except RuntimeError:  # an unknown ~user
         return str(folder / path)
 
 
 def _missing(path: str, folder: Path, wanted: str) -> str | None:
     absolute = Path(_absolute(path, folder))
-    found = _kind(absolute)
-    if found == wanted:
+    kind = _kind(absolute)
+    if kind == wanted:
         return None
-    if found is not None:
-        return f"expected a {wanted}, but {shown(path)} is a {found}"
+    if kind is not None:
+        return f"expected a {wanted}, but {shown(path)} is a {kind}"
     if _kind(absolute.parent) != "folder":
-        return f"no such {wanted}: {shown(path)}; there is no folder {shown(str(absolute.parent))} either"
+        return f"no such {wanted}: {shown(path)}; its folder {shown(str(absolute.parent))} does not exist either"
     return f"no such {wanted}: {shown(path)}{_near(absolute)}"
 
 
 def _kind(path: Path) -> str | None:
     try:
         if path.is_symlink() and not path.exists():
-            return f"link to {shown(str(path.readlink()))}, which is not there"
+            return f"link to {shown(str(path.readlink()))}, which does not exist"
         return "folder" if path.is_dir() else "file" if path.exists() else None
-    except (OSError, ValueError):  # longer than a name may be, not ours to look at, or no path at all
+    except (OSError, ValueError):  # the name is too long, access is denied, or it is not a path
         return None
 
 

@@ -1,4 +1,4 @@
-"""The ZeRO strategies that a recipe can name: the files of ds_configs/."""
+"""The ZeRO strategies that a recipe can name: the files in ds_configs/."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -9,15 +9,15 @@ FOLDER = Path(str(files("shardtune") / "ds_configs"))
 
 
 def strategies() -> tuple[str, ...]:
-    """The names that engine.deepspeed may have besides a path: the files of ds_configs/."""
+    """The names that engine.deepspeed may have besides a path: the files in ds_configs/."""
     return tuple(sorted(path.stem for path in FOLDER.glob("*.json")))
 
 
 def is_path(name_or_path: str) -> bool:
-    """Whether engine.deepspeed names a file rather than one of the strategies."""
+    """Whether engine.deepspeed is a path rather than a strategy."""
     return name_or_path.endswith(".json") or "/" in name_or_path
 
 
 def not_a_strategy(name: str) -> str:
-    """What is said of a name that is neither a strategy nor a path."""
+    """The message for a name that is neither a strategy nor a path."""
     return f"got {shown(name)}; legal: {', '.join(strategies())}, the path of a DeepSpeed JSON, or null"

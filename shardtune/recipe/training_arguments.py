@@ -1,35 +1,35 @@
-"""What transformers.TrainingArguments calls our keys, and why some of its names have no counterpart.
+"""The counterparts of transformers.TrainingArguments in a recipe, and why some names have none.
 
-Both the error lines and docs/recipe.md speak from this one table.
+Both the error messages and docs/recipe.md use this one table.
 """
 
 from typing import NamedTuple
 
 
 class Counterpart(NamedTuple):
-    """One of our keys, or None, and what else there is to know."""
+    """A key of a recipe, or None, and a remark."""
 
     key: str | None
     note: str = ""
 
 
 class Names(NamedTuple):
-    """Names of transformers that have the same answer."""
+    """Names in transformers that have the same counterpart."""
 
     names: tuple[str, ...]
     ours: Counterpart
 
 
 _ORDER = Counterpart(
-    None, "rows are prepared once, before training, and dealt out by arithmetic; there is no DataLoader"
+    None, "rows are prepared once, before training, and distributed by arithmetic; there is no DataLoader"
 )
-_LOGS = Counterpart(None, "logs are lines of RUN_DIR/metrics.jsonl, written by rank zero")
-_BEST = Counterpart(None, "the best model by checkpoint.best_metric is always the one that is tested and exported")
+_LOGS = Counterpart(None, "logs are lines of RUN_DIR/metrics.jsonl, written by rank 0")
+_BEST = Counterpart(None, "the best model by checkpoint.best_metric is always tested and exported")
 _FSDP = Counterpart(None, "parameters are sharded by ZeRO: engine.deepspeed zero3")
 _DDP = Counterpart(None, "gradients are averaged by DeepSpeed, or by one all-reduce (engine.deepspeed: null)")
 _HUB = Counterpart(None, "nothing is uploaded; push the exported model with the hf command")
-_EVAL = Counterpart(None, "evaluation gathers sums, never outputs, so that it has nothing to tune")
-_SPLITS = Counterpart(None, "data.train, data.dev and data.test that are set are used")
+_EVAL = Counterpart(None, "evaluation gathers sums, never outputs, so there is nothing to tune")
+_SPLITS = Counterpart(None, "data.train, data.dev and data.test are used if set")
 _KERNELS = Counterpart(None, "not supported")
 
 TRAINING_ARGUMENTS: tuple[Names, ...] = (
@@ -37,7 +37,7 @@ TRAINING_ARGUMENTS: tuple[Names, ...] = (
     Names(("model_revision",), Counterpart("model.revision")),
     Names(("attn_implementation",), Counterpart("model.attention")),
     Names(("gradient_checkpointing", "activation_checkpointing"), Counterpart("model.activation_checkpointing")),
-    Names(("use_peft",), Counterpart("model.lora", "a section of its own; {} has the defaults")),
+    Names(("use_peft",), Counterpart("model.lora", "a section of its own; {} uses the defaults")),
     Names(("lora_r",), Counterpart("model.lora.r")),
     Names(("lora_alpha",), Counterpart("model.lora.alpha")),
     Names(("lora_dropout",), Counterpart("model.lora.dropout")),
@@ -50,7 +50,7 @@ TRAINING_ARGUMENTS: tuple[Names, ...] = (
     Names(("preprocessing_num_workers", "dataset_num_proc", "num_proc"), Counterpart("data.prepare_processes")),
     Names(
         ("group_by_length", "train_sampling_strategy"),
-        Counterpart("data.length_window", "rows of like length share a batch by default; 0 turns it off"),
+        Counterpart("data.length_window", "rows of similar length share a batch by default; 0 turns this off"),
     ),
     Names(
         ("per_device_train_batch_size", "per_gpu_train_batch_size", "train_batch_size", "batch_size"),
@@ -59,16 +59,16 @@ TRAINING_ARGUMENTS: tuple[Names, ...] = (
     Names(
         ("gradient_accumulation_steps",),
         Counterpart(
-            "train.global_batch_size", "it decides the step; micro-batches are cut by train.micro_batch_tokens"
+            "train.global_batch_size", "it sets the size of a step; train.micro_batch_tokens sets that of a micro-batch"
         ),
     ),
     Names(
         ("auto_find_batch_size",),
-        Counterpart("train.micro_batch_tokens", "`auto` finds out how many tokens fit; the batch stays as it is"),
+        Counterpart("train.micro_batch_tokens", "`auto` finds how many tokens fit; the global batch does not change"),
     ),
     Names(
         ("per_device_eval_batch_size", "eval_accumulation_steps"),
-        Counterpart("train.micro_batch_tokens", "memory is bounded in tokens, for training and evaluation alike"),
+        Counterpart("train.micro_batch_tokens", "memory is limited in tokens, in training and in evaluation"),
     ),
     Names(("num_train_epochs",), Counterpart("train.num_epochs")),
     Names(("max_steps",), Counterpart("train.max_steps")),
@@ -100,7 +100,7 @@ TRAINING_ARGUMENTS: tuple[Names, ...] = (
     ),
     Names(
         ("save_total_limit",),
-        Counterpart("checkpoint.keep_last", "and checkpoint.keep_best of the best are kept besides"),
+        Counterpart("checkpoint.keep_last", "checkpoint.keep_best sets how many of the best are kept in addition"),
     ),
     Names(("metric_for_best_model",), Counterpart("checkpoint.best_metric")),
     Names(("logging_steps",), Counterpart("report.every_steps")),
@@ -118,16 +118,16 @@ TRAINING_ARGUMENTS: tuple[Names, ...] = (
             "restore_callback_states_from_checkpoint",
             "enable_jit_checkpoint",
         ),
-        Counterpart(None, "a start in a run directory goes on from its newest complete checkpoint, at the same row"),
+        Counterpart(None, "a start in a run directory resumes from its newest complete checkpoint, at the same row"),
     ),
     Names(("load_best_model_at_end", "greater_is_better"), _BEST),
     Names(
         ("save_only_model", "save_on_each_node", "save_safetensors"),
-        Counterpart(None, "a checkpoint is always whole and shared; the exported model is safetensors"),
+        Counterpart(None, "a checkpoint is always complete and on shared storage; the exported model is safetensors"),
     ),
     Names(
         ("average_tokens_across_devices",),
-        Counterpart(None, "always so: the loss is the mean over all targets of the global batch"),
+        Counterpart(None, "always on: the loss is the mean over all targets of the global batch"),
     ),
     Names(("eval_on_start",), Counterpart("train.eval_at_start")),
     Names(("do_train", "do_eval", "do_predict", "eval_delay"), _SPLITS),
@@ -184,7 +184,7 @@ TRAINING_ARGUMENTS: tuple[Names, ...] = (
         ),
         _DDP,
     ),
-    Names(("local_rank",), Counterpart(None, "ranks are read from the environment that their launcher makes")),
+    Names(("local_rank",), Counterpart(None, "the rank is read from the environment that the launcher sets")),
     Names(
         (
             "push_to_hub",
@@ -197,15 +197,13 @@ TRAINING_ARGUMENTS: tuple[Names, ...] = (
         ),
         _HUB,
     ),
-    Names(
-        ("bf16_full_eval", "fp16_full_eval", "tf32"), Counterpart(None, "evaluation computes as engine.precision says")
-    ),
-    Names(("full_determinism",), Counterpart(None, "the order of rows and the seeds are exact on any number of ranks")),
+    Names(("bf16_full_eval", "fp16_full_eval", "tf32"), Counterpart(None, "evaluation uses engine.precision")),
+    Names(("full_determinism",), Counterpart(None, "row order and seeds do not depend on the number of ranks")),
     Names(
         ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs", "use_cache"),
         Counterpart(None, "model.activation_checkpointing sets them"),
     ),
-    Names(("debug", "torch_empty_cache_steps"), Counterpart(None, "the engine's business, not the recipe's")),
+    Names(("debug", "torch_empty_cache_steps"), Counterpart(None, "belongs to the engine, not to the recipe")),
     Names(
         (
             "label_smoothing_factor",

@@ -1,4 +1,4 @@
-"""The formats of files: each is one function and one line in READERS."""
+"""The file formats: each is one function and one line in READERS."""
 
 import csv
 from collections.abc import Callable, Iterator, Sequence
@@ -12,11 +12,11 @@ from shardtune.rows.row_faults import Faults
 from shardtune.rows.tables import read_arrow, read_parquet
 
 Reader = Callable[[File, Faults], Iterator[Record]]
-"""The rows of a file, one after the other; adds what is wrong. OSError may leave it."""
+"""Yields the rows of a file; adds its faults. May raise OSError."""
 
 
 def read_file(file: File, faults: Faults) -> Iterator[Record]:
-    """The rows of a file whose format is known; adds what is wrong with it."""
+    """The rows of a file of a known format; adds its faults."""
     try:
         yield from reader_of(file.path)(file, faults)
     except OSError as error:
@@ -24,7 +24,7 @@ def read_file(file: File, faults: Faults) -> Iterator[Record]:
 
 
 def _read_text(file: File, faults: Faults) -> Iterator[Record]:
-    """A line, a paragraph or the whole file as `text`; blank ones are no rows."""
+    """Each line, paragraph or whole file as `text`; blank ones are not rows."""
     lines: list[str] = []
     first, is_sound = 0, True
 
@@ -50,7 +50,7 @@ def _read_text(file: File, faults: Faults) -> Iterator[Record]:
 
 def _read_separated(delimiter: str) -> Reader:
     def read(file: File, faults: Faults) -> Iterator[Record]:
-        """A row a record, under the header's names; a record may go over many lines."""
+        """Each record as a row, under the names in the header; a record may span several lines."""
         csv.field_size_limit(2**31 - 1)
         pulled: list[tuple[int, str | None]] = []
 
@@ -72,7 +72,7 @@ def _read_separated(delimiter: str) -> Reader:
                 cells = []
                 wrong.append((pulled[0][0], _malformed(error, pulled[0][0], pulled[-1][0])))
                 if "unexpected end" in str(error):
-                    # What is within the quotes may be all of the file: not to be taken for a single bad row.
+                    # The open quote may span the rest of the file, so this is not the fault of a single row.
                     faults.add(f"{file.path}:{wrong[0][0]}", wrong[0][1])
                     return
             first = pulled[0][0]
@@ -87,7 +87,7 @@ def _read_separated(delimiter: str) -> Reader:
                     return
                 continue
             if cells and not wrong and len(cells) != len(header):
-                wrong.append((first, f"{len(cells)} cells under a header of {len(header)}: {_listed(header)}"))
+                wrong.append((first, f"{len(cells)} cells, but the header has {len(header)}: {_listed(header)}"))
             for number, what in wrong:
                 faults.add(file.place(number, of_row=first), what)
             if cells and not wrong:
@@ -98,7 +98,7 @@ def _read_separated(delimiter: str) -> Reader:
 
 def _malformed(error: csv.Error, first: int, last: int) -> str:
     where = f", over lines {first} to {last}" if last > first else ""
-    return f"malformed ({error}{where}); a cell with a quote in it is put in quotes, and its own quotes are doubled"
+    return f"malformed ({error}{where}); a cell that contains a quote must be quoted, and the quote doubled"
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -106,7 +106,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _read_conll(file: File, faults: Faults) -> Iterator[Record]:
-    """A word a line, with its columns; sentences end at blank lines and at -DOCSTART-."""
+    """Sentences with one word per line and its columns; they end at blank lines and at -DOCSTART-."""
     sentence: list[list[str]] = []
     first, width, is_sound = 0, 0, True
 
@@ -127,7 +127,7 @@ def _read_conll(file: File, faults: Faults) -> Iterator[Record]:
         if what is None:
             width = width or len(cells)
             if len(cells) != width:
-                what = f"{len(cells)} columns, where the file's first word has {width}"
+                what = f"{len(cells)} columns, but the file's first word has {width}"
         if what is not None:
             is_sound = False
             faults.add(file.place(number, of_row=first), what)
@@ -135,7 +135,7 @@ def _read_conll(file: File, faults: Faults) -> Iterator[Record]:
 
 
 def _columns(sentence: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """The first column as `tokens`, the last as `tags`, and those between as `column_2` and so on."""
+    """The first column as `tokens`, the last as `tags`, those between as `column_2` and so on."""
     tokens, *others = (list(column) for column in zip(*sentence, strict=True))
     between = {f"column_{number}": column for number, column in enumerate(others[:-1], start=2)}
     return {"tokens": tokens, **({"tags": others[-1]} if others else {}), **between}
@@ -158,5 +158,5 @@ READERS: dict[str, Reader] = {
 
 
 def reader_of(path: Path) -> Reader:
-    """Raises KeyError if the format is not known."""
+    """Return the reader of the path's format. Raises KeyError if the format is unknown."""
     return read_aligned if sides_of(path) else READERS[format_of(path)]

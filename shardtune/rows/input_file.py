@@ -1,6 +1,6 @@
-"""A file as readers see it: bytes without compression, lines without an encoding, and words for where something is.
+"""Files as the readers see them: decompressed bytes, decoded lines, and locations for messages.
 
-pyarrow is imported only where a file needs it, for the launcher reads recipes too.
+pyarrow is imported only where a file needs it, because the launcher reads recipes too.
 """
 
 import io
@@ -17,56 +17,57 @@ COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 
 
 class Record(NamedTuple):
-    """A row as its file has it."""
+    """One row as it is in its file."""
 
     values: dict[str, Any]
-    """By the file's names of the columns."""
+    """Values by the file's column names."""
     line: int = 0
-    """Where it begins, from 1; 0 in files that have no lines."""
+    """The line on which the row begins, from 1; 0 in files without lines."""
     item: int = 0
-    """Its number among the rows, from 1; 0 where the line says enough."""
+    """The row's number in the file, from 1; 0 where the line is enough to find it."""
 
 
 class Part(NamedTuple):
-    """Some of a file's lines, whole ones."""
+    """A range of whole lines of a file."""
 
     start: int
-    """Where they begin, in bytes."""
+    """Offset of the first line, in bytes."""
     stop: int
-    """Where the next line begins."""
+    """Offset of the first line after the range, in bytes."""
     first_line: int
-    """The number of the first one, from 1."""
+    """The number of the first line, from 1."""
 
 
 @dataclass(frozen=True)
 class File:
-    """A file of rows, and how it is to be read."""
+    """A file of rows, and how to read it."""
 
     path: Path
     text_unit: TextUnit = "line"
     """What a row of a .txt file is."""
     say: Callable[[str], None] = field(default=lambda _: None, compare=False)
-    """Is told what a reader has chosen to take."""
+    """Is told what a reader has chosen."""
     part: "Part | None" = None
-    """Only these lines of it are read; None for all."""
+    """The lines to read; None for all."""
 
     def open(self) -> BinaryIO:
-        """The bytes, decompressed. Raises OSError, and so does reading from it."""
+        """Return the decompressed bytes. Raises OSError, and so does reading from them."""
         compression = COMPRESSIONS.get(self.path.suffix.lower())
         if compression is None:
             return self.path.open("rb")
         import pyarrow as pa
 
-        # Not the gzip module and a package for zstd: pyarrow is there anyway, has both, and says when one is cut off.
+        # Not gzip and a package for zstd: pyarrow is installed anyway, has both, and reports truncated files.
         return cast(BinaryIO, io.BufferedReader(pa.input_stream(str(self.path), compression=compression)))
 
     def place(self, line: int = 0, *, item: int = 0, of_row: int = 0) -> RowLocation:
-        """Where something is wrong with the one row that begins at line `of_row`, or else there, and with no other."""
+        """The location of a fault that affects only one row: the one that begins at line `of_row`, by default at
+        `line`."""
         return RowLocation(place_in_words(self.path, line, item), (self.path, of_row or line, item), was_read=False)
 
 
 def format_of(path: Path) -> str:
-    """`.jsonl`, of `a.jsonl` and of `a.JSONL.gz`."""
+    """`.jsonl` for `a.jsonl` and for `a.JSONL.gz`."""
     bare = path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path
     return bare.suffix.lower()
 
@@ -78,7 +79,7 @@ def place_in_words(path: Path, line: int, item: int) -> str:
 
 
 def lines_of(file: File, faults: Faults) -> Iterator[tuple[int, str]]:
-    """The lines that can be read, with their numbers; each one that cannot is a fault of a row of its own."""
+    """The readable lines with their numbers; each unreadable line is added as the fault of a row."""
     for number, line, what in checked_lines_of(file, faults):
         if what is None:
             yield number, line
@@ -87,7 +88,8 @@ def lines_of(file: File, faults: Faults) -> Iterator[tuple[int, str]]:
 
 
 def checked_lines_of(file: File, faults: Faults) -> Iterator[tuple[int, str, str | None]]:
-    """Each line, its number, and what is wrong with it. What is wrong with the whole file is added, and ends it."""
+    """Each line's number, its text, and what is wrong with it or None. A fault of the whole file is added, and ends the
+    iteration."""
     first = file.part.first_line if file.part else 1
     number = first - 1
     try:
@@ -98,7 +100,7 @@ def checked_lines_of(file: File, faults: Faults) -> Iterator[tuple[int, str, str
                     return
                 yield number, *_decoded(raw, is_first=number == 1)
     except OSError as error:
-        faults.add(f"{file.path}:{number + 1}", f"cannot be read any further ({error.strerror or error})")
+        faults.add(f"{file.path}:{number + 1}", f"cannot be read from here on ({error.strerror or error})")
 
 
 def _raw_lines(stream: BinaryIO, part: Part | None) -> Iterator[bytes]:
@@ -132,7 +134,8 @@ _MARKS = (
 
 
 def _wide_encoding(line: bytes) -> str | None:
-    """The encoding that a file with this first line has by its mark, or by the zeros between its ASCII characters."""
+    """The UTF-16 or UTF-32 encoding of a file with this first line, by its byte order mark or by zeros between ASCII
+    characters; None otherwise."""
     for mark, encoding in _MARKS:
         if line.startswith(mark):
             return encoding

@@ -1,4 +1,4 @@
-"""JSON and JSON Lines: what is a row there, and what is refused though Python's json would take it."""
+"""JSON and JSON Lines: which values are rows, and what is refused although Python's json would accept it."""
 
 import json
 import math
@@ -11,21 +11,22 @@ from shardtune.rows.input_file import File, Record, checked_lines_of, lines_of
 from shardtune.rows.row_faults import Faults
 
 MAX_DEPTH = 100
-"""Nobody nests rows so deep, and what walks through them may call itself."""
+"""Real rows are not nested this deep, and code that walks through them may be recursive."""
 
 
 def read_json_lines(file: File, faults: Faults) -> Iterator[Record]:
-    """An object a line."""
+    """The objects of a JSON Lines file, one per line."""
     return _rows_of_lines(file, lines_of(file, faults), faults)
 
 
 def read_json(file: File, faults: Faults) -> Iterator[Record]:
-    """An array of objects, or the one such array in an object; JSON Lines too, for many files of them are called so."""
+    """The objects of an array, or of the only such array in an object. Also JSON Lines, because many such files are
+    named .json."""
     checked = list(checked_lines_of(file, faults))
     if not faults.are_rows_alone:
         return
     if _are_json_lines([line for _, line, _ in checked]):
-        file.say(f"{file.path}: read as JSON Lines, for it has an object in each line")
+        file.say(f"{file.path}: read as JSON Lines, because every line is an object")
         for number, _, what in checked:
             if what is not None:
                 faults.add(file.place(number), what)
@@ -45,7 +46,7 @@ def read_json(file: File, faults: Faults) -> Iterator[Record]:
 
 
 class _Malformed(Exception):
-    """Nothing can be read from there on."""
+    """Nothing can be parsed from this position on."""
 
     def __init__(self, what: str, at: int) -> None:
         super().__init__(what)
@@ -57,21 +58,21 @@ class _Value(NamedTuple):
     value: Any
     end: int
     what: str | None
-    """What is wrong with it."""
+    """What is wrong with the value, or None."""
 
 
 class _Decoder:
-    """Python's json, but for what it takes and nobody can have meant."""
+    """Python's json, without the extensions that nobody can have meant."""
 
     def __init__(self) -> None:
-        self._found: list[str] = []
+        self._problems: list[str] = []
         self._json = json.JSONDecoder(
             object_pairs_hook=self._object, parse_constant=self._constant, parse_float=self._number
         )
 
     def value(self, text: str, at: int = 0) -> _Value:
-        """The value that begins at or after this place. Raises _Malformed."""
-        self._found.clear()
+        """Return the value that begins at or after this position. Raises _Malformed."""
+        self._problems.clear()
         at = _after_blanks(text, at)
         try:
             value, end = self._json.raw_decode(text, at)
@@ -81,25 +82,25 @@ class _Decoder:
             reason = error.msg.removesuffix(" at").removesuffix(" starting")
             raise _Malformed(f"not JSON: {reason[:1].lower()}{reason[1:]}", error.pos) from None
         except ValueError:  # int() refuses more than 4300 digits
-            raise _Malformed("a number of more digits than can be read", at) from None
-        what = self._found[0] if self._found else _what_is_wrong(value, text, at, end)
+            raise _Malformed("a number with too many digits", at) from None
+        what = self._problems[0] if self._problems else _what_is_wrong(value, text, at, end)
         return _Value(value, end, what)
 
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(pairs)
         if len(values) < len(pairs):
             names = [name for name, _ in pairs]
-            double = next(name for at, name in enumerate(names) if name in names[:at])
-            self._found.append(f"the key {double!a:.60} is there twice in one object")
+            duplicate = next(name for at, name in enumerate(names) if name in names[:at])
+            self._problems.append(f"the key {duplicate!a:.60} occurs twice in one object")
         return values
 
     def _constant(self, name: str) -> None:
-        self._found.append(f"{name} is not JSON; write null or a number")
+        self._problems.append(f"{name} is not JSON; write null or a number")
 
     def _number(self, text: str) -> float:
         number = float(text)
         if not math.isfinite(number):
-            self._found.append(f"the number {text:.40} is too large")
+            self._problems.append(f"the number {text:.40} is too large")
         return number
 
 
@@ -121,12 +122,12 @@ def _what_is_wrong(value: Any, text: str, start: int, end: int) -> str | None:
         value, depth = pending.pop()
         if isinstance(value, str):
             if any("\ud800" <= character <= "\udfff" for character in value):
-                return "an escape from \\ud800 to \\udfff stands for half a character (a lone surrogate)"
+                return "an escape from \\ud800 to \\udfff is half a character (a lone surrogate)"
         elif isinstance(value, dict | list):
             if depth == MAX_DEPTH:
                 return f"nested more than {MAX_DEPTH} deep"
             inside = [*value, *value.values()] if isinstance(value, dict) else value
-            pending += [(its, depth + 1) for its in inside]
+            pending += [(item, depth + 1) for item in inside]
     return None
 
 
@@ -139,19 +140,19 @@ def _rows_of_lines(file: File, lines: Iterable[tuple[int, str]], faults: Faults)
         try:
             value, end, what = decoder.value(line)
             if (end := _after_blanks(line, end)) < len(line):
-                raise _Malformed("not JSON: more after the end of the value", end)
+                raise _Malformed("not JSON: text after the end of the value", end)
         except _Malformed as error:
-            hint = "; a JSON document of many lines is to be called .json" if line.strip() in ("[", "{") else ""
+            hint = "; name a JSON document of several lines .json" if line.strip() in ("[", "{") else ""
             faults.add(file.place(number), f"{error.what} (character {error.at + 1} of the line){hint}")
             continue
         if what is None and isinstance(value, dict):
             yield Record(value, number)
         else:
-            faults.add(file.place(number), what or _no_object(value))
+            faults.add(file.place(number), what or _not_an_object(value))
 
 
 def _are_json_lines(lines: Iterable[str]) -> bool:
-    """Whether no JSON document could begin like this: `{…}`, and in the next line `{`."""
+    """Whether the lines cannot be a single JSON document: `{…}`, and on the next line `{`."""
     first, second, *_ = [*islice((bare for line in lines if (bare := line.strip())), 2), "", ""]
     return first.startswith("{") and first.endswith("}") and second.startswith("{")
 
@@ -162,7 +163,7 @@ def _rows_of_document(file: File, text: str, faults: Faults) -> Iterator[Record]
     is_whole = text[start] == "["
     if text[start] == "{":
         start, key = _only_array(decoder, text, start)
-        file.say(f"{file.path}: its rows are those of {key!r}")
+        file.say(f"{file.path}: using the rows in {key!r}")
     elif not is_whole:
         raise _Malformed("expected an array of objects, or an object that holds one", start)
     line, counted = 1, 0
@@ -171,11 +172,12 @@ def _rows_of_document(file: File, text: str, faults: Faults) -> Iterator[Record]
         if what is None and isinstance(value, dict):
             yield Record(value, line, item)
         else:
-            faults.add(file.place(line, item=item), what or _no_object(value))
+            faults.add(file.place(line, item=item), what or _not_an_object(value))
 
 
 def _items(decoder: _Decoder, text: str, at: int, *, is_whole: bool) -> Iterator[tuple[Any, int, str | None]]:
-    """The items of the array that begins here, with their places; nothing may follow one that is the whole text."""
+    """Each item of the array that begins here, its position, and what is wrong with it; nothing may follow an array
+    that is the whole text."""
     at = _after_blanks(text, at + 1)
     is_closed = text[at : at + 1] == "]"
     at += is_closed
@@ -188,7 +190,8 @@ def _items(decoder: _Decoder, text: str, at: int, *, is_whole: bool) -> Iterator
 
 
 def _only_array(decoder: _Decoder, text: str, at: int) -> tuple[int, str]:
-    """Where the one array of objects begins that the object here has, and its key. Raises _Malformed."""
+    """Return the position and the key of the only array of objects in the object that begins here. Raises
+    _Malformed."""
     begin = at
     starts: dict[str, int] = {}
     keys: dict[str, None] = {}
@@ -200,7 +203,7 @@ def _only_array(decoder: _Decoder, text: str, at: int) -> tuple[int, str]:
         if not isinstance(key, str):
             raise _Malformed("not JSON: expected a key in quotes", at)
         if key in keys:
-            raise _Malformed(f"the key {key!a:.60} is there twice in one object", at)
+            raise _Malformed(f"the key {key!a:.60} occurs twice in one object", at)
         keys[key] = None
         colon = _after_blanks(text, end)
         if text[colon : colon + 1] != ":":
@@ -214,12 +217,13 @@ def _only_array(decoder: _Decoder, text: str, at: int) -> tuple[int, str]:
     if len(starts) == 1:
         ((key, start),) = starts.items()
         return start, key
-    found = f"several: {_listed(starts)}; write a file for each" if starts else f"none; its keys: {_listed(keys)}"
-    raise _Malformed(f"expected an array of objects, or an object that holds one; this one holds {found}", begin)
+    arrays = f"several: {_listed(starts)}; write a file for each" if starts else f"none; its keys: {_listed(keys)}"
+    raise _Malformed(f"expected an array of objects, or an object that holds one; this one holds {arrays}", begin)
 
 
 def _after_item(text: str, at: int, closing: str) -> tuple[int, bool]:
-    """Where the next item begins, or where it goes on after the last one; and whether that was the last one."""
+    """Return the position of the next item, or the position after the closing mark, and whether that was the last
+    item."""
     at = _after_blanks(text, at)
     if (mark := text[at : at + 1]) not in (",", closing):
         raise _Malformed(f"not JSON: expected ',' or '{closing}'", at)
@@ -228,14 +232,14 @@ def _after_item(text: str, at: int, closing: str) -> tuple[int, bool]:
 
 def _refuse_more(text: str, at: int) -> None:
     if (at := _after_blanks(text, at)) < len(text):
-        raise _Malformed("not JSON: more after the end of the value", at)
+        raise _Malformed("not JSON: text after the end of the value", at)
 
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(ascii(name)[1:-1][:40] for name in islice(names, 10)) or "(none)"
 
 
-def _no_object(value: Any) -> str:
+def _not_an_object(value: Any) -> str:
     return f'expected an object such as {{"text": …}}, got {_NAMES[type(value)]}'
 
 

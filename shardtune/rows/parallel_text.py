@@ -1,6 +1,6 @@
-"""Parallel text: translation memories (TMX), and pairs of files that are aligned line by line.
+"""Parallel text: translation memories (TMX), and pairs of line-aligned files.
 
-A row has a column for each language, named as the file names it: `{"en-US": …, "fr": …}`.
+A row has one column per language, named as in the file: `{"en-US": …, "fr": …}`.
 """
 
 import re
@@ -15,12 +15,12 @@ from shardtune.rows.input_file import File, Record, checked_lines_of
 from shardtune.rows.row_faults import Faults, RowLocation
 
 NATIVE = frozenset({"bpt", "ept", "it", "ph", "ut", "sub"})
-"""The elements within a TMX text that hold the markup of another format: no part of what is said (TMX 1.4b, 3.2)."""
+"""Elements within a TMX text that hold the markup of another format, which is not part of the text (TMX 1.4b, 3.2)."""
 BYTES_AT_ONCE = 1 << 16
 
 
 def read_tmx(file: File, faults: Faults) -> Iterator[Record]:
-    """The translation units of a TMX file, of any encoding that its XML declares; nothing else is ever opened."""
+    """The translation units of a TMX file, in any encoding that its XML declares; no other file is ever opened."""
     reader = _TmxReader(file, faults)
     try:
         with file.open() as stream:
@@ -32,7 +32,7 @@ def read_tmx(file: File, faults: Faults) -> Iterator[Record]:
 
 
 class _Unreadable(Exception):
-    """Nothing can be read from there on."""
+    """Nothing can be read from this line on."""
 
     def __init__(self, what: str, line: int) -> None:
         super().__init__(what)
@@ -41,21 +41,21 @@ class _Unreadable(Exception):
 
 
 class _TmxReader:
-    """Takes a TMX file in pieces and gives its units as they end."""
+    """Receives a TMX file in chunks and yields its units as they end."""
 
     def __init__(self, file: File, faults: Faults) -> None:
         self._file, self._faults = file, faults
         self._ready: list[Record] = []
         self._open: list[str] = []
-        """The elements that are open, from the outermost one."""
+        """The open elements, from the outermost one."""
         self._num_units = 0
         self._unit_line = 0
         self._values: dict[str, Any] | None = None
-        """The texts of the unit that is open, by language."""
+        """The texts of the open unit, by language."""
         self._problems: list[tuple[int, str]] = []
         self._language: str | None = None
         self._text: list[str] | None = None
-        """The pieces of the <seg> that is open."""
+        """The pieces of the open <seg>."""
         self._num_texts = 0
         parser = self._parser = expat.ParserCreate()
         parser.buffer_text = True
@@ -65,16 +65,16 @@ class _TmxReader:
         parser.SkippedEntityHandler = self._refuse_unknown
 
     def feed(self, chunk: bytes, *, is_last: bool = False) -> Iterator[Record]:
-        """The units that end in this piece. Raises _Unreadable after those that could be read before."""
+        """The units that end in this chunk. Raises _Unreadable after those that could still be read."""
         error: _Unreadable | None = None
         try:
             self._parser.Parse(chunk, is_last)
-        except expat.ExpatError as its:
-            error = _Unreadable(f"not XML any further ({expat.ErrorString(its.code)})", its.lineno)
-        except (LookupError, ValueError) as its:
-            error = _Unreadable(f"its encoding cannot be read ({its}); convert it to UTF-8", 1)
-        except _Unreadable as its:
-            error = its
+        except expat.ExpatError as cause:
+            error = _Unreadable(f"not XML from here on ({expat.ErrorString(cause.code)})", cause.lineno)
+        except (LookupError, ValueError) as cause:
+            error = _Unreadable(f"the encoding cannot be read ({cause}); convert the file to UTF-8", 1)
+        except _Unreadable as cause:
+            error = cause
         yield from self._ready
         self._ready.clear()
         if error is not None:
@@ -109,7 +109,7 @@ class _TmxReader:
             self._end_text(re.sub(r"\s*\n\s*", " ", "".join(self._text)).strip())
             self._text = None
         elif name == "tuv" and parent == "tu" and self._num_texts != 1:
-            self._problem(f"{self._num_texts} <seg> in a <tuv>, which has one")
+            self._problem(f"{self._num_texts} <seg> in a <tuv>; expected one")
         elif name == "tu":
             self._end_unit()
 
@@ -142,15 +142,15 @@ class _TmxReader:
         self._problems.append((self._line, what))
 
     def _refuse_entity(self, name: str, *_: Any) -> None:
-        # A few lines of them can stand for gigabytes, and for any file of the machine.
-        raise _Unreadable(f"declares the entity {name[:40]!r}; put its text where it is used", self._line)
+        # A few lines of entities can expand to gigabytes, or include any file of the machine.
+        raise _Unreadable(f"declares the entity {name[:40]!r}; replace it with its text", self._line)
 
     def _refuse_unknown(self, name: str, _: bool) -> None:
-        raise _Unreadable(f"the entity &{name[:40]}; is not known", self._line)
+        raise _Unreadable(f"unknown entity &{name[:40]};", self._line)
 
 
 def sides_of(path: Path) -> dict[str, Path]:
-    """`corpus.{en,fr}` -> its two files, by what they have in the braces; empty if the path is no such pair."""
+    """`corpus.{en,fr}` -> its two files, by the text in braces; empty if the path is not such a pair."""
     match = re.fullmatch(r"([^{}]*)\{([^{},]+),([^{},]+)\}([^{}]*)", path.name)
     if match is None or path.exists():
         return {}
@@ -161,37 +161,37 @@ def sides_of(path: Path) -> dict[str, Path]:
 
 
 def read_aligned(file: File, faults: Faults) -> Iterator[Record]:
-    """The lines of the two files of a pair side by side, without those that are blank in both."""
+    """The lines of both files of a pair side by side, except those that are blank in both."""
     sides = sides_of(file.path)
-    ours = Faults()
+    own = Faults()
     counts = dict.fromkeys(sides, 0)
-    streams = [checked_lines_of(replace(file, path=path), ours) for path in sides.values()]
+    streams = [checked_lines_of(replace(file, path=path), own) for path in sides.values()]
     for number, lines in enumerate(zip_longest(*streams), start=1):
         texts: dict[str, str] = {}
         is_sound = True
-        for (name, path), its in zip(sides.items(), lines, strict=True):
-            if its is None:
+        for (name, path), checked in zip(sides.items(), lines, strict=True):
+            if checked is None:
                 is_sound = False
                 continue
             counts[name] = number
-            _, line, what = its
+            _, line, what = checked
             texts[name] = line.strip()
             if what is not None:
                 is_sound = False
-                ours.add(_place(file, path, number), what)
+                own.add(_place(file, path, number), what)
         if not is_sound or not any(texts.values()):
             continue
         blank = [name for name, text in texts.items() if not text]
         for name in blank:
-            ours.add(_place(file, sides[name], number), "blank, and the other side is not")
+            own.add(_place(file, sides[name], number), "blank, but the other side is not")
         if not blank:
             yield Record(dict(texts), number)
-    if ours.are_rows_alone and len(set(counts.values())) > 1:
+    if own.are_rows_alone and len(set(counts.values())) > 1:
         lengths = ", ".join(f"{sides[name].name} has {count:,}" for name, count in counts.items())
-        ours.add(file.path, f"not as many lines on both sides ({lengths}): they are not aligned")
-    faults.update(ours)
+        own.add(file.path, f"different numbers of lines ({lengths}), so the files are not aligned")
+    faults.update(own)
 
 
 def _place(file: File, path: Path, line: int) -> RowLocation:
-    """A line of one side, which is a part of one row of the pair."""
+    """The location of a line of one side, which is part of one row of the pair."""
     return RowLocation(f"{path}:{line}", (file.path, line, 0), was_read=False)

@@ -1,4 +1,4 @@
-"""How all that is wrong with the data is said at once, and which rows could be done without."""
+"""Collects everything that is wrong with the data, to report it at once, and which rows would have to be skipped."""
 
 import re
 from collections import Counter
@@ -9,11 +9,11 @@ from shardtune.errors import DataError
 
 
 class RowLocation(str):
-    """Where something of one row is, in words (`file:line`), and of which row: what is wrong there spoils no other."""
+    """Where something in a row is, in words (`file:line`), and which row that is: the fault affects no other row."""
 
     row: Hashable
     was_read: bool
-    """Whether somebody has the row; False if it is so malformed that it never became one."""
+    """Whether the row could be read; False if it was too malformed to become a row."""
 
     def __new__(cls, words: str, row: Hashable, *, was_read: bool = True) -> "RowLocation":
         place = super().__new__(cls, words)
@@ -23,10 +23,10 @@ class RowLocation(str):
 
 
 class Faults:
-    """Collects what is wrong, so that all of it is said at once; the first `shown` in full, the rest counted.
+    """Collects faults, to report all of them at once: the first `shown` in full, the rest as a count.
 
-    What is wrong with a row (something with a `place`) or at a Place could be mended by doing without the row. What is
-    wrong anywhere else could not.
+    A fault of a single row (an object with a `place`, or a RowLocation) can be resolved by skipping the row. Any other
+    fault cannot.
     """
 
     def __init__(self, shown: int = 10) -> None:
@@ -36,13 +36,13 @@ class Faults:
         self.first: list[str] = []
         """The first faults, in full."""
         self.rows: set[Hashable] = set()
-        """Of the rows that were read, the keys of those that are wrong."""
+        """Keys of the bad rows among those that were read."""
         self.num_rows = 0
-        """How many rows are wrong, unread ones included."""
+        """Number of bad rows, including those that could not be read."""
         self.reasons: Counter[str] = Counter()
-        """The rows that are wrong, by what was said first of each, without what differs from row to row."""
+        """Number of bad rows by their first fault, without the parts of the message that differ from row to row."""
         self.are_rows_alone = True
-        """Whether nothing is wrong but single rows."""
+        """Whether all faults concern single rows."""
 
     def add(self, where: object, what: str) -> None:
         self._num_faults += 1
@@ -59,7 +59,7 @@ class Faults:
                 self.rows.add(place.row)
 
     def update(self, other: "Faults") -> None:
-        """Adds the faults of another one, which knows of other rows."""
+        """Adds the faults of another collection, which concerns other rows."""
         self.first += other.first[: self._shown - len(self.first)]
         self._num_faults += other._num_faults
         self.rows |= other.rows
@@ -75,13 +75,13 @@ class Faults:
         return "\n".join([*self.first, *([f"… and {more:,} more"] if more else [])])
 
     def raise_if_any(self) -> None:
-        """Raises BadRowsError if anything was added."""
+        """Raises BadRowsError if there are faults."""
         if self:
             raise BadRowsError(self)
 
 
 class BadRowsError(DataError):
-    """What Faults has collected."""
+    """The faults that were collected."""
 
     def __init__(self, faults: Faults) -> None:
         super().__init__(str(faults))

@@ -1,4 +1,4 @@
-"""What a row is, and how the rows of one source are had, under our names for their columns."""
+"""What a row is, and how the rows of a source are read under shardtune's column names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from shardtune.rows.columns import Synonyms, guess, rename
 from shardtune.rows.formats import WORD_A_LINE, read_file
@@ -21,32 +21,39 @@ __all__ = ["BadRowsError", "Faults", "Row", "RowLocation", "read_rows", "read_so
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row as the user wrote it, under our column names."""
+    """One row as the user wrote it, under shardtune's column names."""
 
     values: Mapping[str, Any]
     path: Path
     line: int
-    """Where it begins, from 1; 0 in files that have no lines."""
+    """The line on which the row begins, from 1; 0 in files without lines."""
     source: int = 0
-    """The number of its source among all of the recipe; those of train come first."""
+    """The number of the row's source among all sources of the recipe; those of train come first."""
     item: int = 0
-    """Its number among the rows of the file, from 1; 0 where the line says enough."""
+    """The row's number in its file, from 1; 0 where the line is enough to find it."""
+    file_columns: tuple[str, ...] = ()
+    """The columns as the file names them, in the file's order; empty if `values` has them under these names."""
 
     def __str__(self) -> str:
         return self.place
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """The row's columns as its file names them, in the file's order."""
+        return self.file_columns or tuple(self.values)
+
+    @property
     def key(self) -> Hashable:
-        """Tells it from every other row."""
+        """Identifies the row among all rows."""
         return self.source, self.path, self.line, self.item
 
     @property
     def place(self) -> RowLocation:
-        """Where it is, as complaints name it."""
+        """Where the row is, for messages."""
         return self._at(self.line)
 
     def word(self, at: int) -> RowLocation:
-        """Where the row's word number `at` is, counted from 0."""
+        """Where word number `at` of the row is, counted from 0."""
         return self._at(self.line + (at if format_of(self.path) in WORD_A_LINE else 0))
 
     def _at(self, line: int) -> RowLocation:
@@ -59,10 +66,10 @@ def read_rows(
     synonyms: Synonyms | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[Row]:
-    """All rows that the path stands for, their columns renamed to ours by `columns` (ours -> the data's).
+    """Return all rows of the path, their columns renamed by `columns` (ours -> the data's).
 
-    Where `synonyms` are given, a column that is missing is guessed by them, and that is said. Raises DataError with
-    every malformed row, or if there are no rows.
+    With `synonyms`, missing columns are guessed, and `say` is told. Raises DataError with every malformed row, or if
+    there are no rows.
     """
     faults = Faults()
     source = SourceConfig(path=str(path), columns=dict(columns))
@@ -81,82 +88,103 @@ def read_source(
     text_unit: TextUnit = "line",
     say: Callable[[str], None],
 ) -> list[Row]:
-    """The rows of a source, whose `columns` are resolved; adds what is wrong, and says what had to be chosen."""
-    rows = [
-        Row(record.values, path, record.line, number, record.item)
-        for path, record in _records(source, faults, split=split, text_unit=text_unit, say=say)
-    ]
-    found = dict.fromkeys(name for row in rows for name in row.values)
-    columns = choose_columns(source, found, len(rows), faults, synonyms=synonyms, say=say)
+    """Return the rows of a source whose `columns` are resolved. Adds to `faults`, and tells `say` what it chose."""
+    records = list(_records(source, faults, split=split, text_unit=text_unit, say=say))
+    file_columns = dict.fromkeys(name for _, record in records for name in record.values)
+    columns = choose_columns(source, file_columns, len(records), faults, synonyms=synonyms, say=say)
+    return [row_of(record, path, columns, number=number) for path, record in records]
+
+
+def row_of(record: Record, path: Path, columns: Mapping[str, str], *, number: int) -> Row:
+    """The record as a row of source `number`. Renames its columns in place by `columns` (ours -> the data's)."""
+    file_columns = tuple(record.values) if columns else ()
     if columns:
-        for row in rows:
-            rename(cast(dict[str, Any], row.values), columns)  # the readers' dicts, which nobody else has seen
-    return rows
+        rename(record.values, columns)
+    return Row(record.values, path, record.line, number, record.item, file_columns)
 
 
 def choose_columns(
     source: SourceConfig,
-    found: Collection[str],
+    file_columns: Collection[str],
     num_rows: int,
     faults: Faults,
     *,
     synonyms: Synonyms,
     say: Callable[[str], None],
 ) -> dict[str, str]:
-    """Ours -> the data's, for rows of a source that have these columns; adds what is wrong, says what is guessed."""
+    """Return ours -> the data's, for a source whose rows have these `file_columns`. Adds to `faults`, and tells `say`
+    what is guessed."""
     if not num_rows and not faults:
-        faults.add(source.path, "no rows in it")
+        faults.add(source.path, "contains no rows")
     columns = dict(source.columns or {})
-    for ours, theirs in columns.items():
-        if num_rows and theirs not in found and ours not in found:
-            names = ", ".join(sorted(found))
-            faults.add(source.path, f"data.columns.{ours}: no row has a column {theirs!r}; found: {names}")
-    guesses = guess(found, synonyms, columns)
+    for ours, in_data in columns.items():
+        if num_rows and in_data not in file_columns and ours not in file_columns:
+            faults.add(
+                source.path, f"data.columns.{ours}: no row has a column {in_data!r}; found: {', '.join(file_columns)}"
+            )
+    guesses = guess(file_columns, synonyms, columns)
     if guesses:
-        taken = ", ".join(f"{theirs} as {ours}" for ours, theirs in guesses.items())
-        say(f"takes its column {taken} (a guess; data.columns says otherwise)")
+        used = ", ".join(f"{in_data} as {ours}" for ours, in_data in guesses.items())
+        say(f"using column {used} (a guess; set data.columns to change it)")
     return columns | guesses
 
 
-Columns = dict[int, tuple[Path, dict[str, None]]]
-"""The columns that rows have, by the number of their source, with the path of its first row."""
+@dataclass(frozen=True, slots=True)
+class SourceColumns:
+    """The columns that rows of one source have; dicts for their order."""
+
+    path: Path
+    """The file of the first of these rows."""
+    ours: dict[str, None]
+    """Under our names."""
+    in_file: dict[str, None]
+    """As the files name them."""
+
+    def update(self, other: SourceColumns) -> None:
+        self.ours.update(other.ours)
+        self.in_file.update(other.in_file)
+
+
+Columns = dict[int, SourceColumns]
+"""The columns that rows have, by the number of their source."""
 
 
 def columns_of(rows: Iterable[Row]) -> Columns:
-    """Which columns these rows have."""
-    found: Columns = {}
+    """The columns of these rows."""
+    columns: Columns = {}
     for row in rows:
-        found.setdefault(row.source, (row.path, {}))[1].update(dict.fromkeys(row.values))
-    return found
+        of_source = columns.setdefault(row.source, SourceColumns(row.path, {}, {}))
+        of_source.ours.update(dict.fromkeys(row.values))
+        of_source.in_file.update(dict.fromkeys(row.columns))
+    return columns
 
 
-def require_columns(found: Iterable[Columns], wanted: Sequence[str]) -> None:
-    """Raises DataError if a column is in no row of a source; a single row's gap is its task's to name."""
-    together: Columns = {}
-    for its in found:
-        for source, (path, names) in its.items():
-            together.setdefault(source, (path, {}))[1].update(names)
+def require_columns(parts: Iterable[Columns], wanted: Sequence[str]) -> None:
+    """Raises DataError if no row of a source has a wanted column. A gap in a single row is for the task to report."""
+    merged: Columns = {}
+    for part in parts:
+        for number, columns in part.items():
+            merged.setdefault(number, SourceColumns(columns.path, {}, {})).update(columns)
     faults = Faults()
-    for path, names in together.values():
-        if missing := [name for name in wanted if name not in names]:
-            said = f"no column{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))}"
-            faults.add(path, f"{said}; found: {', '.join(sorted(names))}. {_cure(missing, list(names))}")
+    for columns in merged.values():
+        if missing := [name for name in wanted if name not in columns.ours]:
+            what = f"no column{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))}"
+            in_file = list(columns.in_file)
+            faults.add(columns.path, f"{what}; found: {', '.join(in_file)}. {_remedy(missing, in_file)}")
     faults.raise_if_any()
 
 
-def _cure(missing: Sequence[str], found: Sequence[str]) -> str:
-    """What to do where columns are missing."""
-    if len(found) == 1 and (mark := next((its for its in ";\t|" if its in found[0]), None)) is not None:
-        return (
-            f"Its columns are parted by {mark!r}, those of a .csv by commas and of a .tsv by tabs: write it like that"
-        )
+def _remedy(missing: Sequence[str], in_file: Sequence[str]) -> str:
+    """What to do about columns that are missing from a file with these columns."""
+    if len(in_file) == 1 and (mark := next((mark for mark in ";\t|" if mark in in_file[0]), None)) is not None:
+        return f"The columns are separated by {mark!r}; a .csv needs commas and a .tsv tabs, so convert the file"
     return f"Name yours: data.columns={{{', '.join(f'{name}: …' for name in missing)}}}"
 
 
 def _records(
     source: SourceConfig, faults: Faults, *, split: str, text_unit: TextUnit, say: Callable[[str], None]
 ) -> Iterator[tuple[Path, Record]]:
-    """The rows of a source as they are, and the files that they are from."""
+    """The records of a source, each with its file."""
     try:
         if is_dataset(source.path):
             yield from read_dataset(source, split, faults, say)
@@ -174,15 +202,16 @@ def _records(
 
 
 NO_TEXT = re.compile("[\x00\ud800-\udfff]")
-"""NUL, which comes of UTF-16 and of binary files; and halves of surrogate pairs, which JSON can write, UTF-8 not."""
+"""NUL, which results from UTF-16 and binary files; and halves of surrogate pairs, which JSON can express but UTF-8
+cannot."""
 
 
 def check_text(row: Row, column: str, faults: Faults) -> None:
-    """Adds a fault if this column is not a text with something in it."""
+    """Add a fault if the column is not a non-blank text."""
     text = row.values.get(column)
     if not isinstance(text, str):
         faults.add(row, f"{column}: expected a text, got {text!r:.60}" if column in row.values else f"no {column}")
     elif not text.strip():
         faults.add(row, f"{column} is empty")
     elif bad := NO_TEXT.search(text):
-        faults.add(row, f"{column}: character {bad.start() + 1} is U+{ord(bad.group()):04X}, which no text has")
+        faults.add(row, f"{column}: character {bad.start() + 1} is U+{ord(bad.group()):04X}, which no text may have")

@@ -1,4 +1,4 @@
-"""What a recipe may say of where the rows of a split are."""
+"""The recipe's sections for where the rows of a split come from."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -9,37 +9,40 @@ from shardtune.section import Section
 
 
 class SourceConfig(Section):
-    """One of the sources of a split: what a plain path stands for, and what is particular about its rows."""
+    """One source of a split: a path, with options for its rows."""
 
     path: str
-    """A file, a folder, a glob or `hf:owner/name`, as data.train says."""
+    """A file, a folder, a glob or `hf:owner/name`, as in data.train."""
     name: Annotated[str, Field(min_length=1)] | None = None
-    """What it is called where its rows are counted. None takes the path."""
+    """The name of the source in row counts. None uses the path."""
     weight: PositiveFloat = 1.0
-    """How often an epoch holds each of its rows, and so how many steps it has: 2 is twice, 0.5 is one half of them in
-    this epoch and the other half in the next. Over the epochs no row comes more than once more often than another, and
-    up to any step each source has had its part of all rows, to one. Only of training rows."""
+    """How often each row of the source occurs in an epoch, which also changes the number of steps: 2 means twice, 0.5
+    means one half of the rows in this epoch and the other half in the next. Over all epochs no row occurs more than
+    once more often than another, and at every step each source has had its share of the rows, to within one row. For
+    training rows only."""
     columns: dict[str, str] | None = None
-    """The source's names for our columns. None takes data.columns."""
+    """Like data.columns, for this source only. None uses data.columns."""
     subset: str | None = None
-    """The subset (configuration) of a hub data set."""
+    """The subset (configuration) of a data set on the hub."""
     split: str | None = None
-    """The split of a hub or saved data set, on the hub also a part of one such as `train[:10%]`. None takes the one
-    that is called like ours (for dev: validation)."""
+    """The split of a hub or saved data set; on the hub also a slice such as `train[:10%]`. None uses the split of the
+    same name (for dev: validation)."""
     revision: str | None = None
-    """Branch, tag or commit of a hub data set. None takes the hub's default branch."""
+    """Branch, tag or commit of a data set on the hub. None uses the hub's default branch."""
 
 
 class HeldOutConfig(Section):
-    """A share of the training rows, which are then not trained on. Other rows that come in later do not move them."""
+    """A held-out share of the training rows, which are then not trained on. Adding rows later does not change which of
+    the existing rows are held out."""
 
     fraction: Annotated[float, Field(gt=0, lt=1)]
-    """Each row, or each group of rows, is taken with this probability, which a hash of it decides."""
+    """The probability with which each row, or each group of rows, is held out; decided by a hash of the row or
+    group."""
     group: str | None = None
-    """A column of which all rows of one value stay together, such as `conversation_id`. None keeps together the rows of
-    which the model reads the same."""
+    """A column, such as `conversation_id`; rows with the same value stay in the same split. None keeps rows with
+    identical model input together."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Another number, another share. train.seed does not change it."""
+    """A different seed selects a different share. Independent of train.seed."""
 
 
 def _kind_of_source(value: Any) -> str:
@@ -64,13 +67,13 @@ _List = Annotated[tuple[Annotated[_Path | _Source, Discriminator(_kind_of_one_so
 _Share = Annotated[HeldOutConfig, Tag("share")]
 
 Sources = Annotated[_Path | _Source | _List, Discriminator(_kind_of_source)]
-"""A path, one source, or a list of either."""
+"""A path, one source, or a list of these."""
 SourcesOrShare = Annotated[_Path | _Source | _List | _Share, Discriminator(_kind_of_split)]
 """The same, or a share of the training rows."""
 
 
 def listed(value: str | SourceConfig | tuple[str | SourceConfig, ...] | HeldOutConfig | None) -> list[SourceConfig]:
-    """The sources that the value names, paths as sources too; none of a share."""
+    """The sources of a value, paths as sources too; empty for None and for a share."""
     if value is None or isinstance(value, HeldOutConfig):
         return []
     items = value if isinstance(value, tuple) else (value,)

@@ -1,6 +1,6 @@
-"""What a path in a recipe stands for: a file, the files of a folder or of a glob, a data set of the `datasets` library.
+"""What a path in a recipe stands for: a file, the files of a folder or glob, or a data set of the `datasets` library.
 
-Names are looked at, contents are not.
+Only names are read here, not contents.
 """
 
 import hashlib
@@ -14,11 +14,11 @@ from shardtune.rows.input_file import COMPRESSIONS, format_of
 from shardtune.rows.parallel_text import sides_of
 
 HUB = "hf:"
-_LEGAL = f"{', '.join(READERS)}, each also with {' or '.join(COMPRESSIONS)} after it"
+_LEGAL = f"{', '.join(READERS)}, each also compressed ({', '.join(COMPRESSIONS)})"
 
 
 class FindError(DataError):
-    """A path stands for nothing that has rows."""
+    """A path that stands for no rows."""
 
     def __init__(self, where: str | Path, what: str) -> None:
         super().__init__(f"{where}: {what}")
@@ -32,7 +32,7 @@ def is_hub(path: str) -> bool:
 
 
 def is_saved_dataset(path: str) -> bool:
-    """Whether `datasets.save_to_disk` has written the folder."""
+    """Whether the folder was written by `datasets.save_to_disk`."""
     folder = Path(path)
     return (folder / "dataset_dict.json").is_file() or (
         (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
@@ -40,27 +40,27 @@ def is_saved_dataset(path: str) -> bool:
 
 
 def is_dataset(path: str) -> bool:
-    """Whether it is for the `datasets` library to load."""
+    """Whether the `datasets` library loads the path."""
     return is_hub(path) or is_saved_dataset(path)
 
 
 def is_glob(path: str, folder: Path = Path()) -> bool:
-    """Whether the path, from the folder on, is for all that it fits; not if something has just that name."""
+    """Whether the path, relative to the folder, is a glob; not if a file or folder has exactly that name."""
     try:
         return has_magic(path) and not (folder / path).exists()
-    except OSError:  # longer than a name may be
+    except OSError:  # the name is too long
         return True
 
 
 def escaped(folder: Path) -> str:
-    """The folder's path as globs below it begin."""
+    """The folder's path, escaped for use at the start of a glob."""
     return escape(str(folder))
 
 
 def find_files(path: str) -> list[Path]:
-    """The files of rows that the path stands for, sorted; all of one format.
+    """Return the files of rows that the path stands for, sorted; all of one format.
 
-    Raises FindError if there is none, if one is of no known format, or if they are of several.
+    Raises FindError if there is none, if the format of one is unknown, or if there are several formats.
     """
     try:
         files = _files(path)
@@ -70,13 +70,13 @@ def find_files(path: str) -> list[Path]:
     for file in files:
         by_format.setdefault(reader_of(file), []).append(file)
     if len(by_format) > 1:
-        found = "; ".join(f"{format_of(its[0])}: {_listed(its)}" for its in by_format.values())
-        raise FindError(path, f"files of several formats ({found}); choose by a glob such as {_example(path, files)}")
+        found = "; ".join(f"{format_of(group[0])}: {_listed(group)}" for group in by_format.values())
+        raise FindError(path, f"files of several formats ({found}); use a glob such as {_example(path, files)}")
     return files
 
 
 def file_digest(path: Path) -> str:
-    """The SHA-256 of what is in the file, or in both files of a pair. Raises DataError if it cannot be read."""
+    """Return the SHA-256 of the file, or of both files of a pair. Raises DataError if it cannot be read."""
     if sides := sides_of(path):
         return ":".join(file_digest(side) for side in sides.values())
     try:
@@ -88,24 +88,24 @@ def file_digest(path: Path) -> str:
 
 def _files(path: str) -> list[Path]:
     if is_glob(path):
-        matches = [Path(match) for match in sorted(glob(path, recursive=True))]  # noqa: PTH207  it begins at the root
+        matches = [Path(match) for match in sorted(glob(path, recursive=True))]  # noqa: PTH207  the path is absolute
         files = [file for match in matches for file in (_files_below(match) if match.is_dir() else [match])]
         if not files:
-            raise FindError(path, f"no file is called so; {_neighbours(Path(path).parent)}")
+            raise FindError(path, f"no file matches; {_neighbours(Path(path).parent)}")
     elif Path(path).is_dir():
         files = _files_below(Path(path))
         if not files:
-            raise FindError(path, f"no file of a known format is in the folder; legal: {_LEGAL}")
+            raise FindError(path, f"no file of a supported format in the folder; legal: {_LEGAL}")
     elif Path(path).is_file():
         files = [Path(path)]
     elif sides := sides_of(Path(path)):
         missing = [side for side in sides.values() if not side.is_file()]
         if missing:
-            listed = " and no ".join(map(str, missing))
-            raise FindError(path, f"there is no such file: no {listed} (braces stand for a pair of files)")
+            listed = " and ".join(map(str, missing))
+            raise FindError(path, f"no such file: {listed} (braces stand for a pair of files)")
         return [Path(path)]
     else:
-        raise FindError(path, "there is no such file")
+        raise FindError(path, "no such file")
     unknown = [file for file in files if format_of(file) not in READERS]
     if unknown:
         raise FindError(unknown[0], f"unknown format {unknown[0].suffix or '(no suffix)'!r}; legal: {_LEGAL}")
@@ -113,21 +113,21 @@ def _files(path: str) -> list[Path]:
 
 
 def _files_below(folder: Path) -> list[Path]:
-    """Those of known formats, at any depth; not those that are hidden (.name) or marks (_SUCCESS)."""
-    found = []
+    """The files of known formats, at any depth, except hidden ones (.name) and markers (_SUCCESS)."""
+    files = []
     for path in folder.rglob("*"):
         is_hidden = any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
         if not is_hidden and format_of(path) in READERS and path.is_file():
-            found.append(path)
-    return sorted(found)
+            files.append(path)
+    return sorted(files)
 
 
 def _neighbours(folder: Path) -> str:
     if has_magic(str(folder)) or not folder.is_dir():
-        return f"is there a folder {folder}?"
+        return f"does the folder {folder} exist?"
     names = sorted(path.name for path in folder.iterdir())
     more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
-    return f"in the folder there are {', '.join(names[:5])}{more}" if names else "the folder is empty"
+    return f"the folder contains {', '.join(names[:5])}{more}" if names else "the folder is empty"
 
 
 def _listed(files: Iterable[Path]) -> str:

@@ -1,1 +1,1 @@
-"""The run directory: its files, and what each of them says."""
+"""The run directory: its files and their contents."""

@@ -1,4 +1,4 @@
-"""Series -> an SVG line chart, with nothing outside of it: no script, no font, no network."""
+"""Series -> an SVG line chart that needs nothing else: no script, no font, no network."""
 
 import math
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from html import escape
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 240, 58, 14, 34, 30
 MAX_POINTS = 800
+"""At most this many points of a series are drawn: about two for each pixel of the width."""
 
 
 @dataclass(frozen=True)
@@ -15,16 +16,16 @@ class Series:
 
     name: str
     points: Sequence[tuple[float, float]]
-    """(step, value) in the order of the steps; values that are not finite are left out."""
+    """(step, value) in the order of the steps; non-finite values are not drawn."""
     colour: str
     dots: bool = False
-    """Marks each point, for series of few."""
+    """Whether each point is marked, for series of few points."""
 
 
 def render_chart(title: str, series: Sequence[Series]) -> str:
     """An <svg> with axes, lines and a legend; an empty string if no series has a point."""
-    drawn = [(its, _thinned([p for p in its.points if math.isfinite(p[1])])) for its in series]
-    drawn = [(its, points) for its, points in drawn if points]
+    drawn = [(line, thinned([p for p in line.points if math.isfinite(p[1])])) for line in series]
+    drawn = [(line, points) for line, points in drawn if points]
     if not drawn:
         return ""
     xs = [x for _, points in drawn for x, _ in points]
@@ -48,23 +49,23 @@ def render_chart(title: str, series: Sequence[Series]) -> str:
         if x_from <= x <= x_to:
             parts.append(f'<text x="{x_at(x):.1f}" y="{HEIGHT - 10}" text-anchor="middle">{short(x)}</text>')
     legend = LEFT + 8.0
-    for its, points in drawn:
+    for line, points in drawn:
         path = " ".join(f"{x_at(x):.1f},{y_at(y):.1f}" for x, y in points)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{its.colour}" stroke-width="1.6"/>')
-        if its.dots:
-            parts += [f'<circle cx="{x_at(x):.1f}" cy="{y_at(y):.1f}" r="3" fill="{its.colour}"/>' for x, y in points]
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{line.colour}" stroke-width="1.6"/>')
+        if line.dots:
+            parts += [f'<circle cx="{x_at(x):.1f}" cy="{y_at(y):.1f}" r="3" fill="{line.colour}"/>' for x, y in points]
         if len(drawn) > 1:
-            parts.append(f'<text x="{legend:.0f}" y="28" style="fill: {its.colour}">{escape(its.name)}</text>')
-            legend += 7 * len(its.name) + 16
+            parts.append(f'<text x="{legend:.0f}" y="28" style="fill: {line.colour}">{escape(line.name)}</text>')
+            legend += 7 * len(line.name) + 16
     return "".join([*parts, "</svg>"])
 
 
 def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     """Round numbers (1, 2 or 5 times a power of ten apart) from the last one below `low` to the first above `high`."""
     span = high - low
-    if span <= max(1e-9 * max(abs(low), abs(high)), 1e-30):  # a flat line gets some room above and below
-        room = max(abs(high), 1e-30) if high else 1.0
-        low, high = low - room / 2, high + room / 2
+    if span <= max(1e-9 * max(abs(low), abs(high)), 1e-30):  # a flat line gets a margin above and below
+        margin = max(abs(high), 1e-30) if high else 1.0
+        low, high = low - margin / 2, high + margin / 2
         span = high - low
     power = 10.0 ** math.floor(math.log10(span / wanted))
     step = next(power * factor for factor in (1, 2, 5, 10) if span / (power * factor) <= wanted)
@@ -73,7 +74,7 @@ def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
 
 
 def short(value: float) -> str:
-    """A tick's number in at most some seven characters."""
+    """The number of a tick, in about seven characters at most."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= size:
             return f"{value / (1e3 if unit == 'k' else size):g}{unit}"
@@ -81,7 +82,7 @@ def short(value: float) -> str:
 
 
 def smoothed(points: Sequence[tuple[float, float]], weight: float = 0.9) -> list[tuple[float, float]]:
-    """The exponential moving average, without the bias of its start."""
+    """The exponential moving average of the finite points, corrected for the bias of its start."""
     average = norm = 0.0
     out = []
     for x, y in points:
@@ -91,7 +92,18 @@ def smoothed(points: Sequence[tuple[float, float]], weight: float = 0.9) -> list
     return out
 
 
-def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    every = max(1, len(points) // MAX_POINTS)
-    kept = list(points[::every])
-    return kept if not points or kept[-1] == points[-1] else [*kept, points[-1]]
+def thinned(points: Sequence[tuple[float, float]], limit: int = MAX_POINTS) -> list[tuple[float, float]]:
+    """At most `limit` of the points, in order: both ends, and the lowest and the highest of each bucket between them.
+
+    Every n-th point alone would lose the spikes. All values must be finite.
+    """
+    if len(points) <= limit:
+        return list(points)
+    inner, num_buckets = len(points) - 2, (limit - 2) // 2
+    kept = [0]
+    for bucket in range(num_buckets):
+        numbers = range(1 + bucket * inner // num_buckets, 1 + (bucket + 1) * inner // num_buckets)
+        lowest = min(numbers, key=lambda number: points[number][1])
+        highest = max(numbers, key=lambda number: points[number][1])
+        kept += sorted({lowest, highest})
+    return [points[number] for number in [*kept, len(points) - 1]]

@@ -1,4 +1,4 @@
-"""The events of a run -> its curves: which of them are drawn, and as what."""
+"""The curves of a run, from its events."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,8 +14,8 @@ STYLE = (
 
 
 def charts(events: Sequence[Mapping[str, Any]]) -> list[str]:
-    """An <svg> each: loss, the dev metrics, learning rate, gradient norm, speed, what is lost by waiting, memory; those
-    that have a point."""
+    """One <svg> per curve that has a point: loss, the dev metrics, learning rate, gradient norm, speed, time lost by
+    waiting, memory."""
     steps = [event for event in events if event["event"] == "step"]
     evaluations = [event for event in events if event["event"] == "eval"]
 
@@ -41,10 +41,10 @@ def charts(events: Sequence[Mapping[str, Any]]) -> list[str]:
     drawn.append(render_chart("gradient norm, before clipping", norms))
     speed = [Series("each report", of_steps("tokens_per_s"), PALE)]
     speed.append(Series("smoothed", smoothed(of_steps("tokens_per_s")), BLUE))
-    drawn.append(render_chart("tokens a second, without padding", speed))
+    drawn.append(render_chart("tokens per second, without padding", speed))
     lost = [(step["step"], 100 * step["lost_share"]) for step in steps if "lost_share" in step]
     waiting = [Series("each report", lost, PALE), Series("smoothed", smoothed(lost), BLUE)]
-    drawn.append(render_chart("time lost by waiting for the slowest rank, %", waiting))
+    drawn.append(render_chart("time lost waiting for the slowest rank, %", waiting))
     memory = [(x, y / 1e9) for x, y in of_steps("memory_bytes")]
     drawn.append(render_chart("peak memory of rank 0, GB", [Series("GB", memory, GREEN)]))
     return [chart for chart in drawn if chart]
@@ -74,5 +74,5 @@ def is_metric(key: str, value: Any) -> bool:
 
 
 def as_float(value: Any) -> float:
-    """The value, or not-a-number where it is none (JSON has no NaN)."""
+    """The value as a float; NaN if it is not a number (JSON has no NaN)."""
     return float(value) if isinstance(value, int | float) else math.nan

@@ -1,4 +1,4 @@
-"""The files of a run directory: their names, and how they are read and written."""
+"""The files of a run directory: their names, and how to read and write them."""
 
 import json
 import os
@@ -8,29 +8,30 @@ from typing import Any
 
 CONFIG, RECIPE, RESULTS, METRICS, STOP = "config.yaml", "recipe.yaml", "results.json", "metrics.jsonl", "stop"
 LEASE = "lease.json"
-"""Names the start that may write the directory (trainer/distributed/lease.py)."""
+"""The process that may write the directory (trainer/distributed/lease.py)."""
 DATA = "data_fingerprint"
-"""Names the prepared data that the run began on (trainer/data/prepare/prepare.py)."""
+"""The fingerprint of the prepared data that the run began on (trainer/data/prepare/prepare.py)."""
 
 
 CHECKPOINTS, EXPORT = "checkpoints", "export"
 MODEL = "model"
-"""The trained model's config, generation config and tokenizer: with a checkpoint's weights, a whole model."""
+"""The trained model's config, generation config and tokenizer; together with the weights of a checkpoint, a complete
+model."""
 FORKED_FROM = "forked_from.json"
-"""In a run directory that begins from another one's checkpoint: which one, and what its recipe says otherwise."""
+"""In a run directory that was forked from a checkpoint of another one: which one, and how the recipes differ."""
 FACTS = "facts.json"
-"""What the task had to know of the training data, such as its label names; predict needs it again."""
+"""What the task derived from the training data, such as label names; predict needs it too."""
 
 
 def read_events(run_dir: Path) -> list[dict[str, Any]]:
-    """The events of metrics.jsonl; a last line that is still being written is left out."""
+    """The events in metrics.jsonl; an incomplete last line is skipped."""
     path = run_dir / METRICS
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Whoever reads the path finds the old text or the new one, whole, also after a power cut."""
+    """Write the file so that readers find either the old or the new text as a whole, even after a power failure."""
     with tempfile.NamedTemporaryFile(
         "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
     ) as file:
@@ -42,15 +43,15 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def failure_path(run_dir: Path, rank: int | str) -> Path:
-    """Where a rank says what it ended of: JSON with rank, host, time (seconds since the epoch), exit code and text."""
+    """Where a rank reports why it failed: JSON with rank, host, time (seconds since the epoch), exit code and text."""
     return run_dir / "logs" / f"rank-{rank}.failure.json"
 
 
 def stacks_path(run_dir: Path, rank: int | str) -> Path:
-    """Where a rank that has made no progress says where each of its threads stands."""
+    """Where a rank without progress writes the stack traces of its threads."""
     return run_dir / "logs" / f"rank-{rank}.stacks.txt"
 
 
 def alive_path(run_dir: Path, rank: int | str) -> Path:
-    """What a rank touches as long as it makes progress."""
+    """The file that a rank touches while it makes progress."""
     return run_dir / "logs" / f"rank-{rank}.alive"

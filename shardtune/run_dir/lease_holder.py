@@ -1,4 +1,4 @@
-"""Who holds the lease of a run directory (trainer/distributed/lease.py), as anybody may read."""
+"""The owner of the lease of a run directory (trainer/distributed/lease.py), for any process to read."""
 
 import json
 import time
@@ -12,30 +12,31 @@ from shardtune.processes import pid_scope, start_ticks
 
 @dataclass(frozen=True)
 class LeaseHolder:
-    """The process that a lease belongs to."""
+    """The process that owns a lease."""
 
     token: str
     job: str | None
-    """The scheduler's name of the job, if there is a scheduler."""
+    """The scheduler's id of the job; None without a scheduler."""
     host: str
     pid: int
     kernel: str
-    """The boot and the process namespace that pid is counted in."""
+    """The boot and the process namespace in which pid is counted."""
     born: int
-    """When the process began, in clock ticks after the boot."""
+    """When the process started, in clock ticks after the boot."""
 
     def __str__(self) -> str:
         return f"{f'job {self.job}, ' if self.job else ''}process {self.pid} on {self.host}"
 
     def is_dead(self) -> bool | None:
-        """None where this process cannot know: it runs on another machine."""
+        """Whether the process has ended; None if this process cannot know, because the owner runs on another
+        machine."""
         if self.kernel != pid_scope():
             return None
         return start_ticks(self.pid) != self.born
 
 
 def read_holder(path: Path) -> LeaseHolder | None:
-    """Who holds the lease; None if nobody does."""
+    """Return the owner of the lease, or None."""
     try:
         return LeaseHolder(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
@@ -43,22 +44,22 @@ def read_holder(path: Path) -> LeaseHolder | None:
 
 
 def held_by(holder: LeaseHolder, path: Path) -> CheckpointError:
-    """What there is to say to another start."""
+    """The error for another start."""
     return CheckpointError(
-        f"{path.parent} is being written by {holder}; wait for its end, or stop it: shardtune stop {path.parent}"
+        f"{path.parent} is owned by {holder}; wait until it has finished, or stop it: shardtune stop {path.parent}"
     )
 
 
 def refuse_while_held(path: Path, patience_s: float, say: Callable[[str], None]) -> None:
-    """Raises CheckpointError if a process of this machine holds the lease, and still does after some seconds.
+    """Raises CheckpointError if a process on this machine owns the lease and still does after `patience_s` seconds.
 
-    For whoever is about to change a run directory before there is a rank that could take the lease.
+    For callers that change a run directory before there is a rank that could take the lease.
     """
-    until, is_said = time.monotonic() + patience_s, False
+    until, is_announced = time.monotonic() + patience_s, False
     while (holder := read_holder(path)) is not None and holder.is_dead() is False:
         if time.monotonic() > until:
             raise held_by(holder, path)
-        if not is_said:
-            say(f"{path.parent} is being written by {holder}; it may be about to end")
-            is_said = True
+        if not is_announced:
+            say(f"{path.parent} is owned by {holder}; waiting in case it is about to exit")
+            is_announced = True
         time.sleep(0.2)

@@ -1,4 +1,5 @@
-"""A run as a person watches it: a bar on a terminal, plain lines anywhere else. Knows events only, and no torch."""
+"""Shows the progress of a run: a bar on a terminal, plain lines anywhere else. Uses events only; torch is not
+imported."""
 
 import time
 from collections.abc import Mapping
@@ -12,11 +13,11 @@ from shardtune.ds_config.resolve import sharding_name
 
 PLAIN_EVERY_S = 20.0
 SHOWN_LOST_SHARE = 0.1
-"""From here on, what the ranks lose by waiting for the slowest is worth a word."""
+"""From this share on, the time that ranks lose waiting for the slowest one is shown."""
 PREPARING = {
-    "lines": "finding the lines",
-    "read": "reading",
-    "look": "looking for double rows",
+    "lines": "indexing lines",
+    "read": "reading rows",
+    "look": "looking for duplicates",
     "survey": "checking rows",
     "encode": "tokenizing",
 }
@@ -24,21 +25,21 @@ PREPARING = {
 
 
 class PreparationProgress:
-    """Says now and then how far the preparation of data is."""
+    """Reports the progress of data preparation from time to time."""
 
     def __init__(self, terminal: TextIO) -> None:
         self._terminal = terminal
-        self._said_at = time.monotonic()
+        self._last_line_at = time.monotonic()
 
     def __call__(self, stage: str, num_done: int, num_units: int) -> None:
         name = PREPARING.get(stage.split("-")[0])
-        if name is not None and time.monotonic() - self._said_at > PLAIN_EVERY_S:
-            self._said_at = time.monotonic()
+        if name is not None and time.monotonic() - self._last_line_at > PLAIN_EVERY_S:
+            self._last_line_at = time.monotonic()
             print(f"{name}: {num_done:,} of {num_units:,} pieces", file=self._terminal, flush=True)
 
 
 class Progress:
-    """Shows the events of metrics.jsonl (trainer/reporting/reporter.py) as they come."""
+    """Shows the events of metrics.jsonl (trainer/reporting/reporter.py) as they arrive."""
 
     def __init__(self, terminal: TextIO) -> None:
         self._console = Console(file=terminal, highlight=False, soft_wrap=True)
@@ -58,7 +59,7 @@ class Progress:
             self._bars.start()
 
     def show(self, event: Mapping[str, Any]) -> None:
-        """One event; kinds that are not known are passed over."""
+        """Show one event; unknown kinds are ignored."""
         match event["event"]:
             case "start":
                 self._num_steps = event["num_steps"]
@@ -84,11 +85,11 @@ class Progress:
                 self._say(f"WARNING: {event['title']}: {event['text']}")
 
     def say(self, text: str) -> None:
-        """A line above the bar."""
+        """Print a line above the bar."""
         self._say(text)
 
     def close(self) -> None:
-        """Takes the bar away."""
+        """Remove the bar."""
         if self._live:
             self._bars.stop()
 
@@ -97,8 +98,8 @@ class Progress:
 
 
 def start_line(event: Mapping[str, Any]) -> str:
-    """What is about to happen, in one line."""
-    begin = f"going on at step {event['step']:,} of" if event["step"] else "training for"
+    """What is about to be trained, in one line."""
+    begin = f"resuming at step {event['step']:,} of" if event["step"] else "training for"
     engine = f"{sharding_name(event['zero_stage'])}, {event['precision']}{', packed' if event.get('packed') else ''}"
     trained = event.get("num_trained", event["num_parameters"])
     parameters = f"{event['num_parameters']:,} parameters"
@@ -120,13 +121,13 @@ def step_numbers(event: Mapping[str, Any]) -> str:
 
 
 def slowest(event: Mapping[str, Any]) -> str:
-    """The rank that the others waited for in a `step` event, and where it is."""
+    """The rank that the others waited for in a `step` event, and where it runs."""
     gpu = "" if event["slowest_gpu"] is None else f", GPU {event['slowest_gpu']}"
     return f"rank {event['slowest_rank']} ({event['slowest_host']}{gpu})"
 
 
 def evaluation_line(event: Mapping[str, Any]) -> str:
-    """An evaluation's metrics in one line; tables and lists are left to the files."""
+    """The metrics of an evaluation in one line; tables and lists are only in the files."""
     hidden = ("event", "time", "split", "step")
     shown = [f"{key} {value:.4f}" for key, value in event.items() if isinstance(value, float) and key not in hidden]
     return f"step {event['step']}: {event['split']}  {'  '.join(shown)}"

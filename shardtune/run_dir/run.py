@@ -1,7 +1,7 @@
-"""What a run directory is called and what its first files say.
+"""The name of a run directory, and its first files.
 
-A recipe has one default directory, named after what it teaches: the same command again goes on, a changed recipe starts
-a run of its own.
+A recipe has one default directory, named after the recipe and a hash of what it trains: the same command again resumes,
+and a changed recipe starts a run of its own.
 """
 
 import json
@@ -17,29 +17,27 @@ from shardtune.run_dir.files import CHECKPOINTS, CONFIG, DATA, EXPORT, FORKED_FR
 
 @dataclass(frozen=True)
 class Run:
-    """A recipe and the directory of its run."""
+    """A recipe and its run directory."""
 
     recipe: Recipe
     run_dir: Path
     recipe_path: Path
-    """The recipe's file, or the directory of a run to go on with."""
+    """The recipe file, or the run directory to resume."""
     forked_from: Path | None = None
-    """The run directory whose newest checkpoint this one begins from."""
+    """The run directory whose newest checkpoint this run starts from."""
 
 
 def find_run(path: Path, overrides: Sequence[str], run_dir: Path | None, fork: Path | None = None) -> Run:
-    """The run that a command line means: of a recipe, or a run directory to go on with, or a fork of either.
+    """Return the run that a command line means: of a recipe, of a run directory to resume, or a fork of either.
 
-    Raises ConfigError for whatever is wrong with the recipe, CheckpointError if the directory belongs to another one.
+    Raises ConfigError if the recipe is invalid, CheckpointError if the directory belongs to another recipe.
     """
     recipe_path = path
     if path.is_dir():
         if run_dir is not None:
-            raise ConfigError(f"{path} is a run directory already; --run-dir goes with a recipe")
+            raise ConfigError(f"{path} is already a run directory; --run-dir applies only to a recipe")
         if not (path / CONFIG).is_file():
-            raise ConfigError(
-                f"{path}: not a run directory (there is no {CONFIG}); give a recipe such as recipes/x.yaml"
-            )
+            raise ConfigError(f"{path}: not a run directory (no {CONFIG}); give a recipe such as recipes/x.yaml")
         path, run_dir = path / CONFIG, path
     recipe = load_recipe(path, overrides)
     if run_dir is None:
@@ -55,7 +53,7 @@ def find_run(path: Path, overrides: Sequence[str], run_dir: Path | None, fork: P
 
 
 def refuse_another_recipe(recipe: Recipe, run_dir: Path) -> None:
-    """Raises CheckpointError if the directory's recipe teaches something else: its checkpoints would not fit."""
+    """Raises CheckpointError if the directory's recipe trains something else, so that its checkpoints would not fit."""
     if not (run_dir / CONFIG).is_file():
         return
     before = read_config(run_dir)
@@ -63,14 +61,14 @@ def refuse_another_recipe(recipe: Recipe, run_dir: Path) -> None:
         return
     raise CheckpointError(
         f"{run_dir} belongs to another recipe:\n  " + "\n  ".join(learned_differences(before, recipe)) + "\n"
-        "Give this one a --run-dir of its own, or go on from there with --fork=NEW_DIR"
+        "Use another --run-dir, or continue from its checkpoint with --fork=NEW_DIR"
     )
 
 
 def read_config(run_dir: Path) -> Recipe:
-    """The resolved recipe of a run. Raises CheckpointError if the directory has none."""
+    """Return the resolved recipe of a run. Raises CheckpointError if the directory has none."""
     if not (run_dir / CONFIG).is_file():
-        raise CheckpointError(f"{run_dir}: not a run directory (there is no {CONFIG})")
+        raise CheckpointError(f"{run_dir}: not a run directory (no {CONFIG})")
     return parse_recipe((run_dir / CONFIG).read_text(encoding="utf-8"), name=str(run_dir / CONFIG))
 
 
@@ -79,29 +77,28 @@ def _refuse_to_fork(run_dir: Path, fork: Path) -> None:
         raise CheckpointError(f"--fork: {fork} is the run itself; give a new directory")
     if not (run_dir / CONFIG).is_file():
         raise CheckpointError(
-            f"--fork: there is no run in {run_dir} to begin from; give its directory instead of the recipe, "
-            "or by --run-dir"
+            f"--fork: no run in {run_dir} to start from; give its directory instead of the recipe, or with --run-dir"
         )
     if fork.is_dir() and any(fork.iterdir()):
-        theirs = json.loads((fork / FORKED_FROM).read_text(encoding="utf-8")) if (fork / FORKED_FROM).is_file() else {}
-        if theirs.get("run_dir") != str(run_dir):
-            raise CheckpointError(f"--fork: {fork} is not empty, and no fork of {run_dir}; give a new directory")
+        origin = json.loads((fork / FORKED_FROM).read_text(encoding="utf-8")) if (fork / FORKED_FROM).is_file() else {}
+        if origin.get("run_dir") != str(run_dir):
+            raise CheckpointError(f"--fork: {fork} is not empty and not a fork of {run_dir}; give a new directory")
 
 
 def refuse_other_data(run_dir: Path, fingerprint: str) -> None:
-    """Raises CheckpointError if the run began on other data: its order of rows, a step number, would mean others."""
+    """Raises CheckpointError if the run began on other data: a step number would then mean other rows."""
     path = run_dir / DATA
     if not path.exists():
         write_atomically(path, fingerprint)
     elif path.read_text(encoding="utf-8") != fingerprint:
         raise CheckpointError(
             f"{run_dir} began on other data: a data file, the tokenizer or an option of the task has changed since. "
-            "Give this one a --run-dir of its own"
+            "Use another --run-dir"
         )
 
 
 def write_run_dir(run: Run) -> None:
-    """Makes the directory and writes the recipe as given and as resolved. All ranks may do so at once."""
+    """Create the directory and write the recipe, as given and as resolved. All ranks may do so at once."""
     run_dir = run.run_dir
     for folder in (run_dir, run_dir / "logs", run_dir / CHECKPOINTS, run_dir / EXPORT):
         folder.mkdir(parents=True, exist_ok=True)

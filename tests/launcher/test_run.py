@@ -202,7 +202,7 @@ def test_predict_refuses_what_it_cannot_read(
         (["predict", "nowhere", "--text=x"], "nowhere: not a run directory"),
         (["checkpoints", "nowhere"], "nowhere: not a run directory"),
         (["export", "nowhere"], "nowhere: not a run directory"),
-        (["run", "tiny.yaml", "--fork=new"], "--fork: there is no run in"),
+        (["run", "tiny.yaml", "--fork=new"], "--fork: no run in"),
     ],
 )
 def test_a_mistyped_command_does_nothing_but_say_so(folder: Path, tmp_path: Path, words: list[str], said: str) -> None:
@@ -235,7 +235,7 @@ def test_plan_is_a_dry_run(folder: Path) -> None:
         ('{"text": "good", "label": "x"}\n{"text": \n', ":2: not JSON"),
         ('{"text": "good", "label": "x"}\n{"text": "bad", "label": "x"}\n', "a classifier needs at least two"),
         ('{"text": "good", "label": "negative"}\n', "every row has the label"),
-        ("", "no rows in it"),
+        ("", "contains no rows"),
     ],
 )
 def test_bad_data_end_in_one_clear_error_before_any_rank_starts(
@@ -416,7 +416,7 @@ def test_a_rank_short_of_memory_costs_a_start_and_no_more(
     short = {**plan.environment, "SHORTAGE": "100 8"}
     assert run_job(replace(plan, argv=words, environment=short)) == 0
     said = re.findall(
-        r"auto is (\d+) \(memory was short with (\d+)\); it starts again at once\n", capsys.readouterr().err
+        r"auto is (\d+) \(memory ran out with (\d+)\); it starts again at once\n", capsys.readouterr().err
     )
     assert len(said) == 1 and int(said[0][0]) <= 100 < int(said[0][1])
     first, second = events(tmp_path / "r", "start")

@@ -1,4 +1,4 @@
-"""The pages about recipes say what the schema says."""
+"""The pages about recipes match the schema."""
 
 import json
 
@@ -26,7 +26,7 @@ def test_the_page_names_every_key_and_every_name_of_transformers() -> None:
     assert [name for name in COUNTERPARTS if f"`{name}`" not in page] == []
 
 
-def test_every_key_says_what_it_means() -> None:
+def test_every_key_is_documented() -> None:
     sections = json.loads(render_json_schema())["$defs"].values()
     silent = [key for section in sections for key, field in section["properties"].items() if "description" not in field]
     assert set(silent) == {"kind"}  # a task's kind is described by the section around it

@@ -1,4 +1,4 @@
-"""What a recipe may say of its task: the options of each task family, by the `kind` that chooses it."""
+"""The options of each task, by the `kind` that selects it."""
 
 from shardtune.recipe.tasks.chat import ChatOptions
 from shardtune.recipe.tasks.classification import ClassificationOptions

@@ -1,4 +1,4 @@
-"""What a recipe may say of dialogue."""
+"""The `task` section of dialogue."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from shardtune.section import CAUSAL_METRICS, TaskOptions
 
 
 class ChatOptions(TaskOptions):
-    """Dialogue: the assistant's replies of conversations, with their ends of turn; nothing else of them is learned.
+    """Dialogue: trains on the assistant's replies in conversations, including the end of each turn, and on nothing
+    else.
 
-    A conversation of more than data.max_tokens is learned up to there; one without a target before is dropped, and
+    A conversation longer than data.max_tokens is truncated; one without a target before that point is dropped and
     counted.
     """
 
@@ -20,32 +21,32 @@ class ChatOptions(TaskOptions):
 
     kind: Literal["chat"]
     format: Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion"] = "auto"
-    """What the rows are written in; `auto` looks at each row's columns. OpenAI's `messages`; ShareGPT's
-    `conversations`; `instruction`, `input` and `output`; or `prompt` and `completion`, each a text or a list of
-    messages, whose other names are `question`, `query`, and `response`, `answer`, `reply`. Beside them a row may have
-    `system`, `tools` and, of the last two, `history`."""
+    """The format of the rows; `auto` decides by each row's columns. `messages` as for OpenAI; ShareGPT's
+    `conversations`; `instruction`, `input` and `output` (alpaca); or `prompt` and `completion`, each a text or a list
+    of messages, with the alternative names `question` and `query`, or `response`, `answer` and `reply`. A row may also
+    have `system`, `tools` and, in the last two formats, `history`."""
     train_on: Literal["weights", "all", "last"] = "weights"
-    """Which replies count: each as much as its message's `weight` says, 1 where it has none, and 0 in a `prompt`; all
-    of them alike; or each conversation's last one."""
+    """Which replies are trained on: `weights` weighs each reply by the `weight` of its message, 1 if it has none, and 0
+    within a `prompt`; `all` weighs all replies equally; `last` takes only the last reply of each conversation."""
     system: str | None = None
-    """The system text of conversations that have none."""
+    """The system message of conversations that have none."""
     chat_template: Literal["chatml", "llama3", "gemma", "zephyr"] | None = None
-    """None takes the model's own chat template. Otherwise this one, whose special tokens the model gets if it lacks
-    them; it is exported with the model."""
+    """None uses the model's own chat template. Otherwise this one, whose special tokens are added to the model if it
+    lacks them; it is exported with the model."""
     template_arguments: dict[str, bool | int | float | str] = Field(default={})
-    """What the chat template is told besides, as in `{enable_thinking: false}`."""
+    """Extra arguments of the chat template, as in `{enable_thinking: false}`."""
     max_new_tokens: PositiveInt = 256
-    """The longest reply that an evaluation or predict asks for."""
+    """Maximum length of a generated reply, in tokens, in evaluations and predict."""
     generate_dev_rows: Annotated[int, Field(ge=0)] | None = 8
-    """In how many conversations, evenly spaced, an evaluation while training asks the model for the last reply; null
-    for all of them."""
+    """For how many conversations, evenly spaced, an evaluation during training generates the last reply; None generates
+    all, 0 none."""
     generate_test_rows: Annotated[int, Field(ge=0)] | None = 8
     """The same for the test at the end."""
     show_replies: PositiveInt = 8
-    """How many of these replies are shown, in metrics.jsonl, the report and W&B."""
+    """How many of these replies are shown in metrics.jsonl, the report and W&B."""
     reference_metrics: tuple[Literal["rouge_l", "bleu", "chrf"], ...] = ()
-    """How these replies are compared with the ones in the data. rouge_l: the mean F1 of the longest common subsequence
-    of words, or of characters in Chinese and Japanese; bleu, chrf: sacrebleu's, of all of them together."""
+    """Metrics that compare generated replies with those in the data. rouge_l: mean F1 of the longest common subsequence
+    of words (of characters in Chinese and Japanese); bleu, chrf: sacrebleu's corpus scores."""
 
     @model_validator(mode="after")
     def _replies_to_compare(self) -> ChatOptions:

@@ -1,4 +1,4 @@
-"""What a recipe may say of text classification."""
+"""The `task` section of text classification."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ONLY_FOR = {
     "class_weights": ("single_label",),
     "label_smoothing": ("single_label",),
 }
-"""The problems that a key says something about."""
+"""Key -> the problems that it applies to."""
 
 
 METRICS = {
@@ -24,42 +24,44 @@ METRICS = {
     "multi_label": ("f1_micro", "f1_macro", "f1_samples", "subset_accuracy"),
     "regression": ("mse", "mae", "pearson", "spearman"),
 }
-"""The metrics of each problem that are one number."""
+"""The metrics of each problem that are a single number."""
 
 
 class ClassificationOptions(TaskOptions):
-    """Classification of texts, or of pairs of texts if there is a `text_pair`: one label, several, or a number."""
+    """Classification of texts, or of pairs of texts if rows have a `text_pair`: one label, several labels, or a
+    number."""
 
     kind: Literal["classification"]
     problem: Literal["single_label", "multi_label", "regression"] = "single_label"
-    """What `label` holds: a name; a list of names, which may be empty (in CSV: a text, see label_separator); or a
-    number. The loss is cross entropy, its mean over the rows; binary cross entropy, its mean over all pairs of a row
-    and a label; or squared error, its mean over the rows."""
+    """What `label` holds: one name (single_label); a list of names, possibly empty (multi_label; in CSV a text, see
+    label_separator); or a number (regression). The loss is cross entropy, averaged over rows; binary cross entropy,
+    averaged over all combinations of a row and a label; or squared error, averaged over rows."""
     label_names: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
-    """The labels in the order of their ids. None takes those of the training rows, sorted."""
+    """The labels in the order of their ids. None uses the labels of the training rows, sorted."""
     label_separator: Annotated[str, Field(min_length=1)] = ","
-    """multi_label: what stands between the names of a `label` that is a text."""
+    """multi_label: separates the names in a `label` that is a text."""
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """multi_label: a label is found where its probability is at least this."""
+    """multi_label: a label is predicted if its probability is at least this."""
     tune_thresholds: bool = False
-    """multi_label: each label gets the threshold with the best F1 on dev instead (that of `threshold` if no dev row has
-    the label). Every evaluation on dev tunes them anew, so that its own metrics are a little too good; test, predict
-    and the exported model's evaluation.json have those of the best model."""
+    """multi_label: uses for each label the threshold with the best F1 on dev (`threshold` if no dev row has the label).
+    Every evaluation on dev tunes them again, so its own metrics are slightly optimistic; test, predict and the exported
+    model's evaluation.json use the thresholds of the best model."""
     class_weights: Annotated[
         Annotated[Literal["none", "balanced"], Tag("word")] | Annotated[dict[str, PositiveFloat], Tag("mapping")],
         Discriminator(lambda value: "mapping" if isinstance(value, dict) else "word"),
     ] = "none"
-    """single_label: how much a row counts in the loss, by its label: all alike, all labels alike (`balanced`), or as in
-    `{spam: 5}`, where a label that is not named has 1. Weights are scaled to a mean of 1 over the training rows, and
-    the loss is the mean over the rows of weight x loss. Metrics count every row alike."""
+    """single_label: the weight of a row in the loss, by its label: `none` weighs all rows equally, `balanced` all
+    labels equally, and a mapping such as `{spam: 5}` gives weights, 1 for labels that are not listed. Weights are
+    scaled to a mean of 1 over the training rows, and the loss is the mean over rows of weight x loss. Metrics are not
+    weighted."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """single_label: this part of a row's label is spread evenly over all labels."""
+    """single_label: the fraction of each label's probability that is spread evenly over all labels."""
 
     @model_validator(mode="after")
     def _keys_fit_the_problem(self) -> ClassificationOptions:
         fields = type(self).model_fields
         faults = [
-            f"{key} says nothing about problem {self.problem}, only about {' and '.join(problems)}; remove it"
+            f"{key} does not apply to problem {self.problem}, only to {' and '.join(problems)}; remove it"
             for key, problems in ONLY_FOR.items()
             if self.problem not in problems and getattr(self, key) != fields[key].default
         ]
@@ -67,7 +69,7 @@ class ClassificationOptions(TaskOptions):
             unknown = ", ".join(sorted(self.class_weights.keys() - set(self.label_names)))
             faults += [f"class_weights: {unknown}: not in label_names"] if unknown else []
         if self.label_names and len(set(self.label_names)) < len(self.label_names):
-            faults.append("label_names: a name is there twice")
+            faults.append("label_names: a name is listed twice; remove one")
         if faults:
             raise ValueError("; ".join(faults))
         return self

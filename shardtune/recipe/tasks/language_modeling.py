@@ -1,4 +1,4 @@
-"""What a recipe may say of language modelling."""
+"""The `task` section of language modelling."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from shardtune.section import CAUSAL_METRICS, TaskOptions
 Objective = Literal["causal", "masked"]
 
 ONLY_FOR: dict[str, Objective] = {"stride": "causal", "mask_probability": "masked", "whole_words": "masked"}
-"""The objective that a key says something about."""
+"""Key -> the objective that it applies to."""
 
 
 class LanguageModelingOptions(TaskOptions):
-    """Language modelling: a model learns from texts alone, each row one document."""
+    """Language modelling: training on plain texts, each row one document."""
 
     can_pack: ClassVar[bool] = True
 
     kind: Literal["language_modeling"]
     objective: Literal["auto", "causal", "masked"] = "auto"
-    """What is learned: the next token, after which a document's end comes as one more (causal); or tokens that are
-    hidden in each text, others every time (masked). `auto` takes what the model was made for."""
+    """`causal` predicts the next token, and an end-of-text token after each document; `masked` predicts hidden tokens
+    of each text, different ones each time. `auto` takes the objective that the model was built for."""
     stride: Annotated[int, Field(ge=0)] = 0
-    """causal: a document of more than data.max_tokens is cut into pieces, and each of its tokens is learned once. A
-    piece sees this many tokens of the one before, but half of data.max_tokens at most."""
+    """causal: a document longer than data.max_tokens is split into pieces, and each of its tokens is learned once. A
+    piece also sees this many tokens of the previous one, at most half of data.max_tokens."""
     mask_probability: Annotated[float, Field(gt=0, lt=1)] = 0.15
-    """masked: the part of a text's tokens that is learned; at least one. Of ten, eight are shown as [MASK], one as any
-    token, and one as it is."""
+    """masked: the fraction of a text's tokens to predict, at least one. Of these, 80 % are replaced by [MASK], 10 % by
+    a random token, and 10 % are unchanged."""
     whole_words: bool = False
-    """masked: hides all tokens of a word, or none."""
+    """masked: hides either all tokens of a word or none."""
 
     @model_validator(mode="after")
     def _keys_fit_the_objective(self) -> LanguageModelingOptions:
@@ -39,10 +39,10 @@ class LanguageModelingOptions(TaskOptions):
         return self
 
     def strangers(self, objective: Objective) -> list[str]:
-        """What is said about the other objective."""
+        """A message for each key that is set but applies only to the other objective."""
         fields = type(self).model_fields
         return [
-            f"{key} says nothing about a {objective} objective, only about a {other} one; remove it"
+            f"{key} does not apply to a {objective} objective, only to a {other} one; remove it"
             for key, other in ONLY_FOR.items()
             if other != objective and getattr(self, key) != fields[key].default
         ]

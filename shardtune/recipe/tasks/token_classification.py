@@ -1,4 +1,4 @@
-"""What a recipe may say of token classification."""
+"""The `task` section of token classification."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from shardtune.section import TaskOptions
 
 
 class TokenClassificationOptions(TaskOptions):
-    """Token classification, such as named entity recognition: a tag for each word, or spans of a text."""
+    """Token classification, such as named entity recognition: one tag per word, or spans of a text."""
 
     can_pack: ClassVar[bool] = True
 
     kind: Literal["token_classification"]
     types: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """The types of entities in the order of their ids. None takes those of the training rows, sorted."""
+    """The entity types in the order of their ids. None uses the types in the training rows, sorted."""
     scheme: Literal["auto", "bio", "iob1", "bioes"] = "auto"
-    """What the tags are written in. BILOU and BMES are read as bioes; `auto` looks at the rows."""
+    """The tagging scheme of the tags. BILOU and BMES are read as bioes; `auto` detects the scheme from the rows."""
     on_bad_tag: Literal["error", "repair"] = "error"
-    """What becomes of a tag that is illegal after the one before it, such as I-PER after O. A repaired one begins an
-    entity, as in conlleval."""
+    """What to do with a tag that is illegal after the previous one, such as I-PER after O. `repair` lets it begin an
+    entity, as conlleval does."""
     mark_capitals: bool = False
-    """Tells an uncased model which words have capitals, for its tokenizer takes them away, and names have them: by the
-    token types, 1 for the pieces of such a word. For models that have token types (BERT and its like). Who uses the
-    exported model without shardtune has to give it the same."""
+    """Tells an uncased model which words are capitalized, which helps with names: the token type of each piece of such
+    a word is 1. For models with token types (BERT and similar). Anyone who uses the exported model without shardtune
+    has to set the token types in the same way."""
     stride: Annotated[int, Field(ge=0)] = 32
-    """A sentence of more than data.max_tokens is cut into windows, never within an entity. Each sees this many tokens
-    of its neighbours, but a quarter of data.max_tokens at most; each word is scored in one window alone."""
+    """A sentence longer than data.max_tokens is split into windows, never within an entity. Each window also sees this
+    many tokens of its neighbours, at most a quarter of data.max_tokens; every word is scored in exactly one window."""
 
     def metric_names(self) -> tuple[str, ...]:
         return ("precision", "recall", "f1", "precision_macro", "recall_macro", "f1_macro", "token_accuracy")

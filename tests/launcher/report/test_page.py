@@ -60,7 +60,7 @@ def test_the_ranks_that_were_waited_for_are_named_with_what_that_has_cost(tmp_pa
     events = [START, waited(1, 0, 0.02), waited(2, 3, 0.4), waited(3, 3, 0.3)]
     page = write_report(write_run(tmp_path, events)).read_text()
     assert "<tr><td>rank 3 (&lt;node3&gt;, GPU 1)</td><td>23.3%</td></tr>" in page
-    assert "time lost by waiting for the slowest rank, %" in page
+    assert "time lost waiting for the slowest rank, %" in page
 
 
 def test_answers_are_shown_as_text_beside_those_of_the_first_evaluation(tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ def test_a_start_that_leaves_the_next_one_a_smaller_budget_goes_back_into_the_qu
     fail(run_dir, EXIT_ANEW)
     train(run_dir, 1)
     assert end(run_dir, allocation, exit_code=1, signals="") == (75, True)
-    assert "train.micro_batch_tokens: auto is 512 (memory was short with 1024)" in capsys.readouterr().err
+    assert "train.micro_batch_tokens: auto is 512 (memory ran out with 1024)" in capsys.readouterr().err
     assert (read_starts(run_dir)[-1].state, read_starts(run_dir)[-1].cause) == ("waiting", "memory")
 
 

@@ -228,14 +228,14 @@ def test_without_a_slurm_to_ask_the_gpus_have_to_be_said() -> None:
     [
         ("job.time_limit=90 min", r"expected \[D-\]HH:MM:SS, got '90 min'"),
         ("job.time_limit=0:04:00", "must be above stop_lead_s"),
-        ("job.sbatch_options=['--nodes=3']", r"--nodes is what job\.nodes is for"),
+        ("job.sbatch_options=['--nodes=3']", r"--nodes is set by job\.nodes"),
         ("job.sbatch_options=['-N3']", "expected a long option of sbatch"),
         ('job.partition="a\\nb"', "expected printable text on one line"),
         ("job.container_mounts=[here]", "expected /HERE:/THERE"),
         ("job.preamble=gone.sh", "gone.sh"),
         ("job.cpu_binding=core", "expected auto, none, cores, "),
         ("job.cpu_binding='cores; id'", "expected auto, none, cores, "),
-        ("job.sbatch_options=['--cpu-bind=cores']", r"--cpu-bind is what job\.cpu_binding is for"),
+        ("job.sbatch_options=['--cpu-bind=cores']", r"--cpu-bind is set by job\.cpu_binding"),
     ],
 )
 def test_a_job_key_that_slurm_would_not_understand_is_refused_as_it_is_read(override: str, said: str) -> None:

@@ -83,7 +83,7 @@ def test_ranks_that_were_short_of_memory_start_anew_at_once_as_long_as_their_bud
     assert _start_until_done(replace(made, argv=argv, environment=environment), []) == code
     assert (folder / "r" / "starts").read_text().split() == starts
     said = capsys.readouterr().err
-    assert "train.micro_batch_tokens: auto is 64 (memory was short with 128); it starts again at once\n" in said
+    assert "train.micro_batch_tokens: auto is 64 (memory ran out with 128); it starts again at once\n" in said
     assert said.count("it starts again at once") == len(starts) - 1
     assert ("rank 1 on here failed" in said) == (code == EXIT_BUG)
 

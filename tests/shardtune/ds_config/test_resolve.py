@@ -1,4 +1,4 @@
-"""What a ds_config may say beside a recipe, and what DeepSpeed is given in the end."""
+"""What a ds_config may set beside a recipe, and what DeepSpeed is given in the end."""
 
 import copy
 import json
@@ -63,7 +63,7 @@ def faults_of(base: dict[str, Any], *overrides: str) -> list[str]:
     return str(error.value).splitlines()
 
 
-def test_a_ds_config_written_for_transformers_is_taken_as_it_is() -> None:
+def test_a_ds_config_written_for_transformers_is_accepted_as_it_is() -> None:
     resolved = resolve_ds_config(FROM_TRANSFORMERS, recipe("optim.max_grad_norm=0.5"), hidden_size=100)
     assert resolved == {
         "zero_optimization": {
@@ -98,12 +98,12 @@ def test_the_recipe_decides_the_precision(precision: str) -> None:
     assert [key for key in ("bf16", "fp16") if resolved[key]["enabled"]] == [precision] * (precision != "fp32")
 
 
-def test_what_the_ranks_have_still_to_settle_is_said_so() -> None:
+def test_a_precision_that_the_ranks_have_yet_to_agree_on_stays_auto() -> None:
     resolved = resolve_ds_config({}, recipe("engine.precision=auto"), hidden_size=None)
     assert (resolved["bf16"]["enabled"], resolved["fp16"]["enabled"]) == ("auto", "auto")
 
 
-def test_no_clipping_is_said_to_deepspeed_which_else_clips_at_1() -> None:
+def test_deepspeed_is_told_not_to_clip_because_it_clips_at_1_by_default() -> None:
     assert resolve_ds_config({}, recipe("optim.max_grad_norm=0"), hidden_size=None)["gradient_clipping"] == 0
 
 
@@ -113,7 +113,7 @@ def test_resolving_leaves_the_base_as_it_was() -> None:
     assert base == FROM_TRANSFORMERS
 
 
-def test_every_fault_is_said_at_once_and_with_the_file() -> None:
+def test_all_faults_are_reported_at_once_with_the_file() -> None:
     base = {
         "train_batch_size": 32,
         "gradient_clipping": 1.0,
@@ -126,24 +126,25 @@ def test_every_fault_is_said_at_once_and_with_the_file() -> None:
         "checkpoint": {"load_universal": True},
     }
     assert sorted(faults_of(base)) == [
-        "my.json: amp: DeepSpeed has removed it; remove it here",
-        "my.json: checkpoint.load_universal: shardtune writes, publishes and resumes checkpoints itself "
-        "(checkpoint.*); remove it here",
-        'my.json: fp16.enabled: is set by engine.precision of the recipe, got false; remove it here, or write "auto"',
-        'my.json: gradient_clipping: is set by optim.max_grad_norm of the recipe, got 1.0; remove it here, '
+        "my.json: amp: no longer exists in DeepSpeed; remove it",
+        "my.json: checkpoint.load_universal: shardtune saves and loads checkpoints itself (checkpoint.*); "
+        "remove it here",
+        'my.json: fp16.enabled: is set by engine.precision in the recipe, got false; remove it here, or write "auto"',
+        'my.json: gradient_clipping: is set by optim.max_grad_norm in the recipe, got 1.0; remove it here, '
         'or write "auto"',
-        "my.json: tensor_parallel: shardtune is data parallel: every rank reads other rows; remove it here",
-        'my.json: train_batch_size: is set by train.global_batch_size of the recipe, got 32; remove it here, '
+        "my.json: tensor_parallel: shardtune is data parallel only: every rank reads different rows; "
+        "remove it here",
+        'my.json: train_batch_size: is set by train.global_batch_size in the recipe, got 32; remove it here, '
         'or write "auto"',
         "my.json: zero_optimisation: unknown key; did you mean 'zero_optimization'?",
-        "my.json: zero_optimization.mics_shard_size: DeepSpeed has removed it; remove it here",
+        "my.json: zero_optimization.mics_shard_size: no longer exists in DeepSpeed; remove it",
         "my.json: zero_optimization.overlap_com: unknown key; did you mean 'overlap_comm'?",
-        'my.json: zero_optimization.sub_group_size: "auto" means nothing here; write a value, or remove it',
+        'my.json: zero_optimization.sub_group_size: "auto" is not supported here; write a value, or remove the key',
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("key", sorted({*OWNED_BY_RECIPE, *REFUSED}))
-def test_a_value_for_what_is_not_the_ds_configs_is_refused(key: str) -> None:
+def test_a_value_for_a_key_that_the_ds_config_may_not_set_is_refused(key: str) -> None:
     outer, _, name = key.rpartition(".")
     assert [line.split(": ")[1] for line in faults_of({outer: {name: 1}} if outer else {name: 1})] == [key]
 
@@ -160,12 +161,12 @@ def test_a_value_for_what_is_not_the_ds_configs_is_refused(key: str) -> None:
         ({"type": "AdamW", "params": [1]}, False),
     ],
 )
-def test_an_optimizer_is_taken_only_if_the_recipe_says_all_of_it(optimizer: dict[str, Any], taken: bool) -> None:
+def test_an_optimizer_is_accepted_only_if_the_recipe_sets_all_of_it(optimizer: dict[str, Any], taken: bool) -> None:
     if taken:
         assert "optimizer" not in resolve_ds_config({"optimizer": optimizer}, recipe(), hidden_size=None)
     else:
         (line,) = faults_of({"optimizer": optimizer})
-        assert line.startswith("my.json: optimizer: is set by optim.* of the recipe")
+        assert line.startswith("my.json: optimizer: is set by optim.* in the recipe")
 
 
 @pytest.mark.parametrize(
@@ -174,11 +175,11 @@ def test_an_optimizer_is_taken_only_if_the_recipe_says_all_of_it(optimizer: dict
         ("WarmupDecayLR", "linear", None),
         ("WarmupLR", "constant", None),
         ("WarmupCosineLR", "cosine", None),
-        ("WarmupLR", "linear", "WarmupLR is schedule constant, but optim.schedule is linear; remove it here"),
-        ("OneCycle", "linear", "is set by optim.schedule of the recipe; remove it here"),
+        ("WarmupLR", "linear", "WarmupLR means schedule constant, but optim.schedule is linear; remove it here"),
+        ("OneCycle", "linear", "is set by optim.schedule in the recipe; remove it here"),
     ],
 )
-def test_a_scheduler_is_taken_only_if_it_is_the_recipes(kind: str, schedule: str, fault: str | None) -> None:
+def test_a_scheduler_is_accepted_only_if_it_is_that_of_the_recipe(kind: str, schedule: str, fault: str | None) -> None:
     base = {"scheduler": {"type": kind, "params": {"warmup_num_steps": "auto"}}}
     if fault is None:
         assert "scheduler" not in resolve_ds_config(base, recipe(f"optim.schedule={schedule}"), hidden_size=None)
@@ -201,9 +202,9 @@ def test_offloading_that_the_stage_would_ignore_is_refused(block: str, stage: in
 
 
 @pytest.mark.parametrize("block", ["offload_param", "offload_optimizer"])
-def test_what_checkpoints_do_not_reach_is_refused(block: str) -> None:
+def test_what_checkpoints_cannot_include_is_refused(block: str) -> None:
     (line,) = faults_of({"zero_optimization": {"stage": 3, block: {"device": "nvme"}}})
-    assert f"zero_optimization.{block}.device: checkpoints do not reach what is on nvme; write cpu" in line
+    assert f"zero_optimization.{block}.device: checkpoints cannot include what is on nvme; write cpu" in line
 
 
 @pytest.mark.parametrize("block", ["zero_optimization", "fp16", "optimizer", "zero_optimization.offload_param"])
@@ -250,8 +251,8 @@ def test_every_strategy_is_engine_knobs_only_and_resolves(name: str) -> None:
             '{\n  // a\n  "a": 1}',
             ":2: not JSON: Expecting property name enclosed in double quotes; JSON has no comments",
         ),
-        ('{"a": 1, "a": 2}', ": a is said twice; keep one of them"),
-        ('{"a": NaN}', ": NaN is no JSON number"),
+        ('{"a": 1, "a": 2}', ": a is given twice; keep one of them"),
+        ('{"a": NaN}', ": NaN is not a JSON number"),
         ("[1]", ": expected a JSON object, got a list"),
         ("", ":1: not JSON: Expecting value"),
         ("[" * 100_000, ": "),
@@ -259,7 +260,9 @@ def test_every_strategy_is_engine_knobs_only_and_resolves(name: str) -> None:
         (None, ": No such file or directory"),
     ],
 )
-def test_a_file_that_is_no_json_object_is_one_line(text: str | bytes | None, what: str, tmp_path: Path) -> None:
+def test_a_file_without_a_json_object_is_reported_in_one_line(
+    text: str | bytes | None, what: str, tmp_path: Path
+) -> None:
     path = tmp_path / "my.json"
     if text is not None:
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -269,13 +272,13 @@ def test_a_file_that_is_no_json_object_is_one_line(text: str | bytes | None, wha
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_a_name_that_is_no_strategy_is_told_which_are() -> None:
+def test_an_unknown_strategy_is_reported_with_the_legal_ones() -> None:
     with pytest.raises(ConfigError, match="got 'zero9'; legal: zero0, zero1"):
         load_ds_config("zero9")
 
 
 class Asked(dict[str, Any]):
-    """A ds_config that notes which of its top-level keys it is asked for."""
+    """A ds_config that records which of its top-level keys are read."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         super().__init__(values)
@@ -320,7 +323,7 @@ def test_deepspeed_reads_the_keys_that_we_call_legal_and_no_others(deepspeed_con
     assert asked.keys_asked - removed == top_level - read_by_initialize
 
 
-def test_deepspeed_removed_the_keys_that_we_say_it_removed(deepspeed_config: Any) -> None:
+def test_deepspeed_has_removed_the_keys_that_we_list_as_removed(deepspeed_config: Any) -> None:
     zero = {f"zero_optimization.{key}" for key in deepspeed_config._REMOVED_ZERO_CONFIG_KEYS}
     assert set(deepspeed_config._REMOVED_TOP_LEVEL_CONFIG_KEYS) | zero == REMOVED_FROM_DEEPSPEED
 
@@ -344,9 +347,9 @@ def test_the_keys_of_the_blocks_are_deepspeeds(deepspeed_config: Any) -> None:
 
 
 @pytest.mark.parametrize("name", strategies())
-def test_deepspeed_takes_every_resolved_strategy(name: str, deepspeed_config: Any) -> None:
+def test_deepspeed_accepts_every_resolved_strategy(name: str, deepspeed_config: Any) -> None:
     ours = recipe(f"engine.deepspeed={name}", "optim.max_grad_norm=0.5")
-    theirs = deepspeed_config.DeepSpeedConfig(resolve_ds_config(load_ds_config(name), ours, hidden_size=64))
-    assert theirs.zero_optimization_stage == int(name[4])
-    assert theirs.gradient_clipping == 0.5
-    assert theirs.bfloat16_config.enabled and not theirs.float16_config.enabled
+    parsed = deepspeed_config.DeepSpeedConfig(resolve_ds_config(load_ds_config(name), ours, hidden_size=64))
+    assert parsed.zero_optimization_stage == int(name[4])
+    assert parsed.gradient_clipping == 0.5
+    assert parsed.bfloat16_config.enabled and not parsed.float16_config.enabled

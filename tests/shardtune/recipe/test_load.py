@@ -1,4 +1,4 @@
-"""What a recipe file and its overrides may say, and what is said of them when they are wrong."""
+"""What a recipe file and its overrides may contain, and how faults in them are reported."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ model:
 data:
   train: train.jsonl
 """
-LEGAL = ".jsonl, .csv, .tsv, .json, .parquet, .arrow, .txt, .conll, .bio, .tmx, each also with .gz or .zst after it"
+LEGAL = ".jsonl, .csv, .tsv, .json, .parquet, .arrow, .txt, .conll, .bio, .tmx, each also compressed (.gz, .zst)"
 A_FEW = {
     "optim": "optim:\n  lr: 2e-5\n  schedule: cosine\n",
     "train": "train: {num_epochs: 2, seed: 7}\n",
@@ -42,7 +42,7 @@ def faults_of(text: str, *overrides: str) -> list[str]:
     return str(error.value).splitlines()
 
 
-def test_a_recipe_says_only_what_differs_from_the_defaults() -> None:
+def test_a_recipe_gives_only_what_differs_from_the_defaults() -> None:
     recipe = parse_recipe(SMALLEST + A_FEW["optim"])
     assert (recipe.optim.lr, recipe.optim.schedule, recipe.train.global_batch_size) == (2e-5, "cosine", 32)
 
@@ -69,11 +69,11 @@ def test_lists_fill_tuples_and_whole_numbers_fill_numbers() -> None:
     assert recipe.model_dump()["task"]["label_names"] == ("b", "a")
 
 
-def test_a_section_whose_keys_are_all_commented_out_is_one_of_defaults() -> None:
+def test_a_section_whose_keys_are_all_commented_out_has_the_defaults() -> None:
     assert parse_recipe(SMALLEST + "optim:\n  # lr: 1e-5\n") == parse_recipe(SMALLEST)
 
 
-def test_a_byte_order_mark_is_no_text() -> None:
+def test_a_byte_order_mark_is_not_part_of_the_text() -> None:
     assert parse_recipe("\ufeff" + SMALLEST) == parse_recipe(SMALLEST)
 
 
@@ -88,7 +88,7 @@ def test_an_override_replaces_a_mapping_as_a_whole_and_a_deeper_one_only_its_key
     assert parse_recipe(text, ["data.columns.text=review"]).data.columns == {"text": "review", "label": "b"}
 
 
-def test_every_fault_of_the_file_and_the_overrides_is_said_at_once_and_in_order(
+def test_all_faults_of_the_file_and_the_overrides_are_reported_at_once_and_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -119,18 +119,19 @@ train:
         "x.yaml:7: model.path: no such folder: './models'",
         "x.yaml:10: optim.warmup_step: unknown key; did you mean 'warmup_steps'?",
         "x.yaml:11: optim.max_grad_norm: expected a number, got 'yes'",
-        "x.yaml:14: train.seed: said on line 13 already; keep one of them",
+        "x.yaml:14: train.seed: already given on line 13; keep one of them",
         "x.yaml:14: train.seed: expected a whole number, got true",
         "override 'optim.lr=abc': expected a number, got 'abc'",
         "override 'no-equals': expected section.key=value, such as optim.lr=2e-5",
         "override 'job.rank=2': unknown key; did you mean 'ranks'?",
-        "override 'data.dev=x.yml': data.train: missing; a file, a folder, a glob, `hf:owner/name`, or a list of these",
+        "override 'data.dev=x.yml': data.train: missing; the training rows: a file, a folder, a glob, "
+        "`hf:owner/name`, or a list of these",
         "override 'data.dev=x.yml': no such file: 'x.yml'; did you mean 'x.yaml'?",
         "override 'model.dropout=1': must be below 1, got 1",
     ]
 
 
-def test_a_link_to_nothing_says_where_it_leads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_link_is_reported_with_its_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "train.jsonl").symlink_to("gone.jsonl")
     (tmp_path / "model").symlink_to("/gone/model")
@@ -140,8 +141,8 @@ def test_a_link_to_nothing_says_where_it_leads(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(ConfigError) as error:
         load_recipe(Path("x.yaml"))
     assert str(error.value).splitlines() == [
-        "x.yaml:2: model.path: expected a folder, but './model' is a link to '/gone/model', which is not there",
-        "x.yaml:3: data.train: expected a file, but 'train.jsonl' is a link to 'gone.jsonl', which is not there",
+        "x.yaml:2: model.path: expected a folder, but './model' is a link to '/gone/model', which does not exist",
+        "x.yaml:3: data.train: expected a file, but 'train.jsonl' is a link to 'gone.jsonl', which does not exist",
     ]
 
 
@@ -163,7 +164,7 @@ def test_a_link_to_nothing_says_where_it_leads(tmp_path: Path, monkeypatch: pyte
         ("report:\n  qqqq: 1\n", "x.yaml:8: report.qqqq: unknown key; legal: wandb, project, name, group, every_steps"),
     ],
 )  # fmt: skip
-def test_an_unknown_key_is_told_what_it_may_have_meant(extra: str, line: str) -> None:
+def test_an_unknown_key_is_reported_with_what_may_have_been_meant(extra: str, line: str) -> None:
     assert faults_of(SMALLEST + extra) == [line]
 
 
@@ -193,13 +194,13 @@ def test_an_unknown_key_is_told_what_it_may_have_meant(extra: str, line: str) ->
         ("=3", "expected section.key=value, such as optim.lr=2e-5"),
         ("--optim.lr=3", "expected section.key=value, such as optim.lr=2e-5"),
         ("data.dev=", "the value is missing; write null to unset the key"),
-        ("report.name=a #b", "' #' starts a comment; put the value in quotes within the shell's, as in key='\"a #b\"'"),
-        ("report.name=@a", "not YAML: found character '@' where a value should begin; put it in quotes"),
-        ("optim={lr: 1, lr: 2}", "lr is said twice"),
+        ("report.name=a #b", "' #' starts a comment; add quotes inside those of the shell, as in key='\"a #b\"'"),
+        ("report.name=@a", "not YAML: found character '@' at the start of a value; put the value in quotes"),
+        ("optim={lr: 1, lr: 2}", "lr is given twice; keep one of them"),
         ("model.lora.rank=4", "unknown key; legal: r, alpha, dropout, targets, train_whole"),
     ],
 )
-def test_a_wrong_override_is_named_with_what_was_expected_of_it(override: str, what: str) -> None:
+def test_an_invalid_override_is_reported_with_what_was_expected(override: str, what: str) -> None:
     assert faults_of(SMALLEST, override) == [f"override '{override}': {what}"]
 
 
@@ -211,11 +212,11 @@ def test_a_metric_that_the_task_does_not_measure_is_refused() -> None:
 
 def test_a_fault_between_two_sections_names_both() -> None:
     (fault,) = faults_of(SMALLEST, "train.micro_batch_tokens=9")
-    assert fault.startswith("x.yaml: data.max_tokens (512) is more than train.micro_batch_tokens (9)")
+    assert fault.startswith("x.yaml: data.max_tokens (512) is above train.micro_batch_tokens (9)")
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "message"),
     [
         ("atuo", "got 'atuo'; legal: auto, or a whole number"),
         ("0", "must be above 0, got 0"),
@@ -223,46 +224,48 @@ def test_a_fault_between_two_sections_names_both() -> None:
         ("null", "expected a whole number, got null"),
     ],
 )
-def test_a_number_of_tokens_is_a_whole_number_or_auto(value: str, said: str) -> None:
+def test_a_number_of_tokens_is_a_whole_number_or_auto(value: str, message: str) -> None:
     assert parse_recipe(SMALLEST, ["train.micro_batch_tokens=auto"]).train.micro_batch_tokens == "auto"
     assert faults_of(SMALLEST, f"train.micro_batch_tokens={value}") == [
-        f"override 'train.micro_batch_tokens={value}': {said}"
+        f"override 'train.micro_batch_tokens={value}': {message}"
     ]
+
+
+NO_ALIASES = "anchors (&) and aliases (*) are not supported; put text that starts with & or * in quotes"
 
 
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("", "x.yaml: nothing is in it; a recipe has at least the sections task, model, data"),
-        ("# a\n---\n", "x.yaml: nothing is in it; a recipe has at least the sections task, model, data"),
+        ("", "x.yaml: is empty; a recipe needs at least the sections task, model, data"),
+        ("# a\n---\n", "x.yaml: is empty; a recipe needs at least the sections task, model, data"),
         ("- a\n", "x.yaml:1: expected sections such as task, model, data, got a list"),
         ("a: 1\n\tb: 2\n", "x.yaml:2: not YAML: a tab; YAML is indented with spaces"),
         ("a: 'b\nc: d\n", "x.yaml:1: not YAML: a quote that is never closed"),
         ("a:\nb: [1,\nc: 2\n", "x.yaml:2: not YAML: expected ',' or ']', but got 'stream end'"),
-        ("a: 1\nb: c: d\n", "x.yaml:2: not YAML: a ':' that cannot stand here; is the line above complete, the "
-         "indentation right, and text that has ': ' in it quoted?"),
-        ("a: 1\n---\nb: 2\n", "x.yaml:2: a second YAML document; a recipe is one"),
-        ("a: &x 1\nb: 2\n", "x.yaml:1: anchors (&) and aliases (*) are not read; put text that starts so in quotes"),
-        ("a: 1\nb: *.csv\n", "x.yaml:2: not YAML: anchors (&) and aliases (*) are not read; put text that starts so in "
-         "quotes"),
-        ("a: 1\nb: *x\n", "x.yaml:2: anchors (&) and aliases (*) are not read; put text that starts so in quotes"),
-        ("a: !!python/name:os.system\n", "x.yaml:1: tags (!) are not read; put text that starts so in quotes"),
+        ("a: 1\nb: c: d\n", "x.yaml:2: not YAML: a ':' that is not allowed here; is the line above complete, the "
+         "indentation right, and text that contains ': ' in quotes?"),
+        ("a: 1\n---\nb: 2\n", "x.yaml:2: a second YAML document; a recipe is a single one"),
+        ("a: &x 1\nb: 2\n", f"x.yaml:1: {NO_ALIASES}"),
+        ("a: 1\nb: *.csv\n", f"x.yaml:2: not YAML: {NO_ALIASES}"),
+        ("a: 1\nb: *x\n", f"x.yaml:2: {NO_ALIASES}"),
+        ("a: !!python/name:os.system\n", "x.yaml:1: tags (!) are not supported; put text that starts with ! in quotes"),
         ("a: 1\n? [b]\n: c\n", "x.yaml:2: a key must be one word; put text that starts with { [ * in quotes"),
         ("a: 1\nb: \x00\n", "x.yaml:2: the character U+0000 is not allowed in YAML"),
-        ('a: "\\ud800"\n', "x.yaml:1: an escape stands for half a character; write the character itself"),
-        ('a: 1\nb: "\\UFFFFFFFF"\n', "x.yaml:2: not YAML: an escape that stands for no character"),
+        ('a: "\\ud800"\n', "x.yaml:1: an escape for half a character; write the character itself"),
+        ('a: 1\nb: "\\UFFFFFFFF"\n', "x.yaml:2: not YAML: an escape that is not a character"),
         ("a: " + "[" * 100_000, "x.yaml:1: nested more than 16 deep"),
     ],
 )  # fmt: skip
-def test_text_that_cannot_be_read_is_one_line_with_its_number(text: str, line: str) -> None:
+def test_text_that_cannot_be_parsed_is_reported_in_one_line_with_its_line_number(text: str, line: str) -> None:
     assert faults_of(text) == [line]
 
 
-def test_missing_sections_are_said_with_their_meaning() -> None:
+def test_missing_sections_are_reported_with_their_meaning() -> None:
     assert faults_of("optim: {}\n") == [
-        "x.yaml: task: missing; what is learned; `kind` chooses the task family, and with it the other keys",
-        "x.yaml: model: missing; the pretrained model that is fine-tuned",
-        "x.yaml: data: missing; where the labelled rows are",
+        "x.yaml: task: missing; what is learned; `kind` selects the task, and with it the other keys",
+        "x.yaml: model: missing; the pretrained model to fine-tune",
+        "x.yaml: data: missing; the labelled rows, and how they are prepared",
     ]
 
 
@@ -275,7 +278,7 @@ def test_missing_sections_are_said_with_their_meaning() -> None:
         ("a\0b", None, r"'a\x00b' cannot be read: embedded null byte"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_one_line(
+def test_a_file_that_cannot_be_read_is_reported_in_one_line(
     name: str, content: bytes | None, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -311,9 +314,7 @@ class Breakfast(Section):
         ({"tins": 2}, [Fault(("main", "kind"), "missing; legal: ham, spam")]),
     ],
 )
-def test_faults_of_a_section_with_kinds_stand_at_its_keys_and_speak_of_its_kind(
-    main: dict[str, Any], faults: list[Fault]
-) -> None:
+def test_faults_of_a_section_with_kinds_name_its_keys_and_its_kind(main: dict[str, Any], faults: list[Fault]) -> None:
     with pytest.raises(ValidationError) as error:
         Breakfast.model_validate({"main": main})
     assert explain(error.value, {"main": main}, Breakfast) == faults
@@ -325,7 +326,7 @@ def test_every_counterpart_of_a_transformers_name_is_a_key_of_the_recipe() -> No
 
 def test_every_training_argument_of_transformers_has_an_answer() -> None:
     transformers = pytest.importorskip("transformers")
-    ours_alone = {"label_names"}  # the same word for two things: their columns, our labels
+    ours_alone = {"label_names"}  # one word for two things: columns in transformers, labels here
     assert set(transformers.TrainingArguments.__dataclass_fields__) - set(COUNTERPARTS) - ours_alone == set()
 
 
@@ -343,7 +344,7 @@ def test_local_paths_become_absolute_and_hub_ids_and_strategies_stay(
 
 
 @pytest.mark.parametrize("path", ["./m", "../m", "~/m", "a/b/c", "there", "org/there"])
-def test_what_looks_like_a_folder_or_is_one_is_a_local_model(
+def test_a_path_that_looks_like_a_folder_or_is_one_is_a_local_model(
     path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -354,13 +355,13 @@ def test_what_looks_like_a_folder_or_is_one_is_a_local_model(
 
 
 @pytest.mark.parametrize("path", ["bert-base-uncased", "org/name", "org/name-1.5"])
-def test_what_is_no_folder_and_has_at_most_one_slash_is_a_hub_id(path: str, tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_folder_and_has_at_most_one_slash_is_a_hub_id(path: str, tmp_path: Path) -> None:
     recipe = parse_recipe(SMALLEST, [f"model.path={path}"])
     assert with_absolute_paths(recipe, tmp_path).model.path == path
     assert path_faults({"model": {"path": path}}, tmp_path) == []
 
 
-def test_paths_that_lead_nowhere_are_faults_with_near_names(tmp_path: Path) -> None:
+def test_missing_paths_are_faults_with_similar_names(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").touch()
     (tmp_path / "bert").mkdir()
     values = {
@@ -370,14 +371,14 @@ def test_paths_that_lead_nowhere_are_faults_with_near_names(tmp_path: Path) -> N
     }
     assert path_faults(values, tmp_path) == [
         Fault(("data", "train"), "no such file: 'train.json'; did you mean 'train.jsonl'?"),
-        Fault(("data", "dev"), f"'bert': no file of a known format is in the folder; legal: {LEGAL}"),
-        Fault(("data", "test"), f"no such file: 'gone/test.jsonl'; there is no folder '{tmp_path}/gone' either"),
+        Fault(("data", "dev"), f"'bert': no file of a supported format in the folder; legal: {LEGAL}"),
+        Fault(("data", "test"), f"no such file: 'gone/test.jsonl'; its folder '{tmp_path}/gone' does not exist either"),
         Fault(("model", "path"), "no such folder: './brt'; did you mean 'bert'?"),
         Fault(("engine", "deepspeed"), "no such file: 'my.json'"),
     ]
 
 
-def test_sources_are_looked_for_where_they_are_named(tmp_path: Path) -> None:
+def test_a_missing_source_is_reported_at_its_place_in_the_recipe(tmp_path: Path) -> None:
     for name in ("a.csv", "rows/b.csv", "mixed/a.csv", "mixed/b.tsv", "saved/dataset_dict.json", "a.xml"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -388,14 +389,14 @@ def test_sources_are_looked_for_where_they_are_named(tmp_path: Path) -> None:
         "test": {"fraction": 0.1, "path": None},
     }
     assert path_faults({"data": data}, tmp_path) == [
-        Fault(("data", "train", 2, "path"), "'*.cvs': no file is called so; in the folder there are a.csv, a.xml, "
+        Fault(("data", "train", 2, "path"), "'*.cvs': no file matches; the folder contains a.csv, a.xml, "
               "mixed, rows, saved"),
-        Fault(("data", "train", 3), "'mixed': files of several formats (.csv: a.csv; .tsv: b.tsv); choose by a glob "
+        Fault(("data", "train", 3), "'mixed': files of several formats (.csv: a.csv; .tsv: b.tsv); use a glob "
               f"such as {tmp_path}/mixed/*.csv"),
         Fault(("data", "train", 5, "path"), "no such file: 'a.cvs'; did you mean 'a.csv'?"),
         Fault(("data", "train", 6), f"'a.xml': unknown format '.xml'; legal: {LEGAL}"),
         Fault(("data", "train", 9), "no such folder: './gone'"),
-        Fault(("data", "dev", "path"), f"'gone/*.csv': no file is called so; is there a folder {tmp_path}/gone?"),
+        Fault(("data", "dev", "path"), f"'gone/*.csv': no file matches; does the folder {tmp_path}/gone exist?"),
     ]  # fmt: skip
 
 
@@ -427,14 +428,14 @@ def test_every_path_of_a_source_becomes_absolute_and_globs_stay_globs(
         ("data.train=[{path: b, columns: [x]}]", "data.train[0].columns: expected a mapping, got a list"),
         ("data.train=[{path: b, columns: {a: 1}}]", "data.train[0].columns.a: expected text, got 1; put it in quotes"),
         ("data.train=[{weight: 2}]", "data.train[0].path: missing; a file, a folder, a glob or `hf:owner/name`, as "
-         "data.train says"),
+         "in data.train"),
         ("data.dev={fraction: 2}", "data.dev.fraction: must be below 1, got 2"),
         ("data.dev={fraction: 0.1, gruop: x}", "data.dev.gruop: unknown key; did you mean 'group'?"),
         ("data.on_bad_row=drop", "got 'drop'; legal: error, skip"),
         ("data.deduplicate=true", "got true; legal: none, train, all"),
     ],
 )  # fmt: skip
-def test_a_source_that_is_wrong_is_told_by_its_place_in_the_list(override: str, what: str) -> None:
+def test_an_invalid_source_is_reported_by_its_place_in_the_list(override: str, what: str) -> None:
     assert faults_of(SMALLEST, override) == [f"override '{override}': {what}"]
 
 
@@ -442,18 +443,21 @@ def test_a_source_that_is_wrong_is_told_by_its_place_in_the_list(override: str, 
     ("overrides", "what"),
     [
         (["data.train=[]"], "train: the list of sources is empty"),
-        (["data.dev=[{path: a, weight: 2}]"], "dev: 'a' has a weight, but its rows are not trained on; remove it"),
+        (
+            ["data.dev=[{path: a, weight: 2}]"],
+            "dev: 'a' has a weight, but only training rows can be weighted; remove it",
+        ),
         (
             ["data.dev={fraction: 0.1}", "data.test={fraction: 0.1, seed: 3}"],
             "dev and test are both shares of train; give them the same group and the same seed",
         ),
         (
             ["data.dev={fraction: 0.5}", "data.test={fraction: 0.5}"],
-            "dev and test take 1 of train; leave something of it",
+            "dev and test together take 1 of train; lower the fractions",
         ),
     ],
 )
-def test_what_sources_and_shares_cannot_be_together_is_said(overrides: list[str], what: str) -> None:
+def test_sources_and_shares_that_do_not_fit_together_are_refused(overrides: list[str], what: str) -> None:
     assert faults_of(SMALLEST, *overrides) == [f"x.yaml:5: data: {what}"]
 
 
@@ -526,7 +530,7 @@ def test_the_hash_changes_with_what_is_learned(override: str) -> None:
     ["engine.deepspeed=zero3", "engine.precision=fp32", "job.ranks=4", "report.name=x", "checkpoint.keep_last=3",
      "data.cache_dir=/x", "train.micro_batch_tokens=999", "model.activation_checkpointing=true", "train.num_epochs=3"],
 )  # fmt: skip
-def test_the_hash_stays_with_the_machine_and_with_defaults_that_are_spelled_out(override: str) -> None:
+def test_the_hash_does_not_change_with_the_machine_or_with_defaults_that_are_spelled_out(override: str) -> None:
     assert learning_hash(parse_recipe(SMALLEST, [override])) == learning_hash(parse_recipe(SMALLEST))
 
 

@@ -1,4 +1,4 @@
-"""A column is guessed only where nothing else can be meant."""
+"""A column is guessed only if it is unambiguous."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ CLASSIFICATION, TOKENS = (TASKS[kind].column_guesses for kind in ("classificatio
 
 
 @pytest.mark.parametrize(
-    ("found", "columns", "guessed"),
+    ("file_columns", "columns", "guessed"),
     [
         (["review", "sentiment"], {}, {"text": "review", "label": "sentiment"}),
         (["Review", "CLASS"], {}, {"text": "Review", "label": "CLASS"}),
@@ -27,13 +27,13 @@ CLASSIFICATION, TOKENS = (TASKS[kind].column_guesses for kind in ("classificatio
         ([], {}, {}),
     ],
 )
-def test_a_missing_column_is_guessed_if_one_other_alone_is_called_so(
-    found: list[str], columns: dict[str, str], guessed: dict[str, str]
+def test_a_missing_column_is_guessed_if_exactly_one_other_has_a_name_for_it(
+    file_columns: list[str], columns: dict[str, str], guessed: dict[str, str]
 ) -> None:
-    assert guess(found, CLASSIFICATION, columns) == guessed
+    assert guess(file_columns, CLASSIFICATION, columns) == guessed
 
 
-def test_each_task_has_its_own_words() -> None:
+def test_each_task_has_its_own_synonyms() -> None:
     assert guess(["id", "words", "ner-tags"], TOKENS, {}) == {"tokens": "words", "tags": "ner-tags"}
     assert guess(["text", "entities"], TOKENS, {}) == {"spans": "entities"}
     assert guess(["tokens", "tags", "labels", "words"], TOKENS, {}) == {}

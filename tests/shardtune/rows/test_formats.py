@@ -1,4 +1,4 @@
-"""Every format gives the same rows; whatever is in a file, it ends in rows or in a DataError that says where."""
+"""Every format gives the same rows; any file gives rows, or a DataError that says where."""
 
 import gzip
 import io
@@ -102,13 +102,13 @@ def test_a_text_is_read_by_the_line_the_paragraph_or_as_a_whole(
     assert [(record.line, record.values["text"]) for record in read_file(file, Faults())] == rows
 
 
-def test_what_a_reader_has_chosen_to_take_is_said(tmp_path: Path) -> None:
-    said: list[str] = []
-    read_rows(written(tmp_path, "a.json", json.dumps({"rows": TWO})), {}, say=said.append)
-    read_rows(written(tmp_path, "b.json", LINES), {}, say=said.append)
-    assert [text.split(": ", 1)[1] for text in said] == [
-        "its rows are those of 'rows'",
-        "read as JSON Lines, for it has an object in each line",
+def test_what_a_reader_has_chosen_is_reported(tmp_path: Path) -> None:
+    notes: list[str] = []
+    read_rows(written(tmp_path, "a.json", json.dumps({"rows": TWO})), {}, say=notes.append)
+    read_rows(written(tmp_path, "b.json", LINES), {}, say=notes.append)
+    assert [text.split(": ", 1)[1] for text in notes] == [
+        "using the rows in 'rows'",
+        "read as JSON Lines, because every line is an object",
     ]
 
 
@@ -129,22 +129,22 @@ DEEPER = '{"text": ' + "[" * 100_000
 JSONL = [
     ('{"text": "good"}\n{"text": \n', ":2: not JSON: expecting value (character 10 of the line)"),
     ('{"text": "good"}\n{\'text\': "a"}\n', ":2: not JSON: expecting property name enclosed in double quotes"),
-    ('{"text": "good"} {"text": "bad"}\n', ":1: not JSON: more after the end of the value (character 18 of the line)"),
+    ('{"text": "good"} {"text": "bad"}\n', ":1: not JSON: text after the end of the value (character 18 of the line)"),
     ('{"text": "good\n', ":1: not JSON: unterminated string (character 10 of the line)"),
     ('{"text": "a\tb"}\n', ":1: not JSON: invalid control character"),
-    ('{"text": "a"},\n', ":1: not JSON: more after the end of the value"),
+    ('{"text": "a"},\n', ":1: not JSON: text after the end of the value"),
     ("[1, 2]\n", ':1: expected an object such as {"text": …}, got a list'),
     ("null\n", ':1: expected an object such as {"text": …}, got null'),
     ('"text"\n', ':1: expected an object such as {"text": …}, got a text'),
-    ('[\n{"text": "a"}\n]\n', ":1: not JSON: expecting value (character 2 of the line); a JSON document of many lines"),
-    ('{"text": "a", "label": 1, "text": "b"}\n', ":1: the key 'text' is there twice in one object"),
-    ('{"a": {"b": 1, "b": 2}}\n', ":1: the key 'b' is there twice in one object"),
+    ('[\n{"text": "a"}\n]\n', ":1: not JSON: expecting value (character 2 of the line); name a JSON"),
+    ('{"text": "a", "label": 1, "text": "b"}\n', ":1: the key 'text' occurs twice in one object"),
+    ('{"a": {"b": 1, "b": 2}}\n', ":1: the key 'b' occurs twice in one object"),
     ('{"text": NaN}\n', ":1: NaN is not JSON; write null or a number"),
     ('{"label": [1, -Infinity]}\n', ":1: -Infinity is not JSON; write null or a number"),
     ('{"label": 1e999}\n', ":1: the number 1e999 is too large"),
-    ('{"label": ' + "9" * 5000 + "}\n", ":1: a number of more digits than can be read"),
-    ('{"text": ["a \\ud800 b"]}\n', ":1: an escape from \\ud800 to \\udfff stands for half a character"),
-    ('{"\\uDFFF": 1}\n', ":1: an escape from \\ud800 to \\udfff stands for half a character"),
+    ('{"label": ' + "9" * 5000 + "}\n", ":1: a number with too many digits"),
+    ('{"text": ["a \\ud800 b"]}\n', ":1: an escape from \\ud800 to \\udfff is half a character"),
+    ('{"\\uDFFF": 1}\n', ":1: an escape from \\ud800 to \\udfff is half a character"),
     (DEEP + "\n", ":1: nested more than 100 deep"),
     (DEEPER + "\n", ":1: nested more than 100 deep"),
     (b'{"text": "good"}\n{"text": "\xff"}\n', ":2: not UTF-8 (byte 11 of the line is 0xff)"),
@@ -155,9 +155,9 @@ JSONL = [
     (UTF8.encode("utf-16-le"), ": looks like UTF-16LE; convert it: iconv -f UTF-16LE -t UTF-8"),
     (UTF8.encode("utf-16-be"), ": looks like UTF-16BE"),
     (UTF8.encode("utf-32"), ": looks like UTF-32"),
-    ("", ": no rows in it"),
-    ("\ufeff", ": no rows in it"),
-    ("\n \n\r\n", ": no rows in it"),
+    ("", ": contains no rows"),
+    ("\ufeff", ": contains no rows"),
+    ("\n \n\r\n", ": contains no rows"),
 ]  # fmt: skip
 NO_ARRAY = ":1: expected an array of objects, or an object that holds one; this one"
 JSON = [
@@ -166,7 +166,7 @@ JSON = [
     ('[{"text": "a"}\n', ":2: not JSON: expected ',' or ']'"),
     ('[\n{"text": "a"}\n{"text": "b"}]', ":3: not JSON: expected ',' or ']'"),
     ('[{"text": "a"},\n]', ":2: not JSON: expecting value"),
-    ('[{"text": "a"}]\n[]', ":2: not JSON: more after the end of the value"),
+    ('[{"text": "a"}]\n[]', ":2: not JSON: text after the end of the value"),
     ('[\n{"text": "a"},\n["b"]]', ':3 (row 2): expected an object such as {"text": …}, got a list'),
     ('[{"text": "a"}, null, 3, true]', ":1 (row 2): expected an object such as"),
     ("3", ":1: expected an array of objects, or an object that holds one"),
@@ -174,33 +174,33 @@ JSON = [
     ('{"text": "a", "label": "b"}', f"{NO_ARRAY} holds none; its keys: text, label"),
     ('{"text": ["a", "b"], "label": [1, 2]}', f"{NO_ARRAY} holds none; its keys: text, label"),
     ('{"a": [{"text": "a"}],\n "b": [{"text": "a"}]}', f"{NO_ARRAY} holds several: a, b; write a file for each"),
-    ('{"data": [{"text": "a"}], "data": []}', ":1: the key 'data' is there twice in one object"),
+    ('{"data": [{"text": "a"}], "data": []}', ":1: the key 'data' occurs twice in one object"),
     ('{"data": [{"text": "a"}]', ":1: not JSON: expected ',' or '}'"),
-    ('{"data": [{"text": "a"}]} x', ":1: not JSON: more after the end of the value"),
+    ('{"data": [{"text": "a"}]} x', ":1: not JSON: text after the end of the value"),
     ('{"data" [{"text": "a"}]}', ":1: not JSON: expected ':' after a key"),
     ('{1: [{"text": "a"}]}', ":1: not JSON: expected a key in quotes"),
-    ('[\n{"text": "a", "text": "b"}]', ":2 (row 1): the key 'text' is there twice in one object"),
+    ('[\n{"text": "a", "text": "b"}]', ":2 (row 1): the key 'text' occurs twice in one object"),
     ('[{"text": "a"}, {"text": NaN}]', ":1 (row 2): NaN is not JSON; write null or a number"),
-    ('[{"text": "\\ud83d"}]', ":1 (row 1): an escape from \\ud800 to \\udfff stands for half a character"),
-    ('{"text": "a"}\n{"text": "a", "text": "b"}', ":2: the key 'text' is there twice in one object"),
+    ('[{"text": "\\ud83d"}]', ":1 (row 1): an escape from \\ud800 to \\udfff is half a character"),
+    ('{"text": "a"}\n{"text": "a", "text": "b"}', ":2: the key 'text' occurs twice in one object"),
     ("[" + DEEP + "]", ":1 (row 1): nested more than 100 deep"),
     ("[" * 100_000, ":1: nested more than 100 deep"),
-    ('[{"label": ' + "9" * 5000 + "}]", ":1: a number of more digits than can be read"),
+    ('[{"label": ' + "9" * 5000 + "}]", ":1: a number with too many digits"),
     (b'[\n{"text": "\xff"}]', ":2: not UTF-8 (byte 11 of the line is 0xff)"),
     (b'[{"text": "a\0"}]', ":1: a NUL character (byte 13 of the line)"),
     (UTF8.encode("utf-16"), ": looks like UTF-16"),
-    ("[]", ": no rows in it"),
-    ("", ": no rows in it"),
+    ("[]", ": contains no rows"),
+    ("", ": contains no rows"),
 ]  # fmt: skip
 CSV = [
-    ("", ": no rows in it"),
-    ("text,label\n", ": no rows in it"),
-    ("\n\n", ": no rows in it"),
-    ("text,label\ngood,x\ngood\n", ":3: 1 cells under a header of 2: text, label"),
-    ("text,label\ngood,x,y\n", ":2: 3 cells under a header of 2: text, label"),
+    ("", ": contains no rows"),
+    ("text,label\n", ": contains no rows"),
+    ("\n\n", ": contains no rows"),
+    ("text,label\ngood,x\ngood\n", ":3: 1 cells, but the header has 2: text, label"),
+    ("text,label\ngood,x,y\n", ":2: 3 cells, but the header has 2: text, label"),
     ("text,text\ngood,x\n", ":1: two columns of one name in the header: text, text"),
     ("text, text\ngood,x\n", ":1: two columns of one name in the header: text, text"),
-    ('text,label\n"good,x\n', ":2: malformed (unexpected end of data); a cell with a quote in it is put in quotes"),
+    ('text,label\n"good,x\n', ":2: malformed (unexpected end of data); a cell that contains a quote must be quoted"),
     ('text,label\n"good,x\nbad,y\n', ":2: malformed (unexpected end of data, over lines 2 to 3)"),
     ('text,label\n"a" film,x\n', ":2: malformed (',' expected after '\"')"),
     ('text,label\ngood,x\n"bad\n"so" so",y\n', ":3: malformed (',' expected after '\"', over lines 3 to 4)"),
@@ -214,13 +214,13 @@ CSV = [
     ('text,label\n"a\n"b",x\n', ":2: malformed"),
 ]  # fmt: skip
 TSV = [
-    ("", ": no rows in it"),
-    ("text\tlabel\n", ": no rows in it"),
-    ("text\tlabel\ngood\n", ":2: 1 cells under a header of 2: text, label"),
-    ("text\tlabel\ngood\tx\ty\n", ":2: 3 cells under a header of 2: text, label"),
-    ("text\tlabel\n\tgood\tx\n", ":2: 3 cells under a header of 2: text, label"),
+    ("", ": contains no rows"),
+    ("text\tlabel\n", ": contains no rows"),
+    ("text\tlabel\ngood\n", ":2: 1 cells, but the header has 2: text, label"),
+    ("text\tlabel\ngood\tx\ty\n", ":2: 3 cells, but the header has 2: text, label"),
+    ("text\tlabel\n\tgood\tx\n", ":2: 3 cells, but the header has 2: text, label"),
     ("text\ttext\ngood\tx\n", ":1: two columns of one name in the header: text, text"),
-    ('text\tlabel\n"good\tx\n', ":2: malformed (unexpected end of data); a cell with a quote in it is put in quotes"),
+    ('text\tlabel\n"good\tx\n', ":2: malformed (unexpected end of data); a cell that contains a quote must be quoted"),
     ('text\tlabel\n"A" film\tx\n', ":2: malformed ('\t' expected after '\"')"),
     ("text\tlabel\rgood\tx\r", ":1: malformed (new-line character seen in unquoted field"),
     (b"text\tlabel\nb\xe9d\tx\n", ":2: not UTF-8 (byte 2 of the line is 0xe9)"),
@@ -230,9 +230,9 @@ TSV = [
     ("text\tlabel\ngood\tx\n".encode("utf-32"), ": looks like UTF-32"),
 ]
 TXT = [
-    ("", ": no rows in it"),
-    ("\ufeff", ": no rows in it"),
-    ("\n\n\r\n \t\n", ": no rows in it"),
+    ("", ": contains no rows"),
+    ("\ufeff", ": contains no rows"),
+    ("\n\n\r\n \t\n", ": contains no rows"),
     (b"good\nb\xe9d\n", ":2: not UTF-8 (byte 2 of the line is 0xe9)"),
     ("好片\n".encode("gb18030"), ":1: not UTF-8 (byte 1 of the line is 0xba)"),
     ("a\n好片\n".encode("big5"), ":2: not UTF-8"),
@@ -247,20 +247,20 @@ TXT = [
     ("good film\n".encode("utf-32"), ": looks like UTF-32"),
 ]
 CONLL = [
-    ("", ": no rows in it"),
-    ("\n\n\n", ": no rows in it"),
-    ("-DOCSTART- -X- -X- O\n\n", ": no rows in it"),
-    ("EU B-ORG\nrejects\n", ":2: 1 columns, where the file's first word has 2"),
-    ("EU B-ORG\n\nrejects VB O\n", ":3: 3 columns, where the file's first word has 2"),
-    ("EU\tB-ORG\nrejects  O x\n", ":2: 3 columns, where the file's first word has 2"),
-    ("EU\tB-ORG\nGerman call\tO\textra\n", ":2: 3 columns, where the file's first word has 2"),
-    ("# text = EU rejects\n1 EU B-ORG\n", ":2: 3 columns, where the file's first word has 5"),
+    ("", ": contains no rows"),
+    ("\n\n\n", ": contains no rows"),
+    ("-DOCSTART- -X- -X- O\n\n", ": contains no rows"),
+    ("EU B-ORG\nrejects\n", ":2: 1 columns, but the file's first word has 2"),
+    ("EU B-ORG\n\nrejects VB O\n", ":3: 3 columns, but the file's first word has 2"),
+    ("EU\tB-ORG\nrejects  O x\n", ":2: 3 columns, but the file's first word has 2"),
+    ("EU\tB-ORG\nGerman call\tO\textra\n", ":2: 3 columns, but the file's first word has 2"),
+    ("# text = EU rejects\n1 EU B-ORG\n", ":2: 3 columns, but the file's first word has 5"),
     (b"EU B-ORG\nr\xe9jects O\n", ":2: not UTF-8 (byte 2 of the line is 0xe9)"),
     ("欧盟 B-ORG\n".encode("gb18030"), ":1: not UTF-8"),
     (b"EU B-ORG\nre\0jects O\n", ":2: a NUL character (byte 3 of the line)"),
     ("EU B-ORG\n".encode("utf-16"), ": looks like UTF-16;"),
     ("EU B-ORG\n".encode("utf-16-le"), ": looks like UTF-16LE"),
-    ("\ufeff\n", ": no rows in it"),
+    ("\ufeff\n", ": contains no rows"),
 ]
 CUT = parquet_of(TABLE)[:-20]
 TWICE = pa.table([["a"], ["b"]], names=["text", "text"])
@@ -279,7 +279,7 @@ PARQUET: list[tuple[str | bytes, str]] = [
     (b"\0" * 4 + parquet_of(TABLE)[4:300] + b"PAR1", ": cannot be read as Parquet ("),
     (arrow_of(TABLE), ": cannot be read as Parquet (Parquet magic bytes not found in footer"),
     (gzip.compress(parquet_of(TABLE)), ": cannot be read as Parquet (Parquet magic bytes not found in footer"),
-    (parquet_of(TABLE.slice(0, 0)), ": no rows in it"),
+    (parquet_of(TABLE.slice(0, 0)), ": contains no rows"),
     (parquet_of(TWICE), ": cannot be read as Parquet (two columns of one name: text, text)"),
     (
         parquet_of(NOT_UTF8),
@@ -299,61 +299,61 @@ ARROW: list[tuple[str | bytes, str]] = [
     (stream_of(TABLE)[:100], ": cannot be read as Arrow (Expected to read"),
     (stream_of(TABLE)[:-60], ": cannot be read as Arrow (Expected"),
     (parquet_of(TABLE), ": cannot be read as Arrow ("),
-    (arrow_of(TABLE.slice(0, 0)), ": no rows in it"),
+    (arrow_of(TABLE.slice(0, 0)), ": contains no rows"),
     (arrow_of(TWICE), ": cannot be read as Arrow (two columns of one name: text, text)"),
     (stream_of(NOT_UTF8), ": cannot be read as Arrow (In column 0: Invalid: Invalid UTF8 sequence at string index 1)"),
 ]
 GZ: list[tuple[str | bytes, str]] = [
-    ("", ": no rows in it"),
-    (LINES, ":1: cannot be read any further (zlib inflate failed: incorrect header check)"),
-    (b"\x1f\x8b", ":1: cannot be read any further ("),
-    (b"\x1f\x8b\x08\0", ":1: cannot be read any further ("),
+    ("", ": contains no rows"),
+    (LINES, ":1: cannot be read from here on (zlib inflate failed: incorrect header check)"),
+    (b"\x1f\x8b", ":1: cannot be read from here on ("),
+    (b"\x1f\x8b\x08\0", ":1: cannot be read from here on ("),
     (
         b"\x1f\x8b\x09" + gzip.compress(LINES.encode())[3:],
-        ":1: cannot be read any further (zlib inflate failed: unknown ",
+        ":1: cannot be read from here on (zlib inflate failed: unknown ",
     ),
-    (gzip.compress(LINES.encode())[:-12], ":1: cannot be read any further (Truncated compressed stream)"),
-    (gzip.compress(LINES.encode())[:-4], ":1: cannot be read any further (Truncated compressed stream)"),
+    (gzip.compress(LINES.encode())[:-12], ":1: cannot be read from here on (Truncated compressed stream)"),
+    (gzip.compress(LINES.encode())[:-4], ":1: cannot be read from here on (Truncated compressed stream)"),
     (
         gzip.compress(LINES.encode())[:-8] + b"\0" * 8,
-        ":1: cannot be read any further (zlib inflate failed: incorrect data",
+        ":1: cannot be read from here on (zlib inflate failed: incorrect data",
     ),
     (
         gzip.compress(LINES.encode())[:-1] + b"\1",
-        ":1: cannot be read any further (zlib inflate failed: incorrect length",
+        ":1: cannot be read from here on (zlib inflate failed: incorrect length",
     ),
     (
         gzip.compress(LINES.encode()) + LINES.encode(),
-        ":1: cannot be read any further (zlib inflate failed: incorrect header",
+        ":1: cannot be read from here on (zlib inflate failed: incorrect header",
     ),
-    (zstd(LINES.encode()), ":1: cannot be read any further (zlib inflate failed: incorrect header check)"),
+    (zstd(LINES.encode()), ":1: cannot be read from here on (zlib inflate failed: incorrect header check)"),
     (gzip.compress(gzip.compress(LINES.encode())), ":1: not UTF-8 (byte 2 of the line is 0x8b)"),
-    (gzip.compress(b""), ": no rows in it"),
+    (gzip.compress(b""), ": contains no rows"),
     (gzip.compress(b'{"text": 1'), ":1: not JSON"),
     (gzip.compress(UTF8.encode("utf-16")), ": looks like UTF-16"),
 ]
 ZST: list[tuple[str | bytes, str]] = [
-    ("", ": no rows in it"),
-    (LINES, ":1: cannot be read any further (ZSTD decompress failed: Unknown frame descriptor)"),
-    (b"\x28\xb5\x2f\xfd", ":1: cannot be read any further (Truncated compressed stream)"),
-    (zstd(LINES.encode())[:5], ":1: cannot be read any further (Truncated compressed stream)"),
-    (zstd(LINES.encode())[:-1], ":1: cannot be read any further (Truncated compressed stream)"),
-    (zstd(LINES.encode())[:-10], ":1: cannot be read any further (Truncated compressed stream)"),
+    ("", ": contains no rows"),
+    (LINES, ":1: cannot be read from here on (ZSTD decompress failed: Unknown frame descriptor)"),
+    (b"\x28\xb5\x2f\xfd", ":1: cannot be read from here on (Truncated compressed stream)"),
+    (zstd(LINES.encode())[:5], ":1: cannot be read from here on (Truncated compressed stream)"),
+    (zstd(LINES.encode())[:-1], ":1: cannot be read from here on (Truncated compressed stream)"),
+    (zstd(LINES.encode())[:-10], ":1: cannot be read from here on (Truncated compressed stream)"),
     (
         b"\x29" + zstd(LINES.encode())[1:],
-        ":1: cannot be read any further (ZSTD decompress failed: Unknown frame descriptor)",
+        ":1: cannot be read from here on (ZSTD decompress failed: Unknown frame descriptor)",
     ),
     (
         zstd(LINES.encode()) + b"more",
-        ":1: cannot be read any further (ZSTD decompress failed: Unknown frame descriptor)",
+        ":1: cannot be read from here on (ZSTD decompress failed: Unknown frame descriptor)",
     ),
-    (zstd(LINES.encode())[:8] + b"\xff" * 20, ":1: cannot be read any further ("),
+    (zstd(LINES.encode())[:8] + b"\xff" * 20, ":1: cannot be read from here on ("),
     (
         gzip.compress(LINES.encode()),
-        ":1: cannot be read any further (ZSTD decompress failed: Unknown frame descriptor)",
+        ":1: cannot be read from here on (ZSTD decompress failed: Unknown frame descriptor)",
     ),
     (zstd(zstd(LINES.encode())), ":1: not UTF-8 (byte 2 of the line is 0xb5)"),
-    (zstd(b""), ": no rows in it"),
+    (zstd(b""), ": contains no rows"),
     (zstd(b'{"text": 1'), ":1: not JSON"),
     (zstd(UTF8.encode("utf-32")), ": looks like UTF-32"),
 ]
@@ -372,39 +372,43 @@ MALFORMED: dict[str, list[tuple[str | bytes, str]]] = {
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [pytest.param(name, *its, id=f"{name}-{at}") for name, all_ in MALFORMED.items() for at, its in enumerate(all_)],
+    ("name", "content", "message"),
+    [
+        pytest.param(name, *case, id=f"{name}-{at}")
+        for name, cases in MALFORMED.items()
+        for at, case in enumerate(cases)
+    ],
 )
-def test_what_is_malformed_is_an_error_with_its_place_and_the_file_is_left_as_it_was(
-    tmp_path: Path, name: str, content: str | bytes, said: str
+def test_a_malformed_file_is_an_error_with_its_place_and_stays_as_it_was(
+    tmp_path: Path, name: str, content: str | bytes, message: str
 ) -> None:
     path = written(tmp_path, name, content)
     before = path.read_bytes()
     with pytest.raises(DataError) as raised:
         read_rows(path, {})
-    assert str(raised.value).startswith(f"{path}{said}")
+    assert str(raised.value).startswith(f"{path}{message}")
     assert all(line.startswith(str(path)) for line in str(raised.value).splitlines())
     assert path.read_bytes() == before
 
 
 def test_each_format_is_tried_with_at_least_twelve_malformed_files() -> None:
-    assert {name.removeprefix("a") for name in MALFORMED} >= READERS.keys() - {".bio", ".tmx"}  # test_parallel.py
-    assert all(len(its) >= 12 for its in MALFORMED.values())
+    assert {name.removeprefix("a") for name in MALFORMED} >= READERS.keys() - {".bio", ".tmx"}  # test_parallel_text.py
+    assert all(len(cases) >= 12 for cases in MALFORMED.values())
 
 
-def test_all_that_is_malformed_is_said_at_once_with_the_lines_of_the_file(tmp_path: Path) -> None:
+def test_all_malformed_rows_are_reported_at_once_with_their_lines(tmp_path: Path) -> None:
     content = b'text,label\na,x\n\xff,x\nb,x,y\n"a\n\xff",x\nc,"x\ny"z\nd,x\n\0,x\n'
     path = written(tmp_path, "a.csv", content)
     faults = Faults()
     rows = list(read_file(File(path), faults))
     assert [(record.line, record.values["text"]) for record in rows] == [(2, "a"), (9, "d")]
-    assert [fault.removeprefix(str(path)).split(" (")[0].split(" under")[0] for fault in faults.first] == [
+    assert [fault.removeprefix(str(path)).split(" (")[0].split(", but")[0] for fault in faults.first] == [
         ":3: not UTF-8", ":4: 3 cells", ":6: not UTF-8", ":7: malformed", ":10: a NUL character",
     ]  # fmt: skip
     assert (faults.num_rows, faults.are_rows_alone) == (5, True)
 
 
-def test_a_bad_word_spoils_its_sentence_and_no_other(tmp_path: Path) -> None:
+def test_a_bad_word_affects_its_sentence_and_no_other(tmp_path: Path) -> None:
     content = b"a O\n\nb O\nc\nd\xff O\ne O\n\nf O\n"
     path = written(tmp_path, "a.conll", content)
     faults = Faults()
@@ -414,14 +418,14 @@ def test_a_bad_word_spoils_its_sentence_and_no_other(tmp_path: Path) -> None:
     assert faults.num_rows == 1
 
 
-def test_a_bad_line_spoils_its_paragraph_and_no_other(tmp_path: Path) -> None:
+def test_a_bad_line_affects_its_paragraph_and_no_other(tmp_path: Path) -> None:
     file = File(written(tmp_path, "a.txt", b"a\n\nb\nc\xff\n\nd\n"), "paragraph")
     faults = Faults()
     assert [record.values["text"] for record in read_file(file, faults)] == ["a", "d"]
     assert (faults.num_rows, faults.first) == (1, [f"{file.path}:4: not UTF-8 (byte 2 of the line is 0xff)"])
 
 
-def test_quotes_that_are_never_closed_are_no_single_bad_row(tmp_path: Path) -> None:
+def test_a_quote_that_is_never_closed_is_not_a_single_bad_row(tmp_path: Path) -> None:
     faults = Faults()
     file = File(written(tmp_path, "a.csv", 'text\na\n"b\nc\nd\n'))
     assert [record.values["text"] for record in read_file(file, faults)] == ["a"]
@@ -454,7 +458,7 @@ SPICE += [bytes([byte]) for byte in b'\n\r\t\0\xff "{}[],:1\\']
 
 @st.composite
 def mutated(draw: st.DrawFn, content: bytes) -> bytes:
-    """The content with a few bytes struck out and others put in."""
+    """The content with a few bytes removed and others inserted."""
     for _ in range(draw(st.integers(0, 5))):
         at = draw(st.integers(0, len(content)))
         content = content[:at] + draw(st.sampled_from(SPICE)) + content[at + draw(st.integers(0, 20)) :]

@@ -1,4 +1,4 @@
-"""Data sets of the `datasets` library are rows like any other, and what it cannot load is said in one line."""
+"""Data sets of the `datasets` library give rows like any other; one that cannot be loaded is reported in one line."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ FIRST = {
 
 @pytest.fixture(autouse=True)
 def offline(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither the network nor the caches of whoever runs the tests are touched."""
+    """Neither the network nor the caches of the user who runs the tests are touched."""
     datasets.disable_progress_bars()
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
@@ -48,7 +48,7 @@ def offline(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A saved Dataset (one), a saved DatasetDict (several), and a repository as the hub has them (repo)."""
+    """A saved Dataset (one), a saved DatasetDict (several), and a repository as on the hub (repo)."""
     folder = tmp_path_factory.mktemp("datasets")
     one = datasets.Dataset.from_dict(ROWS, features=FEATURES)
     one.save_to_disk(folder / "one")
@@ -67,9 +67,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read(path: str | Path, *, as_split: str = "train", **keys: Any) -> tuple[list[Row], Faults, list[str]]:
-    faults, said = Faults(), list[str]()
+    faults, notes = Faults(), list[str]()
     source = SourceConfig(path=str(path), **keys)
-    return read_source(source, faults, split=as_split, synonyms={}, say=said.append), faults, said
+    return read_source(source, faults, split=as_split, synonyms={}, say=notes.append), faults, notes
 
 
 def texts(rows: list[Row]) -> list[str]:
@@ -77,21 +77,21 @@ def texts(rows: list[Row]) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["one", "several", "one.parquet"])
-def test_the_numbers_of_class_labels_are_read_as_their_names(folder: Path, name: str) -> None:
-    rows, faults, said = read(folder / name)
+def test_the_numbers_of_class_labels_are_replaced_by_their_names(folder: Path, name: str) -> None:
+    rows, faults, notes = read(folder / name)
     assert not faults
     assert rows[0].values == FIRST
     assert [row.values["label"] for row in rows] == ["positive", "negative", None]  # -1 stands for no label
     assert rows[2].values["turns"] == [{"by": None, "text": None}]
     assert str(rows[1]) == f"{folder / name}: row 2"
-    assert "the numbers in label are read as the names that the data give them: 0 = negative, 1 = positive" in said
-    assert any(text.startswith("the numbers in tags are read as the names") for text in said)
+    assert "the numbers in label are replaced by the names stored with the data: 0 = negative, 1 = positive" in notes
+    assert any(text.startswith("the numbers in tags are replaced by the names") for text in notes)
 
 
-def test_the_split_is_the_one_named_or_the_one_that_is_called_like_ours(folder: Path) -> None:
+def test_the_split_is_the_one_given_or_the_one_of_the_same_name(folder: Path) -> None:
     assert len(read(folder / "several")[0]) == 3
-    rows, _, said = read(folder / "several", as_split="dev")
-    assert texts(rows) == ["bad"] and "its split 'validation' is taken" in said
+    rows, _, notes = read(folder / "several", as_split="dev")
+    assert texts(rows) == ["bad"] and "using split 'validation'" in notes
     assert texts(read(folder / "several", as_split="dev", split="train")[0]) == ["good", "bad", "unknown"]
 
 
@@ -131,7 +131,7 @@ def test_the_digest_is_of_the_rows_their_names_and_the_part_that_is_meant(folder
 
 
 def saved(folder: Path, name: str, content: str | bytes | None) -> Path:
-    """A saved data set, one of its files with other content, or without it."""
+    """A saved data set with one file replaced, or removed."""
     datasets.Dataset.from_dict({"text": ["a", "b"]}).save_to_disk(folder)
     if content is None:
         (folder / name).unlink()
@@ -144,7 +144,7 @@ ARROW = "data-00000-of-00001.arrow"
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         (ARROW, None, "No such file"),
         (ARROW, "", "Tried reading schema message, was null or length 0"),
@@ -161,17 +161,17 @@ ARROW = "data-00000-of-00001.arrow"
     ],
 )
 def test_a_saved_folder_that_is_damaged_is_one_fault(
-    tmp_path: Path, name: str, content: str | bytes | None, said: str
+    tmp_path: Path, name: str, content: str | bytes | None, message: str
 ) -> None:
     folder = saved(tmp_path / "saved", name, content)
     rows, faults, _ = read(folder)
     (fault,) = faults.first
-    assert fault.startswith(f"{folder}: cannot be loaded by the datasets library: ") and said in fault
+    assert fault.startswith(f"{folder}: cannot be loaded by the datasets library: ") and message in fault
     assert not rows and not faults.are_rows_alone
 
 
 @pytest.mark.parametrize(
-    ("files", "said"),
+    ("files", "message"),
     [
         ({}, "doesn't contain any data files"),
         ({"train.jsonl": '{"a": 1}\nxx\n'}, "An error occurred while generating the dataset; JSON parse error"),
@@ -182,21 +182,21 @@ def test_a_saved_folder_that_is_damaged_is_one_fault(
         ({"train.csv": "a\n1\n", "README.md": "---\nconfigs: [\n---\n"}, "while parsing a flow"),
     ],
 )
-def test_a_repository_that_is_damaged_is_one_fault(tmp_path: Path, files: dict[str, Any], said: str) -> None:
+def test_a_repository_that_is_damaged_is_one_fault(tmp_path: Path, files: dict[str, Any], message: str) -> None:
     folder = tmp_path / "repo"
     folder.mkdir()
     for name, content in files.items():
         (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
     _, faults, _ = read(f"hf:{folder}")
     (fault,) = faults.first
-    assert fault.startswith(f"hf:{folder}: cannot be loaded by the datasets library: ") and said in fault
+    assert fault.startswith(f"hf:{folder}: cannot be loaded by the datasets library: ") and message in fault
 
 
 @pytest.mark.parametrize(
-    ("name", "keys", "said"),
+    ("name", "keys", "message"),
     [
-        ("several", {"split": "valid"}, "it has no split 'valid'; its splits: train, validation. Name one by `split`"),
-        ("one", {"split": "train"}, "is one split by itself; remove split: train"),
+        ("several", {"split": "valid"}, "no split 'valid'; found: train, validation. Choose one with `split`"),
+        ("one", {"split": "train"}, "is a single split; remove split: train"),
         (
             "hf:{folder}/repo",
             {"split": "dev"},
@@ -210,19 +210,19 @@ def test_a_repository_that_is_damaged_is_one_fault(tmp_path: Path, files: dict[s
         ("hf:", {}, ""),
     ],
 )
-def test_what_is_not_there_is_said_with_what_is(folder: Path, name: str, keys: dict[str, Any], said: str) -> None:
+def test_what_is_missing_is_reported_with_the_rest(folder: Path, name: str, keys: dict[str, Any], message: str) -> None:
     path = name.format(folder=folder) if name.startswith("hf:") else folder / name
     _, faults, _ = read(path, **keys)
     (fault,) = faults.first
-    assert fault.startswith(f"{path}: ") and said in fault
+    assert fault.startswith(f"{path}: ") and message in fault
 
 
-def test_a_test_split_that_is_missing_is_no_other_one(folder: Path) -> None:
+def test_a_missing_test_split_is_not_replaced_by_another(folder: Path) -> None:
     _, faults, _ = read(folder / "several", as_split="test")
-    assert "it has no split 'test'; its splits: train, validation" in str(faults)
+    assert "no split 'test'; found: train, validation" in str(faults)
 
 
-def test_a_number_that_has_no_name_spoils_its_row_alone(tmp_path: Path) -> None:
+def test_a_number_without_a_name_affects_only_its_row(tmp_path: Path) -> None:
     folder = tmp_path / "saved"
     datasets.Dataset.from_dict({"label": [0, 5, 1]}).save_to_disk(folder)
     info = json.loads((folder / "dataset_info.json").read_text())
@@ -230,10 +230,10 @@ def test_a_number_that_has_no_name_spoils_its_row_alone(tmp_path: Path) -> None:
     (folder / "dataset_info.json").write_text(json.dumps(info))
     rows, faults, _ = read(folder)
     assert [row.values["label"] for row in rows] == ["a", "b"]
-    assert faults.first == [f"{folder}: row 2: the label 5 is none of the 2 that the data give names to"]
+    assert faults.first == [f"{folder}: row 2: label 5 is not one of the 2 labels that have names in the data"]
     assert faults.are_rows_alone and faults.num_rows == 1
 
 
-def test_what_is_wrong_is_a_data_error_of_the_recipe(folder: Path) -> None:
+def test_a_data_set_that_cannot_be_loaded_is_a_data_error(folder: Path) -> None:
     with pytest.raises(DataError, match="remove split"):
         dataset_digest(SourceConfig(path=str(folder / "one"), split="x"), "train")

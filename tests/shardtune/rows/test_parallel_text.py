@@ -1,4 +1,4 @@
-"""Parallel text: every unit and every pair of lines is a row, or a complaint with its file and line."""
+"""Parallel text: every unit and every pair of lines is a row, or a fault with its file and line."""
 
 import gzip
 from pathlib import Path
@@ -67,7 +67,7 @@ def test_a_unit_is_a_row_that_knows_its_line_and_its_number(tmp_path: Path) -> N
         ("a\u2028b", "a\u2028b"),
     ],
 )
-def test_a_text_is_what_is_said_without_markup(tmp_path: Path, text: str, read: str) -> None:
+def test_a_text_is_read_without_markup(tmp_path: Path, text: str, read: str) -> None:
     assert values(written(tmp_path, "a.tmx", tmx(UNIT.format(text, "un")))) == [{"en": read, "fr": "un"}]
 
 
@@ -78,7 +78,7 @@ def test_a_text_is_what_is_said_without_markup(tmp_path: Path, text: str, read: 
         "<tu>{0}<!-- a comment --><?pi x?></tu>",
     ],
 )
-def test_what_else_a_unit_may_hold_is_passed_over(tmp_path: Path, unit: str) -> None:
+def test_other_elements_of_a_unit_are_ignored(tmp_path: Path, unit: str) -> None:
     sides = (
         '<tuv xml:lang="en-US" creationid="me"><prop type="q">z</prop><seg>a</seg></tuv>\n'
         '<tuv lang="fr"><note>n</note><seg>un</seg></tuv><tuv xml:lang="zh-CN"><seg>一</seg></tuv>'
@@ -87,12 +87,12 @@ def test_what_else_a_unit_may_hold_is_passed_over(tmp_path: Path, unit: str) -> 
 
 
 @pytest.mark.parametrize("encoding", ["UTF-8", "UTF-16", "ISO-8859-1", "windows-1252"])
-def test_its_encoding_is_the_one_it_declares(tmp_path: Path, encoding: str) -> None:
+def test_the_encoding_is_the_declared_one(tmp_path: Path, encoding: str) -> None:
     content = tmx(UNIT.format("a", "été"), encoding=encoding).encode(encoding)
     assert values(written(tmp_path, "a.tmx", content)) == [{"en": "a", "fr": "été"}]
 
 
-def test_a_large_one_is_read_in_pieces_also_compressed(tmp_path: Path) -> None:
+def test_a_large_memory_is_read_in_chunks_also_compressed(tmp_path: Path) -> None:
     content = tmx(*(UNIT.format(f"number {at}", f"numéro {at}" * 20) for at in range(3000))).encode()
     path = written(tmp_path, "a.tmx.gz", gzip.compress(content))
     rows = values(path)
@@ -105,41 +105,41 @@ def test_a_large_one_is_read_in_pieces_also_compressed(tmp_path: Path) -> None:
 
 BOMB = '<!DOCTYPE tmx [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;&a;">]>\n<tmx><body/></tmx>'
 MALFORMED_TMX = [
-    ("", "a.tmx:1: not XML any further (no element found)"),
-    ("hello", "a.tmx:1: not XML any further (syntax error)"),
+    ("", "a.tmx:1: not XML from here on (no element found)"),
+    ("hello", "a.tmx:1: not XML from here on (syntax error)"),
     ("<html><body/></html>", "a.tmx:1: expected a <tmx> document, got <html>"),
-    (tmx(UNIT.format("a", "b"))[:-8], "a.tmx:6: not XML any further (no element found)"),
-    (tmx(UNIT.format("a", "b"), "<tu></body>"), "a.tmx:7: not XML any further (mismatched tag)"),
-    (tmx(UNIT.format("a & b", "c")), "a.tmx:6: not XML any further (not well-formed (invalid token))"),
-    (tmx(UNIT.format("a", "b")) + "<more/>", "a.tmx:8: not XML any further (junk after document element)"),
-    (tmx(UNIT.format("a\0", "b")), "a.tmx:6: not XML any further (not well-formed (invalid token))"),
-    (tmx(UNIT.format("a", "&#2;")), "a.tmx:6: not XML any further (reference to invalid character number)"),
-    (tmx().encode() + b"\xff", "a.tmx:7: not XML any further (not well-formed (invalid token))"),
+    (tmx(UNIT.format("a", "b"))[:-8], "a.tmx:6: not XML from here on (no element found)"),
+    (tmx(UNIT.format("a", "b"), "<tu></body>"), "a.tmx:7: not XML from here on (mismatched tag)"),
+    (tmx(UNIT.format("a & b", "c")), "a.tmx:6: not XML from here on (not well-formed (invalid token))"),
+    (tmx(UNIT.format("a", "b")) + "<more/>", "a.tmx:8: not XML from here on (junk after document element)"),
+    (tmx(UNIT.format("a\0", "b")), "a.tmx:6: not XML from here on (not well-formed (invalid token))"),
+    (tmx(UNIT.format("a", "&#2;")), "a.tmx:6: not XML from here on (reference to invalid character number)"),
+    (tmx().encode() + b"\xff", "a.tmx:7: not XML from here on (not well-formed (invalid token))"),
     (tmx(UNIT.format("é", "b"), encoding="klingon"), "a.tmx:1: "),
-    (tmx(UNIT.format("é", "b"), encoding="gb18030"), "a.tmx:1: its encoding cannot be read"),
-    (BOMB, "a.tmx:1: declares the entity 'a'; put its text where it is used"),
+    (tmx(UNIT.format("é", "b"), encoding="gb18030"), "a.tmx:1: the encoding cannot be read"),
+    (BOMB, "a.tmx:1: declares the entity 'a'; replace it with its text"),
     (BOMB.replace('"aaaa"', 'SYSTEM "file:///etc/passwd"'), "a.tmx:1: declares the entity 'a'"),
-    (tmx(UNIT.format("a&nbsp;b", "c")), "a.tmx:6: the entity &nbsp; is not known"),
+    (tmx(UNIT.format("a&nbsp;b", "c")), "a.tmx:6: unknown entity &nbsp;"),
     (tmx("<tu>" + UNIT.format("a", "b") + "</tu>"), "a.tmx:6: a <tu> within a <tu>"),
     (tmx("<tu></tu>"), "a.tmx:6 (row 1): a <tu> without any text"),
     (tmx(UNIT.format("a", "b"), UNIT.format("c", " \n ")), "a.tmx:8 (row 2): the text in fr is blank"),
     (tmx(UNIT.format("a", "b").replace('"fr"', '"en"')), "a.tmx:6 (row 1): two texts in en"),
     (tmx(UNIT.format("a", "b").replace(' xml:lang="fr"', "")), "a.tmx:6 (row 1): a <tuv> without xml:lang"),
-    (tmx(UNIT.format("a", "b").replace("<seg>b</seg>", "")), "a.tmx:6 (row 1): 0 <seg> in a <tuv>, which has one"),
-    (tmx(UNIT.format("a", "b</seg><seg>c")), "a.tmx:6 (row 1): 2 <seg> in a <tuv>, which has one"),
-    (tmx(), "a.tmx: no rows in it"),
+    (tmx(UNIT.format("a", "b").replace("<seg>b</seg>", "")), "a.tmx:6 (row 1): 0 <seg> in a <tuv>; expected one"),
+    (tmx(UNIT.format("a", "b</seg><seg>c")), "a.tmx:6 (row 1): 2 <seg> in a <tuv>; expected one"),
+    (tmx(), "a.tmx: contains no rows"),
 ]
 
 
-@pytest.mark.parametrize(("content", "said"), MALFORMED_TMX)
-def test_a_malformed_memory_is_named_with_its_line(tmp_path: Path, content: str | bytes, said: str) -> None:
+@pytest.mark.parametrize(("content", "message"), MALFORMED_TMX)
+def test_a_malformed_memory_is_reported_with_its_line(tmp_path: Path, content: str | bytes, message: str) -> None:
     path = written(tmp_path, "a.tmx", content)
     with pytest.raises(DataError) as raised:
         read_rows(path, {})
-    assert str(raised.value).startswith(f"{tmp_path}/{said}")
+    assert str(raised.value).startswith(f"{tmp_path}/{message}")
 
 
-def test_bad_units_could_be_done_without_and_a_broken_document_could_not(tmp_path: Path) -> None:
+def test_bad_units_can_be_skipped_and_a_broken_document_cannot(tmp_path: Path) -> None:
     faults = Faults()
     bad = tmx(UNIT.format("a", " "), UNIT.format("b", "deux"), "<tu/>")
     rows = list(read_tmx(File(written(tmp_path, "a.tmx", bad)), faults))
@@ -202,37 +202,49 @@ def test_the_digest_of_a_pair_is_that_of_both_sides(tmp_path: Path) -> None:
 
 UTF16 = "un\nfilm\n".encode("utf-16")
 MALFORMED_PAIRS: list[tuple[str | bytes | None, str | bytes | None, str]] = [
-    ("a\nb\nc\n", "un\ndeux\n", "corpus.{en,fr}: not as many lines on both sides (corpus.en has 3, corpus.fr has 2)"),
-    ("a\n", "un\n" * 1234, "corpus.{en,fr}: not as many lines on both sides (corpus.en has 1, corpus.fr has 1,234)"),
-    ("a\nb\n", "un\ndeux\n\n", "corpus.{en,fr}: not as many lines on both sides (corpus.en has 2, corpus.fr has 3)"),
-    ("a\n", "", "corpus.{en,fr}: not as many lines on both sides (corpus.en has 1, corpus.fr has 0)"),
-    ("", "", "corpus.{en,fr}: no rows in it"),
-    ("\n \n", "\n\t\n", "corpus.{en,fr}: no rows in it"),
-    ("a\nb\n", "un\n  \n", "corpus.fr:2: blank, and the other side is not"),
-    ("\nb\n", "un\ndeux\n", "corpus.en:1: blank, and the other side is not"),
+    (
+        "a\nb\nc\n",
+        "un\ndeux\n",
+        "corpus.{en,fr}: different numbers of lines (corpus.en has 3, corpus.fr has 2)",
+    ),
+    (
+        "a\n",
+        "un\n" * 1234,
+        "corpus.{en,fr}: different numbers of lines (corpus.en has 1, corpus.fr has 1,234)",
+    ),
+    (
+        "a\nb\n",
+        "un\ndeux\n\n",
+        "corpus.{en,fr}: different numbers of lines (corpus.en has 2, corpus.fr has 3)",
+    ),
+    ("a\n", "", "corpus.{en,fr}: different numbers of lines (corpus.en has 1, corpus.fr has 0)"),
+    ("", "", "corpus.{en,fr}: contains no rows"),
+    ("\n \n", "\n\t\n", "corpus.{en,fr}: contains no rows"),
+    ("a\nb\n", "un\n  \n", "corpus.fr:2: blank, but the other side is not"),
+    ("\nb\n", "un\ndeux\n", "corpus.en:1: blank, but the other side is not"),
     (b"a\nb\xff\n", "un\ndeux\n", "corpus.en:2: not UTF-8 (byte 2 of the line is 0xff)"),
     ("a\nb\n", "un\nde\0ux\n", "corpus.fr:2: a NUL character (byte 3 of the line)"),
     ("a\nb\n", UTF16, "corpus.fr: looks like UTF-16; convert it: iconv -f UTF-16 -t UTF-8"),
     ("été\n".encode("latin-1"), "un\n", "corpus.en:1: not UTF-8 (byte 1 of the line is 0xe9)"),
-    ("a\n", None, "corpus.{en,fr}: there is no such file: no "),
-    (None, "un\n", "corpus.{en,fr}: there is no such file: no "),
-    (None, None, "corpus.{en,fr}: there is no such file: no "),
+    ("a\n", None, "corpus.{en,fr}: no such file: "),
+    (None, "un\n", "corpus.{en,fr}: no such file: "),
+    (None, None, "corpus.{en,fr}: no such file: "),
 ]
 
 
-@pytest.mark.parametrize(("english", "french", "said"), MALFORMED_PAIRS)
-def test_a_malformed_pair_is_named_with_its_file_and_line(
-    tmp_path: Path, english: str | bytes | None, french: str | bytes | None, said: str
+@pytest.mark.parametrize(("english", "french", "message"), MALFORMED_PAIRS)
+def test_a_malformed_pair_is_reported_with_its_file_and_line(
+    tmp_path: Path, english: str | bytes | None, french: str | bytes | None, message: str
 ) -> None:
     for side, content in (("en", english), ("fr", french)):
         if content is not None:
             written(tmp_path, f"corpus.{side}", content)
     with pytest.raises(DataError) as raised:
         read_rows(tmp_path / "corpus.{en,fr}", {})
-    assert str(raised.value).startswith(f"{tmp_path}/{said}")
+    assert str(raised.value).startswith(f"{tmp_path}/{message}")
 
 
-def test_bad_lines_could_be_done_without_and_lost_ones_could_not(tmp_path: Path) -> None:
+def test_bad_lines_can_be_skipped_and_missing_ones_cannot(tmp_path: Path) -> None:
     faults = Faults()
     path = pair(tmp_path, b"a\n\xff\nc\n\n", b"un\n\xffdeux\n\nquatre\n")
     assert [row.values for row in read_aligned(File(path), faults)] == [{"en": "a", "fr": "un"}]
@@ -245,11 +257,11 @@ NO_PAIRS = ["a.jsonl", "a.{en}", "a.{en,en}", "a.{en,fr,de}", "a.{,fr}", "{a}.{e
 
 
 @pytest.mark.parametrize("name", NO_PAIRS)
-def test_what_is_no_pair_is_not_taken_for_one(name: str) -> None:
+def test_what_is_not_a_pair_is_not_read_as_one(name: str) -> None:
     assert sides_of(Path("folder", name)) == {}
 
 
-def test_a_file_of_just_that_name_is_no_pair(tmp_path: Path) -> None:
+def test_a_file_with_exactly_that_name_is_not_a_pair(tmp_path: Path) -> None:
     assert sides_of(written(tmp_path, "a.{en,fr}", "x")) == {}
 
 
@@ -262,19 +274,18 @@ def test_a_recipe_names_a_pair_and_its_missing_side_before_anything_starts(tmp_p
     with pytest.raises(ConfigError) as raised:
         load_recipe(recipe)
     assert str(raised.value) == (
-        f"{recipe}:4: data.train: '{path}': there is no such file: "
-        f"no {tmp_path}/c.fr (braces stand for a pair of files)"
+        f"{recipe}:4: data.train: '{path}': no such file: {tmp_path}/c.fr (braces stand for a pair of files)"
     )
 
 
 # Whatever is in the files
 
 
-WITHIN = st.binary(max_size=60).map(lambda its: tmx(UNIT).encode().replace(b"{0}", its))
+WITHIN = st.binary(max_size=60).map(lambda text: tmx(UNIT).encode().replace(b"{0}", text))
 
 
 @given(content=st.binary(max_size=300) | WITHIN)
-def test_any_bytes_give_rows_of_text_or_a_complaint(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+def test_any_bytes_give_rows_of_text_or_a_fault(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     folder = tmp_path_factory.getbasetemp()
     written(folder, "any.en", "a\nb\n")
     for path in (written(folder, "any.tmx", content), written(folder, "any.fr", content).with_name("any.{en,fr}")):
@@ -292,7 +303,7 @@ MORE = ["</seg>", "<ph>", "</ph>", "<hi>", "</hi>", "text", "\n", "&amp;", "&x;"
 
 
 @given(pieces=st.lists(st.sampled_from([*TAGS, *MORE]), max_size=40))
-def test_any_order_of_tags_gives_rows_of_text_or_a_complaint(
+def test_any_order_of_tags_gives_rows_of_text_or_a_fault(
     tmp_path_factory: pytest.TempPathFactory, pieces: list[str]
 ) -> None:
     faults = Faults()

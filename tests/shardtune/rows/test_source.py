@@ -1,4 +1,4 @@
-"""Rows know their place, and every malformed one is named before anything else happens."""
+"""Rows know their place, and every malformed row is reported before anything else happens."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def written(folder: Path, name: str, content: str | bytes) -> Path:
     return path
 
 
-def test_a_row_knows_its_line_also_after_blank_and_many_lined_ones(tmp_path: Path) -> None:
+def test_a_row_knows_its_line_also_after_blank_lines_and_records_of_several_lines(tmp_path: Path) -> None:
     path = written(tmp_path, "a.csv", 'text,label\n"two\nlines",x\n\nlast,y\n')
     assert [str(row) for row in read_rows(path, {})] == [f"{path}:2", f"{path}:5"]
 
@@ -50,14 +50,14 @@ def test_all_rows_of_a_folder_or_a_glob_are_read_in_the_order_of_the_names(tmp_p
     for name in ("b.csv", "a/z.csv", ".hidden.csv", ".git/x.csv"):
         written(tmp_path, name, f"text\n{name}\n")
     written(tmp_path, "README.md", "# not rows")
-    said: list[str] = []
-    assert [row.values["text"] for row in read_rows(tmp_path, {}, say=said.append)] == ["a/z.csv", "b.csv"]
-    assert said == ["2 files: z.csv, b.csv"]
+    notes: list[str] = []
+    assert [row.values["text"] for row in read_rows(tmp_path, {}, say=notes.append)] == ["a/z.csv", "b.csv"]
+    assert notes == ["2 files: z.csv, b.csv"]
     assert [row.values["text"] for row in read_rows(tmp_path / "*.csv", {})] == ["b.csv"]
     assert [row.values["text"] for row in read_rows(tmp_path / "**" / "*.csv", {})] == ["a/z.csv", "b.csv"]
 
 
-def test_all_faults_are_said_at_once_and_the_many_are_counted(tmp_path: Path) -> None:
+def test_all_faults_are_reported_at_once_and_counted_beyond_the_first(tmp_path: Path) -> None:
     written(tmp_path, "a.jsonl", "x\n" * 1000)
     written(tmp_path, "b.jsonl", "x\n" * 234)
     with pytest.raises(DataError) as raised:
@@ -67,7 +67,7 @@ def test_all_faults_are_said_at_once_and_the_many_are_counted(tmp_path: Path) ->
     assert lines[-1] == "… and 1,224 more"
 
 
-def test_a_column_that_is_nowhere_is_said_with_those_that_are(tmp_path: Path) -> None:
+def test_a_column_that_no_row_has_is_reported_with_those_that_exist(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data\.columns\.text: no row has a column 'revue'; found: review, stars"):
         read_rows(written(tmp_path, "a.csv", "review,stars\ngood,5\n"), {"text": "revue"})
 
@@ -82,11 +82,21 @@ def test_each_source_must_have_the_columns_in_one_row_at_least() -> None:
     require_columns([columns_of(rows[:2])], ["text", "label"])
     with pytest.raises(DataError) as raised:
         require_columns([columns_of(rows)], ["text", "label"])
-    assert str(raised.value) == "c.csv: no column 'text'; found: label, review. Name yours: data.columns={text: …}"
+    assert str(raised.value) == "c.csv: no column 'text'; found: review, label. Name yours: data.columns={text: …}"
+
+
+def test_a_missing_column_is_reported_with_the_names_of_the_file_in_its_order(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.csv", "title,category,article\nnews,x,good\n")
+    notes: list[str] = []
+    rows = read_rows(path, {}, {"text": (), "label": ("category",)}, notes.append)
+    assert notes == ["using column category as label (a guess; set data.columns to change it)"]
+    with pytest.raises(DataError) as raised:
+        require_columns([columns_of(rows)], ["text", "label"])
+    assert str(raised.value).startswith(f"{path}: no column 'text'; found: title, category, article. Name yours")
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         (
             {"review": "b", "stars": "5"},
@@ -94,12 +104,12 @@ def test_each_source_must_have_the_columns_in_one_row_at_least() -> None:
         ),
         (
             {"text;label": "b;5"},
-            "c.csv: no columns 'text', 'label'; found: text;label. Its columns are parted by ';', those of a .csv by "
-            "commas and of a .tsv by tabs: write it like that",
+            "c.csv: no columns 'text', 'label'; found: text;label. The columns are separated by ';'; a .csv needs "
+            "commas and a .tsv tabs, so convert the file",
         ),
     ],
 )
-def test_all_columns_that_are_missing_are_said_with_one_cure(values: dict[str, str], said: str) -> None:
+def test_all_missing_columns_are_reported_with_one_remedy(values: dict[str, str], message: str) -> None:
     with pytest.raises(DataError) as raised:
         require_columns([columns_of([Row(values, Path("c.csv"), 2)])], ["text", "label"])
-    assert str(raised.value) == said
+    assert str(raised.value) == message

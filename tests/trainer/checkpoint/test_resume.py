@@ -237,8 +237,8 @@ def test_a_fork_is_refused_in_words(stopped: Path, tmp_path: Path) -> None:
     recipe = stopped.parent / "recipe.yaml"
     for path, run_dir, fork, said in (
         (stopped, None, stopped, "is the run itself"),
-        (stopped, None, tmp_path / "full", "is not empty, and no fork of"),
-        (recipe, tmp_path / "nothing", tmp_path / "fork", "there is no run in .*nothing to begin from"),
+        (stopped, None, tmp_path / "full", "is not empty and not a fork of"),
+        (recipe, tmp_path / "nothing", tmp_path / "fork", "no run in .*nothing to start from"),
     ):
         with pytest.raises(CheckpointError, match=f"^--fork: .*{said}"):
             find_run(path, [], run_dir, fork)

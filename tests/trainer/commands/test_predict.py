@@ -30,8 +30,8 @@ def run_dir(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("column", "said"),
     [
         ("text", ""),
-        ("review", "rows.csv: takes its column review as text (a guess; data.columns says otherwise)\n"),
-        ("opinion", "rows.csv: takes its column opinion as text (a guess; data.columns says otherwise)\n"),
+        ("review", "rows.csv: using column review as text (a guess; set data.columns to change it)\n"),
+        ("opinion", "rows.csv: using column opinion as text (a guess; set data.columns to change it)\n"),
     ],
 )
 def test_the_text_is_found_under_its_name(

@@ -83,7 +83,7 @@ def wait(path: Path, clock: Clock, job: str | None = None) -> float:
 @pytest.mark.usefixtures("held")
 @pytest.mark.parametrize("job", [None, "8"])
 def test_a_second_start_is_refused_while_the_first_lives(path: Path, job: str | None) -> None:
-    with pytest.raises(CheckpointError, match=r"is being written by job 7, process \d+ on .*shardtune stop"):
+    with pytest.raises(CheckpointError, match=r"is owned by job 7, process \d+ on .*shardtune stop"):
         wait(path, Clock(), job)
 
 
@@ -109,7 +109,7 @@ def test_a_holder_on_another_machine_is_dead_once_nothing_was_seen_of_it_for_a_m
 def test_a_holder_on_another_machine_lives_if_it_touches_its_lease(path: Path, held: FileLease) -> None:
     on_another_machine(path)
     clock = Clock(lambda now: path.touch() if now == 20 else None)
-    with pytest.raises(CheckpointError, match=r"is being written by job 7, process \d+ on node9"):
+    with pytest.raises(CheckpointError, match=r"is owned by job 7, process \d+ on node9"):
         wait(path, clock)
     assert clock.now == 20
 
@@ -192,9 +192,9 @@ def test_another_start_is_refused_before_it_writes_while_a_process_of_this_machi
     tmp_path: Path,
 ) -> None:
     lease, said = FileLease(tmp_path / LEASE, None), list[str]()
-    with pytest.raises(CheckpointError, match=r"is being written by process \d+ on .*; wait for its end, or stop it"):
+    with pytest.raises(CheckpointError, match=r"is owned by process \d+ on .*; wait until it has finished, or stop it"):
         refuse_while_held(tmp_path / LEASE, 0.3, said.append)
-    assert len(said) == 1 and "may be about to end" in said[0]
+    assert len(said) == 1 and "waiting in case it is about to exit" in said[0]
     ends = threading.Timer(0.3, lease.close)
     ends.start()
     refuse_while_held(tmp_path / LEASE, 20, said.append)  # for it ends meanwhile

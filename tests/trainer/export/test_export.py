@@ -148,7 +148,7 @@ def test_what_cannot_be_exported_is_refused_in_words(
         assert main(list(words)) == 2
         return capsys.readouterr().err.strip()
 
-    assert refused(str(tmp_path)) == f"{tmp_path}: not a run directory (there is no config.yaml)"
+    assert refused(str(tmp_path)) == f"{tmp_path}: not a run directory (no config.yaml)"
     assert "step-5 is not there; `shardtune checkpoints" in refused(str(finished), "--step=5")
     assert refused(str(finished), f"--out={finished}") == f"--out: {finished} is not empty; give a new folder"
     run_dir = tmp_path / "run"

@@ -319,7 +319,7 @@ def test_merging_what_has_no_adapters_is_refused(
         (["model.lora.targets=[]"], r"the list is empty; name layers, or write all-linear"),
         (["model.lora.rank=8"], r"model.lora.rank=8': unknown key"),
         (["model.lora_alpha=8"], r"unknown key; did you mean model\.lora\.alpha\?"),
-        (["model.lora={}", "model.from_scratch=true"], r"adapters need pretrained weights, and from_scratch has none"),
+        (["model.lora={}", "model.from_scratch=true"], r"adapters need pretrained weights, but from_scratch has none"),
     ],
 )
 def test_wrong_words_are_refused_with_the_key_and_what_to_do(tiny: Path, overrides: list[str], said: str) -> None:

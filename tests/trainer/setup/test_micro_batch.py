@@ -151,7 +151,7 @@ def test_each_lack_of_memory_halves_it_until_it_holds_but_the_longest_row(tmp_pa
                 kept = read_budget(tmp_path)
                 assert kept is not None and not kept.fits
                 assert str(error).splitlines()[0] == "rank 1 has run out of memory"
-                assert f"auto is {kept.tokens} (memory was short with {budget.tokens})" in str(error)
+                assert f"auto is {kept.tokens} (memory ran out with {budget.tokens})" in str(error)
                 budget = replace(budget, tokens=kept.tokens)
                 seen.append(kept.tokens)
     assert seen == [50, 25, 24]

@@ -93,7 +93,7 @@ def test_one_rank_short_of_memory_at_the_start_halves_it_for_all(tmp_path: Path,
     assert 64 <= half.tokens <= 100 < (half.too_many or 0) and not half.fits
     train(recipe, tmp_path, world_size=2, before=short_of_memory(100))
     assert notices(tmp_path) == [
-        f"train.micro_batch_tokens: auto is {half.tokens} (memory was short with {half.too_many})"
+        f"train.micro_batch_tokens: auto is {half.tokens} (memory ran out with {half.too_many})"
     ]
     assert_close(curve(events(tmp_path)), given)
 

@@ -9,9 +9,8 @@ from typing import Any
 
 from shardtune.errors import DataError
 from shardtune.recipe.schema import Recipe
-from shardtune.rows.columns import rename
 from shardtune.rows.row_faults import BadRowsError, Faults
-from shardtune.rows.source import Row
+from shardtune.rows.source import Row, row_of
 from shardtune.trainer.data.batches.order import shuffled
 from shardtune.trainer.data.prepare.row_pieces import Read, Reading
 from shardtune.trainer.data.prepare.splits import sources_of, with_named_columns
@@ -81,9 +80,7 @@ class Stream:
             chunk: list[Row] = []
             for path, records in sources.records(reading, read):
                 for record in records:
-                    if self._columns[number]:
-                        rename(record.values, self._columns[number])
-                    row = Row(record.values, path, record.line, number, record.item)
+                    row = row_of(record, path, self._columns[number], number=number)
                     chunk.append(with_named_columns(row, self._recipe))
                     if len(chunk) == ROWS_AT_ONCE:
                         num_rows += len(chunk)

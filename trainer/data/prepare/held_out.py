@@ -37,8 +37,9 @@ def refuse_unknown_group(data: DataConfig, columns: Sequence[str], faults: Fault
     """Adds a group that is none of the columns that any training row has."""
     for split, share in shares_of(data).items():
         if share.group is not None and share.group not in columns:
-            found = ", ".join(columns)
-            faults.add(f"data.{split}.group", f"no row of train has a column {share.group!r}; found: {found}")
+            names = ", ".join(columns)
+            what = f"no training row has a column {share.group!r}; columns, after renaming: {names}"
+            faults.add(f"data.{split}.group", what)
 
 
 def _hash(row: Row, share: HeldOutConfig, inputs: Sequence[str], faults: Faults) -> int:

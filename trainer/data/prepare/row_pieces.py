@@ -15,13 +15,12 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from shardtune.rows.columns import rename
 from shardtune.rows.formats import read_file
 from shardtune.rows.hub import read_dataset
 from shardtune.rows.input_file import COMPRESSIONS, File, Part, Record, TextUnit, format_of
 from shardtune.rows.parallel_text import sides_of
 from shardtune.rows.row_faults import Faults
-from shardtune.rows.source import Row
+from shardtune.rows.source import Row, row_of
 from shardtune.rows.source_config import SourceConfig
 from shardtune.rows.source_files import FindError, find_files, is_dataset
 from shardtune.trainer.data.prepare.work_queue import WorkQueue, published
@@ -261,9 +260,8 @@ class Pieces:
                 left -= len(stored)
                 rows = []
                 for values, line, item in stored:
-                    if columns:
-                        rename(values, columns)
-                    rows.append(self._named_columns(Row(values, path, line, piece.source, item)))
+                    row = row_of(Record(values, line, item), path, columns, number=piece.source)
+                    rows.append(self._named_columns(row))
                 yield rows
 
     def chunks_of(self, number: int, splits: NDArray[np.uint8], split: int) -> Iterator[Located]:

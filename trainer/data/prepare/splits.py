@@ -71,7 +71,7 @@ def read_splits(recipe: Recipe, say: Say, work: WorkQueue, *, piece_bytes: int |
 def with_named_columns(row: Row, recipe: Recipe) -> Row:
     """The row with those of our columns too that the task finds by its options."""
     named = TASKS[recipe.task.kind].named_columns(recipe.task, row.values)
-    return replace(row, values={**row.values, **named}) if named else row
+    return replace(row, values={**row.values, **named}, file_columns=row.columns) if named else row
 
 
 def sources_digest(data: DataConfig, known: Fingerprints) -> str:

@@ -74,7 +74,7 @@ def read_conversation(row: Row, faults: Faults, *, format_: str = "auto", answer
     """
     known = format_of(row.values) if format_ == "auto" else format_
     if known is None:
-        faults.add(row, f"no conversation in it; expected {EXPECTED}; found: {', '.join(row.values) or 'nothing'}")
+        faults.add(row, f"no conversation in it; expected {EXPECTED}; found: {', '.join(row.columns) or 'nothing'}")
         return None
     reading = _Reading()
     READERS[known](reading, row.values, answered)

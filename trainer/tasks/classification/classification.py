@@ -66,7 +66,7 @@ class ClassificationSurvey:
             wanted = [*Classification.columns, *(["text_pair"] if has_pairs else [])]
             require_columns([look.columns for look in its], wanted)
         counted = {split: [look.labels for look in its] for split, its in looks.items()}
-        path = next((path for look in looks["train"] for path, _ in look.columns.values()), None)
+        path = next((columns.path for look in looks["train"] for columns in look.columns.values()), None)
         facts = self._problem.survey(self._options, counted, path, are_sound=not faults)
         self.facts = {"has_pairs": has_pairs, **facts}
         self._is_again = True

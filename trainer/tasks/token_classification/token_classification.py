@@ -202,7 +202,7 @@ class TokenClassification:
             if "text" in row.values:
                 check_text(row, "text", faults)
             else:
-                faults.add(row, f"neither tokens nor text; found: {', '.join(row.values)}")
+                faults.add(row, f"neither tokens nor text; found: {', '.join(row.columns)}")
             return
         tokens = row.values["tokens"]
         if not isinstance(tokens, list) or not tokens:

@@ -184,6 +184,6 @@ def _check(row: Row, side: str, faults: Faults) -> None:
         check_text(row, side, faults)
         return
     by_language = row.values.get("translation")
-    names = [f"translation.{name}" for name in by_language] if isinstance(by_language, Mapping) else list(row.values)
+    names = [f"translation.{name}" for name in by_language] if isinstance(by_language, Mapping) else list(row.columns)
     found = ", ".join(names) or "nothing"
     faults.add(row, f"no {side}; found: {found}. Name its language (task.{side}_language) or its column (data.columns)")

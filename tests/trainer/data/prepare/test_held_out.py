@@ -109,5 +109,5 @@ def test_rows_without_a_group_are_named_and_a_group_that_is_nowhere_once() -> No
     assert faults.are_rows_alone
     faults = Faults()
     refuse_unknown_group(data, ["text"], faults)
-    assert faults.first == ["data.dev.group: no row of train has a column 'chat'; found: text"]
+    assert faults.first == ["data.dev.group: no training row has a column 'chat'; columns, after renaming: text"]
     assert not faults.are_rows_alone

@@ -60,7 +60,7 @@ def test_sources_of_many_formats_are_read_one_after_the_other_each_by_its_own_co
     ]  # fmt: skip
     assert said == [
         "c: 2 files: 1.tsv, 2.tsv",
-        "c: takes its column sentence as text, class as label (a guess; data.columns says otherwise)",
+        "c: using column sentence as text, class as label (a guess; set data.columns to change it)",
     ]
     assert [text.replace(f"{folder}/", "") for text in found.report["notes"]] == said
     assert found.facts["label_counts"]["train"] == {"positive": 3, "negative": 3}
@@ -70,10 +70,16 @@ def test_a_guess_can_be_forbidden_and_is_not_made_between_two(folder: Path) -> N
     (folder / "train.csv").write_text("review,label\ngood,positive\nbad,negative\n")
     found, _ = gathered(folder, f"data.train={folder}/train.csv")
     assert texts(found) == ["good", "bad"]
-    with pytest.raises(DataError, match=r"train.csv: no column 'text'; found: label, review\. Name yours"):
+    with pytest.raises(DataError, match=r"train.csv: no column 'text'; found: review, label\. Name yours"):
         gathered(folder, f"data.train={folder}/train.csv", "data.guess_columns=false")
     (folder / "train.csv").write_text("review,comment,label\ngood,x,positive\nbad,x,negative\n")
-    with pytest.raises(DataError, match=r"train.csv: no column 'text'; found: comment, label, review\. Name yours"):
+    with pytest.raises(DataError, match=r"train.csv: no column 'text'; found: review, comment, label\. Name yours"):
+        gathered(folder, f"data.train={folder}/train.csv")
+
+
+def test_a_missing_column_is_reported_with_the_names_of_the_file_not_with_the_guessed_ones(folder: Path) -> None:
+    (folder / "train.csv").write_text("article,category\ngood,positive\nbad,negative\n")
+    with pytest.raises(DataError, match=r"train.csv: no column 'text'; found: article, category\. Name yours"):
         gathered(folder, f"data.train={folder}/train.csv")
 
 
@@ -122,7 +128,7 @@ def test_skipped_rows_are_counted_by_what_is_wrong_and_the_first_are_shown(folde
     assert bad["rows"] == {"train": 6, "dev": 2}
     assert bad["reasons"] == {
         "not JSON: unterminated string": 1,
-        "the key … is there twice in one object": 1,
+        "the key … occurs twice in one object": 1,
         "not JSON: expecting property name enclosed in double quotes": 1,
         "no label": 1,
         "text is empty": 1,
@@ -145,7 +151,7 @@ def test_skipped_rows_are_counted_by_what_is_wrong_and_the_first_are_shown(folde
         ("x\ny\n", "train: no row is left, for all 2 are wrong:\n.*train.jsonl:1: not JSON: expecting value"),
         ('{"text": "", "label": "x"}\n', "train: no row is left, for all 1 are wrong:\n.*train.jsonl:1: text is empty"),
         (jsonl(*reviews("a")), "every row has the label 'positive'"),
-        ("", "train.jsonl: no rows in it"),
+        ("", "train.jsonl: contains no rows"),
     ],
 )
 def test_what_is_wrong_with_more_than_single_rows_is_an_error_though_they_are_skipped(
@@ -216,7 +222,9 @@ def test_a_share_of_the_training_rows_is_another_split(folder: Path) -> None:
                             f"({len(found.rows['dev']) / 200:.1%})")  # fmt: skip
     with pytest.raises(DataError, match=r"data\.dev: no row is left for it of 200; change the fractions"):
         gathered(folder, "data.dev={fraction: 0.0001}")
-    with pytest.raises(DataError, match=r"data\.dev\.group: no row of train has a column 'chat'; found: text, label"):
+    with pytest.raises(
+        DataError, match=r"data\.dev\.group: no training row has a column 'chat'; columns, after renaming: text, label"
+    ):
         gathered(folder, "data.dev={fraction: 0.1, group: chat}")
 
 
@@ -238,9 +246,9 @@ def test_every_path_that_stands_for_nothing_is_said(folder: Path) -> None:
     with pytest.raises(DataError) as raised:
         sources_digest(recipe.data, Fingerprints(folder))
     assert [line.removeprefix(f"{folder}/").split(";")[0] for line in str(raised.value).splitlines()] == [
-        "a.csv: there is no such file",
-        "b.xml: there is no such file",
-        "*.tsv: no file is called so",
+        "a.csv: no such file",
+        "b.xml: no such file",
+        "*.tsv: no file matches",
     ]
 
 
@@ -254,7 +262,7 @@ def test_prepared_examples_know_their_source_and_what_was_said_is_said_again(tmp
     again: list[str] = []
     prepared = prepare(recipe, say=again.append)
     assert again == [text for text in first if not text.startswith("tokenizing")] == prepared.meta["notes"]
-    assert f"{folder}/more.csv: takes its column review as text (a guess; data.columns says otherwise)" in again
+    assert f"{folder}/more.csv: using column review as text (a guess; set data.columns to change it)" in again
     assert prepared.meta["leaks"] and set(prepared.meta["bad_rows"]) == {"rows", "reasons", "first"}
 
 

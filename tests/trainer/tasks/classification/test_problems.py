@@ -81,12 +81,12 @@ def in_parts(its: Classification, logits: Tensor, labels: Tensor) -> dict[str, A
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({"problem": "regression", "label_smoothing": 0.1}, "label_smoothing says nothing about problem regression"),
-        ({"problem": "regression", "label_names": ("a", "b")}, "label_names says nothing about problem regression"),
-        ({"problem": "multi_label", "class_weights": "balanced"}, "class_weights says nothing about problem multi_l"),
-        ({"threshold": 0.4}, "threshold says nothing about problem single_label, only about multi_label; remove it"),
+        ({"problem": "regression", "label_smoothing": 0.1}, "label_smoothing does not apply to problem regression"),
+        ({"problem": "regression", "label_names": ("a", "b")}, "label_names does not apply to problem regression"),
+        ({"problem": "multi_label", "class_weights": "balanced"}, "class_weights does not apply to problem multi_l"),
+        ({"threshold": 0.4}, "threshold does not apply to problem single_label, only to multi_label; remove it"),
         ({"label_names": ("a", "b"), "class_weights": {"c": 2.0}}, "class_weights: c: not in label_names"),
-        ({"label_names": ("a", "b", "a")}, "label_names: a name is there twice"),
+        ({"label_names": ("a", "b", "a")}, "label_names: a name is listed twice"),
         ({"class_weights": "even"}, "balanced"),
         ({"class_weights": {"a": 0.0}}, "greater than 0"),
     ],
@@ -99,7 +99,7 @@ def test_keys_that_say_nothing_about_the_problem_are_refused(keys: dict[str, Any
 def test_a_recipe_with_such_keys_is_refused_before_anything_starts() -> None:
     with pytest.raises(ConfigError) as raised:
         tiny_recipe(Path("x"), "task={kind: classification, problem: regression, threshold: 0.3}")
-    assert "threshold says nothing about problem regression" in str(raised.value)
+    assert "threshold does not apply to problem regression" in str(raised.value)
     with pytest.raises(ConfigError) as raised:
         tiny_recipe(Path("x"), "task={kind: classification, class_weights: {a: -1}}")
     assert str(raised.value).count("\n") == 0 and "class_weights.a: must be above 0, got -1" in str(raised.value)

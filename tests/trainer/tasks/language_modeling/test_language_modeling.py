@@ -179,15 +179,15 @@ MALFORMED: list[tuple[bytes, str]] = [
     (b'{"text": [[null]]}\n', "1: text: expected a text, got [[None]]"),
     (b'{"text": ""}\n', "1: text is empty"),
     (b'{"text": " \\t\\n\\u00a0\\u3000 "}\n', "1: text is empty"),
-    (b'{"text": "a\\u0000b"}\n', "1: text: character 2 is U+0000, which no text has"),
-    (b'{"text": "\\ud83d"}\n', "1: an escape from \\ud800 to \\udfff stands for half a character"),
+    (b'{"text": "a\\u0000b"}\n', "1: text: character 2 is U+0000, which no text may have"),
+    (b'{"text": "\\ud83d"}\n', "1: an escape from \\ud800 to \\udfff is half a character"),
     (b'{"text": "a"}\n["b"]\n', '2: expected an object such as {"text": …}, got a list'),
     (b'{"text": "a"}\n"b"\n', '2: expected an object such as {"text": …}, got a text'),
     (b'{"text": "a"}\n{"text": "b"\n', "2: not JSON"),
     (b'{"text": "a"}\n{"text": "\xff"}\n', "2: not UTF-8 (byte 11 of the line is 0xff)"),
     ('{"text": "a"}'.encode("utf-16"), "looks like UTF-16; convert it"),
     (b'{"body": "a"}\n', "no column 'text'; found: body. Name yours: data.columns={text: …}"),
-    (b"", "no rows in it"),
+    (b"", "contains no rows"),
 ]
 
 
@@ -204,7 +204,7 @@ def test_what_no_text_has_is_named_wherever_the_row_comes_from() -> None:
     # The bytes of a command line that are not UTF-8 are such halves of surrogate pairs.
     faults = Faults()
     LanguageModeling.check_inputs(row("a\udc80"), faults)
-    with pytest.raises(DataError, match=r"r\.jsonl:1: text: character 2 is U\+DC80, which no text has"):
+    with pytest.raises(DataError, match=r"r\.jsonl:1: text: character 2 is U\+DC80, which no text may have"):
         faults.raise_if_any()
 
 
@@ -240,15 +240,15 @@ def test_whatever_a_row_holds_it_is_encoded_or_named(tasks: list[LanguageModelin
         ("task.objective=next", "got 'next'; legal: auto, causal, masked"),
         (
             "task={kind: language_modeling, objective: causal, whole_words: true}",
-            "whole_words says nothing about a causal",
+            "whole_words does not apply to a causal",
         ),
         (
             "task={kind: language_modeling, objective: causal, mask_probability: 0.2}",
-            "mask_probability says nothing about a causal objective, only about a masked one; remove it",
+            "mask_probability does not apply to a causal objective, only to a masked one; remove it",
         ),
         (
             "task={kind: language_modeling, objective: masked, stride: 2}",
-            "stride says nothing about a masked objective",
+            "stride does not apply to a masked objective",
         ),
         ("task.mask_probability=1", "task.mask_probability"),
         ("task.stride=-1", "task.stride"),
@@ -266,8 +266,8 @@ def test_a_wrong_option_is_named(folder: Path, override: str, said: str) -> None
     [
         ("masked", {"objective": "causal"}, {}, "task.objective: a bert model sees what comes next"),
         ("causal", {"objective": "masked"}, {}, "transformers has no masked language model of llama"),
-        ("masked", {"stride": 3}, {}, "task.stride says nothing about a masked objective"),
-        ("causal", {"whole_words": True}, {}, "task.whole_words says nothing about a causal objective"),
+        ("masked", {"stride": 3}, {}, "task.stride does not apply to a masked objective"),
+        ("causal", {"whole_words": True}, {}, "task.whole_words does not apply to a causal objective"),
         ("causal", {}, {"is_encoder_decoder": True}, "reads one text and writes another"),
     ],
 )

@@ -96,7 +96,7 @@ def test_a_file_of_words_alone_can_be_predicted(tmp_path: Path) -> None:
 
 
 def test_a_line_with_other_columns_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"a\.conll:2: 1 columns, where the file's first word has 2"):
+    with pytest.raises(DataError, match=r"a\.conll:2: 1 columns, but the file's first word has 2"):
         read_rows(written(tmp_path, "a.conll", "EU B-ORG\nrejects\n"), {})
 
 

@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,13 +137,14 @@ LANGUAGE = "Name its language (task.target_language) or its column (data.columns
         ({"translation": {}}, "no source; found: nothing."),
         ({"translation": {3: "a"}}, "no source; found: translation.3."),
         ({"translation": "un"}, "no source; found: translation."),
-        ({"en": "a"}, "no target; found: en, source."),
+        ({"en": "a"}, "no target; found: en."),
         ({}, "no source; found: nothing."),
     ],
 )
 def test_what_is_wrong_with_a_row_is_said_with_its_line(values: dict[str, Any], said: str) -> None:
     named = Translation.named_columns(options(**ENGLISH_FRENCH), values)
-    train_rows = [row(1, source="a", target="un"), row(2, **(values | named))]
+    wrong = replace(row(2, **(values | named)), file_columns=tuple(values))
+    train_rows = [row(1, source="a", target="un"), wrong]
     with pytest.raises(DataError) as raised:
         survey(Translation, options(**ENGLISH_FRENCH), {"train": train_rows})
     assert str(raised.value).startswith(f"r.jsonl:2: {said}")
@@ -626,10 +628,13 @@ SMALLEST = "model: {path: org/name}\ndata: {train: train.tsv}\ntask:\n  "
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ("{kind: translation, prompt: Translate}", "task.prompt: it has to hold {source} once"),
-        ("{kind: translation, prompt: '{source} {source}'}", "task.prompt: it has to hold {source} once"),
-        ("{kind: translation, prompt: '{text}'}", "task.prompt: no place 'text'; legal: source, source_language"),
-        ("{kind: translation, prompt: '{source'}", "task.prompt: braces that do not match"),
+        ("{kind: translation, prompt: Translate}", "task.prompt: must contain {source} exactly once"),
+        ("{kind: translation, prompt: '{source} {source}'}", "task.prompt: must contain {source} exactly once"),
+        (
+            "{kind: translation, prompt: '{text}'}",
+            "task.prompt: unknown placeholder 'text'; legal: {source}, {source_language}",
+        ),
+        ("{kind: translation, prompt: '{source'}", "task.prompt: unbalanced braces"),
         ("{kind: translation, num_beams: 0}", "task.num_beams: must be above 0, got 0"),
         ("{kind: translation, bleu_tokenizer: moses}", "task.bleu_tokenizer: got 'moses'; legal: auto, 13a, intl, zh"),
         (
