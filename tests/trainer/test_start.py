@@ -9,6 +9,7 @@ import pytest
 
 from shardtune.errors import ConfigError
 from shardtune.trainer.between_steps.milestones import Milestones
+from shardtune.trainer.between_steps.stop_checks import StopChecks
 from tests.support.runs import curve, events, tiny_recipe, train
 
 SHORT = "train={global_batch_size: 12, max_steps: 4, eval_every_steps: 2}"
@@ -20,7 +21,7 @@ AT_START = "train={global_batch_size: 12, max_steps: 4, eval_every_steps: 2, eva
 def stop_after(num_steps: int) -> Callable[[], None]:
     def before() -> None:
         asked = count(1)
-        Milestones.stop_requested = lambda self: next(asked) >= num_steps  # type: ignore[method-assign]
+        StopChecks.requested = lambda self: next(asked) >= num_steps  # type: ignore[method-assign]
 
     return before
 

@@ -36,6 +36,7 @@ class Meter:
         self._device = device
         self._window = _Window(time.monotonic())
         self._step_s: float | None = None
+        self._is_paused = False
 
     def add(self, step: Step, stats: StepStats, loss: float) -> None:
         """Counts one finished step; loss is the mean over its targets."""
@@ -91,7 +92,12 @@ class Meter:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """What passes in here (an evaluation, a checkpoint) is not training time."""
+        """Does not count the time spent inside (an evaluation, a checkpoint) as training time; may be nested."""
+        outer, self._is_paused = self._is_paused, True
         began = time.monotonic()
-        yield
-        self._window.started += time.monotonic() - began
+        try:
+            yield
+        finally:
+            self._is_paused = outer
+            if not outer:
+                self._window.started += time.monotonic() - began

@@ -6,15 +6,16 @@ from dataclasses import dataclass, replace
 
 from shardtune.errors import TrainingError
 from shardtune.recipe.fault_policy import FaultsConfig
-from shardtune.trainer.between_steps.bad_rows import BAD_ROWS, BadRowSearch
-from shardtune.trainer.between_steps.spikes import is_bad, spike_limit, with_loss
+from shardtune.trainer.between_steps.callback import Callback, RolledBack, StepDone
+from shardtune.trainer.between_steps.guard.bad_rows import BAD_ROWS, BadRowSearch
+from shardtune.trainer.between_steps.guard.spikes import is_bad, spike_limit, with_loss
 from shardtune.trainer.checkpoint.checkpoints import CheckpointPolicy, Checkpoints
 from shardtune.trainer.checkpoint.manifest import OPTIMIZER, WEIGHTS
 from shardtune.trainer.checkpoint.resume import first_whole, restore, state_of
 from shardtune.trainer.checkpoint.train_state import TrainState
 from shardtune.trainer.data.batches.steps import Step
 from shardtune.trainer.distributed.ranks import Ranks
-from shardtune.trainer.engine.engine import Engine, StepStats
+from shardtune.trainer.engine.engine import Engine
 from shardtune.trainer.reporting.reporter import Reporter
 from shardtune.trainer.tasks import Task
 
@@ -22,17 +23,9 @@ NUM_NAMED = 5
 """Rows that an alert names; all of them are in the file."""
 
 
-class RolledBack(Exception):
-    """The training stands at an earlier step again, and is to go on from there."""
-
-    def __init__(self, state: TrainState) -> None:
-        super().__init__(f"back at step {state.step}")
-        self.state = state
-
-
-@dataclass
-class Guard:
-    """Looks at every step's numbers, on all ranks alike."""
+@dataclass(kw_only=True)
+class Guard(Callback):
+    """Checks the numbers of every step."""
 
     config: FaultsConfig
     precision: str
@@ -40,7 +33,7 @@ class Guard:
     engine: Engine
     task: Task
     checkpoints: Checkpoints
-    culprits: BadRowSearch
+    bad_rows: BadRowSearch
     reporter: Reporter
     ranks: Ranks
 
@@ -48,38 +41,40 @@ class Guard:
         self._before_bad: TrainState | None = None
         self._is_spiking = False
 
-    def judge(self, before: TrainState, after: TrainState, step: Step, stats: StepStats, loss: float) -> TrainState:
-        """Collective: the state after the step, with what its numbers say.
+    def step_done(self, state: TrainState, done: StepDone) -> TrainState:
+        """Collective: returns the state with the loss of the step noted in it.
 
-        Raises TrainingError if the training is not to go on, RolledBack if it is to go on from an earlier step.
+        Raises TrainingError if training cannot continue, RolledBack if it continues from an earlier step.
         """
+        step, loss = done.step, done.loss
         if not step.micro_batches:
-            return after
-        if is_bad(loss, stats, self.precision):
-            return self._count(before, after, step, loss)
-        limit = spike_limit(after.recent_losses, self.config.spike_deviations)
+            return state
+        if is_bad(loss, done.stats, self.precision):
+            return self._count(state, done)
+        limit = spike_limit(state.recent_losses, self.config.spike_deviations)
         if loss > limit and not self._is_spiking:
             self._say(step, f"the loss of step {step.number + 1} is a spike", f"it is {loss:.4g}, above {limit:.4g}")
         if loss > limit and self.config.on_spike == "rollback":
-            self._roll_back(after, step)
+            self._roll_back(state, step)
         self._is_spiking = loss > limit
-        return replace(after, bad_in_a_row=0, recent_losses=with_loss(after.recent_losses, loss))
+        return replace(state, bad_in_a_row=0, recent_losses=with_loss(state.recent_losses, loss))
 
-    def _count(self, before: TrainState, after: TrainState, step: Step, loss: float) -> TrainState:
-        """Collective: one more bad step."""
-        if before.bad_in_a_row == 0:
-            self._before_bad = before
-        after = replace(after, bad_in_a_row=before.bad_in_a_row + 1)
+    def _count(self, state: TrainState, done: StepDone) -> TrainState:
+        """Collective: returns the state with one more bad step counted in it."""
+        step, loss = done.step, done.loss
+        if done.before.bad_in_a_row == 0:
+            self._before_bad = done.before
+        state = replace(state, bad_in_a_row=done.before.bad_in_a_row + 1)
         what = "its gradient is no finite number" if math.isfinite(loss) else f"its loss is {loss}"
-        rows = _named(self.culprits.find(self.engine, self.task, step.number), step.num_samples)
+        rows = _named(self.bad_rows.find(self.engine, self.task, step.number), step.num_samples)
         self._say(step, f"step {step.number + 1} has changed no weight", f"{what}; {rows}")
-        if after.bad_in_a_row < self.config.max_bad_steps:
-            return after
+        if state.bad_in_a_row < self.config.max_bad_steps:
+            return state
         if self._before_bad is not None:  # the weights are still those, for no step has changed them since
             self.checkpoints.save(self.engine, self._before_bad, None)
             self.checkpoints.finish()
         raise TrainingError(
-            f"step {step.number + 1} is number {after.bad_in_a_row} in a row whose loss or gradient is no finite "
+            f"step {step.number + 1} is number {state.bad_in_a_row} in a row whose loss or gradient is no finite "
             f"number (faults.max_bad_steps), so the run ends. None of them has changed a weight. {rows[0].upper()}"
             f"{rows[1:]}. Mend or remove such rows; if there are none, lower optim.lr, or train in bf16 instead of fp16"
         )
@@ -92,7 +87,7 @@ class Guard:
                 "(faults.max_rollbacks), so the run ends. Lower optim.lr or optim.max_grad_norm, or look at the rows"
             )
         self.checkpoints.finish()
-        complete = [its for its in self.checkpoints.complete() if its.step <= step.number]
+        complete = [checkpoint for checkpoint in self.checkpoints.complete() if checkpoint.step <= step.number]
         newest = first_whole(complete[::-1], self.ranks, (WEIGHTS, OPTIMIZER))
         if newest is None:
             self._say(step, "there is no rollback", "no checkpoint is from before the spike")

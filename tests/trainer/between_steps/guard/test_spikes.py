@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from shardtune.trainer.between_steps.spikes import FEWEST, WINDOW, is_bad, spike_limit, with_loss
+from shardtune.trainer.between_steps.guard.spikes import FEWEST, WINDOW, is_bad, spike_limit, with_loss
 from shardtune.trainer.engine.engine import StepStats
 
 FINE, SKIPPED = StepStats(1e-3, 1.0, True), StepStats(1e-3, math.inf, False)
