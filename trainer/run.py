@@ -5,17 +5,13 @@ The composition root: the only module that may import every other.
 
 import json
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
-import numpy as np
-import torch
 import transformers
-from torch import nn
 
-from shardtune.ds_config.resolve import ds_config_of
 from shardtune.errors import CheckpointError
 from shardtune.recipe.load import learning_hash
 from shardtune.recipe.schema import Recipe
@@ -34,25 +30,18 @@ from shardtune.trainer.checkpoint.checkpoints import CheckpointPolicy, Checkpoin
 from shardtune.trainer.checkpoint.manifest import Checkpoint
 from shardtune.trainer.checkpoint.resume import Found, find_newest, first_whole, fork, restore, state_of
 from shardtune.trainer.checkpoint.train_state import TrainState
-from shardtune.trainer.data.batches.bins import Packing
 from shardtune.trainer.data.batches.prefetch import prefetch
 from shardtune.trainer.data.batches.steps import TrainingSteps, training_steps_of
-from shardtune.trainer.data.prepare.example_shards import Split
 from shardtune.trainer.data.prepare.prepare import Prepared
 from shardtune.trainer.distributed.background import run_on_every_rank
 from shardtune.trainer.distributed.lease import Lease, open_lease
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.distributed.stop import Stop, StopAsked
 from shardtune.trainer.distributed.watchdog import beat, watching
-from shardtune.trainer.engine.deepspeed_engine import DeepSpeedEngine, sharded_birth
-from shardtune.trainer.engine.engine import Engine
-from shardtune.trainer.engine.optimizers import OPTIMIZERS
-from shardtune.trainer.engine.replicated_engine import ReplicatedEngine
 from shardtune.trainer.engine.schedule import make_schedule
 from shardtune.trainer.export.export import export, in_order
 from shardtune.trainer.loop import fit
-from shardtune.trainer.model.load import keep_model_files, load_model
-from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
+from shardtune.trainer.model.load import keep_model_files
 from shardtune.trainer.preflight.preflight import preflight
 from shardtune.trainer.preflight.probe import host_name
 from shardtune.trainer.reporting.meter import Meter
@@ -61,14 +50,10 @@ from shardtune.trainer.reporting.reporter import Reporter, open_reporter
 from shardtune.trainer.reporting.stragglers import Pace, RankLocation
 from shardtune.trainer.setup.cpu_attention import install_fast_attention
 from shardtune.trainer.setup.cpu_dropout import install_fast_dropout
-from shardtune.trainer.setup.first_token import read_first_alone
-from shardtune.trainer.setup.micro_batch import Budget
+from shardtune.trainer.setup.load_engine import Loaded, load
 from shardtune.trainer.setup.out_of_memory import memory_said
-from shardtune.trainer.setup.packing import choose_packing
 from shardtune.trainer.setup.precision import settle_precision
-from shardtune.trainer.setup.rehearsal import halved_when_short, settle_budget
-from shardtune.trainer.tasks import TASKS, Task
-from shardtune.trainer.tasks.batch import Batch
+from shardtune.trainer.setup.rehearsal import halved_when_short
 
 
 @dataclass(frozen=True)
@@ -89,19 +74,7 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """The model on its engine, and how large and how dense its micro-batches are."""
-
-    engine: Engine
-    model: Any
-    task: Task
-    tokenizer: Any
-    packing: Packing | None
-    budget: Budget
-
-
-@dataclass(frozen=True)
-class Saved:
+class Resumed:
     """The checkpoints of the run, and the state that it resumes from."""
 
     checkpoints: Checkpoints
@@ -114,7 +87,7 @@ class Training:
     """Everything that takes part in the training."""
 
     loaded: Loaded
-    saved: Saved
+    resumed: Resumed
     steps: TrainingSteps
     evaluator: Evaluator
     stop_checks: StopChecks
@@ -180,17 +153,17 @@ def _run(start: Start) -> bool:
 def _assemble(start: Start) -> Training:
     """Collective: loads the model, resumes, and puts everything together; reports the start."""
     recipe, run_dir, prepared, ranks = start.recipe, start.run_dir, start.prepared, start.ranks
-    loaded = _load(start)
+    loaded = load(recipe, run_dir, prepared, ranks=ranks, reporter=start.reporter, lease=start.lease)
     task, budget, packing = loaded.task, loaded.budget, loaded.packing
     steps = training_steps_of(prepared, recipe, task, ranks=ranks, micro_batch_tokens=budget.tokens, packing=packing)
     if ranks.is_zero:
         keep_model_files(loaded.model, loaded.tokenizer, run_dir / MODEL)
         write_atomically(run_dir / FACTS, json.dumps(prepared.facts, ensure_ascii=False, indent=1))
-    saved = _resume(start, loaded)
-    training = _compose(start, loaded, saved, steps)
+    resumed = _resume(start, loaded)
+    training = _compose(start, loaded, resumed, steps)
     start.reporter.report(
         "start",
-        step=saved.state.step,
+        step=resumed.state.step,
         num_steps=steps.num_steps,
         num_rows=steps.num_rows,
         data={name: {key: split[key] for key in ("rows", "tokens")} for name, split in prepared.meta["splits"].items()},
@@ -205,65 +178,7 @@ def _assemble(start: Start) -> Training:
     return training
 
 
-def _load(start: Start) -> Loaded:
-    """Collective: the model on its engine, and what micro-batches it can take."""
-    recipe, run_dir, ranks, reporter = start.recipe, start.run_dir, start.ranks, start.reporter
-    beat()
-    reporter.report("phase", name="loading the model")
-    train = start.prepared.split("train")
-    assert train is not None, "a recipe always names training data"
-    tokenizer = load_tokenizer(recipe)
-    task = TASKS[recipe.task.kind](recipe.task, start.prepared.facts, tokenizer, load_model_config(recipe))
-    with memory_said(recipe, task, ranks, lambda: None, micro_batch_tokens=recipe.data.max_tokens):
-        engine, model = _load_engine(recipe, run_dir, task, tokenizer, ranks)
-        beat()
-        packing = choose_packing(recipe, task, engine, model, ranks=ranks, reporter=reporter)
-        _pass_once(engine, task, train, ranks)
-        if task.auto_model == "AutoModelForSequenceClassification":
-            read_first_alone(engine, model, _ends_of(train, task).to(ranks.device), recipe.engine.precision, ranks)
-        beat()
-    budget = settle_budget(
-        recipe, run_dir, engine, task, train, packing, ranks=ranks, reporter=reporter, lease=start.lease
-    )
-    return Loaded(engine, model, task, tokenizer, packing, budget)
-
-
-def _load_engine(recipe: Recipe, run_dir: Path, task: Task, tokenizer: Any, ranks: Ranks) -> tuple[Engine, Any]:
-    """Collective: the engine, sharded as the ds_config asks, and the pretrained model within it."""
-    hidden_size = getattr(load_model_config(recipe).get_text_config(), "hidden_size", None)
-    ds_config = ds_config_of(recipe, hidden_size=hidden_size)
-    if ranks.is_zero and ds_config is not None:
-        write_atomically(run_dir / "deepspeed.json", json.dumps(ds_config, indent=2))
-    # transformers (5.23) draws other weights where they are born sharded: the stage would decide what is learned.
-    with nullcontext() if ds_config is None or recipe.model.from_scratch else sharded_birth(ds_config):
-        model = load_model(recipe, task, tokenizer)
-    beat()
-
-    def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
-        return OPTIMIZERS[recipe.optim.kind](model, recipe.optim)
-
-    common: dict[str, Any] = {"ranks": ranks, "seed": recipe.train.seed, "keeps_frozen": recipe.model.lora is None}
-    if ds_config is not None:
-        return DeepSpeedEngine(model, ds_config, make_optimizer, **common), model
-    precision, norm = recipe.engine.precision, recipe.optim.max_grad_norm
-    return ReplicatedEngine(model, make_optimizer, precision=precision, max_grad_norm=norm, **common), model
-
-
-def _pass_once(engine: Engine, task: Task, train: Split, ranks: Ranks) -> None:
-    """Collective: a forward pass of the shortest example, by which the model shows how its loss can be computed."""
-    shortest = np.where(train.num_targets > 0, train.lengths, np.iinfo(np.int32).max).argmin()
-    (example,) = train.examples(np.array([shortest]))
-    with engine.evaluating():
-        engine.forward(task.collate([{**example, "draw": (0, 0)}]).to(ranks.device))
-
-
-def _ends_of(train: Split, task: Task) -> Batch:
-    """A batch of the shortest and the longest example."""
-    rows = np.array([train.lengths.argmin(), train.lengths.argmax()])
-    return task.collate([{**example, "draw": (0, 0)} for example in train.examples(rows)])
-
-
-def _resume(start: Start, loaded: Loaded) -> Saved:
+def _resume(start: Start, loaded: Loaded) -> Resumed:
     """Collective: gives the engine the checkpoint that was found, if there is one. Raises CheckpointError."""
     recipe, ranks, engine, found = start.recipe, start.ranks, loaded.engine, start.found
     metric = recipe.checkpoint.best_metric or loaded.task.main_metric
@@ -292,13 +207,13 @@ def _resume(start: Start, loaded: Loaded) -> Saved:
         damaged=found.damaged,
     )
     if found.checkpoint is None:
-        return Saved(checkpoints, policy, TrainState())
+        return Resumed(checkpoints, policy, TrainState())
     refuse_another_base(found.checkpoint.manifest.base, base, found.checkpoint.path)
     restore(engine, found.checkpoint)
-    return Saved(checkpoints, policy, state_of(found.checkpoint, checkpoints.complete(), policy))
+    return Resumed(checkpoints, policy, state_of(found.checkpoint, checkpoints.complete(), policy))
 
 
-def _compose(start: Start, loaded: Loaded, saved: Saved, steps: TrainingSteps) -> Training:
+def _compose(start: Start, loaded: Loaded, resumed: Resumed, steps: TrainingSteps) -> Training:
     """Collective: lists what happens between steps, in order."""
     meter = Meter(steps.num_steps, start.ranks.device)
     phases = Phases(start.reporter, meter)
@@ -314,26 +229,26 @@ def _compose(start: Start, loaded: Loaded, saved: Saved, steps: TrainingSteps) -
         reporter=start.reporter,
         ranks=start.ranks,
     )
-    dev = _dev_evaluation(start, saved, steps, evaluator)
+    dev = _dev_evaluation(start, resumed, steps, evaluator)
     callbacks: list[Callback] = [
-        _guard(start, loaded, saved, steps),
-        Publisher(saved.checkpoints, meter),
+        _guard(start, loaded, resumed, steps),
+        Publisher(resumed.checkpoints, meter),
         _step_report(start, steps, meter),
         dev,
-        _saver(start, loaded, saved, dev, phases),
+        _saver(start, loaded, resumed, dev, phases),
     ]
-    milestones = Milestones(callbacks, saved.state, num_steps=steps.num_steps)
-    return Training(loaded, saved, steps, evaluator, stop_checks, phases, milestones)
+    milestones = Milestones(callbacks, resumed.state, num_steps=steps.num_steps)
+    return Training(loaded, resumed, steps, evaluator, stop_checks, phases, milestones)
 
 
-def _guard(start: Start, loaded: Loaded, saved: Saved, steps: TrainingSteps) -> Guard:
+def _guard(start: Start, loaded: Loaded, resumed: Resumed, steps: TrainingSteps) -> Guard:
     return Guard(
         config=start.recipe.faults,
         precision=start.recipe.engine.precision,
-        policy=saved.policy,
+        policy=resumed.policy,
         engine=loaded.engine,
         task=loaded.task,
-        checkpoints=saved.checkpoints,
+        checkpoints=resumed.checkpoints,
         bad_rows=BadRowSearch(start.run_dir, start.ranks, steps.alone),
         reporter=start.reporter,
         ranks=start.ranks,
@@ -352,7 +267,7 @@ def _step_report(start: Start, steps: TrainingSteps, meter: Meter) -> StepReport
     )
 
 
-def _dev_evaluation(start: Start, saved: Saved, steps: TrainingSteps, evaluator: Evaluator) -> DevEvaluation:
+def _dev_evaluation(start: Start, resumed: Resumed, steps: TrainingSteps, evaluator: Evaluator) -> DevEvaluation:
     return DevEvaluation(
         evaluator=evaluator,
         dev=start.prepared.split("dev"),
@@ -360,15 +275,15 @@ def _dev_evaluation(start: Start, saved: Saved, steps: TrainingSteps, evaluator:
         num_steps=steps.num_steps,
         at_start=start.recipe.train.eval_at_start,
         is_evaluated=start.found.is_evaluated,
-        metric=saved.policy.metric,
-        lower_is_better=saved.policy.lower_is_better,
+        metric=resumed.policy.metric,
+        lower_is_better=resumed.policy.lower_is_better,
     )
 
 
-def _saver(start: Start, loaded: Loaded, saved: Saved, dev: DevEvaluation, phases: Phases) -> Saver:
+def _saver(start: Start, loaded: Loaded, resumed: Resumed, dev: DevEvaluation, phases: Phases) -> Saver:
     return Saver(
         config=start.recipe.checkpoint,
-        checkpoints=saved.checkpoints,
+        checkpoints=resumed.checkpoints,
         engine=loaded.engine,
         dev=dev,
         phases=phases,
@@ -424,7 +339,7 @@ def _finish(start: Start, training: Training) -> dict[str, Any]:
     Returns the results. Raises CheckpointError if the last step could not be saved, or the models not be exported.
     """
     training.milestones.finish()
-    state, task, policy = training.milestones.state, training.loaded.task, training.saved.policy
+    state, task, policy = training.milestones.state, training.loaded.task, training.resumed.policy
     best, last = _best_and_last(start, training)
     results: dict[str, Any] = {"step": state.step, "best_step": best.step}
     if state.dev_at_start is not None:
@@ -445,7 +360,7 @@ def _finish(start: Start, training: Training) -> dict[str, Any]:
 def _best_and_last(start: Start, training: Training) -> tuple[Checkpoint, Checkpoint]:
     """Collective: the checkpoints of the best model and of the last step. Raises CheckpointError if one is missing."""
     ranks, state = start.ranks, training.milestones.state
-    complete = training.saved.checkpoints.complete() if ranks.is_zero else []
+    complete = training.resumed.checkpoints.complete() if ranks.is_zero else []
     last = first_whole([checkpoint for checkpoint in complete if checkpoint.step == state.step], ranks)
     best = first_whole(in_order(complete, start.recipe), ranks)
     if last is None or best is None:
