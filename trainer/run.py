@@ -129,8 +129,8 @@ def _run(start: Start) -> bool:
     """Collective: assembles, trains, finishes; returns whether the run is finished."""
     recipe, run_dir, ranks, reporter, found = start.recipe, start.run_dir, start.ranks, start.reporter, start.found
     for step, problem in found.damaged.items():
-        text = f"{problem}; the run goes on from step {found.step}"
-        reporter.report("alert", title=f"the checkpoint of step {step} is passed over", text=text, step=step)
+        text = f"{problem}; resuming at step {found.step}"
+        reporter.report("alert", title=f"the checkpoint of step {step} was skipped", text=text, step=step)
     with watching(run_dir, ranks.rank, recipe.faults.startup_hang_s):
         for text in preflight(recipe, run_dir, ranks, job=start.job):
             reporter.report("notice", text=text)
@@ -214,7 +214,7 @@ def _resume(start: Start, loaded: Loaded) -> Resumed:
 
 
 def _compose(start: Start, loaded: Loaded, resumed: Resumed, steps: TrainingSteps) -> Training:
-    """Collective: lists what happens between steps, in order."""
+    """Collective: puts together what happens between steps."""
     meter = Meter(steps.num_steps, start.ranks.device)
     phases = Phases(start.reporter, meter)
     stop_checks = StopChecks(start.stop, start.lease, start.ranks)
@@ -230,6 +230,7 @@ def _compose(start: Start, loaded: Loaded, resumed: Resumed, steps: TrainingStep
         ranks=start.ranks,
     )
     dev = _dev_evaluation(start, resumed, steps, evaluator)
+    # Called in this order after each step; each hands its state on to the next. Something new is one line here.
     callbacks: list[Callback] = [
         _guard(start, loaded, resumed, steps),
         Publisher(resumed.checkpoints, meter),
@@ -365,14 +366,14 @@ def _best_and_last(start: Start, training: Training) -> tuple[Checkpoint, Checkp
     best = first_whole(in_order(complete, start.recipe), ranks)
     if last is None or best is None:
         raise CheckpointError(
-            f"the training is done, but its end is not on disk; make room in {start.run_dir} and start it again: what "
-            "came after the newest checkpoint is done again"
+            f"training finished, but its last checkpoint could not be saved. Free space in {start.run_dir} and run "
+            "again; it resumes from the newest checkpoint"
         )
     if state.best_step is not None and best.step != state.best_step:
         start.reporter.report(
             "alert",
-            title=f"the best model is not that of step {state.best_step}",
-            text=f"its checkpoint is not there; the best one that is there is of step {best.step}",
+            title=f"the checkpoint of the best model (step {state.best_step}) is missing",
+            text=f"the best remaining checkpoint, of step {best.step}, is used instead",
             step=state.step,
         )
     return best, last
