@@ -1,4 +1,4 @@
-"""The protocol of whatever happens between steps. To add something: one class here, one line in trainer/run.py."""
+"""The protocol of whatever happens between steps. To add something: one module beside this one, one line in run.py."""
 
 from dataclasses import dataclass
 
