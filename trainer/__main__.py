@@ -1,4 +1,4 @@
-"""The edge of a rank's process: its arguments, its log file, its exit code.
+"""The process of a rank: its arguments, its log file, its exit code.
 
 `python -m shardtune.trainer RECIPE_OR_RUN_DIR [key=value …]`, under torchrun, deepspeed, srun or alone.
 """
@@ -31,15 +31,15 @@ from shardtune.trainer.distributed.stop import Stop, StopAsked, signals_ask_to_s
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs this rank; returns its exit code."""
-    edge = _Process(_parse(sys.argv[1:] if argv is None else argv), sys.stderr)
-    with signals_ask_to_stop(when_stuck=lambda asked: os._exit(_leave(asked, edge))) as stop:
-        return _main(edge, stop)
+    """Runs this rank and returns its exit code."""
+    process = _Process(_parse(sys.argv[1:] if argv is None else argv), sys.stderr)
+    with signals_ask_to_stop(when_stuck=lambda asked: os._exit(_end(asked, process))) as stop:
+        return _main(process, stop)
 
 
 @dataclass
 class _Process:
-    """What is known by the time that something fails."""
+    """What is known about this process when something fails."""
 
     arguments: argparse.Namespace
     terminal: TextIO
@@ -47,59 +47,59 @@ class _Process:
     started: float = field(default_factory=time.time)
 
 
-def _main(edge: _Process, stop: Stop) -> int:
-    arguments = edge.arguments
+def _main(process: _Process, stop: Stop) -> int:
+    arguments = process.arguments
     try:
-        its = find_run(arguments.path, arguments.overrides, arguments.run_dir, arguments.fork)
-        edge.run_dir = its.run_dir
-        write_run_dir(its)
+        training_run = find_run(arguments.path, arguments.overrides, arguments.run_dir, arguments.fork)
+        process.run_dir = training_run.run_dir
+        write_run_dir(training_run)
         if arguments.prepare:
-            _prepare(its, arguments.prepare, stop)
+            _prepare(training_run, arguments.prepare, stop)
             return EXIT_OK
-        return _train(its, edge, stop)
+        return _train(training_run, process, stop)
     except (StopAsked, Exception) as error:
         stop.note_only()
-        return _leave(error, edge)
+        return _end(error, process)
 
 
-def _leave(error: BaseException, edge: _Process) -> int:
-    """Says and writes down what this rank died of; its exit code."""
-    code, text = _verdict(error)
+def _end(error: BaseException, process: _Process) -> int:
+    """Prints and records why this rank ends; returns its exit code."""
+    code, text = _explain(error)
     print(text, file=sys.stderr, flush=True)
-    run_dir = edge.run_dir
+    run_dir = process.run_dir
     if isinstance(error, TakenOverError):
-        shown = True  # and nothing written: the run directory's files are another start's by now
+        shown = True  # and nothing is recorded, because another start owns the run directory now
     else:
-        is_of_ranks = not edge.arguments.prepare
-        shown = run_dir is not None and is_of_ranks and _is_first_failure(run_dir, code, text, edge.started)
+        trains = not process.arguments.prepare
+        shown = run_dir is not None and trains and _is_first_failure(run_dir, code, text, process.started)
     if shown:
-        print(text, file=edge.terminal, flush=True)
+        print(text, file=process.terminal, flush=True)
         if code == EXIT_RESUME and run_dir is not None:
             (run_dir / STOP).unlink(missing_ok=True)
     return code
 
 
-def _prepare(its: Run, num_ranks: int, stop: Stop) -> None:
-    """Prepares the data of a run ahead of its ranks."""
-    stop.watch(its.run_dir / STOP, its.recipe.faults.stop_after_minutes)
+def _prepare(training_run: Run, num_ranks: int, stop: Stop) -> None:
+    """Prepares the data of a run before its ranks start."""
+    stop.watch(training_run.run_dir / STOP, training_run.recipe.faults.stop_after_minutes)
     with stop.postponed():
         from shardtune.run_dir.progress import PreparationProgress
         from shardtune.trainer.data.prepare.prepare import prepare
 
     prepared = prepare(
-        its.recipe,
+        training_run.recipe,
         num_ranks=num_ranks,
         say=lambda text: print(text, file=sys.stderr),
         progress=PreparationProgress(sys.stderr),
     )
-    refuse_other_data(its.run_dir, prepared.folder.name)
+    refuse_other_data(training_run.run_dir, prepared.folder.name)
 
 
-def _train(its: Run, edge: _Process, stop: Stop) -> int:
+def _train(training_run: Run, process: _Process, stop: Stop) -> int:
     """Runs this rank of a training; returns its exit code."""
-    recipe, run_dir, arguments = its.recipe, its.run_dir, edge.arguments
-    edge.terminal = terminal = _keep_log(run_dir, global_rank())
-    # One rank looks for the file, for a file server is asked by all jobs; the others learn it from that one.
+    recipe, run_dir, arguments = training_run.recipe, training_run.run_dir, process.arguments
+    process.terminal = terminal = _keep_log(run_dir, global_rank())
+    # Only rank 0 looks for the file, to spare the file server; the others learn of it from rank 0.
     stop.watch(run_dir / STOP if global_rank() == 0 else None, recipe.faults.stop_after_minutes)
     with stop.postponed():
         from shardtune.trainer.data.prepare.prepare import prepare
@@ -109,31 +109,31 @@ def _train(its: Run, edge: _Process, stop: Stop) -> int:
 
     if arguments.ranks is not None and world_size() != arguments.ranks:
         raise LaunchError(
-            f"there are {world_size()} ranks, but {arguments.ranks} were to be started; has a node started a world "
-            "of its own? Its part of the log says which address it waited for"
+            f"{world_size()} ranks are running, but {arguments.ranks} are expected; did a node start on its own? "
+            "Its part of the log shows which address it waited for"
         )
-    # Before the ranks meet: no collective's time-out runs while one of them tokenizes.
+    # Before the ranks connect, so that no collective times out while one of them tokenizes.
     prepared = prepare(recipe, num_ranks=world_size())
     refuse_other_data(run_dir, prepared.folder.name)
     if (run_dir / RESULTS).exists():
         if global_rank() == 0:
-            print(f"{run_dir} has come to its end already; its results are in {RESULTS}", file=terminal)
+            print(f"{run_dir} is already finished; its results are in {RESULTS}", file=terminal)
         return EXIT_OK
     with watching(run_dir, global_rank(), recipe.faults.startup_hang_s, joining=True):
         ranks = connect(arguments.device or recipe.job.device, timeout=_patience(recipe.faults))
-    watched = None if arguments.followed else terminal
-    ended = run(recipe, run_dir, prepared, ranks, stop, terminal=watched, job=arguments.job)
-    ranks.barrier()  # one that left with EXIT_RESUME before rank zero has sent its last lines would have it killed
+    progress = None if arguments.followed else terminal
+    is_finished = run(recipe, run_dir, prepared, ranks, stop, terminal=progress, job=arguments.job)
+    ranks.barrier()  # a rank that exits with EXIT_RESUME would have rank 0 killed before it has sent its last lines
     disconnect()
     if ranks.is_zero and not arguments.followed:
-        print(f"{'finished' if ended else 'stopped; start it again to go on'}: {run_dir}", file=terminal)
-    return EXIT_OK if ended else EXIT_RESUME
+        print(f"{'finished' if is_finished else 'stopped; run it again to resume'}: {run_dir}", file=terminal)
+    return EXIT_OK if is_finished else EXIT_RESUME
 
 
-def _verdict(error: BaseException) -> tuple[int, str]:
-    """The exit code, and what there is to say."""
+def _explain(error: BaseException) -> tuple[int, str]:
+    """The exit code for this error, and the message to show."""
     if isinstance(error, StopAsked):
-        return EXIT_RESUME, f"stopped by {error} before there was anything to save; start it again to go on"
+        return EXIT_RESUME, f"stopped by {error} before there was anything to save; run it again to resume"
     if isinstance(error, StartAnewError):
         return EXIT_ANEW, str(error)
     if isinstance(error, BadNodesError):
@@ -144,7 +144,7 @@ def _verdict(error: BaseException) -> tuple[int, str]:
 
 
 def _patience(faults: FaultsConfig) -> timedelta:
-    """How long a collective waits: a little longer than the watchdog, which is the one that knows what hangs."""
+    """The time-out of collectives: a little longer than that of the watchdog, which knows what hangs."""
     if not faults.hang_s or not faults.startup_hang_s:
         return timedelta(days=365)
     return timedelta(seconds=max(faults.hang_s, faults.startup_hang_s) + 60)
@@ -152,23 +152,25 @@ def _patience(faults: FaultsConfig) -> timedelta:
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m shardtune.trainer", description=__doc__)
-    parser.add_argument("path", type=Path, help="a recipe, or the directory of a run to go on with")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the recipe, such as optim.lr=2e-5")
-    parser.add_argument("--run-dir", type=Path, help="where everything of this run goes")
+    parser.add_argument("path", type=Path, help="a recipe, or the run directory to resume")
     parser.add_argument(
-        "--fork", type=Path, help="a new run directory, to begin from the newest checkpoint of that one"
+        "overrides", nargs="*", metavar="key=value", help="overrides of the recipe, such as optim.lr=2e-5"
     )
-    parser.add_argument("--prepare", type=int, metavar="RANKS", help="only prepare the data, for so many ranks")
-    parser.add_argument("--ranks", type=int, help="how many ranks there have to be, on all machines")
-    parser.add_argument("--device", choices=["cpu", "cuda"], help="what whoever starts the ranks has found for them")
-    parser.add_argument("--job", help="the scheduler's name of the job")
-    parser.add_argument("--followed", action="store_true", help="somebody else shows the progress")
+    parser.add_argument("--run-dir", type=Path, help="the run directory")
+    parser.add_argument(
+        "--fork", type=Path, help="a new run directory that starts from the newest checkpoint of the given run"
+    )
+    parser.add_argument("--prepare", type=int, metavar="RANKS", help="only prepare the data, for this number of ranks")
+    parser.add_argument("--ranks", type=int, help="the number of ranks expected on all machines")
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="the device that the launcher has found")
+    parser.add_argument("--job", help="the name that the scheduler gives the job")
+    parser.add_argument("--followed", action="store_true", help="show no progress, because the launcher does")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # DeepSpeed's launcher passes it
     return parser.parse_intermixed_args(argv)
 
 
 def _keep_log(run_dir: Path, rank: int) -> TextIO:
-    """Sends all that this process prints to its log file; returns the terminal it had."""
+    """Redirects stdout and stderr of this process to its log file; returns the terminal it had."""
     terminal = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="replace")
     failure_path(run_dir, rank).unlink(missing_ok=True)
     with (run_dir / "logs" / f"rank-{rank}.log").open("a", encoding="utf-8") as log:
@@ -180,7 +182,7 @@ def _keep_log(run_dir: Path, rank: int) -> TextIO:
 
 
 def _is_first_failure(run_dir: Path, code: int, text: str, started: float) -> bool:
-    """Writes down what this rank died of; whether no other rank of this start has done so before."""
+    """Records why this rank ends; returns whether it is the first rank of this start to do so."""
     others = [
         path
         for path in failure_path(run_dir, "*").parent.glob("rank-*.failure.json")

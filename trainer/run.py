@@ -4,64 +4,95 @@ The composition root: the only module that may import every other.
 """
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
-import numpy as np
-import torch
 import transformers
-from torch import nn
 
-from shardtune.ds_config.resolve import ds_config_of
 from shardtune.errors import CheckpointError
 from shardtune.recipe.load import learning_hash
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.files import CHECKPOINTS, EXPORT, FACTS, MODEL, RESULTS, STOP, write_atomically
-from shardtune.trainer.between_steps.bad_rows import BadRowSearch
-from shardtune.trainer.between_steps.guard import Guard, RolledBack
-from shardtune.trainer.between_steps.milestones import Milestones, without_answers
-from shardtune.trainer.checkpoint.base_model import Base, identify_together, refuse_another_base
+from shardtune.trainer.between_steps.callback import Callback, RolledBack
+from shardtune.trainer.between_steps.dev_evaluation import DevEvaluation
+from shardtune.trainer.between_steps.evaluate import Evaluator, without_answers
+from shardtune.trainer.between_steps.guard.bad_rows import BadRowSearch
+from shardtune.trainer.between_steps.guard.guard import Guard
+from shardtune.trainer.between_steps.milestones import Milestones
+from shardtune.trainer.between_steps.saver import Publisher, Saver
+from shardtune.trainer.between_steps.step_report import StepReport
+from shardtune.trainer.between_steps.stop_checks import StopChecks
+from shardtune.trainer.checkpoint.base_model import identify_together, refuse_another_base
 from shardtune.trainer.checkpoint.checkpoints import CheckpointPolicy, Checkpoints
+from shardtune.trainer.checkpoint.manifest import Checkpoint
 from shardtune.trainer.checkpoint.resume import Found, find_newest, first_whole, fork, restore, state_of
 from shardtune.trainer.checkpoint.train_state import TrainState
 from shardtune.trainer.data.batches.prefetch import prefetch
-from shardtune.trainer.data.batches.steps import Step, training_steps_of
-from shardtune.trainer.data.prepare.example_shards import Split
+from shardtune.trainer.data.batches.steps import TrainingSteps, training_steps_of
 from shardtune.trainer.data.prepare.prepare import Prepared
 from shardtune.trainer.distributed.background import run_on_every_rank
 from shardtune.trainer.distributed.lease import Lease, open_lease
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.distributed.stop import Stop, StopAsked
 from shardtune.trainer.distributed.watchdog import beat, watching
-from shardtune.trainer.engine.deepspeed_engine import DeepSpeedEngine, hold_ds_config
-from shardtune.trainer.engine.engine import Engine
-from shardtune.trainer.engine.optimizers import OPTIMIZERS
-from shardtune.trainer.engine.replicated_engine import ReplicatedEngine
 from shardtune.trainer.engine.schedule import make_schedule
 from shardtune.trainer.export.export import export, in_order
 from shardtune.trainer.loop import fit
-from shardtune.trainer.model.load import keep_model_files, load_model
-from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
+from shardtune.trainer.model.load import keep_model_files
 from shardtune.trainer.preflight.preflight import preflight
 from shardtune.trainer.preflight.probe import host_name
 from shardtune.trainer.reporting.meter import Meter
+from shardtune.trainer.reporting.phases import Phases
 from shardtune.trainer.reporting.reporter import Reporter, open_reporter
 from shardtune.trainer.reporting.stragglers import Pace, RankLocation
 from shardtune.trainer.setup.cpu_attention import install_fast_attention
 from shardtune.trainer.setup.cpu_dropout import install_fast_dropout
-from shardtune.trainer.setup.first_token import read_first_alone
+from shardtune.trainer.setup.load_engine import Loaded, load
 from shardtune.trainer.setup.out_of_memory import memory_said
-from shardtune.trainer.setup.packing import choose_packing
 from shardtune.trainer.setup.precision import settle_precision
-from shardtune.trainer.setup.rehearsal import halved_when_short, settle_budget
-from shardtune.trainer.tasks import TASKS, Task
-from shardtune.trainer.tasks.batch import Batch
+from shardtune.trainer.setup.rehearsal import halved_when_short
 
-StepsFrom = Callable[[TrainState], Iterator[Step]]
-"""The steps that are left when a training stands there."""
+
+@dataclass(frozen=True)
+class Start:
+    """What one start of a run has to work with."""
+
+    recipe: Recipe
+    run_dir: Path
+    prepared: Prepared
+    ranks: Ranks
+    stop: Stop
+    lease: Lease
+    job: str | None
+    """The scheduler's name of the job of this start."""
+    reporter: Reporter
+    found: Found
+    """The checkpoint that this start resumes from, if there is one."""
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """The checkpoints of the run, and the state that it resumes from."""
+
+    checkpoints: Checkpoints
+    policy: CheckpointPolicy
+    state: TrainState
+
+
+@dataclass(frozen=True)
+class Training:
+    """Everything that takes part in the training."""
+
+    loaded: Loaded
+    resumed: Resumed
+    steps: TrainingSteps
+    evaluator: Evaluator
+    stop_checks: StopChecks
+    phases: Phases
+    milestones: Milestones
 
 
 def run(
@@ -74,233 +105,91 @@ def run(
     terminal: TextIO | None = None,
     job: str | None = None,
 ) -> bool:
-    """Collective: trains the recipe from where the run directory stands; whether it came to its end.
+    """Collective: trains the recipe from where the run directory stands; returns whether the run is finished.
 
-    False means that it was asked to stop: a checkpoint is saved, and the same call goes on from it. A wish that comes
-    while there is nothing to save raises StopAsked. `job` is what the scheduler calls the job of this start. Raises
-    DataError, ConfigError, CheckpointError or TrainingError for what a user has to mend.
+    False means that it was asked to stop: a checkpoint is saved, and the same call resumes from it. A stop request
+    that comes while there is nothing to save raises StopAsked. `job` is the scheduler's name of the job of this start.
+    Raises DataError, ConfigError, CheckpointError or TrainingError for what a user has to fix.
     """
     recipe = settle_precision(recipe, ranks)
     if ranks.device.type == "cpu":
         install_fast_dropout()
         install_fast_attention()
-    lease = open_lease(run_dir, ranks, job=job)
-    try:
-        return _run(recipe, run_dir, prepared, ranks, stop, lease, terminal, job)
-    finally:
-        lease.close()
+    transformers.utils.logging.disable_progress_bar()  # they would fill the log files of the ranks
+    with closing(open_lease(run_dir, ranks, job=job)) as lease:
+        with watching(run_dir, ranks.rank, recipe.faults.startup_hang_s):
+            found = find_newest(run_dir / CHECKPOINTS, ranks)
+            if found.checkpoint is None:
+                found = fork(run_dir, learning_hash(recipe), ranks) or found
+        with closing(open_reporter(recipe, run_dir, ranks, resumed_step=found.step, terminal=terminal)) as reporter:
+            return _run(Start(recipe, run_dir, prepared, ranks, stop, lease, job, reporter, found))
 
 
-def _run(
-    recipe: Recipe,
-    run_dir: Path,
-    prepared: Prepared,
-    ranks: Ranks,
-    stop: Stop,
-    lease: Lease,
-    terminal: TextIO | None,
-    job: str | None,
-) -> bool:
-    transformers.utils.logging.disable_progress_bar()  # they would fill the ranks' log files
-    startup_hang_s = recipe.faults.startup_hang_s
-    with watching(run_dir, ranks.rank, startup_hang_s):
-        found = find_newest(run_dir / CHECKPOINTS, ranks)
-        if found.checkpoint is None:
-            found = fork(run_dir, learning_hash(recipe), ranks) or found
-    reporter = open_reporter(recipe, run_dir, ranks, resumed_step=found.step, terminal=terminal)
-    try:
-        for step, problem in found.damaged.items():
-            text = f"{problem}; the run goes on from step {found.step}"
-            reporter.report("alert", title=f"the checkpoint of step {step} is passed over", text=text, step=step)
-        with watching(run_dir, ranks.rank, startup_hang_s):
-            for text in preflight(recipe, run_dir, ranks, job=job):
-                reporter.report("notice", text=text)
-            milestones, steps_from = _assemble(recipe, run_dir, prepared, ranks, reporter, found, stop, lease)
-        stop.note_only()
-        with watching(run_dir, ranks.rank, recipe.faults.hang_s):
-            try:
-                with _memory_watched(milestones):
-                    _train(milestones, steps_from, evaluated=found.is_evaluated)
-                    results = _finish(milestones, milestones.state, prepared.split("test"))
-            except StopAsked:
-                _save_and_stop(milestones)
-                return False
-        if ranks.is_zero:
-            write_atomically(run_dir / RESULTS, json.dumps(results, indent=1))
-        reporter.report("done", **results)
-        return True
-    finally:
-        reporter.close()
-
-
-@contextmanager
-def _memory_watched(milestones: Milestones) -> Iterator[None]:
-    """Says what was short of memory, and leaves the next start a smaller budget where it may."""
-    its, budget = milestones, milestones.budget
-    with (
-        halved_when_short(budget, its.run_dir, its.lease),
-        memory_said(its.recipe, its.task, its.ranks, lambda: its.shape, micro_batch_tokens=budget.tokens),
-    ):
-        yield
-
-
-def _train(milestones: Milestones, steps_from: StepsFrom, *, evaluated: bool) -> None:
-    """Collective: all steps that are left, however often a spike sends the training back."""
-    schedule = make_schedule(milestones.recipe.optim, milestones.num_steps)
-    state = milestones.begin(milestones.state, evaluated=evaluated)
-    engine, task, ranks = milestones.engine, milestones.task, milestones.ranks
-    while state.step < milestones.num_steps:
-        with closing(prefetch(steps_from(state))) as ahead:
-            steps = (replace(made.item, waited_s=made.waited_s) for made in ahead)
-            try:
-                state = fit(engine, task, steps, state, schedule=schedule, ranks=ranks, milestones=milestones)
-            except RolledBack as back:
-                milestones.state = state = back.state
-
-
-def _save_and_stop(milestones: Milestones) -> None:
-    """Collective: a checkpoint of the last step that was done."""
-    milestones.save(milestones.state)
-    milestones.finish_saving()
-    if milestones.ranks.is_zero:
-        (milestones.run_dir / STOP).unlink(missing_ok=True)
-    reasons = [its for its in milestones.ranks.gather(milestones.stop.reason) if its]
-    milestones.reporter.report("stopped", step=milestones.state.step, reason=", ".join(dict.fromkeys(reasons)))
-
-
-def _assemble(
-    recipe: Recipe,
-    run_dir: Path,
-    prepared: Prepared,
-    ranks: Ranks,
-    reporter: Reporter,
-    found: Found,
-    stop: Stop,
-    lease: Lease,
-) -> tuple[Milestones, StepsFrom]:
-    """Collective: the model on its engine, where the run stands, and the steps that are left from there."""
-    beat()
-    reporter.report("phase", name="loading the model")
-    train = prepared.split("train")
-    assert train is not None, "a recipe always names training data"
-    tokenizer = load_tokenizer(recipe)
-    task = TASKS[recipe.task.kind](recipe.task, prepared.facts, tokenizer, load_model_config(recipe))
-    with memory_said(recipe, task, ranks, lambda: None, micro_batch_tokens=recipe.data.max_tokens):
-        engine, model = _load_engine(recipe, run_dir, task, tokenizer, ranks)
-        beat()
-        packing = choose_packing(recipe, task, engine, model, ranks=ranks, reporter=reporter)
-        _pass_once(engine, task, train, ranks)
-        if task.auto_model == "AutoModelForSequenceClassification":
-            read_first_alone(engine, model, _ends_of(train, task).to(ranks.device), recipe.engine.precision, ranks)
-        beat()
-    budget = settle_budget(recipe, run_dir, engine, task, train, packing, ranks=ranks, reporter=reporter, lease=lease)
-    course = training_steps_of(prepared, recipe, task, ranks=ranks, micro_batch_tokens=budget.tokens, packing=packing)
+def _run(start: Start) -> bool:
+    """Collective: assembles, trains, finishes; returns whether the run is finished."""
+    recipe, run_dir, ranks, reporter, found = start.recipe, start.run_dir, start.ranks, start.reporter, start.found
+    for step, problem in found.damaged.items():
+        text = f"{problem}; resuming at step {found.step}"
+        reporter.report("alert", title=f"the checkpoint of step {step} was skipped", text=text, step=step)
+    with watching(run_dir, ranks.rank, recipe.faults.startup_hang_s):
+        for text in preflight(recipe, run_dir, ranks, job=start.job):
+            reporter.report("notice", text=text)
+        training = _assemble(start)
+    start.stop.note_only()
+    with watching(run_dir, ranks.rank, recipe.faults.hang_s):
+        try:
+            with _memory_watched(start, training):
+                _train(start, training)
+                results = _finish(start, training)
+        except StopAsked:
+            _stop(start, training)
+            return False
     if ranks.is_zero:
-        keep_model_files(model, tokenizer, run_dir / MODEL)
+        write_atomically(run_dir / RESULTS, json.dumps(results, indent=1))
+    reporter.report("done", **results)
+    return True
+
+
+def _assemble(start: Start) -> Training:
+    """Collective: loads the model, resumes, and puts everything together; reports the start."""
+    recipe, run_dir, prepared, ranks = start.recipe, start.run_dir, start.prepared, start.ranks
+    loaded = load(recipe, run_dir, prepared, ranks=ranks, reporter=start.reporter, lease=start.lease)
+    task, budget, packing = loaded.task, loaded.budget, loaded.packing
+    steps = training_steps_of(prepared, recipe, task, ranks=ranks, micro_batch_tokens=budget.tokens, packing=packing)
+    if ranks.is_zero:
+        keep_model_files(loaded.model, loaded.tokenizer, run_dir / MODEL)
         write_atomically(run_dir / FACTS, json.dumps(prepared.facts, ensure_ascii=False, indent=1))
-    base = identify_together(recipe, ranks) if recipe.model.lora is not None else None
-    policy = _policy(recipe, task, engine, ranks, base)
-    beat()
-    checkpoints = Checkpoints(
-        run_dir / CHECKPOINTS, policy, ranks=ranks, reporter=reporter, newest=found.step, damaged=found.damaged
-    )
-    state = TrainState()
-    if found.checkpoint is not None:
-        refuse_another_base(found.checkpoint.manifest.base, base, found.checkpoint.path)
-        restore(engine, found.checkpoint)
-        state = state_of(found.checkpoint, checkpoints.complete(), policy)
-    milestones = Milestones(
-        recipe=recipe,
-        run_dir=run_dir,
-        num_steps=course.num_steps,
-        steps_per_epoch=course.steps_per_epoch,
-        engine=engine,
-        task=task,
-        dev=prepared.split("dev"),
-        packing=packing,
-        budget=budget,
-        tokenizer=tokenizer,
-        checkpoints=checkpoints,
-        guard=Guard(
-            recipe.faults,
-            recipe.engine.precision,
-            policy,
-            engine,
-            task,
-            checkpoints,
-            BadRowSearch(run_dir, ranks, course.alone),
-            reporter,
-            ranks,
-        ),
-        meter=Meter(course.num_steps, ranks.device),
-        pace=Pace(ranks.gather(RankLocation(host_name(), ranks.device.index))),
-        reporter=reporter,
-        ranks=ranks,
-        lease=lease,
-        stop=stop,
-        state=state,
-    )
-    reporter.report(
+    resumed = _resume(start, loaded)
+    training = _compose(start, loaded, resumed, steps)
+    start.reporter.report(
         "start",
-        step=state.step,
-        num_steps=course.num_steps,
-        num_rows=course.num_rows,
-        data={name: {key: its[key] for key in ("rows", "tokens")} for name, its in prepared.meta["splits"].items()},
-        num_parameters=engine.num_parameters,
-        num_trained=engine.num_trained,
+        step=resumed.state.step,
+        num_steps=steps.num_steps,
+        num_rows=steps.num_rows,
+        data={name: {key: split[key] for key in ("rows", "tokens")} for name, split in prepared.meta["splits"].items()},
+        num_parameters=loaded.engine.num_parameters,
+        num_trained=loaded.engine.num_trained,
         world_size=ranks.world_size,
         device=ranks.device.type,
-        zero_stage=engine.zero_stage,
+        zero_stage=loaded.engine.zero_stage,
         precision=recipe.engine.precision,
         packed=packing is not None,
     )
-    return milestones, lambda state: course.begin(state.step, state.left_out)
+    return training
 
 
-def _load_engine(recipe: Recipe, run_dir: Path, task: Task, tokenizer: Any, ranks: Ranks) -> tuple[Engine, Any]:
-    """Collective: the pretrained model, sharded as the ds_config says; the engine and the model within."""
-    hidden_size = getattr(load_model_config(recipe).get_text_config(), "hidden_size", None)
-    ds_config = ds_config_of(recipe, hidden_size=hidden_size)
-    if ranks.is_zero and ds_config is not None:
-        write_atomically(run_dir / "deepspeed.json", json.dumps(ds_config, indent=2))
-    # transformers (5.23) draws other weights where they are born sharded: the stage would decide what is learned.
-    born_sharded = None if recipe.model.from_scratch or ds_config is None else hold_ds_config(ds_config)
-    model = load_model(recipe, task, tokenizer)
-    del born_sharded
+def _resume(start: Start, loaded: Loaded) -> Resumed:
+    """Collective: gives the engine the checkpoint that was found, if there is one. Raises CheckpointError."""
+    recipe, ranks, engine, found = start.recipe, start.ranks, loaded.engine, start.found
+    metric = recipe.checkpoint.best_metric or loaded.task.main_metric
+    base = identify_together(recipe, ranks) if recipe.model.lora is not None else None
     beat()
-
-    def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
-        return OPTIMIZERS[recipe.optim.kind](model, recipe.optim)
-
-    common: dict[str, Any] = {"ranks": ranks, "seed": recipe.train.seed, "keeps_frozen": recipe.model.lora is None}
-    if ds_config is not None:
-        return DeepSpeedEngine(model, ds_config, make_optimizer, **common), model
-    precision, norm = recipe.engine.precision, recipe.optim.max_grad_norm
-    return ReplicatedEngine(model, make_optimizer, precision=precision, max_grad_norm=norm, **common), model
-
-
-def _pass_once(engine: Engine, task: Task, train: Split, ranks: Ranks) -> None:
-    """Collective: a forward pass of the shortest example, by which the model shows how its loss can be computed."""
-    shortest = np.where(train.num_targets > 0, train.lengths, np.iinfo(np.int32).max).argmin()
-    (example,) = train.examples(np.array([shortest]))
-    with engine.evaluating():
-        engine.forward(task.collate([{**example, "draw": (0, 0)}]).to(ranks.device))
-
-
-def _ends_of(train: Split, task: Task) -> Batch:
-    """The shortest and the longest example."""
-    rows = np.array([train.lengths.argmin(), train.lengths.argmax()])
-    return task.collate([{**example, "draw": (0, 0)} for example in train.examples(rows)])
-
-
-def _policy(recipe: Recipe, task: Task, engine: Engine, ranks: Ranks, base: Base | None) -> CheckpointPolicy:
-    metric = recipe.checkpoint.best_metric or task.main_metric
-    return CheckpointPolicy(
+    policy = CheckpointPolicy(
         keep_last=recipe.checkpoint.keep_last,
         keep_best=recipe.checkpoint.keep_best,
         asynchronous=recipe.checkpoint.asynchronous,
         metric=metric,
-        lower_is_better=metric in task.lower_is_better,
+        lower_is_better=metric in loaded.task.lower_is_better,
         recipe_hash=learning_hash(recipe),
         layout={
             "world_size": ranks.world_size,
@@ -309,48 +198,189 @@ def _policy(recipe: Recipe, task: Task, engine: Engine, ranks: Ranks, base: Base
         },
         base=base,
     )
+    checkpoints = Checkpoints(
+        start.run_dir / CHECKPOINTS,
+        policy,
+        ranks=ranks,
+        reporter=start.reporter,
+        newest=found.step,
+        damaged=found.damaged,
+    )
+    if found.checkpoint is None:
+        return Resumed(checkpoints, policy, TrainState())
+    refuse_another_base(found.checkpoint.manifest.base, base, found.checkpoint.path)
+    restore(engine, found.checkpoint)
+    return Resumed(checkpoints, policy, state_of(found.checkpoint, checkpoints.complete(), policy))
 
 
-def _finish(milestones: Milestones, state: TrainState, test: Split | None) -> dict[str, Any]:
-    """Collective: the best model evaluated on test; it and the last one exported, both from their checkpoints.
+def _compose(start: Start, loaded: Loaded, resumed: Resumed, steps: TrainingSteps) -> Training:
+    """Collective: puts together what happens between steps."""
+    meter = Meter(steps.num_steps, start.ranks.device)
+    phases = Phases(start.reporter, meter)
+    stop_checks = StopChecks(start.stop, start.lease, start.ranks)
+    evaluator = Evaluator(
+        engine=loaded.engine,
+        task=loaded.task,
+        tokenizer=loaded.tokenizer,
+        micro_batch_tokens=loaded.budget.tokens,
+        packing=loaded.packing,
+        stop_checks=stop_checks,
+        phases=phases,
+        reporter=start.reporter,
+        ranks=start.ranks,
+    )
+    dev = _dev_evaluation(start, resumed, steps, evaluator)
+    # Called in this order after each step; each hands its state on to the next. Something new is one line here.
+    callbacks: list[Callback] = [
+        _guard(start, loaded, resumed, steps),
+        Publisher(resumed.checkpoints, meter),
+        _step_report(start, steps, meter),
+        dev,
+        _saver(start, loaded, resumed, dev, phases),
+    ]
+    milestones = Milestones(callbacks, resumed.state, num_steps=steps.num_steps)
+    return Training(loaded, resumed, steps, evaluator, stop_checks, phases, milestones)
 
-    Raises CheckpointError if the end of the training could not be saved, or the models not be exported.
+
+def _guard(start: Start, loaded: Loaded, resumed: Resumed, steps: TrainingSteps) -> Guard:
+    return Guard(
+        config=start.recipe.faults,
+        precision=start.recipe.engine.precision,
+        policy=resumed.policy,
+        engine=loaded.engine,
+        task=loaded.task,
+        checkpoints=resumed.checkpoints,
+        bad_rows=BadRowSearch(start.run_dir, start.ranks, steps.alone),
+        reporter=start.reporter,
+        ranks=start.ranks,
+    )
+
+
+def _step_report(start: Start, steps: TrainingSteps, meter: Meter) -> StepReport:
+    return StepReport(
+        every_steps=start.recipe.report.every_steps,
+        num_steps=steps.num_steps,
+        steps_per_epoch=steps.steps_per_epoch,
+        meter=meter,
+        pace=Pace(start.ranks.gather(RankLocation(host_name(), start.ranks.device.index))),
+        reporter=start.reporter,
+        ranks=start.ranks,
+    )
+
+
+def _dev_evaluation(start: Start, resumed: Resumed, steps: TrainingSteps, evaluator: Evaluator) -> DevEvaluation:
+    return DevEvaluation(
+        evaluator=evaluator,
+        dev=start.prepared.split("dev"),
+        every_steps=start.recipe.train.eval_every_steps or steps.steps_per_epoch,
+        num_steps=steps.num_steps,
+        at_start=start.recipe.train.eval_at_start,
+        is_evaluated=start.found.is_evaluated,
+        metric=resumed.policy.metric,
+        lower_is_better=resumed.policy.lower_is_better,
+    )
+
+
+def _saver(start: Start, loaded: Loaded, resumed: Resumed, dev: DevEvaluation, phases: Phases) -> Saver:
+    return Saver(
+        config=start.recipe.checkpoint,
+        checkpoints=resumed.checkpoints,
+        engine=loaded.engine,
+        dev=dev,
+        phases=phases,
+        lease=start.lease,
+        ranks=start.ranks,
+    )
+
+
+@contextmanager
+def _memory_watched(start: Start, training: Training) -> Iterator[None]:
+    """Explains a lack of memory, and leaves the next start a smaller budget where it may."""
+    task, budget, checks = training.loaded.task, training.loaded.budget, training.stop_checks
+    with (
+        halved_when_short(budget, start.run_dir, start.lease),
+        memory_said(start.recipe, task, start.ranks, lambda: checks.shape, micro_batch_tokens=budget.tokens),
+    ):
+        yield
+
+
+def _train(start: Start, training: Training) -> None:
+    """Collective: trains all steps that are left, however often a spike rolls the training back."""
+    loaded, steps, milestones = training.loaded, training.steps, training.milestones
+    schedule = make_schedule(start.recipe.optim, steps.num_steps)
+    milestones.begin()
+    while not milestones.is_over:
+        state = milestones.state
+        with closing(prefetch(steps.begin(state.step, state.left_out))) as ahead, suppress(RolledBack):
+            fit(
+                loaded.engine,
+                loaded.task,
+                (replace(entry.item, waited_s=entry.waited_s) for entry in ahead),
+                state,
+                schedule=schedule,
+                ranks=start.ranks,
+                stop_checks=training.stop_checks,
+                milestones=milestones,
+            )
+
+
+def _stop(start: Start, training: Training) -> None:
+    """Collective: saves a checkpoint of the last step done, and reports who asked to stop."""
+    training.milestones.stop()
+    if start.ranks.is_zero:
+        (start.run_dir / STOP).unlink(missing_ok=True)
+    reasons = [reason for reason in start.ranks.gather(start.stop.reason) if reason]
+    step = training.milestones.state.step
+    start.reporter.report("stopped", step=step, reason=", ".join(dict.fromkeys(reasons)))
+
+
+def _finish(start: Start, training: Training) -> dict[str, Any]:
+    """Collective: evaluates the best model on test, and exports it and the last one, both from their checkpoints.
+
+    Returns the results. Raises CheckpointError if the last step could not be saved, or the models not be exported.
     """
-    milestones.finish_saving()
-    ranks, recipe, run_dir = milestones.ranks, milestones.recipe, milestones.run_dir
-    complete = milestones.checkpoints.complete() if ranks.is_zero else []
-    last = first_whole([its for its in complete if its.step == state.step], ranks)
-    best = first_whole(in_order(complete, recipe), ranks)
-    if last is None or best is None:
-        raise CheckpointError(
-            f"the training is done, but its end is not on disk; make room in {run_dir} and start it again: what came "
-            "after the newest checkpoint is done again"
-        )
-    if state.best_step is not None and best.step != state.best_step:
-        milestones.reporter.report(
-            "alert",
-            title=f"the best model is not that of step {state.best_step}",
-            text=f"its checkpoint is not there; the best one that is there is of step {best.step}",
-            step=state.step,
-        )
+    training.milestones.finish()
+    state, task, policy = training.milestones.state, training.loaded.task, training.resumed.policy
+    best, last = _best_and_last(start, training)
     results: dict[str, Any] = {"step": state.step, "best_step": best.step}
     if state.dev_at_start is not None:
         results["dev_at_start"] = state.dev_at_start
     if (dev_metrics := best.manifest.dev_metrics) is not None:
         results["dev"] = dict(dev_metrics)
-        milestones.task.calibrate(dev_metrics)
-        metric = milestones.best_metric
-        results["chosen_by"] = {"metric": metric, "lower_is_better": metric in milestones.task.lower_is_better}
+        task.calibrate(dev_metrics)
+        results["chosen_by"] = {"metric": policy.metric, "lower_is_better": policy.lower_is_better}
     if best.step != state.step:
-        restore(milestones.engine, best, weights_only=True)
-    if test is not None:
-        results["test"] = without_answers(milestones.evaluate("test", test, best.step))
-
-    def write() -> None:
-        if ranks.is_zero:
-            export(run_dir, best, run_dir / EXPORT / "best", recipe=recipe, results=results)
-            export(run_dir, last, run_dir / EXPORT / "last", recipe=recipe)
-
-    with milestones.phase("exporting the models"):
-        run_on_every_rank(ranks, write)
+        restore(training.loaded.engine, best, weights_only=True)
+    if (test := start.prepared.split("test")) is not None:
+        results["test"] = without_answers(training.evaluator.evaluate("test", test, best.step))
+    with training.phases("exporting the models"):
+        run_on_every_rank(start.ranks, lambda: _export(start, best, last, results))
     return results
+
+
+def _best_and_last(start: Start, training: Training) -> tuple[Checkpoint, Checkpoint]:
+    """Collective: the checkpoints of the best model and of the last step. Raises CheckpointError if one is missing."""
+    ranks, state = start.ranks, training.milestones.state
+    complete = training.resumed.checkpoints.complete() if ranks.is_zero else []
+    last = first_whole([checkpoint for checkpoint in complete if checkpoint.step == state.step], ranks)
+    best = first_whole(in_order(complete, start.recipe), ranks)
+    if last is None or best is None:
+        raise CheckpointError(
+            f"training finished, but its last checkpoint could not be saved. Free space in {start.run_dir} and run "
+            "again; it resumes from the newest checkpoint"
+        )
+    if state.best_step is not None and best.step != state.best_step:
+        start.reporter.report(
+            "alert",
+            title=f"the checkpoint of the best model (step {state.best_step}) is missing",
+            text=f"the best remaining checkpoint, of step {best.step}, is used instead",
+            step=state.step,
+        )
+    return best, last
+
+
+def _export(start: Start, best: Checkpoint, last: Checkpoint, results: dict[str, Any]) -> None:
+    if start.ranks.is_zero:
+        folder = start.run_dir / EXPORT
+        export(start.run_dir, best, folder / "best", recipe=start.recipe, results=results)
+        export(start.run_dir, last, folder / "last", recipe=start.recipe)

@@ -438,7 +438,7 @@ def test_a_rank_that_hangs_in_start_up_is_seen_and_all_say_where_they_stood_and_
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     run_dir = tmp_path / "r"
     settings = ["faults.startup_hang_s=20", "faults.restart_delay_s=0"]
-    assert run_that_hangs(folder, run_dir, "load_model 1", *settings) == 0
+    assert run_that_hangs(folder, run_dir, "load 1", *settings) == 0
     said = capsys.readouterr().err
     stacks = [run_dir / "logs" / f"rank-{rank}.stacks.txt" for rank in (0, 1)]
     assert (

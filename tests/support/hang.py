@@ -1,6 +1,6 @@
 """Ranks that hang in the first start of a run; as a program in the trainer's stead.
 
-`HANG="load_model 1" python -m tests.support.hang RUN_DIR …` is `python -m shardtune.trainer`, of which rank 1 waits for
+`HANG="load 1" python -m tests.support.hang RUN_DIR …` is `python -m shardtune.trainer`, of which rank 1 waits for
 ever as it loads the model; with `_train 0 1` both are suspended as the training begins.
 """
 
@@ -30,7 +30,7 @@ def hang_once(moment: str, ranks: list[str], run_dir: Path) -> None:
         left = run_dir / f"hung-{rank}"
         if rank in ranks and not left.exists():
             left.write_text(str(os.getpid()))
-            wait_for_ever() if moment == "load_model" else os.kill(os.getpid(), signal.SIGSTOP)
+            wait_for_ever() if moment == "load" else os.kill(os.getpid(), signal.SIGSTOP)
         return its(*args, **words)
 
     setattr(run, moment, hung)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from itertools import count
 
-from shardtune.trainer.between_steps.milestones import Milestones
+from shardtune.trainer.between_steps.stop_checks import StopChecks
 
 
 def stop_after(num_steps: int) -> Callable[[], None]:
@@ -11,7 +11,7 @@ def stop_after(num_steps: int) -> Callable[[], None]:
 
     def before() -> None:
         asked = count(1)
-        Milestones.stop_requested = lambda self: next(asked) >= num_steps  # type: ignore[method-assign]
+        StopChecks.requested = lambda self: next(asked) >= num_steps  # type: ignore[method-assign]
 
     return before
 
@@ -22,11 +22,11 @@ def at_steps(deeds: Mapping[int, Callable[[], object]]) -> Callable[[], None]:
     def before() -> None:
         asked = count(1)
 
-        def stop_requested(self: Milestones) -> bool:
+        def requested(self: StopChecks) -> bool:
             if (deed := deeds.get(next(asked))) is not None:
                 deed()
             return False
 
-        Milestones.stop_requested = stop_requested  # type: ignore[method-assign]
+        StopChecks.requested = requested  # type: ignore[method-assign]
 
     return before

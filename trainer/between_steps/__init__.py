@@ -1,1 +1,1 @@
-"""What happens between two steps: evaluations, checkpoints, guards against bad steps."""
+"""What happens between two steps: a list of callbacks (guard, reports, evaluation, checkpoints), in order."""

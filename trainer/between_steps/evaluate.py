@@ -3,18 +3,56 @@
 Each row is counted once, by one rank; counts are summed over the ranks, and the formula is applied to their sum.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from shardtune.trainer.between_steps.generate import Questions, score_answers
+from shardtune.trainer.between_steps.generate import Questions, questions, score_answers
+from shardtune.trainer.between_steps.stop_checks import StopChecks
+from shardtune.trainer.data.batches.bins import Packing
+from shardtune.trainer.data.batches.prefetch import prefetch
+from shardtune.trainer.data.batches.steps import evaluation_batches
+from shardtune.trainer.data.prepare.example_shards import Split
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.engine.engine import Engine
+from shardtune.trainer.reporting.phases import Phases
+from shardtune.trainer.reporting.reporter import Reporter
 from shardtune.trainer.tasks import Task
 from shardtune.trainer.tasks.batch import Batch
 from shardtune.trainer.tasks.task import GeneratingTask, PerExample, Scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluator:
+    """Evaluates splits with the model as it is now, and reports their metrics."""
+
+    engine: Engine
+    task: Task
+    tokenizer: Any
+    micro_batch_tokens: int
+    packing: Packing | None
+    stop_checks: StopChecks
+    phases: Phases
+    reporter: Reporter
+    ranks: Ranks
+
+    def evaluate(self, name: str, split: Split, step: int) -> dict[str, Any]:
+        """Collective: reports and returns the metrics of this split. Raises StopAsked."""
+        ranks, tokens, between = self.ranks, self.micro_batch_tokens, self.stop_checks.between
+        with self.phases(f"evaluating on {name}"):
+            batches = evaluation_batches(split, self.task, ranks=ranks, micro_batch_tokens=tokens, packing=self.packing)
+            asked = None
+            if (generation := self.task.generation) is not None and (num_rows := generation.num_rows(name)) != 0:
+                asked = between(questions(split, generation, num_rows, ranks=ranks, micro_batch_tokens=tokens))
+            with closing(prefetch(batches)) as ahead:
+                prefetched = between(entry.item for entry in ahead)
+                metrics = evaluate(self.engine, self.task, prefetched, asked, self.tokenizer, ranks=ranks)
+        self.reporter.report("eval", split=name, step=step, **metrics)
+        return metrics
 
 
 def evaluate(
@@ -26,7 +64,7 @@ def evaluate(
     *,
     ranks: Ranks,
 ) -> dict[str, Any]:
-    """Collective: the mean loss over all targets, the task's metrics, and some answers if any were asked for."""
+    """Collective: returns the mean loss over all targets, the task's metrics, and some answers if any are asked for."""
     totals: dict[str, Tensor | PerExample] = {}
     answers: list[dict[str, str]] = []
     with engine.evaluating():
@@ -37,16 +75,16 @@ def evaluate(
         if asked is not None:
             scores, answers = score_answers(engine, cast(GeneratingTask, task), asked, tokenizer, ranks=ranks)
             totals |= scores
-    summed = ranks.sum_counts({name: its for name, its in totals.items() if isinstance(its, Tensor)})
-    for name, its in sorted(totals.items()):
-        if isinstance(its, PerExample):
-            summed[name] = torch.cat(ranks.gather(its.values.cpu()))
+    summed = ranks.sum_counts({name: total for name, total in totals.items() if isinstance(total, Tensor)})
+    for name, total in sorted(totals.items()):
+        if isinstance(total, PerExample):
+            summed[name] = torch.cat(ranks.gather(total.values.cpu()))
     loss = float(summed["loss_sum"]) / (float(summed["num_targets"]) or 1.0)
     return {"loss": loss, **task.metrics(summed), **({"answers": answers} if answers else {})}
 
 
 def add(totals: dict[str, Tensor | PerExample], scores: Scores) -> None:
-    """Adds a batch's scores to the totals, in place."""
+    """Adds the scores of a batch to the totals, in place."""
     for name, score in scores.items():
         so_far = totals.get(name)
         if isinstance(so_far, PerExample) and isinstance(score, PerExample):
@@ -54,3 +92,8 @@ def add(totals: dict[str, Tensor | PerExample], scores: Scores) -> None:
         elif isinstance(so_far, Tensor) and isinstance(score, Tensor):
             score = so_far + score
         totals[name] = score
+
+
+def without_answers(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics without the sample answers of an evaluation."""
+    return {name: value for name, value in metrics.items() if name != "answers"}

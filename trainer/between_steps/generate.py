@@ -1,4 +1,4 @@
-"""What a model answers, on any number of ranks: which rows are asked, by which rank, and how generate is called."""
+"""Generated answers on any number of ranks: which rank generates for which rows, and how generate is called."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Questions:
-    """One call of generate on this rank."""
+    """The prompts of one call of generate on this rank."""
 
     examples: list[Example]
     shown: list[int]
-    """The places of those whose answers are shown, by the number of the example; -1 for the others."""
+    """For each example, its place among the rows if its answer is shown, else -1."""
     muted: bool
-    """Only asked so that all ranks ask equally often; the answers do not count."""
+    """Generated only so that all ranks make equally many calls; the answers do not count."""
 
 
 def questions(
     split: Split, generation: Generation, num_rows: int | None, *, ranks: Ranks, micro_batch_tokens: int
 ) -> Iterator[Questions]:
-    """This rank's share of the asked rows, each on exactly one rank, in as many calls on every rank."""
+    """Yields the calls of this rank: each row on exactly one rank, equally many calls on every rank."""
     asked = _spread(num_rows or len(split), len(split))
     shown = set(_spread(generation.num_shown, len(asked)).tolist())
-    # Prompt and expected answer are a bound of the prompt; every beam holds a row of its own.
+    # Prompt and expected answer together bound the prompt; every beam holds its own row.
     lengths = ((split.lengths[asked] + generation.max_new_tokens) * generation.num_beams).astype(np.int32)
     for piece in deal(lengths, world_size=ranks.world_size, micro_batch_tokens=micro_batch_tokens)[ranks.rank]:
         muted = len(piece) == 0
@@ -50,16 +50,16 @@ def questions(
 
 
 def _spread(number: int, of: int) -> NDArray[np.int64]:
-    """So many of the numbers below `of`, evenly spaced; all of them if they are fewer."""
+    """`number` of the integers below `of`, evenly spaced; all of them if there are fewer."""
     return np.unique(np.linspace(0, of - 1, min(number, of)).astype(np.int64))
 
 
 def settings_of(generation: Generation, tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
-    """The same in the words of transformers' generate."""
+    """The arguments of transformers' generate for this generation."""
     return {
         "max_new_tokens": generation.max_new_tokens,
         "num_beams": generation.num_beams,
-        # A measurement has to come out the same each time, whatever the model's own generation_config says.
+        # An evaluation has to be repeatable, whatever the generation_config of the model says.
         "do_sample": False,
         "temperature": None,
         "top_p": None,
@@ -78,22 +78,22 @@ def score_answers(
     *,
     ranks: Ranks,
 ) -> tuple[dict[str, Tensor], list[dict[str, str]]]:
-    """Collective: the counts of this rank's answers, and the shown answers of all ranks in the order of the rows."""
+    """Collective: returns the counts of the answers of this rank, and the shown answers of all ranks in row order."""
     assert task.generation is not None
     settings = settings_of(task.generation, tokenizer)
     totals = task.score_answers([], [])
     shown: dict[int, dict[str, str]] = {}
-    for its in asked:
-        inputs = {name: tensor.to(ranks.device) for name, tensor in task.collate_prompts(its.examples).items()}
+    for call in asked:
+        inputs = {name: tensor.to(ranks.device) for name, tensor in task.collate_prompts(call.examples).items()}
         ids = engine.generate(inputs, settings)
         answers: list[str] = tokenizer.batch_decode(ids, skip_special_tokens=True)
-        if its.muted:
+        if call.muted:
             continue
-        scores = task.score_answers(answers, its.examples)
+        scores = task.score_answers(answers, call.examples)
         totals = {name: totals[name] + score for name, score in scores.items()}
-        for place, answer, example in zip(its.shown, answers, its.examples, strict=True):
+        for place, answer, example in zip(call.shown, answers, call.examples, strict=True):
             if place >= 0:
                 shown[place] = task.show_answer(answer, example)
-    everyones: Sequence[dict[int, dict[str, str]]] = ranks.gather(shown)
-    in_order = sorted((place, its) for one in everyones for place, its in one.items())
-    return totals, [its for _, its in in_order]
+    by_rank: Sequence[dict[int, dict[str, str]]] = ranks.gather(shown)
+    by_place = {place: answer for answers in by_rank for place, answer in answers.items()}
+    return totals, [by_place[place] for place in sorted(by_place)]

@@ -24,7 +24,7 @@ class TrainState:
     """The dev metrics before the first step, if they were asked for."""
     recent_losses: Sequence[float] = ()
     """Of the last steps whose loss was a finite number: what a spike is measured by
-    (trainer/between_steps/spikes.py)."""
+    (trainer/between_steps/guard/spikes.py)."""
     bad_in_a_row: int = 0
     """How many steps up to here have changed nothing, since their numbers were none."""
     left_out: Sequence[int] = ()

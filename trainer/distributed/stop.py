@@ -1,7 +1,7 @@
 """Whether this process was asked to stop: by a signal, by RUN_DIR/stop, or by the clock.
 
 While there is nothing to lose, in preparation and start-up, the wish ends the process where it stands. Later it is only
-noted, for the ranks have to agree on where they heed it (trainer/between_steps/milestones.py), and save a checkpoint
+noted, for the ranks have to agree on where they heed it (trainer/between_steps/stop_checks.py), and save a checkpoint
 first.
 """
 

@@ -169,14 +169,22 @@ def open_deepspeed() -> None:
     deepspeed.init_distributed(verbose=False)
 
 
-def hold_ds_config(ds_config: dict[str, Any]) -> Any:
-    """Collective: under ZeRO-3, what to keep alive while from_pretrained runs, so that parameters are born sharded.
+@contextmanager
+def sharded_birth(ds_config: dict[str, Any]) -> Iterator[None]:
+    """Collective: under ZeRO-3, makes from_pretrained create parameters that are sharded from the start.
 
-    (transformers.integrations.HfDeepSpeedConfig: its documentation calls this non-Trainer DeepSpeed integration.)
+    (transformers.integrations.HfDeepSpeedConfig: its documentation calls this non-Trainer DeepSpeed integration. It
+    counts for as long as the object is alive.)
     """
     if zero_stage(ds_config) < 3:
-        return None
-    from transformers.integrations.deepspeed import HfDeepSpeedConfig
+        yield
+        return
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
     open_deepspeed()  # or DeepSpeed would open itself when the first parameter is born, and build what is not needed
-    return HfDeepSpeedConfig(ds_config)
+    alive = HfDeepSpeedConfig(ds_config)
+    try:
+        yield
+    finally:
+        del alive
+        unset_hf_deepspeed_config()

@@ -1,1 +1,1 @@
-"""What is measured, and where it is reported to."""
+"""What is measured during a training, and where it is reported."""

@@ -1,4 +1,4 @@
-"""How fast it goes and what it takes: averages over the steps since the last report."""
+"""Speed, memory and loss: averages over the steps since the last report."""
 
 import math
 import time
@@ -29,23 +29,24 @@ class _Window:
 
 
 class Meter:
-    """Adds steps up and turns them into one line of metrics."""
+    """Adds up the numbers of steps and turns them into one line of metrics."""
 
     def __init__(self, num_steps: int, device: torch.device) -> None:
         self._num_steps = num_steps
         self._device = device
         self._window = _Window(time.monotonic())
         self._step_s: float | None = None
+        self._is_paused = False
 
     def add(self, step: Step, stats: StepStats, loss: float) -> None:
-        """Counts one finished step; loss is the mean over its targets."""
+        """Adds one finished step; `loss` is the mean over its targets."""
         self._last_step, self._last_stats = step, stats
         window = self._window
         window.num_steps += 1
         window.num_samples += step.num_samples
         window.num_tokens += step.num_tokens
         window.num_padded_tokens += step.num_padded_tokens
-        if math.isfinite(loss):  # one that is not would make the whole window's none
+        if math.isfinite(loss):  # a single nan would make the loss of the whole window nan
             window.num_targets += step.num_targets
             window.loss_sum += loss * step.num_targets
         window.skipped += not stats.applied
@@ -54,24 +55,24 @@ class Meter:
 
     @property
     def num_steps(self) -> int:
-        """Steps since the last report."""
+        """Number of steps since the last report."""
         return self._window.num_steps
 
     @property
     def compute_s(self) -> float:
-        """What this rank has computed since the last report, a step."""
+        """Seconds of computing per step of this rank since the last report."""
         return self._window.compute_s / self._window.num_steps
 
     def report(self) -> dict[str, Any]:
-        """The metrics of the steps since the last report, of all ranks together; starts a new window.
+        """Returns the metrics of the steps since the last report, of all ranks together; starts a new window.
 
-        loss is the mean over all targets of the window, but for steps whose loss is no number; rates are a second of
-        wall time, `tokens` without padding; data_wait_s is the part of step_time_s in which this rank waited for its
-        batches; memory_bytes is this rank's peak (of the GPU, or else of the process); eta_s counts training steps
-        only.
+        loss is the mean over all targets of the window, without steps whose loss is non-finite; rates are per second
+        of wall time, tokens_per_s without padding; data_wait_s is the part of step_time_s in which this rank waited
+        for its batches; memory_bytes is the peak of this rank (of its GPU, or else of its process); eta_s counts
+        training steps only.
         """
         window, elapsed = self._window, max(time.monotonic() - self._window.started, 1e-9)
-        # Smoothed over about ten reports: the estimate should not jump with every batch of long rows.
+        # Smoothed over about ten reports, so that the estimate does not jump with every batch of long rows.
         step_s = elapsed / window.num_steps
         self._step_s = step_s if self._step_s is None else 0.9 * self._step_s + 0.1 * step_s
         self._window = _Window(time.monotonic())
@@ -91,7 +92,12 @@ class Meter:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """What passes in here (an evaluation, a checkpoint) is not training time."""
+        """Does not count the time spent inside (an evaluation, a checkpoint) as training time; may be nested."""
+        outer, self._is_paused = self._is_paused, True
         began = time.monotonic()
-        yield
-        self._window.started += time.monotonic() - began
+        try:
+            yield
+        finally:
+            self._is_paused = outer
+            if not outer:
+                self._window.started += time.monotonic() - began

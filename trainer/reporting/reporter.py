@@ -1,6 +1,6 @@
-"""Where events go: metrics.jsonl, which is the truth; Weights & Biases, as well as it can; and a person's terminal.
+"""Where events go: metrics.jsonl (authoritative), Weights & Biases (best effort), terminal.
 
-Decided once: ranks above zero get a reporter that does nothing. The only module that imports wandb.
+Decided once: ranks above 0 get a reporter that does nothing. The only module that imports wandb.
 """
 
 import json
@@ -26,12 +26,12 @@ log = logging.getLogger(__name__)
 
 class Reporter(Protocol):
     """Takes events: `start` (num_steps, …), `phase` (name), `notice` (text), `step`, `eval` (split, …), `checkpoint`,
-    `alert` (title, text: what a person should know at once) and `done`."""
+    `alert` (title, text: what the user should know at once), `stopped` (reason) and `done`."""
 
     def report(self, event: str, /, **values: Any) -> None: ...
 
     def go_back(self, step: int) -> None:
-        """Takes back what was said of later steps, for they will be done again."""
+        """Drops the events of later steps, because these will be done again."""
         ...
 
     def close(self) -> None: ...
@@ -40,7 +40,7 @@ class Reporter(Protocol):
 def open_reporter(
     recipe: Recipe, run_dir: Path, ranks: Ranks, *, resumed_step: int, terminal: TextIO | None
 ) -> Reporter:
-    """The reporter of this rank. A resumed run's later lines, of steps that will be done again, are taken back."""
+    """The reporter of this rank. Drops the lines of steps after `resumed_step`, because these will be done again."""
     if not ranks.is_zero:
         return NullReporter()
     reporters: list[Reporter] = [JsonlReporter(run_dir / METRICS, resumed_step)]
@@ -52,7 +52,7 @@ def open_reporter(
 
 
 class NullReporter:
-    """Says nothing."""
+    """Ignores every event."""
 
     def report(self, event: str, /, **values: Any) -> None:
         pass
@@ -65,7 +65,7 @@ class NullReporter:
 
 
 class Reporters:
-    """Hands every event to each."""
+    """Passes every event to each reporter."""
 
     def __init__(self, reporters: Sequence[Reporter]) -> None:
         self._reporters = reporters
@@ -84,15 +84,15 @@ class Reporters:
 
 
 class JsonlReporter:
-    """One JSON object a line, on disk as soon as it is said. Not-a-number becomes null, for JSON has none.
+    """One JSON object per line, written at once. nan and inf become null, because JSON has neither.
 
-    Lines that the disk does not take wait for the next report, so that a full disk ends no training.
+    Lines that the disk refuses are kept for the next report, so that a full disk ends no training.
     """
 
     def __init__(self, path: Path, resumed_step: int) -> None:
         self._path = path
         if path.exists():
-            _keep_what_is_true(path, resumed_step)
+            _drop_later_steps(path, resumed_step)
         self._file = path.open("ab", buffering=0)
         self._waiting = b""
 
@@ -103,13 +103,13 @@ class JsonlReporter:
             while self._waiting:
                 self._waiting = self._waiting[self._file.write(self._waiting) or 0 :]
         except OSError as error:
-            log.warning("metrics.jsonl: %s; its lines wait in memory", error)
+            log.warning("metrics.jsonl: %s; its lines are kept in memory", error)
 
     def go_back(self, step: int) -> None:
         try:
-            _keep_what_is_true(self._path, step)
+            _drop_later_steps(self._path, step)
         except OSError as error:
-            log.warning("metrics.jsonl: %s; it has lines of steps that are done again", error)
+            log.warning("metrics.jsonl: %s; it keeps lines of steps that will be done again", error)
             return
         self._file.close()
         self._file = self._path.open("ab", buffering=0)
@@ -119,7 +119,7 @@ class JsonlReporter:
 
 
 class TerminalReporter:
-    """The progress bar of a run that was started without the launcher."""
+    """The progress bar of a run that is started without the launcher."""
 
     def __init__(self, terminal: TextIO) -> None:
         self._progress = Progress(terminal)
@@ -135,9 +135,9 @@ class TerminalReporter:
 
 
 class WandbReporter:
-    """Weights & Biases from a thread of its own: a slow or failing W&B costs its own lines, never the training.
+    """Weights & Biases in a separate thread: a slow or failing W&B loses its own lines, never the training.
 
-    The run's id is kept in the run directory, so that a run that goes on is the same one there.
+    The W&B id of the run is kept in the run directory, so that a resumed run is the same one there.
     """
 
     def __init__(self, recipe: Recipe, run_dir: Path, mode: str, patience_s: float = 30.0) -> None:
@@ -156,10 +156,10 @@ class WandbReporter:
             self._num_dropped += 1
 
     def go_back(self, step: int) -> None:
-        pass  # W&B keeps what it was told; the steps that are done again are drawn over it
+        pass  # W&B keeps what it was sent; steps that are done again are drawn over it
 
     def close(self) -> None:
-        """Waits for what is still to be sent, but not for ever."""
+        """Waits until everything is sent, at most twice `patience_s`."""
         try:
             self._events.put(None, timeout=self._patience_s)
         except queue.Full:
@@ -167,7 +167,7 @@ class WandbReporter:
         self._thread.join(self._patience_s)
         if self._thread.is_alive() or self._num_dropped:
             log.warning(
-                "W&B was too slow: %d events were left out there; metrics.jsonl has them all", self._num_dropped
+                "W&B was too slow: %d events were dropped there; metrics.jsonl has all of them", self._num_dropped
             )
 
     def _work(self, recipe: Recipe, run_dir: Path, mode: str) -> None:
@@ -200,12 +200,12 @@ class WandbReporter:
                     shown["answers"] = wandb.Table(columns=columns, data=rows)
                 run.log({"step": step} | {f"{prefix}/{key}": value for key, value in shown.items()})
             run.finish()
-        except Exception as error:  # whatever W&B does, the training goes on
-            log.warning("W&B gave up (%s: %s); metrics.jsonl goes on", type(error).__name__, error)
+        except Exception as error:  # a failure of W&B ends no training
+            log.warning("W&B failed (%s: %s); metrics.jsonl is still written", type(error).__name__, error)
 
 
 def wandb_mode(recipe: Recipe) -> str:
-    """online, offline or disabled: `auto` is settled by WANDB_MODE, or else by whether an API key is found."""
+    """online, offline or disabled; `auto` follows WANDB_MODE, or else whether an API key is found."""
     if recipe.report.wandb != "auto":
         return recipe.report.wandb
     if os.environ.get("WANDB_MODE") in ("online", "offline", "disabled"):
@@ -214,7 +214,7 @@ def wandb_mode(recipe: Recipe) -> str:
 
 
 def wandb_id(run_dir: Path) -> str:
-    """The W&B id of this run directory; made on the first call."""
+    """The W&B id of this run directory; created on the first call."""
     path = run_dir / "wandb_id"
     if not path.exists():
         write_atomically(path, uuid.uuid4().hex[:8])
@@ -228,12 +228,12 @@ def _netrc_has_key() -> bool:
         return False
 
 
-def _keep_what_is_true(path: Path, step: int) -> None:
-    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _still_true(line, step)]
+def _drop_later_steps(path: Path, step: int) -> None:
+    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _is_kept(line, step)]
     write_atomically(path, "".join(f"{line}\n" for line in kept))
 
 
-def _still_true(line: str, resumed_step: int) -> bool:
+def _is_kept(line: str, resumed_step: int) -> bool:
     try:
         event = json.loads(line)
         if event["event"] == "alert":

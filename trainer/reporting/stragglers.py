@@ -1,4 +1,4 @@
-"""Which rank the others wait for, and how much of everybody's time that takes. Arithmetic on seconds by rank; pure."""
+"""Which rank the others wait for, and how much time of all ranks that costs. Pure arithmetic on seconds by rank."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,23 +6,23 @@ from statistics import median_low
 from typing import Any
 
 BEHIND = 1.25
-"""Who takes so many times as long as the median is behind. Rows of unequal lengths even out far below that within a
-window; a GPU that is throttled, or has lost a lane, is far above."""
+"""A rank that takes this many times the median is behind. Rows of unequal lengths even out far below that within a
+window; a GPU that is throttled, or has lost a PCIe lane, is far above."""
 NUM_WINDOWS = 3
-"""So many windows in a row, and it is said."""
+"""Windows in a row that a rank must be behind before it is reported."""
 WINDOW_S = 10.0
-"""The least length of a window: single steps differ by what is in them."""
+"""The minimum length of a window, because single steps differ by what is in them."""
 NUM_SHOWN = 64
-"""With more ranks than that, the time of each is left out of metrics.jsonl."""
+"""With more ranks than this, metrics.jsonl does not list the time of each."""
 
 
 @dataclass(frozen=True)
 class RankLocation:
-    """Where a rank is."""
+    """The machine and GPU of a rank."""
 
     host: str
     gpu: int | None
-    """The index on its machine; None on a CPU."""
+    """The index of the GPU on its machine; None on a CPU."""
 
     def __str__(self) -> str:
         return self.host if self.gpu is None else f"{self.host}, GPU {self.gpu}"
@@ -30,56 +30,55 @@ class RankLocation:
 
 @dataclass(frozen=True)
 class Straggler:
-    """Who has been behind for several windows: a rank, or a machine with all of its ranks."""
+    """A rank, or a machine with all of its ranks, that has been behind for several windows."""
 
     name: str
     host: str
     factor: float
-    """How many times as long as the median it takes."""
+    """Its compute time, as a multiple of the median."""
     lost_share: float
 
     @property
     def title(self) -> str:
-        return f"all wait for {self.name}"
+        return f"the other ranks wait for {self.name}"
 
     @property
     def text(self) -> str:
         return (
-            f"it has computed {self.factor:.2g} times as long as the median for the last {NUM_WINDOWS} intervals, and "
-            f"{self.lost_share:.0%} of all ranks' time is lost by waiting for it. Is its GPU hot or shared, its CPU "
-            f"busy? shardtune doctor measures it; job.sbatch_options: [--exclude={self.host}] leaves it out"
+            f"computing took {self.factor:.2g} times as long as the median for the last {NUM_WINDOWS} intervals, and "
+            f"{self.lost_share:.0%} of the time of all ranks is lost by waiting. Is the GPU hot or shared, or the CPU "
+            f"busy? shardtune doctor measures both; job.sbatch_options: [--exclude={self.host}] excludes the machine"
         )
 
 
 def lost_share(seconds: Sequence[float], ranks: Sequence[int]) -> float:
-    """The part of all ranks' time that is spent waiting for the slowest of these: what the others wait, by all time.
+    """The fraction of the time of all ranks that is spent waiting for the slowest of `ranks`.
 
-    0 if another one is slower still, for it is that one they wait for. `seconds` is what each rank computes, (ranks,).
+    0 if another rank is slower still, because all wait for that one. `seconds` is the compute time of each rank.
     """
     longest = max(seconds[rank] for rank in ranks)
-    others = [its for rank, its in enumerate(seconds) if rank not in set(ranks)]
+    others = [time for rank, time in enumerate(seconds) if rank not in set(ranks)]
     if not longest or not others or max(others) > longest:
         return 0.0
-    return sum(longest - its for its in others) / (longest * len(seconds))
+    return sum(longest - time for time in others) / (longest * len(seconds))
 
 
 class Pace:
-    """Follows what each rank computes from report to report."""
+    """Follows the compute time of each rank from report to report."""
 
     def __init__(self, places: Sequence[RankLocation]) -> None:
         self._places = places
         self._sums = [0.0] * len(places)
         self._elapsed_s = 0.0
         self._behind: dict[str, int] = {}
-        """Name -> for how many windows in a row."""
+        """Name of a rank or machine -> windows in a row that it has been behind."""
 
     def numbers(self, seconds: Sequence[float]) -> dict[str, Any]:
-        """What a line of metrics.jsonl says of an interval: seconds by rank, and who is slowest; nothing of one rank
-        alone."""
+        """The entries of a `step` event: seconds by rank, and the slowest rank; empty with a single rank."""
         if len(seconds) < 2 or not max(seconds):
             return {}
         rank = max(range(len(seconds)), key=seconds.__getitem__)
-        shown = {"compute_s": [round(its, 6) for its in seconds]} if len(seconds) <= NUM_SHOWN else {}
+        shown = {"compute_s": [round(time, 6) for time in seconds]} if len(seconds) <= NUM_SHOWN else {}
         return shown | {
             "slowest_rank": rank,
             "slowest_host": self._places[rank].host,
@@ -88,8 +87,8 @@ class Pace:
         }
 
     def add(self, seconds: Sequence[float], elapsed_s: float) -> list[Straggler]:
-        """Those who have been behind for several windows by now, each said once for as long as it stays behind."""
-        self._sums = [sum(its) for its in zip(self._sums, seconds, strict=True)]
+        """Returns those that have now been behind for NUM_WINDOWS windows, each once for as long as it stays behind."""
+        self._sums = [total + time for total, time in zip(self._sums, seconds, strict=True)]
         self._elapsed_s += elapsed_s
         if self._elapsed_s < WINDOW_S:
             return []
@@ -103,7 +102,7 @@ class Pace:
         ]
 
     def _who_is_behind(self, seconds: Sequence[float]) -> Iterator[tuple[str, tuple[list[int], float]]]:
-        """Name -> its ranks and their factor: of a machine whose ranks are all behind, its own."""
+        """Yields name -> (ranks, factor); a machine whose ranks are all behind is yielded as a whole."""
         by_host: dict[str, list[int]] = {}
         for rank, place in enumerate(self._places):
             by_host.setdefault(place.host, []).append(rank)

@@ -177,9 +177,9 @@ def test_a_disk_that_refuses_costs_its_checkpoint_and_nothing_else(tiny: Path, t
     assert sorted(path.name for path in folder.iterdir()) == ["latest", "step-8"]
 
 
-def test_a_run_whose_end_is_not_on_disk_has_not_ended(tiny: Path, tmp_path: Path) -> None:
+def test_a_run_whose_last_checkpoint_is_not_on_disk_is_not_finished(tiny: Path, tmp_path: Path) -> None:
     recipe = tiny_recipe(tiny, "train.max_steps=2", "data.dev=null")
-    with pytest.raises(AssertionError, match="the training is done, but its end is not on disk; make room in"):
+    with pytest.raises(AssertionError, match="its last checkpoint could not be saved"):
         train(recipe, tmp_path, world_size=1, before=lambda: no_room(0))
     assert not (tmp_path / RESULTS).exists()
     assert train(recipe, tmp_path, world_size=1)[0] == [True]

@@ -131,9 +131,9 @@ def test_what_is_half_or_damaged_is_named_and_passed_over_and_never_counted(
     train(again, tmp_path, world_size=2, before=stop_after(1))
     assert events(tmp_path, "start")[-1]["step"] == 6
     assert [(alert["title"], alert["text"].partition(";")[0]) for alert in events(tmp_path, "alert")] == [
-        ("the checkpoint of step 10 is passed over", f"{folder}/step-10: it was never finished"),
+        ("the checkpoint of step 10 was skipped", f"{folder}/step-10: it was never finished"),
         (
-            "the checkpoint of step 8 is passed over",
+            "the checkpoint of step 8 was skipped",
             f"{folder}/step-8: optimizer-00001-of-00002.safetensors is damaged: its checksum differs",
         ),
     ]
@@ -150,7 +150,7 @@ def test_a_run_of_which_nothing_is_whole_begins_anew_and_says_so(tiny: Path, tmp
     (tmp_path / "checkpoints" / "step-2" / "manifest.json").write_text("{}")
     assert train(recipe, tmp_path, world_size=1)[0] == [True]
     (alert,) = events(tmp_path, "alert")
-    assert alert["text"].endswith("manifest.json is damaged: it is no manifest; the run goes on from step 0")
+    assert alert["text"].endswith("manifest.json is damaged: it is no manifest; resuming at step 0")
     assert [step for step, *_ in curve(events(tmp_path))] == [1, 2, 3]
 
 

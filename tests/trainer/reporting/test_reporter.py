@@ -1,4 +1,4 @@
-"""metrics.jsonl is the truth; W&B gets what it can take and never stops a training."""
+"""metrics.jsonl is authoritative; W&B is best effort and never stops a training."""
 
 import json
 import math
@@ -37,24 +37,24 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_ranks_above_zero_say_nothing(tmp_path: Path, recipe: Recipe) -> None:
+def test_ranks_above_0_report_nothing(tmp_path: Path, recipe: Recipe) -> None:
     rank_one = Ranks(1, 2, 1, torch.device("cpu"))
     assert isinstance(open_reporter(recipe, tmp_path, rank_one, resumed_step=0, terminal=None), NullReporter)
     assert not list(tmp_path.iterdir())
 
 
-def test_an_event_is_on_disk_as_soon_as_it_is_said(tmp_path: Path) -> None:
+def test_an_event_is_on_disk_as_soon_as_it_is_reported(tmp_path: Path) -> None:
     reporter = JsonlReporter(tmp_path / "m.jsonl", 0)
     reporter.report("step", **STEP)
     assert lines(tmp_path / "m.jsonl")[0].items() >= {"event": "step", **STEP}.items()
 
 
-def test_not_a_number_is_null_for_json_has_none(tmp_path: Path) -> None:
+def test_nan_and_infinity_become_null_because_json_has_neither(tmp_path: Path) -> None:
     JsonlReporter(tmp_path / "m.jsonl", 0).report("step", step=1, loss=math.nan, grad_norm=math.inf)
     assert lines(tmp_path / "m.jsonl")[0].items() >= {"loss": None, "grad_norm": None}.items()
 
 
-def test_a_resumed_run_takes_back_the_steps_that_it_will_do_again(tmp_path: Path) -> None:
+def test_a_resumed_run_drops_the_lines_of_steps_that_it_will_do_again(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     reporter = JsonlReporter(path, 0)
     for step in range(1, 6):
@@ -65,7 +65,7 @@ def test_a_resumed_run_takes_back_the_steps_that_it_will_do_again(tmp_path: Path
     assert [(line["step"], line["loss"]) for line in lines(path)] == [(1, 1.0), (2, 1.0), (3, 1.0), (4, 2.0)]
 
 
-def test_a_run_that_goes_back_takes_back_what_it_said_of_later_steps(tmp_path: Path) -> None:
+def test_a_run_that_is_rolled_back_drops_the_lines_of_later_steps(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     reporter = JsonlReporter(path, 0)
     for step in range(1, 6):
@@ -77,7 +77,7 @@ def test_a_run_that_goes_back_takes_back_what_it_said_of_later_steps(tmp_path: P
     assert [line["event"] for line in lines(path)] == ["step", "step", "step", "alert", "step"]
 
 
-def test_an_alert_is_not_taken_back(tmp_path: Path) -> None:
+def test_an_alert_is_not_dropped(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     JsonlReporter(path, 0).report("alert", title="a", text="b", step=5)
     JsonlReporter(path, 3).report("step", **STEP)
@@ -97,19 +97,19 @@ def test_lines_wait_while_the_disk_is_full_and_are_whole_afterwards(
         reporter.report("step", step=3)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert "its lines wait in memory" in caplog.text
+    assert "its lines are kept in memory" in caplog.text
     reporter.report("step", step=4)
     assert [line["step"] for line in lines(path)] == [1, 2, 3, 4]
 
 
-def test_a_person_who_watches_sees_an_alert(tmp_path: Path) -> None:
+def test_the_terminal_shows_an_alert(tmp_path: Path) -> None:
     with (tmp_path / "terminal").open("w+") as terminal:
         TerminalReporter(terminal).report("alert", title="not saved", text="no [room]", step=3)
         terminal.seek(0)
         assert terminal.read().splitlines()[-1] == "WARNING: not saved: no [room]"
 
 
-def test_a_step_has_all_that_a_dashboard_wants(tiny: Path, tmp_path: Path) -> None:
+def test_a_step_event_has_all_that_a_dashboard_needs(tiny: Path, tmp_path: Path) -> None:
     events = train(tiny_recipe(tiny), tmp_path, world_size=2)[1]
     step = [event for event in events if event["event"] == "step"][-1]
     rates = ["tokens_per_s", "samples_per_s", "step_time_s", "memory_bytes"]
@@ -176,7 +176,7 @@ class _Run:
 
 
 @pytest.mark.parametrize("deed", [lambda: time.sleep(60), lambda: 1 / 0], ids=["hangs", "fails"])
-def test_a_wandb_that_hangs_or_fails_costs_a_training_nothing(
+def test_a_wandb_that_hangs_or_fails_does_not_disturb_the_training(
     tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, deed: Any
 ) -> None:
     fake = types.SimpleNamespace(init=lambda **_: _Run(deed), Settings=lambda **_: None)

@@ -1,4 +1,4 @@
-"""The rank that others wait for is named, with the part of all ranks' time that this takes."""
+"""The rank that the others wait for is named, with the fraction of the time of all ranks that this costs."""
 
 import time
 from pathlib import Path
@@ -22,14 +22,14 @@ def with_slow(*ranks: int, factor: float = 2.0) -> list[float]:
     return [factor if rank in ranks else 1.0 for rank in range(6)]
 
 
-def test_lost_is_what_the_others_wait_of_the_time_of_all() -> None:
+def test_the_lost_share_is_the_waiting_of_the_others_in_the_time_of_all() -> None:
     assert lost_share([1.0, 2.0, 1.5], [1]) == pytest.approx((1.0 + 0.5) / 6.0)
     assert lost_share([1.0, 2.0, 2.0], [1, 2]) == pytest.approx(1.0 / 6.0)
     assert lost_share([1.0, 2.0, 1.5], [2]) == 0.0  # it is rank 1 that they wait for
     assert lost_share([1.0, 1.0], [0]) == lost_share([0.0, 0.0], [0]) == lost_share([1.0], [0]) == 0.0
 
 
-def test_a_line_names_the_slowest_and_says_nothing_of_a_rank_alone() -> None:
+def test_a_step_event_names_the_slowest_rank_unless_there_is_only_one() -> None:
     numbers = Pace(PLACES).numbers(with_slow(3))
     assert numbers == {
         "compute_s": [1.0, 1.0, 1.0, 2.0, 1.0, 1.0],
@@ -39,7 +39,7 @@ def test_a_line_names_the_slowest_and_says_nothing_of_a_rank_alone() -> None:
         "lost_share": pytest.approx(5 / 12, abs=1e-6),
     }
     assert Pace(PLACES[:1]).numbers([1.0]) == {}
-    assert Pace(PLACES).numbers([0.0] * 6) == {}  # all steps were left out
+    assert Pace(PLACES).numbers([0.0] * 6) == {}  # all steps were skipped
     many = Pace([RankLocation(f"node{rank}", None) for rank in range(1000)]).numbers([1.0] * 999 + [1.5])
     assert "compute_s" not in many and (many["slowest_host"], many["slowest_gpu"]) == ("node999", None)
 
@@ -48,29 +48,29 @@ def said(pace: Pace, *windows: list[float]) -> list[list[str]]:
     return [[its.name for its in pace.add(seconds, WINDOW_S)] for seconds in windows]
 
 
-def test_who_stays_behind_is_said_once_and_again_after_it_had_caught_up() -> None:
+def test_a_rank_that_stays_behind_is_reported_once_and_again_after_it_has_caught_up() -> None:
     pace = Pace(PLACES)
     assert said(pace, *[with_slow(3)] * (NUM_WINDOWS + 3)) == [[], [], ["rank 3 (node2, GPU 1)"], [], [], []]
     assert said(pace, EVEN, *[with_slow(3)] * 3) == [[], [], [], ["rank 3 (node2, GPU 1)"]]
 
 
-def test_a_rank_that_is_slow_now_and_then_and_one_that_is_hardly_are_not_said() -> None:
+def test_a_rank_that_is_slow_now_and_then_or_hardly_slow_is_not_reported() -> None:
     assert said(Pace(PLACES), *[with_slow(3), with_slow(3), EVEN] * 4) == [[]] * 12
     assert said(Pace(PLACES), *[with_slow(rank % 6) for rank in range(12)]) == [[]] * 12
     assert said(Pace(PLACES), *[with_slow(3, factor=0.99 * BEHIND)] * 5) == [[]] * 5
     assert said(Pace(PLACES), *[with_slow(3, factor=1.01 * BEHIND)] * 3)[-1] == ["rank 3 (node2, GPU 1)"]
 
 
-def test_a_machine_whose_ranks_are_all_behind_is_said_in_their_stead() -> None:
+def test_a_machine_whose_ranks_are_all_behind_is_reported_as_a_whole() -> None:
     pace = Pace(PLACES)
     *_, (straggler,) = (pace.add(with_slow(2, 3), WINDOW_S) for _ in range(NUM_WINDOWS))
     assert straggler == Straggler("the 2 ranks of node2", "node2", 2.0, pytest.approx(4 / 12))
-    assert straggler.title == "all wait for the 2 ranks of node2"
-    assert straggler.text.startswith("it has computed 2 times as long as the median for the last 3 intervals, and 33% ")
+    assert straggler.title == "the other ranks wait for the 2 ranks of node2"
+    assert straggler.text.startswith("computing took 2 times as long as the median for the last 3 intervals, and 33% ")
     assert "[--exclude=node2]" in straggler.text
 
 
-def test_of_two_ranks_the_slower_one_is_said() -> None:
+def test_of_two_ranks_the_slower_one_is_reported() -> None:
     pace = Pace(PLACES[:2])
     assert said(pace, *[[1.0, 2.0]] * 3)[-1] == ["rank 1 (node1, GPU 1)"]
 
@@ -81,7 +81,7 @@ def test_reports_of_short_steps_make_one_window() -> None:
     assert [len(its) for its in per_window] == [0] * (4 * NUM_WINDOWS - 1) + [1]
 
 
-def test_the_terminal_says_it_where_it_is_worth_a_word() -> None:
+def test_the_terminal_shows_a_loss_of_time_that_is_worth_mentioning() -> None:
     event = {"loss": 1.0, "lr": 1e-3, "tokens_per_s": 9.0, "eta_s": 60.0}
     lost = {"slowest_rank": 3, "slowest_host": "node2", "slowest_gpu": None, "lost_share": 0.25}
     assert step_numbers(event | lost).endswith("1:00 left  25% lost waiting for rank 3 (node2)")
@@ -112,4 +112,4 @@ def test_a_slowed_rank_is_named_while_it_trains(
     assert slow_s > 2 * fast_s > 0, steps
     assert [step["slowest_rank"] for step in steps].count(1) >= 6
     assert 0.25 < fmean(step["lost_share"] for step in steps) < 0.5
-    assert {alert["title"].split(" (")[0] for alert in alerts} == {"all wait for rank 1"}
+    assert {alert["title"].split(" (")[0] for alert in alerts} == {"the other ranks wait for rank 1"}

@@ -32,7 +32,7 @@ from shardtune.trainer.commands.predict import main as predict
 from shardtune.trainer.data.prepare.prepare import prepare
 from shardtune.trainer.data.prepare.task_facts import survey
 from shardtune.trainer.distributed.ranks import Ranks
-from shardtune.trainer.engine.deepspeed_engine import DeepSpeedEngine, hold_ds_config
+from shardtune.trainer.engine.deepspeed_engine import DeepSpeedEngine, sharded_birth
 from shardtune.trainer.engine.optimizers import OPTIMIZERS
 from shardtune.trainer.model.load import load_model
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
@@ -155,9 +155,8 @@ def weights_of(ranks: Ranks, recipes: Sequence[Recipe]) -> list[dict[str, Any]]:
         tokenizer = load_tokenizer(recipe)
         task = Chat(recipe.task, {"bleu_tokenizer": "13a"}, tokenizer, load_model_config(recipe))
         ds_config = resolve_ds_config(load_ds_config(recipe.engine.deepspeed), recipe, hidden_size=32)
-        held = hold_ds_config(ds_config)
-        model = load_model(recipe, task, tokenizer)
-        del held
+        with sharded_birth(ds_config):
+            model = load_model(recipe, task, tokenizer)
 
         def make_optimizer(model: Any, config: Any = recipe.optim) -> Any:
             return OPTIMIZERS["adamw"](model, config)

@@ -20,7 +20,7 @@ from shardtune.recipe.load import parse_recipe
 from shardtune.recipe.schema import Recipe
 from shardtune.recipe.tasks.language_modeling import LanguageModelingOptions
 from shardtune.rows.source import Faults, Row, read_rows
-from shardtune.trainer.between_steps.milestones import Milestones
+from shardtune.trainer.between_steps.stop_checks import StopChecks
 from shardtune.trainer.commands.predict import main as predict_main
 from shardtune.trainer.data.batches.bins import Packing
 from shardtune.trainer.data.batches.order import Order
@@ -538,7 +538,7 @@ def test_a_leak_between_documents_is_seen(folder: Path, tmp_path: Path, referenc
 def stop_after(num_steps: int) -> Callable[[], None]:
     def before() -> None:
         asked = iter(range(1, 1000))
-        Milestones.stop_requested = lambda self: next(asked) >= num_steps  # type: ignore[method-assign]
+        StopChecks.requested = lambda self: next(asked) >= num_steps  # type: ignore[method-assign]
 
     return before
 

@@ -1,11 +1,11 @@
-"""What counts as a number that is none, and as a jump."""
+"""What counts as a bad step, and as a loss spike."""
 
 import math
 import random
 
 import pytest
 
-from shardtune.trainer.between_steps.spikes import FEWEST, WINDOW, is_bad, spike_limit, with_loss
+from shardtune.trainer.between_steps.guard.spikes import FEWEST, WINDOW, is_bad, spike_limit, with_loss
 from shardtune.trainer.engine.engine import StepStats
 
 FINE, SKIPPED = StepStats(1e-3, 1.0, True), StepStats(1e-3, math.inf, False)
@@ -22,7 +22,7 @@ FINE, SKIPPED = StepStats(1e-3, 1.0, True), StepStats(1e-3, math.inf, False)
         (math.nan, SKIPPED, "fp16", True),
     ],
 )
-def test_a_step_is_bad_if_its_loss_or_its_gradient_is_no_finite_number(
+def test_a_step_is_bad_if_its_loss_or_its_gradient_is_non_finite(
     loss: float, stats: StepStats, precision: str, bad: bool
 ) -> None:
     assert is_bad(loss, stats, precision) == bad

@@ -1,4 +1,4 @@
-"""Numbers that are none reach no weight and name their rows; a loss that jumps can be gone back from."""
+"""Non-finite steps change no weight and name their rows; a loss spike can be rolled back."""
 
 import json
 import math
@@ -21,7 +21,7 @@ from tests.support.tiny import poison
 
 @pytest.fixture(scope="module")
 def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data of which two rows of one step, lines 3 and 67, give a loss that is no number."""
+    """Data in which two rows of one step, lines 3 and 67, give a loss of nan."""
     folder = write_tiny(tmp_path_factory.mktemp("poisoned"))
     poison(folder / "encoder")
     lines = (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()
@@ -50,28 +50,28 @@ SHORT = ("train.num_epochs=1", "data.dev=null", "data.test=null", "data.length_w
         ("zero3", "bf16"),
     ],
 )
-def test_a_row_that_gives_no_number_changes_no_weight_and_is_named(
+def test_a_row_with_a_loss_of_nan_changes_no_weight_and_is_named(
     poisoned: Path, tmp_path: Path, strategy: str, precision: str
 ) -> None:
     settings = (*SHORT, f"engine.deepspeed={strategy}", f"engine.precision={precision}")
-    ended, its_events = train(tiny_recipe(poisoned, *settings), tmp_path, world_size=2)
+    ended, reported = train(tiny_recipe(poisoned, *settings), tmp_path, world_size=2)
     assert ended == [True, True]
-    bad = [event for event in its_events if event["event"] == "step" and event["skipped_steps"]]
-    good = [event for event in its_events if event["event"] == "step" and not event["skipped_steps"]]
+    bad = [event for event in reported if event["event"] == "step" and event["skipped_steps"]]
+    good = [event for event in reported if event["event"] == "step" and not event["skipped_steps"]]
     assert 1 <= len(bad) <= 2 and len(good) == 6 - len(bad)
     assert all(event["loss"] is None for event in bad) and all(event["loss"] > 0 for event in good)
     named = [json.loads(line) for line in (tmp_path / "logs" / "bad_rows.jsonl").read_text().splitlines()]
-    assert sorted(its["place"] for its in named) == [f"{poisoned}/train.jsonl:{number}" for number in (3, 67)]
-    assert {its["step"] for its in named} == {event["step"] for event in bad}
-    assert {its["loss"] for its in named} == {"nan"}
-    alerts = [event["text"] for event in its_events if event["event"] == "alert"]
+    assert sorted(row["place"] for row in named) == [f"{poisoned}/train.jsonl:{number}" for number in (3, 67)]
+    assert {row["step"] for row in named} == {event["step"] for event in bad}
+    assert {row["loss"] for row in named} == {"nan"}
+    alerts = [event["text"] for event in reported if event["event"] == "alert"]
     assert len(alerts) == len(bad) and all("train.jsonl:" in text for text in alerts)
-    finite = {name: its.isfinite() for name, its in weights(tmp_path).items()}
-    assert sum(int((~its).sum()) for its in finite.values()) == 32, "but for the word's own embedding"
+    num_non_finite = sum(int((~weight.isfinite()).sum()) for weight in weights(tmp_path).values())
+    assert num_non_finite == 32, "except for the embedding of the word itself"
 
 
 def test_without_the_guard_one_such_row_ruins_the_model(poisoned: Path, tmp_path: Path) -> None:
-    """The negative control: ZeRO-0 in fp32, where DeepSpeed does not look for itself."""
+    """The negative control: ZeRO-0 in fp32, where DeepSpeed does not check for itself."""
 
     def blind() -> None:
         DeepSpeedEngine._own_grad_norm = lambda self: 1.0  # type: ignore[method-assign]
@@ -82,14 +82,14 @@ def test_without_the_guard_one_such_row_ruins_the_model(poisoned: Path, tmp_path
         world_size=1,
         before=blind,
     )
-    ruined = {name for name, its in weights(tmp_path).items() if not bool(its.isfinite().all())}
+    ruined = {name for name, weight in weights(tmp_path).items() if not bool(weight.isfinite().all())}
     assert len(ruined) > 10
 
 
 def test_too_many_bad_steps_in_a_row_end_the_run_with_a_checkpoint_from_before(poisoned: Path, tmp_path: Path) -> None:
     recipe = tiny_recipe(poisoned, *SHORT, "faults.max_bad_steps=1")
     with pytest.raises(
-        AssertionError, match=r"in a row whose loss or gradient is no finite.*To blame: .*train\.jsonl:"
+        AssertionError, match=r"1 step in a row .* had a non-finite loss.*Rows with a non-finite loss: .*train\.jsonl:"
     ):
         train(recipe, tmp_path, world_size=2)
     last_good = events(tmp_path, "step")[-1]["step"]
@@ -99,7 +99,7 @@ def test_too_many_bad_steps_in_a_row_end_the_run_with_a_checkpoint_from_before(p
 
 
 def test_an_infinite_loss_has_no_gradient_even_where_one_could_be_had(tiny: Path, tmp_path: Path) -> None:
-    """That of a target with probability 0 is infinite, its gradient is not."""
+    """The loss of a target with probability 0 is infinite, its gradient is not."""
 
     def infinite() -> None:
         backward = DeepSpeedEngine.backward
@@ -109,7 +109,7 @@ def test_an_infinite_loss_has_no_gradient_even_where_one_could_be_had(tiny: Path
 
         DeepSpeedEngine.backward = spoiled  # type: ignore[method-assign]
 
-    with pytest.raises(AssertionError, match="No row of it gives such a loss alone"):
+    with pytest.raises(AssertionError, match="No single row of this step gives a non-finite loss"):
         train(tiny_recipe(tiny, "train.max_steps=4", "data.dev=null"), tmp_path, world_size=2, before=infinite)
     assert [event["skipped_steps"] for event in events(tmp_path, "step")] == [1, 1]
 
@@ -118,7 +118,7 @@ LONG = ("train.num_epochs=4", "checkpoint.every_steps=5", "data.test=null", "dat
 
 
 def spikes_at(number: int, *, stop_at: int | None = None) -> Callable[[], None]:
-    """The loss of the step of this number is a hundred times as high, whenever it is trained on."""
+    """Makes the loss of the step of this number a hundred times as high, whenever it is trained on."""
 
     def before() -> None:
         step_done = Milestones.step_done
@@ -133,7 +133,7 @@ def spikes_at(number: int, *, stop_at: int | None = None) -> Callable[[], None]:
     return before
 
 
-def leaves_out(number: int) -> Callable[[], None]:
+def skips(number: int) -> Callable[[], None]:
     def before() -> None:
         shardtune.trainer.run.TrainState = lambda: TrainState(left_out=(number,))  # type: ignore[misc,assignment]
 
@@ -142,30 +142,30 @@ def leaves_out(number: int) -> Callable[[], None]:
 
 def test_a_rollback_ends_where_a_run_without_the_batch_does(tiny: Path, tmp_path: Path) -> None:
     recipe = tiny_recipe(tiny, *LONG)
-    # Of 24 steps: back from 19 to 15, stopped after five more, and gone on with.
+    # Of 24 steps: rolled back from 19 to 15, stopped after five more, and resumed.
     assert train(recipe, tmp_path / "spiky", world_size=2, before=spikes_at(18, stop_at=24))[0] == [False, False]
     assert complete_checkpoints(tmp_path / "spiky" / "checkpoints")[-1].manifest.state.left_out == (18,)
     assert train(recipe, tmp_path / "spiky", world_size=2, before=spikes_at(18))[0] == [True, True]
     alerts = [(event["step"], event["title"]) for event in events(tmp_path / "spiky", "alert")]
-    assert alerts == [(19, "the loss of step 19 is a spike"), (19, "the run goes on from step 15")]
-    train(recipe, tmp_path / "without", world_size=2, before=leaves_out(18))
-    its, other = (curve(events(tmp_path / name)) for name in ("spiky", "without"))
-    assert [step for step, *_ in its] == [*range(1, 25)]
-    assert its == other
-    assert its[18][1] is None
-    spiky, without = (weights(tmp_path / name) for name in ("spiky", "without"))
-    assert all(torch.equal(spiky[name], without[name]) for name in without)
+    assert alerts == [(19, "loss spike at step 19"), (19, "rolled back to step 15")]
+    train(recipe, tmp_path / "without", world_size=2, before=skips(18))
+    spiky, without = (curve(events(tmp_path / name)) for name in ("spiky", "without"))
+    assert [step for step, *_ in spiky] == [*range(1, 25)]
+    assert spiky == without
+    assert spiky[18][1] is None
+    after_rollback, expected = (weights(tmp_path / name) for name in ("spiky", "without"))
+    assert all(torch.equal(after_rollback[name], expected[name]) for name in expected)
 
 
 def test_a_spike_that_is_only_flagged_changes_nothing(tiny: Path, tmp_path: Path) -> None:
     recipe = tiny_recipe(tiny, *LONG, "faults.on_spike=alert")
-    ended, its_events = train(recipe, tmp_path, world_size=1, before=spikes_at(18))
+    ended, reported = train(recipe, tmp_path, world_size=1, before=spikes_at(18))
     assert ended == [True]
-    (alert,) = (event for event in its_events if event["event"] == "alert")
-    assert alert["title"] == "the loss of step 19 is a spike"
+    (alert,) = (event for event in reported if event["event"] == "alert")
+    assert alert["title"] == "loss spike at step 19"
 
 
-def test_a_run_that_goes_back_again_and_again_ends(tiny: Path, tmp_path: Path) -> None:
+def test_a_run_that_is_rolled_back_again_and_again_ends(tiny: Path, tmp_path: Path) -> None:
     recipe = tiny_recipe(tiny, *LONG, "faults.max_rollbacks=2")
 
     def ever_higher() -> None:
@@ -176,5 +176,5 @@ def test_a_run_that_goes_back_again_and_again_ends(tiny: Path, tmp_path: Path) -
 
         Milestones.step_done = jumping  # type: ignore[method-assign]
 
-    with pytest.raises(AssertionError, match=r"the loss of step 19 is a spike, after 2 rollbacks already"):
+    with pytest.raises(AssertionError, match=r"loss spike at step 19 after 2 rollbacks"):
         train(recipe, tmp_path, world_size=1, before=ever_higher)

@@ -1,6 +1,6 @@
-"""Which rows made a step's loss no finite number, written down where a person finds them.
+"""Which rows made the loss of a step non-finite, listed in a file for the user.
 
-Each row of the step is asked for its loss alone, without dropout and without a gradient.
+The loss of each row of the step is computed alone, without dropout and without a gradient.
 """
 
 import contextlib
@@ -16,22 +16,22 @@ from shardtune.trainer.tasks import Task
 from shardtune.trainer.tasks.batch import Batch
 
 BAD_ROWS = Path("logs") / "bad_rows.jsonl"
-"""In a run directory: a line for each culprit."""
+"""In a run directory: one line for each bad row."""
 
 
 @dataclass(frozen=True)
 class BadRowSearch:
-    """Finds and writes down the culprits of a run's steps."""
+    """Finds and records the bad rows of a step."""
 
     run_dir: Path
     ranks: Ranks
     alone: Callable[[int], Iterable[tuple[str | None, Batch]]]
-    """A step's number -> this rank's share of its examples, as trainer/data/batches/steps.py has it."""
+    """TrainingSteps.alone: the number of a step -> the examples of this rank, each with the place of its row."""
 
     def find(self, engine: Engine, task: Task, number: int) -> list[str]:
-        """Collective: the places of the step's rows whose loss alone is no finite number, which are also written down.
+        """Collective: records and returns the places of the rows of this step whose own loss is non-finite.
 
-        None of them, if it takes several rows, dropout or the gradient; all, if the model itself has no numbers left.
+        Empty if several rows together, dropout or the gradient are the cause; all rows if the weights are non-finite.
         """
         losses: list[tuple[str, float]] = []
         with engine.evaluating():
@@ -39,14 +39,14 @@ class BadRowSearch:
                 loss = float(task.loss_sum(engine.forward(batch), batch))
                 if place is not None and not math.isfinite(loss):
                     losses.append((place, loss))
-        culprits = dict(pair for pairs in self.ranks.gather(losses) for pair in pairs)
-        with contextlib.suppress(OSError):  # a full disk ends no training, and whoever asks says the places too
-            self._write(number, culprits)
-        return list(culprits)
+        bad_rows = dict(pair for pairs in self.ranks.gather(losses) for pair in pairs)
+        with contextlib.suppress(OSError):  # a full disk ends no training, and the alert names rows too
+            self._write(number, bad_rows)
+        return list(bad_rows)
 
-    def _write(self, number: int, culprits: Mapping[str, float]) -> None:
+    def _write(self, number: int, bad_rows: Mapping[str, float]) -> None:
         if self.ranks.is_zero:
             with (self.run_dir / BAD_ROWS).open("a", encoding="utf-8") as file:
-                for place, loss in culprits.items():
+                for place, loss in bad_rows.items():
                     line = {"step": number + 1, "place": place, "loss": str(loss)}
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")

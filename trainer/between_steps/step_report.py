@@ -1,0 +1,42 @@
+"""The `step` events: loss, speed and memory since the last report, and which rank the others wait for."""
+
+from dataclasses import dataclass
+
+from shardtune.trainer.between_steps.callback import Callback, StepDone
+from shardtune.trainer.checkpoint.train_state import TrainState
+from shardtune.trainer.distributed.ranks import Ranks
+from shardtune.trainer.reporting.meter import Meter
+from shardtune.trainer.reporting.reporter import Reporter
+from shardtune.trainer.reporting.stragglers import Pace
+
+
+@dataclass(kw_only=True)
+class StepReport(Callback):
+    """Reports every `every_steps` steps and after the last one; raises an alert for a straggler."""
+
+    every_steps: int
+    num_steps: int
+    steps_per_epoch: int
+    meter: Meter
+    pace: Pace
+    reporter: Reporter
+    ranks: Ranks
+
+    def step_done(self, state: TrainState, done: StepDone) -> TrainState:
+        self.meter.add(done.step, done.stats, done.loss)
+        if state.step == self.num_steps or state.step % self.every_steps == 0:
+            self._report(state)
+        return state
+
+    def finish(self, state: TrainState) -> None:
+        if self.meter.num_steps:  # a callback ended the training between two reports
+            self._report(state)
+
+    def _report(self, state: TrainState) -> None:
+        compute_s = self.ranks.gather_numbers(self.meter.compute_s)
+        num_steps, numbers = self.meter.num_steps, self.meter.report()
+        epoch = state.step / self.steps_per_epoch
+        self.reporter.report("step", step=state.step, epoch=epoch, **numbers, **self.pace.numbers(compute_s))
+        elapsed_s = num_steps * numbers["step_time_s"]
+        for straggler in self.pace.add([num_steps * seconds for seconds in compute_s], elapsed_s):
+            self.reporter.report("alert", title=straggler.title, text=straggler.text, step=state.step)

@@ -1,0 +1,104 @@
+"""The model on its engine, ready to train: loaded, tried out, and given a micro-batch budget."""
+
+import json
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from shardtune.ds_config.resolve import ds_config_of
+from shardtune.recipe.schema import Recipe
+from shardtune.run_dir.files import write_atomically
+from shardtune.trainer.data.batches.bins import Packing
+from shardtune.trainer.data.prepare.example_shards import Split
+from shardtune.trainer.data.prepare.prepare import Prepared
+from shardtune.trainer.distributed.lease import Lease
+from shardtune.trainer.distributed.ranks import Ranks
+from shardtune.trainer.distributed.watchdog import beat
+from shardtune.trainer.engine.deepspeed_engine import DeepSpeedEngine, sharded_birth
+from shardtune.trainer.engine.engine import Engine
+from shardtune.trainer.engine.optimizers import OPTIMIZERS
+from shardtune.trainer.engine.replicated_engine import ReplicatedEngine
+from shardtune.trainer.model.load import load_model
+from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
+from shardtune.trainer.reporting.reporter import Reporter
+from shardtune.trainer.setup.first_token import read_first_alone
+from shardtune.trainer.setup.micro_batch import Budget
+from shardtune.trainer.setup.out_of_memory import memory_said
+from shardtune.trainer.setup.packing import choose_packing
+from shardtune.trainer.setup.rehearsal import settle_budget
+from shardtune.trainer.tasks import TASKS, Task
+from shardtune.trainer.tasks.batch import Batch
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The model on its engine, and how large and how dense its micro-batches are."""
+
+    engine: Engine
+    model: Any
+    task: Task
+    tokenizer: Any
+    packing: Packing | None
+    budget: Budget
+
+
+def load(
+    recipe: Recipe, run_dir: Path, prepared: Prepared, *, ranks: Ranks, reporter: Reporter, lease: Lease
+) -> Loaded:
+    """Collective: loads the model onto its engine, and finds out what micro-batches it can take."""
+    beat()
+    reporter.report("phase", name="loading the model")
+    train = prepared.split("train")
+    assert train is not None, "a recipe always names training data"
+    tokenizer = load_tokenizer(recipe)
+    task = TASKS[recipe.task.kind](recipe.task, prepared.facts, tokenizer, load_model_config(recipe))
+    with memory_said(recipe, task, ranks, lambda: None, micro_batch_tokens=recipe.data.max_tokens):
+        engine, model = _load_engine(recipe, run_dir, task, tokenizer, ranks)
+        beat()
+        packing = choose_packing(recipe, task, engine, model, ranks=ranks, reporter=reporter)
+        _pass_once(engine, task, train, ranks)
+        if task.auto_model == "AutoModelForSequenceClassification":
+            read_first_alone(engine, model, _ends_of(train, task).to(ranks.device), recipe.engine.precision, ranks)
+        beat()
+    budget = settle_budget(recipe, run_dir, engine, task, train, packing, ranks=ranks, reporter=reporter, lease=lease)
+    return Loaded(engine, model, task, tokenizer, packing, budget)
+
+
+def _load_engine(recipe: Recipe, run_dir: Path, task: Task, tokenizer: Any, ranks: Ranks) -> tuple[Engine, Any]:
+    """Collective: the engine, sharded as the ds_config asks, and the pretrained model within it."""
+    hidden_size = getattr(load_model_config(recipe).get_text_config(), "hidden_size", None)
+    ds_config = ds_config_of(recipe, hidden_size=hidden_size)
+    if ranks.is_zero and ds_config is not None:
+        write_atomically(run_dir / "deepspeed.json", json.dumps(ds_config, indent=2))
+    # transformers (5.23) draws other weights where they are born sharded: the stage would decide what is learned.
+    with nullcontext() if ds_config is None or recipe.model.from_scratch else sharded_birth(ds_config):
+        model = load_model(recipe, task, tokenizer)
+    beat()
+
+    def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
+        return OPTIMIZERS[recipe.optim.kind](model, recipe.optim)
+
+    common: dict[str, Any] = {"ranks": ranks, "seed": recipe.train.seed, "keeps_frozen": recipe.model.lora is None}
+    if ds_config is not None:
+        return DeepSpeedEngine(model, ds_config, make_optimizer, **common), model
+    precision, norm = recipe.engine.precision, recipe.optim.max_grad_norm
+    return ReplicatedEngine(model, make_optimizer, precision=precision, max_grad_norm=norm, **common), model
+
+
+def _pass_once(engine: Engine, task: Task, train: Split, ranks: Ranks) -> None:
+    """Collective: a forward pass of the shortest example, by which the model shows how its loss can be computed."""
+    shortest = np.where(train.num_targets > 0, train.lengths, np.iinfo(np.int32).max).argmin()
+    (example,) = train.examples(np.array([shortest]))
+    with engine.evaluating():
+        engine.forward(task.collate([{**example, "draw": (0, 0)}]).to(ranks.device))
+
+
+def _ends_of(train: Split, task: Task) -> Batch:
+    """A batch of the shortest and the longest example."""
+    rows = np.array([train.lengths.argmin(), train.lengths.argmax()])
+    return task.collate([{**example, "draw": (0, 0)} for example in train.examples(rows)])
