@@ -46,7 +46,7 @@ def submit(
         from shardtune.launcher.runs import monitor
         from shardtune.launcher.slurm import cluster
         from shardtune.launcher.slurm.submission import plan_preparation, plan_submission
-        from shardtune.run_dir.files import RESULTS
+        from shardtune.run_dir.files import RESULTS, already_finished
 
         nodes = cluster.find_nodes()
         if nodes is None and dry_run != "True":
@@ -58,7 +58,7 @@ def submit(
             print("\n".join(job.describe() for job in (before, its) if job is not None))
             return 0
         if (its.run_dir / RESULTS).exists():
-            print(f"{its.run_dir} has come to its end already")
+            print(already_finished(its.run_dir))
             return 0
         if (job := cluster.job_of(its.run_dir, cluster.queued_jobs())) is not None:
             raise LaunchError(

@@ -5,14 +5,14 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from shardtune.launcher.slurm import cluster
-from shardtune.launcher.start import execute
+from shardtune.errors import LaunchError
 from shardtune.launcher.plan.backends import BACKENDS
 from shardtune.launcher.plan.job import plan_ranks
+from shardtune.launcher.slurm import cluster
 from shardtune.launcher.slurm.submission import plan_doctor
-from shardtune.errors import LaunchError
-from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
+from shardtune.launcher.start import execute
 from shardtune.recipe.load import machines_alone
+from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
 
 POLL_S = 1.0
 GOING_ON = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING")

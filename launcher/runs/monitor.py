@@ -8,16 +8,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from shardtune.launcher.slurm import cluster
-from shardtune.launcher.start.follow import Events, first_failure, outer_events
-from shardtune.launcher.slurm.lifecycle import STATUS, STOP_REQUEST, Start, parse_status
-from shardtune.launcher.registry import known
-from shardtune.launcher.slurm.text import QueuedJob
-from shardtune.launcher.runs.status import Found, RunStatus, status_of
-from shardtune.launcher.slurm.submission import JOB_SCRIPT, SUBMISSION
 from shardtune.errors import CheckpointError, LaunchError
+from shardtune.launcher.registry import known
+from shardtune.launcher.runs.status import Found, RunStatus, status_of
+from shardtune.launcher.slurm import cluster
+from shardtune.launcher.slurm.lifecycle import STATUS, STOP_REQUEST, Start, parse_status
+from shardtune.launcher.slurm.submission import JOB_SCRIPT, SUBMISSION
+from shardtune.launcher.slurm.text import QueuedJob
+from shardtune.launcher.start.follow import Events, first_failure, outer_events
 from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_OK, EXIT_RESUME, EXIT_USER
-from shardtune.run_dir.files import CONFIG, LEASE, RESULTS, STOP, write_atomically
+from shardtune.run_dir.files import CONFIG, LEASE, RESULTS, STOP, already_finished, write_atomically
 from shardtune.run_dir.progress import Progress
 
 POLL_S = 2.0
@@ -120,7 +120,7 @@ def requeue(run_dir: Path) -> str:
     if job is not None:
         raise LaunchError(f"job {job.name} is in the queue already: {its.why}")
     if its.state == "finished":
-        raise LaunchError(f"{run_dir} has come to its end already")
+        raise LaunchError(already_finished(run_dir))
     if not (run_dir / JOB_SCRIPT).is_file():
         raise LaunchError(f"{run_dir} was not submitted alone (there is no {JOB_SCRIPT}): shardtune submit {run_dir}")
     number = cluster.submit_script(run_dir.absolute() / JOB_SCRIPT)

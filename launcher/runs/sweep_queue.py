@@ -4,14 +4,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from shardtune.launcher.slurm import cluster
-from shardtune.launcher.start import execute
-from shardtune.launcher.runs import monitor
-from shardtune.launcher.plan.job import plan_job
-from shardtune.launcher.runs.sweep_table import render_outcomes, write_sweep_report
-from shardtune.launcher.slurm.submission import plan_array
-from shardtune.launcher.plan.sweep import SweepPlan, write_sweep
 from shardtune.errors import LaunchError
+from shardtune.launcher.plan.job import plan_job
+from shardtune.launcher.plan.sweep import SweepPlan, write_sweep
+from shardtune.launcher.runs import monitor
+from shardtune.launcher.runs.sweep_table import render_outcomes, write_sweep_report
+from shardtune.launcher.slurm import cluster
+from shardtune.launcher.slurm.submission import plan_array
+from shardtune.launcher.start import execute
 from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK
 from shardtune.run_dir.files import RESULTS
 

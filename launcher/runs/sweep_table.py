@@ -8,9 +8,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from shardtune.launcher.plan.sweep import SweepPlan
 from shardtune.launcher.report.page import REPORT, STYLE
 from shardtune.launcher.runs.status import render_columns
-from shardtune.launcher.plan.sweep import SweepPlan
 from shardtune.run_dir.chart import Series, render_chart, smoothed
 from shardtune.run_dir.files import RESULTS, read_events, write_atomically
 

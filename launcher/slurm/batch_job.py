@@ -37,9 +37,9 @@ from shardtune.launcher.slurm.lifecycle import (
     steps_of,
 )
 from shardtune.launcher.slurm.text import parse_node_list
-from shardtune.launcher.start import execute
 from shardtune.launcher.start.follow import Events, first_failure, hung_ranks
 from shardtune.launcher.start.restart import Failure, next_start
+from shardtune.launcher.start.results import finished_message
 from shardtune.recipe.load import machines_alone, parse_recipe
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.bad_nodes import keep_bad_nodes, read_bad_nodes, to_leave
@@ -151,7 +151,7 @@ def end(run_dir: Path, allocation: Allocation, *, exit_code: int, signals: str) 
     match ending.state:
         case "finished":
             write_report(run_dir)
-            say(execute.finished_message(_recipe(run_dir), run_dir))
+            say(finished_message(_recipe(run_dir), run_dir, start.began))
             return EXIT_OK, False
         case "failed" | "waiting" if ending.cause in ("failure", "hang"):
             for path in hung_ranks(run_dir, start.began):

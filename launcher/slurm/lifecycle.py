@@ -114,7 +114,7 @@ class Ending:
 def decide(seen: Evidence) -> Ending:
     """The judgement on a start."""
     if seen.finished:
-        return Ending("finished", "finished", False, "the run has come to its end")
+        return Ending("finished", "finished", False, "the run is finished")
     if seen.cancelled is not None:
         return _after_cancellation(seen, seen.cancelled)
     if seen.bad_nodes:

@@ -12,7 +12,6 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
@@ -20,14 +19,14 @@ from shardtune.errors import LaunchError
 from shardtune.launcher.plan.backends import BACKENDS
 from shardtune.launcher.plan.job import JobPlan, Machine
 from shardtune.launcher.registry import remember
-from shardtune.launcher.report.page import REPORT, write_report
+from shardtune.launcher.report.page import write_report
 from shardtune.launcher.start.exit_report import StartOutcome, explain_outcome, remedy_for_killed
 from shardtune.launcher.start.follow import Events, Heartbeats, first_failure, hung_ranks
 from shardtune.launcher.start.orphans import START_MARK, end_left_behind
 from shardtune.launcher.start.restart import Failure, Restart, next_start
-from shardtune.recipe.schema import Recipe
+from shardtune.launcher.start.results import finished_message
 from shardtune.run_dir.exit_codes import EXIT_ANEW, EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, EXIT_RESUME, EXIT_USER
-from shardtune.run_dir.files import LEASE, METRICS, RESULTS, STOP, read_events
+from shardtune.run_dir.files import LEASE, RESULTS, STOP, read_events
 from shardtune.run_dir.lease_holder import refuse_while_held
 from shardtune.run_dir.micro_batch_budget import read_budget
 from shardtune.run_dir.progress import Progress
@@ -119,6 +118,7 @@ def run_interactive(module: str, arguments: Sequence[str]) -> int:
 
 def run_job(plan: JobPlan) -> int:
     """Runs the plan to its end, showing its progress; the exit code."""
+    began = time.time()
     refuse_while_held(plan.run_dir / LEASE, HOLDER_GRACE_S, lambda text: print(text, file=sys.stderr))
     write_run_dir(plan.run)
     remember(plan.run_dir)
@@ -130,10 +130,12 @@ def run_job(plan: JobPlan) -> int:
         if code != EXIT_OK:
             return code
         if (plan.run_dir / RESULTS).exists():
-            print(f"{plan.run_dir} has come to its end already; its results:\n{_results(plan.run_dir)}")
-            print("To train it again, give another --run-dir (or another train.seed).")
+            print(finished_message(plan.recipe, plan.run_dir))
             return EXIT_OK
-        return _start_until_done(plan, interrupts)
+        code = _start_until_done(plan, interrupts)
+        if code == EXIT_OK:
+            print(finished_message(plan.recipe, plan.run_dir, began))
+        return code
 
 
 def _prepare(plan: JobPlan, interrupts: list[Interrupt]) -> int:
@@ -199,7 +201,6 @@ def _run_ranks(plan: JobPlan, interrupts: list[Interrupt]) -> tuple[int, Failure
                 end_left_behind(mark)
     if process.returncode == EXIT_OK:
         write_report(plan.run_dir)
-        print(finished_message(plan.recipe, plan.run_dir))
         return EXIT_OK, None
     failure = first_failure(plan.run_dir, since)
     exits = BACKENDS[plan.recipe.job.backend].parse_exits(log_path.read_text(encoding="utf-8", errors="replace"))
@@ -294,24 +295,3 @@ def _interrupts() -> Iterator[list[Interrupt]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _results(run_dir: Path) -> str:
-    return (run_dir / RESULTS).read_text(encoding="utf-8")
-
-
-def finished_message(recipe: Recipe, run_dir: Path) -> str:
-    """Where everything is of a run that has come to its end."""
-    talk = [f"talk to it  shardtune chat {run_dir}"] if recipe.task.kind == "chat" else []
-    return "\n".join(
-        [
-            _results(run_dir),
-            f"best model  {run_dir / 'export' / 'best'}",
-            f"last model  {run_dir / 'export' / 'last'}",
-            f"curves      {run_dir / REPORT}",
-            f"metrics     {run_dir / METRICS}",
-            f"logs        {run_dir / 'logs'}",
-            f'try it      shardtune predict {run_dir} --text "…"',
-            *talk,
-        ]
-    )

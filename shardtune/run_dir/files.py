@@ -29,6 +29,11 @@ def read_events(run_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
+def already_finished(run_dir: Path) -> str:
+    """What to say to a command that would train or queue a run whose results exist."""
+    return f"{run_dir} is already finished ({RESULTS} exists); to train it again, give another --run-dir or train.seed"
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Whoever reads the path finds the old text or the new one, whole, also after a power cut."""
     with tempfile.NamedTemporaryFile(

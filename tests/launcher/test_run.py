@@ -54,6 +54,8 @@ def test_the_launcher_shows_the_run_and_says_where_everything_is(
     run_dir, done = finished
     assert "training for 18 steps" in done.stderr
     assert "dev  loss" in done.stderr and "test  loss" in done.stderr
+    assert re.search(r"\naccuracy +0\.\d{4} +0\.\d{4}\n", done.stdout)
+    assert re.search(r"\nbest step   \d+ of 18: highest accuracy on dev\ntime        (\d+ min )?\d+ s\n", done.stdout)
     assert f"best model  {run_dir}/export/best" in done.stdout
     for name in ("config.yaml", "recipe.yaml", "deepspeed.json", "metrics.jsonl", "results.json", "logs/rank-1.log"):
         assert (run_dir / name).is_file(), name
@@ -103,13 +105,13 @@ def test_whoever_starts_the_ranks_the_loss_curve_is_the_same(
         assert its == pytest.approx(other, rel=1e-3)
 
 
-def test_a_run_that_has_ended_is_not_done_again(
+def test_a_finished_run_is_not_trained_again(
     folder: Path, finished: tuple[Path, subprocess.CompletedProcess[str]]
 ) -> None:
     before = (finished[0] / "metrics.jsonl").read_bytes()
     done = shardtune("run", "finished", cwd=folder)
     assert done.returncode == 0
-    assert "has come to its end already" in done.stdout
+    assert "is already finished" in done.stdout
     assert (finished[0] / "metrics.jsonl").read_bytes() == before
 
 

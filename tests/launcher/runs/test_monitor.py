@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from shardtune.launcher.slurm import cluster
-from shardtune.launcher.runs import monitor
-from shardtune.launcher.slurm.lifecycle import Start, render_status
 from shardtune.errors import CheckpointError, LaunchError
+from shardtune.launcher.runs import monitor
+from shardtune.launcher.slurm import cluster
+from shardtune.launcher.slurm.lifecycle import Start, render_status
 
 
 @pytest.fixture(autouse=True)
@@ -61,11 +61,11 @@ def test_a_lease_that_nobody_has_touched_for_long_is_no_sign_of_life(run_dir: Pa
     assert monitor.look_at(run_dir).state == "new"
 
 
-def test_only_what_was_submitted_and_has_not_come_to_its_end_is_put_back(run_dir: Path) -> None:
+def test_only_what_was_submitted_and_is_not_finished_is_put_back(run_dir: Path) -> None:
     with pytest.raises(LaunchError, match=r"was not submitted alone \(there is no job.sbatch\)"):
         monitor.requeue(run_dir)
     (run_dir / "results.json").write_text("{}")
-    with pytest.raises(LaunchError, match="has come to its end already"):
+    with pytest.raises(LaunchError, match="is already finished"):
         monitor.requeue(run_dir)
 
 

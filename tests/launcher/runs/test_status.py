@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from shardtune.launcher.runs.status import Found, RunStatus, render_run, render_table, status_of
 from shardtune.launcher.slurm.lifecycle import Start
 from shardtune.launcher.slurm.text import QueuedJob
-from shardtune.launcher.runs.status import Found, RunStatus, render_run, render_table, status_of
 
 JOB = QueuedJob(
     "12", "12", "PENDING", "Resources", "", 2, "0:00", "1:00:00", "2026-11-24T08:20:17", "main", "/runs/a"

@@ -4,8 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from shardtune.launcher.runs.sweep_table import in_order, outcome_of, render_outcomes, render_sweep_page, write_sweep_report
 from shardtune.launcher.plan.sweep import plan_sweep, write_sweep
+from shardtune.launcher.runs.sweep_table import (
+    in_order,
+    outcome_of,
+    render_outcomes,
+    render_sweep_page,
+    write_sweep_report,
+)
 
 CHOSEN = {"metric": "accuracy", "lower_is_better": False}
 

@@ -270,12 +270,12 @@ def test_a_node_on_which_no_rank_could_start_is_left_if_that_is_asked_for(
     assert nodes_to_leave(run_dir, allocation) == ("node2" if cause == "bad node" else "")
 
 
-def test_a_run_that_has_come_to_its_end_says_so_and_has_a_page(
+def test_a_finished_run_says_so_and_has_a_page(
     run_dir: Path, allocation: Allocation, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (run_dir / "metrics.jsonl").touch()
     (run_dir / "results.json").write_text("{}")
     assert end(run_dir, allocation, exit_code=0, signals="") == (0, False)
-    assert "the run has come to its end" in capsys.readouterr().err
+    assert "the run is finished" in capsys.readouterr().err
     assert (run_dir / "report.html").is_file()
     assert "finished=1" in begin(run_dir, [], replace(allocation, job="8")).splitlines()

@@ -51,7 +51,8 @@ SHORT_OF_MEMORY = """
 import json, os, sys, time
 from pathlib import Path
 from shardtune.run_dir.micro_batch_budget import KeptBudget, keep_budget, read_budget
-from shardtune.run_dir.run import EXIT_ANEW, RESULTS, failure_path
+from shardtune.run_dir.exit_codes import EXIT_ANEW
+from shardtune.run_dir.files import RESULTS, failure_path
 run_dir, least = Path(sys.argv[1]), int(sys.argv[2])
 before = read_budget(run_dir)
 tokens = before.tokens // 2 if before else 64
