@@ -31,11 +31,10 @@ def installed(tmp_path: Path) -> Path:
     return tmp_path / "installed"
 
 
-def test_a_wheel_has_the_scripts_and_the_strategies(installed: Path, tmp_path: Path) -> None:
-    for folder, pattern in (("slurm", "*.sh"), ("ds_configs", "*.json")):
-        assert {path.name for path in (installed / "shardtune" / folder).iterdir()} == {
-            path.name for path in (ROOT / folder).glob(pattern)
-        }
+def test_a_wheel_has_the_scripts_the_strategies_and_the_templates(installed: Path, tmp_path: Path) -> None:
+    for folder, pattern in (("slurm", "*.sh"), ("ds_configs", "*.json"), ("launcher/report", "*.html.j2")):
+        names = {path.name for path in (ROOT / folder).glob(pattern)}
+        assert names and {path.name for path in (installed / "shardtune" / folder).glob(pattern)} == names
     assert [path.name for path in installed.iterdir() if path.suffix != ".dist-info"] == ["shardtune"]
     (tmp_path / "x.yaml").write_text(RECIPE)
     for name in ("model", "train.csv"):
@@ -52,3 +51,18 @@ def test_a_wheel_has_the_scripts_and_the_strategies(installed: Path, tmp_path: P
     assert done.returncode == 0, done.stderr
     assert "watched" in done.stdout and "torch.distributed.run" in done.stdout
     assert "SHARDTUNE_CODE=" not in done.stdout.split("# ---- The job.")[0]  # no clone to come back to
+
+
+def test_a_wheel_writes_a_report(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("optim: {lr: 1}\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "shardtune.launcher", "report", "run"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "optim: {lr: 1}" in (tmp_path / "run" / "report.html").read_text()

@@ -4,12 +4,12 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from shardtune.launcher.plan.sweep import SweepPlan
-from shardtune.launcher.report.page import REPORT, STYLE
+from shardtune.launcher.report.page import REPORT
+from shardtune.launcher.report.templates import render_template
 from shardtune.launcher.runs.status import render_columns
 from shardtune.run_dir.chart import Series, render_chart, smoothed
 from shardtune.run_dir.files import RESULTS, read_events, write_atomically
@@ -104,16 +104,14 @@ def render_sweep_page(name: str, outcomes: Sequence[Outcome], curves: Mapping[in
     lines = [Series(str(number), smoothed(losses[number]), colours[number]) for number in colours]
     charts.append(render_chart("training loss, smoothed", lines))
     head, *rows = _rows(outcomes)
-    body = [
-        f'<tr><td style="color: {colours[int(row[0])]}">&#9632; {row[0]}</td>'
-        + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
-        + "</tr>"
-        for row in rows
-    ]
-    table = f"<table><tr>{''.join(f'<th>{escape(cell.lower())}</th>' for cell in head)}</tr>{''.join(body)}</table>"
-    page = f'<h1>{escape(name)}</h1>{table}<div class="charts">{"".join(charts)}</div>'
-    head_html = f'<meta charset="utf-8"><title>{escape(name)}</title><style>{STYLE}</style>'
-    return f'<!doctype html><html lang="en"><head>{head_html}</head><body>{page}</body></html>\n'
+    return render_template(
+        "sweep.html.j2",
+        name=name,
+        head=[cell.lower() for cell in head],
+        rows=rows,
+        colours={str(number): colour for number, colour in colours.items()},
+        charts=charts,
+    )
 
 
 def _dev(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

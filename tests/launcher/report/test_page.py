@@ -49,6 +49,7 @@ def test_the_page_has_the_curves_the_evaluations_and_the_config(tmp_path: Path) 
     assert "0.8750" in page
     assert "<th>&lt;bad&gt;</th><td>3</td><td>1</td>" in page
     assert "optim:\n  lr: 1" in page
+    assert '<meta name="viewport"' in page
     assert not re.search(r"(src|href)=|https?://", page), "the page needs something from outside"
 
 
