@@ -101,7 +101,7 @@ def begin(path: Path, overrides: Sequence[str], allocation: Allocation, *, run_d
     num_ranks = ranks.num_ranks * allocation.num_nodes
     say(
         f"job {allocation.job}: {num_ranks} ranks on {ranks.device}, {ranks.num_ranks} on each of {allocation.nodes}; "
-        f"everything goes to {run_dir}"
+        f"run directory: {run_dir}"
     )
     return render_settings(run_dir, allocation, ranks, num_ranks, finished=(run_dir / RESULTS).exists())
 

@@ -62,7 +62,7 @@ def two_nodes_of_two_ranks(stage: Stage) -> None:
     subprocess.run(argv, cwd=ROOT, check=True, capture_output=True, timeout=2 * START_S)
     assert wait_for_end(stage.cluster, job) == "COMPLETED", messages(stage.cluster, job)
     (run_dir,) = (folder / "runs").iterdir()
-    said = f"job {job}: 4 ranks on cpu, 2 on each of node[1-2]; everything goes to {run_dir}"
+    said = f"job {job}: 4 ranks on cpu, 2 on each of node[1-2]; run directory: {run_dir}"
     assert said in messages(stage.cluster, job)
     assert endings(run_dir) == [("finished", "finished")]
     assert (run_dir / "report.html").is_file() and (run_dir / "export" / "best" / "model.safetensors").is_file()

@@ -61,7 +61,7 @@ def test_a_job_that_waits_says_what_for(cluster: Cluster, shardtune: Shardtune, 
 
     done = shardtune("submit", "its run")
     assert done.returncode == 2
-    assert f"job {job} is in the queue for {tmp_path / 'its run'} already (PENDING)" in done.stderr
+    assert f"job {job} is already in the queue for {tmp_path / 'its run'} (PENDING)" in done.stderr
     assert shardtune("stop", "its run").stdout == f"job {job} is cancelled\n"
     assert cluster.state(job) == "CANCELLED"
     assert "has left the queue without having begun" in shardtune("status", "its run").stdout

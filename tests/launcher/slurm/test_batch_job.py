@@ -183,7 +183,7 @@ def test_a_start_that_had_got_on_goes_back_into_the_queue_until_it_fails_at_one_
     begin(run_dir, [], last)
     train(run_dir, 3)
     assert end(run_dir, last, exit_code=1, signals="") == (1, False)
-    assert "failed at step 3; 3 starts have ended at step 3: a new one would do the same" in capsys.readouterr().err
+    assert "failed at step 3; no restart: 3 starts in a row ended at step 3" in capsys.readouterr().err
 
 
 def test_a_hang_puts_the_job_back_also_before_its_first_step_and_says_where_the_ranks_stood(
