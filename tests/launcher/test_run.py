@@ -307,7 +307,7 @@ def test_ctrl_c_saves_a_checkpoint_and_ends_every_process(long_run: tuple[subpro
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert f"`shardtune run {run_dir}` goes on" in stderr
+    assert f"`shardtune run {run_dir}` resumes" in stderr
     assert not ranks_of(run_dir)
     done = events(run_dir, "step")[-1]["step"]
     assert open_checkpoint(run_dir / "checkpoints" / f"step-{done}").manifest.step == done

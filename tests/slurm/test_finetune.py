@@ -88,7 +88,7 @@ def the_time_limit_and_a_controller_that_dies(stage: Stage) -> None:
     first, second = starts(run_dir)
     assert first.last_step is not None and 0 < first.last_step < LAST_STEP
     assert second.first_step == first.last_step
-    said = f"stopped at step {first.last_step} because of the time limit; back into the queue, 1 of 10"
+    said = f"stopped at step {first.last_step} because of the time limit; requeued (1 of 10)"
     assert said in messages(stage.cluster, job)
     assert curve(events(run_dir)) == [pytest.approx(its, rel=1e-3) for its in stage.unbroken]
 
