@@ -73,7 +73,9 @@ def submit(
             training = plan_submission(Path(recipe), overrides, folder, nodes, depends=f"afterok:{first}")
             begins = None
         number = cluster.submit(training)
-        print(f"job {number}{f', expected to start at {begins}' if begins else ''}; run directory: {training.run_dir}")
+        print(
+            f"job {number}{f' is expected to start at {begins}' if begins else ''}; run directory: {training.run_dir}"
+        )
         print(f"shardtune watch {training.run_dir}")
         return monitor.watch(training.run_dir) if wait == "True" else 0
 

@@ -15,7 +15,7 @@ from shardtune.run_dir.progress import slowest
 
 REPORT = "report.html"
 MOST_LABELS = 30
-"""A confusion matrix of more labels is not shown."""
+"""A confusion matrix with more labels than this is not shown."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def render_page(
     facts: Mapping[str, Any],
     results: Mapping[str, Any] | None,
 ) -> str:
-    """The page of one run: its name, events, resolved config, its task's facts, and results if it has ended."""
+    """The page of one run, from its name, events, resolved config, task facts, and results if it is finished."""
     steps = [event for event in events if event["event"] == "step"]
     evaluations = [event for event in events if event["event"] == "eval"]
     start = next((event for event in reversed(events) if event["event"] == "start"), None)
@@ -72,8 +72,8 @@ def _summary(
     start: Mapping[str, Any] | None, steps: Sequence[Mapping[str, Any]], results: Mapping[str, Any] | None
 ) -> str:
     if start is None or not steps:
-        return "No step has been done yet."
-    ended = f"ended; best step {results['best_step']}" if results else "not ended"
+        return "No training step has been done yet."
+    ended = f"finished; best step {results['best_step']}" if results else "not finished"
     trained = start.get("num_trained", start["num_parameters"])
     parameters = f"{start['num_parameters']:,} parameters"
     if trained < start["num_parameters"]:
@@ -88,12 +88,12 @@ def _summary(
 
 
 def _batches(steps: Sequence[Mapping[str, Any]]) -> str:
-    """What the batches cost besides; nothing of steps from before it was measured."""
+    """Padding and data wait of the steps; empty for runs of versions that did not measure them."""
     measured = [step for step in steps if "data_wait_s" in step]
     if not measured:
         return ""
     real, waited_s = (fmean(step[key] for step in measured) for key in ("padding_efficiency", "data_wait_s"))
-    return f" · {real:.1%} of the tokens are no padding · a step waits {1000 * waited_s:.2f} ms for its batches"
+    return f" · {real:.1%} of the tokens are not padding · {1000 * waited_s:.2f} ms data wait per step"
 
 
 def _stragglers(steps: Sequence[Mapping[str, Any]], num_named: int = 3) -> Table | None:
@@ -104,7 +104,7 @@ def _stragglers(steps: Sequence[Mapping[str, Any]], num_named: int = 3) -> Table
         lost[slowest(step)] = lost.get(slowest(step), 0.0) + step["lost_share"] / len(measured)
     most = sorted(lost.items(), key=lambda item: -item[1])[:num_named]
     rows = [(name, f"{share:.1%}") for name, share in most]
-    return Table("Time lost by waiting for a rank", ("waited for", "part of all ranks' time"), rows) if rows else None
+    return Table("Time lost waiting for a rank", ("slowest rank", "share of all ranks' time"), rows) if rows else None
 
 
 def _evaluations(evaluations: Sequence[Mapping[str, Any]]) -> Table | None:
@@ -122,7 +122,7 @@ def _confusion(evaluations: Sequence[Mapping[str, Any]], label_names: Sequence[s
         return None
     names = label_names or list(map(str, range(len(last["confusion"]))))
     rows = [(name, *(f"{cell:,}" for cell in row)) for name, row in zip(names, last["confusion"], strict=True)]
-    title = f"Confusion on {last['split']}: true labels down, predicted ones across"
+    title = f"Confusion matrix on {last['split']}: rows are true labels, columns predicted labels"
     return Table(title, ("", *names), rows, has_row_heads=True)
 
 

@@ -23,11 +23,11 @@ from tests.support.slurm_jobs import (
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("job.partition=mian", "job.partition: there is no partition 'mian'"),
+        ("job.partition=mian", "job.partition: unknown partition 'mian'"),
         ("job.gpus_per_node=3", "job.gpus_per_node: 3 are requested, but no node of main has more than 2"),
         ("job.time_limit=90 min", "expected [D-]HH:MM:SS, got '90 min'"),
-        ("job.constraint=a100", "job.constraint: no node has such a feature (sbatch: "),
-        ("job.memory_per_node_gb=900", "memory_per_node_gb: no node is like that, or not so many are (sbatch: "),
+        ("job.constraint=a100", "job.constraint: no node has this feature (sbatch: "),
+        ("job.memory_per_node_gb=900", "memory_per_node_gb: not enough nodes, or none, have these resources (sbatch: "),
     ],
 )
 def test_what_the_cluster_does_not_have_is_refused_in_one_line(
