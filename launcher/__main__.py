@@ -4,7 +4,7 @@ from shardtune.safe_path import leave_out_working_directory
 
 
 def main() -> None:
-    """Runs the command line, importing nothing from the working directory."""
+    """Runs the command line without importing anything from the working directory."""
     leave_out_working_directory()
     from shardtune.launcher import cli
 

@@ -1,7 +1,7 @@
-"""The command line: which words there are, and how one is carried out.
+"""The command line: which subcommands exist, and how one is carried out.
 
-Commands only decide what is meant and return it; it is done after Fire has taken every argument, for Fire calls a
-command before it finds that a flag is unknown.
+A subcommand only returns a Command, which is performed after Fire has taken every argument, because Fire calls a
+function before it finds that a flag is unknown.
 """
 
 import inspect
@@ -24,7 +24,7 @@ Many runs:
 On a Slurm cluster:
 
 {slurm_commands.HELP}
-  shardtune run --help                      more on a command; docs/recipe.md lists every key
+  shardtune run --help                      help on a command; docs/recipe.md lists all keys
 """
 
 
@@ -66,38 +66,38 @@ BARE_FLAGS = {
 
 def main() -> None:
     """The `shardtune` command."""
-    # Fire would take the word after a bare flag for its value, and so swallow an override.
+    # Fire would take the argument after a bare flag for its value, and so swallow an override.
     words = sweep_commands.joined([BARE_FLAGS.get(word, word) for word in sys.argv[1:]])
     try:
         code = _carry_out(words)
         sys.stdout.flush()
     except KeyboardInterrupt:
         code = 130
-    except BrokenPipeError:  # whoever read our output has enough of it (`| head`)
+    except BrokenPipeError:  # the reader of the output has closed it (`| head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code)
 
 
 def _carry_out(words: list[str]) -> int:
-    """Does what the words say; the exit code."""
+    """Carries out a command line; returns the exit code."""
     if not words or words[0] in ("--help", "-h", "help"):
         print(HELP)
         return 0
     if words[0] not in COMMANDS:
-        return _refuse(f"no command {words[0]!r}", words[0], list(COMMANDS))
+        return _refuse(f"unknown command {words[0]!r}", words[0], list(COMMANDS))
     if "--help" in words or "-h" in words:
-        print(f"shardtune {words[0]}: {inspect.getdoc(COMMANDS[words[0]])}")
+        print(_help(words[0]))
         return 0
     parameters = inspect.signature(COMMANDS[words[0]]).parameters.values()
     known = [f"--{p.name.replace('_', '-')}" for p in parameters if p.default is not inspect.Parameter.empty]
     flags = [word.split("=")[0].replace("_", "-") for word in words[1:] if word.startswith("--")]
     for flag in flags:
         if flag not in known:
-            return _refuse(f"{words[0]} has no flag {flag}", flag, known)
+            return _refuse(f"{words[0]}: unknown flag {flag}", flag, known)
         if flags.count(flag) > 1:
-            more = "; several texts go into a --file" if flag == "--text" else ""
-            print(f"shardtune: {flag} is given twice, and only one can count{more}", file=sys.stderr)
+            more = "; put several texts into a --file" if flag == "--text" else ""
+            print(f"shardtune: {flag} is given twice{more}", file=sys.stderr)
             return 2
     import fire
     from fire import decorators
@@ -115,10 +115,23 @@ def _carry_out(words: list[str]) -> int:
         return 2
 
 
+def _help(name: str) -> str:
+    """The docstring of a subcommand, with its arguments as users type them."""
+    text = f"shardtune {name}: {inspect.getdoc(COMMANDS[name])}"
+    for parameter in inspect.signature(COMMANDS[name]).parameters.values():
+        typed = parameter.name.upper()
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            typed = "key=value"
+        elif parameter.default is not inspect.Parameter.empty:
+            typed = f"--{parameter.name.replace('_', '-')}"
+        text = text.replace(f"\n    {parameter.name}: ", f"\n    {typed}: ")
+    return text
+
+
 def _refuse(what: str, word: str, legal: list[str]) -> int:
     import difflib
 
     near = difflib.get_close_matches(word, legal, n=1)
-    hint = f"; did you mean {near[0]}?" if near else f"; there are: {', '.join(legal)}"
+    hint = f"; did you mean {near[0]}?" if near else f"; choose from {', '.join(legal)}"
     print(f"shardtune: {what}{hint}", file=sys.stderr)
     return 2

@@ -1,6 +1,6 @@
-"""Which run directories this machine knows of, wherever they lie: all that a user has ever trained from here.
+"""The run directories that were trained or submitted from this machine, wherever they are.
 
-One path a line, in the user's state folder (XDG Base Directory Specification). Whoever cannot write there does without.
+One path a line, in the user's state folder (XDG Base Directory Specification). Without write access, none is kept.
 """
 
 import os
@@ -9,19 +9,19 @@ from pathlib import Path
 from shardtune.run_dir.files import CONFIG, write_atomically
 
 MANY = 1000
-"""With more lines than that, those of folders that are gone are left out when it is written."""
+"""With more lines than this, writing the file drops directories that no longer exist."""
 
 
 def register_file() -> Path:
-    """Where it is."""
+    """The path of the register."""
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "shardtune" / "runs"
 
 
 def remember(*run_dirs: Path) -> None:
-    """Adds run directories that are not there yet."""
+    """Adds run directories that are not registered yet."""
     try:
         lines = _lines()
-        new = [line for line in dict.fromkeys(str(its.absolute()) for its in run_dirs) if line not in lines]
+        new = [line for line in dict.fromkeys(str(run_dir.absolute()) for run_dir in run_dirs) if line not in lines]
         if not new:
             return
         path = register_file()
@@ -30,14 +30,14 @@ def remember(*run_dirs: Path) -> None:
             kept = [line for line in lines if Path(line).is_dir()]
             write_atomically(path, "".join(f"{line}\n" for line in (*kept, *new)))
             return
-        with path.open("a", encoding="utf-8") as file:  # a single write: others may add theirs at the same time
+        with path.open("a", encoding="utf-8") as file:  # a single write: other processes may add lines
             file.write("".join(f"{line}\n" for line in new))
     except (OSError, UnicodeError):
-        pass  # a home that cannot be written, as on some compute nodes, keeps no one from training
+        pass  # the home of some compute nodes is not writable, which must not prevent training
 
 
 def known() -> list[Path]:
-    """Those that are still there."""
+    """The registered run directories that still exist."""
     try:
         return [Path(line) for line in _lines() if (Path(line) / CONFIG).is_file()]
     except (OSError, UnicodeError):

@@ -1,9 +1,9 @@
 #!/bin/bash
-# Checks the nodes of a job, as training does before it begins, and says what each rank has found:
+# Checks the nodes of a job as training does at its start, and prints what each rank measured:
 #
 #   sbatch --nodes=8 --gpus-per-node=8 slurm/doctor.sh [job.ranks=… job.device=…]
 #
-# `shardtune doctor --nodes=8` hands it in and shows what it says. The environment is that of slurm/finetune.sh.
+# `shardtune doctor --nodes=8` submits it and prints its output. The environment is that of slurm/finetune.sh.
 
 #SBATCH --job-name=shardtune-doctor
 #SBATCH --nodes=2
@@ -12,7 +12,7 @@
 #SBATCH --time=10
 
 # ---- The job.
-# shellcheck disable=SC2317 # functions that are called by name
+# shellcheck disable=SC2317 # functions are called by name
 set -uo pipefail
 command=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=//p')
 code_dir=${SHARDTUNE_CODE:-${command%%/slurm/doctor.sh*}}

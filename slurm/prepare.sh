@@ -1,10 +1,10 @@
 #!/bin/bash
-# Reads and tokenizes a recipe's data on the CPUs of one node, ahead of the job that trains and waits for this one:
+# Reads and tokenizes a recipe's data on the CPUs of one node, ahead of a training job that waits for this one:
 #
 #   prepare=$(sbatch --parsable slurm/prepare.sh recipes/chat.yaml)
 #   sbatch --dependency=afterok:$prepare --kill-on-invalid-dep=yes … slurm/finetune.sh recipes/chat.yaml
 #
-# `shardtune submit RECIPE --prepare` hands in both. Options of sbatch override the lines below; the environment is that
+# `shardtune submit RECIPE --prepare` submits both. Options of sbatch override the lines below; the environment is that
 # of slurm/finetune.sh.
 
 #SBATCH --job-name=shardtune-prepare
@@ -19,5 +19,5 @@ code_dir=${SHARDTUNE_CODE:-${command%%/slurm/prepare.sh*}}
 # shellcheck source=slurm/site.sh
 source "$code_dir/slurm/site.sh"
 
-(($# > 0)) || die "no recipe is given: sbatch slurm/prepare.sh RECIPE [key=value …]"
+(($# > 0)) || die "give a recipe: sbatch slurm/prepare.sh RECIPE [key=value …]"
 exec "${on_first_node[@]}" "$python" -m shardtune.trainer.commands.prepare "$@"

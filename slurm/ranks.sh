@@ -1,21 +1,21 @@
 #!/bin/bash
-# How ranks are started on all nodes of a job: srun, one task a node, torchrun in it. No job by itself.
-# shellcheck disable=SC2034,SC2154 # from and for whoever sources it
+# Starts the ranks on all nodes of a job: srun with one task per node, which runs torchrun. Sourced, not submitted.
+# shellcheck disable=SC2034,SC2154 # variables of the script that sources it
 
 # ---- The job.
-unfit() { # slurm_job looks for these words
+unfit() { # shardtune.launcher.slurm.lifecycle looks for these words
     say "$SLURMD_NODENAME is unfit: $1"
     exit 2
 }
 
-on_node() { # the same everywhere; what differs from node to node is asked there
+on_node() { # the same command on every node; what differs between nodes is determined here
     set -uo pipefail
     enter_site
     local scratch=${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/shardtune-$UID
     ((${SLURM_GPUS_ON_NODE:-0} == gpus_per_node)) || unfit \
-        "it has ${SLURM_GPUS_ON_NODE:-0} of the job's GPUs, the first node $gpus_per_node; give every node as many, with --gpus-per-node"
-    [[ -d $run_dir ]] || unfit "it does not see $run_dir; the nodes need a file system in common"
-    # Compilers' caches: at home, ranks of many nodes would wait for each other's locks.
+        "it has ${SLURM_GPUS_ON_NODE:-0} of the job's GPUs, the first node has $gpus_per_node; request the same number on every node with --gpus-per-node"
+    [[ -d $run_dir ]] || unfit "it does not see $run_dir; put the run directory on a file system that all nodes share"
+    # Compiler caches are local: in the home directory, ranks of many nodes would wait for each other's locks.
     export TORCH_EXTENSIONS_DIR=${TORCH_EXTENSIONS_DIR:-$scratch/torch_extensions}
     export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$scratch/inductor}
     export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$scratch/triton}
@@ -26,12 +26,12 @@ on_node() { # the same everywhere; what differs from node to node is asked there
 export run_dir gpus_per_node
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-# A port of the job's own, for it may share a node with others.
+# A port derived from the job id, because the job may share a node with others.
 torchrun=("$python" -m torch.distributed.run --nnodes="${#nodes[@]}" --nproc-per-node="$ranks_per_node"
     --rdzv-backend=c10d --rdzv-endpoint="${nodes[0]}:$((20000 + SLURM_JOB_ID % 10000))"
     --rdzv-id="$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}")
 
-# One task a node, with all that the job has there. A cluster that binds tasks would bind one that names no CPUs to one.
+# One task per node, with all CPUs of the job there: clusters that bind tasks give a task without a CPU count only one.
 if [[ ${SHARDTUNE_CPU_BIND:-auto} != auto ]]; then
     step_options+=("--cpu-bind=$SHARDTUNE_CPU_BIND" "--cpus-per-task=$SLURM_CPUS_ON_NODE")
 elif [[ $(scontrol show config) == *task/affinity* ]]; then

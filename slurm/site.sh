@@ -1,6 +1,6 @@
 #!/bin/bash
-# What all scripts here begin with: the site's preamble, Python, the container. No job by itself.
-# shellcheck disable=SC2034,SC2154 # from and for whoever sources it
+# The common beginning of all scripts here: the site's preamble, Python, the container. Sourced, not submitted.
+# shellcheck disable=SC2034,SC2154 # variables of the script that sources it
 
 # ---- The job.
 say() { echo "shardtune: $*" >&2; }
@@ -12,15 +12,15 @@ die() {
 
 enter_site() {
     if [[ ${SHARDTUNE_PREAMBLE:-} ]]; then
-        set +u # module systems are full of unset variables
+        set +u # module systems use unset variables
         # shellcheck source=/dev/null
-        source "$SHARDTUNE_PREAMBLE" || die "$SHARDTUNE_PREAMBLE: the preamble has failed on $SLURMD_NODENAME"
+        source "$SHARDTUNE_PREAMBLE" || die "$SHARDTUNE_PREAMBLE: the preamble failed on $SLURMD_NODENAME"
         set -u
     fi
 }
 enter_site
 
-# No module of the working directory is imported: a random.py there is not the one that torch means.
+# Nothing is imported from the working directory: a random.py there must not replace the one that torch imports.
 export PYTHONSAFEPATH=1
 searched=
 while IFS= read -r -d : folder; do
@@ -29,7 +29,7 @@ done <<<"${PYTHONPATH:-}:"
 export PYTHONPATH=$searched
 [[ $PYTHONPATH ]] || unset PYTHONPATH
 
-if [[ -f $code_dir/pyproject.toml ]]; then # a clone; what is installed is found without
+if [[ -f $code_dir/pyproject.toml ]]; then # a checkout; an installed package is found without it
     export PYTHONPATH=$code_dir${PYTHONPATH:+:$PYTHONPATH}
 fi
 python=${SHARDTUNE_PYTHON:-}
@@ -40,9 +40,9 @@ if [[ ! $python && ! ${SHARDTUNE_CONTAINER:-} ]]; then
 fi
 : "${python:=python3}"
 
-step_options=()  # of every srun
-inside=()        # before every program on a node
-on_first_node=() # before every program that this shell needs
+step_options=()  # options of every srun
+inside=()        # prefix of every program on a node
+on_first_node=() # prefix of every program that this shell runs
 if [[ ${SHARDTUNE_CONTAINER:-} ]]; then
     mounts=$PWD:$PWD${SHARDTUNE_CONTAINER_MOUNTS:+,$SHARDTUNE_CONTAINER_MOUNTS}
     [[ -d $code_dir ]] && mounts+=,$code_dir:$code_dir
@@ -55,6 +55,6 @@ if [[ ${SHARDTUNE_CONTAINER:-} ]]; then
         inside=(apptainer exec --nv --bind "$mounts" "$SHARDTUNE_CONTAINER")
         on_first_node=("${inside[@]}")
         ;;
-    *) die "SHARDTUNE_CONTAINER_RUNTIME: got $SHARDTUNE_CONTAINER_RUNTIME; legal: pyxis, apptainer" ;;
+    *) die "SHARDTUNE_CONTAINER_RUNTIME: expected pyxis or apptainer, got $SHARDTUNE_CONTAINER_RUNTIME" ;;
     esac
 fi

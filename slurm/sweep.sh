@@ -4,8 +4,8 @@
 #   shardtune sweep recipes/chat.yaml --grid optim.lr=1e-5,2e-5 --sweep-dir=SWEEP_DIR --write-only
 #   sbatch --array=0-1%2 --gpus-per-node=8 slurm/sweep.sh SWEEP_DIR
 #
-# `shardtune sweep` without --write-only does both.
-# A point is a run directory like any other, SWEEP_DIR/N; all else is as in slurm/finetune.sh.
+# `shardtune sweep` without --write-only does both. Each point is an ordinary run directory, SWEEP_DIR/N; the rest is
+# as in slurm/finetune.sh.
 
 #SBATCH --job-name=shardtune-sweep
 #SBATCH --nodes=1
@@ -17,7 +17,7 @@
 
 # ---- The job.
 if [[ ! ${SLURM_ARRAY_TASK_ID:-} || ! ${1:-} ]]; then
-    echo "shardtune: name the points and the sweep: sbatch --array=0-7%2 slurm/sweep.sh SWEEP_DIR" >&2
+    echo "shardtune: give the points and the sweep: sbatch --array=0-7%2 slurm/sweep.sh SWEEP_DIR" >&2
     exit 2
 fi
 set -- "$1/$SLURM_ARRAY_TASK_ID" "${@:2}"

@@ -59,12 +59,12 @@ def shardtune(install: str, wheel: Path, folder: Path, *words: str) -> str:
     return done.stdout
 
 
-def test_one_package_is_installed_with_its_scripts_and_strategies(wheel: Path) -> None:
+def test_one_package_is_installed_with_its_scripts_strategies_and_templates(wheel: Path) -> None:
     assert [path.name for path in wheel.iterdir() if path.suffix != ".dist-info"] == ["shardtune"]
-    for folder, pattern in (("slurm", "*.sh"), ("ds_configs", "*.json"), ("launcher/slurm", "*.py")):
-        assert {path.name for path in (wheel / "shardtune" / folder).iterdir()} == {
-            path.name for path in (ROOT / folder).glob(pattern)
-        }
+    kinds = (("slurm", "*.sh"), ("ds_configs", "*.json"), ("launcher/slurm", "*.py"), ("launcher/report", "*.html.j2"))
+    for folder, pattern in kinds:
+        names = {path.name for path in (ROOT / folder).glob(pattern)}
+        assert names and {path.name for path in (wheel / "shardtune" / folder).glob(pattern)} == names
 
 
 @pytest.mark.parametrize("install", [EDITABLE, CHECKOUT, WHEEL])
@@ -77,7 +77,9 @@ def test_no_command_imports_a_users_own_files(install: str, wheel: Path, folder:
     assert "run directory" in run("plan", "tiny.yaml")
     assert json.loads(run("schema"))["title"] == "Recipe"
     assert run("run", "tiny.yaml", *short, f"--run-dir={run_dir}")
+    run("report", run_dir)
     assert [install, "finished"] in [line.split()[:2] for line in run("status").splitlines()]
+    assert "optim:" in Path(folder / run_dir / "report.html").read_text(encoding="utf-8")
     assert json.loads(run("checkpoints", run_dir, "--quick", "--json"))
     assert json.loads(run("predict", run_dir, "--text=the film was good"))["prediction"]
     script = run("submit", "tiny.yaml", "--dry-run", "job.gpus_per_node=1", "engine.deepspeed=zero3")

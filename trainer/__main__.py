@@ -24,7 +24,7 @@ from typing import TextIO
 from shardtune.errors import BadNodesError, LaunchError, ShardtuneError, StartAnewError, TakenOverError
 from shardtune.recipe.fault_policy import FaultsConfig
 from shardtune.run_dir.exit_codes import EXIT_ANEW, EXIT_BUG, EXIT_ELSEWHERE, EXIT_OK, EXIT_RESUME, EXIT_USER
-from shardtune.run_dir.files import RESULTS, STOP, failure_path
+from shardtune.run_dir.files import RESULTS, STOP, already_finished, failure_path
 from shardtune.run_dir.run import Run, find_run, refuse_other_data, write_run_dir
 from shardtune.trainer.distributed.rank_env import global_rank, world_size
 from shardtune.trainer.distributed.stop import Stop, StopAsked, signals_ask_to_stop
@@ -117,7 +117,7 @@ def _train(training_run: Run, process: _Process, stop: Stop) -> int:
     refuse_other_data(run_dir, prepared.folder.name)
     if (run_dir / RESULTS).exists():
         if global_rank() == 0:
-            print(f"{run_dir} is already finished; its results are in {RESULTS}", file=terminal)
+            print(already_finished(run_dir), file=terminal)
         return EXIT_OK
     with watching(run_dir, global_rank(), recipe.faults.startup_hang_s, joining=True):
         ranks = connect(arguments.device or recipe.job.device, timeout=_patience(recipe.faults))

@@ -1,4 +1,4 @@
-"""What a word of the command line turns into."""
+"""What a subcommand of the command line returns, and checks of its flags."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Command:
-    """What is to be done, once every argument is known to be good; returns the exit code."""
+    """An action to perform after all arguments have been checked."""
 
     perform: Callable[[], int]
+    """Performs it and returns the exit code."""
 
     def __dir__(self) -> list[str]:
         return []  # Fire offers an object's members as further commands; there are none

@@ -1,21 +1,21 @@
-"""The words of the command line for runs on a cluster, and for those that go on without one watching."""
+"""The subcommands for runs on a Slurm cluster, and for runs in the background."""
 
 from pathlib import Path
 
 from shardtune.launcher.commands.command import Command, refuse_values, refuse_words
 
 HELP = """\
-  shardtune submit RECIPE [key=value …]     a Slurm job from the recipe's job keys; goes on where the run stood
-      --dry-run                             only show the job script
-      --wait                                watch it until the run ends
-      --prepare                             let a job on CPUs tokenize the data first
-      --depends=afterok:JOB                 let it wait for another job
-  shardtune status [RUN_DIR]                where all known runs stand, or one of them (--json)
-  shardtune watch RUN_DIR                   its progress until it ends, through stops and restarts
-  shardtune logs RUN_DIR                    what it prints; --rank=N: what a rank does; -f: and goes on printing
-  shardtune stop RUN_DIR                    save a checkpoint and stop; --now: without one
-  shardtune doctor --nodes=N [job.key=value …]  checks nodes: versions, speed, links, clocks, the common file system
-  shardtune requeue RUN_DIR                 save a checkpoint and go back into the queue; or into it again
+  shardtune submit RECIPE [key=value …]     train as a Slurm job; the same command again resumes
+      --dry-run                             only print the job script
+      --wait                                follow the run until it ends
+      --prepare                             tokenize the data in a CPU job first
+      --depends=afterok:JOB                 wait for another job
+  shardtune status [RUN_DIR]                show the status of all known runs, or of one (--json)
+  shardtune watch RUN_DIR                   follow a run until it ends, across stops and restarts
+  shardtune logs RUN_DIR                    print the output of a run; --rank=N: of a rank; -f: follow it
+  shardtune stop RUN_DIR                    stop a run after a checkpoint; --now: without one
+  shardtune doctor --nodes=N [job.key=value …]  check nodes: versions, speed, links, clocks, shared file system
+  shardtune requeue RUN_DIR                 save a checkpoint and requeue; resubmits a job that has ended
 """
 
 
@@ -28,16 +28,16 @@ def submit(
     wait: str = "False",
     dry_run: str = "False",
 ) -> Command:
-    """Trains a recipe on a Slurm cluster, or goes on with a run directory there.
+    """Trains a recipe on a Slurm cluster, or resumes a run there.
 
     Args:
-        recipe: a recipe such as recipes/sentiment.yaml, or the directory of a run.
+        recipe: a recipe such as recipes/sentiment.yaml, or a run directory.
         overrides: keys of the recipe, such as job.nodes=2 job.time_limit=8:00:00 optim.lr=2e-5 (docs/recipe.md).
-        run_dir: where everything of the run goes; runs/RECIPE-HASH if not given.
-        depends: what the job waits for, in sbatch's words, such as afterok:1234.
-        prepare: hands in a job on CPUs that tokenizes the data, and that this one waits for.
-        wait: watches the run until it ends; the exit code is then the run's.
-        dry_run: only shows the job script.
+        run_dir: the run directory (default: runs/RECIPE-HASH).
+        depends: what the job waits for, in sbatch's syntax, such as afterok:1234.
+        prepare: first submit a CPU job that tokenizes the data; the training waits for it.
+        wait: follow the run until it ends; the exit code is then the run's.
+        dry_run: only print the job script.
     """
     refuse_values(prepare=prepare, wait=wait, dry_run=dry_run)
 
@@ -46,47 +46,49 @@ def submit(
         from shardtune.launcher.runs import monitor
         from shardtune.launcher.slurm import cluster
         from shardtune.launcher.slurm.submission import plan_preparation, plan_submission
-        from shardtune.run_dir.files import RESULTS
+        from shardtune.run_dir.files import RESULTS, already_finished
 
         nodes = cluster.find_nodes()
         if nodes is None and dry_run != "True":
             raise LaunchError(cluster.NO_SLURM)
         folder = Path(run_dir) if run_dir else None
-        its = plan_submission(Path(recipe), overrides, folder, nodes, depends=depends)
-        before = plan_preparation(its) if prepare == "True" else None
+        training = plan_submission(Path(recipe), overrides, folder, nodes, depends=depends)
+        preparation = plan_preparation(training) if prepare == "True" else None
         if dry_run == "True":
-            print("\n".join(job.describe() for job in (before, its) if job is not None))
+            print("\n".join(job.describe() for job in (preparation, training) if job is not None))
             return 0
-        if (its.run_dir / RESULTS).exists():
-            print(f"{its.run_dir} has come to its end already")
+        if (training.run_dir / RESULTS).exists():
+            print(already_finished(training.run_dir))
             return 0
-        if (job := cluster.job_of(its.run_dir, cluster.queued_jobs())) is not None:
+        if (job := cluster.job_of(training.run_dir, cluster.queued_jobs())) is not None:
             raise LaunchError(
-                f"job {job.name} is in the queue for {its.run_dir} already ({job.state}); "
-                f"shardtune stop {its.run_dir} takes it out"
+                f"job {job.name} is already in the queue for {training.run_dir} ({job.state}); "
+                f"to remove it: shardtune stop {training.run_dir}"
             )
-        begins = cluster.try_submission(its)
-        if before is not None:
-            cluster.try_submission(before)
-            first = cluster.submit_preparation(before)
-            print(f"job {first} tokenizes the data, in {before.run_dir / 'logs'}/prepare-{first}.out")
-            its = plan_submission(Path(recipe), overrides, folder, nodes, depends=f"afterok:{first}")
+        begins = cluster.try_submission(training)
+        if preparation is not None:
+            cluster.try_submission(preparation)
+            first = cluster.submit_preparation(preparation)
+            print(f"job {first} tokenizes the data; its output: {preparation.run_dir / 'logs'}/prepare-{first}.out")
+            training = plan_submission(Path(recipe), overrides, folder, nodes, depends=f"afterok:{first}")
             begins = None
-        number = cluster.submit(its)
-        print(f"job {number}{f' is to begin at {begins}' if begins else ''}; everything goes to {its.run_dir}")
-        print(f"shardtune watch {its.run_dir}")
-        return monitor.watch(its.run_dir) if wait == "True" else 0
+        number = cluster.submit(training)
+        print(
+            f"job {number}{f' is expected to start at {begins}' if begins else ''}; run directory: {training.run_dir}"
+        )
+        print(f"shardtune watch {training.run_dir}")
+        return monitor.watch(training.run_dir) if wait == "True" else 0
 
     return Command(perform)
 
 
 def status(run_dir: str | None = None, json: str = "False") -> Command:
-    """Shows where runs stand: what Slurm says, step, time left, loss.
+    """Shows the status of runs: state in Slurm, step, time left, loss.
 
     Args:
-        run_dir: the directory of a run; those in runs/, those started on this machine and those of the jobs in the
-            queue if not given.
-        json: prints all that is known as JSON.
+        run_dir: a run directory (default: all runs in runs/, those started on this machine, and those of your jobs in
+            the queue).
+        json: print everything that is known as JSON.
     """
     refuse_values(json=json)
 
@@ -98,14 +100,14 @@ def status(run_dir: str | None = None, json: str = "False") -> Command:
 
         runs = monitor.known_runs() if run_dir is None else [monitor.look_at(Path(run_dir))]
         if json == "True":
-            print(words.dumps([as_json(its) for its in runs], indent=1, ensure_ascii=False))
+            print(words.dumps([as_json(run) for run in runs], indent=1, ensure_ascii=False))
         elif run_dir is not None:
             print(render_run(runs[0]))
         else:
             print(
                 render_table(runs)
                 if runs
-                else "no runs in runs/, none that was started on this machine, and no jobs of yours in the queue"
+                else "no runs in runs/, no runs started on this machine, and no jobs of yours in the queue"
             )
         return 0
 
@@ -113,10 +115,10 @@ def status(run_dir: str | None = None, json: str = "False") -> Command:
 
 
 def watch(run_dir: str) -> Command:
-    """Shows the progress of a run until it ends, through stops and restarts; the exit code is the run's.
+    """Follows the progress of a run until it ends, across stops and restarts; the exit code is the run's.
 
     Args:
-        run_dir: the directory of a run.
+        run_dir: a run directory.
     """
 
     def perform() -> int:
@@ -128,12 +130,12 @@ def watch(run_dir: str) -> Command:
 
 
 def logs(run_dir: str, rank: str | None = None, follow: str = "False") -> Command:
-    """Prints what a run has printed.
+    """Prints the output of a run.
 
     Args:
-        run_dir: the directory of a run.
-        rank: the log of one rank instead of the job's output.
-        follow: -f goes on printing for as long as the run goes on.
+        run_dir: a run directory.
+        rank: print the log of this rank instead.
+        follow: (-f) keep printing until the run ends.
     """
     refuse_values(follow=follow)
     refuse_words(rank=rank)
@@ -148,11 +150,11 @@ def logs(run_dir: str, rank: str | None = None, follow: str = "False") -> Comman
 
 
 def stop(run_dir: str, now: str = "False") -> Command:
-    """Asks a run to save a checkpoint and stop; the job then stays out of the queue.
+    """Asks a run to save a checkpoint and stop; its job is not requeued.
 
     Args:
-        run_dir: the directory of a run.
-        now: ends it at once, without a checkpoint.
+        run_dir: a run directory.
+        now: end it at once, without a checkpoint.
     """
     refuse_values(now=now)
 
@@ -166,10 +168,10 @@ def stop(run_dir: str, now: str = "False") -> Command:
 
 
 def requeue(run_dir: str) -> Command:
-    """Lets a running job save a checkpoint and go back into the queue; hands one that has ended in again as it was.
+    """Asks a running job to save a checkpoint and requeue itself; submits a job that has ended again, unchanged.
 
     Args:
-        run_dir: the directory of a run.
+        run_dir: a run directory.
     """
 
     def perform() -> int:
@@ -182,15 +184,15 @@ def requeue(run_dir: str) -> Command:
 
 
 def doctor(*overrides: str, nodes: str | None = None) -> Command:
-    """Checks machines as training does before it begins: versions, clocks, the common file system, GPUs as nvidia-smi
-    says, how fast each multiplies matrices, and what goes from each to each. Exit code 2 if they are not fit.
+    """Checks machines as training does at its start: versions, clocks, the shared file system, the state of the GPUs in
+    nvidia-smi, matrix multiplication speed, and bandwidth between ranks. Exit code 2 if a machine is unfit.
 
     Args:
-        overrides: keys of job, such as job.partition=gpu.
-        nodes: so many nodes of the cluster; this machine if not given.
+        overrides: job keys with values, such as job.partition=gpu.
+        nodes: how many nodes of the cluster to check (default: this machine).
     """
     if nodes is not None and not (nodes.isdecimal() and int(nodes)):
-        raise SystemExit(f"shardtune: --nodes takes a number, got {nodes!r}")
+        raise SystemExit(f"shardtune: --nodes takes a number above 0, got {nodes!r}")
 
     def perform() -> int:
         from shardtune.launcher.runs import checkup

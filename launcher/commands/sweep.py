@@ -1,4 +1,4 @@
-"""The words of the command line for sweeps: many runs of one recipe."""
+"""The subcommand for sweeps: many runs of one recipe."""
 
 import shlex
 from pathlib import Path
@@ -6,13 +6,13 @@ from pathlib import Path
 from shardtune.launcher.commands.command import Command, refuse_values, refuse_words
 
 HELP = """\
-  shardtune sweep RECIPE [key=value …]      many runs of a recipe, as an array of Slurm jobs, or here one after another
-      --grid optim.lr=1e-5,2e-5             a run for each value; given several times, for each combination
-      --random=N                            so many drawn of them, and of ranges: --grid optim.lr=1e-6..1e-4
+  shardtune sweep RECIPE [key=value …]      train a recipe many times: as a Slurm job array, or here in turn
+      --grid optim.lr=1e-5,2e-5             one run per value; repeat it for all combinations
+      --random=N                            N random points of the grid; ranges: --grid optim.lr=1e-6..1e-4
       --points=FILE                         a YAML list of runs: - {optim.lr: 1e-5, train.seed: 1}
       --parallel=N --local --wait --dry-run --write-only
-  shardtune sweep SWEEP_DIR                 trains those of its runs that have failed, or were stopped, again
-  shardtune report SWEEP_DIR                the table of its results, and a page with the curves
+  shardtune sweep SWEEP_DIR                 resume the runs that failed or were stopped
+  shardtune report SWEEP_DIR                print the table of results and write a page with the curves
 """
 MANY = ("--grid",)
 """Flags that may be given several times."""
@@ -32,21 +32,21 @@ def sweep(
     dry_run: str = "False",
     write_only: str = "False",
 ) -> Command:
-    """Trains a recipe many times, with other values for some of its keys, and compares the results.
+    """Trains a recipe many times with different values of some keys, and compares the results.
 
     Args:
-        recipe: a recipe such as recipes/sentiment.yaml, or the directory of a sweep to go on with.
+        recipe: a recipe such as recipes/sentiment.yaml, or the directory of a sweep to resume.
         overrides: keys of the recipe that are the same for all runs.
         grid: key=A,B,C or, for --random, key=LOW..HIGH; may be given several times.
-        random: how many points to draw from the grid, instead of all.
+        random: how many points to draw from the grid instead of taking all.
         points: a YAML file with a list of points.
-        seed: of --random; the same seed draws the same points.
-        sweep_dir: where all of them go; runs/RECIPE-sweep-HASH if not given.
-        parallel: how many may run at a time, on a cluster.
-        local: trains them here, one after another, though there is a Slurm.
-        wait: waits for the array to end, then shows the table.
-        dry_run: only shows the points.
-        write_only: writes the points, for an sbatch of slurm/sweep.sh by hand.
+        seed: the seed of --random (default: 0); the same seed draws the same points.
+        sweep_dir: the directory of the sweep (default: runs/RECIPE-sweep-HASH).
+        parallel: how many runs may train at the same time, on a cluster.
+        local: train here, one run after another, even where Slurm is available.
+        wait: wait until the job array has ended, then print the table.
+        dry_run: only print the points.
+        write_only: write the directories of the points, to submit slurm/sweep.sh by hand.
     """
     refuse_values(local=local, wait=wait, dry_run=dry_run, write_only=write_only)
     refuse_words(random=random, seed=seed, parallel=parallel)
@@ -60,12 +60,12 @@ def sweep(
 
         if Path(recipe).is_dir():
             if axes or points or random or overrides:
-                raise ConfigError(f"{recipe} is a sweep already; its points stay as they are")
-            its = planning.load_sweep(Path(recipe))
+                raise ConfigError(f"{recipe} is a sweep already, whose points are fixed; give a recipe for a new one")
+            plan = planning.load_sweep(Path(recipe))
         else:
             if bool(axes) == bool(points):
                 raise ConfigError(
-                    "say what is to vary: --grid optim.lr=1e-5,2e-5 (any number of them), or --points=FILE"
+                    "give the values to try: --grid optim.lr=1e-5,2e-5 (may be repeated), or --points=FILE"
                 )
             if points:
                 variations = planning.points_of(Path(points).read_text(encoding="utf-8"), name=points)
@@ -73,35 +73,35 @@ def sweep(
                 variations = planning.drawn(axes, int(random), seed=int(seed))
             else:
                 variations = planning.grid(axes)
-            its = planning.plan_sweep(Path(recipe), overrides, Path(sweep_dir) if sweep_dir else None, variations)
+            plan = planning.plan_sweep(Path(recipe), overrides, Path(sweep_dir) if sweep_dir else None, variations)
         if dry_run == "True":
-            print(its.describe())
+            print(plan.describe())
             return 0
         if write_only == "True":
-            planning.write_sweep(its)
-            print(f"sbatch --array=0-{len(its.points) - 1} slurm/sweep.sh {shlex.quote(str(its.sweep_dir))}")
+            planning.write_sweep(plan)
+            print(f"sbatch --array=0-{len(plan.points) - 1} slurm/sweep.sh {shlex.quote(str(plan.sweep_dir))}")
             return 0
         if local == "True" or cluster.find_nodes() is None:
-            return sweep_queue.run_here(its, print)
-        job = sweep_queue.submit(its, parallel=int(parallel) if parallel else None)
+            return sweep_queue.run_here(plan, print)
+        job = sweep_queue.submit(plan, parallel=int(parallel) if parallel else None)
         if job is not None:
-            print(f"job array {job}; everything goes to {its.sweep_dir}\nshardtune report {its.sweep_dir}")
+            print(f"job array {job}; sweep directory: {plan.sweep_dir}\nshardtune report {plan.sweep_dir}")
         if job is None or wait == "True":
-            return sweep_queue.wait(its, print)
+            return sweep_queue.wait(plan, print)
         return 0
 
     return Command(perform)
 
 
 def joined(words: list[str]) -> list[str]:
-    """The words with all of a flag that may be given several times in one, a line each."""
-    found: dict[str, list[str]] = {}
+    """The arguments with repeated flags merged into one, whose value has a line for each."""
+    repeated: dict[str, list[str]] = {}
     others = []
     rest = iter(words)
     for word in rest:
         flag, equals, value = word.partition("=")
         if flag in MANY:
-            found.setdefault(flag, []).append(value if equals else next(rest, ""))
+            repeated.setdefault(flag, []).append(value if equals else next(rest, ""))
         else:
             others.append(word)
-    return [*others, *(f"{flag}={chr(10).join(values)}" for flag, values in found.items())]
+    return [*others, *(f"{flag}={chr(10).join(values)}" for flag, values in repeated.items())]

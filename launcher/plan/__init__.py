@@ -1,1 +1,1 @@
-"""What a command will do, decided before anything is done. Pure."""
+"""Plans: what a command will do, decided before anything is done. Pure."""

@@ -1,4 +1,4 @@
-"""The words of torchrun and of deepspeed on one machine: what they are called with, what they say of a dead rank."""
+"""torchrun and deepspeed on one machine: their command lines, and how they report a dead rank."""
 
 import re
 import signal
@@ -14,8 +14,8 @@ class Backend:
     argv: Callable[[int, Sequence[str]], tuple[str, ...]]
     """(ranks, module and its arguments) -> command line."""
     parse_exits: Callable[[str], dict[int, int]]
-    """What it printed -> exit code (negative: a signal) of each local rank that it says has failed, in its order;
-    -SIGTERM for those that it ended itself."""
+    """Its output -> exit code (negative: a signal) of each local rank that it reports as failed, in the same order;
+    -SIGTERM for ranks that it ended itself."""
 
 
 def _torchrun_argv(num_ranks: int, module: Sequence[str]) -> tuple[str, ...]:
@@ -32,25 +32,25 @@ def _torchrun_argv(num_ranks: int, module: Sequence[str]) -> tuple[str, ...]:
 
 
 def _deepspeed_argv(num_ranks: int, module: Sequence[str]) -> tuple[str, ...]:
-    # Port 0 is not understood here; one derived from the run directory keeps two runs on one machine apart.
+    # deepspeed does not support port 0; a port derived from the run directory keeps two runs on one machine apart.
     port = 20_000 + sum(map(ord, "".join(module))) % 10_000
     runner = (sys.executable, "-m", "deepspeed.launcher.runner", f"--num_gpus={num_ranks}", f"--master_port={port}")
     return (*runner, "--module", *module)
 
 
 def _torchrun_exits(text: str) -> dict[int, int]:
-    # In the line of a log for the first to fail, in a table at the end for all.
-    found = re.findall(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+) \(pid: (\d+)", text)
+    # A log line for the first rank that failed, and a table at the end for all.
+    exits = re.findall(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+) \(pid: (\d+)", text)
     table = re.findall(r"local_rank: (\d+)\).*?\n\s*exitcode\s*: (-?\d+) \(pid: (\d+)", text)
-    found += [(code, rank, pid) for rank, code, pid in table]
-    # A rank that does not heed its SIGTERM is killed half a minute later: it has not failed either.
-    ended_by_it = set(re.findall(r"Unable to shutdown process (\d+) via", text))
-    return {int(rank): -signal.SIGTERM if pid in ended_by_it else int(code) for code, rank, pid in found}
+    exits += [(code, rank, pid) for rank, code, pid in table]
+    # torchrun kills a rank that ignores SIGTERM half a minute later: it has not failed either.
+    ended_by_torchrun = set(re.findall(r"Unable to shutdown process (\d+) via", text))
+    return {int(rank): -signal.SIGTERM if pid in ended_by_torchrun else int(code) for code, rank, pid in exits}
 
 
 def _deepspeed_exits(text: str) -> dict[int, int]:
-    found = re.findall(r"--local_rank=(\d+)[^\n]* exits with return code = (-?\d+)", text)
-    return {int(rank): int(code) for rank, code in found}
+    exits = re.findall(r"--local_rank=(\d+)[^\n]* exits with return code = (-?\d+)", text)
+    return {int(rank): int(code) for rank, code in exits}
 
 
 BACKENDS: dict[str, Backend] = {

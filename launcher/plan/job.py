@@ -1,4 +1,4 @@
-"""Recipe + overrides + machine -> JobPlan: everything that will be done, as a value. Nothing is touched here."""
+"""Recipe + overrides + machine -> JobPlan: everything that `shardtune run` will do, as a value. Pure."""
 
 import json
 import math
@@ -20,46 +20,47 @@ KEEP_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_TOP_PAD_": str(64 * 2**20),
 }
-"""For CPU ranks. glibc gives tensors back to the kernel at once and faults their pages in again at the next step; so it
-keeps up to 4 GB. What is above 32 MB, such as logits, does go back: it would leave holes that no later step fits into,
-and with those kept a chat model of 134 M parameters grew from 4.5 to 9.8 GB a rank in 80 steps."""
+"""For CPU ranks. By default glibc returns tensors to the kernel at once and faults their pages in again at the next
+step; with these settings it keeps up to 4 GB. Blocks above 32 MB, such as logits, are still returned: they would leave
+holes that no later step fits into, and with those kept a chat model of 134 M parameters grew from 4.5 to 9.8 GB per
+rank in 80 steps."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is to run on."""
+    """The hardware to run on."""
 
     num_gpus: int
     num_cores: int
-    """Those that this process may use."""
+    """The CPU cores that this process may use."""
     witness: str = "nvidia-smi finds"
-    """Who says so of the GPUs, and the verb."""
+    """The source of num_gpus, with a verb, for messages."""
 
 
 @dataclass(frozen=True)
 class RankPlan:
-    """The processes of one machine."""
+    """The ranks of one machine."""
 
     num_ranks: int
     device: str
     environment: Mapping[str, str]
-    """Set for the ranks, on top of what there is."""
+    """Variables to add to the environment of the ranks."""
 
 
 @dataclass(frozen=True)
 class JobPlan:
-    """One training on one machine."""
+    """A training on one machine."""
 
     run: Run
     argv: tuple[str, ...]
     environment: Mapping[str, str]
-    """Set for the ranks, on top of what there is."""
+    """Variables to add to the environment of the ranks."""
     world_size: int
     device: str
     ds_config: Mapping[str, Any] | None
     """None without DeepSpeed."""
     kept_budget: KeptBudget | None = None
-    """What train.micro_batch_tokens: auto is in this run directory, if an earlier start has found it out."""
+    """The value of train.micro_batch_tokens: auto in this run directory, if an earlier start has determined it."""
 
     @property
     def recipe(self) -> Recipe:
@@ -70,7 +71,7 @@ class JobPlan:
         return self.run.run_dir
 
     def describe(self) -> str:
-        """The plan for a person to read (`shardtune run --dry-run`)."""
+        """The plan in readable form (`shardtune run --dry-run`)."""
         train = self.recipe.train
         rows = train.global_batch_size
         share = (
@@ -92,16 +93,18 @@ class JobPlan:
             f"command        {' '.join(self.argv)}",
         ]
         if self.ds_config is None:
-            return "\n".join([*lines, "ds_config      none: without DeepSpeed, every rank holds everything"])
+            return "\n".join(
+                [*lines, "ds_config      none: without DeepSpeed, every rank holds the whole model and optimizer state"]
+            )
         return "\n".join([*lines, "ds_config", json.dumps(self.ds_config, indent=2)])
 
     def _budget(self) -> str:
-        """The tokens of a micro-batch, or the bounds of what the ranks will find out."""
+        """The token budget of a micro-batch, or the bounds of the budget that the ranks will determine."""
         tokens, least = self.recipe.train.micro_batch_tokens, self.recipe.data.max_tokens
         if tokens != "auto":
             return f"at most {tokens:,} tokens"
         if self.kept_budget is not None:
-            return f"at most {self.kept_budget.tokens:,} tokens (auto, found out by this run)"
+            return f"at most {self.kept_budget.tokens:,} tokens (auto, determined by this run)"
         if self.recipe.train.global_batch_tokens is not None:
             return f"as many tokens as fit, {least:,} or more (auto)"
         share = -(-self.recipe.train.global_batch_size // self.world_size) * least
@@ -111,7 +114,7 @@ class JobPlan:
 def plan_job(
     path: Path, overrides: Sequence[str], run_dir: Path | None, machine: Machine, fork: Path | None = None
 ) -> JobPlan:
-    """What `shardtune run` will do. Raises ConfigError, CheckpointError or LaunchError if it cannot."""
+    """Plans `shardtune run`. Raises ConfigError, CheckpointError or LaunchError if that is not possible."""
     run = find_run(path, overrides, run_dir, fork)
     recipe = run.recipe
     ranks = plan_ranks(recipe, machine)
@@ -127,7 +130,7 @@ def plan_job(
 
 
 def plan_ranks(recipe: Recipe, machine: Machine) -> RankPlan:
-    """Who trains on a machine. Raises LaunchError if it has not what the recipe asks for."""
+    """Plans the ranks of a machine. Raises LaunchError if it lacks what the recipe asks for."""
     device, num_ranks = _ranks(recipe, machine)
     threads = recipe.job.threads_per_rank or max(1, machine.num_cores // num_ranks)
     environment = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
@@ -141,21 +144,25 @@ def _ranks(recipe: Recipe, machine: Machine) -> tuple[str, int]:
     wanted = recipe.job.device
     if wanted == "cuda" and machine.num_gpus == 0:
         raise LaunchError(
-            f"job.device: cuda is asked for, but {machine.witness} no GPU; check it, or set job.device=cpu"
+            f"job.device: cuda is requested, but {machine.witness} no GPU; check the driver, or set job.device=cpu"
         )
     device = "cuda" if machine.num_gpus and wanted != "cpu" else "cpu"
     if device == "cuda":
         world_size = recipe.job.ranks or machine.num_gpus
         if world_size > machine.num_gpus:
-            raise LaunchError(f"job.ranks: {world_size} ranks for {machine.num_gpus} GPUs; give each rank one")
+            raise LaunchError(
+                f"job.ranks: {world_size} ranks need {world_size} GPUs, but there are {machine.num_gpus}; lower it"
+            )
         return device, world_size
     if recipe.engine.precision == "fp16":
-        raise LaunchError("engine.precision: fp16 needs a GPU (DeepSpeed has it on no CPU); set auto, bf16 or fp32")
+        raise LaunchError(
+            "engine.precision: fp16 needs a GPU (DeepSpeed does not support it on CPUs); set auto, bf16 or fp32"
+        )
     return device, recipe.job.ranks or min(2, machine.num_cores)
 
 
 def _hidden_size(recipe: Recipe) -> int | None:
-    """From the model folder's config.json; None for a hub id, whose config only the ranks fetch."""
+    """The hidden size in the model folder's config.json; None for a hub id, whose config only the ranks fetch."""
     path = Path(recipe.model.path) / "config.json"
     try:
         size = json.loads(path.read_text(encoding="utf-8")).get("hidden_size")

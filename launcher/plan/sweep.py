@@ -1,4 +1,4 @@
-"""A recipe and what is to vary -> the points of a sweep, each a recipe with a run directory of its own."""
+"""A recipe and the keys to vary -> the points of a sweep, each a recipe with a run directory of its own."""
 
 import itertools
 import json
@@ -19,9 +19,9 @@ from shardtune.run_dir.files import CONFIG, write_atomically
 from shardtune.run_dir.run import Run, refuse_another_recipe, write_run_dir
 
 SWEEP = "sweep.json"
-"""Names the points; what makes a folder the directory of a sweep."""
+"""The file that lists the points, and marks a folder as the directory of a sweep."""
 MOST_POINTS = 1000
-"""As many tasks as an array of Slurm has at most, where nobody has changed it (MaxArraySize)."""
+"""Slurm's default limit of tasks in a job array (MaxArraySize)."""
 
 
 @dataclass(frozen=True)
@@ -30,27 +30,27 @@ class Point:
 
     number: int
     overrides: tuple[str, ...]
-    """What makes it differ from the others, such as optim.lr=1e-5."""
+    """The keys that distinguish it from other points, such as optim.lr=1e-5."""
     recipe: Recipe
     run_dir: Path
 
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """All that will be trained."""
+    """All points that will be trained."""
 
     recipe_path: Path
     sweep_dir: Path
     points: tuple[Point, ...]
 
     def describe(self) -> str:
-        """The plan for a person to read (`shardtune sweep --dry-run`)."""
-        lines = [f"{its.number:3}  {' '.join(its.overrides)}" for its in self.points]
+        """The plan in readable form (`shardtune sweep --dry-run`)."""
+        lines = [f"{point.number:3}  {' '.join(point.overrides)}" for point in self.points]
         return "\n".join([f"{len(self.points)} points in {self.sweep_dir}", *lines])
 
     def as_json(self) -> str:
-        """What is kept as SWEEP_DIR/sweep.json."""
-        points = [{"number": its.number, "overrides": its.overrides} for its in self.points]
+        """The content of SWEEP_DIR/sweep.json."""
+        points = [{"number": point.number, "overrides": point.overrides} for point in self.points]
         return json.dumps({"recipe": str(self.recipe_path), "points": points}, indent=1, ensure_ascii=False)
 
 
@@ -60,22 +60,20 @@ def plan_sweep(
     sweep_dir: Path | None,
     variations: Sequence[Sequence[str]],
 ) -> SweepPlan:
-    """A point for each variation, which is a list of overrides.
+    """Plans a sweep with a point for each variation, which is a list of overrides.
 
     Raises ConfigError, with a line for each fault of any point, or CheckpointError if a point's directory belongs to
     another recipe.
     """
     if not 0 < len(variations) <= MOST_POINTS:
-        raise ConfigError(
-            f"a sweep has 1 to {MOST_POINTS} points, not {len(variations)}; --random=N takes some of many"
-        )
+        raise ConfigError(f"a sweep has 1 to {MOST_POINTS} points, got {len(variations)}; --random=N draws N of them")
     recipes = _load(path, overrides, variations)
     hashes = [learning_hash(recipe) for recipe in recipes]
-    for number, its in enumerate(hashes):
-        if (first := hashes.index(its)) != number:
+    for number, recipe_hash in enumerate(hashes):
+        if (first := hashes.index(recipe_hash)) != number:
             raise ConfigError(
                 f"points {first} ({' '.join(variations[first])}) and {number} ({' '.join(variations[number])}) would "
-                "learn the same; vary a key that is learned, or train.seed"
+                "train the same model; vary a key that changes the training, or train.seed"
             )
     if sweep_dir is None:
         sweep_dir = Path("runs") / f"{path.stem}-sweep-{sha256(' '.join(hashes).encode()).hexdigest()[:8]}"
@@ -90,20 +88,20 @@ def plan_sweep(
 
 
 def load_sweep(sweep_dir: Path) -> SweepPlan:
-    """The sweep that a directory holds. Raises ConfigError if it is none."""
+    """Loads the sweep in a directory. Raises ConfigError if the directory holds none."""
     sweep_dir = sweep_dir.absolute()
     if not (sweep_dir / SWEEP).is_file():
-        raise ConfigError(f"{sweep_dir}: not the directory of a sweep (there is no {SWEEP}); give a recipe")
-    said = json.loads((sweep_dir / SWEEP).read_text(encoding="utf-8"))
+        raise ConfigError(f"{sweep_dir}: not the directory of a sweep (no {SWEEP}); give a recipe")
+    kept = json.loads((sweep_dir / SWEEP).read_text(encoding="utf-8"))
     points = []
-    for its in said["points"]:
-        run_dir = sweep_dir / str(its["number"])
-        points.append(Point(its["number"], tuple(its["overrides"]), load_recipe(run_dir / CONFIG), run_dir))
-    return SweepPlan(Path(said["recipe"]), sweep_dir, tuple(points))
+    for point in kept["points"]:
+        run_dir = sweep_dir / str(point["number"])
+        points.append(Point(point["number"], tuple(point["overrides"]), load_recipe(run_dir / CONFIG), run_dir))
+    return SweepPlan(Path(kept["recipe"]), sweep_dir, tuple(points))
 
 
 def write_sweep(sweep: SweepPlan) -> None:
-    """Makes the directory of the sweep and those of its points."""
+    """Writes the directory of the sweep and the run directories of its points."""
     for point in sweep.points:
         write_run_dir(Run(point.recipe, point.run_dir, sweep.recipe_path))
     write_atomically(sweep.sweep_dir / SWEEP, sweep.as_json())
@@ -113,31 +111,32 @@ def write_sweep(sweep: SweepPlan) -> None:
 def grid(axes: Sequence[str]) -> list[list[str]]:
     """`["optim.lr=1e-5,2e-5", "train.seed=1,2"]` -> the overrides of all four points.
 
-    Raises ConfigError for an axis that is no such list.
+    Raises ConfigError for an axis that is not such a list.
     """
     return [list(point) for point in itertools.product(*map(_values, axes))]
 
 
 def drawn(axes: Sequence[str], num_points: int, *, seed: int = 0) -> list[list[str]]:
-    """So many points drawn from the axes, the same for the same seed; an axis may be a range, `optim.lr=1e-6..1e-4`.
+    """Draws points from the axes, the same ones for the same seed; an axis may be a range, `optim.lr=1e-6..1e-4`.
 
-    Whole numbers are drawn evenly, and so are others unless the range is positive and spans a factor of 10: then it is
-    their logarithm. No point comes twice, so that there may be fewer where there are no more.
+    Whole numbers are drawn uniformly. Other numbers are too, unless the range is positive and spans a factor of 10:
+    then their logarithm is uniform. No point is drawn twice, so that a small grid may give fewer than num_points.
     """
-    chosen = random.Random(seed)
+    generator = random.Random(seed)
     ranges = [_range(axis) or _values(axis) for axis in axes]
     points: dict[tuple[str, ...], None] = {}
     for _ in range(100 * num_points):
         if len(points) == num_points:
             break
-        points[tuple(chosen.choice(its) if isinstance(its, list) else its.draw(chosen) for its in ranges)] = None
+        drawn_values = (axis.draw(generator) if isinstance(axis, _Range) else generator.choice(axis) for axis in ranges)
+        points[tuple(drawn_values)] = None
     return [list(point) for point in points]
 
 
 def points_of(text: str, *, name: str) -> list[list[str]]:
     """A YAML list of mappings, `- {optim.lr: 1e-5, train.seed: 1}`, -> the overrides of each point.
 
-    Raises ConfigError for a text that is none.
+    Raises ConfigError for any other text.
     """
     try:
         value = read_yaml(text).value
@@ -145,7 +144,7 @@ def points_of(text: str, *, name: str) -> list[list[str]]:
         raise ConfigError(f"{name}:{error.line}: {error.what}") from None
     if not isinstance(value, list) or not all(isinstance(point, dict) and point for point in value):
         raise ConfigError(f"{name}: expected a list of points such as `- {{optim.lr: 1e-5, train.seed: 1}}`")
-    return [[f"{key}={json.dumps(its, ensure_ascii=False)}" for key, its in point.items()] for point in value]
+    return [[f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in point.items()] for point in value]
 
 
 @dataclass(frozen=True)
@@ -155,13 +154,13 @@ class _Range:
     high: float
     whole: bool
 
-    def draw(self, chosen: random.Random) -> str:
+    def draw(self, generator: random.Random) -> str:
         if self.whole:
-            return f"{self.key}={chosen.randint(int(self.low), int(self.high))}"
+            return f"{self.key}={generator.randint(int(self.low), int(self.high))}"
         if self.low > 0 and self.high >= 10 * self.low:
-            value = math.exp(chosen.uniform(math.log(self.low), math.log(self.high)))
+            value = math.exp(generator.uniform(math.log(self.low), math.log(self.high)))
         else:
-            value = chosen.uniform(self.low, self.high)
+            value = generator.uniform(self.low, self.high)
         return f"{self.key}={value:.3g}"
 
 
@@ -171,18 +170,18 @@ def _range(axis: str) -> _Range | None:
     if not dots:
         return None
     try:
-        its = _Range(key, float(low), float(high), re.fullmatch(r"-?\d+\.\.-?\d+", text) is not None)
+        span = _Range(key, float(low), float(high), re.fullmatch(r"-?\d+\.\.-?\d+", text) is not None)
     except ValueError:
         raise ConfigError(f"{axis}: expected key=LOW..HIGH, such as optim.lr=1e-6..1e-4") from None
-    if not -math.inf < its.low < its.high < math.inf:
-        raise ConfigError(f"{axis}: the second number must be above the first")
-    return its
+    if not -math.inf < span.low < span.high < math.inf:
+        raise ConfigError(f"{axis}: the second number must be greater than the first, and both finite")
+    return span
 
 
 def _values(axis: str) -> list[str]:
     key, equals, text = axis.partition("=")
     if re.fullmatch(r"[^\[{'\"]*\.\.[^\[{'\"]*", text) and "/" not in text:
-        raise ConfigError(f"{axis}: a range is for --random=N; a grid wants values: {key}=A,B,C")
+        raise ConfigError(f"{axis}: a range needs --random=N; a grid needs values: {key}=A,B,C")
     values = split_values(text) if equals else []
     for value in values:
         try:
@@ -195,7 +194,7 @@ def _values(axis: str) -> list[str]:
 
 
 def split_values(text: str) -> list[str]:
-    """`1,[2,3],"a,b"` -> its three values: a comma in brackets or quotes does not count."""
+    """`1,[2,3],"a,b"` -> three values: a comma in brackets or quotes does not separate."""
     values, depth, quote = [""], 0, ""
     for letter in text:
         if quote:
@@ -216,7 +215,7 @@ def _load(path: Path, overrides: Sequence[str], variations: Sequence[Sequence[st
     for number, variation in enumerate(variations):
         try:
             recipes.append(load_recipe(path, [*overrides, *variation]))
-        except ConfigError as error:  # most points have the same faults: each is said once
+        except ConfigError as error:  # most points have the same faults: each is reported once
             faults.update({line: f"point {number}: {line}" for line in str(error).splitlines() if line not in faults})
     if faults:
         raise ConfigError("\n".join(faults.values()))
@@ -224,6 +223,6 @@ def _load(path: Path, overrides: Sequence[str], variations: Sequence[Sequence[st
 
 
 def _named(recipe: Recipe, sweep_dir: Path, number: int, variation: Sequence[str]) -> Recipe:
-    """The recipe with a name in W&B that says which point it is, in the group of the sweep or its own."""
+    """The recipe with a W&B name that identifies the point, and the sweep's name as W&B group unless it has one."""
     changed = {"group": recipe.report.group or sweep_dir.name, "name": f"{number} {' '.join(variation)}"}
     return recipe.model_copy(update={"report": recipe.report.model_copy(update=changed)})

@@ -1,1 +1,1 @@
-"""A run directory as one page of curves."""
+"""The HTML pages of runs and sweeps."""

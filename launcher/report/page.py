@@ -1,35 +1,34 @@
-"""A run directory -> one HTML page: what was trained, curves, evaluations. Whole in itself, so it can be mailed."""
+"""A run directory -> one HTML page: what was trained, curves, evaluations; a single file without links."""
 
 import json
 from collections.abc import Mapping, Sequence
-from html import escape
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from shardtune.ds_config.resolve import sharding_name
+from shardtune.launcher.report.templates import render_template
 from shardtune.run_dir.curves import as_float, charts, is_metric
 from shardtune.run_dir.files import CONFIG, FACTS, RESULTS, read_events, write_atomically
 from shardtune.run_dir.progress import slowest
 
 REPORT = "report.html"
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 960px; margin: 2rem auto; padding: 0 1rem; color: #1f2328;
-       background: #fff }
-h1 { font-size: 1.4rem; margin: 0 }
-h2 { font-size: 1.05rem; margin: 1.6rem 0 .4rem }
-p { margin: .3rem 0; color: #59636e }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(400px, 1fr)); gap: 14px; margin-top: 1rem }
-svg { border: 1px solid #d1d9e0; border-radius: 8px; width: 100%; height: auto }
-svg text { font-size: 11px; fill: #59636e }
-svg .title { font-size: 13px; fill: #1f2328; font-weight: 600 }
-svg .grid { stroke: #eaeef2 }
-table { border-collapse: collapse }
-td, th { border: 1px solid #d1d9e0; padding: 3px 10px; text-align: right }
-th { font-weight: 600; background: #f6f8fa }
-.texts td { text-align: left; vertical-align: top; white-space: pre-wrap; overflow-wrap: anywhere; font-size: 13px }
-pre { background: #f6f8fa; padding: 10px; overflow-x: auto; font-size: 13px }
-"""
+MOST_LABELS = 30
+"""A confusion matrix with more labels than this is not shown."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the page, under a heading of its own."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    has_row_heads: bool = False
+    """Whether the first cell of each row is its heading."""
+    holds_texts: bool = False
+    """Whether the cells hold texts of several lines, not numbers."""
 
 
 def write_report(run_dir: Path) -> Path:
@@ -48,33 +47,33 @@ def render_page(
     facts: Mapping[str, Any],
     results: Mapping[str, Any] | None,
 ) -> str:
-    """The page of one run: its name, events, resolved config, its task's facts, and results if it has ended."""
+    """The page of one run, from its name, events, resolved config, task facts, and results if it is finished."""
     steps = [event for event in events if event["event"] == "step"]
     evaluations = [event for event in events if event["event"] == "eval"]
     start = next((event for event in reversed(events) if event["event"] == "start"), None)
-    sections = [
-        f"<h1>{escape(name)}</h1>",
-        f"<p>{escape(_summary(start, steps, results))}</p>",
-        '<div class="charts">',
-        *charts(events),
-        "</div>",
-        _alerts(events),
+    tables = [
         _stragglers(steps),
         _evaluations(evaluations),
         _confusion(evaluations, facts.get("label_names")),
         *_answers(evaluations),
-        f"<h2>config.yaml</h2><pre>{escape(config)}</pre>",
     ]
-    head = f'<meta charset="utf-8"><title>{escape(name)}</title><style>{STYLE}</style>'
-    return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(sections)}</body></html>\n'
+    return render_template(
+        "run.html.j2",
+        name=name,
+        summary=_summary(start, steps, results),
+        charts=charts(events),
+        alerts=[event for event in events if event["event"] == "alert"],
+        tables=[table for table in tables if table is not None],
+        config=config,
+    )
 
 
 def _summary(
     start: Mapping[str, Any] | None, steps: Sequence[Mapping[str, Any]], results: Mapping[str, Any] | None
 ) -> str:
     if start is None or not steps:
-        return "No step has been done yet."
-    ended = f"ended; best step {results['best_step']}" if results else "not ended"
+        return "No training step has been done yet."
+    ended = f"finished; best step {results['best_step']}" if results else "not finished"
     trained = start.get("num_trained", start["num_parameters"])
     parameters = f"{start['num_parameters']:,} parameters"
     if trained < start["num_parameters"]:
@@ -89,77 +88,59 @@ def _summary(
 
 
 def _batches(steps: Sequence[Mapping[str, Any]]) -> str:
-    """What the batches cost besides; nothing of steps from before it was measured."""
+    """Padding and data wait of the steps; empty for runs of versions that did not measure them."""
     measured = [step for step in steps if "data_wait_s" in step]
     if not measured:
         return ""
     real, waited_s = (fmean(step[key] for step in measured) for key in ("padding_efficiency", "data_wait_s"))
-    return f" · {real:.1%} of the tokens are no padding · a step waits {1000 * waited_s:.2f} ms for its batches"
+    return f" · {real:.1%} of the tokens are not padding · {1000 * waited_s:.2f} ms data wait per step"
 
 
-def _stragglers(steps: Sequence[Mapping[str, Any]], num_named: int = 3) -> str:
-    """The ranks that the others have waited for most; nothing of a rank alone."""
+def _stragglers(steps: Sequence[Mapping[str, Any]], num_named: int = 3) -> Table | None:
+    """The ranks that the others waited for most; None for a run on a single rank."""
     measured = [step for step in steps if "lost_share" in step]
     lost: dict[str, float] = {}
     for step in measured:
         lost[slowest(step)] = lost.get(slowest(step), 0.0) + step["lost_share"] / len(measured)
-    named = sorted(lost.items(), key=lambda its: -its[1])[:num_named]
-    rows = "".join(f"<tr><td>{escape(name)}</td><td>{share:.1%}</td></tr>" for name, share in named)
-    head = "<tr><th>waited for</th><th>part of all ranks' time</th></tr>"
-    return f"<h2>Time lost by waiting for a rank</h2><table>{head}{rows}</table>" if rows else ""
+    most = sorted(lost.items(), key=lambda item: -item[1])[:num_named]
+    rows = [(name, f"{share:.1%}") for name, share in most]
+    return Table("Time lost waiting for a rank", ("slowest rank", "share of all ranks' time"), rows) if rows else None
 
 
-def _alerts(events: Sequence[Mapping[str, Any]]) -> str:
-    alerts = [event for event in events if event["event"] == "alert"]
-    lines = [f"<li>{escape(its['title'])}: {escape(its['text'])}</li>" for its in alerts]
-    return f"<h2>Alerts</h2><ul>{''.join(lines)}</ul>" if lines else ""
-
-
-def _evaluations(evaluations: Sequence[Mapping[str, Any]]) -> str:
+def _evaluations(evaluations: Sequence[Mapping[str, Any]]) -> Table | None:
     keys = ["loss", *sorted({key for event in evaluations for key, value in event.items() if is_metric(key, value)})]
-    if not evaluations:
-        return ""
-    head = "".join(f"<th>{escape(key)}</th>" for key in ("split", "step", *keys))
     rows = [
-        f"<tr><td>{escape(e['split'])}</td><td>{e['step']:,}</td>"
-        + "".join(f"<td>{as_float(e.get(key)):.4f}</td>" for key in keys)
-        + "</tr>"
-        for e in evaluations
+        (event["split"], f"{event['step']:,}", *(f"{as_float(event.get(key)):.4f}" for key in keys))
+        for event in evaluations
     ]
-    return f"<h2>Evaluations</h2><table><tr>{head}</tr>{''.join(rows)}</table>"
+    return Table("Evaluations", ("split", "step", *keys), rows) if rows else None
 
 
-def _confusion(evaluations: Sequence[Mapping[str, Any]], label_names: Sequence[str] | None) -> str:
+def _confusion(evaluations: Sequence[Mapping[str, Any]], label_names: Sequence[str] | None) -> Table | None:
     last = next((event for event in reversed(evaluations) if event.get("confusion")), None)
-    if last is None or len(last["confusion"]) > 30:
-        return ""
-    names = [escape(name) for name in label_names or map(str, range(len(last["confusion"])))]
-    rows = [
-        f"<tr><th>{name}</th>" + "".join(f"<td>{cell:,}</td>" for cell in row) + "</tr>"
-        for name, row in zip(names, last["confusion"], strict=True)
-    ]
-    head = "".join(f"<th>{name}</th>" for name in names)
-    title = f"Confusion on {escape(last['split'])}: true labels down, predicted ones across"
-    return f"<h2>{title}</h2><table><tr><th></th>{head}</tr>{''.join(rows)}</table>"
+    if last is None or len(last["confusion"]) > MOST_LABELS:
+        return None
+    names = label_names or list(map(str, range(len(last["confusion"]))))
+    rows = [(name, *(f"{cell:,}" for cell in row)) for name, row in zip(names, last["confusion"], strict=True)]
+    title = f"Confusion matrix on {last['split']}: rows are true labels, columns predicted labels"
+    return Table(title, ("", *names), rows, has_row_heads=True)
 
 
-def _answers(evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the model answered in each split's newest evaluation, and in its first one beside it."""
+def _answers(evaluations: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """The answers of the newest evaluation of each split, beside those of the first one."""
     tables = []
     for split in dict.fromkeys(event["split"] for event in evaluations):
-        asked = [event for event in evaluations if event["split"] == split and event.get("answers")]
-        if not asked:
+        with_answers = [event for event in evaluations if event["split"] == split and event.get("answers")]
+        if not with_answers:
             continue
-        newest, first = asked[-1], asked[0]
+        newest, first = with_answers[-1], with_answers[0]
         earlier = first["answers"] if first is not newest and len(first["answers"]) == len(newest["answers"]) else None
-        columns = ["prompt", *([f"answer at step {first['step']:,}"] if earlier else []), "answer", "reference"]
-        rows = []
-        for number, its in enumerate(newest["answers"]):
-            cells = [its["prompt"], *([earlier[number]["answer"]] if earlier else []), its["answer"], its["reference"]]
-            rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
-        head = "".join(f"<th>{column}</th>" for column in columns)
-        title = f"Answers on {escape(split)}, step {newest['step']:,}"
-        tables.append(f'<h2>{title}</h2><table class="texts"><tr>{head}</tr>{"".join(rows)}</table>')
+        head = ["prompt", *([f"answer at step {first['step']:,}"] if earlier else []), "answer", "reference"]
+        rows = [
+            (shown["prompt"], *([earlier[number]["answer"]] if earlier else []), shown["answer"], shown["reference"])
+            for number, shown in enumerate(newest["answers"])
+        ]
+        tables.append(Table(f"Answers on {split}, step {newest['step']:,}", head, rows, holds_texts=True))
     return tables
 
 

@@ -1,25 +1,25 @@
-"""Has machines checked without training anything: this one, or nodes of a cluster."""
+"""Checks machines without training anything: this one, or nodes of a cluster."""
 
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from shardtune.launcher.slurm import cluster
-from shardtune.launcher.start import execute
+from shardtune.errors import LaunchError
 from shardtune.launcher.plan.backends import BACKENDS
 from shardtune.launcher.plan.job import plan_ranks
+from shardtune.launcher.slurm import cluster
 from shardtune.launcher.slurm.submission import plan_doctor
-from shardtune.errors import LaunchError
-from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
+from shardtune.launcher.start import execute
 from shardtune.recipe.load import machines_alone
+from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
 
 POLL_S = 1.0
 GOING_ON = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING")
 
 
 def check_here(overrides: Sequence[str]) -> int:
-    """Checks this machine; the exit code."""
+    """Checks this machine; returns the exit code."""
     ranks = plan_ranks(machines_alone(overrides), execute.find_machine())
     with tempfile.TemporaryDirectory() as folder:
         module = ["shardtune.trainer.commands.doctor", folder, f"--device={ranks.device}"]
@@ -27,15 +27,15 @@ def check_here(overrides: Sequence[str]) -> int:
 
 
 def check_nodes(overrides: Sequence[str], say: Callable[[str], None]) -> int:
-    """Checks nodes in a job of their own, and says what it has said; the exit code."""
+    """Checks nodes in a job of its own and passes on the output; returns the exit code."""
     nodes = cluster.find_nodes()
     if nodes is None:
         raise LaunchError(cluster.NO_SLURM)
-    # Not in /tmp: the nodes have to see it too.
+    # Not in /tmp, because the nodes must see it too.
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".doctor-") as folder:
-        its = plan_doctor(overrides, Path(folder), nodes)
-        cluster.try_submission(its)
-        job = cluster.hand_in(its)
+        submission = plan_doctor(overrides, Path(folder), nodes)
+        cluster.try_submission(submission)
+        job = cluster.hand_in(submission)
         state = ""
         try:
             while (state := cluster.last_word(job) or "").split(",")[0] in GOING_ON:
@@ -45,5 +45,5 @@ def check_nodes(overrides: Sequence[str], say: Callable[[str], None]) -> int:
                 cluster.cancel_job(job)
         output = Path(folder) / "doctor.out"
         text = output.read_text(encoding="utf-8", errors="replace") if output.is_file() else ""
-        say(text.rstrip() or f"job {job} has said nothing ({state})")
+        say(text.rstrip() or f"job {job} printed nothing ({state})")
     return EXIT_OK if state.startswith("COMPLETED") else EXIT_USER

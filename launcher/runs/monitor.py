@@ -1,4 +1,4 @@
-"""Looks at runs while they go on, wherever they do, and has a word with them."""
+"""Looks at runs wherever they are trained: status, progress, logs; and asks them to stop or to requeue."""
 
 import functools
 import getpass
@@ -8,37 +8,37 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from shardtune.launcher.slurm import cluster
-from shardtune.launcher.start.follow import Events, first_failure, outer_events
-from shardtune.launcher.slurm.lifecycle import STATUS, STOP_REQUEST, Start, parse_status
-from shardtune.launcher.registry import known
-from shardtune.launcher.slurm.text import QueuedJob
-from shardtune.launcher.runs.status import Found, RunStatus, status_of
-from shardtune.launcher.slurm.submission import JOB_SCRIPT, SUBMISSION
 from shardtune.errors import CheckpointError, LaunchError
+from shardtune.launcher.registry import known
+from shardtune.launcher.runs.status import RunEvidence, RunStatus, status_of
+from shardtune.launcher.slurm import cluster
+from shardtune.launcher.slurm.lifecycle import STATUS, STOP_REQUEST, Start, parse_status
+from shardtune.launcher.slurm.submission import JOB_SCRIPT, SUBMISSION
+from shardtune.launcher.slurm.text import QueuedJob
+from shardtune.launcher.start.follow import Events, first_failure, outer_events
 from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_OK, EXIT_RESUME, EXIT_USER
-from shardtune.run_dir.files import CONFIG, LEASE, RESULTS, STOP, write_atomically
+from shardtune.run_dir.files import CONFIG, LEASE, RESULTS, STOP, already_finished, write_atomically
 from shardtune.run_dir.progress import Progress
 
 POLL_S = 2.0
 PATIENCE_S = 20.0
-"""How long one who watches leaves a Slurm alone that has not answered."""
+"""Seconds until `watch` asks a Slurm again that has not answered."""
 LEASE_FRESH_S = 60.0
 GOING_ON = ("running", "pending", "waiting")
 
 
 def look_at(run_dir: Path, jobs: list[QueuedJob] | None = None) -> RunStatus:
-    """Where a run stands. Raises CheckpointError for a folder that is none."""
+    """The status of a run. Raises CheckpointError for a folder that is not a run directory."""
     run_dir = run_dir.absolute()
     if not (run_dir / CONFIG).is_file():
-        raise CheckpointError(f"{run_dir}: not a run directory (there is no {CONFIG})")
+        raise CheckpointError(f"{run_dir}: not a run directory (no {CONFIG})")
     job = cluster.job_of(run_dir, cluster.queued_jobs() if jobs is None else jobs)
     starts, submitted_as = _starts(run_dir), _submitted_as(run_dir)
-    # The job of a start that has not said how it ended, or of one that never came.
+    # The job of a start that did not record how it ended, or of one that never began.
     missing = starts[-1].job if starts and starts[-1].state in ("running", "waiting") else None
     missing = submitted_as if not starts else missing
     events = outer_events(run_dir)
-    found = Found(
+    seen = RunEvidence(
         run_dir=run_dir,
         starts=starts,
         events=events,
@@ -48,11 +48,11 @@ def look_at(run_dir: Path, jobs: list[QueuedJob] | None = None) -> RunStatus:
         failure=_failure(run_dir, max((event["time"] for event in events if event["event"] == "start"), default=0.0)),
         last_word=cluster.last_word(missing) if job is None and missing else None,
     )
-    return status_of(found, job)
+    return status_of(seen, job)
 
 
 def known_runs() -> list[RunStatus]:
-    """The runs in runs/, those that this machine remembers and those of the jobs in the queue, by name."""
+    """The status of all runs in runs/, in the register of this machine and of the user's jobs in the queue, by path."""
     jobs = cluster.queued_jobs()
     folders = {path.parent.absolute() for depth in ("*", "*/*") for path in Path("runs").glob(f"{depth}/{CONFIG}")}
     folders |= {*known()}
@@ -61,28 +61,31 @@ def known_runs() -> list[RunStatus]:
 
 
 def watch(run_dir: Path) -> int:
-    """Shows the progress of a run until it goes on no longer; the exit code that fits how it ended."""
+    """Shows the progress of a run until it ends; returns the exit code that matches how it ended."""
     events = Events(run_dir, time.time())
     progress = Progress(sys.stderr)
-    said = ""
+    shown = ""
     try:
         while True:
-            its = _look_patiently(run_dir, progress.say)
+            status = _look_patiently(run_dir, progress.say)
             for event in events.new():
                 progress.show(event)
-            if its.state in ("pending", "waiting") and said != (said := f"job {its.job} is {its.state}: {its.why}"):
-                progress.say(said)
-            if its.state not in GOING_ON:
+            waiting = (
+                f"job {status.job} is {status.state}: {status.why}" if status.state in ("pending", "waiting") else ""
+            )
+            if waiting and waiting != shown:
+                progress.say(shown := waiting)
+            if status.state not in GOING_ON:
                 break
             time.sleep(POLL_S)
     finally:
         progress.close()
-    print(f"{run_dir}: {its.state}{f' ({its.why})' if its.why else ''}")
-    return {"finished": EXIT_OK, "stopped": EXIT_RESUME}.get(its.state, EXIT_BUG)
+    print(f"{run_dir}: {status.state}{f' ({status.why})' if status.why else ''}")
+    return {"finished": EXIT_OK, "stopped": EXIT_RESUME}.get(status.state, EXIT_BUG)
 
 
 def print_log(run_dir: Path, rank: str | None, *, follow: bool) -> None:
-    """Prints the job's output, or a rank's log; goes on with it while the run does, if asked."""
+    """Prints the job's output, or a rank's log; with `follow` until the run ends."""
     path = _log_path(run_dir, rank)
     complain = functools.partial(print, file=sys.stderr)
     with path.open(encoding="utf-8", errors="replace") as file:
@@ -96,33 +99,35 @@ def print_log(run_dir: Path, rank: str | None, *, follow: bool) -> None:
 
 
 def stop(run_dir: Path, *, now: bool) -> str:
-    """Asks a run to stop; what will happen, in words."""
-    its, job = look_at(run_dir), _job(run_dir)
+    """Asks a run to stop; returns a sentence about what will happen."""
+    status, job = look_at(run_dir), _job(run_dir)
     if job is not None and (now or not job.is_running):
         cluster.cancel(job)
         return f"job {job.name} is cancelled"
     if now:
-        raise LaunchError(f"{run_dir}: no Slurm job is training it; end what does with Ctrl-C, or leave --now away")
-    if its.state != "running":
-        raise LaunchError(f"{run_dir} is not being trained: {its.state}{f' ({its.why})' if its.why else ''}")
+        raise LaunchError(
+            f"{run_dir}: no Slurm job is training it; end its process with Ctrl-C, or stop it without --now"
+        )
+    if status.state != "running":
+        raise LaunchError(f"{run_dir} is not being trained: {status.state}{f' ({status.why})' if status.why else ''}")
     request = {"by": getpass.getuser(), "time": time.time()}
     write_atomically(run_dir / STOP_REQUEST, json.dumps(request))
     (run_dir / STOP).touch()
-    return f"{run_dir} saves a checkpoint after its next step and stops"
+    return f"{run_dir} will save a checkpoint after the current step and stop"
 
 
 def requeue(run_dir: Path) -> str:
-    """Puts a run into the queue again; what will happen, in words."""
-    its, job = look_at(run_dir), _job(run_dir)
+    """Requeues a run; returns a sentence about what will happen."""
+    status, job = look_at(run_dir), _job(run_dir)
     if job is not None and job.is_running:
         cluster.warn(job)
-        return f"job {job.name} saves a checkpoint and goes back into the queue"
+        return f"job {job.name} will save a checkpoint and be requeued"
     if job is not None:
-        raise LaunchError(f"job {job.name} is in the queue already: {its.why}")
-    if its.state == "finished":
-        raise LaunchError(f"{run_dir} has come to its end already")
+        raise LaunchError(f"job {job.name} is already in the queue: {status.why}")
+    if status.state == "finished":
+        raise LaunchError(already_finished(run_dir))
     if not (run_dir / JOB_SCRIPT).is_file():
-        raise LaunchError(f"{run_dir} was not submitted alone (there is no {JOB_SCRIPT}): shardtune submit {run_dir}")
+        raise LaunchError(f"{run_dir} has no job script ({JOB_SCRIPT}); to submit it: shardtune submit {run_dir}")
     number = cluster.submit_script(run_dir.absolute() / JOB_SCRIPT)
     cluster.keep(run_dir, number)
     return f"job {number} is in the queue for {run_dir}"
@@ -132,7 +137,7 @@ def _look_patiently(run_dir: Path, say: Callable[[str], None]) -> RunStatus:
     while True:
         try:
             return look_at(run_dir)
-        except LaunchError as error:  # Slurm's controller is being restarted, or has too much to do
+        except LaunchError as error:  # Slurm's controller is restarting or overloaded
             say(str(error))
             time.sleep(PATIENCE_S)
 
@@ -152,7 +157,7 @@ def _submitted_as(run_dir: Path) -> str | None:
 
 
 def _failure(run_dir: Path, since: float) -> str | None:
-    """What the ranks have died of since then, in a line; None of such as were asked to stop."""
+    """Why the ranks have failed since then, in one line; None if they did not, or were asked to stop."""
     failure = first_failure(run_dir, since)
     if failure is None or failure["code"] == EXIT_RESUME:
         return None
@@ -173,7 +178,7 @@ def _log_path(run_dir: Path, rank: str | None) -> Path:
     else:
         outputs = [Path(start.output) for start in reversed(_starts(run_dir)) if start.output]
         wanted = [*outputs, run_dir / "logs" / f"slurm-{_submitted_as(run_dir)}.out", run_dir / "logs" / "launcher.log"]
-    found = next((path for path in wanted if path.is_file()), None)
-    if found is None:
-        raise LaunchError(f"{run_dir}: nothing has been printed yet (there is no {wanted[0].name} in its logs)")
-    return found
+    path = next((path for path in wanted if path.is_file()), None)
+    if path is None:
+        raise LaunchError(f"{run_dir}: no output yet ({wanted[0].name} does not exist in its logs)")
+    return path

@@ -1,17 +1,17 @@
-"""Trains the points of a sweep that have not come to their end: as an array of Slurm jobs, or here, in order."""
+"""Trains the unfinished points of a sweep: as a Slurm job array, or on this machine, one after another."""
 
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from shardtune.launcher.slurm import cluster
-from shardtune.launcher.start import execute
-from shardtune.launcher.runs import monitor
-from shardtune.launcher.plan.job import plan_job
-from shardtune.launcher.runs.sweep_table import render_outcomes, write_sweep_report
-from shardtune.launcher.slurm.submission import plan_array
-from shardtune.launcher.plan.sweep import SweepPlan, write_sweep
 from shardtune.errors import LaunchError
+from shardtune.launcher.plan.job import plan_job
+from shardtune.launcher.plan.sweep import SweepPlan, write_sweep
+from shardtune.launcher.runs import monitor
+from shardtune.launcher.runs.sweep_table import render_outcomes, write_sweep_report
+from shardtune.launcher.slurm import cluster
+from shardtune.launcher.slurm.submission import plan_array
+from shardtune.launcher.start import execute
 from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK
 from shardtune.run_dir.files import RESULTS
 
@@ -19,21 +19,22 @@ POLL_S = 5.0
 
 
 def states_of(sweep: SweepPlan) -> dict[int, str]:
-    """Where each point stands, in `shardtune status`'s words; `new` before its directory is made."""
+    """Point number -> its state as `shardtune status` names it; `new` before its directory exists."""
     jobs = cluster.queued_jobs()
-    made = [its for its in sweep.points if its.run_dir.is_dir()]
-    states = {its.number: "new" for its in sweep.points}
-    return states | {its.number: monitor.look_at(its.run_dir, jobs).state for its in made}
+    return {
+        point.number: monitor.look_at(point.run_dir, jobs).state if point.run_dir.is_dir() else "new"
+        for point in sweep.points
+    }
 
 
 def unfinished(sweep: SweepPlan) -> list[int]:
-    """The points that are to be trained, or gone on with: those that have not ended and are not on their way."""
+    """The numbers of the points to train or resume: those that are neither finished nor running or queued."""
     states = states_of(sweep)
     return [number for number, state in states.items() if state not in ("finished", *monitor.GOING_ON)]
 
 
 def run_here(sweep: SweepPlan, say: Callable[[str], None]) -> int:
-    """Trains them on this machine; a point that fails is passed over. The exit code is 1 if any has."""
+    """Trains the unfinished points on this machine; returns exit code 1 if any failed, after training the others."""
     write_sweep(sweep)
     numbers, failed = unfinished(sweep), False
     for number in numbers:
@@ -48,7 +49,10 @@ def run_here(sweep: SweepPlan, say: Callable[[str], None]) -> int:
 
 
 def submit(sweep: SweepPlan, *, parallel: int | None) -> str | None:
-    """Hands them in as one array; its number, or None if none is left. Raises LaunchError if Slurm refuses it."""
+    """Submits the unfinished points as a job array; returns its number, or None if no point is left.
+
+    Raises LaunchError if Slurm refuses it.
+    """
     nodes = cluster.find_nodes()
     if nodes is None:
         raise LaunchError(cluster.NO_SLURM)
@@ -61,7 +65,7 @@ def submit(sweep: SweepPlan, *, parallel: int | None) -> str | None:
 
 
 def wait(sweep: SweepPlan, say: Callable[[str], None]) -> int:
-    """Waits until no point is on its way any more; the exit code is 1 if one has not come to its end."""
+    """Waits until no point is running or queued; returns exit code 1 if one of them is not finished."""
     while any(state in monitor.GOING_ON for state in states_of(sweep).values()):
         time.sleep(POLL_S)
     say(summary(sweep))
@@ -69,7 +73,7 @@ def wait(sweep: SweepPlan, say: Callable[[str], None]) -> int:
 
 
 def summary(sweep: SweepPlan) -> str:
-    """The table of the points; the page with their curves is written anew."""
+    """Writes the page with the points' curves; returns their table."""
     path, outcomes = write_sweep_report(sweep, states_of(sweep))
     return f"{render_outcomes(outcomes)}\ncurves: {_shown(path)}"
 

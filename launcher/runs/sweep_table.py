@@ -1,16 +1,16 @@
-"""How the points of a sweep compare: a table for a terminal, and a page with their curves over each other."""
+"""The comparison of a sweep's points: a table for a terminal, and a page with all curves in common charts."""
 
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
-from shardtune.launcher.report.page import REPORT, STYLE
-from shardtune.launcher.runs.status import render_columns
 from shardtune.launcher.plan.sweep import SweepPlan
+from shardtune.launcher.report.page import REPORT
+from shardtune.launcher.report.templates import render_template
+from shardtune.launcher.runs.status import render_columns
 from shardtune.run_dir.chart import Series, render_chart, smoothed
 from shardtune.run_dir.files import RESULTS, read_events, write_atomically
 
@@ -19,21 +19,21 @@ COLOURS = ("#1f6feb", "#d9730d", "#2da44e", "#8250df", "#cf222e", "#0a7ea4", "#9
 
 @dataclass(frozen=True)
 class Outcome:
-    """What has become of a point."""
+    """The state and the results of a point."""
 
     number: int
     overrides: tuple[str, ...]
     state: str
     best_step: int | None
     metrics: Mapping[str, float]
-    """Of the best model, such as dev/accuracy; the newest of a point that has not come to its end."""
+    """Of the best model, such as dev/accuracy; empty until the point is finished."""
     metric: str | None
-    """The one that chose it, and orders the points."""
+    """The metric that chose the best model; it orders the points."""
     lower_is_better: bool
 
 
 def outcome_of(number: int, overrides: tuple[str, ...], state: str, results: Mapping[str, Any] | None) -> Outcome:
-    """The outcome that results.json tells of; None if there is none yet."""
+    """The outcome of a point; `results` is the content of its results.json, None if it does not exist yet."""
     results = results or {}
     chosen = results.get("chosen_by") or {}
     metrics = {
@@ -49,46 +49,47 @@ def outcome_of(number: int, overrides: tuple[str, ...], state: str, results: Map
 
 
 def in_order(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """The best first; those that have no results last, by number."""
+    """The points with the best first, and those without results last, by number."""
 
-    def place(its: Outcome) -> tuple[float, int]:
-        value = its.metrics.get(its.metric or "", math.nan)
-        return (math.inf if math.isnan(value) else value if its.lower_is_better else -value, its.number)
+    def place(outcome: Outcome) -> tuple[float, int]:
+        value = outcome.metrics.get(outcome.metric or "", math.nan)
+        return (math.inf if math.isnan(value) else value if outcome.lower_is_better else -value, outcome.number)
 
     return sorted(outcomes, key=place)
 
 
 def render_outcomes(outcomes: Sequence[Outcome]) -> str:
-    """A line for each point, the best first."""
+    """A table with a line for each point, the best first."""
     return render_columns(_rows(outcomes))
 
 
 def _rows(outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
-    first = next((its.metric for its in outcomes if its.metric), None)
-    others = sorted({name for its in outcomes for name in its.metrics} - {first})
+    first = next((outcome.metric for outcome in outcomes if outcome.metric), None)
+    others = sorted({name for outcome in outcomes for name in outcome.metrics} - {first})
     names = [*([first] if first else []), *others]
-    rows = [("POINT", "STATE", *names, "BEST STEP", "WHAT IS ITS OWN")]
-    for its in in_order(outcomes):
-        values = (f"{its.metrics[name]:.4f}" if name in its.metrics else "" for name in names)
-        step = "" if its.best_step is None else str(its.best_step)
-        rows.append((str(its.number), its.state, *values, step, " ".join(its.overrides)))
+    rows = [("POINT", "STATE", *names, "BEST STEP", "OVERRIDES")]
+    for outcome in in_order(outcomes):
+        values = (f"{outcome.metrics[name]:.4f}" if name in outcome.metrics else "" for name in names)
+        step = "" if outcome.best_step is None else str(outcome.best_step)
+        rows.append((str(outcome.number), outcome.state, *values, step, " ".join(outcome.overrides)))
     return rows
 
 
 def write_sweep_report(sweep: SweepPlan, states: Mapping[int, str]) -> tuple[Path, list[Outcome]]:
-    """Writes SWEEP_DIR/report.html from what the points' directories hold so far; its path, and the outcomes."""
+    """Writes SWEEP_DIR/report.html from the run directories so far; returns its path and the outcomes."""
     outcomes = [
-        outcome_of(its.number, its.overrides, states[its.number], _json(its.run_dir / RESULTS)) for its in sweep.points
+        outcome_of(point.number, point.overrides, states[point.number], _json(point.run_dir / RESULTS))
+        for point in sweep.points
     ]
-    curves = {its.number: read_events(its.run_dir) for its in sweep.points}
+    curves = {point.number: read_events(point.run_dir) for point in sweep.points}
     path = sweep.sweep_dir / REPORT
     write_atomically(path, render_sweep_page(sweep.sweep_dir.name, outcomes, curves))
     return path, outcomes
 
 
 def render_sweep_page(name: str, outcomes: Sequence[Outcome], curves: Mapping[int, Sequence[Mapping[str, Any]]]) -> str:
-    """The page of a sweep: the table, and each metric of dev and the loss with a line for each point."""
-    colours = {its.number: COLOURS[at % len(COLOURS)] for at, its in enumerate(in_order(outcomes))}
+    """The page of a sweep: the table, and charts of each dev metric and the loss with a line for each point."""
+    colours = {outcome.number: COLOURS[at % len(COLOURS)] for at, outcome in enumerate(in_order(outcomes))}
     metrics = sorted({key for events in curves.values() for event in _dev(events) for key in _metrics(event)})
     charts = []
     for key in metrics:
@@ -104,16 +105,14 @@ def render_sweep_page(name: str, outcomes: Sequence[Outcome], curves: Mapping[in
     lines = [Series(str(number), smoothed(losses[number]), colours[number]) for number in colours]
     charts.append(render_chart("training loss, smoothed", lines))
     head, *rows = _rows(outcomes)
-    body = [
-        f'<tr><td style="color: {colours[int(row[0])]}">&#9632; {row[0]}</td>'
-        + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
-        + "</tr>"
-        for row in rows
-    ]
-    table = f"<table><tr>{''.join(f'<th>{escape(cell.lower())}</th>' for cell in head)}</tr>{''.join(body)}</table>"
-    page = f'<h1>{escape(name)}</h1>{table}<div class="charts">{"".join(charts)}</div>'
-    head_html = f'<meta charset="utf-8"><title>{escape(name)}</title><style>{STYLE}</style>'
-    return f'<!doctype html><html lang="en"><head>{head_html}</head><body>{page}</body></html>\n'
+    return render_template(
+        "sweep.html.j2",
+        name=name,
+        head=[cell.lower() for cell in head],
+        rows=rows,
+        colours={str(number): colour for number, colour in colours.items()},
+        charts=charts,
+    )
 
 
 def _dev(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

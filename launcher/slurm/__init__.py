@@ -1,1 +1,1 @@
-"""Slurm: job scripts, allocations, submission, and what a job does when it ends."""
+"""Slurm: job scripts, allocations, submission, and the end of a job."""

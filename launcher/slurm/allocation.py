@@ -1,4 +1,4 @@
-"""What Slurm has given a job, as the job's environment and scontrol say it. Pure."""
+"""The allocation of a Slurm job, read from its environment and scontrol. Pure."""
 
 import os
 import re
@@ -18,19 +18,19 @@ class Allocation:
     restart: int
     """How often Slurm had started the job before."""
     nodes: str
-    """In Slurm's short form, such as node[1-2]."""
+    """In Slurm's compact form, such as node[1-2]."""
     num_nodes: int
     machine: Machine
-    """The first node's part; the others' is the same."""
+    """The share of the first node; all nodes have the same."""
     details: Mapping[str, str]
-    """What scontrol says of the job."""
+    """The fields of `scontrol show job`."""
 
 
 def parse_allocation(environment: Mapping[str, str], details: str) -> Allocation:
-    """The allocation of the job that this process is part of. Raises LaunchError outside of a job."""
+    """The allocation of the job that this process belongs to. Raises LaunchError outside of a job."""
     job = environment.get("SLURM_JOB_ID")
     if not job:
-        raise LaunchError("this is no Slurm job (SLURM_JOB_ID is not set); start one: shardtune submit RECIPE")
+        raise LaunchError("not inside a Slurm job (SLURM_JOB_ID is not set); to submit one: shardtune submit RECIPE")
     return Allocation(
         job=job,
         restart=int(environment.get("SLURM_RESTART_COUNT") or 0),
@@ -46,8 +46,8 @@ def parse_allocation(environment: Mapping[str, str], details: str) -> Allocation
 
 
 def parse_details(text: str) -> dict[str, str]:
-    """`scontrol show job --oneliner` -> its fields; of a name that is there twice the first, for users fill in later
-    ones."""
+    """`scontrol show job --oneliner` -> {field: value}; of a repeated field the first value, because users can write
+    into later ones."""
     parts = re.split(r"(?:^|\s)([A-Z][A-Za-z]*(?:[/:][A-Za-z:/*]+)?)=", text.strip())
     details: dict[str, str] = {}
     for name, value in zip(parts[1::2], parts[2::2], strict=True):
@@ -56,7 +56,7 @@ def parse_details(text: str) -> dict[str, str]:
 
 
 def parse_time(text: str) -> float | None:
-    """A moment as Slurm writes it, in seconds since the epoch; None for `Unknown` and `N/A`."""
+    """Slurm's notation of a time -> seconds since the epoch; None for `Unknown` and `N/A`."""
     try:
         return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
     except ValueError:
@@ -64,5 +64,5 @@ def parse_time(text: str) -> float | None:
 
 
 def find_allocation() -> Allocation:
-    """What Slurm has given the job that this process is part of; LaunchError outside of one."""
+    """The allocation of the job that this process belongs to. Raises LaunchError outside of a job."""
     return parse_allocation(os.environ, os.environ.get("SHARDTUNE_SLURM_JOB", ""))

@@ -1,9 +1,9 @@
-"""What the batch shell of slurm/finetune.sh asks of Python: how to begin, and what to do at the end.
+"""The Python side of the batch script slurm/finetune.sh: the beginning and the end of a start.
 
-With `python -m shardtune.launcher.slurm.batch_job` before it,
+After `python -m shardtune.launcher.slurm.batch_job`:
 `begin RECIPE_OR_RUN_DIR [key=value …]` prints settings for bash;
-`end RUN_DIR --code=N --signals=…` prints `requeue` if the job is to go on later, with the nodes that it is to leave,
-and exits with the code that the job ends with;
+`end RUN_DIR --code=N --signals=…` prints `requeue`, and the nodes to exclude, if the job is to be requeued, and exits
+with the code of the job;
 `layout FOLDER [job.key=value …]` prints the settings of a job that does not train.
 """
 
@@ -37,9 +37,9 @@ from shardtune.launcher.slurm.lifecycle import (
     steps_of,
 )
 from shardtune.launcher.slurm.text import parse_node_list
-from shardtune.launcher.start import execute
 from shardtune.launcher.start.follow import Events, first_failure, hung_ranks
 from shardtune.launcher.start.restart import Failure, next_start
+from shardtune.launcher.start.results import finished_message
 from shardtune.recipe.load import machines_alone, parse_recipe
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.bad_nodes import keep_bad_nodes, read_bad_nodes, to_leave
@@ -49,15 +49,15 @@ from shardtune.run_dir.micro_batch_budget import read_budget
 from shardtune.run_dir.run import find_run, write_run_dir
 
 USR1_DETAILS = "logs/slurm-usr1.txt"
-"""What scontrol said when the signal came."""
+"""The output of scontrol when the signal arrived."""
 DEFAULT_LEAD_S = 300
-"""That of the header of slurm/finetune.sh."""
+"""The lead time in the header of slurm/finetune.sh."""
 SIGNAL_GRAIN_S = 90
-"""Slurm may send the signal up to a minute earlier than it was asked to."""
+"""Slurm may send the signal up to a minute earlier than requested."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Does what the batch shell asks; the exit code."""
+    """Runs one of the subcommands; returns the exit code."""
     arguments = _parse(sys.argv[1:] if argv is None else argv)
     try:
         allocation = find_allocation()
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return EXIT_OK
         code, requeue = end(arguments.path, allocation, exit_code=arguments.code, signals=arguments.signals)
         if requeue:
-            print("requeue", nodes_to_leave(arguments.path, allocation))
+            print("requeue", nodes_to_exclude(arguments.path, allocation))
         return code
     except ShardtuneError as error:
         say(str(error))
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def begin(path: Path, overrides: Sequence[str], allocation: Allocation, *, run_dir: Path | None = None) -> str:
-    """Makes the run directory ready for this start; the settings of the batch shell, as assignments."""
+    """Prepares the run directory for this start; returns the settings of the batch script, as assignments."""
     run = find_run(path, overrides, run_dir)
     recipe, run_dir = run.recipe, run.run_dir
     ranks = plan_ranks(recipe, allocation.machine)
@@ -86,8 +86,8 @@ def begin(path: Path, overrides: Sequence[str], allocation: Allocation, *, run_d
     _clear(run_dir, started=parse_time(allocation.details.get("StartTime", "")) or time.time())
     starts = read_starts(run_dir)
     if starts and starts[-1].state == "running":
-        starts[-1] = _end_of_the_last(run_dir, starts[-1], allocation)
-        say(f"the start before this one has ended without a word; cause: {starts[-1].cause}")
+        starts[-1] = _end_of_previous(run_dir, starts[-1], allocation)
+        say(f"the previous start ended without recording why; cause: {starts[-1].cause}")
     output = allocation.details.get("StdOut")
     start = Start(
         job=allocation.job,
@@ -101,19 +101,19 @@ def begin(path: Path, overrides: Sequence[str], allocation: Allocation, *, run_d
     num_ranks = ranks.num_ranks * allocation.num_nodes
     say(
         f"job {allocation.job}: {num_ranks} ranks on {ranks.device}, {ranks.num_ranks} on each of {allocation.nodes}; "
-        f"everything goes to {run_dir}"
+        f"run directory: {run_dir}"
     )
     return render_settings(run_dir, allocation, ranks, num_ranks, finished=(run_dir / RESULTS).exists())
 
 
 def layout(folder: Path, overrides: Sequence[str], allocation: Allocation) -> str:
-    """The settings of the batch shell for ranks that have no recipe. Raises ConfigError for what is no key of job."""
+    """The settings of the batch script for ranks without a recipe. Raises ConfigError for an unknown job key."""
     ranks = plan_ranks(machines_alone(overrides), allocation.machine)
     return render_settings(folder, allocation, ranks, ranks.num_ranks * allocation.num_nodes, finished=False)
 
 
 def render_settings(run_dir: Path, allocation: Allocation, ranks: RankPlan, num_ranks: int, *, finished: bool) -> str:
-    """Bash that sets the variables of slurm/finetune.sh and the environment of the ranks."""
+    """Bash code that sets the variables of slurm/finetune.sh and the environment of the ranks."""
     settings = {
         "run_dir": str(run_dir),
         "finished": str(int(finished)),
@@ -127,11 +127,11 @@ def render_settings(run_dir: Path, allocation: Allocation, ranks: RankPlan, num_
 
 
 def end(run_dir: Path, allocation: Allocation, *, exit_code: int, signals: str) -> tuple[int, bool]:
-    """Writes down how this start has ended and says so; the job's exit code, and whether to put it back."""
+    """Records and reports how this start ended; returns the job's exit code, and whether to requeue it."""
     starts = read_starts(run_dir)
-    start = next(its for its in starts if (its.job, its.restart) == (allocation.job, allocation.restart))
+    start = next(one for one in starts if (one.job, one.restart) == (allocation.job, allocation.restart))
     if start.ended is not None:
-        say("a later start has taken this one for dead, and the run directory over; this job ends")
+        say("another start took over this run directory (it believed this one dead); exiting")
         return EXIT_RESUME, False
     _keep_bad_nodes(run_dir, start, allocation)
     seen = _evidence(
@@ -143,7 +143,7 @@ def end(run_dir: Path, allocation: Allocation, *, exit_code: int, signals: str) 
         taken_back=int(allocation.details.get("Restarts", "0")) > start.restart,
     )
     if seen.bad_nodes:
-        seen = replace(seen, others_are_there=_others_are_there(allocation, [node for node, _ in seen.bad_nodes]))
+        seen = replace(seen, has_other_nodes=_has_other_nodes(allocation, [node for node, _ in seen.bad_nodes]))
     ending = decide(seen)
     starts[starts.index(start)] = ended(start, ending, seen, time.time())
     write_atomically(run_dir / STATUS, render_status(starts))
@@ -151,11 +151,11 @@ def end(run_dir: Path, allocation: Allocation, *, exit_code: int, signals: str) 
     match ending.state:
         case "finished":
             write_report(run_dir)
-            say(execute.finished_message(_recipe(run_dir), run_dir))
+            say(finished_message(_recipe(run_dir), run_dir, start.began))
             return EXIT_OK, False
         case "failed" | "waiting" if ending.cause in ("failure", "hang"):
             for path in hung_ranks(run_dir, start.began):
-                say(f"where a rank stood: {path}")
+                say(f"stack traces of a rank: {path}")
             if (failure := first_failure(run_dir, start.began)) is not None:
                 say(f"rank {failure['rank']} on {failure['host']} failed first:\n{failure['text'].rstrip()}")
             say(f"logs: {run_dir / 'logs'}")
@@ -163,35 +163,35 @@ def end(run_dir: Path, allocation: Allocation, *, exit_code: int, signals: str) 
     return EXIT_RESUME, ending.requeue
 
 
-def nodes_to_leave(run_dir: Path, allocation: Allocation) -> str:
-    """The nodes that the job's next start is not to have, in Slurm's words; nothing if that does not change now."""
+def nodes_to_exclude(run_dir: Path, allocation: Allocation) -> str:
+    """The nodes to exclude from the job's next start, separated by commas; empty if that does not change now."""
     start = read_starts(run_dir)[-1]
-    found = [its.node for its in read_bad_nodes(run_dir) if its.job == allocation.job]
-    if start.cause != "bad node" or not _others_are_there(allocation, found):
+    bad = [entry.node for entry in read_bad_nodes(run_dir) if entry.job == allocation.job]
+    if start.cause != "bad node" or not _has_other_nodes(allocation, bad):
         return ""
-    return ",".join(dict.fromkeys([*_excluded(allocation), *found]))
+    return ",".join(dict.fromkeys([*_excluded(allocation), *bad]))
 
 
 def read_starts(run_dir: Path) -> list[Start]:
-    """The starts of the run on a cluster, oldest first."""
+    """The recorded starts of a run on a cluster, oldest first."""
     text = _text(run_dir / STATUS)
     return parse_status(text) if text else []
 
 
 def say(text: str) -> None:
-    """A word to whoever reads the job's output."""
+    """Prints a line to the job's output."""
     print(f"shardtune: {text}", file=sys.stderr, flush=True)
 
 
 def _clear(run_dir: Path, *, started: float) -> None:
-    """Takes away what was meant for an earlier start."""
+    """Removes requests that were meant for an earlier start."""
     for path in (run_dir / STOP, run_dir / STOP_REQUEST, run_dir / USR1_DETAILS):
         if path.exists() and path.stat().st_mtime < started:
             path.unlink(missing_ok=True)
 
 
-def _end_of_the_last(run_dir: Path, start: Start, allocation: Allocation) -> Start:
-    """A start whose batch shell had no time to say how it ended."""
+def _end_of_previous(run_dir: Path, start: Start, allocation: Allocation) -> Start:
+    """The previous start with its end, which its batch script had no time to record."""
     seen = _evidence(
         run_dir,
         start,
@@ -201,13 +201,13 @@ def _end_of_the_last(run_dir: Path, start: Start, allocation: Allocation) -> Sta
         taken_back=start.job == allocation.job,
     )
     if seen.cancelled is None and seen.taken_back:
-        # Slurm says a last word in the job's output, unless the machine that would write it is gone.
+        # Slurm reports the end in the job's output, unless the machine that would write it is down.
         seen = replace(seen, cancelled="node failure")
     return ended(start, decide(seen), seen, time.time())
 
 
 def _warning(run_dir: Path) -> WarnedOf:
-    """What the signal of --signal was sent for."""
+    """The reason for the signal of --signal."""
     details = parse_details(_text(run_dir / USR1_DETAILS))
     if details.get("PreemptTime", "None") != "None":
         return "preemption"
@@ -222,12 +222,12 @@ def _evidence(
 ) -> Evidence:
     first_step, last_step, stopped = steps_of(list(Events(run_dir, start.began).new()))
     failure = first_failure(run_dir, start.began)
-    # A rank that is asked to stop before there is anything to save says so where others say what they died of.
+    # A rank that is asked to stop before there is anything to save records that as its failure.
     stopped |= failure is not None and failure.get("code") == EXIT_RESUME
     budget = read_budget(run_dir) if failure is not None and failure.get("code") == EXIT_ANEW else None
     hung = bool(hung_ranks(run_dir, start.began))
     has_stepped = first_step is not None and last_step is not None and last_step > first_step
-    failures = [_failure(its) for its in starts if its.job == start.job and _was_put_back_after_failure(its)]
+    failures = [_failure(one) for one in starts if one.job == start.job and _was_requeued_after_failure(one)]
     fails_again = failure is not None and failure.get("code") == EXIT_USER
     this = Failure(last_step or 0, is_mishap=(hung or has_stepped) and not fails_again)
     return Evidence(
@@ -241,36 +241,38 @@ def _evidence(
         cancelled=parse_cancellation(_output(start)),
         exit_code=exit_code,
         num_requeues=sum(
-            its.state == "waiting" and its.cause == "time limit" and its.job == start.job for its in starts
+            one.state == "waiting" and one.cause == "time limit" and one.job == start.job for one in starts
         ),
         max_requeues=_recipe(run_dir).job.max_requeues,
         bad_nodes=tuple(
-            (its.node, its.why) for its in read_bad_nodes(run_dir) if its.job == start.job and its.time >= start.began
+            (bad.node, bad.why) for bad in read_bad_nodes(run_dir) if bad.job == start.job and bad.time >= start.began
         ),
         amended=str(budget) if budget is not None else None,
         hung=hung,
-        anew=next_start([*failures, this], _recipe(run_dir).faults),
+        restart=next_start([*failures, this], _recipe(run_dir).faults),
     )
 
 
 def _keep_bad_nodes(run_dir: Path, start: Start, allocation: Allocation) -> None:
-    """Writes down the nodes on which no rank could be started, or one has failed of its GPU, if the job is to leave
-    such."""
+    """Records the nodes on which no rank could be started, or one failed because of its GPU.
+
+    Only if job.exclude_bad_nodes is set.
+    """
     job = _recipe(run_dir).job
     if not job.exclude_bad_nodes or not job.max_requeues:
         return
-    found = parse_unfit(_output(start))
+    bad = parse_unfit(_output(start))
     failure = first_failure(run_dir, start.began)
     if failure is not None and is_of_hardware(failure["text"]):
-        found[failure["host"].split(".")[0]] = "sick"
-    if found := to_leave(found, read_bad_nodes(run_dir), parse_node_list(allocation.nodes)):
-        keep_bad_nodes(run_dir, found, job=allocation.job)
+        bad[failure["host"].split(".")[0]] = "sick"
+    if bad := to_leave(bad, read_bad_nodes(run_dir), parse_node_list(allocation.nodes)):
+        keep_bad_nodes(run_dir, bad, job=allocation.job)
 
 
-def _others_are_there(allocation: Allocation, bad: Sequence[str]) -> bool:
-    """Whether the partition has enough nodes without these and without those that the job leaves already."""
-    there = cluster.usable_nodes(allocation.details.get("Partition", ""))
-    return there is None or len(there - {*bad, *_excluded(allocation)}) >= allocation.num_nodes
+def _has_other_nodes(allocation: Allocation, bad: Sequence[str]) -> bool:
+    """Whether the partition has enough nodes without these and those that the job already excludes."""
+    usable = cluster.usable_nodes(allocation.details.get("Partition", ""))
+    return usable is None or len(usable - {*bad, *_excluded(allocation)}) >= allocation.num_nodes
 
 
 def _excluded(allocation: Allocation) -> list[str]:
@@ -278,13 +280,13 @@ def _excluded(allocation: Allocation) -> list[str]:
 
 
 def _output(start: Start) -> str:
-    """What the job has printed since it was started."""
+    """The output of the job since this start."""
     if start.output is None or not Path(start.output).is_file():
         return ""
     return Path(start.output).read_bytes()[start.output_bytes :].decode("utf-8", errors="replace")
 
 
-def _was_put_back_after_failure(start: Start) -> bool:
+def _was_requeued_after_failure(start: Start) -> bool:
     return start.state == "waiting" and start.cause in ("failure", "hang")
 
 
@@ -305,9 +307,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("command", choices=["begin", "end", "layout"])
     parser.add_argument("path", type=Path, metavar="RECIPE_OR_RUN_DIR")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
-    parser.add_argument("--run-dir", type=Path, help="where everything of the run goes")
-    parser.add_argument("--code", type=int, default=0, help="what the ranks ended with")
-    parser.add_argument("--signals", default="", help="those that the batch shell has got")
+    parser.add_argument("--run-dir", type=Path, help="the run directory (default: runs/RECIPE-HASH)")
+    parser.add_argument("--code", type=int, default=0, help="the exit code of the ranks")
+    parser.add_argument("--signals", default="", help="the signals that the batch script received")
     return parser.parse_intermixed_args(argv)
 
 

@@ -1,6 +1,6 @@
-"""How a start of a job has ended, what for, and whether the job goes back into the queue. Pure, and so are its words.
+"""How a start of a job ended, why, and whether the job is requeued. Pure.
 
-RUN_DIR/status.json holds the starts of a run on a cluster; it is what `shardtune status` shows of those that are gone.
+RUN_DIR/status.json holds the starts of a run on a cluster; `shardtune status` shows earlier starts from it.
 """
 
 import json
@@ -13,7 +13,7 @@ from shardtune.launcher.start.restart import GiveUp, Restart
 from shardtune.run_dir.exit_codes import EXIT_RESUME
 
 WarnedOf = Literal["time limit", "preemption", "signal"]
-"""What the signal of --signal was sent for; `signal`: by a person, with scancel --batch --signal=USR1."""
+"""Why the signal of --signal was sent; `signal`: a user sent it with scancel --batch --signal=USR1."""
 Cause = Literal[
     "finished",
     "time limit",
@@ -30,12 +30,12 @@ Cause = Literal[
     "unknown",
 ]
 State = Literal["running", "waiting", "stopped", "failed", "finished"]
-"""waiting: the job is in the queue again. stopped: it is not, and the run has not come to its end."""
+"""waiting: the job is in the queue again. stopped: it is not, and the run is not finished."""
 
-NO_NEW_START = GiveUp("")
+NO_RESTART = GiveUp("")
 STATUS = "status.json"
 STOP_REQUEST = "stop_request.json"
-"""Says that it was a person who asked for the stop; the job then stays out of the queue."""
+"""The file that marks a stop request of a user; the job is then not requeued."""
 
 _SLURM_CAUSES: dict[str, Cause] = {
     "TIME LIMIT": "time limit",
@@ -55,66 +55,66 @@ class Start:
     nodes: str
     began: float
     output: str | None
-    """The file that has what the job prints."""
+    """The file with the job's output."""
     output_bytes: int
-    """How long that was when it began: a restarted job goes on in the same file."""
+    """The length of that file when the start began: a restarted job appends to the same file."""
     ended: float | None = None
     state: State = "running"
     cause: Cause | None = None
     first_step: int | None = None
     last_step: int | None = None
-    """Of the training; None where it did not come so far."""
+    """Of the training; None if it did not get that far."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What can be known of a start that has ended."""
+    """The known facts about a start that has ended."""
 
     finished: bool
-    """The run's results are there."""
+    """Whether the run's results exist."""
     first_step: int | None
-    """Where its training began; None if it did not."""
+    """The step at which its training began; None if it did not."""
     last_step: int | None
     stopped: bool
-    """The ranks have saved a checkpoint and stopped as they were asked to."""
+    """Whether the ranks saved a checkpoint and stopped on request."""
     asked_by_user: bool
     warning: WarnedOf | None
-    """What Slurm sent the signal of --signal for, if it did."""
+    """Why Slurm sent the signal of --signal, if it did."""
     cancelled: Cause | None
     """Why Slurm ended it, if it did."""
     taken_back: bool
-    """Slurm has put the job into the queue again by itself."""
+    """Whether Slurm has requeued the job by itself."""
     exit_code: int
     num_requeues: int
-    """How often the job has been put back because of its time limit."""
+    """How often the job has been requeued because of its time limit."""
     max_requeues: int
     bad_nodes: tuple[tuple[str, str], ...] = ()
-    """(node, why) of those that it has found out to be better left, as it was asked to."""
-    others_are_there: bool = True
-    """There are enough nodes without them."""
+    """(node, why) of the nodes that it found to be bad, if job.exclude_bad_nodes is set."""
+    has_other_nodes: bool = True
+    """Whether there are enough nodes without them."""
     amended: str | None = None
-    """How the next start will do with less memory, if this one was short of it and has written that down."""
+    """How the next start needs less memory, if this one ran short of it and has recorded that."""
     hung: bool = False
-    """Ranks that made no progress have said where they stood, and ended."""
-    anew: Restart | GiveUp = NO_NEW_START
-    """Whether a new start may help, if this one has failed."""
+    """Whether ranks without progress wrote their stack traces and ended."""
+    restart: Restart | GiveUp = NO_RESTART
+    """Whether another start may succeed, if this one failed."""
 
 
 @dataclass(frozen=True)
 class Ending:
-    """What follows from it."""
+    """The judgement on a start."""
 
     state: State
     cause: Cause
     requeue: bool
-    """The job is to be put back into the queue."""
+    """Whether to requeue the job."""
     text: str
 
 
 def decide(seen: Evidence) -> Ending:
-    """The judgement on a start."""
+    """Judges a start by the evidence."""
     if seen.finished:
-        return Ending("finished", "finished", False, "the run has come to its end")
+        return Ending("finished", "finished", False, "the run is finished")
     if seen.cancelled is not None:
         return _after_cancellation(seen, seen.cancelled)
     if seen.bad_nodes:
@@ -125,53 +125,53 @@ def decide(seen: Evidence) -> Ending:
         return _after_stop(seen)
     if seen.exit_code:
         return _after_failure(seen)
-    return Ending("stopped", "unknown", False, f"ended {_where(seen)}, and nothing says why")
+    return Ending("stopped", "unknown", False, f"ended {_where(seen)} for an unknown reason")
 
 
 def _after_cancellation(seen: Evidence, cause: Cause) -> Ending:
     if seen.taken_back:
-        return Ending("waiting", cause, False, f"ended by Slurm ({cause}) {_where(seen)}; back in the queue")
-    hint = "; the ranks had not saved a checkpoint by then: raise job.stop_lead_s" if cause == "time limit" else ""
+        return Ending("waiting", cause, False, f"ended by Slurm ({cause}) {_where(seen)}; requeued by Slurm")
+    hint = "; the ranks had no time to save a checkpoint: raise job.stop_lead_s" if cause == "time limit" else ""
     return Ending("stopped", cause, False, f"ended by Slurm ({cause}) {_where(seen)}{hint}")
 
 
 def _after_stop(seen: Evidence) -> Ending:
     if seen.asked_by_user or seen.warning is None:
-        return Ending("stopped", "stop", False, f"stopped {_where(seen)}, as asked")
+        return Ending("stopped", "stop", False, f"stopped {_where(seen)}, as requested")
     cause: Cause = seen.warning
     stopped = f"stopped {_where(seen)} because of the {cause}"
     if seen.max_requeues == 0:
-        return Ending("stopped", cause, False, f"{stopped}; job.max_requeues is 0")
+        return Ending("stopped", cause, False, f"{stopped}; not requeued (job.max_requeues is 0)")
     if cause != "time limit":
-        return Ending("waiting", cause, True, f"{stopped}; back into the queue")
+        return Ending("waiting", cause, True, f"{stopped}; requeued")
     if seen.num_requeues >= seen.max_requeues:
-        text = f"{stopped}; it has been put back into the queue {seen.num_requeues} times (job.max_requeues)"
+        text = f"{stopped}; not requeued: all {seen.num_requeues} requeues are used up (job.max_requeues)"
         return Ending("stopped", cause, False, text)
     if seen.first_step is not None and seen.first_step == seen.last_step:
-        return Ending("stopped", cause, False, f"{stopped}, where it had begun; raise job.time_limit")
+        return Ending("stopped", cause, False, f"{stopped}, without a single step; raise job.time_limit")
     count = f"{seen.num_requeues + 1} of {seen.max_requeues}"
-    return Ending("waiting", cause, True, f"{stopped}; back into the queue, {count}")
+    return Ending("waiting", cause, True, f"{stopped}; requeued ({count})")
 
 
 def _after_shortage(seen: Evidence, amended: str) -> Ending:
-    text = f"ended {_where(seen)}, and the next start will want less memory: {amended}"
+    text = f"ended {_where(seen)}; the next start needs less memory: {amended}"
     if seen.asked_by_user:
         return Ending("stopped", "stop", False, text)
     if seen.max_requeues == 0:
-        return Ending("stopped", "memory", False, f"{text}; job.max_requeues is 0")
-    return Ending("waiting", "memory", True, f"{text}; back into the queue")
+        return Ending("stopped", "memory", False, f"{text}; not requeued (job.max_requeues is 0)")
+    return Ending("waiting", "memory", True, f"{text}; requeued")
 
 
 def _after_bad_nodes(seen: Evidence) -> Ending:
-    found = ", ".join(f"{node} is {why}" for node, why in seen.bad_nodes)
+    bad = ", ".join(f"{node} is {why}" for node, why in seen.bad_nodes)
     if seen.asked_by_user:
-        return Ending("stopped", "stop", False, f"{found}; stopped, as asked")
+        return Ending("stopped", "stop", False, f"{bad}; stopped, as requested")
     if seen.max_requeues == 0:
-        return Ending("failed", "bad node", False, f"{found}; job.max_requeues is 0")
-    if not seen.others_are_there:
-        return Ending("waiting", "bad node", True, f"{found}, but there are no others: put back into the queue")
+        return Ending("failed", "bad node", False, f"{bad}; not requeued (job.max_requeues is 0)")
+    if not seen.has_other_nodes:
+        return Ending("waiting", "bad node", True, f"{bad}, but there are no other nodes; requeued")
     names = ", ".join(node for node, _ in seen.bad_nodes)
-    return Ending("waiting", "bad node", True, f"{found}; put back into the queue, without {names}")
+    return Ending("waiting", "bad node", True, f"{bad}; requeued without {names}")
 
 
 _HARDWARE = (
@@ -183,29 +183,29 @@ _HARDWARE = (
     "fallen off the bus",
     "but torch sees no GPU",
 )
-"""What CUDA and torch say of a GPU that does not work; a mistake in a program (an illegal address) is none of it."""
+"""Messages of CUDA and torch about a broken GPU; a programming error (an illegal address) is not among them."""
 
 
 def is_of_hardware(text: str) -> bool:
-    """Whether a rank has failed of its GPU, by its last words."""
+    """Whether a rank failed because of its GPU, judging by the text of its failure."""
     return any(words in text for words in _HARDWARE)
 
 
 def parse_unfit(output: str) -> dict[str, str]:
-    """Node -> why, of those on which no rank could be started (slurm/ranks.sh)."""
+    """Node -> why, for the nodes on which no rank could be started (slurm/ranks.sh)."""
     return dict.fromkeys(re.findall(r"^shardtune: (\S+) is unfit: ", output, flags=re.MULTILINE), "unfit")
 
 
 def _after_failure(seen: Evidence) -> Ending:
     cause: Cause = "hang" if seen.hung else "failure"
     text = f"hung {_where(seen)}" if seen.hung else f"failed {_where(seen)}"
-    if isinstance(seen.anew, GiveUp):
-        return Ending("failed", cause, False, f"{text}; {seen.anew.reason}" if seen.anew.reason else text)
+    if isinstance(seen.restart, GiveUp):
+        return Ending("failed", cause, False, f"{text}; {seen.restart.reason}" if seen.restart.reason else text)
     if seen.asked_by_user:
         return Ending("stopped", "stop", False, text)
     if seen.max_requeues == 0:
-        return Ending("failed", cause, False, f"{text}; job.max_requeues is 0")
-    return Ending("waiting", cause, True, f"{text}; back into the queue, new start {seen.anew.number}")
+        return Ending("failed", cause, False, f"{text}; not requeued (job.max_requeues is 0)")
+    return Ending("waiting", cause, True, f"{text}; requeued (restart {seen.restart.number})")
 
 
 def _where(seen: Evidence) -> str:
@@ -213,11 +213,11 @@ def _where(seen: Evidence) -> str:
 
 
 def parse_cancellation(output: str) -> Cause | None:
-    """Why Slurm ended the job, as it says in the job's output: the last such line."""
+    """Why Slurm ended the job, by its last line about that in the job's output; None if there is none."""
     # Since 23.11 Slurm names what scancel sends: DUE to SIGNAL Terminated.
     pattern = r"\*\*\* JOB \d+ ON \S+ CANCELLED AT \S+(?: DUE (?:TO|to) ([A-Za-z ]+?))?(?:,[^*\n]*)? \*\*\*"
-    found = re.findall(pattern, output)
-    return _SLURM_CAUSES.get(found[-1], "scancel") if found else None
+    reasons = re.findall(pattern, output)
+    return _SLURM_CAUSES.get(reasons[-1], "scancel") if reasons else None
 
 
 def parse_status(text: str) -> list[Start]:
@@ -226,14 +226,14 @@ def parse_status(text: str) -> list[Start]:
 
 
 def render_status(starts: Sequence[Start]) -> str:
-    """status.json: where the last start stands, and all of them."""
+    """The content of status.json: the state of the last start, and all starts."""
     last = starts[-1]
     status = {"state": last.state, "cause": last.cause, "starts": [asdict(start) for start in starts]}
     return json.dumps(status, indent=1, ensure_ascii=False)
 
 
 def ended(start: Start, ending: Ending, seen: Evidence, now: float) -> Start:
-    """The start with how it ended."""
+    """The start with the record of its end."""
     return replace(
         start,
         ended=now,
@@ -245,7 +245,7 @@ def ended(start: Start, ending: Ending, seen: Evidence, now: float) -> Start:
 
 
 def steps_of(events: Sequence[Mapping[str, Any]]) -> tuple[int | None, int | None, bool]:
-    """Of one start's events: the step that it began at, the last one that it did, and whether it stopped when asked."""
+    """(first step, last step, whether it stopped on request) of a start, from its events."""
     first = next((event["step"] for event in reversed(events) if event["event"] == "start"), None)
     done = [event["step"] for event in events if event["event"] in ("start", "step", "stopped")]
     return first, done[-1] if done else None, any(event["event"] == "stopped" for event in events)

@@ -1,4 +1,4 @@
-"""Recipe + overrides + cluster -> Submission: what sbatch will be given, and the run directory that keeps it. Pure."""
+"""Recipe + overrides + cluster -> Submission: a job script for sbatch, and the run directory that keeps it. Pure."""
 
 import math
 import sys
@@ -30,23 +30,23 @@ class Submission:
     recipe_path: Path
     run_dir: Path
     options: tuple[str, ...]
-    """Of sbatch."""
+    """sbatch options of the script's header."""
     depends: str | None
     script: str
     script_path: Path
 
     def describe(self) -> str:
-        """The plan for a person to read (`shardtune submit --dry-run`)."""
+        """The plan in readable form (`shardtune submit --dry-run`)."""
         return f"run directory  {self.run_dir}\njob script     {self.script_path}\n\n{self.script}"
 
 
 @dataclass(frozen=True)
 class Share:
-    """What is asked of each node."""
+    """The resources to request on each node."""
 
     gpus: int
     cpus: int | None
-    """None leaves it to the cluster."""
+    """None leaves the number to the cluster."""
 
 
 def plan_submission(
@@ -57,9 +57,9 @@ def plan_submission(
     *,
     depends: str | None = None,
 ) -> Submission:
-    """What `shardtune submit` will do; `cluster` is None where no Slurm answers.
+    """Plans `shardtune submit`; `cluster` is None where Slurm is not available.
 
-    Raises ConfigError, CheckpointError or LaunchError for whatever is wrong with it.
+    Raises ConfigError, CheckpointError or LaunchError if the job is not possible.
     """
     run = find_run(path, overrides, run_dir)
     recipe, run_dir = run.recipe, run.run_dir
@@ -78,7 +78,7 @@ def plan_submission(
 
 
 def plan_preparation(training: Submission) -> Submission:
-    """The job on CPUs that reads and tokenizes the data, for the one that trains to wait for."""
+    """Plans the CPU job that reads and tokenizes the data ahead of the training job."""
     recipe, run_dir = training.recipe, training.run_dir
     given = {
         "job-name": f"{run_dir.name}-prepare",
@@ -99,9 +99,9 @@ def plan_preparation(training: Submission) -> Submission:
 
 
 def plan_doctor(overrides: Sequence[str], folder: Path, cluster: Sequence[Nodes] | None) -> Submission:
-    """The job that checks nodes (`shardtune doctor --nodes=N`), and writes what it says into a folder of theirs all.
+    """Plans the job that checks nodes (`shardtune doctor --nodes=N`); it writes its output into a shared folder.
 
-    Raises ConfigError or LaunchError for whatever is wrong with it.
+    Raises ConfigError or LaunchError if the job is not possible.
     """
     recipe = machines_alone([*overrides, "job.max_requeues=0"])
     options = [
@@ -118,13 +118,15 @@ def plan_doctor(overrides: Sequence[str], folder: Path, cluster: Sequence[Nodes]
 def plan_array(
     sweep: SweepPlan, numbers: Sequence[int], cluster: Sequence[Nodes] | None, *, parallel: int | None
 ) -> Submission:
-    """What `shardtune sweep` hands in: a job array with a task for each of these points, so many at a time.
+    """Plans the job array of `shardtune sweep`: a task for each of these points, at most `parallel` at a time.
 
-    Raises LaunchError for whatever is wrong with it.
+    Raises LaunchError if the array is not possible.
     """
     recipe = sweep.points[0].recipe
     if any(point.recipe.job != recipe.job for point in sweep.points):
-        raise LaunchError("the points of a job array ask for the same machines; vary no key of job, or sweep --local")
+        raise LaunchError(
+            "all points of a job array must have the same job keys; do not vary job keys, or use sweep --local"
+        )
     options = [
         f"--job-name={sweep.sweep_dir.name}",
         f"--comment={sweep.sweep_dir}",
@@ -141,7 +143,7 @@ def plan_array(
 
 
 def resource_options(job: JobConfig, share: Share) -> list[str]:
-    """What the job asks of Slurm, and how it wants to be ended."""
+    """The sbatch options for the requested resources and for the signal before the end."""
     memory = job.memory_per_node_gb
     given = {
         "nodes": job.nodes,
@@ -162,10 +164,10 @@ def resource_options(job: JobConfig, share: Share) -> list[str]:
 
 
 def job_environment(recipe: Recipe, run_dir: Path) -> dict[str, str]:
-    """The settings of slurm/finetune.sh."""
+    """The environment variables that configure slurm/finetune.sh."""
     job = recipe.job
     environment = {"SHARDTUNE_PYTHON": job.python or ("python3" if job.container else sys.executable)}
-    if (CODE_DIR / "pyproject.toml").is_file():  # a clone, and not a folder of installed packages
+    if (CODE_DIR / "pyproject.toml").is_file():  # a checkout, not a folder of installed packages
         environment["SHARDTUNE_CODE"] = str(CODE_DIR)
     if job.cpu_binding != "auto":
         environment["SHARDTUNE_CPU_BIND"] = job.cpu_binding
@@ -181,23 +183,27 @@ def job_environment(recipe: Recipe, run_dir: Path) -> dict[str, str]:
 
 
 def share_of_node(job: JobConfig, cluster: Sequence[Nodes] | None) -> Share:
-    """What of a node a job asks for, by what the partition's nodes have.
+    """The resources that a job requests on each node, given the nodes of the partition.
 
-    Raises one LaunchError with a line for whatever the partition does not have.
+    Raises one LaunchError with a line for each request that the partition cannot satisfy.
     """
     if cluster is None:
         if job.gpus_per_node is None and job.device != "cpu":
-            raise LaunchError("job.gpus_per_node: no Slurm answers here to say how many GPUs its nodes have; set it")
+            raise LaunchError(
+                "job.gpus_per_node: Slurm is not available here, so the GPUs of its nodes are unknown; set it"
+            )
         return Share(job.gpus_per_node or 0, job.cpus_per_node)
-    kinds = [its for its in cluster if (its.is_default if job.partition is None else its.partition == job.partition)]
+    kinds = [
+        nodes for nodes in cluster if (nodes.is_default if job.partition is None else nodes.partition == job.partition)
+    ]
     if not kinds:
-        what = "the cluster has no default" if job.partition is None else f"there is no partition {job.partition!r}"
-        raise LaunchError(f"job.partition: {what}; there are:\n  " + "\n  ".join(partitions(cluster)))
+        what = "the cluster has no default" if job.partition is None else f"unknown partition {job.partition!r}"
+        raise LaunchError(f"job.partition: {what}; choose from:\n  " + "\n  ".join(partitions(cluster)))
     gpus = _gpus(job, kinds)
     faults = list(_faults(job, kinds, gpus))
     if faults:
         raise LaunchError("\n".join(faults) + "\n  " + "\n  ".join(partitions(kinds)))
-    node = min((its for its in kinds if its.gpus >= gpus), key=lambda its: its.cpus)
+    node = min((nodes for nodes in kinds if nodes.gpus >= gpus), key=lambda nodes: nodes.cpus)
     cpus = max(1, node.cpus * gpus // node.gpus) if gpus else node.cpus
     return Share(gpus, job.cpus_per_node or cpus)
 
@@ -207,11 +213,11 @@ def _gpus(job: JobConfig, kinds: Sequence[Nodes]) -> int:
         return job.gpus_per_node
     if job.device == "cpu":
         return 0
-    counts = sorted({its.gpus for its in kinds if its.gpus})
+    counts = sorted({nodes.gpus for nodes in kinds if nodes.gpus})
     if len(counts) > 1:
         words = " or ".join(map(str, counts))
         raise LaunchError(
-            f"job.gpus_per_node: the nodes of {kinds[0].partition} have {words} GPUs; say how many you want"
+            f"job.gpus_per_node: the nodes of {kinds[0].partition} have {words} GPUs; set one of these numbers"
         )
     return counts[0] if counts else 0
 
@@ -219,14 +225,14 @@ def _gpus(job: JobConfig, kinds: Sequence[Nodes]) -> int:
 def _faults(job: JobConfig, kinds: Sequence[Nodes], gpus: int) -> Iterator[str]:
     where = kinds[0].partition
     if job.device == "cuda" and not gpus:
-        yield f"job.device: cuda is asked for, but {where} has no GPU, or job.gpus_per_node is 0"
-    if gpus > (most := max(its.gpus for its in kinds)):
-        yield f"job.gpus_per_node: {gpus} are asked for, but no node of {where} has more than {most}"
+        yield f"job.device: cuda is requested, but {where} has no GPU, or job.gpus_per_node is 0"
+    if gpus > (most := max(nodes.gpus for nodes in kinds)):
+        yield f"job.gpus_per_node: {gpus} are requested, but no node of {where} has more than {most}"
     cpus = job.cpus_per_node or 0
-    if cpus > (most := max(its.cpus for its in kinds)):
-        yield f"job.cpus_per_node: {cpus} are asked for, but no node of {where} has more than {most}"
-    if job.nodes > (most := sum(its.num_nodes for its in kinds)):
-        yield f"job.nodes: {job.nodes} are asked for, but {where} has {most}"
-    limit = max(math.inf if its.time_limit_s is None else its.time_limit_s for its in kinds)
+    if cpus > (most := max(nodes.cpus for nodes in kinds)):
+        yield f"job.cpus_per_node: {cpus} are requested, but no node of {where} has more than {most}"
+    if job.nodes > (most := sum(nodes.num_nodes for nodes in kinds)):
+        yield f"job.nodes: {job.nodes} are requested, but {where} has {most}"
+    limit = max(math.inf if nodes.time_limit_s is None else nodes.time_limit_s for nodes in kinds)
     if job.time_limit is not None and seconds_of(job.time_limit) > limit:
-        yield f"job.time_limit: {job.time_limit} is more than the {timedelta(seconds=limit)} that {where} gives"
+        yield f"job.time_limit: {job.time_limit} exceeds the limit of {where}, {timedelta(seconds=limit)}"

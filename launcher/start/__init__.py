@@ -1,1 +1,1 @@
-"""Starting the ranks of a run, following them, and explaining how they ended."""
+"""Starts the ranks of a run, follows their progress and explains how they ended."""

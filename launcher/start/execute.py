@@ -1,4 +1,4 @@
-"""The only place where the launcher touches the world: starts processes, writes run directories, asks for devices."""
+"""The launcher's effects on the world: starts processes, writes run directories, queries devices."""
 
 import contextlib
 import ctypes
@@ -12,7 +12,6 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
@@ -20,14 +19,14 @@ from shardtune.errors import LaunchError
 from shardtune.launcher.plan.backends import BACKENDS
 from shardtune.launcher.plan.job import JobPlan, Machine
 from shardtune.launcher.registry import remember
-from shardtune.launcher.report.page import REPORT, write_report
+from shardtune.launcher.report.page import write_report
 from shardtune.launcher.start.exit_report import StartOutcome, explain_outcome, remedy_for_killed
 from shardtune.launcher.start.follow import Events, Heartbeats, first_failure, hung_ranks
-from shardtune.launcher.start.orphans import START_MARK, end_left_behind
+from shardtune.launcher.start.orphans import START_MARK, end_orphans
 from shardtune.launcher.start.restart import Failure, Restart, next_start
-from shardtune.recipe.schema import Recipe
+from shardtune.launcher.start.results import finished_message
 from shardtune.run_dir.exit_codes import EXIT_ANEW, EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, EXIT_RESUME, EXIT_USER
-from shardtune.run_dir.files import LEASE, METRICS, RESULTS, STOP, read_events
+from shardtune.run_dir.files import LEASE, RESULTS, STOP, read_events
 from shardtune.run_dir.lease_holder import refuse_while_held
 from shardtune.run_dir.micro_batch_budget import read_budget
 from shardtune.run_dir.progress import Progress
@@ -35,36 +34,35 @@ from shardtune.run_dir.run import write_run_dir
 from shardtune.safe_path import safe_environment
 
 STOP_GRACE_S = 60.0
-"""For so long a first Ctrl-C waits for ranks that make no progress, before they are ended without a checkpoint."""
+"""After the first Ctrl-C, ranks that make no progress for this long are ended without a checkpoint."""
 TERM_GRACE_S = 5.0
-HOLDER_GRACE_S = 10.0
-"""So long a start waits for the ranks of one whose launcher was killed, which save a checkpoint and end."""
+OWNER_GRACE_S = 10.0
+"""How long a start waits for the ranks of an earlier one whose launcher was killed: they save a checkpoint and end."""
 NOT_FOUND = 127
-"""What a shell says of a program that is not there."""
+"""The exit code of a shell for a program that does not exist."""
 PR_SET_PDEATHSIG = 1
-"""Of Linux's prctl(2)."""
+"""The option of Linux's prctl(2)."""
 FROZEN_AFTER_S = 60.0
-"""So long after faults.hang_s, or faults.startup_hang_s, the ranks are ended from here: they should have done it
-themselves."""
+"""How long after faults.hang_s, or faults.startup_hang_s, the launcher ends ranks that should have ended themselves."""
 
 
 class Interrupt(NamedTuple):
-    """A wish that the job stop."""
+    """A request to stop, received as a signal."""
 
     number: int
-    """Of the signal."""
+    """The signal's number."""
     moment: float
 
 
 def find_machine() -> Machine:
-    """GPUs as CUDA_VISIBLE_DEVICES or else nvidia-smi names them; cores as this process may use them."""
+    """The GPUs that nvidia-smi lists and CUDA_VISIBLE_DEVICES leaves, and the cores that this process may use."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     num_gpus = 0
     if shutil.which("nvidia-smi"):
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False, timeout=60)
         num_gpus = sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
     if visible is not None and num_gpus:
-        # As CUDA reads it: whatever follows the first name that is none is not visible either.
+        # As CUDA reads it: whatever follows the first invalid name is not visible either.
         names = itertools.takewhile(lambda name: name.strip() not in ("", "-1"), visible.split(","))
         num_gpus = len(list(names))
     return Machine(num_gpus, len(os.sched_getaffinity(0)))
@@ -72,7 +70,7 @@ def find_machine() -> Machine:
 
 @dataclass(frozen=True)
 class ToolResult:
-    """What a program answered."""
+    """The exit code and the output of a program."""
 
     exit_code: int
     output: str
@@ -82,36 +80,36 @@ class ToolResult:
 def run_tool(
     argv: Sequence[str], *, stdin: str | None = None, environment: Mapping[str, str | None] | None = None
 ) -> ToolResult:
-    """Runs a program to its end; NOT_FOUND if it is not there. None takes a variable out of its environment."""
+    """Runs a program until it ends; exit code NOT_FOUND if it does not exist. None removes an environment variable."""
     changed = {"LC_ALL": "C", "SLURM_TIME_FORMAT": "standard", **(environment or {})}
-    # Within a job, the variables of that job would be taken for wishes.
+    # Within a job, Slurm's tools would take that job's variables for options.
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_") or name == "SLURM_CONF"}
-    its_environment = {name: value for name, value in (kept | changed).items() if value is not None}
+    tool_environment = {name: value for name, value in (kept | changed).items() if value is not None}
     try:
         done = subprocess.run(
-            argv, input=stdin, capture_output=True, text=True, check=False, timeout=120, env=its_environment
+            argv, input=stdin, capture_output=True, text=True, check=False, timeout=120, env=tool_environment
         )
     except FileNotFoundError as error:
         return ToolResult(NOT_FOUND, "", str(error))
     except subprocess.TimeoutExpired:
-        raise LaunchError(f"{argv[0]} has not answered for two minutes; try again later") from None
+        raise LaunchError(f"{argv[0]} did not answer within two minutes; try again later") from None
     return ToolResult(done.returncode, done.stdout, done.stderr)
 
 
 def run_module(module: str, arguments: Sequence[str]) -> int:
-    """Runs one of the trainer's modules in the foreground; its exit code."""
+    """Runs one of the trainer's modules in the foreground; returns its exit code."""
     words = [sys.executable, "-m", module, *arguments]
     environment = os.environ | safe_environment()
     return subprocess.run(words, env=environment, check=False, preexec_fn=_end_with_parent).returncode
 
 
 def run_ranks(argv: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Runs a command line that starts ranks, in the foreground; its exit code."""
+    """Runs a command line that starts ranks, in the foreground; returns its exit code."""
     return subprocess.run(argv, env=os.environ | safe_environment() | dict(environment), check=False).returncode
 
 
 def run_interactive(module: str, arguments: Sequence[str]) -> int:
-    """The same for a module that people talk to, and that has a use of its own for Ctrl-C."""
+    """Runs an interactive module, which handles Ctrl-C itself; returns its exit code."""
     before = signal.signal(signal.SIGINT, lambda *_: None)  # not SIG_IGN, which the module would inherit
     try:
         return run_module(module, arguments)
@@ -120,8 +118,9 @@ def run_interactive(module: str, arguments: Sequence[str]) -> int:
 
 
 def run_job(plan: JobPlan) -> int:
-    """Runs the plan to its end, showing its progress; the exit code."""
-    refuse_while_held(plan.run_dir / LEASE, HOLDER_GRACE_S, lambda text: print(text, file=sys.stderr))
+    """Runs the plan until it finishes, stops or fails, and shows its progress; returns the exit code."""
+    began = time.time()
+    refuse_while_held(plan.run_dir / LEASE, OWNER_GRACE_S, lambda text: print(text, file=sys.stderr))
     write_run_dir(plan.run)
     remember(plan.run_dir)
     (plan.run_dir / STOP).unlink(missing_ok=True)
@@ -132,14 +131,16 @@ def run_job(plan: JobPlan) -> int:
         if code != EXIT_OK:
             return code
         if (plan.run_dir / RESULTS).exists():
-            print(f"{plan.run_dir} has come to its end already; its results:\n{_results(plan.run_dir)}")
-            print("To train it again, give another --run-dir (or another train.seed).")
+            print(finished_message(plan.recipe, plan.run_dir))
             return EXIT_OK
-        return _start_until_done(plan, interrupts)
+        code = _start_until_done(plan, interrupts)
+        if code == EXIT_OK:
+            print(finished_message(plan.recipe, plan.run_dir, began))
+        return code
 
 
 def _prepare(plan: JobPlan, interrupts: list[Interrupt]) -> int:
-    """Prepares the data in a process of its own, which torch's memory leaves with it; an interrupt ends it at once."""
+    """Prepares the data in a process of its own, so that torch's memory is freed; an interrupt ends it at once."""
     words = [sys.executable, "-m", "shardtune.trainer", str(plan.run_dir), f"--prepare={plan.world_size}"]
     environment = os.environ | safe_environment()
     process = subprocess.Popen(words, env=environment, start_new_session=True, preexec_fn=_end_with_parent)
@@ -152,9 +153,9 @@ def _prepare(plan: JobPlan, interrupts: list[Interrupt]) -> int:
 
 
 def _start_until_done(plan: JobPlan, interrupts: list[Interrupt]) -> int:
-    """Starts the ranks, and anew after a mishap, as faults.max_restarts and its like say."""
+    """Starts the ranks, and restarts them after a mishap as recipe.faults allows; returns the exit code."""
     failures: list[Failure] = []
-    print(f"{plan.world_size} ranks on {plan.device}; everything goes to {plan.run_dir}", file=sys.stderr)
+    print(f"{plan.world_size} ranks on {plan.device}; run directory: {plan.run_dir}", file=sys.stderr)
     while True:
         code, failure = _run_ranks(plan, interrupts)
         if failure is None:
@@ -163,11 +164,11 @@ def _start_until_done(plan: JobPlan, interrupts: list[Interrupt]) -> int:
         decision = next_start(failures, plan.recipe.faults)
         if not isinstance(decision, Restart):
             reason = f"{decision.reason}\n" if decision.reason else ""
-            print(f"{reason}`shardtune run {plan.run_dir}` goes on from the newest checkpoint", file=sys.stderr)
+            print(f"{reason}`shardtune run {plan.run_dir}` resumes from the newest checkpoint", file=sys.stderr)
             return code
         if decision.number:
             number = f"{decision.number} of at most {plan.recipe.faults.max_restarts}"
-            print(f"it starts again in {decision.delay_s:g} s (new start {number})", file=sys.stderr)
+            print(f"restarting in {decision.delay_s:g} s (restart {number})", file=sys.stderr)
         until = time.monotonic() + decision.delay_s
         while time.monotonic() < until and not interrupts:
             time.sleep(0.1)
@@ -176,7 +177,7 @@ def _start_until_done(plan: JobPlan, interrupts: list[Interrupt]) -> int:
 
 
 def _run_ranks(plan: JobPlan, interrupts: list[Interrupt]) -> tuple[int, Failure | None]:
-    """One start: its exit code, and how it failed, if a new one may be thought of."""
+    """Runs one start; returns its exit code, and how it failed if a restart may be considered."""
     since, budget = time.time(), read_budget(plan.run_dir)
     log_path = plan.run_dir / "logs" / "launcher.log"
     with log_path.open("w", encoding="utf-8") as log:
@@ -199,45 +200,44 @@ def _run_ranks(plan: JobPlan, interrupts: list[Interrupt]) -> tuple[int, Failure
             progress.close()
             _end(process)
             if process.returncode != EXIT_OK:
-                end_left_behind(mark)
+                end_orphans(mark)
     if process.returncode == EXIT_OK:
         write_report(plan.run_dir)
-        print(finished_message(plan.recipe, plan.run_dir))
         return EXIT_OK, None
     failure = first_failure(plan.run_dir, since)
     exits = BACKENDS[plan.recipe.job.backend].parse_exits(log_path.read_text(encoding="utf-8", errors="replace"))
     events = [event for event in read_events(plan.run_dir) if event["event"] in ("start", "step")]
     has_begun = bool(events) and events[-1]["time"] >= since
-    death = StartOutcome(failure, exits, hung_ranks(plan.run_dir, since), silence_s, has_begun)
-    if interrupts or death.is_stop:
+    outcome = StartOutcome(failure, exits, hung_ranks(plan.run_dir, since), silence_s, has_begun)
+    if interrupts or outcome.is_stop:
         return _stopped(plan, interrupts), None
     kept = read_budget(plan.run_dir)
-    # As often as the number falls, and no oftener: it has an end.
-    if death.is_amended and kept is not None and (budget is None or kept.tokens < budget.tokens):
-        print(f"{kept}; it starts again at once", file=sys.stderr)
+    # Only while the number falls, so that the restarts have an end.
+    if outcome.is_amended and kept is not None and (budget is None or kept.tokens < budget.tokens):
+        print(f"{kept}; restarting now", file=sys.stderr)
         return EXIT_ANEW, Failure(step=0, is_mishap=True, is_amended=True)
     train, max_tokens = plan.recipe.train, plan.recipe.data.max_tokens
     remedy = remedy_for_killed(train.micro_batch_tokens, max_tokens, kept.tokens if kept else None)
-    print(explain_outcome(death, log_path, remedy), file=sys.stderr)
+    print(explain_outcome(outcome, log_path, remedy), file=sys.stderr)
     if EXIT_USER in exits.values():
         return EXIT_USER, None
     steps = [event for event in events if event["event"] == "step"]
     has_stepped = bool(steps) and steps[-1]["time"] >= since
-    return EXIT_BUG, Failure(steps[-1]["step"] if steps else 0, is_mishap=has_stepped or death.is_from_outside)
+    return EXIT_BUG, Failure(steps[-1]["step"] if steps else 0, is_mishap=has_stepped or outcome.is_from_outside)
 
 
 def _stopped(plan: JobPlan, interrupts: list[Interrupt]) -> int:
-    print(f"stopped; `shardtune run {plan.run_dir}` goes on from the newest checkpoint", file=sys.stderr)
+    print(f"stopped; `shardtune run {plan.run_dir}` resumes from the newest checkpoint", file=sys.stderr)
     return EXIT_INTERRUPTED if interrupts and interrupts[0].number == signal.SIGINT else EXIT_RESUME
 
 
 def _follow(
     process: subprocess.Popen[bytes], plan: JobPlan, events: Events, progress: Progress, interrupts: list[Interrupt]
 ) -> float | None:
-    """Shows events until the process ends; a first interrupt asks the ranks to stop, a second ends them.
+    """Shows events until the process ends; a first interrupt asks the ranks to stop, a second one ends them.
 
-    Before the first step there is nothing to save, and the first interrupt is enough. A checkpoint may take as long as
-    it makes progress. Returns for how many seconds no rank has made any, if that is why it returns.
+    Before the first step there is nothing to save, and the first interrupt ends them. A checkpoint may take as long as
+    it makes progress. Returns for how many seconds no rank has made progress if that is the reason to end them.
     """
     asked = training = False
     heartbeats, faults = Heartbeats(plan.run_dir), plan.recipe.faults
@@ -251,7 +251,7 @@ def _follow(
         if interrupts and not asked:
             asked = True
             (plan.run_dir / STOP).touch()
-            progress.say("stopping after this step and saving a checkpoint; Ctrl-C again ends it at once")
+            progress.say("stopping after this step and saving a checkpoint; press Ctrl-C again to end without one")
         silence_s = heartbeats.silence_s()
         since_asked_s = time.monotonic() - interrupts[0].moment if interrupts else 0.0
         if len(interrupts) > 1 or min(since_asked_s, silence_s) > STOP_GRACE_S:
@@ -263,7 +263,7 @@ def _follow(
 
 
 def _end_with_parent() -> None:
-    """In a child: SIGTERM if this process dies without a word, so that ranks save a checkpoint instead of living on."""
+    """In a child process: asks for SIGTERM when its parent dies, so that ranks save a checkpoint and do not live on."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
@@ -284,7 +284,7 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
 
 @contextlib.contextmanager
 def _interrupts() -> Iterator[list[Interrupt]]:
-    """Collects the wishes that this process stop."""
+    """Collects the signals that ask this process to stop."""
     interrupts: list[Interrupt] = []
 
     def note(number: int, _: FrameType | None) -> None:
@@ -297,24 +297,3 @@ def _interrupts() -> Iterator[list[Interrupt]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _results(run_dir: Path) -> str:
-    return (run_dir / RESULTS).read_text(encoding="utf-8")
-
-
-def finished_message(recipe: Recipe, run_dir: Path) -> str:
-    """Where everything is of a run that has come to its end."""
-    talk = [f"talk to it  shardtune chat {run_dir}"] if recipe.task.kind == "chat" else []
-    return "\n".join(
-        [
-            _results(run_dir),
-            f"best model  {run_dir / 'export' / 'best'}",
-            f"last model  {run_dir / 'export' / 'last'}",
-            f"curves      {run_dir / REPORT}",
-            f"metrics     {run_dir / METRICS}",
-            f"logs        {run_dir / 'logs'}",
-            f'try it      shardtune predict {run_dir} --text "…"',
-            *talk,
-        ]
-    )

@@ -1,4 +1,4 @@
-"""How a start of ranks has ended, and the words for it."""
+"""How a start of the ranks ended, and the message that explains it."""
 
 import signal
 from dataclasses import dataclass
@@ -10,21 +10,21 @@ from shardtune.run_dir.exit_codes import EXIT_ANEW, EXIT_RESUME
 
 @dataclass(frozen=True)
 class StartOutcome:
-    """What is known of how a start has ended."""
+    """What is known about how a start ended."""
 
     failure: dict[str, Any] | None
-    """What the first rank to end wrote down."""
+    """What the first rank that failed recorded."""
     exits: dict[int, int]
     hung: list[Path]
-    """Where ranks without progress say where they stood."""
+    """The stack traces of ranks that made no progress."""
     silence_s: float | None
-    """For how long no rank at all made progress, if they were ended for that."""
+    """For how long no rank made progress, if the launcher ended them for that reason."""
     has_begun: bool = True
-    """Whether the training had begun; before it, another key says how long is too long."""
+    """Whether the training had begun; before that, another key sets the limit."""
 
     @property
     def killed(self) -> dict[int, int]:
-        """The signals of the ranks that were killed by one, but for those that torchrun ended itself."""
+        """The signal that killed each rank, without the ranks that torchrun ended itself."""
         return {rank: -code for rank, code in self.exits.items() if code < 0 and -code != signal.SIGTERM}
 
     @property
@@ -33,57 +33,57 @@ class StartOutcome:
 
     @property
     def is_amended(self) -> bool:
-        """Whether memory was short, and the first rank to end has written down how the next start does without it."""
+        """Whether memory was short, and the first rank that failed has recorded how the next start needs less."""
         return self.failure is not None and self.failure.get("code") == EXIT_ANEW
 
     @property
     def is_stop(self) -> bool:
-        """Whether a rank was asked to stop, and no rank had failed before."""
+        """Whether a rank was asked to stop and no rank had failed before."""
         if self.is_from_outside:
             return False
         return EXIT_RESUME in self.exits.values() if self.failure is None else self.failure.get("code") == EXIT_RESUME
 
 
-def explain_outcome(death: StartOutcome, log_path: Path, remedy: str) -> str:
-    """Why the job ended, the first cause first. The remedy is what helps a rank for which the machine has no memory."""
-    # A rank that was killed writes nothing down, and its peers then complain of the lost connection: it goes first.
+def explain_outcome(outcome: StartOutcome, log_path: Path, remedy: str) -> str:
+    """Why the job ended, the first cause first; `remedy` is the advice for a rank that may have run out of memory."""
+    # A killed rank records nothing, and its peers then complain about the lost connection: it comes first.
     lines = [
         f"rank {rank} was killed by signal {number} ({signal.strsignal(number)})"
-        + (f"; was memory short? See dmesg, and {remedy}" if number == signal.SIGKILL else "")
-        for rank, number in death.killed.items()
+        + (f"; if dmesg says that memory ran out, {remedy}" if number == signal.SIGKILL else "")
+        for rank, number in outcome.killed.items()
     ]
-    key = "faults.hang_s" if death.has_begun else "faults.startup_hang_s"
-    where = "" if death.has_begun else " before the training began"
-    if death.hung:
-        stacks = "\n  ".join(map(str, death.hung))
-        lines = [f"there was no progress{where} for longer than {key}; this is where the ranks stood:\n  {stacks}"]
-    elif death.silence_s:
-        lines = [f"no rank has made progress{where} for {death.silence_s:.0f} s ({key}), nor said where it stood"]
-    elif death.failure is not None and not lines:
-        its = death.failure
-        lines.append(f"rank {its['rank']} on {its['host']} failed:\n{its['text'].rstrip()}")
+    key = "faults.hang_s" if outcome.has_begun else "faults.startup_hang_s"
+    where = "" if outcome.has_begun else " before the training began"
+    if outcome.hung:
+        stacks = "\n  ".join(map(str, outcome.hung))
+        lines = [f"no progress{where} for longer than {key}; stack traces of the ranks:\n  {stacks}"]
+    elif outcome.silence_s:
+        lines = [f"no rank made progress{where} for {outcome.silence_s:.0f} s ({key}), and none wrote a stack trace"]
+    elif outcome.failure is not None and not lines:
+        failure = outcome.failure
+        lines.append(f"rank {failure['rank']} on {failure['host']} failed:\n{failure['text'].rstrip()}")
     if not lines:
         lines.append(f"the job failed: {_tail(log_path)}")
     return "\n".join([*lines, f"logs: {log_path.parent}"])
 
 
 def remedy_for_killed(micro_batch_tokens: int | Literal["auto"], max_tokens: int, found: int | None) -> str:
-    """What lets ranks that the kernel has killed for lack of memory get along with less.
+    """The advice for ranks that the kernel killed for lack of memory.
 
-    They leave no word, so that auto does not fall by itself; `found` is what it stands for in the run, if it is known.
+    Such ranks record nothing, so that `auto` does not shrink by itself; `found` is its value in the run, if known.
     """
     if micro_batch_tokens != "auto":
         return f"lower train.micro_batch_tokens ({micro_batch_tokens})"
     if found is None:
-        return f"give a number instead of train.micro_batch_tokens=auto: {max_tokens} (data.max_tokens) is the least"
+        return f"set a number instead of train.micro_batch_tokens=auto, at least {max_tokens} (data.max_tokens)"
     if found <= max_tokens:
         return (
-            f"lower data.max_tokens, for train.micro_batch_tokens, whose auto is {found} here, cannot be less; or "
-            "shard over more ranks (engine.deepspeed=zero3)"
+            f"lower data.max_tokens: train.micro_batch_tokens=auto ({found} here) cannot be less than that; or shard "
+            "over more ranks (engine.deepspeed=zero3)"
         )
     return (
-        f"give half of what train.micro_batch_tokens=auto is here ({found}): "
-        f"train.micro_batch_tokens={max(found // 2, max_tokens)}; a kill from outside does not halve it"
+        f"set train.micro_batch_tokens={max(found // 2, max_tokens)}: auto, which is {found} here, does not shrink "
+        "after a kill"
     )
 
 

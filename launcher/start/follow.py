@@ -1,4 +1,4 @@
-"""What a run directory says while its run goes on: new events of metrics.jsonl, and what its ranks died of."""
+"""What a run directory tells about its run: new events of metrics.jsonl, failures, hangs and heartbeats of ranks."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ class Events:
         self._offset = 0
 
     def new(self) -> Iterator[dict[str, Any]]:
-        """Those that came since the last call, in order."""
+        """The events that were written since the last call, in order."""
         try:
             with self._path.open("rb") as file:
                 file_id = (self._path.stat().st_dev, self._path.stat().st_ino)
@@ -40,7 +40,7 @@ class Events:
 
 
 def outer_events(run_dir: Path, num_bytes: int = 2**16) -> list[dict[str, Any]]:
-    """The first and the newest events, in order: of a long run, those in either end of the file."""
+    """The first and the newest events, in order; of a long run only those at both ends of the file."""
     try:
         with (run_dir / METRICS).open("rb") as file:
             size = file.seek(0, 2)
@@ -60,7 +60,7 @@ def outer_events(run_dir: Path, num_bytes: int = 2**16) -> list[dict[str, Any]]:
 
 
 def first_failure(run_dir: Path, since: float) -> dict[str, Any] | None:
-    """What the first rank to fail since then died of; None if none wrote anything down."""
+    """What the first rank that failed since then recorded; None if no rank did."""
     failures = []
     for path in failure_path(run_dir, "*").parent.glob(failure_path(run_dir, "*").name):
         failure = json.loads(path.read_text(encoding="utf-8"))
@@ -70,13 +70,13 @@ def first_failure(run_dir: Path, since: float) -> dict[str, Any] | None:
 
 
 def hung_ranks(run_dir: Path, since: float) -> list[Path]:
-    """Where the ranks that have made no progress since then say where they stood."""
-    found = sorted(stacks_path(run_dir, "*").parent.glob(stacks_path(run_dir, "*").name))
-    return [path for path in found if path.stat().st_size and path.stat().st_mtime >= since]
+    """The files with the stack traces of ranks that were found hanging since then."""
+    paths = sorted(stacks_path(run_dir, "*").parent.glob(stacks_path(run_dir, "*").name))
+    return [path for path in paths if path.stat().st_size and path.stat().st_mtime >= since]
 
 
 class Heartbeats:
-    """How long no rank has made progress, by this process's own clock: that of a file server may be another."""
+    """How long no rank has made progress, by this process's own clock: that of a file server may differ."""
 
     def __init__(self, run_dir: Path) -> None:
         self._pattern = alive_path(run_dir, "*")
@@ -84,7 +84,7 @@ class Heartbeats:
         self._since = time.monotonic()
 
     def silence_s(self) -> float:
-        """Seconds since a heartbeat was seen."""
+        """Seconds since the last heartbeat."""
         newest = self._look()
         if newest != self._newest:
             self._newest, self._since = newest, time.monotonic()
@@ -93,6 +93,6 @@ class Heartbeats:
     def _look(self) -> int:
         newest = 0
         for path in self._pattern.parent.glob(self._pattern.name):
-            with contextlib.suppress(FileNotFoundError):  # of a rank that has joined the others just now
+            with contextlib.suppress(FileNotFoundError):  # a rank that has joined the others just now
                 newest = max(newest, path.stat().st_mtime_ns)
         return newest

@@ -1,4 +1,4 @@
-"""Finds and ends what a start has left behind: processes that have its mark in their environment."""
+"""Finds and ends the processes that outlive the start they belong to: those with its mark in their environment."""
 
 import contextlib
 import os
@@ -7,16 +7,16 @@ import time
 from pathlib import Path
 
 START_MARK = "SHARDTUNE_START"
-"""The variable by which the processes of a start are known."""
+"""The environment variable that identifies the processes of a start."""
 GRACE_S = 5.0
-"""Between SIGTERM and SIGKILL."""
+"""Seconds between SIGTERM and SIGKILL."""
 
 
-def end_left_behind(mark: str) -> None:
+def end_orphans(mark: str) -> None:
     """Makes sure that no process of a start outlives it.
 
-    torchrun (2.13) gives each rank a session of its own, and does not take it along when it is killed: such a rank
-    would train on, or hang on, and keep its memory and the run directory from the next start.
+    torchrun (2.13) gives each rank a session of its own and does not end the ranks when it is killed: such a rank
+    would train on, or hang, and keep its memory and the run directory from the next start.
     """
     for number in (signal.SIGTERM, signal.SIGKILL):
         for pid in _marked(mark):
@@ -28,11 +28,11 @@ def end_left_behind(mark: str) -> None:
 
 
 def _marked(mark: str) -> list[int]:
-    """The processes that have this mark in their environment, and are no zombies."""
+    """The ids of the processes that have this mark in their environment, without zombies."""
     word = f"{START_MARK}={mark}".encode()
-    found = []
+    pids = []
     for path in Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):  # another user's, or gone by now
+        with contextlib.suppress(OSError):  # another user's process, or one that has ended meanwhile
             if word in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
-    return found
+                pids.append(int(path.parent.name))
+    return pids

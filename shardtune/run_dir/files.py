@@ -30,6 +30,11 @@ def read_events(run_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
+def already_finished(run_dir: Path) -> str:
+    """What to say to a command that would train or queue a run whose results exist."""
+    return f"{run_dir} is already finished ({RESULTS} exists); to train it again, give another --run-dir or train.seed"
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write the file so that readers find either the old or the new text as a whole, even after a power failure."""
     with tempfile.NamedTemporaryFile(

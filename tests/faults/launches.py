@@ -147,7 +147,7 @@ def suffer(its: Launch, run_dir: Path, blow: Blow) -> int:
     expected = {RANK: EXIT_OK, LAUNCHER: -signal.SIGKILL, ALL: -signal.SIGKILL, STOP: EXIT_RESUME}[blow.name]
     assert code == expected, f"{blow}: it ends with {code} instead of {expected}:\n{said}"
     if blow.name == RANK:
-        assert f"rank {blow.rank} was killed by signal 9" in said and "it starts again in 0 s" in said, said
+        assert f"rank {blow.rank} was killed by signal 9" in said and "restarting in 0 s" in said, said
     return code
 
 

@@ -59,6 +59,8 @@ def test_the_launcher_shows_the_run_and_says_where_everything_is(
     run_dir, done = finished
     assert "training for 18 steps" in done.stderr
     assert "dev  loss" in done.stderr and "test  loss" in done.stderr
+    assert re.search(r"\naccuracy +0\.\d{4} +0\.\d{4}\n", done.stdout)
+    assert re.search(r"\nbest step   \d+ of 18: highest accuracy on dev\ntime        (\d+ min )?\d+ s\n", done.stdout)
     assert f"best model  {run_dir}/export/best" in done.stdout
     for name in ("config.yaml", "recipe.yaml", "deepspeed.json", "metrics.jsonl", "results.json", "logs/rank-1.log"):
         assert (run_dir / name).is_file(), name
@@ -109,13 +111,13 @@ def test_whoever_starts_the_ranks_the_loss_curve_is_the_same(
         assert its == pytest.approx(other, rel=1e-3)
 
 
-def test_a_run_that_has_ended_is_not_done_again(
+def test_a_finished_run_is_not_trained_again(
     folder: Path, finished: tuple[Path, subprocess.CompletedProcess[str]]
 ) -> None:
     before = (finished[0] / "metrics.jsonl").read_bytes()
     done = shardtune("run", "finished", cwd=folder)
     assert done.returncode == 0
-    assert "has come to its end already" in done.stdout
+    assert "is already finished" in done.stdout
     assert (finished[0] / "metrics.jsonl").read_bytes() == before
 
 
@@ -186,17 +188,17 @@ def test_predict_refuses_what_it_cannot_read(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["run", "tiny.yaml", "--dry-rum"], "shardtune: run has no flag --dry-rum; did you mean --dry-run?"),
+        (["run", "tiny.yaml", "--dry-rum"], "shardtune: run: unknown flag --dry-rum; did you mean --dry-run?"),
         (
             ["run", "tiny.yaml", "--run_dir=nowhere", "--frobnicate=1"],
-            "run has no flag --frobnicate; there are: --run-dir",
+            "run: unknown flag --frobnicate; choose from --run-dir",
         ),
         (["run", "tiny.yaml", "optim.lrr=1"], "override 'optim.lrr=1': unknown key; did you mean 'lr'?"),
         (["run", "tiny.yaml", "data.train=missing.jsonl"], "data.train"),
         (["rum", "tiny.yaml"], "did you mean run?"),
         (
             ["predict", "nowhere", "--text=a", "--text=b"],
-            "--text is given twice, and only one can count; several texts",
+            "--text is given twice; put several texts into a --file",
         ),
         (["predict", "nowhere", "--text=x", "--out=x.csv"], "--out: predictions are JSON lines; name it x.jsonl"),
         (["predict", "nowhere", "--text=x"], "nowhere: not a run directory"),
@@ -311,7 +313,7 @@ def test_ctrl_c_saves_a_checkpoint_and_ends_every_process(long_run: tuple[subpro
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert f"`shardtune run {run_dir}` goes on" in stderr
+    assert f"`shardtune run {run_dir}` resumes" in stderr
     assert not ranks_of(run_dir)
     done = events(run_dir, "step")[-1]["step"]
     assert open_checkpoint(run_dir / "checkpoints" / f"step-{done}").manifest.step == done
@@ -358,7 +360,7 @@ def test_a_killed_rank_is_started_again_and_the_run_comes_to_its_end_as_one(fold
         process.terminate()
     assert process.returncode == 0, stderr
     assert "was killed by signal 9" in stderr
-    assert "it starts again in 0 s (new start 1 of at most 3)" in stderr
+    assert "restarting in 0 s (restart 1 of at most 3)" in stderr
     assert [event["step"] for event in events(run_dir, "step")] == [*range(1, 201)]
     first, second = events(run_dir, "start")
     assert (first["step"], second["step"] % 5) == (0, 0) and second["step"] >= 5
@@ -415,9 +417,7 @@ def test_a_rank_short_of_memory_costs_a_start_and_no_more(
     # The rehearsal is three passes; three by which the model is asked what it does come before. These are training's.
     short = {**plan.environment, "SHORTAGE": "100 8"}
     assert run_job(replace(plan, argv=words, environment=short)) == 0
-    said = re.findall(
-        r"auto is (\d+) \(memory ran out with (\d+)\); it starts again at once\n", capsys.readouterr().err
-    )
+    said = re.findall(r"auto is (\d+) \(memory ran out with (\d+)\); restarting now\n", capsys.readouterr().err)
     assert len(said) == 1 and int(said[0][0]) <= 100 < int(said[0][1])
     first, second = events(tmp_path / "r", "start")
     assert first["step"] == 0 < second["step"]
@@ -442,10 +442,10 @@ def test_a_rank_that_hangs_in_start_up_is_seen_and_all_say_where_they_stood_and_
     said = capsys.readouterr().err
     stacks = [run_dir / "logs" / f"rank-{rank}.stacks.txt" for rank in (0, 1)]
     assert (
-        "there was no progress before the training began for longer than faults.startup_hang_s; this is where the "
-        f"ranks stood:\n  {stacks[0]}\n  {stacks[1]}\n"
+        "no progress before the training began for longer than faults.startup_hang_s; stack traces of the "
+        f"ranks:\n  {stacks[0]}\n  {stacks[1]}\n"
     ) in said
-    assert "it starts again in 0 s (new start 1 of at most 3)" in said
+    assert "restarting in 0 s (restart 1 of at most 3)" in said
     assert "in wait_for_ever" in stacks[1].read_text(encoding="utf-8")
     assert "deepspeed" in stacks[0].read_text(encoding="utf-8")  # in whose first collective it waits
     assert [event["step"] for event in events(run_dir, "step")] == [1, 2, 3, 4]
@@ -459,7 +459,7 @@ def test_ranks_that_are_all_frozen_are_ended_by_the_launcher_and_none_is_left_be
     run_dir = tmp_path / "r"
     assert run_that_hangs(folder, run_dir, "_train 0 1", "faults.hang_s=5", "faults.max_restarts=0") == 1
     said = capsys.readouterr().err
-    assert re.search(r"no rank has made progress for \d+ s \(faults.hang_s\), nor said where", said)
+    assert re.search(r"no rank made progress for \d+ s \(faults.hang_s\), and none wrote a stack", said)
     for rank in (0, 1):
         path = Path("/proc") / (run_dir / f"hung-{rank}").read_text() / "cmdline"
         assert not path.exists() or not path.read_bytes(), f"rank {rank} is still there"

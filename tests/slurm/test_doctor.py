@@ -51,6 +51,6 @@ def test_a_run_leaves_a_slow_node_and_trains_on_others(cluster: Cluster, shardtu
     assert (bad["node"], bad["why"], bad["job"]) == ("node2", "slow", job)
     said = messages(cluster, job)  # of both starts, for the second one goes on in the same file
     assert said[0].startswith(f"job {job}: 3 ranks on cpu, 1 on each of node[1-3];")
-    assert "node2 is slow; put back into the queue, without node2" in said
-    assert f"job {job}: 3 ranks on cpu, 1 on each of {second.nodes}; everything goes to {tmp_path / 'r'}" in said
-    assert "starts   2, put back after: bad node" in shardtune("status", "r").stdout
+    assert "node2 is slow; requeued without node2" in said
+    assert f"job {job}: 3 ranks on cpu, 1 on each of {second.nodes}; run directory: {tmp_path / 'r'}" in said
+    assert "starts   2, requeued after: bad node" in shardtune("status", "r").stdout

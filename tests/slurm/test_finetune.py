@@ -62,7 +62,7 @@ def two_nodes_of_two_ranks(stage: Stage) -> None:
     subprocess.run(argv, cwd=ROOT, check=True, capture_output=True, timeout=2 * START_S)
     assert wait_for_end(stage.cluster, job) == "COMPLETED", messages(stage.cluster, job)
     (run_dir,) = (folder / "runs").iterdir()
-    said = f"job {job}: 4 ranks on cpu, 2 on each of node[1-2]; everything goes to {run_dir}"
+    said = f"job {job}: 4 ranks on cpu, 2 on each of node[1-2]; run directory: {run_dir}"
     assert said in messages(stage.cluster, job)
     assert endings(run_dir) == [("finished", "finished")]
     assert (run_dir / "report.html").is_file() and (run_dir / "export" / "best" / "model.safetensors").is_file()
@@ -88,7 +88,7 @@ def the_time_limit_and_a_controller_that_dies(stage: Stage) -> None:
     first, second = starts(run_dir)
     assert first.last_step is not None and 0 < first.last_step < LAST_STEP
     assert second.first_step == first.last_step
-    said = f"stopped at step {first.last_step} because of the time limit; back into the queue, 1 of 10"
+    said = f"stopped at step {first.last_step} because of the time limit; requeued (1 of 10)"
     assert said in messages(stage.cluster, job)
     assert curve(events(run_dir)) == [pytest.approx(its, rel=1e-3) for its in stage.unbroken]
 

@@ -23,11 +23,11 @@ from tests.support.slurm_jobs import (
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("job.partition=mian", "job.partition: there is no partition 'mian'"),
-        ("job.gpus_per_node=3", "job.gpus_per_node: 3 are asked for, but no node of main has more than 2"),
+        ("job.partition=mian", "job.partition: unknown partition 'mian'"),
+        ("job.gpus_per_node=3", "job.gpus_per_node: 3 are requested, but no node of main has more than 2"),
         ("job.time_limit=90 min", "expected [D-]HH:MM:SS, got '90 min'"),
-        ("job.constraint=a100", "job.constraint: no node has such a feature (sbatch: "),
-        ("job.memory_per_node_gb=900", "memory_per_node_gb: no node is like that, or not so many are (sbatch: "),
+        ("job.constraint=a100", "job.constraint: no node has this feature (sbatch: "),
+        ("job.memory_per_node_gb=900", "memory_per_node_gb: not enough nodes, or none, have these resources (sbatch: "),
     ],
 )
 def test_what_the_cluster_does_not_have_is_refused_in_one_line(
@@ -61,10 +61,10 @@ def test_a_job_that_waits_says_what_for(cluster: Cluster, shardtune: Shardtune, 
 
     done = shardtune("submit", "its run")
     assert done.returncode == 2
-    assert f"job {job} is in the queue for {tmp_path / 'its run'} already (PENDING)" in done.stderr
+    assert f"job {job} is already in the queue for {tmp_path / 'its run'} (PENDING)" in done.stderr
     assert shardtune("stop", "its run").stdout == f"job {job} is cancelled\n"
     assert cluster.state(job) == "CANCELLED"
-    assert "has left the queue without having begun" in shardtune("status", "its run").stdout
+    assert "left the queue without starting" in shardtune("status", "its run").stdout
 
 
 def test_a_run_is_put_back_and_stopped_and_says_where_it_stands(
@@ -78,14 +78,14 @@ def test_a_run_is_put_back_and_stopped_and_says_where_it_stands(
     with held_still(run_dir):
         assert "state    running: " in shardtune("status", "r").stdout
         done = shardtune("requeue", "r")
-        assert done.stdout == f"job {job} saves a checkpoint and goes back into the queue\n"
+        assert done.stdout == f"job {job} will save a checkpoint and be requeued\n"
         wait_for(lambda: (run_dir / "stop").exists())
     wait_for_step(run_dir, 1, num_starts=2)
     with ThreadPoolExecutor(1) as pool:
         with held_still(run_dir):
             following = pool.submit(shardtune, "logs", "r", "-f")
             done = shardtune("stop", "r")
-            assert "saves a checkpoint after its next step and stops" in done.stdout
+            assert "will save a checkpoint after the current step and stop" in done.stdout
         done = shardtune("watch", "r")
         assert (done.returncode, done.stdout) == (75, "r: stopped (stop)\n")
         followed = following.result()  # it ends with the run, and has printed its last words
@@ -95,7 +95,7 @@ def test_a_run_is_put_back_and_stopped_and_says_where_it_stands(
     assert endings(run_dir) == [("waiting", "signal"), ("stopped", "stop")]
     first, second = starts(run_dir)
     assert second.first_step == first.last_step
-    assert "starts   2, put back after: signal" in shardtune("status", "r").stdout
+    assert "starts   2, requeued after: signal" in shardtune("status", "r").stdout
     assert f"shardtune: job {job}: 1 ranks on cpu" in shardtune("logs", "r").stdout
     assert "loading the model" in shardtune("logs", "r").stdout
     assert shardtune("logs", "r", "--rank=0").stdout.count("--- ") == 2

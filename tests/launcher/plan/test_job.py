@@ -28,17 +28,17 @@ def plan(
 
 
 def test_every_gpu_gets_a_rank() -> None:
-    its = plan()
-    assert (its.world_size, its.device) == (8, "cuda")
-    assert its.environment["OMP_NUM_THREADS"] == "8"
-    assert "DS_ACCELERATOR" not in its.environment
+    job = plan()
+    assert (job.world_size, job.device) == (8, "cuda")
+    assert job.environment["OMP_NUM_THREADS"] == "8"
+    assert "DS_ACCELERATOR" not in job.environment
 
 
 def test_without_a_gpu_two_ranks_share_the_cores() -> None:
-    its = plan(machine=LAPTOP)
-    assert (its.world_size, its.device) == (2, "cpu")
-    assert its.environment["OMP_NUM_THREADS"] == "6"
-    assert its.environment["DS_ACCELERATOR"] == "cpu"
+    job = plan(machine=LAPTOP)
+    assert (job.world_size, job.device) == (2, "cpu")
+    assert job.environment["OMP_NUM_THREADS"] == "6"
+    assert job.environment["DS_ACCELERATOR"] == "cpu"
 
 
 def test_one_core_has_one_rank() -> None:
@@ -46,28 +46,28 @@ def test_one_core_has_one_rank() -> None:
 
 
 def test_the_recipe_has_the_last_word_on_ranks_threads_and_device() -> None:
-    its = plan("job.device=cpu", "job.ranks=3", "job.threads_per_rank=5")
-    assert (its.world_size, its.device, its.environment["OMP_NUM_THREADS"]) == (3, "cpu", "5")
+    job = plan("job.device=cpu", "job.ranks=3", "job.threads_per_rank=5")
+    assert (job.world_size, job.device, job.environment["OMP_NUM_THREADS"]) == (3, "cpu", "5")
 
 
 @pytest.mark.parametrize(
     ("overrides", "machine", "said"),
     [
-        (["job.ranks=9"], WORKSTATION, "job.ranks: 9 ranks for 8 GPUs"),
+        (["job.ranks=9"], WORKSTATION, "job.ranks: 9 ranks need 9 GPUs"),
         (["engine.precision=fp16"], LAPTOP, "engine.precision: fp16 needs a GPU"),
-        (["job.device=cuda"], LAPTOP, "job.device: cuda is asked for, but nvidia-smi finds no GPU"),
+        (["job.device=cuda"], LAPTOP, "job.device: cuda is requested, but nvidia-smi finds no GPU"),
     ],
 )
-def test_what_the_machine_has_not_is_refused(overrides: list[str], machine: Machine, said: str) -> None:
+def test_what_the_machine_does_not_have_is_refused(overrides: list[str], machine: Machine, said: str) -> None:
     with pytest.raises(LaunchError, match=said):
         plan(*overrides, machine=machine)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_every_backend_starts_the_same_module_on_as_many_ranks(backend: str) -> None:
-    its = plan(f"job.backend={backend}")
-    assert "8" in " ".join(its.argv)
-    assert its.argv[-3:] == ("shardtune.trainer", str(its.run_dir), "--followed")
+    job = plan(f"job.backend={backend}")
+    assert "8" in " ".join(job.argv)
+    assert job.argv[-3:] == ("shardtune.trainer", str(job.run_dir), "--followed")
 
 
 def test_the_same_command_means_the_same_directory_and_a_changed_recipe_another() -> None:
@@ -105,17 +105,17 @@ def test_what_auto_may_come_to_is_said_and_what_it_has_come_to_in_a_run() -> Non
     assert "micro-batches of as many tokens as fit, 512 or more (auto);" in by_targets
     write_run_dir(plan(auto, run_dir="r").run)
     keep_budget(Path("r"), KeptBudget(1024, fits=True))
-    assert "at most 1,024 tokens (auto, found out by this run);" in plan(path="r").describe()
+    assert "at most 1,024 tokens (auto, determined by this run);" in plan(path="r").describe()
     assert "at most 600 tokens;" in plan("train.micro_batch_tokens=600", path="r").describe()
 
 
 def test_a_fork_has_the_changed_recipe_and_a_directory_of_its_own(folder: Path) -> None:
     write_run_dir(plan(run_dir="r").run)
-    its = plan("optim.lr=1e-3", path="r", fork="s")
-    assert (its.run_dir, its.run.forked_from) == (folder / "s", folder / "r")
-    assert str(folder / "s") in its.argv
-    assert f"run directory  {folder}/s, from the newest checkpoint of {folder}/r\n" in its.describe()
-    write_run_dir(its.run)
+    job = plan("optim.lr=1e-3", path="r", fork="s")
+    assert (job.run_dir, job.run.forked_from) == (folder / "s", folder / "r")
+    assert str(folder / "s") in job.argv
+    assert f"run directory  {folder}/s, from the newest checkpoint of {folder}/r\n" in job.describe()
+    write_run_dir(job.run)
     assert plan(path="s").recipe.optim.lr == 1e-3
     with pytest.raises(CheckpointError, match="belongs to another recipe"):
         plan("optim.lr=1e-4", path="r", fork="s")
@@ -179,5 +179,5 @@ DEEPSPEED_LOG = """
         ("torchrun", "", {}),
     ],
 )
-def test_what_a_backend_says_of_dead_ranks_is_understood(backend: str, log: str, exits: dict[int, int]) -> None:
+def test_a_backends_report_of_dead_ranks_is_parsed(backend: str, log: str, exits: dict[int, int]) -> None:
     assert BACKENDS[backend].parse_exits(log) == exits

@@ -26,18 +26,18 @@ def plan(*axes: str, overrides: tuple[str, ...] = ()) -> SweepPlan:
 
 
 def test_a_grid_has_a_point_for_each_combination(folder: Path) -> None:
-    its = plan("optim.lr=1e-5,2e-5", "train.seed=1,2", overrides=("train.num_epochs=2",))
-    assert [point.overrides for point in its.points] == [
+    sweep = plan("optim.lr=1e-5,2e-5", "train.seed=1,2", overrides=("train.num_epochs=2",))
+    assert [point.overrides for point in sweep.points] == [
         ("optim.lr=1e-5", "train.seed=1"),
         ("optim.lr=1e-5", "train.seed=2"),
         ("optim.lr=2e-5", "train.seed=1"),
         ("optim.lr=2e-5", "train.seed=2"),
     ]
-    assert [point.recipe.optim.lr for point in its.points] == [1e-5, 1e-5, 2e-5, 2e-5]
-    assert {point.recipe.train.num_epochs for point in its.points} == {2}
-    assert its.points[3].run_dir == its.sweep_dir / "3"
-    assert its.sweep_dir.parent == folder / "runs" and its.sweep_dir.name.startswith("x-sweep-")
-    assert its.describe().splitlines()[1] == "  0  optim.lr=1e-5 train.seed=1"
+    assert [point.recipe.optim.lr for point in sweep.points] == [1e-5, 1e-5, 2e-5, 2e-5]
+    assert {point.recipe.train.num_epochs for point in sweep.points} == {2}
+    assert sweep.points[3].run_dir == sweep.sweep_dir / "3"
+    assert sweep.sweep_dir.parent == folder / "runs" and sweep.sweep_dir.name.startswith("x-sweep-")
+    assert sweep.describe().splitlines()[1] == "  0  optim.lr=1e-5 train.seed=1"
 
 
 def test_the_same_words_mean_the_same_directory_and_others_another() -> None:
@@ -46,11 +46,11 @@ def test_the_same_words_mean_the_same_directory_and_others_another() -> None:
 
 
 def test_the_points_are_one_group_in_wandb() -> None:
-    its = plan("optim.lr=1e-5,2e-5")
-    assert {point.recipe.report.group for point in its.points} == {its.sweep_dir.name}
-    assert its.points[1].recipe.report.name == "1 optim.lr=2e-5"
-    its = plan("optim.lr=1e-5,2e-5", overrides=("report.group=mine",))
-    assert {point.recipe.report.group for point in its.points} == {"mine"}
+    sweep = plan("optim.lr=1e-5,2e-5")
+    assert {point.recipe.report.group for point in sweep.points} == {sweep.sweep_dir.name}
+    assert sweep.points[1].recipe.report.name == "1 optim.lr=2e-5"
+    sweep = plan("optim.lr=1e-5,2e-5", overrides=("report.group=mine",))
+    assert {point.recipe.report.group for point in sweep.points} == {"mine"}
 
 
 def test_what_is_wrong_with_any_point_is_said_once_before_any_runs() -> None:
@@ -67,9 +67,9 @@ def test_what_is_wrong_with_any_point_is_said_once_before_any_runs() -> None:
         (["optim.lr"], "expected key=A,B,C"),
         (["optim.lr="], "expected key=A,B,C"),
         (["optim.lr=1,,2"], "the value is missing"),
-        (["optim.lr=1e-6..1e-4"], "a range is for --random=N"),
-        (["job.nodes=1,2"], r"points 0 \(job.nodes=1\) and 1 \(job.nodes=2\) would learn the same"),
-        (["train.seed=" + ",".join(map(str, range(1001)))], "a sweep has 1 to 1000 points, not 1001"),
+        (["optim.lr=1e-6..1e-4"], "a range needs --random=N"),
+        (["job.nodes=1,2"], r"points 0 \(job.nodes=1\) and 1 \(job.nodes=2\) would train the same model"),
+        (["train.seed=" + ",".join(map(str, range(1001)))], "a sweep has 1 to 1000 points, got 1001"),
     ],
 )
 def test_what_is_no_sweep_is_refused(axes: list[str], said: str) -> None:
@@ -111,15 +111,15 @@ def test_points_may_come_from_a_file() -> None:
     text = "- {optim.lr: 1e-5, train.seed: 1}\n- optim.lr: 2.0e-5\n  data.train: [train.csv]\n"
     points = points_of(text, name="points.yaml")
     recipes = [point.recipe for point in plan_sweep(Path("x.yaml"), (), None, points).points]
-    assert [(its.optim.lr, its.train.seed) for its in recipes] == [(1e-5, 1), (2e-5, recipes[1].train.seed)]
+    assert [(recipe.optim.lr, recipe.train.seed) for recipe in recipes] == [(1e-5, 1), (2e-5, recipes[1].train.seed)]
     for wrong in ("a: 1", "- 1", "- {}", "- {"):
         with pytest.raises(ConfigError, match=r"^points\.yaml:"):
             points_of(wrong, name="points.yaml")
 
 
 def test_a_sweep_is_read_as_it_was_written(folder: Path) -> None:
-    its = plan("optim.lr=1e-5,2e-5")
-    write_sweep(its)
-    assert load_sweep(its.sweep_dir) == its
+    sweep = plan("optim.lr=1e-5,2e-5")
+    write_sweep(sweep)
+    assert load_sweep(sweep.sweep_dir) == sweep
     with pytest.raises(ConfigError, match="not the directory of a sweep"):
         load_sweep(folder)

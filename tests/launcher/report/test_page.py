@@ -1,4 +1,4 @@
-"""The page of a run: whole in itself, from whatever the run directory holds so far."""
+"""The page of a run: a single file, made of whatever the run directory holds so far."""
 
 import json
 import math
@@ -43,16 +43,17 @@ def test_the_page_has_the_curves_the_evaluations_and_the_config(tmp_path: Path) 
     facts = json.dumps({"label_names": ["<bad>", "good"]})
     page = write_report(write_run(tmp_path, events, config_yaml="optim:\n  lr: 1\n", facts_json=facts)).read_text()
     assert len(re.findall("<svg", page)) == 6
-    assert "step 9 of 9 (not ended)" in page
-    assert "97.5% of the tokens are no padding · a step waits 0.40 ms for its batches" in page
-    assert "Time lost by waiting" not in page
+    assert "step 9 of 9 (not finished)" in page
+    assert "97.5% of the tokens are not padding · 0.40 ms data wait per step" in page
+    assert "Time lost waiting" not in page
     assert "0.8750" in page
     assert "<th>&lt;bad&gt;</th><td>3</td><td>1</td>" in page
     assert "optim:\n  lr: 1" in page
+    assert '<meta name="viewport"' in page
     assert not re.search(r"(src|href)=|https?://", page), "the page needs something from outside"
 
 
-def test_the_ranks_that_were_waited_for_are_named_with_what_that_has_cost(tmp_path: Path) -> None:
+def test_the_slowest_ranks_are_named_with_the_time_they_cost(tmp_path: Path) -> None:
     def waited(step: int, rank: int, lost_share: float) -> dict[str, Any]:
         slowest = {"slowest_rank": rank, "slowest_host": f"<node{rank}>", "slowest_gpu": 1, "lost_share": lost_share}
         return {**STEP, "step": step, **slowest}
@@ -93,16 +94,16 @@ def test_alerts_are_on_the_page(tmp_path: Path) -> None:
 
 
 def test_a_run_without_a_step_has_a_page_too(tmp_path: Path) -> None:
-    assert "No step has been done yet." in write_report(write_run(tmp_path, [])).read_text()
+    assert "No training step has been done yet." in write_report(write_run(tmp_path, [])).read_text()
 
 
-def test_losses_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
+def test_losses_that_are_not_numbers_are_skipped(tmp_path: Path) -> None:
     events = [START, {**STEP, "step": 1}, {**STEP, "step": 2, "loss": None}, {**STEP, "step": 3}]
     page = write_report(write_run(tmp_path, events)).read_text()
     assert "nan" not in page
 
 
-def test_a_line_that_is_still_being_written_is_left_out(tmp_path: Path) -> None:
+def test_a_line_that_is_still_being_written_is_skipped(tmp_path: Path) -> None:
     write_run(tmp_path, [START])
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"event": "st')

@@ -1,4 +1,4 @@
-"""What is said to a run, and of it, where no Slurm is; and what is made of a Slurm that does not answer."""
+"""What is told to a run, and about it, without Slurm; and how a Slurm that does not answer is treated."""
 
 import json
 import os
@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from shardtune.launcher.slurm import cluster
-from shardtune.launcher.runs import monitor
-from shardtune.launcher.slurm.lifecycle import Start, render_status
 from shardtune.errors import CheckpointError, LaunchError
+from shardtune.launcher.runs import monitor
+from shardtune.launcher.slurm import cluster
+from shardtune.launcher.slurm.lifecycle import Start, render_status
 
 
 @pytest.fixture(autouse=True)
 def no_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of programs, for a test to put some into, that is all there is in PATH besides bash."""
+    """An empty folder for programs of a test, which is the whole PATH."""
     programs = tmp_path / "bin"
     programs.mkdir()
     monkeypatch.setenv("PATH", str(programs))
@@ -41,8 +41,8 @@ def test_a_folder_that_is_no_run_has_no_state(tmp_path: Path) -> None:
 
 
 def test_the_runs_of_a_folder_are_known(run_dir: Path) -> None:
-    (its,) = monitor.known_runs()
-    assert (its.run_dir, its.state) == (str(run_dir), "new")
+    (run,) = monitor.known_runs()
+    assert (run.run_dir, run.state) == (str(run_dir), "new")
 
 
 def test_a_run_without_a_scheduler_is_stopped_by_its_stop_file(run_dir: Path) -> None:
@@ -51,7 +51,7 @@ def test_a_run_without_a_scheduler_is_stopped_by_its_stop_file(run_dir: Path) ->
     (run_dir / "lease.json").touch()
     with pytest.raises(LaunchError, match="no Slurm job is training it"):
         monitor.stop(run_dir, now=True)
-    assert "saves a checkpoint after its next step" in monitor.stop(run_dir, now=False)
+    assert "will save a checkpoint after the current step" in monitor.stop(run_dir, now=False)
     assert (run_dir / "stop").exists() and "by" in json.loads((run_dir / "stop_request.json").read_text())
 
 
@@ -61,16 +61,16 @@ def test_a_lease_that_nobody_has_touched_for_long_is_no_sign_of_life(run_dir: Pa
     assert monitor.look_at(run_dir).state == "new"
 
 
-def test_only_what_was_submitted_and_has_not_come_to_its_end_is_put_back(run_dir: Path) -> None:
-    with pytest.raises(LaunchError, match=r"was not submitted alone \(there is no job.sbatch\)"):
+def test_only_what_was_submitted_and_is_not_finished_is_put_back(run_dir: Path) -> None:
+    with pytest.raises(LaunchError, match=r"has no job script \(job.sbatch\)"):
         monitor.requeue(run_dir)
     (run_dir / "results.json").write_text("{}")
-    with pytest.raises(LaunchError, match="has come to its end already"):
+    with pytest.raises(LaunchError, match="is already finished"):
         monitor.requeue(run_dir)
 
 
 def test_the_newest_output_is_printed_or_a_ranks_log(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(LaunchError, match=r"nothing has been printed yet"):
+    with pytest.raises(LaunchError, match=r"no output yet"):
         monitor.print_log(run_dir, None, follow=False)
     for name in ("first.out", "second.out", "rank-3.log"):
         (run_dir / "logs" / name).write_text(f"this is {name}\n")
@@ -79,7 +79,7 @@ def test_the_newest_output_is_printed_or_a_ranks_log(run_dir: Path, capsys: pyte
     monitor.print_log(run_dir, None, follow=False)
     monitor.print_log(run_dir, "3", follow=True)
     assert capsys.readouterr().out == "this is second.out\nthis is rank-3.log\n"
-    with pytest.raises(LaunchError, match=r"there is no rank-4\.log"):
+    with pytest.raises(LaunchError, match=r"rank-4\.log does not exist"):
         monitor.print_log(run_dir, "4", follow=False)
 
 
@@ -89,10 +89,10 @@ def test_the_newest_output_is_printed_or_a_ranks_log(run_dir: Path, capsys: pyte
         (replace(START, state="finished", cause="finished"), True, 0, "finished"),
         (replace(START, state="stopped", cause="scancel"), False, 75, "stopped (scancel)"),
         (replace(START, state="failed", cause="failure"), False, 1, "failed (failure)"),
-        (START, False, 1, "lost (job 7 has left the queue (Slurm has forgotten why))"),
+        (START, False, 1, "lost (job 7 left the queue (Slurm no longer knows why))"),
     ],
 )
-def test_who_watches_gets_the_runs_exit_code(
+def test_watch_returns_the_exit_code_of_the_run(
     run_dir: Path, start: Start, results: bool, code: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (run_dir / "status.json").write_text(render_status([start]))
@@ -107,21 +107,21 @@ def program(path: Path, body: str) -> None:
     path.chmod(0o755)
 
 
-def test_a_slurm_that_does_not_answer_is_not_one_that_has_no_jobs(
+def test_a_slurm_that_does_not_answer_is_not_a_slurm_without_jobs(
     no_slurm: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     program(no_slurm / "squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
-    with pytest.raises(LaunchError, match=r"Slurm does not answer now; try again later .*Unable to contact"):
+    with pytest.raises(LaunchError, match=r"Slurm does not answer; try again later .*Unable to contact"):
         cluster.queued_jobs()
 
-    # Who watches is patient.
+    # `watch` is patient.
     (run_dir / "status.json").write_text(render_status([replace(START, state="stopped", cause="scancel")]))
     monkeypatch.setattr(monitor.time, "sleep", lambda _: program(no_slurm / "squeue", "exit 0"))
     assert monitor.watch(run_dir) == 75
-    assert "Slurm does not answer now" in capsys.readouterr().err
+    assert "Slurm does not answer" in capsys.readouterr().err
 
 
-def test_tools_without_a_cluster_are_no_slurm(no_slurm: Path) -> None:
+def test_tools_without_a_cluster_are_not_slurm(no_slurm: Path) -> None:
     assert (cluster.queued_jobs(), cluster.find_nodes()) == ([], None)
     for name in ("squeue", "sinfo"):
         program(no_slurm / name, "echo 'fatal: Could not establish a configuration source' >&2; exit 1")

@@ -1,4 +1,4 @@
-"""Where a run stands is told from its directory and the queue, whichever of them knows more."""
+"""The status of a run follows from its directory and the queue, whichever of them knows more."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from shardtune.launcher.runs.status import RunEvidence, RunStatus, render_run, render_table, status_of
 from shardtune.launcher.slurm.lifecycle import Start
 from shardtune.launcher.slurm.text import QueuedJob
-from shardtune.launcher.runs.status import Found, RunStatus, render_run, render_table, status_of
 
 JOB = QueuedJob(
     "12", "12", "PENDING", "Resources", "", 2, "0:00", "1:00:00", "2026-11-24T08:20:17", "main", "/runs/a"
@@ -22,7 +22,7 @@ EVENTS: list[dict[str, Any]] = [
     {"event": "phase", "name": None},
     {"event": "step", "step": 4, "loss": 0.25, "eta_s": 125.0},
 ]
-NEW = Found(run_dir=Path("/runs/a"), starts=[], events=[], finished=False, running_here=False, submitted_as=None)
+NEW = RunEvidence(run_dir=Path("/runs/a"), starts=[], events=[], finished=False, running_here=False, submitted_as=None)
 
 
 def ended(state: Any, cause: Any) -> Start:
@@ -30,15 +30,15 @@ def ended(state: Any, cause: Any) -> Start:
 
 
 @pytest.mark.parametrize(
-    ("found", "job", "state", "why"),
+    ("evidence", "job", "state", "why"),
     [
         ({}, None, "new", ""),
         ({"events": [*EVENTS, {"event": "stopped", "reason": "SIGTERM"}]}, None, "stopped", "SIGTERM"),
         ({"events": EVENTS, "failure": "model.path: no"}, None, "failed", "model.path: no"),
-        ({"events": EVENTS}, None, "lost", "it has ended without a word; it goes on with: shardtune run /runs/a"),
-        ({}, JOB, "pending", "it waits for nodes to become free; it is to begin at 2026-11-24T08:20:17"),
+        ({"events": EVENTS}, None, "lost", "its process ended without recording why; to resume: shardtune run /runs/a"),
+        ({}, JOB, "pending", "waiting for free nodes; expected to start at 2026-11-24T08:20:17"),
         ({"starts": [ended("waiting", "preemption")]}, replace(JOB, reason="BeginTime", starts_at="N/A"), "waiting",
-         "it was put back, and begins again soon"),
+         "requeued; it starts again soon"),
         ({}, RUNNING, "running", "starting, 42:00 of the time limit left"),
         ({"starts": [START], "events": EVENTS}, RUNNING, "running", "training, 42:00 of the time limit left"),
         ({"starts": [START], "events": EVENTS[:2]}, RUNNING, "running",
@@ -46,19 +46,19 @@ def ended(state: Any, cause: Any) -> Start:
         ({"finished": True, "starts": [ended("finished", "finished")]}, None, "finished", ""),
         ({"running_here": True}, None, "running", "on this machine or another one, without Slurm"),
         ({"submitted_as": "9", "last_word": "CANCELLED, DependencyNeverSatisfied"}, None, "lost",
-         "job 9 has left the queue without having begun (CANCELLED, DependencyNeverSatisfied)"),
-        ({"starts": [START], "last_word": "FAILED"}, None, "lost", "job 12 has left the queue (FAILED)"),
+         "job 9 left the queue without starting (CANCELLED, DependencyNeverSatisfied)"),
+        ({"starts": [START], "last_word": "FAILED"}, None, "lost", "job 12 left the queue (FAILED)"),
         ({"starts": [START], "last_word": "CANCELLED"}, None, "stopped", "scancel"),
         ({"starts": [ended("waiting", "requeue")], "last_word": "NODE_FAIL, x"}, None, "stopped", "node failure"),
         ({"starts": [ended("waiting", "time limit")]}, None, "lost",
-         "job 12 has left the queue (Slurm has forgotten why)"),
+         "job 12 left the queue (Slurm no longer knows why)"),
         ({"starts": [ended("stopped", "scancel")]}, None, "stopped", "scancel"),
         ({"starts": [ended("failed", "failure")]}, None, "failed", "failure"),
     ],
 )  # fmt: skip
-def test_every_state_is_told_apart(found: dict[str, Any], job: QueuedJob | None, state: str, why: str) -> None:
-    its = status_of(replace(NEW, **found), job)
-    assert (its.state, its.why) == (state, why)
+def test_every_state_is_distinguished(evidence: dict[str, Any], job: QueuedJob | None, state: str, why: str) -> None:
+    status = status_of(replace(NEW, **evidence), job)
+    assert (status.state, status.why) == (state, why)
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ job      12 on node[1-2]
 step     4 of 900
 left     2:05
 metrics  loss 0.2500  dev/loss 0.5000  dev/accuracy 0.7500
-starts   3, put back after: preemption, node failure"""
+starts   3, requeued after: preemption, node failure"""
     )
 
 

@@ -4,8 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from shardtune.launcher.runs.sweep_table import in_order, outcome_of, render_outcomes, render_sweep_page, write_sweep_report
 from shardtune.launcher.plan.sweep import plan_sweep, write_sweep
+from shardtune.launcher.runs.sweep_table import (
+    in_order,
+    outcome_of,
+    render_outcomes,
+    render_sweep_page,
+    write_sweep_report,
+)
 
 CHOSEN = {"metric": "accuracy", "lower_is_better": False}
 
@@ -23,17 +29,17 @@ def test_the_best_point_comes_first_and_one_without_results_last() -> None:
     assert (
         render_outcomes(points)
         == """\
-POINT  STATE     dev/accuracy  test/accuracy  BEST STEP  WHAT IS ITS OWN
+POINT  STATE     dev/accuracy  test/accuracy  BEST STEP  OVERRIDES
 2      finished  0.7500                       6          optim.lr=3 train.seed=1
 1      finished  0.5000        0.2500         6          optim.lr=2
 0      failed                                            optim.lr=1"""
     )
 
 
-def test_where_less_is_better_the_least_comes_first() -> None:
+def test_the_lowest_value_comes_first_if_lower_is_better() -> None:
     chosen = {"chosen_by": {"metric": "loss", "lower_is_better": True}}
     points = [outcome_of(at, (), "finished", {"dev": {"loss": loss}} | chosen) for at, loss in enumerate([2.0, 1.0])]
-    assert [its.number for its in in_order(points)] == [1, 0]
+    assert [outcome.number for outcome in in_order(points)] == [1, 0]
 
 
 def test_the_page_has_a_line_for_each_point_and_no_name_is_code() -> None:
@@ -59,5 +65,5 @@ def test_a_sweep_that_has_just_begun_has_a_page_too(tmp_path: Path) -> None:
     sweep = plan_sweep(tmp_path / "x.yaml", (), tmp_path / "s", [["train.seed=1"], ["train.seed=2"]])
     write_sweep(sweep)
     path, outcomes = write_sweep_report(sweep, {0: "new", 1: "pending"})
-    assert [its.state for its in outcomes] == ["new", "pending"]
+    assert [outcome.state for outcome in outcomes] == ["new", "pending"]
     assert path.read_text().count("<tr>") == 3

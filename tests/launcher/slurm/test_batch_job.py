@@ -1,4 +1,4 @@
-"""What the batch shell of a job is told, from a run directory and what Slurm says, without a Slurm."""
+"""What the batch script of a job is told, given a run directory and the answers of Slurm, without a cluster."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from shardtune.errors import LaunchError
 from shardtune.launcher.plan.job import Machine
 from shardtune.launcher.slurm import cluster
 from shardtune.launcher.slurm.allocation import Allocation
-from shardtune.launcher.slurm.batch_job import begin, end, nodes_to_leave, read_starts
+from shardtune.launcher.slurm.batch_job import begin, end, nodes_to_exclude, read_starts
 from shardtune.run_dir.bad_nodes import keep_bad_nodes
 from shardtune.run_dir.exit_codes import EXIT_ANEW, EXIT_BUG, EXIT_USER
 from shardtune.run_dir.files import stacks_path
@@ -41,7 +41,7 @@ def run_dir(folder: Path, allocation: Allocation) -> Path:
 
 
 def train(run_dir: Path, *steps: int, stopped: bool = False) -> None:
-    """Leaves the events of a training of these steps."""
+    """Writes the events of a training of these steps."""
     events: list[dict[str, Any]] = [{"event": "start", "step": steps[0] - 1}]
     events += [{"event": "step", "step": step} for step in steps]
     events += [{"event": "stopped", "step": steps[-1]}] if stopped else []
@@ -50,13 +50,13 @@ def train(run_dir: Path, *steps: int, stopped: bool = False) -> None:
 
 
 def warn(run_dir: Path, *, ends_in_s: float, preempted: bool = False) -> None:
-    """Leaves what the batch shell writes down when USR1 comes."""
+    """Writes what the batch script records when USR1 arrives."""
     ends = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + ends_in_s))
     text = f"JobId=7 JobState=RUNNING EndTime={ends} PreemptTime={ends if preempted else 'None'}"
     (run_dir / "logs" / "slurm-usr1.txt").write_text(text)
 
 
-def test_the_batch_shell_gets_its_settings_as_assignments(folder: Path, allocation: Allocation) -> None:
+def test_the_batch_script_gets_its_settings_as_assignments(folder: Path, allocation: Allocation) -> None:
     hostile = folder / "a'; touch pwned #.yaml"
     hostile.write_text(RECIPE)
     settings = begin(hostile, ["job.threads_per_rank=3"], allocation).splitlines()
@@ -66,22 +66,22 @@ def test_the_batch_shell_gets_its_settings_as_assignments(folder: Path, allocati
 
 
 def test_what_the_nodes_do_not_have_is_refused(folder: Path, allocation: Allocation) -> None:
-    with pytest.raises(LaunchError, match=r"job\.ranks: 3 ranks for 2 GPUs"):
+    with pytest.raises(LaunchError, match=r"job\.ranks: 3 ranks need 3 GPUs, but there are 2"):
         begin(folder / "x.yaml", ["job.ranks=3"], allocation)
 
 
-def test_a_wish_to_stop_an_earlier_start_is_no_wish_to_stop_this_one(run_dir: Path, allocation: Allocation) -> None:
+def test_a_stop_request_for_an_earlier_start_does_not_stop_this_one(run_dir: Path, allocation: Allocation) -> None:
     for name in ("stop", "stop_request.json"):
         (run_dir / name).touch()
         os.utime(run_dir / name, (NOW - 60, NOW - 60))
     begin(run_dir, [], replace(allocation, restart=1))
     assert not (run_dir / "stop").exists() and not (run_dir / "stop_request.json").exists()
-    (run_dir / "stop").touch()  # after this start began to run: a very early wish
+    (run_dir / "stop").touch()  # after this start began: a very early request
     begin(run_dir, [], replace(allocation, restart=2))
     assert (run_dir / "stop").exists()
 
 
-def test_the_time_limit_puts_a_run_that_gets_on_back_into_the_queue(run_dir: Path, allocation: Allocation) -> None:
+def test_the_time_limit_requeues_a_run_that_makes_progress(run_dir: Path, allocation: Allocation) -> None:
     train(run_dir, 1, 2, stopped=True)
     warn(run_dir, ends_in_s=300)
     assert end(run_dir, allocation, exit_code=1, signals=" USR1") == (75, True)
@@ -104,7 +104,7 @@ def test_the_time_limit_puts_a_run_that_gets_on_back_into_the_queue(run_dir: Pat
         ({"ends_in_s": 300}, "time limit"),
     ],
 )
-def test_what_a_warning_was_for_is_told_by_when_it_came(
+def test_the_reason_of_a_warning_follows_from_its_time(
     run_dir: Path, allocation: Allocation, warning: dict[str, Any], cause: str
 ) -> None:
     train(run_dir, 1, stopped=True)
@@ -113,7 +113,7 @@ def test_what_a_warning_was_for_is_told_by_when_it_came(
     assert read_starts(run_dir)[-1].cause == cause
 
 
-def test_a_stop_that_a_person_asked_for_leaves_the_job_out_of_the_queue(run_dir: Path, allocation: Allocation) -> None:
+def test_a_stop_that_a_user_requested_does_not_requeue_the_job(run_dir: Path, allocation: Allocation) -> None:
     train(run_dir, 1, stopped=True)
     warn(run_dir, ends_in_s=300)
     (run_dir / "stop_request.json").write_text("{}")
@@ -121,7 +121,9 @@ def test_a_stop_that_a_person_asked_for_leaves_the_job_out_of_the_queue(run_dir:
     assert read_starts(run_dir)[-1].state == "stopped"
 
 
-def test_slurms_last_word_counts_from_where_this_start_began_to_print(run_dir: Path, allocation: Allocation) -> None:
+def test_slurms_report_of_the_end_counts_only_in_the_output_of_this_start(
+    run_dir: Path, allocation: Allocation
+) -> None:
     output = Path(allocation.details["StdOut"])
     output.write_text("*** JOB 7 ON node1 CANCELLED AT 2026-11-24T07:30:45 DUE TO PREEMPTION ***\n")
     second = replace(allocation, restart=1)
@@ -133,7 +135,7 @@ def test_slurms_last_word_counts_from_where_this_start_began_to_print(run_dir: P
     assert [start.cause for start in read_starts(run_dir)] == ["preemption", "scancel"]
 
 
-def test_a_start_that_had_no_time_for_a_word_was_on_a_node_that_failed(run_dir: Path, allocation: Allocation) -> None:
+def test_a_start_that_recorded_no_end_was_on_a_node_that_failed(run_dir: Path, allocation: Allocation) -> None:
     train(run_dir, 1, 2, 3)
     begin(run_dir, [], replace(allocation, restart=1))
     first, second = read_starts(run_dir)
@@ -141,7 +143,7 @@ def test_a_start_that_had_no_time_for_a_word_was_on_a_node_that_failed(run_dir: 
     assert (second.state, second.restart) == ("running", 1)
 
 
-def test_a_start_that_was_taken_for_dead_leaves_the_run_alone(run_dir: Path, allocation: Allocation) -> None:
+def test_a_start_that_was_believed_dead_leaves_the_run_alone(run_dir: Path, allocation: Allocation) -> None:
     begin(run_dir, [], replace(allocation, restart=1))
     before = (run_dir / "status.json").read_text()
     assert end(run_dir, allocation, exit_code=2, signals="") == (75, False)
@@ -149,13 +151,13 @@ def test_a_start_that_was_taken_for_dead_leaves_the_run_alone(run_dir: Path, all
 
 
 def fail(run_dir: Path, code: int) -> None:
-    """Leaves what a rank died of."""
+    """Writes the record of a failed rank."""
     failure = {"rank": 3, "host": "node2", "time": time.time(), "code": code, "text": "ValueError: no"}
     (run_dir / "logs" / "rank-3.failure.json").write_text(json.dumps(failure))
 
 
 @pytest.mark.parametrize(("steps", "code"), [((1, 2), EXIT_USER), ((), EXIT_BUG)], ids=["a user's", "in start-up"])
-def test_a_failure_that_would_come_again_is_told_with_the_first_rank_that_failed(
+def test_a_failure_that_would_repeat_is_reported_with_the_first_rank_that_failed(
     run_dir: Path, allocation: Allocation, capsys: pytest.CaptureFixture[str], steps: tuple[int, ...], code: int
 ) -> None:
     fail(run_dir, code)
@@ -166,38 +168,38 @@ def test_a_failure_that_would_come_again_is_told_with_the_first_rank_that_failed
     assert (read_starts(run_dir)[-1].state, read_starts(run_dir)[-1].cause) == ("failed", "failure")
 
 
-def test_a_start_that_had_got_on_goes_back_into_the_queue_until_it_fails_at_one_step_three_times(
+def test_a_start_that_made_progress_is_requeued_until_it_fails_at_one_step_three_times(
     run_dir: Path, allocation: Allocation, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for restart, steps in enumerate([(1, 2), (1, 2, 3), (3,)]):
-        its = replace(allocation, restart=restart)
+        again = replace(allocation, restart=restart)
         if restart:
-            begin(run_dir, [], its)
+            begin(run_dir, [], again)
         fail(run_dir, EXIT_BUG)
         train(run_dir, *steps)
-        assert end(run_dir, its, exit_code=1, signals="") == (75, True)
+        assert end(run_dir, again, exit_code=1, signals="") == (75, True)
         said = capsys.readouterr().err
-        assert f"failed at step {steps[-1]}; back into the queue, new start {restart + 1}" in said
+        assert f"failed at step {steps[-1]}; requeued (restart {restart + 1})" in said
         assert "rank 3 on node2 failed first" in said
     last = replace(allocation, restart=3)
     begin(run_dir, [], last)
     train(run_dir, 3)
     assert end(run_dir, last, exit_code=1, signals="") == (1, False)
-    assert "failed at step 3; 3 starts have ended at step 3: a new one would do the same" in capsys.readouterr().err
+    assert "failed at step 3; no restart: 3 starts in a row ended at step 3" in capsys.readouterr().err
 
 
-def test_a_hang_puts_the_job_back_also_before_its_first_step_and_says_where_the_ranks_stood(
+def test_a_hang_requeues_the_job_also_before_its_first_step_and_names_the_stack_traces(
     run_dir: Path, allocation: Allocation, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stacks_path(run_dir, 1).write_text("Timeout!")
     assert end(run_dir, allocation, exit_code=1, signals="") == (75, True)
     said = capsys.readouterr().err
-    assert "hung before its first step; back into the queue, new start 1" in said
-    assert f"where a rank stood: {stacks_path(run_dir, 1)}" in said
+    assert "hung before its first step; requeued (restart 1)" in said
+    assert f"stack traces of a rank: {stacks_path(run_dir, 1)}" in said
     assert read_starts(run_dir)[-1].cause == "hang"
 
 
-def test_a_start_that_leaves_the_next_one_a_smaller_budget_goes_back_into_the_queue(
+def test_a_start_that_leaves_the_next_one_a_smaller_budget_is_requeued(
     run_dir: Path, allocation: Allocation, capsys: pytest.CaptureFixture[str]
 ) -> None:
     keep_budget(run_dir, KeptBudget(512, fits=False, too_many=1024))
@@ -213,7 +215,7 @@ def with_cluster(monkeypatch: pytest.MonkeyPatch, *nodes: str) -> None:
     monkeypatch.setattr(cluster, "usable_nodes", lambda partition: set(nodes))
 
 
-def test_a_start_that_finds_a_bad_node_goes_back_into_the_queue_without_it(
+def test_a_start_that_finds_a_bad_node_is_requeued_without_it(
     folder: Path, allocation: Allocation, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with_cluster(monkeypatch, "node1", "node2", "node3", "node7")
@@ -222,12 +224,12 @@ def test_a_start_that_finds_a_bad_node_goes_back_into_the_queue_without_it(
     run_dir = next((folder / "runs").iterdir())
     keep_bad_nodes(run_dir, {"node2": "slow"}, job="7")
     assert end(run_dir, allocation, exit_code=1, signals="") == (75, True)
-    assert "node2 is slow; put back into the queue, without node2" in capsys.readouterr().err
+    assert "node2 is slow; requeued without node2" in capsys.readouterr().err
     assert (read_starts(run_dir)[-1].state, read_starts(run_dir)[-1].cause) == ("waiting", "bad node")
-    assert nodes_to_leave(run_dir, allocation) == "node7,node8,node2"
+    assert nodes_to_exclude(run_dir, allocation) == "node7,node8,node2"
 
-    with_cluster(monkeypatch, "node1", "node2", "node7")  # node7 is left already, node2 then has to do
-    assert nodes_to_leave(run_dir, allocation) == ""
+    with_cluster(monkeypatch, "node1", "node2", "node7")  # node7 is excluded already, so that node2 has to be used
+    assert nodes_to_exclude(run_dir, allocation) == ""
 
 
 @pytest.mark.parametrize(
@@ -237,7 +239,7 @@ def test_a_start_that_finds_a_bad_node_goes_back_into_the_queue_without_it(
         ("RuntimeError: CUDA error: an illegal memory access was encountered", "failure"),
     ],
 )
-def test_a_rank_that_fails_of_its_gpu_makes_the_job_leave_its_node(
+def test_a_rank_that_fails_because_of_its_gpu_makes_the_job_exclude_its_node(
     folder: Path, allocation: Allocation, monkeypatch: pytest.MonkeyPatch, text: str, cause: str
 ) -> None:
     with_cluster(monkeypatch, "node1", "node2", "node3")
@@ -248,14 +250,14 @@ def test_a_rank_that_fails_of_its_gpu_makes_the_job_leave_its_node(
     train(run_dir, 1)
     assert end(run_dir, allocation, exit_code=1, signals="")[1] == (cause == "bad node")
     assert read_starts(run_dir)[-1].cause == cause
-    assert nodes_to_leave(run_dir, allocation) == ("node2" if cause == "bad node" else "")
+    assert nodes_to_exclude(run_dir, allocation) == ("node2" if cause == "bad node" else "")
 
 
 @pytest.mark.parametrize(
     ("override", "cause"),
     [("job.exclude_bad_nodes=true", "bad node"), ("job.exclude_bad_nodes=false", "failure")],
 )
-def test_a_node_on_which_no_rank_could_start_is_left_if_that_is_asked_for(
+def test_a_node_on_which_no_rank_could_start_is_excluded_if_that_is_requested(
     folder: Path, allocation: Allocation, monkeypatch: pytest.MonkeyPatch, override: str, cause: str
 ) -> None:
     with_cluster(monkeypatch, "node1", "node2", "node3")
@@ -267,15 +269,15 @@ def test_a_node_on_which_no_rank_could_start_is_left_if_that_is_asked_for(
     run_dir = next((folder / "runs").iterdir())
     assert end(run_dir, allocation, exit_code=2, signals="") == ((75, True) if cause == "bad node" else (2, False))
     assert read_starts(run_dir)[-1].cause == cause
-    assert nodes_to_leave(run_dir, allocation) == ("node2" if cause == "bad node" else "")
+    assert nodes_to_exclude(run_dir, allocation) == ("node2" if cause == "bad node" else "")
 
 
-def test_a_run_that_has_come_to_its_end_says_so_and_has_a_page(
+def test_a_finished_run_says_so_and_has_a_page(
     run_dir: Path, allocation: Allocation, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (run_dir / "metrics.jsonl").touch()
     (run_dir / "results.json").write_text("{}")
     assert end(run_dir, allocation, exit_code=0, signals="") == (0, False)
-    assert "the run has come to its end" in capsys.readouterr().err
+    assert "the run is finished" in capsys.readouterr().err
     assert (run_dir / "report.html").is_file()
     assert "finished=1" in begin(run_dir, [], replace(allocation, job="8")).splitlines()

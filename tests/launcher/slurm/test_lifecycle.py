@@ -1,4 +1,4 @@
-"""How a start has ended is told by what is there afterwards, and only a run that gets on goes back into the queue."""
+"""How a start ended follows from what it left, and only a run that makes progress is requeued."""
 
 from dataclasses import replace
 from typing import Any
@@ -42,12 +42,12 @@ KILLED: dict[str, Any] = {"stopped": False, "warning": None, "exit_code": 143}
         ({"finished": True}, "finished", "finished", False),
         ({**KILLED}, "failed", "failure", False),
         ({**KILLED, "warning": "time limit"}, "failed", "failure", False),
-        ({**KILLED, "anew": Restart(5.0, 1)}, "waiting", "failure", True),
-        ({**KILLED, "anew": Restart(5.0, 1), "hung": True}, "waiting", "hang", True),
-        ({**KILLED, "anew": Restart(5.0, 1), "asked_by_user": True}, "stopped", "stop", False),
-        ({**KILLED, "anew": Restart(5.0, 1), "max_requeues": 0}, "failed", "failure", False),
-        ({**KILLED, "anew": Restart(5.0, 1), "cancelled": "scancel"}, "stopped", "scancel", False),
-        ({**KILLED, "anew": GiveUp("enough"), "hung": True}, "failed", "hang", False),
+        ({**KILLED, "restart": Restart(5.0, 1)}, "waiting", "failure", True),
+        ({**KILLED, "restart": Restart(5.0, 1), "hung": True}, "waiting", "hang", True),
+        ({**KILLED, "restart": Restart(5.0, 1), "asked_by_user": True}, "stopped", "stop", False),
+        ({**KILLED, "restart": Restart(5.0, 1), "max_requeues": 0}, "failed", "failure", False),
+        ({**KILLED, "restart": Restart(5.0, 1), "cancelled": "scancel"}, "stopped", "scancel", False),
+        ({**KILLED, "restart": GiveUp("enough"), "hung": True}, "failed", "hang", False),
         ({**KILLED, "exit_code": 0}, "stopped", "unknown", False),
         ({**KILLED, "cancelled": "scancel"}, "stopped", "scancel", False),
         ({**KILLED, "cancelled": "time limit"}, "stopped", "time limit", False),
@@ -64,30 +64,28 @@ KILLED: dict[str, Any] = {"stopped": False, "warning": None, "exit_code": 143}
         ({**KILLED, "amended": "auto is 5", "cancelled": "scancel"}, "stopped", "scancel", False),
         ({**KILLED, **BAD}, "waiting", "bad node", True),
         ({**KILLED, **BAD, "num_requeues": 10, "last_step": 10}, "waiting", "bad node", True),
-        ({**KILLED, **BAD, "others_are_there": False}, "waiting", "bad node", True),
+        ({**KILLED, **BAD, "has_other_nodes": False}, "waiting", "bad node", True),
         ({**KILLED, **BAD, "max_requeues": 0}, "failed", "bad node", False),
         ({**KILLED, **BAD, "asked_by_user": True}, "stopped", "stop", False),
         ({**KILLED, **BAD, "cancelled": "scancel"}, "stopped", "scancel", False),
     ],
 )
-def test_every_end_of_a_start_is_told_apart(change: dict[str, Any], state: str, cause: str, requeue: bool) -> None:
+def test_every_end_of_a_start_is_distinguished(change: dict[str, Any], state: str, cause: str, requeue: bool) -> None:
     ending = decide(replace(STOPPED, **change))
     assert (ending.state, ending.cause, ending.requeue) == (state, cause, requeue)
 
 
 def test_an_ending_says_where_and_what_to_do() -> None:
     bad = replace(STOPPED, **BAD)
-    assert decide(bad).text == "node2 is slow, node7 is sick; put back into the queue, without node2, node7"
-    assert decide(replace(bad, others_are_there=False)).text.endswith(
-        "but there are no others: put back into the queue"
-    )
-    assert decide(STOPPED).text == "stopped at step 40 because of the time limit; back into the queue, 3 of 10"
-    assert decide(replace(STOPPED, last_step=10)).text.endswith("where it had begun; raise job.time_limit")
+    assert decide(bad).text == "node2 is slow, node7 is sick; requeued without node2, node7"
+    assert decide(replace(bad, has_other_nodes=False)).text.endswith("but there are no other nodes; requeued")
+    assert decide(STOPPED).text == "stopped at step 40 because of the time limit; requeued (3 of 10)"
+    assert decide(replace(STOPPED, last_step=10)).text.endswith("without a single step; raise job.time_limit")
     too_late = replace(STOPPED, stopped=False, cancelled="time limit")
-    assert decide(too_late).text.endswith("had not saved a checkpoint by then: raise job.stop_lead_s")
+    assert decide(too_late).text.endswith("had no time to save a checkpoint: raise job.stop_lead_s")
 
 
-# As slurmstepd 22.05 writes it into the job's output.
+# As slurmstepd 22.05 writes it to the job's output.
 AT = "slurmstepd-node1: error: *** JOB 8 ON node1 CANCELLED AT 2026-11-24T07:30:45"
 STEP = "slurmstepd-node1: error: *** STEP 8.0 ON node1 CANCELLED AT 2026-11-24T07:30:45 ***\n"
 

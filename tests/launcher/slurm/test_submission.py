@@ -81,7 +81,7 @@ def test_the_header_of_the_job_script_is_the_recipes_job_keys(folder: Path, monk
 #SBATCH --exclude=node7
 #SBATCH --mail-type=END
 
-# shellcheck disable=SC2016,SC2317 # a $ in a name is none of the shell's; functions that are called by name
+# shellcheck disable=SC2016,SC2317 # a $ in a name is not a variable; functions are called by name
 export SHARDTUNE_PYTHON=/venv/bin/python
 export SHARDTUNE_PREAMBLE={folder}/site.sh
 set -- {folder}/r
@@ -181,27 +181,27 @@ def test_a_container_sees_the_run_and_what_the_recipe_names(folder: Path) -> Non
         (["job.cpus_per_node=3", "job.gpus_per_node=1"], Share(1, 3)),
     ],
 )
-def test_a_node_gives_all_its_gpus_and_their_part_of_its_cpus(overrides: list[str], share: Share) -> None:
+def test_a_job_gets_all_gpus_of_a_node_and_their_share_of_its_cpus(overrides: list[str], share: Share) -> None:
     assert share_of_node(plan(*overrides).recipe.job, CLUSTER) == share
 
 
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["job.partition=bigg"], ["job.partition: there is no partition 'bigg'", "big: 2 nodes of 128 CPUs"]),
-        (["job.gpus_per_node=3"], ["job.gpus_per_node: 3 are asked for, but no node of main has more than 2"]),
+        (["job.partition=bigg"], ["job.partition: unknown partition 'bigg'", "big: 2 nodes of 128 CPUs"]),
+        (["job.gpus_per_node=3"], ["job.gpus_per_node: 3 are requested, but no node of main has more than 2"]),
         (
             ["job.partition=cpu", "job.nodes=601", "job.device=cuda", "job.cpus_per_node=5", "job.time_limit=1:00:00"],
             [
-                "job.device: cuda is asked for, but cpu has no GPU",
-                "job.cpus_per_node: 5 are asked for, but no node of cpu has more than 4",
-                "job.nodes: 601 are asked for, but cpu has 600",
-                "job.time_limit: 1:00:00 is more than the 0:30:00 that cpu gives",
+                "job.device: cuda is requested, but cpu has no GPU",
+                "job.cpus_per_node: 5 are requested, but no node of cpu has more than 4",
+                "job.nodes: 601 are requested, but cpu has 600",
+                "job.time_limit: 1:00:00 exceeds the limit of cpu, 0:30:00",
             ],
         ),
     ],
 )
-def test_what_the_partition_does_not_have_is_said_before_the_job_is_queued(
+def test_what_the_partition_does_not_have_is_reported_before_the_job_is_queued(
     overrides: list[str], said: list[str]
 ) -> None:
     with pytest.raises(LaunchError) as error:
@@ -210,15 +210,15 @@ def test_what_the_partition_does_not_have_is_said_before_the_job_is_queued(
         assert line in str(error.value)
 
 
-def test_nodes_that_differ_want_a_number_of_gpus() -> None:
+def test_nodes_that_differ_need_a_number_of_gpus() -> None:
     mixed = [*CLUSTER[:1], Nodes("main", True, 1, 16, 64000, 4, None)]
-    with pytest.raises(LaunchError, match="the nodes of main have 2 or 4 GPUs; say how many"):
+    with pytest.raises(LaunchError, match="the nodes of main have 2 or 4 GPUs; set one"):
         plan(cluster=mixed)
     assert "--gpus-per-node=4" in plan("job.gpus_per_node=4", cluster=mixed).options
 
 
-def test_without_a_slurm_to_ask_the_gpus_have_to_be_said() -> None:
-    with pytest.raises(LaunchError, match=r"job\.gpus_per_node: no Slurm answers here"):
+def test_without_slurm_the_number_of_gpus_has_to_be_set() -> None:
+    with pytest.raises(LaunchError, match=r"job\.gpus_per_node: Slurm is not available here"):
         plan(cluster=None)
     assert "--gpus-per-node=8" in plan("job.gpus_per_node=8", cluster=None).options
 

@@ -80,13 +80,13 @@ def test_what_squeue_says_of_a_job_whatever_its_comment_holds() -> None:
 @pytest.mark.parametrize(
     ("reason", "said"),
     [
-        ("Resources", "it waits for nodes to become free"),
+        ("Resources", "waiting for free nodes"),
         ("QOSMaxGRESPerUser", "a limit of your account or QOS is reached (QOSMaxGRESPerUser)"),
-        ("ReqNodeNotAvail, UnavailableNodes:node1", "nodes that it needs are down or reserved"),
+        ("ReqNodeNotAvail, UnavailableNodes:node1", "the nodes that it needs are down or reserved"),
         ("SomethingNew", "SomethingNew"),
     ],
 )
-def test_why_a_job_waits_is_said_in_plain_words(reason: str, said: str) -> None:
+def test_why_a_job_waits_is_explained_in_plain_words(reason: str, said: str) -> None:
     assert explain_reason(reason) == said
 
 
@@ -94,26 +94,26 @@ def test_why_a_job_waits_is_said_in_plain_words(reason: str, said: str) -> None:
     ("said", "means"),
     [
         ("sbatch: error: invalid partition specified: x\nallocation failure: Invalid partition name specified\n",
-         "job.partition: there is no such partition"),
-        ("allocation failure: Invalid feature specification\n", "job.constraint: no node has such a feature"),
+         "job.partition: unknown partition"),
+        ("allocation failure: Invalid feature specification\n", "job.constraint: no node has this feature"),
         ("sbatch: error: Batch job submission failed: Requested node configuration is not available\n", "job.nodes, "),
         ("sbatch: error: Batch job submission failed: Requested time limit is invalid (exceeds some limit)\n",
          "job.time_limit: "),
         ("sbatch: error: Out of cheese\n", "sbatch refused the job: Out of cheese"),
     ],
 )  # fmt: skip
-def test_a_refusal_is_said_in_plain_words_with_sbatchs_own_after_it(said: str, means: str) -> None:
+def test_a_refusal_is_explained_in_plain_words_before_those_of_sbatch(said: str, means: str) -> None:
     assert explain_refusal(said).startswith(means)
     assert said.splitlines()[-1].split(": ")[-1] in explain_refusal(said)
 
 
-def test_a_jobs_number_is_taken_from_what_sbatch_says() -> None:
+def test_a_jobs_number_is_taken_from_the_output_of_sbatch() -> None:
     assert parse_submitted("17\n") == parse_submitted("17;lab\n") == "17"
-    with pytest.raises(LaunchError, match="gave no job number, but 'hm'"):
+    with pytest.raises(LaunchError, match="expected a job number from sbatch, got 'hm'"):
         parse_submitted("hm")
 
 
-def test_when_a_job_would_begin_is_taken_from_the_test() -> None:
+def test_the_expected_start_is_taken_from_the_test_of_sbatch() -> None:
     said = "sbatch: Job 5 to start at 2026-11-24T08:20:17 a using 2 processors on nodes node[1-2] in partition main\n"
     assert parse_test(said) == "2026-11-24T08:20:17 on node[1-2]"
     assert parse_test("sbatch: ok") is None
@@ -132,12 +132,12 @@ def test_an_option_is_quoted_as_sbatch_reads_it(option: str, line: str) -> None:
     assert quote_option(option) == line
 
 
-def test_what_no_line_of_a_script_can_hold_is_refused() -> None:
+def test_an_option_of_several_lines_is_refused() -> None:
     with pytest.raises(LaunchError, match="printable characters only"):
         quote_option("--comment=a\n#SBATCH --nodes=100")
 
 
-def test_a_percent_sign_in_a_path_is_no_pattern() -> None:
+def test_a_percent_sign_in_a_path_is_escaped() -> None:
     from pathlib import Path
 
     assert output_pattern(Path("/a/50%j")) == "/a/50%%j"
@@ -159,7 +159,7 @@ def test_what_scontrol_says_of_a_job() -> None:
     assert parse_details("") == {}
 
 
-def test_a_moment_is_read_and_an_unknown_one_is_none() -> None:
+def test_a_time_is_read_and_an_unknown_one_is_none() -> None:
     assert parse_time("2026-11-24T07:31:33") - parse_time("2026-11-24T07:31:32") == 1  # type: ignore[operator]
     assert parse_time("Unknown") is parse_time("") is None
 
@@ -169,8 +169,8 @@ def test_what_slurm_has_given_is_in_the_environment() -> None:
         "SLURM_JOB_ID": "3", "SLURM_RESTART_COUNT": "2", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_NUM_NODES": "2",
         "SLURM_GPUS_ON_NODE": "8", "SLURM_CPUS_ON_NODE": "64",
     }  # fmt: skip
-    its = parse_allocation(environment, DETAILS)
-    assert (its.job, its.restart, its.nodes, its.num_nodes) == ("3", 2, "node[1-2]", 2)
-    assert (its.machine.num_gpus, its.machine.num_cores) == (8, 64)
-    with pytest.raises(LaunchError, match="no Slurm job"):
+    allocation = parse_allocation(environment, DETAILS)
+    assert (allocation.job, allocation.restart, allocation.nodes, allocation.num_nodes) == ("3", 2, "node[1-2]", 2)
+    assert (allocation.machine.num_gpus, allocation.machine.num_cores) == (8, 64)
+    with pytest.raises(LaunchError, match="not inside a Slurm job"):
         parse_allocation({}, "")

@@ -1,4 +1,4 @@
-"""Devices are found without torch, and ranks are started as often as it helps."""
+"""Devices are found without torch, and ranks are restarted as often as it helps."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ from shardtune.run_dir.run import write_run_dir
 
 @pytest.fixture
 def four_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An nvidia-smi that lists four."""
+    """An nvidia-smi that lists four GPUs."""
     listing = "".join(f"echo 'GPU {number}: NVIDIA A100-SXM4-80GB (UUID: GPU-{number})'\n" for number in range(4))
     (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{listing}")
     (tmp_path / "nvidia-smi").chmod(0o755)
@@ -66,33 +66,33 @@ failure = {"rank": 1, "host": "here", "time": time.time(), "code": EXIT_ANEW, "t
 failure_path(run_dir, 1).write_text(json.dumps(failure))
 sys.exit(EXIT_ANEW)
 """
-"""Stands for ranks that are short of memory until 8 tokens are left, and that keep no less than `least`."""
+"""Stand-in for ranks that are short of memory until the budget is 8 tokens; they never keep less than `least`."""
 
 
 @pytest.mark.parametrize(
     ("least", "code", "starts"), [(0, EXIT_OK, ["64", "32", "16", "8"]), (64, EXIT_BUG, ["64", "32"])]
 )
-def test_ranks_that_were_short_of_memory_start_anew_at_once_as_long_as_their_budget_falls(
+def test_ranks_that_were_short_of_memory_are_restarted_at_once_as_long_as_their_budget_falls(
     folder: Path, capsys: pytest.CaptureFixture[str], least: int, code: int, starts: list[str]
 ) -> None:
-    made = plan_job(Path("x.yaml"), ["faults.max_restarts=0"], folder / "r", Machine(0, 2))
-    write_run_dir(made.run)
+    plan = plan_job(Path("x.yaml"), ["faults.max_restarts=0"], folder / "r", Machine(0, 2))
+    write_run_dir(plan.run)
     (folder / "r" / "metrics.jsonl").touch()
     argv = (sys.executable, "-c", SHORT_OF_MEMORY, str(folder / "r"), str(least))
     environment = {"PYTHONPATH": str(Path(__file__).parents[3])}
-    assert _start_until_done(replace(made, argv=argv, environment=environment), []) == code
+    assert _start_until_done(replace(plan, argv=argv, environment=environment), []) == code
     assert (folder / "r" / "starts").read_text().split() == starts
-    said = capsys.readouterr().err
-    assert "train.micro_batch_tokens: auto is 64 (memory ran out with 128); it starts again at once\n" in said
-    assert said.count("it starts again at once") == len(starts) - 1
-    assert ("rank 1 on here failed" in said) == (code == EXIT_BUG)
+    stderr = capsys.readouterr().err
+    assert "train.micro_batch_tokens: auto is 64 (memory ran out with 128); restarting now\n" in stderr
+    assert stderr.count("restarting now") == len(starts) - 1
+    assert ("rank 1 on here failed" in stderr) == (code == EXIT_BUG)
 
 
 def test_the_cores_are_those_that_this_process_may_use() -> None:
     assert find_machine().num_cores == len(os.sched_getaffinity(0))
 
 
-def test_what_runs_in_the_foreground_ends_with_whoever_started_it() -> None:
+def test_a_program_in_the_foreground_ends_with_its_parent() -> None:
     module = ["timeit", ["-n1", "-r1", "import time; time.sleep(100)"]]
     program = f"from shardtune.launcher.start.execute import run_module; run_module(*{module!r})"
     parent = subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parents[3])

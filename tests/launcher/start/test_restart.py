@@ -1,4 +1,4 @@
-"""When ranks that failed are started anew, and how the launcher learns that they hang."""
+"""When ranks that failed are restarted, and how the launcher learns that they hang."""
 
 import os
 import time
@@ -16,7 +16,7 @@ def mishaps(*steps: int) -> list[Failure]:
     return [Failure(step, is_mishap=True) for step in steps]
 
 
-def test_each_new_start_waits_twice_as_long_up_to_five_minutes() -> None:
+def test_each_restart_waits_twice_as_long_up_to_five_minutes() -> None:
     delays = [next_start(mishaps(*range(number)), CONFIG) for number in range(1, 10)]
     assert delays == [
         Restart(delay, number)
@@ -24,28 +24,26 @@ def test_each_new_start_waits_twice_as_long_up_to_five_minutes() -> None:
     ]
 
 
-def test_it_gives_up_in_words_after_as_many_as_it_may_or_at_the_third_failure_at_one_step() -> None:
+def test_it_gives_up_with_a_reason_after_max_restarts_or_at_the_third_failure_at_one_step() -> None:
     assert isinstance(next_start(mishaps(*range(10)), CONFIG), GiveUp)
     assert isinstance(next_start(mishaps(7, 7), CONFIG), Restart)
-    assert next_start(mishaps(3, 7, 7, 7), CONFIG) == GiveUp(
-        "3 starts have ended at step 7: a new one would do the same"
-    )
+    assert next_start(mishaps(3, 7, 7, 7), CONFIG) == GiveUp("no restart: 3 starts in a row ended at step 7")
     assert isinstance(next_start(mishaps(7, 7, 8), CONFIG), Restart)
 
 
-def test_what_fails_before_its_first_step_would_fail_again() -> None:
+def test_a_failure_before_the_first_step_is_not_restarted() -> None:
     assert next_start([Failure(0, is_mishap=False)], CONFIG) == GiveUp("")
     assert next_start(mishaps(5), FaultsConfig(max_restarts=0)) == GiveUp("")
 
 
-def test_what_the_next_start_does_otherwise_it_does_at_once_and_without_being_counted() -> None:
+def test_a_start_that_will_do_something_differently_follows_at_once_and_is_not_counted() -> None:
     amended = Failure(0, is_mishap=True, is_amended=True)
     assert next_start([amended] * 20, FaultsConfig(max_restarts=0)) == Restart(0.0, 0)
     assert next_start([amended, *mishaps(7), amended, *mishaps(7)], CONFIG) == Restart(10.0, 2)
     assert isinstance(next_start([*mishaps(7), amended, *mishaps(7), amended, *mishaps(7)], CONFIG), GiveUp)
 
 
-def test_heartbeats_are_told_by_their_change_and_not_by_the_clock_of_the_file_server(tmp_path: Path) -> None:
+def test_heartbeats_are_detected_by_a_change_and_not_by_the_clock_of_the_file_server(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     alive_path(tmp_path, 0).touch()
     os.utime(alive_path(tmp_path, 0), (0, 0))  # its clock stands at 1970
@@ -56,10 +54,10 @@ def test_heartbeats_are_told_by_their_change_and_not_by_the_clock_of_the_file_se
     assert heartbeats.silence_s() < 0.2
 
 
-def test_a_hang_is_known_by_the_stacks_of_this_start(tmp_path: Path) -> None:
+def test_a_hang_is_detected_by_the_stack_traces_of_this_start(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     assert hung_ranks(tmp_path, 0) == []
-    stacks_path(tmp_path, 0).write_text("")  # of a rank that is watched, and well
+    stacks_path(tmp_path, 0).write_text("")  # a rank that is watched, and healthy
     stacks_path(tmp_path, 1).write_text("Timeout!")
     assert hung_ranks(tmp_path, time.time() - 60) == [stacks_path(tmp_path, 1)]
     assert hung_ranks(tmp_path, time.time() + 60) == []

@@ -1,0 +1,1 @@
+"""Runs that exist: their status, their logs, their sweeps."""

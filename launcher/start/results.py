@@ -1,0 +1,129 @@
+"""What a finished run shows: a table of its metrics, how long it took, and where everything is."""
+
+import io
+import itertools
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from shardtune.launcher.report.page import REPORT
+from shardtune.recipe.schema import Recipe
+from shardtune.run_dir.files import METRICS, RESULTS, already_finished, read_events
+
+WIDTH = 80
+SPLITS = {"dev": "dev", "test": "test", "dev_at_start": "dev before training"}
+"""Keys of results.json that hold metrics -> the heads of their columns."""
+
+
+def finished_message(recipe: Recipe, run_dir: Path, began: float | None = None) -> str:
+    """The results of a finished run and the paths of what it made.
+
+    `began` is when the start that finished it began, in seconds since the epoch; None if the run was finished before.
+    """
+    results = json.loads((run_dir / RESULTS).read_text(encoding="utf-8"))
+    rows = {
+        "best step": _best_step(results),
+        "time": render_time(read_events(run_dir), began, time.time()),
+        "best model": run_dir / "export" / "best",
+        "last model": run_dir / "export" / "last",
+        "results": run_dir / RESULTS,
+        "curves": run_dir / REPORT,
+        "metrics": run_dir / METRICS,
+        "logs": run_dir / "logs",
+        "try it": f'shardtune predict {run_dir} --text "…"',
+        "talk to it": f"shardtune chat {run_dir}" if recipe.task.kind == "chat" else "",
+    }
+    table = render_metrics(results)
+    lines = [f"{name:12}{value}" for name, value in rows.items() if value]
+    first = already_finished(run_dir) if began is None else f"finished: {run_dir}"
+    return "\n".join([first, *(["", table, ""] if table else []), *lines])
+
+
+def render_metrics(results: Mapping[str, Any]) -> str:
+    """A row for each metric that is a single number, with a column for each split; an empty string without any.
+
+    Confusion matrices and the numbers of each class stay in results.json.
+    """
+    splits = {key: head for key, head in SPLITS.items() if isinstance(results.get(key), dict)}
+    numbers = {key: _floats(results[key]) for key in splits}
+    chosen = (results.get("chosen_by") or {}).get("metric")
+    names = sorted(
+        dict.fromkeys(name for metrics in numbers.values() for name in metrics), key=lambda name: name != chosen
+    )
+    if not names:
+        return ""
+    table = Table(box=None, pad_edge=False, padding=(0, 2))
+    table.add_column("")
+    for head in splits.values():
+        table.add_column(head, justify="right")
+    for name in sorted(names, key=lambda name: name != chosen):  # the metric that chose the step comes first
+        table.add_row(name, *(_number(numbers[key].get(name)) for key in splits))
+    console = Console(file=io.StringIO(), width=WIDTH, color_system=None, highlight=False, markup=False)
+    with console.capture() as capture:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def render_time(events: Sequence[Mapping[str, Any]], began: float | None, now: float) -> str:
+    """The time since `began`, and that of all starts of the run together if there were others before.
+
+    Of those, metrics.jsonl has neither the loading nor the steps that were repeated, hence "about".
+    """
+    spans = start_spans(events)
+    if began is None:
+        return f"about {in_words(sum(last - first for first, last in spans))} in {_starts(len(spans))}" if spans else ""
+    before = [last - first for first, last in spans if first < began]
+    text = in_words(now - began)
+    if len(spans) - len(before) > 1:
+        text += f" in {_starts(len(spans) - len(before))}"
+    if before:
+        text += f"; about {in_words(now - began + sum(before))} with {_starts(len(before))} before"
+    return text
+
+
+def start_spans(events: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
+    """(begin, end) of each start of the training: its `start` event, and the last event of one of its steps."""
+    begins = [number for number, event in enumerate(events) if event["event"] == "start"]
+    spans = []
+    for begin, following in itertools.pairwise([*begins, len(events)]):
+        # Alerts have a step too, but may come from the next start, before its `start` event.
+        times = [event["time"] for event in events[begin:following] if "step" in event and event["event"] != "alert"]
+        spans.append((times[0], times[-1]))
+    return spans
+
+
+def in_words(seconds: float) -> str:
+    """`58 s`, `10 min 57 s` or `1 h 40 min`."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours:,} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _starts(number: int) -> str:
+    return f"{number} start{'' if number == 1 else 's'}"
+
+
+def _best_step(results: Mapping[str, Any]) -> str:
+    if "best_step" not in results:
+        return ""
+    steps = f"{results['best_step']:,} of {results['step']:,}"
+    if chosen := results.get("chosen_by"):
+        return f"{steps}: {'lowest' if chosen['lower_is_better'] else 'highest'} {chosen['metric']} on dev"
+    return f"{steps}: the last one, because there is no dev split to choose by"
+
+
+def _floats(metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if isinstance(value, float)}
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e6 else f"{value:.3e}"
