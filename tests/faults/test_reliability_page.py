@@ -15,7 +15,7 @@ def faults() -> list[tuple[str, ...]]:
     return [tuple(cell.strip() for cell in row.strip("|").split(" | ")) for row in rows]
 
 
-def tests_by_name() -> dict[str, list[str]]:
+def named_tests() -> dict[str, list[str]]:
     """The list at the end of the page: the short name of a fault -> the tests of it."""
     items = re.split(r"^- ", PAGE.partition("## Tests\n")[2], flags=re.MULTILINE)[1:]
     return {item.partition("**")[2].partition("**")[0]: re.findall(r"`(\w+)`", item) for item in items}
@@ -29,12 +29,12 @@ def test_every_fault_in_the_table_says_what_is_lost_and_links_to_its_tests() -> 
         match = re.fullmatch(r"\[([\w-]+)\]\(#tests\)", link)
         assert match, f"{fault}: nothing tests it"
         names.append(match[1])
-    assert names == list(tests_by_name())
+    assert names == list(named_tests())
 
 
 def test_every_test_that_the_page_names_exists_once() -> None:
     sources = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")]
     existing = Counter(name for text in sources for name in re.findall(r"^def (test_\w+)\(", text, re.MULTILINE))
-    for fault, names in tests_by_name().items():
+    for fault, names in named_tests().items():
         assert names, f"{fault}: nothing tests it"
         assert {name: existing[name] for name in names} == dict.fromkeys(names, 1), fault
