@@ -184,7 +184,9 @@ def render(summary: dict[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.chat", description=__doc__)
     parser.add_argument("--chats", type=int, default=64, help="number of training conversations")
-    parser.add_argument("--max-tokens", type=int, default=512)
+    parser.add_argument(
+        "--max-tokens", type=int, default=512, help="where conversations are truncated (default: %(default)s)"
+    )
     parser.add_argument("--micro-batch-tokens", type=int, help="of shardtune (default: --max-tokens)")
     add_sides(parser, PEERS, num_rounds=1)
     parser.add_argument("--rank-of", type=json.loads, help=argparse.SUPPRESS)

@@ -52,8 +52,8 @@ def measure(
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.checkpoint_stall", description=__doc__)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the recipe")
-    parser.add_argument("--recipe", type=Path, default=RECIPE)
-    parser.add_argument("--steps", type=int, default=42)
+    parser.add_argument("--recipe", type=Path, default=RECIPE, help="default: %(default)s")
+    parser.add_argument("--steps", type=int, default=42, help="steps of each training (default: %(default)s)")
     parser.add_argument("--every", type=int, default=8, help="steps between checkpoints (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="also writes the numbers to this file")
     given = parser.parse_intermixed_args(arguments)

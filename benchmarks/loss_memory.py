@@ -61,8 +61,8 @@ def step(method: str, *, activation_checkpointing: bool, rows: int, tokens: int)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.loss_memory", description=__doc__)
-    parser.add_argument("--rows", type=int, default=4)
-    parser.add_argument("--tokens", type=int, default=512)
+    parser.add_argument("--rows", type=int, default=4, help="rows of the step (default: %(default)s)")
+    parser.add_argument("--tokens", type=int, default=512, help="tokens per row (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="prints one JSON object instead of a table")
     parser.add_argument("--step-of", type=json.loads, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)

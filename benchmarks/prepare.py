@@ -268,10 +268,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--gb", type=float, default=1.0, help="GB of JSONL to generate")
     parser.add_argument("--rows", type=int, default=1_000_000, help="minimum number of rows")
     parser.add_argument("--chats", type=int, default=20_000, help="number of conversations; 0 skips them and TRL")
-    parser.add_argument("--order-rows", type=int, default=10_000_000)
-    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--order-rows", type=int, default=10_000_000, help="number of rows to order")
+    parser.add_argument(
+        "--processes", type=int, default=len(os.sched_getaffinity(0)), help="of each side (default: %(default)s)"
+    )
     parser.add_argument("--model", type=Path, default=MODEL, help="a folder with a tokenizer; `make demo` fetches one")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="prints one JSON object instead of a table")
     arguments = parser.parse_args(argv)
     fetched(sentiment.prepare, *([chitchat.prepare] if arguments.chats else []))
     with tempfile.TemporaryDirectory() as name:

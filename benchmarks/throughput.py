@@ -107,7 +107,7 @@ def summarize(results: Sequence[Measured]) -> dict[str, Any]:
 def add_sides(parser: argparse.ArgumentParser, others: Iterable[str], *, num_rounds: int) -> None:
     """Adds the arguments of a comparison, side by side and round by round."""
     default = "bf16" if has_bf16("cuda" if torch.cuda.is_available() else "cpu") else "fp32"
-    parser.add_argument("--rounds", type=int, default=num_rounds)
+    parser.add_argument("--rounds", type=int, default=num_rounds, help="trainings per side (default: %(default)s)")
     parser.add_argument("--ranks", type=int, choices=[1, 2, 4, 8], default=2, help="processes per side")
     parser.add_argument("--side", choices=[OURS, *others], action="append", help="run only this side")
     parser.add_argument(
@@ -136,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cores = len(os.sched_getaffinity(0))
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__)
     parser.add_argument("--rows", type=int, default=1024, help="number of training passages")
-    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--epochs", type=int, default=1, help="epochs of each training (default: %(default)s)")
     add_sides(parser, TRAINERS, num_rounds=2)
     given = parser.parse_args(arguments)
 

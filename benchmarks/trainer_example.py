@@ -263,9 +263,11 @@ def _write_part(source: Path, folder: Path, num_rows: int) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     cores = len(os.sched_getaffinity(0))
     parser = argparse.ArgumentParser(prog="python -m benchmarks.trainer_example", description=__doc__)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one training per side and seed")
+    parser.add_argument("--epochs", type=int, default=3, help="epochs of each training (default: %(default)s)")
+    parser.add_argument(
+        "--precision", choices=["fp32", "bf16"], default="bf16", help="of both sides (default: %(default)s)"
+    )
     parser.add_argument("--ranks", type=int, choices=[1, 2, 4, 8, 16], default=2, help="processes per side")
     parser.add_argument("--rows", type=int, help="use at most this many rows of each split, to try the command")
     parser.add_argument("--side", choices=list(SIDES), action="append", help="run only this side")
