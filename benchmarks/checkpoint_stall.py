@@ -1,7 +1,7 @@
-"""How long a training waits for its checkpoints: written beside it, and waited for. Ratios of one run, on this machine.
+"""How long training waits for its checkpoints, asynchronous and synchronous. Ratios of one run, on this machine.
 
-Two short trainings of the demo's recipe, alike but for checkpoint.asynchronous, each with a checkpoint every few steps.
-The stall is the time that a step waits for a checkpoint, from the copy to the last question whether it is done.
+Two short trainings of the demo's recipe that differ in checkpoint.asynchronous only, each with a checkpoint every few
+steps. The stall is the time that steps wait for a checkpoint, from the copy to the last check whether it is finished.
 """
 
 import argparse
@@ -23,7 +23,7 @@ RECIPE = Path("recipes/sentiment.yaml")
 def measure(
     recipe: Path, overrides: Sequence[str], *, asynchronous: bool, num_steps: int, every: int
 ) -> dict[str, Any]:
-    """Medians over the checkpoints of one training; the first is left out, for its memory is new."""
+    """Medians over the checkpoints of one training, without the first, which allocates its memory."""
     with tempfile.TemporaryDirectory(dir=".") as folder:
         run_dir = Path(folder) / "run"
         settings = [
@@ -34,10 +34,10 @@ def measure(
             f"checkpoint.every_steps={every}",
             f"checkpoint.asynchronous={str(asynchronous).lower()}",
         ]
-        words = ["-m", "shardtune.launcher", "run", str(recipe), *settings, *overrides, f"--run-dir={run_dir}"]
-        subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
+        arguments = ["-m", "shardtune.launcher", "run", str(recipe), *settings, *overrides, f"--run-dir={run_dir}"]
+        subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
         events = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    # The last one is waited for in any case.
+    # Training always waits for the last one.
     saves = [event for event in events if event["event"] == "checkpoint" and event["step"] < num_steps][1:]
     steps = [event["step_time_s"] for event in events if event["event"] == "step"][1:]
     return {
@@ -51,11 +51,11 @@ def measure(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.checkpoint_stall", description=__doc__)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the recipe")
-    parser.add_argument("--recipe", type=Path, default=RECIPE)
-    parser.add_argument("--steps", type=int, default=42)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the recipe")
+    parser.add_argument("--recipe", type=Path, default=RECIPE, help="default: %(default)s")
+    parser.add_argument("--steps", type=int, default=42, help="steps of each training (default: %(default)s)")
     parser.add_argument("--every", type=int, default=8, help="steps between checkpoints (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="writes the numbers there too")
+    parser.add_argument("--json", type=Path, help="also writes the numbers to this file")
     given = parser.parse_intermixed_args(arguments)
     if given.recipe == RECIPE:
         fetched(sentiment.prepare)
@@ -67,12 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     ratio = numbers["asynchronous"]["stall_s"] / numbers["synchronous"]["stall_s"]
     print(f"{'':14}{'stall':>10}{'on disk after':>16}{'step':>10}{'checkpoints':>14}")
-    for name, its in numbers.items():
+    for name, medians in numbers.items():
         print(
-            f"{name:14}{its['stall_s']:>8.3f} s{its['written_s']:>14.3f} s{its['step_s']:>8.3f} s"
-            f"{its['num_checkpoints']:>14}"
+            f"{name:14}{medians['stall_s']:>8.3f} s{medians['written_s']:>14.3f} s{medians['step_s']:>8.3f} s"
+            f"{medians['num_checkpoints']:>14}"
         )
-    print(f"{numbers['synchronous']['num_bytes'] / 1e6:,.0f} MB each; the step waits {ratio:.1%} as long")
+    print(f"{numbers['synchronous']['num_bytes'] / 1e6:,.0f} MB each; asynchronous, a step waits {ratio:.1%} as long")
     if given.json:
         given.json.write_text(json.dumps({**numbers, "stall_ratio": ratio}, indent=1) + "\n", encoding="utf-8")
     return 0

@@ -1,4 +1,4 @@
-"""What a benchmark measures on, fetched on its first call: a command is all it takes."""
+"""Fetching the data of a benchmark when it is first run, so that no other command is needed."""
 
 import sys
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from demo.fetch import FetchError
 
 
 def fetched(*prepares: Callable[[], object]) -> None:
-    """Lets each part of the demo fetch what it reads; ends the process with a line if one cannot."""
+    """Fetches the data of these parts of the demo; ends the process with one line if that fails."""
     try:
         for prepare in prepares:
             prepare()

@@ -1,6 +1,6 @@
-"""What the demo's encoder knows before any fine-tuning: logistic regression on its frozen embeddings.
+"""The accuracy of the demo's encoder before any fine-tuning: logistic regression on its frozen embeddings.
 
-The number that fine-tuning has to beat. The dev rows choose the regularization, the test rows are used once.
+Fine-tuning has to beat this number. The dev rows select the regularization; the test rows are used once.
 """
 
 import argparse
@@ -24,7 +24,7 @@ BATCH_SIZE = 64
 
 @torch.inference_mode()
 def embed(texts: Sequence[str], model_path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """The mean of each text's last hidden states, in the order of the texts."""
+    """The mean of each text's last hidden states, in the order of the texts; shape (texts, hidden)."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(model_path)
     model = transformers.AutoModel.from_pretrained(model_path, dtype=torch.float32).eval()
     by_length = sorted(range(len(texts)), key=lambda number: len(texts[number]))
@@ -45,7 +45,7 @@ def embed(texts: Sequence[str], model_path: Path) -> np.ndarray[tuple[int, ...],
 
 
 def probe(model_path: Path, data_path: Path) -> dict[str, float]:
-    """Accuracy on the test rows of the probe that is best on the dev rows."""
+    """Test accuracy of the probe that is best on the dev rows, its C and dev accuracy, and the majority baseline."""
     splits = {split: read_rows(data_path / f"{split}.jsonl") for split in ("train", "dev", "test")}
     inputs = {split: embed([row["text"] for row in rows], model_path) for split, rows in splits.items()}
     labels = {split: [row["label"] for row in rows] for split, rows in splits.items()}
@@ -62,8 +62,8 @@ def probe(model_path: Path, data_path: Path) -> dict[str, float]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.frozen_probe", description=__doc__)
     parser.add_argument("--model", type=Path, default=MODEL, help="a Hugging Face encoder (default: %(default)s)")
-    parser.add_argument("--data", type=Path, default=DATA, help="a folder of train, dev and test.jsonl")
-    parser.add_argument("--json", type=Path, help="writes the numbers there too")
+    parser.add_argument("--data", type=Path, default=DATA, help="a folder with train.jsonl, dev.jsonl and test.jsonl")
+    parser.add_argument("--json", type=Path, help="also writes the numbers to this file")
     given = parser.parse_args(arguments)
     if (given.model, given.data) == (MODEL, DATA):
         fetched(sentiment.prepare)

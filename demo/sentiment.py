@@ -1,4 +1,4 @@
-"""The demo's job: which sentences of movie reviews are positive, and which of them train, choose and test the model.
+"""The data of the demo: sentences of movie reviews, positive or negative, in training, dev and test splits.
 
 Rows: C.J. Hutto and E. Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text",
 ICWSM 2014 (MIT): 10,605 sentences of the reviews of Pang and Lee (2004), each rated by at least 20 people from -4 to 4.
@@ -33,7 +33,7 @@ RATINGS_ARCHIVE = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.ta
 RATINGS_FILE = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
 
 CLEAR_RATING = 0.5
-"""A mean rating above this is positive, one below its negative is negative; the 562 rows between say too little."""
+"""A mean rating above this is positive, one below its negative is negative; the 562 rows in between are unclear."""
 SPLITS = {"test": 0.1, "dev": 0.1, "train": 0.8}
 
 README = """\
@@ -43,7 +43,7 @@ minilm/         sentence-transformers/all-MiniLM-L6-v2, Apache-2.0, as packaged 
 movie_reviews/  Sentences of movie reviews from Pang and Lee (2004), with ratings by Hutto and Gilbert, "VADER: A
                 Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text", ICWSM 2014; MIT, as
                 packaged by vaderSentiment 3.3.2 (PyPI, sdist). positive: mean rating above 0.5; negative: below -0.5.
-movie_ratings/  All of those sentences with their mean ratings, from -4 to 4; each in the split that it has above.
+movie_ratings/  All of these sentences with their mean ratings, from -4 to 4; each in the same split as above.
 """
 
 
@@ -54,12 +54,12 @@ class Review:
 
     @property
     def key(self) -> str:
-        """What two rows share if they are the same text to a reader, whatever their case and punctuation."""
+        """The text without case and punctuation: two rows with the same key are duplicates to a reader."""
         return " ".join(re.sub(r"[\W_]+", " ", self.text.casefold()).split())
 
     @property
     def split(self) -> str:
-        """Follows from the text alone, so that it is the same on any machine and in any order of the rows."""
+        """The split of the text. It depends on the text only, so it is the same on any machine and in any order."""
         place = int.from_bytes(hashlib.sha256(self.key.encode()).digest()[:8], "big") / 2**64
         for split, share in SPLITS.items():
             if place < share:
@@ -72,7 +72,7 @@ class Review:
 
 
 def read_ratings(package: Path) -> list[tuple[str, float]]:
-    """Every sentence of the fetched package, and its mean rating."""
+    """Every sentence of the fetched package with its mean rating."""
     with tarfile.open(package / RATINGS_ARCHIVE) as archive:
         content = archive.extractfile(RATINGS_FILE)
         assert content, "the archive's hash is pinned"
@@ -86,7 +86,7 @@ def parse_ratings(text: str) -> list[tuple[str, float]]:
 
 
 def clear_reviews(ratings: Iterable[tuple[str, float]]) -> tuple[list[Review], int]:
-    """The rows with a clear rating, and how many are neutral."""
+    """The rows with a clear rating, and the number of neutral ones."""
     ratings = list(ratings)
     clear = [(text, rating) for text, rating in ratings if abs(rating) > CLEAR_RATING]
     reviews = [Review(text, "positive" if rating > 0 else "negative") for text, rating in clear]
@@ -94,7 +94,7 @@ def clear_reviews(ratings: Iterable[tuple[str, float]]) -> tuple[list[Review], i
 
 
 def drop_contradictions(reviews: Iterable[Review]) -> list[Review]:
-    """The reviews without those texts that occur with both labels."""
+    """The reviews without the texts that occur with both labels."""
     reviews = list(reviews)
     labels: dict[str, set[str | float]] = {}
     for review in reviews:
@@ -114,7 +114,7 @@ def write_splits(reviews: Iterable[Review], folder: Path) -> dict[str, Counter[s
 
 
 def write_unless_same(path: Path, text: str) -> None:
-    """Leaves an unchanged file alone, for caches of prepared data go by its time."""
+    """Writes a file unless it already has this content, because caches of prepared data depend on its time."""
     content = text.encode()
     if not path.is_file() or path.read_bytes() != content:
         draft = path.with_name(f".{path.name}.{os.getpid()}")
@@ -123,7 +123,7 @@ def write_unless_same(path: Path, text: str) -> None:
 
 
 def link_model(source: Path, folder: Path) -> None:
-    """Gives the folder the files that transformers needs, without taking the space twice where the disk allows it."""
+    """Puts the files that transformers needs into the folder, as hard links where the disk supports them."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in MODEL_FILES:
         target = folder / name
@@ -138,7 +138,7 @@ def link_model(source: Path, folder: Path) -> None:
 
 
 def prepare(cache: Path = CACHE) -> str:
-    """Fetches and writes all that recipes/sentiment.yaml reads; returns what it did, for people."""
+    """Fetches and writes everything that recipes/sentiment.yaml reads; returns a summary to print."""
     model, ratings = fetch("minilm", cache=cache), fetch("movie-reviews", cache=cache)
     link_model(model / MODEL_FOLDER, cache / "demo" / "minilm")
     reviews, num_neutral = clear_reviews(read_ratings(ratings))
@@ -154,7 +154,7 @@ def prepare(cache: Path = CACHE) -> str:
                 f" ({by_label['positive']:,} positive, {by_label['negative']:,} negative)"
                 for split, by_label in counts.items()
             ),
-            f"left out: {num_neutral} neutral rows, {len(reviews) - len(consistent)} whose text has both labels",
+            f"dropped: {num_neutral} neutral rows, {len(reviews) - len(consistent)} rows whose text has both labels",
         ]
     )
 

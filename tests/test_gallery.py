@@ -1,4 +1,4 @@
-"""What docs/data.md shows is true: each of its recipes reads each of its files."""
+"""Every recipe that docs/data.md shows reads the files that it shows."""
 
 import re
 from collections.abc import Iterator
@@ -34,18 +34,18 @@ def test_every_recipe_of_the_gallery_reads_its_file(
     path = tmp_path / "recipe.yaml"
     path.write_text(f"{recipe}model: {{path: owner/name}}\n", encoding="utf-8")
     notes: list[str] = []
-    gathered = read_splits(load_recipe(path), notes.append, WorkQueue(tmp_path / "work"))
-    assert sum(map(len, gathered.rows.values())) == sum(rows_in(name, text) for name, text in files.items())
+    splits = read_splits(load_recipe(path), notes.append, WorkQueue(tmp_path / "work"))
+    assert sum(map(len, splits.rows.values())) == sum(rows_in(name, text) for name, text in files.items())
 
 
 def rows_in(name: str, text: str) -> int:
-    """The rows of a file that the page shows."""
+    """The number of rows in a file that the page shows."""
     lines = len(text.strip().splitlines())
     match Path(name).suffix:
         case ".csv" | ".tsv":
             return lines - 1
         case ".conll" | ".tmx":
             return 1
-        case ".zh":  # the other side of a pair of files
+        case ".zh":  # the second file of a pair
             return 0
     return lines

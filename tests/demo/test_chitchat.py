@@ -1,4 +1,4 @@
-"""The conversations of the chat recipe: two people in turn, and each conversation in one split."""
+"""The conversations of the chat recipe: two speakers take turns, and each conversation is in one split."""
 
 import json
 
@@ -12,7 +12,7 @@ def say(sender: str, *texts: str) -> list[dict[str, str]]:
     return [{"sender": sender, "text": text, "timestamp": "2018-05-02T19:38:15Z"} for text in texts]
 
 
-def test_what_one_says_before_the_other_answers_is_one_message() -> None:
+def test_lines_of_one_speaker_before_the_other_answers_are_one_message() -> None:
     turns = [say("b", "Hello", " how are you? "), say("b", "?"), say("a", "fine"), say("b", " "), say("a", "and you")]
     assert messages_of(turns) == [
         {"role": "user", "content": "Hello\nhow are you?\n?"},
@@ -23,14 +23,14 @@ def test_what_one_says_before_the_other_answers_is_one_message() -> None:
 
 @pytest.fixture(scope="module")
 def splits() -> dict[str, list[dict[str, object]]]:
-    said = prepare()
+    summary = prepare()
     folder = CACHE / "demo" / "chitchat"
     assert (folder / "README.txt").read_text(encoding="utf-8") == README
     splits = {}
     for split in ("train", "dev", "test"):
         lines = (folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
         splits[split] = [json.loads(line) for line in lines]
-        assert f"{split}.jsonl, {len(lines):,} conversations" in said
+        assert f"{split}.jsonl, {len(lines):,} conversations" in summary
     return splits
 
 
@@ -52,5 +52,5 @@ def test_the_two_speakers_take_turns_and_the_first_one_asks(splits: dict[str, li
         assert all(message["content"].strip() for message in row["messages"])  # type: ignore[attr-defined]
 
 
-def test_preparing_again_says_the_same() -> None:
+def test_preparing_again_prints_the_same_summary() -> None:
     assert prepare() == prepare()

@@ -1,4 +1,4 @@
-"""The data of the NER recipe are CoNLL-2003's, in its own splits, and the reader sees every sentence of them."""
+"""The data of the NER recipe are CoNLL-2003's, in the original splits, and the reader sees every sentence."""
 
 import pytest
 

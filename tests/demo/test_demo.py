@@ -1,4 +1,4 @@
-"""What `make demo` promises, on the real model and the real reviews."""
+"""The promise of `make demo`, on the real model and the real reviews."""
 
 import json
 import subprocess
@@ -19,8 +19,10 @@ FROZEN_PROBE = 0.790
 def test_the_sentiment_recipe_beats_the_frozen_encoder(tmp_path: Path) -> None:
     assert sentiment.main() == 0
     command = [sys.executable, "-m", "shardtune.launcher", "run", "recipes/sentiment.yaml", f"--run-dir={tmp_path}"]
-    done = subprocess.run([*command, "report.wandb=disabled"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    completed = subprocess.run(
+        [*command, "report.wandb=disabled"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert completed.returncode == 0, completed.stderr
     accuracy = json.loads((tmp_path / "results.json").read_text())["test"]["accuracy"]
     assert accuracy >= 0.85 > FROZEN_PROBE
     assert "<svg" in (tmp_path / "report.html").read_text()

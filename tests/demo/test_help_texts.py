@@ -1,4 +1,4 @@
-"""The help texts are what people read, in both languages, and a page is in one split."""
+"""The help texts are readable text in both languages, and a page is in one split."""
 
 import json
 import shutil
@@ -35,7 +35,7 @@ PAGE = """<html><body>
 </body></html>"""
 
 
-def test_paragraphs_are_the_texts_that_can_be_used() -> None:
+def test_paragraphs_are_the_usable_texts() -> None:
     assert paragraphs(PAGE) == {
         "hd_id1": "Date & Time",
         "par_id2": "Choose Insert - Function – or press a key.",
@@ -62,7 +62,7 @@ def test_what_is_a_translation(english: str, translation: str, language: str, ex
     assert is_translation(english, translation, language) is expected
 
 
-def test_an_english_text_is_there_once_with_the_translation_of_its_own_paragraph() -> None:
+def test_an_english_text_occurs_once_with_the_translation_of_its_paragraph() -> None:
     english = {
         ("a", "1"): "Sets the width of cells.",
         ("b", "1"): "Sets the width of Cells.",
@@ -72,7 +72,7 @@ def test_an_english_text_is_there_once_with_the_translation_of_its_own_paragraph
     assert list(pairs(english, french, "fr")) == [Pair("a", "Sets the width of cells.", "Définit la largeur.")]
 
 
-def test_a_page_is_in_one_split_as_a_whole(tmp_path: Path) -> None:
+def test_all_paragraphs_of_a_page_are_in_one_split(tmp_path: Path) -> None:
     write_splits((Pair(f"page{at % 100}", f"text {at}", f"texte {at}") for at in range(300)), "fr", tmp_path)
     pages = {
         split: {json.loads(line)["page"] for line in (tmp_path / f"{split}.jsonl").read_text().splitlines()}
@@ -88,19 +88,19 @@ def test_a_machine_without_apt_is_told_what_to_do(tmp_path: Path, monkeypatch: p
         fetch_packages(tmp_path)
 
 
-def test_what_apt_says_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_of_apt_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any, **__: Any) -> Any:
         return subprocess.CompletedProcess([], 100, "", "Reading\nE: Unable to locate package libreoffice-help-fr\n")
 
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr("subprocess.run", fails)
     with pytest.raises(
-        FetchError, match=r"apt-get update` failed \(Unable to locate package libreoffice-help-fr\); or, on"
+        FetchError, match=r"apt-get update` failed \(Unable to locate package libreoffice-help-fr\); alternatively, on"
     ):
         fetch_packages(tmp_path)
 
 
-def test_packages_that_are_there_are_taken_all_of_one_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_packages_are_used_all_of_one_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("subprocess.run", lambda *_, **__: pytest.fail("something was started"))
     for package in PACKAGES.values():
         (tmp_path / f"{package}_7.4_all.deb").touch()
@@ -116,7 +116,7 @@ def test_a_package_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def real() -> Path | None:
-    """The folder of the real texts; None on a machine without apt-get, where it has to be said that there are none."""
+    """The folder of the real texts; None on a machine without apt-get, where a FetchError says so."""
     if shutil.which("apt-get") is None:
         with pytest.raises(FetchError, match="no apt-get"):
             prepare()
@@ -134,11 +134,11 @@ def test_the_real_splits_share_neither_a_text_nor_a_page(real: Path | None, lang
         for split in ("train", *SPLITS)
     }
     for key in (lambda row: row["page"], lambda row: row["translation"]["en"].casefold()):
-        found = [{key(row) for row in its} for its in rows.values()]
-        assert sum(map(len, found)) == len(set.union(*found))
+        keys = [{key(row) for row in split} for split in rows.values()]
+        assert sum(map(len, keys)) == len(set.union(*keys))
     assert len(rows["train"]) > least
     assert all(200 < len(rows[split]) < 900 for split in SPLITS)
-    assert all(row["translation"].keys() == {"en", language} for its in rows.values() for row in its)
+    assert all(row["translation"].keys() == {"en", language} for split in rows.values() for row in split)
 
 
 def test_preparing_again_reads_no_package(real: Path | None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Laws of the unlabelled texts: documents are whole, and none that a demo tests on is learned from in another."""
+"""Laws of the unlabelled texts: documents are complete, and no test text of one demo trains the model of another."""
 
 import json
 from pathlib import Path
@@ -22,29 +22,29 @@ def read(path: Path) -> list[opinions.Opinion]:
         return [opinions.Opinion(**json.loads(line)) for line in lines]
 
 
-def test_sentences_of_a_document_are_put_together_and_characters_are_themselves() -> None:
+def test_sentences_of_a_document_are_joined_and_html_entities_are_decoded() -> None:
     content = "1_1\t0.5\tFine &amp; good.\r\n1_2\t-1\t &lt;3 \r\n2\t0\tNo.\r\n"
     assert opinions.parse(content) == ["Fine & good. <3", "No."]
 
 
-def test_every_text_is_there(splits: dict[str, list[opinions.Opinion]]) -> None:
+def test_no_text_is_lost(splits: dict[str, list[opinions.Opinion]]) -> None:
     counts = {
-        source: sum(its.source == source for opinions_ in splits.values() for its in opinions_)
+        source: sum(opinion.source == source for opinions_ in splits.values() for opinion in opinions_)
         for source in opinions.SOURCES
     }
     assert counts == {"movies": 10_605, "tweets": 4_200, "products": 300, "news": 498}
-    assert all(its.text.strip() for opinions_ in splits.values() for its in opinions_)
+    assert all(opinion.text.strip() for opinions_ in splits.values() for opinion in opinions_)
     assert 0.75 < len(splits["train"]) / sum(map(len, splits.values())) < 0.85
 
 
-def test_no_text_that_the_sentiment_demo_tests_on_is_learned_from(splits: dict[str, list[opinions.Opinion]]) -> None:
+def test_no_test_text_of_the_sentiment_demo_is_trained_on(splits: dict[str, list[opinions.Opinion]]) -> None:
     sentiment.prepare()
-    learned = {sentiment.Review(its.text, "").key for its in splits["train"]}
+    learned = {sentiment.Review(opinion.text, "").key for opinion in splits["train"]}
     for split in ("dev", "test"):
         with (CACHE / "demo" / "movie_reviews" / f"{split}.jsonl").open(encoding="utf-8") as lines:
             tested = {sentiment.Review(**json.loads(line)).key for line in lines}
         assert tested and not tested & learned
 
 
-def test_preparing_again_says_the_same() -> None:
+def test_preparing_again_prints_the_same_summary() -> None:
     assert opinions.prepare() == opinions.prepare()

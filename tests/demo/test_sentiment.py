@@ -1,4 +1,4 @@
-"""Laws of the demo's split: a text is in one split, everywhere the same one, and its label is beyond doubt."""
+"""Laws of the demo's splits: a text is in one split, the same on every machine, and its label is clear."""
 
 import hashlib
 import json
@@ -37,7 +37,7 @@ def read_reviews(path: Path) -> list[Review]:
         return [Review(**json.loads(line)) for line in lines]
 
 
-def test_ratings_beyond_a_half_are_labels_and_the_rest_is_neutral() -> None:
+def test_ratings_beyond_one_half_are_labels_and_the_rest_is_neutral() -> None:
     text = "1\t0.51\ta\r\n2\t-0.51\tb\r\n3\t0.5\tc\r\n4\t-0.5\td\r\n5\t0\te\r\n"
     assert clear_reviews(parse_ratings(text)) == ([Review("a", "positive"), Review("b", "negative")], 3)
 
@@ -48,7 +48,7 @@ def test_a_text_with_both_labels_is_dropped_and_one_with_the_same_label_twice_is
 
 
 @given(st.text())
-def test_case_spaces_and_punctuation_do_not_move_a_text(text: str) -> None:
+def test_case_spaces_and_punctuation_do_not_change_the_split_of_a_text(text: str) -> None:
     assert Review(f"  {text}\n", "positive").split == Review(f"“{text}” …", "negative").split in SPLITS
     assert Review("Ein STRASSENFEST", "positive").split == Review("ein straßenfest!", "positive").split
 
@@ -58,7 +58,7 @@ def test_the_split_of_a_text_never_changes() -> None:
     assert {text: Review(text, "positive").split for text in splits} == splits
 
 
-def test_the_order_of_the_rows_does_not_decide_their_split(tmp_path: Path) -> None:
+def test_the_order_of_the_rows_does_not_affect_their_split(tmp_path: Path) -> None:
     reviews = [Review(f"film number {number}", "positive") for number in range(300)]
     write_splits(reviews, tmp_path / "one")
     write_splits(random.Random(0).sample(reviews, len(reviews)), tmp_path / "two")
@@ -66,7 +66,7 @@ def test_the_order_of_the_rows_does_not_decide_their_split(tmp_path: Path) -> No
         assert set(read_reviews(tmp_path / "one" / name)) == set(read_reviews(tmp_path / "two" / name))
 
 
-def test_unchanged_files_are_left_alone(tmp_path: Path) -> None:
+def test_unchanged_files_are_not_rewritten(tmp_path: Path) -> None:
     reviews = [Review(f"film number {number}", "positive") for number in range(30)]
     write_splits(reviews, tmp_path)
     before = written(tmp_path)
@@ -75,8 +75,8 @@ def test_unchanged_files_are_left_alone(tmp_path: Path) -> None:
 
 
 def written(folder: Path) -> list[tuple[int, int]]:
-    """Which file each split is, and when it was last written; not when it was last read, which reading may change."""
-    return [(its.st_ino, its.st_mtime_ns) for its in ((folder / name).stat() for name in SPLIT_FILES)]
+    """Inode and modification time of each split; not the access time, which reading may change."""
+    return [(stat.st_ino, stat.st_mtime_ns) for stat in ((folder / name).stat() for name in SPLIT_FILES)]
 
 
 def test_the_model_folder_is_repaired_if_a_file_is_lost_or_damaged(tmp_path: Path) -> None:
@@ -111,6 +111,6 @@ def test_the_real_splits_share_no_text_and_keep_every_clear_rating(reviews_dir: 
     assert [len(split) for split in splits] == [8021, 998, 1024]
 
 
-def test_preparing_again_says_the_same(reviews_dir: Path) -> None:
+def test_preparing_again_prints_the_same_summary(reviews_dir: Path) -> None:
     assert prepare() == prepare()
     assert (reviews_dir.parent / "README.txt").read_text(encoding="utf-8") == README

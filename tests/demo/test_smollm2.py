@@ -1,4 +1,4 @@
-"""The chat model's folder is one that transformers loads without knowing that it ever was a GGUF file."""
+"""transformers loads the folder of the chat model like any other; nothing shows that it was a GGUF file."""
 
 from pathlib import Path
 
