@@ -22,7 +22,7 @@ SLOW = (
     "trainer/checkpoint",
     "trainer/engine/test_layouts.py",
     "trainer/model/test_lora.py",
-    "trainer/between_steps/test_guard.py",
+    "trainer/between_steps",
     "trainer/distributed",
     "trainer/setup",
     "trainer/export",
