@@ -23,7 +23,7 @@ def test_a_run_is_known_once_from_any_folder_until_it_is_gone(tmp_path: Path, mo
     remember(one)
     monkeypatch.chdir("/")
     assert known() == [one, two]
-    assert [its.run_dir for its in monitor.known_runs()] == [str(two), str(one)]
+    assert [run.run_dir for run in monitor.known_runs()] == [str(two), str(one)]
     shutil.rmtree(one)
     assert known() == [two]
 
@@ -34,7 +34,7 @@ def test_what_is_gone_is_forgotten_when_there_are_many(tmp_path: Path, monkeypat
     remember(*runs[:3])
     shutil.rmtree(runs[0])
     remember(*runs[3:])
-    assert register_file().read_text().splitlines() == [str(its) for its in runs[1:]]
+    assert register_file().read_text().splitlines() == [str(run_dir) for run_dir in runs[1:]]
 
 
 def test_a_home_that_cannot_be_written_keeps_no_one_from_training(

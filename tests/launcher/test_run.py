@@ -97,7 +97,7 @@ def test_the_launcher_shows_the_run_and_says_where_everything_is(
     ],
     ids=["launcher-deepspeed", "torchrun", "deepspeed", "alone"],
 )
-def test_whoever_starts_the_ranks_the_loss_curve_is_the_same(
+def test_the_loss_curve_is_the_same_however_the_ranks_are_started(
     folder: Path,
     tmp_path: Path,
     finished: tuple[Path, subprocess.CompletedProcess[str]],
@@ -107,8 +107,8 @@ def test_whoever_starts_the_ranks_the_loss_curve_is_the_same(
     is_by_hand = words[0] in ("torchrun", "deepspeed")
     done = command(*words, cwd=folder, environment=BY_HAND if is_by_hand else ENVIRONMENT)
     assert done.returncode == 0, done.stdout + done.stderr
-    for its, other in zip(curve(events(tmp_path / "by")), curve(events(finished[0])), strict=True):
-        assert its == pytest.approx(other, rel=1e-3)
+    for by_hand, by_launcher in zip(curve(events(tmp_path / "by")), curve(events(finished[0])), strict=True):
+        assert by_hand == pytest.approx(by_launcher, rel=1e-3)
 
 
 def test_a_finished_run_is_not_trained_again(
@@ -149,10 +149,10 @@ def test_checkpoints_are_listed_with_what_is_wrong_with_them(
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     (run_dir / "checkpoints" / ".step-19").mkdir()
     listed = json.loads(shardtune("checkpoints", str(run_dir), "--json", cwd=folder).stdout)
-    assert {its["step"]: its["whole"] for its in listed} == {12: True, 18: False, 19: False} | {
-        its["step"]: True for its in listed if its.get("best")
+    assert {checkpoint["step"]: checkpoint["whole"] for checkpoint in listed} == {12: True, 18: False, 19: False} | {
+        checkpoint["step"]: True for checkpoint in listed if checkpoint.get("best")
     }
-    twelve = next(its for its in listed if its["step"] == 12)
+    twelve = next(checkpoint for checkpoint in listed if checkpoint["step"] == 12)
     assert (twelve["state"], twelve["metric"]) == ("verified", "accuracy")
     assert twelve["num_bytes"] == sum(path.stat().st_size for path in Path(twelve["path"]).glob("*.safetensors"))
     table = shardtune("checkpoints", str(run_dir), cwd=folder).stdout
@@ -186,7 +186,7 @@ def test_predict_refuses_what_it_cannot_read(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["run", "tiny.yaml", "--dry-rum"], "shardtune: run: unknown flag --dry-rum; did you mean --dry-run?"),
         (
@@ -207,11 +207,13 @@ def test_predict_refuses_what_it_cannot_read(
         (["run", "tiny.yaml", "--fork=new"], "--fork: no run in"),
     ],
 )
-def test_a_mistyped_command_does_nothing_but_say_so(folder: Path, tmp_path: Path, words: list[str], said: str) -> None:
+def test_a_mistyped_command_does_nothing_but_say_so(
+    folder: Path, tmp_path: Path, words: list[str], message: str
+) -> None:
     before = sorted(folder.rglob("*"))
     done = shardtune(*words, cwd=folder)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert sorted(folder.rglob("*")) == before
 
@@ -232,7 +234,7 @@ def test_plan_is_a_dry_run(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("train", "said"),
+    ("train", "message"),
     [
         ('{"text": "good", "label": "x"}\n{"text": \n', ":2: not JSON"),
         ('{"text": "good", "label": "x"}\n{"text": "bad", "label": "x"}\n', "a classifier needs at least two"),
@@ -241,12 +243,12 @@ def test_plan_is_a_dry_run(folder: Path) -> None:
     ],
 )
 def test_bad_data_end_in_one_clear_error_before_any_rank_starts(
-    folder: Path, tmp_path: Path, train: str, said: str
+    folder: Path, tmp_path: Path, train: str, message: str
 ) -> None:
     (tmp_path / "bad.jsonl").write_text(train)
     done = shardtune("run", "tiny.yaml", f"data.train={tmp_path}/bad.jsonl", f"--run-dir={tmp_path / 'r'}", cwd=folder)
     assert done.returncode == 2
-    assert said in done.stderr.splitlines()[0]
+    assert message in done.stderr.splitlines()[0]
     assert "Traceback" not in done.stderr
     assert not list((tmp_path / "r" / "logs").iterdir())
     assert (tmp_path / "bad.jsonl").read_text() == train
@@ -256,17 +258,17 @@ def test_a_dying_rank_ends_the_job_with_its_traceback_first(folder: Path, tmp_pa
     (tmp_path / "r" / "logs" / "rank-1.log").mkdir(parents=True)  # rank 1 cannot open its log
     done = shardtune("run", "tiny.yaml", f"--run-dir={tmp_path / 'r'}", cwd=folder)
     assert done.returncode == 1
-    said = done.stderr.splitlines()
-    first = next(number for number, line in enumerate(said) if line.startswith("rank "))
-    assert said[first].startswith("rank 1 on ")
-    assert said[first + 1].startswith("Traceback")
+    lines = done.stderr.splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("rank "))
+    assert lines[first].startswith("rank 1 on ")
+    assert lines[first + 1].startswith("Traceback")
     assert "IsADirectoryError" in done.stderr
     assert not ranks_of(tmp_path / "r")
 
 
 @pytest.fixture
 def long_run(folder: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """A job that would go on for long, in the middle of it."""
+    """A long job, in the middle of its training."""
     run_dir = tmp_path / "long"
     settings = ["train.num_epochs=5000", "faults.max_restarts=0"]
     words = [sys.executable, "-m", "shardtune.launcher", "run", "tiny.yaml", *settings, f"--run-dir={run_dir}"]
@@ -417,8 +419,8 @@ def test_a_rank_short_of_memory_costs_a_start_and_no_more(
     # The rehearsal is three passes; three by which the model is asked what it does come before. These are training's.
     short = {**plan.environment, "SHORTAGE": "100 8"}
     assert run_job(replace(plan, argv=words, environment=short)) == 0
-    said = re.findall(r"auto is (\d+) \(memory ran out with (\d+)\); restarting now\n", capsys.readouterr().err)
-    assert len(said) == 1 and int(said[0][0]) <= 100 < int(said[0][1])
+    budgets = re.findall(r"auto is (\d+) \(memory ran out with (\d+)\); restarting now\n", capsys.readouterr().err)
+    assert len(budgets) == 1 and int(budgets[0][0]) <= 100 < int(budgets[0][1])
     first, second = events(tmp_path / "r", "start")
     assert first["step"] == 0 < second["step"]
     assert [event["step"] for event in events(tmp_path / "r", "step")] == [1, 2, 3, 4]
@@ -426,26 +428,26 @@ def test_a_rank_short_of_memory_costs_a_start_and_no_more(
 
 def run_that_hangs(folder: Path, run_dir: Path, hang: str, *settings: str) -> int:
     """The exit code of a run of 4 steps whose ranks hang in its first start; see tests/support/hang.py."""
-    made = plan_job(folder / "tiny.yaml", ["train.max_steps=4", "data.dev=null", *settings], run_dir, Machine(0, 2))
-    words = tuple("tests.support.hang" if word == "shardtune.trainer" else word for word in made.argv)
-    return run_job(replace(made, argv=words, environment={**made.environment, "HANG": hang}))
+    plan = plan_job(folder / "tiny.yaml", ["train.max_steps=4", "data.dev=null", *settings], run_dir, Machine(0, 2))
+    words = tuple("tests.support.hang" if word == "shardtune.trainer" else word for word in plan.argv)
+    return run_job(replace(plan, argv=words, environment={**plan.environment, "HANG": hang}))
 
 
 @pytest.mark.timeout(600)
-def test_a_rank_that_hangs_in_start_up_is_seen_and_all_say_where_they_stood_and_start_anew(
+def test_a_rank_that_hangs_in_start_up_is_detected_and_all_write_stack_traces_and_restart(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     run_dir = tmp_path / "r"
     settings = ["faults.startup_hang_s=20", "faults.restart_delay_s=0"]
     assert run_that_hangs(folder, run_dir, "load 1", *settings) == 0
-    said = capsys.readouterr().err
+    message = capsys.readouterr().err
     stacks = [run_dir / "logs" / f"rank-{rank}.stacks.txt" for rank in (0, 1)]
     assert (
         "no progress before the training began for longer than faults.startup_hang_s; stack traces of the "
         f"ranks:\n  {stacks[0]}\n  {stacks[1]}\n"
-    ) in said
-    assert "restarting in 0 s (restart 1 of at most 3)" in said
+    ) in message
+    assert "restarting in 0 s (restart 1 of at most 3)" in message
     assert "in wait_for_ever" in stacks[1].read_text(encoding="utf-8")
     assert "deepspeed" in stacks[0].read_text(encoding="utf-8")  # in whose first collective it waits
     assert [event["step"] for event in events(run_dir, "step")] == [1, 2, 3, 4]
@@ -458,8 +460,8 @@ def test_ranks_that_are_all_frozen_are_ended_by_the_launcher_and_none_is_left_be
     monkeypatch.setattr(execute, "FROZEN_AFTER_S", 1.0)
     run_dir = tmp_path / "r"
     assert run_that_hangs(folder, run_dir, "_train 0 1", "faults.hang_s=5", "faults.max_restarts=0") == 1
-    said = capsys.readouterr().err
-    assert re.search(r"no rank made progress for \d+ s \(faults.hang_s\), and none wrote a stack", said)
+    message = capsys.readouterr().err
+    assert re.search(r"no rank made progress for \d+ s \(faults.hang_s\), and none wrote a stack", message)
     for rank in (0, 1):
         path = Path("/proc") / (run_dir / f"hung-{rank}").read_text() / "cmdline"
         assert not path.exists() or not path.read_bytes(), f"rank {rank} is still there"

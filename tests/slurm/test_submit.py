@@ -56,7 +56,7 @@ def test_a_job_that_waits_says_what_for(cluster: Cluster, shardtune: Shardtune, 
     wait_for(lambda: cluster.field(job, "Reason") in ("Resources", "Priority"), 30)
     (run,) = json.loads(shardtune("status", "its run", "--json").stdout)
     assert (run["state"], run["job"]) == ("pending", job)
-    assert run["why"].startswith(("it waits for nodes to become free", "other jobs are before it"))
+    assert run["why"].startswith(("waiting for free nodes", "waiting behind jobs"))
     assert f"pending  {job}" in shardtune("status").stdout
 
     done = shardtune("submit", "its run")
@@ -67,7 +67,7 @@ def test_a_job_that_waits_says_what_for(cluster: Cluster, shardtune: Shardtune, 
     assert "left the queue without starting" in shardtune("status", "its run").stdout
 
 
-def test_a_run_is_put_back_and_stopped_and_says_where_it_stands(
+def test_a_run_is_requeued_and_stopped_and_reports_its_state(
     cluster: Cluster, shardtune: Shardtune, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "r"
@@ -90,8 +90,8 @@ def test_a_run_is_put_back_and_stopped_and_says_where_it_stands(
         assert (done.returncode, done.stdout) == (75, "r: stopped (stop)\n")
         followed = following.result()  # it ends with the run, and has printed its last words
     assert followed.returncode == 0, followed.stderr
-    assert followed.stdout.rstrip().endswith(f"shardtune: stopped at step {starts(run_dir)[1].last_step}, as asked")
-    assert wait_for_end(cluster, job) == "FAILED"  # 75 is no success: what depends on it does not begin
+    assert followed.stdout.rstrip().endswith(f"shardtune: stopped at step {starts(run_dir)[1].last_step}, as requested")
+    assert wait_for_end(cluster, job) == "FAILED"  # 75 is not success: a job that depends on it does not start
     assert endings(run_dir) == [("waiting", "signal"), ("stopped", "stop")]
     first, second = starts(run_dir)
     assert second.first_step == first.last_step
@@ -116,9 +116,7 @@ def test_a_name_reaches_slurm_as_it_is(cluster: Cluster, tmp_path: Path) -> None
         assert cluster.ask("squeue", "-h", "-j", job, "-o", "%k") == name
 
 
-def test_a_run_that_is_waited_for_begins_after_what_it_depends_on(
-    cluster: Cluster, shardtune: Shardtune, tmp_path: Path
-) -> None:
+def test_a_run_starts_after_the_job_it_depends_on(cluster: Cluster, shardtune: Shardtune, tmp_path: Path) -> None:
     done = shardtune("submit", "tiny.yaml", *CPU, "--depends=afterok:99999", "--run-dir=r")
     assert done.returncode == 2 and "--depends: Slurm knows no job 99999" in done.stderr
 

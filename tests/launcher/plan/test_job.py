@@ -51,15 +51,15 @@ def test_the_recipe_has_the_last_word_on_ranks_threads_and_device() -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "machine", "said"),
+    ("overrides", "machine", "message"),
     [
         (["job.ranks=9"], WORKSTATION, "job.ranks: 9 ranks need 9 GPUs"),
         (["engine.precision=fp16"], LAPTOP, "engine.precision: fp16 needs a GPU"),
         (["job.device=cuda"], LAPTOP, "job.device: cuda is requested, but nvidia-smi finds no GPU"),
     ],
 )
-def test_what_the_machine_does_not_have_is_refused(overrides: list[str], machine: Machine, said: str) -> None:
-    with pytest.raises(LaunchError, match=said):
+def test_what_the_machine_does_not_have_is_refused(overrides: list[str], machine: Machine, message: str) -> None:
+    with pytest.raises(LaunchError, match=message):
         plan(*overrides, machine=machine)
 
 
@@ -135,8 +135,8 @@ def test_all_mistakes_are_said_at_once() -> None:
 
 def test_the_description_has_what_a_user_wants_to_know_before() -> None:
     text = plan("train.global_batch_size=64").describe()
-    for said in ("8 on cuda", "64 rows = 8 ranks x about 8 rows", "runs/x-", "torch.distributed.run", '"stage": 2'):
-        assert said in text
+    for message in ("8 on cuda", "64 rows = 8 ranks x about 8 rows", "runs/x-", "torch.distributed.run", '"stage": 2'):
+        assert message in text
 
 
 TORCHRUN_LOG = """

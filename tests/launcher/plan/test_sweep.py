@@ -62,7 +62,7 @@ def test_what_is_wrong_with_any_point_is_said_once_before_any_runs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("axes", "said"),
+    ("axes", "message"),
     [
         (["optim.lr"], "expected key=A,B,C"),
         (["optim.lr="], "expected key=A,B,C"),
@@ -72,8 +72,8 @@ def test_what_is_wrong_with_any_point_is_said_once_before_any_runs() -> None:
         (["train.seed=" + ",".join(map(str, range(1001)))], "a sweep has 1 to 1000 points, got 1001"),
     ],
 )
-def test_what_is_no_sweep_is_refused(axes: list[str], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_what_is_no_sweep_is_refused(axes: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         plan(*axes)
 
 

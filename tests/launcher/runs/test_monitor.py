@@ -84,7 +84,7 @@ def test_the_newest_output_is_printed_or_a_ranks_log(run_dir: Path, capsys: pyte
 
 
 @pytest.mark.parametrize(
-    ("start", "results", "code", "said"),
+    ("start", "results", "code", "message"),
     [
         (replace(START, state="finished", cause="finished"), True, 0, "finished"),
         (replace(START, state="stopped", cause="scancel"), False, 75, "stopped (scancel)"),
@@ -93,13 +93,13 @@ def test_the_newest_output_is_printed_or_a_ranks_log(run_dir: Path, capsys: pyte
     ],
 )
 def test_watch_returns_the_exit_code_of_the_run(
-    run_dir: Path, start: Start, results: bool, code: int, said: str, capsys: pytest.CaptureFixture[str]
+    run_dir: Path, start: Start, results: bool, code: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (run_dir / "status.json").write_text(render_status([start]))
     if results:
         (run_dir / "results.json").write_text("{}")
     assert monitor.watch(run_dir) == code
-    assert capsys.readouterr().out == f"{run_dir}: {said}\n"
+    assert capsys.readouterr().out == f"{run_dir}: {message}\n"
 
 
 def program(path: Path, body: str) -> None:

@@ -178,9 +178,9 @@ def test_a_start_that_made_progress_is_requeued_until_it_fails_at_one_step_three
         fail(run_dir, EXIT_BUG)
         train(run_dir, *steps)
         assert end(run_dir, again, exit_code=1, signals="") == (75, True)
-        said = capsys.readouterr().err
-        assert f"failed at step {steps[-1]}; requeued (restart {restart + 1})" in said
-        assert "rank 3 on node2 failed first" in said
+        message = capsys.readouterr().err
+        assert f"failed at step {steps[-1]}; requeued (restart {restart + 1})" in message
+        assert "rank 3 on node2 failed first" in message
     last = replace(allocation, restart=3)
     begin(run_dir, [], last)
     train(run_dir, 3)
@@ -193,9 +193,9 @@ def test_a_hang_requeues_the_job_also_before_its_first_step_and_names_the_stack_
 ) -> None:
     stacks_path(run_dir, 1).write_text("Timeout!")
     assert end(run_dir, allocation, exit_code=1, signals="") == (75, True)
-    said = capsys.readouterr().err
-    assert "hung before its first step; requeued (restart 1)" in said
-    assert f"stack traces of a rank: {stacks_path(run_dir, 1)}" in said
+    message = capsys.readouterr().err
+    assert "hung before its first step; requeued (restart 1)" in message
+    assert f"stack traces of a rank: {stacks_path(run_dir, 1)}" in message
     assert read_starts(run_dir)[-1].cause == "hang"
 
 

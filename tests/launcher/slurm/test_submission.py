@@ -1,4 +1,4 @@
-"""What sbatch will be given is decided beforehand, all that is wrong with it is said at once, and no name is code."""
+"""The script for sbatch is planned first, all faults of it are reported at once, and no name is run as code."""
 
 import subprocess
 import sys
@@ -51,12 +51,12 @@ def plan(*overrides: str, cluster: list[Nodes] | None = CLUSTER, depends: str | 
 def test_the_header_of_the_job_script_is_the_recipes_job_keys(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submission, "CODE_DIR", folder / "installed")
     monkeypatch.setattr(sys, "executable", "/venv/bin/python")
-    its = plan(
+    planned = plan(
         "job.nodes=2", "job.partition=big", "job.gpus_per_node=4", "job.memory_per_node_gb=200", "job.account=lab-1",
         "job.qos=long", "job.constraint=a100&ib", "job.time_limit=1-12:00:00", "job.stop_lead_s=600",
         "job.preamble=site.sh", "job.sbatch_options=['--exclude=node7', '--mail-type=END']", depends="afterok:12",
     )  # fmt: skip
-    header, body = its.script.split(BODY, 1)
+    header, body = planned.script.split(BODY, 1)
     assert (
         header
         == f"""#!/bin/bash
@@ -94,8 +94,8 @@ set -- {folder}/r
 def test_the_jobs_that_do_not_train_have_headers_of_their_own(folder: Path) -> None:
     """What is asked of the machines, which script is frozen, and with what words it is called."""
 
-    def header_of(its: Submission, script: str) -> list[str]:
-        header, body = its.script.split(BODY, 1)
+    def header_of(job: Submission, script: str) -> list[str]:
+        header, body = job.script.split(BODY, 1)
         assert BODY + body == script_body(script)
         lines = header.splitlines()
         return [line.removeprefix("#SBATCH ") for line in lines if line.startswith(("#SBATCH", "set -- "))]
@@ -186,7 +186,7 @@ def test_a_job_gets_all_gpus_of_a_node_and_their_share_of_its_cpus(overrides: li
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (["job.partition=bigg"], ["job.partition: unknown partition 'bigg'", "big: 2 nodes of 128 CPUs"]),
         (["job.gpus_per_node=3"], ["job.gpus_per_node: 3 are requested, but no node of main has more than 2"]),
@@ -202,11 +202,11 @@ def test_a_job_gets_all_gpus_of_a_node_and_their_share_of_its_cpus(overrides: li
     ],
 )
 def test_what_the_partition_does_not_have_is_reported_before_the_job_is_queued(
-    overrides: list[str], said: list[str]
+    overrides: list[str], message: list[str]
 ) -> None:
     with pytest.raises(LaunchError) as error:
         plan(*overrides)
-    for line in said:
+    for line in message:
         assert line in str(error.value)
 
 
@@ -224,7 +224,7 @@ def test_without_slurm_the_number_of_gpus_has_to_be_set() -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("job.time_limit=90 min", r"expected \[D-\]HH:MM:SS, got '90 min'"),
         ("job.time_limit=0:04:00", "must be above stop_lead_s"),
@@ -238,8 +238,8 @@ def test_without_slurm_the_number_of_gpus_has_to_be_set() -> None:
         ("job.sbatch_options=['--cpu-bind=cores']", r"--cpu-bind is set by job\.cpu_binding"),
     ],
 )
-def test_a_job_key_that_slurm_would_not_understand_is_refused_as_it_is_read(override: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_a_job_key_that_slurm_would_not_understand_is_refused_as_it_is_read(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         plan(override)
 
 
@@ -263,8 +263,8 @@ def test_whatever_a_value_holds_bash_reads_it_as_it_is(values: list[str]) -> Non
     environment = {f"HOSTILE_{number}": value for number, value in enumerate(values)}
     body = 'printf \'%s\\0\' "$@"; for name in ${!HOSTILE_@}; do printf \'%s=%s\\0\' "$name" "${!name}"; done'
     script = render_script([], environment, values, body)
-    said = subprocess.run(["bash"], input=script.encode(), capture_output=True, check=True).stdout.decode()
-    *found, last = said.split("\0")
+    message = subprocess.run(["bash"], input=script.encode(), capture_output=True, check=True).stdout.decode()
+    *found, last = message.split("\0")
     assert last == ""
     if values:  # printf without arguments prints its format once
         assert found[: len(values)] == values

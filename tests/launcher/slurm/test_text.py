@@ -78,7 +78,7 @@ def test_what_squeue_says_of_a_job_whatever_its_comment_holds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "said"),
+    ("reason", "message"),
     [
         ("Resources", "waiting for free nodes"),
         ("QOSMaxGRESPerUser", "a limit of your account or QOS is reached (QOSMaxGRESPerUser)"),
@@ -86,12 +86,12 @@ def test_what_squeue_says_of_a_job_whatever_its_comment_holds() -> None:
         ("SomethingNew", "SomethingNew"),
     ],
 )
-def test_why_a_job_waits_is_explained_in_plain_words(reason: str, said: str) -> None:
-    assert explain_reason(reason) == said
+def test_why_a_job_waits_is_explained_in_plain_words(reason: str, message: str) -> None:
+    assert explain_reason(reason) == message
 
 
 @pytest.mark.parametrize(
-    ("said", "means"),
+    ("message", "means"),
     [
         ("sbatch: error: invalid partition specified: x\nallocation failure: Invalid partition name specified\n",
          "job.partition: unknown partition"),
@@ -102,9 +102,9 @@ def test_why_a_job_waits_is_explained_in_plain_words(reason: str, said: str) -> 
         ("sbatch: error: Out of cheese\n", "sbatch refused the job: Out of cheese"),
     ],
 )  # fmt: skip
-def test_a_refusal_is_explained_in_plain_words_before_those_of_sbatch(said: str, means: str) -> None:
-    assert explain_refusal(said).startswith(means)
-    assert said.splitlines()[-1].split(": ")[-1] in explain_refusal(said)
+def test_a_refusal_is_explained_in_plain_words_before_those_of_sbatch(message: str, means: str) -> None:
+    assert explain_refusal(message).startswith(means)
+    assert message.splitlines()[-1].split(": ")[-1] in explain_refusal(message)
 
 
 def test_a_jobs_number_is_taken_from_the_output_of_sbatch() -> None:
@@ -114,8 +114,10 @@ def test_a_jobs_number_is_taken_from_the_output_of_sbatch() -> None:
 
 
 def test_the_expected_start_is_taken_from_the_test_of_sbatch() -> None:
-    said = "sbatch: Job 5 to start at 2026-11-24T08:20:17 a using 2 processors on nodes node[1-2] in partition main\n"
-    assert parse_test(said) == "2026-11-24T08:20:17 on node[1-2]"
+    message = (
+        "sbatch: Job 5 to start at 2026-11-24T08:20:17 a using 2 processors on nodes node[1-2] in partition main\n"
+    )
+    assert parse_test(message) == "2026-11-24T08:20:17 on node[1-2]"
     assert parse_test("sbatch: ok") is None
 
 
