@@ -22,7 +22,8 @@ from shardtune.trainer.data.batches.bins import Packing
 from shardtune.trainer.data.batches.steps import training_order
 from shardtune.trainer.data.prepare.example_shards import Split
 from shardtune.trainer.data.prepare.prepare import Prepared, prepare
-from shardtune.trainer.data.prepare.splits import REPORTED, SPLITS
+from shardtune.trainer.data.prepare.sources import SPLITS
+from shardtune.trainer.data.prepare.splits import REPORTED
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
 from shardtune.trainer.setup.footprint import footprint
 from shardtune.trainer.setup.micro_batch import estimate, lay_out_first_steps, most_wanted

@@ -13,8 +13,7 @@ from shardtune.rows.columns import rename
 from shardtune.rows.row_faults import BadRowsError, Faults
 from shardtune.rows.source import Row
 from shardtune.trainer.data.batches.order import shuffled
-from shardtune.trainer.data.prepare.row_pieces import Read, Reading
-from shardtune.trainer.data.prepare.splits import sources_of, with_named_columns
+from shardtune.trainer.data.prepare.sources import ReadResult, ReadUnit, sources_of, with_named_columns
 from shardtune.trainer.tasks import TASKS
 
 ROWS_AT_ONCE = 256
@@ -76,10 +75,10 @@ class Stream:
         sources = sources_of(self._recipe.data)
         num_rows = 0
         for number in range(len(self._recipe.data.sources("train"))):
-            read = Read()
-            reading = Reading(number, tuple((path, None) for path in sources.files[number]))
+            result = ReadResult()
+            unit = ReadUnit(number, tuple((path, None) for path in sources.files[number]))
             chunk: list[Row] = []
-            for path, records in sources.records(reading, read):
+            for path, records in sources.records(unit, result):
                 for record in records:
                     if self._columns[number]:
                         rename(record.values, self._columns[number])
@@ -87,10 +86,10 @@ class Stream:
                     chunk.append(with_named_columns(row, self._recipe))
                     if len(chunk) == ROWS_AT_ONCE:
                         num_rows += len(chunk)
-                        yield self._sound(chunk, read.faults, is_passed=num_rows <= num_passed)
+                        yield self._sound(chunk, result.faults, is_passed=num_rows <= num_passed)
                         chunk = []
             num_rows += len(chunk)
-            yield self._sound(chunk, read.faults, is_passed=num_rows <= num_passed)
+            yield self._sound(chunk, result.faults, is_passed=num_rows <= num_passed)
 
     def _sound(self, rows: list[Row], unread: Faults, *, is_passed: bool) -> list[Row]:
         """The rows that are right. Raises BadRowsError if one is not and may not be skipped."""

@@ -26,7 +26,8 @@ from shardtune.rows.row_faults import Faults
 from shardtune.run_dir.files import write_atomically
 from shardtune.trainer.data.prepare.example_shards import Encoder, Split, Written, damaged
 from shardtune.trainer.data.prepare.fingerprints import Fingerprints
-from shardtune.trainer.data.prepare.splits import SPLITS, SplitRows, read_splits, sources_digest, sources_of
+from shardtune.trainer.data.prepare.sources import SPLITS, sources_digest, sources_of
+from shardtune.trainer.data.prepare.splits import SplitRows, read_splits
 from shardtune.trainer.data.prepare.work_queue import NO_ROOM, FinishedElsewhere, Progress, WorkerKilled, WorkQueue
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
 from shardtune.trainer.tasks import TASKS

@@ -12,7 +12,7 @@ from shardtune.recipe.schema import Recipe
 from shardtune.trainer.data.batches.steps import training_steps_of
 from shardtune.trainer.data.batches.stream import open_stream
 from shardtune.trainer.data.prepare.prepare import prepare
-from shardtune.trainer.data.prepare.row_pieces import Sources
+from shardtune.trainer.data.prepare.sources import Sources
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
 from shardtune.trainer.tasks import TASKS

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardtune.recipe.schema import DataConfig
-from shardtune.rows.row_faults import Faults
+from shardtune.rows.row_faults import BadRowsError, Faults
 from shardtune.rows.source import Row
 from shardtune.trainer.data.prepare.held_out import held_out, refuse_unknown_group, shares_of
 
@@ -105,9 +105,9 @@ def test_rows_without_a_group_are_named_and_a_group_that_is_nowhere_once() -> No
     data = DataConfig.model_validate({"train": "a", "dev": {"fraction": 0.5, "group": "chat"}})
     faults = Faults()
     held_out([*chats(2, turns=1), *rows_of("ab"), *rows_of("c", chat=None)], data, ["text"], faults)
-    assert faults.first == [f"a.jsonl:{line}: no chat, by which rows are held out together" for line in (1, 2, 1)]
+    assert faults.first == [f"a.jsonl:{line}: no chat, the group by which rows are held out" for line in (1, 2, 1)]
     assert faults.are_rows_alone
-    faults = Faults()
-    refuse_unknown_group(data, ["text"], faults)
-    assert faults.first == ["data.dev.group: no row of train has a column 'chat'; found: text"]
-    assert not faults.are_rows_alone
+    with pytest.raises(BadRowsError) as raised:
+        refuse_unknown_group(data, ["text"])
+    assert str(raised.value) == "data.dev.group: no train row has a column 'chat'; found: text"
+    assert not raised.value.faults.are_rows_alone

@@ -11,7 +11,8 @@ import pytest
 from shardtune.errors import DataError
 from shardtune.trainer.data.prepare.fingerprints import Fingerprints
 from shardtune.trainer.data.prepare.prepare import fingerprint, prepare
-from shardtune.trainer.data.prepare.splits import SplitRows, read_splits, sources_digest
+from shardtune.trainer.data.prepare.sources import sources_digest
+from shardtune.trainer.data.prepare.splits import SplitRows, read_splits
 from shardtune.trainer.data.prepare.work_queue import WorkQueue
 from tests.support.runs import tiny_recipe, write_tiny
 
@@ -134,7 +135,7 @@ def test_skipped_rows_are_counted_by_what_is_wrong_and_the_first_are_shown(folde
     (note,) = [
         text for text in said if text.startswith("rows skipped (data.on_bad_row): 6 of train, 2 of dev: 2 x text")
     ]
-    assert "the first are\n  train.jsonl:3: not JSON" in note
+    assert "the first ones:\n  train.jsonl:3: not JSON" in note
     assert found.facts["label_counts"] == {"train": {"positive": 2, "negative": 1}, "dev": {"positive": 1}}
 
 
@@ -142,8 +143,8 @@ def test_skipped_rows_are_counted_by_what_is_wrong_and_the_first_are_shown(folde
     ("content", "said"),
     [
         ('{"text": "a"}\n{"text": 1}\n', "train.jsonl: no column 'label'"),
-        ("x\ny\n", "train: no row is left, for all 2 are wrong:\n.*train.jsonl:1: not JSON: expecting value"),
-        ('{"text": "", "label": "x"}\n', "train: no row is left, for all 1 are wrong:\n.*train.jsonl:1: text is empty"),
+        ("x\ny\n", "train: no rows left: all 2 are bad:\n.*train.jsonl:1: not JSON: expecting value"),
+        ('{"text": "", "label": "x"}\n', "train: no rows left: all 1 are bad:\n.*train.jsonl:1: text is empty"),
         (jsonl(*reviews("a")), "every row has the label 'positive'"),
         ("", "train.jsonl: no rows in it"),
     ],
@@ -178,10 +179,10 @@ def test_leaks_are_always_counted_and_said(folder: Path) -> None:
     assert (leak["of"], leak["inside"], leak["rows"]) == ("dev", "train", 1)
     assert (found.report["duplicates"], found.report["conflicts"]) == ({"train": 1, "dev": 0}, {"train": 2, "dev": 0})
     assert said == [
-        "leak: of 1 rows of dev (50.0%) the model reads the same in train, as dev.jsonl:1 = train.jsonl:4; "
-        "data.deduplicate: train mends that",
-        "train: 1 rows repeat an earlier one (20.0%)",
-        "train: 2 rows have the inputs of another row, and another answer",
+        "leak: 1 dev rows (50.0%) have the same input as a train row, such as dev.jsonl:1 = train.jsonl:4; "
+        "data.deduplicate=train drops those train rows",
+        "train: 1 rows are duplicates of earlier rows (20.0%)",
+        "train: 2 rows have the same input as another row but a different answer",
     ]
 
 
@@ -192,8 +193,8 @@ def test_double_rows_are_dropped_on_request_and_the_facts_are_of_what_is_left(fo
     assert (texts(found), texts(found, "dev")) == (["good", "bad", "a film"], ["warm", "cold", "warm"])
     assert found.facts["label_counts"]["train"] == {"positive": 2, "negative": 1}
     assert found.report["deduplicated"] == {"train": 2, "dev": 0}
-    assert said[0].endswith("the model reads the same in train, as dev.jsonl:1 = train.jsonl:4")
-    assert said[-1] == "dropped because they are there twice (data.deduplicate: train): 2 of train"
+    assert said[0].endswith("have the same input as a train row, such as dev.jsonl:1 = train.jsonl:4")
+    assert said[-1] == "duplicates dropped (data.deduplicate: train): 2 of train"
     found, _ = gathered(folder, "data.deduplicate=all", f"data.dev={folder}/dev.jsonl")
     assert texts(found, "dev") == ["warm", "cold"]
 
@@ -214,16 +215,16 @@ def test_a_share_of_the_training_rows_is_another_split(folder: Path) -> None:
     assert 20 < len(found.rows["dev"]) < 60 and 5 < len(found.rows["test"]) < 40
     assert said[0].endswith(f"dev: {len(found.rows['dev'])} of 200 training rows are held out "
                             f"({len(found.rows['dev']) / 200:.1%})")  # fmt: skip
-    with pytest.raises(DataError, match=r"data\.dev: no row is left for it of 200; change the fractions"):
+    with pytest.raises(DataError, match=r"data\.dev: no rows left for it out of 200; change the fractions"):
         gathered(folder, "data.dev={fraction: 0.0001}")
-    with pytest.raises(DataError, match=r"data\.dev\.group: no row of train has a column 'chat'; found: text, label"):
+    with pytest.raises(DataError, match=r"data\.dev\.group: no train row has a column 'chat'; found: text, label"):
         gathered(folder, "data.dev={fraction: 0.1, group: chat}")
 
 
 def test_a_row_without_a_group_is_bad_like_any_other(folder: Path) -> None:
     rows = [{"text": f"film {n}", "label": ("positive", "negative")[n % 2], "chat": n // 4} for n in range(80)]
     (folder / "train.jsonl").write_text(jsonl(*rows, *reviews("alone")))
-    with pytest.raises(DataError, match=r"train\.jsonl:81: no chat, by which rows are held out together"):
+    with pytest.raises(DataError, match=r"train\.jsonl:81: no chat, the group by which rows are held out"):
         gathered(folder, "data.dev={fraction: 0.3, group: chat}")
     found, _ = gathered(folder, "data.dev={fraction: 0.3, group: chat}", "data.on_bad_row=skip")
     chats = {split: {row.values["chat"] for row in rows} for split, rows in found.rows.items()}
@@ -316,5 +317,5 @@ def test_a_split_of_which_nothing_is_left_is_said(folder: Path, which: str, empt
     with pytest.raises(DataError) as raised:
         gathered(folder, f"data.deduplicate={which}", *splits)
     assert str(raised.value) == (
-        f"data.{emptied}: no row is left: all 2 are there twice, in it or in another split (data.deduplicate: {which})"
+        f"data.{emptied}: no rows left: all 2 are duplicates within this or another split (data.deduplicate: {which})"
     )
