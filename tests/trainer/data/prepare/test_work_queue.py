@@ -125,7 +125,7 @@ def test_a_machine_that_is_alive_is_waited_for(tmp_path: Path, monkeypatch: pyte
 
 
 def test_what_is_over_elsewhere_is_left(tmp_path: Path) -> None:
-    work = WorkQueue(tmp_path / "work", is_over=lambda: True)
+    work = WorkQueue(tmp_path / "work", is_finished=lambda: True)
     with pytest.raises(FinishedElsewhere):
         work.map("squares", 1, lambda unit: unit)
 
@@ -145,7 +145,7 @@ def test_a_process_that_is_killed_is_not_waited_for(tmp_path: Path) -> None:
     def killed(unit: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    with pytest.raises(DataError, match=r"was killed; if memory was short .* set fewer data\.prepare_processes"):
+    with pytest.raises(DataError, match=r"was killed; if memory was short .* lower data\.prepare_processes"):
         WorkQueue(tmp_path / "work", num_processes=2).map("squares", 2, killed)
 
 
