@@ -27,6 +27,7 @@ from shardtune.trainer.checkpoint.base_model import Base, identify_together, ref
 from shardtune.trainer.checkpoint.checkpoints import CheckpointPolicy, Checkpoints
 from shardtune.trainer.checkpoint.resume import Found, find_newest, first_whole, fork, restore, state_of
 from shardtune.trainer.checkpoint.train_state import TrainState
+from shardtune.trainer.data.batches.batch_maker import BatchMaker
 from shardtune.trainer.data.batches.prefetch import prefetch
 from shardtune.trainer.data.batches.steps import Step, training_steps_of
 from shardtune.trainer.data.prepare.example_shards import Split
@@ -193,8 +194,10 @@ def _assemble(
         if task.auto_model == "AutoModelForSequenceClassification":
             read_first_alone(engine, model, _ends_of(train, task).to(ranks.device), recipe.engine.precision, ranks)
         beat()
-    budget = settle_budget(recipe, run_dir, engine, task, train, packing, ranks=ranks, reporter=reporter, lease=lease)
-    course = training_steps_of(prepared, recipe, task, ranks=ranks, micro_batch_tokens=budget.tokens, packing=packing)
+    batch_maker = BatchMaker(task, ranks, packing)
+    budget = settle_budget(recipe, run_dir, engine, train, batch_maker, reporter=reporter, lease=lease)
+    batch_maker = replace(batch_maker, micro_batch_tokens=budget.tokens)
+    steps = training_steps_of(prepared, recipe, batch_maker)
     if ranks.is_zero:
         keep_model_files(model, tokenizer, run_dir / MODEL)
         write_atomically(run_dir / FACTS, json.dumps(prepared.facts, ensure_ascii=False, indent=1))
@@ -212,12 +215,12 @@ def _assemble(
     milestones = Milestones(
         recipe=recipe,
         run_dir=run_dir,
-        num_steps=course.num_steps,
-        steps_per_epoch=course.steps_per_epoch,
+        num_steps=steps.num_steps,
+        steps_per_epoch=steps.steps_per_epoch,
         engine=engine,
         task=task,
         dev=prepared.split("dev"),
-        packing=packing,
+        batch_maker=batch_maker,
         budget=budget,
         tokenizer=tokenizer,
         checkpoints=checkpoints,
@@ -228,11 +231,11 @@ def _assemble(
             engine,
             task,
             checkpoints,
-            BadRowSearch(run_dir, ranks, course.alone),
+            BadRowSearch(run_dir, ranks, steps.alone),
             reporter,
             ranks,
         ),
-        meter=Meter(course.num_steps, ranks.device),
+        meter=Meter(steps.num_steps, ranks.device),
         pace=Pace(ranks.gather(RankLocation(host_name(), ranks.device.index))),
         reporter=reporter,
         ranks=ranks,
@@ -243,8 +246,8 @@ def _assemble(
     reporter.report(
         "start",
         step=state.step,
-        num_steps=course.num_steps,
-        num_rows=course.num_rows,
+        num_steps=steps.num_steps,
+        num_rows=steps.num_rows,
         data={name: {key: its[key] for key in ("rows", "tokens")} for name, its in prepared.meta["splits"].items()},
         num_parameters=engine.num_parameters,
         num_trained=engine.num_trained,
@@ -254,7 +257,7 @@ def _assemble(
         precision=recipe.engine.precision,
         packed=packing is not None,
     )
-    return milestones, lambda state: course.begin(state.step, state.left_out)
+    return milestones, lambda state: steps.begin(state.step, state.left_out)
 
 
 def _load_engine(recipe: Recipe, run_dir: Path, task: Task, tokenizer: Any, ranks: Ranks) -> tuple[Engine, Any]:

@@ -13,9 +13,10 @@ from shardtune.trainer.between_steps.generate import questions
 from shardtune.trainer.between_steps.guard import Guard
 from shardtune.trainer.checkpoint.checkpoints import Checkpoints
 from shardtune.trainer.checkpoint.train_state import TrainState
-from shardtune.trainer.data.batches.bins import Packing
+from shardtune.trainer.data.batches.batch_maker import BatchMaker
+from shardtune.trainer.data.batches.evaluation import evaluation_batches
 from shardtune.trainer.data.batches.prefetch import prefetch
-from shardtune.trainer.data.batches.steps import Step, evaluation_batches
+from shardtune.trainer.data.batches.steps import Step
 from shardtune.trainer.data.prepare.example_shards import Split
 from shardtune.trainer.distributed.lease import Lease
 from shardtune.trainer.distributed.ranks import Ranks
@@ -43,7 +44,7 @@ class Milestones:
     engine: Engine
     task: Task
     dev: Split | None
-    packing: Packing | None
+    batch_maker: BatchMaker
     budget: Budget
     tokenizer: Any
     checkpoints: Checkpoints
@@ -149,13 +150,10 @@ class Milestones:
     def evaluate(self, name: str, split: Split, step: int) -> dict[str, Any]:
         """Collective: this split's metrics, reported."""
         with self.phase(f"evaluating on {name}"):
-            budget = self.budget.tokens
-            made = evaluation_batches(
-                split, self.task, ranks=self.ranks, micro_batch_tokens=budget, packing=self.packing
-            )
+            made = evaluation_batches(split, self.batch_maker)
             asked = None
             if (generation := self.task.generation) is not None and (num_rows := generation.num_rows(name)) != 0:
-                asked = questions(split, generation, num_rows, ranks=self.ranks, micro_batch_tokens=budget)
+                asked = questions(split, generation, num_rows, self.batch_maker)
             asked = None if asked is None else self.between(asked)
             with closing(prefetch(made)) as ahead:
                 batches = self.between(its.item for its in ahead)

@@ -9,6 +9,7 @@ import pytest
 
 from shardtune.errors import ConfigError, DataError
 from shardtune.recipe.schema import Recipe
+from shardtune.trainer.data.batches.batch_maker import BatchMaker
 from shardtune.trainer.data.batches.steps import training_steps_of
 from shardtune.trainer.data.batches.stream import open_stream
 from shardtune.trainer.data.prepare.prepare import prepare
@@ -77,9 +78,7 @@ def test_any_number_of_ranks_trains_on_the_same_rows(folder: Path) -> None:
 
     def body(ranks: Ranks) -> list[Any]:
         task = TASKS["classification"](recipe.task, prepared.facts, load_tokenizer(recipe), load_model_config(recipe))
-        steps = training_steps_of(prepared, recipe, task, ranks=ranks, micro_batch_tokens=16384, packing=None).begin(
-            2, ()
-        )
+        steps = training_steps_of(prepared, recipe, BatchMaker(task, ranks, None, 16384)).begin(2, ())
         found = []
         for step in steps:
             by_rank = ranks.gather([float(batch.num_targets) for batch in step.micro_batches])
