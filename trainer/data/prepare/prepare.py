@@ -180,7 +180,7 @@ def _prepare(
         is_done = True
         return False
     except ShardtuneError as error:
-        is_done = not isinstance(error, WorkerKilled)  # nothing is left to resume
+        is_done = not isinstance(error, WorkerKilled)  # whose finished units are kept for the next start
         raise
     finally:
         work.leave(is_done=is_done)
@@ -302,7 +302,7 @@ def _explained(cache: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in NO_ROOM and cache.is_dir():
             raise
+        reason = error.strerror or error
         raise DataError(
-            f"data.cache_dir: {cache} cannot be written to ({error.strerror or error}); free space, or set another "
-            "folder"
+            f"data.cache_dir: {cache} cannot be written to ({reason}); free space or set another folder"
         ) from error

@@ -63,7 +63,7 @@ def test_what_they_do_not_depend_on_does_not(folder: Path) -> None:
     assert fingerprint(tiny_recipe(folder, "optim.lr=1e-2", "job.ranks=4")) == fingerprint(tiny_recipe(folder))
 
 
-def test_another_content_is_another_folder_and_the_same_content_is_not(folder: Path) -> None:
+def test_other_content_is_another_folder_and_the_same_content_is_not(folder: Path) -> None:
     before = fingerprint(tiny_recipe(folder))
     os.utime(folder / "train.jsonl", (0, 0))
     assert fingerprint(tiny_recipe(folder)) == before
@@ -71,14 +71,14 @@ def test_another_content_is_another_folder_and_the_same_content_is_not(folder: P
     assert fingerprint(tiny_recipe(folder)) != before
 
 
-def test_a_half_written_folder_is_made_again(folder: Path) -> None:
+def test_an_incomplete_folder_is_prepared_again(folder: Path) -> None:
     made = prepare(tiny_recipe(folder)).folder
     (made / "meta.json").unlink()
     next(made.glob("train-*.arrow")).write_bytes(b"half")
     assert len(prepare(tiny_recipe(folder)).split("train").examples(np.arange(67))) == 67  # type: ignore[union-attr]
 
 
-def test_only_the_splits_that_the_recipe_names_are_there(folder: Path) -> None:
+def test_only_the_splits_that_the_recipe_names_exist(folder: Path) -> None:
     prepared = prepare(tiny_recipe(folder, "data.test=null"))
     assert isinstance(prepared, Prepared)
     assert prepared.split("dev") is not None
@@ -92,12 +92,12 @@ def test_only_the_splits_that_the_recipe_names_are_there(folder: Path) -> None:
         ("model.path={folder}/nothing", "model.path: no model config could be loaded from .*nothing"),
     ],
 )
-def test_a_model_that_does_not_fit_is_said_before_it_is_loaded(folder: Path, override: str, said: str) -> None:
+def test_a_model_that_does_not_fit_is_reported_before_it_is_loaded(folder: Path, override: str, said: str) -> None:
     with pytest.raises(DataError, match=said):
         prepare(tiny_recipe(folder, override.format(folder=folder)))
 
 
-def test_a_folder_without_a_tokenizer_is_said(folder: Path) -> None:
+def test_a_folder_without_a_tokenizer_is_reported(folder: Path) -> None:
     for path in (folder / "encoder").glob("token*"):
         path.unlink()
     with pytest.raises(DataError, match=r"model\.path: no tokenizer could be loaded"):
@@ -151,7 +151,7 @@ def test_data_that_change_while_they_are_prepared_are_refused_and_not_kept(
     assert prepare(tiny_recipe(folder)).exists
 
 
-def test_what_is_done_stays_for_the_next_start_where_a_process_was_killed(
+def test_finished_units_stay_for_the_next_start_when_a_process_was_killed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_encode", lambda *_: raise_(WorkerKilled("killed")))
@@ -191,7 +191,7 @@ def test_a_damaged_file_is_named_with_what_to_delete(folder: Path, name: str) ->
     assert len(prepare(tiny_recipe(folder)).split("train").examples(np.arange(67))) == 67  # type: ignore[union-attr]
 
 
-def test_a_folder_that_cannot_be_written_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_written_to_is_reported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "file").touch()
     for path in ("file", "file/below"):
         with pytest.raises(DataError, match=rf"data\.cache_dir: {folder}/{path} cannot be written to \(.*set another"):
@@ -201,11 +201,11 @@ def test_a_folder_that_cannot_be_written_is_said(folder: Path, monkeypatch: pyte
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("shardtune.trainer.data.prepare.work_queue.pickle.dumps", lambda *_, **__: is_full(None))
-    with pytest.raises(DataError, match=r"cannot be written to \(No space left on device\); free space"):
+    with pytest.raises(DataError, match=r"cannot be written to \(No space left on device\); free space or"):
         prepare(tiny_recipe(folder))
 
 
-def test_a_row_of_no_token_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_without_tokens_is_reported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "shardtune.trainer.tasks.classification.classification.Classification.num_tokens",
         lambda _, example: 0 if len(example["input_ids"]) < 6 else len(example["input_ids"]),
