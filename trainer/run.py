@@ -154,8 +154,7 @@ def _assemble(start: Start) -> Training:
     """Collective: loads the model, resumes, and puts everything together; reports the start."""
     recipe, run_dir, prepared, ranks = start.recipe, start.run_dir, start.prepared, start.ranks
     loaded = load(recipe, run_dir, prepared, ranks=ranks, reporter=start.reporter, lease=start.lease)
-    task, budget, packing = loaded.task, loaded.budget, loaded.packing
-    steps = training_steps_of(prepared, recipe, task, ranks=ranks, micro_batch_tokens=budget.tokens, packing=packing)
+    steps = training_steps_of(prepared, recipe, loaded.batch_maker)
     if ranks.is_zero:
         keep_model_files(loaded.model, loaded.tokenizer, run_dir / MODEL)
         write_atomically(run_dir / FACTS, json.dumps(prepared.facts, ensure_ascii=False, indent=1))
@@ -173,7 +172,7 @@ def _assemble(start: Start) -> Training:
         device=ranks.device.type,
         zero_stage=loaded.engine.zero_stage,
         precision=recipe.engine.precision,
-        packed=packing is not None,
+        packed=loaded.batch_maker.packing is not None,
     )
     return training
 
@@ -222,8 +221,7 @@ def _compose(start: Start, loaded: Loaded, resumed: Resumed, steps: TrainingStep
         engine=loaded.engine,
         task=loaded.task,
         tokenizer=loaded.tokenizer,
-        micro_batch_tokens=loaded.budget.tokens,
-        packing=loaded.packing,
+        batch_maker=loaded.batch_maker,
         stop_checks=stop_checks,
         phases=phases,
         reporter=start.reporter,

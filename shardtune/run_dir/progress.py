@@ -21,7 +21,7 @@ PREPARING = {
     "survey": "checking rows",
     "encode": "tokenizing",
 }
-"""The stages of a preparation (trainer/data/prepare/splits.py, prepare.py)."""
+"""The stages of a preparation (trainer/data/prepare/)."""
 
 
 class PreparationProgress:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from shardtune.trainer.between_steps.generate import Questions, questions, score_answers
 from shardtune.trainer.between_steps.stop_checks import StopChecks
-from shardtune.trainer.data.batches.bins import Packing
+from shardtune.trainer.data.batches.batch_maker import BatchMaker
+from shardtune.trainer.data.batches.evaluation import evaluation_batches
 from shardtune.trainer.data.batches.prefetch import prefetch
-from shardtune.trainer.data.batches.steps import evaluation_batches
 from shardtune.trainer.data.prepare.example_shards import Split
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.engine.engine import Engine
@@ -33,8 +33,7 @@ class Evaluator:
     engine: Engine
     task: Task
     tokenizer: Any
-    micro_batch_tokens: int
-    packing: Packing | None
+    batch_maker: BatchMaker
     stop_checks: StopChecks
     phases: Phases
     reporter: Reporter
@@ -42,15 +41,15 @@ class Evaluator:
 
     def evaluate(self, name: str, split: Split, step: int) -> dict[str, Any]:
         """Collective: reports and returns the metrics of this split. Raises StopAsked."""
-        ranks, tokens, between = self.ranks, self.micro_batch_tokens, self.stop_checks.between
+        between = self.stop_checks.between
         with self.phases(f"evaluating on {name}"):
-            batches = evaluation_batches(split, self.task, ranks=ranks, micro_batch_tokens=tokens, packing=self.packing)
+            batches = evaluation_batches(split, self.batch_maker)
             asked = None
             if (generation := self.task.generation) is not None and (num_rows := generation.num_rows(name)) != 0:
-                asked = between(questions(split, generation, num_rows, ranks=ranks, micro_batch_tokens=tokens))
+                asked = between(questions(split, generation, num_rows, self.batch_maker))
             with closing(prefetch(batches)) as ahead:
                 prefetched = between(entry.item for entry in ahead)
-                metrics = evaluate(self.engine, self.task, prefetched, asked, self.tokenizer, ranks=ranks)
+                metrics = evaluate(self.engine, self.task, prefetched, asked, self.tokenizer, ranks=self.ranks)
         self.reporter.report("eval", split=name, step=step, **metrics)
         return metrics
 

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from shardtune.trainer.data.batches.batch_maker import BatchMaker
 from shardtune.trainer.data.batches.deal import deal
 from shardtune.trainer.data.prepare.example_shards import Split
 from shardtune.trainer.distributed.ranks import Ranks
@@ -32,14 +33,15 @@ class Questions:
 
 
 def questions(
-    split: Split, generation: Generation, num_rows: int | None, *, ranks: Ranks, micro_batch_tokens: int
+    split: Split, generation: Generation, num_rows: int | None, batch_maker: BatchMaker
 ) -> Iterator[Questions]:
     """Yields the calls of this rank: each row on exactly one rank, equally many calls on every rank."""
     asked = _spread(num_rows or len(split), len(split))
     shown = set(_spread(generation.num_shown, len(asked)).tolist())
     # Prompt and expected answer together bound the prompt; every beam holds its own row.
     lengths = ((split.lengths[asked] + generation.max_new_tokens) * generation.num_beams).astype(np.int32)
-    for piece in deal(lengths, world_size=ranks.world_size, micro_batch_tokens=micro_batch_tokens)[ranks.rank]:
+    ranks, budget = batch_maker.ranks, batch_maker.micro_batch_tokens
+    for piece in deal(lengths, world_size=ranks.world_size, micro_batch_tokens=budget)[ranks.rank]:
         muted = len(piece) == 0
         places = np.array([int(lengths.argmin())]) if muted else piece
         yield Questions(

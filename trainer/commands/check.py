@@ -7,6 +7,7 @@ data or the model.
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,14 @@ from shardtune.recipe.load import load_recipe
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.commands.check_report import Lengths, Report, SplitReport
 from shardtune.trainer.commands.json_output import print_report
+from shardtune.trainer.data.batches.batch_maker import BatchMaker
 from shardtune.trainer.data.batches.bins import Packing
 from shardtune.trainer.data.batches.steps import training_order
 from shardtune.trainer.data.prepare.example_shards import Split
 from shardtune.trainer.data.prepare.prepare import Prepared, prepare
-from shardtune.trainer.data.prepare.splits import REPORTED, SPLITS
+from shardtune.trainer.data.prepare.sources import SPLITS
+from shardtune.trainer.data.prepare.splits import REPORTED
+from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
 from shardtune.trainer.setup.footprint import footprint
 from shardtune.trainer.setup.micro_batch import estimate, lay_out_first_steps, most_wanted
@@ -47,6 +51,7 @@ def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
     # As if the model kept packed rows apart: whether it does is asked when it has been loaded.
     is_packed = task.packable and recipe.data.packing != "off"
     packing = Packing(recipe.data.max_tokens, is_flat=False) if is_packed else None
+    batch_maker = BatchMaker(task, Ranks(0, world_size, 0, torch.device("cpu")), packing)  # of rank 0; no collectives
     stage = stage_of(recipe)
     budget = recipe.train.micro_batch_tokens
     if budget == "auto":
@@ -55,13 +60,13 @@ def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
             recipe,
             task,
             longest=int(train.lengths.max()),
-            wanted=most_wanted(train, recipe, world_size=world_size, packing=packing),
+            wanted=most_wanted(train, recipe, batch_maker),
             stage=stage,
             world_size=world_size,
             memory=share_of_memory(torch.device("cuda" if has_gpu else "cpu"), world_size),
         )
         notes.append(f"train.micro_batch_tokens: auto is {budget:,} by the estimate; a run tries it out first")
-    steps = lay_out_first_steps(train, order, world_size=world_size, micro_batch_tokens=budget, packing=packing)
+    steps = lay_out_first_steps(train, order, replace(batch_maker, micro_batch_tokens=budget))
     return Report(
         task=recipe.task.kind,
         model=recipe.model.path,

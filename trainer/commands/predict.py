@@ -20,7 +20,7 @@ from shardtune.rows.columns import plain
 from shardtune.rows.source import Faults, Row, read_rows
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
 from shardtune.run_dir.files import CONFIG, FACTS, MODEL
-from shardtune.trainer.data.prepare.splits import with_named_columns
+from shardtune.trainer.data.prepare.sources import with_named_columns
 from shardtune.trainer.setup.precision import expected_precision
 from shardtune.trainer.tasks import TASKS, Task
 from shardtune.trainer.tasks.example import Example

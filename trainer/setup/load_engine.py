@@ -2,7 +2,7 @@
 
 import json
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from torch import nn
 from shardtune.ds_config.resolve import ds_config_of
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.files import write_atomically
-from shardtune.trainer.data.batches.bins import Packing
 from shardtune.trainer.data.prepare.example_shards import Split
 from shardtune.trainer.data.prepare.prepare import Prepared
 from shardtune.trainer.distributed.lease import Lease
@@ -43,8 +42,8 @@ class Loaded:
     model: Any
     task: Task
     tokenizer: Any
-    packing: Packing | None
     budget: Budget
+    batch_maker: BatchMaker
 
 
 def load(
@@ -65,8 +64,9 @@ def load(
         if task.auto_model == "AutoModelForSequenceClassification":
             read_first_alone(engine, model, _ends_of(train, task).to(ranks.device), recipe.engine.precision, ranks)
         beat()
-    budget = settle_budget(recipe, run_dir, engine, task, train, packing, ranks=ranks, reporter=reporter, lease=lease)
-    return Loaded(engine, model, task, tokenizer, packing, budget)
+    batch_maker = BatchMaker(task, ranks, packing)
+    budget = settle_budget(recipe, run_dir, engine, train, batch_maker, reporter=reporter, lease=lease)
+    return Loaded(engine, model, task, tokenizer, budget, replace(batch_maker, micro_batch_tokens=budget.tokens))
 
 
 def _load_engine(recipe: Recipe, run_dir: Path, task: Task, tokenizer: Any, ranks: Ranks) -> tuple[Engine, Any]:

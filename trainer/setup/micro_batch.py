@@ -1,12 +1,12 @@
 """How many tokens a micro-batch may have: what a step can use, and what memory has room for by the estimate."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from shardtune.recipe.schema import Recipe
-from shardtune.trainer.data.batches.bins import Packing, lay_out, shape_of
+from shardtune.trainer.data.batches.batch_maker import NO_LIMIT, BatchMaker
 from shardtune.trainer.data.batches.order import Order
 from shardtune.trainer.data.batches.steps import training_order
 from shardtune.trainer.data.prepare.example_shards import Split
@@ -18,7 +18,6 @@ ESTIMATE_FILLS = 0.8
 """The part of a rank's memory that the estimate fills: it knows nothing of the CUDA context, of what collectives need
 and of fragmentation. What is too much all the same costs a start, what is too little a micro-batch more in a step."""
 STEPS_LOOKED_AT = 50
-NO_LIMIT = 2**40
 
 
 @dataclass(frozen=True)
@@ -49,31 +48,29 @@ class FirstSteps:
     """The part of their tokens that is not padding."""
 
 
-def lay_out_first_steps(
-    train: Split, order: Order, *, world_size: int, micro_batch_tokens: int, packing: Packing | None
-) -> FirstSteps:
-    """What they come to with this budget."""
+def lay_out_first_steps(train: Split, order: Order, batch_maker: BatchMaker) -> FirstSteps:
+    """What they come to with the budget of this batch maker."""
     largest, targets, real, padded = (0, 0), 0, 0, 0
     for step in range(min(STEPS_LOOKED_AT, order.steps_per_epoch)):
         rows = order.rows(step)
         lengths = np.asarray(train.lengths[rows])
         num_targets = np.asarray(train.num_targets[rows])
         real += int(lengths.sum())
-        for share in lay_out(lengths, world_size=world_size, micro_batch_tokens=micro_batch_tokens, packing=packing):
+        for share in batch_maker.lay_out(lengths):
             for bins in share:
-                shape = shape_of(bins, lengths, packing)
+                shape = batch_maker.shape_of(bins, lengths)
                 padded += shape[0] * shape[1]
                 if shape[0] * shape[1] > largest[0] * largest[1]:
                     largest, targets = shape, int(sum(num_targets[its].sum() for its in bins))
     return FirstSteps(largest, targets, real / padded)
 
 
-def most_wanted(train: Split, recipe: Recipe, *, world_size: int, packing: Packing | None) -> int:
+def most_wanted(train: Split, recipe: Recipe, batch_maker: BatchMaker) -> int:
     """The tokens of a micro-batch that takes a rank's whole share of a step, by the first steps; more are of no use."""
     if recipe.data.streaming:  # of which no lengths are known
-        return -(-recipe.train.global_batch_size // world_size) * recipe.data.max_tokens
-    order = training_order(train, recipe)
-    whole = lay_out_first_steps(train, order, world_size=world_size, micro_batch_tokens=NO_LIMIT, packing=packing)
+        return -(-recipe.train.global_batch_size // batch_maker.ranks.world_size) * recipe.data.max_tokens
+    unlimited = replace(batch_maker, micro_batch_tokens=NO_LIMIT)
+    whole = lay_out_first_steps(train, training_order(train, recipe), unlimited)
     return math.prod(whole.largest)
 
 

@@ -8,17 +8,16 @@ better, and not this one; and the first start rehearses the largest micro-batch 
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from shardtune.errors import ShortOfMemoryError, StartAnewError
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.micro_batch_budget import KeptBudget, keep_budget, read_budget
-from shardtune.trainer.data.batches.bins import Packing
-from shardtune.trainer.data.batches.steps import largest_batch
+from shardtune.trainer.data.batches.batch_maker import BatchMaker
 from shardtune.trainer.data.prepare.example_shards import Split
 from shardtune.trainer.distributed.lease import Lease
 from shardtune.trainer.distributed.rank_env import ranks_here
-from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.distributed.watchdog import beat
 from shardtune.trainer.engine.engine import Engine
 from shardtune.trainer.reporting.reporter import Reporter
@@ -32,22 +31,23 @@ def settle_budget(
     recipe: Recipe,
     run_dir: Path,
     engine: Engine,
-    task: Task,
     train: Split,
-    packing: Packing | None,
+    batch_maker: BatchMaker,
     *,
-    ranks: Ranks,
     reporter: Reporter,
     lease: Lease,
 ) -> Budget:
     """Collective: the recipe's number; with auto the one that is kept, or else an estimate, tried out here.
 
+    `batch_maker` has no limit yet.
+
     Raises StartAnewError if it is too much, ShortOfMemoryError if there is nothing less.
     """
+    task, ranks = batch_maker.task, batch_maker.ranks
     given = recipe.train.micro_batch_tokens
     if given != "auto":
         return Budget(given)
-    wanted = most_wanted(train, recipe, world_size=ranks.world_size, packing=packing)
+    wanted = most_wanted(train, recipe, batch_maker)
     kept = ranks.gather(read_budget(run_dir) if ranks.is_zero else None)[0]
     if kept is None:
         tokens = estimate(
@@ -61,8 +61,8 @@ def settle_budget(
         )
         kept = KeptBudget(min(ranks.gather(tokens)), fits=False)
     budget = Budget(kept.tokens, least=recipe.data.max_tokens)
-    small = largest_batch(train, task, ranks=ranks, micro_batch_tokens=1, packing=packing)
-    large = largest_batch(train, task, ranks=ranks, micro_batch_tokens=min(wanted, budget.tokens), packing=packing)
+    small = replace(batch_maker, micro_batch_tokens=1).largest_batch(train)
+    large = replace(batch_maker, micro_batch_tokens=min(wanted, budget.tokens)).largest_batch(train)
     begun: list[Batch] = []
     with (
         halved_when_short(budget, run_dir, lease),

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from shardtune.run_dir.exit_codes import EXIT_RESUME
 from shardtune.run_dir.files import LEASE, RESULTS, STOP, alive_path, failure_path
 from shardtune.trainer.checkpoint.manifest import complete_checkpoints
-from shardtune.trainer.data.prepare.prepare import _one_a_machine, fingerprint
+from shardtune.trainer.data.prepare.prepare import _machine_lock, fingerprint
 from shardtune.trainer.distributed.stop import SIGNALS, StopAsked, signals_ask_to_stop
 from shardtune.trainer.engine.deepspeed_engine import DeepSpeedEngine
 from tests.support.runs import RECIPE, curve, events, tiny_recipe, train
@@ -190,7 +190,7 @@ def test_a_preparation_ends_at_once_with_the_code_that_asks_for_another_start(ti
     settings = [f"data.cache_dir={tmp_path}/cache"]
     words = [sys.executable, "-m", "shardtune.trainer", "r.yaml", *settings, "--run-dir=r", "--prepare=1"]
     folder = tmp_path / "cache" / fingerprint(tiny_recipe(tiny, *settings))
-    with _one_a_machine(folder, "", print):  # as if another process were preparing the same data, for ever
+    with _machine_lock(folder, "", print):  # as if another process were preparing the same data, for ever
         process = subprocess.Popen(words, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
         deadline = time.monotonic() + 100
         while not (tmp_path / "r" / "config.yaml").exists():

@@ -16,8 +16,9 @@ from shardtune.errors import CheckpointError, ShortOfMemoryError, StartAnewError
 from shardtune.recipe.schema import EngineConfig, Recipe
 from shardtune.run_dir.files import LEASE
 from shardtune.run_dir.micro_batch_budget import KEPT_BUDGET, KeptBudget, keep_budget, read_budget
+from shardtune.trainer.data.batches.batch_maker import BatchMaker
 from shardtune.trainer.data.batches.bins import Packing
-from shardtune.trainer.data.batches.steps import largest_batch, training_steps_of
+from shardtune.trainer.data.batches.steps import training_steps_of
 from shardtune.trainer.data.prepare.example_shards import Split
 from shardtune.trainer.data.prepare.prepare import Prepared, prepare
 from shardtune.trainer.distributed.lease import FileLease, PeersLease
@@ -98,11 +99,11 @@ def test_no_micro_batch_of_the_training_is_larger_than_the_one_that_is_tried_out
     recipe: Recipe, prepared: Prepared, task: Any, budget: int
 ) -> None:
     train = rows_of(prepared)
-    wanted = most_wanted(train, recipe, world_size=1, packing=None)
+    wanted = most_wanted(train, recipe, BatchMaker(task, ALONE, None))
     tokens = min(budget, wanted)
-    rows, longest = largest_batch(train, task, ranks=ALONE, micro_batch_tokens=tokens, packing=None).shape
-    course = training_steps_of(prepared, recipe, task, ranks=ALONE, micro_batch_tokens=budget, packing=None)
-    shapes = [batch.shape for step in course.begin(0, ()) for batch in step.micro_batches]
+    rows, longest = BatchMaker(task, ALONE, None, tokens).largest_batch(train).shape
+    steps = training_steps_of(prepared, recipe, BatchMaker(task, ALONE, None, budget))
+    shapes = [batch.shape for step in steps.begin(0, ()) for batch in step.micro_batches]
     assert longest == max(its for _, its in shapes) == 24
     assert tokens - longest < rows * longest <= tokens
     assert all(math.prod(shape) <= tokens for shape in shapes)
@@ -124,19 +125,19 @@ class Chats:
 @pytest.mark.parametrize(("is_flat", "shape"), [(False, (4, 24)), (True, (1, 4 * 24))])
 def test_packed_rows_are_tried_out_as_they_are_packed(is_flat: bool, shape: tuple[int, int]) -> None:
     chats: Any = Chats()
-    packing = Packing(24, is_flat=is_flat)
-    batch = largest_batch(chats, chats, ranks=ALONE, micro_batch_tokens=100, packing=packing)
+    batch = BatchMaker(chats, ALONE, Packing(24, is_flat=is_flat), 100).largest_batch(chats)
     assert batch.shape == shape and "position_ids" in batch.inputs
 
 
 def test_a_whole_share_is_wanted_and_of_a_stream_as_much_as_its_rows_may_have(
-    recipe: Recipe, prepared: Prepared
+    recipe: Recipe, prepared: Prepared, task: Any
 ) -> None:
     train = rows_of(prepared)
-    one, two = (most_wanted(train, recipe, world_size=size, packing=None) for size in (1, 2))
+    makers = {size: BatchMaker(task, replace(ALONE, world_size=size), None) for size in (1, 2, 5)}
+    one, two = (most_wanted(train, recipe, makers[size]) for size in (1, 2))
     assert 12 * 20 < one <= 12 * 24 and one / 2 <= two < one
     stream = recipe.data.model_copy(update={"streaming": True})
-    assert most_wanted(train, recipe.model_copy(update={"data": stream}), world_size=5, packing=None) == 3 * 24
+    assert most_wanted(train, recipe.model_copy(update={"data": stream}), makers[5]) == 3 * 24
 
 
 def test_each_lack_of_memory_halves_it_until_it_holds_but_the_longest_row(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
-"""Which examples share a row of a batch (a bin), so that little padding runs through the model.
+"""Packing: which examples share a row of a batch (a bin), so that little padding runs through the model.
 
-As with the deal of rows to ranks, every rank computes all of it from the lengths alone.
+Every rank computes the layout of all ranks from the lengths alone, without communication.
 """
 
 import math
@@ -20,12 +20,12 @@ lengths of news and chats in steps of 32 to 256 rows this wasted the least; slac
 tried."""
 
 WORTH_IT = 0.97
-"""What packing is to leave of the cost; else each example keeps a row for itself."""
+"""Examples are packed only if that lowers the cost to this part or less."""
 PER_TOKEN = ("input_ids", "labels", "token_type_ids")
-"""What an example has one of for each of its tokens, besides weights."""
+"""The fields of an example that have one value per token, besides weights."""
 
 Share = list[list[Positions]]
-"""A rank's micro-batches, each as its bins: the positions of the examples that share a row."""
+"""The micro-batches of a rank, each a list of bins: the positions of the examples that share a row."""
 
 
 @dataclass(frozen=True)
@@ -35,31 +35,31 @@ class Packing:
     capacity: int
     """Tokens that a row may hold."""
     is_flat: bool
-    """All bins of a micro-batch are put into one row, without padding: attention with variable lengths takes that."""
+    """Whether all bins of a micro-batch are put into one row, without padding, for variable-length attention."""
     first_position: int = 0
     """The position id of an example's first token."""
 
 
 def merge(examples: Sequence[Example], first_position: int = 0) -> Example:
-    """The examples one after the other as a single one, with `position_ids` that begin anew at each.
+    """The examples concatenated into one, with `position_ids` that restart at each of them.
 
-    What else they have for each token is put together too.
+    Their other values per token are concatenated too.
     """
     lengths = [len(example["input_ids"]) for example in examples]
     merged: Example = {
         name: [value for example in examples for value in example[name]] for name in PER_TOKEN if name in examples[0]
     }
-    merged["position_ids"] = [first_position + place for length in lengths for place in range(length)]
+    merged["position_ids"] = [first_position + at for length in lengths for at in range(length)]
     if any(example.get("weights") for example in examples):
         merged["weights"] = [weight for example in examples for weight in weights_of(example)]
     return merged
 
 
 def pack(lengths: NDArray[np.int32], capacity: int) -> list[Positions]:
-    """The positions in `lengths` by bin, none of more than `capacity` tokens in sum; every length must fit.
+    """The positions in `lengths` by bin, each bin of at most `capacity` tokens in sum; every length must fit.
 
-    Best-fit decreasing: the longest first, each into the fullest bin that still has room for it. At most 11/9 of the
-    fewest bins possible, and 4 (Johnson, 1973).
+    Best-fit decreasing: the longest first, each into the fullest bin that still has room for it. Needs at most 11/9 of
+    the fewest bins possible, plus 4 (Johnson, 1973).
     """
     longest_first = np.argsort(-lengths.astype(np.int64), kind="stable")
     bins: list[list[int]] = []
@@ -82,44 +82,44 @@ def pack(lengths: NDArray[np.int32], capacity: int) -> list[Positions]:
                 by_room[left] = []
                 insort(rooms, left)
             by_room[left].append(chosen)
-    return [np.array(its, dtype=np.int64) for its in bins]
+    return [np.array(positions, dtype=np.int64) for positions in bins]
 
 
 def lay_out(
     lengths: NDArray[np.int32], *, world_size: int, micro_batch_tokens: int, packing: Packing | None
 ) -> list[Share]:
-    """Each rank's share of these examples: each is in one bin of one rank, and all ranks get as many micro-batches.
+    """The share of each rank: each example is in one bin of one rank, and all ranks get as many micro-batches.
 
-    Bins are no longer than pays off: attention costs with the square of a row's length, and bins that are too few leave
-    ranks idle. So of several lengths up to the capacity, and of a bin for each example, what costs least is taken.
+    Longer bins are not always better: the cost of attention grows with the square of a row's length, and too few bins
+    leave ranks idle. Of several lengths up to the capacity, and of a bin for each example, the cheapest is taken.
     """
     alone = [np.array([at]) for at in range(len(lengths))]
     if packing is None:
         shares = deal(lengths, world_size=world_size, micro_batch_tokens=micro_batch_tokens)
-        return [[[alone[at] for at in its] for its in share] for share in shares]
+        return [[[alone[at] for at in positions] for positions in share] for share in shares]
     best: list[Share] = []
     least = float("inf")
     for limit in _limits(lengths, world_size, packing.capacity):
         bins = pack(lengths, limit) if limit else alone
-        sizes = np.array([lengths[its].sum() for its in bins], dtype=np.int32)
+        sizes = np.array([lengths[positions].sum() for positions in bins], dtype=np.int32)
         shares = deal(sizes, world_size=world_size, micro_batch_tokens=micro_batch_tokens)
-        costs = [[cost(sizes[its].max(), len(its)) if len(its) else 0 for its in share] for share in shares]
-        total = sum(max(together) for together in zip(*costs, strict=True))
+        costs = [[cost(sizes[at].max(), len(at)) if len(at) else 0 for at in share] for share in shares]
+        total = sum(max(by_rank) for by_rank in zip(*costs, strict=True))
         if total < least:
             least = total if limit else total * WORTH_IT
-            best = [[[bins[at] for at in its] for its in share] for share in shares]
+            best = [[[bins[at] for at in numbers] for numbers in share] for share in shares]
     return best
 
 
 def shape_of(bins: Sequence[Positions], lengths: NDArray[np.int32], packing: Packing | None) -> tuple[int, int]:
     """(rows, longest) of a micro-batch; (0, 0) of an empty one."""
-    sizes = [int(lengths[its].sum()) for its in bins]
+    sizes = [int(lengths[positions].sum()) for positions in bins]
     return (1, sum(sizes)) if packing and packing.is_flat and sizes else (len(sizes), max(sizes, default=0))
 
 
 def _limits(lengths: NDArray[np.int32], world_size: int, capacity: int) -> list[int]:
-    """The lengths of bins that are tried: 0 (a bin for each example), the longest example's, the capacity, and those
-    between that make about as many bins as there are ranks, or twice as many, and so on."""
+    """The lengths of bins to try: 0 (a bin for each example), the longest example's, the capacity, and lengths between
+    that give about as many bins as ranks, or twice as many, and so on."""
     longest, total = int(lengths.max()), int(lengths.sum())
     even = (math.ceil(SLACK * total / (world_size * times)) for times in range(1, MAX_BINS_A_RANK + 1))
-    return [0, *sorted({longest, max(longest, capacity), *(its for its in even if longest < its < capacity)})]
+    return [0, *sorted({longest, max(longest, capacity), *(length for length in even if longest < length < capacity)})]

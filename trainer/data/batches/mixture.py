@@ -1,6 +1,6 @@
-"""Which source each place of a mixture is of, so that every beginning of it is mixed as the whole is.
+"""The source of each place of a mixture, such that every prefix is mixed like the whole.
 
-Arithmetic on the sources' counts alone. The law is that of the chairman assignment problem (Tijdeman, 1980).
+Arithmetic on the counts of the sources alone: the chairman assignment problem (Tijdeman, 1980).
 """
 
 import heapq
@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 Places = NDArray[np.int16]
 
 FEW = 8
-"""So many stretches or fewer are mended one after the other: numpy's calls would take longer."""
+"""This many stretches or fewer are mended one after the other, which is faster than numpy's calls."""
 CHUNK = 1 << 16
-"""Places that are looked at together: what is computed of them stays in a core's cache."""
+"""Places that are processed at a time: their intermediate arrays fit into the cache of a core."""
 
 
 def interleave(counts: Sequence[int]) -> Places:
-    """The source of each place; shape (sum of counts,). Source k has counts[k] of them, and among the first n places
-    n * counts[k] / sum(counts), to less than or just one place."""
+    """The source of each place; shape (sum of counts,). Source k has counts[k] places, and n * counts[k] / sum(counts)
+    of the first n places, to within one place."""
     places = by_halves(counts)
     if sum(count > 0 for count in counts) < 4:
         return places
@@ -28,10 +28,10 @@ def interleave(counts: Sequence[int]) -> Places:
 
 
 def by_halves(counts: Sequence[int]) -> Places:
-    """Two halves of the sources at a time, each half's places evenly spread, and so on in either.
+    """The mixture by repeated division of the sources into two halves, whose places are spread evenly.
 
-    Exact for up to three sources. With more, what each division may be off, one half of a place, adds up to more than a
-    place now and then, though little, for the tree is Huffman's.
+    Exact for up to three sources. With more, the error of each division, half a place, can add up to more than a place;
+    rarely and by little, because the tree is a Huffman tree.
     """
     heap: list[tuple[int, int, Any]] = [(count, source, source) for source, count in enumerate(counts) if count]
     heapq.heapify(heap)
@@ -44,12 +44,12 @@ def by_halves(counts: Sequence[int]) -> Places:
 
 
 def _spread(tree: Any, counts: Sequence[int]) -> Places:
-    """The places of a source, or those of two trees with each one's evenly among the other's."""
+    """The places of a source, or of two trees, those of one spread evenly among those of the other."""
     if isinstance(tree, int):
         return np.full(counts[tree], tree, dtype=np.int16)
     small, large = (_spread(half[2], counts) for half in tree)
     total = len(small) + len(large)
-    # Among the first n places are round(n * len(small) / total) of the smaller one's, halves up.
+    # Among the first n places, round(n * len(small) / total) are the smaller tree's, halves rounded up.
     is_small = np.zeros(total, dtype=bool)
     is_small[-(-(2 * np.arange(len(small)) + 1) * total // (2 * len(small))) - 1] = True
     places = np.empty(total, dtype=np.int16)
@@ -59,23 +59,23 @@ def _spread(tree: Any, counts: Sequence[int]) -> Places:
 
 
 def _furthest_off(places: Places, counts: Sequence[int]) -> NDArray[np.int64]:
-    """After each place, how far the source that is furthest off is from its part, in places times their number."""
+    """After each place, the largest error of a source, in places times their number; shape (places,)."""
     total, ahead = len(places), [0] * len(counts)
     furthest = np.zeros(total, dtype=np.int64)
     for start in range(0, total, CHUNK):
-        chunk, its = places[start : start + CHUNK], furthest[start : start + CHUNK]
+        chunk, largest = places[start : start + CHUNK], furthest[start : start + CHUNK]
         for source, count in enumerate(counts):
             so_far = np.where(chunk == source, total - count, -count)
             so_far[0] += ahead[source]
             np.cumsum(so_far, out=so_far)
             ahead[source] = int(so_far[-1])
-            np.maximum(its, np.abs(so_far, out=so_far), out=its)
+            np.maximum(largest, np.abs(so_far, out=so_far), out=largest)
     return furthest
 
 
 def _mend(places: Places, counts: Sequence[int]) -> bool:
-    """Lays out anew, by Tijdeman's rule, the stretches with a source that is off by more than a place, from and to
-    where none is by more than half; whether none is off by more now."""
+    """Lays out again, by Tijdeman's rule, the stretches in which a source is off by more than a place; a stretch begins
+    and ends where no source is off by more than half a place. Returns whether no source is off by more than one now."""
     furthest = _furthest_off(places, counts)
     far = np.flatnonzero(furthest > len(places)) + 1
     if not len(far):
@@ -88,8 +88,8 @@ def _mend(places: Places, counts: Sequence[int]) -> bool:
     num_sources = len(counts)
     wanted = np.bincount(stretch * num_sources + places[inside], minlength=len(starts) * num_sources)
     wanted = wanted.reshape(len(starts), num_sources)
-    own = (np.flatnonzero(places == source) for source in range(num_sources))
-    before = np.stack([np.searchsorted(its, starts) for its in own], axis=-1)
+    by_source = (np.flatnonzero(places == source) for source in range(num_sources))
+    before = np.stack([np.searchsorted(own, starts) for own in by_source], axis=-1)
     behind = np.asarray(counts) * starts[:, np.newaxis] - before * len(places)
     mended = places[inside] = stretches(counts, wanted, behind)
     first_of = np.cumsum(stops - starts) - (stops - starts)
@@ -102,15 +102,15 @@ def _mend(places: Places, counts: Sequence[int]) -> bool:
 
 
 def _counted(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """From 0 up to each size, one after the other; shape (sum of sizes,)."""
+    """The ranges from 0 to each size, concatenated; shape (sum of sizes,)."""
     return np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
 
 
 def stretches(counts: Sequence[int], wanted: NDArray[np.int64], behind: NDArray[np.int64]) -> Places:
-    """What one_by_one gives for each of many stretches, end to end; `wanted` and `behind` are of shape (stretches,
-    sources).
+    """The places that one_by_one gives for each of many stretches, concatenated; `wanted` and `behind` have the shape
+    (stretches, sources).
 
-    All of them go on by a place at a time; the few longest are then brought to their ends alone.
+    All stretches advance by one place at a time; the few longest are then finished one by one.
     """
     sizes = wanted.sum(axis=1)
     longest_first = np.argsort(-sizes, kind="stable")
@@ -121,20 +121,20 @@ def stretches(counts: Sequence[int], wanted: NDArray[np.int64], behind: NDArray[
     total, each, slack = sum(counts), np.maximum(counts, 1), _slack(counts)
     at = 0
     while (active := int(np.searchsorted(ends, -at))) > FEW:
-        its, its_left, rows = late[:active], left[:active], np.arange(active)
-        its += counts
-        due = np.where(its_left > 0, (total - slack - its) / each, np.inf)
-        chosen = np.where(its >= slack, due, np.inf).argmin(axis=1)
-        none_behind = ~((its >= slack) & (its_left > 0)).any(axis=1)
+        active_late, active_left, rows = late[:active], left[:active], np.arange(active)
+        active_late += counts
+        due = np.where(active_left > 0, (total - slack - active_late) / each, np.inf)
+        chosen = np.where(active_late >= slack, due, np.inf).argmin(axis=1)
+        none_behind = ~((active_late >= slack) & (active_left > 0)).any(axis=1)
         chosen[none_behind] = due[none_behind].argmin(axis=1)
-        its[rows, chosen] -= total
-        its_left[rows, chosen] -= 1
+        active_late[rows, chosen] -= total
+        active_left[rows, chosen] -= 1
         places[offsets[:active] + at] = chosen
         at += 1
     for stretch in range(active):
         start = offsets[stretch] + at
-        its_places = one_by_one(counts, left[stretch].tolist(), late[stretch].tolist())
-        places[start : start + len(its_places)] = its_places
+        rest = one_by_one(counts, left[stretch].tolist(), late[stretch].tolist())
+        places[start : start + len(rest)] = rest
     return places
 
 
@@ -143,14 +143,16 @@ def _slack(counts: Sequence[int]) -> float:
 
 
 def one_by_one(counts: Sequence[int], wanted: Sequence[int], behind: Sequence[int] = ()) -> Places:
-    """So many places of each source as `wanted`, mixed as `counts` are, by Tijdeman's rule: of the sources that are
-    behind, the one whose next place is due first. `behind` is by how many places times sum(counts) they are at first.
+    """`wanted` places of each source, mixed in the proportions of `counts`, by Tijdeman's rule: of the sources that are
+    behind, the one whose next place is due first. `behind` says by how much each is at first, in places times
+    sum(counts).
 
-    If they are not, and all are wanted, none is ever off by more than 1 - 1 / (2 * sources - 2) of a place.
+    If none is behind at first, and all places are wanted, none is ever off by more than 1 - 1 / (2 * sources - 2) of a
+    place.
     """
     total, slack = sum(counts), _slack(counts)
-    late = [int(its) for its in behind] or [0] * len(counts)
-    left = [int(its) for its in wanted]
+    late = [int(amount) for amount in behind] or [0] * len(counts)
+    left = [int(count) for count in wanted]
     places = np.empty(sum(left), dtype=np.int16)
     for at in range(len(places)):
         chosen, first_due = -1, (True, float("inf"))

@@ -1,6 +1,6 @@
 """Which rows an optimizer step trains on.
 
-Arithmetic on (seed, epoch, step, lengths): nothing here reads a row or keeps a state, so resuming at any step, on any
+Arithmetic on (seed, epoch, step, lengths): nothing here reads a row or keeps state, so resuming at any step, on any
 number of ranks, costs nothing and repeats nothing.
 """
 
@@ -20,11 +20,11 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Order:
-    """The order of one data set's rows, for ever.
+    """The order of the rows of a data set, the same in every version.
 
-    Each epoch holds every row exactly once, or as often as its source's weight says. Its steps are of
-    `global_batch_size` rows, the last one of what is left; or, if there are `global_batch_tokens`, of as many rows as
-    come nearest to an even share of the epoch's targets.
+    Each epoch holds every row exactly once, or as often as the weight of its source says. Its steps have
+    `global_batch_size` rows, the last one the rest; or, if `global_batch_tokens` is set, as many rows as come nearest
+    to an even share of the epoch's targets.
     """
 
     lengths: NDArray[np.int32]
@@ -34,21 +34,22 @@ class Order:
     """Global batches in a window of rows sorted by length; 0 for a fully random order."""
     seed: int
     sources: NDArray[np.int32] | None = None
-    """The number of each row's source; None if they are all of one. Shape (rows,)."""
+    """The number of each row's source, shape (rows,); None if there is only one source."""
     weights: tuple[float, ...] = (1.0,)
-    """How often an epoch holds the rows of each source. If any of them is not 1, every step has each source's part of
-    its rows, and so have all steps up to any one, to one row (with global_batch_tokens each step to two rows)."""
+    """How often an epoch holds the rows of each source. If any weight is not 1, each step has each source's part of
+    its rows, and so have all steps up to any one, to within one row (with global_batch_tokens each step to within two
+    rows)."""
     num_targets: NDArray[np.float64] | None = None
     """Targets of each row, shape (rows,); needed with global_batch_tokens."""
     global_batch_tokens: int | None = None
-    """Targets of a step, about; None goes by rows."""
+    """The approximate targets of a step; None counts rows instead."""
 
     @cached_property
     def steps_per_epoch(self) -> int:
-        """As many in every epoch."""
+        """The steps of an epoch, the same for every epoch."""
         if self.global_batch_tokens is None:
             return -(-self.rows_per_epoch // self.global_batch_size)
-        assert self.num_targets is not None, "batches of targets are cut by the rows' targets"
+        assert self.num_targets is not None, "batches of targets need the targets of the rows"
         total = sum(
             share * float(np.mean(self.num_targets[rows]))
             for rows, share in zip(self._by_source, self._shares, strict=True)
@@ -58,7 +59,7 @@ class Order:
 
     @cached_property
     def rows_per_epoch(self) -> int:
-        """In every epoch as many, each counted as often as it is in it."""
+        """The rows of an epoch, the same for every epoch; each is counted as often as it occurs."""
         return sum(self._shares)
 
     @cached_property
@@ -92,7 +93,7 @@ class _Epoch(NamedTuple):
     rows: Rows
     """In training order; shape (rows per epoch,)."""
     ends: NDArray[np.int64]
-    """Where each step's rows end; shape (steps per epoch,)."""
+    """Where the rows of each step end; shape (steps per epoch,)."""
 
 
 @lru_cache(maxsize=2)
@@ -105,14 +106,14 @@ def _epoch(order: Order, number: int) -> _Epoch:
     ends = np.minimum(np.arange(1, order.steps_per_epoch + 1) * size, order.rows_per_epoch)
     if order.length_window == 0 or num_full < 2:
         return _Epoch(_in_windows(order, number, random, places, 0), ends)
-    # The last batch of an epoch is short; its rows stay out of the windows, so that every other batch is full.
+    # The last batch of an epoch may be short; its rows are in no window, so that every other batch is full.
     whole = num_full * size
     if places is None:
         rows = _shuffle(random, order.rows_per_epoch)
         full = _sorted_in_windows(order.lengths, rows[:whole], order.length_window * size)
         shuffled = _shuffle(random, num_full)
         return _Epoch(np.concatenate([full.reshape(num_full, size)[shuffled].reshape(-1), rows[whole:]]), ends)
-    # Each batch is to have the places of the step that it will be, after the batches have been shuffled.
+    # Each batch has to have the places of the step that it becomes when the batches are shuffled.
     shuffled = _shuffle(random, num_full)
     places = np.concatenate([places[:whole].reshape(num_full, size)[np.argsort(shuffled)].reshape(-1), places[whole:]])
     rows = _laid(order, number, places, window=order.length_window * size, sorted_up_to=whole)
@@ -121,8 +122,8 @@ def _epoch(order: Order, number: int) -> _Epoch:
 
 
 def _by_targets(order: Order, number: int, random: np.random.Philox, places: NDArray[np.int16] | None) -> _Epoch:
-    """The rows, sorted by length in windows, cut into steps of like many targets, and these shuffled."""
-    assert order.num_targets is not None, "batches of targets are cut by the rows' targets"
+    """The rows, sorted by length in windows, cut into steps of about as many targets, and the steps shuffled."""
+    assert order.num_targets is not None, "batches of targets need the targets of the rows"
     num_steps, window = order.steps_per_epoch, 0
     if order.length_window and num_steps > 1:
         window = max(1, order.length_window * order.rows_per_epoch // num_steps)
@@ -138,10 +139,10 @@ def _by_targets(order: Order, number: int, random: np.random.Philox, places: NDA
 
 
 def _cut_evenly(amounts: NDArray[np.float64], num_pieces: int) -> NDArray[np.int64]:
-    """Where pieces of at least one row, and of like sums, end; shape (pieces,)."""
+    """The ends of pieces of at least one row and of similar sums; shape (pieces,)."""
     so_far = np.cumsum(amounts)
     wanted = so_far[-1] * np.arange(1, num_pieces) / num_pieces
-    # A row is in the piece in which its middle is.
+    # A row belongs to the piece that contains its middle.
     cuts = np.searchsorted(so_far - np.asarray(amounts) / 2, wanted)
     at = np.arange(num_pieces - 1)
     cuts = np.maximum.accumulate(np.maximum(cuts - at, 1)) + at
@@ -152,7 +153,7 @@ def _cut_evenly(amounts: NDArray[np.float64], num_pieces: int) -> NDArray[np.int
 def _in_windows(
     order: Order, number: int, random: np.random.Philox, places: NDArray[np.int16] | None, window: int
 ) -> Rows:
-    """The rows of an epoch in random order, each as often as it is in it, sorted by length in windows of so many."""
+    """The rows of an epoch in random order, sorted by length in windows of `window` rows if that is not 0."""
     if places is not None:
         return _laid(order, number, places, window=window, sorted_up_to=len(places) if window else 0)
     rows = _shuffle(random, order.rows_per_epoch)
@@ -160,24 +161,24 @@ def _in_windows(
 
 
 def _laid(order: Order, number: int, places: NDArray[np.int16], *, window: int, sorted_up_to: int) -> Rows:
-    """The rows of an epoch, each source's in the places that are its own: in its own order, but for those of the first
-    `sorted_up_to` places, which are sorted by length in windows of so many."""
+    """The rows of an epoch, those of each source in the places of the source, in the source's own order; but those of
+    the first `sorted_up_to` places are sorted by length in windows of `window` places."""
     rows = np.empty(len(places), dtype=np.int64)
     for source, share in enumerate(order._shares):
         own = np.flatnonzero(places == source)
-        its = _turn(order, source, number * share, (number + 1) * share)
+        source_rows = _turn(order, source, number * share, (number + 1) * share)
         if num_sorted := int(np.searchsorted(own, sorted_up_to)):
-            by_length = _argsort_within(own[:num_sorted] // window, order.lengths[its[:num_sorted]])
-            its[:num_sorted] = its[by_length]
-        rows[own] = its
+            by_length = _argsort_within(own[:num_sorted] // window, order.lengths[source_rows[:num_sorted]])
+            source_rows[:num_sorted] = source_rows[by_length]
+        rows[own] = source_rows
     return rows
 
 
 def _turn(order: Order, source: int, start: int, stop: int) -> Rows:
-    """What comes at these places of a source's endless sequence, in which it goes round and round through its rows.
+    """The rows at these places of a source's endless sequence, which goes through all its rows in each round.
 
-    Which rows are in a part of a round never changes, so that no row is left behind, however the epochs cut the
-    rounds; the order within the part does.
+    The rows of a part of a round are the same in every round, so that all rows come equally often, however the epochs
+    cut the rounds. The order within a part changes.
     """
     rows, key = order._by_source[source], _SOURCE_KEYS + (source << 44)
     rounds = range(start // len(rows) + 1, -(-stop // len(rows))) if len(rows) else ()
@@ -186,7 +187,7 @@ def _turn(order: Order, source: int, start: int, stop: int) -> Rows:
     for at, end in pairwise([start, *(number * len(rows) for number in rounds), stop]):
         part = rows[:0]
         if end - at == len(rows):
-            part = rows  # a whole round: there is no part to choose
+            part = rows  # a whole round: no rows to choose
         elif at < end:
             turn = rows[_shuffle(_random(order.seed, key), len(rows))] if turn is None else turn
             part = turn[at % len(rows) :][: end - at]
@@ -195,10 +196,10 @@ def _turn(order: Order, source: int, start: int, stop: int) -> Rows:
 
 
 def _sorted_in_windows(lengths: NDArray[np.int32], rows: Rows, window: int) -> Rows:
-    """The rows, sorted by length in windows of so many, stably; the last one may be shorter."""
+    """The rows, sorted by length in windows of `window` rows, stably; the last window may be shorter."""
     keys: NDArray[Any] = lengths[rows]
     if len(keys) and keys.max() < 2**16:
-        keys = keys.astype(np.uint16)  # which numpy sorts by radix: 30 times faster than one sort of 10 million
+        keys = keys.astype(np.uint16)  # numpy uses radix sort for these: 30 times faster than one sort of 10 million
     whole = len(keys) // window * window
     starts = np.arange(0, whole, window)[:, np.newaxis]
     parts = (np.argsort(keys[:whole].reshape(-1, window), axis=1, kind="stable") + starts).reshape(-1)
@@ -207,39 +208,39 @@ def _sorted_in_windows(lengths: NDArray[np.int32], rows: Rows, window: int) -> R
 
 
 def _argsort_within(groups: NDArray[np.int64], keys: NDArray[np.int32]) -> Rows:
-    """What sorts each group's keys, stably; the groups' numbers rise."""
+    """The stable order of the keys within each group; `groups` is in rising order."""
     for_keys, for_places = int(keys.max()).bit_length(), len(keys).bit_length()
     if int(groups[-1]).bit_length() + for_keys + for_places > 63:
         return np.lexsort((keys, groups))
-    # Numbers that hold all three are sorted three times as fast as what they stand for.
+    # Numbers that hold all three are sorted three times as fast as the arrays themselves.
     packed = (((groups << for_keys) | keys) << for_places) | np.arange(len(keys))
     packed.sort()
     return packed & ((1 << for_places) - 1)
 
 
 _SOURCE_KEYS = 2**63
-"""Beyond every epoch, whose numbers are the other keys."""
+"""Greater than the number of any epoch; these are the other keys."""
 
 
 def _share(num_rows: int, weight: float) -> int:
-    """How many rows of a source an epoch holds; one at least."""
+    """How many rows of a source an epoch holds; at least one."""
     return max(min(num_rows, 1), math.floor(num_rows * weight + 0.5))
 
 
 def shuffled(seed: int, number: int, count: int) -> Rows:
-    """A random order of so many rows; another seed or number, another order."""
+    """A random order of `count` rows; another seed or number gives another order."""
     return _shuffle(_random(seed, number), count)
 
 
 def _random(seed: int, number: int) -> np.random.Philox:
-    # As an array of uint64: of a list with numbers beyond 2**63 numpy makes floats, in which near ones are the same.
+    # An array of uint64, because numpy turns a list with numbers beyond 2**63 into floats, where close ones are equal.
     return np.random.Philox(key=np.array([seed, number], dtype=np.uint64))
 
 
 def _shuffle(random: np.random.Philox, count: int) -> Rows:
-    # Sorting raw 64-bit draws, for numpy promises the raw stream of a bit generator across versions (NEP 19), but not
-    # that of Generator.permutation. The position takes the place of a draw's lower bits, since to sort numbers is twice
-    # as fast as to sort what they stand for; the few draws that then tie are put in order by what they lost.
+    # Sorts raw 64-bit draws, because numpy guarantees the raw stream of a bit generator across versions (NEP 19), but
+    # not that of Generator.permutation. The position replaces the lower bits of a draw, because sorting is twice as
+    # fast as argsort; the few draws that then tie are put in order by the bits that they lost.
     draws = random.random_raw(count)
     below = np.uint64((1 << count.bit_length()) - 1)
     packed = (draws & ~below) | np.arange(count, dtype=np.uint64)
@@ -248,6 +249,6 @@ def _shuffle(random: np.random.Philox, count: int) -> Rows:
     tied = np.flatnonzero((packed[1:] ^ packed[:-1]) <= below)
     if len(tied):
         places = np.union1d(tied, tied + 1)
-        its = order[places]
-        order[places] = its[np.argsort(draws[its], kind="stable")]
+        tied_rows = order[places]
+        order[places] = tied_rows[np.argsort(draws[tied_rows], kind="stable")]
     return order

@@ -1,4 +1,4 @@
-"""Makes the batches of the next steps, or of an evaluation, on a thread of its own, during this one's."""
+"""Makes the batches of the next steps, or of an evaluation, on a background thread."""
 
 import threading
 import time
@@ -12,52 +12,54 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 DEPTH = 2
-"""So many steps, or batches, are made ahead."""
+"""How many steps, or batches, are made ahead."""
 LEAVE_S = 10.0
-"""How long a training that ends early waits for the steps that are being made: those of a stream are made together with
-the other ranks, and one that has failed does not come."""
+"""How long a training that ends early waits for the steps that are being made. Those of a stream need all ranks, and a
+rank that has failed does not take part."""
 
 
 @dataclass(frozen=True)
 class Prefetched(Generic[T]):
+    """An item, and how it came."""
+
     item: T
     waited_s: float
-    """How long it was waited for."""
+    """How long the consumer waited for it."""
 
 
 def prefetch(items: Iterator[T], depth: int = DEPTH) -> Generator[Prefetched[T], None, None]:
-    """Collective if the making of a step is: the same items, none of which is None; to be closed.
+    """The same items (None is not allowed), made ahead. Collective if making an item is. The caller has to close it.
 
-    They are asked for at the same moments on every rank, as many and in the same order, so that those who make them may
-    speak with each other, in a group of their own. Raises what the making of one raises, in its turn.
+    Items are requested at the same moments on every rank, as many and in the same order, so that the threads that make
+    them may use collectives in a process group of their own. Raises what making an item raised, in its turn.
     """
-    asked: SimpleQueue[Future[T | None] | None] = SimpleQueue()
-    coming: deque[Future[T | None]] = deque()
+    requests: SimpleQueue[Future[T | None] | None] = SimpleQueue()
+    pending: deque[Future[T | None]] = deque()
 
-    def ask() -> None:
-        coming.append(Future())
-        asked.put(coming[-1])
+    def request() -> None:
+        pending.append(Future())
+        requests.put(pending[-1])
 
-    # A daemon, not a pool of threads: these would be waited for when the process ends, whoever they wait for.
-    threading.Thread(target=_make, args=(items, asked), name="batches", daemon=True).start()
+    # A daemon, not a thread pool, whose threads are joined when the process ends, whatever they wait for.
+    threading.Thread(target=_make, args=(items, requests), name="batches", daemon=True).start()
     try:
         for _ in range(depth):
-            ask()
+            request()
         while True:
             began = time.monotonic()
-            item = coming.popleft().result()
+            item = pending.popleft().result()
             if item is None:
                 return
-            ask()
+            request()
             yield Prefetched(item, time.monotonic() - began)
     finally:
-        wait(coming, LEAVE_S)
-        asked.put(None)
+        wait(pending, LEAVE_S)
+        requests.put(None)
 
 
-def _make(items: Iterator[T], asked: "SimpleQueue[Future[T | None] | None]") -> None:
-    while (future := asked.get()) is not None:
+def _make(items: Iterator[T], requests: "SimpleQueue[Future[T | None] | None]") -> None:
+    while (future := requests.get()) is not None:
         try:
             future.set_result(next(items, None))
-        except BaseException as error:  # whatever it is, it is the loop's to hear of
+        except BaseException as error:  # of any kind: the consumer has to see it
             future.set_exception(error)

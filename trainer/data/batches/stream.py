@@ -1,7 +1,7 @@
-"""The training rows as they come from their sources, for data that are not to be prepared and kept.
+"""The training rows as they come from their sources, for data that are not prepared beforehand.
 
-Which rows a step has follows from the seed, the step's number and the sources alone: every rank, of any number, finds
-the same ones. Only a window of them is held at a time.
+The rows of a step follow from the seed, the number of the step and the sources alone: every rank finds the same ones,
+whatever the number of ranks. Only a window of rows is held at a time.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,17 +12,16 @@ from shardtune.recipe.schema import Recipe
 from shardtune.rows.row_faults import BadRowsError, Faults
 from shardtune.rows.source import Row, row_of
 from shardtune.trainer.data.batches.order import shuffled
-from shardtune.trainer.data.prepare.row_pieces import Read, Reading
-from shardtune.trainer.data.prepare.splits import sources_of, with_named_columns
+from shardtune.trainer.data.prepare.sources import ReadResult, ReadUnit, sources_of, with_named_columns
 from shardtune.trainer.tasks import TASKS
 
 ROWS_AT_ONCE = 256
 _STREAM_KEYS = 2**62
-"""Beyond the epochs whose rows an Order shuffles."""
+"""Greater than the number of any epoch that an Order shuffles."""
 
 
 class Stream:
-    """The rows of train, over and over, shuffled among so many at a time, each time otherwise."""
+    """The rows of train, epoch after epoch, shuffled within windows, differently in each epoch."""
 
     def __init__(
         self,
@@ -30,13 +29,13 @@ class Stream:
         columns: Sequence[Mapping[str, str]],
         check: Callable[[Sequence[Row], Faults], None],
     ) -> None:
-        """`columns` are those of each source, ours -> theirs; `check` adds what is wrong with rows."""
+        """`columns` map, for each source, our names to the source's; `check` adds the faults of rows."""
         self._recipe, self._columns, self._check = recipe, columns, check
         self._window = recipe.data.shuffle_window
         self._size = recipe.train.global_batch_size
 
     def steps(self, first: int) -> Iterator[list[Row]]:
-        """The rows of each step from this one on, without end. Those before are read past, and not looked at.
+        """The rows of each step from `first` on, without end. Earlier rows are read, but not checked.
 
         Raises BadRowsError, or DataError if there are no rows.
         """
@@ -56,7 +55,7 @@ class Stream:
                     yield pending[: self._size]
                     del pending[: self._size]
             if not num_rows:
-                raise DataError("data.train: no row is left to stream")
+                raise DataError("data.train: no rows left to stream")
             epoch += 1 + left // num_rows
             left %= num_rows
 
@@ -71,31 +70,31 @@ class Stream:
             yield window
 
     def _chunks(self, num_passed: int) -> Iterator[list[Row]]:
-        """All rows that are right, once; about so many of the first are not looked at."""
+        """All good rows, once; about `num_passed` of the first ones are not checked."""
         sources = sources_of(self._recipe.data)
         num_rows = 0
         for number in range(len(self._recipe.data.sources("train"))):
-            read = Read()
-            reading = Reading(number, tuple((path, None) for path in sources.files[number]))
+            result = ReadResult()
+            unit = ReadUnit(number, tuple((path, None) for path in sources.files[number]))
             chunk: list[Row] = []
-            for path, records in sources.records(reading, read):
+            for path, records in sources.records(unit, result):
                 for record in records:
                     row = row_of(record, path, self._columns[number], number=number)
                     chunk.append(with_named_columns(row, self._recipe))
                     if len(chunk) == ROWS_AT_ONCE:
                         num_rows += len(chunk)
-                        yield self._sound(chunk, read.faults, is_passed=num_rows <= num_passed)
+                        yield self._good(chunk, result.faults, is_passed=num_rows <= num_passed)
                         chunk = []
             num_rows += len(chunk)
-            yield self._sound(chunk, read.faults, is_passed=num_rows <= num_passed)
+            yield self._good(chunk, result.faults, is_passed=num_rows <= num_passed)
 
-    def _sound(self, rows: list[Row], unread: Faults, *, is_passed: bool) -> list[Row]:
-        """The rows that are right. Raises BadRowsError if one is not and may not be skipped."""
+    def _good(self, rows: list[Row], unread: Faults, *, is_passed: bool) -> list[Row]:
+        """The good rows. Raises BadRowsError if one is bad and may not be skipped."""
         are_skipped = self._recipe.data.on_bad_row == "skip"
         if unread and not (are_skipped and unread.are_rows_alone):
             raise BadRowsError(unread)
         if is_passed and not are_skipped:
-            return rows  # of which none was wrong when they were trained on
+            return rows  # none of which was bad when they were trained on
         faults = Faults()
         self._check(rows, faults)
         if faults and not (are_skipped and faults.are_rows_alone):
@@ -104,7 +103,7 @@ class Stream:
 
 
 def open_stream(facts: Mapping[str, Any], columns: Sequence[Mapping[str, str]], recipe: Recipe) -> Stream:
-    """The training rows of a recipe that streams them, of which only the first are prepared."""
+    """The training rows of a recipe that streams them; only the first ones are prepared."""
     task = TASKS[recipe.task.kind]
     known = task.survey(recipe.task)
     may_misfit = known.recall(facts)

@@ -1,1 +1,1 @@
-"""Rows -> encoded examples on disk, once a cluster, before any process group exists."""
+"""Rows -> encoded examples on disk, once per cluster, before any process group exists."""

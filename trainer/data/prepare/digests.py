@@ -1,4 +1,4 @@
-"""When two rows are the same: hashes of what is in some of their columns, so that no text has to be kept."""
+"""Digests of rows, by which duplicates are found, so that no text has to be kept in memory."""
 
 import hashlib
 import json
@@ -13,28 +13,40 @@ from shardtune.rows.source import Row
 Digests = NDArray[np.uint64]
 
 
-class Read(NamedTuple):
-    """Of some rows, what tells apart those that a model does not take for the same; each of shape (rows,)."""
+class RowDigests(NamedTuple):
+    """The digests of some rows; each of shape (rows,)."""
 
     inputs: Digests
-    """The same for rows that hold the same in the columns that the model reads, but for white space."""
+    """Equal for rows with the same values in the columns that the model reads, white space aside."""
     whole: Digests
-    """The same if what it is to answer is the same too."""
+    """Equal if the answers are the same too."""
 
 
-def digests(rows: Iterable[Row], inputs: Sequence[str], answers: Sequence[str]) -> Read:
-    """Of 10 million different rows, two have the same number with a probability of 3 in a million."""
-    others = [name for name in answers if name not in inputs]
-    read, answered = [], []
+def digests(rows: Iterable[Row], inputs: Sequence[str], answers: Sequence[str]) -> RowDigests:
+    """The digests of the rows, by the names of their input and answer columns.
+
+    Among 10 million different rows, two have the same digest with a probability of 3 in a million.
+    """
+    answers = [name for name in answers if name not in inputs]
+    of_inputs, of_answers = [], []
     for row in rows:
-        read.append(_of_texts(held_in(row, inputs)))
-        answered.append(_of_texts({name: its for name in others if (its := row.values.get(name)) is not None}))
-    of_inputs = np.array(read, dtype=np.uint64)
-    return Read(of_inputs, _mixed(of_inputs, np.array(answered, dtype=np.uint64)))
+        of_inputs.append(_digest_texts(input_values(row, inputs)))
+        of_answers.append(
+            _digest_texts({name: value for name in answers if (value := row.values.get(name)) is not None})
+        )
+    input_digests = np.array(of_inputs, dtype=np.uint64)
+    return RowDigests(input_digests, _mixed(input_digests, np.array(of_answers, dtype=np.uint64)))
 
 
-def _of_texts(values: Mapping[str, Any]) -> int:
-    """64 bits that the values decide; much sooner than by `digest` if all of them are texts."""
+def joined(parts: Sequence[RowDigests]) -> RowDigests:
+    """The digests of some rows after those of others."""
+    none = np.empty(0, dtype=np.uint64)
+    inputs, whole = ([none, *arrays] for arrays in ([part.inputs for part in parts], [part.whole for part in parts]))
+    return RowDigests(np.concatenate(inputs), np.concatenate(whole))
+
+
+def _digest_texts(values: Mapping[str, Any]) -> int:
+    """A digest of 64 bits; much faster than `digest` if all values are texts."""
     if not all(type(value) is str for value in values.values()):
         return digest(values)
     texts = "\0".join(f"{name}\0{' '.join(values[name].split())}" for name in sorted(values))
@@ -45,7 +57,7 @@ def _of_texts(values: Mapping[str, Any]) -> int:
 
 
 def _mixed(one: Digests, other: Digests) -> Digests:
-    """A digest of two (the finalizer of SplitMix64, of one and an odd multiple of the other)."""
+    """One digest of two (the finalizer of SplitMix64, applied to one plus an odd multiple of the other)."""
     mixed: Digests = one + other * np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -53,23 +65,23 @@ def _mixed(one: Digests, other: Digests) -> Digests:
     return mixed
 
 
-def held_in(row: Row, inputs: Sequence[str]) -> Mapping[str, Any]:
-    """What the row has in these columns, but for nulls; all of it if it has none of the inputs.
+def input_values(row: Row, inputs: Sequence[str]) -> Mapping[str, Any]:
+    """The row's values in the input columns, without nulls; all of its values if it has none of these columns.
 
-    A task may read other columns than it says, such as those that its options name: what is the same to it is then not
-    known, and two rows must not be taken for one.
+    A task may read other columns than it declares, such as those that its options name. What is the same input is then
+    not known, and two different rows must not be taken for duplicates.
     """
     if all(row.values.get(name) is None for name in inputs):
         return row.values
     return {name: value for name in inputs if (value := row.values.get(name)) is not None}
 
 
-# Made once: json.dumps makes an encoder for every value, unless it is told nothing.
+# Made once: json.dumps makes an encoder for every value if any option is given.
 _AS_JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=repr).encode
 
 
 def digest(value: Any, *, seed: int = 0) -> int:
-    """64 bits that the value decides, spread evenly; another seed, others."""
+    """A digest of 64 bits, evenly distributed; another seed gives another digest."""
     canonical = _AS_JSON(_plain(value))
     hashed = hashlib.blake2b(
         canonical.encode("utf-8", errors="surrogatepass"), digest_size=8, key=seed.to_bytes(8, "little")
@@ -78,7 +90,7 @@ def digest(value: Any, *, seed: int = 0) -> int:
 
 
 def _plain(value: Any) -> Any:
-    """The value with each run of white space in a text as one space, and none at its ends."""
+    """The value with the white space of its texts normalized: single spaces, none at the ends."""
     if isinstance(value, str):
         return " ".join(value.split())
     if isinstance(value, list | tuple):

@@ -1,7 +1,7 @@
 """Encoded examples on the disk: Arrow files that are memory-mapped, and beside them an index of all examples.
 
-The index has each example's length, its targets and its source, so that the order of a training and the deal of its
-rows to ranks are decided without opening a shard.
+The index has the length, the targets and the source of each example, so that the order of a training and the
+distribution of its rows to ranks are decided without opening a shard.
 """
 
 import json
@@ -27,26 +27,26 @@ from shardtune.trainer.tasks.example import TRUNCATED, Example
 from shardtune.trainer.tasks.task import Task
 
 SHARD_BYTES = 1 << 26
-"""A shard is closed when it has become so long: what a process holds of the one that it is writing."""
+"""A shard is closed when it reaches this length, which is also what a process holds of the one that it is writing."""
 
 
 @dataclass
 class Written:
-    """The examples of some rows of one split, and what was counted of them."""
+    """The examples written for some rows of one split, and their counts."""
 
     shards: list[tuple[str, int]]
-    """Names of files, and how many examples each has."""
+    """The names of the files, and how many examples each has."""
     lengths: NDArray[np.int32]
     num_targets: NDArray[np.float64]
     num_rows: int
     num_dropped: int
     num_truncated: int
     faults: Faults
-    """Of rows that were left out, if that is allowed."""
+    """The faults of rows that were skipped."""
     files: list[str]
-    """Those that the rows are from."""
+    """The files that the rows are from."""
     places: NDArray[np.int32]
-    """The number of its file, its line and its item, of each example's row; shape (examples, 3)."""
+    """For the row of each example, the number of its file, its line and its item; shape (examples, 3)."""
 
 
 class Encoder:
@@ -56,7 +56,7 @@ class Encoder:
         self._task, self._max_tokens, self._are_bad_skipped = task, max_tokens, are_bad_skipped
 
     def write(self, folder: Path, name: str, chunks: Iterable[Sequence[Row]]) -> Written:
-        """The examples of all chunks, in files whose names begin with `name`. Raises BadRowsError."""
+        """Writes the examples of all chunks into files whose names begin with `name`. Raises BadRowsError."""
         lengths: list[int] = []
         num_targets: list[float] = []
         shards: list[tuple[str, int]] = []
@@ -74,8 +74,8 @@ class Encoder:
             num_truncated += sum(bool(example.pop(TRUNCATED, False)) for example in chunk)
             lengths += map(self._task.num_tokens, chunk)
             num_targets += map(self._task.num_targets, chunk)
-            of = (row for row, examples in zip(rows, by_row, strict=True) for _ in examples)
-            places += ((files.setdefault(str(row.path), len(files)), row.line, row.item) for row in of)
+            example_rows = (row for row, examples in zip(rows, by_row, strict=True) for _ in examples)
+            places += ((files.setdefault(str(row.path), len(files)), row.line, row.item) for row in example_rows)
             if chunk:
                 pending.append(_table(chunk))
             if sum(table.nbytes for table in pending) > SHARD_BYTES:
@@ -96,9 +96,9 @@ class Encoder:
         )
 
     def encode(self, rows: Sequence[Row], faults: Faults) -> list[list[Example]]:
-        """Each row's examples; none of those that are found wrong now and may be skipped, which are added.
+        """The examples of each row; none for bad rows that are skipped, whose faults are added.
 
-        Raises BadRowsError if they may not.
+        Raises BadRowsError if bad rows may not be skipped.
         """
         if not rows:
             return []
@@ -106,32 +106,32 @@ class Encoder:
             by_row = self._task.encode(rows, self._max_tokens, labelled=True)
             empty = Faults()
             for row, examples in zip(rows, by_row, strict=True):
-                if any(self._task.num_tokens(its) == 0 for its in examples):
-                    empty.add(row, "the tokenizer makes no token of it")
+                if any(self._task.num_tokens(example) == 0 for example in examples):
+                    empty.add(row, "the tokenizer gives no tokens for it")
             empty.raise_if_any()
             return by_row
         except BadRowsError as error:
             bad = error.faults.rows
-            is_left = [row.key not in bad for row in rows]
-            if not self._are_bad_skipped or not error.faults.are_rows_alone or all(is_left):
+            is_good = [row.key not in bad for row in rows]
+            if not self._are_bad_skipped or not error.faults.are_rows_alone or all(is_good):
                 raise
             faults.update(error.faults)
-        left = iter(self.encode([row for row, its in zip(rows, is_left, strict=True) if its], faults))
-        return [next(left) if its else [] for its in is_left]
+        encoded = iter(self.encode([row for row, good in zip(rows, is_good, strict=True) if good], faults))
+        return [next(encoded) if good else [] for good in is_good]
 
 
 def _table(examples: Sequence[Example]) -> pa.Table:
-    # By name: from_pylist would leave out what the first example happens to lack.
+    # By name: from_pylist would drop columns that the first example lacks.
     names = sorted({name for example in examples for name in example})
     return pa.table({name: _column([example.get(name) for example in examples]) for name in names})
 
 
 def _column(values: Sequence[Any]) -> pa.Array:
-    """The values as an Arrow array; lists of whole numbers in 32 bits, if they fit: a token is then half as long."""
+    """The values as an Arrow array; lists of integers in 32 bits if they fit, which halves the size of a token."""
     numbers = array("i")
     try:
         for value in values:
-            numbers.fromlist(value)  # half of Arrow's time, and it refuses what is no whole number
+            numbers.fromlist(value)  # half of Arrow's time, and it refuses anything but integers
     except (TypeError, OverflowError):
         return pa.array(values)
     ends = np.cumsum([0, *map(len, values)]).astype(np.int32)
@@ -152,7 +152,7 @@ class Split:
     folder: Path
     name: str
     shards: Sequence[tuple[str, int]]
-    """Their files, and how many examples each has."""
+    """The names of the files, and how many examples each has."""
 
     @cached_property
     def lengths(self) -> NDArray[np.int32]:
@@ -162,23 +162,23 @@ class Split:
 
     @cached_property
     def num_targets(self) -> NDArray[np.float64]:
-        """Labels that count, or their weights' sum, of each example; shape (examples,)."""
+        """Targets of each example, or the sum of their weights; shape (examples,)."""
         num_targets: NDArray[np.float64] = np.load(self.folder / f"{self.name}.num_targets.npy", mmap_mode="r")
         return num_targets
 
     @cached_property
     def sources(self) -> NDArray[np.int32]:
-        """The number of the source that each example is from, as the recipe lists those of train; shape (examples,)."""
+        """The number of the source of each example, in the order of the recipe; shape (examples,)."""
         sources: NDArray[np.int32] = np.load(self.folder / f"{self.name}.sources.npy", mmap_mode="r")
         return sources
 
     def place(self, row: int) -> str:
-        """Where the user wrote the row that an example is of, such as `train.jsonl:12`."""
+        """Where the row of an example was written, such as `train.jsonl:12`."""
         file, line, item = self._places[row].tolist()
         return place_in_words(Path(self._files[file]), line, item)
 
     def examples(self, rows: NDArray[np.int64]) -> list[Example]:
-        """These examples, in the order asked for."""
+        """The examples of these numbers, in this order."""
         return [self._example(row) for row in rows.tolist()]
 
     def _example(self, row: int) -> Example:
@@ -212,12 +212,12 @@ class Split:
 
 
 def damaged(path: Path, error: Exception) -> DataError:
-    """What there is to say of a file of prepared data that cannot be read."""
-    return DataError(f"{path} is damaged ({error}); delete {path.parent}, and start again: it is made anew")
+    """The error for a file of prepared data that cannot be read."""
+    return DataError(f"{path} is damaged ({error}); delete {path.parent} and run again to prepare it again")
 
 
 def _open(path: Path) -> dict[str, Callable[[int], Any]]:
-    """How to get each column's value of an example in this shard."""
+    """By column, a function from the position of an example in this shard to its value."""
     try:
         (batch,) = pa.ipc.open_file(pa.memory_map(str(path))).read_all().to_batches()
     except (pa.ArrowInvalid, OSError, ValueError) as error:
@@ -226,7 +226,7 @@ def _open(path: Path) -> dict[str, Callable[[int], Any]]:
 
 
 def _reader(array: pa.Array) -> Callable[[int], Any]:
-    # Through numpy, as Arrow makes an object of its own of every number before it is one of Python's.
+    # Through numpy, because Arrow creates an object of its own for every number before Python's.
     kind = array.type
     if pa.types.is_list(kind) and _is_number(kind.value_type) and not array.null_count:
         if not array.values.null_count:

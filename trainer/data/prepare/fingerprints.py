@@ -1,4 +1,4 @@
-"""What is in a file, as a name for it; read once, and remembered as long as the file system says it is unchanged."""
+"""Digests of files, remembered for as long as the file system reports a file as unchanged."""
 
 import contextlib
 import hashlib
@@ -11,7 +11,7 @@ from shardtune.rows.source_files import file_digest
 from shardtune.run_dir.files import write_atomically
 
 RACY_S = 2.0
-"""A file that has just been changed might be changed once more within the same tick of its clock."""
+"""A file changed this recently is not remembered: it may change again within the same tick of the clock."""
 
 
 class Fingerprints:
@@ -21,13 +21,13 @@ class Fingerprints:
         self._folder = folder
 
     def of(self, path: Path) -> str:
-        """As file_digest; a million rows need not be read for it to be known that they are the same as before."""
+        """The file_digest of a file, without reading it again if it has not changed."""
         if sides := sides_of(path):
             return ":".join(self.of(side) for side in sides.values())
         try:
             stat = path.stat()
         except OSError:
-            return file_digest(path)  # says why it cannot be read
+            return file_digest(path)  # raises an error that says why it cannot be read
         name = str(path.absolute())
         state = [name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev]
         note = self._folder / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.json"
@@ -39,7 +39,7 @@ class Fingerprints:
             return str(known["digest"])
         digest = file_digest(path)
         if abs(time.time() - stat.st_mtime) > RACY_S:
-            with contextlib.suppress(OSError):  # a folder that cannot be written may hold all that is needed
+            with contextlib.suppress(OSError):  # a cache that cannot be written to may hold all that is needed
                 self._folder.mkdir(parents=True, exist_ok=True)
                 write_atomically(note, json.dumps({"state": state, "digest": digest}))
         return digest

@@ -1,9 +1,8 @@
 """Rows -> encoded examples on disk, once, before any process group exists.
 
-Content-addressed: the same data, tokenizer and options are never prepared twice; half a folder is never read.
+Content-addressed: the same data, tokenizer and options are never prepared twice. An incomplete folder is never read.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -14,10 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from shardtune.errors import DataError, ShardtuneError
@@ -26,26 +26,24 @@ from shardtune.rows.row_faults import Faults
 from shardtune.run_dir.files import write_atomically
 from shardtune.trainer.data.prepare.example_shards import Encoder, Split, Written, damaged
 from shardtune.trainer.data.prepare.fingerprints import Fingerprints
-from shardtune.trainer.data.prepare.splits import SPLITS, SplitRows, read_splits, sources_digest, sources_of
+from shardtune.trainer.data.prepare.sources import SPLITS, sources_digest, sources_of
+from shardtune.trainer.data.prepare.splits import SplitRows, read_splits
 from shardtune.trainer.data.prepare.work_queue import NO_ROOM, FinishedElsewhere, Progress, WorkerKilled, WorkQueue
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
 from shardtune.trainer.tasks import TASKS
 from shardtune.trainer.tasks.task import Task
 
-if TYPE_CHECKING:
-    pass
-
 FORMAT = 7
-"""Goes up whenever the same input would be written differently, so that old folders are not read."""
+"""Incremented whenever the same input would be written differently, so that older folders are not read."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A folder of prepared data and what was found out while it was made."""
+    """A folder of prepared data, and what was found out while preparing it."""
 
     folder: Path
     was_made: bool = field(default=False, compare=False)
-    """Whether this process has had to wait for it to be made."""
+    """Whether this process prepared the data, or waited for them, instead of finding them in the cache."""
 
     @cached_property
     def meta(self) -> dict[str, Any]:
@@ -62,11 +60,11 @@ class Prepared:
         return facts
 
     @property
-    def is_there(self) -> bool:
+    def exists(self) -> bool:
         return (self.folder / "meta.json").is_file()
 
     def split(self, name: str) -> Split | None:
-        """None if the recipe names no such split."""
+        """The examples of a split, or None if the recipe does not name it."""
         shards = self.meta["shards"].get(name)
         return Split(self.folder, name, [(file, count) for file, count in shards]) if shards else None
 
@@ -81,25 +79,25 @@ def prepare(
     machine: str = "",
     progress: Progress = lambda *_: None,
 ) -> Prepared:
-    """The recipe's prepared data, from the cache or made now, together with whoever else is making them.
+    """The recipe's prepared data, from the cache or prepared now, shared with all other processes that prepare them.
 
-    Any number of processes on any number of machines may call it at once. Says what was chosen and dropped on the way,
-    also if that was at an earlier time.
-    `num_processes` share the work on this machine, one for each core if there is enough of it; `piece_bytes` is about
-    how much is one unit of it; `machine` stands for this machine in the eyes of others. The data are the same.
-    Raises DataError for whatever is wrong with the data, the model folder or the tokenizer, or if the training rows are
-    fewer than the ranks.
+    Any number of processes on any number of machines may call this at once. `say` is called with what was chosen and
+    dropped on the way, also if that happened earlier.
+    The work on this machine is divided among `num_processes` (by default one for each core, if there is enough work),
+    in units of about `piece_bytes`; `machine` identifies this machine. None of them changes the data.
+    Raises DataError for all that is wrong with the data, the model folder or the tokenizer, or if there are fewer
+    training rows than ranks.
     """
     cache = Path(recipe.data.cache_dir).expanduser()
     prepared = Prepared(cache / fingerprint(recipe))
-    was_said = was_made = False
-    if not prepared.is_there:
+    were_notes_said = was_made = False
+    if not prepared.exists:
         was_made = True
-        with _said_of_cache(cache), _one_a_machine(prepared.folder, machine, say):
+        with _explained(cache), _machine_lock(prepared.folder, machine, say):
             cache.mkdir(parents=True, exist_ok=True)
-            if not prepared.is_there:
-                was_said = _make(recipe, prepared, say, num_processes, piece_bytes, machine, progress)
-    if not was_said:
+            if not prepared.exists:
+                were_notes_said = _prepare(recipe, prepared, say, num_processes, piece_bytes, machine, progress)
+    if not were_notes_said:
         for note in prepared.meta["notes"]:
             say(note)
     num_examples = prepared.meta["splits"]["train"]["examples"]
@@ -111,12 +109,12 @@ def prepare(
 
 
 def encoder_of(recipe: Recipe, task: Task) -> Encoder:
-    """How the recipe has rows encoded."""
+    """The encoder of the recipe's rows."""
     return Encoder(task, recipe.data.max_tokens, are_bad_skipped=recipe.data.on_bad_row == "skip")
 
 
 def fingerprint(recipe: Recipe) -> str:
-    """A name for what the prepared data depend on: the files, the tokenizer, the task's options and this format."""
+    """A digest of all that the prepared data depend on: the files, the tokenizer, the task's options and FORMAT."""
     digest = hashlib.sha256()
     known = Fingerprints(Path(recipe.data.cache_dir).expanduser() / "fingerprints")
     digest.update(f"{sources_digest(recipe.data, known)}\n".encode())
@@ -130,7 +128,7 @@ def fingerprint(recipe: Recipe) -> str:
     return digest.hexdigest()[:16]
 
 
-def _make(
+def _prepare(
     recipe: Recipe,
     prepared: Prepared,
     say: Callable[[str], None],
@@ -139,17 +137,17 @@ def _make(
     machine: str,
     progress: Progress,
 ) -> bool:
-    """Takes part in the work until it is done; whether all that there was to say has been said."""
+    """Takes part in preparing until the data are complete; returns whether `say` was called with all notes."""
     sources = sources_of(recipe.data)
     size = piece_bytes or sources.piece_bytes
-    wanted = num_processes or recipe.data.prepare_processes or len(os.sched_getaffinity(0))
-    # A process is not worth its start for less than a piece; of a data set of the hub nothing is known beforehand.
-    are_files = all(sources.files)
-    wanted = max(1, min(wanted, sources.num_bytes // size)) if are_files else wanted
+    num_processes = num_processes or recipe.data.prepare_processes or len(os.sched_getaffinity(0))
+    if all(sources.files):  # the size of a hub data set is not known beforehand
+        # Starting a process is not worth it for less than a piece.
+        num_processes = max(1, min(num_processes, sources.num_bytes // size))
     work = WorkQueue(
         prepared.folder.with_suffix(".draft"),
-        num_processes=wanted,
-        is_over=lambda: prepared.is_there,
+        num_processes=num_processes,
+        is_finished=lambda: prepared.exists,
         machine=machine,
         progress=progress,
     )
@@ -159,22 +157,22 @@ def _make(
         limit = min(getattr(config, "max_position_embeddings", None) or 10**9, tokenizer.model_max_length)
         if recipe.data.max_tokens > limit:
             raise DataError(
-                f"data.max_tokens: {recipe.data.max_tokens} is more than {recipe.model.path} can take: {limit}"
+                f"data.max_tokens: {recipe.data.max_tokens} is more than the maximum of {recipe.model.path}: {limit}"
             )
-        gathered = read_splits(recipe, say, work, piece_bytes=size)
-        task = TASKS[recipe.task.kind](recipe.task, gathered.facts, tokenizer, config)
+        split_rows = read_splits(recipe, say, work, piece_bytes=size)
+        task = TASKS[recipe.task.kind](recipe.task, split_rows.facts, tokenizer, config)
         task.check_model(config)
-        for name, rows in gathered.rows.items():
+        for name, rows in split_rows.rows.items():
             say(f"tokenizing {name}: {len(rows):,} rows")
-        written = _encode(recipe, task, gathered, work)
+        written = _encode(recipe, task, split_rows, work)
 
         def commit(_: int) -> None:
             if fingerprint(recipe) != prepared.folder.name:
-                raise DataError("the data, or the tokenizer, have changed while they were prepared; start again")
-            _commit(prepared.folder, gathered, written, work.folder / "data")
+                raise DataError("the data or the tokenizer changed while they were prepared; run again")
+            _commit(prepared.folder, split_rows, written, work.folder / "data")
 
         work.map("commit", 1, commit)
-        for note in prepared.meta["notes"][len(gathered.report["notes"]) :]:
+        for note in prepared.meta["notes"][len(split_rows.report["notes"]) :]:
             say(note)
         is_done = True
         return True
@@ -182,48 +180,48 @@ def _make(
         is_done = True
         return False
     except ShardtuneError as error:
-        is_done = not isinstance(error, WorkerKilled)  # as far as it can be
+        is_done = not isinstance(error, WorkerKilled)  # whose finished units are kept for the next start
         raise
     finally:
         work.leave(is_done=is_done)
 
 
-def _encode(recipe: Recipe, task: Task, gathered: SplitRows, work: WorkQueue) -> list[dict[str, Written]]:
-    """The examples of all rows, by piece and split, in shards in the folder `data` of the work."""
+def _encode(recipe: Recipe, task: Task, split_rows: SplitRows, work: WorkQueue) -> list[dict[str, Written]]:
+    """Encodes all rows into shards in the folder `data` of the work queue; what was written, by piece and split."""
     folder = work.folder / "data"
     folder.mkdir(exist_ok=True)
     encoder = encoder_of(recipe, task)
-    pa.array([None])  # which imports pandas, if it is there: once, and not in every process
+    pa.array([None])  # imports pandas, if installed: once, and not in every process
 
     def encode(number: int) -> dict[str, Written]:
         written = {}
-        for name in gathered.names:
-            chunks = gathered.pieces.chunks_of(number, gathered.splits, SPLITS.index(name))
-            written[name] = encoder.write(folder, f"{name}-{number:05}", (its.rows for its in chunks))
+        for name in split_rows.names:
+            chunks = split_rows.pieces.chunks_of(number, split_rows.splits, SPLITS.index(name))
+            written[name] = encoder.write(folder, f"{name}-{number:05}", (located.rows for located in chunks))
         return written
 
-    return work.map("encode", len(gathered.pieces.pieces), encode)
+    return work.map("encode", len(split_rows.pieces.pieces), encode)
 
 
-def _commit(folder: Path, gathered: SplitRows, written: list[dict[str, Written]], draft: Path) -> None:
-    """Writes the index beside the shards, and gives the folder its name."""
-    notes: list[str] = list(gathered.report["notes"])
+def _commit(folder: Path, split_rows: SplitRows, written: list[dict[str, Written]], draft: Path) -> None:
+    """Writes the index beside the shards, and renames the draft to its final name."""
+    notes: list[str] = list(split_rows.report["notes"])
     splits, shards = {}, {}
-    for name, rows in gathered.rows.items():
-        its = [by_split[name] for by_split in written]
-        counts = [len(one.lengths) for one in its]
+    for name, rows in split_rows.rows.items():
+        parts = [by_split[name] for by_split in written]
+        counts = [len(part.lengths) for part in parts]
         files: dict[str, int] = {}
-        sources = [piece.source for piece in gathered.pieces.pieces]
+        sources = [piece.source for piece in split_rows.pieces.pieces]
         arrays = {
-            "lengths": np.concatenate([one.lengths for one in its]),
-            "num_targets": np.concatenate([one.num_targets for one in its]),
+            "lengths": np.concatenate([part.lengths for part in parts]),
+            "num_targets": np.concatenate([part.num_targets for part in parts]),
             "sources": np.repeat(np.array(sources, dtype=np.int32), counts),
-            "places": np.concatenate([_renumbered(one, files) for one in its]),
+            "places": np.concatenate([_renumbered(part, files) for part in parts]),
         }
         first = next(iter(rows)).path
-        num_rows = sum(one.num_rows for one in its)
+        num_rows = sum(part.num_rows for part in parts)
         if not arrays["num_targets"].any():
-            raise DataError(f"{first}: nothing to learn is left of its {num_rows:,} rows; see data.max_tokens")
+            raise DataError(f"{first}: no targets are left in its {num_rows:,} rows; raise data.max_tokens")
         for kind, array in arrays.items():
             np.save(draft / f"{name}.{kind}.npy", array)
         write_atomically(draft / f"{name}.files.json", json.dumps(list(files), ensure_ascii=False))
@@ -231,19 +229,19 @@ def _commit(folder: Path, gathered: SplitRows, written: list[dict[str, Written]]
             "path": str(first),
             "rows": num_rows,
             "examples": sum(counts),
-            "rows_dropped": sum(one.num_dropped for one in its),
-            "rows_truncated": sum(one.num_truncated for one in its),
+            "rows_dropped": sum(part.num_dropped for part in parts),
+            "rows_truncated": sum(part.num_truncated for part in parts),
             "tokens": int(arrays["lengths"].sum(dtype=np.int64)),
             "targets": float(arrays["num_targets"].sum()),
         }
-        shards[name] = [shard for one in its for shard in one.shards]
-        notes += _notes_on(name, splits[name], [one.faults for one in its])
+        shards[name] = [shard for part in parts for shard in part.shards]
+        notes += _notes_on(name, splits[name], [part.faults for part in parts])
     meta = {
         "format": FORMAT,
-        "facts": gathered.facts,
+        "facts": split_rows.facts,
         "splits": splits,
         "shards": shards,
-        **gathered.report,
+        **split_rows.report,
         "notes": notes,
     }
     write_atomically(draft / "meta.json", json.dumps(meta, ensure_ascii=False, indent=1))
@@ -252,7 +250,7 @@ def _commit(folder: Path, gathered: SplitRows, written: list[dict[str, Written]]
 
 
 def _renumbered(written: Written, files: dict[str, int]) -> NDArray[np.int32]:
-    """The places of some examples, their files numbered as in `files`, which gets those that are new."""
+    """The places of some examples, their files numbered as in `files`, to which new ones are added."""
     numbers = np.array([files.setdefault(file, len(files)) for file in written.files], dtype=np.int32)
     places = written.places.copy()
     if len(places):
@@ -262,57 +260,49 @@ def _renumbered(written: Written, files: dict[str, int]) -> NDArray[np.int32]:
 
 def _notes_on(name: str, split: Mapping[str, Any], skipped: Sequence[Faults]) -> Iterator[str]:
     if split["rows_dropped"]:
-        yield f"{name}: {split['rows_dropped']:,} rows dropped: nothing to learn was left of them"
+        yield f"{name}: {split['rows_dropped']:,} rows dropped: no targets were left in them"
     if split["rows_truncated"]:
         yield f"{name}: {split['rows_truncated']:,} rows truncated to data.max_tokens"
-    together = Faults()
+    all_faults = Faults()
     for faults in skipped:
-        together.update(faults)
-    if together:
-        first = "\n  ".join(together.first)
-        yield f"{name}: {together.num_rows:,} more rows skipped (data.on_bad_row); they cannot be encoded:\n  {first}"
+        all_faults.update(faults)
+    if all_faults:
+        first = "\n  ".join(all_faults.first)
+        yield f"{name}: {all_faults.num_rows:,} more rows skipped (data.on_bad_row): they cannot be encoded:\n  {first}"
 
 
 def _is_tokenizer_file(path: Path) -> bool:
-    wanted = ("token", "vocab", "merges", "spiece", "sentencepiece", "config.json", "chat_template")
-    return path.is_file() and any(word in path.name for word in wanted)
+    words = ("token", "vocab", "merges", "spiece", "sentencepiece", "config.json", "chat_template")
+    return path.is_file() and any(word in path.name for word in words)
 
 
 @contextmanager
-def _one_a_machine(folder: Path, machine: str, say: Callable[[str], None]) -> Iterator[None]:
-    """Of all processes of a machine one at a time; the kernel drops the lock of one that dies."""
+def _machine_lock(folder: Path, machine: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Lets one process of a machine prepare at a time. The kernel releases the lock of a process that dies."""
     name = hashlib.sha256(f"{folder.absolute()} {machine} {os.getuid()}".encode()).hexdigest()[:24]
     path = Path(tempfile.gettempdir()) / f"shardtune-{name}.lock"
-    while True:
-        with path.open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                say("another process of this machine prepares the same data; waiting for it")
-                fcntl.flock(file, fcntl.LOCK_EX)
-            if not _is_at(file, path):
-                continue  # who had it has removed it, and the next one may hold another file of this name
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-            return
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        say("another process on this machine is preparing the same data; waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # while it is held: filelock does not accept a lock on a file that was removed
+        lock.release()
 
 
 @contextmanager
-def _said_of_cache(cache: Path) -> Iterator[None]:
+def _explained(cache: Path) -> Iterator[None]:
+    """Raises DataError if the cache folder cannot be written to."""
     try:
         yield
     except OSError as error:
         if error.errno not in NO_ROOM and cache.is_dir():
             raise
+        reason = error.strerror or error
         raise DataError(
-            f"data.cache_dir: {cache} cannot be written ({error.strerror or error}); make room, or name another folder"
+            f"data.cache_dir: {cache} cannot be written to ({reason}); free space or set another folder"
         ) from error
-
-
-def _is_at(file: IO[str], path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False

@@ -1,450 +1,299 @@
-"""From a recipe to the rows of its splits: read, held out, freed of bad and of double ones, and surveyed.
+"""From a recipe to the rows of its splits: read, held out, freed of bad rows and of duplicates, and surveyed.
 
-Whatever is chosen or dropped on the way is said, and stands in the report. All of it is done piece by piece, by all who
-work together; what has to be known of all rows is a few bytes for each.
+Whatever is chosen or dropped on the way is noted in the report. The work is done piece by piece, shared by all
+processes; only a few bytes of each row are kept in memory.
 """
 
-import hashlib
-import json
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from itertools import chain
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shardtune.errors import DataError
-from shardtune.recipe.schema import DataConfig, Recipe
-from shardtune.rows.hub import dataset_digest
-from shardtune.rows.input_file import format_of
-from shardtune.rows.parallel_text import sides_of
+from shardtune.recipe.schema import Recipe
 from shardtune.rows.row_faults import BadRowsError, Faults
-from shardtune.rows.source import Row, choose_columns
-from shardtune.rows.source_config import SourceConfig
-from shardtune.rows.source_files import FindError, find_files, is_dataset
-from shardtune.trainer.data.prepare.digests import Read as Digested
-from shardtune.trainer.data.prepare.digests import digests
+from shardtune.rows.source import choose_columns
+from shardtune.trainer.data.prepare.bad_row_policy import BadRowPolicy
+from shardtune.trainer.data.prepare.digests import RowDigests, digests, joined
 from shardtune.trainer.data.prepare.duplicates import Duplicates
-from shardtune.trainer.data.prepare.fingerprints import Fingerprints
 from shardtune.trainer.data.prepare.held_out import held_out, refuse_unknown_group, shares_of
-from shardtune.trainer.data.prepare.row_pieces import OUT, Pieces, Read, Rows, Sources
+from shardtune.trainer.data.prepare.row_pieces import OUT, Pieces, Rows
+from shardtune.trainer.data.prepare.sources import SPLITS, ReadResult, sources_of, with_named_columns
 from shardtune.trainer.data.prepare.task_facts import Observations, run_survey
 from shardtune.trainer.data.prepare.work_queue import WorkQueue
 from shardtune.trainer.tasks import TASKS, Task
 from shardtune.trainer.tasks.task import Survey
 
-SPLITS = ("train", "dev", "test")
 REPORTED = ("sources", "bad_rows", "duplicates", "conflicts", "leaks", "deduplicated")
-"""What a report has besides the notes."""
+"""The keys of a report besides `notes` and `columns`."""
 Say = Callable[[str], None]
-OfAllRows = NDArray[np.uint8]
-"""The number of each row's split in SPLITS, or OUT."""
+SplitNumbers = NDArray[np.uint8]
+"""For each of all rows, the number of its split in SPLITS, or OUT; shape (rows,)."""
 
 
 @dataclass(frozen=True)
 class SplitRows:
-    """The rows that a recipe means, and what was found out about them."""
+    """The rows of a recipe by split, and what was found out about them."""
 
     pieces: Pieces
-    splits: OfAllRows
+    splits: SplitNumbers
     names: tuple[str, ...]
-    """Of the splits that there are; none is empty."""
+    """The splits of the recipe; none of them is empty."""
     facts: dict[str, Any]
     """What the task has to know of the rows (Task.survey)."""
     report: dict[str, Any]
-    """`notes`, all that was said, and the numbers of it; `columns`, of each source ours -> theirs. JSON values."""
+    """`notes`, `columns` (of each source, our names -> its names), and what REPORTED names; JSON values."""
 
     @property
     def rows(self) -> dict[str, Rows]:
-        """By split."""
+        """The rows by split."""
         return {name: Rows(self.pieces, self.splits, SPLITS.index(name)) for name in self.names}
 
 
 def read_splits(recipe: Recipe, say: Say, work: WorkQueue, *, piece_bytes: int | None = None) -> SplitRows:
-    """All rows of the recipe. Raises DataError with whatever is wrong with them, or if a split has none left."""
-    return _SplitReader(recipe, say, work).all(piece_bytes)
+    """All rows of the recipe. Raises DataError with all that is wrong with them, or if a split has no rows left."""
+    return _SplitReader(recipe, say, work).read(piece_bytes)
 
 
-def with_named_columns(row: Row, recipe: Recipe) -> Row:
-    """The row with those of our columns too that the task finds by its options."""
-    named = TASKS[recipe.task.kind].named_columns(recipe.task, row.values)
-    return replace(row, values={**row.values, **named}, file_columns=row.columns) if named else row
+class _FirstPass(NamedTuple):
+    """What the first pass over a piece tells of its rows."""
 
-
-def sources_digest(data: DataConfig, known: Fingerprints) -> str:
-    """A name for all that decides the rows: what is in the files and how they are read, but not how they are weighted.
-
-    Raises DataError with every path that stands for nothing.
-    """
-    faults = Faults()
-    told: dict[str, Any] = {
-        key: getattr(data, key) for key in ("guess_columns", "text_unit", "on_bad_row", "deduplicate")
-    }
-    for split, source in _numbered(data):
-        try:
-            digest_of = _state_of if data.streaming and split == "train" else known.of
-            told.setdefault(split, []).append([source.columns, _digest(source, split, digest_of)])
-        except FindError as error:
-            faults.add(error.where, error.what)
-    faults.raise_if_any()
-    if data.streaming:
-        told["streaming"] = data.shuffle_window
-    told |= {split: share.model_dump() for split in SPLITS if (share := data.share(split)) is not None}
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-
-
-def sources_of(data: DataConfig) -> Sources:
-    """Where all rows are read from."""
-    return Sources(_numbered(data), data.text_unit)
-
-
-def _digest(source: SourceConfig, split: str, digest_of: Callable[[Path], str]) -> list[str]:
-    if is_dataset(source.path):
-        return [dataset_digest(source, split, digest_of)]
-    return [f"{format_of(file)}:{digest_of(file)}" for file in find_files(source.path)]
-
-
-def _state_of(path: Path) -> str:
-    """What tells that a file is the one that it was, without reading it: a stream is read but once."""
-    states = [(its, its.stat()) for its in sides_of(path).values() or [path]]
-    return ":".join(f"{its.absolute()} {stat.st_size} {stat.st_mtime_ns}" for its, stat in states)
-
-
-def _numbered(data: DataConfig) -> list[tuple[str, SourceConfig]]:
-    """The sources of all splits in the order of their numbers, their columns resolved."""
-    return [
-        (split, source.model_copy(update={"columns": data.columns if source.columns is None else source.columns}))
-        for split in SPLITS
-        for source in data.sources(split)
-    ]
-
-
-class _Notes:
-    """Says everything once."""
-
-    def __init__(self, say: Say) -> None:
-        self._say = say
-        self.said: dict[str, None] = {}
-
-    def __call__(self, text: str) -> None:
-        if text not in self.said:
-            self.said[text] = None
-            self._say(text)
-
-
-class _Dropped:
-    """What data.on_bad_row makes of bad rows, and which there were."""
-
-    def __init__(self, on_bad_row: Literal["error", "skip"]) -> None:
-        self._are_skipped = on_bad_row == "skip"
-        self._faults = Faults()
-        self._rows: Counter[str] = Counter()
-
-    def unread(self, faults: Mapping[str, Faults], sizes: Mapping[str, int]) -> None:
-        """Takes what was wrong with each split when it was read; what is no row was dropped by that. `sizes` are the
-        rows that each split has.
-
-        Raises BadRowsError if they may not be dropped, and nothing can be learned of the rows that were read: that more
-        is wrong than single rows, or that none is left. Or else refuse_unread is to be called, when all are known.
-        """
-        for split, its in faults.items():
-            self._faults.update(its)
-            self._rows[split] += its.num_rows
-        if not self._faults.are_rows_alone or any(not sizes[split] for split in faults):
-            self._refuse(self._faults)
-
-    def refuse_unread(self, others: DataError | None) -> None:
-        """Raises BadRowsError with the rows that could not be read, if they may not be dropped: and with what is wrong
-        with others too, if that is known."""
-        if self._faults and not self._are_skipped:
-            if isinstance(others, BadRowsError):
-                self._faults.update(others.faults)
-            raise BadRowsError(self._faults) from None
-
-    def take(self, faults: Faults, rows: Mapping[str, int]) -> None:
-        """Takes what is wrong with so many rows of each split. Raises BadRowsError if they may not be dropped."""
-        self._refuse(faults)
-        self._faults.update(faults)
-        self._rows.update(rows)
-
-    def refuse_empty(self, sizes: Mapping[str, int]) -> None:
-        """Raises DataError if a split has no row left."""
-        for split, size in sizes.items():
-            if not size and self._rows[split]:
-                raise DataError(f"{split}: no row is left, for all {self._rows[split]:,} are wrong:\n{self._faults}")
-
-    def say(self, notes: _Notes) -> None:
-        if self._faults:
-            by_split = ", ".join(f"{count:,} of {split}" for split, count in self._rows.items() if count)
-            reasons = "; ".join(f"{count:,} x {reason}" for reason, count in self._faults.reasons.most_common(10))
-            first = "\n  ".join(self._faults.first)
-            notes(f"rows skipped (data.on_bad_row): {by_split}: {reasons}; the first are\n  {first}")
-
-    def report(self) -> dict[str, Any]:
-        """Rows by split and by what is wrong with them, and the first few."""
-        reasons = dict(self._faults.reasons.most_common())
-        return {"rows": dict(+self._rows), "reasons": reasons, "first": self._faults.first}
-
-    def _refuse(self, faults: Faults) -> None:
-        if faults and not (self._are_skipped and faults.are_rows_alone):
-            raise BadRowsError(faults)
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What a first look at a piece tells."""
-
-    splits: OfAllRows
-    inputs: NDArray[np.uint64]
-    whole: NDArray[np.uint64]
+    splits: SplitNumbers
+    digests: RowDigests
     columns: dict[str, None]
+    """The columns of the training rows, if some of these are held out."""
     faults: Faults
 
 
 class _SplitReader:
-    """The way from a recipe to its rows, a step a method."""
+    """The way from a recipe to its rows, one step a method."""
 
     def __init__(self, recipe: Recipe, say: Say, work: WorkQueue) -> None:
         self._recipe, self._data, self._work = recipe, recipe.data, work
         self._task: type[Task] = TASKS[recipe.task.kind]
-        self._notes, self._dropped = _Notes(say), _Dropped(recipe.data.on_bad_row)
-        self._num_stages = 0
-        shares = shares_of(recipe.data)
-        self._names = tuple(split for split in SPLITS if recipe.data.sources(split) or split in shares)
+        self._sources = sources_of(recipe.data)
+        self._source_splits = [SPLITS.index(split) for split, _ in self._sources.numbered]
+        self._shares = shares_of(recipe.data)
+        self._names = tuple(split for split in SPLITS if recipe.data.sources(split) or split in self._shares)
+        self._bad_rows = BadRowPolicy(recipe.data.on_bad_row)
+        self._say, self._notes = say, dict[str, None]()
+        self._num_passes = 0
 
-    def all(self, piece_bytes: int | None) -> SplitRows:
-        pieces, counts = self._read(piece_bytes)
+    def read(self, piece_bytes: int | None) -> SplitRows:
+        pieces, counts = self._read_sources(piece_bytes)
         try:
-            splits, digested, facts = self._know(pieces)
-        except DataError as error:
-            self._dropped.refuse_unread(error)
-            raise
-        self._dropped.refuse_unread(None)
-        rows = {name: Rows(pieces, splits, SPLITS.index(name)) for name in self._names}
-        own = {name: splits == SPLITS.index(name) for name in self._names}
-        doubles = Duplicates(
-            {name: Digested(digested.inputs[its], digested.whole[its]) for name, its in own.items()},
-            lambda split, at: str(rows[split][at]),
-        )
-        self._say_doubles(doubles, {name: int(its.sum()) for name, its in own.items()})
-        masks = doubles.dropped(self._data.deduplicate)
-        if any(mask.any() for mask in masks.values()):
-            counted = ", ".join(f"{int(mask.sum()):,} of {split}" for split, mask in masks.items() if mask.any())
-            self._notes(f"dropped because they are there twice (data.deduplicate: {self._data.deduplicate}): {counted}")
-            for name, mask in masks.items():
-                splits[np.flatnonzero(own[name])[mask]] = OUT
-            self._refuse_emptied({name: int(mask.sum()) for name, mask in masks.items()}, splits)
+            splits, row_digests = self._first_pass(pieces)
             facts = self._survey(pieces, splits)
-        self._dropped.say(self._notes)
-        found = (
-            counts,
-            self._dropped.report(),
-            doubles.repeats,
-            doubles.conflicts,
-            [asdict(leak) for leak in doubles.leaks],
-            {split: int(mask.sum()) for split, mask in masks.items()},
-        )
-        report = {"notes": list(self._notes.said), "columns": pieces.columns, **dict(zip(REPORTED, found, strict=True))}
+        except DataError as error:
+            self._bad_rows.refuse_unread(error)
+            raise
+        self._bad_rows.refuse_unread(None)
+        duplicates = self._find_duplicates(pieces, splits, row_digests)
+        num_dropped = self._drop_duplicates(duplicates, splits)
+        if any(num_dropped.values()):
+            facts = self._survey(pieces, splits)
+        if summary := self._bad_rows.summary:
+            self._note(summary)
+        report = {
+            "notes": list(self._notes),
+            "columns": pieces.columns,
+            "sources": counts,
+            "bad_rows": self._bad_rows.report,
+            "duplicates": duplicates.repeats,
+            "conflicts": duplicates.conflicts,
+            "leaks": [asdict(leak) for leak in duplicates.leaks],
+            "deduplicated": num_dropped,
+        }
         return SplitRows(pieces, splits, self._names, facts, report)
 
-    def _refuse_emptied(self, dropped: Mapping[str, int], splits: OfAllRows) -> None:
-        faults = Faults()
-        for name, count in dropped.items():
-            if count and not (splits == SPLITS.index(name)).any():
-                faults.add(
-                    f"data.{name}",
-                    f"no row is left: all {count:,} are there twice, in it or in another split "
-                    f"(data.deduplicate: {self._data.deduplicate})",
-                )
-        faults.raise_if_any()
-
-    def _read(self, piece_bytes: int | None) -> tuple[Pieces, list[dict[str, Any]]]:
-        """All rows that there are, and how many each source has."""
-        sources = sources_of(self._data)
-        size = piece_bytes or sources.piece_bytes
-        are_heads = [self._data.streaming and split == "train" for split, _ in sources.numbered]
-        heads = {number: self._data.shuffle_window for number, is_head in enumerate(are_heads) if is_head}
-        readings = sources.readings(self._work, size, heads)
+    def _read_sources(self, piece_bytes: int | None) -> tuple[Pieces, list[dict[str, Any]]]:
+        """All rows that could be read, and how many each source has."""
+        size = piece_bytes or self._sources.piece_bytes
+        streamed = self._data.sources("train") if self._data.streaming else ()  # whose numbers are the first ones
+        heads = dict.fromkeys(range(len(streamed)), self._data.shuffle_window)
+        units = self._sources.units(self._work, size, heads)
         folder = self._work.folder / "rows"
         folder.mkdir(exist_ok=True)
-        reads = self._work.map(
-            "read", len(readings), lambda unit: sources.read(readings[unit], f"{unit:05}", folder, size)
+        results = self._work.map(
+            "read", len(units), lambda number: self._sources.read(units[number], f"{number:05}", folder, size)
         )
         columns, counts = [], []
         faults: dict[str, Faults] = {}
         sizes: Counter[str] = Counter()
-        for number, (split, source) in enumerate(sources.numbered):
-            its = [read for reading, read in zip(readings, reads, strict=True) if reading.source == number]
-            name = source.name or source.path
-            columns.append(self._take(source, name, sources.files[number], its, faults.setdefault(split, Faults())))
-            num_rows = sum(read.num_rows for read in its)
+        for number, (split, source) in enumerate(self._sources.numbered):
+            own = [result for unit, result in zip(units, results, strict=True) if unit.source == number]
+            columns.append(self._choose_columns(number, own, faults.setdefault(split, Faults())))
+            num_rows = sum(result.num_rows for result in own)
             sizes[split] += num_rows
-            counts.append({"split": split, "name": name, "path": source.path, "rows": num_rows})
-        self._dropped.unread(faults, sizes)
-        self._dropped.refuse_empty(sizes)
-        own = self._recipe
-        all_pieces = list(chain.from_iterable(read.pieces for read in reads))
-        self._split_of_source = [SPLITS.index(split) for split, _ in sources.numbered]
-        return Pieces(folder, all_pieces, columns, lambda row: with_named_columns(row, own)), counts
+            counts.append({"split": split, "name": source.name or source.path, "path": source.path, "rows": num_rows})
+        self._bad_rows.add_unread(faults, sizes)
+        self._bad_rows.refuse_empty(sizes)
+        recipe = self._recipe
+        all_pieces = list(chain.from_iterable(result.pieces for result in results))
+        return Pieces(folder, all_pieces, columns, lambda row: with_named_columns(row, recipe)), counts
 
-    def _know(self, pieces: Pieces) -> tuple[OfAllRows, Digested, dict[str, Any]]:
-        """Each row's split and digests, and the task's facts."""
-        seen = self._look(pieces)
-        splits = np.concatenate([np.empty(0, dtype=np.uint8), *(its.splits for its in seen)])
-        self._hold_out(pieces, splits, seen)
-        digested = Digested(
-            np.concatenate([np.empty(0, dtype=np.uint64), *(its.inputs for its in seen)]),
-            np.concatenate([np.empty(0, dtype=np.uint64), *(its.whole for its in seen)]),
-        )
-        del seen
-        return splits, digested, self._survey(pieces, splits)
-
-    def _take(
-        self, source: SourceConfig, name: str, files: list[Any], reads: list[Read], faults: Faults
-    ) -> dict[str, str]:
-        """Says what was said when a source was read, adds what was wrong, and chooses its columns."""
+    def _choose_columns(self, number: int, results: list[ReadResult], faults: Faults) -> dict[str, str]:
+        """The columns of a source, our names -> its names; notes what its readers had to say, and adds faults."""
+        _, source = self._sources.numbered[number]
 
         def say(text: str) -> None:
-            self._notes(f"{name}: {text}")
+            self._note(f"{source.name or source.path}: {text}")
 
-        if len(files) > 1:
-            more = f" and {len(files) - 3:,} more" if len(files) > 3 else ""
-            say(f"{len(files):,} files: {', '.join(path.name for path in files[:3])}{more}")
-        for read in reads:
-            for text in read.said:
+        if text := self._sources.file_list(number):
+            say(text)
+        for result in results:
+            for text in result.notes:
                 say(text)
-            faults.update(read.faults)
+            faults.update(result.faults)
         return choose_columns(
             source,
-            dict.fromkeys(chain.from_iterable(read.columns for read in reads)),
-            sum(read.num_rows for read in reads),
+            dict.fromkeys(chain.from_iterable(result.columns for result in results)),
+            sum(result.num_rows for result in results),
             faults,
             synonyms=self._task.column_guesses if self._data.guess_columns else {},
             say=say,
         )
 
-    def _look(self, pieces: Pieces) -> list[_Seen]:
-        """Each row's split and digests."""
-        answers = [*self._task.columns, *self._task.column_guesses]
-        inputs = self._task.input_columns
+    def _first_pass(self, pieces: Pieces) -> tuple[SplitNumbers, RowDigests]:
+        """The split and the digests of every row. Notes which part of train is held out."""
+        looks = self._work.map("look", len(pieces.pieces), lambda number: self._look(pieces, number))
+        splits = np.concatenate([np.empty(0, dtype=np.uint8), *(look.splits for look in looks)])
+        self._check_held_out(splits, looks)
+        return splits, joined([look.digests for look in looks])
 
-        def look(number: int) -> _Seen:
-            split = self._split_of_source[pieces.pieces[number].source]
-            faults, columns = Faults(), dict[str, None]()
-            splits, read = [], []
-            for rows in pieces.chunks(number):
-                own = Faults()
-                names = held_out(rows, self._data, inputs, own) if split == 0 else np.full(len(rows), SPLITS[split])
-                codes = np.select([names == name for name in SPLITS], range(len(SPLITS)), OUT).astype(np.uint8)
-                if own.rows:
-                    codes[[row.key in own.rows for row in rows]] = OUT
-                faults.update(own)
-                splits.append(codes)
-                read.append(digests(rows, inputs, answers))
-                if split == 0 and shares_of(self._data):
-                    for row in rows:
-                        columns.update(dict.fromkeys(row.values))
-            return _Seen(
-                np.concatenate(splits),
-                np.concatenate([its.inputs for its in read]),
-                np.concatenate([its.whole for its in read]),
-                columns,
-                faults,
-            )
+    def _look(self, pieces: Pieces, number: int) -> _FirstPass:
+        """The first pass over a piece."""
+        split = self._source_splits[pieces.pieces[number].source]
+        is_divided = SPLITS[split] == "train" and bool(self._shares)
+        inputs, answers = self._task.input_columns, [*self._task.columns, *self._task.column_guesses]
+        faults, columns = Faults(), dict[str, None]()
+        splits, row_digests = [], []
+        for rows in pieces.chunks(number):
+            numbers = np.full(len(rows), split, dtype=np.uint8)
+            if is_divided:
+                new_faults = Faults()
+                names = held_out(rows, self._data, inputs, new_faults)
+                numbers = np.select([names == name for name in SPLITS], range(len(SPLITS)), OUT).astype(np.uint8)
+                numbers[[row.key in new_faults.rows for row in rows]] = OUT
+                faults.update(new_faults)
+                for row in rows:
+                    columns.update(dict.fromkeys(row.values))
+            splits.append(numbers)
+            row_digests.append(digests(rows, inputs, answers))
+        return _FirstPass(np.concatenate(splits), joined(row_digests), columns, faults)
 
-        return self._work.map("look", len(pieces.pieces), look)
-
-    def _hold_out(self, pieces: Pieces, splits: OfAllRows, seen: list[_Seen]) -> None:
-        """Says which part of train was held out, and that some of it could not be, if so."""
-        shares = shares_of(self._data)
-        if not shares:
+    def _check_held_out(self, splits: SplitNumbers, looks: list[_FirstPass]) -> None:
+        """Notes which part of train is held out. Raises DataError if that leaves a split empty, or is not possible."""
+        if not self._shares:
             return
+        refuse_unknown_group(self._data, dict.fromkeys(chain.from_iterable(look.columns for look in looks)))
         faults = Faults()
-        refuse_unknown_group(self._data, list(dict.fromkeys(chain.from_iterable(its.columns for its in seen))), faults)
-        faults.raise_if_any()
-        for its in seen:
-            faults.update(its.faults)
-        total = sum(piece.num_rows for piece in pieces.pieces if self._split_of_source[piece.source] == 0)
+        for look in looks:
+            faults.update(look.faults)
         if faults:
-            self._dropped.take(faults, {"train": int((splits == OUT).sum())})
-        sizes = {name: int((splits == SPLITS.index(name)).sum()) for name in self._names}
-        self._dropped.refuse_empty(sizes)
-        left = total - int((splits == OUT).sum())
-        for name, share in (("train", sizes["train"]), *((name, sizes[name]) for name in shares)):
-            if not share:
-                raise DataError(f"data.{name}: no row is left for it of {left:,}; change the fractions")
+            self._bad_rows.skip(faults)
+            self._bad_rows.count({"train": int((splits == OUT).sum())})
+        sizes = self._sizes(splits)
+        self._bad_rows.refuse_empty(sizes)
+        total = sizes["train"] + sum(sizes[name] for name in self._shares)
+        for name in ("train", *self._shares):
+            if not sizes[name]:
+                raise DataError(f"data.{name}: no rows left for it out of {total:,}; change the fractions")
             if name != "train":
-                self._notes(f"{name}: {share:,} of {left:,} training rows are held out ({share / left:.1%})")
+                share = sizes[name] / total
+                self._note(f"{name}: {sizes[name]:,} of {total:,} training rows are held out ({share:.1%})")
 
-    def _survey(self, pieces: Pieces, splits: OfAllRows) -> dict[str, Any]:
-        """The task's facts; rows that it finds wrong are taken out of `splits`."""
-
-        def look(survey: Survey, faults: Faults) -> Observations:
-            def at(number: int) -> tuple[dict[str, list[Any]], Faults]:
-                own, looks = Faults(), dict[str, list[Any]]()
-                for name in self._names:
-                    for its in pieces.chunks_of(number, splits, SPLITS.index(name)):
-                        looks.setdefault(name, []).append(survey.look(name, its.rows, own))
-                return looks, own
-
-            found = self._work.map(self._stage("survey"), len(pieces.pieces), at)
-            together: dict[str, list[Any]] = {name: [] for name in self._names}
-            for looks, own in found:
-                for name, its in looks.items():
-                    together[name] += its
-                faults.update(own)
-            return together
-
+    def _survey(self, pieces: Pieces, splits: SplitNumbers) -> dict[str, Any]:
+        """The task's facts. Rows that its survey finds wrong are dropped from `splits`, and it begins again."""
         while True:
             survey, faults = self._task.survey(self._recipe.task), Faults()
-            run_survey(survey, faults, look)
+            run_survey(survey, faults, lambda survey, faults: self._observe(survey, faults, pieces, splits))
             if not faults:
                 return survey.facts
-            self._drop(faults, pieces, splits)
+            self._drop_bad_rows(faults, pieces, splits)
 
-    def _drop(self, faults: Faults, pieces: Pieces, splits: OfAllRows) -> None:
-        """Takes the wrong rows out of `splits`. Raises BadRowsError if they may not be dropped, or are none of ours."""
-        self._dropped.take(faults, {})
-        before = {name: int((splits == SPLITS.index(name)).sum()) for name in self._names}
+    def _observe(self, survey: Survey, faults: Faults, pieces: Pieces, splits: SplitNumbers) -> Observations:
+        """One pass of a survey over all rows; adds the faults that it finds."""
 
-        def wrong(number: int) -> list[int]:
-            start = int(pieces.starts[number])
-            found = []
+        def observe(number: int) -> tuple[dict[str, list[Any]], Faults]:
+            new_faults, observations = Faults(), dict[str, list[Any]]()
             for name in self._names:
-                for its in pieces.chunks_of(number, splits, SPLITS.index(name)):
-                    at = [row.key in faults.rows for row in its.rows]
-                    found += (start + its.numbers[at]).tolist()
-            return found
+                for located in pieces.chunks_of(number, splits, SPLITS.index(name)):
+                    observations.setdefault(name, []).append(survey.look(name, located.rows, new_faults))
+            return observations, new_faults
 
-        rows = list(chain.from_iterable(self._work.map(self._stage("wrong"), len(pieces.pieces), wrong)))
-        if not rows:
+        combined: dict[str, list[Any]] = {name: [] for name in self._names}
+        for observations, new_faults in self._work.map(self._next_pass("survey"), len(pieces.pieces), observe):
+            for name, observed in observations.items():
+                combined[name] += observed
+            faults.update(new_faults)
+        return combined
+
+    def _drop_bad_rows(self, faults: Faults, pieces: Pieces, splits: SplitNumbers) -> None:
+        """Drops the rows with faults from `splits`. Raises BadRowsError if that is not allowed, or drops no row."""
+        self._bad_rows.skip(faults)
+
+        def find(number: int) -> list[int]:
+            bad: list[int] = []
+            for name in self._names:
+                for located in pieces.chunks_of(number, splits, SPLITS.index(name)):
+                    is_bad = [row.key in faults.rows for row in located.rows]
+                    bad += (int(pieces.starts[number]) + located.numbers[is_bad]).tolist()
+            return bad
+
+        bad = list(chain.from_iterable(self._work.map(self._next_pass("wrong"), len(pieces.pieces), find)))
+        if not bad:
             raise BadRowsError(faults)
-        splits[rows] = OUT
-        after = {name: int((splits == SPLITS.index(name)).sum()) for name in self._names}
-        self._dropped.take(Faults(), {name: before[name] - after[name] for name in self._names})
-        self._dropped.refuse_empty(after)
+        before = self._sizes(splits)
+        splits[bad] = OUT
+        after = self._sizes(splits)
+        self._bad_rows.count({name: before[name] - after[name] for name in self._names})
+        self._bad_rows.refuse_empty(after)
 
-    def _stage(self, name: str) -> str:
-        self._num_stages += 1
-        return f"{name}-{self._num_stages}"
+    def _find_duplicates(self, pieces: Pieces, splits: SplitNumbers, row_digests: RowDigests) -> Duplicates:
+        masks = {name: splits == SPLITS.index(name) for name in self._names}
+        duplicates = Duplicates(
+            {name: RowDigests(row_digests.inputs[mask], row_digests.whole[mask]) for name, mask in masks.items()},
+            lambda name, at: str(Rows(pieces, splits, SPLITS.index(name))[at]),
+        )
+        for text in duplicates.notes(self._data.deduplicate):
+            self._note(text)
+        return duplicates
 
-    def _say_doubles(self, doubles: Duplicates, sizes: Mapping[str, int]) -> None:
-        for leak in doubles.leaks:
-            if leak.rows:
-                share = leak.rows / sizes[leak.of]
-                mends = "train" if leak.inside == "train" else "all"
-                is_mended = self._data.deduplicate in (mends, "all")
-                hint = "" if is_mended else f"; data.deduplicate: {mends} mends that"
-                self._notes(
-                    f"leak: of {leak.rows:,} rows of {leak.of} ({share:.1%}) the model reads the same in "
-                    f"{leak.inside}, as {leak.first[0]}{hint}"
-                )
-        for split, count in doubles.repeats.items():
-            if count:
-                self._notes(f"{split}: {count:,} rows repeat an earlier one ({count / sizes[split]:.1%})")
-        for split, count in doubles.conflicts.items():
-            if count:
-                self._notes(f"{split}: {count:,} rows have the inputs of another row, and another answer")
+    def _drop_duplicates(self, duplicates: Duplicates, splits: SplitNumbers) -> dict[str, int]:
+        """Drops the duplicates that data.deduplicate names from `splits`; returns how many, by split.
+
+        Raises DataError if a split has no rows left.
+        """
+        mode = self._data.deduplicate
+        masks = duplicates.dropped(mode)
+        num_dropped = {name: int(mask.sum()) for name, mask in masks.items()}
+        if by_split := ", ".join(f"{count:,} of {name}" for name, count in num_dropped.items() if count):
+            self._note(f"duplicates dropped (data.deduplicate: {mode}): {by_split}")
+        for name, mask in masks.items():
+            splits[np.flatnonzero(splits == SPLITS.index(name))[mask]] = OUT
+        faults = Faults()
+        for name, size in self._sizes(splits).items():
+            if (count := num_dropped[name]) and not size:
+                reason = f"all {count:,} are duplicates within this or another split (data.deduplicate: {mode})"
+                faults.add(f"data.{name}", f"no rows left: {reason}")
+        faults.raise_if_any()
+        return num_dropped
+
+    def _sizes(self, splits: SplitNumbers) -> dict[str, int]:
+        return {name: int((splits == SPLITS.index(name)).sum()) for name in self._names}
+
+    def _note(self, text: str) -> None:
+        """Says each text once."""
+        if text not in self._notes:
+            self._notes[text] = None
+            self._say(text)
+
+    def _next_pass(self, name: str) -> str:
+        """The name of a further pass over all rows, in the work queue."""
+        self._num_passes += 1
+        return f"{name}-{self._num_passes}"

@@ -1,8 +1,8 @@
-"""Units of work that processes, also of several machines, do together: each unit once, and what it gives is a file.
+"""A queue of work units shared by processes and machines: each unit is done once, and its result is a file.
 
-Nobody is in charge and nobody waits in a collective: all run the same program, and each takes the units that are
-neither done nor claimed. Whoever is killed leaves its finished units to the others, or to the next start. A unit that
-is done twice after all, as when a machine that was given up comes back, is the same file once more.
+There is no coordinator and no collective: all run the same program, and each takes units that are neither done nor
+claimed. The finished units of a killed process stay for the others, or for the next start. A unit that is done twice
+after all, such as when a machine that was given up comes back, gives the same file again.
 """
 
 import contextlib
@@ -27,63 +27,63 @@ from shardtune.processes import pid_scope, start_ticks
 from shardtune.rows.row_faults import BadRowsError
 
 BEAT_S, STALE_S, POLL_S = 5.0, 60.0, 0.1
-"""A machine says so often that it is alive, and is given up when it has not for so long. The clocks of machines need
-not agree: what counts is how long one has seen nothing change."""
+"""How often a machine shows that it is alive, after how long without a sign of life it is given up, and how often the
+others look. The clocks of machines need not agree: what counts is how long an observer has seen no change."""
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-"""What a file system answers that takes no more files."""
+"""The errors of a file system that cannot be written to."""
 
 T = TypeVar("T")
 Progress = Callable[[str, int, int], None]
-"""Is told of a stage, how many of its units are done, and how many there are."""
+"""Called with a stage, the number of its finished units, and the number of all its units."""
 
 
 class FinishedElsewhere(Exception):
-    """The whole work has come to its end elsewhere."""
+    """The whole work was finished by another process."""
 
 
 class WorkerKilled(DataError):
-    """A process was killed in the middle of a unit; the others' units are as good as they were."""
+    """A worker process was killed in the middle of a unit; finished units are not affected."""
 
 
 class WorkQueue:
-    """One machine's part in the work in a folder that all machines see."""
+    """One machine's part in the work, in a folder that all machines see."""
 
     def __init__(
         self,
         folder: Path,
         *,
         num_processes: int = 1,
-        is_over: Callable[[], bool] = lambda: False,
+        is_finished: Callable[[], bool] = lambda: False,
         machine: str = "",
         progress: Progress = lambda *_: None,
     ) -> None:
-        """With one process the units are done in this one. `progress` is told how far a stage is, whoever does it."""
+        """With one process the units are done in the calling one. `progress` counts the units of all machines."""
         self.folder = folder
         self.num_processes = num_processes
-        self._is_over = is_over
+        self._is_finished = is_finished
         self._machine = machine or this_machine()
         self._progress = progress
         self._pid = os.getpid()
         self._token = f"{self._machine}.{self._pid}.{start_ticks(self._pid)}"
         self._seen: dict[str, tuple[float, float]] = {}
-        """Of each other machine, its last sign of life, and when we have seen it first."""
+        """By token, the last sign of life, and when this process first saw it."""
         self._last_beat = float("-inf")
         for name in ("alive", "claims"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         self._beat()
 
     def map(self, stage: str, num_units: int, function: Callable[[int], T]) -> list[T]:
-        """function(unit) of all units, done by whoever is there; the stage names them in the folder.
+        """function(unit) for all units, shared with all processes that call this; the stage names the results' folder.
 
-        Raises FinishedElsewhere, or what a unit raised here; of a ShardtuneError that is no BadRowsError a DataError of
-        its words.
+        Raises FinishedElsewhere, or what a unit raised on this machine. A ShardtuneError of a worker process comes as a
+        DataError with the same message, a BadRowsError as it is.
         """
         (self.folder / stage).mkdir(exist_ok=True)
         while missing := [unit for unit in range(num_units) if not self._result(stage, unit).is_file()]:
             self._beat()
             self._progress(stage, num_units - len(missing), num_units)
-            if self._is_over():
+            if self._is_finished():
                 raise FinishedElsewhere
             claimed = self._claimed(stage, missing)
             free = [unit for unit in missing if unit not in claimed]
@@ -93,13 +93,13 @@ class WorkQueue:
                 for unit in free:
                     self._try(stage, unit, function)
                     self._beat()
-                    self._tell(stage, num_units)
+                    self._report_progress(stage, num_units)
             else:
                 self._fork(stage, free, num_units, function)
         return [pickle.loads(self._result(stage, unit).read_bytes()) for unit in range(num_units)]
 
     def leave(self, *, is_done: bool) -> None:
-        """Says good-bye; the last one to leave work that is done, or that cannot be, clears it away."""
+        """Signs off. The last one to leave removes the folder if the work is done, or cannot be done."""
         (self.folder / "alive" / self._token).unlink(missing_ok=True)
         with contextlib.suppress(FileNotFoundError):
             others = [path.name for path in (self.folder / "alive").iterdir() if self._is_alive(path.name)]
@@ -113,9 +113,9 @@ class WorkQueue:
         return self.folder / "claims" / f"{stage}-{unit:05}"
 
     def _try(self, stage: str, unit: int, function: Callable[[int], Any]) -> None:
-        """Does the unit if nobody has claimed it."""
+        """Does the unit if no other process has claimed it."""
         try:
-            # A file that must not be there yet is a lock on every file system, NFS included.
+            # Exclusive creation of a file is a lock on every file system, NFS included.
             file = os.open(self._claim(stage, unit), os.O_CREAT | os.O_EXCL | os.O_WRONLY)
         except FileExistsError:
             return
@@ -126,26 +126,26 @@ class WorkQueue:
                 path.write_bytes(pickle.dumps(function(unit), protocol=pickle.HIGHEST_PROTOCOL))
 
     def _claimed(self, stage: str, units: Collection[int]) -> set[int]:
-        """Those of the units that somebody who is alive is doing; other claims are dropped."""
+        """The units that a live process is doing. Removes the claims of dead ones."""
         claimed = set()
         for unit in units:
             path = self._claim(stage, unit)
             try:
-                token, made = path.read_text(), path.stat().st_mtime
+                token, claimed_at = path.read_text(), path.stat().st_mtime
             except FileNotFoundError:
                 continue
             if token and token != self._token and self._is_alive(token):
                 claimed.add(unit)
             elif token:
                 path.unlink(missing_ok=True)
-            elif time.time() - made < STALE_S:
-                claimed.add(unit)  # it has just been made, and its name is about to be written
+            elif time.time() - claimed_at < STALE_S:
+                claimed.add(unit)  # it has just been created, and its token is about to be written
             else:
                 path.unlink(missing_ok=True)
         return claimed
 
     def _beat(self) -> bool:
-        """Shows that we are alive, if it is time to; whether it was."""
+        """Shows that this process is alive if it is time to; returns whether it was."""
         if time.monotonic() - self._last_beat <= BEAT_S:
             return False
         (self.folder / "alive" / self._token).touch()
@@ -153,9 +153,9 @@ class WorkQueue:
         return True
 
     def _is_alive(self, token: str) -> bool:
-        machine, pid, its_birth = token.rsplit(".", 2)
+        machine, pid, ticks = token.rsplit(".", 2)
         if machine == this_machine():
-            return str(start_ticks(int(pid))) == its_birth
+            return str(start_ticks(int(pid))) == ticks
         try:
             beat = (self.folder / "alive" / token).stat().st_mtime
         except FileNotFoundError:
@@ -164,45 +164,50 @@ class WorkQueue:
             self._seen[token] = (beat, time.monotonic())
         return time.monotonic() - self._seen[token][1] < STALE_S
 
-    def _tell(self, stage: str, num_units: int) -> None:
+    def _report_progress(self, stage: str, num_units: int) -> None:
         done = sum(path.suffix == ".pickle" and path.name[0] != "." for path in (self.folder / stage).iterdir())
         self._progress(stage, done, num_units)
 
     def _fork(self, stage: str, units: Sequence[int], num_units: int, function: Callable[[int], Any]) -> None:
-        """Has the units done by processes that begin with all that this one has loaded, and share its memory."""
+        """Has the units done by forked worker processes, which share the memory of what this process has loaded."""
+        # Not concurrent.futures.ProcessPoolExecutor, tried in Python 3.11 with a fork context: its workers outlive a
+        # parent that is killed (two of them still waited for work after 9 minutes); an interrupt after 1 s of units of
+        # 8 s is raised after 16 s, and shutdown(wait=False) only defers the wait to the exit of the interpreter; a
+        # worker that was killed and one that exited are the same BrokenProcessPool, without an exit code; and functions
+        # have to be picklable, which closures over rows and tokenizers are not.
         context = multiprocessing.get_context("fork")
-        ours, theirs = context.Pipe(duplex=False)
+        receiver, sender = context.Pipe(duplex=False)
         processes = [
-            context.Process(target=self._worker, args=(stage, units, function, theirs), daemon=True)
+            context.Process(target=self._worker, args=(stage, units, function, sender), daemon=True)
             for _ in range(min(self.num_processes, len(units)))
         ]
         gc.collect()
-        gc.freeze()  # or the collector would write to all pages that the processes share
+        gc.freeze()  # otherwise the collector would write to all pages that the processes share
         try:
             for process in processes:
                 process.start()
-            theirs.close()
+            sender.close()
             while any(process.is_alive() for process in processes):
                 if self._beat():
-                    self._tell(stage, num_units)
+                    self._report_progress(stage, num_units)
                 processes[0].join(POLL_S if processes[0].is_alive() else 0)
                 if not processes[0].is_alive():
                     time.sleep(POLL_S / 10)
-                _raise_what_came(ours)
+                _raise_received(receiver)
                 _refuse_dead(processes)
-            _raise_what_came(ours)
+            _raise_received(receiver)
             _refuse_dead(processes)
         finally:
             for process in processes:
                 if process.pid is not None:
                     process.kill()
                     process.join()
-            ours.close()
+            receiver.close()
             gc.unfreeze()
 
     def _worker(self, stage: str, units: Sequence[int], function: Callable[[int], Any], errors: Connection) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all; only the parent has something to say
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are as many as the cores already
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all processes; only the parent reports it
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is a process for each core already
         try:
             for unit in units:
                 if os.getppid() != self._pid:
@@ -218,7 +223,7 @@ class WorkQueue:
             errors.send(error)
 
 
-def _raise_what_came(errors: Connection) -> None:
+def _raise_received(errors: Connection) -> None:
     with contextlib.suppress(EOFError):
         if errors.poll():
             raise errors.recv()
@@ -228,16 +233,16 @@ def _refuse_dead(processes: Sequence[Any]) -> None:
     for process in processes:
         if process.exitcode == -signal.SIGKILL:
             raise WorkerKilled(
-                "a process that prepared the data was killed; if memory was short (see dmesg), set fewer "
-                "data.prepare_processes, and start again: it goes on with what is left"
+                "a worker process that prepared the data was killed; if memory was short (see dmesg), lower "
+                "data.prepare_processes. Run again: preparing resumes where it stopped"
             )
         if process.exitcode:
-            raise RuntimeError(f"a process that prepared the data ended with {process.exitcode}; see above")
+            raise RuntimeError(f"a worker process that prepared the data exited with {process.exitcode}; see above")
 
 
 @contextmanager
 def published(path: Path) -> Iterator[Path]:
-    """A path to write to; what was written is then there under its own name, whole and on the disk, or not at all."""
+    """A draft to write to; it becomes `path` when it is complete and on the disk, or is removed after an error."""
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
         draft = Path(file.name)
     try:
@@ -252,5 +257,5 @@ def published(path: Path) -> Iterator[Path]:
 
 
 def this_machine() -> str:
-    """A name for where process numbers mean what they mean here."""
+    """A name for the scope in which process ids are unique: this machine, or this container."""
     return hashlib.sha256(pid_scope().encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Packing: every example in one bin, no bin too full, as few as best-fit promises, and never dearer than padding."""
+"""Packing: every example in one bin, no bin too full, as few as best-fit promises, never costlier than padding."""
 
 from itertools import product
 
@@ -18,7 +18,7 @@ PACKING = Packing(CAPACITY, is_flat=False)
 
 
 def sums(bins: list[Positions], lengths: np.ndarray) -> list[int]:
-    return [int(lengths[its].sum()) for its in bins]
+    return [int(lengths[positions].sum()) for positions in bins]
 
 
 def first_fit(lengths: np.ndarray, capacity: int) -> int:
@@ -38,7 +38,7 @@ def fewest(lengths: list[int], capacity: int) -> int:
     for count in range(1, len(lengths) + 1):
         for chosen in product(range(count), repeat=len(lengths)):
             if all(
-                sum(length for length, its in zip(lengths, chosen, strict=True) if its == at) <= capacity
+                sum(length for length, number in zip(lengths, chosen, strict=True) if number == at) <= capacity
                 for at in range(count)
             ):
                 return count
@@ -48,7 +48,7 @@ def fewest(lengths: list[int], capacity: int) -> int:
 @given(LENGTHS)
 def test_every_example_is_in_one_bin_and_no_bin_is_too_full(lengths: np.ndarray) -> None:
     bins = pack(lengths, CAPACITY)
-    assert sorted(int(at) for its in bins for at in its) == list(range(len(lengths)))
+    assert sorted(int(at) for positions in bins for at in positions) == list(range(len(lengths)))
     assert max(sums(bins, lengths)) <= CAPACITY
 
 
@@ -73,15 +73,17 @@ def test_bins_are_at_least_as_full_as_those_of_first_fit(typical: int, seed: int
     assert len(bins) <= -(-lengths.sum() // 512) * (1.02 if typical < 300 else 1.1)
 
 
-def test_what_does_not_fit_is_no_question() -> None:
+def test_an_example_that_does_not_fit_is_a_bug_of_the_caller() -> None:
     with pytest.raises(AssertionError, match="has to fit"):
         pack(np.array([5, 61], dtype=np.int32), CAPACITY)
 
 
 def total_cost(shares: list[Share], lengths: np.ndarray) -> float:
-    """Of a step whose ranks wait for each other after each micro-batch."""
+    """The cost of a step whose ranks wait for each other after each micro-batch."""
     shapes = [[shape_of(bins, lengths, PACKING) for bins in share] for share in shares]
-    return sum(max(cost(longest, rows) if rows else 0 for rows, longest in its) for its in zip(*shapes, strict=True))
+    return sum(
+        max(cost(longest, rows) if rows else 0 for rows, longest in by_rank) for by_rank in zip(*shapes, strict=True)
+    )
 
 
 @given(LENGTHS, st.integers(1, 9), st.integers(CAPACITY, 600))
@@ -90,8 +92,8 @@ def test_a_layout_gives_every_example_to_one_rank_and_all_ranks_as_many_passes(
 ) -> None:
     shares = lay_out(lengths, world_size=world_size, micro_batch_tokens=budget, packing=PACKING)
     assert len(shares) == world_size and len({len(share) for share in shares}) == 1
-    bins = [its for share in shares for micro_batch in share for its in micro_batch]
-    assert sorted(int(at) for its in bins for at in its) == list(range(len(lengths)))
+    bins = [positions for share in shares for micro_batch in share for positions in micro_batch]
+    assert sorted(int(at) for positions in bins for at in positions) == list(range(len(lengths)))
     assert max(sums(bins, lengths)) <= CAPACITY
     for share in shares:
         for micro_batch in share:
@@ -102,7 +104,8 @@ def test_a_layout_gives_every_example_to_one_rank_and_all_ranks_as_many_passes(
 @given(LENGTHS, st.integers(1, 9), st.integers(CAPACITY, 600))
 def test_packing_never_costs_more_than_padding(lengths: np.ndarray, world_size: int, budget: int) -> None:
     packed, padded = (
-        lay_out(lengths, world_size=world_size, micro_batch_tokens=budget, packing=its) for its in (PACKING, None)
+        lay_out(lengths, world_size=world_size, micro_batch_tokens=budget, packing=packing)
+        for packing in (PACKING, None)
     )
     assert total_cost(packed, lengths) <= total_cost(padded, lengths)
 
@@ -111,22 +114,22 @@ def test_ragged_rows_waste_little() -> None:
     lengths = np.clip(np.random.default_rng(0).lognormal(4, 0.8, 256), 1, 512).astype(np.int32)
     shares = lay_out(lengths, world_size=2, micro_batch_tokens=16384, packing=Packing(512, is_flat=False))
     computed = sum(
-        rows * longest for share in shares for its in share for rows, longest in [shape_of(its, lengths, None)]
+        rows * longest for share in shares for bins in share for rows, longest in [shape_of(bins, lengths, None)]
     )
     assert lengths.sum() / computed > 0.97
 
 
-def test_bins_are_kept_short_rather_than_leave_ranks_idle() -> None:
+def test_bins_are_kept_short_rather_than_leaving_ranks_idle() -> None:
     lengths = np.full(32, 20, dtype=np.int32)
     shares = lay_out(lengths, world_size=8, micro_batch_tokens=16384, packing=Packing(512, is_flat=False))
     assert [sum(sums(share[0], lengths)) for share in shares] == [80] * 8
 
 
 @given(LENGTHS, st.integers(1, 9), st.integers(CAPACITY, 600))
-def test_without_packing_rows_are_dealt_as_ever(lengths: np.ndarray, world_size: int, budget: int) -> None:
+def test_without_packing_each_bin_is_one_row(lengths: np.ndarray, world_size: int, budget: int) -> None:
     shares = lay_out(lengths, world_size=world_size, micro_batch_tokens=budget, packing=None)
     dealt = deal(lengths, world_size=world_size, micro_batch_tokens=budget)
-    assert [[[int(at) for (at,) in its] for its in share] for share in shares] == [
+    assert [[[int(at) for (at,) in bins] for bins in share] for share in shares] == [
         [piece.tolist() for piece in share] for share in dealt
     ]
 

@@ -1,4 +1,4 @@
-"""The deal: every row to one rank, equally many micro-batches for all, none over the budget, little padding."""
+"""Distribution: every row to one rank, as many micro-batches for all, none over the budget, little padding."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def padded_tokens(share: list[Positions], lengths: np.ndarray) -> int:
 
 
 @given(LENGTHS, st.integers(1, 9), st.integers(1, 2000))
-def test_each_row_is_dealt_once_and_all_ranks_do_equally_many_passes(
+def test_each_row_goes_to_one_rank_and_all_ranks_do_as_many_passes(
     lengths: np.ndarray, world_size: int, budget: int
 ) -> None:
     shares = deal(lengths, world_size=world_size, micro_batch_tokens=budget)
@@ -42,7 +42,7 @@ def test_ranks_share_the_cost_evenly() -> None:
     assert max(costs) < 1.1 * min(costs)
 
 
-def test_rows_of_like_length_go_together() -> None:
+def test_rows_of_similar_length_go_together() -> None:
     lengths = np.random.default_rng(0).integers(1, 400, 512).astype(np.int32)
     shares = deal(lengths, world_size=2, micro_batch_tokens=4096)
     assert lengths.sum() / sum(padded_tokens(share, lengths) for share in shares) > 0.9
@@ -59,7 +59,7 @@ def test_a_muted_batch_has_no_target() -> None:
     assert batch.targets.tolist() == [True, True] and batch.muted().targets.tolist() == [False, False]
 
 
-def test_minus_a_hundred_is_a_target_among_real_numbers_and_no_number_is_none() -> None:
+def test_minus_a_hundred_is_a_target_among_real_numbers_and_nan_is_none() -> None:
     batch = Batch({}, torch.tensor([float(IGNORED), 0.5]))
     assert batch.targets.tolist() == [True, True] and batch.muted().targets.tolist() == [False, False]
 

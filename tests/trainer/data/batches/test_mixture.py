@@ -26,7 +26,7 @@ def test_a_mixture_is_exact_to_one_place_however_many_sources_it_has(counts: lis
 
 
 @given(COUNTS)
-def test_so_is_the_one_by_one(counts: list[int]) -> None:
+def test_so_is_one_laid_out_place_by_place(counts: list[int]) -> None:
     places = one_by_one(counts, counts)
     assert np.bincount(places, minlength=len(counts)).tolist() == counts
     assert furthest_off(places, counts) <= 1
@@ -43,11 +43,11 @@ def test_two_sources_take_turns() -> None:
 
 
 @given(COUNTS, st.data())
-def test_many_stretches_at_a_time_are_what_each_is_alone(counts: list[int], data: st.DataObject) -> None:
+def test_many_stretches_at_a_time_are_the_same_as_each_alone(counts: list[int], data: st.DataObject) -> None:
     sources = [source for source, count in enumerate(counts) if count]
     drawn = st.lists(st.sampled_from(sources), max_size=30)
     wanted = [np.bincount(data.draw(drawn), minlength=len(counts)) for _ in range(2 * FEW)]
     late = [[data.draw(st.integers(-5, 5)) * (count > 0) for count in counts] for _ in wanted]
-    together = stretches(counts, np.array(wanted), np.array(late))
-    alone = [one_by_one(counts, its.tolist(), behind) for its, behind in zip(wanted, late, strict=True)]
-    assert together.tolist() == np.concatenate(alone).tolist()
+    at_once = stretches(counts, np.array(wanted), np.array(late))
+    alone = [one_by_one(counts, stretch.tolist(), behind) for stretch, behind in zip(wanted, late, strict=True)]
+    assert at_once.tolist() == np.concatenate(alone).tolist()

@@ -1,4 +1,4 @@
-"""The order of the data is arithmetic: every row as often as its source weighs, and the same for whoever asks."""
+"""The order of the data is arithmetic: every row as often as its source weighs, and the same on every rank."""
 
 import math
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ def test_every_step_but_an_epochs_last_is_full(order: Order) -> None:
     assert 0 < sizes[-1] <= order.global_batch_size
 
 
-def test_two_who_never_met_agree_on_every_step() -> None:
+def test_independent_orders_agree_on_every_step() -> None:
     one, other = order(), order()
     assert all((one.rows(step) == other.rows(step)).all() for step in (70, 3, 41, 0))
 
@@ -50,22 +50,22 @@ def test_epochs_and_seeds_differ() -> None:
     assert (order().rows(0) != order(seed=1).rows(0)).any()
 
 
-def test_the_order_is_the_same_for_ever() -> None:
-    # Written down from a run: an old run directory must go on in its own order under a newer numpy.
+def test_the_order_is_the_same_in_every_version() -> None:
+    # Written down from a run: an old run directory must resume in its own order under a newer numpy.
     assert order(num_rows=10, size=4, window=0).rows(0).tolist() == [0, 2, 9, 1]
     assert order(num_rows=10, size=2, window=2).rows(7).tolist() == [2, 0]
 
 
-def test_a_window_puts_rows_of_like_length_together() -> None:
+def test_a_window_puts_rows_of_similar_length_together() -> None:
     def spread(window: int) -> float:
-        its = order(window=window)
-        return float(np.mean([np.ptp(its.lengths[its.rows(step)]) for step in range(its.steps_per_epoch - 1)]))
+        own = order(window=window)
+        return float(np.mean([np.ptp(own.lengths[own.rows(step)]) for step in range(own.steps_per_epoch - 1)]))
 
     assert spread(10) < spread(0) / 4
 
 
 @pytest.mark.parametrize(("num_epochs", "max_steps", "expected"), [(2.0, None, 64), (0.5, None, 16), (2.0, 7, 7)])
-def test_a_training_is_as_long_as_asked_for(num_epochs: float, max_steps: int | None, expected: int) -> None:
+def test_a_training_is_as_long_as_requested(num_epochs: float, max_steps: int | None, expected: int) -> None:
     assert order().num_steps(num_epochs, max_steps) == expected
 
 
@@ -93,9 +93,9 @@ def test_an_epoch_holds_each_row_as_often_as_its_weight_says_or_once_more(order:
     found = counts(order, range(epoch, epoch + 1))
     assert found.sum() == order.rows_per_epoch
     for number, weight in enumerate(order.weights):
-        its = found[order.sources == number]
-        assert its.sum() == max(1, math.floor(len(its) * weight + 0.5))
-        assert its.max() - its.min() <= 1
+        counted = found[order.sources == number]
+        assert counted.sum() == max(1, math.floor(len(counted) * weight + 0.5))
+        assert counted.max() - counted.min() <= 1
 
 
 @given(MIXTURES, st.integers(1, 8))
@@ -105,8 +105,8 @@ def test_over_many_epochs_no_row_comes_more_than_once_more_than_another_of_its_s
     assert order.sources is not None
     found = counts(order, range(num_epochs))
     for number in range(len(order.weights)):
-        its = found[order.sources == number]
-        assert its.max() - its.min() <= 1
+        counted = found[order.sources == number]
+        assert counted.max() - counted.min() <= 1
 
 
 def test_half_of_a_source_is_in_one_epoch_and_the_other_half_in_the_next() -> None:
@@ -133,7 +133,7 @@ def test_sources_that_weigh_one_change_nothing(order: Order, epoch: int, num_sou
         assert (mixed.rows(step) == order.rows(step)).all()
 
 
-def test_the_order_of_a_mixture_is_the_same_for_ever() -> None:
+def test_the_order_of_a_mixture_is_the_same_in_every_version() -> None:
     sources = np.array([0, 1, 0, 0, 1, 0, 1, 0], dtype=np.int32)
     order = Order(np.ones(8, dtype=np.int32), 5, 0, 0, sources=sources, weights=(0.5, 2.0))
     assert [order.rows(step).tolist() for step in (0, 1, 2)] == [[1, 0, 6, 4, 3], [6, 1, 2, 4], [6, 7, 1, 4, 5]]
@@ -169,7 +169,7 @@ MANY_SOURCES = st.builds(
 
 
 @given(MANY_SOURCES, st.integers(0, 3))
-def test_up_to_any_step_each_source_has_its_part_to_one_row(order: Order, epoch: int) -> None:
+def test_up_to_any_step_each_source_has_its_part_to_within_one_row(order: Order, epoch: int) -> None:
     assert furthest_off(order, epoch) <= 1 + 1e-9
 
 
@@ -178,12 +178,12 @@ def test_a_mixture_that_is_only_shuffled_would_not_have_it() -> None:
     assert furthest_off(plain, 0) > 2 > 1 >= furthest_off(replace(plain, weights=(2.0, 2.0)), 0)
 
 
-def test_a_source_is_gone_through_in_another_order_each_time() -> None:
+def test_each_round_through_a_source_has_another_order() -> None:
     order = weighted([50, 10], [1.0, 3.0])
     assert order.sources is not None
     rows = all_rows(order, 0)
     small = rows[order.sources[rows] == 1].reshape(3, 10)
-    assert all(sorted(its) == sorted(small[0]) for its in small) and (small[0] != small[1]).any()
+    assert all(sorted(turn) == sorted(small[0]) for turn in small) and (small[0] != small[1]).any()
 
 
 TOKEN_BATCHES = st.builds(
@@ -203,7 +203,7 @@ TOKEN_BATCHES = st.builds(
 
 
 @given(TOKEN_BATCHES, st.integers(0, 3))
-def test_steps_of_like_many_targets_hold_every_row_once(order: Order, epoch: int) -> None:
+def test_steps_of_similar_numbers_of_targets_hold_every_row_once(order: Order, epoch: int) -> None:
     steps = range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch)
     assert all(len(order.rows(step)) for step in steps)
     assert sorted(all_rows(order, epoch).tolist()) == list(range(len(order.lengths)))
@@ -223,21 +223,21 @@ def test_a_step_is_no_more_than_a_row_from_its_even_share_of_the_targets(order: 
         )
 
 
-def test_windows_of_like_length_are_cut_into_steps_of_targets_too() -> None:
+def test_windows_of_similar_length_are_cut_into_steps_of_targets_too() -> None:
     def spread(window: int) -> float:
-        its = order(window=window)
-        its = replace(its, num_targets=its.lengths.astype(np.float64), global_batch_tokens=8000)
-        sizes = [np.ptp(its.lengths[its.rows(step)]) for step in range(its.steps_per_epoch)]
-        assert 30 < its.steps_per_epoch < 33
+        own = order(window=window)
+        own = replace(own, num_targets=own.lengths.astype(np.float64), global_batch_tokens=8000)
+        sizes = [np.ptp(own.lengths[own.rows(step)]) for step in range(own.steps_per_epoch)]
+        assert 30 < own.steps_per_epoch < 33
         return float(np.mean(sizes))
 
     assert spread(10) < spread(0) / 3
 
 
-def test_steps_of_targets_mix_each_to_two_rows() -> None:
-    its = weighted([300, 200], [0.5, 2.0], window=3)
-    its = replace(its, num_targets=its.lengths.astype(np.float64), global_batch_tokens=700)
-    assert its.sources is not None
-    for step in range(2 * its.steps_per_epoch):
-        rows = its.rows(step)
-        assert abs((its.sources[rows] == 0).sum() - len(rows) * 150 / 550) <= 2
+def test_each_step_of_targets_is_mixed_to_within_two_rows() -> None:
+    order = weighted([300, 200], [0.5, 2.0], window=3)
+    order = replace(order, num_targets=order.lengths.astype(np.float64), global_batch_tokens=700)
+    assert order.sources is not None
+    for step in range(2 * order.steps_per_epoch):
+        rows = order.rows(step)
+        assert abs((order.sources[rows] == 0).sum() - len(rows) * 150 / 550) <= 2

@@ -1,4 +1,4 @@
-"""Steps are made ahead on a thread: the same ones, not too many, and what goes wrong is heard of."""
+"""Steps are made ahead on a thread: the same ones, not too many, and errors are raised in their turn."""
 
 import threading
 import time
@@ -26,11 +26,11 @@ def test_the_steps_are_the_same_and_made_by_another_thread() -> None:
             yield step(number)
 
     with closing(prefetch(steps())) as ahead:
-        assert [its.item for its in ahead] == [step(number) for number in range(5)]
+        assert [prefetched.item for prefetched in ahead] == [step(number) for number in range(5)]
     assert len(makers) == 1 and threading.get_ident() not in makers
 
 
-def test_no_more_are_made_than_are_to_be_ahead_and_none_after_the_end() -> None:
+def test_no_more_steps_than_the_depth_are_made_ahead_and_none_after_closing() -> None:
     made: list[int] = []
 
     def steps() -> Iterator[Step]:
@@ -48,7 +48,7 @@ def test_no_more_are_made_than_are_to_be_ahead_and_none_after_the_end() -> None:
     assert made == [0, 1, 2, 3]
 
 
-def test_what_is_waited_for_is_said() -> None:
+def test_the_time_waited_is_reported() -> None:
     ready = threading.Event()
 
     def steps() -> Iterator[Step]:
@@ -64,7 +64,7 @@ def test_what_is_waited_for_is_said() -> None:
     assert first.waited_s > 0.15 and second.waited_s < first.waited_s
 
 
-def test_an_error_comes_in_its_turn() -> None:
+def test_an_error_is_raised_in_its_turn() -> None:
     def steps() -> Iterator[Step]:
         yield step(0)
         raise ValueError("a bad row")
@@ -75,7 +75,7 @@ def test_an_error_comes_in_its_turn() -> None:
             next(ahead)
 
 
-def test_makers_may_speak_with_each_other_while_the_ranks_do() -> None:
+def test_the_making_threads_may_use_collectives_while_the_ranks_do() -> None:
     def body(ranks: Ranks) -> list[tuple[int, float]]:
         makers = ranks.apart()
 
@@ -87,8 +87,8 @@ def test_makers_may_speak_with_each_other_while_the_ranks_do() -> None:
         found = []
         for first, last in ((0, 20), (10, 50)):  # broken off once, as by a rollback
             with closing(prefetch(steps(first))) as ahead:
-                for number, its in zip(range(first, last), ahead, strict=False):
-                    found.append((its.item.number, ranks.sum(number + ranks.rank)[0]))
+                for number, prefetched in zip(range(first, last), ahead, strict=False):
+                    found.append((prefetched.item.number, ranks.sum(number + ranks.rank)[0]))
         return found
 
     one, two = run_ranks(body)
@@ -96,7 +96,7 @@ def test_makers_may_speak_with_each_other_while_the_ranks_do() -> None:
     assert one == two == [(2 * number, 2.0 * number + 1) for number in numbers]
 
 
-def test_a_training_that_has_failed_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_that_has_failed_does_not_wait_forever(monkeypatch: pytest.MonkeyPatch) -> None:
     assert LEAVE_S <= 30
     monkeypatch.setattr("shardtune.trainer.data.batches.prefetch.LEAVE_S", 0.1)
     never = threading.Event()

@@ -9,10 +9,11 @@ import pytest
 
 from shardtune.errors import ConfigError, DataError
 from shardtune.recipe.schema import Recipe
+from shardtune.trainer.data.batches.batch_maker import BatchMaker
 from shardtune.trainer.data.batches.steps import training_steps_of
 from shardtune.trainer.data.batches.stream import open_stream
 from shardtune.trainer.data.prepare.prepare import prepare
-from shardtune.trainer.data.prepare.row_pieces import Sources
+from shardtune.trainer.data.prepare.sources import Sources
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
 from shardtune.trainer.tasks import TASKS
@@ -49,18 +50,18 @@ def test_every_row_comes_once_before_any_comes_again(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("first", [1, 4, 5, 6, 13, 40])
-def test_a_stream_goes_on_at_any_step(folder: Path, first: int) -> None:
+def test_a_stream_resumes_at_any_step(folder: Path, first: int) -> None:
     recipe = streaming(folder)
     assert lines(recipe, first, 3) == lines(recipe, 0, 43)[first : first + 3]
 
 
-def test_no_more_is_read_than_is_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_is_read_than_is_needed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
     records = Sources.records
 
     def counted(self: Sources, *words: Any) -> Any:
-        for path, its in records(self, *words):
-            yield path, (read.append(record.line) or record for record in its)  # type: ignore[func-returns-value]
+        for path, file_records in records(self, *words):
+            yield path, (read.append(record.line) or record for record in file_records)  # type: ignore[func-returns-value]
 
     recipe = streaming(folder, "data.shuffle_window=5", "train.global_batch_size=2")
     prepared = prepare(recipe)
@@ -77,9 +78,7 @@ def test_any_number_of_ranks_trains_on_the_same_rows(folder: Path) -> None:
 
     def body(ranks: Ranks) -> list[Any]:
         task = TASKS["classification"](recipe.task, prepared.facts, load_tokenizer(recipe), load_model_config(recipe))
-        steps = training_steps_of(prepared, recipe, task, ranks=ranks, micro_batch_tokens=16384, packing=None).begin(
-            2, ()
-        )
+        steps = training_steps_of(prepared, recipe, BatchMaker(task, ranks, None, 16384)).begin(2, ())
         found = []
         for step in steps:
             by_rank = ranks.gather([float(batch.num_targets) for batch in step.micro_batches])
@@ -88,12 +87,12 @@ def test_any_number_of_ranks_trains_on_the_same_rows(folder: Path) -> None:
 
     one, two = run_ranks(body, world_size=1)[0], run_ranks(body, world_size=2)
     assert two[0] == two[1] and len(one) == 13
-    assert [its[:3] for its in one] == [its[:3] for its in two[0]]
+    assert [step[:3] for step in one] == [step[:3] for step in two[0]]
     for _, num_targets, _, by_rank in two[0]:
-        assert len({len(its) for its in by_rank}) == 1 and sum(map(sum, by_rank)) == num_targets == 12
+        assert len({len(targets) for targets in by_rank}) == 1 and sum(map(sum, by_rank)) == num_targets == 12
 
 
-def test_a_stream_is_trained_on_broken_off_and_gone_on_with(folder: Path, tmp_path: Path) -> None:
+def test_training_on_a_stream_is_the_same_on_any_number_of_ranks(folder: Path, tmp_path: Path) -> None:
     whole = train(streaming(folder, "train.eval_every_steps=5"), tmp_path / "whole", world_size=1)[1]
     other = train(streaming(folder, "train.eval_every_steps=5"), tmp_path / "other", world_size=2)[1]
     assert [step for step, _, _ in curve(whole)] == list(range(1, 16))
@@ -101,7 +100,7 @@ def test_a_stream_is_trained_on_broken_off_and_gone_on_with(folder: Path, tmp_pa
         assert one == pytest.approx(two, rel=1e-3)
 
 
-def test_rows_that_do_not_fit_what_was_learned_of_the_first_ones_are_bad(folder: Path) -> None:
+def test_rows_that_do_not_fit_the_facts_about_the_first_ones_are_bad(folder: Path) -> None:
     with (folder / "train.jsonl").open("a") as file:
         file.write(json.dumps({"text": "so so", "label": "neutral"}) + "\n" + json.dumps({"text": ""}) + "\n")
     with pytest.raises(DataError, match=r"train\.jsonl:69: text is empty\n.*:69: no label"):

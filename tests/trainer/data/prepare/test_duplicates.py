@@ -1,4 +1,4 @@
-"""Rows that are there twice are counted, within a split and between two, and dropped only where that was asked for."""
+"""Duplicates are counted, within a split and between two, and dropped only on request."""
 
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,11 @@ def duplicates(**splits: list[Row]) -> Duplicates:
     )
 
 
-def test_what_is_there_twice_is_counted_within_each_split_and_between_two() -> None:
-    its = duplicates(train=TRAIN, dev=DEV, test=TEST)
-    assert its.repeats == {"train": 2, "dev": 1, "test": 0}
-    assert its.conflicts == {"train": 2, "dev": 0, "test": 0}
-    assert [(leak.of, leak.inside, leak.rows, leak.first) for leak in its.leaks] == [
+def test_duplicates_are_counted_within_each_split_and_between_two() -> None:
+    found = duplicates(train=TRAIN, dev=DEV, test=TEST)
+    assert found.repeats == {"train": 2, "dev": 1, "test": 0}
+    assert found.conflicts == {"train": 2, "dev": 0, "test": 0}
+    assert [(leak.of, leak.inside, leak.rows, leak.first) for leak in found.leaks] == [
         ("dev", "train", 2, ["dev.csv:2 = train.csv:7", "dev.csv:6 = train.csv:2"]),
         ("test", "train", 1, ["test.csv:2 = train.csv:9"]),
         ("test", "dev", 1, ["test.csv:3 = dev.csv:5"]),
@@ -51,7 +51,7 @@ def test_what_is_there_twice_is_counted_within_each_split_and_between_two() -> N
         ("all", {"train": "bcb", "dev": "dfa", "test": "egh"}),
     ],
 )
-def test_the_first_stays_and_training_rows_give_way_to_evaluated_ones(how: Any, left: dict[str, str]) -> None:
+def test_the_first_row_stays_and_training_rows_give_way_to_evaluation_rows(how: Any, left: dict[str, str]) -> None:
     splits = {"train": TRAIN, "dev": DEV, "test": TEST}
     masks = duplicates(**splits).dropped(how)
     kept = {name: [row for row, is_out in zip(rows, masks[name], strict=True) if not is_out] for name, rows in
@@ -65,8 +65,8 @@ def test_the_first_stays_and_training_rows_give_way_to_evaluated_ones(how: Any, 
 
 
 def test_without_other_splits_nothing_leaks() -> None:
-    its = duplicates(train=TRAIN)
-    assert (its.leaks, its.dropped("all")["train"].sum()) == ([], 2)
+    found = duplicates(train=TRAIN)
+    assert (found.leaks, found.dropped("all")["train"].sum()) == ([], 2)
 
 
 SAME = [
@@ -105,7 +105,7 @@ def test_whatever_else_differs_is_another_row() -> None:
     assert digest("a", seed=1) != digest("a")
 
 
-def test_only_the_columns_that_are_asked_for_count_and_what_is_null_is_not_there() -> None:
+def test_only_the_requested_columns_count_and_a_null_is_no_value() -> None:
     rows = [Row(values, Path("a"), 1) for values in ({"text": "a", "id": 1}, {"text": "a", "id": 2, "text_pair": None})]
     one, other = digests(rows, ["text", "text_pair"], ["label"]).inputs
     assert one == other
@@ -113,11 +113,12 @@ def test_only_the_columns_that_are_asked_for_count_and_what_is_null_is_not_there
     assert len(np.unique(digests(rows, ["text"], ["label"]).whole)) == 1
 
 
-def test_rows_without_any_of_the_inputs_are_the_same_only_if_all_of_them_is() -> None:
+def test_rows_without_any_of_the_inputs_are_duplicates_only_if_all_their_values_are_the_same() -> None:
     rows = [Row({"en": en, "fr": "b", "target": "b"}, Path("a"), 1) for en in ("a", "c", "a ")]
     splits = {"train": rows[:2], "dev": rows[2:]}
-    its = Duplicates({name: digests(its, ["source"], ["target"]) for name, its in splits.items()}, lambda *_: "")
-    assert (its.repeats["train"], its.leaks[0].rows, its.conflicts) == (0, 1, {"train": 0, "dev": 0})
+    by_split = {name: digests(rows, ["source"], ["target"]) for name, rows in splits.items()}
+    found = Duplicates(by_split, lambda *_: "")
+    assert (found.repeats["train"], found.leaks[0].rows, found.conflicts) == (0, 1, {"train": 0, "dev": 0})
 
 
 JSON = st.recursive(

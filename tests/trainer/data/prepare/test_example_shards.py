@@ -17,7 +17,7 @@ from shardtune.trainer.tasks.example import TRUNCATED, Example
 
 
 class Verbatim:
-    """A task whose examples stand in the rows, but for rows without any that are bad."""
+    """A task whose examples are given in the rows; a row without examples is bad."""
 
     def encode(self, rows: Sequence[Row], max_tokens: int, *, labelled: bool) -> list[list[Example]]:
         faults = Faults()
@@ -35,7 +35,7 @@ class Verbatim:
 
 
 def rows_of(*examples: list[Example] | None) -> list[Row]:
-    return [Row({"examples": its}, Path("a"), line) for line, its in enumerate(examples, start=1)]
+    return [Row({"examples": row_examples}, Path("a"), line) for line, row_examples in enumerate(examples, start=1)]
 
 
 def back(folder: Path, *chunks: list[Row], skip: bool = False) -> tuple[list[Example], Any]:
@@ -60,7 +60,7 @@ def test_lists_of_numbers_come_back(
 
 
 @pytest.mark.parametrize("name", ["ids", "floats", "texts", "number", "float", "nested", "nothing"])
-def test_every_type_comes_back_also_where_it_is_lacking(tmp_path: Path, name: str) -> None:
+def test_every_type_comes_back_even_where_some_examples_lack_it(tmp_path: Path, name: str) -> None:
     values: dict[str, list[Any]] = {
         "ids": [[1, 2], [], [2**31]],
         "floats": [[0.5, 1.0], [], [2.0]],
@@ -70,10 +70,10 @@ def test_every_type_comes_back_also_where_it_is_lacking(tmp_path: Path, name: st
         "nested": [[[1], []], [], [[2, 3]]],
         "nothing": [None, None, None],
     }
-    examples = [{"input_ids": [1], "value": its} for its in values[name]]
+    examples = [{"input_ids": [1], "value": value} for value in values[name]]
     found, _ = back(tmp_path, rows_of(examples[:1]), rows_of(examples[1:]))
     assert found == examples
-    assert [type(its["value"]) for its in found] == [type(its) for its in values[name]]
+    assert [type(example["value"]) for example in found] == [type(value) for value in values[name]]
     lacking, _ = back(tmp_path, rows_of([{"input_ids": [1]}]), rows_of(examples))
     assert lacking == [{"input_ids": [1], "value": None}, *examples]
 

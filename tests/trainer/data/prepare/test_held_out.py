@@ -1,4 +1,4 @@
-"""A share of the training rows is held out by a hash: by group, the same for ever, whatever else is in the data."""
+"""A share of the training rows is held out by a hash of the group: always the same, whatever else is in the data."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardtune.recipe.schema import DataConfig
-from shardtune.rows.row_faults import Faults
+from shardtune.rows.row_faults import BadRowsError, Faults
 from shardtune.rows.source import Row
 from shardtune.trainer.data.prepare.held_out import held_out, refuse_unknown_group, shares_of
 
@@ -30,45 +30,47 @@ def split(rows: list[Row], dev: Any = None, test: Any = None) -> dict[str, list[
     faults = Faults()
     names = held_out(rows, data, ["text"], faults)
     assert not faults, faults
-    there = ["train", *shares_of(data)]
-    return {name: [row for row, its in zip(rows, names, strict=True) if its == name] for name in there}
+    present = ["train", *shares_of(data)]
+    return {name: [row for row, own in zip(rows, names, strict=True) if own == name] for name in present}
 
 
 def texts(rows: list[Row]) -> list[str]:
     return [row.values["text"] for row in rows]
 
 
-def test_a_share_is_about_as_large_as_was_asked_for_and_keeps_the_order() -> None:
+def test_a_share_is_about_as_large_as_requested_and_keeps_the_order() -> None:
     rows = rows_of(map(str, range(10_000)))
     splits = split(rows, {"fraction": 0.1}, {"fraction": 0.05})
-    sizes = {name: len(its) for name, its in splits.items()}
+    sizes = {name: len(rows) for name, rows in splits.items()}
     assert sizes["dev"] == pytest.approx(1000, abs=100) and sizes["test"] == pytest.approx(500, abs=80)
     assert sum(sizes.values()) == 10_000
-    for its in splits.values():
-        assert [row.line for row in its] == sorted(row.line for row in its)
+    for held in splits.values():
+        assert [row.line for row in held] == sorted(row.line for row in held)
 
 
 def test_all_rows_of_a_group_are_in_one_split() -> None:
     splits = split(chats(300), {"fraction": 0.2, "group": "chat"}, {"fraction": 0.2, "group": "chat"})
-    groups = {name: {row.values["chat"] for row in its} for name, its in splits.items()}
+    groups = {name: {row.values["chat"] for row in rows} for name, rows in splits.items()}
     assert sum(map(len, groups.values())) == 300 and all(groups.values())
 
 
-def test_without_groups_it_is_rows_of_the_same_inputs_that_stay_together() -> None:
+def test_without_groups_rows_with_the_same_inputs_stay_together() -> None:
     rows = rows_of(["one", " one\n", "two", "two  "] * 50, label="x") + rows_of(["one"], label="y")
     for seed in range(20):
         of_one = [
-            name for name, its in split(rows, {"fraction": 0.5, "seed": seed}).items() if "one" in " ".join(texts(its))
+            name
+            for name, held in split(rows, {"fraction": 0.5, "seed": seed}).items()
+            if "one" in " ".join(texts(held))
         ]
         assert len(of_one) == 1
 
 
 @given(st.lists(st.text(min_size=1), unique=True, max_size=30), st.lists(st.text(min_size=1), max_size=30))
-def test_rows_that_come_in_later_move_no_other(old: list[str], new: list[str]) -> None:
+def test_rows_that_are_added_later_move_no_other(old: list[str], new: list[str]) -> None:
     before = split(rows_of(old), {"fraction": 0.3}, {"fraction": 0.3})
     after = split(rows_of(new + old), {"fraction": 0.3}, {"fraction": 0.3})
-    for name, its in before.items():
-        assert set(texts(its)) <= set(texts(after[name]))
+    for name, held in before.items():
+        assert set(texts(held)) <= set(texts(after[name]))
 
 
 def test_a_larger_share_holds_the_smaller_one_and_the_test_share_does_not_move_with_dev() -> None:
@@ -84,7 +86,7 @@ def test_another_seed_is_another_share() -> None:
     assert 0.4 < len(set(texts(one)) & set(texts(other))) / len(one) < 0.6
 
 
-def test_the_share_is_the_same_for_ever() -> None:
+def test_the_share_is_the_same_in_every_version() -> None:
     # Written down from a run: what was held out of an old training must not be trained on by a newer version.
     rows = rows_of(map(str, range(40)))
     splits = split(rows, {"fraction": 0.2}, {"fraction": 0.2})
@@ -101,13 +103,13 @@ def test_a_recipe_without_shares_trains_on_all_rows() -> None:
     assert split(rows, "dev.jsonl") == {"train": rows}
 
 
-def test_rows_without_a_group_are_named_and_a_group_that_is_nowhere_once() -> None:
+def test_rows_without_a_group_are_each_reported_and_an_unknown_group_once() -> None:
     data = DataConfig.model_validate({"train": "a", "dev": {"fraction": 0.5, "group": "chat"}})
     faults = Faults()
     held_out([*chats(2, turns=1), *rows_of("ab"), *rows_of("c", chat=None)], data, ["text"], faults)
-    assert faults.first == [f"a.jsonl:{line}: no chat, by which rows are held out together" for line in (1, 2, 1)]
+    assert faults.first == [f"a.jsonl:{line}: no chat, the group by which rows are held out" for line in (1, 2, 1)]
     assert faults.are_rows_alone
-    faults = Faults()
-    refuse_unknown_group(data, ["text"], faults)
-    assert faults.first == ["data.dev.group: no training row has a column 'chat'; columns, after renaming: text"]
-    assert not faults.are_rows_alone
+    with pytest.raises(BadRowsError) as raised:
+        refuse_unknown_group(data, ["text"])
+    assert str(raised.value) == "data.dev.group: no training row has a column 'chat'; columns, after renaming: text"
+    assert not raised.value.faults.are_rows_alone

@@ -48,7 +48,7 @@ def test_each_example_knows_where_its_row_was_written(folder: Path) -> None:
 
 def test_the_second_call_reads_what_the_first_one_wrote(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = prepare(tiny_recipe(folder))
-    monkeypatch.setattr(module, "_make", None)
+    monkeypatch.setattr(module, "_prepare", None)
     assert prepare(tiny_recipe(folder)) == first
 
 
@@ -63,7 +63,7 @@ def test_what_they_do_not_depend_on_does_not(folder: Path) -> None:
     assert fingerprint(tiny_recipe(folder, "optim.lr=1e-2", "job.ranks=4")) == fingerprint(tiny_recipe(folder))
 
 
-def test_another_content_is_another_folder_and_the_same_content_is_not(folder: Path) -> None:
+def test_other_content_is_another_folder_and_the_same_content_is_not(folder: Path) -> None:
     before = fingerprint(tiny_recipe(folder))
     os.utime(folder / "train.jsonl", (0, 0))
     assert fingerprint(tiny_recipe(folder)) == before
@@ -71,14 +71,14 @@ def test_another_content_is_another_folder_and_the_same_content_is_not(folder: P
     assert fingerprint(tiny_recipe(folder)) != before
 
 
-def test_a_half_written_folder_is_made_again(folder: Path) -> None:
+def test_an_incomplete_folder_is_prepared_again(folder: Path) -> None:
     made = prepare(tiny_recipe(folder)).folder
     (made / "meta.json").unlink()
     next(made.glob("train-*.arrow")).write_bytes(b"half")
     assert len(prepare(tiny_recipe(folder)).split("train").examples(np.arange(67))) == 67  # type: ignore[union-attr]
 
 
-def test_only_the_splits_that_the_recipe_names_are_there(folder: Path) -> None:
+def test_only_the_splits_that_the_recipe_names_exist(folder: Path) -> None:
     prepared = prepare(tiny_recipe(folder, "data.test=null"))
     assert isinstance(prepared, Prepared)
     assert prepared.split("dev") is not None
@@ -88,16 +88,16 @@ def test_only_the_splits_that_the_recipe_names_are_there(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("data.max_tokens=65", "data.max_tokens: 65 is more than .*encoder can take: 64"),
+        ("data.max_tokens=65", "data.max_tokens: 65 is more than the maximum of .*encoder: 64"),
         ("model.path={folder}/nothing", "model.path: no model config could be loaded from .*nothing"),
     ],
 )
-def test_a_model_that_does_not_fit_is_said_before_it_is_loaded(folder: Path, override: str, said: str) -> None:
+def test_a_model_that_does_not_fit_is_reported_before_it_is_loaded(folder: Path, override: str, said: str) -> None:
     with pytest.raises(DataError, match=said):
         prepare(tiny_recipe(folder, override.format(folder=folder)))
 
 
-def test_a_folder_without_a_tokenizer_is_said(folder: Path) -> None:
+def test_a_folder_without_a_tokenizer_is_reported(folder: Path) -> None:
     for path in (folder / "encoder").glob("token*"):
         path.unlink()
     with pytest.raises(DataError, match=r"model\.path: no tokenizer could be loaded"):
@@ -122,7 +122,7 @@ def test_processes_of_a_machine_take_turns_and_leave_no_lock(tmp_path: Path, mon
     most: list[int] = []
 
     def take(number: int) -> None:
-        with module._one_a_machine(tmp_path / "data", "", lambda _: None):
+        with module._machine_lock(tmp_path / "data", "", lambda _: None):
             inside.append(number)
             time.sleep(0.001)
             most.append(len(inside))
@@ -144,14 +144,14 @@ def test_data_that_change_while_they_are_prepared_are_refused_and_not_kept(
         return encode(*args)
 
     monkeypatch.setattr(module, "_encode", encode_and_change)
-    with pytest.raises(DataError, match="have changed while they were prepared; start again"):
+    with pytest.raises(DataError, match="changed while they were prepared; run again"):
         prepare(tiny_recipe(folder))
     assert {path.name for path in (folder / "cache").iterdir()} <= {"fingerprints"}
     monkeypatch.setattr(module, "_encode", encode)
-    assert prepare(tiny_recipe(folder)).is_there
+    assert prepare(tiny_recipe(folder)).exists
 
 
-def test_what_is_done_stays_for_the_next_start_where_a_process_was_killed(
+def test_finished_units_stay_for_the_next_start_when_a_process_was_killed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_encode", lambda *_: raise_(WorkerKilled("killed")))
@@ -170,7 +170,7 @@ def test_what_is_done_stays_for_the_next_start_where_a_process_was_killed(
             commit(*args),
         ),
     )
-    assert prepare(tiny_recipe(folder)).is_there
+    assert prepare(tiny_recipe(folder)).exists
     assert before and seen == before
 
 
@@ -186,32 +186,32 @@ def test_a_damaged_file_is_named_with_what_to_delete(folder: Path, name: str) ->
     with pytest.raises(DataError) as raised:
         prepare(tiny_recipe(folder)).split("train").examples(np.arange(67))  # type: ignore[union-attr]
     assert str(raised.value).startswith(f"{path} is damaged (")
-    assert str(raised.value).endswith(f"; delete {prepared.folder}, and start again: it is made anew")
+    assert str(raised.value).endswith(f"; delete {prepared.folder} and run again to prepare it again")
     shutil.rmtree(prepared.folder)
     assert len(prepare(tiny_recipe(folder)).split("train").examples(np.arange(67))) == 67  # type: ignore[union-attr]
 
 
-def test_a_folder_that_cannot_be_written_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_written_to_is_reported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "file").touch()
     for path in ("file", "file/below"):
-        with pytest.raises(DataError, match=rf"data\.cache_dir: {folder}/{path} cannot be written \(.*name another"):
+        with pytest.raises(DataError, match=rf"data\.cache_dir: {folder}/{path} cannot be written to \(.*set another"):
             prepare(tiny_recipe(folder, f"data.cache_dir={folder}/{path}"))
 
     def is_full(_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("shardtune.trainer.data.prepare.work_queue.pickle.dumps", lambda *_, **__: is_full(None))
-    with pytest.raises(DataError, match=r"cannot be written \(No space left on device\); make room"):
+    with pytest.raises(DataError, match=r"cannot be written to \(No space left on device\); free space or"):
         prepare(tiny_recipe(folder))
 
 
-def test_a_row_of_no_token_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_without_tokens_is_reported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "shardtune.trainer.tasks.classification.classification.Classification.num_tokens",
         lambda _, example: 0 if len(example["input_ids"]) < 6 else len(example["input_ids"]),
     )
-    with pytest.raises(DataError, match=r"\.jsonl:\d+: the tokenizer makes no token of it"):
+    with pytest.raises(DataError, match=r"\.jsonl:\d+: the tokenizer gives no tokens for it"):
         prepare(tiny_recipe(folder))
     said: list[str] = []
-    assert prepare(tiny_recipe(folder, "data.on_bad_row=skip"), say=said.append).is_there
-    assert any("the tokenizer makes no token of it" in text for text in said)
+    assert prepare(tiny_recipe(folder, "data.on_bad_row=skip"), say=said.append).exists
+    assert any("the tokenizer gives no tokens for it" in text for text in said)

@@ -1,4 +1,4 @@
-"""However the data are cut into pieces, and whoever makes them, they are the same."""
+"""However the data are cut into pieces, and whichever processes prepare them, they are the same."""
 
 import gzip
 import json
@@ -43,8 +43,8 @@ def mixed(folder: Path, cache: str, *overrides: str) -> Recipe:
 
 
 def content(prepared: Prepared) -> Any:
-    """All that is in a prepared folder, but for how it is cut into files."""
-    found: dict[str, Any] = {key: its for key, its in prepared.meta.items() if key != "shards"}
+    """The content of a prepared folder, except how it is cut into files."""
+    found: dict[str, Any] = {key: value for key, value in prepared.meta.items() if key != "shards"}
     for name in prepared.meta["splits"]:
         split = prepared.split(name)
         assert split is not None
@@ -69,7 +69,7 @@ def test_pieces_and_processes_change_nothing(folder: Path, overrides: list[str])
     assert len(pieces.meta["shards"]["train"]) > 2 * len(whole.meta["shards"]["train"])
 
 
-def test_two_machines_make_the_same_data_together(folder: Path) -> None:
+def test_two_machines_share_the_work_and_get_the_same_data(folder: Path) -> None:
     def on(machine: str, say: Callable[[str], None] = lambda _: None) -> Any:
         return content(prepare(mixed(folder, "both"), num_processes=2, piece_bytes=700, machine=machine, say=say))
 
@@ -78,7 +78,7 @@ def test_two_machines_make_the_same_data_together(folder: Path) -> None:
     assert not [path for path in (folder / "both").iterdir() if path.suffix == ".draft"]
 
 
-def test_of_two_jobs_of_one_machine_the_second_finds_what_the_first_made(folder: Path) -> None:
+def test_of_two_jobs_on_one_machine_the_second_finds_what_the_first_prepared(folder: Path) -> None:
     def said() -> list[str]:
         texts: list[str] = []
         prepare(mixed(folder, "cache"), num_processes=2, piece_bytes=700, say=texts.append)
@@ -87,7 +87,7 @@ def test_of_two_jobs_of_one_machine_the_second_finds_what_the_first_made(folder:
     assert sorted(at_once(said, said)) == [[], ["tokenizing train", "tokenizing dev", "tokenizing test"]]
 
 
-def test_a_second_start_goes_on_from_the_finished_shards(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_start_resumes_from_the_finished_shards(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write, written = Encoder.write, []
 
     def breaking(self: Encoder, *words: Any) -> Any:

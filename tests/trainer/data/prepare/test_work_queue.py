@@ -1,4 +1,4 @@
-"""Work is done once by whoever is there, and goes on after whoever is not any more."""
+"""Each unit is done once, by any of the processes, and the others carry on when one of them dies."""
 
 import multiprocessing
 import os
@@ -19,7 +19,7 @@ NUM_UNITS = 12
 
 
 def noted(folder: Path, unit: int) -> int:
-    """Leaves a note of who did it, and takes a moment."""
+    """Leaves a note of the process that did the unit, and takes a moment."""
     folder.mkdir(exist_ok=True)
     (folder / f"{unit}-{os.getpid()}").touch()
     time.sleep(0.005)
@@ -31,7 +31,7 @@ def units_done(folder: Path) -> list[int]:
 
 
 def at_once(*bodies: Callable[[], Any]) -> list[Any]:
-    """What the bodies give, each in a process of its own."""
+    """The results of the bodies, each run in a process of its own."""
     context = multiprocessing.get_context("fork")
     answers = context.SimpleQueue()
     processes = [
@@ -55,7 +55,7 @@ def test_all_units_are_done_in_order_and_not_again(tmp_path: Path, num_processes
     assert units_done(tmp_path / "notes") == list(range(NUM_UNITS))
 
 
-def test_machines_do_each_unit_once_and_all_get_all_of_it(tmp_path: Path) -> None:
+def test_machines_do_each_unit_once_and_all_get_all_results(tmp_path: Path) -> None:
     def on(machine: str) -> Any:
         work = WorkQueue(tmp_path / "work", num_processes=2, machine=machine)
         return work.map("squares", NUM_UNITS, lambda unit: noted(tmp_path / "notes", unit))
@@ -80,26 +80,24 @@ def test_what_was_done_before_a_fault_stays_done(tmp_path: Path) -> None:
 
 
 def claim(work: WorkQueue, unit: int, machine: str) -> Path:
-    """A claim of somebody on another machine, and the file by which they show that they are alive."""
+    """A claim by a process on another machine; returns the file by which that shows that it is alive."""
     token = f"{machine}.1.2"
     (work.folder / "claims" / f"squares-{unit:05}").write_text(token)
     return work.folder / "alive" / token
 
 
-def test_a_claim_of_somebody_who_said_good_bye_or_died_here_is_void(tmp_path: Path) -> None:
+def test_a_claim_of_a_process_that_signed_off_or_died_on_this_machine_is_void(tmp_path: Path) -> None:
     work = WorkQueue(tmp_path / "work")
     claim(work, 0, "gone")
     claim(work, 1, module.this_machine())
     assert work.map("squares", 2, lambda unit: unit) == [0, 1]
 
 
-def test_a_machine_that_gives_no_more_signs_of_life_is_given_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_machine_without_signs_of_life_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "STALE_S", 0.5)
     work = WorkQueue(tmp_path / "work")
     claim(work, 1, "silent").touch()
-    os.utime(work.folder / "alive" / "silent.1.2", (2e9, 2e9))  # its clock is years ahead
+    os.utime(work.folder / "alive" / "silent.1.2", (2e9, 2e9))  # the clock of that machine is years ahead
     since = time.monotonic()
     assert work.map("squares", 2, lambda unit: unit) == [0, 1]
     assert time.monotonic() - since > 0.5
@@ -116,21 +114,21 @@ def test_a_machine_that_is_alive_is_waited_for(tmp_path: Path, monkeypatch: pyte
             os.utime(alive, (beat, beat))
             time.sleep(0.1)
         with published(tmp_path / "work" / "squares" / "00001.pickle") as path:
-            path.write_bytes(module.pickle.dumps("theirs"))
+            path.write_bytes(module.pickle.dumps("slow"))
 
     alive.touch()
     (tmp_path / "work" / "squares").mkdir()
-    found, _ = at_once(lambda: work.map("squares", 2, lambda unit: "ours"), slowly)
-    assert found == ["ours", "theirs"]
+    found, _ = at_once(lambda: work.map("squares", 2, lambda unit: "own"), slowly)
+    assert found == ["own", "slow"]
 
 
-def test_what_is_over_elsewhere_is_left(tmp_path: Path) -> None:
-    work = WorkQueue(tmp_path / "work", is_over=lambda: True)
+def test_work_that_was_finished_elsewhere_is_left(tmp_path: Path) -> None:
+    work = WorkQueue(tmp_path / "work", is_finished=lambda: True)
     with pytest.raises(FinishedElsewhere):
         work.map("squares", 1, lambda unit: unit)
 
 
-def test_what_a_process_finds_wrong_is_said_here(tmp_path: Path) -> None:
+def test_bad_rows_found_by_a_worker_process_are_raised_in_the_parent(tmp_path: Path) -> None:
     def failing(unit: int) -> None:
         faults = Faults()
         faults.add(f"a.csv:{unit}", "nothing in it")
@@ -141,22 +139,22 @@ def test_what_a_process_finds_wrong_is_said_here(tmp_path: Path) -> None:
     assert not raised.value.faults.are_rows_alone
 
 
-def test_a_process_that_is_killed_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_killed_worker_process_is_reported_and_not_waited_for(tmp_path: Path) -> None:
     def killed(unit: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    with pytest.raises(DataError, match=r"was killed; if memory was short .* set fewer data\.prepare_processes"):
+    with pytest.raises(DataError, match=r"was killed; if memory was short .* lower data\.prepare_processes"):
         WorkQueue(tmp_path / "work", num_processes=2).map("squares", 2, killed)
 
 
-def test_the_last_one_to_leave_clears_away_what_is_done(tmp_path: Path) -> None:
+def test_the_last_one_to_leave_removes_the_folder_of_finished_work(tmp_path: Path) -> None:
     one, other = WorkQueue(tmp_path / "work", machine="a"), WorkQueue(tmp_path / "work", machine="b")
     one.leave(is_done=True)
     assert (tmp_path / "work").is_dir()
     other.leave(is_done=True)
     assert not (tmp_path / "work").exists()
-    broken_off = WorkQueue(tmp_path / "work")
-    broken_off.leave(is_done=False)
+    unfinished = WorkQueue(tmp_path / "work")
+    unfinished.leave(is_done=False)
     assert (tmp_path / "work").is_dir()
 
 
@@ -167,10 +165,10 @@ def test_a_file_is_published_whole_or_not_at_all(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     with published(tmp_path / "a") as path:
         path.write_text("whole")
-    assert [(its.name, its.read_text()) for its in tmp_path.iterdir()] == [("a", "whole")]
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a", "whole")]
 
 
-def test_it_is_told_how_far_the_work_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[str, int, int]] = []
     WorkQueue(tmp_path / "one", progress=lambda *words: told.append(words)).map("squares", 3, lambda unit: unit)
     assert told == [("squares", 0, 3), ("squares", 1, 3), ("squares", 2, 3), ("squares", 3, 3)]

@@ -22,9 +22,11 @@ from shardtune.recipe.tasks.language_modeling import LanguageModelingOptions
 from shardtune.rows.source import Faults, Row, read_rows
 from shardtune.trainer.between_steps.stop_checks import StopChecks
 from shardtune.trainer.commands.predict import main as predict_main
+from shardtune.trainer.data.batches.batch_maker import BatchMaker
 from shardtune.trainer.data.batches.bins import Packing
+from shardtune.trainer.data.batches.evaluation import evaluation_batches
 from shardtune.trainer.data.batches.order import Order
-from shardtune.trainer.data.batches.steps import evaluation_batches, train_steps
+from shardtune.trainer.data.batches.steps import PreparedSteps
 from shardtune.trainer.data.prepare.prepare import prepare
 from shardtune.trainer.data.prepare.task_facts import survey
 from shardtune.trainer.distributed.ranks import Ranks
@@ -336,6 +338,12 @@ def test_the_masked_loss_is_transformers_own(folder: Path) -> None:
 # Steps
 
 
+def batch_maker(
+    task: Any, rank: int, world_size: int, packing: Packing | None = None, *, tokens: int = 64
+) -> BatchMaker:
+    return BatchMaker(task, Ranks(rank, world_size, rank, torch.device("cpu")), packing, tokens)
+
+
 @pytest.mark.parametrize("packing", [None, Packing(MAX_TOKENS, is_flat=False), Packing(MAX_TOKENS, is_flat=True)])
 @pytest.mark.parametrize("world_size", [1, 3])
 def test_a_step_counts_its_tokens_and_targets_rightly(folder: Path, packing: Packing | None, world_size: int) -> None:
@@ -343,15 +351,7 @@ def test_a_step_counts_its_tokens_and_targets_rightly(folder: Path, packing: Pac
     assert train_split is not None
     order = Order(train_split.lengths, 12, 0, seed=0)
     shares = [
-        train_steps(
-            train_split,
-            task,
-            order,
-            range(STEPS_PER_EPOCH),
-            ranks=Ranks(rank, world_size, rank, torch.device("cpu")),
-            micro_batch_tokens=64,
-            packing=packing,
-        )
+        PreparedSteps(train_split, order, STEPS_PER_EPOCH, batch_maker(task, rank, world_size, packing)).begin(0, ())
         for rank in range(world_size)
     ]
     for steps in zip(*shares, strict=True):
@@ -371,9 +371,9 @@ def masked_batches(folder: Path, seed: int, steps: range, *, world_size: int = 1
     assert split is not None
     shown: dict[int, list[tuple[Any, ...]]] = {}
     for rank in range(world_size):
-        ranks = Ranks(rank, world_size, rank, torch.device("cpu"))
         order = Order(split.lengths, 12, 0, seed)
-        for step in train_steps(split, task, order, steps, ranks=ranks, micro_batch_tokens=64, packing=None):
+        left = PreparedSteps(split, order, steps.stop, batch_maker(task, rank, world_size)).begin(steps.start, ())
+        for step in left:
             shown.setdefault(step.number, []).extend(rows_of(step.micro_batches))
     return {number: sorted(rows) for number, rows in shown.items()}
 
@@ -408,8 +408,7 @@ def test_a_row_that_is_several_times_in_a_step_is_masked_otherwise_each_time(fol
     task, split = task_of(folder, "masked", mask_probability=0.3), prepare(recipe_of(folder, "masked")).split("train")
     assert split is not None
     order = Order(split.lengths, 4 * len(split), 0, 0, np.zeros(len(split), dtype=np.int32), (4.0,))
-    ranks = Ranks(0, 1, 0, torch.device("cpu"))
-    (step,) = train_steps(split, task, order, range(1), ranks=ranks, micro_batch_tokens=4096, packing=None)
+    (step,) = PreparedSteps(split, order, 1, batch_maker(task, 0, 1, tokens=4096)).begin(0, ())
     shown = rows_of(step.micro_batches)
     assert len(shown) == 4 * len(split) and len(set(shown)) > 3 * len(split)
 
@@ -422,15 +421,7 @@ def test_an_evaluation_asks_the_same_each_time(folder: Path, world_size: int) ->
         sorted(
             row
             for rank in range(world_size)
-            for row in rows_of(
-                evaluation_batches(
-                    split,
-                    task,
-                    ranks=Ranks(rank, world_size, rank, torch.device("cpu")),
-                    micro_batch_tokens=budget,
-                    packing=None,
-                )
-            )
+            for row in rows_of(evaluation_batches(split, batch_maker(task, rank, world_size, tokens=budget)))
         )
         for budget in (64, 4096)
     ]

@@ -617,7 +617,7 @@ def test_what_was_dropped_and_cut_is_counted_where_the_data_are_prepared(toy: Pa
     meta = prepare(recipe, say=said.append).meta["splits"]["train"]
     assert (meta["rows"], meta["examples"], meta["rows_dropped"], meta["rows_truncated"]) == (3, 2, 1, 1)
     assert said[-2:] == [
-        "train: 1 rows dropped: nothing to learn was left of them",
+        "train: 1 rows dropped: no targets were left in them",
         "train: 1 rows truncated to data.max_tokens",
     ]
 

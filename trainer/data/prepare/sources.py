@@ -1,0 +1,262 @@
+"""Where a recipe's rows come from: the sources of all splits, what identifies them, and reading them into pieces."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import accumulate, chain, islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from shardtune.recipe.schema import DataConfig, Recipe
+from shardtune.rows.formats import read_file
+from shardtune.rows.hub import dataset_digest, read_dataset
+from shardtune.rows.input_file import COMPRESSIONS, File, Part, Record, TextUnit, format_of
+from shardtune.rows.parallel_text import sides_of
+from shardtune.rows.row_faults import Faults
+from shardtune.rows.source import Row
+from shardtune.rows.source_config import SourceConfig
+from shardtune.rows.source_files import FindError, find_files, is_dataset
+from shardtune.trainer.data.prepare.fingerprints import Fingerprints
+from shardtune.trainer.data.prepare.row_pieces import CHUNK_BYTES, RowPiece, chunked, store_chunk
+from shardtune.trainer.data.prepare.work_queue import WorkQueue, published
+from shardtune.trainer.tasks import TASKS
+
+SPLITS = ("train", "dev", "test")
+"""The splits by their numbers."""
+MAX_PIECES, MIN_PIECE_BYTES = 256, 1 << 20
+COMPRESSION = 4
+"""How much longer a compressed file is assumed to be when decompressed."""
+
+
+@dataclass(frozen=True)
+class ReadUnit:
+    """A unit of reading: a source, some of its files, or a part of one file."""
+
+    source: int
+    files: tuple[tuple[Path, Part | None], ...]
+    """Empty if the source is a data set."""
+    limit: int | None = None
+    """At most this many rows are read; None for all."""
+
+
+@dataclass
+class ReadResult:
+    """What reading a unit has given."""
+
+    pieces: list[RowPiece] = field(default_factory=list)
+    columns: dict[str, None] = field(default_factory=dict)
+    """The columns that any row has, in the order in which they were found."""
+    faults: Faults = field(default_factory=Faults)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def num_rows(self) -> int:
+        return sum(piece.num_rows for piece in self.pieces)
+
+
+class Sources:
+    """The sources of all splits, by their numbers."""
+
+    def __init__(self, numbered: Sequence[tuple[str, SourceConfig]], text_unit: TextUnit) -> None:
+        """`numbered` has the split and the configuration of each source."""
+        self.numbered = numbered
+        self._text_unit = text_unit
+
+    @cached_property
+    def files(self) -> list[list[Path]]:
+        """The files of each source; none of a data set. Raises FindError if a path matches nothing."""
+        return [[] if is_dataset(source.path) else find_files(source.path) for _, source in self.numbered]
+
+    @cached_property
+    def num_bytes(self) -> int:
+        """About how long all files are when decompressed; data sets are not counted."""
+        return sum(_size(path) for files in self.files for path in files)
+
+    @property
+    def piece_bytes(self) -> int:
+        """How long a piece should be: few enough to be open at once, many enough for all cores to have one."""
+        return max(MIN_PIECE_BYTES, self.num_bytes // MAX_PIECES)
+
+    def file_list(self, number: int) -> str | None:
+        """How many files a source has, and the names of the first ones; None if there is only one."""
+        files = self.files[number]
+        if len(files) < 2:
+            return None
+        more = f" and {len(files) - 3:,} more" if len(files) > 3 else ""
+        return f"{len(files):,} files: {', '.join(path.name for path in files[:3])}{more}"
+
+    def units(self, work: WorkQueue, size: int, heads: Mapping[int, int] | None = None) -> list[ReadUnit]:
+        """All that is to be read, divided into units of about `size` bytes; the same on every machine.
+
+        `heads` has the sources of which only the first rows are read, and how many of them.
+        """
+        heads = heads or {}
+        whole = chain.from_iterable(files for number, files in enumerate(self.files) if number not in heads)
+        parts = self._parts(work, dict.fromkeys(whole), size)
+        units = []
+        for number, files in enumerate(self.files):
+            if number in heads:
+                units.append(ReadUnit(number, tuple((path, None) for path in files), heads[number]))
+            elif is_dataset(self.numbered[number][1].path):
+                units.append(ReadUnit(number, ()))
+            else:
+                units += [ReadUnit(number, group) for group in _grouped(files, parts, size)]
+        return units
+
+    def read(self, unit: ReadUnit, name: str, folder: Path, piece_bytes: int) -> ReadResult:
+        """Writes the rows of a unit into pieces in the folder, whose names begin with `name`."""
+        result = ReadResult()
+        with ExitStack() as stack:
+            file: BinaryIO | None = None
+            for path, records in self.records(unit, result):
+                num_left = None if unit.limit is None else unit.limit - result.num_rows
+                for chunk in chunked(islice(records, num_left)):
+                    if file is None or file.tell() > piece_bytes:
+                        stack.close()
+                        result.pieces.append(RowPiece(f"{name}-{len(result.pieces):05}.rows", unit.source, 0))
+                        draft = stack.enter_context(published(folder / result.pieces[-1].name))
+                        file = stack.enter_context(draft.open("wb"))
+                    last = result.pieces[-1]
+                    result.pieces[-1] = RowPiece(last.name, last.source, last.num_rows + len(chunk))
+                    for values, _, _ in chunk:
+                        result.columns.update(dict.fromkeys(values))
+                    store_chunk(file, path, chunk)
+        return result
+
+    def records(self, unit: ReadUnit, result: ReadResult) -> Iterator[tuple[Path, Iterator[Record]]]:
+        """The rows of a unit, file by file; adds faults and the notes of the readers to the result."""
+        split, source = self.numbered[unit.source]
+        say = result.notes.append
+        if not unit.files:
+            try:
+                records = (record for _, record in read_dataset(source, split, result.faults, say))
+                yield Path(source.path), records
+            except FindError as error:
+                result.faults.add(error.where, error.what)
+        for path, part in unit.files:
+            yield path, read_file(File(path, self._text_unit, say, part), result.faults)
+
+    def _parts(self, work: WorkQueue, paths: Iterable[Path], size: int) -> dict[Path, list[Part]]:
+        """The parts into which each file is cut; none of a file that is read as a whole."""
+        cuts = {path: _cut(path, size) if self._has_independent_lines(path) else [] for path in paths}
+        ranges = [(path, start, stop) for path, stretches in cuts.items() for start, stop in stretches]
+        counts = iter(work.map("lines", len(ranges), lambda number: _num_lines(*ranges[number])))
+        parts = {}
+        for path, stretches in cuts.items():
+            first_lines = list(accumulate((next(counts) for _ in stretches), initial=1))
+            parts[path] = [
+                Part(*stretch, first_line) for stretch, first_line in zip(stretches, first_lines, strict=False)
+            ]
+        return parts
+
+    def _has_independent_lines(self, path: Path) -> bool:
+        """Whether each line of the file can be read by itself."""
+        file_format = format_of(path)
+        is_plain = path.suffix.lower() not in COMPRESSIONS and not sides_of(path)
+        return is_plain and (file_format == ".jsonl" or (file_format == ".txt" and self._text_unit == "line"))
+
+
+def with_named_columns(row: Row, recipe: Recipe) -> Row:
+    """The row with the columns added that the task finds by the names in its options."""
+    named = TASKS[recipe.task.kind].named_columns(recipe.task, row.values)
+    return replace(row, values={**row.values, **named}, file_columns=row.columns) if named else row
+
+
+def sources_of(data: DataConfig) -> Sources:
+    """Where all rows are read from."""
+    return Sources(_numbered(data), data.text_unit)
+
+
+def sources_digest(data: DataConfig, known: Fingerprints) -> str:
+    """A digest of all that decides the rows: the content of the files and how they are read, not how they are weighted.
+
+    Raises DataError with every path that matches nothing.
+    """
+    faults = Faults()
+    content: dict[str, Any] = {
+        key: getattr(data, key) for key in ("guess_columns", "text_unit", "on_bad_row", "deduplicate")
+    }
+    for split, source in _numbered(data):
+        try:
+            digest_of = _file_state if data.streaming and split == "train" else known.of
+            content.setdefault(split, []).append([source.columns, _file_digests(source, split, digest_of)])
+        except FindError as error:
+            faults.add(error.where, error.what)
+    faults.raise_if_any()
+    if data.streaming:
+        content["streaming"] = data.shuffle_window
+    content |= {split: share.model_dump() for split in SPLITS if (share := data.share(split)) is not None}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _numbered(data: DataConfig) -> list[tuple[str, SourceConfig]]:
+    """The sources of all splits in the order of their numbers, their columns resolved."""
+    return [
+        (split, source.model_copy(update={"columns": data.columns if source.columns is None else source.columns}))
+        for split in SPLITS
+        for source in data.sources(split)
+    ]
+
+
+def _file_digests(source: SourceConfig, split: str, digest_of: Callable[[Path], str]) -> list[str]:
+    if is_dataset(source.path):
+        return [dataset_digest(source, split, digest_of)]
+    return [f"{format_of(file)}:{digest_of(file)}" for file in find_files(source.path)]
+
+
+def _file_state(path: Path) -> str:
+    """Identifies a file that has not changed, without reading it: a stream is read only once."""
+    states = [(side, side.stat()) for side in sides_of(path).values() or [path]]
+    return ":".join(f"{side.absolute()} {stat.st_size} {stat.st_mtime_ns}" for side, stat in states)
+
+
+def _grouped(
+    files: Sequence[Path], parts: Mapping[Path, Sequence[Part]], size: int
+) -> Iterator[tuple[tuple[Path, Part | None], ...]]:
+    """The files of a source by unit: each part by itself, and whole files together until they reach `size` bytes."""
+    group: list[tuple[Path, None]] = []
+    group_bytes = 0
+    for path in files:
+        if not parts[path]:
+            group.append((path, None))
+            group_bytes += _size(path)
+        if group and (parts[path] or group_bytes >= size):
+            yield tuple(group)
+            group, group_bytes = [], 0
+        for part in parts[path]:
+            yield ((path, part),)
+    if group:
+        yield tuple(group)
+
+
+def _size(path: Path) -> int:
+    sizes = [side.stat().st_size for side in sides_of(path).values() or [path]]
+    return sum(sizes) * (COMPRESSION if path.suffix.lower() in COMPRESSIONS else 1)
+
+
+def _cut(path: Path, size: int) -> list[tuple[int, int]]:
+    """Stretches of a file of about `size` bytes, each of whole lines; none if the file is no longer than that."""
+    length = path.stat().st_size
+    if length <= size:
+        return []
+    ends = [0]
+    with path.open("rb") as file:
+        for earliest_end in range(size, length, size):
+            if earliest_end > ends[-1]:
+                file.seek(earliest_end - 1)
+                file.readline()
+                ends.append(file.tell())
+    return [(start, stop) for start, stop in zip(ends, [*ends[1:], length], strict=True) if start < stop]
+
+
+def _num_lines(path: Path, start: int, stop: int) -> int:
+    count = 0
+    with path.open("rb") as file:
+        file.seek(start)
+        while start < stop and (block := file.read(min(CHUNK_BYTES, stop - start))):
+            count += block.count(b"\n")
+            start += len(block)
+    return count
