@@ -79,7 +79,6 @@ def score_answers(
     ranks: Ranks,
 ) -> tuple[dict[str, Tensor], list[dict[str, str]]]:
     """Collective: the counts of this rank's answers, and the shown answers of all ranks in the order of the rows."""
-    assert task.generation is not None
     settings = settings_of(task.generation, tokenizer)
     totals = task.score_answers([], [])
     shown: dict[int, dict[str, str]] = {}

@@ -54,6 +54,11 @@ class Batch:
         return replace(self, inputs={**self.inputs, **wanted}, labels=labels)
 
 
+def padded_inputs(rows: Sequence[Sequence[int]], pad_id: int) -> dict[str, Tensor]:
+    """The token ids padded on the right, as `input_ids`, and their `attention_mask`; both of shape (rows, longest)."""
+    return {"input_ids": pad(rows, pad_id), "attention_mask": pad([[1] * len(row) for row in rows], 0)}
+
+
 def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     """The rows as an int64 tensor of shape (rows, longest), filled up on the right."""
     padded = torch.full((len(rows), max(map(len, rows))), value, dtype=torch.int64)

@@ -78,13 +78,10 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
 
 def collate_prompts(prompts: Sequence[Sequence[int]], pad_id: int) -> dict[str, Tensor]:
     """What generate takes, padded on the left so that every answer begins at the same place; shape (rows, longest)."""
-    from shardtune.trainer.tasks.batch import pad
+    from shardtune.trainer.tasks.batch import padded_inputs
 
-    backwards = [list(reversed(prompt)) for prompt in prompts]
-    return {
-        "input_ids": pad(backwards, pad_id).flip(1),
-        "attention_mask": pad([[1] * len(prompt) for prompt in backwards], 0).flip(1),
-    }
+    backwards = padded_inputs([list(reversed(prompt)) for prompt in prompts], pad_id)
+    return {name: tensor.flip(1) for name, tensor in backwards.items()}
 
 
 def loss_sum(output: Any) -> Tensor:

@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from shardtune.errors import DataError
 from shardtune.recipe.tasks.chat import ChatOptions
 from shardtune.rows.source import Faults, Row
-from shardtune.section import TaskOptions
-from shardtune.trainer.tasks import causal, rouge
+from shardtune.trainer.tasks import causal
 from shardtune.trainer.tasks.chat.conversations import COLUMNS, Conversation, format_of, read_conversation
 from shardtune.trainer.tasks.chat.templates import CHAT_TEMPLATES, install
 from shardtune.trainer.tasks.chat.turns import Turn, TurnError, Turns, Written
 from shardtune.trainer.tasks.example import TRUNCATED, Example
 from shardtune.trainer.tasks.languages import NUM_LOOKED_AT, Letters, bleu_tokenizer, letters_of
-from shardtune.trainer.tasks.task import Generation, PreviewSpan, Scores, Survey
-from shardtune.trainer.tasks.text_scores import TextScores
+from shardtune.trainer.tasks.task import GeneratingTask, Generation, PreviewSpan, Survey
+from shardtune.trainer.tasks.text_scores import TextScores, rouge_l, rouge_l_counts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,12 +38,12 @@ class _Look(NamedTuple):
     letters: Letters
 
 
-class ChatSurvey:
+class ChatSurvey(Survey):
     """What each split's rows are written in, and how many replies they have."""
 
     def __init__(self, options: ChatOptions) -> None:
+        super().__init__()
         self._options = options
-        self.facts: dict[str, Any] = {}
 
     def look(self, split: str, rows: Sequence[Row], faults: Faults) -> _Look:
         formats = Counter[str]()
@@ -70,23 +69,22 @@ class ChatSurvey:
         }
         return False
 
-    def recall(self, facts: Mapping[str, Any]) -> bool:
-        return False
 
-
-class Chat:
+class Chat(GeneratingTask):
     """Rows of conversations; cross entropy over the replies' tokens; and what the model itself replies."""
 
-    Options: ClassVar[type[TaskOptions]] = ChatOptions
-    columns: ClassVar[tuple[str, ...]] = ("messages",)
-    input_columns: ClassVar[tuple[str, ...]] = COLUMNS
+    Options = ChatOptions
+    columns = ("messages",)
+    input_columns = COLUMNS
     column_guesses: ClassVar[Mapping[str, tuple[str, ...]]] = dict.fromkeys(COLUMNS, ())
     """What a row is written in is read from its own columns (conversations.py)."""
-    main_metric: ClassVar[str] = "perplexity"
-    lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "perplexity"})
-    auto_model: str = "AutoModelForCausalLM"
-    wants_target_loss: bool = True
-    packable: bool = True
+    main_metric = "perplexity"
+    lower_is_better = frozenset({"loss", "perplexity"})
+    auto_model = "AutoModelForCausalLM"
+    wants_target_loss = True
+    packable = True
+
+    _options: ChatOptions
 
     def __init__(
         self,
@@ -104,16 +102,15 @@ class Chat:
                 "model.path: the tokenizer has no chat template; choose one by task.chat_template: "
                 + ", ".join(CHAT_TEMPLATES)
             )
-        self._options = options
+        super().__init__(options, facts, tokenizer, config)
         self._scores = TextScores(facts["bleu_tokenizer"])
-        self._tokenizer = tokenizer
         self._turns = Turns(tokenizer, options.template_arguments)
         if tokenizer.pad_token is None:
             tokenizer.pad_token_id = self._turns.end_of_turn
         ends |= {tokenizer.eos_token_id, self._turns.end_of_turn}
         longest = getattr(config.get_text_config(), "max_position_embeddings", None)
         self._prompt_room: int | None = longest - options.max_new_tokens if longest else None
-        self.generation: Generation | None = Generation(
+        self.generation = Generation(
             max_new_tokens=options.max_new_tokens,
             num_dev_rows=options.generate_dev_rows,
             num_test_rows=options.generate_test_rows,
@@ -122,15 +119,8 @@ class Chat:
         )
 
     @staticmethod
-    def named_columns(options: ChatOptions, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {}
-
-    @staticmethod
     def survey(options: ChatOptions) -> Survey:
         return ChatSurvey(options)
-
-    def model_config(self) -> dict[str, Any]:
-        return {}
 
     def check_model(self, config: PreTrainedConfig) -> None:
         from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
@@ -240,9 +230,6 @@ class Chat:
     def preview(self, example: Example) -> list[PreviewSpan]:
         return causal.preview(example, self._tokenizer)
 
-    def num_tokens(self, example: Example) -> int:
-        return len(example["input_ids"])
-
     def num_targets(self, example: Example) -> float:
         return causal.num_targets(example)
 
@@ -263,16 +250,16 @@ class Chat:
         """Cross entropy over the replies' tokens, as the model says it (trainer/model/target_loss.py)."""
         return causal.loss_sum(output)
 
-    def score(self, output: Any, batch: Batch) -> Scores:
+    def score(self, output: Any, batch: Batch) -> dict[str, Tensor]:
         return causal.score(output, batch)
 
     def score_answers(self, answers: Sequence[str], examples: Sequence[Example]) -> dict[str, Tensor]:
         said, references = [answer.strip() for answer in answers], [example["reference"] for example in examples]
-        counts = rouge.count(said, references) if "rouge_l" in self._options.reference_metrics else {}
+        counts = rouge_l_counts(said, references) if "rouge_l" in self._options.reference_metrics else {}
         return {**counts, **(self._scores.count(said, references) if self._wants_sacrebleu else {})}
 
     def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
-        compared: dict[str, Any] = {"rouge_l": rouge.rouge_l(totals)} if "rouge_l_sum" in totals else {}
+        compared: dict[str, Any] = {"rouge_l": rouge_l(totals)} if "rouge_l_sum" in totals else {}
         if self._wants_sacrebleu:
             scores = self._scores.metrics(totals)
             wanted = [name for name in ("bleu", "chrf") if name in self._options.reference_metrics]
@@ -283,9 +270,6 @@ class Chat:
     def _wants_sacrebleu(self) -> bool:
         return bool({"bleu", "chrf"} & set(self._options.reference_metrics))
 
-    def calibrate(self, dev_metrics: Mapping[str, Any]) -> None:
-        """Nothing of dev is needed."""
-
     def show_answer(self, answer: str, example: Example) -> dict[str, str]:
         prompt = self._tokenizer.decode(example["input_ids"][: example["prompt_tokens"]])
         return {"prompt": str(prompt), "answer": answer.strip(), "reference": example["reference"]}
@@ -293,13 +277,6 @@ class Chat:
     def prediction(self, answer: str) -> dict[str, Any]:
         return {"reply": answer.strip()}
 
-    def predictions(self, output: Any, batch: Batch) -> list[dict[str, Any]]:
-        raise AssertionError("a chat's replies are generated")
-
     @staticmethod
     def text_row(text: str) -> dict[str, Any]:
         return {"prompt": text}
-
-    def answer(self, row: Row, examples: Sequence[Example], predictions: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        (only,) = predictions
-        return only

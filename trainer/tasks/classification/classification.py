@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from shardtune.errors import DataError
 from shardtune.recipe.tasks.classification import ClassificationOptions
 from shardtune.rows.source import Columns, Faults, Row, check_text, columns_of, require_columns
-from shardtune.section import TaskOptions
 from shardtune.trainer.tasks.classification.problems import PROBLEMS, Problem
-from shardtune.trainer.tasks.example import Example, texts_of
-from shardtune.trainer.tasks.task import Generation, PreviewSpan, Scores, Survey
+from shardtune.trainer.tasks.example import Example
+from shardtune.trainer.tasks.task import PreviewSpan, Scores, Survey, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,14 +32,14 @@ class _Look(NamedTuple):
     """As the problem counts them."""
 
 
-class ClassificationSurvey:
+class ClassificationSurvey(Survey):
     """Whether the rows are pairs, and what the problem has to know of their labels."""
 
     def __init__(self, options: ClassificationOptions) -> None:
+        super().__init__()
         self._options = options
         self._problem = PROBLEMS[options.problem]
         self._is_again = False
-        self.facts: dict[str, Any] = {}
 
     def look(self, split: str, rows: Sequence[Row], faults: Faults) -> _Look | None:
         if self._is_again:
@@ -96,22 +95,19 @@ class ClassificationSurvey:
                         faults.add(row, f"label {name!r} is not in {source}; legal: {listed}")
 
 
-class Classification:
+class Classification(Task):
     """Rows of `text`, `label` and, in all rows or in none, `text_pair`."""
 
-    Options: ClassVar[type[TaskOptions]] = ClassificationOptions
-    columns: ClassVar[tuple[str, ...]] = ("text", "label")
-    input_columns: ClassVar[tuple[str, ...]] = ("text", "text_pair")
+    Options = ClassificationOptions
+    columns = ("text", "label")
+    input_columns = ("text", "text_pair")
     column_guesses: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "text": ("sentence", "content", "review", "body", "comment", "question", "sentence1", "question1", "premise"),
         "text_pair": ("sentence2", "question2", "hypothesis"),
         "label": ("labels", "sentiment", "class", "target", "category", "intent", "topic", "rating", "score"),
     }
-    lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "mse", "mae"})
-    auto_model: str = "AutoModelForSequenceClassification"
-    wants_target_loss: bool = False
-    packable: bool = False
-    generation: Generation | None = None
+    lower_is_better = frozenset({"loss", "mse", "mae"})
+    auto_model = "AutoModelForSequenceClassification"
 
     def __init__(
         self,
@@ -120,21 +116,13 @@ class Classification:
         tokenizer: PreTrainedTokenizerBase,
         config: PreTrainedConfig,
     ) -> None:
-        self._options = options
+        super().__init__(options, facts, tokenizer, config)
         self._problem: Problem = PROBLEMS[options.problem](options, facts)
+        self.main_metric = self._problem.main_metric
         self._has_pairs: bool = facts["has_pairs"]
-        self._tokenizer = tokenizer
         if tokenizer.pad_token is None:
             # Of causal language models. The end of text pads them, here and wherever the exported model is used.
             tokenizer.pad_token = tokenizer.eos_token
-
-    @property
-    def main_metric(self) -> str:
-        return self._problem.main_metric
-
-    @staticmethod
-    def named_columns(options: ClassificationOptions, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {}
 
     @staticmethod
     def survey(options: ClassificationOptions) -> Survey:
@@ -186,11 +174,7 @@ class Classification:
         return counts
 
     def preview(self, example: Example) -> list[PreviewSpan]:
-        pieces = [PreviewSpan(text) for text in texts_of(example["input_ids"], self._tokenizer)]
-        return [*pieces, PreviewSpan(" ", self._problem.show(example["labels"]))]
-
-    def num_tokens(self, example: Example) -> int:
-        return len(example["input_ids"])
+        return [*super().preview(example), PreviewSpan(" ", self._problem.show(example["labels"]))]
 
     def num_targets(self, example: Example) -> int:
         return self._problem.num_targets(example["labels"])
@@ -198,13 +182,10 @@ class Classification:
     def collate(self, examples: Sequence[Example]) -> Batch:
         import torch
 
-        from shardtune.trainer.tasks.batch import Batch, pad
+        from shardtune.trainer.tasks.batch import Batch, pad, padded_inputs
 
         ids = [example["input_ids"] for example in examples]
-        inputs = {
-            "input_ids": pad(ids, self._tokenizer.pad_token_id),
-            "attention_mask": pad([[1] * len(row) for row in ids], 0),
-        }
+        inputs = padded_inputs(ids, self._tokenizer.pad_token_id)
         if "token_type_ids" in examples[0]:
             inputs["token_type_ids"] = pad([example["token_type_ids"] for example in examples], 0)
         return Batch(inputs, torch.tensor([example["labels"] for example in examples]))
@@ -224,14 +205,6 @@ class Classification:
 
     def predictions(self, output: Any, batch: Batch) -> list[dict[str, Any]]:
         return self._problem.predictions(output.logits.float())
-
-    @staticmethod
-    def text_row(text: str) -> dict[str, Any]:
-        return {"text": text}
-
-    def answer(self, row: Row, examples: Sequence[Example], predictions: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        (only,) = predictions
-        return only
 
 
 def _check_texts(row: Row, faults: Faults, *, has_pairs: bool) -> None:

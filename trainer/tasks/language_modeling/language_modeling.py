@@ -11,17 +11,16 @@ import numpy as np
 
 from shardtune.errors import DataError
 from shardtune.recipe.tasks.language_modeling import LanguageModelingOptions, Objective
-from shardtune.rows.source import Columns, Faults, Row, check_text, columns_of, require_columns
-from shardtune.section import TaskOptions
 from shardtune.trainer.tasks import causal
 from shardtune.trainer.tasks.example import IGNORED, Example, frame_of, texts_of
 from shardtune.trainer.tasks.language_modeling.masking import Masked, Masking
-from shardtune.trainer.tasks.task import Generation, PreviewSpan, Survey
+from shardtune.trainer.tasks.task import PreviewSpan, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+    from shardtune.rows.source import Row
     from shardtune.trainer.tasks.batch import Batch
 
 
@@ -29,27 +28,7 @@ NUM_FILLINGS = 5
 """How many tokens predict names for a [MASK]."""
 
 
-class TextSurvey:
-    """Nothing has to be known of the rows but that they are texts."""
-
-    def __init__(self) -> None:
-        self.facts: dict[str, Any] = {}
-
-    def look(self, split: str, rows: Sequence[Row], faults: Faults) -> Columns:
-        for row in rows:
-            check_text(row, "text", faults)
-        return columns_of(rows)
-
-    def learn(self, looks: Mapping[str, Sequence[Columns]], faults: Faults) -> bool:
-        for its in looks.values():
-            require_columns(its, LanguageModeling.columns)
-        return False
-
-    def recall(self, facts: Mapping[str, Any]) -> bool:
-        return False
-
-
-class LanguageModeling:
+class LanguageModeling(Task):
     """Rows of `text`, a document each; cross entropy over its tokens, and perplexity.
 
     Causal: the examples of a document have each token but the first as a target once, and its end; what comes last in
@@ -57,18 +36,17 @@ class LanguageModeling:
     collated.
     """
 
-    Options: ClassVar[type[TaskOptions]] = LanguageModelingOptions
-    columns: ClassVar[tuple[str, ...]] = ("text",)
-    input_columns: ClassVar[tuple[str, ...]] = ("text",)
+    Options = LanguageModelingOptions
+    columns = ("text",)
     column_guesses: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "text": ("content", "document", "body", "sentence", "raw_content"),
     }
-    main_metric: ClassVar[str] = "loss"
-    lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "perplexity"})
-    auto_model: str = "AutoModelForCausalLM"
-    wants_target_loss: bool = True
-    packable: bool = True
-    generation: Generation | None = None
+    lower_is_better = frozenset({"loss", "perplexity"})
+    auto_model = "AutoModelForCausalLM"
+    wants_target_loss = True
+    packable = True
+
+    _options: LanguageModelingOptions
 
     def __init__(
         self,
@@ -77,31 +55,11 @@ class LanguageModeling:
         tokenizer: PreTrainedTokenizerBase,
         config: PreTrainedConfig,
     ) -> None:
-        self._options = options
-        self._tokenizer = tokenizer
+        super().__init__(options, facts, tokenizer, config)
         self._objective: Objective = objective_of(config) if options.objective == "auto" else options.objective
         if self._objective == "masked":
             self.auto_model = "AutoModelForMaskedLM"
             self.packable = False
-
-    @staticmethod
-    def named_columns(options: LanguageModelingOptions, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {}
-
-    @staticmethod
-    def survey(options: LanguageModelingOptions) -> Survey:
-        return TextSurvey()
-
-    @staticmethod
-    def label_counts(facts: Mapping[str, Any]) -> Mapping[str, Mapping[str, int]]:
-        return {}
-
-    def model_config(self) -> dict[str, Any]:
-        return {}
-
-    @staticmethod
-    def check_inputs(row: Row, faults: Faults) -> None:
-        check_text(row, "text", faults)
 
     def check_model(self, config: PreTrainedConfig) -> None:
         from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
@@ -191,9 +149,6 @@ class LanguageModeling:
             for shown, true, label in zip(texts_of(ids, self._tokenizer), truth, labels, strict=True)
         ]
 
-    def num_tokens(self, example: Example) -> int:
-        return len(example["input_ids"])
-
     def num_targets(self, example: Example) -> float:
         if self._objective == "causal":
             return causal.num_targets(example)
@@ -201,20 +156,16 @@ class LanguageModeling:
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Masked: with as many hidden tokens as num_targets says, if the examples have a draw; else as they are."""
-        from shardtune.trainer.tasks.batch import Batch, pad
+        from shardtune.trainer.tasks.batch import Batch, pad, padded_inputs
 
         tokenizer = self._tokenizer
         pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         if self._objective == "causal":
             return causal.collate(examples, pad_id)
         shown = [self._hide(example, example.get("draw")) for example in examples]
-        labels = pad([its.labels for its in shown], IGNORED)
-        inputs = {
-            "input_ids": pad([its.input_ids for its in shown], pad_id),
-            "attention_mask": pad([[1] * len(its.input_ids) for its in shown], 0),
-            "targets": labels,
-        }
-        return Batch(inputs, labels)
+        labels = pad([text.labels for text in shown], IGNORED)
+        inputs = padded_inputs([text.input_ids for text in shown], pad_id)
+        return Batch(inputs | {"targets": labels}, labels)
 
     def loss_sum(self, output: Any, batch: Batch) -> Tensor:
         """Cross entropy, as the model says it (trainer/model/target_loss.py)."""
@@ -225,9 +176,6 @@ class LanguageModeling:
 
     def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
         return causal.metrics(totals)
-
-    def calibrate(self, dev_metrics: Mapping[str, Any]) -> None:
-        """Nothing of dev is needed."""
 
     def predictions(self, output: Any, batch: Batch) -> list[dict[str, Any]]:
         """Causal: the loss of each example's targets, and how many they are. Masked: what fills its [MASK]s."""
@@ -254,10 +202,6 @@ class LanguageModeling:
             {"token": str(self._tokenizer.decode([token])).strip(), "score": round(score, 6)}
             for token, score in zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
         ]
-
-    @staticmethod
-    def text_row(text: str) -> dict[str, Any]:
-        return {"text": text}
 
     def answer(self, row: Row, examples: Sequence[Example], predictions: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Causal: the text's perplexity (null if nothing is predicted) and the tokens of its mean. Masked: a list for

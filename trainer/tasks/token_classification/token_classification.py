@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from shardtune.errors import DataError
 from shardtune.recipe.tasks.token_classification import TokenClassificationOptions
 from shardtune.rows.source import Faults, Row, check_text
-from shardtune.section import TaskOptions
 from shardtune.trainer.tasks.example import IGNORED, Example, frame_of, texts_of
-from shardtune.trainer.tasks.task import Generation, PreviewSpan, Survey
+from shardtune.trainer.tasks.task import PreviewSpan, Survey, Task
 from shardtune.trainer.tasks.token_classification.spans import (
     OUTSIDE,
     Scheme,
@@ -63,10 +62,11 @@ class _Entities(NamedTuple):
     num_repaired: int
 
 
-class TokenSurvey:
+class TokenSurvey(Survey):
     """The types in the order of their ids, how the tags are read, and how many entities each split has."""
 
     def __init__(self, options: TokenClassificationOptions) -> None:
+        super().__init__()
         self._options = options
         self._scheme: Scheme | None = None
         self._keep_inner = False
@@ -74,7 +74,6 @@ class TokenSurvey:
         self._legal: set[str] | None = set(options.types) if options.types else None
         """None as long as it is not known which there are."""
         self._are_counted = False
-        self.facts: dict[str, Any] = {}
 
     def look(self, split: str, rows: Sequence[Row], faults: Faults) -> _Tags | _Entities:
         if self._scheme is None:
@@ -145,24 +144,21 @@ class TokenSurvey:
                 faults.add(row.word(at), f"type {type_!r} is not in {source}; legal: {known}")
 
 
-class TokenClassification:
+class TokenClassification(Task):
     """Rows of `tokens` and `tags`, or of `text` and `spans`; cross entropy over words; seqeval's span F1."""
 
-    Options: ClassVar[type[TaskOptions]] = TokenClassificationOptions
-    columns: ClassVar[tuple[str, ...]] = ("tokens", "tags")
-    input_columns: ClassVar[tuple[str, ...]] = ("tokens", "text")
+    Options = TokenClassificationOptions
+    columns = ("tokens", "tags")
+    input_columns = ("tokens", "text")
     column_guesses: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "tokens": ("words",),
         "tags": ("ner_tags", "ner", "labels", "bio_tags"),
         "text": ("sentence", "content"),
         "spans": ("entities", "ents"),
     }
-    main_metric: ClassVar[str] = "f1"
-    lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss"})
-    auto_model: str = "AutoModelForTokenClassification"
-    wants_target_loss: bool = False
-    packable: bool = True
-    generation: Generation | None = None
+    main_metric = "f1"
+    auto_model = "AutoModelForTokenClassification"
+    packable = True
 
     def __init__(
         self,
@@ -171,6 +167,7 @@ class TokenClassification:
         tokenizer: PreTrainedTokenizerBase,
         config: PreTrainedConfig,
     ) -> None:
+        super().__init__(options, facts, tokenizer, config)
         self._types: list[str] = facts["types"]
         self._scheme: Scheme = facts["scheme"]
         self._keep_inner: bool = facts["keep_inner"]
@@ -178,11 +175,6 @@ class TokenClassification:
         self._marks_capitals = options.mark_capitals
         self._names = [OUTSIDE, *(f"{prefix}-{type_}" for type_ in self._types for prefix in "BI")]
         self._ids = {name: number for number, name in enumerate(self._names)}
-        self._tokenizer = tokenizer
-
-    @staticmethod
-    def named_columns(options: TokenClassificationOptions, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {}
 
     @staticmethod
     def survey(options: TokenClassificationOptions) -> Survey:
@@ -303,12 +295,6 @@ class TokenClassification:
             for text, label in zip(texts, example["labels"], strict=True)
         ]
 
-    def num_tokens(self, example: Example) -> int:
-        return len(example["input_ids"])
-
-    def num_targets(self, example: Example) -> int:
-        return sum(label != IGNORED for label in example["labels"])
-
     def collate(self, examples: Sequence[Example]) -> Batch:
         from shardtune.trainer.tasks.batch import Batch, pad
 
@@ -381,9 +367,6 @@ class TokenClassification:
                 for at, type_ in enumerate(self._types)
             },
         }
-
-    def calibrate(self, dev_metrics: Mapping[str, Any]) -> None:
-        """Nothing of dev is needed."""
 
     def predictions(self, output: Any, batch: Batch) -> list[dict[str, Any]]:
         """The likeliest label and its probability at every place."""

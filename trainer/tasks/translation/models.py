@@ -165,13 +165,9 @@ class EncoderDecoder:
         return Batch(inputs, labels)
 
     def collate_prompts(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        from shardtune.trainer.tasks.batch import pad
+        from shardtune.trainer.tasks.batch import padded_inputs
 
-        ids = [example["input_ids"] for example in examples]
-        return {
-            "input_ids": pad(ids, self._tokenizer.pad_token_id),
-            "attention_mask": pad([[1] * len(row) for row in ids], 0),
-        }
+        return padded_inputs([example["input_ids"] for example in examples], self._tokenizer.pad_token_id)
 
     def clean(self, answer: str) -> str:
         # M2M100's tokenizer does not count its languages among the special tokens, and says them (transformers 5.23).
