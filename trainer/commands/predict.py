@@ -77,7 +77,7 @@ def predict(
     shown = track(starts, "predicting", console=Console(stderr=True), disable=not progress)
     for start in shown:
         window = rows[start : start + WINDOW_ROWS]
-        by_row = task.encode(window, recipe.data.max_tokens, labelled=False)
+        by_row = task.encode(window, recipe.data.max_tokens, labeled=False)
         examples = [example for its in by_row for example in its]
         by_length = sorted(range(len(examples)), key=lambda at: len(examples[at]["input_ids"]))
         answers: dict[int, dict[str, Any]] = {}

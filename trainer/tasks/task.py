@@ -81,7 +81,7 @@ class Survey:
     def look(self, split: str, rows: Sequence[Row], faults: Faults) -> Any:
         """Returns what is observed in some rows of a split, as small as possible; adds the faults of single rows."""
 
-    def learn(self, looks: Mapping[str, Sequence[Any]], faults: Faults) -> bool:
+    def learn(self, observations: Mapping[str, Sequence[Any]], faults: Faults) -> bool:
         """Takes the observations of all rows, by split; returns whether another pass over the rows is needed.
 
         `faults` are those found so far. Raises DataError for what is wrong with the rows as a whole.
@@ -105,8 +105,8 @@ class ColumnSurvey(Survey):
             self._task.check_inputs(row, faults)
         return columns_of(rows)
 
-    def learn(self, looks: Mapping[str, Sequence[Columns]], faults: Faults) -> bool:
-        for columns in looks.values():
+    def learn(self, observations: Mapping[str, Sequence[Columns]], faults: Faults) -> bool:
+        for columns in observations.values():
             require_columns(columns, self._task.columns)
         return False
 
@@ -191,7 +191,7 @@ class Task(ABC):
     # The examples.
 
     @abstractmethod
-    def encode(self, rows: Sequence[Row], max_tokens: int, *, labelled: bool) -> list[list[Example]]:
+    def encode(self, rows: Sequence[Row], max_tokens: int, *, labeled: bool) -> list[list[Example]]:
         """Each row's examples: one, several if it is cut into windows, or none if nothing in it can be learned.
 
         Without labels there is at least one, and all targets are IGNORED.

@@ -34,12 +34,12 @@ class LanguageModelingOptions(TaskOptions):
 
     @model_validator(mode="after")
     def _keys_fit_the_objective(self) -> LanguageModelingOptions:
-        if self.objective != "auto" and (faults := self.strangers(self.objective)):
+        if self.objective != "auto" and (faults := self.misplaced_keys(self.objective)):
             raise ValueError("; ".join(faults))
         return self
 
-    def strangers(self, objective: Objective) -> list[str]:
-        """What is said about the other objective."""
+    def misplaced_keys(self, objective: Objective) -> list[str]:
+        """An error message for each key that applies only to the other objective."""
         fields = type(self).model_fields
         return [
             f"{key} says nothing about a {objective} objective, only about a {other} one; remove it"

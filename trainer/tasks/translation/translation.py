@@ -1,4 +1,4 @@
-"""Translation: a text in one language becomes the same in another, said by an encoder-decoder or by a causal model."""
+"""Translation of texts into another language, by an encoder-decoder or by a causal model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class TranslationSurvey(Survey):
-    """The tokenizer of BLEU, which is to be the same wherever the run goes on."""
+    """Finds out the tokenizer of BLEU, which must stay the same when the run is resumed elsewhere."""
 
     def __init__(self, options: TranslationOptions) -> None:
         super().__init__()
@@ -35,10 +35,10 @@ class TranslationSurvey(Survey):
         targets = (row.values.get("target") for row in rows[:NUM_LOOKED_AT])
         return letters_of(target for target in targets if isinstance(target, str))
 
-    def learn(self, looks: Mapping[str, Sequence[Letters]], faults: Faults) -> bool:
+    def learn(self, observations: Mapping[str, Sequence[Letters]], faults: Faults) -> bool:
         chosen: str = self._options.bleu_tokenizer
         if chosen == "auto":
-            chosen = bleu_tokenizer(self._options.target_language, looks["train"])
+            chosen = bleu_tokenizer(self._options.target_language, observations["train"])
         self.facts = {"bleu_tokenizer": chosen}
         return False
 
@@ -84,9 +84,9 @@ class Translation(GeneratingTask):
 
     @staticmethod
     def named_columns(options: TranslationOptions, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The two sides, where they are to be found by their languages."""
+        """The columns `source` and `target`, where they can be found by their languages."""
         by_language = values.get("translation")
-        # In data sets of translations, `source` alone is often where they come from.
+        # In translation data sets, `source` alone is often the origin of a row.
         known = {"source", "target"} & values.keys()
         if len(known) == 2 or (known and not isinstance(by_language, Mapping)):
             return {}
@@ -107,9 +107,9 @@ class Translation(GeneratingTask):
     def check_inputs(row: Row, faults: Faults) -> None:
         _check(row, "source", faults)
 
-    def encode(self, rows: Sequence[Row], max_tokens: int, *, labelled: bool) -> list[list[Example]]:
+    def encode(self, rows: Sequence[Row], max_tokens: int, *, labeled: bool) -> list[list[Example]]:
         sources = [row.values["source"] for row in rows]
-        targets = [row.values["target"] for row in rows] if labelled else None
+        targets = [row.values["target"] for row in rows] if labeled else None
         examples = self._translator.encode(sources, targets, max_tokens)
         return [[example] if example is not None else [] for example in examples]
 
@@ -123,7 +123,7 @@ class Translation(GeneratingTask):
         return self._translator.collate(examples)
 
     def loss_sum(self, output: Any, batch: Batch) -> Tensor:
-        """Cross entropy, as the model says it (trainer/model/target_loss.py)."""
+        """Cross entropy, as the model returns it (trainer/model/target_loss.py)."""
         return causal.loss_sum(output)
 
     def score(self, output: Any, batch: Batch) -> dict[str, Tensor]:
@@ -151,11 +151,11 @@ class Translation(GeneratingTask):
 
 
 def _check(row: Row, side: str, faults: Faults) -> None:
-    """Adds a fault if this side is not a text with something in it."""
+    """Adds a fault if this side is not a non-empty text."""
     if side in row.values:
         check_text(row, side, faults)
         return
     by_language = row.values.get("translation")
     names = [f"translation.{name}" for name in by_language] if isinstance(by_language, Mapping) else list(row.values)
     found = ", ".join(names) or "nothing"
-    faults.add(row, f"no {side}; found: {found}. Name its language (task.{side}_language) or its column (data.columns)")
+    faults.add(row, f"no {side}; found: {found}. Set its language (task.{side}_language) or its column (data.columns)")
