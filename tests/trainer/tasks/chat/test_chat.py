@@ -255,7 +255,7 @@ def test_a_dialogue_is_held_over_pipes(spoken: Path) -> None:
     words = [
         sys.executable,
         "-m",
-        "shardtune.launcher.cli",
+        "shardtune.launcher",
         "chat",
         str(spoken),
         "--temperature=0",
