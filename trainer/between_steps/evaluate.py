@@ -6,7 +6,7 @@ Each row is counted once, by one rank; counts are summed over the ranks, and the
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,7 +72,8 @@ def evaluate(
             add(totals, task.score(output, batch))
             add(totals, {"loss_sum": task.loss_sum(output, batch).double(), "num_targets": batch.num_targets.double()})
         if asked is not None:
-            scores, answers = score_answers(engine, cast(GeneratingTask, task), asked, tokenizer, ranks=ranks)
+            assert isinstance(task, GeneratingTask), "only such a task's answers are asked for"
+            scores, answers = score_answers(engine, task, asked, tokenizer, ranks=ranks)
             totals |= scores
     summed = ranks.sum_counts({name: total for name, total in totals.items() if isinstance(total, Tensor)})
     for name, total in sorted(totals.items()):

@@ -81,7 +81,6 @@ def score_answers(
     ranks: Ranks,
 ) -> tuple[dict[str, Tensor], list[dict[str, str]]]:
     """Collective: returns the counts of the answers of this rank, and the shown answers of all ranks in row order."""
-    assert task.generation is not None
     settings = settings_of(task.generation, tokenizer)
     totals = task.score_answers([], [])
     shown: dict[int, dict[str, str]] = {}

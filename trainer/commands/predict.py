@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, TextIO
 
 from shardtune.errors import CheckpointError, DataError, ShardtuneError
 from shardtune.recipe.load import parse_recipe
@@ -77,7 +77,7 @@ def predict(
     shown = track(starts, "predicting", console=Console(stderr=True), disable=not progress)
     for start in shown:
         window = rows[start : start + WINDOW_ROWS]
-        by_row = task.encode(window, recipe.data.max_tokens, labelled=False)
+        by_row = task.encode(window, recipe.data.max_tokens, labeled=False)
         examples = [example for its in by_row for example in its]
         by_length = sorted(range(len(examples)), key=lambda at: len(examples[at]["input_ids"]))
         answers: dict[int, dict[str, Any]] = {}
@@ -126,14 +126,13 @@ def _answers(task: Task, model: Any, examples: Sequence[Example], tokenizer: Any
     from shardtune.trainer.model.load import generate
 
     with torch.inference_mode():
-        if task.generation is None:
+        if not isinstance(task, GeneratingTask):
             batch = task.collate(examples).to(model.device)
             inputs = {name: value for name, value in batch.inputs.items() if name not in ("targets", "target_weights")}
             return task.predictions(model(**inputs), batch)
-        asking = cast(GeneratingTask, task)
-        inputs = {name: value.to(model.device) for name, value in asking.collate_prompts(examples).items()}
+        inputs = {name: value.to(model.device) for name, value in task.collate_prompts(examples).items()}
         ids = generate(model, inputs, settings_of(task.generation, tokenizer))
-        return [asking.prediction(answer) for answer in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        return [task.prediction(answer) for answer in tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 
 def _read_inputs(path: Path, recipe: Recipe) -> list[Row]:

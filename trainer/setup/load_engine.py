@@ -13,6 +13,7 @@ from torch import nn
 from shardtune.ds_config.resolve import ds_config_of
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.files import write_atomically
+from shardtune.trainer.data.batches.batch_maker import BatchMaker
 from shardtune.trainer.data.prepare.example_shards import Split
 from shardtune.trainer.data.prepare.prepare import Prepared
 from shardtune.trainer.distributed.lease import Lease

@@ -1,7 +1,7 @@
-"""What the tasks of causal language models share: tokens with the next one as a target, their batches and their loss.
+"""Shared by the tasks of causal language models: next-token targets, their batches and their loss.
 
-An example has `input_ids` and, equally long, `labels`: what is to be said after each token, IGNORED where it is not
-learned. So the shift by one is done once, when a row is encoded, and pieces can be put side by side without a leak.
+An example has `input_ids` and, of the same length, `labels`: the token that follows each position, IGNORED where it is
+not learned. So the shift by one is done once, when a row is encoded, and pieces can be concatenated without a leak.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 def example_of(ids: Sequence[int], weights: Sequence[float]) -> Example:
-    """The tokens with each one that has a weight as the target of the place before it; equally many of both.
+    """An example in which each token with a nonzero weight is the target of the position before it.
 
-    Weights other than 0 and 1 are kept, as `weights`: how much each target counts in the loss.
+    There is one weight per token. Weights other than 0 and 1 are kept as `weights`, the targets' weights in the loss.
     """
     assert len(ids) == len(weights), "a weight for each token"
     after = [*weights[1:], 0]
@@ -33,25 +33,24 @@ def example_of(ids: Sequence[int], weights: Sequence[float]) -> Example:
 
 
 def preview(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[PreviewSpan]:
-    """Its tokens, those that are learned as their own targets."""
+    """The example's tokens; each one that is learned is its own target."""
     is_target = [False, *(label != IGNORED for label in example["labels"][:-1])]
     texts = texts_of(example["input_ids"], tokenizer)
     return [PreviewSpan(text, text if learned else None) for text, learned in zip(texts, is_target, strict=True)]
 
 
 def num_targets(example: Example) -> float:
-    """How many labels count, or the sum of their weights."""
+    """The number of targets, or the sum of their weights."""
     if example.get("weights") is not None:
         return float(sum(example["weights"]))
     return float(sum(label != IGNORED for label in example["labels"]))
 
 
 def collate(examples: Sequence[Example], pad_id: int) -> Batch:
-    """Padded on the right; the loss of its targets is wanted (Task.wants_target_loss).
+    """A batch padded on the right, for a model that returns the loss of its targets (Task.wants_target_loss).
 
-    A model keeps the examples that share a row (trainer/data/batches/bins.py) apart by their position ids, if it is
-    given no attention mask (see trainer/setup/packing.py). So padding is one more of them: what is on its left does not
-    see it anyhow.
+    A model separates the examples that share a row (trainer/data/batches/bins.py) by their position ids if it gets no
+    attention mask (see trainer/setup/packing.py). So padding is one more example: nothing on its left attends to it.
     """
     import torch
 
@@ -64,7 +63,7 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
     if "position_ids" in examples[0]:
         longest = inputs["input_ids"].shape[1]
         inputs["position_ids"] = torch.tensor(
-            [[*its["position_ids"], *range(longest - len(its["input_ids"]))] for its in examples]
+            [[*example["position_ids"], *range(longest - len(example["input_ids"]))] for example in examples]
         )
     else:
         inputs["attention_mask"] = pad([[1] * len(row) for row in ids], 0)
@@ -77,29 +76,26 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
 
 
 def collate_prompts(prompts: Sequence[Sequence[int]], pad_id: int) -> dict[str, Tensor]:
-    """What generate takes, padded on the left so that every answer begins at the same place; shape (rows, longest)."""
-    from shardtune.trainer.tasks.batch import pad
+    """Inputs of generate, padded on the left so that all answers begin at the same position; shape (rows, longest)."""
+    from shardtune.trainer.tasks.batch import padded_inputs
 
-    backwards = [list(reversed(prompt)) for prompt in prompts]
-    return {
-        "input_ids": pad(backwards, pad_id).flip(1),
-        "attention_mask": pad([[1] * len(prompt) for prompt in backwards], 0).flip(1),
-    }
+    backwards = padded_inputs([list(reversed(prompt)) for prompt in prompts], pad_id)
+    return {name: tensor.flip(1) for name, tensor in backwards.items()}
 
 
 def loss_sum(output: Any) -> Tensor:
-    """Cross entropy in float32, summed with the targets' weights, of a model that answers with it."""
+    """The weighted sum of cross entropies in float32, as a model with target loss returns it."""
     loss: Tensor = output.logits[0]
     return loss
 
 
 def score(output: Any, batch: Batch) -> dict[str, Tensor]:
-    """How many targets are the likeliest token, and how many there are."""
+    """How many targets are the model's most likely token, and how many targets there are."""
     return {"tokens_right": output.logits[1], "tokens": batch.targets.sum()}
 
 
 def metrics(totals: Mapping[str, Tensor]) -> dict[str, float]:
-    """Perplexity, the exponential of the mean loss; and the part of the targets that are the likeliest token."""
+    """Perplexity, the exponential of the mean loss; and the fraction of targets that are the most likely token."""
     loss = float(totals["loss_sum"]) / (float(totals["num_targets"]) or 1.0)
     return {
         "perplexity": perplexity(loss),

@@ -1,4 +1,4 @@
-"""What an example is, and the label that is no target."""
+"""Examples: prepared rows as lists, before they become tensors; and the label that marks what is not a target."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100
-"""The label of what is not a target (torch's and transformers' convention)."""
+"""The label of a position without a target (the convention of torch and transformers)."""
 
 IGNORED_NUMBER = float("nan")
-"""The same where labels are real numbers, of which -100 may well be one."""
+"""The same where labels are real numbers, because -100 may be one of them."""
 
 Example = dict[str, Any]
-"""A prepared row or a window of one: `input_ids` (a list of ints), `labels`, and what else its collate wants.
+"""A prepared row, or a window of one: `input_ids` (a list of ints), `labels`, and whatever else collate needs.
 
-When it is trained or evaluated on, it also has a `draw`: two whole numbers (64 bits each) that seed whatever is random
-about it. They follow from the seed, the step and its place in the step; in an evaluation from the row alone.
+In training and evaluation it also has a `draw`: two 64-bit integers that seed all of its randomness. In training they
+follow from the seed, the step and the position in the step; in an evaluation, from the row alone.
 """
 
 TRUNCATED = "truncated"
-"""What an example may have besides: whether something of its row did not fit. It is counted, and not kept."""
+"""Optional key of an example: whether a part of its row was cut off. It is counted, then dropped."""
 
 
 def texts_of(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """What each token adds to the text; put together they are the text.
+    """The text that each token adds; concatenated, they are the whole text.
 
-    A character that is spread over several tokens (of bytes) is its last one's.
+    A character that consists of several (byte) tokens belongs to the last of them.
     """
     texts: list[str] = []
     so_far = ""
@@ -43,7 +43,7 @@ def texts_of(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str
 
 
 def frame_of(tokenizer: PreTrainedTokenizerBase, *, as_target: bool = False) -> tuple[list[int], list[int]]:
-    """The special tokens that it puts before and after a text, or a text that is a translation."""
+    """The special tokens that the tokenizer puts before and after a text, or a translation if `as_target`."""
     text: dict[str, Any] = {"text_target" if as_target else "text": "a"}
     bare, whole = tokenizer(**text, add_special_tokens=False)["input_ids"], tokenizer(**text)["input_ids"]
     at = next(at for at in range(len(whole)) if whole[at : at + len(bare)] == bare)
@@ -51,5 +51,5 @@ def frame_of(tokenizer: PreTrainedTokenizerBase, *, as_target: bool = False) -> 
 
 
 def weights_of(example: Example) -> list[float]:
-    """How much each of its labels counts; of those that say nothing of it, 1."""
+    """The weight of each label; 1 for every target of an example without weights."""
     return example.get("weights") or [float(label != IGNORED) for label in example["labels"]]

@@ -1,4 +1,4 @@
-"""What languages are called: in data, in prompts, by sacrebleu and by the tokenizers of multilingual models."""
+"""Names of languages: in data, in prompts, in sacrebleu and in the tokenizers of multilingual models."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from itertools import islice
 from typing import NamedTuple
 
 NUM_LOOKED_AT = 1000
-"""Texts that are enough to tell a script by."""
+"""How many texts suffice to recognize a script."""
 
 _CJK = {
     **dict.fromkeys(("zh", "zho", "chi", "cmn", "yue", "chinese", "cantonese"), "zh"),
     **dict.fromkeys(("ja", "jpn", "japanese"), "ja"),
     **dict.fromkeys(("ko", "kor", "korean"), "ko"),
 }
-"""The languages that are not written with spaces between all words, by what they may be called."""
+"""The languages that are not written with spaces between all words, by their names and codes."""
 
 
 def primary(tag: str) -> str:
@@ -24,7 +24,7 @@ def primary(tag: str) -> str:
 
 
 def find_tag(language: str, tags: Iterable[str]) -> list[str]:
-    """The tags that mean this language: the very one, or else all that differ in case alone, or else in the region."""
+    """The tags of this language: an exact match, or else those that differ in case only, or else in region."""
     tags = list(tags)
     if language in tags:
         return [language]
@@ -35,8 +35,8 @@ def find_tag(language: str, tags: Iterable[str]) -> list[str]:
 
 
 def english_name(tag: str) -> str:
-    """`zh-CN` -> `Chinese`; what is no tag that is known stays as it is."""
-    # The names of 100 languages that transformers keeps for Whisper; no package for them is needed.
+    """`zh-CN` -> `Chinese`; an unknown tag is returned unchanged."""
+    # transformers has the names of 100 languages for Whisper, so no further package is needed.
     from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
     name: str | None = LANGUAGES.get(primary(tag))
@@ -44,7 +44,7 @@ def english_name(tag: str) -> str:
 
 
 class Letters(NamedTuple):
-    """How many texts were looked at, and how many letters of each script they have."""
+    """The number of texts that were examined, and their letters by script."""
 
     num_texts: int
     num_letters: int
@@ -54,11 +54,11 @@ class Letters(NamedTuple):
 
 
 def bleu_tokenizer(language: str | None, letters: Iterable[Letters]) -> str:
-    """The name of sacrebleu's tokenizer for this language, or where none is named, for what texts of these letters are
-    written in; the first of them, until they are of NUM_LOOKED_AT texts.
+    """The name of sacrebleu's tokenizer for this language, or, if it is None, for the language of these letters.
 
-    Japanese and Korean are cut by MeCab where it is installed (sacrebleu's extras `ja` and `ko`), or else into
-    characters; Chinese into characters; all else by the rules of mteval-v13a.
+    Only the letters of the first NUM_LOOKED_AT texts count. Japanese and Korean are split by MeCab where it is
+    installed (sacrebleu's extras `ja` and `ko`), or else into characters; Chinese into characters; all other languages
+    by the rules of mteval-v13a.
     """
     found = _CJK.get(primary(language)) if language else _written_in(letters)
     match found:
@@ -73,7 +73,7 @@ def bleu_tokenizer(language: str | None, letters: Iterable[Letters]) -> str:
 
 
 def letters_of(texts: Iterable[str]) -> Letters:
-    """The letters of the first texts, up to NUM_LOOKED_AT of them or 20,000 letters."""
+    """The letters of the first texts, at most NUM_LOOKED_AT texts and 20,000 letters."""
     counts = {"ja": 0, "ko": 0, "zh": 0}
     num_letters = 0
     texts = list(islice(texts, NUM_LOOKED_AT))
@@ -90,7 +90,7 @@ def letters_of(texts: Iterable[str]) -> Letters:
 
 
 def _written_in(looked_at: Iterable[Letters]) -> str | None:
-    """The one of _CJK's languages that most letters are of, if most are of any."""
+    """The language of _CJK that most letters belong to; None if most letters belong to none of them."""
     num_texts, num_letters, counts = 0, 0, {"ja": 0, "ko": 0, "zh": 0}
     for letters in looked_at:
         if num_texts >= NUM_LOOKED_AT:

@@ -1,115 +1,122 @@
-"""What a task family decides: how rows become examples, what the loss is, and what is counted when it is evaluated.
+"""What a task family decides: how rows become examples, what the loss is, and what an evaluation counts.
 
 Torch is imported only inside the functions that compute, so that recipes can be read where torch is missing.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from shardtune.rows.source import check_text, columns_of, require_columns
 from shardtune.section import TaskOptions
-from shardtune.trainer.tasks.example import Example
+from shardtune.trainer.tasks.example import IGNORED, Example, texts_of
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-    from shardtune.rows.source import Faults, Row
+    from shardtune.rows.source import Columns, Faults, Row
     from shardtune.trainer.tasks.batch import Batch
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """How a model that answers with a text is asked for it."""
+    """How a model that answers with a text generates it."""
 
     max_new_tokens: int
     num_beams: int = 1
     """1 is greedy search."""
     num_dev_rows: int | None = None
-    """An evaluation while training asks for the answers of so many rows, evenly spaced; None for those of all."""
+    """Answers are generated for this many rows, evenly spaced, in an evaluation during training; None for all rows."""
     num_test_rows: int | None = None
     """The same for the test at the end."""
     num_shown: int = 8
-    """Answers of an evaluation that are shown to a person."""
+    """How many answers of an evaluation are shown to the user."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """What else transformers' generate is told, such as forced_bos_token_id; the exported model remembers it."""
+    """Further arguments of transformers' generate, such as forced_bos_token_id; the exported model keeps them."""
 
     def num_rows(self, split: str) -> int | None:
-        """How many rows of a split are asked; None for all."""
+        """For how many rows of a split answers are generated; None for all."""
         return self.num_dev_rows if split == "dev" else self.num_test_rows
 
 
 @dataclass(frozen=True)
 class PerExample:
-    """A score that is not added up but put together: one value, or a row of them, of each example.
+    """A score that is concatenated instead of added up: one value, or one row of values, per example.
 
-    For what no sum can tell, such as a rank correlation. All of it has to fit on every rank.
+    For metrics that no sum can give, such as a rank correlation. All values together have to fit on every rank.
     """
 
     values: Tensor
 
 
 class PreviewSpan(NamedTuple):
-    """A bit of an example's text, for a person to read."""
+    """A part of an example's text, for the user to read."""
 
     text: str
     target: str | None = None
-    """What is learned here: a label, or the piece itself where a model learns to say it; None if nothing is."""
+    """The target here: a label, or the text itself where a model learns to generate it; None if there is no target."""
 
 
 Scores = Mapping[str, "Tensor | PerExample"]
-"""What a task counts of a batch: tensors add up over batches and ranks, those in an Each are concatenated."""
+"""The counts of a batch: tensors are added up over batches and ranks, PerExample values are concatenated."""
 
 
-class Survey(Protocol):
-    """What has to be known of all rows before any is encoded, such as the label names.
+class Survey:
+    """Finds out what has to be known of all rows before any is encoded, such as the label names.
 
-    The rows are never all there at once: they are looked at in pieces, by several processes, and what was seen in them
-    is put together; then perhaps once more, with what is known now.
+    The rows are never all in memory at once. Several processes look at pieces of them, the observations are put
+    together, and another pass follows if one is needed. By default, nothing has to be known.
     """
 
     facts: dict[str, Any]
-    """What has been found out, once there is nothing more to learn; JSON values only."""
+    """The result, complete once `learn` returns False; JSON values only."""
+
+    def __init__(self) -> None:
+        self.facts = {}
 
     def look(self, split: str, rows: Sequence[Row], faults: Faults) -> Any:
-        """What is seen in some rows of a split, as little as will do; adds what is wrong with any of them."""
+        """Returns what is observed in some rows of a split, as small as possible; adds the faults of single rows."""
 
-    def learn(self, looks: Mapping[str, Sequence[Any]], faults: Faults) -> bool:
-        """Takes what was seen in all rows, by split; whether they have to be looked at again.
+    def learn(self, observations: Mapping[str, Sequence[Any]], faults: Faults) -> bool:
+        """Takes the observations of all rows, by split; returns whether another pass over the rows is needed.
 
-        `faults` are those so far. Raises DataError for what is wrong with the rows as a whole.
+        `faults` are those found so far. Raises DataError for what is wrong with the rows as a whole.
         """
+        return False
 
     def recall(self, facts: Mapping[str, Any]) -> bool:
-        """Takes up facts that were learned of other rows; whether `look` then finds what does not fit them."""
+        """Takes facts that were learned from other rows; returns whether `look` then finds rows that do not fit."""
+        return False
 
 
-class Task(Protocol):
-    """One task family. Rows -> facts (once, over all rows) -> examples -> batches -> loss and scores, as sums."""
+class ColumnSurvey(Survey):
+    """Checks the inputs of each row and that the task's columns exist; there are no facts."""
 
-    Options: ClassVar[type[TaskOptions]]
-    columns: ClassVar[tuple[str, ...]]
-    """The columns that every training row must have, by our names."""
-    input_columns: ClassVar[tuple[str, ...]]
-    """The columns that the model reads; predict needs only these."""
-    column_guesses: ClassVar[Mapping[str, tuple[str, ...]]]
-    """Our columns, those too that a row may do without, and the names in lower case that others give them. Where one
-    is missing and a single column has one of its names, that is taken, and said."""
-    lower_is_better: ClassVar[frozenset[str]]
-    """The metrics of which less is more."""
-    auto_model: str
-    """The name of the transformers Auto class that loads the model with the right head."""
-    wants_target_loss: bool
-    """The model is to answer with the loss of its targets in place of logits: output.logits of shape (2,), as
-    trainer/model/target_loss.py says. For large vocabularies. The batch's inputs then have the labels as `targets`, and
-    its weights, if it has some, as `target_weights`."""
-    packable: bool
-    """Examples may share a row, as trainer/data/batches/bins.py merges them: where an example has `position_ids`,
-    collate sees to it that none of those in it sees another, by these alone or by a mask, and so does score."""
-    generation: Generation | None
-    """How the model is asked for its answers; None for a task whose answers are not generated."""
+    def __init__(self, task: type[Task]) -> None:
+        super().__init__()
+        self._task = task
+
+    def look(self, split: str, rows: Sequence[Row], faults: Faults) -> Columns:
+        for row in rows:
+            self._task.check_inputs(row, faults)
+        return columns_of(rows)
+
+    def learn(self, observations: Mapping[str, Sequence[Columns]], faults: Faults) -> bool:
+        for columns in observations.values():
+            require_columns(columns, self._task.columns)
+        return False
+
+
+class Task(ABC):
+    """A task family. Rows -> facts (once, over all rows) -> examples -> batches -> loss and scores, as sums.
+
+    A task declares Options, columns, column_guesses and auto_model, and defines check_model, encode, collate, loss_sum
+    and predictions; all else has a default. A task whose model answers with a text is a GeneratingTask.
+    """
 
     def __init__(
         self,
@@ -118,86 +125,149 @@ class Task(Protocol):
         tokenizer: PreTrainedTokenizerBase,
         config: PreTrainedConfig,
     ) -> None:
-        """`config` is the pretrained model's, as it was before the task."""
+        """`config` is the pretrained model's, before `model_config` is applied."""
+        self._options = options
+        self._tokenizer = tokenizer
+
+    # The rows.
+
+    Options: ClassVar[type[TaskOptions]]
+    columns: ClassVar[tuple[str, ...]]
+    """The columns that every training row must have, by our names."""
+    input_columns: ClassVar[tuple[str, ...]] = ("text",)
+    """The columns that the model reads; predict needs only these."""
+    column_guesses: ClassVar[Mapping[str, tuple[str, ...]]]
+    """Our columns, including optional ones, and the lower-case names that others use for them. If one of ours is
+    missing and exactly one column has such a name, that column is taken, and the user is told."""
 
     @staticmethod
     def named_columns(options: Any, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What a row has of our columns under names that only the options tell; it is given them before all else."""
+        """Our columns that a row has under names that only the options tell; they are added to the row first."""
+        return {}
 
-    @staticmethod
-    def survey(options: Any) -> Survey:
-        """What has to be known of all rows, not yet begun; its `facts` go to __init__."""
+    @classmethod
+    def check_inputs(cls, row: Row, faults: Faults) -> None:
+        """Adds what is wrong with the columns that the model reads, also in predict. Default: each holds a text."""
+        for column in cls.input_columns:
+            check_text(row, column, faults)
+
+    @classmethod
+    def text_row(cls, text: str) -> dict[str, Any]:
+        """The columns of a row that has only this text, for `shardtune predict --text`."""
+        return {cls.input_columns[0]: text}
+
+    @classmethod
+    def survey(cls, options: Any) -> Survey:
+        """A new survey of all rows; its `facts` go to __init__."""
+        return ColumnSurvey(cls)
 
     @staticmethod
     def label_counts(facts: Mapping[str, Any]) -> Mapping[str, Mapping[str, int]]:
-        """How often each split's rows have each label, out of the facts; empty for a task without labels."""
+        """How often each label occurs in each split, from the facts; empty for a task without labels."""
+        return {}
 
-    @property
-    def main_metric(self) -> str:
-        """The metric that chooses the best model where the recipe names none."""
+    # The model.
+
+    auto_model: str
+    """The name of the transformers Auto class that loads the model with the right head."""
+    wants_target_loss: bool = False
+    """The model returns the loss of its targets in place of logits: output.logits of shape (2,), see
+    trainer/model/target_loss.py. For large vocabularies. The batch's inputs then contain the labels as `targets`, and
+    its weights, if there are any, as `target_weights`."""
+    packable: bool = False
+    """Examples may share a row, merged as in trainer/data/batches/bins.py. Where examples have `position_ids`, collate
+    ensures that none in a row attends to another, by the position ids alone or by a mask, and score respects it."""
+    generation: Generation | None = None
+    """How answers are generated; None for a task whose answers are not generated."""
 
     def model_config(self) -> dict[str, Any]:
-        """What from_pretrained is told besides the path, such as num_labels and id2label."""
+        """The arguments of from_pretrained besides the path, such as num_labels and id2label."""
+        return {}
 
-    @staticmethod
-    def check_inputs(row: Row, faults: Faults) -> None:
-        """Adds what is wrong with the columns that the model reads, which predict needs too."""
+    @abstractmethod
+    def check_model(self, config: PreTrainedConfig) -> None:
+        """Raises DataError if this model cannot learn this task."""
 
-    def encode(self, rows: Sequence[Row], max_tokens: int, *, labelled: bool) -> list[list[Example]]:
-        """Each row's examples: one, several if it is cut into windows, or none if nothing of it can be learned.
+    # The examples.
+
+    @abstractmethod
+    def encode(self, rows: Sequence[Row], max_tokens: int, *, labeled: bool) -> list[list[Example]]:
+        """Each row's examples: one, several if it is cut into windows, or none if nothing in it can be learned.
 
         Without labels there is at least one, and all targets are IGNORED.
         """
 
-    def check_model(self, config: PreTrainedConfig) -> None:
-        """Raises DataError if this model cannot learn this task."""
-
     def preview(self, example: Example) -> list[PreviewSpan]:
-        """The example as the loss sees it."""
+        """The example as the loss sees it. Default: its tokens, without a target."""
+        return [PreviewSpan(text) for text in texts_of(example["input_ids"], self._tokenizer)]
 
     def num_tokens(self, example: Example) -> int:
-        """How many tokens it runs through the model; those of both sides of an encoder-decoder."""
+        """How many tokens run through the model; those of both sides in an encoder-decoder."""
+        return len(example["input_ids"])
 
     def num_targets(self, example: Example) -> float:
-        """How many of its labels count, or the sum of their weights."""
+        """How many labels count, or the sum of their weights."""
+        return float(sum(label != IGNORED for label in example["labels"]))
 
+    @abstractmethod
     def collate(self, examples: Sequence[Example]) -> Batch:
-        """Pads the examples into tensors of shape (rows, longest)."""
+        """The examples padded into tensors of shape (rows, longest)."""
 
+    # Loss and metrics.
+
+    main_metric: str = "loss"
+    """The metric that chooses the best model if the recipe names none."""
+    lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss"})
+    """The metrics of which a lower value is better."""
+
+    @abstractmethod
     def loss_sum(self, output: Any, batch: Batch) -> Tensor:
         """The loss summed over the batch's targets, a float32 scalar."""
 
     def score(self, output: Any, batch: Batch) -> Scores:
-        """What is counted of a batch, under the same names for each batch."""
+        """The counts of a batch, under the same names for each batch."""
+        return {}
 
     def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
-        """The metrics of the summed counts, among which are the evaluation's own `loss_sum` and `num_targets`."""
+        """The metrics of the summed counts, which include the evaluation's own `loss_sum` and `num_targets`."""
+        return {}
 
     def calibrate(self, dev_metrics: Mapping[str, Any]) -> None:
-        """Takes from the chosen model's dev metrics what its later answers need, such as thresholds."""
+        """Takes what later answers need, such as thresholds, from the dev metrics of the chosen model."""
+        return
 
+    # The predictions.
+
+    @abstractmethod
     def predictions(self, output: Any, batch: Batch) -> list[dict[str, Any]]:
-        """What the model says of each example. Not asked where answers are generated."""
-
-    @staticmethod
-    def text_row(text: str) -> dict[str, Any]:
-        """The columns of a row that has only this text, for `shardtune predict --text`."""
+        """The model's answer for each example."""
 
     def answer(self, row: Row, examples: Sequence[Example], predictions: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """What it says of a whole row, from what it says of the row's examples; JSON values."""
+        """The answer for a whole row, from the predictions for its examples; JSON values. Default: the only one."""
+        (only,) = predictions
+        return only
 
 
-class GeneratingTask(Task, Protocol):
-    """A task whose `generation` is not None: its model answers with a text."""
+class GeneratingTask(Task):
+    """A task whose model answers with a text: `generation` is set, and predictions come from generated answers."""
 
+    generation: Generation
+
+    @abstractmethod
     def collate_prompts(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """What generate takes: the examples without their answers, padded on the left if the model is causal."""
+        """The input of generate: the examples without their answers, padded on the left if the model is causal."""
 
+    @abstractmethod
     def score_answers(self, answers: Sequence[str], examples: Sequence[Example]) -> dict[str, Tensor]:
-        """Counts that add up over batches and ranks; of no answers, zeros of the same names and shapes."""
+        """Counts that add up over batches and ranks; without answers, zeros of the same names and shapes."""
 
+    @abstractmethod
     def show_answer(self, answer: str, example: Example) -> dict[str, str]:
-        """A row for a person to read: what was asked, answered and expected, as `prompt`, `answer`, `reference`."""
+        """A row for the user to read: `prompt`, `answer` and `reference`."""
 
+    @abstractmethod
     def prediction(self, answer: str) -> dict[str, Any]:
-        """What predict says of an example whose answer this is."""
+        """The prediction for an example with this generated answer."""
+
+    def predictions(self, output: Any, batch: Batch) -> list[dict[str, Any]]:
+        raise AssertionError("the answers of this task are generated")

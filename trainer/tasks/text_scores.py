@@ -1,10 +1,11 @@
-"""How like its reference a generated text is: BLEU, chrF and exact match, as counts that add up over batches and ranks.
+"""How similar a generated text is to its reference: BLEU, chrF, exact match and ROUGE-L, as counts that add up.
 
-sacrebleu counts and computes; here its counts are summed in between, so that the scores are those of the whole set.
+Counts are summed over batches and ranks before any score is computed, so that the scores are those of the whole set.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,15 @@ if TYPE_CHECKING:
 
 
 BLEU_TOKENIZERS = ("13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "none")
-"""Those of sacrebleu that fetch nothing."""
+"""The tokenizers of sacrebleu that download nothing."""
+
+UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+"""Characters of Chinese and Japanese, which are written without spaces."""
+WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")
 
 
 class TextScores:
-    """BLEU with the named tokenizer of sacrebleu, chrF2, and the part of the answers that are the reference."""
+    """BLEU with the given tokenizer of sacrebleu, chrF2, and the fraction of answers that equal their reference."""
 
     def __init__(self, bleu_tokenizer: str) -> None:
         self._bleu_tokenizer = bleu_tokenizer
@@ -39,11 +44,11 @@ class TextScores:
         return counts
 
     def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
-        """The scores of summed counts, and sacrebleu's signatures, by which they can be compared."""
+        """The scores of summed counts, and sacrebleu's signatures, which make them comparable."""
         scores: dict[str, Any] = {}
         for name, metric in self._metrics.items():
             scores[name] = float(metric._compute_score_from_stats(totals[f"{name}_stats"].tolist()).score)
-            metric.num_refs = 1  # what its signature says, before anything has been scored
+            metric.num_refs = 1  # its signature needs this before anything has been scored
             scores[f"{name}_signature"] = str(metric.get_signature())
         num_answers = int(totals["num_answers"])
         return {
@@ -60,5 +65,34 @@ class TextScores:
         from sacrebleu.metrics.bleu import BLEU
         from sacrebleu.metrics.chrf import CHRF
 
-        # `force` only keeps it from warning of answers that look tokenized.
+        # `force` only suppresses the warning about answers that look tokenized.
         return {"bleu": BLEU(tokenize=self._bleu_tokenizer, force=True), "chrf": CHRF()}
+
+
+def rouge_l_counts(answers: Sequence[str], references: Sequence[str]) -> dict[str, Tensor]:
+    """The F1 of the longest common subsequence of words, summed over the answers, and the number of answers.
+
+    ROUGE-L measures how much of a text occurs in another, in the same order (Lin, "ROUGE", 2004, section 3.1, with
+    beta = 1).
+    """
+    import torch
+    from rapidfuzz.distance import LCSseq
+
+    total = 0.0
+    for answer, reference in zip(answers, references, strict=True):
+        answered, expected = rouge_words(answer), rouge_words(reference)
+        total += 2 * LCSseq.similarity(answered, expected) / max(1, len(answered) + len(expected))
+    return {
+        "rouge_l_sum": torch.tensor(total, dtype=torch.float64),
+        "rouge_l_answers": torch.tensor(len(answers)),
+    }
+
+
+def rouge_l(totals: Mapping[str, Tensor]) -> float:
+    """The mean F1 of summed counts, from 0 to 1."""
+    return float(totals["rouge_l_sum"]) / max(1, int(totals["rouge_l_answers"]))
+
+
+def rouge_words(text: str) -> list[str]:
+    """The lowercased words of a text, and single characters of Chinese and Japanese."""
+    return WORD.findall(text.lower())

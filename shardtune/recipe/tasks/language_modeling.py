@@ -34,12 +34,12 @@ class LanguageModelingOptions(TaskOptions):
 
     @model_validator(mode="after")
     def _keys_fit_the_objective(self) -> LanguageModelingOptions:
-        if self.objective != "auto" and (faults := self.strangers(self.objective)):
+        if self.objective != "auto" and (faults := self.misplaced_keys(self.objective)):
             raise ValueError("; ".join(faults))
         return self
 
-    def strangers(self, objective: Objective) -> list[str]:
-        """A message for each key that is set but applies only to the other objective."""
+    def misplaced_keys(self, objective: Objective) -> list[str]:
+        """An error message for each key that applies only to the other objective."""
         fields = type(self).model_fields
         return [
             f"{key} does not apply to a {objective} objective, only to a {other} one; remove it"

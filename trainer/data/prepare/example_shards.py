@@ -103,7 +103,7 @@ class Encoder:
         if not rows:
             return []
         try:
-            by_row = self._task.encode(rows, self._max_tokens, labelled=True)
+            by_row = self._task.encode(rows, self._max_tokens, labeled=True)
             empty = Faults()
             for row, examples in zip(rows, by_row, strict=True):
                 if any(self._task.num_tokens(example) == 0 for example in examples):

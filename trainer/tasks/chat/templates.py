@@ -1,7 +1,7 @@
-"""Named chat templates, for models that come without one: what they write, and which tokens they need.
+"""Named chat templates for models that have none, and the tokens that they need.
 
-None of them looks at what comes later, so every beginning of a conversation is written alike however it goes on. What
-is changed here changes what is prepared: it raises FORMAT in trainer/data/prepare/prepare.py.
+None of them depends on later messages, so a conversation's beginning is rendered the same however it continues. A
+change here changes prepared data: raise FORMAT in trainer/data/prepare/prepare.py.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatTemplate:
-    """A template in Jinja, and the special tokens that it writes."""
+    """A Jinja template and its special tokens."""
 
     text: str
     tokens: tuple[str, ...]
     end: str | None
-    """What ends a turn; None for the tokenizer's own end of text."""
+    """The token that ends a turn; None for the tokenizer's eos_token."""
 
 
 CHATML = r"""
@@ -103,13 +103,13 @@ CHAT_TEMPLATES = {
 
 
 def install(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Gives the tokenizer this template, the tokens that it lacks, and its end of turn as the end of text.
+    """Sets the tokenizer's chat template, adds missing special tokens, and makes the end of turn its eos_token.
 
-    Raises DataError if the template needs an end of text and the tokenizer has none.
+    Raises DataError if the template needs the tokenizer's eos_token and there is none.
     """
     template = CHAT_TEMPLATES[name]
     if template.end is None and tokenizer.eos_token is None:
-        raise DataError(f"task.chat_template: {name} ends a turn with the tokenizer's eos_token, and it has none")
+        raise DataError(f"task.chat_template: {name} ends a turn with the eos_token, but the tokenizer has none")
     tokenizer.chat_template = template.text.strip()
     tokenizer.add_tokens(list(template.tokens), special_tokens=True)
     if template.end is not None:

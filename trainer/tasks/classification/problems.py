@@ -1,15 +1,16 @@
-"""What a label is, what the loss of it is, and what is counted of it: one class for each problem of classification.
+"""What a label is, its loss and its counts: one class for each classification problem.
 
-All three see logits and labels only; the texts are the same for all of them.
+They see logits and labels only; the texts are the same for all of them.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from shardtune.errors import DataError
 from shardtune.trainer.tasks.example import IGNORED, IGNORED_NUMBER
@@ -22,11 +23,11 @@ if TYPE_CHECKING:
     from shardtune.trainer.tasks.batch import Batch
 
 Counted = Mapping[str, Sequence[Any]]
-"""What `count` has given of the rows of each split, piece by piece."""
+"""The results of `count` for the rows of each split, one per piece."""
 
 
 class Numbers(NamedTuple):
-    """Of some labels that are numbers."""
+    """Summary of some labels that are numbers."""
 
     num: int
     total: float
@@ -34,66 +35,81 @@ class Numbers(NamedTuple):
     most: float
 
 
-class Problem(Protocol):
-    """One way to label a text."""
+class Problem(ABC):
+    """A way to label a text. By default, all labels are legal and nothing is calibrated on dev."""
 
     main_metric: ClassVar[str]
 
+    @abstractmethod
     def __init__(self, options: ClassificationOptions, facts: Mapping[str, Any]) -> None: ...
 
     @staticmethod
+    @abstractmethod
     def parse(label: Any, options: ClassificationOptions) -> Any:
-        """The label as it is written in a row -> what it means. Raises ValueError with what was expected instead."""
+        """The meaning of a label as it is written in a row. Raises ValueError with what was expected instead."""
 
     @staticmethod
+    @abstractmethod
     def count(labels: Sequence[Any]) -> Any:
         """What has to be known of some rows' parsed labels."""
 
     @staticmethod
+    @abstractmethod
     def survey(
         options: ClassificationOptions, counted: Counted, path: Path | None, *, are_sound: bool
     ) -> dict[str, Any]:
-        """The facts about the labels, from the counts of each split's rows; `path` is that of a training row.
+        """The facts about the labels, from the counts of each split's rows; `path` is the file of a training row.
 
-        Raises DataError if nothing can be learned of them; not if some rows are wrong, which are to be named first.
+        Raises DataError if nothing can be learned from them, but only if the rows are sound: the faults of single rows
+        are to be reported first.
         """
 
     @staticmethod
     def unknown(facts: Mapping[str, Any]) -> set[str]:
-        """The labels of some rows that, by the facts, none may have."""
+        """The labels that some rows have and, by the facts, none may have."""
+        return set()
 
+    @abstractmethod
     def model_config(self) -> dict[str, Any]:
-        """The head, in the words of transformers' configs."""
+        """The head, as keys of transformers' configs."""
 
+    @abstractmethod
     def encode(self, label: Any) -> Any:
-        """A parsed label -> an example's `labels`; None -> labels that are no targets."""
+        """An example's `labels` for a parsed label; for None, labels without a target."""
 
+    @abstractmethod
     def show(self, labels: Any) -> str:
-        """An example's `labels` for a person to read."""
+        """An example's `labels` as text for the user."""
 
+    @abstractmethod
     def num_targets(self, labels: Any) -> int:
-        """How many targets an example's `labels` hold."""
+        """The number of targets in an example's `labels`."""
 
+    @abstractmethod
     def loss_sum(self, logits: Tensor, batch: Batch) -> Tensor:
         """The loss summed over the batch's targets; float32 logits of shape (rows, outputs of the head)."""
 
+    @abstractmethod
     def score(self, logits: Tensor, batch: Batch) -> Scores:
-        """What is counted of a batch; see Task."""
+        """The counts of a batch; see Task."""
 
+    @abstractmethod
     def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
         """The metrics of the summed counts."""
 
     def calibrate(self, dev_metrics: Mapping[str, Any]) -> None:
-        """Takes from the dev metrics what later answers need."""
+        """Takes what later answers need from the dev metrics."""
+        return
 
+    @abstractmethod
     def predictions(self, logits: Tensor) -> list[dict[str, Any]]:
-        """One a row; `label` is what the column `label` would hold."""
+        """One prediction per row; `label` is what the column `label` would hold."""
 
 
-class SingleLabel:
-    """One of several names. Cross entropy, one target a row; accuracy, F1, MCC and the confusion matrix."""
+class SingleLabel(Problem):
+    """One of several names. Cross entropy, one target per row; accuracy, F1, MCC and the confusion matrix."""
 
-    main_metric: ClassVar[str] = "accuracy"
+    main_metric = "accuracy"
 
     def __init__(self, options: ClassificationOptions, facts: Mapping[str, Any]) -> None:
         self._names: list[str] = facts["label_names"]
@@ -119,7 +135,7 @@ class SingleLabel:
     ) -> dict[str, Any]:
         facts = _survey_names(options, counted)
         if len(facts["label_counts"]["train"]) == 1 and are_sound:
-            # Said first: where the training rows have one label alone, every other one in dev would be a fault too.
+            # Reported first, because every other label in dev would be reported as unknown too.
             (only,) = facts["label_counts"]["train"]
             raise DataError(f"{path}: every row has the label {only!r}; a classifier needs at least two")
         unknown = set(options.class_weights if isinstance(options.class_weights, dict) else ()) - {
@@ -127,7 +143,7 @@ class SingleLabel:
         }
         if unknown:
             names = ", ".join(map(repr, sorted(unknown)))
-            raise DataError(f"task.class_weights: no label {names}; legal: {_listed(facts['label_names'])}")
+            raise DataError(f"task.class_weights: unknown label {names}; legal: {_listed(facts['label_names'])}")
         return facts
 
     def model_config(self) -> dict[str, Any]:
@@ -149,7 +165,7 @@ class SingleLabel:
             logits, batch.labels, ignore_index=IGNORED, reduction="none", label_smoothing=self._smoothing
         )
         if self._weights is not None:
-            # Not cross_entropy's own weight: with smoothing that would weigh the smoothed labels, not the row.
+            # Not cross_entropy's own weight: with smoothing it would weight the smoothed labels instead of the row.
             losses = losses * logits.new_tensor(self._weights)[batch.labels.clamp(min=0)]
         return losses.sum()
 
@@ -161,7 +177,7 @@ class SingleLabel:
         return {"confusion": cells.reshape(num_labels, num_labels)}
 
     def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Accuracy, F1 and MCC as scikit-learn defines them; a label without rows or predictions counts in no mean.
+        """Accuracy, F1 and MCC as in scikit-learn; a label without rows and predictions does not count in the means.
 
         MCC is the multi-class R_k (Gorodkin, 2004). Micro F1 over all labels equals accuracy.
         """
@@ -179,11 +195,8 @@ class SingleLabel:
             "confusion": confusion.long().tolist(),
         }
 
-    def calibrate(self, dev_metrics: Mapping[str, Any]) -> None:
-        """The likeliest label needs nothing of dev."""
-
     def predictions(self, logits: Tensor) -> list[dict[str, Any]]:
-        """The likeliest label, its probability, and every label's."""
+        """The most likely label, its probability, and the probabilities of all labels."""
         return [
             {
                 "label": self._names[int(row.argmax())],
@@ -194,10 +207,10 @@ class SingleLabel:
         ]
 
 
-class MultiLabel:
-    """Any number of names. Binary cross entropy; each row has a target for every label: whether it has that label."""
+class MultiLabel(Problem):
+    """Any number of names. Binary cross entropy; each row has one target per label: whether it has that label."""
 
-    main_metric: ClassVar[str] = "f1_micro"
+    main_metric = "f1_micro"
 
     def __init__(self, options: ClassificationOptions, facts: Mapping[str, Any]) -> None:
         self._names: list[str] = facts["label_names"]
@@ -208,11 +221,11 @@ class MultiLabel:
 
     @staticmethod
     def parse(label: Any, options: ClassificationOptions) -> list[str]:
-        """A list of names, or a text of names between separators; blank text is no label at all."""
+        """The names in a list, or in a text with separators; a blank text has no labels."""
         if isinstance(label, str):
             label = label.split(options.label_separator) if label.strip() else []
         if not isinstance(label, list):
-            raise ValueError(f"expected a list of names, or names with {options.label_separator!r} between, got")
+            raise ValueError(f"expected a list of names, or names separated by {options.label_separator!r}, got")
         return list(dict.fromkeys(map(_name, label)))
 
     @staticmethod
@@ -229,9 +242,9 @@ class MultiLabel:
     ) -> dict[str, Any]:
         facts = _survey_names(options, counted)
         if options.tune_thresholds and "dev" not in counted:
-            raise DataError("task.tune_thresholds: there is no data.dev to tune them on; name one, or set it to false")
+            raise DataError("task.tune_thresholds: needs a dev split; set data.dev, or set this to false")
         if (num_names := len(facts["label_names"])) < 2 and are_sound:
-            raise DataError(f"{path}: the rows have {num_names} labels; a classifier needs at least two")
+            raise DataError(f"{path}: the number of labels in the rows is {num_names}; a classifier needs at least two")
         return facts
 
     def model_config(self) -> dict[str, Any]:
@@ -253,7 +266,7 @@ class MultiLabel:
         return binary_cross_entropy_with_logits(logits[targets], batch.labels[targets].float(), reduction="sum")
 
     def score(self, logits: Tensor, batch: Batch) -> Scores:
-        """Counts at the thresholds; every row's probabilities and labels where they are still to be tuned."""
+        """Counts at the thresholds; all probabilities and labels if the thresholds are still to be tuned."""
         known = batch.targets.all(-1)
         probabilities, true = logits.sigmoid()[known], batch.labels[known] == 1
         if self._thresholds is None:
@@ -262,8 +275,8 @@ class MultiLabel:
 
     @staticmethod
     def _counts(probabilities: Tensor, true: Tensor, thresholds: Sequence[float]) -> dict[str, Tensor]:
-        """By label, the rows where it is rightly, wrongly and not found; of all rows, those that are right, and F1."""
-        # In float64: the threshold between two neighbours in float32 would be one of them.
+        """True and false positives and false negatives per label; the rows, the right rows, and the sum of their F1."""
+        # In float64, because in float32 the threshold between two neighbors would equal one of them.
         found = probabilities.double() >= probabilities.double().new_tensor(thresholds)
         hits, either = (found & true).sum(1), found.sum(1) + true.sum(1)
         return {
@@ -276,15 +289,15 @@ class MultiLabel:
         }
 
     def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
-        """As scikit-learn defines them with zero_division=0: a label, or a row, with nothing true or found has F1 0."""
+        """As in scikit-learn with zero_division=0: a label or row without true or predicted labels has F1 0."""
         if self._thresholds is None:
             probabilities, true = totals["probabilities"], totals["true"]
             tuned = [
-                best_threshold(its, are, fallback=self._fallback)
-                for its, are in zip(probabilities.T, true.T, strict=True)
+                best_threshold(column, is_true, fallback=self._fallback)
+                for column, is_true in zip(probabilities.T, true.T, strict=True)
             ]
-            at_them = self._metrics(self._counts(probabilities, true, tuned))
-            return {**at_them, "thresholds": dict(zip(self._names, tuned, strict=True))}
+            metrics = self._metrics(self._counts(probabilities, true, tuned))
+            return {**metrics, "thresholds": dict(zip(self._names, tuned, strict=True))}
         return self._metrics(totals)
 
     def _metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -306,7 +319,7 @@ class MultiLabel:
             self._thresholds = [dev_metrics["thresholds"][name] for name in self._names]
 
     def predictions(self, logits: Tensor) -> list[dict[str, Any]]:
-        """The labels at or above their thresholds, and every label's probability."""
+        """The labels at or above their thresholds, and the probabilities of all labels."""
         thresholds = logits.double().new_tensor(self._thresholds or [self._fallback] * len(self._names))
         return [
             {
@@ -317,10 +330,10 @@ class MultiLabel:
         ]
 
 
-class Regression:
-    """A number. Squared error, one target a row; MSE, MAE and the correlations of Pearson and Spearman."""
+class Regression(Problem):
+    """A number. Squared error, one target per row; MSE, MAE and the correlations of Pearson and Spearman."""
 
-    main_metric: ClassVar[str] = "mse"
+    main_metric = "mse"
 
     def __init__(self, options: ClassificationOptions, facts: Mapping[str, Any]) -> None:
         self._mean: float = facts["label_mean"]
@@ -340,22 +353,19 @@ class Regression:
         return Numbers(len(labels), math.fsum(labels), min(labels, default=math.inf), max(labels, default=-math.inf))
 
     @staticmethod
-    def unknown(facts: Mapping[str, Any]) -> set[str]:
-        return set()
-
-    @staticmethod
     def survey(
         options: ClassificationOptions, counted: Counted, path: Path | None, *, are_sound: bool
     ) -> dict[str, Any]:
-        """The training labels' mean, and each split's smallest and largest label."""
+        """The mean of the training labels, and the smallest and largest label of each split."""
         ranges = {
-            split: [min(its.least for its in numbers), max(its.most for its in numbers)]
-            for split, numbers in counted.items()
-            if any(its.num for its in numbers)
+            split: [min(piece.least for piece in pieces), max(piece.most for piece in pieces)]
+            for split, pieces in counted.items()
+            if any(piece.num for piece in pieces)
         }
         if are_sound and ranges["train"][0] == ranges["train"][1]:
             raise DataError(f"{path}: every row has the label {ranges['train'][0]:g}; there is nothing to learn")
-        total, count = math.fsum(its.total for its in counted["train"]), sum(its.num for its in counted["train"])
+        pieces = counted["train"]
+        total, count = math.fsum(piece.total for piece in pieces), sum(piece.num for piece in pieces)
         return {"label_mean": total / max(1, count), "label_ranges": ranges}
 
     def model_config(self) -> dict[str, Any]:
@@ -374,7 +384,7 @@ class Regression:
         return ((logits[:, 0][batch.targets] - batch.labels[batch.targets]) ** 2).sum()
 
     def score(self, logits: Tensor, batch: Batch) -> Scores:
-        """Sums in float64, about the mean of the training labels, so that labels far from zero lose no digits."""
+        """Sums in float64, centered on the mean of the training labels, so that labels far from zero lose no digits."""
         found = logits[:, 0][batch.targets].double() - self._mean
         true = batch.labels[batch.targets].double() - self._mean
         return {
@@ -391,7 +401,7 @@ class Regression:
         }
 
     def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Both correlations are 0 where all labels, or all predictions, are one and the same."""
+        """MSE, MAE and both correlations, which are 0 if all labels or all predictions are equal."""
         sums = {name: float(total) for name, total in totals.items() if total.ndim == 0}
         rows, found, true = sums["rows"], sums["found"], sums["true"]
         covariance = rows * sums["found_true"] - found * true
@@ -404,17 +414,14 @@ class Regression:
             "spearman": rank_correlation(totals["every_found"], totals["every_true"]),
         }
 
-    def calibrate(self, dev_metrics: Mapping[str, Any]) -> None:
-        """A number needs nothing of dev."""
-
     def predictions(self, logits: Tensor) -> list[dict[str, Any]]:
         return [{"label": round(number, 6)} for number in logits[:, 0].tolist()]
 
 
 def best_threshold(probabilities: Tensor, true: Tensor, *, fallback: float) -> float:
-    """The threshold with the best F1, half-way between two of the probabilities; both of shape (rows,).
+    """The threshold with the best F1, halfway between two of the probabilities; both tensors have shape (rows,).
 
-    Of equally good ones it is the highest; `fallback` where no row is true.
+    The highest of equally good thresholds; `fallback` if no row is true.
     """
     if not true.any():
         return fallback
@@ -423,13 +430,13 @@ def best_threshold(probabilities: Tensor, true: Tensor, *, fallback: float) -> f
     f1 = 2 * hits / (falling.new_tensor(range(1, len(falling) + 1)) + hits[-1])
     below = falling.roll(-1)
     below[-1] = 0.0
-    f1[:-1][falling[:-1] == below[:-1]] = -1.0  # no threshold parts equals
+    f1[:-1][falling[:-1] == below[:-1]] = -1.0  # no threshold separates equal values
     at = int(f1.argmax())
     return float((falling[at] + below[at]) / 2)
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> float:
-    """Spearman's rho of two tensors of shape (rows,): Pearson's r of their ranks, of which equals have the mean."""
+    """Spearman's rho of two tensors of shape (rows,): Pearson's r of their ranks; equal values share the mean rank."""
     import torch
 
     def ranks(values: Tensor) -> Tensor:
@@ -437,7 +444,7 @@ def rank_correlation(a: Tensor, b: Tensor) -> float:
         means: Tensor = counts.cumsum(0).double() - (counts - 1) / 2
         return means[which]
 
-    x, y = (its - its.mean() for its in (ranks(a), ranks(b)))
+    x, y = (each - each.mean() for each in (ranks(a), ranks(b)))
     spread = float((x * x).sum() * (y * y).sum())
     return float(torch.dot(x, y)) / math.sqrt(spread) if spread > 0 else 0.0
 
@@ -449,7 +456,7 @@ PROBLEMS: dict[str, type[Problem]] = {
 }
 
 _LARGEST = 3.4028234e38
-"""Beyond this a float32 is infinite."""
+"""The largest float32."""
 
 
 def _name(label: Any) -> str:
@@ -459,8 +466,8 @@ def _name(label: Any) -> str:
 
 
 def _survey_names(options: ClassificationOptions, counted: Counted) -> dict[str, Any]:
-    """The label names, in the order of their ids, and how often each split has them."""
-    counts = {split: dict(sum(its, Counter[str]())) for split, its in counted.items()}
+    """The label names in the order of their ids, and how often each occurs in each split."""
+    counts = {split: dict(sum(pieces, Counter[str]())) for split, pieces in counted.items()}
     return {"label_names": list(options.label_names or sorted(counts["train"])), "label_counts": counts}
 
 
@@ -473,17 +480,17 @@ def _listed(names: Sequence[str], most: int = 20) -> str:
 
 
 def _class_weights(options: ClassificationOptions, facts: Mapping[str, Any]) -> list[float] | None:
-    """Each label's weight, by id; their mean over the training rows is 1."""
+    """The weight of each label, by id, scaled to a mean of 1 over the training rows; None if all are equal."""
     if options.class_weights == "none":
         return None
     counts: Mapping[str, int] = facts["label_counts"]["train"]
     if options.class_weights == "balanced":
-        wanted = {name: 1 / count for name, count in counts.items()}
+        weights = {name: 1 / count for name, count in counts.items()}
     else:
-        wanted = {name: options.class_weights.get(name, 1.0) for name in facts["label_names"]}
-    mean = sum(wanted[name] * count for name, count in counts.items()) / sum(counts.values())
-    # A label that no training row has is still evaluated: as an average one.
-    return [wanted.get(name, mean) / mean for name in facts["label_names"]]
+        weights = {name: options.class_weights.get(name, 1.0) for name in facts["label_names"]}
+    mean = sum(weights[name] * count for name, count in counts.items()) / sum(counts.values())
+    # A label without training rows still occurs in evaluations: it gets the mean weight.
+    return [weights.get(name, mean) / mean for name in facts["label_names"]]
 
 
 def _names_config(names: Sequence[str]) -> dict[str, Any]:
@@ -492,7 +499,7 @@ def _names_config(names: Sequence[str]) -> dict[str, Any]:
 
 
 def _spread(rows: float, total: float, squares: float) -> float:
-    """The variance times rows², or 0 where it is no more than what rounding leaves of equal numbers."""
+    """The variance times rows², or 0 if it is within the rounding error of equal numbers."""
     spread = rows * squares - total**2
     return spread if spread > 1e-12 * rows * squares else 0.0
 

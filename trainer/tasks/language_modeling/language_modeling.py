@@ -1,4 +1,4 @@
-"""Language modelling of unlabelled text: what comes next (causal), or what is hidden (masked)."""
+"""Language modeling of unlabeled text: predict the next token (causal) or hidden tokens (masked)."""
 
 from __future__ import annotations
 
@@ -11,64 +11,41 @@ import numpy as np
 
 from shardtune.errors import DataError
 from shardtune.recipe.tasks.language_modeling import LanguageModelingOptions, Objective
-from shardtune.rows.source import Columns, Faults, Row, check_text, columns_of, require_columns
-from shardtune.section import TaskOptions
 from shardtune.trainer.tasks import causal
 from shardtune.trainer.tasks.example import IGNORED, Example, frame_of, texts_of
 from shardtune.trainer.tasks.language_modeling.masking import Masked, Masking
-from shardtune.trainer.tasks.task import Generation, PreviewSpan, Survey
+from shardtune.trainer.tasks.task import PreviewSpan, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+    from shardtune.rows.source import Row
     from shardtune.trainer.tasks.batch import Batch
 
 
 NUM_FILLINGS = 5
-"""How many tokens predict names for a [MASK]."""
+"""How many tokens predict returns for a [MASK]."""
 
 
-class TextSurvey:
-    """Nothing has to be known of the rows but that they are texts."""
+class LanguageModeling(Task):
+    """Rows of `text`, one document each; cross entropy over its tokens, and perplexity.
 
-    def __init__(self) -> None:
-        self.facts: dict[str, Any] = {}
-
-    def look(self, split: str, rows: Sequence[Row], faults: Faults) -> Columns:
-        for row in rows:
-            check_text(row, "text", faults)
-        return columns_of(rows)
-
-    def learn(self, looks: Mapping[str, Sequence[Columns]], faults: Faults) -> bool:
-        for its in looks.values():
-            require_columns(its, LanguageModeling.columns)
-        return False
-
-    def recall(self, facts: Mapping[str, Any]) -> bool:
-        return False
-
-
-class LanguageModeling:
-    """Rows of `text`, a document each; cross entropy over its tokens, and perplexity.
-
-    Causal: the examples of a document have each token but the first as a target once, and its end; what comes last in
-    an example's labels is in none of its inputs. Masked: examples have no labels; those are drawn when they are
-    collated.
+    Causal: in the examples of a document, each token but the first, and the end of the text, is a target once; the last
+    label of an example is not among its inputs. Masked: examples have no labels; they are drawn in collate.
     """
 
-    Options: ClassVar[type[TaskOptions]] = LanguageModelingOptions
-    columns: ClassVar[tuple[str, ...]] = ("text",)
-    input_columns: ClassVar[tuple[str, ...]] = ("text",)
+    Options = LanguageModelingOptions
+    columns = ("text",)
     column_guesses: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "text": ("content", "document", "body", "sentence", "raw_content"),
     }
-    main_metric: ClassVar[str] = "loss"
-    lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "perplexity"})
-    auto_model: str = "AutoModelForCausalLM"
-    wants_target_loss: bool = True
-    packable: bool = True
-    generation: Generation | None = None
+    lower_is_better = frozenset({"loss", "perplexity"})
+    auto_model = "AutoModelForCausalLM"
+    wants_target_loss = True
+    packable = True
+
+    _options: LanguageModelingOptions
 
     def __init__(
         self,
@@ -77,31 +54,11 @@ class LanguageModeling:
         tokenizer: PreTrainedTokenizerBase,
         config: PreTrainedConfig,
     ) -> None:
-        self._options = options
-        self._tokenizer = tokenizer
+        super().__init__(options, facts, tokenizer, config)
         self._objective: Objective = objective_of(config) if options.objective == "auto" else options.objective
         if self._objective == "masked":
             self.auto_model = "AutoModelForMaskedLM"
             self.packable = False
-
-    @staticmethod
-    def named_columns(options: LanguageModelingOptions, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {}
-
-    @staticmethod
-    def survey(options: LanguageModelingOptions) -> Survey:
-        return TextSurvey()
-
-    @staticmethod
-    def label_counts(facts: Mapping[str, Any]) -> Mapping[str, Mapping[str, int]]:
-        return {}
-
-    def model_config(self) -> dict[str, Any]:
-        return {}
-
-    @staticmethod
-    def check_inputs(row: Row, faults: Faults) -> None:
-        check_text(row, "text", faults)
 
     def check_model(self, config: PreTrainedConfig) -> None:
         from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
@@ -109,29 +66,30 @@ class LanguageModeling:
         is_causal = self._objective == "causal"
         if config.is_encoder_decoder:
             raise DataError(
-                f"model.path: a {config.model_type} model reads one text and writes another; language_modeling takes a "
-                "causal or a masked model"
+                f"model.path: {config.model_type} is an encoder-decoder; language_modeling needs a causal or a masked "
+                "language model"
             )
         if type(config) not in (MODEL_FOR_CAUSAL_LM_MAPPING if is_causal else MODEL_FOR_MASKED_LM_MAPPING):
-            raise DataError(f"model.path: transformers has no {self._objective} language model of {config.model_type}")
+            raise DataError(f"model.path: transformers has no {self._objective} language model for {config.model_type}")
         if is_causal and objective_of(config) == "masked":
             raise DataError(
-                f"task.objective: a {config.model_type} model sees what comes next, which a causal objective asks it "
-                "for; set it to masked"
+                f"task.objective: a {config.model_type} model attends to the next token, so a causal objective would "
+                "teach it nothing; set it to masked"
             )
-        if faults := self._options.strangers(self._objective):
+        if faults := self._options.misplaced_keys(self._objective):
             raise DataError("\n".join(f"task.{fault} (objective: auto)" for fault in faults))
         token = "eos_token" if is_causal else "mask_token"
         if getattr(self._tokenizer, token) is None:
-            raise DataError(f"model.path: the tokenizer has no {token}; name one in its tokenizer_config.json")
+            raise DataError(f"model.path: the tokenizer has no {token}; set one in its tokenizer_config.json")
         if self._options.whole_words and not self._tokenizer.is_fast:
-            raise DataError(f"task.whole_words: {type(self._tokenizer).__name__} does not say which tokens are a word")
+            raise DataError(f"task.whole_words: {type(self._tokenizer).__name__} cannot tell which tokens form a word")
 
-    def encode(self, rows: Sequence[Row], max_tokens: int, *, labelled: bool) -> list[list[Example]]:
-        """The pieces of each document; none if it has special tokens only, such as unknown ones."""
+    def encode(self, rows: Sequence[Row], max_tokens: int, *, labeled: bool) -> list[list[Example]]:
+        """The pieces of each document; none if all its tokens are special, such as unknown ones."""
         texts = [row.values["text"] for row in rows]
         pieces = self._next_tokens if self._objective == "causal" else self._windows
-        return [its if not labelled or any(map(self.num_targets, its)) else [] for its in pieces(texts, max_tokens)]
+        documents = pieces(texts, max_tokens)
+        return [examples if not labeled or any(map(self.num_targets, examples)) else [] for examples in documents]
 
     def _next_tokens(self, texts: Sequence[str], max_tokens: int) -> list[list[Example]]:
         eos, special = self._tokenizer.eos_token_id, set(self._tokenizer.all_special_ids)
@@ -147,12 +105,12 @@ class LanguageModeling:
         before, after = frame_of(self._tokenizer)
         room = max_tokens - len(before) - len(after)
         if room < 1:
-            raise DataError(f"data.max_tokens: {max_tokens} leaves no room for a text and its special tokens")
+            raise DataError(f"data.max_tokens: {max_tokens} leaves no room for a text and its special tokens; raise it")
         encoded = self._tokenizer(texts, add_special_tokens=False, verbose=False)
         documents = []
         for number, ids in enumerate(encoded["input_ids"]):
             count = max(1, -(-len(ids) // room))
-            # Of equal size: the few tokens that would be left for a last one have nothing to be guessed from.
+            # Of equal size, because the few tokens left for a last window would lack context.
             windows = list(pairwise(len(ids) * at // count for at in range(count + 1)))
             examples = [{"input_ids": [*before, *ids[start:end], *after]} for start, end in windows]
             if self._options.whole_words:
@@ -177,7 +135,7 @@ class LanguageModeling:
         return self._masking.hide(ids, example.get("words"), draw) if draw else Masked(ids, [IGNORED] * len(ids))
 
     def preview(self, example: Example) -> list[PreviewSpan]:
-        """Causal: with the token after the last one, if that is learned. Masked: one draw of many."""
+        """Causal: including the token after the last one, if it is a target. Masked: one of many possible draws."""
         if self._objective == "causal":
             ids, labels = example["input_ids"], example["labels"]
             return causal.preview(
@@ -191,33 +149,26 @@ class LanguageModeling:
             for shown, true, label in zip(texts_of(ids, self._tokenizer), truth, labels, strict=True)
         ]
 
-    def num_tokens(self, example: Example) -> int:
-        return len(example["input_ids"])
-
     def num_targets(self, example: Example) -> float:
         if self._objective == "causal":
             return causal.num_targets(example)
         return self._masking.num_targets(example["input_ids"])
 
     def collate(self, examples: Sequence[Example]) -> Batch:
-        """Masked: with as many hidden tokens as num_targets says, if the examples have a draw; else as they are."""
-        from shardtune.trainer.tasks.batch import Batch, pad
+        """Masked: hides as many tokens as num_targets returns if the examples have a draw; otherwise none."""
+        from shardtune.trainer.tasks.batch import Batch, pad, padded_inputs
 
         tokenizer = self._tokenizer
         pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         if self._objective == "causal":
             return causal.collate(examples, pad_id)
         shown = [self._hide(example, example.get("draw")) for example in examples]
-        labels = pad([its.labels for its in shown], IGNORED)
-        inputs = {
-            "input_ids": pad([its.input_ids for its in shown], pad_id),
-            "attention_mask": pad([[1] * len(its.input_ids) for its in shown], 0),
-            "targets": labels,
-        }
-        return Batch(inputs, labels)
+        labels = pad([text.labels for text in shown], IGNORED)
+        inputs = padded_inputs([text.input_ids for text in shown], pad_id)
+        return Batch(inputs | {"targets": labels}, labels)
 
     def loss_sum(self, output: Any, batch: Batch) -> Tensor:
-        """Cross entropy, as the model says it (trainer/model/target_loss.py)."""
+        """Cross entropy, as the model returns it (trainer/model/target_loss.py)."""
         return causal.loss_sum(output)
 
     def score(self, output: Any, batch: Batch) -> dict[str, Tensor]:
@@ -226,18 +177,15 @@ class LanguageModeling:
     def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
         return causal.metrics(totals)
 
-    def calibrate(self, dev_metrics: Mapping[str, Any]) -> None:
-        """Nothing of dev is needed."""
-
     def predictions(self, output: Any, batch: Batch) -> list[dict[str, Any]]:
-        """Causal: the loss of each example's targets, and how many they are. Masked: what fills its [MASK]s."""
+        """Causal: the summed loss and the number of each example's targets. Masked: tokens for each [MASK]."""
         from torch.nn.functional import cross_entropy
 
         if self._objective == "masked":
             is_hidden = batch.inputs["input_ids"] == self._tokenizer.mask_token_id
             return [
-                {"fillings": [self._filling(logits) for logits in its[hidden]]}
-                for its, hidden in zip(output.logits, is_hidden, strict=True)
+                {"fillings": [self._filling(logits) for logits in row[hidden]]}
+                for row, hidden in zip(output.logits, is_hidden, strict=True)
             ]
         return [
             {
@@ -248,45 +196,41 @@ class LanguageModeling:
         ]
 
     def _filling(self, logits: Tensor) -> list[dict[str, Any]]:
-        """The likeliest tokens of one place, and how likely they are."""
+        """The most likely tokens at one position, and their probabilities."""
         likeliest = logits.float().softmax(-1).topk(NUM_FILLINGS)
         return [
             {"token": str(self._tokenizer.decode([token])).strip(), "score": round(score, 6)}
             for token, score in zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
         ]
 
-    @staticmethod
-    def text_row(text: str) -> dict[str, Any]:
-        return {"text": text}
-
     def answer(self, row: Row, examples: Sequence[Example], predictions: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Causal: the text's perplexity (null if nothing is predicted) and the tokens of its mean. Masked: a list for
-        each [MASK], the likeliest token first."""
+        """Causal: the text's perplexity (None if there are no targets) and number of targets. Masked: a list for each
+        [MASK], the most likely token first."""
         if self._objective == "masked":
-            return {"fillings": [filling for its in predictions for filling in its["fillings"]]}
-        num_tokens = sum(its["num_tokens"] for its in predictions)
-        loss = sum(its["loss_sum"] for its in predictions) / max(1, num_tokens)
+            return {"fillings": [filling for prediction in predictions for filling in prediction["fillings"]]}
+        num_tokens = sum(prediction["num_tokens"] for prediction in predictions)
+        loss = sum(prediction["loss_sum"] for prediction in predictions) / max(1, num_tokens)
         return {"perplexity": causal.perplexity(loss) if num_tokens else None, "num_tokens": num_tokens}
 
 
 def objective_of(config: PreTrainedConfig) -> Objective:
-    """What a model of this config was made for."""
+    """The objective that a model of this config was pretrained with."""
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     )
 
-    # BERT and its like are in both lists, but look back only if they are told to be decoders.
-    made_for_next = {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()} - {*MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()}
-    if getattr(config, "is_decoder", False) or made_for_next & {*(config.architectures or ())}:
+    # BERT and similar models are in both lists; they are causal only if configured as decoders.
+    causal_only = {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()} - {*MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()}
+    if getattr(config, "is_decoder", False) or causal_only & {*(config.architectures or ())}:
         return "causal"
     return "masked" if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES else "causal"
 
 
 def cut(ids: Sequence[int], max_tokens: int, stride: int) -> list[Example]:
-    """Pieces of at most max_tokens in which each token but the first is a target once; `stride` is below max_tokens.
+    """Pieces of at most max_tokens in which each token but the first is a target once; stride < max_tokens.
 
-    A label is the token that comes next, so the last label of a piece may be the first token of the piece after.
+    A label is the next token, so the last label of a piece may be the first token of the following piece.
     """
     inputs, labels = ids[:-1], ids[1:]
     pieces: list[Example] = []

@@ -1,6 +1,6 @@
-"""Which tokens a masked language model has to guess, and what it is shown in their place (Devlin et al., 2019).
+"""Which tokens a masked language model has to predict, and what it sees in their place (Devlin et al., 2019).
 
-Arithmetic on an example's draw: the same for whoever asks, on any rank and after any stop.
+A pure function of an example's draw: the same on every rank and after every restart.
 """
 
 from __future__ import annotations
@@ -15,45 +15,45 @@ from numpy.typing import NDArray
 from shardtune.trainer.tasks.example import IGNORED
 
 MASKED, REPLACED = 0.8, 0.1
-"""The parts of the chosen tokens that are shown as [MASK] and as any token; what is left stays as it is."""
+"""The fractions of the chosen tokens that become [MASK] and a random token; the others stay unchanged."""
 
 
 class Masked(NamedTuple):
-    """A text with some of its tokens hidden; both of shape (tokens,)."""
+    """A text with some tokens hidden; both lists have shape (tokens,)."""
 
     input_ids: list[int]
     labels: list[int]
-    """The hidden tokens, IGNORED elsewhere."""
+    """The original tokens where they are to be predicted, IGNORED elsewhere."""
 
 
 @dataclass(frozen=True, eq=False)
 class Masking:
-    """How tokens are chosen and hidden."""
+    """Chooses and hides tokens."""
 
     probability: float
-    """The part of an example's tokens that is to be guessed; of each, rounded, and at least one."""
+    """The fraction of an example's tokens to predict, rounded to a whole number of tokens, at least one."""
     mask_id: int
     special_ids: NDArray[np.int64]
-    """What is never hidden, nor shown in another's place: [CLS], [SEP], [UNK], …"""
+    """Tokens that are never hidden and never replace another: [CLS], [SEP], [UNK], …"""
     other_ids: NDArray[np.int64]
-    """What may be shown in another's place."""
+    """Tokens that may replace another."""
 
     def num_targets(self, ids: Sequence[int]) -> int:
-        """How many tokens of this text are to be guessed: the same in each draw. 0 if it has special ones only."""
+        """The number of tokens to predict, the same in each draw; 0 if all tokens are special."""
         return self._num_targets(len(self._candidates(np.asarray(ids))))
 
     def hide(self, ids: Sequence[int], words: Sequence[int] | None, draw: tuple[int, int]) -> Masked:
-        """The text as this draw shows it. If `words` says which word each token belongs to, words are hidden whole.
+        """The text as masked by this draw. If `words` has the word of each token, whole words are hidden.
 
-        Then the last word chosen may have more tokens than there are targets left: the rest is hidden, but not asked
-        for, so that the number of targets does not depend on the draw.
+        The last chosen word may then have more tokens than targets are left: its other tokens are hidden without being
+        targets, so that the number of targets does not depend on the draw.
         """
         shown = np.array(ids, dtype=np.int64)
         labels = np.full_like(shown, IGNORED)
         candidates = self._candidates(shown)
         count = len(candidates)
         random = np.random.Philox(key=np.array(draw, dtype=np.uint64)).random_raw(3 * count).reshape(3, count)
-        # Raw draws, for numpy promises that these stay as they are across versions (NEP 19).
+        # Raw draws, because numpy guarantees only these to be stable across versions (NEP 19).
         units = candidates if words is None else np.asarray(words)[candidates]
         _, first, unit = np.unique(units, return_index=True, return_inverse=True)
         place = random[0][first][unit]

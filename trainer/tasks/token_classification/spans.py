@@ -1,6 +1,6 @@
-"""Tag schemes, the spans they stand for, and how a long sentence is cut into windows that split none of them.
+"""Tag schemes, the spans that tags represent, and windows of long sentences that split no span.
 
-Everything here is arithmetic on lists. A span is (first word, word after the last, type); inside, tags are BIO.
+Pure functions on lists. A span is (first word, word after the last, type); internally, tags are BIO.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ Scheme = Literal["bio", "iob1", "bioes"]
 OUTSIDE = "O"
 PREFIXES: dict[Scheme, str] = {"bio": "BI", "iob1": "BI", "bioes": "BIES"}
 SYNONYMS = {"L": "E", "U": "S", "M": "I"}
-"""BILOU and BMES are BIOES in other letters."""
+"""BILOU and BMES are BIOES with other letters."""
 
 
 class Span(NamedTuple):
-    """An entity: the words from `start` up to and without `end`."""
+    """An entity: the words from `start` up to but not including `end`."""
 
     start: int
     end: int
@@ -27,25 +27,25 @@ class Span(NamedTuple):
 
 
 class BadTag(NamedTuple):
-    """A tag that is not legal where it stands."""
+    """A tag that is illegal at its position."""
 
     at: int
     what: str
 
 
 class Window(NamedTuple):
-    """The words [first, last) of a sentence, of which [start, end) are its own and the others context."""
+    """The words [first, last) of a sentence; [start, end) are its own, the others are context."""
 
     first: int
     start: int
     end: int
     last: int
     is_cut: bool = False
-    """Whether its own words are the beginning of one entity that is longer than any window."""
+    """Whether its own words are the beginning of an entity that is longer than any window."""
 
 
 def split_tag(tag: str) -> tuple[str, str] | None:
-    """`B-PER` -> ("B", "PER") and `O` -> ("O", ""); None if it has no such form."""
+    """`B-PER` -> ("B", "PER") and `O` -> ("O", ""); None if it is not of this form."""
     if tag == OUTSIDE:
         return OUTSIDE, ""
     prefix, dash, type_ = tag.partition("-")
@@ -54,7 +54,7 @@ def split_tag(tag: str) -> tuple[str, str] | None:
 
 
 class Signs(NamedTuple):
-    """What speaks for each scheme: tags that only BIOES has, and first words of entities with B- and with I-."""
+    """Evidence for each scheme: the number of BIOES-only tags, and of first words of entities with B- and with I-."""
 
     num_bioes: int = 0
     num_b: int = 0
@@ -62,34 +62,34 @@ class Signs(NamedTuple):
 
 
 def signs_of(sentences: Iterable[Sequence[str]]) -> Signs:
-    """What in these tags speaks for which scheme."""
+    """The evidence for each scheme in these tags."""
     num_bioes, num_b, num_i = 0, 0, 0
     for tags in sentences:
-        before = (OUTSIDE, "")
+        previous = (OUTSIDE, "")
         for tag in tags:
             parts = split_tag(tag) or (OUTSIDE, "")
             num_bioes += parts[0] in ("E", "S") or tag[:2] == "M-"
-            if parts[0] != OUTSIDE and parts[1] != before[1]:
+            if parts[0] != OUTSIDE and parts[1] != previous[1]:
                 num_b, num_i = num_b + (parts[0] == "B"), num_i + (parts[0] == "I")
-            before = parts
+            previous = parts
     return Signs(num_bioes, num_b, num_i)
 
 
 def detect_scheme(signs: Iterable[Signs]) -> Scheme:
-    """The scheme that most of the entities are written in; BIO if nothing speaks for another.
+    """The scheme of most entities; BIO without evidence for another.
 
-    A first word with B- is BIO, one with I- is IOB1, which writes B- only between neighbours of one type.
+    A first word with B- is BIO; one with I- is IOB1, which has B- only between adjacent entities of the same type.
     """
-    num_bioes, num_b, num_i = (sum(its) for its in zip(Signs(), *signs, strict=True))
+    num_bioes, num_b, num_i = (sum(counts) for counts in zip(Signs(), *signs, strict=True))
     if num_bioes:
         return "bioes"
     return "iob1" if num_i > num_b else "bio"
 
 
 def to_bio(tags: Sequence[str], scheme: Scheme) -> tuple[list[str], list[BadTag], list[BadTag]]:
-    """The tags in BIO; those that are no tag of the scheme at all; and those that are illegal after the one before.
+    """The tags in BIO, the tags that do not belong to the scheme, and the tags that are illegal after the previous one.
 
-    The latter are repaired: an inner tag without its entity begins one, and an entity that is never closed ends there.
+    The latter are repaired: an inner tag without an entity begins one, and an entity that is never closed ends there.
     """
     bio, unknown, illegal = [], [], []
     open_type, prefix_before, type_before = "", OUTSIDE, ""
@@ -97,28 +97,30 @@ def to_bio(tags: Sequence[str], scheme: Scheme) -> tuple[list[str], list[BadTag]
         parts = split_tag(tag)
         if parts is None or (parts[0] != OUTSIDE and parts[0] not in PREFIXES[scheme]):
             legal = ", ".join([OUTSIDE, *(f"{prefix}-TYPE" for prefix in PREFIXES[scheme])])
-            unknown.append(BadTag(at, f"{tag!r} is no tag of {scheme.upper()}; legal: {legal}"))
+            unknown.append(BadTag(at, f"{tag!r} is not a tag of {scheme.upper()}; legal: {legal}"))
             parts = (OUTSIDE, "")
         prefix, type_ = parts
-        goes_on = prefix in ("I", "E") and type_ == open_type and type_ != ""
+        continues = prefix in ("I", "E") and type_ == open_type and type_ != ""
         after = f"after {tags[at - 1]!r}" if at else "at the start of a sentence"
-        if scheme == "bioes" and open_type and not goes_on:
-            illegal.append(BadTag(at, f"{tag!r} {after}, whose entity is not closed by E-{open_type}"))
-        elif scheme != "iob1" and prefix in ("I", "E") and not goes_on:
-            illegal.append(BadTag(at, f"{tag!r} {after}: no {type_} has begun"))
+        if scheme == "bioes" and open_type and not continues:
+            illegal.append(BadTag(at, f"{tag!r} {after}: the entity is not closed by E-{open_type}"))
+        elif scheme != "iob1" and prefix in ("I", "E") and not continues:
+            illegal.append(BadTag(at, f"{tag!r} {after}: no open {type_} entity"))
         elif scheme == "iob1" and prefix == "B" and (prefix_before == OUTSIDE or type_before != type_):
-            illegal.append(BadTag(at, f"{tag!r} {after}: IOB1 has B- only directly after an entity of its type"))
-        bio.append(OUTSIDE if prefix == OUTSIDE else f"{'I' if goes_on else 'B'}-{type_}")
+            illegal.append(BadTag(at, f"{tag!r} {after}: IOB1 has B- only directly after an entity of the same type"))
+        bio.append(OUTSIDE if prefix == OUTSIDE else f"{'I' if continues else 'B'}-{type_}")
         closes = scheme == "bioes" and prefix in ("E", "S")
         open_type = "" if closes else type_
         prefix_before, type_before = prefix, type_
     if scheme == "bioes" and open_type:
-        illegal.append(BadTag(len(tags) - 1, f"{tags[-1]!r} at the end of a sentence: not closed by E-{open_type}"))
+        illegal.append(
+            BadTag(len(tags) - 1, f"{tags[-1]!r} at the end of a sentence: the entity is not closed by E-{open_type}")
+        )
     return bio, unknown, illegal
 
 
 def spans_of(tags: Sequence[str]) -> list[Span]:
-    """The spans of BIO tags, read as conlleval and seqeval read them: an I- that continues nothing begins a span."""
+    """The spans of BIO tags, as conlleval and seqeval read them: an I- that continues nothing begins a span."""
     spans: list[Span] = []
     start, open_type = 0, ""
     for at, tag in enumerate([*tags, OUTSIDE]):
@@ -140,11 +142,11 @@ def tags_of(spans: Iterable[Span], num_words: int) -> list[str]:
 
 
 def cut_windows(sizes: Sequence[int], spans: Iterable[Span], *, room: int, context: int) -> list[Window]:
-    """Windows of at most `room` pieces, of which each word is in exactly one as its own, and no span in two.
+    """Windows of at most `room` pieces. Each word is the own word of exactly one window, and no span is split.
 
-    `sizes` are the pieces of each word, each at most room / 4; `context` is how many pieces of other words a window may
-    hold on either side, at most room / 4 too. The one exception: of a span longer than a window, only the words that
-    the window holds are anyone's own; that window `is_cut`.
+    `sizes` are the numbers of pieces per word, at most room / 4 each. `context` is the number of pieces of other words
+    on either side, at most room / 4 too. One exception: a span longer than a window is cut. Its words beyond the window
+    belong to no window, and that window `is_cut`.
     """
     assert max(sizes) * 4 <= room or sum(sizes) <= room
     before = [0, *accumulate(sizes)]
@@ -164,7 +166,7 @@ def cut_windows(sizes: Sequence[int], spans: Iterable[Span], *, room: int, conte
             windows.append(Window(first, start, num_words, num_words))
             break
         end = _best_cut(start, furthest(start, room - left - context), inside, beside)
-        if end is None:  # only without its context can the window hold the span it begins with
+        if end is None:  # the span that the window begins with fits only without context
             first, end = start, _best_cut(start, furthest(start, room), inside, beside)
         if end is None:
             end = furthest(start, room)
@@ -178,21 +180,21 @@ def cut_windows(sizes: Sequence[int], spans: Iterable[Span], *, room: int, conte
 
 
 def _best_cut(start: int, furthest: int, inside: Container[int], beside: Container[int]) -> int | None:
-    """The last place to cut that no span covers; rather one that touches none, if that costs less than half."""
+    """The last cut that splits no span; preferably one that touches none, if the window loses less than half."""
     legal = [at for at in range(furthest, start, -1) if at not in inside]
     apart = (at for at in legal if at not in beside and at - start > (furthest - start) // 2)
     return next(apart, legal[0] if legal else None)
 
 
 INNER = frozenset("-.,/&+:")
-"""Marks that corpora of words leave inside a word: Al-Ain, U.S, 1,000, 24/7, AT&T, 12:30."""
+"""Punctuation that tokenized corpora keep inside a word: Al-Ain, U.S, 1,000, 24/7, AT&T, 12:30."""
 
 
 def split_words(text: str, *, keep_inner: bool) -> list[tuple[int, int]]:
-    """The words of a text as (start, end): at spaces and marks, Chinese and Japanese one by one.
+    """The words of a text as (start, end), split at spaces and punctuation; Chinese and Japanese by character.
 
-    keep_inner leaves marks between two letters or digits inside the word, and an apostrophe with what follows ('s), as
-    corpora that come in words have them.
+    With keep_inner, punctuation between two letters or digits stays inside the word, and an apostrophe stays with what
+    follows ('s), as in tokenized corpora.
     """
     kinds: list[str] = [_kind(character) for character in text]
     if keep_inner:
@@ -226,5 +228,5 @@ def _kind(character: str) -> str:
 
 
 def _attaches(text: str, kinds: Sequence[str], at: int) -> bool:
-    """Whether the character changes the one before it: an accent of its own, a variation selector, a joiner."""
+    """Whether the character modifies the previous one: a combining accent, a variation selector, a joiner."""
     return kinds[at - 1] != "space" and (unicodedata.category(text[at])[0] == "M" or text[at] in "\u200c\u200d")

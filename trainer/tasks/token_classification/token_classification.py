@@ -1,6 +1,6 @@
 """Token classification: which spans of a text are entities, and of which type.
 
-Words carry the labels, each on its first piece alone; whatever scheme the tags come in, inside they are BIO.
+The label of a word is on its first piece only; internally, tags are BIO, whatever the scheme of the data.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from shardtune.errors import DataError
 from shardtune.recipe.tasks.token_classification import TokenClassificationOptions
 from shardtune.rows.source import Faults, Row, check_text
-from shardtune.section import TaskOptions
 from shardtune.trainer.tasks.example import IGNORED, Example, frame_of, texts_of
-from shardtune.trainer.tasks.task import Generation, PreviewSpan, Survey
+from shardtune.trainer.tasks.task import PreviewSpan, Survey, Task
 from shardtune.trainer.tasks.token_classification.spans import (
     OUTSIDE,
     Scheme,
@@ -40,50 +39,50 @@ if TYPE_CHECKING:
 
 
 class _Words(NamedTuple):
-    """A row's text and where its words are in it, as (start, end)."""
+    """A row's text and the positions of its words in it, as (start, end)."""
 
     text: str
     offsets: list[tuple[int, int]]
 
 
 class _Tags(NamedTuple):
-    """What is seen of some rows at first."""
+    """What is observed in some rows in the first pass."""
 
     signs: Signs
     has_words: bool
-    """Whether any row came in words."""
+    """Whether any row has `tokens`."""
     path: Path | None
-    """Of a row."""
+    """The file of a row."""
 
 
 class _Entities(NamedTuple):
-    """What is seen of some rows when the scheme is known."""
+    """What is observed in some rows once the scheme is known."""
 
     counts: Counter[str]
     num_repaired: int
 
 
-class TokenSurvey:
-    """The types in the order of their ids, how the tags are read, and how many entities each split has."""
+class TokenSurvey(Survey):
+    """Finds out the types in the order of their ids, the tag scheme, and how many entities each split has."""
 
     def __init__(self, options: TokenClassificationOptions) -> None:
+        super().__init__()
         self._options = options
         self._scheme: Scheme | None = None
         self._keep_inner = False
         self._path: Path | None = None
         self._legal: set[str] | None = set(options.types) if options.types else None
-        """None as long as it is not known which there are."""
+        """None until the types are known."""
         self._are_counted = False
-        self.facts: dict[str, Any] = {}
 
     def look(self, split: str, rows: Sequence[Row], faults: Faults) -> _Tags | _Entities:
         if self._scheme is None:
             tags = [_tags(row, faults) for row in rows]
-            words = [its for its in tags if its is not None]
-            return _Tags(signs_of(words), bool(words), rows[0].path if rows else None)
+            tagged = [row_tags for row_tags in tags if row_tags is not None]
+            return _Tags(signs_of(tagged), bool(tagged), rows[0].path if rows else None)
         counts, num_repaired = Counter[str](), 0
         for row in rows:
-            # What is wrong with a tag or a span has been said when they were counted.
+            # Faults of tags and spans were reported when they were counted.
             spans, repaired = self._spans(row, Faults() if self._are_counted else faults)
             counts.update(span.type for span in spans)
             num_repaired += repaired
@@ -91,20 +90,22 @@ class TokenSurvey:
                 self._refuse_unknown(row, spans, faults)
         return _Entities(counts, num_repaired)
 
-    def learn(self, looks: Mapping[str, Sequence[Any]], faults: Faults) -> bool:
+    def learn(self, observations: Mapping[str, Sequence[Any]], faults: Faults) -> bool:
         if self._scheme is None:
             if faults:
                 return False
-            detected = detect_scheme(look.signs for its in looks.values() for look in its)
+            detected = detect_scheme(piece.signs for pieces in observations.values() for piece in pieces)
             self._scheme = detected if self._options.scheme == "auto" else self._options.scheme
-            # Of words that came as words, the model learns the first piece alone: a text must be cut as coarsely.
-            self._keep_inner = any(look.has_words for look in looks["train"])
-            self._path = next((look.path for look in looks["train"] if look.path), None)
+            # From rows of tokens the model learns first pieces only, so texts must be split as coarsely.
+            self._keep_inner = any(piece.has_words for piece in observations["train"])
+            self._path = next((piece.path for piece in observations["train"] if piece.path), None)
             return True
         if self._are_counted:
             return False
         self._are_counted = True
-        counts = {split: sum((look.counts for look in its), Counter[str]()) for split, its in looks.items()}
+        counts = {
+            split: sum((piece.counts for piece in pieces), Counter[str]()) for split, pieces in observations.items()
+        }
         if not counts["train"] and not faults:
             raise DataError(f"{self._path}: no row has an entity; there is nothing to learn")
         is_known = self._legal is not None
@@ -114,9 +115,11 @@ class TokenSurvey:
             "scheme": self._scheme,
             "keep_inner": self._keep_inner,
             "span_counts": {split: dict(count) for split, count in counts.items()},
-            "tags_repaired": {split: sum(look.num_repaired for look in its) for split, its in looks.items()},
+            "tags_repaired": {
+                split: sum(piece.num_repaired for piece in pieces) for split, pieces in observations.items()
+            },
         }
-        return not is_known and any(its.keys() - self._legal for its in counts.values())
+        return not is_known and any(count.keys() - self._legal for count in counts.values())
 
     def recall(self, facts: Mapping[str, Any]) -> bool:
         self.facts = dict(facts)
@@ -125,7 +128,7 @@ class TokenSurvey:
 
     def _spans(self, row: Row, faults: Faults) -> tuple[list[Span], int]:
         """The row's spans, and how many of its tags had to be repaired."""
-        assert self._scheme is not None, "it is the first thing that is learned"
+        assert self._scheme is not None, "the scheme is learned first"
         tags = _tags(row, Faults())
         if tags is None:
             return _given_spans(row, _words(row, keep_inner=self._keep_inner), faults), 0
@@ -145,24 +148,21 @@ class TokenSurvey:
                 faults.add(row.word(at), f"type {type_!r} is not in {source}; legal: {known}")
 
 
-class TokenClassification:
+class TokenClassification(Task):
     """Rows of `tokens` and `tags`, or of `text` and `spans`; cross entropy over words; seqeval's span F1."""
 
-    Options: ClassVar[type[TaskOptions]] = TokenClassificationOptions
-    columns: ClassVar[tuple[str, ...]] = ("tokens", "tags")
-    input_columns: ClassVar[tuple[str, ...]] = ("tokens", "text")
+    Options = TokenClassificationOptions
+    columns = ("tokens", "tags")
+    input_columns = ("tokens", "text")
     column_guesses: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "tokens": ("words",),
         "tags": ("ner_tags", "ner", "labels", "bio_tags"),
         "text": ("sentence", "content"),
         "spans": ("entities", "ents"),
     }
-    main_metric: ClassVar[str] = "f1"
-    lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss"})
-    auto_model: str = "AutoModelForTokenClassification"
-    wants_target_loss: bool = False
-    packable: bool = True
-    generation: Generation | None = None
+    main_metric = "f1"
+    auto_model = "AutoModelForTokenClassification"
+    packable = True
 
     def __init__(
         self,
@@ -171,6 +171,7 @@ class TokenClassification:
         tokenizer: PreTrainedTokenizerBase,
         config: PreTrainedConfig,
     ) -> None:
+        super().__init__(options, facts, tokenizer, config)
         self._types: list[str] = facts["types"]
         self._scheme: Scheme = facts["scheme"]
         self._keep_inner: bool = facts["keep_inner"]
@@ -178,11 +179,6 @@ class TokenClassification:
         self._marks_capitals = options.mark_capitals
         self._names = [OUTSIDE, *(f"{prefix}-{type_}" for type_ in self._types for prefix in "BI")]
         self._ids = {name: number for number, name in enumerate(self._names)}
-        self._tokenizer = tokenizer
-
-    @staticmethod
-    def named_columns(options: TokenClassificationOptions, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {}
 
     @staticmethod
     def survey(options: TokenClassificationOptions) -> Survey:
@@ -192,9 +188,11 @@ class TokenClassification:
         return {"num_labels": len(self._names), "id2label": dict(enumerate(self._names)), "label2id": dict(self._ids)}
 
     def check_model(self, config: PreTrainedConfig) -> None:
-        """Any model that transformers has a token classification head for will do; from_pretrained says if not."""
+        """Accepts any model; from_pretrained fails if transformers has no token classification head for it."""
         if self._marks_capitals and (getattr(config, "type_vocab_size", None) or 0) < 2:
-            raise DataError(f"task.mark_capitals: a {config.model_type} model has no two token types; leave it out")
+            raise DataError(
+                f"task.mark_capitals: a {config.model_type} model lacks a second token type; remove the key"
+            )
 
     @staticmethod
     def check_inputs(row: Row, faults: Faults) -> None:
@@ -212,28 +210,30 @@ class TokenClassification:
             if not isinstance(token, str) or not token.strip():
                 faults.add(row.word(at), f"token {at + 1}: expected a word, got {token!r:.60}")
 
-    def encode(self, rows: Sequence[Row], max_tokens: int, *, labelled: bool) -> list[list[Example]]:
-        """A window is an example; `heads` are the places of the first pieces of its own words, where it has no labels.
+    def encode(self, rows: Sequence[Row], max_tokens: int, *, labeled: bool) -> list[list[Example]]:
+        """One example per window; without labels, `heads` are the positions of the first pieces of its own words.
 
-        Gold spans come out of the labels again (see score): a window holds each of its entities whole, as B-, I-, …; of
-        an entity longer than any window, the first one has I-, I-, … from the second word on and none the rest.
+        Gold spans are restored from the labels (see score): a window contains each of its entities whole, as B-, I-, …;
+        of an entity longer than any window, only one window has a part: I-, I-, … from the second word on.
         """
         before, after = self._frame
         room = max_tokens - len(before) - len(after)
         if room < 4:
-            raise DataError(f"data.max_tokens: {max_tokens} leaves no room for a sentence and its special tokens")
+            raise DataError(
+                f"data.max_tokens: {max_tokens} leaves no room for a sentence and its special tokens; raise it"
+            )
         all_words = [_words(row, keep_inner=self._keep_inner) for row in rows]
         return [
-            self._windows(words, pieces, self._bio(row, words) if labelled else None, room)
+            self._windows(words, pieces, self._bio(row, words) if labeled else None, room)
             for row, words, pieces in zip(rows, all_words, self._pieces(all_words), strict=True)
         ]
 
     def _windows(self, words: _Words, pieces: list[list[int]], tags: list[str] | None, room: int) -> list[Example]:
         if sum(map(len, pieces)) > room:
-            pieces = [its[: room // 4] for its in pieces]  # or one endless word would fill a window
+            pieces = [ids[: room // 4] for ids in pieces]  # because one very long word could fill a window
         before, after = self._frame
         examples: list[Example] = []
-        sizes = [len(its) for its in pieces]
+        sizes = [len(ids) for ids in pieces]
         has_capital = [any(map(str.isupper, words.text[start:end])) for start, end in words.offsets]
         for window in cut_windows(sizes, spans_of(tags or ()), room=room, context=min(self._stride, room // 4)):
             ids, types, heads = list(before), [0] * len(before), []
@@ -261,7 +261,7 @@ class TokenClassification:
         return tags_of(_given_spans(row, words, Faults()), len(words.offsets))
 
     def _pieces(self, all_words: Sequence[_Words]) -> list[list[list[int]]]:
-        """Each word's pieces; the unknown token where a word has none, such as a control character."""
+        """The pieces of each word; the unknown token if a word has none, such as a control character."""
         split = [
             [
                 f"{' ' if self._needs_space and text[start - 1 : start].isspace() else ''}{text[start:end]}"
@@ -270,12 +270,12 @@ class TokenClassification:
             for text, offsets in all_words
         ]
         encoded = self._tokenizer(split, is_split_into_words=True, add_special_tokens=False, verbose=False)
-        pieces: list[list[list[int]]] = [[[] for _ in words] for words in split]
-        for number, its in enumerate(pieces):
+        pieces: list[list[list[int]]] = [[[] for _ in texts] for texts in split]
+        for number, words in enumerate(pieces):
             for piece, word in zip(encoded["input_ids"][number], encoded.word_ids(number), strict=True):
-                its[word].append(piece)
-        nothing = self._tokenizer.unk_token_id or 0
-        return [[piece or [nothing] for piece in its] for its in pieces]
+                words[word].append(piece)
+        unknown = self._tokenizer.unk_token_id or 0
+        return [[word or [unknown] for word in words] for words in pieces]
 
     @cached_property
     def _frame(self) -> tuple[list[int], list[int]]:
@@ -283,7 +283,7 @@ class TokenClassification:
 
     @cached_property
     def _needs_space(self) -> bool:
-        """Whether a word's first piece tells that a space was before it (GPT-2, RoBERTa), and has to be given one."""
+        """Whether a word's first piece encodes the space before it (GPT-2, RoBERTa), so that it has to be added."""
 
         def encode(*words: str) -> Any:
             return self._tokenizer(list(words), is_split_into_words=True, add_special_tokens=False)["input_ids"]
@@ -303,20 +303,14 @@ class TokenClassification:
             for text, label in zip(texts, example["labels"], strict=True)
         ]
 
-    def num_tokens(self, example: Example) -> int:
-        return len(example["input_ids"])
-
-    def num_targets(self, example: Example) -> int:
-        return sum(label != IGNORED for label in example["labels"])
-
     def collate(self, examples: Sequence[Example]) -> Batch:
         from shardtune.trainer.tasks.batch import Batch, pad
 
         ids = [example["input_ids"] for example in examples]
         inputs = {"input_ids": pad(ids, self._tokenizer.pad_token_id or 0)}
         if "position_ids" in examples[0]:
-            # An encoder makes no mask of position ids (transformers 5.23), so it is told who sees whom: who is of the
-            # same example. Padding is one more of them.
+            # Encoders derive no mask from position ids (transformers 5.23), so this mask lets tokens attend only to
+            # those of the same example. Padding is one more example.
             places = pad([example["position_ids"] for example in examples], 0)
             number = (places.diff(prepend=places[:, :1]) != 1).cumsum(1)
             inputs["position_ids"] = places
@@ -328,7 +322,7 @@ class TokenClassification:
         return Batch(inputs, pad([example["labels"] for example in examples], IGNORED))
 
     def loss_sum(self, output: Any, batch: Batch) -> Tensor:
-        """Cross entropy in float32; output.logits of shape (rows, longest, labels)."""
+        """Cross entropy in float32; output.logits have shape (rows, longest, labels)."""
         from torch.nn.functional import cross_entropy
 
         return cross_entropy(
@@ -336,9 +330,10 @@ class TokenClassification:
         )
 
     def score(self, output: Any, batch: Batch) -> dict[str, Tensor]:
-        """Spans that are right, found and there, each by type; and the words.
+        """The number of correct, predicted and gold spans by type; and of correct words and all words.
 
-        A gold I- that continues nothing stands for an entity that no window holds: it is there, and cannot be found.
+        A gold I- that continues nothing represents an entity longer than any window: it counts as gold, but cannot be
+        found.
         """
         import torch
 
@@ -357,9 +352,9 @@ class TokenClassification:
         return {"hit": hit, "found": found_count, "gold": gold_count, "words_right": right, "words": known.sum()}
 
     def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Precision, recall and F1 of spans as seqeval defines them by default; 0 where there is nothing to divide by.
+        """Precision, recall and F1 of spans as seqeval defines them by default; 0 where the denominator is 0.
 
-        Macro is the mean over the types that are there or were found.
+        Macro is the mean over the types with gold or predicted spans.
         """
         hit, found, gold = (totals[name].double() for name in ("hit", "found", "gold"))
         precision, recall, f1 = _rates(hit, found, gold)
@@ -382,15 +377,12 @@ class TokenClassification:
             },
         }
 
-    def calibrate(self, dev_metrics: Mapping[str, Any]) -> None:
-        """Nothing of dev is needed."""
-
     def predictions(self, output: Any, batch: Batch) -> list[dict[str, Any]]:
-        """The likeliest label and its probability at every place."""
+        """The most likely label and its probability at each position."""
         scores, labels = output.logits.float().softmax(-1).max(-1)
         return [
-            {"labels": its_labels, "scores": its_scores}
-            for its_labels, its_scores in zip(labels.tolist(), scores.tolist(), strict=True)
+            {"labels": row_labels, "scores": row_scores}
+            for row_labels, row_scores in zip(labels.tolist(), scores.tolist(), strict=True)
         ]
 
     @staticmethod
@@ -398,10 +390,11 @@ class TokenClassification:
         return {"text": text}
 
     def answer(self, row: Row, examples: Sequence[Example], predictions: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """The entities, where they are in the text (of tokens: joined by spaces), and their words' mean probability."""
-        heads = [(its, head) for example, its in zip(examples, predictions, strict=True) for head in example["heads"]]
-        tags = [self._names[its["labels"][head]] for its, head in heads]
-        scores = [its["scores"][head] for its, head in heads]
+        """The entities, their positions in the text (tokens: joined by spaces), and their words' mean probability."""
+        windows = zip(examples, predictions, strict=True)
+        heads = [(prediction, head) for example, prediction in windows for head in example["heads"]]
+        tags = [self._names[prediction["labels"][head]] for prediction, head in heads]
+        scores = [prediction["scores"][head] for prediction, head in heads]
         text, offsets = _words(row, keep_inner=self._keep_inner)
         spans = []
         for first, end, type_ in spans_of(tags):
@@ -420,13 +413,13 @@ class TokenClassification:
 
 
 def _by_example(batch: Batch, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """What tensors of shape (rows, longest) hold of each example; padding comes as examples of its own."""
-    for row, its in enumerate(zip(*tensors, strict=True)):
+    """The parts of tensors of shape (rows, longest) that belong to each example; padding yields further examples."""
+    for row, parts in enumerate(zip(*tensors, strict=True)):
         if (places := batch.inputs.get("position_ids")) is None:
-            yield its
+            yield parts
             continue
         begins = (places[row].diff() != 1).nonzero().flatten() + 1
-        yield from zip(*(one.tensor_split(begins.cpu()) for one in its), strict=True)
+        yield from zip(*(part.tensor_split(begins.cpu()) for part in parts), strict=True)
 
 
 def _rates(hit: Tensor, found: Tensor, gold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -446,13 +439,15 @@ def _words(row: Row, *, keep_inner: bool) -> _Words:
 
 
 def _tags(row: Row, faults: Faults) -> list[str] | None:
-    """The tags of a row of tokens, None if it is one of text; adds what is wrong with the row's form."""
+    """The tags of a row of tokens, or None for a row of text; adds what is wrong with the form of the row."""
     TokenClassification.check_inputs(row, faults)
     if "tokens" not in row.values:
         if "text" in row.values and not isinstance(row.values.get("spans"), list):
             faults.add(
                 row,
-                "no spans; a text without an entity has []" if "spans" not in row.values else "spans: expected a list",
+                "no spans; use [] for a text without entities"
+                if "spans" not in row.values
+                else "spans: expected a list",
             )
         return None
     tokens, tags = row.values["tokens"], row.values.get("tags")
@@ -468,7 +463,7 @@ def _tags(row: Row, faults: Faults) -> list[str] | None:
 
 
 def _given_spans(row: Row, words: _Words, faults: Faults) -> list[Span]:
-    """The spans of a row of text, in words; adds those that are none, overlap, or cut a word."""
+    """The spans of a row of text, as word positions; adds spans that are malformed, overlap, or split a word."""
     text, offsets = words
     first_at = {start: word for word, (start, _) in enumerate(offsets)}
     end_at = {end: word + 1 for word, (_, end) in enumerate(offsets)}
@@ -476,14 +471,14 @@ def _given_spans(row: Row, words: _Words, faults: Faults) -> list[Span]:
     for given in row.values["spans"]:
         place = _place(given, text)
         if place is None:
-            faults.add(row, f"span {given!r:.80}: expected start, end (0 to {len(text)}) and label, around some words")
+            faults.add(row, f"span {given!r:.80}: expected start and end (0 to {len(text)}) around words, and a label")
             continue
         start, end, label = place
         if start in first_at and end in end_at:
             spans.append(Span(first_at[start], end_at[end], label))
             continue
         cut = next(text[a:b] for a, b in offsets if a < start < b or a < end < b)
-        faults.add(row, f"span {text[start:end]!r:.60} ({start} to {end}, {label}) cuts the word {cut!r:.60}")
+        faults.add(row, f"span {text[start:end]!r:.60} ({start} to {end}, {label}) splits the word {cut!r:.60}")
     spans.sort()
     for one, two in pairwise(spans):
         if two.start < one.end:
@@ -492,7 +487,7 @@ def _given_spans(row: Row, words: _Words, faults: Faults) -> list[Span]:
 
 
 def _place(given: Any, text: str) -> Span | None:
-    """The span as it is written, in characters, without spaces at its ends; None if it is none."""
+    """The span in characters, without spaces at its ends; None if it is malformed."""
     if not isinstance(given, dict):
         return None
     start, end, label = (given.get(key) for key in ("start", "end", "label"))

@@ -1,6 +1,6 @@
-"""How the two kinds of models translate: what they read, what they learn to say, and how they are asked.
+"""The two kinds of translation models: their inputs, their targets and their prompts.
 
-An encoder-decoder reads the source and writes the target; a causal model goes on after a prompt that holds the source.
+An encoder-decoder reads the source and writes the target; a causal model continues a prompt that contains the source.
 """
 
 from __future__ import annotations
@@ -29,40 +29,40 @@ ANY_LENGTH = 10**9
 
 
 class Translator(Protocol):
-    """One kind of model. Its examples hold `source` and `reference` too, as the rows have them."""
+    """One kind of model. Its examples also have `source` and `reference`, the texts of the row."""
 
     auto_model: str
     packable: bool
     settings: Mapping[str, Any]
-    """What generate is told of the languages, and of where an answer ends."""
+    """Arguments of generate for the languages and the end of an answer."""
 
     def check(self, config: PreTrainedConfig) -> None:
         """Raises DataError if this model is of another kind."""
 
     def encode(self, sources: Sequence[str], targets: Sequence[str] | None, max_tokens: int) -> list[Example | None]:
-        """An example of each pair, or of each source; None where no room is left for a target."""
+        """One example per pair, or per source; None where there is no room for a target."""
 
     def num_tokens(self, example: Example) -> int:
-        """Of both sides."""
+        """The number of tokens of both sides."""
 
     def preview(self, example: Example) -> list[PreviewSpan]:
         """The example as the loss sees it."""
 
     def collate(self, examples: Sequence[Example]) -> Batch:
-        """Pads the examples; the batch's logits are wanted at the targets alone."""
+        """The padded examples, for a model that returns the loss of its targets."""
 
     def collate_prompts(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """What generate takes."""
+        """The inputs of generate."""
 
     def clean(self, answer: str) -> str:
-        """The translation in what the model has said."""
+        """The translation in an answer of the model."""
 
 
 class EncoderDecoder:
     """Marian, T5, BART, mBART, M2M100, NLLB and others. Each side may have max_tokens.
 
-    A micro-batch is cut by the tokens of both sides; where a row's sides differ much in length, it may hold more with
-    padding, but never twice as much.
+    The size of a micro-batch is the number of tokens of both sides. If the sides of a row differ much in length, a
+    micro-batch with its padding may exceed that size, but never by a factor of two.
     """
 
     auto_model = "AutoModelForSeq2SeqLM"
@@ -72,7 +72,7 @@ class EncoderDecoder:
         self, options: TranslationOptions, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
     ) -> None:
         if options.prompt != PROMPT or options.use_chat_template:
-            raise DataError("task.prompt and task.use_chat_template are for causal models; use task.prefix")
+            raise DataError("task.prompt and task.use_chat_template apply to causal models only; use task.prefix")
         self._prefix = options.prefix
         self._tokenizer = tokenizer
         language = _set_languages(options, tokenizer)
@@ -84,36 +84,36 @@ class EncoderDecoder:
         if language is not None:
             after = [token for token in after if token != language]
             if before == [] and not getattr(tokenizer, "legacy_behaviour", False):
-                # mBART-25 and PLBart write `text </s> language`, and the decoder begins with the language.
+                # mBART-25 and PLBart: the format is `text </s> language`, and the decoder begins with the language.
                 start = settings["decoder_start_token_id"] = language
             else:
-                # mBART-50, M2M100 and NLLB: the language comes first, and generate is made to say it. (NLLB's legacy
-                # tokenizers put it last, for which no NLLB was trained: transformers #22313.)
+                # mBART-50, M2M100 and NLLB: the language comes first, and generate is forced to begin with it. (NLLB's
+                # legacy tokenizers put it last, but no NLLB was trained so: transformers #22313.)
                 before, self._forced = [language], language
                 settings["forced_bos_token_id"] = language
         if start is None:
-            raise DataError("model.path: its config names no decoder_start_token_id, which the decoder begins with")
+            raise DataError("model.path: the model's config has no decoder_start_token_id; set one in its config.json")
         if tokenizer.pad_token_id is None:
-            raise DataError("model.path: the tokenizer has no pad_token; name one in its tokenizer_config.json")
+            raise DataError("model.path: the tokenizer has no pad_token; set one in its tokenizer_config.json")
         end = tokenizer.eos_token_id
         self._forced_text = "" if self._forced is None else str(tokenizer.decode([self._forced])).strip()
         self.settings: Mapping[str, Any] = settings
         self._start: int = start
         self._before, self._after = before, after if after or end is None else [end]
         if not self._after:
-            raise DataError("model.path: the tokenizer has no eos_token: the model would not learn when to stop")
+            raise DataError("model.path: the tokenizer has no eos_token, so the model would not learn when to stop")
 
     def check(self, config: PreTrainedConfig) -> None:
         from transformers import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
 
         if type(config) not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
-            raise DataError(f"task.architecture: {config.model_type} models are no encoder-decoders")
+            raise DataError(f"task.architecture: {config.model_type} is not an encoder-decoder")
 
     def encode(self, sources: Sequence[str], targets: Sequence[str] | None, max_tokens: int) -> list[Example | None]:
         before, after = self._source_frame
         room = max_tokens - len(before) - len(after)
         if room < 1 or max_tokens <= len(self._before):
-            raise DataError(f"data.max_tokens: {max_tokens} leaves no room for a text and its special tokens")
+            raise DataError(f"data.max_tokens: {max_tokens} leaves no room for a text and its special tokens; raise it")
         texts = [f"{self._prefix}{source}" for source in sources]
         bodies: list[list[int]] = self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         if targets is None:
@@ -124,7 +124,7 @@ class EncoderDecoder:
         answers = self._tokenizer(text_target=list(targets), add_special_tokens=False, verbose=False)["input_ids"]
         examples: list[Example | None] = []
         for source, target, body, answer in zip(sources, targets, bodies, answers, strict=True):
-            # Of a target that is cut off the end is not learned: the model should not learn to stop half way.
+            # A target that is cut off has no end of text: the model should not learn to stop halfway.
             whole = [*self._before, *answer, *self._after]
             cut = whole[:max_tokens]
             example = self._example([*before, *body[:room], *after], cut, source=source, reference=target)
@@ -148,10 +148,10 @@ class EncoderDecoder:
 
     def preview(self, example: Example) -> list[PreviewSpan]:
         read = [PreviewSpan(text) for text in texts_of(example["input_ids"], self._tokenizer)]
-        said = texts_of([*example["decoder_input_ids"][1:], example["labels"][-1]], self._tokenizer)
+        written = texts_of([*example["decoder_input_ids"][1:], example["labels"][-1]], self._tokenizer)
         pieces = [
             PreviewSpan(text, None if label == IGNORED else text)
-            for text, label in zip(said, example["labels"], strict=True)
+            for text, label in zip(written, example["labels"], strict=True)
         ]
         return [*read, PreviewSpan(" "), *pieces]
 
@@ -159,27 +159,23 @@ class EncoderDecoder:
         from shardtune.trainer.tasks.batch import Batch, pad
 
         labels = pad([example["labels"] for example in examples], IGNORED)
-        # Of the decoder's side no mask is needed: it is padded behind, where nothing before it looks.
+        # The decoder needs no mask: padding is on the right, where no earlier token attends to it.
         decoder = pad([example["decoder_input_ids"] for example in examples], self._tokenizer.pad_token_id)
         inputs = self.collate_prompts(examples) | {"decoder_input_ids": decoder, "targets": labels}
         return Batch(inputs, labels)
 
     def collate_prompts(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        from shardtune.trainer.tasks.batch import pad
+        from shardtune.trainer.tasks.batch import padded_inputs
 
-        ids = [example["input_ids"] for example in examples]
-        return {
-            "input_ids": pad(ids, self._tokenizer.pad_token_id),
-            "attention_mask": pad([[1] * len(row) for row in ids], 0),
-        }
+        return padded_inputs([example["input_ids"] for example in examples], self._tokenizer.pad_token_id)
 
     def clean(self, answer: str) -> str:
-        # M2M100's tokenizer does not count its languages among the special tokens, and says them (transformers 5.23).
+        # M2M100's tokenizer does not treat its languages as special tokens, and decodes them (transformers 5.23).
         return answer.strip().removeprefix(self._forced_text).strip()
 
 
 class Causal:
-    """Language models that are asked by a prompt; prompt and answer together may have max_tokens."""
+    """Language models that get a prompt; prompt and answer together may have max_tokens."""
 
     auto_model = "AutoModelForCausalLM"
     packable = True
@@ -188,10 +184,10 @@ class Causal:
         self, options: TranslationOptions, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
     ) -> None:
         if options.prefix:
-            raise DataError("task.prefix is for encoder-decoders; say it in task.prompt")
+            raise DataError("task.prefix applies to encoder-decoders only; use task.prompt")
         for key in ("source_language", "target_language"):
             if f"{{{key}}}" in options.prompt and getattr(options, key) is None:
-                raise DataError(f"task.{key}: the prompt names it; set it, or write a task.prompt without it")
+                raise DataError(f"task.{key} is used in task.prompt; set it, or change the prompt")
         self._prompt = options.prompt
         self._languages = {
             "source_language": english_name(options.source_language or ""),
@@ -200,10 +196,10 @@ class Causal:
         self._tokenizer = tokenizer
         has_template = bool(tokenizer.chat_template)
         if options.use_chat_template and not has_template:
-            raise DataError("task.use_chat_template: the tokenizer has no chat template")
+            raise DataError("task.use_chat_template: the tokenizer has no chat template; set this to false")
         is_chat = has_template if options.use_chat_template is None else options.use_chat_template
         if tokenizer.eos_token_id is None:
-            raise DataError("model.path: the tokenizer has no eos_token: the model would not learn when to stop")
+            raise DataError("model.path: the tokenizer has no eos_token, so the model would not learn when to stop")
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         self._pad_id: int = tokenizer.pad_token_id
@@ -227,17 +223,17 @@ class Causal:
         prompts = self._prompts(sources)
         if targets is None:
             return [
-                self._example(its if len(its) <= max_tokens else self._shortened(source, max_tokens), [], source=source)
-                for source, its in zip(sources, prompts, strict=True)
+                self._example(ids if len(ids) <= max_tokens else self._shortened(source, max_tokens), [], source=source)
+                for source, ids in zip(sources, prompts, strict=True)
             ]
         answers = self._tokenizer(list(targets), add_special_tokens=False, verbose=False)["input_ids"]
         examples: list[Example | None] = []
         for source, target, prompt, answer in zip(sources, targets, prompts, answers, strict=True):
-            # Of an answer that is cut off the end is not learned: the model should not learn to stop half way.
-            said = [*answer, self._end][: max(0, max_tokens - len(prompt))]
-            example = self._example(prompt, said, source=source, reference=target)
-            example[TRUNCATED] = len(said) <= len(answer)
-            examples.append(example if answer and said else None)
+            # An answer that is cut off has no end of turn: the model should not learn to stop halfway.
+            learned = [*answer, self._end][: max(0, max_tokens - len(prompt))]
+            example = self._example(prompt, learned, source=source, reference=target)
+            example[TRUNCATED] = len(learned) <= len(answer)
+            examples.append(example if answer and learned else None)
         return examples
 
     def _example(self, prompt: list[int], answer: list[int], *, source: str, reference: str = "") -> Example:
@@ -247,11 +243,11 @@ class Causal:
     def _prompts(self, sources: Sequence[str]) -> list[list[int]]:
         texts = [self._prompt.format(source=source, **self._languages) for source in sources]
         if self._turns is None:
-            ids: list[list[int]] = self._tokenizer(texts, verbose=False)["input_ids"]
-            # Some tokenizers end every text; this one goes on.
-            return [its[:-1] if its[-1] == self._tokenizer.eos_token_id else its for its in ids]
-        asked = [Conversation(messages=[{"role": "user", "content": text.strip()}], weights=[0.0]) for text in texts]
-        return [self._turns.prompt(conversation, ANY_LENGTH) for conversation in asked]
+            prompts: list[list[int]] = self._tokenizer(texts, verbose=False)["input_ids"]
+            # Some tokenizers append the end of text, but a prompt continues.
+            return [ids[:-1] if ids[-1] == self._tokenizer.eos_token_id else ids for ids in prompts]
+        turns = [Conversation(messages=[{"role": "user", "content": text.strip()}], weights=[0.0]) for text in texts]
+        return [self._turns.prompt(turn, ANY_LENGTH) for turn in turns]
 
     def _shortened(self, source: str, max_tokens: int) -> list[int]:
         """The prompt with as much of the source as fits."""
@@ -260,7 +256,9 @@ class Causal:
         while len(prompt) > max_tokens:
             ids = ids[: max(0, len(ids) - (len(prompt) - max_tokens))]
             if not ids:
-                raise DataError(f"data.max_tokens: {max_tokens} leaves no room for a source within the prompt")
+                raise DataError(
+                    f"data.max_tokens: {max_tokens} leaves no room for a source within the prompt; raise it"
+                )
             (prompt,) = self._prompts([str(self._tokenizer.decode(ids, skip_special_tokens=True))])
         return prompt
 
@@ -282,31 +280,32 @@ class Causal:
 
 
 def _set_languages(options: TranslationOptions, tokenizer: Any) -> int | None:
-    """Tells a multilingual tokenizer which languages it reads and writes; the token of the one that it writes.
+    """Sets the languages of a multilingual tokenizer; returns the token of the target language.
 
-    None if the tokenizer knows of no languages. Raises DataError if it does not know these, or not which are meant.
+    None if the tokenizer has no languages. Raises DataError if it lacks these languages, or if they are ambiguous.
     """
     codes = _language_codes(tokenizer)
     if not codes:
         if options.source_code or options.target_code:
-            raise DataError("task.source_code, task.target_code: the tokenizer knows no languages; leave them out")
+            raise DataError("task.source_code, task.target_code: the tokenizer has no languages; remove the keys")
         return None
     chosen = {}
     for side in ("source", "target"):
         code, language = getattr(options, f"{side}_code"), getattr(options, f"{side}_language")
         found = [code] if code in codes else find_tag(language, codes) if language and not code else []
         if len(found) != 1:
-            wanted = f"{code or language!r} is none of them" if code or language else "say which"
-            wanted = f"{language!r} is {' and '.join(found)}" if len(found) > 1 else wanted
-            near = [its for its in codes if primary(its)[:2] == primary(code or language or "")[:2]] or list(codes)
-            raise DataError(f"task.{side}_code: the tokenizer knows languages, and {wanted}; legal: {', '.join(near)}")
+            wanted = code or language
+            problem = f"unknown language {wanted!r}" if wanted else f"the tokenizer needs a {side} language"
+            problem = f"{language!r} may be {' or '.join(found)}" if len(found) > 1 else problem
+            near = [known for known in codes if primary(known)[:2] == primary(wanted or "")[:2]]
+            raise DataError(f"task.{side}_code: {problem}; legal: {', '.join(near or codes)}")
         chosen[side] = found[0]
     tokenizer.src_lang, tokenizer.tgt_lang = chosen["source"], chosen["target"]
     return codes[chosen["target"]]
 
 
 def _language_codes(tokenizer: Any) -> dict[str, int]:
-    """What a multilingual tokenizer calls its languages, and their tokens; empty if it knows of none."""
+    """The language codes of a multilingual tokenizer and their tokens; empty if it has none."""
     if not hasattr(tokenizer, "src_lang") or not hasattr(tokenizer, "tgt_lang"):
         return {}
     if (tokens := getattr(tokenizer, "lang_code_to_token", None)) is not None:  # M2M100: `fr` and `__fr__`

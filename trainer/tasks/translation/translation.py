@@ -1,4 +1,4 @@
-"""Translation: a text in one language becomes the same in another, said by an encoder-decoder or by a causal model."""
+"""Translation of texts into another language, by an encoder-decoder or by a causal model."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from shardtune.recipe.tasks.translation import TranslationOptions
 from shardtune.rows.source import Faults, Row, check_text
-from shardtune.section import TaskOptions
 from shardtune.trainer.tasks import causal
-from shardtune.trainer.tasks.example import IGNORED, Example
+from shardtune.trainer.tasks.example import Example
 from shardtune.trainer.tasks.languages import NUM_LOOKED_AT, Letters, bleu_tokenizer, find_tag, letters_of
-from shardtune.trainer.tasks.task import Generation, PreviewSpan, Scores, Survey
+from shardtune.trainer.tasks.task import GeneratingTask, Generation, PreviewSpan, Survey
 from shardtune.trainer.tasks.text_scores import TextScores
 from shardtune.trainer.tasks.translation.models import Causal, EncoderDecoder, Translator
 
@@ -22,12 +21,12 @@ if TYPE_CHECKING:
     from shardtune.trainer.tasks.batch import Batch
 
 
-class TranslationSurvey:
-    """The tokenizer of BLEU, which is to be the same wherever the run goes on."""
+class TranslationSurvey(Survey):
+    """Finds out the tokenizer of BLEU, which must stay the same when the run is resumed elsewhere."""
 
     def __init__(self, options: TranslationOptions) -> None:
+        super().__init__()
         self._options = options
-        self.facts: dict[str, Any] = {}
 
     def look(self, split: str, rows: Sequence[Row], faults: Faults) -> Letters:
         for row in rows:
@@ -36,31 +35,28 @@ class TranslationSurvey:
         targets = (row.values.get("target") for row in rows[:NUM_LOOKED_AT])
         return letters_of(target for target in targets if isinstance(target, str))
 
-    def learn(self, looks: Mapping[str, Sequence[Letters]], faults: Faults) -> bool:
+    def learn(self, observations: Mapping[str, Sequence[Letters]], faults: Faults) -> bool:
         chosen: str = self._options.bleu_tokenizer
         if chosen == "auto":
-            chosen = bleu_tokenizer(self._options.target_language, looks["train"])
+            chosen = bleu_tokenizer(self._options.target_language, observations["train"])
         self.facts = {"bleu_tokenizer": chosen}
         return False
 
-    def recall(self, facts: Mapping[str, Any]) -> bool:
-        return False
 
-
-class Translation:
+class Translation(GeneratingTask):
     """Rows of `source` and `target`; cross entropy over the target's tokens; sacrebleu's BLEU and chrF."""
 
-    Options: ClassVar[type[TaskOptions]] = TranslationOptions
-    columns: ClassVar[tuple[str, ...]] = ("source", "target")
-    input_columns: ClassVar[tuple[str, ...]] = ("source",)
+    Options = TranslationOptions
+    columns = ("source", "target")
+    input_columns = ("source",)
     column_guesses: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "source": ("src", "source_text", "text"),
         "target": ("tgt", "target_text", "reference"),
         "translation": (),
     }
-    main_metric: ClassVar[str] = "bleu"
-    lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "perplexity"})
-    wants_target_loss: bool = True
+    main_metric = "bleu"
+    lower_is_better = frozenset({"loss", "perplexity"})
+    wants_target_loss = True
 
     def __init__(
         self,
@@ -69,7 +65,7 @@ class Translation:
         tokenizer: PreTrainedTokenizerBase,
         config: PreTrainedConfig,
     ) -> None:
-        self._options = options
+        super().__init__(options, facts, tokenizer, config)
         is_encoder_decoder = (
             config.is_encoder_decoder if options.architecture == "auto" else options.architecture == "encoder_decoder"
         )
@@ -77,9 +73,9 @@ class Translation:
             EncoderDecoder(options, tokenizer, config) if is_encoder_decoder else Causal(options, tokenizer, config)
         )
         self._scores = TextScores(facts["bleu_tokenizer"])
-        self.auto_model: str = self._translator.auto_model
-        self.packable: bool = self._translator.packable
-        self.generation: Generation | None = Generation(
+        self.auto_model = self._translator.auto_model
+        self.packable = self._translator.packable
+        self.generation = Generation(
             max_new_tokens=options.max_new_tokens,
             num_beams=options.num_beams,
             num_dev_rows=options.dev_rows,
@@ -88,9 +84,9 @@ class Translation:
 
     @staticmethod
     def named_columns(options: TranslationOptions, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The two sides, where they are to be found by their languages."""
+        """The columns `source` and `target`, where they can be found by their languages."""
         by_language = values.get("translation")
-        # In data sets of translations, `source` alone is often where they come from.
+        # In translation data sets, `source` alone is often the origin of a row.
         known = {"source", "target"} & values.keys()
         if len(known) == 2 or (known and not isinstance(by_language, Mapping)):
             return {}
@@ -104,13 +100,6 @@ class Translation:
     def survey(options: TranslationOptions) -> Survey:
         return TranslationSurvey(options)
 
-    @staticmethod
-    def label_counts(facts: Mapping[str, Any]) -> Mapping[str, Mapping[str, int]]:
-        return {}
-
-    def model_config(self) -> dict[str, Any]:
-        return {}
-
     def check_model(self, config: PreTrainedConfig) -> None:
         self._translator.check(config)
 
@@ -118,9 +107,9 @@ class Translation:
     def check_inputs(row: Row, faults: Faults) -> None:
         _check(row, "source", faults)
 
-    def encode(self, rows: Sequence[Row], max_tokens: int, *, labelled: bool) -> list[list[Example]]:
+    def encode(self, rows: Sequence[Row], max_tokens: int, *, labeled: bool) -> list[list[Example]]:
         sources = [row.values["source"] for row in rows]
-        targets = [row.values["target"] for row in rows] if labelled else None
+        targets = [row.values["target"] for row in rows] if labeled else None
         examples = self._translator.encode(sources, targets, max_tokens)
         return [[example] if example is not None else [] for example in examples]
 
@@ -130,35 +119,18 @@ class Translation:
     def num_tokens(self, example: Example) -> int:
         return self._translator.num_tokens(example)
 
-    def num_targets(self, example: Example) -> int:
-        return sum(label != IGNORED for label in example["labels"])
-
     def collate(self, examples: Sequence[Example]) -> Batch:
         return self._translator.collate(examples)
 
     def loss_sum(self, output: Any, batch: Batch) -> Tensor:
-        """Cross entropy, as the model says it (trainer/model/target_loss.py)."""
+        """Cross entropy, as the model returns it (trainer/model/target_loss.py)."""
         return causal.loss_sum(output)
 
-    def score(self, output: Any, batch: Batch) -> Scores:
+    def score(self, output: Any, batch: Batch) -> dict[str, Tensor]:
         return causal.score(output, batch)
 
     def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
         return {**causal.metrics(totals), **self._scores.metrics(totals)}
-
-    def calibrate(self, dev_metrics: Mapping[str, Any]) -> None:
-        """Nothing is chosen on dev."""
-
-    def predictions(self, output: Any, batch: Batch) -> list[dict[str, Any]]:
-        raise AssertionError("translations are generated")
-
-    @staticmethod
-    def text_row(text: str) -> dict[str, Any]:
-        return {"source": text}
-
-    def answer(self, row: Row, examples: Sequence[Example], predictions: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        (only,) = predictions
-        return only
 
     def collate_prompts(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         return self._translator.collate_prompts(examples)
@@ -179,11 +151,11 @@ class Translation:
 
 
 def _check(row: Row, side: str, faults: Faults) -> None:
-    """Adds a fault if this side is not a text with something in it."""
+    """Adds a fault if this side is not a non-empty text."""
     if side in row.values:
         check_text(row, side, faults)
         return
     by_language = row.values.get("translation")
     names = [f"translation.{name}" for name in by_language] if isinstance(by_language, Mapping) else list(row.columns)
     found = ", ".join(names) or "nothing"
-    faults.add(row, f"no {side}; found: {found}. Name its language (task.{side}_language) or its column (data.columns)")
+    faults.add(row, f"no {side}; found: {found}. Set its language (task.{side}_language) or its column (data.columns)")

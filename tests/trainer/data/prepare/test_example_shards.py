@@ -19,7 +19,7 @@ from shardtune.trainer.tasks.example import TRUNCATED, Example
 class Verbatim:
     """A task whose examples are given in the rows; a row without examples is bad."""
 
-    def encode(self, rows: Sequence[Row], max_tokens: int, *, labelled: bool) -> list[list[Example]]:
+    def encode(self, rows: Sequence[Row], max_tokens: int, *, labeled: bool) -> list[list[Example]]:
         faults = Faults()
         for row in rows:
             if row.values["examples"] is None:

@@ -1,4 +1,4 @@
-"""Dialogue: what counts is what the assistant says; on any number of ranks, it and its replies are the same."""
+"""Chat: the loss is that of the assistant's replies; loss and generated replies do not depend on the ranks."""
 
 import json
 import random
@@ -56,15 +56,15 @@ def a(content: str = "stop", **more: Any) -> dict[str, Any]:
 
 
 def write_signs(path: Path, num_rows: int, *, seed: int) -> Path:
-    """Conversations of one to four rounds: each colour is answered by its sign, in the order asked."""
+    """Conversations of one to four rounds: each color is answered by its sign, in the order of the question."""
     chosen = random.Random(seed)
     rows = []
     for _ in range(num_rows):
         messages = []
         for _ in range(chosen.randint(1, 4)):
-            colours = chosen.choices(list(SIGNS), k=chosen.randint(1, 3))
+            colors = chosen.choices(list(SIGNS), k=chosen.randint(1, 3))
             weight = {"weight": chosen.choice([0.5, 2])} if rows and chosen.random() < 0.3 else {}
-            messages += [u(" and ".join(colours)), a(" and ".join(map(SIGNS.get, colours)), **weight)]
+            messages += [u(" and ".join(colors)), a(" and ".join(map(SIGNS.get, colors)), **weight)]
         rows.append({"messages": messages})
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
@@ -91,21 +91,21 @@ def recipe_of(folder: Path, *overrides: str, **task: Any) -> Recipe:
 METRICS = {"reference_metrics": ["rouge_l", "bleu", "chrf"], "generate_dev_rows": None, "generate_test_rows": 9}
 
 
-def test_one_rank_and_two_agree_in_loss_in_every_metric_and_in_every_reply(signs: Path, tmp_path: Path) -> None:
-    """Also where weights are sharded, and the ranks' shares of what is generated are unequal: 13 rows, and 9."""
+def test_loss_metrics_and_replies_do_not_depend_on_the_number_of_ranks(signs: Path, tmp_path: Path) -> None:
+    """Also with sharded weights and unequal numbers of generated replies per rank: 13 rows, and 9."""
     seen = {}
     for world_size, stage in ((1, 2), (2, 2), (2, 3)):
         sizes = "train.micro_batch_tokens=140", "train.max_steps=7", "train.eval_every_steps=7"
         run_dir = tmp_path / f"{world_size}-{stage}"
         recipe = recipe_of(signs, f"engine.deepspeed=zero{stage}", *sizes, **METRICS)
-        ended, its = runs.train(recipe, run_dir, world_size=world_size)
+        ended, run = runs.train(recipe, run_dir, world_size=world_size)
         assert all(ended)
-        seen[world_size, stage] = its
+        seen[world_size, stage] = run
     reference = seen.pop((1, 2))
-    for its in seen.values():
-        for mine, other in zip(curve(its), curve(reference), strict=True):
+    for run in seen.values():
+        for mine, other in zip(curve(run), curve(reference), strict=True):
             assert mine == pytest.approx(other, rel=1e-4)
-        for mine, other in zip(evaluations(its), evaluations(reference), strict=True):
+        for mine, other in zip(evaluations(run), evaluations(reference), strict=True):
             assert numbers(mine) == pytest.approx(numbers(other), rel=1e-4)
             assert mine["answers"] == other["answers"]
     dev, test = evaluations(reference)
@@ -118,8 +118,8 @@ def test_one_rank_and_two_agree_in_loss_in_every_metric_and_in_every_reply(signs
     assert dev["loss"] < curve(reference)[0][1]
 
 
-def evaluations(its: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [event for event in its if event["event"] == "eval"]
+def evaluations(run: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [event for event in run if event["event"] == "eval"]
 
 
 def numbers(event: dict[str, Any]) -> dict[str, float]:
@@ -149,7 +149,7 @@ def write_plain(folder: Path, *, tied: bool = True, num_rows: int = 264, **speci
 
 
 def weights_of(ranks: Ranks, recipes: Sequence[Recipe]) -> list[dict[str, Any]]:
-    """The whole weights of each recipe's model, once it is on its engine."""
+    """The full weights of each recipe's model, once its engine has been built."""
     whole = []
     for recipe in recipes:
         tokenizer = load_tokenizer(recipe)
@@ -162,12 +162,12 @@ def weights_of(ranks: Ranks, recipes: Sequence[Recipe]) -> list[dict[str, Any]]:
             return OPTIMIZERS["adamw"](model, config)
 
         engine = DeepSpeedEngine(model, ds_config, make_optimizer, ranks=ranks, seed=0)
-        its: dict[str, Any] = {}
+        weights: dict[str, Any] = {}
         for name, parameter in engine._engine.module.named_parameters(remove_duplicate=False):
             sharded = [parameter] if hasattr(parameter, "ds_id") else []
             with deepspeed.zero.GatheredParameters(sharded, enabled=bool(sharded)):
-                its[name] = parameter.tolist()
-        whole.append(its)
+                weights[name] = parameter.tolist()
+        whole.append(weights)
     return whole
 
 
@@ -188,7 +188,7 @@ def test_new_tokens_have_the_same_embeddings_sharded_or_not(tmp_path: Path) -> N
             assert torch.allclose(matrix[260:], matrix[:260].mean(0).expand(4, 32), atol=1e-3)
 
 
-def test_a_sharded_run_with_new_tokens_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_a_sharded_run_with_new_tokens_resumes_exactly(tmp_path: Path) -> None:
     write_plain(tmp_path / "model", num_rows=258)
     for split in ("train", "dev", "test"):
         write_signs(tmp_path / f"{split}.jsonl", 24, seed=1)
@@ -198,9 +198,9 @@ def test_a_sharded_run_with_new_tokens_goes_on_where_it_stopped(tmp_path: Path) 
     )  # fmt: skip
     _, unbroken = runs.train(recipe, tmp_path / "unbroken", world_size=2)
     stopped, _ = runs.train(recipe, tmp_path / "broken", world_size=2, before=stop_after(1))
-    ended, its = runs.train(recipe, tmp_path / "broken", world_size=2)
+    ended, run = runs.train(recipe, tmp_path / "broken", world_size=2)
     assert (stopped, ended) == ([False, False], [True, True])
-    assert curve(its) == curve(unbroken) and len(curve(its)) == 3
+    assert curve(run) == curve(unbroken) and len(curve(run)) == 3
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +218,7 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_what_it_says_while_it_learns_is_shown(spoken: Path) -> None:
+def test_replies_generated_during_training_are_shown(spoken: Path) -> None:
     first, *_, test = runs.events(spoken, "eval")
     asked = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
     assert test["token_accuracy"] == 1
@@ -247,40 +247,40 @@ def test_predict_answers_the_last_turn_of_a_text_or_of_any_format(
     (tmp_path / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     assert predict([str(spoken), "--text=ho", f"--file={tmp_path}/asked.jsonl"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
-    assert [line["prediction"] for line in lines] == [{"reply": its} for its in ("no.", "yo", "no.", "yo")]
+    assert [line["prediction"] for line in lines] == [{"reply": reply} for reply in ("no.", "yo", "no.", "yo")]
 
 
 def test_a_dialogue_is_held_over_pipes(spoken: Path) -> None:
     words = [
         sys.executable,
         "-m",
-        "shardtune.launcher.cli",
+        "shardtune.launcher",
         "chat",
         str(spoken),
         "--temperature=0",
         "--system=S",
         "--model=last",
     ]
-    said = "/system\nhi\n\n/nothing\n/help\n/reset\nho"
-    done = subprocess.run(words, input=said, capture_output=True, text=True, timeout=120)
+    spoken_lines = "/system\nhi\n\n/nothing\n/help\n/reset\nho"
+    done = subprocess.run(words, input=spoken_lines, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"yo\nthere is no /nothing\n{HELP}\n{HELP}\nno.\n"
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--temperature=hot"], "expected a number from 0, always the likeliest, to 100, got 'hot'"),
         (["--max-new-tokens=0"], "expected a whole number above 0, got '0'"),
         (["--model=worst"], "invalid choice"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(
-    spoken: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+def test_invalid_arguments_of_chat_are_refused(
+    spoken: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     with pytest.raises(SystemExit) as raised:
         talk_to([str(spoken), *words])
-    assert raised.value.code == 2 and said in capsys.readouterr().err
+    assert raised.value.code == 2 and message in capsys.readouterr().err
 
 
 def test_only_a_chat_can_be_talked_to(spoken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -293,16 +293,16 @@ def test_only_a_chat_can_be_talked_to(spoken: Path, tmp_path: Path, capsys: pyte
     assert "its task is classification, and only a chat's model can be talked to" in capsys.readouterr().err
 
 
-def talk(run_dir: Path, said: list[str], *, max_new_tokens: int = 20) -> Talk:
+def talk(run_dir: Path, written: list[str], *, max_new_tokens: int = 20) -> Talk:
     task, model, tokenizer = open_model(*find_model(run_dir, "last"))
     assert isinstance(task, Chat)
-    how: dict[str, Any] = {"system": None, "max_new_tokens": max_new_tokens, "temperature": 0, "write": said.append}
+    how: dict[str, Any] = {"system": None, "max_new_tokens": max_new_tokens, "temperature": 0, "write": written.append}
     return Talk(task, model, tokenizer, **how)
 
 
-def test_ctrl_c_stops_a_reply_and_what_was_said_is_remembered(spoken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    its = talk(spoken, said)
+def test_ctrl_c_stops_a_reply_and_keeps_what_was_generated(spoken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    dialogue = talk(spoken, written)
     put = transformers.TextStreamer.put
     seen: list[Any] = []
 
@@ -310,21 +310,23 @@ def test_ctrl_c_stops_a_reply_and_what_was_said_is_remembered(spoken: Path, monk
         put(streamer, value)
         seen.append(value)
         if len(seen) == 3:  # the prompt, and two bytes of "no."
-            signal.raise_signal(signal.SIGINT)  # in this thread: another one's would be seen a token later
+            signal.raise_signal(
+                signal.SIGINT
+            )  # in this thread, because one from another thread would be noticed a token later
 
     monkeypatch.setattr(transformers.TextStreamer, "put", interrupt)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell makes its background jobs ignore it
     try:
-        its.ask("ho")
+        dialogue.ask("ho")
     finally:
         signal.signal(signal.SIGINT, before)
-    assert "".join(said) == "no\n"
-    assert its.messages == [u("ho"), a("no")]
+    assert "".join(written) == "no\n"
+    assert dialogue.messages == [u("ho"), a("no")]
 
 
-def test_what_has_no_room_is_said_and_the_dialogue_goes_on(spoken: Path) -> None:
-    said: list[str] = []
-    its = talk(spoken, said, max_new_tokens=200)
+def test_a_message_that_does_not_fit_is_reported_and_the_dialogue_continues(spoken: Path) -> None:
+    written: list[str] = []
+    dialogue = talk(spoken, written, max_new_tokens=200)
     lines = iter(["x" * 60, "hi", "ho"])
 
     def read() -> str:
@@ -333,9 +335,9 @@ def test_what_has_no_room_is_said_and_the_dialogue_goes_on(spoken: Path) -> None
         except StopIteration:
             raise EOFError from None
 
-    converse(its, read, said.append)
-    assert "".join(said).startswith("(its last round alone has 79 tokens, and there is room for 56)\nyo\n")
-    assert [message["content"] for message in its.messages[:3]] == ["hi", "yo", "ho"]
+    converse(dialogue, read, written.append)
+    assert "".join(written).startswith("(the last round alone has 79 tokens, but only 56 fit)\nyo\n")
+    assert [message["content"] for message in dialogue.messages[:3]] == ["hi", "yo", "ho"]
 
 
 def task_of(folder: Path, **options: Any) -> Chat:
@@ -355,15 +357,15 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def learned(task: Chat, row: Row, max_tokens: int = 200) -> str | None:
-    """What an example teaches to say, tokens that are not learned as dots; None if the row is dropped."""
-    (examples,) = task.encode([row], max_tokens, labelled=True)
+    """The text of an example's targets, with dots for tokens that are not learned; None if the row is dropped."""
+    (examples,) = task.encode([row], max_tokens, labeled=True)
     if not examples:
         return None
     return "".join(piece.target or "." for piece in task.preview(examples[0]))
 
 
 def dots(text: str) -> str:
-    """A dot for each byte and for each special token."""
+    """A dot per byte and per special token."""
     return "." * len(re.sub(r"<\|.*?\|>", "!", text))
 
 
@@ -385,7 +387,7 @@ SYSTEM = dots("<|im_start|>system\nS<|im_end|>\n")
 def test_the_chosen_replies_are_learned_with_their_ends_of_turn(
     plain: Path, options: dict[str, Any], expected: str
 ) -> None:
-    """Though the end of turn is what rows are padded with. Nothing after the last of them is even run."""
+    """Even though rows are padded with the end of turn. Nothing after the last one runs through the model."""
     task = task_of(plain, chat_template="chatml", **options)
     assert learned(task, row(**ROWS)) == expected
 
@@ -402,7 +404,7 @@ def test_the_chosen_replies_are_learned_with_their_ends_of_turn(
         (2, None),
     ],
 )
-def test_a_long_conversation_is_learned_up_to_the_limit_and_dropped_if_no_reply_is_within(
+def test_a_long_conversation_is_cut_at_the_limit_and_dropped_if_no_reply_is_within(
     plain: Path, max_tokens: int, expected: str | None
 ) -> None:
     task = task_of(plain, chat_template="chatml", train_on="all")
@@ -410,7 +412,7 @@ def test_a_long_conversation_is_learned_up_to_the_limit_and_dropped_if_no_reply_
 
 
 @pytest.mark.parametrize("max_tokens", [230, 700, 1_000_000])
-def test_a_conversation_that_goes_on_for_ever_is_learned_up_to_the_limit(plain: Path, max_tokens: int) -> None:
+def test_an_endless_conversation_is_learned_up_to_the_limit(plain: Path, max_tokens: int) -> None:
     task = task_of(plain, chat_template="chatml")
     rounds = [message for number in range(60) for message in (u(f"q{number}"), a(f"r{number}"))]
     ask, expected = "<|im_start|>user\nq{}<|im_end|>\n<|im_start|>assistant\n", ""
@@ -420,14 +422,14 @@ def test_a_conversation_that_goes_on_for_ever_is_learned_up_to_the_limit(plain: 
     taught = learned(task, row(messages=rounds), max_tokens)
     assert taught is not None
     assert taught.replace("<|im_end|>", "!") == expected[:max_tokens].rstrip(".")
-    ((example,),) = task.encode([row(messages=rounds)], max_tokens, labelled=True)
+    ((example,),) = task.encode([row(messages=rounds)], max_tokens, labeled=True)
     assert example[TRUNCATED] == (max_tokens < 1_000_000)
 
 
-def test_what_is_asked_under_evaluation_is_the_last_reply_that_is_learned(plain: Path) -> None:
+def test_an_evaluation_asks_for_the_last_learned_reply(plain: Path) -> None:
     task = task_of(plain, chat_template="chatml", train_on="all")
     for max_tokens, answer in ((200, "d"), (len(ASK) + 5, "b")):
-        ((example,),) = task.encode([row(**ROWS)], max_tokens, labelled=True)
+        ((example,),) = task.encode([row(**ROWS)], max_tokens, labeled=True)
         shown = task.show_answer(" so \n", example)
         assert shown["prompt"].endswith("<|im_start|>assistant\n") and shown["answer"] == "so"
         assert shown["reference"] == answer
@@ -438,7 +440,7 @@ def test_what_is_asked_under_evaluation_is_the_last_reply_that_is_learned(plain:
 def test_padding_is_no_target_though_the_end_of_turn_pads(plain: Path) -> None:
     task = task_of(plain, chat_template="chatml")
     short, long = (row(prompt="a", completion=text) for text in ("b", "much longer"))
-    examples = [example for its in task.encode([short, long], 200, labelled=True) for example in its]
+    examples = [example for row in task.encode([short, long], 200, labeled=True) for example in row]
     batch = task.collate(examples)
     end = task.generation.settings["eos_token_id"][-1] if task.generation else None
     assert batch.inputs["input_ids"][0, -1] == end
@@ -456,7 +458,7 @@ def test_weights_reach_the_loss_whichever_rows_have_them(signs: Path) -> None:
     assert float(task.collate(examples).num_targets) == split.num_targets.sum()
 
 
-def test_the_facts_tell_what_the_rows_are_written_in() -> None:
+def test_the_facts_contain_the_formats_of_the_rows() -> None:
     rows = [row(messages=[u(), a(), u(), a()]), row(instruction="红", output="停"), row(prompt="红", response="停")]
     facts = survey(Chat, ChatOptions(kind="chat"), {"train": rows, "dev": rows[:1]})
     assert facts == {
@@ -475,7 +477,7 @@ def test_all_malformed_rows_are_named_at_once() -> None:
     assert [line.split(": ")[0] for line in str(raised.value).splitlines()] == ["r.jsonl:1", "r.jsonl:3"]
 
 
-def test_rows_that_the_template_cannot_write_are_named_with_their_lines(plain: Path) -> None:
+def test_rows_that_the_template_cannot_render_are_named_with_their_lines(plain: Path) -> None:
     task = task_of(plain, chat_template="gemma")
     rows = [
         row(1, messages=[u("a"), a("b"), {"role": "tool", "content": "c"}, a("d")]),
@@ -483,27 +485,29 @@ def test_rows_that_the_template_cannot_write_are_named_with_their_lines(plain: P
         row(3, messages=[u("a"), a("<end_of_turn>")]),
     ]
     with pytest.raises(DataError) as raised:
-        task.encode(rows, 200, labelled=True)
+        task.encode(rows, 200, labeled=True)
     first, second = str(raised.value).splitlines()
-    assert first.startswith("r.jsonl:1: the chat template refuses it: gemma knows a system text, and turns of user and")
-    assert second.startswith("r.jsonl:3: message 2 (assistant) holds <end_of_turn>, which the model would read as")
+    assert first.startswith(
+        "r.jsonl:1: the chat template rejects the conversation: gemma knows a system text, and turns"
+    )
+    assert second.startswith("r.jsonl:3: message 2 (assistant) contains <end_of_turn>, which the model would read as")
     with pytest.raises(DataError) as raised:
-        task.encode([row(7, prompt="a")], 9, labelled=False)
-    assert str(raised.value) == "r.jsonl:7: its last round alone has 17 tokens, and there is room for 9"
+        task.encode([row(7, prompt="a")], 9, labeled=False)
+    assert str(raised.value) == "r.jsonl:7: the last round alone has 17 tokens, but only 9 fit"
 
 
-def test_a_model_without_a_template_is_refused_with_the_names_of_those_there_are(plain: Path) -> None:
+def test_a_model_without_a_template_is_refused_with_the_names_of_templates(plain: Path) -> None:
     with pytest.raises(
-        DataError, match=r"no chat template; choose one by task\.chat_template: chatml, llama3, gemma, z"
+        DataError, match=r"no chat template; set task\.chat_template to one of: chatml, llama3, gemma, z"
     ):
         task_of(plain)
 
 
 def test_a_model_that_cannot_chat_is_refused(plain: Path) -> None:
-    with pytest.raises(DataError, match="transformers has no causal language model of type t5"):
+    with pytest.raises(DataError, match="transformers has no causal language model for t5"):
         task_of(plain, chat_template="chatml").check_model(transformers.T5Config())
     with pytest.raises(
-        DataError, match=r"task\.max_new_tokens: 256 leave no room for a prompt in a model of 256 posit"
+        DataError, match=r"task\.max_new_tokens: 256 leaves no room for a prompt in a model with 256 posit"
     ):
         task = task_of(plain, chat_template="chatml", max_new_tokens=256)
         task.check_model(transformers.LlamaConfig())
@@ -511,12 +515,12 @@ def test_a_model_that_cannot_chat_is_refused(plain: Path) -> None:
 
 def test_a_prompt_leaves_the_model_room_for_its_reply(plain: Path) -> None:
     task = task_of(plain, chat_template="chatml", max_new_tokens=250)
-    (examples,) = task.encode([row(prompt="a")], 200, labelled=False)
+    (examples,) = task.encode([row(prompt="a")], 200, labeled=False)
     assert task.collate_prompts(examples)["input_ids"].shape == (1, 6)
 
 
 @pytest.mark.parametrize(
-    ("task", "said"),
+    ("task", "message"),
     [
         ({"reference_metrics": ["bleu"], "generate_dev_rows": 0}, "reference_metrics compare replies; set"),
         ({"reference_metrics": ["meteor"]}, "task.reference_metrics"),
@@ -525,8 +529,8 @@ def test_a_prompt_leaves_the_model_room_for_its_reply(plain: Path) -> None:
         ({"template_arguments": {"tools": []}}, "task.template_arguments"),
     ],
 )
-def test_options_that_cannot_be_are_refused_before_anything_starts(task: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_invalid_options_are_refused_before_anything_starts(task: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         recipe_of(Path("x"), **task)
     with pytest.raises(ConfigError, match=r"checkpoint\.best_metric: got 'bleu'"):
         recipe_of(Path("x"), "checkpoint.best_metric=bleu")

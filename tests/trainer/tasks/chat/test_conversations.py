@@ -1,4 +1,4 @@
-"""Conversations come in many formats, and malformed: each row ends in messages, or in what is wrong with it."""
+"""Conversations come in many formats, and malformed: each row yields messages or its faults."""
 
 import json
 from pathlib import Path
@@ -92,17 +92,17 @@ def test_each_format_is_known_by_its_columns(
     assert turns(read(values)) == expected
 
 
-def test_a_format_that_is_named_is_read_whatever_else_is_there() -> None:
+def test_a_given_format_is_read_whatever_other_columns_exist() -> None:
     values = {"messages": [u("x"), a("y")], "instruction": "Hi", "output": "Yes."}
     assert turns(read(values, format_="alpaca")) == ROUND
 
 
-def test_a_reply_counts_as_much_as_its_weight_says() -> None:
+def test_a_reply_counts_by_its_weight() -> None:
     assert read({"messages": [u(), a(weight=0), u(), a(), u(weight=0), a(weight=0.5)]}).weights == [0, 0, 0, 1, 0, 0.5]
     assert read({"conversations": [h(), g(weight=2)]}).weights == [0, 2]
 
 
-def test_of_a_prompt_nothing_is_learned() -> None:
+def test_nothing_in_a_prompt_is_learned() -> None:
     assert read({"prompt": [u(), a(weight=1), u()], "completion": [a(), u(), a()]}).weights == [0, 0, 0, 1, 0, 1]
 
 
@@ -154,21 +154,21 @@ def test_tools_come_as_schemas_or_as_their_json_text(given: Any) -> None:
         {"question": "Hi"},
     ],
 )
-def test_a_row_that_is_to_be_answered_needs_no_reply_and_loses_its_last_one(values: dict[str, Any]) -> None:
+def test_a_row_to_be_answered_needs_no_reply_and_its_last_reply_is_dropped(values: dict[str, Any]) -> None:
     assert turns(read(values, answered=False)) == [("user", "Hi")]
 
 
 SURROGATE = json.loads('"\\ud800"')
 LIST, OBJECT = "expected a list of messages such as", "expected an object with role and content, got"
 CALL_TEXT, SCHEMAS = "function_call: expected the JSON text", "tools: expected a list of JSON schemas such as"
-PAIRS = "history: expected a list of pairs [asked, answered], got"
+PAIRS = "history: expected a list of pairs [question, answer], got"
 DEEP: Any = None
 for _ in range(100):
     DEEP = [DEEP]
 
 
 @pytest.mark.parametrize(
-    ("messages", "said"),
+    ("messages", "message"),
     [
         ("Hi", f"messages: {LIST}"),
         ({"role": "user"}, f"messages: {LIST}"),
@@ -181,36 +181,36 @@ for _ in range(100):
         ([{"role": ["user"], "content": "Hi"}, a()], "message 1: role ['user'] is unknown"),
         ([{"role": "user"}, a()], "no content of message 1 (user)"),
         ([u(None), a()], "no content of message 1 (user)"),
-        ([u(3), a()], "message 1 (user): expected a text, or a list of parts of text, got 3"),
+        ([u(3), a()], "message 1 (user): expected a text or a list of text parts, got 3"),
         ([u(" \n"), a()], "message 1 (user) is empty; there is nothing to answer"),
-        ([u(), a("")], "message 2 (assistant) is empty; a reply is a text or tool calls"),
-        ([u(), a([])], "message 2 (assistant) is empty; a reply is a text or tool calls"),
-        ([u(), a(tool_calls=[], content="")], "message 2 (assistant) is empty; a reply is a text or tool calls"),
-        ([u([{"type": "image_url", "image_url": {}}]), a()], "message 1 (user): a part that is no text, {"),
+        ([u(), a("")], "message 2 (assistant) is empty; a reply needs a text or tool calls"),
+        ([u(), a([])], "message 2 (assistant) is empty; a reply needs a text or tool calls"),
+        ([u(), a(tool_calls=[], content="")], "message 2 (assistant) is empty; a reply needs a text or tool calls"),
+        ([u([{"type": "image_url", "image_url": {}}]), a()], "message 1 (user): a part is not a text: {"),
         ([u([{"type": "text"}]), a()], "no text in a part of message 1 (user)"),
-        ([u([[None]]), a()], "message 1 (user): a part that is no text, [None]"),
-        ([u(SURROGATE), a()], "content of message 1 (user): holds half of a surrogate pair"),
-        ([a(), u()], "message 1 is the assistant's, and answers nothing; begin with a user's or a system's"),
-        ([u()], "no reply in it; an assistant's message is what is learned"),
-        ([u(), a(weight="1")], "message 2: weight: expected a number, at least 0, got '1'"),
-        ([u(), a(weight=-1)], "message 2: weight: expected a number, at least 0, got -1"),
-        ([u(), a(weight=True)], "message 2: weight: expected a number, at least 0, got True"),
-        ([u(), a(weight=float("nan"))], "message 2: weight: expected a number, at least 0, got nan"),
-        ([u(weight=1), a()], "message 1: a weight on a message of role user; only the assistant's are learned"),
+        ([u([[None]]), a()], "message 1 (user): a part is not a text: [None]"),
+        ([u(SURROGATE), a()], "content of message 1 (user): contains an unpaired surrogate"),
+        ([a(), u()], "message 1 is from the assistant; begin with a user or system message"),
+        ([u()], "no assistant message; there is nothing to learn"),
+        ([u(), a(weight="1")], "message 2: weight: expected a number from 0 to 1,000,000, got '1'"),
+        ([u(), a(weight=-1)], "message 2: weight: expected a number from 0 to 1,000,000, got -1"),
+        ([u(), a(weight=True)], "message 2: weight: expected a number from 0 to 1,000,000, got True"),
+        ([u(), a(weight=float("nan"))], "message 2: weight: expected a number from 0 to 1,000,000, got nan"),
+        ([u(weight=1), a()], "message 1: a weight on a user message; only assistant messages are learned"),
         ([u(), a(tool_calls="add")], "message 2: tool_calls: expected a list of calls, got 'add'"),
-        ([u(), a(tool_calls=[{"function": {}}])], "message 2: a tool call that is none, {'function': {}}; expected {"),
-        ([u(), a(tool_calls=[None])], "message 2: a tool call that is none, None; expected {"),
+        ([u(), a(tool_calls=[{"function": {}}])], "message 2: not a tool call: {'function': {}}; expected {"),
+        ([u(), a(tool_calls=[None])], "message 2: not a tool call: None; expected {"),
         ([u(), a(tool_calls=[{"name": "f", "arguments": "{"}])], "message 2: arguments of f: expected an object"),
         ([u(), a(tool_calls=[{"name": "f", "arguments": {"x": DEEP}}])], "message 2: arguments of f: expected an"),
-        ([u(), a(function_call=7)], "message 2: a tool call that is none, 7; expected {"),
+        ([u(), a(function_call=7)], "message 2: not a tool call: 7; expected {"),
     ],
 )  # fmt: skip
-def test_malformed_messages_are_named(messages: Any, said: str) -> None:
-    assert faults_of({"messages": messages}).startswith(f"r.jsonl:7: {said}")
+def test_malformed_messages_are_named(messages: Any, message: str) -> None:
+    assert faults_of({"messages": messages}).startswith(f"r.jsonl:7: {message}")
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"conversations": "Hi"}, f"conversations: {LIST}"),
         ({"conversations": []}, f"conversations: {LIST}"),
@@ -223,12 +223,12 @@ def test_malformed_messages_are_named(messages: Any, said: str) -> None:
         ({"conversations": [{"value": "Hi"}, g()]}, f"message 1: no role; {LEGAL_ROLES}"),
         ({"conversations": [{"from": "human", "text": "Hi"}, g()]}, "no content of message 1 (user)"),
         ({"conversations": [{"from": "human", "value": None}, g()]}, "no content of message 1 (user)"),
-        ({"conversations": [h({"text": "Hi"}), g()]}, "message 1 (user): expected a text, or a list of parts of"),
-        ({"conversations": [h(), g("")]}, "message 2 (assistant) is empty; a reply is a text or tool calls"),
+        ({"conversations": [h({"text": "Hi"}), g()]}, "message 1 (user): expected a text or a list of text parts"),
+        ({"conversations": [h(), g("")]}, "message 2 (assistant) is empty; a reply needs a text or tool calls"),
         ({"conversations": [h(""), g()]}, "message 1 (user) is empty; there is nothing to answer"),
-        ({"conversations": [g(), h()]}, "message 1 is the assistant's, and answers nothing"),
-        ({"conversations": [h()]}, "no reply in it"),
-        ({"conversations": [{"from": "system", "value": "S"}, h()], "system": "T"}, "two system texts: the colu"),
+        ({"conversations": [g(), h()]}, "message 1 is from the assistant"),
+        ({"conversations": [h()]}, "no assistant message"),
+        ({"conversations": [{"from": "system", "value": "S"}, h()], "system": "T"}, "the system text is given twice"),
         ({"conversations": [h(), {"from": "tool_call", "value": "add(1)"}]}, f"message 2: {CALL_TEXT}"),
         ({"conversations": [h(), {"from": "function_call", "value": "[]"}]}, f"message 2: {CALL_TEXT}"),
         ({"conversations": [h(), {"from": "function_call", "value": "[1]"}]}, f"message 2: {CALL_TEXT}"),
@@ -238,14 +238,14 @@ def test_malformed_messages_are_named(messages: Any, said: str) -> None:
         ({"conversations": [h(), g()], "tools": [{"name": "f", "d": SURROGATE}]}, SCHEMAS),
     ],
 )  # fmt: skip
-def test_odd_sharegpt_is_named(values: dict[str, Any], said: str) -> None:
-    assert faults_of(values).startswith(f"r.jsonl:7: {said}")
+def test_malformed_sharegpt_is_named(values: dict[str, Any], message: str) -> None:
+    assert faults_of(values).startswith(f"r.jsonl:7: {message}")
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
-        ({"output": "Yes."}, "no conversation in it; expected messages; conversations; instruction and output;"),
+        ({"output": "Yes."}, "not a conversation: expected messages; conversations; instruction and output;"),
         ({"instruction": None, "output": "Yes."}, "no instruction"),
         ({"instruction": "", "output": "Yes."}, "instruction is empty; there is nothing to answer"),
         ({"instruction": ["Hi"], "output": "Yes."}, "instruction: expected a text, got ['Hi']"),
@@ -261,48 +261,56 @@ def test_odd_sharegpt_is_named(values: dict[str, Any], said: str) -> None:
         ({"instruction": "Hi", "output": "Yes.", "history": [["", "Yes."]]}, "history 1 (user) is empty"),
         ({"instruction": "Hi", "output": "Yes.", "history": [None]}, PAIRS),
         ({"instruction": "Hi", "output": "Yes.", "system": ["S"]}, "system: expected a text, got ['S']"),
-        ({"instruction": SURROGATE, "output": "Yes."}, "instruction: holds half of a surrogate pair"),
+        ({"instruction": SURROGATE, "output": "Yes."}, "instruction: contains an unpaired surrogate"),
         ({"instruction": 5, "output": 6}, "instruction: expected a text, got 5\nr.jsonl:7: output: expected a t"),
     ],
 )  # fmt: skip
-def test_malformed_alpaca_is_named(values: dict[str, Any], said: str) -> None:
-    assert faults_of(values).startswith(f"r.jsonl:7: {said}")
+def test_malformed_alpaca_is_named(values: dict[str, Any], message: str) -> None:
+    assert faults_of(values).startswith(f"r.jsonl:7: {message}")
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
-        ({}, "no conversation in it; expected messages; conversations; instruction and output;"),
-        ({"completion": "Yes."}, "no conversation in it; expected messages"),
+        ({}, "not a conversation: expected messages; conversations; instruction and output;"),
+        ({"completion": "Yes."}, "not a conversation: expected messages"),
         ({"prompt": None, "completion": "Yes."}, "no prompt"),
         ({"prompt": "", "completion": "Yes."}, "prompt is empty; there is nothing to answer"),
         ({"prompt": 5, "completion": "Yes."}, "prompt: expected a text, got 5"),
         ({"prompt": [], "completion": "Yes."}, f"prompt: {LIST}"),
         ({"prompt": ["Hi"], "completion": "Yes."}, f"prompt message 1: {OBJECT} 'Hi'"),
         ({"prompt": [{"role": "bot"}], "completion": "Yes."}, "prompt message 1: role 'bot' is unknown"),
-        ({"prompt": [a()], "completion": "Yes."}, "message 1 is the assistant's, and answers nothing"),
+        ({"prompt": [a()], "completion": "Yes."}, "message 1 is from the assistant"),
         ({"prompt": "Hi"}, "no completion"),
         ({"prompt": "Hi", "completion": None}, "no completion"),
         ({"prompt": "Hi", "response": ""}, "response is empty; there is nothing to learn"),
         ({"prompt": "Hi", "answer": True}, "answer: expected a text, got True"),
-        ({"prompt": "Hi", "completion": [u()]}, "completion: no message of the assistant's in it"),
+        ({"prompt": "Hi", "completion": [u()]}, "completion: no assistant message; there is nothing to learn"),
         ({"prompt": "Hi", "completion": [a("")]}, "completion message 1 (assistant) is empty"),
         ({"prompt": "Hi", "completion": []}, f"completion: {LIST}"),
         ({"question": "Hi", "history": {"Hi": "Yes."}, "answer": "No."}, PAIRS),
     ],
 )  # fmt: skip
-def test_malformed_prompts_and_completions_are_named(values: dict[str, Any], said: str) -> None:
-    assert faults_of(values).startswith(f"r.jsonl:7: {said}")
+def test_malformed_prompts_and_completions_are_named(values: dict[str, Any], message: str) -> None:
+    assert faults_of(values).startswith(f"r.jsonl:7: {message}")
 
 
-def test_all_that_is_wrong_with_a_row_is_said_at_once() -> None:
-    said = faults_of({"messages": [{"role": "bot"}, u(3), a("", weight=-1)], "tools": 7, "system": 8}).splitlines()
-    assert [line.removeprefix("r.jsonl:7: ").split(":")[0] for line in said] == [
+def test_all_faults_of_a_row_are_reported_at_once() -> None:
+    messages = faults_of({"messages": [{"role": "bot"}, u(3), a("", weight=-1)], "tools": 7, "system": 8}).splitlines()
+    assert [line.removeprefix("r.jsonl:7: ").split(":")[0] for line in messages] == [
         "message 1", "message 2 (user)", "message 3", "system", "tools",
     ]  # fmt: skip
 
 
-NAMES = [*(name for its in KEYS.values() for name in its), *ASKED, "completion", "output", "input", "history", "tools"]
+NAMES = [
+    *(name for names in KEYS.values() for name in names),
+    *ASKED,
+    "completion",
+    "output",
+    "input",
+    "history",
+    "tools",
+]
 WORDS = st.sampled_from(
     ["user", "assistant", "system", "human", "gpt", "function_call", "tool", "text", "", "Hi", "{}"]
 )
@@ -320,7 +328,7 @@ MESSAGES = st.lists(
 
 
 @given(st.dictionaries(st.sampled_from(NAMES), JSON | MESSAGES, max_size=4), st.booleans())
-def test_any_object_ends_in_messages_or_in_faults(values: dict[str, Any], answered: bool) -> None:
+def test_any_object_yields_messages_or_faults(values: dict[str, Any], answered: bool) -> None:
     faults = Faults()
     conversation = read_conversation(Row(values, Path("r.jsonl"), 1), faults, answered=answered)
     assert (conversation is None) == bool(faults)

@@ -1,4 +1,4 @@
-"""What is learned of a conversation is what the assistant says with its end of turn, whatever a template does."""
+"""Learned are the assistant's replies with their ends of turn, whatever the template does."""
 
 import re
 from collections.abc import Sequence
@@ -43,25 +43,25 @@ MISTRAL = """\
 {% else %}{% generation %}{{ ' ' + message.content + eos_token }}{% endgeneration %}{% endif %}{% endfor %}"""
 
 MISTRAL_LATE = MISTRAL.replace("loop.first", "loop.last")
-"""Writes the system text into the last question, wherever that is."""
+"""Renders the system text in the last question, wherever that is."""
 
 QWEN_THINKING = """\
 {% set ns = namespace(last=0) %}\
 {% for message in messages %}{% if message.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}\
 {% for message in messages %}{% if message.role == 'assistant' %}\
-{% set parts = message.content.split('</think>') %}{% set said = parts[-1].lstrip('\\n') %}\
+{% set parts = message.content.split('</think>') %}{% set text = parts[-1].lstrip('\\n') %}\
 {% set thought = parts[0].replace('<think>', '').strip('\\n') if parts | length > 1 else '' %}\
 {{ '<|im_start|>assistant\\n' }}\
-{% if loop.index0 > ns.last %}{{ '<think>\\n' + thought + '\\n</think>\\n\\n' }}{% endif %}{{ said + '<|im_end|>\\n' }}\
+{% if loop.index0 > ns.last %}{{ '<think>\\n' + thought + '\\n</think>\\n\\n' }}{% endif %}{{ text + '<|im_end|>\\n' }}\
 {% else %}{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}{% endif %}{% endfor %}\
 {% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}\
 {% if enable_thinking is defined and not enable_thinking %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}{% endif %}"""
-"""As Qwen3 does: only the newest reply keeps its thoughts, and has empty ones if it has none."""
+"""Like Qwen3: only the newest reply keeps its thoughts, and gets empty ones if it has none."""
 
 VICUNA = """\
 {% for message in messages %}{% if message.role == 'user' %}{{ 'USER: ' + message.content }}\
 {% else %}{{ ' ASSISTANT: ' + message.content + eos_token }}{% endif %}{% endfor %}"""
-"""Knows no prompt for a reply: the header comes with the reply alone."""
+"""Has no generation prompt: the header is rendered only with the reply."""
 
 SPECIAL = ("<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|head|>", "<|/head|>")
 
@@ -71,7 +71,7 @@ def of_bytes(template: str, **more: Any) -> Any:
 
 
 def of_pieces(template: str) -> Any:
-    """Like Llama 2's: a space is part of the word after it, and one is put before the text."""
+    """Like Llama 2's: a space belongs to the word after it, and one is added before the text."""
     letters = [chr(code) for code in range(32, 127)] + ["\n", "▁", "中", "文", "é"]
     tokenizer = Tokenizer(
         models.BPE({token: at for at, token in enumerate(["<unk>", *letters])}, [], unk_token="<unk>")
@@ -139,7 +139,7 @@ def test_the_mask_is_that_of_a_template_with_markers(
     ("name", "end"),
     [("chatml", "<|im_end|>"), ("llama3", "<|eot_id|>"), ("gemma", "<end_of_turn>"), ("zephyr", "</s>")],
 )
-def test_of_a_named_template_the_replies_and_their_ends_are_learned(name: str, end: str) -> None:
+def test_replies_and_their_ends_are_learned_with_every_named_template(name: str, end: str) -> None:
     tokenizer = byte_tokenizer("<s>", "</s>", bos_token="<s>", eos_token="</s>")
     install(name, tokenizer)
     assert set(CHAT_TEMPLATES[name].tokens) <= set(tokenizer.get_added_vocab())
@@ -154,7 +154,7 @@ def test_every_named_template_is_tested_above() -> None:
 
 
 def test_a_template_that_ends_with_the_end_of_text_needs_one() -> None:
-    with pytest.raises(DataError, match="zephyr ends a turn with the tokenizer's eos_token, and it has none"):
+    with pytest.raises(DataError, match="zephyr ends a turn with the eos_token, but the tokenizer has none"):
         install("zephyr", byte_tokenizer("<s>"))
 
 
@@ -163,7 +163,7 @@ TOOLS = [{"type": "function", "function": {"name": "add", "description": "Adds."
 CALLING = [s(), u("1 + 1?"), a("", tool_calls=[CALL]), {"role": "tool", "content": '{"sum": 2}'}, a("2")]
 
 
-def test_chatml_hands_tools_calls_and_results_to_the_model() -> None:
+def test_chatml_renders_tools_calls_and_results() -> None:
     tokenizer = byte_tokenizer("</s>", eos_token="</s>")
     install("chatml", tokenizer)
     call = '<tool_call>\n{"name": "add", "arguments": {"x": 1, "y": "中"}}\n</tool_call><|im_end|>'
@@ -179,8 +179,8 @@ def test_a_default_system_text_is_not_learned() -> None:
     assert learned(of_bytes(SMOLLM), [u(), a(), u(), a("No.")]) == ["Yes.<|im_end|>", "No.<|im_end|>"]
 
 
-def test_a_reply_begins_where_the_prompt_of_a_question_ends() -> None:
-    """GPT-2's tokenizer joins two line ends only at the end of a text: as in a prompt."""
+def test_a_reply_begins_where_the_prompt_ends() -> None:
+    """GPT-2's tokenizer merges two line ends only at the end of a text, as in a prompt."""
     tokenizer = of_bytes(LLAMA3.replace("| trim", ""), merges=[("Ċ", "Ċ")])
     for reply in ("Yes.", "\n\nYes.", "  Yes."):
         messages = [u(), a(reply), u(), a(reply)]
@@ -191,32 +191,32 @@ def test_a_reply_begins_where_the_prompt_of_a_question_ends() -> None:
         assert tokenizer.decode(written.ids) == tokenizer.apply_chat_template(messages, tokenize=False)
 
 
-def test_where_that_cannot_be_the_row_is_refused() -> None:
+def test_a_row_whose_reply_merges_with_the_header_is_refused() -> None:
     tokenizer = of_pieces(CHATML)
     tokenizer.backend_tokenizer.model = models.BPE(
         {**tokenizer.get_vocab(), "\nY": 200}, [("\n", "Y")], unk_token="<unk>"
     )
     assert learned(tokenizer, [u(), a("No.")]) == ["No.<|im_end|>"]
-    with pytest.raises(TurnError, match="joins the assistant's header with the beginning of a reply"):
+    with pytest.raises(TurnError, match="merges the assistant's header with the beginning of a reply"):
         write(tokenizer, [u(), a()])
 
 
 THOUGHT = "<think>\nHm.\n</think>\n\nYes."
 
 
-def test_a_template_that_takes_earlier_thoughts_away_is_refused_but_for_the_last_reply() -> None:
+def test_a_template_that_removes_earlier_thoughts_is_refused_except_for_the_last_reply() -> None:
     tokenizer = of_bytes(QWEN_THINKING)
     assert learned(tokenizer, [u(), a(THOUGHT)]) == [f"{THOUGHT}<|im_end|>"]
     messages = [u(), a(THOUGHT), u("Sure?"), a(THOUGHT)]
     with pytest.raises(TurnError) as raised:
         write(tokenizer, messages)
-    said = str(raised.value)
-    assert said.startswith("the chat template rewrites earlier turns: message 2 is written ")
-    assert "once message 4 is there. Set task.train_on=last" in said
+    message = str(raised.value)
+    assert message.startswith("the chat template rewrites earlier turns: message 2 is rendered as ")
+    assert "before message 4. Set task.train_on=last" in message
     assert learned(tokenizer, messages, last=True) == [f"{THOUGHT}<|im_end|>"]
 
 
-def test_empty_thoughts_that_a_template_adds_are_asked_with_and_not_learned() -> None:
+def test_empty_thoughts_added_by_a_template_belong_to_the_prompt() -> None:
     tokenizer = of_bytes(QWEN_THINKING)
     written = write(tokenizer, [u(), a()])
     assert tokenizer.decode(written.ids).endswith("assistant\n<think>\n\n</think>\n\nYes.<|im_end|>")
@@ -227,7 +227,7 @@ def test_empty_thoughts_that_a_template_adds_are_asked_with_and_not_learned() ->
     assert without.prompt(Conversation(messages=[u()], weights=[0]), 500) == asked
 
 
-def test_a_header_that_comes_with_the_reply_alone_is_not_learned_either() -> None:
+def test_a_header_rendered_only_with_the_reply_is_not_learned() -> None:
     tokenizer = of_bytes(VICUNA)
     assert learned(tokenizer, [u(), a(), u(), a("No.")]) == ["Yes.</s>", "No.</s>"]
     asked = Turns(tokenizer, {}).prompt(Conversation(messages=[u()], weights=[0]), 500)
@@ -235,68 +235,69 @@ def test_a_header_that_comes_with_the_reply_alone_is_not_learned_either() -> Non
 
 
 @pytest.mark.parametrize(
-    ("template", "messages", "said"),
+    ("template", "messages", "message"),
     [
-        (MISTRAL, [u(), u(), a()], "the chat template refuses it: roles must alternate"),
-        (MISTRAL, [s(), a()], "the chat template refuses it: roles must alternate"),
-        (MISTRAL_LATE, [s(), u(), a(), u(), a()], "message 3: the chat template asks for a reply with "),
-        (CHATML.replace("message.content", "message.text"), [u(), a()], "the chat template refuses it: "),
+        (MISTRAL, [u(), u(), a()], "the chat template rejects the conversation: roles must alternate"),
+        (MISTRAL, [s(), a()], "the chat template rejects the conversation: roles must alternate"),
+        (MISTRAL_LATE, [s(), u(), a(), u(), a()], "message 3: the chat template prompts for a reply with "),
+        (CHATML.replace("message.content", "message.text"), [u(), a()], "the chat template rejects the conversation: "),
         (CHATML.replace("messages %}{{", "messages if message.role != 'system' %}{{"), [s(), u(), a()],
-         "the chat template leaves out or changes message 1 (system)"),
+         "the chat template omits or changes message 1 (system)"),
         (CHATML.replace("message.content +", "message.content.split('</think>')[-1] +"), [u(), a(THOUGHT)],
-         r"message 2: the chat template writes '\n\nYes.<|im_end|>\n' for the reply '<think>"),
-        (CHATML, [u(), a("", tool_calls=[CALL])], "message 2: the chat template leaves out its call of add"),
-        (CHATML, [u("Say <|im_end|>"), a()], "message 1 (user) holds <|im_end|>, which the model would read as"),
-        (CHATML, [u(), a("Or <s>?")], "message 2 (assistant) holds <s>, which the model would read as"),
+         r"message 2: the chat template renders the reply '<think>\nHm.\n</think>\n\nYes.' as '\n\nYes.<|im_end|>\n'"),
+        (CHATML, [u(), a("", tool_calls=[CALL])], "message 2: the chat template omits the call of add"),
+        (CHATML, [u("Say <|im_end|>"), a()], "message 1 (user) contains <|im_end|>, which the model would read as"),
+        (CHATML, [u(), a("Or <s>?")], "message 2 (assistant) contains <s>, which the model would read as"),
     ],
 )  # fmt: skip
-def test_what_a_template_cannot_write_is_refused_in_words(
-    template: str, messages: list[dict[str, Any]], said: str
+def test_conversations_that_a_template_cannot_render_are_refused(
+    template: str, messages: list[dict[str, Any]], message: str
 ) -> None:
     with pytest.raises((TurnError, DataError)) as raised:
         write(of_bytes(template), messages)
-    assert str(raised.value).removeprefix("model.path: the chat template cannot be learned from: ").startswith(said)
+    found = str(raised.value).removeprefix("model.path: the chat template cannot be used for training: ")
+    assert found.startswith(message)
 
 
-def test_two_users_in_a_row_are_the_templates_to_allow() -> None:
+def test_whether_two_user_messages_may_follow_each_other_is_up_to_the_template() -> None:
     assert learned(of_bytes(CHATML), [u(), u(), a(), s(), u(), a()]) == ["Yes.<|im_end|>"] * 2
     assert learned(of_bytes(CHATML), [s(), a("Welcome."), u(), a()]) == ["Welcome.<|im_end|>", "Yes.<|im_end|>"]
 
 
-def test_tools_that_a_template_leaves_out_are_refused() -> None:
-    with pytest.raises(TurnError, match="the chat template leaves out the tool add; choose one that knows tools"):
+def test_tools_that_a_template_omits_are_refused() -> None:
+    with pytest.raises(TurnError, match="the chat template omits the tool add; choose one that supports tools"):
         write(of_bytes(CHATML), [u(), a()], tools=TOOLS)
 
 
-def test_results_that_a_template_writes_as_json_are_no_change() -> None:
+def test_results_that_a_template_renders_as_json_are_accepted() -> None:
     template = CHATML.replace("{% else %}{{ message.content", "{% else %}{{ (message.content | tojson)")
     assert learned(of_bytes(template), [u('{"a": "b\nc"}'), a()]) == ["Yes.<|im_end|>"]
 
 
 @pytest.mark.parametrize(
-    ("template", "said"),
+    ("template", "message"),
     [
         (
             CHATML.replace("message.content + '<|im_end|>'", "message.content"),
-            r"ends a reply with .z., which is no spec",
+            r"ends a reply with .z., which is not a spec",
         ),
         (CHATML.replace("{% for", "<s><s>{% for", 1), "begins with <s> twice"),
         (
             CHATML.replace("assistant\\n' }}", "Assistant\\n' }}"),
-            "asks for a reply with .*Assistant.*but writes it down",
+            "prompts for a reply with .*Assistant.*but renders it with",
         ),
-        ("{% for", "the chat template refuses it"),
-        ("{{ messages[0].content }}", "writes '' for the reply 'q7Xz'"),
+        ("{% for", "the chat template rejects the conversation"),
+        ("{{ messages[0].content }}", "renders the reply 'q7Xz' as ''"),
     ],
 )
-def test_a_template_of_which_nothing_can_be_learned_is_refused_at_once(template: str, said: str) -> None:
+def test_a_template_that_cannot_be_used_for_training_is_refused_at_once(template: str, message: str) -> None:
     with pytest.raises(DataError) as raised:
         Turns(of_bytes(template), {})
-    assert str(raised.value).startswith("model.path: the chat template cannot be learned from: ")
-    assert re.search(said, str(raised.value))
+    assert str(raised.value).startswith("model.path: the chat template cannot be used for training: ")
+    assert re.search(message, str(raised.value))
 
 
-def test_of_a_prompt_that_is_too_long_the_oldest_rounds_are_left_out_but_for_the_system_text() -> None:
+def test_a_prompt_that_is_too_long_loses_its_oldest_rounds_but_not_the_system_text() -> None:
     tokenizer = of_bytes(CHATML)
     turns = Turns(tokenizer, {})
     messages = [s(), u("one"), a("1"), u("two"), a("2"), u("three")]
@@ -310,7 +311,7 @@ def test_of_a_prompt_that_is_too_long_the_oldest_rounds_are_left_out_but_for_the
     assert asked(whole) == ["Be brief.", "one", "1", "two", "2", "three"]
     assert asked(whole - 1) == ["Be brief.", "two", "2", "three"]
     assert asked(60) == ["Be brief.", "three"]
-    with pytest.raises(TurnError, match="its last round alone has 43 tokens, and there is room for 20"):
+    with pytest.raises(TurnError, match="the last round alone has 43 tokens, but only 20 fit"):
         asked(20)
 
 
@@ -324,7 +325,9 @@ TOKENIZERS = {
 
 @pytest.mark.parametrize("name", sorted(TOKENIZERS))
 @given(rounds=st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=3))
-def test_whatever_is_said_the_replies_are_learned_and_nothing_else(name: str, rounds: list[tuple[str, str]]) -> None:
+def test_whatever_the_conversation_the_replies_are_learned_and_nothing_else(
+    name: str, rounds: list[tuple[str, str]]
+) -> None:
     tokenizer = TOKENIZERS[name]
     messages = [message for asked, answered in rounds for message in (u(asked), a(answered))]
     space, end = (" ", "</s>") if name == "spaced" else ("", "<|im_end|>")

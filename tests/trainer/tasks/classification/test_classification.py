@@ -49,7 +49,7 @@ def test_the_recipe_may_fix_the_order_of_the_labels() -> None:
 
 
 @pytest.mark.parametrize(
-    ("train", "dev", "said"),
+    ("train", "dev", "message"),
     [
         ([("a", "x"), ("", "y")], [], "r.jsonl:2: text is empty"),
         ([("a", "x"), ("  ", "y")], [], "r.jsonl:2: text is empty"),
@@ -61,12 +61,12 @@ def test_the_recipe_may_fix_the_order_of_the_labels() -> None:
         ([("a", "x"), ("b", "x")], [], "r.jsonl: every row has the label 'x'; a classifier needs at least two"),
     ],
 )
-def test_rows_that_cannot_be_learned_from_are_named(train: Any, dev: Any, said: str) -> None:
-    with pytest.raises(DataError, match=said):
+def test_rows_that_cannot_be_learned_from_are_named(train: Any, dev: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
         survey(Classification, OPTIONS, {"train": rows(*train)} | ({"dev": rows(*dev)} if dev else {}))
 
 
-def test_a_missing_column_is_said_once_with_those_there_are() -> None:
+def test_a_missing_column_is_reported_once_with_the_columns_found() -> None:
     bare = [Row({"review": "a", "stars": 1}, Path("r.csv"), line) for line in range(1, 100)]
     with pytest.raises(DataError) as raised:
         survey(Classification, OPTIONS, {"train": bare})
@@ -97,7 +97,7 @@ def test_metrics_of_summed_scores_are_those_of_scikit_learn(seed: int) -> None:
     assert metrics["confusion"] == sklearn.metrics.confusion_matrix(labels, found).tolist()
 
 
-def test_a_label_that_is_never_seen_nor_found_counts_in_no_mean() -> None:
+def test_a_label_that_is_neither_true_nor_predicted_counts_in_no_mean() -> None:
     labels = torch.tensor([0, 0, 1])
     metrics = task().metrics({"confusion": task().score(output(torch.eye(3)[labels]), Batch({}, labels))["confusion"]})
     assert metrics["f1_macro"] == 1.0

@@ -1,4 +1,4 @@
-"""Several labels, numbers, pairs, weights: what each problem's labels, loss and metrics are, on any number of ranks."""
+"""Several labels, numbers, pairs, weights: the labels, loss and metrics of each problem, on any number of ranks."""
 
 import json
 import random
@@ -64,22 +64,22 @@ def rows(*labels: Any, name: str = "r.jsonl") -> list[Row]:
 
 
 def summed(scores: Any) -> dict[str, Any]:
-    """The totals as an evaluation hands them on."""
+    """The totals as an evaluation passes them to the metrics."""
     return {name: score.values if isinstance(score, PerExample) else score for name, score in scores.items()}
 
 
-def in_parts(its: Classification, logits: Tensor, labels: Tensor) -> dict[str, Any]:
+def in_parts(classification: Classification, logits: Tensor, labels: Tensor) -> dict[str, Any]:
     """The metrics of these rows when they come in three batches, one of them muted."""
     batches = [(logits[part], Batch({}, labels[part])) for part in (slice(0, 1), slice(1, 77), slice(77, None))]
     batches.insert(1, (logits[:2], Batch({}, labels[:2]).muted()))
     totals: dict[str, Any] = {}
     for some, batch in batches:
-        add(totals, its.score(output(some), batch))
-    return its.metrics(summed(totals))
+        add(totals, classification.score(output(some), batch))
+    return classification.metrics(summed(totals))
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "message"),
     [
         ({"problem": "regression", "label_smoothing": 0.1}, "label_smoothing does not apply to problem regression"),
         ({"problem": "regression", "label_names": ("a", "b")}, "label_names does not apply to problem regression"),
@@ -91,8 +91,8 @@ def in_parts(its: Classification, logits: Tensor, labels: Tensor) -> dict[str, A
         ({"class_weights": {"a": 0.0}}, "greater than 0"),
     ],
 )
-def test_keys_that_say_nothing_about_the_problem_are_refused(keys: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValidationError, match=said):
+def test_keys_that_do_not_apply_to_the_problem_are_refused(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         options(**keys)
 
 
@@ -106,8 +106,8 @@ def test_a_recipe_with_such_keys_is_refused_before_anything_starts() -> None:
 
 
 def test_labels_are_a_list_or_a_text_of_names_and_an_empty_one_is_legal() -> None:
-    its = {"train": rows(["x", "y"], [], "y, z", "", ["y", "y", 7])}
-    facts = survey(Classification, options(problem="multi_label"), its)
+    splits = {"train": rows(["x", "y"], [], "y, z", "", ["y", "y", 7])}
+    facts = survey(Classification, options(problem="multi_label"), splits)
     assert facts["label_names"] == ["7", "x", "y", "z"]
     assert facts["label_counts"] == {"train": {"x": 1, "y": 3, "z": 1, "7": 1}}
     bars = survey(Classification, options(problem="multi_label", label_separator="|"), {"train": rows("x|a,b", "y")})
@@ -120,15 +120,15 @@ def test_numbers_may_be_text_as_they_are_in_a_csv() -> None:
 
 
 @pytest.mark.parametrize(
-    ("problem", "train_labels", "dev_labels", "said"),
+    ("problem", "train_labels", "dev_labels", "message"),
     [
         ("multi_label", (["x"], ["y", 0.5]), (), "r.jsonl:2: label: expected a name or a whole number, got"),
         ("multi_label", (["x"], ["y", " "]), (), "r.jsonl:2: label: expected a name or a whole number, got"),
         ("multi_label", (["x"], "y,,x"), (), "r.jsonl:2: label: expected a name or a whole number, got 'y,,x'"),
-        ("multi_label", (["x"], 3), (), "r.jsonl:2: label: expected a list of names, or names with ',' between, got 3"),
+        ("multi_label", (["x"], 3), (), "r.jsonl:2: label: expected a list of names, or names separated by ',', got 3"),
         ("multi_label", (["x"], None), (), "r.jsonl:2: no label"),
         ("multi_label", (["x"], ["y"]), (["x", "z"],), "r.jsonl:1: label 'z' is not in the training rows; legal: x, y"),
-        ("multi_label", (["x"], []), (), "the rows have 1 labels; a classifier needs at least two"),
+        ("multi_label", (["x"], []), (), "the number of labels in the rows is 1; a classifier needs at least two"),
         ("regression", (1, "much"), (), "r.jsonl:2: label: expected a number, got 'much'"),
         ("regression", (1, True), (), "r.jsonl:2: label: expected a number, got True"),
         ("regression", (1, "nan"), (), "r.jsonl:2: label: expected a number, got 'nan'"),
@@ -139,14 +139,16 @@ def test_numbers_may_be_text_as_they_are_in_a_csv() -> None:
         ("regression", (2, 2.0), (), "every row has the label 2; there is nothing to learn"),
     ],
 )
-def test_labels_that_cannot_be_learned_are_named(problem: str, train_labels: Any, dev_labels: Any, said: str) -> None:
-    its = {"train": rows(*train_labels)} | ({"dev": rows(*dev_labels)} if dev_labels else {})
-    with pytest.raises(DataError, match=said):
-        survey(Classification, options(problem=problem), its)
+def test_labels_that_cannot_be_learned_are_named(
+    problem: str, train_labels: Any, dev_labels: Any, message: str
+) -> None:
+    splits = {"train": rows(*train_labels)} | ({"dev": rows(*dev_labels)} if dev_labels else {})
+    with pytest.raises(DataError, match=message):
+        survey(Classification, options(problem=problem), splits)
 
 
-def test_a_weight_for_a_label_that_is_not_there_is_a_fault() -> None:
-    with pytest.raises(DataError, match=r"task\.class_weights: no label 'z'; legal: x, y"):
+def test_a_weight_for_an_unknown_label_is_a_fault() -> None:
+    with pytest.raises(DataError, match=r"task\.class_weights: unknown label 'z'; legal: x, y"):
         survey(Classification, options(class_weights={"z": 2.0}), {"train": rows("x", "y")})
 
 
@@ -164,7 +166,7 @@ def test_metrics_of_several_labels_are_those_of_scikit_learn(seed: int, threshol
         assert metrics[f"f1_{name}"] == pytest.approx(expected, abs=1e-12)
     assert metrics["subset_accuracy"] == pytest.approx(sklearn.metrics.accuracy_score(true, found))
     cells = sklearn.metrics.multilabel_confusion_matrix(true, found)
-    counts = [(its["tp"], its["fp"], its["fn"]) for its in metrics["per_label"].values()]
+    counts = [(label["tp"], label["fp"], label["fn"]) for label in metrics["per_label"].values()]
     assert counts == [(cell[1, 1], cell[0, 1], cell[1, 0]) for cell in cells]
 
 
@@ -201,49 +203,49 @@ def test_no_threshold_has_a_better_f1_than_the_tuned_one(rows: list[tuple[int, b
 
 
 def test_tuned_thresholds_are_those_of_dev_and_then_stay() -> None:
-    its = multi_label(tune_thresholds=True)
+    classification = multi_label(tune_thresholds=True)
     torch.manual_seed(0)
     logits, labels = torch.randn(100, 4), torch.randint(0, 2, (100, 4))
-    dev = in_parts(its, logits, labels)
+    dev = in_parts(classification, logits, labels)
     true, probabilities = labels.numpy(), logits.sigmoid().double().numpy()
     found = probabilities >= [dev["thresholds"][name] for name in NAMES]
     assert dev["f1_macro"] == pytest.approx(sklearn.metrics.f1_score(true, found, average="macro"))
     assert dev["f1_macro"] > in_parts(multi_label(), logits, labels)["f1_macro"]
-    its.calibrate(dev)
+    classification.calibrate(dev)
     moved = logits - torch.tensor([dev["thresholds"][name] for name in NAMES]).logit()
-    assert in_parts(its, logits, labels)["per_label"] == in_parts(multi_label(), moved, labels)["per_label"]
-    assert "thresholds" not in in_parts(its, logits, labels)
-    assert its.predictions(output(logits), Batch({}, labels))[0]["label"] == [
+    assert in_parts(classification, logits, labels)["per_label"] == in_parts(multi_label(), moved, labels)["per_label"]
+    assert "thresholds" not in in_parts(classification, logits, labels)
+    assert classification.predictions(output(logits), Batch({}, labels))[0]["label"] == [
         name for name, is_found in zip(NAMES, found[0], strict=True) if is_found
     ]
 
 
 def test_thresholds_cannot_be_tuned_without_dev() -> None:
-    with pytest.raises(DataError, match=r"task.tune_thresholds: there is no data.dev"):
+    with pytest.raises(DataError, match=r"task.tune_thresholds: needs a dev split"):
         survey(Classification, options(problem="multi_label", tune_thresholds=True), {"train": rows(["a"], ["b"])})
 
 
 @pytest.mark.parametrize("prediction", [0.7, 1 / 3, -1234.567])
-def test_the_correlation_with_one_and_the_same_prediction_is_zero(prediction: float) -> None:
+def test_the_correlation_of_a_constant_prediction_is_zero(prediction: float) -> None:
     assert in_parts(regression(), torch.full((80, 1), prediction), torch.arange(80.0))["pearson"] == 0.0
 
 
 @pytest.mark.parametrize(
-    ("its", "labels", "num_outputs"),
+    ("classification", "labels", "num_outputs"),
     [(multi_label(), torch.randint(0, 2, (6, 4)), 4), (regression(), torch.tensor([-100.0, 1, 2, 0, -3, 9]), 1)],
     ids=["multi_label", "regression"],
 )
 def test_the_loss_is_a_sum_over_targets_and_a_muted_batch_adds_nothing_to_it(
-    its: Classification, labels: Tensor, num_outputs: int
+    classification: Classification, labels: Tensor, num_outputs: int
 ) -> None:
     logits = torch.randn(6, num_outputs, requires_grad=True)
-    whole = its.loss_sum(output(logits), Batch({}, labels))
-    parts = sum(its.loss_sum(output(logits[at : at + 1]), Batch({}, labels[at : at + 1])) for at in range(6))
+    whole = classification.loss_sum(output(logits), Batch({}, labels))
+    parts = sum(classification.loss_sum(output(logits[at : at + 1]), Batch({}, labels[at : at + 1])) for at in range(6))
     torch.testing.assert_close(whole, parts)
     examples = [{"labels": label} for label in labels.tolist()]
-    assert sum(map(its.num_targets, examples)) == int(Batch({}, labels).targets.sum()) == labels.numel()
+    assert sum(map(classification.num_targets, examples)) == int(Batch({}, labels).targets.sum()) == labels.numel()
     muted = Batch({}, labels).muted()
-    loss = its.loss_sum(output(logits), muted)
+    loss = classification.loss_sum(output(logits), muted)
     (gradient,) = torch.autograd.grad(loss, logits)
     assert not loss.any() and not gradient.any()
     assert not muted.targets.any()
@@ -254,13 +256,13 @@ def test_class_weights_have_a_mean_of_one_over_the_training_rows() -> None:
     facts = {"label_names": ["x", "y", "z"], "label_counts": {"train": counts}}
     logits = torch.zeros(3, 3)
     for weights, expected in (("balanced", [0.75, 1.5, 1.0]), ({"y": 4.0}, [0.5, 2.0, 0.5]), ("none", [1, 1, 1])):
-        its = task(facts, class_weights=weights)
-        losses = [its.loss_sum(output(logits[:1]), Batch({}, torch.tensor([label]))) for label in range(3)]
+        classification = task(facts, class_weights=weights)
+        losses = [classification.loss_sum(output(logits[:1]), Batch({}, torch.tensor([label]))) for label in range(3)]
         assert [float(loss) / np.log(3) for loss in losses] == pytest.approx(expected)
         assert sum(expected[at] * counts.get(name, 0) for at, name in enumerate("xyz")) == pytest.approx(9)
 
 
-def test_smoothing_is_that_of_torch_and_weights_weigh_the_smoothed_rows() -> None:
+def test_smoothing_is_that_of_torch_and_weights_apply_to_the_smoothed_rows() -> None:
     facts = {"label_names": ["x", "y"], "label_counts": {"train": {"x": 1, "y": 1}}}
     logits, labels = torch.randn(4, 2), torch.tensor([0, 1, IGNORED, 1])
     rows_ = cross_entropy(logits, labels, reduction="none", label_smoothing=0.2)
@@ -284,13 +286,13 @@ def test_a_prediction_has_the_form_of_its_column() -> None:
 def test_each_problem_chooses_the_best_model_by_a_metric_of_its_own(
     problem: str, best: str, less_is_more: bool
 ) -> None:
-    its = task({"label_names": NAMES, "label_mean": 0.0}, problem=problem)
-    assert its.main_metric == best and (best in its.lower_is_better) == less_is_more
-    assert its.model_config()["num_labels"] == (1 if problem == "regression" else 4)
+    classification = task({"label_names": NAMES, "label_mean": 0.0}, problem=problem)
+    assert classification.main_metric == best and (best in classification.lower_is_better) == less_is_more
+    assert classification.model_config()["num_labels"] == (1 if problem == "regression" else 4)
 
 
 def write_rows(folder: Path, problem: str) -> Path:
-    """25 training rows, so that an epoch's last step of one row leaves a rank without any; 1 row to test on."""
+    """25 training rows, so that in the last step of an epoch, of one row, a rank has none; 1 test row."""
     for split, num_rows in (("train", 25), ("dev", 7), ("test", 1)):
         chosen = random.Random(num_rows)
         lines = []
@@ -318,10 +320,12 @@ def test_two_ranks_with_ragged_and_muted_micro_batches_learn_what_one_rank_does(
         assert norm == pytest.approx(other_norm, rel=1e-3), f"grad_norm of step {step}"
     of_one, of_two = events(tmp_path / "one", "eval"), events(tmp_path / "two", "eval")
     assert [event["split"] for event in of_one] == ["dev", "dev", "test"]
-    for its, other in zip(of_one, of_two, strict=True):
-        numbers = {name for name, value in its.items() if isinstance(value, float)} - {"time"}
-        assert {name: its[name] for name in numbers} == pytest.approx({name: other[name] for name in numbers}, rel=1e-3)
-        assert its.get("per_label") == other.get("per_label")
+    for event, other in zip(of_one, of_two, strict=True):
+        numbers = {name for name, value in event.items() if isinstance(value, float)} - {"time"}
+        assert {name: event[name] for name in numbers} == pytest.approx(
+            {name: other[name] for name in numbers}, rel=1e-3
+        )
+        assert event.get("per_label") == other.get("per_label")
     if "tune" in problem:
         assert "thresholds" in of_two[0] and "thresholds" not in of_two[-1]  # tuned on dev, used on test
     if problem == "regression":
@@ -336,7 +340,7 @@ def test_two_ranks_with_ragged_and_muted_micro_batches_learn_what_one_rank_does(
 
 
 def by_characters(words: Sequence[str]) -> Any:
-    """A tokenizer of single characters that tells a second text by token_type_ids."""
+    """A tokenizer of single characters that marks a second text by token_type_ids."""
     known = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *sorted(set("".join(words)))]
     tokenizer = Tokenizer(models.WordLevel({word: at for at, word in enumerate(known)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
@@ -354,14 +358,14 @@ def by_characters(words: Sequence[str]) -> Any:
 PAIRS = "问题甲,问题乙,相同\n怎么退款?,如何申请退款?,1\n怎么退款?,发货,0\n"
 
 
-def test_pairs_are_two_segments_and_the_longer_text_gives_way(tmp_path: Path) -> None:
+def test_pairs_are_two_segments_and_the_longer_text_is_truncated(tmp_path: Path) -> None:
     (tmp_path / "pairs.csv").write_text(PAIRS, encoding="utf-8")
-    its = read_rows(tmp_path / "pairs.csv", {"text": "问题甲", "text_pair": "问题乙", "label": "相同"})
-    facts = survey(Classification, options(), {"train": its})
+    read = read_rows(tmp_path / "pairs.csv", {"text": "问题甲", "text_pair": "问题乙", "label": "相同"})
+    facts = survey(Classification, options(), {"train": read})
     assert facts["has_pairs"] and facts["label_names"] == ["0", "1"]
     tokenizer = by_characters([PAIRS])
     pairs = Classification(options(), facts, tokenizer, transformers.BertConfig())
-    examples = [example for (example,) in pairs.encode(its, 10, labelled=True)]
+    examples = [example for (example,) in pairs.encode(read, 10, labeled=True)]
     assert [tokenizer.decode(example["input_ids"]).replace(" ", "") for example in examples] == [
         "[CLS]怎么退[SEP]如何申请[SEP]",
         "[CLS]怎么退款?[SEP]发货[SEP]",
@@ -369,32 +373,32 @@ def test_pairs_are_two_segments_and_the_longer_text_gives_way(tmp_path: Path) ->
     assert [example["labels"] for example in examples] == [1, 0]
     batch = pairs.collate(examples)
     assert batch.inputs["token_type_ids"].tolist() == [[0] * 5 + [1] * 5, [0] * 7 + [1] * 3]
-    with pytest.raises(DataError, match="x:1: no text_pair; the model has learned from pairs"):
-        pairs.encode([Row({"text": "发货"}, Path("x"), 1)], 10, labelled=False)
+    with pytest.raises(DataError, match="x:1: no text_pair; the model was trained on pairs"):
+        pairs.encode([Row({"text": "发货"}, Path("x"), 1)], 10, labeled=False)
 
 
-def test_a_row_without_the_second_text_that_others_have_is_a_fault() -> None:
-    its = [Row({"text": "a", "label": label}, Path("r.jsonl"), line) for line, label in enumerate("xy", 1)]
+def test_a_row_without_a_text_pair_among_pairs_is_a_fault() -> None:
+    singles = [Row({"text": "a", "label": label}, Path("r.jsonl"), line) for line, label in enumerate("xy", 1)]
     pair = Row({"text": "a", "text_pair": "b", "label": "x"}, Path("r.jsonl"), 3)
     with pytest.raises(DataError, match=r"r.jsonl:1: no text_pair\nr.jsonl:2: no text_pair"):
-        survey(Classification, options(), {"train": [*its, pair]})
+        survey(Classification, options(), {"train": [*singles, pair]})
 
 
-def test_a_causal_model_without_a_pad_token_scores_a_row_alike_alone_and_padded() -> None:
+def test_a_causal_model_without_a_pad_token_scores_a_row_the_same_alone_and_padded() -> None:
     tokenizer = by_characters(["abcdef"])
     tokenizer.pad_token, tokenizer.eos_token = None, "[SEP]"
-    its = task({"label_names": NAMES}, tokenizer)
-    assert its.model_config()["pad_token_id"] == tokenizer.eos_token_id == 3
+    classification = task({"label_names": NAMES}, tokenizer)
+    assert classification.model_config()["pad_token_id"] == tokenizer.eos_token_id == 3
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = transformers.LlamaConfig(vocab_size=12, **sizes, **its.model_config())
-    its.check_model(config)
+    config = transformers.LlamaConfig(vocab_size=12, **sizes, **classification.model_config())
+    classification.check_model(config)
     torch.manual_seed(0)
     model = transformers.LlamaForSequenceClassification(config).eval()
     texts = [Row({"text": text}, Path("t"), 1) for text in ("abcdefabc", "b", "fed")]
-    examples = [example for (example,) in its.encode(texts, 32, labelled=False)]
+    examples = [example for (example,) in classification.encode(texts, 32, labeled=False)]
     with torch.no_grad():
-        together = model(**its.collate(examples).inputs).logits
-        alone = torch.cat([model(**its.collate([example]).inputs).logits for example in examples])
+        together = model(**classification.collate(examples).inputs).logits
+        alone = torch.cat([model(**classification.collate([example]).inputs).logits for example in examples])
     torch.testing.assert_close(together, alone)
 
 
@@ -412,10 +416,10 @@ def test_models_that_cannot_classify_are_named() -> None:
 
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_the_metrics_that_a_recipe_may_name_are_those_that_are_numbers(problem: str) -> None:
-    its = PROBLEMS[problem](options(problem=problem), {"label_names": NAMES, "label_mean": 0.0})
+    chosen = PROBLEMS[problem](options(problem=problem), {"label_names": NAMES, "label_mean": 0.0})
     labels = {"single_label": [0, 1], "multi_label": [[0, 1, 0, 0], [1, 0, 0, 1]], "regression": [0.5, 2.0]}[problem]
     width = 1 if problem == "regression" else 4
-    scores = its.score(torch.randn(2, width), Batch({}, torch.tensor(labels)))
-    metrics = its.metrics(summed(scores))
+    scores = chosen.score(torch.randn(2, width), Batch({}, torch.tensor(labels)))
+    metrics = chosen.metrics(summed(scores))
     assert {name for name, value in metrics.items() if isinstance(value, float)} == set(METRICS[problem])
-    assert its.main_metric in METRICS[problem]
+    assert chosen.main_metric in METRICS[problem]

@@ -1,4 +1,4 @@
-"""Language modelling: each token of a document is learned once, and its end; masks are the same on any layout."""
+"""Language modeling: each token of a document, and its end, is learned once; masks are the same on any layout."""
 
 import json
 import math
@@ -109,20 +109,20 @@ def test_a_documents_end_is_learned_once_and_so_is_its_first_token_after_a_bos(f
     tokenizer = task._tokenizer
     a, film = tokenizer.convert_tokens_to_ids(["a", "film"])
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    (piece,) = task.encode([row("a film")], MAX_TOKENS, labelled=True)[0]
+    (piece,) = task.encode([row("a film")], MAX_TOKENS, labeled=True)[0]
     assert piece == {"input_ids": [a, film], "labels": [film, eos]}
-    (ended,) = task.encode([row("a film </s>")], MAX_TOKENS, labelled=True)[0]
+    (ended,) = task.encode([row("a film </s>")], MAX_TOKENS, labeled=True)[0]
     assert ended == piece
     tokenizer._tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", bos), ("</s>", eos)]
     )
-    (framed,) = task.encode([row("a film")], MAX_TOKENS, labelled=True)[0]
+    (framed,) = task.encode([row("a film")], MAX_TOKENS, labeled=True)[0]
     assert framed == {"input_ids": [bos, a, film], "labels": [a, film, eos]}
 
 
 def test_a_preview_shows_the_end_as_learned_and_what_was_learned_before_as_not(folder: Path) -> None:
     task = task_of(folder, "causal", stride=2)
-    first, second = task.encode([row("a film was grim")], 3, labelled=True)[0]
+    first, second = task.encode([row("a film was grim")], 3, labeled=True)[0]
     assert [(piece.text.strip(), piece.target is not None) for piece in task.preview(first)] == [
         ("a", False),
         ("film", True),
@@ -139,7 +139,7 @@ def test_a_preview_shows_the_end_as_learned_and_what_was_learned_before_as_not(f
 def test_a_long_text_is_cut_into_equal_windows_none_of_whose_tokens_is_lost(folder: Path) -> None:
     task = task_of(folder, "masked", whole_words=True)
     words = [WORDS[at % len(WORDS)] for at in range(45)]
-    windows = task.encode([row(" ".join(words))], MAX_TOKENS, labelled=True)[0]
+    windows = task.encode([row(" ".join(words))], MAX_TOKENS, labeled=True)[0]
     tokenizer = task._tokenizer
     assert [len(window["input_ids"]) for window in windows] == [17, 17, 17]
     for window in windows:
@@ -151,7 +151,7 @@ def test_a_long_text_is_cut_into_equal_windows_none_of_whose_tokens_is_lost(fold
 
 def test_a_preview_of_a_masked_text_shows_what_is_hidden(folder: Path) -> None:
     task = task_of(folder, "masked", mask_probability=0.5)
-    (window,) = task.encode([row("the film was very good and it was bright")], MAX_TOKENS, labelled=True)[0]
+    (window,) = task.encode([row("the film was very good and it was bright")], MAX_TOKENS, labeled=True)[0]
     pieces = task.preview(window)
     assert sum(piece.target is not None for piece in pieces) == task.num_targets(window) == 4
     whole = " ".join((piece.target or piece.text).strip() for piece in pieces)
@@ -162,9 +162,9 @@ def test_a_preview_of_a_masked_text_shows_what_is_hidden(folder: Path) -> None:
 @pytest.mark.parametrize("model", ["causal", "masked"])
 def test_a_text_of_unknown_tokens_is_dropped_and_still_answered(folder: Path, model: str) -> None:
     task = task_of(folder, model)
-    kept = task.encode([row("北京"), row("a film")], MAX_TOKENS, labelled=True)
-    assert [len(its) for its in kept] == [0, 1]
-    ((alone,),) = task.encode([row("北京")], MAX_TOKENS, labelled=False)
+    kept = task.encode([row("北京"), row("a film")], MAX_TOKENS, labeled=True)
+    assert [len(examples) for examples in kept] == [0, 1]
+    ((alone,),) = task.encode([row("北京")], MAX_TOKENS, labeled=False)
     assert task.num_targets(alone) == 0
 
 
@@ -193,17 +193,17 @@ MALFORMED: list[tuple[bytes, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("content", "said"), MALFORMED)
-def test_a_malformed_row_is_named(tmp_path: Path, content: bytes, said: str) -> None:
+@pytest.mark.parametrize(("content", "message"), MALFORMED)
+def test_a_malformed_row_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "r.jsonl"
     path.write_bytes(content)
     with pytest.raises(DataError) as raised:
         survey(LanguageModeling, options_of(), {"train": read_rows(path, {})})
-    assert str(raised.value).startswith(f"{path}:") and said in str(raised.value)
+    assert str(raised.value).startswith(f"{path}:") and message in str(raised.value)
 
 
-def test_what_no_text_has_is_named_wherever_the_row_comes_from() -> None:
-    # The bytes of a command line that are not UTF-8 are such halves of surrogate pairs.
+def test_characters_that_no_text_has_are_named_in_every_format() -> None:
+    # Bytes of a command line that are not UTF-8 become such unpaired surrogates.
     faults = Faults()
     LanguageModeling.check_inputs(row("a\udc80"), faults)
     with pytest.raises(DataError, match=r"r\.jsonl:1: text: character 2 is U\+DC80, which no text may have"):
@@ -232,12 +232,12 @@ def test_whatever_a_row_holds_it_is_encoded_or_named(tasks: list[LanguageModelin
             assert str(error).startswith(f"r.jsonl:{line}: text")
             continue
         for task in tasks:
-            task.encode([row(value, line)], 5, labelled=True)
-            assert task.encode([row(value, line)], 5, labelled=False)[0]
+            task.encode([row(value, line)], 5, labeled=True)
+            assert task.encode([row(value, line)], 5, labeled=False)[0]
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("task.objective=next", "got 'next'; legal: auto, causal, masked"),
         (
@@ -257,28 +257,28 @@ def test_whatever_a_row_holds_it_is_encoded_or_named(tasks: list[LanguageModelin
         ("checkpoint.best_metric=f1", "got 'f1'; legal: loss, perplexity, token_accuracy"),
     ],
 )
-def test_a_wrong_option_is_named(folder: Path, override: str, said: str) -> None:
+def test_a_wrong_option_is_named(folder: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError) as raised:
         recipe_of(folder, "causal", override)
-    assert said in str(raised.value)
+    assert message in str(raised.value)
 
 
 @pytest.mark.parametrize(
-    ("model", "options", "config", "said"),
+    ("model", "options", "config", "message"),
     [
-        ("masked", {"objective": "causal"}, {}, "task.objective: a bert model sees what comes next"),
-        ("causal", {"objective": "masked"}, {}, "transformers has no masked language model of llama"),
+        ("masked", {"objective": "causal"}, {}, "task.objective: a bert model attends to the next token"),
+        ("causal", {"objective": "masked"}, {}, "transformers has no masked language model for llama"),
         ("masked", {"stride": 3}, {}, "task.stride does not apply to a masked objective"),
         ("causal", {"whole_words": True}, {}, "task.whole_words does not apply to a causal objective"),
-        ("causal", {}, {"is_encoder_decoder": True}, "reads one text and writes another"),
+        ("causal", {}, {"is_encoder_decoder": True}, "llama is an encoder-decoder"),
     ],
 )
 def test_a_model_that_cannot_learn_it_is_refused(
-    folder: Path, model: str, options: dict[str, Any], config: dict[str, Any], said: str
+    folder: Path, model: str, options: dict[str, Any], config: dict[str, Any], message: str
 ) -> None:
-    its = transformers.AutoConfig.from_pretrained(folder / model, **config)
-    with pytest.raises(DataError, match=said):
-        task_of(folder, model, **options).check_model(its)
+    model_config = transformers.AutoConfig.from_pretrained(folder / model, **config)
+    with pytest.raises(DataError, match=message):
+        task_of(folder, model, **options).check_model(model_config)
 
 
 @pytest.mark.parametrize(("model", "token"), [("causal", "eos_token"), ("masked", "mask_token")])
@@ -303,7 +303,7 @@ def test_a_tokenizer_without_the_token_that_is_needed_is_refused(folder: Path, m
         (transformers.MambaConfig(), "causal"),
     ],
 )
-def test_the_objective_is_what_the_model_was_made_for(config: Any, expected: str) -> None:
+def test_the_objective_is_that_of_the_pretrained_model(config: Any, expected: str) -> None:
     assert objective_of(config) == expected
 
 
@@ -314,7 +314,7 @@ def test_the_causal_loss_is_transformers_own(folder: Path) -> None:
     task = task_of(folder, "causal")
     model = transformers.AutoModelForCausalLM.from_pretrained(folder / "causal").eval()
     text = "the film was very good and it was bright"
-    batch = task.collate(task.encode([row(text)], MAX_TOKENS, labelled=True)[0])
+    batch = task.collate(task.encode([row(text)], MAX_TOKENS, labeled=True)[0])
     ids = torch.tensor([[*task._tokenizer(text)["input_ids"], task._tokenizer.eos_token_id]])
     expected = model(input_ids=ids, labels=ids).loss * batch.num_targets
     keep_target_loss(model)
@@ -325,10 +325,10 @@ def test_the_masked_loss_is_transformers_own(folder: Path) -> None:
     task = task_of(folder, "masked", mask_probability=0.4)
     model = transformers.AutoModelForMaskedLM.from_pretrained(folder / "masked").eval()
     texts = ["the film was very good and it was bright", "a grim plot", "dull"]
-    encoded = [its[0] for its in task.encode([row(text) for text in texts], MAX_TOKENS, labelled=True)]
+    encoded = [examples[0] for examples in task.encode([row(text) for text in texts], MAX_TOKENS, labeled=True)]
     batch = task.collate([example | {"draw": (1, at)} for at, example in enumerate(encoded)])
     assert batch.num_targets == sum(map(task.num_targets, encoded)) == 4 + 1 + 1
-    plain = {name: its for name, its in batch.inputs.items() if name != "targets"}
+    plain = {name: tensor for name, tensor in batch.inputs.items() if name != "targets"}
     expected = model(**plain, labels=batch.labels).loss * batch.num_targets
     keep_target_loss(model)
     output = model(**batch.inputs)
@@ -366,7 +366,7 @@ def test_a_step_counts_its_tokens_and_targets_rightly(folder: Path, packing: Pac
 
 
 def masked_batches(folder: Path, seed: int, steps: range, *, world_size: int = 1) -> dict[int, list[tuple[Any, ...]]]:
-    """What is shown and asked of the training rows, by step, whichever rank has them."""
+    """The inputs and targets of the training rows by step, on whichever rank they are."""
     task, split = task_of(folder, "masked", mask_probability=0.3), prepare(recipe_of(folder, "masked")).split("train")
     assert split is not None
     shown: dict[int, list[tuple[Any, ...]]] = {}
@@ -396,7 +396,7 @@ def test_masks_follow_from_the_seed_the_step_and_the_place_in_it_alone(folder: P
     assert masked_batches(folder, 1, range(2))[0] != whole[0]
 
 
-def test_a_text_is_masked_otherwise_in_each_epoch(folder: Path) -> None:
+def test_a_text_is_masked_differently_in_each_epoch(folder: Path) -> None:
     shown = masked_batches(folder, 0, range(2 * STEPS_PER_EPOCH))
     first, second = (
         {row for step in range(start, start + STEPS_PER_EPOCH) for row in shown[step]} for start in (0, STEPS_PER_EPOCH)
@@ -404,7 +404,7 @@ def test_a_text_is_masked_otherwise_in_each_epoch(folder: Path) -> None:
     assert len(first & second) < 0.3 * len(first)
 
 
-def test_a_row_that_is_several_times_in_a_step_is_masked_otherwise_each_time(folder: Path) -> None:
+def test_a_row_that_occurs_several_times_in_a_step_is_masked_differently_each_time(folder: Path) -> None:
     task, split = task_of(folder, "masked", mask_probability=0.3), prepare(recipe_of(folder, "masked")).split("train")
     assert split is not None
     order = Order(split.lengths, 4 * len(split), 0, 0, np.zeros(len(split), dtype=np.int32), (4.0,))
@@ -414,7 +414,7 @@ def test_a_row_that_is_several_times_in_a_step_is_masked_otherwise_each_time(fol
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_an_evaluation_asks_the_same_each_time(folder: Path, world_size: int) -> None:
+def test_every_evaluation_masks_the_same_tokens(folder: Path, world_size: int) -> None:
     task, split = task_of(folder, "masked"), prepare(recipe_of(folder, "masked")).split("dev")
     assert split is not None
     asked = [
@@ -434,12 +434,12 @@ def test_an_evaluation_asks_the_same_each_time(folder: Path, world_size: int) ->
 Events = list[dict[str, Any]]
 
 
-def assert_same_training(its: Events, other: Events) -> None:
-    assert len(curve(its)) == len(curve(other)) == NUM_EPOCHS * STEPS_PER_EPOCH
-    for (step, loss, norm), (_, other_loss, other_norm) in zip(curve(its), curve(other), strict=True):
+def assert_same_training(run: Events, other: Events) -> None:
+    assert len(curve(run)) == len(curve(other)) == NUM_EPOCHS * STEPS_PER_EPOCH
+    for (step, loss, norm), (_, other_loss, other_norm) in zip(curve(run), curve(other), strict=True):
         assert loss == pytest.approx(other_loss, rel=1e-4), f"loss of step {step}"
         assert norm == pytest.approx(other_norm, rel=1e-3), f"grad_norm of step {step}"
-    evaluations = [[event for event in its if event["event"] == "eval"] for its in (its, other)]
+    evaluations = [[event for event in events if event["event"] == "eval"] for events in (run, other)]
     assert len(evaluations[0]) == len(evaluations[1]) == NUM_EPOCHS
     for one, two in zip(*evaluations, strict=True):
         assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
@@ -450,13 +450,13 @@ def assert_same_training(its: Events, other: Events) -> None:
 @pytest.fixture(scope="module")
 def references(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Events]:
     """The events of one rank, ZeRO-0, without packing, by model; each trained once."""
-    made: dict[str, Events] = {}
+    trained: dict[str, Events] = {}
 
     def reference(model: str) -> Events:
-        if model not in made:
+        if model not in trained:
             recipe = recipe_of(folder, model, "engine.deepspeed=zero0", "data.packing=off")
-            made[model] = train(recipe, tmp_path_factory.mktemp(model), world_size=1)[1]
-        return made[model]
+            trained[model] = train(recipe, tmp_path_factory.mktemp(model), world_size=1)[1]
+        return trained[model]
 
     return reference
 
@@ -501,14 +501,14 @@ def test_neither_packing_nor_ranks_nor_zero_stages_change_what_is_learned(
         f"data.packing={packing}",
         f"train.micro_batch_tokens={micro_batch_tokens}",
     )
-    its = train(recipe, tmp_path, world_size=world_size)[1]
+    run = train(recipe, tmp_path, world_size=world_size)[1]
     (start,) = events(tmp_path, "start")
     assert start["packed"] == (model == "causal")
-    assert_same_training(its, references(model))
+    assert_same_training(run, references(model))
 
 
 def as_one_text() -> None:
-    """Breaks this process: packed examples are one text to the model, as they are to one that keeps none apart."""
+    """Breaks this process: the model sees packed examples as one text, as a model without separation would."""
     right = DeepSpeedEngine.forward
 
     def forward(self: Any, batch: Any) -> Any:
@@ -521,9 +521,9 @@ def as_one_text() -> None:
 
 
 def test_a_leak_between_documents_is_seen(folder: Path, tmp_path: Path, references: Callable[[str], Events]) -> None:
-    its = train(recipe_of(folder, "causal", "data.packing=on"), tmp_path, world_size=1, before=as_one_text)[1]
+    run = train(recipe_of(folder, "causal", "data.packing=on"), tmp_path, world_size=1, before=as_one_text)[1]
     with pytest.raises(AssertionError):
-        assert_same_training(its, references("causal"))
+        assert_same_training(run, references("causal"))
 
 
 def stop_after(num_steps: int) -> Callable[[], None]:
@@ -535,7 +535,7 @@ def stop_after(num_steps: int) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("model", ["causal", "masked"])
-def test_a_run_broken_off_ends_with_the_unbroken_ones_weights_bit_for_bit(
+def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one_bit_for_bit(
     folder: Path, tmp_path: Path, model: str
 ) -> None:
     recipe = recipe_of(folder, model, "engine.precision=bf16", "train.max_steps=9")
@@ -543,7 +543,7 @@ def test_a_run_broken_off_ends_with_the_unbroken_ones_weights_bit_for_bit(
     assert train(recipe, whole, world_size=2)[0] == [True, True]
     assert train(recipe, broken, world_size=2, before=stop_after(4))[0] == [False, False]
     assert train(recipe, broken, world_size=2)[0] == [True, True]
-    expected, found = (load_file(its / "export" / "last" / "model.safetensors") for its in (whole, broken))
+    expected, found = (load_file(run_dir / "export" / "last" / "model.safetensors") for run_dir in (whole, broken))
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert curve(events(whole)) == curve(events(broken))
@@ -555,13 +555,13 @@ def test_a_run_broken_off_ends_with_the_unbroken_ones_weights_bit_for_bit(
 @pytest.fixture(scope="module")
 def run_dirs(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A finished run of each model."""
-    made = {}
+    trained = {}
     for model in ("causal", "masked"):
-        made[model] = tmp_path_factory.mktemp(f"run-{model}")
+        trained[model] = tmp_path_factory.mktemp(f"run-{model}")
         recipe = recipe_of(folder, model, "train.max_steps=40", "data.dev=null")
-        train(recipe, made[model], world_size=1)
-        (made[model] / "config.yaml").write_text(RECIPE.format(folder=folder, model=model), encoding="utf-8")
-    return made
+        train(recipe, trained[model], world_size=1)
+        (trained[model] / "config.yaml").write_text(RECIPE.format(folder=folder, model=model), encoding="utf-8")
+    return trained
 
 
 def predicted(capsys: pytest.CaptureFixture[str], run_dir: Path, *texts: str) -> list[dict[str, Any]]:
@@ -569,7 +569,7 @@ def predicted(capsys: pytest.CaptureFixture[str], run_dir: Path, *texts: str) ->
     return [json.loads(line)["prediction"] for line in capsys.readouterr().out.splitlines()]
 
 
-def test_predict_says_each_texts_perplexity(
+def test_predict_returns_the_perplexity_of_each_text(
     run_dirs: dict[str, Path], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     long = " ".join(WORDS[(3 * at) % len(WORDS)] for at in range(40))
@@ -586,8 +586,8 @@ def test_predict_fills_masks_as_transformers_pipeline_does(
 ) -> None:
     text = "the film was [MASK] and [MASK] good"
     both, none = predicted(capsys, run_dirs["masked"], text, "the film")
-    assert none == {"fillings": []} and [len(its) for its in both["fillings"]] == [5, 5]
+    assert none == {"fillings": []} and [len(filling) for filling in both["fillings"]] == [5, 5]
     fill = transformers.pipeline("fill-mask", model=str(run_dirs["masked"] / "export" / "best"))
-    for its, expected in zip(both["fillings"], fill(text), strict=True):
-        assert [one["token"] for one in its] == [one["token_str"] for one in expected]
-        assert [one["score"] for one in its] == pytest.approx([one["score"] for one in expected], abs=1e-5)
+    for filling, expected in zip(both["fillings"], fill(text), strict=True):
+        assert [one["token"] for one in filling] == [one["token_str"] for one in expected]
+        assert [one["score"] for one in filling] == pytest.approx([one["score"] for one in expected], abs=1e-5)

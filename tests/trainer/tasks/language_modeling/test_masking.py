@@ -1,4 +1,4 @@
-"""Masking: as many tokens as were foretold, never a special one, and the same for whoever asks."""
+"""Masking: as many tokens as predicted, never a special one, and always the same for the same draw."""
 
 from collections import Counter
 
@@ -28,14 +28,14 @@ def words_of(ids: list[int]) -> list[int]:
 
 
 @given(IDS, DRAWS, st.floats(0.01, 0.99), st.booleans())
-def test_the_targets_are_as_many_as_foretold_and_no_special_token(
+def test_the_number_of_targets_is_as_predicted_and_none_is_a_special_token(
     ids: list[int], draw: tuple[int, int], probability: float, whole: bool
 ) -> None:
-    its = masking(probability)
-    shown, labels = its.hide(ids, words_of(ids) if whole else None, draw)
+    masker = masking(probability)
+    shown, labels = masker.hide(ids, words_of(ids) if whole else None, draw)
     plain = sum(token in OTHERS for token in ids)
     targets = [at for at, label in enumerate(labels) if label != IGNORED]
-    assert len(targets) == its.num_targets(ids) == (max(1, round(probability * plain)) if plain else 0)
+    assert len(targets) == masker.num_targets(ids) == (max(1, round(probability * plain)) if plain else 0)
     for at, token in enumerate(ids):
         if token not in OTHERS:
             assert shown[at] == token and labels[at] == IGNORED
@@ -46,20 +46,24 @@ def test_the_targets_are_as_many_as_foretold_and_no_special_token(
 
 
 @given(IDS, DRAWS, st.floats(0.01, 0.99))
-def test_a_word_is_hidden_whole_but_for_chance(ids: list[int], draw: tuple[int, int], probability: float) -> None:
+def test_a_word_is_hidden_whole_except_for_unchanged_tokens(
+    ids: list[int], draw: tuple[int, int], probability: float
+) -> None:
     words = words_of(ids)
     shown, labels = masking(probability).hide(ids, words, draw)
     learned = {word for word, label in zip(words, labels, strict=True) if label != IGNORED}
     changed = {word for word, old, new in zip(words, ids, shown, strict=True) if old != new}
     assert changed <= learned
     tokens = [
-        [label for label, its, old in zip(labels, words, ids, strict=True) if its == word and old in OTHERS]
+        [label for label, of_word, old in zip(labels, words, ids, strict=True) if of_word == word and old in OTHERS]
         for word in learned
     ]
-    assert sum(IGNORED in its for its in tokens) <= 1, "at most one word has more tokens than targets were left"
+    assert sum(IGNORED in labels_of_word for labels_of_word in tokens) <= 1, (
+        "at most one word has more tokens than targets were left"
+    )
 
 
-def test_of_ten_targets_eight_are_masks_one_is_any_token_and_one_is_itself() -> None:
+def test_of_ten_targets_eight_are_masks_one_is_random_and_one_is_unchanged() -> None:
     ids = [CLS, *(5 + at % 45 for at in range(200)), SEP]
     fates: Counter[str] = Counter()
     hidden: Counter[int] = Counter()
@@ -72,7 +76,7 @@ def test_of_ten_targets_eight_are_masks_one_is_any_token_and_one_is_itself() -> 
                 fates["mask" if shown[at] == MASK else "itself" if shown[at] == label else "other"] += 1
                 if shown[at] not in (MASK, label):
                     replaced[shown[at]] += 1
-    # 60,000 targets: the standard deviation of the parts is 0.0016, that of a place's 300 hits 16.
+    # 60,000 targets: the standard deviation of the fractions is 0.0016, that of the 300 hits of a position 16.
     assert fates.total() == 2000 * 30
     assert abs(fates["mask"] / 60_000 - 0.8) < 0.007
     assert abs(fates["other"] / 60_000 - 0.1 * 44 / 45) < 0.006
@@ -81,15 +85,15 @@ def test_of_ten_targets_eight_are_masks_one_is_any_token_and_one_is_itself() -> 
 
 
 @given(st.lists(st.sampled_from(OTHERS), min_size=30, max_size=40), DRAWS)
-def test_a_draw_is_the_same_for_whoever_asks_and_another_one_is_another(ids: list[int], draw: tuple[int, int]) -> None:
-    its = masking(0.5)
-    assert its.hide(ids, None, draw) == its.hide(list(ids), None, draw)
-    others = [its.hide(ids, None, (draw[0], (draw[1] + add) % 2**64)) for add in range(1, 4)]
-    assert any(other != its.hide(ids, None, draw) for other in others)
+def test_the_same_draw_gives_the_same_mask_and_another_draw_another(ids: list[int], draw: tuple[int, int]) -> None:
+    masker = masking(0.5)
+    assert masker.hide(ids, None, draw) == masker.hide(list(ids), None, draw)
+    others = [masker.hide(ids, None, (draw[0], (draw[1] + add) % 2**64)) for add in range(1, 4)]
+    assert any(other != masker.hide(ids, None, draw) for other in others)
 
 
-def test_the_masks_are_the_same_for_ever() -> None:
-    # Written down from a run: an old run directory must go on with its own masks under a newer numpy.
+def test_masks_never_change() -> None:
+    # Recorded from a run: an old run directory must keep its masks under a newer numpy.
     ids = [CLS, *range(10, 22), SEP]
     shown, labels = masking(0.3).hide(ids, None, (3, 14))
     assert shown == [CLS, 10, MASK, MASK, 13, 14, 15, 16, 17, MASK, 19, 20, MASK, SEP]

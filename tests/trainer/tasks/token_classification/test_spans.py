@@ -47,15 +47,15 @@ def as_iob1(spans: list[Span], num_words: int) -> list[str]:
     return tags
 
 
-@settings(deadline=None)  # a busy machine is no fault
+@settings(deadline=None)  # a busy machine is not a failure
 @given(st.lists(LABELS, max_size=30))
 def test_spans_are_those_that_seqeval_finds(tags: list[str]) -> None:
     assert spans_of(tags) == [Span(start, last + 1, type_) for type_, start, last in get_entities(tags)]
 
 
-@settings(deadline=None)  # a busy machine is no fault
+@settings(deadline=None)  # a busy machine is not a failure
 @given(sentences())
-def test_every_scheme_says_the_same_and_nothing_in_it_is_a_fault(sentence: tuple[int, list[Span]]) -> None:
+def test_every_scheme_gives_the_same_spans_without_faults(sentence: tuple[int, list[Span]]) -> None:
     num_words, spans = sentence
     bio = tags_of(spans, num_words)
     assert spans_of(bio) == sorted(spans)
@@ -64,7 +64,7 @@ def test_every_scheme_says_the_same_and_nothing_in_it_is_a_fault(sentence: tuple
     assert to_bio(as_bioes(spans, num_words), "bioes") == (bio, [], [])
 
 
-@settings(deadline=None)  # a busy machine is no fault
+@settings(deadline=None)  # a busy machine is not a failure
 @given(st.lists(LABELS, max_size=30))
 def test_a_repair_reads_bad_tags_as_seqeval_does(tags: list[str]) -> None:
     assert spans_of(to_bio(tags, "bio")[0]) == spans_of(tags)
@@ -83,34 +83,39 @@ def test_a_repair_reads_bad_tags_as_seqeval_does(tags: list[str]) -> None:
         (["B-A", "O", "B-A", "O", "I-A"], "bio"),
     ],
 )
-def test_the_scheme_is_seen_in_the_tags(tags: list[str], scheme: str) -> None:
+def test_the_scheme_is_detected_from_the_tags(tags: list[str], scheme: str) -> None:
     assert detect_scheme([signs_of([tags])]) == scheme
 
 
 @pytest.mark.parametrize(
-    ("tags", "scheme", "bio", "said"),
+    ("tags", "scheme", "bio", "message"),
     [
-        (["O", "I-A"], "bio", ["O", "B-A"], "'I-A' after 'O': no A has begun"),
-        (["I-A"], "bio", ["B-A"], "'I-A' at the start of a sentence: no A has begun"),
-        (["B-A", "I-B"], "bio", ["B-A", "B-B"], "'I-B' after 'B-A': no B has begun"),
-        (["O", "B-A"], "iob1", ["O", "B-A"], "'B-A' after 'O': IOB1 has B- only directly after an entity of its type"),
-        (["B-A", "O"], "bioes", ["B-A", "O"], "'O' after 'B-A', whose entity is not closed by E-A"),
-        (["E-A"], "bioes", ["B-A"], "'E-A' at the start of a sentence: no A has begun"),
-        (["B-A"], "bioes", ["B-A"], "'B-A' at the end of a sentence: not closed by E-A"),
+        (["O", "I-A"], "bio", ["O", "B-A"], "'I-A' after 'O': no open A entity"),
+        (["I-A"], "bio", ["B-A"], "'I-A' at the start of a sentence: no open A entity"),
+        (["B-A", "I-B"], "bio", ["B-A", "B-B"], "'I-B' after 'B-A': no open B entity"),
+        (
+            ["O", "B-A"],
+            "iob1",
+            ["O", "B-A"],
+            "'B-A' after 'O': IOB1 has B- only directly after an entity of the same type",
+        ),
+        (["B-A", "O"], "bioes", ["B-A", "O"], "'O' after 'B-A': the entity is not closed by E-A"),
+        (["E-A"], "bioes", ["B-A"], "'E-A' at the start of a sentence: no open A entity"),
+        (["B-A"], "bioes", ["B-A"], "'B-A' at the end of a sentence: the entity is not closed by E-A"),
     ],
 )
-def test_an_illegal_tag_is_named_and_repaired(tags: Any, scheme: Any, bio: list[str], said: str) -> None:
+def test_an_illegal_tag_is_named_and_repaired(tags: Any, scheme: Any, bio: list[str], message: str) -> None:
     repaired, unknown, illegal = to_bio(tags, scheme)
-    assert (repaired, unknown, [bad.what for bad in illegal]) == (bio, [], [said])
+    assert (repaired, unknown, [bad.what for bad in illegal]) == (bio, [], [message])
 
 
 @pytest.mark.parametrize("tag", ["A", "X-A", "B-", "o", "E-A", ""])
-def test_what_is_no_tag_of_the_scheme_is_never_repaired(tag: str) -> None:
+def test_a_tag_outside_the_scheme_is_never_repaired(tag: str) -> None:
     _, (unknown,), _ = to_bio(["O", tag], "bio")
-    assert (unknown.at, unknown.what) == (1, f"{tag!r} is no tag of BIO; legal: O, B-TYPE, I-TYPE")
+    assert (unknown.at, unknown.what) == (1, f"{tag!r} is not a tag of BIO; legal: O, B-TYPE, I-TYPE")
 
 
-@settings(deadline=None)  # a busy machine is no fault
+@settings(deadline=None)  # a busy machine is not a failure
 @given(sentences(), st.data(), st.integers(8, 40), st.integers(0, 10))
 def test_windows_hold_each_word_once_and_split_no_span(
     sentence: tuple[int, list[Span]], data: st.DataObject, room: int, context: int
@@ -135,7 +140,7 @@ def test_windows_hold_each_word_once_and_split_no_span(
     assert all(sum(w.start <= span.start and span.end <= w.end for w in windows) == 1 for span in whole)
 
 
-def test_a_window_sees_its_neighbours_and_is_cut_where_no_span_is_near() -> None:
+def test_a_window_sees_its_neighbors_and_is_cut_where_no_span_is_near() -> None:
     windows = cut_windows([1] * 20, [Span(8, 11, "A")], room=12, context=2)
     assert [tuple(window[:4]) for window in windows] == [(0, 0, 7, 9), (5, 7, 15, 17), (13, 15, 20, 20)]
 
@@ -158,9 +163,9 @@ def test_words_of_a_text(text: str, keep_inner: bool, words: list[str]) -> None:
     assert [text[start:end] for start, end in split_words(text, keep_inner=keep_inner)] == words
 
 
-@settings(deadline=None)  # a busy machine is no fault
+@settings(deadline=None)  # a busy machine is not a failure
 @given(st.text(), st.booleans())
-def test_words_leave_out_nothing_but_spaces(text: str, keep_inner: bool) -> None:
+def test_words_contain_everything_but_spaces(text: str, keep_inner: bool) -> None:
     words = [text[start:end] for start, end in split_words(text, keep_inner=keep_inner)]
     assert "".join(words) == "".join(text.split())
     assert not any(character.isspace() for word in words for character in word)

@@ -33,7 +33,7 @@ NAMES = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Two letters a piece at most, so that words have several; an accent alone has none."""
+    """At most two letters per piece, so that words have several pieces; an accent alone has none."""
     letters = "abcdefghijklmnopqrstuvwxyz.,'在北京我"
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *(f"##{letter}" for letter in letters)]
     folder = tmp_path_factory.mktemp("letters")
@@ -58,14 +58,14 @@ def written(folder: Path, name: str, content: str) -> Path:
     return folder / name
 
 
-def said_of(*rows: Row, **values: Any) -> list[str]:
+def messages_of(*rows: Row, **values: Any) -> list[str]:
     with pytest.raises(DataError) as raised:
         survey(TokenClassification, options(**values), {"train": rows})
     return str(raised.value).splitlines()
 
 
 def logits_of(tags: Sequence[str | None], length: int) -> Tensor:
-    """Logits of one example whose likeliest labels are these."""
+    """Logits of one example whose most likely labels are these."""
     ids = [NAMES.index(tag) if tag else 0 for tag in tags]
     return torch.nn.functional.one_hot(torch.tensor(ids + [0] * (length - len(ids))), len(NAMES)).float() * 9
 
@@ -103,9 +103,8 @@ def test_a_line_with_other_columns_is_named(tmp_path: Path) -> None:
 def test_a_bad_tag_is_named_with_its_own_line_and_may_be_repaired(tmp_path: Path) -> None:
     content = "In O\nUlm B-LOC\n\nOld B-PER\nBo I-PER\nin O\nUlm I-LOC\n"
     rows = read_rows(written(tmp_path, "a.conll", content), {})
-    assert said_of(*rows) == [
-        f"{tmp_path}/a.conll:7: tag 4: 'I-LOC' after 'O': no LOC has begun; read as BIO (task.scheme, task.on_bad_tag)"
-    ]
+    where, what = f"{tmp_path}/a.conll:7: tag 4", "'I-LOC' after 'O': no open LOC entity"
+    assert messages_of(*rows) == [f"{where}: {what}; read as BIO (task.scheme, task.on_bad_tag)"]
     facts = survey(TokenClassification, options(on_bad_tag="repair"), {"train": rows})
     assert facts["span_counts"] == {"train": {"LOC": 2, "PER": 1}}
     assert facts["tags_repaired"] == {"train": 1}
@@ -119,53 +118,53 @@ def test_types_come_from_the_training_rows_and_the_scheme_from_all() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"tokens": ["a", "b"], "tags": ["O"]}, "1 tags for 2 tokens"),
         ({"tokens": ["a"], "tags": [3]}, "tags: expected a list of names such as B-PER, got [3]"),
         ({"tokens": ["a"]}, "no tags"),
         ({"tokens": "a b", "tags": ["O"]}, "tokens: expected a list of words, got 'a b'"),
         ({"tokens": ["a", " "], "tags": ["O", "O"]}, "token 2: expected a word, got ' '"),
-        ({"tokens": ["a"], "tags": ["PER"]}, "tag 1: 'PER' is no tag of BIO; legal: O, B-TYPE, I-TYPE"),
+        ({"tokens": ["a"], "tags": ["PER"]}, "tag 1: 'PER' is not a tag of BIO; legal: O, B-TYPE, I-TYPE"),
         ({"label": "x"}, "neither tokens nor text; found: label"),
         ({"text": "", "spans": []}, "text is empty"),
-        ({"text": "Bo"}, "no spans; a text without an entity has []"),
+        ({"text": "Bo"}, "no spans; use [] for a text without entities"),
         ({"text": "Bo", "spans": {}}, "spans: expected a list"),
     ],
 )
-def test_a_row_that_cannot_be_learned_from_is_named(values: dict[str, Any], said: str) -> None:
-    assert said_of(row(**values)) == [f"r.jsonl:1: {said}"]
+def test_a_row_that_cannot_be_learned_from_is_named(values: dict[str, Any], message: str) -> None:
+    assert messages_of(row(**values)) == [f"r.jsonl:1: {message}"]
 
 
 @pytest.mark.parametrize(
-    ("spans", "said"),
+    ("spans", "message"),
     [
-        ([(0, 3, "PER")], "span 'Bob' (0 to 3, PER) cuts the word 'Bobby'"),
+        ([(0, 3, "PER")], "span 'Bob' (0 to 3, PER) splits the word 'Bobby'"),
         ([(0, 5, "PER"), (0, 12, "PER")], "spans overlap at 'Bobby Miller in Ulm' (PER, PER)"),
-        ([(0, 99, "PER")], "span {'start': 0, 'end': 99, 'label': 'PER'}: expected start, end (0 to 19) and label, "
-         "around some words"),
-        ([(5, 6, "PER")], "span {'start': 5, 'end': 6, 'label': 'PER'}: expected start, end (0 to 19) and label, "
-         "around some words"),
+        ([(0, 99, "PER")], "span {'start': 0, 'end': 99, 'label': 'PER'}: expected start and end (0 to 19) "
+         "around words, and a label"),
+        ([(5, 6, "PER")], "span {'start': 5, 'end': 6, 'label': 'PER'}: expected start and end (0 to 19) "
+         "around words, and a label"),
     ],
 )  # fmt: skip
-def test_a_span_that_is_none_is_named(spans: list[tuple[int, int, str]], said: str) -> None:
+def test_a_malformed_span_is_named(spans: list[tuple[int, int, str]], message: str) -> None:
     given = [{"start": start, "end": end, "label": label} for start, end, label in spans]
-    assert said_of(row(text="Bobby Miller in Ulm", spans=given)) == [f"r.jsonl:1: {said}"]
+    assert messages_of(row(text="Bobby Miller in Ulm", spans=given)) == [f"r.jsonl:1: {message}"]
 
 
-def test_a_type_that_is_not_trained_is_named_where_it_stands() -> None:
+def test_an_unknown_type_is_named_with_its_line() -> None:
     splits = {"train": [row(tokens=["a"], tags=["B-PER"])], "dev": [row(4, tokens=["a", "b"], tags=["O", "B-ORG"])]}
     with pytest.raises(DataError, match=r"r\.jsonl:4: type 'ORG' is not in the training rows; legal: PER"):
         survey(TokenClassification, OPTIONS, splits)
 
 
 def test_rows_without_an_entity_teach_nothing() -> None:
-    assert said_of(row(tokens=["a"], tags=["O"])) == ["r.jsonl: no row has an entity; there is nothing to learn"]
+    assert messages_of(row(tokens=["a"], tags=["O"])) == ["r.jsonl: no row has an entity; there is nothing to learn"]
 
 
 def test_only_the_first_piece_of_a_word_carries_its_label(tokenizer: Any) -> None:
     ((example,),) = task(tokenizer).encode(
-        [row(tokens=["bo", "\u200e", "ulm"], tags=["B-PER", "O", "B-LOC"])], 64, labelled=True
+        [row(tokens=["bo", "\u200e", "ulm"], tags=["B-PER", "O", "B-LOC"])], 64, labeled=True
     )
     assert tokenizer.convert_ids_to_tokens(example["input_ids"]) == [
         "[CLS]", "b", "##o", "[UNK]", "u", "##l", "##m", "[SEP]"
@@ -175,43 +174,43 @@ def test_only_the_first_piece_of_a_word_carries_its_label(tokenizer: Any) -> Non
 
 
 def test_words_with_capitals_are_marked_for_a_model_that_does_not_see_them(tokenizer: Any) -> None:
-    its = task(tokenizer, mark_capitals=True)
+    tagging = task(tokenizer, mark_capitals=True)
     rows = [row(tokens=["Bo", "in", "uLm"], tags=["B-PER", "O", "B-LOC"]), row(text="in 北", spans=[])]
-    (first,), (second,) = its.encode(rows, 64, labelled=True)
+    (first,), (second,) = tagging.encode(rows, 64, labeled=True)
     assert tokenizer.convert_ids_to_tokens(first["input_ids"]) == [
         "[CLS]", "b", "##o", "i", "##n", "u", "##l", "##m", "[SEP]"
     ]  # fmt: skip
     assert first["token_type_ids"] == [0, 1, 1, 0, 0, 1, 1, 1, 0]
-    assert its.collate([first, second]).inputs["token_type_ids"].tolist() == [first["token_type_ids"], [0] * 9]
-    assert its.encode(rows[:1], 64, labelled=False)[0][0]["token_type_ids"] == first["token_type_ids"]
-    assert "token_type_ids" not in task(tokenizer).encode(rows, 64, labelled=True)[0][0]
-    with pytest.raises(DataError, match=r"task\.mark_capitals: a distilbert model has no two token types"):
-        its.check_model(transformers.DistilBertConfig())
+    assert tagging.collate([first, second]).inputs["token_type_ids"].tolist() == [first["token_type_ids"], [0] * 9]
+    assert tagging.encode(rows[:1], 64, labeled=False)[0][0]["token_type_ids"] == first["token_type_ids"]
+    assert "token_type_ids" not in task(tokenizer).encode(rows, 64, labeled=True)[0][0]
+    with pytest.raises(DataError, match=r"task\.mark_capitals: a distilbert model lacks a second token type"):
+        tagging.check_model(transformers.DistilBertConfig())
 
 
-def test_chinese_is_labelled_character_by_character(tokenizer: Any) -> None:
+def test_chinese_is_labeled_character_by_character(tokenizer: Any) -> None:
     rows = [row(text="我在北京", spans=[{"start": 2, "end": 4, "label": "LOC"}])]
     facts = survey(TokenClassification, OPTIONS, {"train": rows})
     assert (facts["types"], facts["keep_inner"]) == (["LOC"], False)
-    its = TokenClassification(OPTIONS, facts, tokenizer, transformers.BertConfig())
-    ((example,),) = its.encode(rows, 16, labelled=True)
+    tagging = TokenClassification(OPTIONS, facts, tokenizer, transformers.BertConfig())
+    ((example,),) = tagging.encode(rows, 16, labeled=True)
     assert example["labels"] == [IGNORED, 0, 0, 1, 2, IGNORED]
-    ((unlabelled,),) = its.encode([row(text="我在北京")], 16, labelled=False)
+    ((unlabeled,),) = tagging.encode([row(text="我在北京")], 16, labeled=False)
     logits = torch.nn.functional.one_hot(torch.tensor([[0, 0, 0, 1, 2, 0]]), 3).float() * 9
-    (said,) = its.predictions(SimpleNamespace(logits=logits), its.collate([unlabelled]))
-    (span,) = its.answer(row(text="我在北京"), [unlabelled], [said])["spans"]
+    (prediction,) = tagging.predictions(SimpleNamespace(logits=logits), tagging.collate([unlabeled]))
+    (span,) = tagging.answer(row(text="我在北京"), [unlabeled], [prediction])["spans"]
     assert {**span, "score": 1} == {"type": "LOC", "text": "北京", "start": 2, "end": 4, "score": 1}
 
 
 @pytest.mark.parametrize("values", [{"text": "bo,  ulm's"}, {"tokens": ["bo", ",", "ulm", "'s"]}])
 def test_an_answer_says_where_its_spans_are_in_the_text(tokenizer: Any, values: dict[str, Any]) -> None:
-    ((example,),) = task(tokenizer).encode([row(**values)], 64, labelled=False)
+    ((example,),) = task(tokenizer).encode([row(**values)], 64, labeled=False)
     tags: list[str | None] = [None] * len(example["input_ids"])
     for head, tag in zip(example["heads"], ["B-PER", "O", "I-LOC", "O"], strict=True):
         tags[head] = tag
     output = SimpleNamespace(logits=logits_of(tags, len(tags))[None])
-    its = task(tokenizer)
-    spans = its.answer(row(**values), [example], its.predictions(output, its.collate([example])))["spans"]
+    tagging = task(tokenizer)
+    spans = tagging.answer(row(**values), [example], tagging.predictions(output, tagging.collate([example])))["spans"]
     text = values.get("text") or " ".join(values["tokens"])
     assert [(span["type"], span["text"]) for span in spans] == [("PER", "bo"), ("LOC", "ulm")]
     assert [text[span["start"] : span["end"]] for span in spans] == ["bo", "ulm"]
@@ -223,7 +222,7 @@ def test_words_get_the_space_that_a_byte_level_tokenizer_looks_for() -> None:
     bytes_ = Tokenizer(models.BPE(vocabulary, []))
     bytes_.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=bytes_)
-    by_tokens = task(fast).encode([row(tokens=["bo", "in", "ulm"])], 64, labelled=False)[0][0]
+    by_tokens = task(fast).encode([row(tokens=["bo", "in", "ulm"])], 64, labeled=False)[0][0]
     assert by_tokens["input_ids"] == fast("bo in ulm")["input_ids"]
     assert by_tokens["heads"] == [0, 2, 5]
 
@@ -245,25 +244,25 @@ def random_rows(seed: int, num_rows: int) -> list[Row]:
 @pytest.mark.parametrize("max_tokens", [12, 20, 64, 128])
 def test_no_gold_span_vanishes_or_doubles_however_narrow_the_windows(tokenizer: Any, max_tokens: int) -> None:
     rows = random_rows(0, 40)
-    its = task(tokenizer, stride=3)
-    examples = [example for row_examples in its.encode(rows, max_tokens, labelled=True) for example in row_examples]
+    tagging = task(tokenizer, stride=3)
+    examples = [example for row_examples in tagging.encode(rows, max_tokens, labeled=True) for example in row_examples]
     assert max(len(example["input_ids"]) for example in examples) <= max_tokens
     right = 0
     gold = torch.zeros(2, dtype=torch.int64)
     for example in examples:
-        batch = its.collate([example])
+        batch = tagging.collate([example])
         perfect = torch.nn.functional.one_hot(batch.labels.clamp(min=0), len(NAMES)).float()
-        score = its.score(SimpleNamespace(logits=perfect), batch)
+        score = tagging.score(SimpleNamespace(logits=perfect), batch)
         gold += score["gold"]
         right += int(score["hit"].sum())
-    spans = [span for its_row in rows for span in spans_of(its_row.values["tags"])]
+    spans = [span for sentence in rows for span in spans_of(sentence.values["tags"])]
     room = max_tokens - 2
     num_too_long = 0
-    for its_row in rows:
-        sizes = list(map(len, its_row.values["tokens"]))  # a piece a letter
+    for sentence in rows:
+        sizes = list(map(len, sentence.values["tokens"]))  # one piece per letter
         if sum(sizes) > room:
             sizes = [min(size, room // 4) for size in sizes]
-        num_too_long += sum(sum(sizes[span.start : span.end]) > room for span in spans_of(its_row.values["tags"]))
+        num_too_long += sum(sum(sizes[span.start : span.end]) > room for span in spans_of(sentence.values["tags"]))
     assert gold.tolist() == [sum(span.type == type_ for span in spans) for type_ in ("LOC", "PER")]
     assert right == len(spans) - num_too_long
     assert (num_too_long > 0) == (max_tokens < 128)
@@ -272,8 +271,8 @@ def test_no_gold_span_vanishes_or_doubles_however_narrow_the_windows(tokenizer: 
 def test_windows_of_a_text_answer_like_one(tokenizer: Any) -> None:
     words = ["ab"] * 30
     tags = tags_of(spans_of(["O"] * 4 + ["B-PER", *["I-PER"] * 17, "O", "B-LOC"] + ["O"] * 6), 30)
-    its = task(tokenizer, stride=4)
-    (windows,) = its.encode([row(tokens=words)], 20, labelled=False)
+    tagging = task(tokenizer, stride=4)
+    (windows,) = tagging.encode([row(tokens=words)], 20, labeled=False)
     assert len(windows) > 1
     coming = iter(tags)
     predictions = []
@@ -282,8 +281,8 @@ def test_windows_of_a_text_answer_like_one(tokenizer: Any) -> None:
         for head in window["heads"]:
             places[head] = next(coming)
         output = SimpleNamespace(logits=logits_of(places, len(places))[None])
-        predictions += its.predictions(output, its.collate([window]))
-    spans = its.answer(row(tokens=words), windows, predictions)["spans"]
+        predictions += tagging.predictions(output, tagging.collate([window]))
+    spans = tagging.answer(row(tokens=words), windows, predictions)["spans"]
     assert [(span["type"], span["start"], span["end"]) for span in spans] == [("PER", 12, 65), ("LOC", 69, 71)]
 
 
@@ -291,49 +290,49 @@ def test_windows_of_a_text_answer_like_one(tokenizer: Any) -> None:
 def test_metrics_of_summed_scores_are_those_of_seqeval(tokenizer: Any, seed: int) -> None:
     chosen = random.Random(seed)
     rows = random_rows(seed, 30)
-    its = task(tokenizer)
-    examples = [example for (example,) in its.encode(rows, 512, labelled=True)]
+    tagging = task(tokenizer)
+    examples = [example for (example,) in tagging.encode(rows, 512, labeled=True)]
     true, found, totals = [], [], {}
     for start, stop in ((0, 1), (1, 12), (12, 30)):
-        batch = its.collate(examples[start:stop])
+        batch = tagging.collate(examples[start:stop])
         places = batch.labels.clamp(min=0)
         noise = torch.tensor([[chosen.random() < 0.2 for _ in line] for line in places])
         guessed = torch.where(noise, torch.tensor([[chosen.randrange(5) for _ in line] for line in places]), places)
-        scores = its.score(SimpleNamespace(logits=torch.nn.functional.one_hot(guessed, 5).float()), batch)
+        scores = tagging.score(SimpleNamespace(logits=torch.nn.functional.one_hot(guessed, 5).float()), batch)
         totals = {name: totals.get(name, 0) + score for name, score in scores.items()}
         for labels, guesses in zip(batch.labels, guessed, strict=True):
             known = labels != IGNORED
             true.append([NAMES[label] for label in labels[known]])
             found.append([NAMES[guess] for guess in guesses[known]])
-    assert true == [its_row.values["tags"] for its_row in rows]
-    metrics = its.metrics(totals)
+    assert true == [sentence.values["tags"] for sentence in rows]
+    metrics = tagging.metrics(totals)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        theirs = seqeval.metrics.classification_report(true, found, output_dict=True)
+        report = seqeval.metrics.classification_report(true, found, output_dict=True)
     for name, at in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score")):
-        assert metrics[name] == pytest.approx(theirs["micro avg"][at])
-        assert metrics[f"{name}_macro"] == pytest.approx(theirs["macro avg"][at])
+        assert metrics[name] == pytest.approx(report["micro avg"][at])
+        assert metrics[f"{name}_macro"] == pytest.approx(report["macro avg"][at])
         for type_ in ("LOC", "PER"):
-            assert metrics["types"][type_][name] == pytest.approx(theirs[type_][at])
+            assert metrics["types"][type_][name] == pytest.approx(report[type_][at])
     assert [metrics["types"][type_]["gold"] for type_ in ("LOC", "PER")] == [
-        theirs[t]["support"] for t in ("LOC", "PER")
+        report[t]["support"] for t in ("LOC", "PER")
     ]
     assert metrics["token_accuracy"] == pytest.approx(seqeval.metrics.accuracy_score(true, found))
 
 
 def test_the_loss_is_a_sum_over_words_and_a_muted_batch_counts_nothing(tokenizer: Any) -> None:
-    its = task(tokenizer)
-    examples = [example for (example,) in its.encode(random_rows(1, 4), 512, labelled=True)]
-    batch = its.collate(examples)
+    tagging = task(tokenizer)
+    examples = [example for (example,) in tagging.encode(random_rows(1, 4), 512, labeled=True)]
+    batch = tagging.collate(examples)
     logits = torch.randn(*batch.labels.shape, len(NAMES))
     parts = 0.0
     for at, example in enumerate(examples):
-        one = its.collate([example])
-        parts += float(its.loss_sum(SimpleNamespace(logits=logits[at : at + 1, : one.labels.shape[1]]), one))
-    assert its.loss_sum(SimpleNamespace(logits=logits), batch) == pytest.approx(parts, rel=1e-5)
+        one = tagging.collate([example])
+        parts += float(tagging.loss_sum(SimpleNamespace(logits=logits[at : at + 1, : one.labels.shape[1]]), one))
+    assert tagging.loss_sum(SimpleNamespace(logits=logits), batch) == pytest.approx(parts, rel=1e-5)
     muted = batch.muted()
-    assert its.loss_sum(SimpleNamespace(logits=logits), muted) == 0
-    assert not any(score.any() for score in its.score(SimpleNamespace(logits=logits), muted).values())
+    assert tagging.loss_sum(SimpleNamespace(logits=logits), muted) == 0
+    assert not any(score.any() for score in tagging.score(SimpleNamespace(logits=logits), muted).values())
 
 
 def write_tagged(path: Path, num_rows: int, *, seed: int) -> None:
@@ -365,9 +364,9 @@ def test_one_rank_and_two_learn_and_score_the_same_however_ragged(tiny: Path, tm
         assert loss == pytest.approx(other_loss, rel=1e-4)
         assert norm == pytest.approx(other_norm, rel=1e-3)
     evaluations = [events(tmp_path / run, "eval") for run in ("one", "two")]
-    for ours, theirs in zip(*evaluations, strict=True):
-        assert ours["types"] == theirs["types"]
-        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+    for single, double in zip(*evaluations, strict=True):
+        assert single["types"] == double["types"]
+        assert single["loss"] == pytest.approx(double["loss"], rel=1e-4)
     gold = sum(len(spans_of(row.values["tags"])) for row in read_rows(tmp_path / "test.jsonl", {}))
     assert sum(counts["gold"] for counts in evaluations[0][-1]["types"].values()) == gold
     assert evaluations[0][-1]["f1"] > evaluations[0][0]["f1"]
@@ -377,7 +376,7 @@ SMALLEST = "model: {path: org/name}\ndata: {train: train.conll}\ntask:\n  "
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "message"),
     [
         ("kind: ner", "x.yaml:4: task.kind: got 'ner'; legal: classification, token_classification"),
         ("scheme: bio", "x.yaml:3: task.kind: missing; legal: classification, token_classification"),
@@ -390,11 +389,11 @@ SMALLEST = "model: {path: org/name}\ndata: {train: train.conll}\ntask:\n  "
         ("{kind: classification, stride: 3}", "x.yaml:4: task.stride: unknown key; legal: "),
     ],
 )
-def test_a_wrong_task_is_said_with_its_path(keys: str, said: str) -> None:
+def test_a_wrong_task_is_reported_with_its_path(keys: str, message: str) -> None:
     with pytest.raises(ConfigError) as raised:
         parse_recipe(SMALLEST + keys, name="x.yaml")
     (line,) = str(raised.value).splitlines()
-    assert line.startswith(said)
+    assert line.startswith(message)
 
 
 def test_inputs_for_a_prediction_need_no_labels() -> None:

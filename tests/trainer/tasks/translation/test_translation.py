@@ -1,4 +1,4 @@
-"""Translation: both kinds of models learn the target and nothing else, and are asked in the language that is meant."""
+"""Translation: both kinds of models learn the target and nothing else, and translate into the right language."""
 
 import copy
 import json
@@ -58,17 +58,17 @@ def rows(*pairs: tuple[str, str]) -> list[Row]:
 def task_of(folder: Path, **values: Any) -> Translation:
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     config = transformers.AutoConfig.from_pretrained(folder)
-    its = Translation(options(**values), FACTS, tokenizer, config)
-    its.check_model(config)
-    return its
+    task = Translation(options(**values), FACTS, tokenizer, config)
+    task.check_model(config)
+    return task
 
 
-def tokenizer_of(its: Translation) -> Any:
-    return its._translator._tokenizer  # type: ignore[attr-defined]
+def tokenizer_of(task: Translation) -> Any:
+    return task._translator._tokenizer  # type: ignore[attr-defined]
 
 
-def encoded(its: Translation, *pairs: tuple[str, str], max_tokens: int = 64) -> list[dict[str, Any]]:
-    return [example for (example,) in its.encode(rows(*pairs), max_tokens, labelled=True)]
+def encoded(task: Translation, *pairs: tuple[str, str], max_tokens: int = 64) -> list[dict[str, Any]]:
+    return [example for (example,) in task.encode(rows(*pairs), max_tokens, labeled=True)]
 
 
 def targets(example: dict[str, Any]) -> list[int]:
@@ -108,17 +108,17 @@ ENGLISH_FRENCH = {"source_language": "en", "target_language": "fr"}
         {"en_US": "a film", "fr-CA": "un film"},
     ],
 )
-def test_a_row_has_its_sides_by_name_or_by_language(values: dict[str, Any]) -> None:
-    its = values | Translation.named_columns(options(**ENGLISH_FRENCH), values)
-    assert (its["source"], its["target"]) == ("a film", "un film")
-    assert survey(Translation, options(), {"train": [row(**its)]}) == {"bleu_tokenizer": "13a"}
+def test_the_two_sides_are_found_by_name_or_by_language(values: dict[str, Any]) -> None:
+    named = values | Translation.named_columns(options(**ENGLISH_FRENCH), values)
+    assert (named["source"], named["target"]) == ("a film", "un film")
+    assert survey(Translation, options(), {"train": [row(**named)]}) == {"bleu_tokenizer": "13a"}
 
 
-LANGUAGE = "Name its language (task.target_language) or its column (data.columns)"
+LANGUAGE = "Set its language (task.target_language) or its column (data.columns)"
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"source": "a"}, f"no target; found: source. {LANGUAGE}"),
         ({"target": "un"}, "no source; found: target."),
@@ -141,16 +141,16 @@ LANGUAGE = "Name its language (task.target_language) or its column (data.columns
         ({}, "no source; found: nothing."),
     ],
 )
-def test_what_is_wrong_with_a_row_is_said_with_its_line(values: dict[str, Any], said: str) -> None:
+def test_faults_of_a_row_are_reported_with_its_line(values: dict[str, Any], message: str) -> None:
     named = Translation.named_columns(options(**ENGLISH_FRENCH), values)
     wrong = replace(row(2, **(values | named)), file_columns=tuple(values))
     train_rows = [row(1, source="a", target="un"), wrong]
     with pytest.raises(DataError) as raised:
         survey(Translation, options(**ENGLISH_FRENCH), {"train": train_rows})
-    assert str(raised.value).startswith(f"r.jsonl:2: {said}")
+    assert str(raised.value).startswith(f"r.jsonl:2: {message}")
 
 
-def test_rows_by_language_are_told_apart_held_out_and_freed_of_doubles(toy: Path, tmp_path: Path) -> None:
+def test_rows_by_language_are_held_out_and_deduplicated(toy: Path, tmp_path: Path) -> None:
     pairs = [(SPOKEN[at % 12], WRITTEN[at % 12]) for at in range(15)]
     lines = [json.dumps({"translation": {"en": f"{a} {a}", "fr": b}}) for a, b in pairs]
     (tmp_path / "train.jsonl").write_text("\n".join(lines))
@@ -161,7 +161,7 @@ def test_rows_by_language_are_told_apart_held_out_and_freed_of_doubles(toy: Path
     assert 2 <= meta["splits"]["dev"]["rows"] <= 8
 
 
-def test_the_survey_chooses_how_bleu_cuts_words() -> None:
+def test_the_survey_chooses_how_bleu_splits_words() -> None:
     split = {"train": rows(("a film", "一部电影"))}
     assert survey(Translation, options(), split) == {"bleu_tokenizer": "zh"}
     assert survey(Translation, options(target_language="fr"), split) == {"bleu_tokenizer": "13a"}
@@ -173,18 +173,18 @@ def test_the_survey_chooses_how_bleu_cuts_words() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_decoder_reads_what_transformers_own_shift_would_give_it(families: dict[str, Path], family: str) -> None:
-    """mBART-25's wrap-around and NLLB's former format apart, of which the test below tells."""
+    """Except mBART-25's wrap-around and NLLB's legacy format, see the tests below."""
     if family in ("mbart", "nllb_legacy"):
         return
-    its = task_of(families[family], **LANGUAGES.get(family, {}))
+    task = task_of(families[family], **LANGUAGES.get(family, {}))
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(families[family])
-    tokenizer = tokenizer_of(its)
-    for example, (source, target) in zip(encoded(its, *PAIRS), PAIRS, strict=True):
-        theirs = tokenizer(source, text_target=target, return_tensors="pt")
-        assert example["input_ids"] == theirs["input_ids"][0].tolist()
+    tokenizer = tokenizer_of(task)
+    for example, (source, target) in zip(encoded(task, *PAIRS), PAIRS, strict=True):
+        expected = tokenizer(source, text_target=target, return_tensors="pt")
+        assert example["input_ids"] == expected["input_ids"][0].tolist()
         shift = getattr(model, "prepare_decoder_input_ids_from_labels", None) or shift_m2m100
-        assert example["decoder_input_ids"] == shift(labels=theirs["labels"])[0].tolist()
-        assert targets(example) == [label for label in theirs["labels"][0].tolist() if label != language_id(its)]
+        assert example["decoder_input_ids"] == shift(labels=expected["labels"])[0].tolist()
+        assert targets(example) == [label for label in expected["labels"][0].tolist() if label != language_id(task)]
 
 
 def shift_m2m100(labels: torch.Tensor) -> torch.Tensor:
@@ -193,23 +193,23 @@ def shift_m2m100(labels: torch.Tensor) -> torch.Tensor:
     return shift_tokens_right(labels, pad_token_id=1, decoder_start_token_id=2)
 
 
-def language_id(its: Translation) -> int | None:
-    assert its.generation is not None
-    return its.generation.settings.get("forced_bos_token_id")
+def language_id(task: Translation) -> int | None:
+    assert task.generation is not None
+    return task.generation.settings.get("forced_bos_token_id")
 
 
 def test_mbart_begins_with_the_language_and_learns_no_more_after_the_end(families: dict[str, Path]) -> None:
     from transformers.models.mbart.modeling_mbart import shift_tokens_right
 
-    its = task_of(families["mbart"], **LANGUAGES["mbart"])
-    (example,) = encoded(its, PAIRS[0])
-    theirs = tokenizer_of(its)(text_target=PAIRS[0][1], return_tensors="pt")["input_ids"]
-    assert example["decoder_input_ids"] == shift_tokens_right(theirs, 1)[0].tolist()[:-1]
-    assert example["labels"] == theirs[0].tolist()[:-1]
+    task = task_of(families["mbart"], **LANGUAGES["mbart"])
+    (example,) = encoded(task, PAIRS[0])
+    expected = tokenizer_of(task)(text_target=PAIRS[0][1], return_tensors="pt")["input_ids"]
+    assert example["decoder_input_ids"] == shift_tokens_right(expected, 1)[0].tolist()[:-1]
+    assert example["labels"] == expected[0].tolist()[:-1]
 
 
-def test_nllbs_former_format_changes_what_is_read_and_not_what_is_said(families: dict[str, Path]) -> None:
-    (old,), (new,) = (encoded(task_of(families[its], **LANGUAGES[its]), PAIRS[0]) for its in ("nllb_legacy", "nllb"))
+def test_nllbs_legacy_format_changes_the_source_but_not_the_target(families: dict[str, Path]) -> None:
+    (old,), (new,) = (encoded(task_of(families[name], **LANGUAGES[name]), PAIRS[0]) for name in ("nllb_legacy", "nllb"))
     assert old["input_ids"] != new["input_ids"]
     assert sorted(old["input_ids"]) == sorted(new["input_ids"])
     assert (old["decoder_input_ids"], old["labels"]) == (new["decoder_input_ids"], new["labels"])
@@ -220,24 +220,24 @@ def test_nllbs_former_format_changes_what_is_read_and_not_what_is_said(families:
 def test_an_answer_begins_as_the_decoder_began_in_training(
     families: dict[str, Path], family: str, num_beams: int
 ) -> None:
-    its = task_of(families[family], num_beams=num_beams, max_new_tokens=5, **LANGUAGES.get(family, {}))
+    task = task_of(families[family], num_beams=num_beams, max_new_tokens=5, **LANGUAGES.get(family, {}))
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(families[family])
-    examples = encoded(its, *PAIRS)
-    assert its.generation is not None
-    ids = generate(model, its.collate_prompts(examples), settings_of(its.generation, tokenizer_of(its)))
-    begin = 1 + (language_id(its) is not None)
+    examples = encoded(task, *PAIRS)
+    assert task.generation is not None
+    ids = generate(model, task.collate_prompts(examples), settings_of(task.generation, tokenizer_of(task)))
+    begin = 1 + (language_id(task) is not None)
     for answer, example in zip(ids.tolist(), examples, strict=True):
         assert answer[:begin] == example["decoder_input_ids"][:begin]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_answer_is_read_as_the_translation_alone(families: dict[str, Path], family: str) -> None:
-    its = task_of(families[family], **LANGUAGES.get(family, {}))
-    (example,) = encoded(its, ("the film", "le film était"))
-    said = [example["decoder_input_ids"][0], *example["decoder_input_ids"][1:], targets(example)[-1]]
-    answer = tokenizer_of(its).decode(said, skip_special_tokens=True)
-    assert its.prediction(answer) == {"translation": "le film était"}
-    assert its.show_answer(answer, example) == {
+    task = task_of(families[family], **LANGUAGES.get(family, {}))
+    (example,) = encoded(task, ("the film", "le film était"))
+    written = [example["decoder_input_ids"][0], *example["decoder_input_ids"][1:], targets(example)[-1]]
+    answer = tokenizer_of(task).decode(written, skip_special_tokens=True)
+    assert task.prediction(answer) == {"translation": "le film était"}
+    assert task.show_answer(answer, example) == {
         "prompt": "the film",
         "answer": "le film était",
         "reference": "le film était",
@@ -246,40 +246,42 @@ def test_an_answer_is_read_as_the_translation_alone(families: dict[str, Path], f
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_end_is_learned_and_padding_never(families: dict[str, Path], family: str) -> None:
-    its = task_of(families[family], **LANGUAGES.get(family, {}))
-    examples = encoded(its, *PAIRS)
-    tokenizer = tokenizer_of(its)
-    batch = its.collate(examples)
+    task = task_of(families[family], **LANGUAGES.get(family, {}))
+    examples = encoded(task, *PAIRS)
+    tokenizer = tokenizer_of(task)
+    batch = task.collate(examples)
     for example, labels in zip(examples, batch.labels.tolist(), strict=True):
         assert targets(example)[-1] == tokenizer.eos_token_id
         assert labels[: len(example["labels"])] == example["labels"]
         assert set(labels[len(example["labels"]) :]) <= {IGNORED}
     assert tokenizer.pad_token_id not in [target for example in examples for target in targets(example)]
-    assert batch.num_targets == sum(map(its.num_targets, examples))
-    assert [its.num_tokens(its_) for its_ in examples] == [
-        len(its_["input_ids"]) + len(its_["decoder_input_ids"]) for its_ in examples
+    assert batch.num_targets == sum(map(task.num_targets, examples))
+    assert [task.num_tokens(example) for example in examples] == [
+        len(example["input_ids"]) + len(example["decoder_input_ids"]) for example in examples
     ]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_batch_is_worth_its_rows_and_a_muted_one_nothing(families: dict[str, Path], family: str) -> None:
-    its = task_of(families[family], **LANGUAGES.get(family, {}))
+def test_the_loss_of_a_batch_is_that_of_its_rows_and_of_a_muted_one_zero(
+    families: dict[str, Path], family: str
+) -> None:
+    task = task_of(families[family], **LANGUAGES.get(family, {}))
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(families[family]).eval()
-    assert_batches_add_up(its, model, encoded(its, *PAIRS, ("a film", "un")))
+    assert_batches_add_up(task, model, encoded(task, *PAIRS, ("a film", "un")))
 
 
-def assert_batches_add_up(its: Translation, model: Any, examples: Sequence[dict[str, Any]]) -> None:
-    """The loss of a padded batch is the sum of its rows', and what transformers itself says of each row."""
+def assert_batches_add_up(task: Translation, model: Any, examples: Sequence[dict[str, Any]]) -> None:
+    """The loss of a padded batch is the sum of its rows' losses, which are those that transformers computes."""
     plain = copy.deepcopy(model)
     keep_target_loss(model)
-    whole = its.collate(examples)
+    whole = task.collate(examples)
     with torch.no_grad():
-        loss = float(its.loss_sum(model(**whole.inputs), whole))
+        loss = float(task.loss_sum(model(**whole.inputs), whole))
         muted = whole.muted()
-        assert float(its.loss_sum(model(**muted.inputs), muted)) == 0
+        assert float(task.loss_sum(model(**muted.inputs), muted)) == 0
         alone = 0.0
         for example in examples:
-            batch = its.collate([example])
+            batch = task.collate([example])
             inputs = {name: tensor for name, tensor in batch.inputs.items() if name != "targets"}
             logits = plain(**inputs).logits
             alone += float(
@@ -291,68 +293,72 @@ def assert_batches_add_up(its: Translation, model: Any, examples: Sequence[dict[
 
 
 def test_a_prefix_goes_before_every_source(families: dict[str, Path]) -> None:
-    its = task_of(families["marian"], prefix=">>fra<< ")
-    (example,) = encoded(its, PAIRS[0])
-    pieces = tokenizer_of(its).convert_ids_to_tokens(example["input_ids"])
+    task = task_of(families["marian"], prefix=">>fra<< ")
+    (example,) = encoded(task, PAIRS[0])
+    pieces = tokenizer_of(task).convert_ids_to_tokens(example["input_ids"])
     assert pieces[:3] == [">>fra<<", "▁a", "▁quiet"]
     assert example["source"] == PAIRS[0][0]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_cut_off_is_counted_and_its_end_is_not_learned(families: dict[str, Path], family: str) -> None:
-    its = task_of(families[family], **LANGUAGES.get(family, {}))
-    (whole,) = encoded(its, PAIRS[0])
+    task = task_of(families[family], **LANGUAGES.get(family, {}))
+    (whole,) = encoded(task, PAIRS[0])
     assert not whole[TRUNCATED]
-    (example,) = encoded(its, PAIRS[0], max_tokens=4)
+    (example,) = encoded(task, PAIRS[0], max_tokens=4)
     assert example[TRUNCATED]
     assert len(example["input_ids"]) == len(example["labels"]) == len(example["decoder_input_ids"]) == 4
-    assert tokenizer_of(its).eos_token_id not in targets(example)
+    assert tokenizer_of(task).eos_token_id not in targets(example)
     assert example["labels"] == whole["labels"][:4]
     assert example["reference"] == PAIRS[0][1]
     # The frame of the source stays whole.
-    specials = [token for token in whole["input_ids"] if token in tokenizer_of(its).all_special_ids]
+    specials = [token for token in whole["input_ids"] if token in tokenizer_of(task).all_special_ids]
     assert [token for token in example["input_ids"] if token in specials] == specials
 
 
 def test_a_limit_that_leaves_nothing_of_any_row_is_refused(families: dict[str, Path]) -> None:
-    its = task_of(families["nllb"], **LANGUAGES["nllb"])
+    task = task_of(families["nllb"], **LANGUAGES["nllb"])
     with pytest.raises(DataError, match=r"data\.max_tokens: 1 leaves no room"):
-        its.encode(rows(*PAIRS), 1, labelled=True)
+        task.encode(rows(*PAIRS), 1, labeled=True)
 
 
-def test_an_answer_is_asked_for_without_a_target(families: dict[str, Path]) -> None:
-    its = task_of(families["mbart50"], **LANGUAGES["mbart50"])
-    ((example,),) = its.encode([row(source="a quiet film")], 64, labelled=False)
+def test_an_answer_is_generated_without_a_target(families: dict[str, Path]) -> None:
+    task = task_of(families["mbart50"], **LANGUAGES["mbart50"])
+    ((example,),) = task.encode([row(source="a quiet film")], 64, labeled=False)
     assert targets(example) == []
-    assert its.num_targets(example) == 0
-    assert its.answer(row(source="a"), [example], [{"translation": "un"}]) == {"translation": "un"}
+    assert task.num_targets(example) == 0
+    assert task.answer(row(source="a"), [example], [{"translation": "un"}]) == {"translation": "un"}
     faults = Faults()
     Translation.check_inputs(row(3, text="a"), faults)
     assert faults.first == [
-        "r.jsonl:3: no source; found: text. Name its language (task.source_language) or its column (data.columns)"
+        "r.jsonl:3: no source; found: text. Set its language (task.source_language) or its column (data.columns)"
     ]
 
 
 @pytest.mark.parametrize(
-    ("family", "values", "said"),
+    ("family", "values", "message"),
     [
-        ("mbart", {}, r"task\.source_code: the tokenizer knows languages, and say which; legal: ar_AR, "),
-        ("mbart", {"source_language": "tlh"}, r"task\.source_code: .* 'tlh' is none of them"),
-        ("nllb", {"source_code": "eng_Latn", "target_code": "fra"}, r"task\.target_code: .* 'fra' is none of them"),
-        ("nllb", {"source_language": "zho"}, r"task\.source_code: .* 'zho' is zho_Hans and zho_Hant"),
-        ("t5", {"target_code": "fr_XX"}, r"task\.source_code, task\.target_code: the tokenizer knows no languages"),
-        ("t5", {"prompt": "Say {source}"}, r"task\.prompt and task\.use_chat_template are for causal models"),
+        ("mbart", {}, r"task\.source_code: the tokenizer needs a source language; legal: ar_AR, "),
+        ("mbart", {"source_language": "tlh"}, r"task\.source_code: unknown language 'tlh'; legal: "),
+        (
+            "nllb",
+            {"source_code": "eng_Latn", "target_code": "fra"},
+            r"task\.target_code: unknown language 'fra'; legal: ",
+        ),
+        ("nllb", {"source_language": "zho"}, r"task\.source_code: 'zho' may be zho_Hans or zho_Hant; legal: "),
+        ("t5", {"target_code": "fr_XX"}, r"task\.source_code, task\.target_code: the tokenizer has no languages"),
+        ("t5", {"prompt": "Say {source}"}, r"task\.prompt and task\.use_chat_template apply to causal models only"),
         ("t5", {"architecture": "causal", "prompt": "{source}"}, r"no causal language model for t5"),
-        ("chat", {"architecture": "encoder_decoder"}, "names no decoder_start_token_id"),
-        ("chat", {"prefix": "translate: ", **ENGLISH_FRENCH}, r"task\.prefix is for encoder-decoders"),
-        ("chat", {"source_language": "en"}, r"task\.target_language: the prompt names it; set it"),
+        ("chat", {"architecture": "encoder_decoder"}, "has no decoder_start_token_id"),
+        ("chat", {"prefix": "translate: ", **ENGLISH_FRENCH}, r"task\.prefix applies to encoder-decoders only"),
+        ("chat", {"source_language": "en"}, r"task\.target_language is used in task.prompt; set it"),
         ("plain", {"use_chat_template": True, **ENGLISH_FRENCH}, "the tokenizer has no chat template"),
     ],
 )
-def test_a_model_that_cannot_be_asked_so_is_refused(
-    families: dict[str, Path], causal: dict[str, Path], family: str, values: dict[str, Any], said: str
+def test_options_that_do_not_fit_the_model_are_refused(
+    families: dict[str, Path], causal: dict[str, Path], family: str, values: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         task_of((families | causal)[family], **values)
 
 
@@ -360,15 +366,15 @@ def test_a_model_that_cannot_be_asked_so_is_refused(
 
 
 def test_a_chat_is_learned_from_the_answer_to_its_end_of_turn(causal: dict[str, Path]) -> None:
-    its = task_of(causal["chat"], **ENGLISH_FRENCH)
-    (example,) = encoded(its, ("ba da", "ul or"))
-    tokens = tokenizer_of(its).convert_ids_to_tokens(example["input_ids"])
+    task = task_of(causal["chat"], **ENGLISH_FRENCH)
+    (example,) = encoded(task, ("ba da", "ul or"))
+    tokens = tokenizer_of(task).convert_ids_to_tokens(example["input_ids"])
     assert " ".join(tokens) == (
         "<|im_start|> user Translate from English to French: ba da <|im_end|> <|im_start|> assistant ul or <|im_end|>"
     )
-    assert tokenizer_of(its).convert_ids_to_tokens(targets(example)) == ["ul", "or", "<|im_end|>"]
+    assert tokenizer_of(task).convert_ids_to_tokens(targets(example)) == ["ul", "or", "<|im_end|>"]
     assert example["labels"][-4:] == [*targets(example), IGNORED]
-    assert "".join(piece.target or "" for piece in its.preview(example)).split() == ["ul", "or", "<|im_end|>"]
+    assert "".join(piece.target or "" for piece in task.preview(example)).split() == ["ul", "or", "<|im_end|>"]
 
 
 def test_without_a_template_the_prompt_is_text_and_the_end_is_the_end_of_text(causal: dict[str, Path]) -> None:
@@ -376,22 +382,22 @@ def test_without_a_template_the_prompt_is_text_and_the_end_is_the_end_of_text(ca
         (causal["plain"], {}, "</s>"),
         (causal["chat"], {"use_chat_template": False}, "<|im_end|>"),
     ):
-        its = task_of(folder, **ENGLISH_FRENCH, **values)
-        (example,) = encoded(its, ("ba da", "ul or"))
-        tokens = tokenizer_of(its).convert_ids_to_tokens(example["input_ids"])
+        task = task_of(folder, **ENGLISH_FRENCH, **values)
+        (example,) = encoded(task, ("ba da", "ul or"))
+        tokens = tokenizer_of(task).convert_ids_to_tokens(example["input_ids"])
         assert tokens == ["Translate", "from", "English", "to", "French:", "ba", "da", "ul", "or", end]
-        assert tokenizer_of(its).convert_ids_to_tokens(targets(example)) == ["ul", "or", end]
+        assert tokenizer_of(task).convert_ids_to_tokens(targets(example)) == ["ul", "or", end]
 
 
 def test_a_prompt_of_ones_own_may_hold_braces_and_so_may_a_source(causal: dict[str, Path]) -> None:
-    its = task_of(causal["plain"], prompt="{{ {source} }}")
-    tokenizer = tokenizer_of(its)
-    (example,) = encoded(its, ("{source} {0}", "or"))
+    task = task_of(causal["plain"], prompt="{{ {source} }}")
+    tokenizer = tokenizer_of(task)
+    (example,) = encoded(task, ("{source} {0}", "or"))
     asked = tokenizer("{ {source} {0} }")["input_ids"]
     assert example["input_ids"] == [*asked, *tokenizer("or")["input_ids"], tokenizer.eos_token_id]
 
 
-def test_special_tokens_stand_once_and_the_end_is_learned_though_it_pads(causal: dict[str, Path]) -> None:
+def test_special_tokens_occur_once_and_the_end_is_learned_though_it_pads(causal: dict[str, Path]) -> None:
     from tokenizers import processors
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(causal["plain"])
@@ -399,47 +405,47 @@ def test_special_tokens_stand_once_and_the_end_is_learned_though_it_pads(causal:
     tokenizer._tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", 2), ("</s>", 3)]
     )
-    its = Translation(options(prompt="{source}"), FACTS, tokenizer, transformers.LlamaConfig())
-    examples = encoded(its, ("ba", "or ul"), ("ba da fa", "or"))
+    task = Translation(options(prompt="{source}"), FACTS, tokenizer, transformers.LlamaConfig())
+    examples = encoded(task, ("ba", "or ul"), ("ba da fa", "or"))
     ends = tokenizer.eos_token_id
     assert tokenizer.pad_token_id == ends
     for example in examples:
         assert example["input_ids"].count(tokenizer.bos_token_id) == 1
         assert example["input_ids"].count(ends) == 1
-    batch = its.collate(examples)
+    batch = task.collate(examples)
     assert (batch.labels == ends).sum() == 2
     assert (batch.inputs["input_ids"] == ends).sum() == 3  # one of them pads
 
 
-def test_a_causal_batch_is_worth_its_rows(causal: dict[str, Path]) -> None:
-    its = task_of(causal["chat"], **ENGLISH_FRENCH)
+def test_the_loss_of_a_causal_batch_is_that_of_its_rows(causal: dict[str, Path]) -> None:
+    task = task_of(causal["chat"], **ENGLISH_FRENCH)
     model = transformers.AutoModelForCausalLM.from_pretrained(causal["chat"]).eval()
-    examples = encoded(its, ("ba", "or"), ("ba da fa ga", "es im ul or"), ("ka", "ak ak ak"))
-    assert_batches_add_up(its, model, examples)
+    examples = encoded(task, ("ba", "or"), ("ba da fa ga", "es im ul or"), ("ka", "ak ak ak"))
+    assert_batches_add_up(task, model, examples)
 
 
 def test_rows_whose_target_has_no_room_are_dropped_and_cut_ones_counted(causal: dict[str, Path]) -> None:
-    its = task_of(causal["plain"], **ENGLISH_FRENCH)
+    task = task_of(causal["plain"], **ENGLISH_FRENCH)
     pairs = [("ba", "or ul"), ("ba", "or ul im es"), ("ba da fa", "or"), ("ba da fa ga ka", "or")]
-    by_row = its.encode(rows(*pairs), 9, labelled=True)
+    by_row = task.encode(rows(*pairs), 9, labeled=True)
     assert [[example[TRUNCATED] for example in examples] for examples in by_row] == [[False], [True], [True], []]
     whole, cut, *_ = (example for examples in by_row for example in examples)
-    tokenizer = tokenizer_of(its)
+    tokenizer = tokenizer_of(task)
     assert tokenizer.convert_ids_to_tokens(targets(whole)) == ["or", "ul", "</s>"]
     assert tokenizer.convert_ids_to_tokens(targets(cut)) == ["or", "ul", "im"]
 
 
-def test_a_source_that_is_too_long_to_ask_with_is_cut_within_the_prompt(causal: dict[str, Path]) -> None:
-    its = task_of(causal["chat"], **ENGLISH_FRENCH)
-    ((example,),) = its.encode([row(source="ba da fa ga ka la ma na")], 13, labelled=False)
-    tokens = tokenizer_of(its).convert_ids_to_tokens(example["input_ids"])
+def test_a_source_that_is_too_long_is_cut_within_the_prompt(causal: dict[str, Path]) -> None:
+    task = task_of(causal["chat"], **ENGLISH_FRENCH)
+    ((example,),) = task.encode([row(source="ba da fa ga ka la ma na")], 13, labeled=False)
+    tokens = tokenizer_of(task).convert_ids_to_tokens(example["input_ids"])
     assert " ".join(tokens[2:]) == ("Translate from English to French: ba da fa <|im_end|> <|im_start|> assistant")
     assert example["source"] == "ba da fa ga ka la ma na"
     with pytest.raises(DataError, match=r"data\.max_tokens: 9 leaves no room for a source"):
-        its.encode([row(source="ba da")], 9, labelled=False)
+        task.encode([row(source="ba da")], 9, labeled=False)
 
 
-def test_a_template_that_refuses_is_an_error_that_says_so(causal: dict[str, Path]) -> None:
+def test_a_template_that_rejects_the_prompt_is_an_error(causal: dict[str, Path]) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(causal["chat"])
     tokenizer.chat_template = "{{ raise_exception('only tools may speak') }}"
     with pytest.raises(DataError, match=r"only tools may speak.*task\.use_chat_template=false"):
@@ -453,23 +459,23 @@ def test_whatever_the_texts_the_targets_are_the_target_and_its_end(
     if not source.strip() or not target.strip():
         return
     for folder, values in ((families["t5"], {}), (causal["chat"], ENGLISH_FRENCH)):
-        its = task_of(folder, **values)
-        tokenizer = tokenizer_of(its)
+        task = task_of(folder, **values)
+        tokenizer = tokenizer_of(task)
         body = tokenizer(target, add_special_tokens=False)["input_ids"]
-        (examples,) = its.encode(rows((source, target)), 4096, labelled=True)
+        (examples,) = task.encode(rows((source, target)), 4096, labeled=True)
         expected = [[*body, tokenizer.eos_token_id]] if body else []
         assert [targets(example) for example in examples] == expected
 
 
-def test_answers_do_not_depend_on_who_else_is_asked(causal: dict[str, Path]) -> None:
-    its = task_of(causal["chat"], max_new_tokens=6, **ENGLISH_FRENCH)
+def test_answers_do_not_depend_on_the_other_rows_of_the_batch(causal: dict[str, Path]) -> None:
+    task = task_of(causal["chat"], max_new_tokens=6, **ENGLISH_FRENCH)
     model = transformers.AutoModelForCausalLM.from_pretrained(causal["chat"])
-    examples = encoded(its, ("ba", "or"), ("ba da fa ga", "es im ul or"), ("ka la", "ug ak"))
-    assert its.generation is not None
-    settings = settings_of(its.generation, tokenizer_of(its))
-    together = generate(model, its.collate_prompts(examples), settings)
+    examples = encoded(task, ("ba", "or"), ("ba da fa ga", "es im ul or"), ("ka la", "ug ak"))
+    assert task.generation is not None
+    settings = settings_of(task.generation, tokenizer_of(task))
+    together = generate(model, task.collate_prompts(examples), settings)
     for example, ids in zip(examples, together.tolist(), strict=True):
-        (alone,) = generate(model, its.collate_prompts([example]), settings).tolist()
+        (alone,) = generate(model, task.collate_prompts([example]), settings).tolist()
         assert alone == ids[: len(alone)]
 
 
@@ -520,7 +526,7 @@ def test_an_encoder_decoder_learns_a_language_from_scratch(learned: Path) -> Non
     assert last < 0.05 < 2 < first
     shown = events(learned, "eval")[-1]["answers"]
     assert len(shown) == 8
-    assert sum(its["answer"] == its["reference"] for its in shown) > 6
+    assert sum(row["answer"] == row["reference"] for row in shown) > 6
 
 
 def test_predict_translates_texts_and_files(learned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -531,7 +537,7 @@ def test_predict_translates_texts_and_files(learned: Path, tmp_path: Path, capsy
     (tmp_path / "in.jsonl").write_text('{"translation": {"en": "la ma sa"}}\n{"en": "ga ga sa", "id": 3}\n')
     assert predict.main([str(learned), f"--file={tmp_path}/in.jsonl", f"--out={tmp_path}/out.jsonl"]) == 0
     answers = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert [its["prediction"] for its in answers] == [{"translation": "ar en ug"}, {"translation": "ar es es"}]
+    assert [answer["prediction"] for answer in answers] == [{"translation": "ar en ug"}, {"translation": "ar es es"}]
     (tmp_path / "in.jsonl").write_text('{"source": 7}\n{"source": ""}\n')
     assert predict.main([str(learned), f"--file={tmp_path}/in.jsonl"]) == 2
     assert capsys.readouterr().err.splitlines()[-2:] == [
@@ -553,13 +559,13 @@ def test_ranks_and_stages_change_neither_loss_nor_answers(
     toy: Path, tmp_path: Path, model: str, world_size: int, stage: int, references: dict[str, list[dict[str, Any]]]
 ) -> None:
     """Five rows of dev and seven of test on two ranks: unequal shares, which end under ZeRO-3 too."""
-    ours = train(short_recipe(toy, model, stage), tmp_path, world_size=world_size)[1]
-    theirs = references[model]
-    for (_, loss, norm), (_, its_loss, its_norm) in zip(curve(ours), curve(theirs), strict=True):
-        assert loss == pytest.approx(its_loss, rel=1e-4)
-        assert norm == pytest.approx(its_norm, rel=1e-3)
-    evaluations = [[event for event in its if event["event"] == "eval"] for its in (ours, theirs)]
-    assert [(its["split"], its["num_answers"]) for its in evaluations[0]] == [("dev", 5), ("dev", 5), ("test", 7)]
+    run = train(short_recipe(toy, model, stage), tmp_path, world_size=world_size)[1]
+    reference = references[model]
+    for (_, loss, norm), (_, reference_loss, reference_norm) in zip(curve(run), curve(reference), strict=True):
+        assert loss == pytest.approx(reference_loss, rel=1e-4)
+        assert norm == pytest.approx(reference_norm, rel=1e-3)
+    evaluations = [[event for event in each if event["event"] == "eval"] for each in (run, reference)]
+    assert [(event["split"], event["num_answers"]) for event in evaluations[0]] == [("dev", 5), ("dev", 5), ("test", 7)]
     for one, other in zip(*evaluations, strict=True):
         for name in ("bleu", "chrf", "exact_match", "num_answers", "answers", "bleu_signature"):
             assert one[name] == other[name]
@@ -591,7 +597,7 @@ def short_recipe(toy: Path, model: str, stage: int) -> Recipe:
     )
 
 
-def test_languages_and_ends_travel_with_the_exported_model(families: dict[str, Path], causal: dict[str, Path]) -> None:
+def test_languages_and_ends_are_exported_with_the_model(families: dict[str, Path], causal: dict[str, Path]) -> None:
     for folder, values in (
         (families["mbart50"], LANGUAGES["mbart50"]),
         (families["mbart"], LANGUAGES["mbart"]),
@@ -601,22 +607,22 @@ def test_languages_and_ends_travel_with_the_exported_model(families: dict[str, P
             f"task: {{kind: translation}}\nmodel: {{path: {folder}}}\ndata: {{train: x}}\nengine: {{precision: fp32}}",
             [f"task.{name}={value}" for name, value in values.items()],
         )
-        its = task_of(folder, **values)
-        assert its.generation is not None
-        generation = load_model(recipe, its, load_tokenizer(recipe)).generation_config.to_dict()
-        assert its.generation.settings.items() <= generation.items()
+        task = task_of(folder, **values)
+        assert task.generation is not None
+        generation = load_model(recipe, task, load_tokenizer(recipe)).generation_config.to_dict()
+        assert task.generation.settings.items() <= generation.items()
 
 
 def test_what_was_dropped_and_cut_is_counted_where_the_data_are_prepared(toy: Path, tmp_path: Path) -> None:
     pairs = [("ba", "or"), ("ba", " ".join(["or"] * 40)), (" ".join(["ba"] * 40), "or")]
     (tmp_path / "train.tsv").write_text("source\ttarget\n" + "".join(f"{a}\t{b}\n" for a, b in pairs))
-    said: list[str] = []
+    messages: list[str] = []
     recipe = toy_recipe(
         toy, f"model={{path: {toy}/causal}}", f"data.train={tmp_path}/train.tsv", "data.dev=null", "data.test=null"
     )
-    meta = prepare(recipe, say=said.append).meta["splits"]["train"]
+    meta = prepare(recipe, say=messages.append).meta["splits"]["train"]
     assert (meta["rows"], meta["examples"], meta["rows_dropped"], meta["rows_truncated"]) == (3, 2, 1, 1)
-    assert said[-2:] == [
+    assert messages[-2:] == [
         "train: 1 rows dropped: no targets were left in them",
         "train: 1 rows truncated to data.max_tokens",
     ]
@@ -626,7 +632,7 @@ SMALLEST = "model: {path: org/name}\ndata: {train: train.tsv}\ntask:\n  "
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "message"),
     [
         ("{kind: translation, prompt: Translate}", "task.prompt: must contain {source} exactly once"),
         ("{kind: translation, prompt: '{source} {source}'}", "task.prompt: must contain {source} exactly once"),
@@ -644,10 +650,10 @@ SMALLEST = "model: {path: org/name}\ndata: {train: train.tsv}\ntask:\n  "
         ("{kind: translation, target_lang: fr}", "task.target_lang: unknown key; did you mean 'target_language'?"),
     ],
 )
-def test_a_wrong_task_is_said_with_its_path(keys: str, said: str) -> None:
+def test_a_wrong_task_is_reported_with_its_path(keys: str, message: str) -> None:
     with pytest.raises(ConfigError) as raised:
         parse_recipe(SMALLEST + keys, name="x.yaml")
-    assert str(raised.value).startswith(f"x.yaml:4: {said}")
+    assert str(raised.value).startswith(f"x.yaml:4: {message}")
 
 
 def test_the_best_model_may_be_chosen_by_every_metric() -> None:
