@@ -22,7 +22,7 @@ about it. They follow from the seed, the step and its place in the step; in an e
 """
 
 TRUNCATED = "truncated"
-"""What an example may have besides: whether something of its row did not fit. It is counted, and not kept."""
+"""An optional key of an example: how many tokens of its row did not fit into data.max_tokens. Counted, and not kept."""
 
 
 def texts_of(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:

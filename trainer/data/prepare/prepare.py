@@ -33,10 +33,11 @@ from shardtune.trainer.tasks import TASKS
 from shardtune.trainer.tasks.task import Task
 
 if TYPE_CHECKING:
-    pass
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 FORMAT = 7
 """Goes up whenever the same input would be written differently, so that old folders are not read."""
+NO_LIMIT = 10**9
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,11 @@ def fingerprint(recipe: Recipe) -> str:
     return digest.hexdigest()[:16]
 
 
+def most_tokens(config: "PreTrainedConfig", tokenizer: "PreTrainedTokenizerBase") -> int:
+    """The largest data.max_tokens that the model allows; NO_LIMIT or more where it names none."""
+    return int(min(getattr(config, "max_position_embeddings", None) or NO_LIMIT, tokenizer.model_max_length))
+
+
 def _make(
     recipe: Recipe,
     prepared: Prepared,
@@ -156,7 +162,7 @@ def _make(
     is_done = False
     try:
         config, tokenizer = load_model_config(recipe), load_tokenizer(recipe)
-        limit = min(getattr(config, "max_position_embeddings", None) or 10**9, tokenizer.model_max_length)
+        limit = most_tokens(config, tokenizer)
         if recipe.data.max_tokens > limit:
             raise DataError(
                 f"data.max_tokens: {recipe.data.max_tokens} is more than {recipe.model.path} can take: {limit}"
@@ -233,6 +239,7 @@ def _commit(folder: Path, gathered: SplitRows, written: list[dict[str, Written]]
             "examples": sum(counts),
             "rows_dropped": sum(one.num_dropped for one in its),
             "rows_truncated": sum(one.num_truncated for one in its),
+            "tokens_truncated": sum(one.num_tokens_truncated for one in its),
             "tokens": int(arrays["lengths"].sum(dtype=np.int64)),
             "targets": float(arrays["num_targets"].sum()),
         }

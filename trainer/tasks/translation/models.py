@@ -128,7 +128,7 @@ class EncoderDecoder:
             whole = [*self._before, *answer, *self._after]
             cut = whole[:max_tokens]
             example = self._example([*before, *body[:room], *after], cut, source=source, reference=target)
-            example[TRUNCATED] = len(body) > room or len(whole) > max_tokens
+            example[TRUNCATED] = max(0, len(body) - room) + len(whole) - len(cut)
             examples.append(example if answer and len(cut) > len(self._before) else None)
         return examples
 
@@ -236,7 +236,7 @@ class Causal:
             # Of an answer that is cut off the end is not learned: the model should not learn to stop half way.
             said = [*answer, self._end][: max(0, max_tokens - len(prompt))]
             example = self._example(prompt, said, source=source, reference=target)
-            example[TRUNCATED] = len(said) <= len(answer)
+            example[TRUNCATED] = len(answer) + 1 - len(said)
             examples.append(example if answer and said else None)
         return examples
 

@@ -422,7 +422,15 @@ def test_a_conversation_that_goes_on_for_ever_is_learned_up_to_the_limit(plain: 
     assert taught is not None
     assert taught.replace("<|im_end|>", "!") == expected[:max_tokens].rstrip(".")
     ((example,),) = task.encode([row(messages=rounds)], max_tokens, labelled=True)
-    assert example[TRUNCATED] == (max_tokens < 1_000_000)
+    assert bool(example[TRUNCATED]) == (max_tokens < 1_000_000)
+
+
+def test_tokens_of_replies_beyond_the_limit_are_counted_as_lost(plain: Path) -> None:
+    task = task_of(plain, chat_template="chatml", train_on="all")
+    ((whole,),) = task.encode([row(**ROWS)], 200, labelled=True)
+    for max_tokens in (len(ASK) + 1, len(ASK) + 3 + len(ASK), len(ASK) + 3 + len(ASK) + 1):
+        ((example,),) = task.encode([row(**ROWS)], max_tokens, labelled=True)
+        assert example[TRUNCATED] == len(whole["input_ids"]) - len(example["input_ids"]) > 0
 
 
 def test_what_is_asked_under_evaluation_is_the_last_reply_that_is_learned(plain: Path) -> None:
