@@ -1,4 +1,4 @@
-"""What is installed from a wheel finds its scripts and its strategies as a clone does."""
+"""A package installed from a wheel finds its scripts, strategies and templates as a clone does."""
 
 import os
 import shutil
@@ -31,11 +31,14 @@ def installed(tmp_path: Path) -> Path:
     return tmp_path / "installed"
 
 
-def test_a_wheel_has_the_scripts_and_the_strategies(installed: Path, tmp_path: Path) -> None:
+def test_a_wheel_has_the_scripts_the_strategies_and_the_templates(installed: Path, tmp_path: Path) -> None:
     for folder, pattern in (("slurm", "*.sh"), ("ds_configs", "*.json")):
         assert {path.name for path in (installed / "shardtune" / folder).iterdir()} == {
             path.name for path in (ROOT / folder).glob(pattern)
         }
+    templates = [path for folder in ("launcher", "trainer") for path in (ROOT / folder).rglob("*.jinja")]
+    expected = {path.relative_to(ROOT) for path in templates}
+    assert expected and {path.relative_to(installed / "shardtune") for path in installed.rglob("*.jinja")} == expected
     assert [path.name for path in installed.iterdir() if path.suffix != ".dist-info"] == ["shardtune"]
     (tmp_path / "x.yaml").write_text(RECIPE)
     for name in ("model", "train.csv"):
