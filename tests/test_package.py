@@ -36,9 +36,9 @@ def test_a_wheel_has_the_scripts_the_strategies_and_the_templates(installed: Pat
         assert {path.name for path in (installed / "shardtune" / folder).iterdir()} == {
             path.name for path in (ROOT / folder).glob(pattern)
         }
-    templates = [path for folder in ("launcher", "trainer") for path in (ROOT / folder).rglob("*.jinja")]
+    templates = [path for folder in ("launcher", "trainer") for path in (ROOT / folder).rglob("*.j2")]
     expected = {path.relative_to(ROOT) for path in templates}
-    assert expected and {path.relative_to(installed / "shardtune") for path in installed.rglob("*.jinja")} == expected
+    assert expected and {path.relative_to(installed / "shardtune") for path in installed.rglob("*.j2")} == expected
     assert [path.name for path in installed.iterdir() if path.suffix != ".dist-info"] == ["shardtune"]
     (tmp_path / "x.yaml").write_text(RECIPE)
     for name in ("model", "train.csv"):

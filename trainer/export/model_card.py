@@ -1,6 +1,6 @@
 """The model card of an exported model: README.md with the hub's metadata, and the curves of its training.
 
-The text is in model_card.md.jinja.
+The text is in model_card.md.j2.
 """
 
 import json
@@ -97,7 +97,7 @@ def _template() -> jinja2.Template:
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
     )
     environment.globals["thousands"] = "{:,}".format
-    return environment.from_string((files(__package__) / "model_card.md.jinja").read_text(encoding="utf-8"))
+    return environment.from_string((files(__package__) / "model_card.md.j2").read_text(encoding="utf-8"))
 
 
 def licence_of(recipe: Recipe) -> str | None:
