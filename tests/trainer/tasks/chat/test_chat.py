@@ -265,13 +265,13 @@ def test_a_dialogue_is_held_over_pipes(spoken: Path) -> None:
     said = "/system\nhi\n\n/nothing\n/help\n/reset\nho"
     done = subprocess.run(words, input=said, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"yo\nthere is no /nothing\n{HELP}\n{HELP}\nno.\n"
+    assert done.stdout == f"yo\nunknown command /nothing\n{HELP}\n{HELP}\nno.\n"
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--temperature=hot"], "expected a number from 0, always the likeliest, to 100, got 'hot'"),
+        (["--temperature=hot"], "expected a number from 0 (the likeliest token) to 100, got 'hot'"),
         (["--max-new-tokens=0"], "expected a whole number above 0, got '0'"),
         (["--model=worst"], "invalid choice"),
     ],
@@ -291,7 +291,7 @@ def test_only_a_chat_can_be_talked_to(spoken: Path, tmp_path: Path, capsys: pyte
     (tmp_path / "facts.json").write_text("{}")
     write_run_dir(Run(tiny_recipe(tmp_path), tmp_path, tmp_path))
     assert talk_to([str(tmp_path)]) == 2
-    assert "its task is classification, and only a chat's model can be talked to" in capsys.readouterr().err
+    assert "chatting needs a model of task chat, not classification" in capsys.readouterr().err
 
 
 def talk(run_dir: Path, said: list[str], *, max_new_tokens: int = 20) -> Talk:
