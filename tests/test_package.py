@@ -61,10 +61,11 @@ def shardtune(install: str, wheel: Path, folder: Path, *words: str) -> str:
 
 def test_one_package_is_installed_with_its_scripts_strategies_and_templates(wheel: Path) -> None:
     assert [path.name for path in wheel.iterdir() if path.suffix != ".dist-info"] == ["shardtune"]
-    kinds = (("slurm", "*.sh"), ("ds_configs", "*.json"), ("launcher/slurm", "*.py"), ("launcher/report", "*.html.j2"))
-    for folder, pattern in kinds:
+    for folder, pattern in (("slurm", "*.sh"), ("ds_configs", "*.json"), ("launcher/slurm", "*.py")):
         names = {path.name for path in (ROOT / folder).glob(pattern)}
         assert names and {path.name for path in (wheel / "shardtune" / folder).glob(pattern)} == names
+    templates = {path.relative_to(ROOT) for half in ("launcher", "trainer") for path in (ROOT / half).rglob("*.j2")}
+    assert templates and {path.relative_to(wheel / "shardtune") for path in wheel.rglob("*.j2")} == templates
 
 
 @pytest.mark.parametrize("install", [EDITABLE, CHECKOUT, WHEEL])

@@ -28,7 +28,7 @@ SIZE_MB = 80
 NUM_STEPS, EVERY = 16, 2
 BEFORE, DURING, READ_ONLY = "full before a checkpoint", "full in the middle of its file", "read-only"
 NAMES = (BEFORE, DURING, READ_ONLY)
-SAID = {BEFORE: "GB free, and it takes", DURING: "No space left on device", READ_ONLY: "Read-only file system"}
+SAID = {BEFORE: "GB free; the checkpoint needs", DURING: "No space left on device", READ_ONLY: "Read-only file system"}
 """What the alerts say; of those that follow on DURING, that of BEFORE."""
 
 
@@ -99,7 +99,7 @@ def suffer(data: Path, unbroken: Path, run_dir: Path, shortage: Shortage) -> str
     assert set(during) <= set(refused), f"{shortage}: {refused} were refused, and not {during}"
     assert SAID[shortage.name] in alerts[0]["text"], alerts[0]["text"]
     newest = max(step for step in saved if step < refused[0])
-    assert all(f"The training goes on without; the newest one is of step {newest}" in its["text"] for its in alerts)
+    assert all(f"Training continues; the newest checkpoint is of step {newest}" in its["text"] for its in alerts)
     whole = [int(step) for step in (run_dir / "whole").read_text().split()]
     assert newest in whole, f"{shortage}: that of step {newest} was there, and of {whole} every byte is as it was"
     later = [step for step in saved if step > refused[-1]]

@@ -157,7 +157,7 @@ def test_checkpoints_are_listed_with_what_is_wrong_with_them(
     assert twelve["num_bytes"] == sum(path.stat().st_size for path in Path(twelve["path"]).glob("*.safetensors"))
     table = shardtune("checkpoints", str(run_dir), cwd=folder).stdout
     assert f"{weights.name} is damaged: its checksum differs" in table
-    assert "left by a run that was killed" in table
+    assert "left behind by a killed run" in table
     assert f"{twelve['value']:.4f}" in table
     quick = shardtune("checkpoints", str(run_dir), "--quick", cwd=folder).stdout
     assert "damaged" not in quick and "verified" not in quick
@@ -404,7 +404,7 @@ def test_data_are_prepared_ahead_of_a_run(folder: Path) -> None:
     report = json.loads(done.stdout)
     assert report["was_made"] and report["rows"] == 127 and Path(report["path"]).is_dir()
     again = shardtune("prepare", "tiny.yaml", "data.max_tokens=33", cwd=folder)
-    assert f"in {report['path']}" in again.stdout and "they were there already" in again.stdout
+    assert f"in {report['path']}" in again.stdout and "they were already prepared" in again.stdout
     wrong = shardtune("prepare", "tiny.yaml", "data.train=nothing.jsonl", cwd=folder)
     assert wrong.returncode == 2 and "no such file: 'nothing.jsonl'" in wrong.stderr
 

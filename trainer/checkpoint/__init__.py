@@ -1,1 +1,1 @@
-"""Checkpoints: what is in one, how it is published, which one a run resumes from."""
+"""Checkpoints: what they hold, how they are published, and which one a run resumes from."""

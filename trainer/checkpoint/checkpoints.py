@@ -1,8 +1,8 @@
-"""How a checkpoint comes to be, and which of them stay.
+"""Saving checkpoints, and removing superseded ones.
 
-Every rank copies its part to host memory, which is all that the training waits for, and writes it aside, into
-`.step-N`; the checkpoint counts when rank zero has renamed the folder, after its manifest. What the file system refuses
-is an alert: the training goes on, and the checkpoints that are there stay.
+Training waits only while every rank copies its part to host memory. The ranks then write into `.step-N` in the
+background, and rank 0 writes the manifest and renames the folder: from then on the checkpoint exists. A file system
+error is an alert: training continues, and the existing checkpoints stay.
 """
 
 import shutil
@@ -34,35 +34,35 @@ from shardtune.trainer.engine.snapshot import Fragment, Snapshot, sync, to_host,
 from shardtune.trainer.reporting.reporter import Reporter
 
 DISK_RESERVE = 64 * 2**20
-"""Bytes that a checkpoint leaves free, so that logs and metrics can still be written."""
+"""Bytes that a checkpoint must leave free on the disk, so that logs and metrics can still be written."""
 
 
 @dataclass(frozen=True)
 class CheckpointPolicy:
-    """What a run's checkpoints say of it, and how many of them stay."""
+    """How many checkpoints of a run are kept, and what each records about the run."""
 
     keep_last: int
     keep_best: int
     asynchronous: bool
     metric: str
-    """The dev metric that says which is the best."""
+    """The dev metric that chooses the best checkpoint."""
     lower_is_better: bool
     recipe_hash: str
     layout: Mapping[str, Any]
     """world_size, zero_stage (None without DeepSpeed), precision."""
     base: Mapping[str, Any] | None = None
-    """The pretrained model whose weights are not among them, if there is one."""
+    """The base model, whose weights are not saved; None where the whole model is trained."""
 
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What one rank has done of a save."""
+    """The result of one rank's part of a save."""
 
     files: Mapping[str, FileRecord] = field(default_factory=dict)
     problem: str | None = None
-    """What the file system said, where there is no checkpoint because of it."""
+    """A file system error that prevents the checkpoint."""
     remark: str | None = None
-    """The same, where there is one nevertheless."""
+    """A file system error despite which the checkpoint exists."""
 
 
 @dataclass
@@ -70,16 +70,16 @@ class _Save:
     """A checkpoint that is being written."""
 
     manifest: Manifest
-    """Without its files, until all ranks have written theirs; then rank zero publishes it."""
+    """Without files until all ranks have written them; then rank 0 publishes it."""
     began: float
-    """The moment at which the training came to it."""
+    """The monotonic time at which the save began."""
     work: Background[_Outcome]
     stall_s: float = 0.0
-    """How long the training has waited for it."""
+    """Seconds that training has waited for it."""
 
 
 class Checkpoints:
-    """Saves a run's checkpoints, one at a time, and removes those that are no longer kept."""
+    """Saves a run's checkpoints, one at a time, and removes superseded ones."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class Checkpoints:
         newest: int,
         damaged: Iterable[int],
     ) -> None:
-        """`newest` is the step that the run goes on from, or 0; `damaged` are those whose checkpoints do not count."""
+        """`newest` is the step that the run resumes from, or 0; `damaged` are the steps of damaged checkpoints."""
         self._folder = folder
         self._policy = policy
         self._ranks = ranks
@@ -100,16 +100,16 @@ class Checkpoints:
         self._damaged = set(damaged)
         self._saving: _Save | None = None
         self._copies: dict[str, Sequence[Fragment]] = {}
-        """In host memory: free to be written over once nothing is being saved."""
+        """Buffers in host memory, which may be overwritten when no save is in progress."""
         if ranks.is_zero:
             for draft in folder.glob(".step-*"):  # of a run that was killed
                 shutil.rmtree(draft, ignore_errors=True)
         ranks.barrier()
 
     def save(self, engine: Engine, state: TrainState, dev_metrics: Mapping[str, Any] | None) -> None:
-        """Collective: begins to save this state, once; waits for the one before, if it is still being written.
+        """Collective: starts saving this state, unless it is saved already; first waits for a save in progress.
 
-        `dev_metrics` are those of this very step, if it was evaluated.
+        `dev_metrics` are the dev metrics of this step, or None.
         """
         if state.step == self._newest or (self._saving and state.step == self._saving.manifest.step):
             return
@@ -119,37 +119,39 @@ class Checkpoints:
         manifest = self._manifest(state, dev_metrics, snapshot)
         draft = self._draft(state.step)
         needed = int(self._ranks.sum(snapshot.num_bytes)[0])
-        made = _attempt(lambda: _make_room(draft, needed)) if self._ranks.is_zero else _Outcome()
-        if (problem := self._ranks.gather(made)[0].problem) is not None:
+        outcome = _attempt(lambda: _make_draft(draft, needed)) if self._ranks.is_zero else _Outcome()
+        if (problem := self._ranks.gather(outcome)[0].problem) is not None:
             self._not_saved(state.step, problem)
             return
         kinds: dict[str, Sequence[Fragment]] = {WEIGHTS: snapshot.weights, OPTIMIZER: snapshot.states}
         if self._policy.asynchronous:
-            kinds = self._copies = {name: to_host(its, self._copies.get(name, ())) for name, its in kinds.items()}
+            kinds = self._copies = {
+                kind: to_host(fragments, self._copies.get(kind, ())) for kind, fragments in kinds.items()
+            }
         work = Background(self._ranks, lambda: _attempt(lambda: self._write(draft, kinds)))
         self._saving = _Save(manifest, began, work, stall_s=time.monotonic() - began)
         if not self._policy.asynchronous:
             self.finish()
 
     def amend(self, state: TrainState, dev_metrics: Mapping[str, Any]) -> None:
-        """Collective: adds to the checkpoint of this state's step, the newest, what dev has said of it since."""
-        its = Checkpoint(self._folder / f"step-{state.step}")
+        """Collective: adds dev metrics that came after the save to the checkpoint of this state's step, the newest."""
+        checkpoint = Checkpoint(self._folder / f"step-{state.step}")
 
         def write() -> _Outcome:
             if self._ranks.is_zero:
-                manifest = replace(its.manifest, state=state, dev_metrics=dev_metrics)
-                write_atomically(its.path / MANIFEST, render_manifest(manifest))
+                manifest = replace(checkpoint.manifest, state=state, dev_metrics=dev_metrics)
+                write_atomically(checkpoint.path / MANIFEST, render_manifest(manifest))
             return _Outcome()
 
         problem = self._ranks.gather(_attempt(write))[0].problem
         if problem is not None:
-            title = f"what dev says of step {state.step} is not in its checkpoint"
+            title = f"the dev metrics of step {state.step} could not be added to its checkpoint"
             self._reporter.report("alert", title=title, text=problem, step=state.step)
 
     def poll(self) -> None:
-        """Collective: takes what is being written a stage further, if all ranks are done with the last.
+        """Collective: advances the save in progress by a stage if all ranks have finished the last stage.
 
-        Raises what a writer raised, unless the file system refused: that is an alert.
+        Raises the exception of a writer, except that a file system error is an alert.
         """
         save, began = self._saving, time.monotonic()
         if save is None:
@@ -160,19 +162,19 @@ class Checkpoints:
             save.stall_s += time.monotonic() - began
 
     def finish(self) -> None:
-        """Collective: waits until nothing is being written. Raises as poll."""
+        """Collective: waits for the save in progress. Raises the same as poll."""
         while self._saving is not None:
             self._advance(self._saving, time.monotonic())
 
     def complete(self) -> list[Checkpoint]:
-        """Those that are there and not known to be damaged, oldest first."""
-        return [its for its in complete_checkpoints(self._folder) if its.step not in self._damaged]
+        """The complete checkpoints that are not known to be damaged, oldest first."""
+        return [checkpoint for checkpoint in complete_checkpoints(self._folder) if checkpoint.step not in self._damaged]
 
     def _advance(self, save: _Save, began: float) -> None:
-        """Collective: what follows when all ranks are done; the training waits for it, and has since `began`."""
-        self._saving = None  # whatever a writer raises, it is raised once
+        """Collective: waits for the current stage and starts the next; training has been waiting since `began`."""
+        self._saving = None  # so that a writer's exception is raised once
         outcomes = save.work.results()
-        problem = next((its.problem for its in outcomes if its.problem), None)
+        problem = next((outcome.problem for outcome in outcomes if outcome.problem), None)
         step = save.manifest.step
         if problem is not None:
             if self._ranks.is_zero:
@@ -180,7 +182,7 @@ class Checkpoints:
             self._not_saved(step, problem)
         elif not save.manifest.files:
             save.manifest = manifest = save.manifest.with_files(
-                {k: v for its in outcomes for k, v in its.files.items()}
+                {name: record for outcome in outcomes for name, record in outcome.files.items()}
             )
             publish = self._publish if self._ranks.is_zero else lambda _: _Outcome()
             save.work = Background(self._ranks, lambda: _attempt(lambda: publish(manifest)))
@@ -190,7 +192,7 @@ class Checkpoints:
             self._newest = step
             self._damaged.discard(step)
             if remark := outcomes[0].remark:
-                self._reporter.report("alert", title="old checkpoints stay on the disk", text=remark, step=step)
+                self._reporter.report("alert", title="old checkpoints could not be removed", text=remark, step=step)
             self._reporter.report(
                 "checkpoint",
                 step=step,
@@ -200,8 +202,8 @@ class Checkpoints:
             )
 
     def _manifest(self, state: TrainState, dev_metrics: Mapping[str, Any] | None, snapshot: Snapshot) -> Manifest:
-        """Collective, for the ranks know different parameters' states."""
-        told = self._ranks.gather((dict(snapshot.scalars), list(snapshot.keys)))
+        """Collective, because each rank has the optimizer states of other parameters."""
+        gathered = self._ranks.gather((dict(snapshot.scalars), list(snapshot.keys)))
         return Manifest(
             state=state,
             recipe_hash=self._policy.recipe_hash,
@@ -209,8 +211,8 @@ class Checkpoints:
             best_metric=self._policy.metric,
             dev_metrics=dev_metrics,
             shapes=snapshot.shapes,
-            optimizer_keys=sorted({key for _, keys in told for key in keys}),
-            optimizer_scalars={name: its for scalars, _ in told for name, its in scalars.items()},
+            optimizer_keys=sorted({key for _, keys in gathered for key in keys}),
+            optimizer_scalars={name: values for scalars, _ in gathered for name, values in scalars.items()},
             loss_scale=snapshot.loss_scale,
             base=self._policy.base,
             written_at=time.time(),
@@ -227,28 +229,28 @@ class Checkpoints:
     def _publish(self, manifest: Manifest) -> _Outcome:
         final = self._folder / f"step-{manifest.step}"
         publish_folder(self._draft(manifest.step), final, manifest)
-        others = [its for its in self.complete() if its.path != final]
+        others = [checkpoint for checkpoint in self.complete() if checkpoint.path != final]
         try:
             for old in superseded([*others, Checkpoint(final)], self._policy):
                 shutil.rmtree(old.path)
         except OSError as error:
-            return _Outcome(remark=_said(error))
+            return _Outcome(remark=_message(error))
         return _Outcome()
 
     def _draft(self, step: int) -> Path:
         return self._folder / f".step-{step}"
 
     def _not_saved(self, step: int, problem: str) -> None:
-        stands = f"the newest one is of step {self._newest}" if self._newest else "there is none before it"
-        text = f"{problem}. The training goes on without; {stands}"
+        newest = f"the newest checkpoint is of step {self._newest}" if self._newest else "there is no checkpoint yet"
+        text = f"{problem}. Training continues; {newest}"
         self._reporter.report("alert", title=f"the checkpoint of step {step} was not saved", text=text, step=step)
 
 
 def publish_folder(draft: Path, final: Path, manifest: Manifest) -> None:
-    """Makes a checkpoint of a folder that has all its files: it counts from the rename on. Raises OSError."""
+    """Turns a folder with all files of a checkpoint into the checkpoint: it exists once renamed. Raises OSError."""
     write_atomically(draft / MANIFEST, render_manifest(manifest))
     sync(draft)
-    if final.exists():  # damaged, or it would not have been trained again
+    if final.exists():  # it is damaged: otherwise this step would not have been trained again
         aside = draft.with_name(f"{draft.name}.old")
         final.rename(aside)
         shutil.rmtree(aside, ignore_errors=True)
@@ -258,21 +260,21 @@ def publish_folder(draft: Path, final: Path, manifest: Manifest) -> None:
 
 
 def superseded(complete: Sequence[Checkpoint], policy: CheckpointPolicy) -> list[Checkpoint]:
-    """Those of the complete checkpoints, oldest first, that are neither among the last nor among the best to keep."""
+    """The checkpoints that are neither among the last nor among the best to keep; `complete` is oldest first."""
     best = best_first(complete, policy.metric, lower_is_better=policy.lower_is_better)[: policy.keep_best]
-    kept = {its.step for its in (*complete[-policy.keep_last :], *best)}
-    return [its for its in complete if its.step not in kept]
+    kept = {checkpoint.step for checkpoint in (*complete[-policy.keep_last :], *best)}
+    return [checkpoint for checkpoint in complete if checkpoint.step not in kept]
 
 
-def _make_room(draft: Path, needed: int) -> _Outcome:
-    """An empty folder for the draft. Raises OSError, also if the disk has not room enough."""
-    draft.parent.mkdir(exist_ok=True)  # not its parents: they would be made on another disk if theirs had gone
+def _make_draft(draft: Path, needed: int) -> _Outcome:
+    """Creates an empty draft folder. Raises OSError, also if the disk has less than the needed bytes free."""
+    draft.parent.mkdir(exist_ok=True)  # not the parents: if a disk is unmounted, they would be made on another one
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
     free = shutil.disk_usage(draft).free
     if free < needed + DISK_RESERVE:
         draft.rmdir()
-        raise OSError(f"{draft.parent} has {free / 1e9:.2f} GB free, and it takes {needed / 1e9:.2f} GB")
+        raise OSError(f"{draft.parent} has {free / 1e9:.2f} GB free; the checkpoint needs {needed / 1e9:.2f} GB")
     return _Outcome()
 
 
@@ -280,8 +282,8 @@ def _attempt(work: Callable[[], _Outcome]) -> _Outcome:
     try:
         return work()
     except OSError as error:
-        return _Outcome(problem=_said(error))
+        return _Outcome(problem=_message(error))
 
 
-def _said(error: OSError) -> str:
+def _message(error: OSError) -> str:
     return f"{error.strerror} ({error.filename})" if error.filename else str(error)

@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from, and how: the newest one whose bytes are those that were written."""
+"""Resuming: finds the newest checkpoint whose bytes are intact, and restores it."""
 
 import json
 import os
@@ -32,11 +32,11 @@ KINDS = (WEIGHTS, OPTIMIZER)
 
 @dataclass(frozen=True)
 class Found:
-    """What a run directory has to go on from."""
+    """The checkpoint of a run directory to resume from; None if there is no intact one."""
 
     checkpoint: Checkpoint | None = None
     damaged: dict[int, str] = field(default_factory=dict)
-    """Newer steps whose checkpoints were passed over, and what is wrong with each."""
+    """What is wrong with each newer checkpoint that was skipped, by its step."""
 
     @property
     def step(self) -> int:
@@ -44,12 +44,12 @@ class Found:
 
     @property
     def is_evaluated(self) -> bool:
-        """Whether dev was asked of it."""
+        """Whether the checkpoint has an evaluation on dev."""
         return self.checkpoint is not None and self.checkpoint.manifest.dev_metrics is not None
 
 
 def find_newest(folder: Path, ranks: Ranks) -> Found:
-    """Collective: the newest checkpoint that is complete and as it was written; each rank reads a part of its bytes."""
+    """Collective: the newest complete checkpoint with intact files; each rank verifies a share of the files."""
     damaged: dict[int, str] = {}
     paths: list[Path] = ranks.gather(checkpoint_folders(folder) if ranks.is_zero else [])[0]
     for path in reversed(paths):
@@ -63,13 +63,13 @@ def find_newest(folder: Path, ranks: Ranks) -> Found:
 def first_whole(
     checkpoints: Sequence[Checkpoint], ranks: Ranks, kinds: Sequence[str] = (WEIGHTS,)
 ) -> Checkpoint | None:
-    """Collective: the first of these, as rank zero has them, whose files of these kinds are as they were written."""
-    paths: list[Path] = ranks.gather([its.path for its in checkpoints])[0]
+    """Collective: the first of rank 0's `checkpoints` whose files of these kinds are intact, or None."""
+    paths: list[Path] = ranks.gather([checkpoint.path for checkpoint in checkpoints])[0]
     return next((Checkpoint(path) for path in paths if _problem(path, kinds, ranks) is None), None)
 
 
 def restore(engine: Engine, checkpoint: Checkpoint, *, weights_only: bool = False) -> None:
-    """Collective: gives the engine what the checkpoint holds. Raises CheckpointError if it is of another model."""
+    """Collective: loads the checkpoint into the engine. Raises CheckpointError if it is of another model."""
     manifest = checkpoint.manifest
     engine.restore(
         Saved(
@@ -85,11 +85,11 @@ def restore(engine: Engine, checkpoint: Checkpoint, *, weights_only: bool = Fals
 
 
 def state_of(checkpoint: Checkpoint, complete: Sequence[Checkpoint], policy: CheckpointPolicy) -> TrainState:
-    """Where the training stood; its best model by the metric that the recipe names now, among those that are there."""
+    """The checkpoint's state. If the recipe names another metric now, best_step is recomputed from `complete`."""
     state = checkpoint.manifest.state
     if checkpoint.manifest.best_metric == policy.metric:
         return state
-    earlier = [its for its in complete if its.step <= state.step]
+    earlier = [candidate for candidate in complete if candidate.step <= state.step]
     best = best_first(earlier, policy.metric, lower_is_better=policy.lower_is_better)[:1]
     if not best:
         return replace(state, best_step=None, best_value=None)
@@ -97,17 +97,17 @@ def state_of(checkpoint: Checkpoint, complete: Sequence[Checkpoint], policy: Che
 
 
 def fork(run_dir: Path, recipe_hash: str, ranks: Ranks) -> Found | None:
-    """Collective: gives a run directory that is to begin from another's newest checkpoint that one; None if it is not.
+    """Collective: puts the newest checkpoint of the forked run into the run directory; None if it is not a fork.
 
-    The files are linked where the disk can, and copied elsewhere. What dev said of the model is forgotten: the new
-    recipe may ask another dev. Raises CheckpointError if the other has no checkpoint.
+    The files are hard links where the file system allows it, else copies. Dev metrics are dropped, because the new
+    recipe may name another dev split. Raises CheckpointError if the forked run has no intact checkpoint.
     """
     if not (run_dir / FORKED_FROM).is_file():
         return None
     source = Path(json.loads((run_dir / FORKED_FROM).read_text(encoding="utf-8"))["run_dir"]) / CHECKPOINTS
     found = find_newest(source, ranks)
     if found.checkpoint is None:
-        raise CheckpointError("\n".join([f"{source} has no whole checkpoint to begin from", *found.damaged.values()]))
+        raise CheckpointError("\n".join([f"{source} has no intact checkpoint to start from", *found.damaged.values()]))
     path = run_dir / CHECKPOINTS / found.checkpoint.path.name
     newest = found.checkpoint
     run_on_every_rank(ranks, lambda: _adopt(newest, path, recipe_hash) if ranks.is_zero else None)
@@ -121,7 +121,7 @@ def _adopt(source: Checkpoint, path: Path, recipe_hash: str) -> None:
     for name in source.manifest.files:
         try:
             os.link(source.path / name, draft / name)
-        except OSError:  # another disk, or one that knows no links
+        except OSError:  # on another file system, or on one without hard links
             shutil.copy2(source.path / name, draft / name)
     state = replace(
         source.manifest.state,
@@ -129,13 +129,13 @@ def _adopt(source: Checkpoint, path: Path, recipe_hash: str) -> None:
         best_value=None,
         dev_at_start=None,
         recent_losses=(),
-        left_out=(),  # step numbers, which may mean other rows now
+        left_out=(),  # step numbers, which may stand for other rows now
     )
     publish_folder(draft, path, replace(source.manifest, state=state, dev_metrics=None, recipe_hash=recipe_hash))
 
 
 def _problem(path: Path, kinds: Sequence[str], ranks: Ranks) -> str | None:
-    """Collective: what is wrong with a checkpoint's files of these kinds; None if nothing is."""
+    """Collective: what is wrong with a checkpoint's files of these kinds, or None."""
 
     def look() -> str | None:
         try:

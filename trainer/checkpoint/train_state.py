@@ -1,4 +1,4 @@
-"""Where a training stands: all that a checkpoint keeps besides the engine's tensors."""
+"""The state of a training, without the engine's tensors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,28 +10,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainState:
-    """Everything else (epoch, learning rate, order of the data, random numbers) follows from the step."""
+    """What a checkpoint keeps besides tensors.
+
+    Everything else (epoch, learning rate, order of the data, random numbers) follows from the step.
+    """
 
     step: int = 0
-    """Optimizer steps done; also the number of the next one."""
+    """Optimizer steps done, which is also the number of the next step, counted from 0."""
     samples_seen: int = 0
     tokens_seen: int = 0
     targets_seen: float = 0
     best_step: int | None = None
     best_value: float | None = None
-    """Of the metric that chooses the best model."""
+    """The value at best_step of the metric that chooses the best model."""
     dev_at_start: Mapping[str, Any] | None = None
-    """The dev metrics before the first step, if they were asked for."""
+    """The dev metrics before the first step, if that evaluation is configured."""
     recent_losses: Sequence[float] = ()
-    """Of the last steps whose loss was a finite number: what a spike is measured by
-    (trainer/between_steps/guard/spikes.py)."""
+    """The last finite losses, by which a spike is measured (trainer/between_steps/guard/spikes.py)."""
     bad_in_a_row: int = 0
-    """How many steps up to here have changed nothing, since their numbers were none."""
+    """How many of the last steps in a row were skipped because of a non-finite loss or gradient."""
     left_out: Sequence[int] = ()
-    """The numbers of the steps whose batches are not trained on, since they made the loss jump once."""
+    """The numbers of the steps whose batches are skipped because they made the loss spike once."""
 
     def after(self, step: "Step") -> "TrainState":
-        """The state with this step done."""
+        """The state after this step."""
         return replace(
             self,
             step=self.step + 1,

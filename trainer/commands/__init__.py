@@ -1,1 +1,1 @@
-"""The commands that need torch, each run in a process of its own."""
+"""The commands that need torch; each runs in its own process."""

@@ -1,6 +1,6 @@
-"""A conversation with the model of a finished run, in a terminal: a reply appears while it is being said.
+"""Chats with the model of a finished run in a terminal; replies are streamed.
 
-`python -m shardtune.trainer.commands.chat RUN_DIR`; or with the questions on standard input, a line each.
+`python -m shardtune.trainer.commands.chat RUN_DIR`; without a terminal, each line of standard input is a question.
 """
 
 import argparse
@@ -17,15 +17,15 @@ from shardtune.trainer.tasks.chat.conversations import Conversation, Message
 from shardtune.trainer.tasks.chat.turns import TurnError
 
 HELP = """\
-/reset          forgets what was said
-/system TEXT    begins anew with this system text; without a text, with none
-/help           these lines
-Ctrl-C stops a reply, Ctrl-D leaves."""
+/reset          start a new conversation
+/system TEXT    start a new conversation with this system text; without a text, with none
+/help           show this help
+Ctrl-C stops a reply, Ctrl-D quits."""
 ASK = "> "
 
 
 class Talk:
-    """A conversation that remembers what was said; its replies are handed to `write` as they come."""
+    """A conversation that keeps its messages; replies are streamed to `write`."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Talk:
         temperature: float,
         write: Callable[[str], None],
     ) -> None:
-        """A temperature of 0 always takes the likeliest token. Raises DataError if a prompt has no room."""
+        """With a temperature of 0 the likeliest token is taken. Raises DataError if no room is left for a prompt."""
         from shardtune.trainer.between_steps.generate import settings_of
 
         assert task.generation is not None, "a chat generates"
@@ -46,7 +46,7 @@ class Talk:
         self._room = longest - max_new_tokens if longest else sys.maxsize
         if self._room < 1:
             raise DataError(
-                f"--max-new-tokens={max_new_tokens}: the model has {longest} positions for prompt and reply"
+                f"--max-new-tokens={max_new_tokens}: the model has {longest} positions for prompt and reply together"
             )
         self._task, self._model, self._tokenizer, self._write = task, model, tokenizer, write
         self._settings = settings_of(task.generation, tokenizer) | {"max_new_tokens": max_new_tokens}
@@ -55,22 +55,22 @@ class Talk:
         self.begin(system)
 
     def begin(self, system: str | None) -> None:
-        """Forgets what was said, and has this system text."""
+        """Starts a new conversation with this system text."""
         self.system = system
         self.messages: list[Message] = [{"role": "system", "content": system}] if system is not None else []
 
     def ask(self, text: str) -> None:
-        """Says the reply, and remembers as much of it as was said before a Ctrl-C.
+        """Streams the reply, and keeps as much of it as was written before a Ctrl-C.
 
-        Raises TurnError if the chat template cannot write the question; then it is forgotten.
+        Raises TurnError if the chat template cannot render the question, which is then not kept.
         """
         import torch
 
         asked = [*self.messages, {"role": "user", "content": text}]
         prompt = self._task.prompt(Conversation(messages=asked, weights=[]), self._room)
         ids = torch.tensor([prompt], device=self._model.device)
-        said: list[str] = []
-        streamer = _streamer(self._tokenizer, said, self._write)
+        reply: list[str] = []
+        streamer = _streamer(self._tokenizer, reply, self._write)
         try:
             with torch.inference_mode():
                 self._model.generate(
@@ -79,31 +79,31 @@ class Talk:
         except KeyboardInterrupt:
             streamer.end()
         self._write("\n")
-        if reply := "".join(said).strip():
-            self.messages = [*asked, {"role": "assistant", "content": reply}]
+        if content := "".join(reply).strip():
+            self.messages = [*asked, {"role": "assistant", "content": content}]
 
 
-def _streamer(tokenizer: Any, said: list[str], write: Callable[[str], None]) -> Any:
-    """What generate hands its tokens to: whole words, collected and written."""
+def _streamer(tokenizer: Any, reply: list[str], write: Callable[[str], None]) -> Any:
+    """A streamer for generate that appends whole words to `reply` and writes them."""
     from transformers import TextStreamer
 
     class Streamer(TextStreamer):
         def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-            said.append(text)
+            reply.append(text)
             write(text)
 
     return Streamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
 
 
 def converse(talk: Talk, read: Callable[[], str], write: Callable[[str], None]) -> None:
-    """Answers line by line until there are no more."""
+    """Answers each line until the end of the input."""
     while True:
         try:
             line = read().strip()
         except EOFError:
             return
         except KeyboardInterrupt:
-            write("\n(Ctrl-D leaves)\n")
+            write("\n(Ctrl-D quits)\n")
             continue
         word, _, rest = line.partition(" ")
         match word:
@@ -116,7 +116,7 @@ def converse(talk: Talk, read: Callable[[], str], write: Callable[[str], None]) 
             case "/system":
                 talk.begin(rest.strip() or None)
             case _ if word.startswith("/"):
-                write(f"there is no {word}\n{HELP}\n")
+                write(f"unknown command {word}\n{HELP}\n")
             case _:
                 try:
                     talk.ask(line)
@@ -125,26 +125,26 @@ def converse(talk: Talk, read: Callable[[], str], write: Callable[[str], None]) 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code."""
+    """Runs the command and returns its exit code."""
     parser = argparse.ArgumentParser("shardtune chat", description=__doc__)
-    parser.add_argument("run_dir", type=Path)
-    parser.add_argument("--model", default="best", choices=("best", "last"))
-    parser.add_argument("--system")
-    parser.add_argument("--max-new-tokens", type=_positive)
-    parser.add_argument("--temperature", type=_temperature, default=0.7)
+    parser.add_argument("run_dir", type=Path, help="a run directory")
+    parser.add_argument("--model", default="best", choices=("best", "last"), help="the exported model to use")
+    parser.add_argument("--system", help="the system text (default: the recipe's)")
+    parser.add_argument("--max-new-tokens", type=_positive, help="the longest reply (default: the recipe's)")
+    parser.add_argument("--temperature", type=_temperature, default=0.7, help="0 takes the likeliest token")
     arguments = parser.parse_args(argv)
     try:
         recipe, folder, facts = find_model(arguments.run_dir, arguments.model)
         if recipe.task.kind != "chat":
             raise CheckpointError(
-                f"{arguments.run_dir}: its task is {recipe.task.kind}, and only a chat's model can be talked to; "
-                f'`shardtune predict {arguments.run_dir} --text "…"` asks this one'
+                f"{arguments.run_dir}: chatting needs a model of task chat, not {recipe.task.kind}; use "
+                f'`shardtune predict {arguments.run_dir} --text "…"`'
             )
         import transformers
 
         transformers.utils.logging.set_verbosity_error()
         task, model, tokenizer = open_model(recipe, folder, facts)
-        assert isinstance(task, Chat) and task.generation is not None, "the kind says so"
+        assert isinstance(task, Chat) and task.generation is not None, "a chat recipe has a chat task"
         talk = Talk(
             task,
             model,
@@ -158,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return EXIT_USER
     if sys.stdin.isatty():
-        import readline  # noqa: F401  gives input() a history and arrow keys
+        import readline  # noqa: F401  gives input() history and arrow keys
 
         _print(f"{folder}\n{HELP}\n")
         converse(talk, lambda: input(ASK), _print)
@@ -184,7 +184,7 @@ def _temperature(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value <= 100:
-        raise argparse.ArgumentTypeError(f"expected a number from 0, always the likeliest, to 100, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a number from 0 (the likeliest token) to 100, got {text!r}")
     return value
 
 

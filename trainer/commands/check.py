@@ -1,4 +1,4 @@
-"""What a recipe's data are, as the loss will see them; nothing is trained.
+"""Shows a recipe's data as the loss will see them; nothing is trained.
 
 `python -m shardtune.trainer.commands.check RECIPE [key=value …]`: exit code 2 if anything is wrong with the recipe, the
 data or the model.
@@ -8,6 +8,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ import torch
 from shardtune.ds_config.resolve import stage_of
 from shardtune.recipe.load import load_recipe
 from shardtune.recipe.schema import Recipe
-from shardtune.trainer.commands.check_report import Lengths, Report, SplitReport
+from shardtune.trainer.commands.check_report import Cut, Lengths, Report, SplitReport
 from shardtune.trainer.commands.json_output import print_report
 from shardtune.trainer.data.batches.batch_maker import BatchMaker
 from shardtune.trainer.data.batches.bins import Packing
 from shardtune.trainer.data.batches.steps import training_order
 from shardtune.trainer.data.prepare.example_shards import Split
-from shardtune.trainer.data.prepare.prepare import Prepared, prepare
+from shardtune.trainer.data.prepare.prepare import NO_LIMIT, Prepared, most_tokens, prepare
 from shardtune.trainer.data.prepare.sources import SPLITS
 from shardtune.trainer.data.prepare.splits import REPORTED
 from shardtune.trainer.distributed.ranks import Ranks
@@ -34,10 +35,12 @@ from shardtune.trainer.setup.out_of_memory import share_of_memory
 from shardtune.trainer.tasks import TASKS, Task
 
 NUM_BINS = 16
+WARN_PERCENT = 10.0
+"""Above this percentage of truncated rows the report has a warning."""
 
 
 def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
-    """Prepares the data (or takes them from the cache) and looks at them.
+    """Prepares the data, or takes them from the cache, and reports on them.
 
     Raises ConfigError or DataError with every fault that was found.
     """
@@ -65,17 +68,19 @@ def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
             world_size=world_size,
             memory=share_of_memory(torch.device("cuda" if has_gpu else "cpu"), world_size),
         )
-        notes.append(f"train.micro_batch_tokens: auto is {budget:,} by the estimate; a run tries it out first")
+        notes.append(f"train.micro_batch_tokens: auto is estimated as {budget:,}; a run tries it out first")
     steps = lay_out_first_steps(train, order, replace(batch_maker, micro_batch_tokens=budget))
+    splits = {
+        name: _report(split, prepared, task, recipe, num_previews)
+        for name in SPLITS
+        if (split := prepared.split(name)) is not None
+    }
     return Report(
         task=recipe.task.kind,
         model=recipe.model.path,
         world_size=world_size,
-        splits={
-            name: _report(split, prepared, task, recipe, num_previews)
-            for name in SPLITS
-            if (split := prepared.split(name)) is not None
-        },
+        splits=splits,
+        warnings=cut_warnings(splits, recipe.data.max_tokens, most_tokens(config, tokenizer)),
         notes=notes,
         rows={key: prepared.meta[key] for key in REPORTED} | {"sources": _sources(recipe, prepared.meta["sources"])},
         steps_per_epoch=order.steps_per_epoch,
@@ -96,42 +101,95 @@ def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
 
 
 def _sources(recipe: Recipe, counts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What was counted of each source under the name that it has now; prepared data are known by what is in them."""
+    """The counts of each source under its name in this recipe: prepared data are found by content, not by name."""
     sources = [source for split in SPLITS for source in recipe.data.sources(split)]
     return [
-        {**its, "name": source.name or source.path, "path": source.path}
-        for its, source in zip(counts, sources, strict=True)
+        {**source_counts, "name": source.name or source.path, "path": source.path}
+        for source_counts, source in zip(counts, sources, strict=True)
     ]
 
 
 def _report(split: Split, prepared: Prepared, task: Task, recipe: Recipe, num_previews: int) -> SplitReport:
     lengths = np.asarray(split.lengths)
-    counts, edges = np.histogram(lengths, bins=min(NUM_BINS, int(lengths.max())), range=(0, int(lengths.max())))
+    edges = bin_edges(int(lengths.min()), int(lengths.max()))
+    counts, _ = np.histogram(lengths, bins=[edge + 0.5 for edge in edges])
+    facts = prepared.meta["splits"][split.name]
     rows = np.unique(np.linspace(0, len(split) - 1, min(num_previews, len(split))).astype(np.int64))
     return SplitReport(
-        facts=prepared.meta["splits"][split.name],
+        facts=facts,
         labels=task.label_counts(prepared.facts).get(split.name, {}),
         lengths=Lengths(
             mean=float(lengths.mean()),
             median=int(np.median(lengths)),
             p95=int(np.percentile(lengths, 95)),
             longest=int(lengths.max()),
-            edges=[round(edge) for edge in edges.tolist()],
+            edges=edges,
             counts=counts.tolist(),
             full=int((lengths >= recipe.data.max_tokens).sum()),
         ),
+        cut=count_cut(facts, recipe.task.kind),
         previews=[task.preview(example) for example in split.examples(rows)] if num_previews else [],
     )
 
 
+def bin_edges(shortest: int, longest: int) -> list[int]:
+    """Edges of about NUM_BINS bins of equal, round width, the last of which ends at `longest`.
+
+    A bin holds the lengths above its lower edge, up to and including its upper edge.
+    """
+    widths = (step * 10**power for power in count() for step in (1, 2, 5))
+    width = next(width for width in widths if width * NUM_BINS >= longest - shortest + 1)
+    return [*range((shortest - 1) // width * width, longest, width), longest]
+
+
+def count_cut(facts: Mapping[str, Any], kind: str) -> Cut:
+    """What data.max_tokens cut off a split, by the counts of its preparation."""
+    rows: int | None = facts["rows_truncated"]
+    lost: int | None = facts.get("tokens_truncated")
+    if lost is None and kind == "classification":
+        rows = None  # whose truncated rows were not counted either, before the tokens were
+    return Cut(
+        rows=rows,
+        rows_percent=None if rows is None else _percent(rows, facts["rows"]),
+        tokens_lost=lost,
+        tokens_lost_percent=None if lost is None else _percent(lost, facts["tokens"] + lost),
+        is_exact=kind != "chat",
+        into_windows=facts["examples"] > facts["rows"] - facts["rows_dropped"],
+    )
+
+
+def cut_warnings(splits: Mapping[str, SplitReport], max_tokens: int, limit: int) -> list[str]:
+    """A warning for each split of which more than WARN_PERCENT of the rows are truncated, with the cure."""
+    if max_tokens >= limit:
+        cure = "the model takes no more: shorten or split the texts, or take a model for longer ones"
+    else:
+        cure = "raise data.max_tokens" + (f" (this model takes up to {limit:,})" if limit < NO_LIMIT else "")
+    warnings = []
+    for name, split in splits.items():
+        cut = split.cut
+        if cut.rows is None or cut.rows_percent is None or cut.rows_percent <= WARN_PERCENT:
+            continue
+        least = "" if cut.is_exact else "at least "
+        loss = f", which loses {least}{cut.tokens_lost_percent:.1f} % of the tokens" if cut.tokens_lost else ""
+        warnings.append(
+            f"{name}: {cut.rows:,} of {split.facts['rows']:,} rows ({cut.rows_percent:.1f} %) are cut at "
+            f"data.max_tokens={max_tokens}{loss}; {cure}"
+        )
+    return warnings
+
+
+def _percent(part: int, whole: int) -> float:
+    return 100 * part / max(1, whole)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code."""
+    """Runs the command and returns its exit code."""
     parser = argparse.ArgumentParser("shardtune check", description=__doc__)
-    parser.add_argument("recipe", type=Path)
-    parser.add_argument("overrides", nargs="*")
-    parser.add_argument("--ranks", type=int, default=1)
-    parser.add_argument("--previews", type=int, default=3, help="examples of each split to show, token by token")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("recipe", type=Path, help="a recipe file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the recipe's keys")
+    parser.add_argument("--ranks", type=int, default=1, help="the number of ranks to plan for")
+    parser.add_argument("--previews", type=int, default=3, help="examples to show of each split, token by token")
+    parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
     arguments = parser.parse_intermixed_args(argv)
 
     def make() -> Report:

@@ -1,4 +1,4 @@
-"""What `shardtune check` finds out about a recipe's data."""
+"""The report of `shardtune check` on a recipe's data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,41 +17,64 @@ class Lengths:
     p95: int
     longest: int
     edges: list[int]
-    """Of the histogram's bins, from the first one's lower to the last one's upper."""
+    """Edges of the histogram's bins. Bin i counts the lengths above edges[i], up to and including edges[i + 1]."""
     counts: list[int]
     full: int
     """Examples of exactly data.max_tokens: truncated, or cut into windows, or just fitting."""
 
 
 @dataclass(frozen=True)
+class Cut:
+    """What data.max_tokens cuts off the rows of a split.
+
+    None stands for what was not recorded: these data were prepared by an older shardtune.
+    """
+
+    rows: int | None
+    """Rows that were truncated."""
+    rows_percent: float | None
+    tokens_lost: int | None
+    """Tokens of these rows that are in no example."""
+    tokens_lost_percent: float | None
+    """Of all tokens of the rows that have examples."""
+    is_exact: bool
+    """False for chats: a long conversation is tokenized no further than needed, so at least these tokens are lost."""
+    into_windows: bool
+    """Longer texts were cut into windows or pieces instead, each an example: nothing is lost."""
+
+
+@dataclass(frozen=True)
 class SplitReport:
-    """One split, prepared."""
+    """One prepared split."""
 
     facts: Mapping[str, Any]
-    """What was counted while it was prepared: rows, examples, tokens, targets, rows_dropped, …"""
+    """Counts of the preparation: rows, examples, tokens, targets, rows_dropped, …"""
     labels: Mapping[str, int]
     lengths: Lengths
+    cut: Cut
     previews: list[list[PreviewSpan]]
 
 
 @dataclass(frozen=True)
 class Report:
-    """All that was found out."""
+    """All findings of a check."""
 
     task: str
     model: str
     world_size: int
     splits: Mapping[str, SplitReport]
+    warnings: list[str]
+    """What is likely to be a mistake, with its cure."""
     notes: list[str]
-    """What the preparation had to say, such as a column that it guessed."""
+    """What the preparation reported, such as a column that it guessed."""
     rows: Mapping[str, Any]
-    """The rows of each source, those that are bad, and those that are there twice, within a split or in two of them."""
+    """Counts of rows: of each source, bad ones, and duplicates within a split or between two splits."""
     steps_per_epoch: int
     num_steps: int
     micro_batch_tokens: int
-    """What a micro-batch may have at most; with auto as estimated for a machine like this one."""
+    """The most tokens of a micro-batch; with auto the estimate for a machine like this one."""
     largest_micro_batch: tuple[int, int]
-    """(rows, longest) of the most tokens among the first steps."""
+    """(rows, longest) of the micro-batch with the most tokens among the first steps."""
     padding_efficiency: float
-    """The part of the first steps' tokens that is not padding."""
+    """The share of the first steps' tokens that is not padding."""
     memory: Footprint

@@ -1,7 +1,7 @@
-"""Checks the machines alone, without a recipe: what training checks before it begins, and every number behind it.
+"""Checks the machines without a recipe: runs the checks that precede a training, and prints every measurement.
 
-`python -m shardtune.trainer.commands.doctor FOLDER`, under torchrun; FOLDER is one that all machines see. Exit code 2
-if they are not fit.
+`python -m shardtune.trainer.commands.doctor FOLDER`, under torchrun; FOLDER is shared by all machines. Exit code 2 if
+a machine is unfit for training.
 """
 
 import argparse
@@ -18,15 +18,15 @@ from shardtune.trainer.preflight.probe import probe
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs this rank; returns its exit code. Rank zero says what was found."""
+    """Runs the checks of this rank and returns its exit code. Rank 0 prints the results."""
     parser = argparse.ArgumentParser("python -m shardtune.trainer.commands.doctor", description=__doc__)
-    parser.add_argument("folder", type=Path, help="a folder that all machines share")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("folder", type=Path, help="a folder on a file system shared by all machines")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="what to check")
     arguments = parser.parse_args(argv)
     try:
         ranks = connect(arguments.device)
         facts = probe(arguments.folder, ranks, gpus=True)
-        links = measure_links(ranks, [its.host for its in facts])
+        links = measure_links(ranks, [rank.host for rank in facts])
         ranks.barrier()
         disconnect()
     except ShardtuneError as error:
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for text in (*verdict.faults, *verdict.notices):
             print(f"! {text}")
         if not (verdict.faults or verdict.notices):
-            print(f"nothing is wrong with {len(facts)} ranks on {len({its.host for its in facts})} machines")
+            print(f"no problem found on {len(facts)} ranks, {len({rank.host for rank in facts})} machines")
     return EXIT_USER if verdict.faults else EXIT_OK
 
 

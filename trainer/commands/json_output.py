@@ -1,4 +1,4 @@
-"""A command that makes one report: for people, or with --json as one object, and so its errors."""
+"""Output of a command that makes one report: tables for people, or with --json one object, errors included."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ Report = TypeVar("Report", bound=Any)
 
 
 def print_report(make: Callable[[], Report], show: Callable[[Report], None], *, as_json: bool) -> int:
-    """Prints the report, a dataclass, and returns the exit code; that of a user's mistake if making it raises one."""
+    """Prints the report, a dataclass, and returns the exit code: EXIT_USER if `make` raises a ShardtuneError."""
     try:
         report = make()
     except ShardtuneError as error:

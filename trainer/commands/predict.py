@@ -1,7 +1,7 @@
-"""What a finished run's model says of new texts, on one process.
+"""Predicts with the model of a finished run, in one process.
 
-`python -m shardtune.trainer.commands.predict RUN_DIR --text … | --file …`: a JSON object a line, in the order of the
-input.
+`python -m shardtune.trainer.commands.predict RUN_DIR --text … | --file …`: one JSON object per line, in the order of
+the input.
 """
 
 import argparse
@@ -30,13 +30,13 @@ BATCH_ROWS, WINDOW_ROWS = 32, 1024
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code."""
+    """Runs the command and returns its exit code."""
     parser = argparse.ArgumentParser("shardtune predict", description=__doc__)
-    parser.add_argument("run_dir", type=Path)
-    parser.add_argument("--text", action="append", default=[])
-    parser.add_argument("--file", type=Path)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--model", default="best", choices=("best", "last"))
+    parser.add_argument("run_dir", type=Path, help="a run directory")
+    parser.add_argument("--text", action="append", default=[], help="a text to predict; may be given several times")
+    parser.add_argument("--file", type=Path, help="a file of rows to predict, in any format of training data")
+    parser.add_argument("--out", type=Path, help="the JSON lines file to write (default: standard output)")
+    parser.add_argument("--model", default="best", choices=("best", "last"), help="the exported model to use")
     arguments = parser.parse_args(argv)
     try:
         if arguments.out is not None and arguments.out.suffix in (".csv", ".tsv", ".parquet"):
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with arguments.out.open("w", encoding="utf-8") if to_file else nullcontext(sys.stdout) as out:
             _write(predict(recipe, folder, facts, rows, progress=to_file), rows, out)
         if to_file:
-            print(f"{len(rows):,} predictions in {arguments.out}", file=sys.stderr)
+            print(f"{len(rows):,} predictions written to {arguments.out}", file=sys.stderr)
     except ShardtuneError as error:
         print(error, file=sys.stderr)
         return EXIT_USER
@@ -68,17 +68,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def predict(
     recipe: Recipe, folder: Path, facts: Mapping[str, Any], rows: Sequence[Row], *, progress: bool = False
 ) -> Iterator[dict[str, Any]]:
-    """One prediction a row, in order, by the model exported to `folder`; on the first GPU if there is one."""
+    """A prediction for each row, in order, by the model exported to `folder`, on the first GPU if there is one."""
     from rich.console import Console
     from rich.progress import track
 
     task, model, tokenizer = open_model(recipe, folder, facts)
     starts: Sequence[int] = range(0, len(rows), WINDOW_ROWS)
-    shown = track(starts, "predicting", console=Console(stderr=True), disable=not progress)
-    for start in shown:
+    for start in track(starts, "predicting", console=Console(stderr=True), disable=not progress):
         window = rows[start : start + WINDOW_ROWS]
         by_row = task.encode(window, recipe.data.max_tokens, labeled=False)
-        examples = [example for its in by_row for example in its]
+        examples = [example for row_examples in by_row for example in row_examples]
         by_length = sorted(range(len(examples)), key=lambda at: len(examples[at]["input_ids"]))
         answers: dict[int, dict[str, Any]] = {}
         for first in range(0, len(by_length), BATCH_ROWS):
@@ -86,14 +85,15 @@ def predict(
             answers |= zip(chosen, _answers(task, model, [examples[at] for at in chosen], tokenizer), strict=True)
         in_order = (answers[at] for at in range(len(examples)))
         yield from (
-            task.answer(row, its, list(islice(in_order, len(its)))) for row, its in zip(window, by_row, strict=True)
+            task.answer(row, row_examples, list(islice(in_order, len(row_examples))))
+            for row, row_examples in zip(window, by_row, strict=True)
         )
 
 
 def open_model(recipe: Recipe, folder: Path, facts: Mapping[str, Any]) -> tuple[Task, Any, Any]:
-    """The task, the model exported to `folder` on the first GPU if there is one, and its tokenizer.
+    """The task, the model exported to `folder`, and its tokenizer; the model is on the first GPU if there is one.
 
-    Adapters are put on their base. Raises CheckpointError if that is another by now.
+    Adapters are added to their base model. Raises CheckpointError if the base model has changed.
     """
     import torch
     import transformers
@@ -136,33 +136,32 @@ def _answers(task: Task, model: Any, examples: Sequence[Example], tokenizer: Any
 
 
 def _read_inputs(path: Path, recipe: Recipe) -> list[Row]:
-    """The rows of the file, under our names for the columns that the model reads.
+    """The rows of the file, with the columns that the model reads under shardtune's names.
 
-    What data.columns says of these holds. What single sources say is one more guess: which source this file is like, it
-    does not say.
+    data.columns applies. The columns of single sources are only guesses, because the file may resemble any of them.
     """
     data, task = recipe.data, TASKS[recipe.task.kind]
     maps = [source.columns or {} for source in data.sources("train")]
     synonyms = {
-        name: (*(plain(its[name]) for its in maps if name in its), *(names if data.guess_columns else ()))
+        name: (*(plain(columns[name]) for columns in maps if name in columns), *(names if data.guess_columns else ()))
         for name, names in task.column_guesses.items()
         if name in task.input_columns
     }
-    columns = {name: theirs for name, theirs in data.columns.items() if name in task.input_columns}
-    rows = read_rows(path, columns, synonyms, say=lambda text: print(f"{path}: {text}", file=sys.stderr))
+    chosen = {name: column for name, column in data.columns.items() if name in task.input_columns}
+    rows = read_rows(path, chosen, synonyms, say=lambda text: print(f"{path}: {text}", file=sys.stderr))
     return [with_named_columns(row, recipe) for row in rows]
 
 
 def find_model(run_dir: Path, name: str) -> tuple[Recipe, Path, dict[str, Any]]:
     """A run's recipe, the folder of its `best` or `last` model, and its task's facts.
 
-    Raises CheckpointError if it is no run directory, or the run has not come so far.
+    Raises CheckpointError if it is not a run directory, or if the model is not exported yet.
     """
     if not (run_dir / CONFIG).is_file():
-        raise CheckpointError(f"{run_dir}: not a run directory (there is no {CONFIG})")
+        raise CheckpointError(f"{run_dir}: not a run directory (no {CONFIG})")
     folder = run_dir / "export" / name
     if not folder.is_dir():
-        raise CheckpointError(f"{folder} is not there: the run has not come so far; `shardtune run {run_dir}` goes on")
+        raise CheckpointError(f"{folder} does not exist yet; `shardtune run {run_dir}` resumes the run")
     recipe = parse_recipe((run_dir / CONFIG).read_text(encoding="utf-8"), name=str(run_dir / CONFIG))
     return recipe, folder, json.loads((run_dir / FACTS).read_text(encoding="utf-8"))
 

@@ -1,7 +1,7 @@
-"""Prepares a recipe's data, or finds that they are; nothing is trained, and no other rank is needed.
+"""Prepares a recipe's data ahead of a run, in one process, without training.
 
 `python -m shardtune.trainer.commands.prepare RECIPE [key=value …]`: exit code 2 if anything is wrong with the recipe or
-the data. On several machines with one file system, started on each, they share the work.
+the data. Started on several machines with a shared file system, the processes share the work.
 """
 
 import argparse
@@ -22,28 +22,28 @@ from shardtune.trainer.data.prepare.prepare import prepare
 
 @dataclass(frozen=True)
 class Report:
-    """What was done."""
+    """The prepared data, and the time it took."""
 
     path: str
-    """The folder of the prepared data, by whose name they are found again."""
+    """The folder of the prepared data."""
     was_made: bool
-    """False if all of it was there already."""
+    """False if the data had been prepared before."""
     seconds: float
     rows: int
     examples: int
     tokens: int
     tokens_per_s: float | None
-    """None if nothing had to be made."""
+    """None if the data had been prepared before."""
     shards: int
     bytes: int
-    """On disk."""
+    """Size of the folder on disk."""
     splits: dict[str, dict[str, Any]]
-    """What was counted of each split: rows, examples, tokens, targets, rows_dropped, rows_truncated."""
+    """Counts of each split: rows, examples, tokens, targets, rows_dropped, rows_truncated, tokens_truncated."""
     notes: list[str]
 
 
 def report_on(recipe: Recipe, notes: list[str]) -> Report:
-    """Prepares the data and says what was done. Raises DataError for whatever is wrong with them."""
+    """Prepares the data and returns the report. Raises DataError if anything is wrong with the data."""
     since = time.monotonic()
     prepared = prepare(recipe, say=notes.append, progress=PreparationProgress(sys.stderr))
     seconds = time.monotonic() - since
@@ -69,17 +69,17 @@ def _show(report: Report) -> None:
     for name, split in report.splits.items():
         counts = ", ".join(f"{split[key]:,.0f} {key}" for key in ("rows", "examples", "tokens", "targets"))
         print(f"{name:6} {counts}")
-    speed = f", {report.tokens_per_s:,} tokens/s" if report.tokens_per_s is not None else "; they were there already"
+    speed = f", {report.tokens_per_s:,} tokens/s" if report.tokens_per_s is not None else "; they were already prepared"
     print(f"{report.shards} shards of {report.bytes / 1e6:,.1f} MB in {report.path}")
     print(f"{report.seconds:,.1f} s{speed}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code."""
+    """Runs the command and returns its exit code."""
     parser = argparse.ArgumentParser("shardtune prepare", description=__doc__)
-    parser.add_argument("recipe", type=Path, help="a recipe, or the directory of a run")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the recipe")
-    parser.add_argument("--json", action="store_true", help="what was done, as one JSON object")
+    parser.add_argument("recipe", type=Path, help="a recipe file or a run directory")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the recipe's keys")
+    parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
     arguments = parser.parse_intermixed_args(argv)
     path = arguments.recipe / CONFIG if arguments.recipe.is_dir() else arguments.recipe
     return print_report(lambda: report_on(load_recipe(path, arguments.overrides), []), _show, as_json=arguments.json)

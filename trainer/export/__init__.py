@@ -1,1 +1,1 @@
-"""A checkpoint as a Hugging Face folder."""
+"""Exports of checkpoints as Hugging Face folders."""

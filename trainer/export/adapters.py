@@ -1,4 +1,4 @@
-"""What the weights of a run with model.lora are exported as: adapters in peft's files, or a base with them inside."""
+"""Exports of a run with model.lora: adapters in peft's format, or the base model with the adapters merged."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,33 +18,36 @@ from shardtune.trainer.model.lora import ADAPTER_WEIGHTS, adapter_names, merge, 
 
 
 def write_adapters(folder: Path, model: Any, checkpoint: Checkpoint, recipe: Recipe) -> None:
-    """The two files of peft, and which base they belong to. `model` has the dtype that they get, and no memory."""
+    """Writes peft's two files and the record of their base model.
+
+    `model` is on the meta device; the adapters get its dtype.
+    """
     lora, base = _lora_of(recipe), checkpoint.manifest.base
     assert base is not None, "a checkpoint of adapters names their base"
     saved = _Weights(checkpoint)
     layers = {layer: (down, up) for layer, down, up in adapter_names(saved.shapes)}
     tensors = {peft_name(name): saved.read(name, model.dtype) for pair in layers.values() for name in pair}
     whole = dict(saved.of_model(model))
-    for name, (its_name, _) in whole.items():
-        tensors[peft_name(name)] = saved.read(its_name, model.dtype)
+    for name, (saved_name, _) in whole.items():
+        tensors[peft_name(name)] = saved.read(saved_name, model.dtype)
     save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     modules = _whole_modules(model, set(whole))
-    its = peft_config(model, lora, layers, modules, base=recipe.model.path, revision=base["revision"])
-    its.save_pretrained(folder)
+    config = peft_config(model, lora, layers, modules, base=recipe.model.path, revision=base["revision"])
+    config.save_pretrained(folder)
     keep_base(folder, base)
 
 
 def merged_model(config: Any, model_class: Any, checkpoint: Checkpoint, recipe: Recipe, dtype: torch.dtype) -> Any:
-    """The whole model with the adapters in its weights, which are computed in fp32 and cast once.
+    """The whole model with the adapters merged into its weights, in fp32 and cast once.
 
-    The base is held as its files have it, and each weight of it given up for the merged one: no more is in memory than
-    the larger of the two models, and one weight in fp32.
+    The base is loaded in the dtype of its files, and each merged weight replaces the one of the base: memory holds no
+    more than the larger of the two models and one weight in fp32.
     """
     lora = _lora_of(recipe)
     model = open_base(recipe, model_class, config, dtype=None)
     saved = _Weights(checkpoint)
     layers = {f"{layer}.weight": (layer, down, up) for layer, down, up in adapter_names(saved.shapes)}
-    trained = {id(its): name for name, its in saved.of_model(model).values()}
+    trained = {id(parameter): name for name, parameter in saved.of_model(model).values()}
     for name, parameter in model.named_parameters():
         if name in layers:
             layer, down, up = layers.pop(name)
@@ -56,7 +59,7 @@ def merged_model(config: Any, model_class: Any, checkpoint: Checkpoint, recipe: 
         elif parameter.is_floating_point():
             _replace(parameter, parameter.data, dtype)
     if layers:
-        raise CheckpointError(f"{checkpoint.path} is of another model: there is no {next(iter(layers))} in the base")
+        raise CheckpointError(f"{checkpoint.path} is of another model: the base has no {next(iter(layers))}")
     for name, values in model.named_buffers():
         if name in saved.shapes:
             saved.read_into(name, values)
@@ -64,7 +67,7 @@ def merged_model(config: Any, model_class: Any, checkpoint: Checkpoint, recipe: 
 
 
 def _replace(parameter: nn.Parameter, values: Tensor, dtype: torch.dtype) -> None:
-    """Gives it these values in this dtype, in the memory that it has if they fit: what is freed may not come back."""
+    """Sets the parameter's values and dtype, in place where they fit: freed memory may not be reused."""
     if parameter.dtype == dtype and parameter.shape == values.shape:
         parameter.data.copy_(values)
     else:
@@ -72,7 +75,7 @@ def _replace(parameter: nn.Parameter, values: Tensor, dtype: torch.dtype) -> Non
 
 
 class _Weights:
-    """What a checkpoint keeps, by the names of the adapted model."""
+    """The weights in a checkpoint, by the names of the adapted model."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._saved = SavedTensors(checkpoint.files(WEIGHTS))
@@ -87,20 +90,24 @@ class _Weights:
         self._saved.read(name, 0, tensor.view(-1))
 
     def of_model(self, model: nn.Module) -> dict[str, tuple[str, nn.Parameter]]:
-        """The model's parameters that were trained as a whole, by each name that they have: the saved one, and it."""
-        everyone = list(model.named_parameters(remove_duplicate=False))
-        names = {id(parameter): name for name, parameter in everyone if name in self.shapes}
-        return {name: (names[id(its)], its) for name, its in everyone if id(its) in names}
+        """Saved name and parameter of each fully trained parameter, by all names of the parameter in the model."""
+        parameters = list(model.named_parameters(remove_duplicate=False))
+        saved_names = {id(parameter): name for name, parameter in parameters if name in self.shapes}
+        return {
+            name: (saved_names[id(parameter)], parameter)
+            for name, parameter in parameters
+            if id(parameter) in saved_names
+        }
 
 
 def _whole_modules(model: nn.Module, trained: set[str]) -> Iterator[str]:
-    """The outermost modules of which every parameter is among the trained ones."""
+    """Names of the outermost modules whose parameters are all in `trained`."""
 
     def look(module: nn.Module, prefix: str) -> Iterator[str]:
         for name, child in module.named_children():
             full = f"{prefix}{name}"
-            of_child = [f"{full}.{its}" for its, _ in child.named_parameters(remove_duplicate=False)]
-            if of_child and trained.issuperset(of_child):
+            parameters = [f"{full}.{inner}" for inner, _ in child.named_parameters(remove_duplicate=False)]
+            if parameters and trained.issuperset(parameters):
                 yield full
             else:
                 yield from look(child, f"{full}.")

@@ -1,7 +1,8 @@
-"""A checkpoint as a Hugging Face folder, from any layout, on one process without a GPU.
+"""Exports a checkpoint of any layout as a Hugging Face folder, in one process without a GPU.
 
-`python -m shardtune.trainer.export.export RUN_DIR [--step N] [--dtype bf16] [--out DIR] [--merge-lora]`. The end of a
-run writes its folders by the same function. In memory are the weights in the folder's dtype and one piece of a file.
+`python -m shardtune.trainer.export.export RUN_DIR [--step N] [--dtype bf16] [--out DIR] [--merge-lora]`. A run that
+finishes writes its exports with the same function. Memory holds the weights in the export's dtype and one piece of a
+file.
 """
 
 import argparse
@@ -39,25 +40,25 @@ from shardtune.trainer.tasks import TASKS
 
 CONFIGS = ("config.json", "generation_config.json")
 SHARD = "5GB"
-"""The largest safetensors file, as the hub likes them."""
+"""The largest size of a safetensors file, as the hub recommends."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code."""
+    """Runs the command and returns its exit code."""
     parser = argparse.ArgumentParser("shardtune export", description=__doc__)
-    parser.add_argument("run_dir", type=Path)
-    parser.add_argument("--step", type=int)
-    parser.add_argument("--dtype", choices=sorted(DTYPES))
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--merge-lora", action="store_true", help="a whole model, the adapters merged into its weights")
+    parser.add_argument("run_dir", type=Path, help="a run directory")
+    parser.add_argument("--step", type=int, help="the checkpoint's step (default: the best by the dev metric)")
+    parser.add_argument("--dtype", choices=sorted(DTYPES), help="of the weights (default: the training's precision)")
+    parser.add_argument("--out", type=Path, help="a new folder (default: RUN_DIR/export/step-N)")
+    parser.add_argument("--merge-lora", action="store_true", help="merge LoRA adapters into the base model's weights")
     arguments = parser.parse_args(argv)
     transformers.utils.logging.disable_progress_bar()
     try:
         recipe = read_config(arguments.run_dir)
         if arguments.merge_lora and recipe.model.lora is None:
             raise CheckpointError(
-                f"--merge-lora: {arguments.run_dir} has no adapters, for its recipe has no model.lora: the whole model "
-                "was trained, and is exported without this flag"
+                f"--merge-lora: {arguments.run_dir} has no adapters, because its recipe has no model.lora; export the "
+                "whole model without this flag"
             )
         checkpoint = find_checkpoint(arguments.run_dir, recipe, arguments.step)
         if recipe.model.lora is not None:
@@ -68,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise CheckpointError(f"--out: {folder} is not empty; give a new folder")
         results = _results_of(arguments.run_dir, checkpoint.step)
         try:
-            with redirect_stdout(sys.stderr):  # DeepSpeed, which transformers imports, says there what it has not found
+            with redirect_stdout(sys.stderr):  # DeepSpeed, which transformers imports, prints warnings to stdout
                 export(
                     arguments.run_dir,
                     checkpoint,
@@ -79,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     merge_lora=arguments.merge_lora,
                 )
         except OSError as error:
-            raise CheckpointError(f"{folder} cannot be written: {error}") from error
+            raise CheckpointError(f"could not write {folder}: {error}") from error
     except ShardtuneError as error:
         print(error, file=sys.stderr)
         return EXIT_USER
@@ -88,9 +89,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def find_checkpoint(run_dir: Path, recipe: Recipe, step: int | None) -> Checkpoint:
-    """The checkpoint of this step; or else the best by dev, or the newest where dev was never asked; its weights whole.
+    """The checkpoint of this step; without a step the best by the dev metric, or the newest if none was evaluated.
 
-    Raises CheckpointError with what is wrong.
+    Its weights are intact. Raises CheckpointError with what is wrong.
     """
     folder = run_dir / CHECKPOINTS
     if step is None:
@@ -98,7 +99,7 @@ def find_checkpoint(run_dir: Path, recipe: Recipe, step: int | None) -> Checkpoi
     else:
         path = folder / f"step-{step}"
         if not path.is_dir():
-            raise CheckpointError(f"{path} is not there; `shardtune checkpoints {run_dir}` lists those that are")
+            raise CheckpointError(f"{path} does not exist; `shardtune checkpoints {run_dir}` lists the checkpoints")
         try:
             candidates = [open_checkpoint(path)]
         except CheckpointError as error:
@@ -113,16 +114,16 @@ def find_checkpoint(run_dir: Path, recipe: Recipe, step: int | None) -> Checkpoi
 
 
 def in_order(complete: Sequence[Checkpoint], recipe: Recipe) -> list[Checkpoint]:
-    """The best by the recipe's dev metric first, then those that dev was not asked of, newest first."""
+    """The evaluated checkpoints, best by the recipe's dev metric first, then the others, newest first."""
     if not complete:
         return []
     metric = recipe.checkpoint.best_metric or complete[-1].manifest.best_metric
     best = best_first(complete, metric, lower_is_better=metric in TASKS[recipe.task.kind].lower_is_better)
-    return [*best, *(its for its in reversed(complete) if its not in best)]
+    return [*best, *(checkpoint for checkpoint in reversed(complete) if checkpoint not in best)]
 
 
 def _precision(recipe: Recipe, checkpoint: Checkpoint) -> str:
-    """The recipe's, or what `auto` was when the checkpoint was made."""
+    """The recipe's precision, or the one that `auto` stood for when the checkpoint was saved."""
     precision: str = recipe.engine.precision
     return precision if precision != "auto" else str(checkpoint.manifest.layout["precision"])
 
@@ -138,11 +139,11 @@ def export(
     max_shard_size: str = SHARD,
     merge_lora: bool = False,
 ) -> None:
-    """Writes a folder that AutoModel and transformers.pipeline load; whoever looks finds the old one or the new, whole.
+    """Writes a folder that AutoModel and transformers.pipeline load; it replaces an older one atomically.
 
-    With model.lora it is a folder of adapters, for peft; with merge_lora besides, a whole model again. The weights are
-    the checkpoint's fp32 master weights, cast once: to the training's precision if no dtype is given. `results` are the
-    run's, if they are this checkpoint's. Raises OSError, or CheckpointError if the run directory lacks something.
+    With model.lora the folder holds adapters for peft, unless `merge_lora` asks for a whole model. The weights are the
+    checkpoint's fp32 master weights, cast once, by default to the training's precision. `results` are the results of
+    the run, if they belong to this checkpoint. Raises OSError, or CheckpointError if the run directory is incomplete.
     """
     draft, old = folder.with_name(f".{folder.name}.draft"), folder.with_name(f".{folder.name}.old")
     for leftover in (draft, old):
@@ -162,7 +163,7 @@ def export(
         model.save_pretrained(draft, state_dict=_weights(model, checkpoint), max_shard_size=max_shard_size)
     for path in (run_dir / MODEL).iterdir():
         is_kept_apart = is_adapter and path.name in CONFIGS
-        if not is_kept_apart and not (draft / path.name).exists():  # the tokenizer's files, as they are
+        if not is_kept_apart and not (draft / path.name).exists():  # the tokenizer's files
             shutil.copyfile(path, draft / path.name)
     manifest = checkpoint.manifest
     if manifest.dev_metrics is not None:
@@ -177,7 +178,7 @@ def export(
     (draft / "README.md").write_text(card, encoding="utf-8")
     for path in draft.rglob("*"):
         if path.is_file():
-            path.chmod(0o644)  # safetensors 0.8 makes its files the owner's alone
+            path.chmod(0o644)  # safetensors 0.8 makes its files readable by the owner alone
         sync(path)
     sync(draft)
     if folder.exists():
@@ -188,7 +189,7 @@ def export(
 
 
 def _keep_configs_apart(source: Path, draft: Path) -> None:
-    """In a folder within, for transformers looks for a whole model's weights where it finds a config.json."""
+    """Copies the configs into a subfolder, because transformers expects a whole model beside a config.json."""
     (draft / MODEL).mkdir()
     for name in CONFIGS:
         if (source / name).is_file():
@@ -196,10 +197,10 @@ def _keep_configs_apart(source: Path, draft: Path) -> None:
 
 
 def _empty_model(run_dir: Path, dtype: torch.dtype) -> Any:
-    """The trained model's class and config, without memory for weights."""
+    """A model of the trained model's class and config on the meta device."""
     folder = run_dir / MODEL
     if not folder.is_dir():
-        raise CheckpointError(f"{folder} is not there: the run has not come so far; `shardtune run {run_dir}` goes on")
+        raise CheckpointError(f"{folder} does not exist yet; `shardtune run {run_dir}` resumes the run")
     config = transformers.AutoConfig.from_pretrained(folder)
     with torch.device("meta"):
         model = getattr(transformers, config.architectures[0])(config).to(dtype)
@@ -209,19 +210,20 @@ def _empty_model(run_dir: Path, dtype: torch.dtype) -> Any:
 
 
 def _weights(model: Any, checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """The whole state dict, in the model's dtype; names that share a weight share a tensor."""
+    """The whole state dict in the model's dtype; names of a shared weight share a tensor."""
     saved, shapes = SavedTensors(checkpoint.files(WEIGHTS)), checkpoint.manifest.shapes
     kept = model.state_dict().keys()
     parameters = dict(model.named_parameters(remove_duplicate=False))
     names: dict[int, list[str]] = {}
-    for name, empty in [*parameters.items(), *((name, its) for name, its in model.named_buffers() if name in kept)]:
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in kept}
+    for name, empty in [*parameters.items(), *buffers.items()]:
         names.setdefault(id(empty), []).append(name)
     whole: dict[str, Tensor] = {}
     for same in names.values():
         name = next((name for name in same if name in shapes), None)
         if name is None:
             raise CheckpointError(f"{checkpoint.path} is of another model than the run's {MODEL}/: it has no {same[0]}")
-        # A buffer keeps its values: a count may be one, which bf16 cannot hold.
+        # A buffer keeps its dtype: it may be a count, which bf16 cannot represent.
         dtype = model.dtype if same[0] in parameters else saved.dtype(name)
         tensor = torch.empty(tuple(shapes[name]), dtype=dtype)
         saved.read(name, 0, tensor.view(-1))

@@ -1,12 +1,17 @@
-"""What an exported model says of itself: README.md with the hub's metadata, and the curves of its training."""
+"""The model card of an exported model: README.md with the hub's metadata, and the curves of its training.
+
+The text is in model_card.md.j2.
+"""
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import jinja2
 from huggingface_hub.repocard import metadata_load
 
 from shardtune.ds_config.resolve import sharding_name
@@ -24,7 +29,9 @@ PIPELINES = {
     "LMHeadModel": "text-generation",
     "ForMaskedLM": "fill-mask",
 }
-"""The end of a model class's name -> the hub's name of what it does."""
+"""The hub's pipeline tag by the end of a model class's name."""
+MAX_SOURCES = 5
+"""Sources of a split that the card names; of the others it has the number."""
 
 
 def render_curves(run_dir: Path, step: int) -> str:
@@ -42,49 +49,69 @@ def render_card(
     has_curves: bool,
     is_adapter: bool = False,
 ) -> str:
-    """README.md; nothing in it names a folder of this machine. Of adapters it names the base that they go on."""
+    """README.md. It names no folder of this machine; the card of adapters names their base model."""
     start: Mapping[str, Any] = next(
         (event for event in reversed(read_events(run_dir)) if event["event"] == "start"), {}
     )
+    counts = start.get("data", {})
     metrics = {"dev": manifest.dev_metrics or {}, "test": (results or {}).get("test", {})}
+    architecture = type(model).__name__
     subject = _public_model(recipe)
     if is_adapter and recipe.model.lora is not None:
         subject = f"LoRA adapters (r = {recipe.model.lora.r}) for {subject},"
-    sections = [
-        f"# {run_dir.name}",
-        f"{subject} fine-tuned for {recipe.task.kind.replace('_', ' ')}: step {manifest.step:,}"
-        f"{_of_all(start)} of the recipe below.",
-        *(_usage_of_adapters(run_dir.name, model, recipe) if is_adapter else _usage(run_dir.name, model, recipe)),
-        *_metrics(metrics),
-        *(["## Curves", f"![Loss, metrics, learning rate, speed]({CURVES})"] if has_curves else []),
-        *_data(recipe, start),
-        "## Training",
-        _how(manifest, start),
-        *_fork(run_dir),
-        f"```yaml\n{_public_recipe(recipe)}```",
-        "## Versions",
-        _table(["package", "version"], [[name, number] for name, number in manifest.versions.items()]),
-        "## Licence",
-        _licence_text(recipe),
-    ]
-    head = _metadata(
-        run_dir.name, recipe, type(model).__name__, metrics, library="peft" if is_adapter else "transformers"
+    return _template().render(
+        metadata=_metadata(
+            run_dir.name, recipe, architecture, metrics, library="peft" if is_adapter else "transformers"
+        ),
+        name=run_dir.name,
+        subject=subject,
+        task=recipe.task.kind.replace("_", " "),
+        step=manifest.step,
+        num_steps=start.get("num_steps"),
+        base=_name_alone(recipe.model.path) if is_adapter else None,
+        model_class=architecture,
+        config_folder=MODEL,
+        pipeline=_pipeline(architecture, recipe),
+        metrics=[
+            (split, metric, value) for split, values in metrics.items() for metric, value in _finite_numbers(values)
+        ],
+        curves=CURVES if has_curves else None,
+        data=[
+            (split, _source_names(recipe, split), counts.get(split, {}))
+            for split in ("train", "dev", "test")
+            if getattr(recipe.data, split) is not None
+        ],
+        layout=manifest.layout,
+        device=start.get("device", "an unknown device"),
+        sharding=sharding_name(manifest.layout["zero_stage"]),
+        state=manifest.state,
+        fork=_fork(run_dir),
+        recipe=_public_recipe(recipe),
+        versions=manifest.versions,
+        licence=licence_of(recipe),
     )
-    return f"---\n{head}\n---\n\n" + "\n\n".join(sections) + "\n"
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
+    )
+    environment.globals["thousands"] = "{:,}".format
+    return environment.from_string((files(__package__) / "model_card.md.j2").read_text(encoding="utf-8"))
 
 
 def licence_of(recipe: Recipe) -> str | None:
-    """What the base model's card says, if there is one in its folder or in the hub's cache."""
+    """The licence in the base model's card; None if its folder or the hub's cache holds no card that names one."""
     path: Any = Path(recipe.model.path) / "README.md"
     if not Path(recipe.model.path).is_dir():
         path = huggingface_hub.try_to_load_from_cache(recipe.model.path, "README.md", revision=recipe.model.revision)
     if not isinstance(path, str | Path) or not Path(path).is_file():
         return None
     try:
-        said = (metadata_load(path) or {}).get("license")
-    except ValueError:  # a card whose head is no YAML mapping says nothing
+        licence = (metadata_load(path) or {}).get("license")
+    except ValueError:  # the card's head is not a YAML mapping
         return None
-    return said if isinstance(said, str) else None
+    return licence if isinstance(licence, str) else None
 
 
 def _metadata(
@@ -100,17 +127,17 @@ def _metadata(
             metric_type=metric,
             metric_value=value,
         )
-        for split, its in metrics.items()
-        for metric, value in _numbers(its)
+        for split, values in metrics.items()
+        for metric, value in _finite_numbers(values)
         if getattr(recipe.data, split) is not None
     ]
-    on_the_hub = [its.path.removeprefix("hf:") for its in recipe.data.sources("train") if its.path.startswith("hf:")]
+    paths = [source.path for source in recipe.data.sources("train")]
     data = huggingface_hub.ModelCardData(
         license=licence_of(recipe),
         base_model=None if Path(recipe.model.path).is_dir() else recipe.model.path,
         library_name=library,
         pipeline_tag=pipeline,
-        datasets=on_the_hub or None,
+        datasets=[path.removeprefix("hf:") for path in paths if path.startswith("hf:")] or None,
         tags=["shardtune", "generated_from_trainer"],
         model_name=name if results else None,
         eval_results=results or None,
@@ -119,83 +146,30 @@ def _metadata(
 
 
 def _pipeline(architecture: str, recipe: Recipe) -> str | None:
-    found = next((tag for end, tag in PIPELINES.items() if architecture.endswith(end)), None)
-    return found or ("translation" if recipe.task.kind == "translation" else None)
+    tag = next((tag for end, tag in PIPELINES.items() if architecture.endswith(end)), None)
+    return tag or ("translation" if recipe.task.kind == "translation" else None)
 
 
-def _usage_of_adapters(name: str, model: Any, recipe: Recipe) -> Iterator[str]:
-    base = _name_alone(recipe.model.path)
-    yield "## Use"
-    yield (
-        "The folder holds what was trained, and not the base model, which is found by the name in adapter_config.json. "
-        "`shardtune export --merge-lora` makes a whole model of the two."
-    )
-    yield (
-        f"```python\nfrom peft import PeftModel\nfrom transformers import AutoConfig, {type(model).__name__}\n\n"
-        f'config = AutoConfig.from_pretrained("{name}/{MODEL}")\n'
-        f'base = {type(model).__name__}.from_pretrained("{base}", config=config, ignore_mismatched_sizes=True)\n'
-        f'model = PeftModel.from_pretrained(base, "{name}")\n```'
-    )
-
-
-def _usage(name: str, model: Any, recipe: Recipe) -> Iterator[str]:
-    pipeline = _pipeline(type(model).__name__, recipe)
-    if pipeline is not None:
-        yield "## Use"
-        yield f'```python\nfrom transformers import pipeline\n\nmodel = pipeline("{pipeline}", model="{name}")\n```'
-
-
-def _metrics(metrics: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    rows = [[split, metric, f"{value:.4f}"] for split, its in metrics.items() for metric, value in _numbers(its)]
-    if rows:
-        yield "## Metrics"
-        yield _table(["split", "metric", "value"], rows)
-
-
-def _numbers(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+def _finite_numbers(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for name, value in metrics.items():
         if isinstance(value, float) and math.isfinite(value):
             yield name, value
 
 
-def _data(recipe: Recipe, start: Mapping[str, Any]) -> Iterator[str]:
-    yield "## Data"
-    counts = start.get("data", {})
-    rows = [
-        [split, _source_names(recipe, split), *(f"{counts.get(split, {}).get(key, 0):,}" for key in ("rows", "tokens"))]
-        for split in ("train", "dev", "test")
-        if getattr(recipe.data, split) is not None
-    ]
-    yield _table(["split", "source", "rows", "tokens"], rows)
-
-
 def _source_names(recipe: Recipe, split: str) -> str:
     if (share := recipe.data.share(split)) is not None:
         return f"{share.fraction:.3g} of the training rows"
-    names = [its.name or _name_alone(its.path) for its in recipe.data.sources(split)]
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    names = [source.name or _name_alone(source.path) for source in recipe.data.sources(split)]
+    more = f" and {len(names) - MAX_SOURCES} more" if len(names) > MAX_SOURCES else ""
+    return ", ".join(names[:MAX_SOURCES]) + more
 
 
-def _of_all(start: Mapping[str, Any]) -> str:
-    return f" of {start['num_steps']:,}" if "num_steps" in start else ""
-
-
-def _how(manifest: Manifest, start: Mapping[str, Any]) -> str:
-    layout = manifest.layout
-    seen = manifest.state
-    return (
-        f"{layout['world_size']} ranks on {start.get('device', 'an unknown device')}, "
-        f"{sharding_name(layout['zero_stage'])}, {layout['precision']}; "
-        f"{seen.samples_seen:,} samples and {seen.tokens_seen:,} tokens seen."
-    )
-
-
-def _fork(run_dir: Path) -> Iterator[str]:
-    if (run_dir / FORKED_FROM).is_file():
-        its = json.loads((run_dir / FORKED_FROM).read_text(encoding="utf-8"))
-        yield f"It began from a checkpoint of `{Path(its['run_dir']).name}`, whose recipe differs: " + "; ".join(
-            f"`{change}`" for change in its["changes"]
-        )
+def _fork(run_dir: Path) -> dict[str, Any] | None:
+    """The name of the run that this one was forked from, and the recipe's changes; None if it was not forked."""
+    if not (run_dir / FORKED_FROM).is_file():
+        return None
+    fork = json.loads((run_dir / FORKED_FROM).read_text(encoding="utf-8"))
+    return {"name": Path(fork["run_dir"]).name, "changes": fork["changes"]}
 
 
 def _public_model(recipe: Recipe) -> str:
@@ -204,30 +178,18 @@ def _public_model(recipe: Recipe) -> str:
 
 
 def _public_recipe(recipe: Recipe) -> str:
-    """The resolved recipe; of local paths only the names."""
+    """The resolved recipe as YAML; of a local path only its last part."""
 
     def public(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: public(its) for key, its in value.items()}
+            return {key: public(inner) for key, inner in value.items()}
         if isinstance(value, list):
-            return [public(its) for its in value]
+            return [public(inner) for inner in value]
         return _name_alone(value) if isinstance(value, str) else value
 
     return write_yaml(public(recipe.model_dump(mode="json")))
 
 
 def _name_alone(path: str) -> str:
-    """The last part of a local path; other texts as they are."""
+    """The last part of a local path; other texts unchanged."""
     return Path(path).name if path.startswith(("/", "~")) else path
-
-
-def _licence_text(recipe: Recipe) -> str:
-    licence = licence_of(recipe)
-    if licence is None:
-        return "The base model does not say; its terms hold for this one too."
-    return f"The base model is under `{licence}`, which may bind this one too."
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -22,7 +22,7 @@ follow from the seed, the step and the position in the step; in an evaluation, f
 """
 
 TRUNCATED = "truncated"
-"""Optional key of an example: whether a part of its row was cut off. It is counted, then dropped."""
+"""An optional key of an example: how many tokens of its row did not fit into data.max_tokens. Counted, and not kept."""
 
 
 def texts_of(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -154,7 +154,10 @@ def test_a_disk_that_refuses_costs_its_checkpoint_and_nothing_else(tiny: Path, t
     folder = tmp_path / "checkpoints"
     deeds, said = {
         "full while writing": ((lambda: limit_files(90_000), lambda: limit_files(2**40)), "File too large"),
-        "full before": ((lambda: no_room(1000), lambda: no_room(None)), "has 0.00 GB free, and it takes 0.00 GB"),
+        "full before": (
+            (lambda: no_room(1000), lambda: no_room(None)),
+            "has 0.00 GB free; the checkpoint needs 0.00 GB",
+        ),
         "vanished": ((lambda: vanish(folder), lambda: come_back(folder)), str(folder)),
     }[harm]
     keys = ["every_steps=2", "keep_last=1", "asynchronous=false"]  # what was saved is published before the harm
@@ -171,7 +174,7 @@ def test_a_disk_that_refuses_costs_its_checkpoint_and_nothing_else(tiny: Path, t
     alerts = events(tmp_path, "alert")
     assert [alert["title"] for alert in alerts] == [f"the checkpoint of step {n} was not saved" for n in (4, 6)]
     assert all(said in alert["text"] for alert in alerts)
-    assert all("The training goes on without; the newest one is of step 2" in alert["text"] for alert in alerts)
+    assert all("Training continues; the newest checkpoint is of step 2" in alert["text"] for alert in alerts)
     assert (tmp_path / "kept").read_text() == "[2]"
     assert saved_steps(tmp_path) == [2, 8]
     assert sorted(path.name for path in folder.iterdir()) == ["latest", "step-8"]

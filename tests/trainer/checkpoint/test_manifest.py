@@ -79,7 +79,7 @@ def change_the_step(path: Path) -> None:
         (lambda path: (path / MANIFEST).unlink(), "it was never finished"),
         (lambda path: (path / WEIGHTS).unlink(), f"{WEIGHTS} is missing"),
         (lambda path: os.truncate(path / WEIGHTS, 200), f"{WEIGHTS} is damaged: 200 bytes, not 256"),
-        (lambda path: os.truncate(path / MANIFEST, 200), f"{MANIFEST} is damaged: it is no manifest"),
+        (lambda path: os.truncate(path / MANIFEST, 200), f"{MANIFEST} is damaged: it is not a manifest"),
         (change_the_step, f"{MANIFEST} is damaged: its checksum differs"),
         (flip_a_bit, f"{WEIGHTS} is damaged: its checksum differs"),
     ],
@@ -100,7 +100,7 @@ def test_a_newer_format_is_not_called_damaged(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path, 7)
     whole = json.loads((path / MANIFEST).read_text()) | {"format": 99}
     (path / MANIFEST).write_text(json.dumps(whole))
-    with pytest.raises(CheckpointError, match="this shardtune reads formats up to 2, not 99"):
+    with pytest.raises(CheckpointError, match="has format 99; this shardtune reads formats up to 2"):
         open_checkpoint(path)
 
 

@@ -150,7 +150,7 @@ def test_a_run_of_which_nothing_is_whole_begins_anew_and_says_so(tiny: Path, tmp
     (tmp_path / "checkpoints" / "step-2" / "manifest.json").write_text("{}")
     assert train(recipe, tmp_path, world_size=1)[0] == [True]
     (alert,) = events(tmp_path, "alert")
-    assert alert["text"].endswith("manifest.json is damaged: it is no manifest; resuming at step 0")
+    assert alert["text"].endswith("manifest.json is damaged: it is not a manifest; resuming at step 0")
     assert [step for step, *_ in curve(events(tmp_path))] == [1, 2, 3]
 
 
@@ -164,7 +164,7 @@ def test_a_checkpoint_of_a_newer_shardtune_is_not_passed_over(tiny: Path, tmp_pa
     path = tmp_path / "checkpoints" / "step-2" / "manifest.json"
     assert run_ranks(newest, tmp_path / "checkpoints") == [(2, {})] * 2
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 3}))
-    with pytest.raises(AssertionError, match="this shardtune reads formats up to 2, not 3; use the one it is of"):
+    with pytest.raises(AssertionError, match="has format 3; this shardtune reads formats up to 2"):
         run_ranks(newest, tmp_path / "checkpoints")
 
 

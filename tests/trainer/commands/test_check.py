@@ -1,22 +1,33 @@
-"""`shardtune check` shows the data as the loss sees them, and says all that is wrong before anything is trained."""
+"""`shardtune check` shows the data as the loss sees them, and names every fault before anything is trained."""
 
 import io
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import transformers
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
 from shardtune.run_dir.micro_batch_budget import read_budget
-from shardtune.trainer.commands.check import check, main
+from shardtune.trainer.commands.check import NUM_BINS, bin_edges, check, count_cut, cut_warnings, main
+from shardtune.trainer.commands.check_report import Lengths, Report, SplitReport
 from shardtune.trainer.commands.check_view import show
+from shardtune.trainer.data.prepare.prepare import prepare
 from shardtune.trainer.tasks.example import texts_of
 from tests.support.runs import RECIPE, train
 from tests.support.runs import tiny_recipe as recipe_of
+
+
+def shown_of(report: Report) -> str:
+    out = io.StringIO()
+    show(report, Console(file=out, width=200))
+    return out.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +83,95 @@ def test_a_person_sees_tables_bars_and_coloured_targets(tiny: Path) -> None:
     shown = out.getvalue()
     assert "█" in shown and "positive" in shown and "activations" in shown
     assert "\x1b[30;42m" in shown  # black on green
+    assert "green: what is learned" not in shown and "[[" not in shown
+
+
+def test_without_colour_targets_are_in_brackets(tiny: Path) -> None:
+    shown = shown_of(check(recipe_of(tiny), world_size=1, num_previews=1))
+    assert "→positive]]" in shown or "→negative]]" in shown
+    assert "([[…]]: what is learned)" in shown and "green" not in shown
+
+
+def test_cut_rows_and_lost_tokens_are_counted_and_above_a_tenth_warned_of(
+    tiny: Path, recipe_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = checked(capsys, str(recipe_path))
+    assert [split["cut"]["rows"] for split in whole["splits"].values()] == [0, 0, 0] and not whole["warnings"]
+    report = checked(capsys, str(recipe_path), "data.max_tokens=20")
+    for name, split in report["splits"].items():
+        cut, num_tokens = split["cut"], whole["splits"][name]["facts"]["tokens"]
+        assert 0 < cut["rows"] <= split["lengths"]["full"] and cut["is_exact"] and not cut["into_windows"]
+        assert cut["rows_percent"] == pytest.approx(100 * cut["rows"] / split["facts"]["rows"])
+        assert cut["tokens_lost"] == num_tokens - split["facts"]["tokens"]
+        assert cut["tokens_lost_percent"] == pytest.approx(100 * cut["tokens_lost"] / num_tokens)
+    first, *_ = report["warnings"]
+    assert first.startswith("train: ") and "of 67 rows" in first
+    assert first.endswith("raise data.max_tokens (this model takes up to 64)")
+    shown = shown_of(check(recipe_of(tiny, "data.max_tokens=20"), world_size=1, num_previews=0))
+    assert f"warning: {first}" in shown
+
+
+def test_data_prepared_before_lost_tokens_were_counted_show_what_is_known(tiny: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(tiny, "data.max_tokens=20", f"data.cache_dir={tmp_path}")
+    prepared = prepare(recipe)
+    meta = json.loads((prepared.folder / "meta.json").read_text(encoding="utf-8"))
+    for split in meta["splits"].values():
+        del split["tokens_truncated"]
+        split["rows_truncated"] = 0  # as it was for classification
+    (prepared.folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    report = check(recipe, world_size=1, num_previews=0)
+    assert report.splits["train"].cut.rows is None and report.splits["train"].cut.tokens_lost is None
+    assert not report.warnings
+    assert f"at most {report.splits['train'].lengths.full}" in shown_of(report)
+    assert count_cut({**meta["splits"]["train"], "rows_truncated": 7}, "translation").rows == 7
+
+
+def test_texts_cut_into_windows_lose_nothing(tiny: Path) -> None:
+    text = ("task={kind: language_modeling, objective: masked}", f"data.cache_dir={tiny}/windows")
+    report = check(recipe_of(tiny, *text, "data.max_tokens=20"), world_size=1, num_previews=0)
+    cut = report.splits["train"].cut
+    assert cut.into_windows and (cut.rows, cut.tokens_lost) == (0, 0) and not report.warnings
+    assert "into windows: longer texts are cut into several examples; nothing is lost" in shown_of(report)
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_exact", "max_tokens", "limit", "said"),
+    [
+        (
+            "classification",
+            True,
+            20,
+            64,
+            ", which loses 20.0 % of the tokens; raise data.max_tokens (this model takes up",
+        ),
+        ("translation", True, 20, 10**9, "; raise data.max_tokens"),
+        ("chat", False, 64, 64, ", which loses at least 20.0 % of the tokens; the model takes no more: "),
+    ],
+)
+def test_the_warning_names_the_cure(kind: str, is_exact: bool, max_tokens: int, limit: int, said: str) -> None:
+    facts = {"rows": 10, "examples": 10, "rows_dropped": 0, "tokens": 80, "rows_truncated": 2, "tokens_truncated": 20}
+    cut = count_cut(facts, kind)
+    assert cut.is_exact is is_exact
+    split = SplitReport(facts, {}, Lengths(8, 8, 8, 20, [0, 20], [10], 2), cut, [])
+    (warning,) = cut_warnings({"dev": split}, max_tokens, limit)
+    assert warning.startswith(f"dev: 2 of 10 rows (20.0 %) are cut at data.max_tokens={max_tokens}") and said in warning
+    few = SplitReport({**facts, "rows": 20}, {}, split.lengths, count_cut({**facts, "rows": 20}, kind), [])
+    assert not cut_warnings({"dev": few}, max_tokens, limit)
+
+
+@given(shortest=st.integers(1, 5000), more=st.integers(0, 100_000))
+def test_bins_are_round_and_hold_every_length_once(shortest: int, more: int) -> None:
+    edges = bin_edges(shortest, shortest + more)
+    assert edges[0] < shortest and edges[-1] == shortest + more and len(edges) <= NUM_BINS + 2
+    widths = {high - low for low, high in pairwise(edges[:-1])}
+    assert len(widths) <= 1 and all(str(width).strip("0") in ("1", "2", "5") for width in widths)
+    assert edges == sorted(set(edges))
+
+
+def test_bins_of_a_few_tokens_are_single_numbers() -> None:
+    assert bin_edges(1, 4) == [0, 1, 2, 3, 4]
+    assert bin_edges(12, 64) == [10, 15, 20, 25, 30, 35, 40, 45, 50, 55, 60, 64]
+    assert bin_edges(7, 7) == [6, 7]
 
 
 @pytest.mark.parametrize(

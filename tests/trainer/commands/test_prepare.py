@@ -37,7 +37,7 @@ def test_it_says_what_it_made_and_the_second_time_that_it_is_there(
     assert again["notes"] == [note for note in first["notes"] if not note.startswith("tokenizing")]
     assert main([str(recipe_path), "data.max_tokens=20"]) == EXIT_OK
     shown = capsys.readouterr().out
-    assert f"in {first['path']}" in shown and "127" not in shown and "they were there already" in shown
+    assert f"in {first['path']}" in shown and "127" not in shown and "they were already prepared" in shown
 
 
 def test_what_is_wrong_is_said_by_line(recipe_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -149,7 +149,7 @@ def test_what_cannot_be_exported_is_refused_in_words(
         return capsys.readouterr().err.strip()
 
     assert refused(str(tmp_path)) == f"{tmp_path}: not a run directory (no config.yaml)"
-    assert "step-5 is not there; `shardtune checkpoints" in refused(str(finished), "--step=5")
+    assert "step-5 does not exist; `shardtune checkpoints" in refused(str(finished), "--step=5")
     assert refused(str(finished), f"--out={finished}") == f"--out: {finished} is not empty; give a new folder"
     run_dir = tmp_path / "run"
     shutil.copytree(finished, run_dir)
@@ -159,7 +159,7 @@ def test_what_cannot_be_exported_is_refused_in_words(
     (run_dir / "checkpoints" / "step-18" / "manifest.json").unlink()
     assert refused(str(run_dir), "--step=18").endswith("step-18: it was never finished")
     shutil.rmtree(run_dir / MODEL)
-    assert "model is not there: the run has not come so far" in refused(str(run_dir), "--step=12")
+    assert "model does not exist yet; `shardtune run" in refused(str(run_dir), "--step=12")
     shutil.rmtree(run_dir / "checkpoints")
     assert refused(str(run_dir)) == f"{run_dir}/checkpoints has no complete checkpoint"
 

@@ -280,7 +280,7 @@ def test_another_base_is_refused_where_the_run_goes_on_is_exported_or_asked(
     weights["encoder.layer.0.output.dense.bias"] += 1
     save_file(weights, folder / "encoder" / "model.safetensors", metadata={"format": "pt"})
     capsys.readouterr()
-    said = "its adapters belong to another base model than"
+    said = "its adapters were trained on other base weights than"
     for command in (
         lambda: export([str(run_dir)]),
         lambda: export([str(run_dir), "--merge-lora"]),
@@ -288,7 +288,7 @@ def test_another_base_is_refused_where_the_run_goes_on_is_exported_or_asked(
     ):
         assert command() == 2
         complaint = capsys.readouterr().err
-        assert said in complaint and "(model.safetensors differs)" in complaint and "Put the model back" in complaint
+        assert said in complaint and "(model.safetensors differs)" in complaint and "Restore the base" in complaint
     with pytest.raises(AssertionError, match=said):
         train(recipe_of(folder, "train.max_steps=2"), run_dir, world_size=1)
 
@@ -307,7 +307,7 @@ def test_merging_what_has_no_adapters_is_refused(
 ) -> None:
     write_run_dir(Run(tiny_recipe(tiny), tmp_path / "run", tmp_path))
     assert export([str(tmp_path / "run"), "--merge-lora"]) == 2
-    assert "has no adapters, for its recipe has no model.lora" in capsys.readouterr().err
+    assert "has no adapters, because its recipe has no model.lora" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

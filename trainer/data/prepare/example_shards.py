@@ -47,6 +47,7 @@ class Written:
     """The files that the rows are from."""
     places: NDArray[np.int32]
     """For the row of each example, the number of its file, its line and its item; shape (examples, 3)."""
+    num_tokens_truncated: int = 0
 
 
 class Encoder:
@@ -63,7 +64,7 @@ class Encoder:
         faults = Faults()
         files: dict[str, int] = {}
         places: list[tuple[int, int, int]] = []
-        num_rows = num_dropped = num_truncated = 0
+        num_rows = num_dropped = num_truncated = num_tokens_truncated = 0
         pending: list[pa.Table] = []
         for rows in chunks:
             num_rows += len(rows)
@@ -71,7 +72,9 @@ class Encoder:
             by_row = self.encode(rows, faults)
             num_dropped += sum(not examples for examples in by_row) - (faults.num_rows - num_bad)
             chunk = [example for examples in by_row for example in examples]
-            num_truncated += sum(bool(example.pop(TRUNCATED, False)) for example in chunk)
+            lost = [example.pop(TRUNCATED, 0) for example in chunk]
+            num_truncated += sum(map(bool, lost))
+            num_tokens_truncated += sum(lost)
             lengths += map(self._task.num_tokens, chunk)
             num_targets += map(self._task.num_targets, chunk)
             example_rows = (row for row, examples in zip(rows, by_row, strict=True) for _ in examples)
@@ -93,6 +96,7 @@ class Encoder:
             faults,
             list(files),
             np.array(places, dtype=np.int32).reshape(-1, 3),
+            num_tokens_truncated,
         )
 
     def encode(self, rows: Sequence[Row], faults: Faults) -> list[list[Example]]:

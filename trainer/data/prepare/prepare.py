@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,8 +33,12 @@ from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
 from shardtune.trainer.tasks import TASKS
 from shardtune.trainer.tasks.task import Task
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
 FORMAT = 7
 """Incremented whenever the same input would be written differently, so that older folders are not read."""
+NO_LIMIT = 10**9
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,11 @@ def fingerprint(recipe: Recipe) -> str:
     return digest.hexdigest()[:16]
 
 
+def most_tokens(config: "PreTrainedConfig", tokenizer: "PreTrainedTokenizerBase") -> int:
+    """The largest data.max_tokens that the model allows; NO_LIMIT or more where it names none."""
+    return int(min(getattr(config, "max_position_embeddings", None) or NO_LIMIT, tokenizer.model_max_length))
+
+
 def _prepare(
     recipe: Recipe,
     prepared: Prepared,
@@ -154,7 +163,7 @@ def _prepare(
     is_done = False
     try:
         config, tokenizer = load_model_config(recipe), load_tokenizer(recipe)
-        limit = min(getattr(config, "max_position_embeddings", None) or 10**9, tokenizer.model_max_length)
+        limit = most_tokens(config, tokenizer)
         if recipe.data.max_tokens > limit:
             raise DataError(
                 f"data.max_tokens: {recipe.data.max_tokens} is more than the maximum of {recipe.model.path}: {limit}"
@@ -231,6 +240,7 @@ def _commit(folder: Path, split_rows: SplitRows, written: list[dict[str, Written
             "examples": sum(counts),
             "rows_dropped": sum(part.num_dropped for part in parts),
             "rows_truncated": sum(part.num_truncated for part in parts),
+            "tokens_truncated": sum(part.num_tokens_truncated for part in parts),
             "tokens": int(arrays["lengths"].sum(dtype=np.int64)),
             "targets": float(arrays["num_targets"].sum()),
         }

@@ -210,7 +210,9 @@ class Chat(GeneratingTask):
         reference = self._tokenizer.decode(written.ids[last.start : last.end], skip_special_tokens=True)
         example = causal.example_of(written.ids[:end], weights[:end])
         cut = len(written.ids) > max_tokens or len(written.replies) < sum(weight > 0 for weight in conversation.weights)
-        return [example | {"prompt_tokens": last.start, "reference": str(reference).strip(), TRUNCATED: cut}]
+        # Of a long conversation only its beginning was written: then this is the least that was lost.
+        num_lost = max(int(cut), len(written.ids) - end)
+        return [example | {"prompt_tokens": last.start, "reference": str(reference).strip(), TRUNCATED: num_lost}]
 
     def _question(self, row: Row, conversation: Conversation, max_tokens: int, faults: Faults) -> list[Example]:
         try:

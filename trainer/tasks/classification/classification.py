@@ -14,12 +14,12 @@ from shardtune.errors import DataError
 from shardtune.recipe.tasks.classification import ClassificationOptions
 from shardtune.rows.source import Columns, Faults, Row, check_text, columns_of, require_columns
 from shardtune.trainer.tasks.classification.problems import PROBLEMS, Problem
-from shardtune.trainer.tasks.example import Example
+from shardtune.trainer.tasks.example import TRUNCATED, Example
 from shardtune.trainer.tasks.task import PreviewSpan, Scores, Survey, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+    from transformers import BatchEncoding, PreTrainedConfig, PreTrainedTokenizerBase
 
     from shardtune.trainer.tasks.batch import Batch
 
@@ -167,10 +167,23 @@ class Classification(Task):
         encoded = self._tokenizer(texts, pairs, truncation="longest_first", max_length=max_tokens)
         kept = ["input_ids", *(["token_type_ids"] if pairs and "token_type_ids" in encoded else [])]
         labels = [self._problem.parse(row.values["label"], self._options) if labeled else None for row in rows]
-        return [
-            [{**{name: encoded[name][at] for name in kept}, "labels": self._problem.encode(label)}]
+        examples = [
+            {**{name: encoded[name][at] for name in kept}, "labels": self._problem.encode(label)}
             for at, label in enumerate(labels)
         ]
+        for at, example in enumerate(examples):
+            if labeled and len(example["input_ids"]) == max_tokens:
+                example[TRUNCATED] = self._num_lost(encoded, at, texts[at], pairs[at] if pairs else None)
+        return [[example] for example in examples]
+
+    def _num_lost(self, encoded: BatchEncoding, at: int, text: str, pair: str | None) -> int:
+        """The number of tokens that truncation took from one text or pair of `encoded`."""
+        if pair is None and encoded.encodings is not None:
+            rest = encoded.encodings[at].overflowing
+            return sum(len(part.ids) - sum(part.special_tokens_mask) for part in rest)
+        # What overflows of a pair comes in every combination of its two sides, and slow tokenizers do not keep it.
+        whole = self._tokenizer(text, pair, verbose=False)["input_ids"]
+        return len(whole) - len(encoded["input_ids"][at])
 
     @staticmethod
     def label_counts(facts: Mapping[str, Any]) -> Mapping[str, Mapping[str, int]]:

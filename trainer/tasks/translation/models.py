@@ -128,7 +128,7 @@ class EncoderDecoder:
             whole = [*self._before, *answer, *self._after]
             cut = whole[:max_tokens]
             example = self._example([*before, *body[:room], *after], cut, source=source, reference=target)
-            example[TRUNCATED] = len(body) > room or len(whole) > max_tokens
+            example[TRUNCATED] = max(0, len(body) - room) + len(whole) - len(cut)
             examples.append(example if answer and len(cut) > len(self._before) else None)
         return examples
 
@@ -232,7 +232,7 @@ class Causal:
             # An answer that is cut off has no end of turn: the model should not learn to stop halfway.
             learned = [*answer, self._end][: max(0, max_tokens - len(prompt))]
             example = self._example(prompt, learned, source=source, reference=target)
-            example[TRUNCATED] = len(learned) <= len(answer)
+            example[TRUNCATED] = len(answer) + 1 - len(learned)
             examples.append(example if answer and learned else None)
         return examples
 

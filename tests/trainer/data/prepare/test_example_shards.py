@@ -88,9 +88,10 @@ def test_large_ones_are_cut_into_several_shards(tmp_path: Path, monkeypatch: pyt
 
 def test_what_is_counted_of_rows(tmp_path: Path) -> None:
     whole, cut = {"input_ids": [1, 2]}, {"input_ids": [3]}
-    rows = rows_of([whole], [], None, [{**cut, TRUNCATED: True}, whole])
+    rows = rows_of([whole], [], None, [{**cut, TRUNCATED: 7}, whole])
     with pytest.raises(BadRowsError, match="a:3: nothing in it"):
         back(tmp_path, rows)
     found, written = back(tmp_path, rows, skip=True)
     assert found == [whole, cut, whole]
-    assert (written.num_rows, written.num_dropped, written.num_truncated, written.faults.num_rows) == (4, 1, 1, 1)
+    assert (written.num_rows, written.num_dropped, written.faults.num_rows) == (4, 1, 1)
+    assert (written.num_truncated, written.num_tokens_truncated) == (1, 7)

@@ -264,13 +264,13 @@ def test_a_dialogue_is_held_over_pipes(spoken: Path) -> None:
     spoken_lines = "/system\nhi\n\n/nothing\n/help\n/reset\nho"
     done = subprocess.run(words, input=spoken_lines, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"yo\nthere is no /nothing\n{HELP}\n{HELP}\nno.\n"
+    assert done.stdout == f"yo\nunknown command /nothing\n{HELP}\n{HELP}\nno.\n"
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--temperature=hot"], "expected a number from 0, always the likeliest, to 100, got 'hot'"),
+        (["--temperature=hot"], "expected a number from 0 (the likeliest token) to 100, got 'hot'"),
         (["--max-new-tokens=0"], "expected a whole number above 0, got '0'"),
         (["--model=worst"], "invalid choice"),
     ],
@@ -290,7 +290,7 @@ def test_only_a_chat_can_be_talked_to(spoken: Path, tmp_path: Path, capsys: pyte
     (tmp_path / "facts.json").write_text("{}")
     write_run_dir(Run(tiny_recipe(tmp_path), tmp_path, tmp_path))
     assert talk_to([str(tmp_path)]) == 2
-    assert "its task is classification, and only a chat's model can be talked to" in capsys.readouterr().err
+    assert "chatting needs a model of task chat, not classification" in capsys.readouterr().err
 
 
 def talk(run_dir: Path, written: list[str], *, max_new_tokens: int = 20) -> Talk:
@@ -423,7 +423,15 @@ def test_an_endless_conversation_is_learned_up_to_the_limit(plain: Path, max_tok
     assert taught is not None
     assert taught.replace("<|im_end|>", "!") == expected[:max_tokens].rstrip(".")
     ((example,),) = task.encode([row(messages=rounds)], max_tokens, labeled=True)
-    assert example[TRUNCATED] == (max_tokens < 1_000_000)
+    assert bool(example[TRUNCATED]) == (max_tokens < 1_000_000)
+
+
+def test_tokens_of_replies_beyond_the_limit_are_counted_as_lost(plain: Path) -> None:
+    task = task_of(plain, chat_template="chatml", train_on="all")
+    ((whole,),) = task.encode([row(**ROWS)], 200, labeled=True)
+    for max_tokens in (len(ASK) + 1, len(ASK) + 3 + len(ASK), len(ASK) + 3 + len(ASK) + 1):
+        ((example,),) = task.encode([row(**ROWS)], max_tokens, labeled=True)
+        assert example[TRUNCATED] == len(whole["input_ids"]) - len(example["input_ids"]) > 0
 
 
 def test_an_evaluation_asks_for_the_last_learned_reply(plain: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import sklearn.metrics
 import torch
+import transformers
 from torch import Tensor
 
 from shardtune.errors import DataError
@@ -15,7 +16,7 @@ from shardtune.rows.source import Row
 from shardtune.trainer.data.prepare.task_facts import survey
 from shardtune.trainer.tasks.batch import Batch
 from shardtune.trainer.tasks.classification.classification import Classification
-from shardtune.trainer.tasks.example import IGNORED
+from shardtune.trainer.tasks.example import IGNORED, TRUNCATED
 
 OPTIONS = ClassificationOptions(kind="classification")
 
@@ -106,3 +107,18 @@ def test_a_label_that_is_neither_true_nor_predicted_counts_in_no_mean() -> None:
 def test_muted_rows_are_not_scored() -> None:
     score = task().score(output(torch.randn(3, 3)), Batch({}, torch.tensor([IGNORED, 1, IGNORED])))
     assert int(score["confusion"].sum()) == 1
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("pair", [None, "good", "good bad " * 9])
+def test_the_tokens_that_truncation_takes_are_counted(tiny: Path, pair: str | None, side: str) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny / "encoder", truncation_side=side)
+    facts = {"label_names": ["a", "b"], "has_pairs": pair is not None}
+    classification = Classification(OPTIONS, facts, tokenizer, SimpleNamespace())  # type: ignore[arg-type]
+    texts = ["good", "bad " * 30, "good bad " * 40]
+    values = [{"text": text, "label": "a"} | ({"text_pair": pair} if pair else {}) for text in texts]
+    whole = [len(tokenizer(text, pair)["input_ids"]) for text in texts]
+    for max_tokens in (24, min(whole), max(whole), 200):
+        by_row = classification.encode([Row(its, Path("r"), 1) for its in values], max_tokens, labeled=True)
+        lost = [example.get(TRUNCATED, 0) for (example,) in by_row]
+        assert lost == [max(0, length - max_tokens) for length in whole]

@@ -306,7 +306,8 @@ def test_what_is_cut_off_is_counted_and_its_end_is_not_learned(families: dict[st
     (whole,) = encoded(task, PAIRS[0])
     assert not whole[TRUNCATED]
     (example,) = encoded(task, PAIRS[0], max_tokens=4)
-    assert example[TRUNCATED]
+    lost_of_target = len(whole["labels"]) - 4
+    assert example[TRUNCATED] == len(whole["input_ids"]) - 4 + lost_of_target > 0
     assert len(example["input_ids"]) == len(example["labels"]) == len(example["decoder_input_ids"]) == 4
     assert tokenizer_of(task).eos_token_id not in targets(example)
     assert example["labels"] == whole["labels"][:4]
@@ -428,7 +429,7 @@ def test_rows_whose_target_has_no_room_are_dropped_and_cut_ones_counted(causal: 
     task = task_of(causal["plain"], **ENGLISH_FRENCH)
     pairs = [("ba", "or ul"), ("ba", "or ul im es"), ("ba da fa", "or"), ("ba da fa ga ka", "or")]
     by_row = task.encode(rows(*pairs), 9, labeled=True)
-    assert [[example[TRUNCATED] for example in examples] for examples in by_row] == [[False], [True], [True], []]
+    assert [[example[TRUNCATED] for example in examples] for examples in by_row] == [[0], [2], [1], []]
     whole, cut, *_ = (example for examples in by_row for example in examples)
     tokenizer = tokenizer_of(task)
     assert tokenizer.convert_ids_to_tokens(targets(whole)) == ["or", "ul", "</s>"]
@@ -622,6 +623,7 @@ def test_what_was_dropped_and_cut_is_counted_where_the_data_are_prepared(toy: Pa
     )
     meta = prepare(recipe, say=messages.append).meta["splits"]["train"]
     assert (meta["rows"], meta["examples"], meta["rows_dropped"], meta["rows_truncated"]) == (3, 2, 1, 1)
+    assert 0 < meta["tokens_truncated"] < 41
     assert messages[-2:] == [
         "train: 1 rows dropped: no targets were left in them",
         "train: 1 rows truncated to data.max_tokens",
