@@ -50,8 +50,8 @@ from shardtune.trainer.preflight.probe import host_name
 from shardtune.trainer.reporting.meter import Meter
 from shardtune.trainer.reporting.reporter import Reporter, open_reporter
 from shardtune.trainer.reporting.stragglers import Pace, RankLocation
-from shardtune.trainer.setup.cpu_attention import install_fast_attention
-from shardtune.trainer.setup.cpu_dropout import install_fast_dropout
+from shardtune.trainer.setup.cpu_attention import fast_attention
+from shardtune.trainer.setup.cpu_dropout import fast_dropout
 from shardtune.trainer.setup.first_token import read_first_alone
 from shardtune.trainer.setup.out_of_memory import memory_said
 from shardtune.trainer.setup.packing import choose_packing
@@ -81,12 +81,10 @@ def run(
     DataError, ConfigError, CheckpointError or TrainingError for what a user has to mend.
     """
     recipe = settle_precision(recipe, ranks)
-    if ranks.device.type == "cpu":
-        install_fast_dropout()
-        install_fast_attention()
     lease = open_lease(run_dir, ranks, job=job)
     try:
-        return _run(recipe, run_dir, prepared, ranks, stop, lease, terminal, job)
+        with fast_dropout(ranks.device), fast_attention(ranks.device):
+            return _run(recipe, run_dir, prepared, ranks, stop, lease, terminal, job)
     finally:
         lease.close()
 

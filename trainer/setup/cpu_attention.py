@@ -7,6 +7,7 @@ it they are made again on the way back (Dao et al., 2022, "FlashAttention", algo
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,9 +24,17 @@ SIGN = {torch.bfloat16: -(2**15), torch.float16: -(2**15), torch.float32: -(2**3
 _torchs_attention = functional.scaled_dot_product_attention
 
 
-def install_fast_attention() -> None:
-    """Lets this process's models attend in this way wherever their numbers are on a CPU."""
-    functional.scaled_dot_product_attention = attention
+@contextmanager
+def fast_attention(device: torch.device) -> Iterator[None]:
+    """Replaces torch's scaled_dot_product_attention by `attention` in this process while a CPU trains; no effect on a
+    GPU."""
+    torchs = functional.scaled_dot_product_attention
+    if device.type == "cpu":
+        functional.scaled_dot_product_attention = attention
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = torchs
 
 
 def attention(

@@ -5,6 +5,7 @@ is whole-number arithmetic that the vector units take, and it is done a piece at
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,19 @@ WHOLE = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32:
 _torchs_dropout = functional.dropout
 
 
-def install_fast_dropout() -> None:
-    """Lets this process's modules drop out in this way wherever their numbers are on a CPU.
+@contextmanager
+def fast_dropout(device: torch.device) -> Iterator[None]:
+    """Replaces torch.nn.functional.dropout by `dropout` in this process while a CPU trains; no effect on a GPU.
 
-    Models drop out by modules and by functions, and both look this name up when they do.
+    Modules and functions both look this name up at each call.
     """
-    functional.dropout = dropout
+    torchs = functional.dropout
+    if device.type == "cpu":
+        functional.dropout = dropout
+    try:
+        yield
+    finally:
+        functional.dropout = torchs
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
