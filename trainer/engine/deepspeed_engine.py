@@ -110,21 +110,26 @@ class DeepSpeedEngine:
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         self._engine.eval()
-        with torch.no_grad():
-            yield
-        if self.zero_stage == 3:
-            # DeepSpeed (0.19.8) fetches ahead: generating ends with parameters under way for a pass that never comes,
-            # and who gathers them next is told "Cannot partition a param in flight".
-            self._engine.empty_partition_cache()
-        self._engine.train()
+        try:
+            with torch.no_grad():
+                yield
+            if self.zero_stage == 3:
+                # DeepSpeed (0.19.8) fetches ahead: generating ends with parameters in flight for a pass that never
+                # comes, and the next gather of them fails: "Cannot partition a param in flight". Not after an
+                # exception: it waits for the other ranks, which may be elsewhere.
+                self._engine.empty_partition_cache()
+        finally:
+            self._engine.train()
 
     @contextmanager
     def rehearsing(self) -> Iterator[None]:
         scale = zero.loss_scale(self._engine)
-        with torch.random.fork_rng([self._ranks.device] if self._ranks.device.type == "cuda" else []):
-            yield
-        zero.forget_steps(self._engine)
-        zero.set_loss_scale(self._engine, scale)
+        try:
+            with torch.random.fork_rng([self._ranks.device] if self._ranks.device.type == "cuda" else []):
+                yield
+        finally:
+            zero.forget_steps(self._engine)
+            zero.set_loss_scale(self._engine, scale)
 
     def generate(self, inputs: dict[str, Tensor], settings: Mapping[str, Any]) -> Tensor:
         # Under ZeRO-3 each pass needs all ranks: one that is done goes on until all are.

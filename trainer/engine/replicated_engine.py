@@ -153,15 +153,19 @@ class ReplicatedEngine:
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         self._model.eval()
-        with torch.no_grad():
-            yield
-        self._model.train()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self._model.train()
 
     @contextmanager
     def rehearsing(self) -> Iterator[None]:
-        with torch.random.fork_rng([self._ranks.device] if self._ranks.device.type == "cuda" else []):
-            yield
-        self._optimizer.state.clear()
+        try:
+            with torch.random.fork_rng([self._ranks.device] if self._ranks.device.type == "cuda" else []):
+                yield
+        finally:
+            self._optimizer.state.clear()
 
     def generate(self, inputs: dict[str, Tensor], settings: Mapping[str, Any]) -> Tensor:
         criteria = transformers.StoppingCriteriaList([Beats()])
