@@ -2,9 +2,12 @@
 
 import copy
 import json
+import logging
 import math
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +28,10 @@ if TYPE_CHECKING:
 EVALUATION = "evaluation.json"
 """In an exported folder: the dev metrics of its model."""
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+MOST_NAMES = 10
+"""Names of weights that one line of the log has room for."""
+
+log = logging.getLogger(__name__)
 
 
 def load_model(recipe: Recipe, task: Task, tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedModel":
@@ -45,8 +52,11 @@ def load_model(recipe: Recipe, task: Task, tokenizer: "PreTrainedTokenizerBase")
             model = auto_model.from_config(**how)
         else:
             how |= {"revision": recipe.model.revision, "output_loading_info": True}
-            model, info = auto_model.from_pretrained(recipe.model.path, **how)
+            with _load_report_dropped():
+                model, info = auto_model.from_pretrained(recipe.model.path, **how)
             new |= set(info["missing_keys"])
+            if text := describe_loading(info["missing_keys"], info["unexpected_keys"]):
+                log.warning("model.path: %s: %s", recipe.model.path, text)
     except (OSError, ValueError, ImportError) as error:
         raise DataError(f"model.path: {recipe.model.path!r} cannot be loaded as {task.auto_model}: {error}") from error
     if len(tokenizer) > (num_rows := load_model_config(recipe).get_text_config().vocab_size):
@@ -62,6 +72,51 @@ def load_model(recipe: Recipe, task: Task, tokenizer: "PreTrainedTokenizerBase")
     if recipe.model.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
+
+
+@contextmanager
+def _load_report_dropped() -> Iterator[None]:
+    """Keeps transformers' load report, a table in escape codes, out of the log; an exception gets it as a note."""
+    logger, report = logging.getLogger("transformers.modeling_utils"), _LoadReport()
+    logger.addFilter(report)
+    try:
+        yield
+    except Exception as error:
+        if report.text:
+            error.add_note(report.text)
+        raise
+    finally:
+        logger.removeFilter(report)
+
+
+class _LoadReport(logging.Filter):
+    """Drops the load report from a logger and keeps its plain text."""
+
+    text = ""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        is_report = " LOAD REPORT" in message
+        if is_report:
+            self.text = re.sub(r"\x1b\[[0-9;]*m", "", message)
+        return not is_report
+
+
+def describe_loading(missing: Collection[str], unexpected: Collection[str]) -> str:
+    """Return one line that names the weights the checkpoint lacks and those the model does not use; "" without any."""
+    parts = []
+    if missing:
+        parts.append(f"newly initialized, because the checkpoint lacks them: {_listed(missing)}")
+    if unexpected:
+        parts.append(f"in the checkpoint, but not used by this model: {_listed(unexpected)}")
+    return "; ".join(parts)
+
+
+def _listed(names: Collection[str]) -> str:
+    """The names, sorted, with `*` for the numbers of layers; at most MOST_NAMES of them."""
+    patterns = sorted({re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name in names})
+    more = [f"and {len(patterns) - MOST_NAMES} more"] if len(patterns) > MOST_NAMES else []
+    return ", ".join([*patterns[:MOST_NAMES], *more])
 
 
 def grow_embeddings(model: "PreTrainedModel", num_tokens: int, num_rows: int) -> None:
