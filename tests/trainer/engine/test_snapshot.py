@@ -53,7 +53,7 @@ def test_large_tensors_are_read_piece_by_piece(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize(("name", "first", "numel"), [("w", 0, 9), ("w", 4, 4), ("v", 0, 1)])
 def test_elements_that_are_in_no_file_are_an_error(tmp_path: Path, name: str, first: int, numel: int) -> None:
     paths = write(tmp_path, torch.zeros(9), [3, 6])
-    with pytest.raises(CheckpointError, match=rf"^{name}: its elements from \d on are in no file"):
+    with pytest.raises(CheckpointError, match=rf"^{name}: no file of the checkpoint holds its elements from \d on"):
         SavedTensors([paths[0], paths[2]]).read(name, first, torch.empty(numel))
 
 

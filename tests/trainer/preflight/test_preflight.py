@@ -52,10 +52,10 @@ def test_of_good_machines_nothing_is_said() -> None:
     [
         ({"versions": {"torch": "2.5"}}, "node2 has torch 2.5 (elsewhere 2.6)"),
         ({"versions": {}}, "node2 has torch None (elsewhere 2.6)"),
-        ({"recipe": "cd"}, "node2 has another recipe (cd, elsewhere ab)"),
+        ({"recipe": "cd"}, "node2 has a different recipe (cd, elsewhere ab)"),
         ({"sees_run_dir": False}, "node2 does not see what rank 0 writes"),
         ({"is_seen": False}, "rank 0 does not see what node2 writes"),
-        ({"free_gb": 0.2}, "node2 has 0.2 GB left where the run directory is"),
+        ({"free_gb": 0.2}, "node2 has 0.2 GB free where the run directory is; at least 1 GB is needed"),
     ],
 )
 def test_what_does_not_fit_is_a_fault_of_a_machine_by_name(change: dict[str, Any], said: str) -> None:
@@ -79,12 +79,14 @@ def test_a_slow_rank_and_a_wrong_clock_are_named() -> None:
 
 def test_a_machine_that_sees_files_as_they_were_is_named() -> None:
     (notice,) = judge(with_odd(3, sees_changes=False), LINKS).notices
-    assert notice.startswith("node2 still sees a file of the run directory as it was 10 s ago")
+    assert notice.startswith(
+        "node2 still sees the old version of a file in the run directory after 10 s; it may notice a stop request"
+    )
 
 
 def test_a_slow_machine_is_told_from_a_slow_link() -> None:
     verdict = judge(GOOD, links_at(r0_r2=0.1, r2_r4=0.1))
-    assert verdict.notices == ("node2 is slow: it exchanges 0.1 GB/s with most others, they 0.9",)
+    assert verdict.notices == ("node2 is slow: it exchanges 0.1 GB/s with most other machines, which exchange 0.9",)
     assert verdict.bad_hosts == {"node2": "slow"}
     assert judge(GOOD[:4], links_at(r0_r2=0.1)[:1]).notices == ()  # of two, nobody knows which
 
@@ -121,14 +123,14 @@ def test_a_gpu_that_is_not_well_is_named_if_the_job_uses_it() -> None:
 
     assert judge(of("node2"), LINKS).notices == ()
     verdict = judge(of("node2", "3 uncorrected memory errors", "it is too hot"), LINKS)
-    assert verdict.notices == ("GPU 1 of node2 is not well: 3 uncorrected memory errors; it is too hot",)
+    assert verdict.notices == ("GPU 1 of node2 is unhealthy: 3 uncorrected memory errors; it is too hot",)
     assert verdict.bad_hosts == {"node2": "sick"}
     elsewhere = [replace(its, gpu=f"GPU-{its.host}-0") for its in of("node2", "it is too hot")]
     assert judge(elsewhere, LINKS).notices == ()
     (notice,) = judge(of("node2", failure="exit code 15"), LINKS).notices
     assert notice == "node2: nvidia-smi fails (exit code 15)"
     (notice,) = judge(of("node2", num_gpus=1), LINKS).notices
-    assert notice == "node2 has 1 GPUs as nvidia-smi says, others have 2"
+    assert notice == "node2 has 1 GPUs according to nvidia-smi, others have 2"
 
 
 def test_a_slow_gpu_of_a_single_machine_is_named_by_its_rank() -> None:
@@ -205,7 +207,7 @@ def test_a_scheduled_job_that_is_to_leave_bad_nodes_ends_on_every_rank_and_write
 
     answers = run_ranks(body, world_size=3)
     slow = "node2 is slow: rank 1 multiplies matrices at 0.1 TFLOPS, others at 1"
-    left = f"the job is to leave node2 (job.exclude_bad_nodes):\n  {slow}"
+    left = f"excluding node2 from this job (job.exclude_bad_nodes):\n  {slow}"
     assert answers == [[left, slow, slow]] * 3
     (kept,) = read_bad_nodes(tmp_path)
     assert (kept.node, kept.why, kept.job) == ("node2", "slow", "7")
