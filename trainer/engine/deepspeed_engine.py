@@ -175,8 +175,7 @@ def open_deepspeed() -> None:
 
 
 def hold_ds_config(ds_config: dict[str, Any]) -> Any:
-    """Collective: under ZeRO-3, an object to keep alive while from_pretrained runs, so that parameters are created
-    sharded; else None.
+    """Collective: under ZeRO-3, what to keep alive while from_pretrained runs, so that parameters are born sharded.
 
     (transformers.integrations.HfDeepSpeedConfig: its documentation calls this non-Trainer DeepSpeed integration.)
     """
@@ -184,5 +183,5 @@ def hold_ds_config(ds_config: dict[str, Any]) -> Any:
         return None
     from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
-    open_deepspeed()  # otherwise the first parameter initializes DeepSpeed, which builds what is not needed
+    open_deepspeed()  # or DeepSpeed would open itself when the first parameter is born, and build what is not needed
     return HfDeepSpeedConfig(ds_config)
