@@ -65,7 +65,7 @@ def test_a_file_that_is_none_is_an_error_in_words(tmp_path: Path) -> None:
 
 def test_the_files_are_plain_safetensors_that_others_may_read(tmp_path: Path) -> None:
     write_fragments(tmp_path / "x.safetensors", [Fragment("w", 5, torch.ones(2)), Fragment("v", 0, torch.zeros(1))])
-    assert {name: its.tolist() for name, its in load_file(tmp_path / "x.safetensors").items()} == {
+    assert {name: tensor.tolist() for name, tensor in load_file(tmp_path / "x.safetensors").items()} == {
         "w": [1, 1],
         "v": [0],
     }
