@@ -28,6 +28,7 @@ from shardtune.run_dir.files import RESULTS, STOP, already_finished, failure_pat
 from shardtune.run_dir.run import Run, find_run, refuse_other_data, write_run_dir
 from shardtune.trainer.distributed.rank_env import global_rank, world_size
 from shardtune.trainer.distributed.stop import Stop, StopAsked, signals_ask_to_stop
+from shardtune.trainer.setup.rank_log import drop_deprecation_warnings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,6 +100,7 @@ def _train(training_run: Run, process: _Process, stop: Stop) -> int:
     """Runs this rank of a training; returns its exit code."""
     recipe, run_dir, arguments = training_run.recipe, training_run.run_dir, process.arguments
     process.terminal = terminal = _keep_log(run_dir, global_rank())
+    drop_deprecation_warnings()
     # Only rank 0 looks for the file, to spare the file server; the others learn of it from rank 0.
     stop.watch(run_dir / STOP if global_rank() == 0 else None, recipe.faults.stop_after_minutes)
     with stop.postponed():

@@ -48,8 +48,8 @@ from shardtune.trainer.reporting.meter import Meter
 from shardtune.trainer.reporting.phases import Phases
 from shardtune.trainer.reporting.reporter import Reporter, open_reporter
 from shardtune.trainer.reporting.stragglers import Pace, RankLocation
-from shardtune.trainer.setup.cpu_attention import install_fast_attention
-from shardtune.trainer.setup.cpu_dropout import install_fast_dropout
+from shardtune.trainer.setup.cpu_attention import fast_attention
+from shardtune.trainer.setup.cpu_dropout import fast_dropout
 from shardtune.trainer.setup.load_engine import Loaded, load
 from shardtune.trainer.setup.out_of_memory import memory_said
 from shardtune.trainer.setup.precision import settle_precision
@@ -112,11 +112,12 @@ def run(
     Raises DataError, ConfigError, CheckpointError or TrainingError for what a user has to fix.
     """
     recipe = settle_precision(recipe, ranks)
-    if ranks.device.type == "cpu":
-        install_fast_dropout()
-        install_fast_attention()
     transformers.utils.logging.disable_progress_bar()  # they would fill the log files of the ranks
-    with closing(open_lease(run_dir, ranks, job=job)) as lease:
+    with (
+        closing(open_lease(run_dir, ranks, job=job)) as lease,
+        fast_dropout(ranks.device),
+        fast_attention(ranks.device),
+    ):
         with watching(run_dir, ranks.rank, recipe.faults.startup_hang_s):
             found = find_newest(run_dir / CHECKPOINTS, ranks)
             if found.checkpoint is None:

@@ -66,6 +66,16 @@ def test_the_launcher_shows_the_run_and_says_where_everything_is(
         assert (run_dir / name).is_file(), name
 
 
+def test_a_rank_log_names_the_new_weights_and_repeats_nothing_of_libraries(
+    finished: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    for rank in (0, 1):
+        text = (finished[0] / f"logs/rank-{rank}.log").read_text(encoding="utf-8")
+        assert "newly initialized, because the checkpoint lacks them: classifier.bias, classifier.weight\n" in text
+        for noise in ("\x1b", "LOAD REPORT", "FutureWarning", "DeprecationWarning"):
+            assert noise not in text, text
+
+
 @pytest.mark.parametrize(
     "words",
     [

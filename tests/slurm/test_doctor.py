@@ -28,7 +28,7 @@ def test_a_node_with_a_slow_network_is_named_and_one_with_a_gpu_that_is_not_well
         cluster.speed_up(2)
     assert done.returncode == 0, done.stderr + done.stdout
     assert "! node2 is slow: it exchanges " in done.stdout
-    assert "! GPU 1 of node3 is not well: 3 uncorrected memory errors since the last reboot\n" in done.stdout
+    assert "! GPU 1 of node3 is unhealthy: 3 uncorrected memory errors since the last reboot\n" in done.stdout
     assert [f"link node{a} - node{b}" in done.stdout for a, b in ((1, 2), (1, 3), (2, 3))] == [True] * 3
 
 

@@ -152,7 +152,7 @@ def a_node_that_is_cut_off_and_lives_on(stage: Stage) -> None:
             assert ranks_of(run_dir) == {0: pid}
             before = written()
         wait_for(lambda: not ranks_of(run_dir))
-        assert "has been taken over" in (run_dir / "logs" / "rank-0.log").read_text()
+        assert "took over this run directory" in (run_dir / "logs" / "rank-0.log").read_text()
         assert written() == before
         assert complete_checkpoints(run_dir / "checkpoints")[-1].path.name == f"step-{LAST_STEP}"
     finally:

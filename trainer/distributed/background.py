@@ -1,7 +1,7 @@
-"""Work that takes long beside what the ranks do together: on a thread of its own, waited for without a time-out.
+"""Long work on a thread of its own, which the ranks wait for without a time-out.
 
-A rank that waits in a collective for another's disk would be given up by gloo or NCCL after some minutes. Here the
-ranks keep asking each other instead.
+A rank that waits in a collective for another rank's disk would run into the time-out of gloo or NCCL after some
+minutes. Here the ranks keep asking each other instead.
 """
 
 import time
@@ -20,7 +20,7 @@ POLL_S = 0.02
 
 
 class Background(Generic[T]):
-    """One piece of work on each rank, begun at once."""
+    """One piece of work on each rank, started at once."""
 
     def __init__(self, ranks: Ranks, work: Callable[[], T]) -> None:
         self._ranks = ranks
@@ -28,29 +28,29 @@ class Background(Generic[T]):
         self._future: Future[T] = self._pool.submit(work)
 
     def is_done(self) -> bool:
-        """Collective: whether it is done on every rank."""
+        """Collective: whether the work is done on every rank."""
         return not self._ranks.any(not self._future.done())
 
     def results(self) -> list[T]:
-        """Collective: what it returned on each rank, once it is done on all.
+        """Collective: waits for all ranks; returns what the work returned on each.
 
-        Raises on every rank what it raised on one: a ShardtuneError as itself, any other as a RuntimeError with its
-        traceback.
+        Raises on every rank what the work raised on one: a ShardtuneError as itself, any other exception as a
+        RuntimeError with its traceback.
         """
         while not self.is_done():
-            beat()  # a slow disk is no hang; one that never answers holds whoever waits for it, and no signal ends that
+            beat()  # a slow disk is not a hang; a process that waits for one that never answers ends by no signal
             time.sleep(POLL_S)
         self._pool.shutdown()
         failure = self._future.exception()
-        told = self._ranks.gather(_Told(failure) if failure else self._future.result())
-        for rank, its in enumerate(told):
-            if isinstance(its, _Told):
-                raise its.error(rank)
-        return [its for its in told if not isinstance(its, _Told)]
+        outcomes = self._ranks.gather(_Failure(failure) if failure else self._future.result())
+        for rank, outcome in enumerate(outcomes):
+            if isinstance(outcome, _Failure):
+                raise outcome.error(rank)
+        return [outcome for outcome in outcomes if not isinstance(outcome, _Failure)]
 
 
-class _Told:
-    """An exception in words that another process understands."""
+class _Failure:
+    """An exception in a form that can be sent to another process."""
 
     def __init__(self, failure: BaseException) -> None:
         self.type = type(failure) if isinstance(failure, ShardtuneError) else RuntimeError
@@ -62,5 +62,5 @@ class _Told:
 
 
 def run_on_every_rank(ranks: Ranks, work: Callable[[], T]) -> list[T]:
-    """Collective: what `work` returned on each rank, however long it takes one of them. Raises as Background does."""
+    """Collective: returns what `work` returned on each rank, however long. Raises as Background.results does."""
     return Background(ranks, work).results()

@@ -1,7 +1,8 @@
-"""Who writes a run directory: one start of its run at a time, also where a start that is believed dead lives on.
+"""The lease of a run directory: one start writes it at a time, even if a start that is believed dead is still alive.
 
-A file names the holder, which keeps touching it. A later start of the same job takes it over at once, any other start
-only once nobody has touched it for a while. Whoever has lost it finds out before it writes again, and stops.
+A file names the owner, which keeps touching it. A later start of the same job takes the lease over at once, any other
+start only after nobody has touched the file for a while. A start that lost the lease notices before its next write, and
+exits.
 """
 
 import contextlib
@@ -24,27 +25,27 @@ from shardtune.trainer.distributed.ranks import Ranks
 
 BEAT_S = 5.0
 STALE_S = 60.0
-"""A holder that was not seen for so long is dead. Many beats: a file server may well keep one waiting."""
+"""An owner that was not seen for this long is dead. Many beats, because a file server may delay some."""
 
 
 class Lease(Protocol):
     """The right to write the run directory."""
 
     def check(self) -> None:
-        """Raises TakenOverError if it has been lost; for rank zero to look, often."""
+        """Raises TakenOverError if the lease is lost; called often, and reads the file on rank 0 only."""
         ...
 
     def check_here(self) -> None:
-        """The same for whichever rank is about to write something alone."""
+        """Raises TakenOverError if the lease is lost; for any rank that is about to write on its own."""
         ...
 
     def close(self) -> None:
-        """Gives it back."""
+        """Releases the lease."""
         ...
 
 
 class PeersLease:
-    """Of the ranks above zero: rank zero's end is theirs, and the file is not asked by all of them."""
+    """The lease of the ranks above 0: they end when rank 0 does, so that not every rank has to read the file."""
 
     def __init__(self, path: Path, token: str) -> None:
         self._path, self._token = path, token
@@ -86,14 +87,14 @@ class FileLease:
 
     def _beat(self) -> None:
         while not self._closed.wait(BEAT_S):
-            with contextlib.suppress(OSError):  # the file server is away; a later beat will do
+            with contextlib.suppress(OSError):  # the file server is away; a later beat is enough
                 holder = read_holder(self._path)
                 if holder is not None and holder.token == self.token:
                     os.utime(self._path)
 
 
 def open_lease(run_dir: Path, ranks: Ranks, *, job: str | None = None) -> Lease:
-    """Collective: the lease of the run directory. Raises CheckpointError, on every rank, if another start holds it."""
+    """Collective: the lease of the run directory. Raises CheckpointError, on every rank, if another start owns it."""
     refusal: str | None = None
     path = run_dir / LEASE
     lease: FileLease | None = None
@@ -110,17 +111,17 @@ def open_lease(run_dir: Path, ranks: Ranks, *, job: str | None = None) -> Lease:
 
 
 def _refuse_if_lost(path: Path, token: str) -> None:
-    """Raises TakenOverError if the lease is another start's by now."""
+    """Raises TakenOverError if another start owns the lease now."""
     try:
         holder = read_holder(path)
         is_lost = holder.token != token if holder is not None else path.parent.is_dir()
-    except OSError:  # the file server is away, also for whoever might have taken it; a later look will do
+    except OSError:  # the file server is away, also for a start that might have taken over; a later look is enough
         return
     if is_lost:
-        taker = f"by {holder}" if holder else "and given back"
+        taker = f"another start, {holder}," if holder else "another start, which has finished,"
         raise TakenOverError(
-            f"{path.parent} has been taken over {taker}: this start was believed dead, and ends here "
-            "without another checkpoint"
+            f"{path.parent}: {taker} took over this run directory (it believed this one dead); "
+            "exiting without another checkpoint"
         )
 
 
@@ -131,7 +132,7 @@ def wait_for_lease(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Returns once the lease may be taken; raises CheckpointError as soon as its holder is seen alive."""
+    """Returns once the lease may be taken. Raises CheckpointError as soon as its owner is seen alive."""
     holder, beat, since = read_holder(path), _touched(path), clock()
     if holder is None or (job is not None and holder.job == job):
         return

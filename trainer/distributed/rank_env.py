@@ -1,4 +1,4 @@
-"""This process's place among all, known before they are connected: as torchrun, deepspeed or a test says it."""
+"""This process's rank, read from the environment that torchrun, deepspeed or a test sets, before ranks connect."""
 
 import os
 
@@ -14,10 +14,10 @@ def global_rank() -> int:
 
 
 def world_size() -> int:
-    """How many processes there are."""
+    """Number of processes."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def ranks_here() -> int:
-    """How many of them are on this machine, as torchrun says it; others start ranks on one machine alone."""
+    """Number of processes on this machine, as torchrun reports it; other launchers start ranks on one machine only."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))

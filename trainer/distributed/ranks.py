@@ -1,6 +1,6 @@
-"""Who this process is among all, and the collectives by what they mean.
+"""This process's rank, and the collectives, named by what they mean.
 
-The only place that knows how the ranks were started: by torchrun, by deepspeed, by a test, or alone.
+The only module that knows how the ranks were started: by torchrun, by deepspeed, by a test, or alone.
 """
 
 import os
@@ -23,16 +23,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place. What is marked Collective must be called by all ranks, in the same order."""
+    """This process's rank. Methods marked Collective must be called by all ranks, in the same order."""
 
     rank: int
     world_size: int
     local_rank: int
     device: torch.device
     control: dist.ProcessGroup | None = None
-    """For questions that must not wait for a GPU: gloo beside NCCL; None where all there is is gloo."""
+    """The group for questions that must not wait for a GPU: gloo beside NCCL; None if gloo is the only backend."""
     group: dist.ProcessGroup | None = None
-    """In which the collectives are; None is the one that all else is in too."""
+    """The group of the collectives; None is the default group."""
 
     @property
     def is_zero(self) -> bool:
@@ -58,7 +58,7 @@ class Ranks:
         return self.sum(flag)[0] > 0
 
     def ask_any(self, flag: bool) -> Callable[[], bool]:
-        """Collective: asks the same, without waiting; what it returns waits until all have asked, and is the answer."""
+        """Collective: as `any`, without waiting: the function returned waits for all ranks and returns the answer."""
         count = torch.tensor([int(flag)])
         work = dist.all_reduce(count, group=self.control, async_op=True)
 
@@ -69,33 +69,33 @@ class Ranks:
         return answer
 
     def gather(self, value: T) -> list[T]:
-        """Collective: every rank's value, in the order of the ranks; for small things of any kind."""
+        """Collective: every rank's value, in rank order; for small values of any type."""
         values: list[T] = [value] * self.world_size
         dist.all_gather_object(values, value, group=self.group)
         return values
 
     def gather_numbers(self, value: float) -> list[float]:
-        """Collective: every rank's number, in the order of the ranks; cheaper than what is gathered of any kind."""
+        """Collective: every rank's number, in rank order; cheaper than `gather`."""
         mine = torch.tensor([value], dtype=torch.float64, device=self.device)
-        all_of_them = torch.empty(self.world_size, dtype=torch.float64, device=self.device)
-        dist.all_gather_into_tensor(all_of_them, mine, group=self.group)
-        return [float(its) for its in all_of_them.tolist()]
+        numbers = torch.empty(self.world_size, dtype=torch.float64, device=self.device)
+        dist.all_gather_into_tensor(numbers, mine, group=self.group)
+        return [float(number) for number in numbers.tolist()]
 
     def gather_rows(self, rows: Tensor) -> list[Tensor]:
-        """Collective: every rank's tensor, in the order of the ranks; they may differ in their first size alone."""
+        """Collective: every rank's tensor, in rank order; their shapes may differ in the first dimension only."""
         sizes = [int(size) for size in self.gather_numbers(len(rows))]
         padded = rows.new_zeros(max(sizes), *rows.shape[1:])
         padded[: len(rows)] = rows
         whole = [torch.empty_like(padded) for _ in sizes]
         dist.all_gather(whole, padded, group=self.group)
-        return [its[:size] for its, size in zip(whole, sizes, strict=True)]
+        return [tensor[:size] for tensor, size in zip(whole, sizes, strict=True)]
 
     def barrier(self) -> None:
         """Collective: waits until every rank is here."""
         dist.barrier(group=self.group)
 
     def apart(self) -> "Ranks":
-        """Collective: the same ranks in a group of their own, on the CPU: for what another thread says meanwhile."""
+        """Collective: the same ranks in a separate group on the CPU, for collectives of another thread."""
         group = dist.new_group(backend="gloo")
         return replace(self, device=torch.device("cpu"), control=group, group=group)
 
@@ -106,12 +106,13 @@ def connect(
     store: Store | None = None,
     timeout: timedelta = timedelta(minutes=10),
 ) -> Ranks:
-    """Collective: joins the process group that torchrun or deepspeed describes in the environment; alone without one.
+    """Collective: joins the process group that torchrun or deepspeed describes in the environment; without one, a group
+    of one.
 
-    Ranks that have a store of their own meet there instead of at MASTER_ADDR. A collective that not all have come to
-    within the timeout fails.
+    Ranks with a store of their own meet there instead of at MASTER_ADDR. A collective fails if a rank has not reached
+    it within the timeout.
 
-    Raises LaunchError if CUDA is asked for and not there, or if this machine has fewer GPUs than ranks.
+    Raises LaunchError if CUDA is requested but not available, or if this machine has fewer GPUs than ranks.
     """
     rank, size, local = global_rank(), world_size(), local_rank()
     where = _device(device, local)
@@ -120,7 +121,7 @@ def connect(
     else:
         torch.cuda.set_device(where)
     if "MASTER_ADDR" not in os.environ:
-        # DeepSpeed looks for these even in a world of one; a port of our own, so that two such runs do not meet.
+        # DeepSpeed reads these even in a world of one; a free port, so that two such runs do not meet.
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
         os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
     backend = "gloo" if where.type == "cpu" else "nccl"
@@ -130,7 +131,7 @@ def connect(
 
 
 def disconnect() -> None:
-    """Leaves the process group, if there is one."""
+    """Leaves the process group, if any."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -144,7 +145,7 @@ def _device(wanted: str, local: int) -> torch.device:
             "job.device: cuda is asked for, but torch sees no GPU; check nvidia-smi, or set job.device=cpu"
         )
     if local >= num_gpus:
-        raise LaunchError(f"rank {local} of this machine has no GPU: there are {num_gpus}; set job.ranks={num_gpus}")
+        raise LaunchError(f"local rank {local} has no GPU: this machine has {num_gpus}; set job.ranks={num_gpus}")
     return torch.device("cuda", local)
 
 

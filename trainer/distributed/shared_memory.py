@@ -1,6 +1,6 @@
-"""Memory that the ranks of one machine have together: CPU ranks read each other's numbers instead of sending them.
+"""Memory that the ranks of one machine share: CPU ranks read each other's numbers instead of sending them.
 
-It has no name that could outlive the ranks, however they end (memfd_create(2), opened by way of /proc).
+It has no name that could outlive the ranks, however they end (memfd_create(2), opened through /proc).
 """
 
 import os
@@ -15,7 +15,7 @@ from shardtune.trainer.distributed.ranks import Ranks
 
 
 class _Offer(NamedTuple):
-    """Where a rank's memory is, and what is written at its beginning, for another machine has the same paths."""
+    """Path of a rank's memory, and the token at its start, because another machine may have the same path."""
 
     path: str
     num_bytes: int
@@ -23,10 +23,10 @@ class _Offer(NamedTuple):
 
 
 def common_memory(num_bytes: int, ranks: Ranks) -> list[Tensor] | None:
-    """Collective: of each rank so many zeros that all ranks see, uint8 of shape (num_bytes,); their numbers may differ.
+    """Collective: zeros of each rank that all ranks see, uint8 of shape (num_bytes,); num_bytes may differ by rank.
 
-    None where a rank cannot see the others', for they are on several machines or in several containers, or where there
-    is no room.
+    None if a rank cannot see another rank's memory, because they are on different machines or in different containers,
+    or if memory is short.
     """
     num_bytes = max(num_bytes, 16)
     token = uuid.uuid4().bytes
@@ -34,22 +34,22 @@ def common_memory(num_bytes: int, ranks: Ranks) -> list[Tensor] | None:
     offer = None
     try:
         descriptor = os.memfd_create("shardtune")
-        os.posix_fallocate(descriptor, 0, num_bytes)  # or memory that is short would be found out by a signal
+        os.posix_fallocate(descriptor, 0, num_bytes)  # otherwise a lack of memory would show as a signal later
         os.pwrite(descriptor, token, 0)
         offer = _Offer(f"/proc/{os.getpid()}/fd/{descriptor}", num_bytes, token)
-    except (AttributeError, OSError):  # not a Linux, or no room
+    except (AttributeError, OSError):  # not Linux, or memory is short
         pass
     offers = ranks.gather(offer)
-    memory = [_mapped(its) for its in offers]
-    is_whole = not ranks.any(any(its is None for its in memory))
+    memory = [_mapped(offered) for offered in offers]
+    is_whole = not ranks.any(any(tensor is None for tensor in memory))
     if descriptor >= 0:
-        os.close(descriptor)  # what is mapped stays
+        os.close(descriptor)  # mappings stay
     if not is_whole:
         return None
-    found = [its for its in memory if its is not None]
-    found[ranks.rank][:16] = 0
+    tensors = [tensor for tensor in memory if tensor is not None]
+    tensors[ranks.rank][:16] = 0
     ranks.barrier()
-    return found
+    return tensors
 
 
 def _mapped(offer: _Offer | None) -> Tensor | None:

@@ -1,7 +1,7 @@
-"""A rank that makes no progress writes where each of its threads stands, and ends: a scheduler can then start it anew.
+"""A rank that makes no progress writes the stacks of its threads and exits, so that a scheduler can restart the job.
 
-faulthandler's clock is not Python's: it also runs out while a thread is stuck in a collective, or never lets go of the
-interpreter. The other ranks of a start, whose clocks may have begun later, say where they stand as soon as one has.
+faulthandler's timer is not Python's: it also expires while a thread is stuck in a collective, or never releases the
+interpreter. The other ranks of a start, whose timers may have begun later, write their stacks as soon as one has.
 """
 
 import contextlib
@@ -19,17 +19,17 @@ from typing import IO
 from shardtune.run_dir.files import alive_path, stacks_path
 
 TOUCH_S = 1.0
-"""Between two touches of the file that others see the heartbeat by."""
+"""Seconds between two touches of the file by which others see the heartbeat."""
 LOOK_S = 1.0
-"""Between two looks at what the other ranks say, by a rank that waits: torchrun gives them 30 seconds after the first
-has ended."""
+"""Seconds between two looks at the other ranks' stacks, by a rank that waits: torchrun gives the ranks 30 seconds after
+the first has ended."""
 
 
 class _Heartbeat:
     """A file that is touched while there is progress.
 
-    A later start puts one of its own in its place: what an earlier one touches, that is believed dead and lives on, is
-    then in no folder any more.
+    A later start replaces it by its own: an earlier start that is believed dead but alive then touches a file that is
+    in no folder any more.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,11 +43,11 @@ class _Heartbeat:
 
     @property
     def began(self) -> float:
-        """When its file was touched last, by the clock of whoever keeps the files."""
+        """When the file was last touched, by the clock of the file server."""
         return os.fstat(self._file.fileno()).st_mtime
 
     def is_replaced(self) -> bool:
-        """Whether there is a later start."""
+        """Whether a later start has replaced the file."""
         try:
             return not os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
         except OSError:
@@ -58,7 +58,7 @@ class _Heartbeat:
 
 
 class _Watch:
-    """The one of this process, for faulthandler has no more."""
+    """The only watch of this process, because faulthandler has one timer."""
 
     def __init__(self, stacks: IO[str], heartbeat: _Heartbeat, hang_s: float) -> None:
         self._stacks = stacks
@@ -72,17 +72,17 @@ class _Watch:
         self._beaten = now = time.monotonic()
         if now - self._touched > TOUCH_S:
             self._touched = now
-            with contextlib.suppress(OSError):  # a full disk is the checkpoints' to say
+            with contextlib.suppress(OSError):  # a full disk is reported by the checkpoints
                 self._heartbeat.touch()
 
     @property
     def is_waiting(self) -> bool:
-        """Whether there was no progress for so long that another rank may hang: until then, nobody asks the disk."""
+        """Whether there was no progress for so long that another rank may hang; until then the disk is not read."""
         return time.monotonic() - self._beaten > self._hang_s / 10
 
 
 class _Peers:
-    """What the other ranks of this start say."""
+    """The stacks that other ranks of this start have written."""
 
     def __init__(self, run_dir: Path, own: Path, began: float) -> None:
         self._pattern = stacks_path(run_dir, "*")
@@ -90,10 +90,10 @@ class _Peers:
         self._began = began
 
     def hang(self) -> bool:
-        """Whether one of them has said where it stands."""
+        """Whether one of them has written its stacks."""
         with contextlib.suppress(OSError):
             for path in self._pattern.parent.glob(self._pattern.name):
-                if path != self._own and (its := path.stat()).st_size and its.st_mtime >= self._began:
+                if path != self._own and (status := path.stat()).st_size and status.st_mtime >= self._began:
                     return True
         return False
 
@@ -102,16 +102,16 @@ _watch: _Watch | None = None
 
 
 def beat() -> None:
-    """This process has come a step further; takes some 50 µs. Does nothing while nobody watches."""
+    """Reports progress of this process; takes some 50 µs. No effect while nothing is watched."""
     if _watch is not None:
         _watch.beat()
 
 
 @contextmanager
 def watching(run_dir: Path, rank: int, hang_s: float | None, *, joining: bool = False) -> Iterator[None]:
-    """While this lasts, the process has to beat at least every hang_s seconds; 0 and None watch nothing.
+    """Requires a beat at least every hang_s seconds while this lasts; 0 and None watch nothing.
 
-    `joining` is for as long as the run directory may be another start's, whose files are left alone.
+    `joining`: the run directory may still belong to another start, whose files are left untouched.
     """
     global _watch
     if not hang_s:
@@ -119,7 +119,7 @@ def watching(run_dir: Path, rank: int, hang_s: float | None, *, joining: bool = 
         return
     name = f"{rank}-joining" if joining else rank
     path = stacks_path(run_dir, name)
-    with path.open("a", encoding="utf-8") as stacks:  # opened now: who hangs may have no descriptor left
+    with path.open("a", encoding="utf-8") as stacks:  # opened now: a process that hangs may have no descriptor left
         heartbeat = _Heartbeat(alive_path(run_dir, name))
         peers = _Peers(run_dir, path, heartbeat.began)
         _watch = watch = _Watch(stacks, heartbeat, hang_s)
@@ -130,7 +130,7 @@ def watching(run_dir: Path, rank: int, hang_s: float | None, *, joining: bool = 
         try:
             yield
         except BaseException:
-            # Whoever is connected to the one that hangs learns of its end at once, and torchrun ends the others.
+            # A rank connected to the one that hangs fails as soon as that one exits, and torchrun ends the others.
             if peers.hang():
                 stacks.write(traceback.format_exc())
                 stacks.flush()
@@ -150,7 +150,7 @@ def watching(run_dir: Path, rank: int, hang_s: float | None, *, joining: bool = 
 
 
 def _look(watch: _Watch, peers: _Peers, stacks: IO[str], is_over: threading.Event) -> None:
-    """Says once where each thread of this process stands, when it waits and another rank has said that it hangs."""
+    """Writes the stacks of this process once, if it waits and another rank has written that it hangs."""
     while not is_over.wait(LOOK_S):
         if watch.is_waiting and peers.hang():
             faulthandler.dump_traceback(stacks)

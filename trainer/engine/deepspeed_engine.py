@@ -1,6 +1,6 @@
-"""How an optimizer step is computed over the ranks, by DeepSpeed.
+"""The engine that computes an optimizer step over the ranks with DeepSpeed.
 
-The loop speaks to the Engine protocol; which ZeRO stage, precision or offload is behind it changes nothing it can see.
+The loop uses the Engine protocol; ZeRO stage, precision and offload change nothing that it can see.
 """
 
 import logging
@@ -29,8 +29,8 @@ from shardtune.trainer.tasks.batch import Batch
 class DeepSpeedEngine:
     """ZeRO 0 to 3 by DeepSpeed.
 
-    DeepSpeed is told that a step is one micro-batch, and then told at every pass whether it is the step's last: so a
-    step may have any number of micro-batches, another one each time.
+    DeepSpeed is configured for one micro-batch a step, and then told at every pass whether it is the step's last. So
+    the number of micro-batches may differ from step to step.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class DeepSpeedEngine:
         seed: int,
         keeps_frozen: bool = True,
     ) -> None:
-        """With keeps_frozen, snapshots have what is not trained too; without it, restore leaves that as it is."""
+        """With keeps_frozen, snapshots include what is not trained; without it, restore does not touch that."""
         import deepspeed
 
         self._ranks = ranks
@@ -52,10 +52,10 @@ class DeepSpeedEngine:
         self._takes_norm_itself = self.zero_stage == 0 and not any(
             ds_config.get(precision, {}).get("enabled") for precision in ("bf16", "fp16")
         )
-        self._left, self._is_left_out = 0, False
+        self._left, self._is_skipped = 0, False
         trained = [p for p in model.parameters() if p.requires_grad]
         self.num_parameters, self.num_trained = (
-            sum(getattr(p, "ds_numel", p.numel()) for p in its) for its in (model.parameters(), trained)
+            sum(getattr(p, "ds_numel", p.numel()) for p in parameters) for parameters in (model.parameters(), trained)
         )
         open_deepspeed()
         self._engine, *_ = deepspeed.initialize(
@@ -71,7 +71,7 @@ class DeepSpeedEngine:
         seed_step(self._seed, number, self._ranks)
         self._engine.train()
         self._stopwatch.start()
-        self._left, self._is_left_out = num_micro_batches, num_micro_batches == 0
+        self._left, self._is_skipped = num_micro_batches, num_micro_batches == 0
         self._engine.set_gradient_accumulation_boundary(self._left == 1)
 
     def forward(self, batch: Batch) -> Any:
@@ -80,8 +80,8 @@ class DeepSpeedEngine:
     def backward(self, loss_sum: Tensor, *, num_targets: float) -> None:
         # DeepSpeed averages over the ranks; the gradient has to be the mean over all targets of all ranks.
         scale = self._ranks.world_size / num_targets
-        # An infinite loss can have a finite gradient (that of a target with probability 0). It shall have none, for by
-        # the gradient all ranks know in step(), and no device has to be waited for here.
+        # An infinite loss can have a finite gradient (that of a target with probability 0). It is made non-finite:
+        # all ranks see the gradient in step(), and no rank has to wait for its device here.
         self._engine.backward(loss_sum * torch.where(loss_sum.detach().isfinite(), scale, math.nan))
         self._left -= 1
         if self._left:
@@ -90,7 +90,7 @@ class DeepSpeedEngine:
 
     def step(self, *, lr: float) -> StepStats:
         assert self._left == 0, "engine.step() before the step's last micro-batch"
-        if self._is_left_out:
+        if self._is_skipped:
             return StepStats(lr, math.nan, applied=False)
         return replace(self._update(lr), compute_s=self._stopwatch.stop())
 
@@ -99,7 +99,7 @@ class DeepSpeedEngine:
             group["lr"] = lr
         norm = self._own_grad_norm() if self._takes_norm_itself else None
         if norm is not None and not math.isfinite(norm):
-            self._engine.zero_grad()  # the one layout in which DeepSpeed (0.19.8) does not look for itself
+            self._engine.zero_grad()  # the one layout in which DeepSpeed (0.19.8) does not check by itself
             return StepStats(lr, math.inf, applied=False)
         self._engine.step()
         if not self._engine.was_step_applied():
@@ -110,24 +110,29 @@ class DeepSpeedEngine:
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         self._engine.eval()
-        with torch.no_grad():
-            yield
-        if self.zero_stage == 3:
-            # DeepSpeed (0.19.8) fetches ahead: generating ends with parameters under way for a pass that never comes,
-            # and who gathers them next is told "Cannot partition a param in flight".
-            self._engine.empty_partition_cache()
-        self._engine.train()
+        try:
+            with torch.no_grad():
+                yield
+            if self.zero_stage == 3:
+                # DeepSpeed (0.19.8) fetches ahead: generating ends with parameters in flight for a pass that never
+                # comes, and the next gather of them fails: "Cannot partition a param in flight". Not after an
+                # exception: it waits for the other ranks, which may be elsewhere.
+                self._engine.empty_partition_cache()
+        finally:
+            self._engine.train()
 
     @contextmanager
     def rehearsing(self) -> Iterator[None]:
         scale = zero.loss_scale(self._engine)
-        with torch.random.fork_rng([self._ranks.device] if self._ranks.device.type == "cuda" else []):
-            yield
-        zero.forget_steps(self._engine)
-        zero.set_loss_scale(self._engine, scale)
+        try:
+            with torch.random.fork_rng([self._ranks.device] if self._ranks.device.type == "cuda" else []):
+                yield
+        finally:
+            zero.forget_steps(self._engine)
+            zero.set_loss_scale(self._engine, scale)
 
     def generate(self, inputs: dict[str, Tensor], settings: Mapping[str, Any]) -> Tensor:
-        # Under ZeRO-3 each pass needs all ranks: one that is done goes on until all are.
+        # Under ZeRO-3 each pass needs all ranks: a rank that is done keeps running until all are.
         synced = self.zero_stage == 3 and self._ranks.world_size > 1
         criteria = transformers.StoppingCriteriaList([Beats()])
         return generate(self._engine.module, inputs, {**settings, "synced_gpus": synced, "stopping_criteria": criteria})
@@ -141,7 +146,7 @@ class DeepSpeedEngine:
             zero.set_loss_scale(self._engine, saved.loss_scale)
 
     def optimizer_state_bytes(self) -> int:
-        """Bytes of this rank's optimizer states: AdamW's two moments and, where it keeps one, the fp32 master copy."""
+        """Bytes of this rank's optimizer states: AdamW's two moments and the fp32 master copy, if there is one."""
         optimizer = self._engine.optimizer
         inner = getattr(optimizer, "optimizer", optimizer)
         weights = {p.data_ptr() for p in self._engine.module.parameters()}
@@ -159,12 +164,12 @@ class DeepSpeedEngine:
 
 
 def open_deepspeed() -> None:
-    """Collective: makes DeepSpeed use the process group that there is."""
+    """Collective: makes DeepSpeed use the existing process group."""
     import deepspeed
     from deepspeed.utils import logger
 
     logger.setLevel(logging.WARNING)
-    # A shared-memory all-reduce that only DeepSpeed's inference calls; building it takes 100 s of every new machine.
+    # A shared-memory all-reduce that only DeepSpeed's inference calls; building it takes 100 s on every new machine.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(verbose=False)
 

@@ -1,4 +1,4 @@
-"""The protocol by which the loop speaks to whatever computes a step."""
+"""The protocol between the training loop and the engine that computes a step."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ from shardtune.trainer.tasks.batch import Batch
 
 @dataclass(frozen=True)
 class StepStats:
-    """What the engine knows of a step it has done."""
+    """Result of one optimizer step."""
 
     lr: float
     grad_norm: float
     """2-norm of the gradient of the step's mean loss, over all parameters, before clipping."""
     applied: bool
-    """False if the weights stayed as they were: the gradient was no finite number, on whichever rank (in fp16, with the
-    loss scale that it had), or the step is left out."""
+    """False if the weights did not change: the gradient was non-finite on some rank (in fp16, at the current loss
+    scale), or the step was skipped."""
     compute_s: float = 0.0
-    """What this rank's forward passes have taken, without waiting for other ranks (trainer/engine/stopwatch.py)."""
+    """Seconds of this rank's forward passes, without waiting for other ranks (trainer/engine/stopwatch.py)."""
 
 
 class Engine(Protocol):
@@ -31,43 +31,43 @@ class Engine(Protocol):
 
     num_parameters: int
     num_trained: int
-    """Of them; the others stay as they are."""
+    """Number of trained parameters; the others stay as they are."""
 
     @property
     def zero_stage(self) -> int | None:
-        """None without DeepSpeed; then, and in stage 0, every rank has all weights."""
+        """ZeRO stage, or None without DeepSpeed; then, and in stage 0, every rank has all weights."""
 
     def begin_step(self, number: int, *, num_micro_batches: int) -> None:
-        """Says how many forward and backward passes make up this step; with none, it is left out."""
+        """Begins a step of this many forward and backward passes; with 0, the step is skipped."""
 
     def forward(self, batch: Batch) -> Any:
-        """The model's output."""
+        """Returns the model's output."""
 
     def backward(self, loss_sum: Tensor, *, num_targets: float) -> None:
-        """Adds to the gradient of the mean loss over the step's num_targets targets of all ranks."""
+        """Adds to the gradient of the mean loss over the num_targets targets that all ranks have in this step."""
 
     def step(self, *, lr: float) -> StepStats:
         """Updates the weights once."""
 
     def evaluating(self) -> Any:
-        """A context: no dropout, no gradients."""
+        """Context manager: no dropout, no gradients."""
 
     def rehearsing(self) -> Any:
-        """A context ahead of all training: steps in it leave nothing behind, if their lr and their gradients are 0."""
+        """Context manager before training: its steps leave nothing behind, if their lr and their gradients are 0."""
 
     def generate(self, inputs: dict[str, Tensor], settings: Mapping[str, Any]) -> Tensor:
-        """The token ids of the model's answers, without the prompts; shape (rows, longest answer)."""
+        """Returns the token ids of the model's answers without the prompts; shape (rows, longest answer)."""
 
     def snapshot(self) -> Snapshot:
-        """This rank's part of all that training changes: views, which the next step overwrites."""
+        """Returns this rank's part of all that training changes: views, which the next step overwrites."""
 
     def restore(self, saved: Saved) -> None:
-        """Goes on from what snapshots of any number of ranks, ZeRO stage and precision held.
+        """Restores what snapshots of any number of ranks, ZeRO stage and precision saved.
 
-        Raises CheckpointError if they were of another model.
+        Raises CheckpointError if they belong to a different model.
         """
 
 
 def seed_step(seed: int, number: int, ranks: Ranks) -> None:
-    """Dropout's random numbers follow from (seed, step, rank): nothing to save, and a resumed run repeats them."""
+    """Seeds dropout from (seed, step, rank): nothing has to be saved, and a resumed run repeats the numbers."""
     torch.manual_seed(((seed << 40) + (number << 16) + ranks.rank) % 2**63)

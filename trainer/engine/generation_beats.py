@@ -1,4 +1,4 @@
-"""A sign of life at each token that is generated."""
+"""A heartbeat at each generated token."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from shardtune.trainer.distributed.watchdog import beat
 
 
 class Beats(transformers.StoppingCriteria):
-    """Never stops an answer, but says at each token that there is progress: on a CPU an answer may take minutes."""
+    """Never stops an answer, but reports progress at each token: on a CPU an answer may take minutes."""
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
         beat()

@@ -1,4 +1,4 @@
-"""All that training changes, out of a model and back into it, wherever an engine keeps it."""
+"""Saves and restores all that training changes in a model, wherever an engine keeps it."""
 
 from collections.abc import Callable, Sequence
 
@@ -21,39 +21,39 @@ class ModelState:
         *,
         keeps_frozen: bool,
     ) -> None:
-        """With keeps_frozen, snapshots have what is not trained too; without it, restore leaves that as it is."""
+        """With keeps_frozen, snapshots include what is not trained; without it, restore does not touch that."""
         self._model, self._homes, self._ranks, self._keeps_frozen = model, homes, ranks, keeps_frozen
 
     def snapshot(self, loss_scale: dict[str, float]) -> Snapshot:
-        """Collective: views, which the next step overwrites."""
+        """Collective: returns this rank's part as views, which the next step overwrites."""
         homes = self._homes()
-        weights = [self._written(its, its.name, its.master) for its in homes]
-        weights += [self._written(its, its.name, its.values) for its in self._frozen()]
+        weights = [self._own_share(home, home.name, home.master) for home in homes]
+        weights += [self._own_share(frozen, frozen.name, frozen.values) for frozen in self._frozen()]
         if self._ranks.is_zero:
             weights += [Fragment(name, 0, values) for name, values in zero.buffers(self._model).items()]
         states = [
-            self._written(its, state_name(key, its.name), values)
-            for its in homes
-            for key, values in its.states().items()
+            self._own_share(home, state_name(key, home.name), values)
+            for home in homes
+            for key, values in home.states().items()
         ]
         return Snapshot(
-            weights=[its for its in weights if its.values.numel()],
-            states=[its for its in states if its.values.numel()],
-            keys=sorted({key for its in homes for key in its.states()}),
+            weights=[fragment for fragment in weights if fragment.values.numel()],
+            states=[fragment for fragment in states if fragment.values.numel()],
+            keys=sorted({key for home in homes for key in home.states()}),
             shapes=self._shapes(),
-            scalars={its.name: its.scalars() for its in homes if its.has_state},
+            scalars={home.name: home.scalars() for home in homes if home.has_state},
             loss_scale=loss_scale,
         )
 
     @torch.no_grad()
     def restore(self, saved: Saved, weights_from_masters: Callable[[], None]) -> None:
-        """Collective: goes on from what snapshots of any engine held, but for the loss scale.
+        """Collective: restores what snapshots of any engine saved, except for the loss scale.
 
-        Raises CheckpointError if they were of another model.
+        Raises CheckpointError if they belong to a different model.
         """
         saved.refuse_another_model(self._shapes())
-        for its in self._frozen():
-            saved.weights.read(its.name, its.start, its.values)
+        for frozen in self._frozen():
+            saved.weights.read(frozen.name, frozen.start, frozen.values)
         for name, values in zero.buffers(self._model).items():
             saved.weights.read(name, 0, values)
         homes = self._homes()
@@ -64,7 +64,7 @@ class ModelState:
             return
         for home in homes:
             if home.name not in saved.scalars:
-                home.forget_states()  # it had none yet
+                home.forget_states()  # it had no state yet
         for home in homes:
             if (scalars := saved.scalars.get(home.name)) is not None:
                 home.make_states(saved.keys, scalars)
@@ -75,13 +75,13 @@ class ModelState:
         return zero.shapes(self._model, trained_alone=not self._keeps_frozen)
 
     def _frozen(self) -> list[zero.Frozen]:
-        """What is kept of what is not trained."""
+        """The parameters that are saved although they are not trained."""
         return zero.frozen(self._model) if self._keeps_frozen else []
 
-    def _written(self, its: zero.Home | zero.Frozen, name: str, values: Tensor) -> Fragment:
-        """What this rank writes of its part: of what all ranks have, its share."""
-        if not its.replicated:
-            return Fragment(name, its.start, values)
+    def _own_share(self, part: zero.Home | zero.Frozen, name: str, values: Tensor) -> Fragment:
+        """The elements of this part that this rank writes: all of them, or its share of what all ranks hold."""
+        if not part.replicated:
+            return Fragment(name, part.start, values)
         first, last = (
             values.numel() * rank // self._ranks.world_size for rank in (self._ranks.rank, self._ranks.rank + 1)
         )

@@ -9,7 +9,7 @@ from shardtune.recipe.schema import OptimConfig
 
 
 def adamw(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov and Hutter, 2019) with torch's fused step; norms and biases are not decayed."""
+    """AdamW (Loshchilov and Hutter, 2019) with torch's fused step; no weight decay on norms and biases."""
     decayed, kept = split_by_decay(model)
     groups = [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": kept, "weight_decay": 0.0}]
     return torch.optim.AdamW(
@@ -18,9 +18,9 @@ def adamw(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
 
 
 def split_by_decay(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """The trained parameters that are decayed, and those that are not: biases, and all of any kind of norm.
+    """The trained parameters with weight decay, and those without: biases, and all parameters of norms.
 
-    By name and module, not by number of dimensions, for under ZeRO-3 a parameter's own shape is empty.
+    By name and module, not by number of dimensions, because under ZeRO-3 a parameter's own shape is empty.
     """
     decayed: dict[nn.Parameter, None] = {}
     kept: dict[nn.Parameter, None] = {}

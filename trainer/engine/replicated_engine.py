@@ -1,9 +1,9 @@
 """Plain data parallelism, by torch alone: every rank has the whole model.
 
-For models of which a rank can hold everything. Weights, their fp32 masters and the gradients lie in a few flat tensors,
-so that an update is a handful of operations whatever the number of parameters, and an all-reduce or two. CPU ranks of
-one machine have the weights in common and read each other's gradients, and each updates a part. Of a large vocabulary's
-embedding, CPU ranks exchange the rows alone that the step has looked up.
+For models that fit on a rank as a whole. Weights, their fp32 masters and the gradients lie in a few flat tensors, so
+that an update is a handful of operations whatever the number of parameters, and an all-reduce or two. CPU ranks of one
+machine share the weights and read each other's gradients, and each updates a part. Of a large vocabulary's embedding,
+CPU ranks exchange only the rows that the step has looked up.
 """
 
 import math
@@ -30,11 +30,11 @@ from shardtune.trainer.model.load import generate
 from shardtune.trainer.tasks.batch import Batch
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-"""By engine.precision: of weights and activations. fp16 would want a loss scale, which DeepSpeed has."""
+"""engine.precision -> dtype of weights and activations. fp16 needs a loss scale, which only DeepSpeed has."""
 LARGE = 4096
-"""Rows of an embedding."""
+"""Rows from which on an embedding has sparse gradients."""
 ALIGNED = 64
-"""A parameter's place in a flat tensor is a multiple of so many elements: whole cache lines in any precision."""
+"""A parameter's offset in a flat tensor is a multiple of this many elements: whole cache lines in any precision."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,15 @@ class _Flat:
     parameters: Sequence[nn.Parameter]
     offsets: Sequence[int]
     are_sparse: bool
-    """Whether they are looked up, with gradients of rows alone."""
+    """Whether they are embeddings with gradients of the rows that were looked up only."""
     place: slice
-    """Among the elements of all flats."""
+    """Range among the elements of all flats."""
     own: slice
-    """The part of its elements that this rank updates: all, or a part that no other rank has."""
+    """The range of its elements that this rank updates: all, or a part that no other rank updates."""
     weights: Tensor
-    """What the model computes with; shape (elements,)."""
+    """The weights that the model computes with; shape (elements,)."""
     master: Tensor
-    """fp32, of the own part, with the mean gradient in its grad; a view of the weights in fp32."""
+    """fp32 weights of the own part, with the mean gradient in .grad; a view of the weights if these are fp32."""
 
 
 class ReplicatedEngine:
@@ -71,34 +71,36 @@ class ReplicatedEngine:
         seed: int,
         keeps_frozen: bool = True,
     ) -> None:
-        """Collective: with keeps_frozen, snapshots have what is not trained too; without it, restore leaves that."""
+        """Collective. With keeps_frozen, snapshots include what is not trained; without it, restore keeps that."""
         self._model = model.to(ranks.device)
-        for parameter in model.parameters():  # alone: the frequencies of rotary positions are buffers, and stay exact
+        for parameter in model.parameters():  # not buffers: the frequencies of rotary positions stay exact
             parameter.data = parameter.data.to(DTYPES[precision])
         self._ranks, self._seed, self._max_grad_norm = ranks, seed, max_grad_norm
         self._names = {parameter: name for name, parameter in model.named_parameters()}
-        self.num_parameters = sum(its.numel() for its in model.parameters())
-        self.num_trained = sum(its.numel() for its in model.parameters() if its.requires_grad)
-        for its in (*model.parameters(), *model.buffers()):
-            dist.broadcast(its.data, 0)
-        # A GPU adds up rows in an order of its own, and a run that goes on could not repeat it.
+        self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
+        self.num_trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        for tensor in (*model.parameters(), *model.buffers()):
+            dist.broadcast(tensor.data, 0)
+        # A GPU adds up rows in an arbitrary order, which a resumed run could not repeat.
         self._sparse = _look_up_sparsely(model) if ranks.device.type == "cpu" else set()
         self._optimizer = make_optimizer(model)
         self._left = 0
-        self._is_left_out = False
-        self._its_grad: dict[nn.Parameter, Tensor] = {}
+        self._is_skipped = False
+        self._step_grads: dict[nn.Parameter, Tensor] = {}
         self._seen: set[nn.Parameter] = set()
-        """What has got a gradient in this step."""
-        self._rows: dict[nn.Parameter, list[Tensor]] = {its: [] for its in model.parameters() if its in self._sparse}
+        """Parameters that have a gradient in this step."""
+        self._rows: dict[nn.Parameter, list[Tensor]] = {p: [] for p in model.parameters() if p in self._sparse}
         """The sparse gradients of this step's micro-batches."""
         self._looked_up: dict[nn.Parameter, Tensor] = {}
         """The rows whose gradients were not zero after the last step."""
         kinds = [
-            (group, [its for its in group["params"] if (its in self._sparse) == are_sparse])
+            (group, [p for p in group["params"] if (p in self._sparse) == are_sparse])
             for group in self._optimizer.param_groups
             for are_sparse in (False, True)
         ]
-        self._grads_of_ranks, weights = self._memory(sum(_places(its)[-1] for _, its in kinds), DTYPES[precision])
+        self._grads_of_ranks, weights = self._memory(
+            sum(_places(parameters)[-1] for _, parameters in kinds), DTYPES[precision]
+        )
         self._is_shared = len(self._grads_of_ranks) > 1
         self._flats: list[_Flat] = []
         for group in self._optimizer.param_groups:
@@ -117,7 +119,7 @@ class ReplicatedEngine:
         seed_step(self._seed, number, self._ranks)
         self._model.train()
         self._stopwatch.start()
-        self._left, self._is_left_out = num_micro_batches, num_micro_batches == 0
+        self._left, self._is_skipped = num_micro_batches, num_micro_batches == 0
         self._seen.clear()
         for parts in self._rows.values():
             parts.clear()
@@ -126,20 +128,20 @@ class ReplicatedEngine:
         return self._model(**batch.inputs)
 
     def backward(self, loss_sum: Tensor, *, num_targets: float) -> None:
-        # An infinite loss can have a finite gradient (that of a target with probability 0). It shall have none.
+        # An infinite loss can have a finite gradient (that of a target with probability 0). It is made non-finite.
         (loss_sum * torch.where(loss_sum.detach().isfinite(), 1 / num_targets, math.nan)).backward()  # type: ignore[no-untyped-call]
         self._left -= 1
 
     @torch.no_grad()
     def step(self, *, lr: float) -> StepStats:
         assert self._left == 0, "engine.step() before the step's last micro-batch"
-        if self._is_left_out:
+        if self._is_skipped:
             return StepStats(lr, math.nan, applied=False)
         compute_s = self._stopwatch.stop()
         self._exchange()
-        # Closer than vector_norm, which loses a thousandth.
+        # More exact than vector_norm, which is off by a thousandth.
         grads = [self._own_grad(flat) for flat in self._flats]
-        square = float(sum(torch.dot(its, its) for its in grads))
+        square = float(sum(torch.dot(grad, grad) for grad in grads))
         norm = math.sqrt(self._ranks.sum(square)[0] if self._is_shared else square)
         if not math.isfinite(norm):
             return StepStats(lr, math.inf, applied=False, compute_s=compute_s)
@@ -153,15 +155,19 @@ class ReplicatedEngine:
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         self._model.eval()
-        with torch.no_grad():
-            yield
-        self._model.train()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self._model.train()
 
     @contextmanager
     def rehearsing(self) -> Iterator[None]:
-        with torch.random.fork_rng([self._ranks.device] if self._ranks.device.type == "cuda" else []):
-            yield
-        self._optimizer.state.clear()
+        try:
+            with torch.random.fork_rng([self._ranks.device] if self._ranks.device.type == "cuda" else []):
+                yield
+        finally:
+            self._optimizer.state.clear()
 
     def generate(self, inputs: dict[str, Tensor], settings: Mapping[str, Any]) -> Tensor:
         criteria = transformers.StoppingCriteriaList([Beats()])
@@ -175,23 +181,23 @@ class ReplicatedEngine:
         self._state.restore(saved, self._weights_from_masters)
 
     def _memory(self, size: int, dtype: torch.dtype) -> tuple[list[Tensor], Tensor]:
-        """Collective: the gradients of all elements in fp32, of each rank or of this one alone, and the weights."""
+        """Collective: returns the fp32 gradients of all elements, of each rank or of this one only, and the weights."""
         if self._ranks.device.type == "cpu" and self._ranks.world_size > 1:
             room_for_weights = size * dtype.itemsize if self._ranks.is_zero else 0
             if (memory := common_memory(4 * size + room_for_weights, self._ranks)) is not None:
-                return [its[: 4 * size].view(torch.float32) for its in memory], memory[0][4 * size :].view(dtype)
+                return [part[: 4 * size].view(torch.float32) for part in memory], memory[0][4 * size :].view(dtype)
         device = self._ranks.device
         return [torch.zeros(size, device=device)], torch.zeros(size, dtype=dtype, device=device)
 
     def _flatten(self, parameters: Sequence[nn.Parameter], begin: int, all_weights: Tensor) -> _Flat:
-        """Moves the parameters and their gradients into the flat tensors of all, from element `begin` on."""
+        """Moves the parameters and their gradients into the flat tensors, from element `begin` on."""
         *offsets, size = _places(parameters)
         place, own = slice(begin, begin + size), self._own_part(size)
         weights, grads = all_weights[place], self._grads[place]
         for parameter, offset in zip(parameters, offsets, strict=True):
-            its_weights = weights[offset : offset + parameter.numel()].view(parameter.shape)
-            parameter.data = its_weights.copy_(parameter.data)
-            self._its_grad[parameter] = grads[offset : offset + parameter.numel()].view(parameter.shape)
+            view = weights[offset : offset + parameter.numel()].view(parameter.shape)
+            parameter.data = view.copy_(parameter.data)
+            self._step_grads[parameter] = grads[offset : offset + parameter.numel()].view(parameter.shape)
             parameter.register_post_accumulate_grad_hook(self._collect)  # type: ignore[no-untyped-call]
         master = weights[own] if weights.dtype == torch.float32 else weights[own].float()
         master.grad = grads[own]
@@ -199,29 +205,29 @@ class ReplicatedEngine:
 
     @property
     def _grads(self) -> Tensor:
-        """This rank's gradients, of all flats one behind another."""
+        """This rank's gradients of all flats, one behind another."""
         return self._grads_of_ranks[self._ranks.rank if self._is_shared else 0]
 
     def _own_grad(self, flat: _Flat) -> Tensor:
         return self._grads[flat.place][flat.own]
 
     def _own_part(self, size: int) -> slice:
-        """Which of so many elements this rank updates."""
+        """The range of `size` elements that this rank updates."""
         num_parts, number = (self._ranks.world_size, self._ranks.rank) if self._is_shared else (1, 0)
-        first, last = (size // ALIGNED * its // num_parts * ALIGNED for its in (number, number + 1))
+        first, last = (size // ALIGNED * part // num_parts * ALIGNED for part in (number, number + 1))
         return slice(first, last)
 
     def _meet(self) -> None:
-        """Collective: waits until none reads any more what another is about to write."""
+        """Collective: waits until no rank still reads what another is about to write."""
         if self._is_shared:
             self._ranks.barrier()
 
     def _collect(self, parameter: nn.Parameter) -> None:
-        """Adds a micro-batch's gradient to the step's, in fp32, as soon as it is there."""
-        grad, step_grad = parameter.grad, self._its_grad[parameter]
+        """Adds a micro-batch's gradient to that of the step, in fp32, as soon as it is computed."""
+        grad, step_grad = parameter.grad, self._step_grads[parameter]
         assert grad is not None
         if parameter in self._sparse:
-            # A model may also multiply by an embedding (DeBERTa's masked tokens): then it is of all rows.
+            # A model may also multiply by an embedding (DeBERTa's masked tokens): then all rows have a gradient.
             self._rows[parameter].append((grad if grad.is_sparse else grad.to_sparse(1)).float())
         elif parameter in self._seen:
             step_grad.add_(grad)
@@ -231,9 +237,9 @@ class ReplicatedEngine:
         parameter.grad = None
 
     def _exchange(self) -> None:
-        """Collective: adds up the gradients of all ranks, of the parts that this rank updates."""
-        for parameter in self._its_grad.keys() - self._seen - self._sparse:
-            self._its_grad[parameter].zero_()  # the step's micro-batches did not pass through it
+        """Collective: adds up the gradients of all ranks, for the parts that this rank updates."""
+        for parameter in self._step_grads.keys() - self._seen - self._sparse:
+            self._step_grads[parameter].zero_()  # the step's micro-batches did not pass through it
         self._meet()
         for flat in self._flats:
             if flat.are_sparse:
@@ -241,27 +247,27 @@ class ReplicatedEngine:
                     self._exchange_rows(parameter)
             elif self._is_shared:
                 grad = self._own_grad(flat)
-                for rank, its in enumerate(self._grads_of_ranks):
+                for rank, grads in enumerate(self._grads_of_ranks):
                     if rank != self._ranks.rank:
-                        grad.add_(its[flat.place][flat.own])
+                        grad.add_(grads[flat.place][flat.own])
             else:
                 dist.all_reduce(self._grads[flat.place])
 
     def _exchange_rows(self, parameter: nn.Parameter) -> None:
-        """Collective: adds up the rows that the ranks have looked up, of the whole parameter on every rank."""
-        grad, parts = self._its_grad[parameter], self._rows[parameter]
+        """Collective: adds up, on every rank, the gradients of the rows that the ranks have looked up."""
+        grad, parts = self._step_grads[parameter], self._rows[parameter]
         if (before := self._looked_up.get(parameter)) is not None:
             grad.index_fill_(0, before, 0.0)
         rows, values = _merged(parts) if parts else (torch.empty(0, dtype=torch.int64), grad[:0])
         all_rows = self._ranks.gather_rows(rows)
-        for its_rows, its_values in zip(all_rows, self._ranks.gather_rows(values), strict=True):
-            grad.index_add_(0, its_rows, its_values)
+        for rank_rows, rank_values in zip(all_rows, self._ranks.gather_rows(values), strict=True):
+            grad.index_add_(0, rank_rows, rank_values)
         self._looked_up[parameter] = torch.cat(all_rows)
 
     def _clip(self, norm: float) -> None:
-        """As DeepSpeed does it, so that both learn the same."""
+        """Clips as DeepSpeed does, so that both engines learn the same."""
         excess = max(1.0, (norm + 1e-6) / self._max_grad_norm)
-        if getattr(self._optimizer, "_step_supports_amp_scaling", False):  # divides as it goes, as for a GradScaler
+        if getattr(self._optimizer, "_step_supports_amp_scaling", False):  # divides in the step, as for a GradScaler
             self._optimizer.grad_scale = self._grads.new_tensor(excess)  # type: ignore[attr-defined]
             self._optimizer.found_inf = self._grads.new_zeros(())  # type: ignore[attr-defined]
         elif excess > 1:
@@ -287,28 +293,28 @@ class ReplicatedEngine:
 
 
 def _merged(parts: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """The rows of which there is a gradient, each once, and their gradients."""
+    """Returns the rows that have a gradient, each once, and their gradients."""
     merged = sum(parts[1:], parts[0]).coalesce()
     return merged.indices()[0], merged.values()
 
 
 def _look_up_sparsely(model: nn.Module) -> set[nn.Parameter]:
-    """Lets large embeddings have gradients of the rows alone that a micro-batch looks up, and returns their weights.
+    """Switches large embeddings to gradients of the looked-up rows only, and returns their weights.
 
-    Those that share their weights, as with a language model's last layer, get a whole gradient anyway.
+    Embeddings that share their weights, as with a language model's last layer, get a whole gradient anyway.
     """
-    owners = Counter(id(its) for module in model.modules() for its in module.parameters(recurse=False))
-    found: set[nn.Parameter] = set()
+    owners = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
+    weights: set[nn.Parameter] = set()
     for module in model.modules():
         if isinstance(module, nn.Embedding) and module.num_embeddings >= LARGE and owners[id(module.weight)] == 1:
             module.sparse = True
-            found.update(its for its in module.parameters() if its.requires_grad)
-    return found
+            weights.update(p for p in module.parameters() if p.requires_grad)
+    return weights
 
 
 def _places(parameters: Sequence[nn.Parameter]) -> list[int]:
-    """Where each begins in a flat tensor of all, and behind them its size."""
+    """The offset of each parameter in a flat tensor of all, and at the end the size of that tensor."""
     places = [0]
-    for its in parameters:
-        places.append(places[-1] + -(-its.numel() // ALIGNED) * ALIGNED)
+    for parameter in parameters:
+        places.append(places[-1] + -(-parameter.numel() // ALIGNED) * ALIGNED)
     return places

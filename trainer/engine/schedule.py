@@ -10,10 +10,10 @@ Schedule = Callable[[int], float]
 
 
 def make_schedule(optim: OptimConfig, num_steps: int) -> Schedule:
-    """Warm-up along a line to optim.lr, then as optim.schedule says, down to optim.min_lr_ratio * optim.lr.
+    """Linear warm-up to optim.lr, then optim.schedule down to optim.min_lr_ratio * optim.lr.
 
-    Step `warmup` runs at the peak. The lines' zeros lie one step before the first and one after the last, so that no
-    step is spent on a learning rate of 0.
+    Step `warmup` runs at the peak. The learning rate would reach 0 one step before the first and one step after the
+    last, so that no step is spent on a learning rate of 0.
     """
     warmup = optim.warmup_steps
     if warmup is None:
@@ -41,4 +41,4 @@ SCHEDULES: dict[str, Callable[[float, float], float]] = {
     "constant": lambda done, _: 1.0,
     "wsd": _wsd,
 }
-"""Schedule -> its height (1 to 0) at the part `done` of the steps after the warm-up; wsd decays from `stable` on."""
+"""Schedule -> height (1 to 0) at the fraction `done` of the steps after the warm-up; wsd decays from `stable` on."""

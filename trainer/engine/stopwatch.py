@@ -1,7 +1,7 @@
-"""How long this rank computes by itself: the time of its forward passes, without what they wait for other ranks.
+"""Compute time of this rank alone: its forward passes, without the time that they wait for other ranks.
 
-Backward passes are not timed, for the gradients of other ranks are waited for in them; they take as much longer on a
-slow rank as forward passes do.
+Backward passes are not timed, because they wait for the gradients of other ranks; on a slow rank they are slower by the
+same factor as forward passes.
 """
 
 import time
@@ -12,26 +12,26 @@ from torch import nn
 
 
 class Stopwatch:
-    """Times the forward passes of a model in training; evaluations are left out."""
+    """Times the forward passes of a model in training mode; evaluations are not timed."""
 
     def __init__(self, model: nn.Module, device: torch.device, *, sharded: bool) -> None:
-        """`sharded`: parameters come from other ranks in the middle of the pass, before the layer that has them."""
+        """`sharded`: parameters arrive from other ranks during the pass, before the layer that uses them."""
         self._on_gpu = device.type == "cuda"
         self._began: Any = None
         self._passes: list[tuple[Any, Any]] = []
         timed = [model]
-        if sharded:  # between the layers it waits; in one without parts of its own it computes
-            timed = [its for its in model.modules() if not [*its.children()] and [*its.parameters(recurse=False)]]
+        if sharded:  # it waits between layers; in a module without children it computes
+            timed = [leaf for leaf in model.modules() if not [*leaf.children()] and [*leaf.parameters(recurse=False)]]
         for module in timed:
-            module.register_forward_pre_hook(self._begin)  # after those that fetch the parameters
-            module.register_forward_hook(self._end, prepend=True)  # before those that give them back
+            module.register_forward_pre_hook(self._begin)  # after the hooks that fetch the parameters
+            module.register_forward_hook(self._end, prepend=True)  # before the hooks that release them
 
     def start(self) -> None:
-        """Forgets what was timed so far."""
+        """Discards the times so far."""
         self._passes.clear()
 
     def stop(self) -> float:
-        """Seconds since the start, in forward passes."""
+        """Returns the seconds in forward passes since start()."""
         if not self._passes:
             return 0.0
         if self._on_gpu:

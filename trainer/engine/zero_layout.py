@@ -1,7 +1,7 @@
 """Where DeepSpeed keeps a rank's part of each parameter: its fp32 master weights and the optimizer's states of them.
 
-DeepSpeed has four layouts, by ZeRO stage and precision. Here they are one list of Homes, by the parameters' names, so
-that checkpoints can be written and read without knowing any of the four.
+DeepSpeed has four layouts, by ZeRO stage and precision. This module turns them into one list of Homes, by the names of
+the parameters, so that checkpoints are written and read without knowledge of the four.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,19 +15,19 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Home:
-    """A rank's part of one trained parameter: which elements, and where they lie."""
+    """A rank's part of one trained parameter: which elements, and where they are kept."""
 
     name: str
     start: int
-    """The part's first element, in the flattened parameter."""
+    """Index of the part's first element in the flattened parameter."""
     owner: Tensor
-    """What the optimizer steps: it keeps its states of it under this key, in this shape."""
+    """The tensor that the optimizer updates: the key of its states, which have the same shape."""
     offset: int
-    """The part's first element, in the flattened owner."""
+    """Index of the part's first element in the flattened owner."""
     num_elements: int
     optimizer: torch.optim.Optimizer
     replicated: bool
-    """Whether every rank has all of the parameter."""
+    """Whether every rank has the whole parameter."""
 
     @property
     def master(self) -> Tensor:
@@ -40,26 +40,30 @@ class Home:
         return bool(self._state())
 
     def states(self) -> dict[str, Tensor]:
-        """Views of the optimizer's states of each element; shape (num_elements,). None before the first step."""
-        return {key: self._part(its) for key, its in self._state().items() if isinstance(its, Tensor) and key != "step"}
+        """Views of the optimizer's states of each element; shape (num_elements,). Empty before the first step."""
+        return {
+            key: self._part(value)
+            for key, value in self._state().items()
+            if isinstance(value, Tensor) and key != "step"
+        }
 
     def scalars(self) -> dict[str, float | int]:
         """The optimizer's states of the part as a whole, such as AdamW's step."""
         return {
-            key: its.item() if isinstance(its, Tensor) else its
-            for key, its in self._state().items()
-            if key == "step" or not isinstance(its, Tensor)
+            key: value.item() if isinstance(value, Tensor) else value
+            for key, value in self._state().items()
+            if key == "step" or not isinstance(value, Tensor)
         }
 
     def forget_states(self) -> None:
-        """Lets the optimizer have done nothing yet, as far as it has states."""
+        """Resets existing states to those of an optimizer that has done no step."""
         if self.has_state:
-            for its in self.states().values():
-                its.zero_()
+            for values in self.states().values():
+                values.zero_()
             self.make_states((), {key: type(value)(0) for key, value in self.scalars().items()})
 
     def make_states(self, keys: Sequence[str], scalars: Mapping[str, float | int]) -> None:
-        """Lets the optimizer have these states, zeros where they are new, as if it had done steps before."""
+        """Creates these states, zeros where they are new, as if the optimizer had done steps before."""
         state = self.optimizer.state[self.owner]
         for key in keys:
             state.setdefault(key, torch.zeros_like(self.owner, requires_grad=False))
@@ -73,9 +77,9 @@ class Home:
         state: dict[str, Any] = self.optimizer.state.get(self.owner, {})
         return state
 
-    def _part(self, its: Tensor) -> Tensor:
-        assert its.shape == self.owner.shape, f"an optimizer state of {self.name} has another shape than its weights"
-        return its.detach().view(-1).narrow(0, self.offset, self.num_elements)
+    def _part(self, tensor: Tensor) -> Tensor:
+        assert tensor.shape == self.owner.shape, f"an optimizer state of {self.name} differs in shape from its weights"
+        return tensor.detach().view(-1).narrow(0, self.offset, self.num_elements)
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ class Frozen:
 
 
 def homes(engine: Any) -> list[Home]:
-    """This rank's part of every trained parameter of a DeepSpeed engine; those of which it has none are left out."""
+    """This rank's part of every trained parameter of a DeepSpeed engine, without empty parts."""
     names = {id(parameter): name for name, parameter in engine.module.named_parameters()}
     wrapper = engine.optimizer
     flats = getattr(wrapper, "bit16_groups_flat", None) or getattr(wrapper, "bf16_groups_flat", None)
@@ -118,31 +122,31 @@ def frozen(model: nn.Module) -> list[Frozen]:
             found.append(Frozen(name, start, parameter.ds_tensor.detach().view(-1)[:numel], replicated=False))
         else:
             found.append(Frozen(name, 0, parameter.detach().view(-1), replicated=True))
-    return [its for its in found if its.values.numel()]
+    return [part for part in found if part.values.numel()]
 
 
 def buffers(model: nn.Module) -> dict[str, Tensor]:
-    """The persistent buffers, which every rank has whole; views of shape (elements,)."""
-    kept = model.state_dict().keys()  # leaves out those that are not persistent
-    return {name: its.detach().view(-1) for name, its in model.named_buffers() if name in kept and its.numel()}
+    """The persistent buffers, whole on every rank, by name; views of shape (elements,)."""
+    kept = model.state_dict().keys()  # without buffers that are not persistent
+    return {name: value.detach().view(-1) for name, value in model.named_buffers() if name in kept and value.numel()}
 
 
 def shapes(model: nn.Module, *, trained_alone: bool = False) -> dict[str, list[int]]:
     """The whole shape of every parameter, or every trained one, and of every persistent buffer, by name."""
-    parameters = [(name, its) for name, its in model.named_parameters() if its.requires_grad or not trained_alone]
+    parameters = [(name, p) for name, p in model.named_parameters() if p.requires_grad or not trained_alone]
     tensors = [*parameters, *((name, model.get_buffer(name)) for name in buffers(model))]
-    return {name: list(getattr(its, "ds_shape", its.shape)) for name, its in tensors}
+    return {name: list(getattr(tensor, "ds_shape", tensor.shape)) for name, tensor in tensors}
 
 
 @torch.no_grad()
 def weights_from_masters(engine: Any) -> None:
-    """Collective: gives the model its masters' weights, cast to its precision, as a step does at its end."""
+    """Collective: copies the master weights into the model, cast to its precision, as at the end of a step."""
     wrapper = engine.optimizer
     if hasattr(wrapper, "fp32_partitioned_groups_flat"):
-        wrapper.checkpoint_event_prologue()  # lets go of the whole parameters that it holds
+        wrapper.checkpoint_event_prologue()  # releases the whole parameters that it holds
         for sub_group in range(len(wrapper.fp16_groups)):
             wrapper._reassign_or_swap_out_partitioned_parameters(sub_group)
-        wrapper.checkpoint_event_epilogue()  # and gathers them anew
+        wrapper.checkpoint_event_epilogue()  # and gathers them again
     elif hasattr(wrapper, "update_lp_params"):
         wrapper.update_lp_params()
     elif hasattr(wrapper, "fp32_groups"):
@@ -152,7 +156,7 @@ def weights_from_masters(engine: Any) -> None:
 
 
 def undo_first_step(engine: Any) -> None:
-    """Takes back the step that DeepSpeed does of its own where ZeRO-0 meets half precision.
+    """Undoes the step that DeepSpeed does by itself in ZeRO-0 with half precision.
 
     Its FP16_UnfusedOptimizer (0.19.8) steps once with zero gradients to make the optimizer's states: the master weights
     are decayed, and AdamW's bias correction is a step ahead for the whole training.
@@ -164,7 +168,7 @@ def undo_first_step(engine: Any) -> None:
 
 
 def forget_steps(engine: Any) -> None:
-    """Takes the optimizer's states away, as if it had done no step yet."""
+    """Clears the optimizer's states, as if it had done no step."""
     wrapper = engine.optimizer
     for optimizer in (getattr(wrapper, "optimizer", wrapper), getattr(wrapper, "backup_optimizer", None)):
         if optimizer is not None:
@@ -172,13 +176,13 @@ def forget_steps(engine: Any) -> None:
 
 
 def loss_scale(engine: Any) -> dict[str, float]:
-    """What fp16's dynamic loss scale stands at; empty in other precisions."""
+    """The state of fp16's dynamic loss scale; empty in other precisions."""
     scaler = _scaler(engine)
     return {} if scaler is None else {key: getattr(scaler, key) for key in _SCALER_KEYS if hasattr(scaler, key)}
 
 
 def set_loss_scale(engine: Any, values: Mapping[str, float]) -> None:
-    """Goes on with a loss scale; one that another precision left behind changes nothing."""
+    """Restores a loss scale; one saved in another precision changes nothing."""
     scaler = _scaler(engine)
     for key, value in values.items():
         if scaler is not None and hasattr(scaler, key):
@@ -206,7 +210,7 @@ def _stage_0(
 def _stages_1_and_2(wrapper: Any, flats: list[Tensor], names: dict[int, str]) -> Iterator[Home]:
     """A group's parameters are views of one flat tensor, which is cut into as many partitions as there are ranks.
 
-    Where a parameter lies is read off its storage, since its place depends on alignment and round_robin_gradients.
+    The position of a parameter is read off its storage, because it depends on alignment and round_robin_gradients.
     """
     groups = getattr(wrapper, "bit16_groups", None) or wrapper.bf16_groups
     for number, (group, flat) in enumerate(zip(groups, flats, strict=True)):
@@ -238,7 +242,7 @@ def _stage_3(wrapper: Any, names: dict[int, str]) -> Iterator[Home]:
 
 
 def _partition(parameter: Any) -> tuple[int, int]:
-    """Under ZeRO-3: this rank's first element of the flattened parameter, and how many it has, without padding."""
+    """Under ZeRO-3: this rank's first element of the flattened parameter, and its number of them without padding."""
     size = parameter.partition_numel()
     start = size * dist.get_rank(parameter.ds_process_group)
     return start, max(0, min(size, parameter.ds_numel - start))

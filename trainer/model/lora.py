@@ -1,7 +1,7 @@
-"""Which parts of a pretrained model are trained when a recipe says model.lora, and how they get there.
+"""Adapters: which parts of a pretrained model are trained with model.lora, and how adapters are added and merged.
 
-The adapters are put into the model in place, by peft: its class, config and forward stay what they are, and whoever
-trains, evaluates or saves it sees parameters of which few are trained. Only this module imports peft.
+peft adds the adapters to the model in place: its class, config and forward stay the same, and code that trains,
+evaluates or saves it sees parameters of which few are trained. Only this module imports peft.
 """
 
 import copy
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 """The two files that peft looks for in a folder."""
 NAME = "default"
-"""Of the adapter, within the names of its parameters; peft's own default, which its files leave out."""
+"""Name of the adapter within the names of its parameters; peft's default, which its files omit."""
 OF_PEFT = "base_model.model."
-"""What peft's files write before the name of a parameter."""
+"""Prefix of parameter names in peft's files."""
 
 
 @dataclass(frozen=True)
 class Adapters:
-    """What is trained of a model; names of modules, as in named_modules."""
+    """The trained parts of a model, by the names of modules as in named_modules."""
 
     targets: tuple[str, ...]
     """The linear layers that get an adapter."""
@@ -40,29 +40,29 @@ class Adapters:
     """The modules that are trained as a whole."""
 
     def num_added(self, model: nn.Module, r: int) -> int:
-        """How many parameters the adapters have, which the model does not have yet."""
+        """Number of parameters that the adapters add to the model."""
         return sum(r * sum(features_of(model.get_submodule(name))) for name in self.targets)
 
     def num_trained(self, model: nn.Module, r: int) -> int:
-        """How many parameters are trained, adapters and all."""
-        whole = {id(its): its for name in self.whole for its in model.get_submodule(name).parameters()}
-        return self.num_added(model, r) + sum(its.numel() for its in whole.values() if its.requires_grad)
+        """Number of trained parameters, those of the adapters included."""
+        whole = {id(p): p for name in self.whole for p in model.get_submodule(name).parameters()}
+        return self.num_added(model, r) + sum(p.numel() for p in whole.values() if p.requires_grad)
 
 
 def choose(model: "PreTrainedModel", lora: LoraConfig, task: Task, *, new: Collection[str] = ()) -> Adapters:
-    """What the recipe's words mean for this model, of which the weights named in `new` are not pretrained ones.
+    """Resolves the recipe's module names for this model, whose weights named in `new` are not pretrained.
 
-    Raises DataError if the model has nothing of such a name, or an adapter would change what other layers share.
+    Raises DataError if the model has no module of such a name, or an adapter would change a weight that layers share.
     """
     modules = dict(model.named_modules())
     whole = [name for end in lora.train_whole for name in _named(end, modules, "train_whole", "module")]
     if lonely := [name for name in new if "." not in name]:
         raise DataError(
-            f"model.lora: the pretrained model has no weights for {', '.join(lonely)}, which no module within it "
-            "holds, so that nobody would train it; remove model.lora"
+            f"model.lora: the pretrained model has no weights for {', '.join(lonely)}, which belongs to no submodule "
+            "and would not be trained; remove model.lora"
         )
     whole += [name.rpartition(".")[0] for name in new]
-    if not task.wants_target_loss:  # a head of the task's own, beside the pretrained model within
+    if not task.wants_target_loss:  # the task's own head, beside the pretrained model
         whole += [
             name
             for name, child in model.named_children()
@@ -73,10 +73,10 @@ def choose(model: "PreTrainedModel", lora: LoraConfig, task: Task, *, new: Colle
     linear = {
         name: module
         for name, module in modules.items()
-        if is_linear(module) and not any(name == its or name.startswith(f"{its}.") for its in whole)
+        if is_linear(module) and not any(name == outer or name.startswith(f"{outer}.") for outer in whole)
     }
     owners = _owners(model)
-    sharing = {name: [its for its in owners[id(module.weight)] if its != name] for name, module in linear.items()}
+    sharing = {name: [owner for owner in owners[id(module.weight)] if owner != name] for name, module in linear.items()}
     if lora.targets == "all-linear":
         targets = [name for name, module in linear.items() if module is not last and not sharing[name]]
     else:
@@ -84,8 +84,8 @@ def choose(model: "PreTrainedModel", lora: LoraConfig, task: Task, *, new: Colle
     for name in targets:
         if others := sharing[name]:
             raise DataError(
-                f"model.lora.targets: {name} shares its weight with {', '.join(others)}, which an adapter would change "
-                f"too when it is merged; leave {name.rpartition('.')[2]} out, or name it in model.lora.train_whole"
+                f"model.lora.targets: {name} shares its weight with {', '.join(others)}, which merging an adapter "
+                f"would change too; drop {name.rpartition('.')[2]}, or name it in model.lora.train_whole"
             )
     if not targets:
         raise DataError("model.lora: the model has no linear layer to adapt; remove model.lora")
@@ -93,20 +93,18 @@ def choose(model: "PreTrainedModel", lora: LoraConfig, task: Task, *, new: Colle
 
 
 def adapt(model: nn.Module, lora: LoraConfig, adapters: Adapters, *, seed: int) -> None:
-    """Puts the adapters in, which add nothing yet, and freezes all that is not trained.
+    """Adds the adapters, which change no output yet, and freezes all that is not trained.
 
-    They are of the dtype of the layers that they stand beside, and of the same numbers on every rank and ZeRO stage.
+    They have the dtype of the layers that they adapt, and the same values on every rank and in every ZeRO stage.
     """
     import peft
 
-    trained = {
-        id(its) for name in adapters.whole for its in model.get_submodule(name).parameters() if its.requires_grad
-    }
+    trained = {id(p) for name in adapters.whole for p in model.get_submodule(name).parameters() if p.requires_grad}
     before = list(model.parameters())
     is_transposed = any(not isinstance(model.get_submodule(name), nn.Linear) for name in adapters.targets)
     config = peft.LoraConfig(
         r=lora.r,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # it says int, and divides it by r
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # typed as int, but only divided by r
         lora_dropout=lora.dropout,
         target_modules=list(adapters.targets),
         fan_in_fan_out=is_transposed,
@@ -114,36 +112,37 @@ def adapt(model: nn.Module, lora: LoraConfig, adapters: Adapters, *, seed: int) 
     )
     torch.manual_seed(seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that one layer is transposed and another not; that weights are tied
+        warnings.simplefilter("ignore")  # about layers of which some are transposed, and tied weights
         peft.inject_adapter_in_model(config, model, NAME)
     for parameter in before:
         parameter.requires_grad_(id(parameter) in trained)
-    found = {name.removesuffix(f".lora_A.{NAME}.weight") for name, _ in model.named_parameters() if ".lora_A." in name}
-    assert found == set(adapters.targets), "peft has chosen other layers"
+    end = f".lora_A.{NAME}.weight"
+    adapted = {name.removesuffix(end) for name, _ in model.named_parameters() if ".lora_A." in name}
+    assert adapted == set(adapters.targets), "peft has chosen other layers"
 
 
 def merge(weight: Tensor, down: Tensor, up: Tensor, lora: LoraConfig, *, is_transposed: bool) -> Tensor:
-    """The weight with its adapter in it, in fp32; `down` of shape (r, inputs), `up` of (outputs, r)."""
+    """The weight with its adapter merged, in fp32; `down` has shape (r, inputs), `up` (outputs, r)."""
     added = (up.float() @ down.float()) * (lora.alpha / lora.r)
     return weight.float() + (added.T if is_transposed else added)
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether it is a layer that can be adapted: torch's, or the transposed one of GPT-2."""
+    """Whether the module can be adapted: torch's linear layer, or the transposed one of GPT-2."""
     from transformers.pytorch_utils import Conv1D
 
     return isinstance(module, nn.Linear | Conv1D)
 
 
 def features_of(module: Any) -> tuple[int, int]:
-    """The inputs and the outputs of a linear layer."""
+    """Number of inputs and outputs of a linear layer."""
     if isinstance(module, nn.Linear):
         return module.in_features, module.out_features
     return module.nx, module.nf
 
 
 def adapter_names(names: Iterable[str]) -> Iterator[tuple[str, str, str]]:
-    """Of each adapter among the names of parameters: its layer, and the names of its two matrices."""
+    """For each adapter among these parameter names: its layer, and the names of its two matrices."""
     end = f".lora_A.{NAME}.weight"
     for name in names:
         if name.endswith(end):
@@ -152,14 +151,14 @@ def adapter_names(names: Iterable[str]) -> Iterator[tuple[str, str, str]]:
 
 
 def peft_name(name: str) -> str:
-    """What peft's files call a parameter."""
+    """A parameter's name in peft's files."""
     return OF_PEFT + name.replace(f".lora_A.{NAME}.", ".lora_A.").replace(f".lora_B.{NAME}.", ".lora_B.")
 
 
 def peft_config(
     model: Any, lora: LoraConfig, layers: Collection[str], whole: Iterable[str], *, base: str, revision: str | None
 ) -> Any:
-    """What adapter_config.json says of adapters to these layers of a model (which has none itself)."""
+    """The content of adapter_config.json for adapters of these layers of a model, which is without adapters."""
     import peft
 
     kinds: Mapping[str, str] = {
@@ -173,17 +172,17 @@ def peft_config(
     of_class = type(model)
     kind = next((kind for end, kind in kinds.items() if of_class.__name__.endswith(end)), None)
     ends = {layer.rpartition(".")[2] for layer in layers}
-    also = {name for name, its in model.named_modules() if name.rpartition(".")[2] in ends and name not in layers}
+    also = {name for name, _ in model.named_modules() if name.rpartition(".")[2] in ends and name not in layers}
     return peft.LoraConfig(
         task_type=kind,
         auto_mapping=None if kind else {"base_model_class": of_class.__name__, "parent_library": of_class.__module__},
         base_model_name_or_path=base,
         revision=revision,
         r=lora.r,
-        # Other programs that read it know whole numbers only.
+        # Other programs that read it accept whole numbers only.
         lora_alpha=int(lora.alpha) if lora.alpha.is_integer() else lora.alpha,  # type: ignore[arg-type]
         lora_dropout=lora.dropout,
-        # The ends of the names, which other programs know as well, where they say the same.
+        # The last parts of the names, which other programs understand too, if they mean the same layers.
         target_modules=sorted(layers if also else ends),
         modules_to_save=sorted(whole) or None,
         fan_in_fan_out=any(not isinstance(model.get_submodule(layer), nn.Linear) for layer in layers),
@@ -192,20 +191,20 @@ def peft_config(
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether it is a folder of adapters, and not of a whole model."""
+    """Whether the folder holds adapters, not a whole model."""
     return (folder / ADAPTER_CONFIG).is_file()
 
 
 def open_base(recipe: Recipe, model_class: Any, config: Any, *, dtype: torch.dtype | None) -> Any:
-    """The pretrained model that a recipe names, as a model of this config, on the CPU; None is the dtype of its files.
+    """The pretrained model of a recipe, as a model of this config, on the CPU; dtype None is the dtype of its files.
 
-    What it has no weights for, or not as many, is drawn at random, and no word is lost on it: adapters bring these.
+    Weights that it lacks, or that differ in shape, are initialized at random without a warning: adapters bring these.
     Raises DataError if it cannot be loaded.
     """
     import transformers
 
     config = copy.deepcopy(config)
-    config.dtype = dtype  # or from_pretrained would go by that of the training
+    config.dtype = dtype  # otherwise from_pretrained would use the dtype of the training
     logging: Any = transformers.utils.logging
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
@@ -228,31 +227,31 @@ def put_on(model: Any, folder: Path) -> Any:
     import peft
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of layers that are transposed, of weights that are tied
+        warnings.simplefilter("ignore")  # about transposed layers and tied weights
         return peft.PeftModel.from_pretrained(model, folder, autocast_adapter_dtype=False).get_base_model()
 
 
 def _named(end: str, modules: Mapping[str, nn.Module], key: str, what: str) -> list[str]:
-    """The modules whose name is this or ends in it, after a dot."""
-    found = [name for name in modules if name == end or name.endswith(f".{end}")]
-    if not found:
+    """The modules whose name is `end`, or ends in it after a dot."""
+    names = [name for name in modules if name == end or name.endswith(f".{end}")]
+    if not names:
         ends = dict.fromkeys(name.rpartition(".")[2] for name in modules if not name.rpartition(".")[2].isdecimal())
         legal = ", ".join(sorted(name for name in ends if name))
         raise DataError(f"model.lora.{key}: the model has no {what} called {end!r}; it has {legal}")
-    return found
+    return names
 
 
 def _outermost(names: Iterable[str]) -> list[str]:
-    """The names without those that lie within another of them; sorted, each once."""
+    """The names without those of modules inside another one; sorted, each once."""
     kept: list[str] = []
     for name in sorted(set(names)):
-        if not any(name.startswith(f"{its}.") for its in kept):
+        if not any(name.startswith(f"{outer}.") for outer in kept):
             kept.append(name)
     return kept
 
 
 def _owners(model: nn.Module) -> dict[int, list[str]]:
-    """The modules that each parameter is in, by its id."""
+    """id of each parameter -> names of the modules that hold it."""
     owners: dict[int, list[str]] = {}
     for name, module in model.named_modules():
         for _, parameter in module.named_parameters(recurse=False):

@@ -13,29 +13,29 @@ if TYPE_CHECKING:
 
 
 def load_tokenizer(recipe: Recipe) -> "PreTrainedTokenizerBase":
-    """Raises DataError if the model's path holds none."""
+    """Returns the tokenizer of model.path. Raises DataError if there is none."""
     from transformers import AutoTokenizer
 
-    with _said_of_model(recipe, "tokenizer"):
+    with _as_data_error(recipe, "tokenizer"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             recipe.model.path, revision=recipe.model.revision
         )
         if len(tokenizer) <= len(tokenizer.all_special_ids):
-            # transformers 5 makes an empty one up where the folder has no vocabulary, and every word would be unknown.
+            # transformers 5 makes up an empty one if the folder has no vocabulary, and every word would be unknown.
             raise ValueError("its vocabulary is empty")
     return tokenizer
 
 
 def load_model_config(recipe: Recipe, task: Task | None = None) -> "PreTrainedConfig":
-    """The model's config with the task's head and the recipe's dropout. Raises DataError if the path holds none."""
+    """Returns the model's config with the task's head and the recipe's dropout. Raises DataError if there is none."""
     from transformers import AutoConfig
 
-    with _said_of_model(recipe, "model config"):
+    with _as_data_error(recipe, "model config"):
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             recipe.model.path, revision=recipe.model.revision, **(task.model_config() if task else {})
         )
     if recipe.model.dropout is not None:
-        # Every architecture has names of its own for its dropouts (hidden_dropout_prob, attention_dropout, …).
+        # Every architecture has its own names for its dropouts (hidden_dropout_prob, attention_dropout, …).
         for name, value in config.to_dict().items():
             if "drop" in name and isinstance(value, int | float) and not isinstance(value, bool):
                 setattr(config, name, recipe.model.dropout)
@@ -43,7 +43,7 @@ def load_model_config(recipe: Recipe, task: Task | None = None) -> "PreTrainedCo
 
 
 @contextmanager
-def _said_of_model(recipe: Recipe, what: str) -> Iterator[None]:
+def _as_data_error(recipe: Recipe, what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError) as error:

@@ -1,10 +1,10 @@
-"""The loss of a large vocabulary: the model answers with it, and the logits that it comes from are never all held.
+"""The loss of a large vocabulary: the model returns it, and never holds all of the logits.
 
 The logits of every token are the largest tensors of a training: with a vocabulary of 50 to 250 thousand, more than the
-rest of a small model's step together. Two things spare them. The last layer sees the targets alone, not a chat's prompt
-nor padding. And it goes through these a chunk at a time: what the chunk's loss and gradients come to is kept, and its
-logits are not (the way of Liger Kernel: Hsu et al., 2024, section 3.2, and of torch's linear_cross_entropy, which
-rounds the loss to 16 bits and does not weight targets).
+rest of a small model's step together. Two things avoid them. The last layer sees the targets only, not a chat's prompt
+or padding. And it computes these a chunk at a time: the chunk's loss and gradients are kept, its logits are not (as in
+Liger Kernel: Hsu et al., 2024, section 3.2, and in torch's linear_cross_entropy, which rounds the loss to 16 bits and
+does not weight targets).
 """
 
 from collections.abc import Callable
@@ -22,42 +22,41 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CHUNK_BYTES = {"cpu": 2**26, "cuda": 2**29}
-"""Of a chunk's logits in fp32. Small chunks read the whole last layer's weights for a few targets each."""
+"""Device -> bytes of a chunk's logits in fp32. Small chunks read all weights of the last layer for a few targets."""
 
 
 def keep_target_loss(model: "PreTrainedModel") -> None:
-    """Lets the model take `targets`, the labels, and `target_weights`, how much each counts (1 if it is left out).
+    """Makes the model accept `targets`, the labels, and `target_weights`, the weight of each (1 by default).
 
-    output.logits is then a tensor of shape (2,) in fp32: the cross entropy summed over the targets with their weights,
-    and how many of the targets are the likeliest token. The latter is not a number where gradients are wanted: it would
-    take time, and an evaluation asks for it. Without `targets` nothing changes.
+    output.logits is then a tensor of shape (2,) in fp32: the weighted cross entropy summed over the targets, and the
+    number of targets that are the likeliest token. The latter is nan if gradients are needed: it would take time, and
+    only evaluations use it. Without `targets` nothing changes.
 
-    Whether it goes in chunks the first pass with targets finds out: not if the model does more to its logits than its
-    last layer does (Gemma's soft cap, Marian's biases), nor in fp16, whose gradients need the loss scale all the way.
+    The first pass with targets decides whether to compute in chunks: not if the model changes the logits after its last
+    layer (Gemma's soft cap, Marian's biases), and not in fp16, whose gradients need the loss scale throughout.
     """
     head = model.get_output_embeddings()
     if head is None:
-        raise DataError(f"model.path: {type(model).__name__} does not say which of its layers makes the logits")
+        raise DataError(f"model.path: {type(model).__name__} does not report which of its layers computes the logits")
     _TargetLoss(head, is_cached="use_cache" in signature(type(model).forward).parameters).watch(model)
 
 
 class _TargetLoss:
-    """The targets of the pass that is under way, and what the last layer makes of them."""
+    """The targets of the current pass, and what the last layer computes for them."""
 
     def __init__(self, head: nn.Module, *, is_cached: bool) -> None:
         self._head = head
         self._whole: Callable[[Tensor], Tensor] = head.forward
-        # Whoever generates asks for the cache of keys and values. For a text that is given as a whole it would be a
-        # copy of them, and position ids that begin anew would not keep examples apart (transformers'
-        # _preprocess_mask_arguments).
+        # Generation requests the cache of keys and values itself. For a whole text the cache would be a copy of them,
+        # and position ids that start again would not keep examples apart (transformers' _preprocess_mask_arguments).
         self._uncached = {"use_cache": False} if is_cached else {}
         self._wanted: Tensor | None = None
-        """Where there is a target; None in a pass that was given none."""
+        """Where there is a target; None in a pass without targets."""
         self._labels: Tensor | None = None
         self._weights: Tensor | None = None
-        """Of the targets alone; shape (targets,)."""
+        """Weights of the targets; shape (targets,)."""
         self._answered: tuple[Tensor, Tensor | None] | None = None
-        """The last layer's logits and, while it is not known what the model makes of them, a copy."""
+        """The last layer's logits and, until it is known whether the model changes them, a copy."""
         self._is_chunked: bool | None = None
 
     def watch(self, model: nn.Module) -> None:
@@ -68,7 +67,7 @@ class _TargetLoss:
 
     def _take(self, _: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         labels, weights = kwargs.pop("targets", None), kwargs.pop("target_weights", None)
-        # Once a pass: on a GPU each selection waits for the number of the targets.
+        # Once per pass: on a GPU each selection waits for the number of targets.
         self._wanted = None if labels is None else labels != IGNORED
         self._labels = None if labels is None else labels[self._wanted]
         self._weights = None if weights is None else weights[self._wanted]
@@ -91,7 +90,7 @@ class _TargetLoss:
         if self._labels is None or self._is_chunked:
             return output
         logits: Tensor = output.logits
-        assert self._answered is not None, "the model has made its logits without its last layer"
+        assert self._answered is not None, "the model computed its logits without its last layer"
         answered, copy = self._answered
         if copy is not None and len(logits):
             is_untouched = (
@@ -113,12 +112,12 @@ def _loss(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
 
 
 def targets_at_once(vocabulary_size: int, device: str) -> int:
-    """How many targets a chunk has on a device of this type."""
+    """Number of targets of a chunk on a device of this type."""
     return max(1, CHUNK_BYTES[device] // (4 * vocabulary_size))
 
 
 def chunked_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, weights: Tensor | None) -> Tensor:
-    """The loss and the number of right ones as keep_target_loss says.
+    """The loss and the number of correct targets, as described in keep_target_loss.
 
     `hidden` of shape (targets, hidden size), `weight` (vocabulary, hidden size), `bias` (vocabulary,), `labels` and
     `weights` (targets,).
@@ -129,9 +128,9 @@ def chunked_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Te
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """Cross entropy whose gradients are made with it, while a chunk's logits are there.
+    """Cross entropy that computes its gradients in the forward pass, while a chunk's logits are in memory.
 
-    The gradient of a sum does not depend on what is done with the sum, but for a factor, which backward brings.
+    The gradient of the sum depends on later operations by a factor only, which backward applies.
     """
 
     @staticmethod
@@ -152,8 +151,8 @@ class _ChunkedLoss(torch.autograd.Function):
         size = targets_at_once(len(weight), hidden.device.type)
         for start in range(0, len(hidden), size):
             place = slice(start, start + size)
-            its, target = hidden[place], labels[place, None]
-            logits = linear(its, weight, bias).float()
+            states, target = hidden[place], labels[place, None]
+            logits = linear(states, weight, bias).float()
             if not wants_gradients:
                 right += (logits.argmax(1, keepdim=True) == target).sum()
             log_sum = logits.logsumexp(1, keepdim=True)
@@ -171,7 +170,7 @@ class _ChunkedLoss(torch.autograd.Function):
             if of_hidden is not None:
                 of_hidden[place] = gradient @ weight
             if of_weight is not None:
-                of_weight += gradient.T @ its
+                of_weight += gradient.T @ states
         if not wants_gradients:
             return loss, right
         ctx.save_for_backward(of_hidden, of_weight, of_bias)
@@ -181,6 +180,6 @@ class _ChunkedLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, of_loss: Tensor, of_right: Tensor) -> tuple[Tensor | None, ...]:
-        # In fp32: a factor that is rounded to 16 bits would be off for all gradients alike.
-        gradients = [None if its is None else (its.float() * of_loss).to(ctx.dtype) for its in ctx.saved_tensors]
+        # In fp32: the error of a factor rounded to 16 bits would be in all gradients alike.
+        gradients = [None if saved is None else (saved.float() * of_loss).to(ctx.dtype) for saved in ctx.saved_tensors]
         return *gradients, None, None, None

@@ -1,1 +1,1 @@
-"""What ranks find out about their machines before the model is loaded."""
+"""Checks of the machines by their ranks, before the model is loaded."""

@@ -1,4 +1,4 @@
-"""How far clocks are from each other, by messages that go there and back (Cristian, 1989)."""
+"""Offsets between the clocks of machines, measured by round trips of messages (Cristian, 1989)."""
 
 import time
 from collections.abc import Sequence
@@ -12,20 +12,20 @@ NUM_ROUND_TRIPS = 5
 
 
 def offset_of(round_trips: Sequence[tuple[float, float, float]]) -> float:
-    """How far a clock here is ahead of another one, in seconds.
+    """How far the clock here is ahead of another one, in seconds.
 
-    A round trip is (sent, the other clock's time, received). The quickest one counts: its two ways are unlike by no
-    more than it took, so the answer is wrong by half of that at most.
+    A round trip is (sent, the other clock's time, received). The fastest one counts: its two ways differ by at most its
+    duration, so the error is at most half of that.
     """
-    sent, theirs, received = min(round_trips, key=lambda its: its[2] - its[0])
-    return (sent + received) / 2 - theirs
+    sent, remote, received = min(round_trips, key=lambda trip: trip[2] - trip[0])
+    return (sent + received) / 2 - remote
 
 
 def clock_offsets(ranks: Ranks, hosts: Sequence[str]) -> list[float]:
-    """Collective: how far each rank's machine's clock is ahead of that of rank 0's, in seconds, in the order of ranks.
+    """Collective: how far the clock of each rank's machine is ahead of that of rank 0, in seconds, in rank order.
 
-    One rank of each machine asks, one after another; 512 machines take about as many milliseconds. `hosts` has the
-    machine of every rank.
+    One rank of each machine asks, one after another; 512 machines take about 512 ms. `hosts` names the machine of every
+    rank.
     """
     firsts = {host: hosts.index(host) for host in dict.fromkeys(hosts)}
     mine = 0.0
@@ -34,8 +34,8 @@ def clock_offsets(ranks: Ranks, hosts: Sequence[str]) -> list[float]:
             _answer(asking, ranks)
         elif asking and ranks.rank == asking:
             mine = offset_of([_ask(ranks) for _ in range(NUM_ROUND_TRIPS)])
-    everyones = ranks.gather_numbers(mine)
-    return [everyones[firsts[host]] for host in hosts]
+    offsets = ranks.gather_numbers(mine)
+    return [offsets[firsts[host]] for host in hosts]
 
 
 def _ask(ranks: Ranks) -> tuple[float, float, float]:

@@ -1,5 +1,4 @@
-"""What each rank can find out about its machine in about a second. Facts only: trainer/preflight/preflight.py
-judges."""
+"""Facts that each rank measures about its machine, in about a second; trainer/preflight/preflight.py judges them."""
 
 import shutil
 import socket
@@ -20,41 +19,41 @@ from shardtune.trainer.preflight.nvidia_smi import GpuHealth, look_at_gpus
 
 PACKAGES = ("torch", "deepspeed", "transformers", "numpy")
 MATMUL_S = 0.2
-"""How long a rank multiplies matrices, at least."""
+"""Shortest time for which a rank multiplies matrices."""
 SHARED_FILE_S = 10.0
-"""How long a file server may take to show what another machine has written."""
+"""Longest time that a file server may take to show what another machine has written."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """One rank's."""
+    """The facts of one rank."""
 
     rank: int
     host: str
     versions: Mapping[str, str]
     recipe: str | None
-    """What it is about to learn, as a hash."""
+    """Hash of what is learned."""
     device: str
     tflops: float
-    """Of matrix products: bf16 on a GPU, fp32 on a CPU; the fastest of several."""
+    """Speed of matrix products: bf16 on a GPU, fp32 on a CPU; the fastest of several."""
     free_gb: float
-    """Where the run directory is."""
+    """Free space where the run directory is."""
     clock_s: float
-    """How far its machine's wall clock is ahead of that of rank zero's."""
+    """How far the wall clock of its machine is ahead of that of rank 0."""
     sees_run_dir: bool
-    """Whether it sees what rank zero has just written there."""
+    """Whether it sees what rank 0 has just written to the run directory."""
     sees_changes: bool = True
-    """And that rank zero has then written something else in its place."""
+    """Whether it also sees that rank 0 has then replaced that file."""
     is_seen: bool = True
-    """Whether rank zero sees what its machine has written there."""
+    """Whether rank 0 sees what its machine has written to the run directory."""
     gpu: str | None = None
-    """Its GPU's name for nvidia-smi, GPU-…; None on a CPU."""
+    """UUID of its GPU in nvidia-smi, GPU-…; None on a CPU."""
     health: GpuHealth | None = None
-    """That of its machine's GPUs, from one of its ranks."""
+    """Health of its machine's GPUs, on one rank of each machine."""
 
 
 def probe(run_dir: Path, ranks: Ranks, *, recipe: str | None = None, gpus: bool) -> list[Facts]:
-    """Collective: the facts of every rank, in the order of the ranks; `gpus`: whether nvidia-smi is asked, too."""
+    """Collective: the facts of every rank, in rank order; `gpus`: whether to call nvidia-smi too."""
     hosts = ranks.gather(host_name())
     is_first = hosts.index(host_name()) == ranks.rank
     sees_run_dir, is_fresh, is_seen = _share_files(run_dir, ranks, is_first=is_first)
@@ -64,7 +63,7 @@ def probe(run_dir: Path, ranks: Ranks, *, recipe: str | None = None, gpus: bool)
     facts = Facts(
         rank=ranks.rank,
         host=host_name(),
-        versions={name: found for name in PACKAGES if (found := _version(name)) is not None},
+        versions={name: installed for name in PACKAGES if (installed := _version(name)) is not None},
         recipe=recipe,
         device=torch.cuda.get_device_name(ranks.device) if uses_gpu else "cpu",
         gpu=f"GPU-{torch.cuda.get_device_properties(ranks.device).uuid}" if uses_gpu else None,
@@ -74,29 +73,29 @@ def probe(run_dir: Path, ranks: Ranks, *, recipe: str | None = None, gpus: bool)
         sees_run_dir=sees_run_dir,
         sees_changes=is_fresh,
         is_seen=is_seen,
-        health=look_at_gpus() if gpus and is_first else None,  # at once after its GPUs were busy
+        health=look_at_gpus() if gpus and is_first else None,  # right after its GPUs were busy
     )
     return ranks.gather(facts)
 
 
 def _share_files(run_dir: Path, ranks: Ranks, *, is_first: bool) -> tuple[bool, bool, bool]:
-    """Collective: whether this rank sees a file of rank zero's, and that its text has changed, and whether rank zero
-    sees one of this rank's, which one rank of each machine writes."""
+    """Collective: whether this rank sees a file of rank 0, whether it sees the text change, and whether rank 0 sees the
+    file of this rank's machine."""
     token = ranks.gather(uuid.uuid4().hex)[0]
-    theirs, mine = (run_dir / f".preflight-{token}-{rank}" for rank in (0, ranks.rank))
+    of_zero, mine = (run_dir / f".preflight-{token}-{rank}" for rank in (0, ranks.rank))
     if is_first:
-        with suppress(OSError):  # rank zero then does not see it
+        with suppress(OSError):  # rank 0 then does not see it
             mine.write_text(token, encoding="ascii")
     ranks.barrier()
-    sees = _appear([theirs], token) == [True]
-    writers = [rank for rank, its in enumerate(ranks.gather(is_first)) if its]
+    sees = _appear([of_zero], token) == [True]
+    writers = [rank for rank, writes in enumerate(ranks.gather(is_first)) if writes]
     seen: list[int] = []
     if ranks.is_zero:
         there = _appear([run_dir / f".preflight-{token}-{rank}" for rank in writers], token)
-        seen = [rank for rank, its in zip(writers, there, strict=True) if its]
-        write_atomically(theirs, token[::-1])
+        seen = [rank for rank, appeared in zip(writers, there, strict=True) if appeared]
+        write_atomically(of_zero, token[::-1])
     seen = ranks.gather(seen)[0]
-    is_fresh = not sees or _appear([theirs], token[::-1]) == [True]
+    is_fresh = not sees or _appear([of_zero], token[::-1]) == [True]
     ranks.barrier()
     if is_first:
         mine.unlink(missing_ok=True)
@@ -104,12 +103,12 @@ def _share_files(run_dir: Path, ranks: Ranks, *, is_first: bool) -> tuple[bool, 
 
 
 def host_name() -> str:
-    """This machine's, without its domain, as Slurm calls its nodes."""
+    """The name of this machine without its domain, as Slurm names its nodes."""
     return socket.gethostname().split(".")[0]
 
 
 def matmul_tflops(device: torch.device) -> float:
-    """How fast this rank multiplies matrices, in 10^12 operations a second."""
+    """Speed at which this rank multiplies matrices, in 10^12 operations a second."""
     size, dtype = (4096, torch.bfloat16) if device.type == "cuda" else (384, torch.float32)
     a = torch.ones(size, size, device=device, dtype=dtype)
     best, began = float("inf"), time.monotonic()
@@ -121,7 +120,7 @@ def matmul_tflops(device: torch.device) -> float:
 
 
 def _appear(paths: Sequence[Path], text: str) -> list[bool]:
-    """Whether each of these files has the text, at the latest after SHARED_FILE_S."""
+    """Whether each of these files has the text within SHARED_FILE_S."""
     deadline = time.monotonic() + SHARED_FILE_S
     there = [False] * len(paths)
     while True:

@@ -1,1 +1,1 @@
-"""What is settled once, when a run starts: precision, packing, the micro-batch, memory."""
+"""Decisions made once, when a run starts: precision, packing, micro-batch size, memory; and its CPU kernels."""

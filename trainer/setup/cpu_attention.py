@@ -1,12 +1,13 @@
-"""Attention as CPUs train with it quickly; a GPU has kernels of its own.
+"""Attention that trains fast on a CPU; a GPU has its own kernels.
 
-PyTorch (2.13) leaves its fused kernel on a CPU as soon as there is dropout, and goes back through it slowly in bf16.
-Here the weights are made a few heads at a time, so that they stay in a core's cache from the scores to the output. With
-dropout they are kept, in their own precision: the sign bit, which no weight needs, says whether it was dropped. Without
-it they are made again on the way back (Dao et al., 2022, "FlashAttention", algorithm 4).
+On a CPU, PyTorch (2.13) does not use its fused kernel with dropout, and its backward pass is slow in bf16. Here the
+weights are computed a few heads at a time, so that they stay in a core's cache from the scores to the output. With
+dropout they are kept, in their own precision: the sign bit, which no weight needs, marks what was dropped. Without
+dropout they are recomputed in the backward pass (Dao et al., 2022, "FlashAttention", algorithm 4).
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,16 +17,24 @@ from torch.nn import functional
 from shardtune.trainer.setup.cpu_dropout import WHOLE, Draws
 
 AT_ONCE = 2**21
-"""Weights that are made at a time, or those of one head."""
+"""Attention weights that are computed at a time, but at least those of one head."""
 LONGEST = 2**24
-"""Weights of a head beyond which torch's kernel, which never has them all, takes less memory."""
+"""Weights of a head beyond which torch's kernel is used: it never holds all of them, so it takes less memory."""
 SIGN = {torch.bfloat16: -(2**15), torch.float16: -(2**15), torch.float32: -(2**31)}
 _torchs_attention = functional.scaled_dot_product_attention
 
 
-def install_fast_attention() -> None:
-    """Lets this process's models attend in this way wherever their numbers are on a CPU."""
-    functional.scaled_dot_product_attention = attention
+@contextmanager
+def fast_attention(device: torch.device) -> Iterator[None]:
+    """Replaces torch's scaled_dot_product_attention by `attention` in this process while a CPU trains; no effect on a
+    GPU."""
+    torchs = functional.scaled_dot_product_attention
+    if device.type == "cpu":
+        functional.scaled_dot_product_attention = attention
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = torchs
 
 
 def attention(
@@ -38,7 +47,7 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """What torch.nn.functional.scaled_dot_product_attention is; on a GPU, and where torch's is as fast, it is that."""
+    """Same as torch.nn.functional.scaled_dot_product_attention, which it calls on a GPU and where that is as fast."""
     how: dict[str, Any] = {"dropout_p": dropout_p, "is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
     if not _is_ours(query, key, value, attn_mask, dropout_p):
         return _torchs_attention(query, key, value, attn_mask, **how)
@@ -53,30 +62,30 @@ def attention(
 def _is_ours(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout_p: float) -> bool:
     if query.device.type != "cpu" or query.dtype not in WHOLE or query.dim() != 4 or not 0 <= dropout_p < 1:
         return False
-    if mask is not None and mask.requires_grad:  # relative positions, which are learned
+    if mask is not None and mask.requires_grad:  # learned relative positions
         return False
     if dropout_p == 0 and query.shape[-2] * key.shape[-2] > LONGEST:
         return False
     is_trained = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
-    # Without dropout: 16 rows of 104 tokens, 12 heads of 32, bf16, one core with AMX: back in 114 ms by torch, in 10 by
-    # this. In fp32 both take about as long.
+    # Without dropout: 16 rows of 104 tokens, 12 heads of 32, bf16, one core with AMX: the backward pass takes 114 ms in
+    # torch and 10 ms here. In fp32 both take about as long.
     return dropout_p > 0 or (is_trained and query.dtype == torch.bfloat16)
 
 
 def _bias(mask: Tensor | None, query: Tensor, key: Tensor, *, is_causal: bool) -> Tensor | None:
-    """What is added to the scores; shape (rows or 1, heads or 1, queries or 1, keys)."""
+    """The mask as a term added to the scores; shape (rows or 1, heads or 1, queries or 1, keys)."""
     if is_causal:
         mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()
     if mask is None:
         return None
     if mask.dtype == torch.bool:
         mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, torch.finfo(query.dtype).min)
-    # Of a query that sees nothing (-inf everywhere) the softmax would be no number.
+    # The softmax of a query that sees nothing (-inf everywhere) would be nan.
     return mask[(None,) * (4 - mask.dim())].to(query.dtype).clamp_min(torch.finfo(query.dtype).min)
 
 
 class _Attention(torch.autograd.Function):
-    """Shapes are (rows, heads, tokens, size of a head); the mask learns nothing."""
+    """Shapes are (rows, heads, tokens, size of a head); the mask has no gradient."""
 
     @staticmethod
     def forward(
@@ -114,22 +123,22 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, mask, output, signed = ctx.saved_tensors
         bias = _bias(mask, query, key, is_causal=ctx.is_causal) if signed is None else None
-        of_query, of_key, of_value = (_like(its) for its in (query, key, value))
-        # Of each query: the sum of its weights times their gradients, whatever of them was dropped.
+        of_query, of_key, of_value = (_like(tensor) for tensor in (query, key, value))
+        # For each query, the sum of its weights times their gradients, whichever of them were dropped.
         total = (grad.float() * output).sum(-1, keepdim=True).to(grad.dtype)
         if ctx.drops:
             grad = grad * ctx.kept_scale
         for part in _parts((*query.shape[:3], key.shape[2])):
             weights = _weights(query, key, bias, ctx.scale, part) if signed is None else _taken(signed, part)
             kept = weights.clamp_min(0) if ctx.drops else weights
-            its_grad, its_total = _taken(grad, part), _taken(total, part)
-            _put(kept.transpose(-1, -2) @ its_grad, 1.0, of_value, part)
-            of_scores = its_grad @ _taken(value, part).transpose(-1, -2)
+            part_grad, part_total = _taken(grad, part), _taken(total, part)
+            _put(kept.transpose(-1, -2) @ part_grad, 1.0, of_value, part)
+            of_scores = part_grad @ _taken(value, part).transpose(-1, -2)
             if ctx.drops:
                 unsigned = weights.view(WHOLE[weights.dtype]).bitwise_and(~SIGN[weights.dtype]).view(weights.dtype)
-                of_scores.mul_(kept).addcmul_(unsigned, its_total, value=-1)
+                of_scores.mul_(kept).addcmul_(unsigned, part_total, value=-1)
             else:
-                of_scores.sub_(its_total).mul_(weights)
+                of_scores.sub_(part_total).mul_(weights)
             _put(of_scores @ _taken(key, part), ctx.scale, of_query, part)
             _put(of_scores.transpose(-1, -2) @ _taken(query, part), ctx.scale, of_key, part)
         return of_query, of_key, of_value, None, None, None, None
@@ -143,25 +152,25 @@ def _weights(
     scores = query.new_empty(*queries.shape[:2], keys.shape[1]) if out is None else out
     scores.baddbmm_(queries, keys.transpose(-1, -2), beta=0, alpha=scale)
     if bias is not None:
-        its_bias = bias[tuple(its if size > 1 else slice(None) for its, size in zip(part, bias.shape, strict=False))]
-        if bool(its_bias.any()):  # not where no row of the part has padding
-            scores.view(query[part].shape[:2] + scores.shape[1:]).add_(its_bias)
+        place = tuple(index if size > 1 else slice(None) for index, size in zip(part, bias.shape, strict=False))
+        if bool(bias[place].any()):  # false where no row of the part has padding
+            scores.view(query[part].shape[:2] + scores.shape[1:]).add_(bias[place])
     return torch.softmax(scores, -1, out=scores)
 
 
-def _taken(its: Tensor, part: tuple[slice, slice]) -> Tensor:
-    """Some rows' heads, one behind another; shape (heads, tokens, size). A view where they lie like that."""
-    return its[part].reshape(-1, *its.shape[2:])
+def _taken(tensor: Tensor, part: tuple[slice, slice]) -> Tensor:
+    """The heads of some rows, one behind another; shape (heads, tokens, size). A view if memory has that order."""
+    return tensor[part].reshape(-1, *tensor.shape[2:])
 
 
-def _put(heads: Tensor, scale: float, its: Tensor, part: tuple[slice, slice]) -> None:
-    """The way back: what was computed of some rows' heads, times the scale, to its place."""
-    place = its[part]
+def _put(heads: Tensor, scale: float, tensor: Tensor, part: tuple[slice, slice]) -> None:
+    """Inverse of _taken: writes the heads, times the scale, to their place in the tensor."""
+    place = tensor[part]
     torch.mul(heads.view(place.shape), scale, out=place)
 
 
 def _parts(shape: torch.Size | tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
-    """The rows and heads that are done together, of weights of that shape: whole rows, or some heads of one."""
+    """The rows and heads that are computed together, for weights of this shape: whole rows, or heads of one row."""
     rows, heads, queries, keys = shape
     together = max(1, AT_ONCE // (heads * queries * keys))
     heads_together = heads if heads * queries * keys <= AT_ONCE else max(1, AT_ONCE // (queries * keys))
@@ -170,7 +179,7 @@ def _parts(shape: torch.Size | tuple[int, ...]) -> Iterator[tuple[slice, slice]]
             yield slice(row, row + together), slice(head, head + heads_together)
 
 
-def _like(its: Tensor, size: int | None = None) -> Tensor:
-    """A new one of the same shape, laid out as models want it next: a token's heads one after another."""
-    rows, heads, tokens, own_size = its.shape
-    return its.new_empty(rows, tokens, heads, size or own_size).transpose(1, 2)
+def _like(tensor: Tensor, size: int | None = None) -> Tensor:
+    """An empty tensor of the same shape, in the layout that models need next: a token's heads one after another."""
+    rows, heads, tokens, own_size = tensor.shape
+    return tensor.new_empty(rows, tokens, heads, size or own_size).transpose(1, 2)

@@ -1,7 +1,8 @@
-"""The last layer of an encoder that classifies by its first token computes that token alone; loss and gradients stay.
+"""Lets the last layer of an encoder that classifies by its first token compute only that token; same gradients.
 
-BERT and its like hand a text's first position on to the classifier, so that of the others the last layer has to know
-keys and values only. Whether it is so the model itself is asked, as with packing: no list of architectures says it.
+BERT and similar models pass only the first position on to the classifier, so that for the other positions the last
+layer needs keys and values only. Whether this holds is measured on the model, as with packing; there is no list of
+architectures.
 """
 
 import sys
@@ -17,9 +18,9 @@ from shardtune.trainer.tasks.batch import Batch
 
 
 def read_first_alone(engine: Engine, model: Any, batch: Batch, precision: str, ranks: Ranks) -> bool:
-    """Collective: lets the last layer compute the first position alone, if the logits of the batch stay the same.
+    """Collective: lets the last layer compute the first position only, if the logits of the batch stay the same.
 
-    Returns whether they did; if not, the model is as it was.
+    Returns whether they did; if not, the model is unchanged.
     """
     found = _last_attention(model)
     if found is None:
@@ -39,27 +40,27 @@ def read_first_alone(engine: Engine, model: Any, batch: Batch, precision: str, r
 
 
 def _last_attention(model: Any) -> tuple[Any, Any] | None:
-    """The last layer's attention, and the class of transformers' that computes the same for queries of their own."""
+    """The last layer's attention, and the class that computes it for separate queries; None if unknown."""
     layers = getattr(getattr(model.base_model, "encoder", None), "layer", None)
     attention = getattr(layers[-1], "attention", None) if layers else None
-    its = getattr(attention, "self", None)
-    if its is None or not hasattr(attention, "output") or not type(its).__name__.endswith("SelfAttention"):
+    self_attention = type(getattr(attention, "self", None))
+    if not hasattr(attention, "output") or not self_attention.__name__.endswith("SelfAttention"):
         return None
-    name = type(its).__name__.removesuffix("SelfAttention") + "CrossAttention"
-    cross = getattr(sys.modules[type(its).__module__], name, None)
+    name = self_attention.__name__.removesuffix("SelfAttention") + "CrossAttention"
+    cross = getattr(sys.modules[self_attention.__module__], name, None)
     if cross is None or "encoder_hidden_states" not in signature(cross.forward).parameters:
         return None
     return attention, cross
 
 
 def _narrow(attention: Any, cross: Any) -> Any:
-    """Gives the first position alone to the queries and to what comes behind them; returns how to take it back."""
+    """Restricts the queries, and what follows them, to the first position; returns a function that undoes it."""
 
     def attend(hidden_states: Any, attention_mask: Any = None, **kwargs: Any) -> Any:
         if attention_mask is not None and attention_mask.dim() == 4:
             attention_mask = attention_mask[:, :, :1]
-        its_own = {"encoder_hidden_states": hidden_states, "attention_mask": attention_mask, "past_key_values": None}
-        return cross.forward(attention.self, hidden_states[:, :1], **kwargs | its_own)
+        own = {"encoder_hidden_states": hidden_states, "attention_mask": attention_mask, "past_key_values": None}
+        return cross.forward(attention.self, hidden_states[:, :1], **kwargs | own)
 
     def add_first(_: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
         attended, hidden_states = args

@@ -1,4 +1,4 @@
-"""What one rank's memory will hold, from the model's config alone: nothing is loaded, nothing allocated."""
+"""Estimate of one rank's memory from the model's config only: nothing is loaded or allocated."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +11,11 @@ BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes on one rank. Without the CUDA context, communication buffers and fragmentation: some GB on a GPU."""
+    """Bytes on one rank, without the CUDA context, communication buffers and fragmentation: some GB on a GPU."""
 
     num_parameters: int
     num_trained: int
-    """Of them: those that have a gradient, and states of the optimizer."""
+    """Number of parameters that have a gradient and optimizer states."""
     weights: int
     gradients: int
     optimizer: int
@@ -31,15 +31,15 @@ class Footprint:
 def footprint(
     recipe: Recipe, task: Task, config: Any, *, stage: int, world_size: int, batch: tuple[int, int], num_targets: int
 ) -> Footprint:
-    """The footprint of a step whose largest micro-batch has the shape `batch` (rows, longest), on so many ranks.
+    """The footprint of a step whose largest micro-batch has the shape `batch` (rows, longest), on world_size ranks.
 
     Model states as in Rajbhandari et al., 2020 (ZeRO, section 3.1): 2 + 2 + 12 bytes a parameter in half precision,
-    4 + 4 + 8 in fp32; an N-th of the optimizer's from stage 1 on, of the gradients from 2, of the weights at 3. What
-    model.lora does not train has weights alone. Without DeepSpeed the gradients are fp32 in any precision.
+    4 + 4 + 8 in fp32; 1/N of the optimizer's from stage 1 on, of the gradients from 2, of the weights at 3. What
+    model.lora does not train has weights only. Without DeepSpeed the gradients are fp32 in any precision.
     Activations as in Korthikanti et al., 2023 (section 4): 34 bytes for each token, layer and hidden unit in half
     precision, without the attention scores, which sdpa and flash attention do not keep; 2 with activation
-    checkpointing, and one layer whole. Logits: three copies in fp32 (the loss, its softmax, its gradient) and one; of a
-    vocabulary, a chunk's (trainer/model/target_loss.py).
+    checkpointing, and one whole layer. Logits: three copies in fp32 (loss, softmax, gradient) and one in the
+    model's precision; for a vocabulary, those of a chunk (trainer/model/target_loss.py).
     """
     import torch
     import transformers
@@ -83,12 +83,12 @@ def footprint(
 def largest_footprint(
     recipe: Recipe, task: Task, config: Any, *, stage: int, world_size: int, batch: tuple[int, int]
 ) -> Footprint:
-    """The footprint of a step whose largest micro-batch has this shape, with as many targets as there may be in it."""
+    """The footprint of a step whose largest micro-batch has this shape and as many targets as can be in it."""
     rows, longest = batch
     num_targets = rows * (longest if task.wants_target_loss else 1)
     return footprint(recipe, task, config, stage=stage, world_size=world_size, batch=batch, num_targets=num_targets)
 
 
 def _first(config: Any, *names: str) -> int:
-    """The first of these that the config has; 0 if it has none."""
+    """The first of these numbers that the config has; 0 if it has none."""
     return next((int(value) for name in names if (value := getattr(config, name, None)) is not None), 0)

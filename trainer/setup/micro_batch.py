@@ -1,4 +1,4 @@
-"""How many tokens a micro-batch may have: what a step can use, and what memory has room for by the estimate."""
+"""Size limit of micro-batches in tokens: what a step can use, and what fits in memory by estimate."""
 
 import math
 from dataclasses import dataclass, replace
@@ -15,22 +15,22 @@ from shardtune.trainer.setup.footprint import largest_footprint
 from shardtune.trainer.tasks import Task
 
 ESTIMATE_FILLS = 0.8
-"""The part of a rank's memory that the estimate fills: it knows nothing of the CUDA context, of what collectives need
-and of fragmentation. What is too much all the same costs a start, what is too little a micro-batch more in a step."""
+"""The part of a rank's memory that the estimate may fill: it does not include the CUDA context, the buffers of
+collectives and fragmentation. Too high an estimate costs a start, too low an estimate a micro-batch more per step."""
 STEPS_LOOKED_AT = 50
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Tokens of a micro-batch, padding included, in this start."""
+    """Most tokens of a micro-batch in this start, padding included."""
 
     tokens: int
     least: int | None = None
-    """Where memory is short, the next start's is half of it, but not less than this; None if the recipe decides it."""
+    """When memory is short, the next start halves the budget, but not below this; None if the recipe sets it."""
 
     @property
     def next_smaller(self) -> int | None:
-        """What the next start is to have when this is too much; None if there is nothing less."""
+        """The budget of the next start if this one is too large; None if there is no smaller one."""
         if self.least is None or self.tokens <= self.least:
             return None
         return max(self.least, self.tokens // 2)
@@ -38,18 +38,18 @@ class Budget:
 
 @dataclass(frozen=True)
 class FirstSteps:
-    """The first steps of a training, as they are dealt to the ranks."""
+    """The first steps of a training, as they are distributed to the ranks."""
 
     largest: tuple[int, int]
     """(rows, longest) of the micro-batch with the most tokens."""
     num_targets: int
-    """Of that micro-batch."""
+    """Number of targets of that micro-batch."""
     padding_efficiency: float
     """The part of their tokens that is not padding."""
 
 
 def lay_out_first_steps(train: Split, order: Order, batch_maker: BatchMaker) -> FirstSteps:
-    """What they come to with the budget of this batch maker."""
+    """Lays out the first steps with the budget of this batch maker."""
     largest, targets, real, padded = (0, 0), 0, 0, 0
     for step in range(min(STEPS_LOOKED_AT, order.steps_per_epoch)):
         rows = order.rows(step)
@@ -61,13 +61,13 @@ def lay_out_first_steps(train: Split, order: Order, batch_maker: BatchMaker) -> 
                 shape = batch_maker.shape_of(bins, lengths)
                 padded += shape[0] * shape[1]
                 if shape[0] * shape[1] > largest[0] * largest[1]:
-                    largest, targets = shape, int(sum(num_targets[its].sum() for its in bins))
+                    largest, targets = shape, int(sum(num_targets[bin_rows].sum() for bin_rows in bins))
     return FirstSteps(largest, targets, real / padded)
 
 
 def most_wanted(train: Split, recipe: Recipe, batch_maker: BatchMaker) -> int:
-    """The tokens of a micro-batch that takes a rank's whole share of a step, by the first steps; more are of no use."""
-    if recipe.data.streaming:  # of which no lengths are known
+    """Tokens of a micro-batch that holds a rank's whole share of a step, by the first steps; more would be unused."""
+    if recipe.data.streaming:  # the lengths are not known
         return -(-recipe.train.global_batch_size // batch_maker.ranks.world_size) * recipe.data.max_tokens
     unlimited = replace(batch_maker, micro_batch_tokens=NO_LIMIT)
     whole = lay_out_first_steps(train, training_order(train, recipe), unlimited)
@@ -77,8 +77,8 @@ def most_wanted(train: Split, recipe: Recipe, batch_maker: BatchMaker) -> int:
 def estimate(
     recipe: Recipe, task: Task, *, longest: int, wanted: int, stage: int, world_size: int, memory: float
 ) -> int:
-    """As many of the `wanted` tokens as the memory of a rank (bytes) has room for, in rows of the `longest`; one row at
-    least, and data.max_tokens."""
+    """The largest number of tokens up to `wanted` that fits in a rank's memory (bytes), in rows of `longest` tokens; at
+    least one row, and data.max_tokens."""
     config = load_model_config(recipe, task)
 
     def fits(num_rows: int) -> bool:

@@ -1,4 +1,4 @@
-"""What to say when a rank's memory is short: what was asked of how much, and which settings would fit."""
+"""The error of a rank that runs out of memory: what was requested of how much, and which settings would fit."""
 
 import contextlib
 import re
@@ -24,7 +24,7 @@ HEADROOM = 0.95
 
 
 def is_memory_error(error: BaseException) -> bool:
-    """Whether torch could not get the memory that it wanted, of a GPU or of the machine."""
+    """Whether torch could not allocate memory, of a GPU or of the machine."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
@@ -36,8 +36,8 @@ def memory_said(
 ) -> Iterator[None]:
     """Turns a lack of memory into a ShortOfMemoryError: one message with the numbers and the settings that would fit.
 
-    `shape` is that of the micro-batch that was begun last, (rows, longest); None if there was none. No micro-batch has
-    more than micro_batch_tokens.
+    `shape` returns the shape (rows, longest) of the last micro-batch that was begun, or None. No micro-batch has more
+    than micro_batch_tokens.
     """
     try:
         yield
@@ -57,13 +57,14 @@ def _explained(
     ranks: Ranks,
     budget: int,
 ) -> ShortOfMemoryError:
-    """What a setting would save is estimated, what was in use is measured."""
+    """The error, with memory in use as measured, and what settings would save as estimated."""
     capacity, used = _capacity(ranks.device), peak_memory(ranks.device)
     asked = _asked(str(error))
     where = f"in a micro-batch of {shape[0]} rows x {shape[1]} tokens" if shape else "before the first micro-batch"
     lines = [
-        f"rank {ranks.rank} has run out of memory {where}: it wanted {asked / 1e9:.2f} GB more, after {used / 1e9:.2f} "
-        f"GB, of the {capacity / 1e9:.2f} GB of {'its GPU' if ranks.device.type == 'cuda' else 'this machine'}."
+        f"rank {ranks.rank} ran out of memory {where}: it requested {asked / 1e9:.2f} GB more after a peak of "
+        f"{used / 1e9:.2f} GB; {'its GPU' if ranks.device.type == 'cuda' else 'this machine'} has "
+        f"{capacity / 1e9:.2f} GB."
     ]
     fitting = [
         f"  {setting:40} about {size / 1e9:.2f} GB a rank"
@@ -73,22 +74,22 @@ def _explained(
         if size <= HEADROOM * share_of_memory(ranks.device, ranks_here())
     ]
     if fitting:
-        lines += ["By the estimate, each of these would fit alone, and none changes what is learned:", *fitting[:4]]
+        lines += ["By estimate, each of these alone would fit, and none changes what is learned:", *fitting[:4]]
     else:
-        lines.append("No single setting is known to fit; shard over more ranks, or lower data.max_tokens")
+        lines.append("By estimate, no single setting would fit; shard over more ranks, or lower data.max_tokens.")
     return ShortOfMemoryError("\n".join(lines))
 
 
 def _alternatives(
     recipe: Recipe, task: Task, config: Any, shape: tuple[int, int], ranks: Ranks, wanted: int, budget: int
 ) -> Iterator[tuple[str, float]]:
-    """Settings, and the bytes that a rank would want with each instead of `wanted`."""
+    """Settings, and the bytes that a rank would need with each instead of `wanted`."""
     rows, longest = shape
     stage = stage_of(recipe)
 
     def size(recipe: Recipe, rows: int, stage: int, *, offloaded: bool = False) -> int:
-        its = largest_footprint(recipe, task, config, stage=stage, world_size=ranks.world_size, batch=(rows, longest))
-        return its.total - (its.optimizer if offloaded else 0)
+        step = largest_footprint(recipe, task, config, stage=stage, world_size=ranks.world_size, batch=(rows, longest))
+        return step.total - (step.optimizer if offloaded else 0)
 
     now = size(recipe, rows, stage)
     while budget // 2 >= recipe.data.max_tokens:
@@ -108,14 +109,14 @@ def _alternatives(
 
 
 def _asked(text: str) -> int:
-    """The bytes that torch's complaint names; 0 if it names none."""
+    """The bytes that torch's error message names; 0 if it names none."""
     units = {"bytes": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
     found = re.search(r"allocate ([\d.]+) (bytes|KiB|MiB|GiB|B)\b", text)
     return round(float(found[1]) * units[found[2]]) if found else 0
 
 
 def share_of_memory(device: torch.device, num_ranks: int) -> float:
-    """The bytes that a rank has: those of its GPU, or its part of the machine's, which so many CPU ranks share."""
+    """Bytes of memory for a rank: those of its GPU, or its part of the machine's, which num_ranks CPU ranks share."""
     capacity = _capacity(device)
     return capacity if device.type == "cuda" else capacity / num_ranks
 
@@ -128,14 +129,14 @@ def _capacity(device: torch.device) -> int:
 
 
 def limits_of_memory(root: Path = Path("/")) -> Iterator[int]:
-    """What the control groups of this process may use, in bytes: a container's limit, or that of a Slurm job."""
+    """The memory limits of this process's control groups in bytes: those of a container or of a Slurm job."""
     for line in (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers not in ("", "memory"):
             continue
         mount, name = ("memory", "memory.limit_in_bytes") if controllers else ("", "memory.max")
         group = root / "sys/fs/cgroup" / mount / path.lstrip("/")
-        # In a container the path may be the one outside of it, and lead nowhere; the folders above it still count.
+        # In a container the path may be the one outside of it, which does not exist; the folders above it still apply.
         for folder in (group, *group.parents[: len(Path(path).parts) - 1]):
             with contextlib.suppress(OSError):
                 text = (folder / name).read_text(encoding="ascii").strip()

@@ -1,8 +1,8 @@
-"""Whether a run packs its examples, which the model itself is asked: no list of architectures says it.
+"""Whether a run packs its examples, which is measured on the model; there is no list of architectures.
 
-transformers makes the attention mask of packed examples from their position ids, for the causal models that hand these
-on to it; an encoder is given a mask. Others pass over them, and so do layers that are no attention (Mamba,
-convolutions); none of these says a word.
+transformers builds the attention mask of packed examples from their position ids, for the causal models that pass these
+on to it; an encoder is given a mask. Other models ignore them, and so do layers other than attention (Mamba,
+convolutions), all without a warning.
 """
 
 from collections.abc import Collection
@@ -21,30 +21,30 @@ from shardtune.trainer.tasks import Task
 from shardtune.trainer.tasks.example import IGNORED, Example
 
 MAX_LEAK = {"fp32": 1e-5, "bf16": 3e-3, "fp16": 3e-3}
-"""What another example may change, as a part of what it changes where it is seen. The same shapes, so the same kernels:
-attention that is masked changes nothing at all, the rounding of experts 2e-7 (Mixtral, fp32). What leaks least, the
-convolution of an Lfm2 without training, came to 7e-4 in fp32 and to 1e-2 in bf16."""
+"""How much another example may change the logits, relative to the change where it is seen. The shapes are the same, so
+the kernels are too: masked attention changes nothing at all, the rounding of experts 2e-7 (Mixtral, fp32). The smallest
+real leak, the convolution of an untrained Lfm2, was 7e-4 in fp32 and 1e-2 in bf16."""
 MAX_DIFFERENCE = {"fp32": 1e-3, "bf16": 0.1, "fp16": 0.1}
-"""What packing may change, as a part of what being one text would. Other shapes are other kernels, which round
-otherwise; learned positions that do not begin anew come to 0.2 (OPT)."""
+"""How much packing may change the logits, relative to the change if the examples were one text. Other shapes are other
+kernels, which round differently; learned positions that do not start again come to 0.2 (OPT)."""
 
 
 def choose_packing(
     recipe: Recipe, task: Task, engine: Engine, model: Any, *, ranks: Ranks, reporter: Reporter
 ) -> Packing | None:
-    """Collective: how this run packs its examples; None if it does not. Reports it if `auto` finds that it cannot.
+    """Collective: how this run packs its examples, or None if it does not. Reports why, if `auto` cannot.
 
-    Raises DataError if the recipe wants packing and the task or the model cannot.
+    Raises DataError if the recipe requires packing and the task or the model does not support it.
     """
     if recipe.data.packing == "off" or (recipe.data.packing == "auto" and not task.packable):
         return None
-    # RoBERTa and its like count places from the one after the padding's id.
+    # RoBERTa and similar models count positions from the one after the padding's id.
     firsts = dict.fromkeys((0, (getattr(model.config, "pad_token_id", None) or 0) + 1))
     faults: list[str] = []
     for first_position in firsts:
         packing = Packing(
             capacity=recipe.data.max_tokens,
-            # Flash attention tells packed examples apart in a single row only (transformers' _is_packed_sequence).
+            # Flash attention keeps packed examples apart in a single row only (transformers' _is_packed_sequence).
             is_flat="flash" in (model.config._attn_implementation or ""),
             first_position=first_position,
         )
@@ -59,34 +59,34 @@ def choose_packing(
 
 
 def _fault(task: Task, engine: Engine, model: Any, packing: Packing, precision: str, ranks: Ranks) -> str | None:
-    """Collective: why these examples cannot be packed for this model; None if they can."""
+    """Collective: why these examples cannot be packed for this model, or None if they can."""
     name = type(model).__name__
     if not task.packable:
-        return f"the examples of this task cannot be packed for a {name}"
+        return f"the examples of this task cannot be packed for {name}"
     if "position_ids" not in signature(type(model).forward).parameters:
         return f"{name} takes no position_ids"
     if not task.wants_target_loss and any(kind != "full_attention" for kind in _kinds_of_layers(model)):
-        return f"some layers of a {name} see a window of a text alone, of which a mask of packed rows says nothing"
+        return f"some layers of {name} attend within a window, which the mask of packed rows cannot express"
     if packing.is_flat and not task.wants_target_loss:
-        return f"flash attention takes no mask, by which the examples of a {name} would be told apart; use sdpa"
+        return f"flash attention takes no mask, which {name} needs to keep examples apart; set model.attention=sdpa"
     leak, difference = _measure(engine, task, model.config.get_text_config().vocab_size, packing, ranks)
-    # Every rank has the same weights, but perhaps another kernel.
+    # Every rank has the same weights, but perhaps a different kernel.
     if ranks.any(not leak <= MAX_LEAK[precision]):
-        return f"{name} does not keep rows apart that share one (one is seen in another: {leak:.1%} of it)"
+        return f"{name} does not keep packed rows apart ({leak:.1%} of one row is seen in another)"
     if ranks.any(not difference <= MAX_DIFFERENCE[precision]):
-        return f"{name} computes something else for rows that share one ({difference:.1%})"
+        return f"{name} computes different logits for packed rows (they differ by {difference:.1%})"
     return None
 
 
 def _kinds_of_layers(model: Any) -> Collection[str]:
-    """What each layer attends to, as transformers names it in a config."""
+    """The attention type of each layer, as transformers names it in a config."""
     return getattr(model.config.get_text_config(), "layer_types", None) or ()
 
 
 def _measure(engine: Engine, task: Task, vocabulary_size: int, packing: Packing, ranks: Ranks) -> tuple[float, float]:
-    """Collective: how much of one example is seen in the next, and how much packing changes the latter's logits.
+    """Collective: how much of one example is seen in the next, and how much packing changes the logits of the latter.
 
-    Both as parts of what is seen, or changed, if the two are one text; not a number if that is nothing.
+    Both relative to what is seen, or changed, if the two are one text; nan if that is nothing.
     """
 
     def example(start: int, length: int) -> Example:
@@ -97,7 +97,7 @@ def _measure(engine: Engine, task: Task, vocabulary_size: int, packing: Packing,
     watched["labels"] = watched["input_ids"]
 
     def logits(*rows: Example) -> Tensor:
-        """Those of the watched example, at each of its tokens; shape (tokens, vocabulary or labels)."""
+        """Logits of the watched example at each of its tokens; shape (tokens, vocabulary or labels)."""
         batch = task.collate(rows).to(ranks.device)
         batch.inputs.pop("targets", None)
         with engine.evaluating():
@@ -111,6 +111,6 @@ def _measure(engine: Engine, task: Task, vocabulary_size: int, packing: Packing,
     def one_text(before: Example) -> Tensor:
         return logits({key: [*before[key], *watched[key]] for key in before})
 
-    its, alone, seen = packed(first), logits(watched), one_text(first)
-    leak = (its - packed(other)).norm(dim=1).max() / (seen - one_text(other)).norm(dim=1).max()
-    return float(leak), float((its - alone).norm() / (seen - alone).norm())
+    behind, alone, seen = packed(first), logits(watched), one_text(first)
+    leak = (behind - packed(other)).norm(dim=1).max() / (seen - one_text(other)).norm(dim=1).max()
+    return float(leak), float((behind - alone).norm() / (seen - alone).norm())

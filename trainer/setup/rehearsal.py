@@ -1,8 +1,8 @@
-"""What `train.micro_batch_tokens: auto` comes to in a run: estimated, tried out, kept in the run directory, and halved
-there when memory is short.
+"""The value of `train.micro_batch_tokens: auto`: estimated, tried out, kept in the run directory, and halved there when
+memory is short.
 
-A rank that is short of memory in the middle of a collective cannot tell the others. So it is the next start that does
-better, and not this one; and the first start rehearses the largest micro-batch there may be, before it trains.
+A rank that runs out of memory in the middle of a collective cannot tell the others. So only the next start can use a
+smaller value; and the first start rehearses the largest possible micro-batch before it trains.
 """
 
 import math
@@ -37,11 +37,11 @@ def settle_budget(
     reporter: Reporter,
     lease: Lease,
 ) -> Budget:
-    """Collective: the recipe's number; with auto the one that is kept, or else an estimate, tried out here.
+    """Collective: the recipe's number; with auto the one kept in the run directory, or an estimate, tried out here.
 
     `batch_maker` has no limit yet.
 
-    Raises StartAnewError if it is too much, ShortOfMemoryError if there is nothing less.
+    Raises StartAnewError if it is too large, ShortOfMemoryError if there is no smaller one.
     """
     task, ranks = batch_maker.task, batch_maker.ranks
     given = recipe.train.micro_batch_tokens
@@ -69,7 +69,7 @@ def settle_budget(
         memory_said(recipe, task, ranks, lambda: begun[-1].shape if begun else None, micro_batch_tokens=budget.tokens),
     ):
         rehearse(engine, task, small, large, begun)
-        ranks.barrier()  # with each of them, for under ZeRO-0 a rank updates all weights alone
+        ranks.barrier()  # inside, because under ZeRO-0 each rank updates all weights by itself
     if not kept.fits:
         kept = KeptBudget(kept.tokens, fits=True, too_many=kept.too_many)
         if ranks.is_zero:
@@ -79,10 +79,10 @@ def settle_budget(
 
 
 def rehearse(engine: Engine, task: Task, small: Batch, large: Batch, begun: list[Batch]) -> None:
-    """Collective: steps that need as much memory as any of the training will, and change nothing.
+    """Collective: does steps that need as much memory as any step of the training, and change nothing.
 
-    The first makes the optimizer's states. In the second the large micro-batch follows on another one, so that it finds
-    the states and a gradient there. `begun` gets each as it is begun.
+    The first creates the optimizer's states. In the second the large micro-batch follows another one, so that states
+    and gradients are in memory already. Each micro-batch is appended to `begun` when it begins.
     """
     with engine.rehearsing():
         for micro_batches in ([small], [small, large]):
@@ -90,16 +90,16 @@ def rehearse(engine: Engine, task: Task, small: Batch, large: Batch, begun: list
             for batch in micro_batches:
                 beat()
                 begun.append(batch)
-                # Of infinitely many targets, a batch's have a gradient of 0.
+                # With infinitely many targets, the gradient is 0.
                 engine.backward(task.loss_sum(engine.forward(batch), batch), num_targets=math.inf)
             engine.step(lr=0.0)
 
 
 @contextmanager
 def halved_when_short(budget: Budget, run_dir: Path, lease: Lease) -> Iterator[None]:
-    """Turns a ShortOfMemoryError into a StartAnewError, and leaves the next start a smaller budget, if there is one.
+    """Turns a ShortOfMemoryError into a StartAnewError, and saves a smaller budget for the next start, if there is one.
 
-    Raises TakenOverError if the run directory is another start's by now.
+    Raises TakenOverError if another start owns the run directory now.
     """
     try:
         yield
@@ -111,6 +111,6 @@ def halved_when_short(budget: Budget, run_dir: Path, lease: Lease) -> Iterator[N
         kept = KeptBudget(smaller, fits=False, too_many=budget.tokens)
         try:
             keep_budget(run_dir, kept)
-        except OSError as full:  # a disk that refuses: the next start would do the same as this one
+        except OSError as full:  # a full disk: the next start would do the same as this one
             raise error from full
-        raise StartAnewError(f"{str(error).splitlines()[0]}\n{kept}; start it again to go on with that") from error
+        raise StartAnewError(f"{str(error).splitlines()[0]}\n{kept}; run again to train with it") from error

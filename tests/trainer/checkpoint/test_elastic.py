@@ -200,7 +200,9 @@ def test_precision_is_all_that_tells_the_layouts_apart(written: list[Path]) -> N
 def test_a_checkpoint_of_another_model_is_refused_with_what_differs(written: list[Path]) -> None:
     its = read(written[0])
     with pytest.raises(
-        Exception, match=r"is of another model:\n  odd\.weight: \[7, 5\] there, \[5, 7\] here\n  new: not"
+        Exception,
+        match=r"belongs to a different model:\n  odd\.weight: \[7, 5\] in the checkpoint, \[5, 7\] in this model\n"
+        r"  new: missing in the checkpoint, \[1\] in this model",
     ):
         its.refuse_another_model({**its.shapes, "odd.weight": [5, 7], "new": [1]})
 

@@ -244,6 +244,7 @@ def test_a_fork_is_refused_in_words(stopped: Path, tmp_path: Path) -> None:
             find_run(path, [], run_dir, fork)
     its = find_run(stopped, ["task.label_names=[negative, positive, mixed]"], None, tmp_path / "fork")
     with pytest.raises(
-        AssertionError, match=r"is of another model:\n  classifier\.weight: \[2, 32\] there, \[3, 32\] here"
+        AssertionError,
+        match=r"belongs to a different model:\n  classifier\.weight: \[2, 32\] in the checkpoint, \[3, 32\] in this",
     ):
         begin(its, world_size=1)

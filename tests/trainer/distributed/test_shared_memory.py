@@ -18,11 +18,11 @@ def test_every_rank_sees_what_each_has_written(world_size: int) -> None:
 
     def body(ranks: Ranks) -> tuple[list[int], list[int]]:
         memory = common_memory(100 + ranks.rank, ranks)
-        assert memory is not None and not any(its.any() for its in memory)
+        assert memory is not None and not any(tensor.any() for tensor in memory)
         ranks.barrier()  # or the others' next line would be seen in this one
         memory[ranks.rank].fill_(ranks.rank + 1)
         ranks.barrier()
-        return [len(its) for its in memory], [int(its.sum()) for its in memory]
+        return [len(tensor) for tensor in memory], [int(tensor.sum()) for tensor in memory]
 
     sizes = [100 + rank for rank in range(world_size)]
     sums = [(rank + 1) * size for rank, size in enumerate(sizes)]

@@ -1,4 +1,4 @@
-"""A wish to stop is seen wherever it comes from and wherever a run is, and costs nothing."""
+"""A stop request takes effect wherever it comes from and wherever a run is, and loses nothing."""
 
 import contextlib
 import json
@@ -51,7 +51,7 @@ def test_a_wish_that_comes_while_modules_are_imported_is_heeded_when_they_are(
 
 def test_a_rank_that_waits_for_another_within_torch_ends_when_it_is_asked_to(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(RECIPE.format(folder=tiny), encoding="utf-8")
-    # Its store answers to nobody else: rank 1 never comes.
+    # Nobody joins its store: rank 1 never comes.
     place = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     words = [sys.executable, "-m", "shardtune.trainer", "r.yaml", "--run-dir=r"]
     process = subprocess.Popen(words, cwd=tmp_path, env=os.environ | place | {"PYTHONPATH": str(ROOT)})
@@ -89,7 +89,7 @@ def test_a_signal_to_a_forked_process_is_not_taken_for_one_of_the_parent(monkeyp
         while not heard:
             assert time.monotonic() < deadline
             time.sleep(0.1)
-    assert [str(its) for its in heard] == ["SIGTERM"]
+    assert [str(request) for request in heard] == ["SIGTERM"]
 
 
 def test_nobody_listens_for_signals_afterwards_even_if_a_forked_process_lives_on() -> None:
@@ -144,10 +144,12 @@ SHORT = ("train.max_steps=8", "train.micro_batch_tokens=64")
 """Of several micro-batches a step and a rank; dev is evaluated after steps 6 and 8."""
 
 
-def same_end(its: Path, other: Path) -> bool:
-    weights, theirs = (load_file(run_dir / "export" / "best" / "model.safetensors") for run_dir in (its, other))
-    same_weights = all(torch.equal(weights[name], theirs[name]) for name in theirs)
-    return same_weights and json.loads((its / RESULTS).read_text()) == json.loads((other / RESULTS).read_text())
+def same_end(first: Path, other: Path) -> bool:
+    weights, other_weights = (
+        load_file(run_dir / "export" / "best" / "model.safetensors") for run_dir in (first, other)
+    )
+    same_weights = all(torch.equal(weights[name], other_weights[name]) for name in other_weights)
+    return same_weights and json.loads((first / RESULTS).read_text()) == json.loads((other / RESULTS).read_text())
 
 
 def test_a_step_of_many_micro_batches_is_left_in_the_middle(tiny: Path, tmp_path: Path, unbroken: Path) -> None:
@@ -155,7 +157,7 @@ def test_a_step_of_many_micro_batches_is_left_in_the_middle(tiny: Path, tmp_path
     assert train(recipe, tmp_path, world_size=2, before=signal_at("begin_step", 4))[0] == [False, False]
     (stopped,) = events(tmp_path, "stopped")
     assert (stopped["step"], stopped["reason"]) == (3, "SIGTERM")
-    assert [its.step for its in complete_checkpoints(tmp_path / "checkpoints")] == [3]
+    assert [checkpoint.step for checkpoint in complete_checkpoints(tmp_path / "checkpoints")] == [3]
     assert not (tmp_path / LEASE).exists()
     assert train(recipe, tmp_path, world_size=2)[0] == [True, True]
     assert curve(events(tmp_path)) == curve(events(unbroken))
@@ -167,7 +169,7 @@ def test_an_evaluation_is_left_in_the_middle_and_done_again(tiny: Path, tmp_path
     evaluating = signal_at("evaluating", 3)  # that after step 6; two are passes at the start
     assert train(recipe, tmp_path, world_size=2, before=evaluating)[0] == [False, False]
     assert not events(tmp_path, "eval")
-    assert [its.step for its in complete_checkpoints(tmp_path / "checkpoints")] == [6]
+    assert [checkpoint.step for checkpoint in complete_checkpoints(tmp_path / "checkpoints")] == [6]
     at_the_end = signal_at("evaluating", 5)  # after 6 again, after 8, and then test
     assert train(recipe, tmp_path, world_size=2, before=at_the_end)[0] == [False, False]
     assert not (tmp_path / RESULTS).exists()

@@ -109,9 +109,9 @@ def test_a_rank_that_is_yet_to_join_the_others_leaves_the_files_of_another_start
     (tmp_path / "logs").mkdir()
     for path in (alive_path(tmp_path, 3), stacks_path(tmp_path, 3)):
         path.touch()
-    its = alive_path(tmp_path, 3).stat()
+    before = alive_path(tmp_path, 3).stat()
     assert exit_code(join, tmp_path) == 0
-    assert alive_path(tmp_path, 3).stat() == its
+    assert alive_path(tmp_path, 3).stat() == before
     assert sorted(path.name for path in (tmp_path / "logs").iterdir()) == ["rank-3.alive", "rank-3.stacks.txt"]
 
 
@@ -125,9 +125,9 @@ def test_a_start_that_was_believed_dead_moves_nothing_of_the_later_one(tmp_path:
     (tmp_path / "logs").mkdir()
     alive, stacks = alive_path(tmp_path, 3), stacks_path(tmp_path, 3)
     with watching(tmp_path, 3, 60):
-        its = alive.stat()
+        before = alive.stat()
         assert exit_code(later_start, tmp_path, "spawn") == 0  # faulthandler's thread is lost in a fork
-        assert not os.path.samestat(alive.stat(), its)
+        assert not os.path.samestat(alive.stat(), before)
         stacks.touch()  # as of a later one that goes on
         before = alive.stat().st_mtime_ns, alive.parent.stat().st_mtime_ns
         monotonic = time.monotonic() + 2

@@ -14,19 +14,19 @@ from tests.support.runs import STEPS_PER_EPOCH, curve, tiny_recipe, train
 Events = list[dict[str, Any]]
 
 
-def assert_same_training(its: Events, other: Events) -> None:
+def assert_same_training(events: Events, other: Events) -> None:
     """The same loss and gradient norm in each step, and the same metrics in each evaluation."""
-    assert len(curve(its)) == len(curve(other)) == 3 * STEPS_PER_EPOCH
-    for (step, loss, norm), (_, other_loss, other_norm) in zip(curve(its), curve(other), strict=True):
+    assert len(curve(events)) == len(curve(other)) == 3 * STEPS_PER_EPOCH
+    for (step, loss, norm), (_, other_loss, other_norm) in zip(curve(events), curve(other), strict=True):
         assert loss == pytest.approx(other_loss, rel=1e-4), f"loss of step {step}"
         assert norm == pytest.approx(other_norm, rel=1e-3), f"grad_norm of step {step}"
-    for one, two in zip(evaluations(its), evaluations(other), strict=True):
+    for one, two in zip(evaluations(events), evaluations(other), strict=True):
         assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
         assert one["confusion"] == two["confusion"]
 
 
-def evaluations(its: Events) -> Events:
-    return [event for event in its if event["event"] == "eval"]
+def evaluations(events: Events) -> Events:
+    return [event for event in events if event["event"] == "eval"]
 
 
 @pytest.fixture(scope="module")

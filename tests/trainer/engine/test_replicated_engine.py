@@ -69,21 +69,21 @@ def by_engine(
             engine.backward(loss_sum(engine.forward(Batch({"x": words}, words)), words), num_targets=6)
         norms.append(engine.step(lr=0.1).grad_norm)
     assert isinstance(model, Model) and model.words.sparse and not model.shared.sparse
-    return {name: its.detach().numpy().copy() for name, its in model.named_parameters()}, norms
+    return {name: parameter.detach().numpy().copy() for name, parameter in model.named_parameters()}, norms
 
 
 def by_torch(make: Callable[[nn.Module], torch.optim.Optimizer]) -> tuple[dict[str, Tensor], list[float]]:
     model, norms = Model(), []
     optimizer = make(model)
-    for its in model.parameters():
-        its.grad = torch.zeros_like(its)  # what a step does not pass through has a gradient of 0, not none
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)  # what a step does not pass through has a gradient of 0, not none
     for step in STEPS:
         optimizer.zero_grad(set_to_none=False)
         for words in map(torch.tensor, step):
             (loss_sum(model(words), words) / 6).backward()  # type: ignore[no-untyped-call]
         norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)))
         optimizer.step()
-    return {name: its.detach() for name, its in model.named_parameters()}, norms
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}, norms
 
 
 def without_common_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,8 +107,8 @@ def test_weights_and_norms_are_those_of_a_plain_loop(
     assert max(expected_norms) > MAX_NORM, "nothing would be clipped"
     for weights, norms in run_ranks(by_engine, make, "fp32", whole, world_size=world_size):
         assert norms == pytest.approx(expected_norms, rel=1e-5)
-        for name, its in weights.items():
-            torch.testing.assert_close(torch.from_numpy(its), expected[name], rtol=1e-4, atol=1e-5, msg=name)
+        for name, weight in weights.items():
+            torch.testing.assert_close(torch.from_numpy(weight), expected[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize("is_shared", [False, True])
@@ -128,15 +128,15 @@ def test_ranks_of_one_machine_have_the_weights_in_common_and_update_a_part_each(
         snapshot = engine.snapshot()
         ranks.barrier()
         if ranks.is_zero:
-            for its in engine._model.parameters():
-                its.data.fill_(0.5)
+            for parameter in engine._model.parameters():
+                parameter.data.fill_(0.5)
         ranks.barrier()
-        return sum(len(its.values) for its in snapshot.states), [
-            bool((its == 0.5).all()) for its in engine._model.parameters()
+        return sum(len(fragment.values) for fragment in snapshot.states), [
+            bool((parameter == 0.5).all()) for parameter in engine._model.parameters()
         ]
 
     (one, seen_by_one), (other, seen_by_other) = run_ranks(body)
-    num_elements = sum(its.numel() for its in Model().parameters())
+    num_elements = sum(parameter.numel() for parameter in Model().parameters())
     assert one + other == 2 * num_elements, "AdamW has two states of each element"
     assert all(seen_by_one) and all(seen_by_other) == is_shared
     assert min(one, other) > 0.8 * num_elements

@@ -24,10 +24,10 @@ def test_linear_falls_along_a_line_and_wastes_no_step_at_zero() -> None:
 
 
 def test_cosine_is_half_way_down_in_the_middle() -> None:
-    its = rates(num_steps=100, schedule="cosine")
-    assert its[0] == 1.0
-    assert its[50] == pytest.approx(0.5)
-    assert its == sorted(its, reverse=True)
+    heights = rates(num_steps=100, schedule="cosine")
+    assert heights[0] == 1.0
+    assert heights[50] == pytest.approx(0.5)
+    assert heights == sorted(heights, reverse=True)
 
 
 def test_wsd_is_stable_until_the_last_fraction() -> None:

@@ -53,7 +53,7 @@ def test_large_tensors_are_read_piece_by_piece(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize(("name", "first", "numel"), [("w", 0, 9), ("w", 4, 4), ("v", 0, 1)])
 def test_elements_that_are_in_no_file_are_an_error(tmp_path: Path, name: str, first: int, numel: int) -> None:
     paths = write(tmp_path, torch.zeros(9), [3, 6])
-    with pytest.raises(CheckpointError, match=rf"^{name}: its elements from \d on are in no file"):
+    with pytest.raises(CheckpointError, match=rf"^{name}: no file of the checkpoint holds its elements from \d on"):
         SavedTensors([paths[0], paths[2]]).read(name, first, torch.empty(numel))
 
 
@@ -65,7 +65,7 @@ def test_a_file_that_is_none_is_an_error_in_words(tmp_path: Path) -> None:
 
 def test_the_files_are_plain_safetensors_that_others_may_read(tmp_path: Path) -> None:
     write_fragments(tmp_path / "x.safetensors", [Fragment("w", 5, torch.ones(2)), Fragment("v", 0, torch.zeros(1))])
-    assert {name: its.tolist() for name, its in load_file(tmp_path / "x.safetensors").items()} == {
+    assert {name: tensor.tolist() for name, tensor in load_file(tmp_path / "x.safetensors").items()} == {
         "w": [1, 1],
         "v": [0],
     }

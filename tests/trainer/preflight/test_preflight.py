@@ -1,4 +1,4 @@
-"""Machines that do not fit together are refused by name before the model is loaded, and slow ones are named."""
+"""Machines that cannot train together are refused by name before the model is loaded, and slow ones are named."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +39,7 @@ LINKS = links_at()
 
 
 def with_odd(rank: int, **change: Any) -> list[Facts]:
-    return [replace(its, **change) if its.rank == rank else its for its in GOOD]
+    return [replace(entry, **change) if entry.rank == rank else entry for entry in GOOD]
 
 
 def test_of_good_machines_nothing_is_said() -> None:
@@ -52,10 +52,10 @@ def test_of_good_machines_nothing_is_said() -> None:
     [
         ({"versions": {"torch": "2.5"}}, "node2 has torch 2.5 (elsewhere 2.6)"),
         ({"versions": {}}, "node2 has torch None (elsewhere 2.6)"),
-        ({"recipe": "cd"}, "node2 has another recipe (cd, elsewhere ab)"),
+        ({"recipe": "cd"}, "node2 has a different recipe (cd, elsewhere ab)"),
         ({"sees_run_dir": False}, "node2 does not see what rank 0 writes"),
         ({"is_seen": False}, "rank 0 does not see what node2 writes"),
-        ({"free_gb": 0.2}, "node2 has 0.2 GB left where the run directory is"),
+        ({"free_gb": 0.2}, "node2 has 0.2 GB free where the run directory is; at least 1 GB is needed"),
     ],
 )
 def test_what_does_not_fit_is_a_fault_of_a_machine_by_name(change: dict[str, Any], said: str) -> None:
@@ -70,21 +70,24 @@ def test_a_slow_rank_and_a_wrong_clock_are_named() -> None:
     assert verdict.notices == ("node2 is slow: rank 3 multiplies matrices at 0.3 TFLOPS, others at 1",)
     assert verdict.bad_hosts == {"node2": "slow"}
 
-    late = [replace(its, clock_s=-10.0) if its.host == "node3" else its for its in GOOD]
+    late = [replace(entry, clock_s=-10.0) if entry.host == "node3" else entry for entry in GOOD]
     assert judge(late, LINKS).notices == ("the clock of node3 is 10 s behind; is ntp running?",)
-    early = [replace(its, clock_s=0.0 if its.host == "node1" else -1.5) for its in GOOD]  # rank 0's own is the odd one
+    # The clock of rank 0 is the odd one.
+    early = [replace(entry, clock_s=0.0 if entry.host == "node1" else -1.5) for entry in GOOD]
     assert judge(early, LINKS).notices == ("the clock of node1 is 1.5 s ahead; is ntp running?",)
     assert not judge(late, LINKS).bad_hosts
 
 
 def test_a_machine_that_sees_files_as_they_were_is_named() -> None:
     (notice,) = judge(with_odd(3, sees_changes=False), LINKS).notices
-    assert notice.startswith("node2 still sees a file of the run directory as it was 10 s ago")
+    assert notice.startswith(
+        "node2 still sees the old version of a file in the run directory after 10 s; it may notice a stop request"
+    )
 
 
 def test_a_slow_machine_is_told_from_a_slow_link() -> None:
     verdict = judge(GOOD, links_at(r0_r2=0.1, r2_r4=0.1))
-    assert verdict.notices == ("node2 is slow: it exchanges 0.1 GB/s with most others, they 0.9",)
+    assert verdict.notices == ("node2 is slow: it exchanges 0.1 GB/s with most other machines, which exchange 0.9",)
     assert verdict.bad_hosts == {"node2": "slow"}
     assert judge(GOOD[:4], links_at(r0_r2=0.1)[:1]).notices == ()  # of two, nobody knows which
 
@@ -94,7 +97,7 @@ def test_a_slow_machine_is_told_from_a_slow_link() -> None:
 
 
 def test_a_slow_link_within_a_machine_is_the_machines_where_the_ranks_have_a_gpu_each() -> None:
-    gpus = [replace(its, device="H100", gpu=f"GPU-{its.rank}") for its in GOOD]
+    gpus = [replace(entry, device="H100", gpu=f"GPU-{entry.rank}") for entry in GOOD]
     verdict = judge(gpus, links_at(r2_r3=0.5))
     assert verdict.notices == ("the link rank 2 - rank 3 within node2 is slow: 0.5 GB/s, others of its kind 5",)
     assert verdict.bad_hosts == {"node2": "slow"}
@@ -106,33 +109,33 @@ def test_a_gpu_that_is_not_well_is_named_if_the_job_uses_it() -> None:
         gpus = tuple(Gpu(str(at), f"GPU-{host}-{at}", ails if at == 1 else ()) for at in range(num_gpus))
         return [
             replace(
-                its,
-                gpu=f"GPU-{its.host}-{its.rank % 2}",
+                entry,
+                gpu=f"GPU-{entry.host}-{entry.rank % 2}",
                 health=None
-                if its.rank % 2
+                if entry.rank % 2
                 else GpuHealth(failure=failure)
-                if failure and its.host == host
+                if failure and entry.host == host
                 else GpuHealth(gpus)
-                if its.host == host
+                if entry.host == host
                 else GpuHealth((Gpu("0", "a", ()), Gpu("1", "b", ()))),
             )
-            for its in GOOD
+            for entry in GOOD
         ]
 
     assert judge(of("node2"), LINKS).notices == ()
     verdict = judge(of("node2", "3 uncorrected memory errors", "it is too hot"), LINKS)
-    assert verdict.notices == ("GPU 1 of node2 is not well: 3 uncorrected memory errors; it is too hot",)
+    assert verdict.notices == ("GPU 1 of node2 is unhealthy: 3 uncorrected memory errors; it is too hot",)
     assert verdict.bad_hosts == {"node2": "sick"}
-    elsewhere = [replace(its, gpu=f"GPU-{its.host}-0") for its in of("node2", "it is too hot")]
+    elsewhere = [replace(entry, gpu=f"GPU-{entry.host}-0") for entry in of("node2", "it is too hot")]
     assert judge(elsewhere, LINKS).notices == ()
     (notice,) = judge(of("node2", failure="exit code 15"), LINKS).notices
     assert notice == "node2: nvidia-smi fails (exit code 15)"
     (notice,) = judge(of("node2", num_gpus=1), LINKS).notices
-    assert notice == "node2 has 1 GPUs as nvidia-smi says, others have 2"
+    assert notice == "node2 has 1 GPUs according to nvidia-smi, others have 2"
 
 
 def test_a_slow_gpu_of_a_single_machine_is_named_by_its_rank() -> None:
-    (notice,) = judge([replace(its, host="box") for its in with_odd(5, tflops=0.1)], []).notices
+    (notice,) = judge([replace(entry, host="box") for entry in with_odd(5, tflops=0.1)], []).notices
     assert notice == "box is slow: rank 5 multiplies matrices at 0.1 TFLOPS, others at 1"
 
 
@@ -151,14 +154,14 @@ def test_every_rank_finds_out_the_same_of_all(tmp_path: Path) -> None:
     def body(ranks: Ranks) -> tuple[list[Facts], list[Link]]:
         on_three_machines(ranks)
         facts = probe(tmp_path, ranks, recipe="ab", gpus=False)
-        return facts, measure_links(ranks, [its.host for its in facts])
+        return facts, measure_links(ranks, [entry.host for entry in facts])
 
     answers = run_ranks(body, world_size=3)
     facts, links = answers[0]
     assert all(answer == answers[0] for answer in answers)
-    assert [its.host for its in facts] == ["node1", "node2", "node3"]
-    assert all(its.tflops > 0 and its.free_gb > 0 for its in facts)
-    assert all(its.sees_run_dir and its.sees_changes and its.is_seen for its in facts)
+    assert [entry.host for entry in facts] == ["node1", "node2", "node3"]
+    assert all(entry.tflops > 0 and entry.free_gb > 0 for entry in facts)
+    assert all(entry.sees_run_dir and entry.sees_changes and entry.is_seen for entry in facts)
     assert [link.ranks for link in links] == [(0, 1), (0, 2), (1, 2)] and all(link.gb_per_s > 0 for link in links)
     assert list(tmp_path.iterdir()) == []
 
@@ -205,7 +208,7 @@ def test_a_scheduled_job_that_is_to_leave_bad_nodes_ends_on_every_rank_and_write
 
     answers = run_ranks(body, world_size=3)
     slow = "node2 is slow: rank 1 multiplies matrices at 0.1 TFLOPS, others at 1"
-    left = f"the job is to leave node2 (job.exclude_bad_nodes):\n  {slow}"
+    left = f"excluding node2 from this job (job.exclude_bad_nodes):\n  {slow}"
     assert answers == [[left, slow, slow]] * 3
     (kept,) = read_bad_nodes(tmp_path)
     assert (kept.node, kept.why, kept.job) == ("node2", "slow", "7")

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from shardtune.trainer.setup.cpu_attention import _Attention, _parts, attention, install_fast_attention
+from shardtune.trainer.setup.cpu_attention import _Attention, _parts, attention, fast_attention
 from shardtune.trainer.setup.cpu_dropout import Draws
 
 MASKS = ["not", "causal", "bool", "float", "heads", "grouped"]
@@ -136,14 +136,27 @@ def test_a_pass_that_is_done_again_drops_the_same() -> None:
         assert torch.equal(its, other)
 
 
-def test_models_attend_in_this_way_once_it_is_installed() -> None:
-    before = functional.scaled_dot_product_attention
-    try:
-        install_fast_attention()
-        tensors, how = inputs("causal")
-        assert "_Attention" in str(functional.scaled_dot_product_attention(*tensors, dropout_p=0.5, **how).grad_fn)
-    finally:
-        functional.scaled_dot_product_attention = before
+def test_models_attend_in_this_way_while_a_cpu_trains() -> None:
+    tensors, how = inputs("causal")
+    with fast_attention(torch.device("cpu")):
+        output = functional.scaled_dot_product_attention(*tensors, dropout_p=0.5, **how)
+    assert "_Attention" in str(output.grad_fn)
+
+
+def test_a_gpu_keeps_torchs_attention() -> None:
+    torchs = functional.scaled_dot_product_attention
+    with fast_attention(torch.device("cuda")):
+        assert functional.scaled_dot_product_attention is torchs
+
+
+def test_afterwards_attention_is_torchs_again_whatever_was_raised() -> None:
+    torchs = functional.scaled_dot_product_attention
+    with fast_attention(torch.device("cpu")):
+        assert functional.scaled_dot_product_attention is attention
+    assert functional.scaled_dot_product_attention is torchs
+    with pytest.raises(KeyboardInterrupt), fast_attention(torch.device("cpu")):
+        raise KeyboardInterrupt
+    assert functional.scaled_dot_product_attention is torchs
 
 
 @pytest.mark.parametrize(("dtype", "p"), [(torch.float32, 0.3), (torch.bfloat16, 0.3), (torch.bfloat16, 0.0)])

@@ -1,6 +1,5 @@
 """Dropout on a CPU: the law of torch's, other draws."""
 
-from collections.abc import Iterator
 from itertools import product
 
 import pytest
@@ -8,18 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from shardtune.trainer.setup.cpu_dropout import dropout, install_fast_dropout
+from shardtune.trainer.setup.cpu_dropout import dropout, fast_dropout
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-
-
-@pytest.fixture
-def fast_dropout() -> Iterator[None]:
-    """What it is like while a run trains on a CPU."""
-    before = functional.dropout
-    install_fast_dropout()
-    yield
-    functional.dropout = before
 
 
 @pytest.mark.parametrize(("dtype", "p"), list(product(DTYPES, [0.1, 0.5, 0.9])))
@@ -74,11 +64,27 @@ def test_what_is_larger_than_a_piece_is_dropped_by_other_draws_in_each(monkeypat
     assert torch.equal(its.grad, out)  # type: ignore[arg-type]
 
 
-@pytest.mark.usefixtures("fast_dropout")
-def test_modules_and_functions_drop_out_in_this_way() -> None:
-    its = torch.ones(400)
-    for drop in (nn.Dropout(0.5), lambda its: functional.dropout(its, 0.5)):
-        torch.manual_seed(0)
-        found = drop(its)
-        torch.manual_seed(0)
-        assert torch.equal(found, dropout(its, 0.5))
+def test_modules_and_functions_drop_out_in_this_way_while_a_cpu_trains() -> None:
+    ones = torch.ones(400)
+    with fast_dropout(torch.device("cpu")):
+        for drop in (nn.Dropout(0.5), lambda its: functional.dropout(its, 0.5)):
+            torch.manual_seed(0)
+            dropped = drop(ones)
+            torch.manual_seed(0)
+            assert torch.equal(dropped, dropout(ones, 0.5))
+
+
+def test_a_gpu_keeps_torchs_dropout() -> None:
+    torchs = functional.dropout
+    with fast_dropout(torch.device("cuda")):
+        assert functional.dropout is torchs
+
+
+def test_afterwards_dropout_is_torchs_again_whatever_was_raised() -> None:
+    torchs = functional.dropout
+    with fast_dropout(torch.device("cpu")):
+        assert functional.dropout is dropout
+    assert functional.dropout is torchs
+    with pytest.raises(KeyboardInterrupt), fast_dropout(torch.device("cpu")):
+        raise KeyboardInterrupt
+    assert functional.dropout is torchs

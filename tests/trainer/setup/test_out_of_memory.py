@@ -40,8 +40,8 @@ def hungry() -> None:
 def test_a_rank_whose_memory_is_short_says_in_which_micro_batch_and_by_how_much(tiny: Path, tmp_path: Path) -> None:
     recipe = tiny_recipe(tiny, "train.max_steps=3", "data.dev=null", "train.micro_batch_tokens=512")
     said = (
-        r"ShortOfMemoryError: rank 0 has run out of memory in a micro-batch of \d+ rows x \d+ tokens: it wanted "
-        r"40\.00 GB more, after \d\.\d\d GB, of the \d+\.\d\d GB of this machine\."
+        r"ShortOfMemoryError: rank 0 ran out of memory in a micro-batch of \d+ rows x \d+ tokens: it requested "
+        r"40\.00 GB more after a peak of \d\.\d\d GB; this machine has \d+\.\d\d GB\."
     )
     with pytest.raises(AssertionError, match=said):
         train(recipe, tmp_path, world_size=1, before=hungry)
@@ -59,8 +59,8 @@ def test_the_settings_that_would_fit_are_named_with_what_they_would_take(tiny: P
     ):
         raise torch.OutOfMemoryError("Tried to allocate 1.50 GiB.")
     first, second, *settings = str(raised.value).splitlines()
-    assert first.startswith("rank 1 has run out of memory in a micro-batch of 16 rows x 32 tokens: it wanted 1.61 GB")
-    assert second == "By the estimate, each of these would fit alone, and none changes what is learned:"
+    assert first.startswith("rank 1 ran out of memory in a micro-batch of 16 rows x 32 tokens: it requested 1.61 GB")
+    assert second == "By estimate, each of these alone would fit, and none changes what is learned:"
     named = {setting.split()[0]: float(re.findall(r"([\d.]+) GB", setting)[0]) for setting in settings}
     assert list(named)[:2] == ["train.micro_batch_tokens=256", "train.micro_batch_tokens=128"]
     assert "model.activation_checkpointing=true" in named

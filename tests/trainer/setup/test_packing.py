@@ -51,11 +51,11 @@ APART: list[tuple[str, str, dict[str, Any]]] = [
 """Models that keep packed examples apart; the windows of some are shorter than the examples."""
 OPT = {key: SMALL[key] for key in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")}
 MIXED: list[tuple[str, dict[str, Any], str]] = [
-    ("opt", OPT | {"ffn_dim": 64, "word_embed_proj_dim": 32}, "does not keep rows apart"),
+    ("opt", OPT | {"ffn_dim": 64, "word_embed_proj_dim": 32}, "does not keep packed rows apart"),
     ("bloom", {"vocab_size": 64, "hidden_size": 32, "n_layer": 2, "n_head": 4}, "takes no position_ids"),
     ("mamba", {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}, "takes no position_ids"),
-    ("bert", SMALL | {"is_decoder": True}, "does not keep rows apart"),
-    ("lfm2", SMALL | {"layer_types": ["conv", "full_attention"]}, "does not keep rows apart"),
+    ("bert", SMALL | {"is_decoder": True}, "does not keep packed rows apart"),
+    ("lfm2", SMALL | {"layer_types": ["conv", "full_attention"]}, "does not keep packed rows apart"),
 ]
 """Models that do not, and what is said of them."""
 LENGTHS = (9, 3, 14, 1, 6)
@@ -234,8 +234,12 @@ ENCODERS: list[tuple[str, dict[str, Any], int]] = [
 ]
 """Encoders that keep examples apart, and the place that they count from."""
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
-    ("fnet", SMALL, "does not keep rows apart"),
-    ("modernbert", SMALL | {"local_attention": 16}, "some layers of a ModernBertForTokenClassification see a window"),
+    ("fnet", SMALL, "does not keep packed rows apart"),
+    (
+        "modernbert",
+        SMALL | {"local_attention": 16},
+        "ModernBertForTokenClassification attend within a window",
+    ),
 ]
 
 

@@ -1,0 +1,55 @@
+"""What the log says of a model's weights when it is loaded."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+
+from shardtune.recipe.load import parse_recipe
+from shardtune.trainer.model.load import MOST_NAMES, describe_loading, load_model
+from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
+from shardtune.trainer.tasks.classification.classification import Classification
+from tests.support.tiny import write_encoder
+
+
+def load(folder: Path, labels: list[str]) -> Any:
+    recipe = parse_recipe(
+        f"task: {{kind: classification}}\nmodel: {{path: {folder}}}\ndata: {{train: x}}", ["engine.precision=fp32"]
+    )
+    tokenizer = load_tokenizer(recipe)
+    facts = {"label_names": labels, "has_pairs": False}
+    task = Classification(recipe.task, facts, tokenizer, load_model_config(recipe))
+    return load_model(recipe, task, tokenizer)
+
+
+def test_one_line_names_the_new_and_the_unused_weights(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_encoder(tmp_path / "encoder")
+    transformers.BertForMaskedLM.from_pretrained(folder).save_pretrained(folder)
+    caplog.clear()
+    load(folder, ["a", "b"])
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert line.startswith(f"model.path: {folder}: newly initialized, because the checkpoint lacks them: ")
+    assert "bert.pooler.dense.bias, bert.pooler.dense.weight, classifier.bias, classifier.weight; " in line
+    assert "in the checkpoint, but not used by this model: cls.predictions." in line
+
+
+def test_weights_of_another_shape_are_named_with_the_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_encoder(tmp_path / "encoder")
+    load(folder, ["a", "b"]).save_pretrained(folder)
+    caplog.clear()
+    with pytest.raises(RuntimeError) as caught:
+        load(folder, ["a", "b", "c"])
+    assert "LOAD REPORT" not in caplog.text
+    (note,) = caught.value.__notes__
+    assert "classifier.weight" in note and "MISMATCH" in note and "\x1b" not in note
+    assert not logging.getLogger("transformers.modeling_utils").filters
+
+
+def test_a_weight_of_every_layer_is_named_once_and_the_list_has_an_end() -> None:
+    layers = [f"encoder.layer.{number}.output.bias" for number in range(12)]
+    assert describe_loading(layers, []).endswith(": encoder.layer.*.output.bias")
+    many = [f"head.{chr(97 + number)}" for number in range(MOST_NAMES + 3)]
+    assert describe_loading([], many).endswith(", head.j, and 3 more")
+    assert describe_loading([], []) == ""
