@@ -68,8 +68,10 @@ GOOD: list[tuple[str, str | bytes, list[str]]] = [
     ("a.arrow", arrow_of(TABLE), [": row 1", ": row 2"]),
     ("a.arrow", stream_of(TABLE), [": row 1", ": row 2"]),
 ]
-GOOD += [(f"{name}.gz", gzip.compress(bytes(content, "utf-8") if isinstance(content, str) else content, mtime=0), places)
-         for name, content, places in GOOD]  # fmt: skip
+GOOD += [
+    (f"{name}.gz", gzip.compress(content.encode() if isinstance(content, str) else content, mtime=0), places)
+    for name, content, places in GOOD
+]
 GOOD += [(f"{name[:-3]}.ZST", zstd(gzip.decompress(content)), places)
          for name, content, places in GOOD if name.endswith(".gz") and isinstance(content, bytes)]  # fmt: skip
 
