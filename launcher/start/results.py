@@ -52,16 +52,15 @@ def render_metrics(results: Mapping[str, Any]) -> str:
     splits = {key: head for key, head in SPLITS.items() if isinstance(results.get(key), dict)}
     numbers = {key: _floats(results[key]) for key in splits}
     chosen = (results.get("chosen_by") or {}).get("metric")
-    names = sorted(
-        dict.fromkeys(name for metrics in numbers.values() for name in metrics), key=lambda name: name != chosen
-    )
+    known = dict.fromkeys(name for metrics in numbers.values() for name in metrics)
+    names = sorted(known, key=lambda name: name != chosen)  # the metric that chose the step comes first
     if not names:
         return ""
     table = Table(box=None, pad_edge=False, padding=(0, 2))
     table.add_column("")
     for head in splits.values():
         table.add_column(head, justify="right")
-    for name in sorted(names, key=lambda name: name != chosen):  # the metric that chose the step comes first
+    for name in names:
         table.add_row(name, *(_number(numbers[key].get(name)) for key in splits))
     console = Console(file=io.StringIO(), width=WIDTH, color_system=None, highlight=False, markup=False)
     with console.capture() as capture:
