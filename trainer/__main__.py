@@ -28,6 +28,7 @@ from shardtune.run_dir.files import RESULTS, STOP, already_finished, failure_pat
 from shardtune.run_dir.run import Run, find_run, refuse_other_data, write_run_dir
 from shardtune.trainer.distributed.rank_env import global_rank, world_size
 from shardtune.trainer.distributed.stop import Stop, StopAsked, signals_ask_to_stop
+from shardtune.trainer.setup.garbage import lasting_objects
 from shardtune.trainer.setup.rank_log import drop_deprecation_warnings
 
 
@@ -83,7 +84,7 @@ def _end(error: BaseException, process: _Process) -> int:
 def _prepare(training_run: Run, num_ranks: int, stop: Stop) -> None:
     """Prepares the data of a run before its ranks start."""
     stop.watch(training_run.run_dir / STOP, training_run.recipe.faults.stop_after_minutes)
-    with stop.postponed():
+    with stop.postponed(), lasting_objects():
         from shardtune.run_dir.progress import PreparationProgress
         from shardtune.trainer.data.prepare.prepare import prepare
 
@@ -103,7 +104,7 @@ def _train(training_run: Run, process: _Process, stop: Stop) -> int:
     drop_deprecation_warnings()
     # Only rank 0 looks for the file, to spare the file server; the others learn of it from rank 0.
     stop.watch(run_dir / STOP if global_rank() == 0 else None, recipe.faults.stop_after_minutes)
-    with stop.postponed():
+    with stop.postponed(), lasting_objects():
         from shardtune.trainer.data.prepare.prepare import prepare
         from shardtune.trainer.distributed.ranks import connect, disconnect
         from shardtune.trainer.distributed.watchdog import watching
