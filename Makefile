@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-inp
 LOG := .venv/install.log
 # One worker more than cores: the tests on the Slurm cluster wait most of the time.
 TEST_WORKERS ?= $(shell echo $$(( $$(nproc) + 1 )))
-XDIST := --numprocesses=$(TEST_WORKERS) --dist=loadgroup --no-loadscope-reorder
+XDIST := --numprocesses=$(TEST_WORKERS) --no-loadscope-reorder
 
 .PHONY: help
 help: ## list these commands

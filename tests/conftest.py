@@ -4,9 +4,11 @@ import gc
 import os
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 # Machines differ too much for deadlines. CI draws the same examples each time; `make test-long` draws many others.
 settings.register_profile("shardtune", deadline=None, derandomize="CI" in os.environ)
@@ -33,14 +35,25 @@ SLOW = (
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the slow tests, puts them first, and keeps the tests of a file, and all that need the cluster, together."""
+    """Marks the slow tests, and puts them first, so that no worker has a long one left at the end."""
     for item in items:
-        path = item.path.relative_to(TESTS)
         if _rank(item) < len(SLOW):
             item.add_marker(pytest.mark.slow)
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group("slurm" if path.parts[0] == "slurm" else str(path)))
     items.sort(key=_rank)
+
+
+class OneWorkerAFile(LoadScopeScheduling):
+    """The tests of a file share a worker and so its fixtures; those of tests/slurm share one and so a cluster."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::")[0]
+        return "slurm" if file.startswith("tests/slurm/") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """With --numprocesses, whatever --dist is. (xdist 3.8 keeps no group together under pytest 9.2.)"""
+    return OneWorkerAFile(config, log)
 
 
 def pytest_collection_finish() -> None:

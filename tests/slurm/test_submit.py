@@ -41,10 +41,11 @@ def test_what_the_cluster_does_not_have_is_refused_in_one_line(
 
 
 def test_a_dry_run_shows_the_script_and_writes_nothing(shardtune: Shardtune, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
     done = shardtune("submit", "tiny.yaml", "--dry-run", "job.nodes=2")
     assert done.returncode == 0, done.stderr
     assert "#SBATCH --nodes=2\n" in done.stdout and "#SBATCH --gpus-per-node=2\n" in done.stdout
-    assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_job_that_waits_says_what_for(cluster: Cluster, shardtune: Shardtune, tmp_path: Path) -> None:

@@ -91,5 +91,5 @@ def test_an_evaluation_that_is_done_again_is_reported_once(tiny: Path, tmp_path:
 
 
 def test_an_evaluation_at_the_start_needs_dev() -> None:
-    with pytest.raises(ConfigError, match=r"train\.eval_at_start: there is no data\.dev to evaluate on"):
+    with pytest.raises(ConfigError, match=r"train\.eval_at_start: no data\.dev to evaluate on"):
         tiny_recipe(Path("x"), "data.dev=null", AT_START)

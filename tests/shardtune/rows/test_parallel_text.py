@@ -265,16 +265,19 @@ def test_a_file_with_exactly_that_name_is_not_a_pair(tmp_path: Path) -> None:
     assert sides_of(written(tmp_path, "a.{en,fr}", "x")) == {}
 
 
-def test_a_recipe_names_a_pair_and_its_missing_side_before_anything_starts(tmp_path: Path) -> None:
+def test_a_recipe_names_a_pair_and_its_missing_side_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     path = pair(tmp_path, "a\n", "un\n", "c.{en,fr}")
-    content = f'task: {{kind: translation}}\nmodel: {{path: org/name}}\ndata:\n  train: "{path}"\n'
+    content = 'task: {kind: translation}\nmodel: {path: org/name}\ndata:\n  train: "c.{en,fr}"\n'
     recipe = written(tmp_path, "r.yaml", content)
     assert [source.path for source in load_recipe(recipe).data.sources("train")] == [str(path)]
     (tmp_path / "c.fr").unlink()
     with pytest.raises(ConfigError) as raised:
         load_recipe(recipe)
     assert str(raised.value) == (
-        f"{recipe}:4: data.train: '{path}': no such file: {tmp_path}/c.fr (braces stand for a pair of files)"
+        f"{recipe}:4: data.train: 'c.{{en,fr}}': no such file: {tmp_path}/c.fr (braces stand for a pair of files)"
     )
 
 

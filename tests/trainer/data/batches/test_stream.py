@@ -115,8 +115,8 @@ def test_rows_that_do_not_fit_the_facts_about_the_first_ones_are_bad(folder: Pat
         (["train.max_steps=null"], "set train.max_steps"),
         (["data.dev={fraction: 0.1}"], "dev and test cannot be shares of a stream"),
         (["data.deduplicate=train"], "remove deduplicate"),
-        (["data.train=[{path: a.jsonl, weight: 2}]"], "have no weights"),
-        (["train.global_batch_tokens=100"], "remove global_batch_tokens"),
+        (["data.train=[{path: a.jsonl, weight: 2}]"], "remove the weights"),
+        (["train.global_batch_tokens=100"], "remove train.global_batch_tokens"),
     ],
 )
 def test_what_a_stream_cannot_have_is_refused(folder: Path, overrides: list[str], said: str) -> None:
