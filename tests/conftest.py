@@ -29,6 +29,7 @@ SLOW = (
     "trainer/distributed",
     "trainer/setup",
     "trainer/export",
+    "demo",
 )
 """Tests that start processes as users do, or that train for long: first the longest. `make test-quick` skips them."""
 
