@@ -7,14 +7,14 @@ dropout they are recomputed in the backward pass (Dao et al., 2022, "FlashAttent
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from shardtune.trainer.setup.cpu_dropout import WHOLE, Draws
+from shardtune.trainer.setup.cpu_dropout import WHOLE, Draws, replaced_on_cpu
 
 AT_ONCE = 2**21
 """Attention weights that are computed at a time, but at least those of one head."""
@@ -24,17 +24,9 @@ SIGN = {torch.bfloat16: -(2**15), torch.float16: -(2**15), torch.float32: -(2**3
 _torchs_attention = functional.scaled_dot_product_attention
 
 
-@contextmanager
-def fast_attention(device: torch.device) -> Iterator[None]:
-    """Replaces torch's scaled_dot_product_attention by `attention` in this process while a CPU trains; no effect on a
-    GPU."""
-    torchs = functional.scaled_dot_product_attention
-    if device.type == "cpu":
-        functional.scaled_dot_product_attention = attention
-    try:
-        yield
-    finally:
-        functional.scaled_dot_product_attention = torchs
+def fast_attention(device: torch.device) -> AbstractContextManager[None]:
+    """Replaces torch.nn.functional.scaled_dot_product_attention by `attention` while a CPU trains."""
+    return replaced_on_cpu("scaled_dot_product_attention", attention, device)
 
 
 def attention(

@@ -4,8 +4,8 @@ PyTorch (2.13) draws a float for each number on a CPU, on one core. Here four nu
 is integer arithmetic that is vectorized, and it works on pieces that stay in a core's cache.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -22,18 +22,23 @@ _torchs_dropout = functional.dropout
 
 
 @contextmanager
-def fast_dropout(device: torch.device) -> Iterator[None]:
-    """Replaces torch.nn.functional.dropout by `dropout` in this process while a CPU trains; no effect on a GPU.
+def replaced_on_cpu(name: str, function: Callable[..., Tensor], device: torch.device) -> Iterator[None]:
+    """Replaces a function of torch.nn.functional in this process while a CPU trains; no effect on a GPU.
 
-    Modules and functions both look this name up at each call.
+    Modules and functions both look its name up at each call.
     """
-    torchs = functional.dropout
+    torchs = getattr(functional, name)
     if device.type == "cpu":
-        functional.dropout = dropout
+        setattr(functional, name, function)
     try:
         yield
     finally:
-        functional.dropout = torchs
+        setattr(functional, name, torchs)
+
+
+def fast_dropout(device: torch.device) -> AbstractContextManager[None]:
+    """Replaces torch.nn.functional.dropout by `dropout` while a CPU trains."""
+    return replaced_on_cpu("dropout", dropout, device)
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
