@@ -21,6 +21,10 @@ def leave_out_working_directory() -> None:
     os.environ |= safe_environment()
     if not os.environ["PYTHONPATH"]:
         del os.environ["PYTHONPATH"]
+    if getattr(sys.modules["shardtune"], "__file__", None) is None:
+        # A folder of this name in the working directory, such as a clone, was taken for a package without __init__.py.
+        del sys.modules["shardtune"]
+        __import__("shardtune")
 
 
 def safe_environment() -> dict[str, str]:

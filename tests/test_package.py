@@ -43,6 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_tiny(tmp_path_factory.mktemp("user"))
     (folder / "tiny.yaml").write_text(RECIPE.format(folder=folder), encoding="utf-8")
     write_namesakes(folder)
+    (folder / "shardtune").symlink_to(ROOT)  # the clone lies beside the user's own files
     return folder
 
 
