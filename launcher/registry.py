@@ -6,6 +6,7 @@ One path a line, in the user's state folder (XDG Base Directory Specification). 
 import os
 from pathlib import Path
 
+from shardtune.json_lines import complete_lines
 from shardtune.run_dir.files import CONFIG, write_atomically
 
 MANY = 1000
@@ -46,4 +47,4 @@ def known() -> list[Path]:
 
 def _lines() -> list[str]:
     path = register_file()
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return list(complete_lines(path)) if path.is_file() else []

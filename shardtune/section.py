@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
+
+TextFiles = Literal["text", "words", "classes"]
+"""What text files may hold for a task: texts alone; words in columns; or one text each, in a folder per class."""
 
 
 class Section(BaseModel):
@@ -22,6 +25,10 @@ class TaskOptions(Section):
 
     can_pack: ClassVar[bool] = False
     """Whether several rows may be packed into one sequence, if the model keeps them apart."""
+    list_columns: ClassVar[frozenset[str]] = frozenset()
+    """The columns that may stand for several columns of the data (data.columns)."""
+    text_files: ClassVar[TextFiles] = "text"
+    """What text files without further information hold."""
 
     kind: str
 

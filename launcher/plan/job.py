@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shardtune.counted import counted
 from shardtune.ds_config.resolve import ds_config_of
 from shardtune.errors import LaunchError
 from shardtune.launcher.plan.backends import BACKENDS
@@ -79,10 +80,10 @@ class JobPlan:
             if rows % self.world_size == 0
             else f"{math.floor(rows / self.world_size)} or more"
         )
-        batch = f"{rows} rows = {self.world_size} ranks x about {share} rows"
+        batch = f"{rows} rows = {counted(self.world_size, 'rank')} x about {share} rows"
         if train.global_batch_tokens is not None:
-            batch = f"about {train.global_batch_tokens:,} targets over {self.world_size} ranks"
-        length = f"{train.max_steps} steps" if train.max_steps is not None else f"{train.num_epochs:g} epochs"
+            batch = f"about {train.global_batch_tokens:,} targets over {counted(self.world_size, 'rank')}"
+        length = counted(train.max_steps, "step") if train.max_steps is not None else f"{train.num_epochs:g} epochs"
         lines = [
             f"run directory  {self.run_dir}"
             + (f", from the newest checkpoint of {self.run.forked_from}" if self.run.forked_from else ""),

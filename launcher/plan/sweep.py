@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from shardtune.counted import counted
 from shardtune.errors import ConfigError
 from shardtune.launcher.registry import remember
 from shardtune.recipe.load import learning_hash, load_recipe, parse_override
@@ -46,7 +47,7 @@ class SweepPlan:
     def describe(self) -> str:
         """The plan in readable form (`shardtune sweep --dry-run`)."""
         lines = [f"{point.number:3}  {' '.join(point.overrides)}" for point in self.points]
-        return "\n".join([f"{len(self.points)} points in {self.sweep_dir}", *lines])
+        return "\n".join([f"{counted(len(self.points), 'point')} in {self.sweep_dir}", *lines])
 
     def as_json(self) -> str:
         """The content of SWEEP_DIR/sweep.json."""
@@ -216,7 +217,7 @@ def _load(path: Path, overrides: Sequence[str], variations: Sequence[Sequence[st
         try:
             recipes.append(load_recipe(path, [*overrides, *variation]))
         except ConfigError as error:  # most points have the same faults: each is reported once
-            faults.update({line: f"point {number}: {line}" for line in str(error).splitlines() if line not in faults})
+            faults.update({line: f"point {number}: {line}" for line in str(error).split("\n") if line not in faults})
     if faults:
         raise ConfigError("\n".join(faults.values()))
     return recipes

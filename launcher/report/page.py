@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from shardtune.counted import counted
 from shardtune.ds_config.resolve import sharding_name
 from shardtune.launcher.report.templates import render_template
 from shardtune.run_dir.curves import as_float, charts, is_metric
@@ -80,8 +81,8 @@ def _summary(
         parameters = f"{trained:,} of {parameters} trained"
     peak = max(step["memory_bytes"] for step in steps) / 1e9
     return (
-        f"step {steps[-1]['step']:,} of {start['num_steps']:,} ({ended}) · {start['num_rows']:,} rows · "
-        f"{parameters} · {start['world_size']} ranks on {start['device']} · "
+        f"step {steps[-1]['step']:,} of {start['num_steps']:,} ({ended}) · {counted(start['num_rows'], 'row')} · "
+        f"{parameters} · {counted(start['world_size'], 'rank')} on {start['device']} · "
         f"{sharding_name(start['zero_stage'])} · {start['precision']} · "
         f"peak memory of rank 0: {peak:.2f} GB" + _batches(steps)
     )

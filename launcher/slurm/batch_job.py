@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from shardtune.counted import counted
 from shardtune.errors import ShardtuneError
 from shardtune.launcher.plan.job import RankPlan, plan_ranks
 from shardtune.launcher.registry import remember
@@ -100,8 +101,8 @@ def begin(path: Path, overrides: Sequence[str], allocation: Allocation, *, run_d
     write_atomically(run_dir / STATUS, render_status([*starts, start]))
     num_ranks = ranks.num_ranks * allocation.num_nodes
     say(
-        f"job {allocation.job}: {num_ranks} ranks on {ranks.device}, {ranks.num_ranks} on each of {allocation.nodes}; "
-        f"run directory: {run_dir}"
+        f"job {allocation.job}: {counted(num_ranks, 'rank')} on {ranks.device}, {ranks.num_ranks} on each of "
+        f"{allocation.nodes}; run directory: {run_dir}"
     )
     return render_settings(run_dir, allocation, ranks, num_ranks, finished=(run_dir / RESULTS).exists())
 

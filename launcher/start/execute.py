@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import NamedTuple
 
+from shardtune.counted import counted
 from shardtune.errors import LaunchError
 from shardtune.launcher.plan.backends import BACKENDS
 from shardtune.launcher.plan.job import JobPlan, Machine
@@ -155,7 +156,7 @@ def _prepare(plan: JobPlan, interrupts: list[Interrupt]) -> int:
 def _start_until_done(plan: JobPlan, interrupts: list[Interrupt]) -> int:
     """Starts the ranks, and restarts them after a mishap as recipe.faults allows; returns the exit code."""
     failures: list[Failure] = []
-    print(f"{plan.world_size} ranks on {plan.device}; run directory: {plan.run_dir}", file=sys.stderr)
+    print(f"{counted(plan.world_size, 'rank')} on {plan.device}; run directory: {plan.run_dir}", file=sys.stderr)
     while True:
         code, failure = _run_ranks(plan, interrupts)
         if failure is None:

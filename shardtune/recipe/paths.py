@@ -7,10 +7,13 @@ from typing import Any
 from shardtune.recipe.explain import Fault, did_you_mean, shown
 from shardtune.recipe.schema import Recipe
 from shardtune.recipe.strategies import is_path, not_a_strategy, strategies
+from shardtune.recipe.tasks import TASK_OPTIONS
 from shardtune.recipe.yaml_lines import KeyPath
+from shardtune.rows.formats import FORMATS
+from shardtune.rows.input_file import ReadOptions
 from shardtune.rows.parallel_text import sides_of
 from shardtune.rows.source_config import SourceConfig
-from shardtune.rows.source_files import HUB, FindError, escaped, find_files, is_glob, is_hub, is_saved_dataset
+from shardtune.rows.source_files import HUB, FindError, escaped, find_source, is_glob, is_hub, is_saved_dataset
 
 _SPLITS = ("train", "dev", "test")
 
@@ -20,8 +23,8 @@ def path_faults(values: Mapping[str, Any], folder: Path) -> list[Fault]:
     faults = []
     data, model, engine, job = (_section(values, name) for name in ("data", "model", "engine", "job"))
     for split in _SPLITS:
-        for key_path, source in _paths_in(data.get(split)):
-            if missing := _no_rows(source, folder):
+        for key_path, source in _sources_in(data.get(split)):
+            if missing := _no_rows(source["path"], folder, _options(source, _section(values, "task"))):
                 faults.append(Fault(("data", split, *key_path), missing))
     path = model.get("path")
     if isinstance(path, str) and _is_local_model(path, folder) and (missing := _missing(path, folder, "folder")):
@@ -64,19 +67,29 @@ def local_folders(recipe: Recipe) -> list[Path]:
     return [next(folder for folder in (path, *path.parents) if folder.is_dir()) for path in absolute]
 
 
-def _paths_in(value: Any) -> Iterator[tuple[KeyPath, str]]:
-    """The paths in the sources of a split, each with its key path; the value need not be valid."""
+def _sources_in(value: Any) -> Iterator[tuple[KeyPath, Mapping[str, Any]]]:
+    """The sources of a split that have a path, each with the key path of that; the value need not be valid."""
     if isinstance(value, str):
-        yield (), value
+        yield (), {"path": value}
     elif isinstance(value, dict) and isinstance(value.get("path"), str):
-        yield ("path",), value["path"]
+        yield ("path",), value
     elif isinstance(value, list):
         for at, item in enumerate(value):
             if not isinstance(item, list):
-                yield from (((at, *key_path), path) for key_path, path in _paths_in(item))
+                yield from (((at, *key_path), source) for key_path, source in _sources_in(item))
 
 
-def _no_rows(path: str, folder: Path) -> str | None:
+def _options(source: Mapping[str, Any], task: Mapping[str, Any]) -> ReadOptions:
+    """How the files of a source are found and told apart; neither it nor the task need be valid."""
+    kind = task.get("kind")
+    options = TASK_OPTIONS.get(kind) if isinstance(kind, str) else None
+    named = source.get("format")
+    return ReadOptions(
+        format=named if named in FORMATS else None, text_files="text" if options is None else options.text_files
+    )
+
+
+def _no_rows(path: str, folder: Path, options: ReadOptions) -> str | None:
     """What is wrong with a path that should provide rows, or None."""
     absolute = _absolute_source(path, folder)
     if is_hub(path):
@@ -85,7 +98,7 @@ def _no_rows(path: str, folder: Path) -> str | None:
         if not (is_glob(path, folder) or sides_of(Path(absolute))) and _kind(Path(absolute)) not in ("file", "folder"):
             return _missing(path, folder, "file")
         if not is_saved_dataset(absolute):
-            find_files(absolute)
+            find_source(absolute, options)
     except FindError as error:
         return f"{shown(path)}: {error.what}" if str(error.where) == absolute else str(error)
     except OSError as error:

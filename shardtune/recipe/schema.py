@@ -11,7 +11,7 @@ from shardtune.recipe.fault_policy import FaultsConfig
 from shardtune.recipe.job import JobConfig
 from shardtune.recipe.lora import LoraConfig
 from shardtune.recipe.tasks import TASK_OPTIONS
-from shardtune.rows.source_config import HeldOutConfig, SourceConfig, Sources, SourcesOrShare, listed
+from shardtune.rows.source_config import Column, HeldOutConfig, SourceConfig, Sources, SourcesOrShare, listed
 from shardtune.section import Section, TaskOptions
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -68,9 +68,10 @@ class DataConfig(Section):
     the training rows, as in `{fraction: 0.05, group: conversation_id}`."""
     test: SourcesOrShare | None = None
     """Rows for the single evaluation of the best model at the end; as for dev."""
-    columns: dict[str, str] = Field(default={})
+    columns: dict[str, Column] = Field(default={})
     """Maps shardtune's column names to those in the data, as in `{text: review, label: stars}`. Columns that are not
-    listed keep their names."""
+    listed keep their names. Classification also reads one column of zeros and ones per label:
+    `{label: [toxic, insult]}`."""
     guess_columns: bool = True
     """If a column is missing and exactly one other column has a common name for it (such as review for text), uses that
     one, and prints a note."""
@@ -300,6 +301,19 @@ class Recipe(Section):
         legal = ("loss", *self.task.metric_names())
         if self.checkpoint.best_metric not in (None, *legal):
             raise ValueError(f"checkpoint.best_metric: got {self.checkpoint.best_metric!r}; legal: {', '.join(legal)}")
+        return self
+
+    @model_validator(mode="after")
+    def _several_columns_are_labels(self) -> "Recipe":
+        sources = [source for split in ("train", "dev", "test") for source in self.data.sources(split)]
+        for columns in (self.data.columns, *(source.columns or {} for source in sources)):
+            for ours, in_data in columns.items():
+                if not isinstance(in_data, str) and ours not in self.task.list_columns:
+                    legal = ", ".join(sorted(self.task.list_columns)) or "no column"
+                    raise ValueError(
+                        f"data.columns.{ours}: a list of columns is not supported here, only for {legal} of this task; "
+                        "name one column"
+                    )
         return self
 
     @model_validator(mode="after")

@@ -1,24 +1,47 @@
-"""The file formats: each is one function and one line in READERS."""
+"""The file formats: each is one function and one line in FORMATS."""
 
-import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from shardtune.rows.input_file import File, Record, checked_lines_of, format_of
+from shardtune.rows.conll import looks_like_conll, read_conll
+from shardtune.rows.input_file import File, FormatName, ReadOptions, Record, checked_lines_of, ending_of
 from shardtune.rows.json_rows import read_json, read_json_lines
 from shardtune.rows.parallel_text import read_aligned, read_tmx, sides_of
 from shardtune.rows.row_faults import Faults
+from shardtune.rows.separated import read_csv, read_tsv
 from shardtune.rows.tables import read_arrow, read_parquet
 
 Reader = Callable[[File, Faults], Iterator[Record]]
 """Yields the rows of a file; adds its faults. May raise OSError."""
+LINES_LOOKED_AT = 50
+
+
+class Format(NamedTuple):
+    """A file format."""
+
+    read: Reader
+    endings: tuple[str, ...]
+    """How names of such files end, in lower case."""
+    has_word_a_line: bool = False
 
 
 def read_file(file: File, faults: Faults) -> Iterator[Record]:
     """The rows of a file of a known format; adds its faults."""
     try:
-        yield from reader_of(file.path)(file, faults)
+        if sides_of(file.path):
+            yield from read_aligned(file, faults)
+            return
+        name = format_of(file.path, file.options)
+        if name is None:
+            faults.add(file.path, f"unknown format; {LEGAL_FORMATS}")
+            return
+        if file.options.format is None and name != ENDINGS.get(ending_of(file.path)):
+            file.say(f"{file.path}: read as {name}, judging by its content (set format in the source to change it)")
+        format_ = FORMATS[name]
+        for record in format_.read(file, faults):
+            yield record._replace(has_word_a_line=True) if format_.has_word_a_line else record
     except OSError as error:
         faults.add(file.path, f"cannot be read ({error.strerror or error})")
 
@@ -34,7 +57,7 @@ def _read_text(file: File, faults: Faults) -> Iterator[Record]:
 
     for number, line, what in checked_lines_of(file, faults):
         is_blank = what is None and not line.strip()
-        if file.text_unit == "line" or (is_blank and file.text_unit == "paragraph"):
+        if file.options.text_unit == "line" or (is_blank and file.options.text_unit == "paragraph"):
             yield from rows()
             lines.clear()
         if is_blank and not lines:
@@ -48,115 +71,49 @@ def _read_text(file: File, faults: Faults) -> Iterator[Record]:
     yield from rows()
 
 
-def _read_separated(delimiter: str) -> Reader:
-    def read(file: File, faults: Faults) -> Iterator[Record]:
-        """Each record as a row, under the names in the header; a record may span several lines."""
-        csv.field_size_limit(2**31 - 1)
-        pulled: list[tuple[int, str | None]] = []
-
-        def lines() -> Iterator[str]:
-            for number, line, what in checked_lines_of(file, faults):
-                pulled.append((number, what))
-                yield line
-
-        reader = csv.reader(lines(), delimiter=delimiter, strict=True)
-        header: list[str] = []
-        while True:
-            pulled.clear()
-            wrong: list[tuple[int, str]] = []
-            try:
-                cells = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                cells = []
-                wrong.append((pulled[0][0], _malformed(error, pulled[0][0], pulled[-1][0])))
-                if "unexpected end" in str(error):
-                    # The open quote may span the rest of the file, so this is not the fault of a single row.
-                    faults.add(f"{file.path}:{wrong[0][0]}", wrong[0][1])
-                    return
-            first = pulled[0][0]
-            wrong += [(number, what) for number, what in pulled if what is not None]
-            if not header:
-                if wrong:
-                    faults.add(f"{file.path}:{wrong[0][0]}", f"{wrong[0][1]}, in the header")
-                    return
-                header = [name.strip() for name in cells]
-                if len(set(header)) < len(header):
-                    faults.add(f"{file.path}:{first}", f"two columns of one name in the header: {_listed(header)}")
-                    return
-                continue
-            if cells and not wrong and len(cells) != len(header):
-                wrong.append((first, f"{len(cells)} cells, but the header has {len(header)}: {_listed(header)}"))
-            for number, what in wrong:
-                faults.add(file.place(number, of_row=first), what)
-            if cells and not wrong:
-                yield Record(dict(zip(header, cells, strict=True)), first)
-
-    return read
-
-
-def _malformed(error: csv.Error, first: int, last: int) -> str:
-    where = f", over lines {first} to {last}" if last > first else ""
-    return f"malformed ({error}{where}); a cell that contains a quote must be quoted, and the quote doubled"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(name[:60] for name in names[:20])
-
-
-def _read_conll(file: File, faults: Faults) -> Iterator[Record]:
-    """Sentences with one word per line and its columns; they end at blank lines and at -DOCSTART-."""
-    sentence: list[list[str]] = []
-    first, width, is_sound = 0, 0, True
-
-    def rows() -> Iterator[Record]:
-        if sentence and is_sound:
-            yield Record(_columns(sentence), first)
-
-    for number, line, what in checked_lines_of(file, faults):
-        line = line.rstrip("\r\n")
-        cells = line.split("\t") if "\t" in line else [cell for cell in line.split(" ") if cell]
-        if what is None and (not line.strip() or cells[0] == "-DOCSTART-"):
-            yield from rows()
-            sentence.clear()
-            continue
-        if not sentence:
-            first, is_sound = number, True
-        sentence.append(cells)
-        if what is None:
-            width = width or len(cells)
-            if len(cells) != width:
-                what = f"{len(cells)} columns, but the file's first word has {width}"
-        if what is not None:
-            is_sound = False
-            faults.add(file.place(number, of_row=first), what)
-    yield from rows()
-
-
-def _columns(sentence: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """The first column as `tokens`, the last as `tags`, those between as `column_2` and so on."""
-    tokens, *others = (list(column) for column in zip(*sentence, strict=True))
-    between = {f"column_{number}": column for number, column in enumerate(others[:-1], start=2)}
-    return {"tokens": tokens, **({"tags": others[-1]} if others else {}), **between}
-
-
-WORD_A_LINE = frozenset({".conll", ".bio"})
-
-READERS: dict[str, Reader] = {
-    ".jsonl": read_json_lines,
-    ".csv": _read_separated(","),
-    ".tsv": _read_separated("\t"),
-    ".json": read_json,
-    ".parquet": read_parquet,
-    ".arrow": read_arrow,
-    ".txt": _read_text,
-    ".conll": _read_conll,
-    ".bio": _read_conll,
-    ".tmx": read_tmx,
+FORMATS: dict[FormatName, Format] = {
+    "jsonl": Format(read_json_lines, (".jsonl", ".ndjson")),
+    "csv": Format(read_csv, (".csv",)),
+    "tsv": Format(read_tsv, (".tsv",)),
+    "json": Format(read_json, (".json",)),
+    "parquet": Format(read_parquet, (".parquet",)),
+    "arrow": Format(read_arrow, (".arrow",)),
+    "text": Format(_read_text, (".txt",)),
+    "conll": Format(read_conll, (".conll", ".bio", ".iob", ".iob2", ".conllu"), has_word_a_line=True),
+    "tmx": Format(read_tmx, (".tmx",)),
 }
+ENDINGS: dict[str, FormatName] = {ending: name for name, format_ in FORMATS.items() for ending in format_.endings}
 
 
-def reader_of(path: Path) -> Reader:
-    """Return the reader of the path's format. Raises KeyError if the format is unknown."""
-    return read_aligned if sides_of(path) else READERS[format_of(path)]
+LEGAL_FORMATS = f"set format in the source to one of: {', '.join(FORMATS)}"
+
+
+def format_of(path: Path, options: ReadOptions) -> FormatName | None:
+    """The format of a file: the one that the options name, or that of its ending, or else what its content looks like;
+    None if it looks like none. Text files may hold columns of words where the task reads such.
+
+    Raises OSError if it has to be looked at and cannot be read.
+    """
+    if options.format is not None:
+        return options.format
+    name = ENDINGS.get(ending_of(path))
+    if options.text_files == "words" and name in ("text", "tsv", None) and looks_like_conll(_first_lines(path)):
+        return "conll"
+    return name or _sniffed(path)
+
+
+def is_separated(path: Path) -> bool:
+    """Whether the file, by its ending, has records of cells, whose header may be missing."""
+    return ENDINGS.get(ending_of(path)) in ("csv", "tsv")
+
+
+def _sniffed(path: Path) -> FormatName | None:
+    start = next((line.lstrip() for line in _first_lines(path) if line.strip()), "")
+    if start.startswith("{") and start.rstrip().endswith("}"):
+        return "jsonl"
+    return "json" if start.startswith(("[", "{")) else None
+
+
+def _first_lines(path: Path) -> list[str]:
+    with File(path).open() as stream:
+        return [line.decode("utf-8-sig", errors="replace") for line in islice(stream, LINES_LOOKED_AT)]

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shardtune.rows.columns import Synonyms, guess, rename
-from shardtune.rows.formats import WORD_A_LINE, read_file
+from shardtune.rows.columns import ColumnNames, Synonyms, guess, names_of, rename
+from shardtune.rows.formats import is_separated, read_file
 from shardtune.rows.hub import read_dataset
-from shardtune.rows.input_file import File, Record, TextUnit, format_of, place_in_words
+from shardtune.rows.input_file import File, ReadOptions, Record, TextUnit, place_in_words
 from shardtune.rows.row_faults import BadRowsError, Faults, RowLocation
 from shardtune.rows.source_config import SourceConfig
-from shardtune.rows.source_files import FindError, find_files, is_dataset
+from shardtune.rows.source_files import FindError, files_in_words, find_source, is_dataset
+from shardtune.section import TextFiles
 
 __all__ = ["BadRowsError", "Faults", "Row", "RowLocation", "read_rows", "read_source", "require_columns"]
 
@@ -33,6 +34,8 @@ class Row:
     """The row's number in its file, from 1; 0 where the line is enough to find it."""
     file_columns: tuple[str, ...] = ()
     """The columns as the file names them, in the file's order; empty if `values` has them under these names."""
+    has_word_a_line: bool = False
+    """Whether each of its words is on a line of its own, from `line` on."""
 
     def __str__(self) -> str:
         return self.place
@@ -54,7 +57,7 @@ class Row:
 
     def word(self, at: int) -> RowLocation:
         """Where word number `at` of the row is, counted from 0."""
-        return self._at(self.line + (at if format_of(self.path) in WORD_A_LINE else 0))
+        return self._at(self.line + (at if self.has_word_a_line else 0))
 
     def _at(self, line: int) -> RowLocation:
         return RowLocation(place_in_words(self.path, line, self.item), self.key)
@@ -62,7 +65,7 @@ class Row:
 
 def read_rows(
     path: Path,
-    columns: Mapping[str, str],
+    columns: ColumnNames,
     synonyms: Synonyms | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[Row]:
@@ -72,10 +75,22 @@ def read_rows(
     there are no rows.
     """
     faults = Faults()
-    source = SourceConfig(path=str(path), columns=dict(columns))
+    source = SourceConfig(path=str(path)).model_copy(update={"columns": dict(columns)})
     rows = list(read_source(source, faults, synonyms=synonyms or {}, say=say))
     faults.raise_if_any()
     return rows
+
+
+def read_options(source: SourceConfig, *, text_unit: TextUnit = "line", text_files: TextFiles = "text") -> ReadOptions:
+    """How the files of a source are read."""
+    return ReadOptions(
+        format=source.format,
+        encoding=source.encoding,
+        header=source.header,
+        separator=source.separator,
+        text_unit=text_unit,
+        text_files=text_files,
+    )
 
 
 def read_source(
@@ -85,22 +100,22 @@ def read_source(
     number: int = 0,
     split: str = "train",
     synonyms: Synonyms,
-    text_unit: TextUnit = "line",
+    options: ReadOptions | None = None,
     say: Callable[[str], None],
 ) -> list[Row]:
     """Return the rows of a source whose `columns` are resolved. Adds to `faults`, and tells `say` what it chose."""
-    records = list(_records(source, faults, split=split, text_unit=text_unit, say=say))
+    records = list(_records(source, faults, split=split, options=options or read_options(source), say=say))
     file_columns = dict.fromkeys(name for _, record in records for name in record.values)
     columns = choose_columns(source, file_columns, len(records), faults, synonyms=synonyms, say=say)
     return [row_of(record, path, columns, number=number) for path, record in records]
 
 
-def row_of(record: Record, path: Path, columns: Mapping[str, str], *, number: int) -> Row:
+def row_of(record: Record, path: Path, columns: ColumnNames, *, number: int) -> Row:
     """The record as a row of source `number`. Renames its columns in place by `columns` (ours -> the data's)."""
     file_columns = tuple(record.values) if columns else ()
     if columns:
         rename(record.values, columns)
-    return Row(record.values, path, record.line, number, record.item, file_columns)
+    return Row(record.values, path, record.line, number, record.item, file_columns, record.has_word_a_line)
 
 
 def choose_columns(
@@ -111,22 +126,23 @@ def choose_columns(
     *,
     synonyms: Synonyms,
     say: Callable[[str], None],
-) -> dict[str, str]:
+) -> dict[str, str | Sequence[str]]:
     """Return ours -> the data's, for a source whose rows have these `file_columns`. Adds to `faults`, and tells `say`
     what is guessed."""
     if not num_rows and not faults:
         faults.add(source.path, "contains no rows")
-    columns = dict(source.columns or {})
+    columns: dict[str, str | Sequence[str]] = dict(source.columns or {})
     for ours, in_data in columns.items():
-        if num_rows and in_data not in file_columns and ours not in file_columns:
-            faults.add(
-                source.path, f"data.columns.{ours}: no row has a column {in_data!r}; found: {', '.join(file_columns)}"
-            )
+        for name in names_of(in_data) if num_rows else ():
+            if name not in file_columns and (ours not in file_columns or not isinstance(in_data, str)):
+                faults.add(
+                    source.path, f"data.columns.{ours}: no row has a column {name!r}; found: {', '.join(file_columns)}"
+                )
     guesses = guess(file_columns, synonyms, columns)
     if guesses:
         used = ", ".join(f"{in_data} as {ours}" for ours, in_data in guesses.items())
         say(f"using column {used} (a guess; set data.columns to change it)")
-    return columns | guesses
+    return {**columns, **guesses}
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,35 +186,42 @@ def require_columns(parts: Iterable[Columns], wanted: Sequence[str]) -> None:
         if missing := [name for name in wanted if name not in columns.ours]:
             what = f"no column{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))}"
             in_file = list(columns.in_file)
-            faults.add(columns.path, f"{what}; found: {', '.join(in_file)}. {_remedy(missing, in_file)}")
+            is_row = is_separated(columns.path) and any(len(name.split()) > 3 or name.isdigit() for name in in_file)
+            remedy = _remedy(missing, in_file, is_row=is_row)
+            faults.add(columns.path, f"{what}; found: {', '.join(in_file)}. {remedy}")
     faults.raise_if_any()
 
 
-def _remedy(missing: Sequence[str], in_file: Sequence[str]) -> str:
-    """What to do about columns that are missing from a file with these columns."""
+def _remedy(missing: Sequence[str], in_file: Sequence[str], *, is_row: bool) -> str:
+    """What to do about columns that are missing from a file with these, whose header seems to be a row or not."""
     if len(in_file) == 1 and (mark := next((mark for mark in ";\t|" if mark in in_file[0]), None)) is not None:
-        return f"The columns are separated by {mark!r}; a .csv needs commas and a .tsv tabs, so convert the file"
-    return f"Name yours: data.columns={{{', '.join(f'{name}: …' for name in missing)}}}"
+        return f"If {mark!r} separates the columns, set separator: {mark!r} in the source"
+    header = " Line 1 was read as the header; if it is a row, set header: false in the source" if is_row else ""
+    return f"Name yours: data.columns={{{', '.join(f'{name}: …' for name in missing)}}}.{header}".removesuffix(".")
 
 
 def _records(
-    source: SourceConfig, faults: Faults, *, split: str, text_unit: TextUnit, say: Callable[[str], None]
+    source: SourceConfig, faults: Faults, *, split: str, options: ReadOptions, say: Callable[[str], None]
 ) -> Iterator[tuple[Path, Record]]:
     """The records of a source, each with its file."""
     try:
         if is_dataset(source.path):
             yield from read_dataset(source, split, faults, say)
             return
-        files = find_files(source.path)
+        found = find_source(source.path, options)
     except FindError as error:
         faults.add(error.where, error.what)
         return
-    if len(files) > 1:
-        more = f" and {len(files) - 3:,} more" if len(files) > 3 else ""
-        say(f"{len(files):,} files: {', '.join(path.name for path in files[:3])}{more}")
-    for path in files:
-        for record in read_file(File(path, text_unit, say), faults):
-            yield path, record
+    if text := files_in_words(found):
+        say(text)
+    for path in found.files:
+        for record in read_file(File(path, found.options, say), faults):
+            yield path, labeled(record, found.labels.get(path))
+
+
+def labeled(record: Record, label: str | None) -> Record:
+    """The record with the label that its file has by its folder, if there is one."""
+    return record if label is None else record._replace(values={**record.values, "label": label})
 
 
 NO_TEXT = re.compile("[\x00\ud800-\udfff]")

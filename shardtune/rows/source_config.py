@@ -1,11 +1,18 @@
 """The recipe's sections for where the rows of a split come from."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, PositiveFloat, Tag
+from pydantic import AfterValidator, Discriminator, Field, PositiveFloat, Tag
 
+from shardtune.rows.encodings import checked_encoding
 from shardtune.section import Section
+
+Column = Annotated[
+    Annotated[str, Tag("name")] | Annotated[tuple[str, ...], Field(min_length=1), Tag("list")],
+    Discriminator(lambda value: "list" if isinstance(value, list | tuple) else "name"),
+]
+"""A column of the data, or several that become one of ours. The discriminator makes a wrong value one fault."""
 
 
 class SourceConfig(Section):
@@ -20,8 +27,18 @@ class SourceConfig(Section):
     means one half of the rows in this epoch and the other half in the next. Over all epochs no row occurs more than
     once more often than another, and at every step each source has had its share of the rows, to within one row. For
     training rows only."""
-    columns: dict[str, str] | None = None
+    columns: dict[str, Column] | None = None
     """Like data.columns, for this source only. None uses data.columns."""
+    format: Literal["jsonl", "json", "csv", "tsv", "parquet", "arrow", "text", "conll", "tmx"] | None = None
+    """The format of the files, whatever their names end in. None decides by the ending, or else by the content."""
+    encoding: Annotated[str, AfterValidator(checked_encoding)] | None = None
+    """The encoding of text files, such as cp1252, gb18030, big5 or utf-16. None is UTF-8, or what a byte order mark
+    says."""
+    header: bool = True
+    """Whether the first record of a .csv or .tsv file names the columns. If false, they are column_1, column_2 and so
+    on."""
+    separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    """The character between the cells of a .csv or .tsv file. None finds out which of `,`, `;`, `|` and tab it is."""
     subset: str | None = None
     """The subset (configuration) of a data set on the hub."""
     split: str | None = None

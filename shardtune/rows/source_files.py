@@ -4,17 +4,21 @@ Only names are read here, not contents.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from glob import escape, glob, has_magic
+from itertools import islice
 from pathlib import Path
 
 from shardtune.errors import DataError
-from shardtune.rows.formats import READERS, reader_of
-from shardtune.rows.input_file import COMPRESSIONS, format_of
+from shardtune.rows.class_folders import class_folders
+from shardtune.rows.formats import ENDINGS, LEGAL_FORMATS, format_of
+from shardtune.rows.input_file import COMPRESSIONS, ReadOptions, ending_of
 from shardtune.rows.parallel_text import sides_of
 
 HUB = "hf:"
-_LEGAL = f"{', '.join(READERS)}, each also compressed ({', '.join(COMPRESSIONS)})"
+_LEGAL = f"{', '.join(ENDINGS)}, each also compressed ({', '.join(COMPRESSIONS)})"
 
 
 class FindError(DataError):
@@ -57,22 +61,63 @@ def escaped(folder: Path) -> str:
     return escape(str(folder))
 
 
-def find_files(path: str) -> list[Path]:
+@dataclass(frozen=True)
+class SourceFiles:
+    """The files of a source, and how they are read."""
+
+    files: list[Path]
+    options: ReadOptions
+    labels: Mapping[Path, str] = field(default_factory=dict)
+    """The label of each file's only row, if the files are in a folder per class."""
+
+
+def find_source(path: str, options: ReadOptions) -> SourceFiles:
+    """The files that the path stands for, or the texts of its folders, one folder per class. Raises FindError."""
+    if options.text_files == "classes" and options.format in (None, "text") and Path(path).is_dir():
+        try:
+            classes = class_folders(Path(path))
+        except OSError as error:
+            raise FindError(path, f"cannot be read ({error.strerror or error})") from error
+        if classes:
+            labels = {file: label for label, files in classes.items() for file in files}
+            return SourceFiles(sorted(labels), replace(options, format="text", text_unit="file"), labels)
+    return SourceFiles(find_files(path, options), options)
+
+
+def find_files(path: str, options: ReadOptions | None = None) -> list[Path]:
     """Return the files of rows that the path stands for, sorted; all of one format.
 
     Raises FindError if there is none, if the format of one is unknown, or if there are several formats.
     """
+    options = options or ReadOptions()
+    by_format: dict[str, list[Path]] = {}
     try:
-        files = _files(path)
+        files = _files(path, options)
+        for file in files:
+            name = "a pair of text files" if sides_of(file) else format_of(file, options)
+            if name is None:
+                ending = ending_of(file) or "(no suffix)"
+                raise FindError(file, f"unknown format {ending!r}; legal: {_LEGAL}. Or {LEGAL_FORMATS}")
+            by_format.setdefault(name, []).append(file)
     except OSError as error:
         raise FindError(path, f"cannot be read ({error.strerror or error})") from error
-    by_format: dict[object, list[Path]] = {}
-    for file in files:
-        by_format.setdefault(reader_of(file), []).append(file)
     if len(by_format) > 1:
-        found = "; ".join(f"{format_of(group[0])}: {_listed(group)}" for group in by_format.values())
+        found = "; ".join(f"{name}: {_listed(group)}" for name, group in by_format.items())
         raise FindError(path, f"files of several formats ({found}); use a glob such as {_example(path, files)}")
     return files
+
+
+def files_in_words(found: SourceFiles) -> str | None:
+    """How many files a source has, and the first ones or its classes; None if there is only one file."""
+    files = found.files
+    if found.labels:
+        counts = Counter(found.labels.values())
+        classes = ", ".join(f"{label} ({count:,})" for label, count in islice(counts.items(), 10))
+        return f"{len(files):,} texts in a folder per class, which is their label: {classes}"
+    if len(files) < 2:
+        return None
+    more = f" and {len(files) - 3:,} more" if len(files) > 3 else ""
+    return f"{len(files):,} files: {', '.join(path.name for path in files[:3])}{more}"
 
 
 def file_digest(path: Path) -> str:
@@ -86,14 +131,14 @@ def file_digest(path: Path) -> str:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _files(path: str) -> list[Path]:
+def _files(path: str, options: ReadOptions) -> list[Path]:
     if is_glob(path):
         matches = [Path(match) for match in sorted(glob(path, recursive=True))]  # noqa: PTH207  the path is absolute
-        files = [file for match in matches for file in (_files_below(match) if match.is_dir() else [match])]
+        files = [file for match in matches for file in (_files_below(match, options) if match.is_dir() else [match])]
         if not files:
             raise FindError(path, f"no file matches; {_neighbours(Path(path).parent)}")
     elif Path(path).is_dir():
-        files = _files_below(Path(path))
+        files = _files_below(Path(path), options)
         if not files:
             raise FindError(path, f"no file of a supported format in the folder; legal: {_LEGAL}")
     elif Path(path).is_file():
@@ -106,18 +151,19 @@ def _files(path: str) -> list[Path]:
         return [Path(path)]
     else:
         raise FindError(path, "no such file")
-    unknown = [file for file in files if format_of(file) not in READERS]
-    if unknown:
-        raise FindError(unknown[0], f"unknown format {unknown[0].suffix or '(no suffix)'!r}; legal: {_LEGAL}")
     return list(dict.fromkeys(files))
 
 
-def _files_below(folder: Path) -> list[Path]:
-    """The files of known formats, at any depth, except hidden ones (.name) and markers (_SUCCESS)."""
+def _files_below(folder: Path, options: ReadOptions) -> list[Path]:
+    """The files of known formats, at any depth, except hidden ones (.name) and markers (_SUCCESS).
+
+    If the options name a format, all files are of it.
+    """
     files = []
     for path in folder.rglob("*"):
         is_hidden = any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
-        if not is_hidden and format_of(path) in READERS and path.is_file():
+        is_known = options.format is not None or ending_of(path) in ENDINGS
+        if not is_hidden and is_known and path.is_file():
             files.append(path)
     return sorted(files)
 

@@ -6,6 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from shardtune.json_lines import complete_lines
+
 CONFIG, RECIPE, RESULTS, METRICS, STOP = "config.yaml", "recipe.yaml", "results.json", "metrics.jsonl", "stop"
 LEASE = "lease.json"
 """The process that may write the directory (trainer/distributed/lease.py)."""
@@ -26,8 +28,7 @@ FACTS = "facts.json"
 def read_events(run_dir: Path) -> list[dict[str, Any]]:
     """The events in metrics.jsonl; an incomplete last line is skipped."""
     path = run_dir / METRICS
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    return [json.loads(line) for line in complete_lines(path)] if path.exists() else []
 
 
 def already_finished(run_dir: Path) -> str:

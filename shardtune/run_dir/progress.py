@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bars
 
+from shardtune.counted import counted
 from shardtune.ds_config.resolve import sharding_name
 
 PLAIN_EVERY_S = 20.0
@@ -106,8 +107,8 @@ def start_line(event: Mapping[str, Any]) -> str:
     if trained < event["num_parameters"]:
         parameters += f", of which {trained:,} are trained ({trained / event['num_parameters']:.2%})"
     return (
-        f"{begin} {event['num_steps']:,} steps: {event['num_rows']:,} rows, {parameters}, "
-        f"{event['world_size']} ranks on {event['device']}, {engine}"
+        f"{begin} {counted(event['num_steps'], 'step')}: {counted(event['num_rows'], 'row')}, {parameters}, "
+        f"{counted(event['world_size'], 'rank')} on {event['device']}, {engine}"
     )
 
 

@@ -1,6 +1,5 @@
 """Whole trainings of the tiny model on forked ranks."""
 
-import json
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -10,7 +9,7 @@ import deepspeed
 
 from shardtune.recipe.load import parse_recipe
 from shardtune.recipe.schema import Recipe
-from shardtune.run_dir.files import STOP
+from shardtune.run_dir.files import STOP, read_events
 from shardtune.trainer.data.prepare.prepare import prepare
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.distributed.stop import signals_ask_to_stop
@@ -77,8 +76,7 @@ def train(
 
 
 def events(run_dir: Path, *kinds: str) -> list[dict[str, Any]]:
-    lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [event for line in lines if (event := json.loads(line))["event"] in (kinds or event["event"])]
+    return [event for event in read_events(run_dir) if not kinds or event["event"] in kinds]
 
 
 def curve(its_events: Sequence[dict[str, Any]]) -> list[tuple[int, float, float]]:

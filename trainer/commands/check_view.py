@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from shardtune.counted import counted
 from shardtune.trainer.commands.check_report import Cut, Report, SplitReport
 from shardtune.trainer.tasks.task import PreviewSpan
 
@@ -21,7 +22,7 @@ def show(report: Report, console: Console | None = None) -> None:
         if not console.is_terminal:
             console.width = max(console.width, WIDE)  # a table need not shrink to the width of a file
     has_colour = console.color_system is not None and not console.no_color
-    ranks = "1 rank" if report.world_size == 1 else f"{report.world_size} ranks"
+    ranks = counted(report.world_size, "rank")
     console.print(f"[bold]{report.task}[/] on {report.model}, for {ranks}")
     for note in report.notes:
         console.print(f"  {note}", markup=False)
@@ -146,7 +147,7 @@ def _memory(report: Report) -> Table:
         table.add_row(name, f"{size / 2**30:.2f} GiB")
     table.caption = (
         f"micro-batches of at most {report.micro_batch_tokens:,} tokens; "
-        f"{report.num_steps:,} steps, {report.steps_per_epoch:,} per epoch; "
+        f"{counted(report.num_steps, 'step')}, {report.steps_per_epoch:,} per epoch; "
         f"{100 * (1 - report.padding_efficiency):.1f} % of the tokens are padding"
     )
     table.caption_justify = "left"

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from shardtune.counted import counted
 from shardtune.errors import ShardtuneError
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
 from shardtune.trainer.distributed.ranks import connect, disconnect
@@ -38,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for text in (*verdict.faults, *verdict.notices):
             print(f"! {text}")
         if not (verdict.faults or verdict.notices):
-            print(f"no problem found on {len(facts)} ranks, {len({rank.host for rank in facts})} machines")
+            print(
+                f"no problem found on {counted(len(facts), 'rank')}, {counted(len({rank.host for rank in facts}), 'machine')}"
+            )
     return EXIT_USER if verdict.faults else EXIT_OK
 
 

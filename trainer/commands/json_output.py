@@ -18,7 +18,7 @@ def print_report(make: Callable[[], Report], show: Callable[[Report], None], *, 
         report = make()
     except ShardtuneError as error:
         if as_json:
-            _print_json({"errors": str(error).splitlines()})
+            _print_json({"errors": str(error).split("\n")})
         print(error, file=sys.stderr)
         return EXIT_USER
     if as_json:

@@ -13,7 +13,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
+from shardtune.counted import counted
 from shardtune.errors import CheckpointError, DataError, ShardtuneError
+from shardtune.json_lines import json_line
 from shardtune.recipe.load import parse_recipe
 from shardtune.recipe.schema import Recipe
 from shardtune.rows.columns import plain
@@ -58,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with arguments.out.open("w", encoding="utf-8") if to_file else nullcontext(sys.stdout) as out:
             _write(predict(recipe, folder, facts, rows, progress=to_file), rows, out)
         if to_file:
-            print(f"{len(rows):,} predictions written to {arguments.out}", file=sys.stderr)
+            print(f"{counted(len(rows), 'prediction')} written to {arguments.out}", file=sys.stderr)
     except ShardtuneError as error:
         print(error, file=sys.stderr)
         return EXIT_USER
@@ -143,7 +145,10 @@ def _read_inputs(path: Path, recipe: Recipe) -> list[Row]:
     data, task = recipe.data, TASKS[recipe.task.kind]
     maps = [source.columns or {} for source in data.sources("train")]
     synonyms = {
-        name: (*(plain(columns[name]) for columns in maps if name in columns), *(names if data.guess_columns else ()))
+        name: (
+            *(plain(str(columns[name])) for columns in maps if name in columns),
+            *(names if data.guess_columns else ()),
+        )
         for name, names in task.column_guesses.items()
         if name in task.input_columns
     }
@@ -168,7 +173,7 @@ def find_model(run_dir: Path, name: str) -> tuple[Recipe, Path, dict[str, Any]]:
 
 def _write(predictions: Iterator[dict[str, Any]], rows: Sequence[Row], out: TextIO) -> None:
     for row, prediction in zip(rows, predictions, strict=True):
-        out.write(json.dumps({**row.values, "prediction": prediction}, ensure_ascii=False, default=str) + "\n")
+        out.write(json_line({**row.values, "prediction": prediction}))
 
 
 if __name__ == "__main__":

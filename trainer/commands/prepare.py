@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shardtune.counted import counted
 from shardtune.recipe.load import load_recipe
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.files import CONFIG
@@ -70,7 +71,7 @@ def _show(report: Report) -> None:
         counts = ", ".join(f"{split[key]:,.0f} {key}" for key in ("rows", "examples", "tokens", "targets"))
         print(f"{name:6} {counts}")
     speed = f", {report.tokens_per_s:,} tokens/s" if report.tokens_per_s is not None else "; they were already prepared"
-    print(f"{report.shards} shards of {report.bytes / 1e6:,.1f} MB in {report.path}")
+    print(f"{counted(report.shards, 'shard')} of {report.bytes / 1e6:,.1f} MB in {report.path}")
     print(f"{report.seconds:,.1f} s{speed}")
 
 

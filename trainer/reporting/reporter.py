@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from shardtune.json_lines import complete_lines, json_line
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.files import METRICS, write_atomically
 from shardtune.run_dir.progress import Progress
@@ -98,7 +99,7 @@ class JsonlReporter:
 
     def report(self, event: str, /, **values: Any) -> None:
         line = {"event": event, "time": round(time.time(), 3), **_finite(values)}
-        self._waiting += (json.dumps(line, ensure_ascii=False) + "\n").encode()
+        self._waiting += json_line(line).encode()
         try:
             while self._waiting:
                 self._waiting = self._waiting[self._file.write(self._waiting) or 0 :]
@@ -229,7 +230,7 @@ def _netrc_has_key() -> bool:
 
 
 def _drop_later_steps(path: Path, step: int) -> None:
-    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _is_kept(line, step)]
+    kept = [line for line in complete_lines(path) if _is_kept(line, step)]
     write_atomically(path, "".join(f"{line}\n" for line in kept))
 
 

@@ -88,6 +88,15 @@ class Survey:
         """
         return False
 
+    @property
+    def found_unlearnable(self) -> bool:
+        """Whether rows outside train have labels that no training row has. Known once `learn` has returned."""
+        return False
+
+    def is_unlearnable(self, row: Row) -> bool:
+        """Whether this row is one of those."""
+        return False
+
     def recall(self, facts: Mapping[str, Any]) -> bool:
         """Takes facts that were learned from other rows; returns whether `look` then finds rows that do not fit."""
         return False

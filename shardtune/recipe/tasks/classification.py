@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Discriminator, Field, PositiveFloat, Tag, model_validator
 
-from shardtune.section import TaskOptions
+from shardtune.section import TaskOptions, TextFiles
 
 ONLY_FOR = {
     "label_names": ("single_label", "multi_label"),
@@ -31,15 +31,20 @@ class ClassificationOptions(TaskOptions):
     """Classification of texts, or of pairs of texts if rows have a `text_pair`: one label, several labels, or a
     number."""
 
+    list_columns: ClassVar[frozenset[str]] = frozenset({"label"})
+    text_files: ClassVar[TextFiles] = "classes"
+
     kind: Literal["classification"]
     problem: Literal["single_label", "multi_label", "regression"] = "single_label"
-    """What `label` holds: one name (single_label); a list of names, possibly empty (multi_label; in CSV a text, see
-    label_separator); or a number (regression). The loss is cross entropy, averaged over rows; binary cross entropy,
+    """What `label` holds: one name (single_label); any number of names (multi_label): a list, a text (see
+    label_separator), zeros and ones in the order of label_names, or one column per label (see data.columns); or a
+    number (regression). The loss is cross entropy, averaged over rows; binary cross entropy,
     averaged over all combinations of a row and a label; or squared error, averaged over rows."""
     label_names: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
     """The labels in the order of their ids. None uses the labels of the training rows, sorted."""
-    label_separator: Annotated[str, Field(min_length=1)] = ","
-    """multi_label: separates the names in a `label` that is a text."""
+    label_separator: Annotated[str, Field(min_length=1)] | None = None
+    """multi_label: separates the names in a `label` that is a text. None takes the only one of `,`, `;` and `|` that
+    occurs in any label."""
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """multi_label: a label is predicted if its probability is at least this."""
     tune_thresholds: bool = False

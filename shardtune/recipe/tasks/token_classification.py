@@ -6,13 +6,14 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from shardtune.section import TaskOptions
+from shardtune.section import TaskOptions, TextFiles
 
 
 class TokenClassificationOptions(TaskOptions):
     """Token classification, such as named entity recognition: one tag per word, or spans of a text."""
 
     can_pack: ClassVar[bool] = True
+    text_files: ClassVar[TextFiles] = "words"
 
     kind: Literal["token_classification"]
     types: Annotated[tuple[str, ...], Field(min_length=1)] | None = None

@@ -200,7 +200,7 @@ def test_the_digest_of_a_pair_is_that_of_both_sides(tmp_path: Path) -> None:
     assert file_digest(path) == before
 
 
-UTF16 = "un\nfilm\n".encode("utf-16")
+UTF16 = "un film\nun\n".encode("utf-16-le")
 MALFORMED_PAIRS: list[tuple[str | bytes | None, str | bytes | None, str]] = [
     (
         "a\nb\nc\n",
@@ -224,7 +224,7 @@ MALFORMED_PAIRS: list[tuple[str | bytes | None, str | bytes | None, str]] = [
     ("\nb\n", "un\ndeux\n", "corpus.en:1: blank, but the other side is not"),
     (b"a\nb\xff\n", "un\ndeux\n", "corpus.en:2: not UTF-8 (byte 2 of the line is 0xff)"),
     ("a\nb\n", "un\nde\0ux\n", "corpus.fr:2: a NUL character (byte 3 of the line)"),
-    ("a\nb\n", UTF16, "corpus.fr: looks like UTF-16; convert it: iconv -f UTF-16 -t UTF-8"),
+    ("a\nb\n", UTF16, "corpus.fr: looks like UTF-16LE; set its encoding"),
     ("été\n".encode("latin-1"), "un\n", "corpus.en:1: not UTF-8 (byte 1 of the line is 0xe9)"),
     ("a\n", None, "corpus.{en,fr}: no such file: "),
     (None, "un\n", "corpus.{en,fr}: no such file: "),

@@ -8,7 +8,7 @@ from shardtune.rows.input_file import File
 from shardtune.rows.row_faults import BadRowsError, Faults
 from shardtune.rows.source import Row
 
-ROWS = [Row({}, Path("a.conll"), line) for line in (1, 5, 9)]
+ROWS = [Row({}, Path("a.conll"), line, has_word_a_line=True) for line in (1, 5, 9)]
 
 
 def test_a_row_counts_once_by_its_first_fault() -> None:

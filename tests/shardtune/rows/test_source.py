@@ -23,8 +23,8 @@ def test_a_row_knows_its_line_also_after_blank_lines_and_records_of_several_line
 @pytest.mark.parametrize(
     ("row", "word", "place"),
     [
-        (Row({}, Path("a.conll"), 7), 2, "a.conll:9"),
-        (Row({}, Path("a.bio.gz"), 7), 2, "a.bio.gz:9"),
+        (Row({}, Path("a.conll"), 7, has_word_a_line=True), 2, "a.conll:9"),
+        (Row({}, Path("words"), 7, has_word_a_line=True), 2, "words:9"),
         (Row({}, Path("a.jsonl"), 7), 2, "a.jsonl:7"),
         (Row({}, Path("a.json"), 7, item=3), 2, "a.json:7 (row 3)"),
         (Row({}, Path("a.parquet"), 0, item=3), 2, "a.parquet: row 3"),
@@ -104,8 +104,8 @@ def test_a_missing_column_is_reported_with_the_names_of_the_file_in_its_order(tm
         ),
         (
             {"text;label": "b;5"},
-            "c.csv: no columns 'text', 'label'; found: text;label. The columns are separated by ';'; a .csv needs "
-            "commas and a .tsv tabs, so convert the file",
+            "c.csv: no columns 'text', 'label'; found: text;label. If ';' separates the columns, set "
+            "separator: ';' in the source",
         ),
     ],
 )

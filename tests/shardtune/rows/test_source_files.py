@@ -49,14 +49,14 @@ def test_a_path_stands_for_these_files(folder: Path, path: str, files: list[str]
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("", ": files of several formats (.jsonl: a.jsonl and 2 more; .csv: d.csv and 1 more); use a glob such "
+        ("", ": files of several formats (jsonl: a.jsonl and 2 more; csv: d.csv and 1 more); use a glob such "
          "as {folder}/*.jsonl"),
         ("*", "{folder}/_SUCCESS: unknown format '(no suffix)'"),
         ("gone.csv", "{folder}/gone.csv: no such file"),
         ("*.tsv", "{folder}/*.tsv: no file matches; the folder contains .git, _SUCCESS, a.jsonl, b.jsonl.gz, "
          "d.csv and 3 more"),
         ("gone/*.tsv", "{folder}/gone/*.tsv: no file matches; does the folder {folder}/gone exist?"),
-        ("notes.md", "{folder}/notes.md: unknown format '.md'; legal: .jsonl, .csv, .tsv, "),
+        ("notes.md", "{folder}/notes.md: unknown format '.md'; legal: .jsonl, .ndjson, .csv, .tsv, "),
         (".git/deeper", "{folder}/.git/deeper: no such file"),
     ],
 )  # fmt: skip

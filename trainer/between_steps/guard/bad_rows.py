@@ -4,12 +4,12 @@ The loss of each row of the step is computed alone, without dropout and without 
 """
 
 import contextlib
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from shardtune.json_lines import json_line
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.engine.engine import Engine
 from shardtune.trainer.tasks import Task
@@ -49,4 +49,4 @@ class BadRowSearch:
             with (self.run_dir / BAD_ROWS).open("a", encoding="utf-8") as file:
                 for place, loss in bad_rows.items():
                     line = {"step": number + 1, "place": place, "loss": str(loss)}
-                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                    file.write(json_line(line))

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from shardtune.counted import counted
 from shardtune.errors import TrainingError
 from shardtune.recipe.fault_policy import FaultsConfig
 from shardtune.trainer.between_steps.callback import Callback, RolledBack, StepDone
@@ -73,7 +74,7 @@ class Guard(Callback):
         if self._before_bad is not None:  # no step has changed the weights since
             self.checkpoints.save(self.engine, self._before_bad, None)
             self.checkpoints.finish()
-        steps = "1 step" if state.bad_in_a_row == 1 else f"{state.bad_in_a_row} steps"
+        steps = counted(state.bad_in_a_row, "step")
         raise TrainingError(
             f"{steps} in a row (up to step {step.number + 1}) had a non-finite loss or gradient, which is the limit "
             f"of faults.max_bad_steps. They were skipped, so the weights are unchanged. {rows[0].upper()}{rows[1:]}. "

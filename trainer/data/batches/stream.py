@@ -71,7 +71,7 @@ class Stream:
 
     def _chunks(self, num_passed: int) -> Iterator[list[Row]]:
         """All good rows, once; about `num_passed` of the first ones are not checked."""
-        sources = sources_of(self._recipe.data)
+        sources = sources_of(self._recipe)
         num_rows = 0
         for number in range(len(self._recipe.data.sources("train"))):
             result = ReadResult()

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from shardtune.counted import counted
 from shardtune.trainer.data.prepare.digests import Digests, RowDigests
 
 Mask = NDArray[np.bool_]
@@ -76,15 +77,15 @@ class Duplicates:
                 is_mended = mode in (remedy, "all")
                 hint = "" if is_mended else f"; data.deduplicate={remedy} drops those {leak.inside} rows"
                 yield (
-                    f"leak: {leak.rows:,} {leak.of} rows ({leak.rows / sizes[leak.of]:.1%}) have the same input as a "
-                    f"{leak.inside} row, such as {leak.first[0]}{hint}"
+                    f"leak: {counted(leak.rows, f'{leak.of} row')} ({leak.rows / sizes[leak.of]:.1%}) with the same input "
+                    f"as a {leak.inside} row, such as {leak.first[0]}{hint}"
                 )
         for split, count in self.repeats.items():
             if count:
-                yield f"{split}: {count:,} rows are duplicates of earlier rows ({count / sizes[split]:.1%})"
+                yield f"{split}: {counted(count, 'duplicate')} of earlier rows ({count / sizes[split]:.1%})"
         for split, count in self.conflicts.items():
             if count:
-                yield f"{split}: {count:,} rows have the same input as another row but a different answer"
+                yield f"{split}: {counted(count, 'row')} with the same input as another row but a different answer"
 
     def _leak(self, of: str, inside: str) -> Leak:
         other_inputs = self._inputs[inside]

@@ -20,6 +20,7 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from shardtune.counted import counted
 from shardtune.errors import DataError, ShardtuneError
 from shardtune.recipe.schema import Recipe
 from shardtune.rows.row_faults import Faults
@@ -107,7 +108,7 @@ def prepare(
     num_examples = prepared.meta["splits"]["train"]["examples"]
     if num_examples < num_ranks:
         raise DataError(
-            f"data.train: {num_examples} training rows for {num_ranks} ranks; set job.ranks={num_examples} or fewer"
+            f"data.train: {counted(num_examples, 'training row')} for {counted(num_ranks, 'rank')}; set job.ranks={num_examples} or fewer"
         )
     return replace(prepared, was_made=was_made)
 
@@ -121,7 +122,7 @@ def fingerprint(recipe: Recipe) -> str:
     """A digest of all that the prepared data depend on: the files, the tokenizer, the task's options and FORMAT."""
     digest = hashlib.sha256()
     known = Fingerprints(Path(recipe.data.cache_dir).expanduser() / "fingerprints")
-    digest.update(f"{sources_digest(recipe.data, known)}\n".encode())
+    digest.update(f"{sources_digest(recipe, known)}\n".encode())
     folder = Path(recipe.model.path)
     files = sorted(path for path in folder.iterdir() if _is_tokenizer_file(path)) if folder.is_dir() else []
     digest.update(f"{recipe.model.path if not files else ''}@{recipe.model.revision}\n".encode())
@@ -147,7 +148,7 @@ def _prepare(
     progress: Progress,
 ) -> bool:
     """Takes part in preparing until the data are complete; returns whether `say` was called with all notes."""
-    sources = sources_of(recipe.data)
+    sources = sources_of(recipe)
     size = piece_bytes or sources.piece_bytes
     num_processes = num_processes or recipe.data.prepare_processes or len(os.sched_getaffinity(0))
     if all(sources.files):  # the size of a hub data set is not known beforehand
@@ -172,7 +173,7 @@ def _prepare(
         task = TASKS[recipe.task.kind](recipe.task, split_rows.facts, tokenizer, config)
         task.check_model(config)
         for name, rows in split_rows.rows.items():
-            say(f"tokenizing {name}: {len(rows):,} rows")
+            say(f"tokenizing {name}: {counted(len(rows), 'row')}")
         written = _encode(recipe, task, split_rows, work)
 
         def commit(_: int) -> None:
@@ -230,7 +231,7 @@ def _commit(folder: Path, split_rows: SplitRows, written: list[dict[str, Written
         first = next(iter(rows)).path
         num_rows = sum(part.num_rows for part in parts)
         if not arrays["num_targets"].any():
-            raise DataError(f"{first}: no targets are left in its {num_rows:,} rows; raise data.max_tokens")
+            raise DataError(f"{first}: no targets are left in its {counted(num_rows, 'row')}; raise data.max_tokens")
         for kind, array in arrays.items():
             np.save(draft / f"{name}.{kind}.npy", array)
         write_atomically(draft / f"{name}.files.json", json.dumps(list(files), ensure_ascii=False))
@@ -270,9 +271,9 @@ def _renumbered(written: Written, files: dict[str, int]) -> NDArray[np.int32]:
 
 def _notes_on(name: str, split: Mapping[str, Any], skipped: Sequence[Faults]) -> Iterator[str]:
     if split["rows_dropped"]:
-        yield f"{name}: {split['rows_dropped']:,} rows dropped: no targets were left in them"
+        yield f"{name}: {counted(split['rows_dropped'], 'row')} dropped: no targets were left in them"
     if split["rows_truncated"]:
-        yield f"{name}: {split['rows_truncated']:,} rows truncated to data.max_tokens"
+        yield f"{name}: {counted(split['rows_truncated'], 'row')} truncated to data.max_tokens"
     all_faults = Faults()
     for faults in skipped:
         all_faults.update(faults)

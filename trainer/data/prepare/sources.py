@@ -2,23 +2,23 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import accumulate, chain, islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from shardtune.recipe.schema import DataConfig, Recipe
-from shardtune.rows.formats import read_file
+from shardtune.rows.formats import format_of, read_file
 from shardtune.rows.hub import dataset_digest, read_dataset
-from shardtune.rows.input_file import COMPRESSIONS, File, Part, Record, TextUnit, format_of
+from shardtune.rows.input_file import COMPRESSIONS, File, Part, ReadOptions, Record, encoding_of, ending_of
 from shardtune.rows.parallel_text import sides_of
 from shardtune.rows.row_faults import Faults
-from shardtune.rows.source import Row
+from shardtune.rows.source import Row, labeled, read_options
 from shardtune.rows.source_config import SourceConfig
-from shardtune.rows.source_files import FindError, find_files, is_dataset
+from shardtune.rows.source_files import FindError, SourceFiles, files_in_words, find_source, is_dataset
 from shardtune.trainer.data.prepare.fingerprints import Fingerprints
 from shardtune.trainer.data.prepare.row_pieces import CHUNK_BYTES, RowPiece, chunked, store_chunk
 from shardtune.trainer.data.prepare.work_queue import WorkQueue, published
@@ -26,6 +26,8 @@ from shardtune.trainer.tasks import TASKS
 
 SPLITS = ("train", "dev", "test")
 """The splits by their numbers."""
+HOW_READ = ("format", "encoding", "header", "separator")
+"""The keys of a source that say how its files are read."""
 MAX_PIECES, MIN_PIECE_BYTES = 256, 1 << 20
 COMPRESSION = 4
 """How much longer a compressed file is assumed to be when decompressed."""
@@ -60,15 +62,23 @@ class ReadResult:
 class Sources:
     """The sources of all splits, by their numbers."""
 
-    def __init__(self, numbered: Sequence[tuple[str, SourceConfig]], text_unit: TextUnit) -> None:
-        """`numbered` has the split and the configuration of each source."""
+    def __init__(self, numbered: Sequence[tuple[str, SourceConfig]], options: Sequence[ReadOptions]) -> None:
+        """`numbered` has the split and the configuration of each source, `options` how its files are read."""
         self.numbered = numbered
-        self._text_unit = text_unit
+        self._options = options
 
     @cached_property
+    def found(self) -> list[SourceFiles | None]:
+        """The files of each source; None of a data set. Raises FindError if a path matches nothing."""
+        return [
+            None if is_dataset(source.path) else find_source(source.path, options)
+            for (_, source), options in zip(self.numbered, self._options, strict=True)
+        ]
+
+    @property
     def files(self) -> list[list[Path]]:
         """The files of each source; none of a data set. Raises FindError if a path matches nothing."""
-        return [[] if is_dataset(source.path) else find_files(source.path) for _, source in self.numbered]
+        return [[] if found is None else found.files for found in self.found]
 
     @cached_property
     def num_bytes(self) -> int:
@@ -81,12 +91,9 @@ class Sources:
         return max(MIN_PIECE_BYTES, self.num_bytes // MAX_PIECES)
 
     def file_list(self, number: int) -> str | None:
-        """How many files a source has, and the names of the first ones; None if there is only one."""
-        files = self.files[number]
-        if len(files) < 2:
-            return None
-        more = f" and {len(files) - 3:,} more" if len(files) > 3 else ""
-        return f"{len(files):,} files: {', '.join(path.name for path in files[:3])}{more}"
+        """How many files a source has, and the first ones; None if there is only one."""
+        found = self.found[number]
+        return None if found is None else files_in_words(found)
 
     def units(self, work: WorkQueue, size: int, heads: Mapping[int, int] | None = None) -> list[ReadUnit]:
         """All that is to be read, divided into units of about `size` bytes; the same on every machine.
@@ -94,8 +101,13 @@ class Sources:
         `heads` has the sources of which only the first rows are read, and how many of them.
         """
         heads = heads or {}
-        whole = chain.from_iterable(files for number, files in enumerate(self.files) if number not in heads)
-        parts = self._parts(work, dict.fromkeys(whole), size)
+        divisible = {
+            path: self._has_independent_lines(path, found.options)
+            for number, found in enumerate(self.found)
+            if number not in heads and found is not None
+            for path in found.files
+        }
+        parts = self._parts(work, divisible, size)
         units = []
         for number, files in enumerate(self.files):
             if number in heads:
@@ -121,7 +133,7 @@ class Sources:
                         file = stack.enter_context(draft.open("wb"))
                     last = result.pieces[-1]
                     result.pieces[-1] = RowPiece(last.name, last.source, last.num_rows + len(chunk))
-                    for values, _, _ in chunk:
+                    for values, *_ in chunk:
                         result.columns.update(dict.fromkeys(values))
                     store_chunk(file, path, chunk)
         return result
@@ -132,16 +144,18 @@ class Sources:
         say = result.notes.append
         if not unit.files:
             try:
-                records = (record for _, record in read_dataset(source, split, result.faults, say))
-                yield Path(source.path), records
+                yield Path(source.path), (record for _, record in read_dataset(source, split, result.faults, say))
             except FindError as error:
                 result.faults.add(error.where, error.what)
+        found = self.found[unit.source]
         for path, part in unit.files:
-            yield path, read_file(File(path, self._text_unit, say, part), result.faults)
+            assert found is not None, "a data set has no files"
+            records = read_file(File(path, found.options, say, part), result.faults)
+            yield path, (labeled(record, found.labels.get(path)) for record in records)
 
-    def _parts(self, work: WorkQueue, paths: Iterable[Path], size: int) -> dict[Path, list[Part]]:
-        """The parts into which each file is cut; none of a file that is read as a whole."""
-        cuts = {path: _cut(path, size) if self._has_independent_lines(path) else [] for path in paths}
+    def _parts(self, work: WorkQueue, divisible: Mapping[Path, bool], size: int) -> dict[Path, list[Part]]:
+        """The parts into which each file is cut; none of a file that is not divisible."""
+        cuts = {path: _cut(path, size) if is_divisible else [] for path, is_divisible in divisible.items()}
         ranges = [(path, start, stop) for path, stretches in cuts.items() for start, stop in stretches]
         counts = iter(work.map("lines", len(ranges), lambda number: _num_lines(*ranges[number])))
         parts = {}
@@ -152,11 +166,13 @@ class Sources:
             ]
         return parts
 
-    def _has_independent_lines(self, path: Path) -> bool:
+    @staticmethod
+    def _has_independent_lines(path: Path, options: ReadOptions) -> bool:
         """Whether each line of the file can be read by itself."""
-        file_format = format_of(path)
-        is_plain = path.suffix.lower() not in COMPRESSIONS and not sides_of(path)
-        return is_plain and (file_format == ".jsonl" or (file_format == ".txt" and self._text_unit == "line"))
+        if path.suffix.lower() in COMPRESSIONS or sides_of(path) or encoding_of(path, options) is not None:
+            return False
+        name = format_of(path, options)
+        return name == "jsonl" or (name == "text" and options.text_unit == "line")
 
 
 def with_named_columns(row: Row, recipe: Recipe) -> Row:
@@ -165,24 +181,30 @@ def with_named_columns(row: Row, recipe: Recipe) -> Row:
     return replace(row, values={**row.values, **named}, file_columns=row.columns) if named else row
 
 
-def sources_of(data: DataConfig) -> Sources:
+def sources_of(recipe: Recipe) -> Sources:
     """Where all rows are read from."""
-    return Sources(_numbered(data), data.text_unit)
+    numbered = _numbered(recipe.data)
+    return Sources(numbered, [_options(source, recipe) for _, source in numbered])
 
 
-def sources_digest(data: DataConfig, known: Fingerprints) -> str:
+def _options(source: SourceConfig, recipe: Recipe) -> ReadOptions:
+    return read_options(source, text_unit=recipe.data.text_unit, text_files=recipe.task.text_files)
+
+
+def sources_digest(recipe: Recipe, known: Fingerprints) -> str:
     """A digest of all that decides the rows: the content of the files and how they are read, not how they are weighted.
 
     Raises DataError with every path that matches nothing.
     """
-    faults = Faults()
+    data, faults = recipe.data, Faults()
     content: dict[str, Any] = {
         key: getattr(data, key) for key in ("guess_columns", "text_unit", "on_bad_row", "deduplicate")
     }
     for split, source in _numbered(data):
         try:
             digest_of = _file_state if data.streaming and split == "train" else known.of
-            content.setdefault(split, []).append([source.columns, _file_digests(source, split, digest_of)])
+            digests = _file_digests(source, split, digest_of, _options(source, recipe))
+            content.setdefault(split, []).append([source.columns, digests])
         except FindError as error:
             faults.add(error.where, error.what)
     faults.raise_if_any()
@@ -201,10 +223,18 @@ def _numbered(data: DataConfig) -> list[tuple[str, SourceConfig]]:
     ]
 
 
-def _file_digests(source: SourceConfig, split: str, digest_of: Callable[[Path], str]) -> list[str]:
+def _file_digests(
+    source: SourceConfig, split: str, digest_of: Callable[[Path], str], options: ReadOptions
+) -> list[str]:
+    """A digest of each file, and of how it is read if its name and its content do not tell."""
     if is_dataset(source.path):
         return [dataset_digest(source, split, digest_of)]
-    return [f"{format_of(file)}:{digest_of(file)}" for file in find_files(source.path)]
+    found = find_source(source.path, options)
+    defaults = SourceConfig(path=source.path)
+    told = {key: value for key in HOW_READ if (value := getattr(source, key)) != getattr(defaults, key)}
+    how = [json.dumps(told, sort_keys=True)] if told else []
+    labels = [f"label:{label}" for label in found.labels.values()]
+    return [*(f"{ending_of(file)}:{digest_of(file)}" for file in found.files), *how, *labels]
 
 
 def _file_state(path: Path) -> str:

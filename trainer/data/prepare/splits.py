@@ -5,7 +5,7 @@ processes; only a few bytes of each row are kept in memory.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any, NamedTuple
@@ -75,7 +75,7 @@ class _SplitReader:
     def __init__(self, recipe: Recipe, say: Say, work: WorkQueue) -> None:
         self._recipe, self._data, self._work = recipe, recipe.data, work
         self._task: type[Task] = TASKS[recipe.task.kind]
-        self._sources = sources_of(recipe.data)
+        self._sources = sources_of(recipe)
         self._source_splits = [SPLITS.index(split) for split, _ in self._sources.numbered]
         self._shares = shares_of(recipe.data)
         self._names = tuple(split for split in SPLITS if recipe.data.sources(split) or split in self._shares)
@@ -136,7 +136,7 @@ class _SplitReader:
         all_pieces = list(chain.from_iterable(result.pieces for result in results))
         return Pieces(folder, all_pieces, columns, lambda row: with_named_columns(row, recipe)), counts
 
-    def _choose_columns(self, number: int, results: list[ReadResult], faults: Faults) -> dict[str, str]:
+    def _choose_columns(self, number: int, results: list[ReadResult], faults: Faults) -> dict[str, str | Sequence[str]]:
         """The columns of a source, our names -> its names; notes what its readers had to say, and adds faults."""
         _, source = self._sources.numbered[number]
 
@@ -212,9 +212,36 @@ class _SplitReader:
         while True:
             survey, faults = self._task.survey(self._recipe.task), Faults()
             run_survey(survey, faults, lambda survey, faults: self._observe(survey, faults, pieces, splits))
+            if self._shares and survey.found_unlearnable and self._keep_in_train(survey, pieces, splits):
+                continue
             if not faults:
                 return survey.facts
             self._drop_bad_rows(faults, pieces, splits)
+
+    def _keep_in_train(self, survey: Survey, pieces: Pieces, splits: SplitNumbers) -> bool:
+        """Moves held-out rows to train whose label no training row has; returns whether there are any."""
+
+        def find(number: int) -> dict[str, list[int]]:
+            return {
+                name: [
+                    int(pieces.starts[number]) + int(at)
+                    for located in pieces.chunks_of(number, splits, SPLITS.index(name))
+                    for row, at in zip(located.rows, located.numbers, strict=True)
+                    if survey.is_unlearnable(row)
+                ]
+                for name in self._shares
+            }
+
+        found = self._work.map(self._next_pass("unlearnable"), len(pieces.pieces), find)
+        for name in self._shares:
+            rows = list(chain.from_iterable(by_split[name] for by_split in found))
+            if rows:
+                splits[rows] = SPLITS.index("train")
+                kept, whose = ("row is", "its") if len(rows) == 1 else ("rows are", "their")
+                self._note(
+                    f"{name}: {len(rows):,} held-out {kept} kept in train: no other training row has {whose} label"
+                )
+        return any(rows for by_split in found for rows in by_split.values())
 
     def _observe(self, survey: Survey, faults: Faults, pieces: Pieces, splits: SplitNumbers) -> Observations:
         """One pass of a survey over all rows; adds the faults that it finds."""

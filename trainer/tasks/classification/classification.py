@@ -6,13 +6,13 @@ The problem (problems.py) decides what a label is, and its loss and metrics.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from shardtune.errors import DataError
 from shardtune.recipe.tasks.classification import ClassificationOptions
 from shardtune.rows.source import Columns, Faults, Row, check_text, columns_of, require_columns
+from shardtune.trainer.tasks.classification.label_lists import MisfitError
 from shardtune.trainer.tasks.classification.problems import PROBLEMS, Problem
 from shardtune.trainer.tasks.example import TRUNCATED, Example
 from shardtune.trainer.tasks.task import PreviewSpan, Scores, Survey, Task
@@ -74,6 +74,18 @@ class ClassificationSurvey(Survey):
         are_mixed = has_pairs and any(piece.num_pairs < piece.num_rows for piece in every)
         return are_mixed or bool(self._problem.unknown(facts))
 
+    @property
+    def found_unlearnable(self) -> bool:
+        return not self._options.label_names and bool(self._problem.unknown(self.facts))
+
+    def is_unlearnable(self, row: Row) -> bool:
+        try:
+            read = self._problem.read(row.values.get("label"), self._options, self.facts)
+        except ValueError:
+            return False
+        known = self.facts.get("label_names", ())
+        return any(name not in known for name in ([read] if isinstance(read, str) else read))
+
     def recall(self, facts: Mapping[str, Any]) -> bool:
         self.facts = dict(facts)
         self._is_second_pass = True
@@ -89,9 +101,15 @@ class ClassificationSurvey(Survey):
                 faults.add(row, "no text_pair")
             if not known:
                 continue
-            with suppress(ValueError):  # reported in the first pass
-                parsed = self._problem.parse(row.values.get("label"), self._options)
-                for name in [parsed] if isinstance(parsed, str) else parsed:
+            label = row.values.get("label")
+            try:
+                read = self._problem.read(label, self._options, self.facts)
+            except MisfitError as error:
+                faults.add(row, f"label: {error} {label!r:.60}")
+            except ValueError:
+                pass  # reported in the first pass
+            else:
+                for name in [read] if isinstance(read, str) else read:
                     if name not in known:
                         listed = ", ".join(sorted(legal)[:20])
                         faults.add(row, f"label {name!r} is not in {source}; legal: {listed}")
@@ -122,6 +140,7 @@ class Classification(Task):
         self._problem: Problem = PROBLEMS[options.problem](options, facts)
         self.main_metric = self._problem.main_metric
         self._has_pairs: bool = facts["has_pairs"]
+        self._facts = facts
         if tokenizer.pad_token is None:
             # Causal language models have none. eos_token pads, here and wherever the exported model is used.
             tokenizer.pad_token = tokenizer.eos_token
@@ -166,7 +185,7 @@ class Classification(Task):
         # The longer of two texts is truncated first, token by token.
         encoded = self._tokenizer(texts, pairs, truncation="longest_first", max_length=max_tokens)
         kept = ["input_ids", *(["token_type_ids"] if pairs and "token_type_ids" in encoded else [])]
-        labels = [self._problem.parse(row.values["label"], self._options) if labeled else None for row in rows]
+        labels = [self._read(row.values["label"]) if labeled else None for row in rows]
         examples = [
             {**{name: encoded[name][at] for name in kept}, "labels": self._problem.encode(label)}
             for at, label in enumerate(labels)
@@ -175,6 +194,9 @@ class Classification(Task):
             if labeled and len(example["input_ids"]) == max_tokens:
                 example[TRUNCATED] = self._num_lost(encoded, at, texts[at], pairs[at] if pairs else None)
         return [[example] for example in examples]
+
+    def _read(self, label: Any) -> Any:
+        return self._problem.read(label, self._options, self._facts)
 
     def _num_lost(self, encoded: BatchEncoding, at: int, text: str, pair: str | None) -> int:
         """The number of tokens that truncation took from one text or pair of `encoded`."""

@@ -13,6 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from shardtune.errors import DataError
+from shardtune.trainer.tasks.classification.label_lists import (
+    LabelForms,
+    Written,
+    merged,
+    name_of,
+    names_in,
+    read_written,
+    settle,
+)
 from shardtune.trainer.tasks.example import IGNORED, IGNORED_NUMBER
 from shardtune.trainer.tasks.task import PerExample, Scores
 
@@ -46,7 +55,12 @@ class Problem(ABC):
     @staticmethod
     @abstractmethod
     def parse(label: Any, options: ClassificationOptions) -> Any:
-        """The meaning of a label as it is written in a row. Raises ValueError with what was expected instead."""
+        """The meaning of a label, as far as one row tells it. Raises ValueError with what was expected instead."""
+
+    @classmethod
+    def read(cls, label: Any, options: ClassificationOptions, facts: Mapping[str, Any]) -> Any:
+        """The meaning of a label, once the facts are known. Raises ValueError with what was expected instead."""
+        return cls.parse(label, options)
 
     @staticmethod
     @abstractmethod
@@ -119,7 +133,13 @@ class SingleLabel(Problem):
 
     @staticmethod
     def parse(label: Any, options: ClassificationOptions) -> str:
-        return _name(label)
+        """The name; or, of one column per label, the only one with a 1."""
+        if not isinstance(label, Mapping) or len(label) < 2:
+            return name_of(label)
+        names = read_written(label).split("")
+        if len(names) != 1:
+            raise ValueError(f"expected a 1 in exactly one column, found {len(names)} in")
+        return names[0]
 
     @staticmethod
     def count(labels: Sequence[str]) -> Counter[str]:
@@ -220,27 +240,32 @@ class MultiLabel(Problem):
         )
 
     @staticmethod
-    def parse(label: Any, options: ClassificationOptions) -> list[str]:
-        """The names in a list, or in a text with separators; a blank text has no labels."""
-        if isinstance(label, str):
-            label = label.split(options.label_separator) if label.strip() else []
-        if not isinstance(label, list):
-            raise ValueError(f"expected a list of names, or names separated by {options.label_separator!r}, got")
-        return list(dict.fromkeys(map(_name, label)))
+    def parse(label: Any, options: ClassificationOptions) -> Written:
+        """The labels as they are written; label_lists.py has the ways. A blank text has no labels."""
+        return read_written(label, options.label_separator)
+
+    @classmethod
+    def read(cls, label: Any, options: ClassificationOptions, facts: Mapping[str, Any]) -> list[str]:
+        return names_in(label, facts)
 
     @staticmethod
-    def count(labels: Sequence[Sequence[str]]) -> Counter[str]:
-        return Counter(name for names in labels for name in names)
+    def count(labels: Sequence[Written]) -> LabelForms:
+        forms = LabelForms()
+        for written in labels:
+            forms.add(written)
+        return forms
 
     @staticmethod
     def unknown(facts: Mapping[str, Any]) -> set[str]:
-        return _unknown_names(facts)
+        misfits = {"(of another length)"} if facts["label_form"].get("have_misfits") else set()
+        return _unknown_names(facts) | misfits
 
     @staticmethod
     def survey(
         options: ClassificationOptions, counted: Counted, path: Path | None, *, are_sound: bool
     ) -> dict[str, Any]:
-        facts = _survey_names(options, counted)
+        by_split = {split: merged(pieces) for split, pieces in counted.items()}
+        facts = settle(by_split, options.label_names, options.label_separator, path)
         if options.tune_thresholds and "dev" not in counted:
             raise DataError("task.tune_thresholds: needs a dev split; set data.dev, or set this to false")
         if (num_names := len(facts["label_names"])) < 2 and are_sound:
@@ -457,12 +482,6 @@ PROBLEMS: dict[str, type[Problem]] = {
 
 _LARGEST = 3.4028234e38
 """The largest float32."""
-
-
-def _name(label: Any) -> str:
-    if not isinstance(label, str | int) or not str(label).strip():
-        raise ValueError("expected a name or a whole number, got")
-    return str(label).strip()
 
 
 def _survey_names(options: ClassificationOptions, counted: Counted) -> dict[str, Any]:

@@ -185,10 +185,10 @@ def test_leaks_are_always_counted_and_noted(folder: Path) -> None:
     assert (leak["of"], leak["inside"], leak["rows"]) == ("dev", "train", 1)
     assert (found.report["duplicates"], found.report["conflicts"]) == ({"train": 1, "dev": 0}, {"train": 2, "dev": 0})
     assert said == [
-        "leak: 1 dev rows (50.0%) have the same input as a train row, such as dev.jsonl:1 = train.jsonl:4; "
+        "leak: 1 dev row (50.0%) with the same input as a train row, such as dev.jsonl:1 = train.jsonl:4; "
         "data.deduplicate=train drops those train rows",
-        "train: 1 rows are duplicates of earlier rows (20.0%)",
-        "train: 2 rows have the same input as another row but a different answer",
+        "train: 1 duplicate of earlier rows (20.0%)",
+        "train: 2 rows with the same input as another row but a different answer",
     ]
 
 
@@ -199,7 +199,7 @@ def test_duplicates_are_dropped_on_request_and_the_facts_are_about_the_rows_left
     assert (texts(found), texts(found, "dev")) == (["good", "bad", "a film"], ["warm", "cold", "warm"])
     assert found.facts["label_counts"]["train"] == {"positive": 2, "negative": 1}
     assert found.report["deduplicated"] == {"train": 2, "dev": 0}
-    assert said[0].endswith("have the same input as a train row, such as dev.jsonl:1 = train.jsonl:4")
+    assert said[0].endswith("with the same input as a train row, such as dev.jsonl:1 = train.jsonl:4")
     assert said[-1] == "duplicates dropped (data.deduplicate: train): 2 of train"
     found, _ = read_from(folder, "data.deduplicate=all", f"data.dev={folder}/dev.jsonl")
     assert texts(found, "dev") == ["warm", "cold"]
@@ -229,6 +229,20 @@ def test_a_share_of_the_training_rows_becomes_another_split(folder: Path) -> Non
         read_from(folder, "data.dev={fraction: 0.1, group: chat}")
 
 
+def test_a_held_out_row_whose_label_no_training_row_has_is_kept_in_train(folder: Path) -> None:
+    rows = [{"text": f"film {n}", "label": ("positive", "negative")[n % 2]} for n in range(80)]
+    share = "data.dev={fraction: 0.5}"
+    (folder / "train.jsonl").write_text(jsonl(*rows))
+    held_out, _ = read_from(folder, share)
+    text = texts(held_out, "dev")[0]
+    rare = [{**row, "label": "rare"} if row["text"] == text else row for row in rows]
+    (folder / "train.jsonl").write_text(jsonl(*rare))
+    found, notes = read_from(folder, share)
+    assert text in texts(found) and texts(found, "dev") == texts(held_out, "dev")[1:]
+    assert found.facts["label_counts"]["train"]["rare"] == 1
+    assert "dev: 1 held-out row is kept in train: no other training row has its label" in notes[-1]
+
+
 def test_a_row_without_a_group_is_bad_like_any_other(folder: Path) -> None:
     rows = [{"text": f"film {n}", "label": ("positive", "negative")[n % 2], "chat": n // 4} for n in range(80)]
     (folder / "train.jsonl").write_text(jsonl(*rows, *reviews("alone")))
@@ -245,7 +259,7 @@ def test_every_path_that_matches_nothing_is_reported(folder: Path) -> None:
         folder, f"data.train=[{folder}/a.csv, {folder}/b.xml]", f"data.dev={folder}/*.tsv", "data.test=null"
     )
     with pytest.raises(DataError) as raised:
-        sources_digest(recipe.data, Fingerprints(folder))
+        sources_digest(recipe, Fingerprints(folder))
     assert [line.removeprefix(f"{folder}/").split(";")[0] for line in str(raised.value).splitlines()] == [
         "a.csv: no such file",
         "b.xml: no such file",

@@ -124,8 +124,7 @@ def test_numbers_may_be_text_as_they_are_in_a_csv() -> None:
     [
         ("multi_label", (["x"], ["y", 0.5]), (), "r.jsonl:2: label: expected a name or a whole number, got"),
         ("multi_label", (["x"], ["y", " "]), (), "r.jsonl:2: label: expected a name or a whole number, got"),
-        ("multi_label", (["x"], "y,,x"), (), "r.jsonl:2: label: expected a name or a whole number, got 'y,,x'"),
-        ("multi_label", (["x"], 3), (), "r.jsonl:2: label: expected a list of names, or names separated by ',', got 3"),
+        ("multi_label", (["x"], 3), (), "r.jsonl:2: label: expected a list of names, or a text of names separated by"),
         ("multi_label", (["x"], None), (), "r.jsonl:2: no label"),
         ("multi_label", (["x"], ["y"]), (["x", "z"],), "r.jsonl:1: label 'z' is not in the training rows; legal: x, y"),
         ("multi_label", (["x"], []), (), "the number of labels in the rows is 1; a classifier needs at least two"),
