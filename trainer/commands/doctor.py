@@ -39,9 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for text in (*verdict.faults, *verdict.notices):
             print(f"! {text}")
         if not (verdict.faults or verdict.notices):
-            print(
-                f"no problem found on {counted(len(facts), 'rank')}, {counted(len({rank.host for rank in facts}), 'machine')}"
-            )
+            num_machines = len({rank.host for rank in facts})
+            print(f"no problem found on {counted(len(facts), 'rank')}, {counted(num_machines, 'machine')}")
     return EXIT_USER if verdict.faults else EXIT_OK
 
 

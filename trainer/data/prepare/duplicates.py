@@ -77,8 +77,8 @@ class Duplicates:
                 is_mended = mode in (remedy, "all")
                 hint = "" if is_mended else f"; data.deduplicate={remedy} drops those {leak.inside} rows"
                 yield (
-                    f"leak: {counted(leak.rows, f'{leak.of} row')} ({leak.rows / sizes[leak.of]:.1%}) with the same input "
-                    f"as a {leak.inside} row, such as {leak.first[0]}{hint}"
+                    f"leak: {counted(leak.rows, f'{leak.of} row')} ({leak.rows / sizes[leak.of]:.1%}) with the same "
+                    f"input as a {leak.inside} row, such as {leak.first[0]}{hint}"
                 )
         for split, count in self.repeats.items():
             if count:

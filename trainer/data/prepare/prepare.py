@@ -108,7 +108,8 @@ def prepare(
     num_examples = prepared.meta["splits"]["train"]["examples"]
     if num_examples < num_ranks:
         raise DataError(
-            f"data.train: {counted(num_examples, 'training row')} for {counted(num_ranks, 'rank')}; set job.ranks={num_examples} or fewer"
+            f"data.train: {counted(num_examples, 'training row')} for {counted(num_ranks, 'rank')}; "
+            f"set job.ranks={num_examples} or fewer"
         )
     return replace(prepared, was_made=was_made)
 
