@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from shardtune.rows.conll import read_conll
 from shardtune.rows.input_file import File, Record, checked_lines_of, format_of
 from shardtune.rows.json_rows import read_json, read_json_lines
 from shardtune.rows.parallel_text import read_aligned, read_tmx, sides_of
@@ -105,42 +106,6 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(name[:60] for name in names[:20])
 
 
-def _read_conll(file: File, faults: Faults) -> Iterator[Record]:
-    """Sentences with one word per line and its columns; they end at blank lines and at -DOCSTART-."""
-    sentence: list[list[str]] = []
-    first, width, is_sound = 0, 0, True
-
-    def rows() -> Iterator[Record]:
-        if sentence and is_sound:
-            yield Record(_columns(sentence), first)
-
-    for number, line, what in checked_lines_of(file, faults):
-        line = line.rstrip("\r\n")
-        cells = line.split("\t") if "\t" in line else [cell for cell in line.split(" ") if cell]
-        if what is None and (not line.strip() or cells[0] == "-DOCSTART-"):
-            yield from rows()
-            sentence.clear()
-            continue
-        if not sentence:
-            first, is_sound = number, True
-        sentence.append(cells)
-        if what is None:
-            width = width or len(cells)
-            if len(cells) != width:
-                what = f"{len(cells)} columns, but the file's first word has {width}"
-        if what is not None:
-            is_sound = False
-            faults.add(file.place(number, of_row=first), what)
-    yield from rows()
-
-
-def _columns(sentence: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """The first column as `tokens`, the last as `tags`, those between as `column_2` and so on."""
-    tokens, *others = (list(column) for column in zip(*sentence, strict=True))
-    between = {f"column_{number}": column for number, column in enumerate(others[:-1], start=2)}
-    return {"tokens": tokens, **({"tags": others[-1]} if others else {}), **between}
-
-
 WORD_A_LINE = frozenset({".conll", ".bio"})
 
 READERS: dict[str, Reader] = {
@@ -151,8 +116,8 @@ READERS: dict[str, Reader] = {
     ".parquet": read_parquet,
     ".arrow": read_arrow,
     ".txt": _read_text,
-    ".conll": _read_conll,
-    ".bio": _read_conll,
+    ".conll": read_conll,
+    ".bio": read_conll,
     ".tmx": read_tmx,
 }
 
