@@ -262,10 +262,10 @@ def _tag_key(cells: Iterable[str]) -> str | None:
 def _notes(layout: _Layout, left_out: Counter[str]) -> Iterator[str]:
     """What is unusual about the file, for the user."""
     if layout.header:
-        yield f"line 1 names the columns ({', '.join(layout.header)[:60]}) and is no word"
+        yield f"the first line names the columns ({', '.join(layout.header)[:60]}) and is no word"
     if layout.word > 0 or layout.tag not in (None, layout.width - 1) or layout.tag_key is not None:
         key = f", as {layout.tag_key}=… (O for a word without it)" if layout.tag_key is not None else ""
         tags = "there are no tags" if layout.tag is None else f"the tags in column {layout.tag + 1}{key}"
         yield f"the words are in column {layout.word + 1}, {tags} (data.columns chooses others)"
     if left_out:
-        yield f"left out: {', '.join(f'{count:,} {kind}' for kind, count in left_out.items())}"
+        yield f"left out: {', '.join(f'{kind} ({count:,})' for kind, count in left_out.items())}"

@@ -16,6 +16,8 @@ from shardtune.trainer.tasks.token_classification.notation import Readings, TagN
 from shardtune.trainer.tasks.token_classification.spans import Span, split_words
 
 _WORD_KEYS = ("text", "word", "token", "form")
+_OBJECTS = frozenset({".jsonl", ".json", ".csv", ".tsv"})
+"""Formats whose rows have columns."""
 
 
 class Words(NamedTuple):
@@ -91,6 +93,8 @@ def tags_of_row(row: Row, notation: TagNotation, faults: Faults, readings: Readi
     """The tags of the row's words, or None if it has spans; adds what is wrong with its form."""
     check_words(row, faults)
     values = row.values
+    if is_unlabeled(values):
+        return None
     if not has_tokens(row) or (values.get("tags") is None and values.get("spans") is not None):
         if "text" in values or has_tokens(row):
             _check_spans(row, faults)
@@ -116,13 +120,13 @@ def tags_of_row(row: Row, notation: TagNotation, faults: Faults, readings: Readi
 
 
 def _check_spans(row: Row, faults: Faults) -> None:
-    """Adds a fault if the row has no list of spans, unless nobody has annotated it."""
+    """Adds a fault if the row has no list of spans."""
     given = row.values.get("spans")
-    if spans_in(given) is not None or is_unlabeled(row.values):
+    if spans_in(given) is not None:
         return
     if given is not None or "spans" in row.values:
         faults.add(row, f"spans: expected a list, got {given!r:.60}")
-    elif row.columns == ("text",) and format_of(row.path) not in (".jsonl", ".json", ".csv", ".tsv"):
+    elif row.columns == ("text",) and row.line and not row.item and format_of(row.path) not in _OBJECTS:
         faults.add(
             row, "no spans: this was read as lines of text. If each line is a word and its tag, set format: conll for it"
         )

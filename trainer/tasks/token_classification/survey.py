@@ -128,7 +128,7 @@ class TokenSurvey(Survey):
                 name, export = found
                 readings[f"read as {name}: {{rows}}", ""] += 1
                 for what, count in export.left_out.items():
-                    readings[f"left out: {{count}} {what}", ""] += count
+                    readings[f"left out: {what} ({{count}})", ""] += count
         parts = {split_tag(tag) for tags in tagged for tag in tags}
         types = {found_parts[1] for found_parts in parts if found_parts and found_parts[0] != OUTSIDE}
         has_words = any(map(has_tokens, rows))
