@@ -33,7 +33,9 @@ def class_folders(folder: Path) -> dict[str, list[Path]] | None:
             return None
     except OSError as error:
         raise DataError(f"{folder}: cannot be read ({error.strerror or error})") from error
-    classes = {path.name: sorted(texts, key=_order) for path, texts in files.items() if texts and not _is_unlabeled(path)}
+    classes = {
+        path.name: sorted(texts, key=_order) for path, texts in files.items() if texts and not _is_unlabeled(path)
+    }
     return classes if len(classes) > 1 else None
 
 

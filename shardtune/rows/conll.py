@@ -117,7 +117,7 @@ def looks_like_conll(lines: Sequence[str]) -> bool:
     if not whole or len(whole) < MOST * len(words) or not all(map(_TAG.fullmatch, tags)):
         return False
     has_types, has_outside = any(map(_TYPED.fullmatch, tags)), not {"O", "o"}.isdisjoint(tags)
-    are_words = sum(" " in cells[layout.word] for cells in whole) * 5 <= len(whole)
+    are_words = sum(" " in cells[layout.word] for cells in whole) * 3 <= len(whole)
     is_plenty = len(whole) >= (2 if has_outside else 5)
     return are_words and is_plenty and (has_types or (has_outside and not layout.header))
 
@@ -254,7 +254,8 @@ def _tag_key(cells: Iterable[str]) -> str | None:
     for cell in cells:
         for key, value in _pairs(cell).items():
             values.setdefault(key, set()).add(value)
-    keys = [key for key, found in values.items() if any(map(_TYPED.fullmatch, found)) and all(map(_TAG.fullmatch, found))]
+    of_tags = {key: found for key, found in values.items() if all(map(_TAG.fullmatch, found))}
+    keys = [key for key, found in of_tags.items() if any(map(_TYPED.fullmatch, found))]
     preferred = (key for name in _PREFERRED_KEYS for key in keys if key.casefold() == name)
     return next(preferred, keys[0] if keys else None)
 

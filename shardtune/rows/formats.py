@@ -3,7 +3,6 @@
 import csv
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from shardtune.rows.conll import read_conll
 from shardtune.rows.input_file import File, Record, checked_lines_of, format_of

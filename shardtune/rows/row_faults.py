@@ -140,7 +140,8 @@ class Faults:
         is_row = isinstance(place, RowLocation)
         reason = _reason(what)
         if reason in self._by_reason or len(self._by_reason) < self._shown:
-            fault = _Fault(self._num_faults, str(where), what)
+            words = str(where)[:]  # without the key of the row, if it is a RowLocation
+            fault = _Fault(self._num_faults, words, what)
             self._by_reason.setdefault(reason, _Reason()).add(fault, place.row if is_row else None)
         self._num_faults += 1
         if len(self.first) < self._shown:

@@ -12,8 +12,8 @@ from shardtune.rows.source import read_rows
 
 PLAIN = "EU NNP B-ORG\nrejects VBZ O\n\nUlm NNP B-LOC\n"
 UNIVERSAL_NER = (
-    "# sent_id = weblog-1\n# text = In New York City\n1\tIn\tO\t-\t-\n2\tNew York\tB-LOC\t-\tann\n3\tCity\tI-LOC\t-\tann\n"
-    "\t\n# sent_id = weblog-2\n1\t#\tO\t-\t-\n"
+    "# sent_id = weblog-1\n# text = In New York City\n1\tIn\tO\t-\t-\n2\tNew York\tB-LOC\t-\tann\n"
+    "3\tCity\tI-LOC\t-\tann\n\t\n# sent_id = weblog-2\n1\t#\tO\t-\t-\n"
 )
 GERMEVAL = "#\thttp://x [2009-10-17]\n1\tAachen\tB-LOC\tO\n2\twar\tO\tO\n\n#\thttp://y [2009]\n1\tBonn\tB-LOC\tB-ORG\n"
 CONLL_U = (
@@ -38,7 +38,11 @@ def read(folder: Path, content: str | bytes) -> tuple[list[tuple[Any, Any]], lis
     faults = Faults()
     records = list(read_conll(File(path, say=notes.append), faults))
     pairs = [(record.values["tokens"], record.values.get("tags")) for record in records]
-    return pairs, [note.removeprefix(f"{path}: ") for note in notes], [fault.removeprefix(str(path)) for fault in faults.first]
+    return (
+        pairs,
+        [note.removeprefix(f"{path}: ") for note in notes],
+        [fault.removeprefix(str(path)) for fault in faults.first],
+    )
 
 
 @pytest.mark.parametrize(
@@ -48,9 +52,11 @@ def read(folder: Path, content: str | bytes) -> tuple[list[tuple[Any, Any]], lis
         ("\ufeff" + PLAIN.replace("\n", " \r\n").replace(" \r\n \r\n", "\r\n\t \r\n"),
          [(["EU", "rejects"], ["B-ORG", "O"]), (["Ulm"], ["B-LOC"])], []),
         (UNIVERSAL_NER, [(["In", "New York", "City"], ["O", "B-LOC", "I-LOC"]), (["#"], ["O"])],
-         ["the words are in column 2, the tags in column 3 (data.columns chooses others)", "left out: comment lines (3)"]),
+         ["the words are in column 2, the tags in column 3 (data.columns chooses others)",
+          "left out: comment lines (3)"]),
         (GERMEVAL, [(["Aachen", "war"], ["O", "O"]), (["Bonn"], ["B-ORG"])],
-         ["the words are in column 2, the tags in column 4 (data.columns chooses others)", "left out: comment lines (2)"]),
+         ["the words are in column 2, the tags in column 4 (data.columns chooses others)",
+          "left out: comment lines (2)"]),
         (CONLL_U, [(["à", "le", "Lyon"], ["O", "O", "B-LOC"]), (["Oui"], ["O"])],
          ["the words are in column 2, the tags in column 10, as ner=… (O for a word without it) (data.columns chooses "
           "others)", "left out: comment lines (2), ranges such as 1-2 (1), empty nodes such as 1.1 (1)"]),
@@ -74,7 +80,12 @@ def test_words_and_tags_are_found_in_their_columns(
     ("content", "columns", "tokens", "tags"),
     [
         (GERMEVAL, {"tokens": "column_2", "tags": "column_3"}, ["Aachen", "war"], ["B-LOC", "O"]),
-        (UNIVERSAL_NER, {"tokens": "column_2", "tags": "column_3"}, ["In", "New York", "City"], ["O", "B-LOC", "I-LOC"]),
+        (
+            UNIVERSAL_NER,
+            {"tokens": "column_2", "tags": "column_3"},
+            ["In", "New York", "City"],
+            ["O", "B-LOC", "I-LOC"],
+        ),
         ("PER Anna\nO lives\n", {"tokens": "column_2", "tags": "column_1"}, ["Anna", "lives"], ["PER", "O"]),
     ],
 )
@@ -108,7 +119,8 @@ def test_a_word_that_lacks_a_column_is_named_and_no_comment(tmp_path: Path, cont
 
 
 @pytest.mark.parametrize(
-    "content", [PLAIN, UNIVERSAL_NER, GERMEVAL, CONLL_U, MULTICONER, TAG_FIRST, "a\tb-per\nc\to\n", "Familial B\nis O\n",
+    "content", [PLAIN, UNIVERSAL_NER, GERMEVAL, CONLL_U, MULTICONER, TAG_FIRST, "a\tb-per\nc\to\n",
+                "Familial B\nis O\n",
                 "-DOCSTART- -X- O\n\nEU NNP O\nrejects VBZ O\n", "token\ttag\nEU\tB-ORG\nrejects\tO\n"]
 )  # fmt: skip
 def test_columns_of_words_are_recognized_by_their_content(content: str) -> None:

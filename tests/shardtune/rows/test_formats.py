@@ -129,7 +129,7 @@ def test_a_text_and_its_annotations_are_one_row_as_spacy_has_them(tmp_path: Path
     notes: list[str] = []
     rows = read_rows(written(tmp_path, name, content), {}, say=notes.append)
     assert [dict(row.values) for row in rows] == [{"text": "Ann left", "entities": [[0, 3, "PER"]]}] * 2
-    assert [text.split(": ", 1)[1] for text in notes if "text" in text] == [
+    assert [text.split(": ", 1)[1] for text in notes if "object" in text] == [
         "a row of a text and an object is read as an object with this `text`"
     ]
 

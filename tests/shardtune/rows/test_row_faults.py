@@ -101,9 +101,9 @@ def test_faults_of_the_same_row_or_of_whole_files_are_not_counted_as_rows() -> N
 
 def test_a_report_has_a_line_for_each_of_the_first_reasons_and_counts_the_others() -> None:
     kinds = ["no a", "no b", "no c"]
-    faults = added(*((line, kinds[line % 3]) for line in range(12)), shown=2)
+    faults = added(*((line, kinds[line % 3 - 1]) for line in range(1, 13)), shown=2)
     lines = str(faults).splitlines()
-    assert [line.split(" (and")[0] for line in lines] == ["a.jsonl: no a", "a.jsonl:1: no b", "… and 4 more"]
+    assert [line.split(" (and")[0] for line in lines] == ["a.jsonl:1: no a", "a.jsonl:2: no b", "… and 4 more"]
 
 
 def test_merged_and_pickled_collections_report_as_one() -> None:

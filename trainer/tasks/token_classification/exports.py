@@ -40,7 +40,7 @@ class Export(NamedTuple):
 def read_span(given: Any) -> GivenSpan | None:
     """The span that an object or a list of three values describes; None if it is none."""
     if isinstance(given, Mapping):
-        values = {plain(str(name)): value for name, value in reversed(given.items())}
+        values = {plain(str(name)): value for name, value in given.items()}
         start, end = _first(values, _STARTS), _first(values, _ENDS)
         if end is None and type(start) is int and type(length := values.get("length")) is int:
             end = start + length

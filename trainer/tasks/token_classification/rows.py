@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from shardtune.rows.input_file import format_of, place_in_words
 from shardtune.rows.row_faults import RowLocation
 from shardtune.rows.source import Faults, Row, check_text
 from shardtune.trainer.tasks.token_classification.cells import parse_list
-from shardtune.trainer.tasks.token_classification.exports import GivenSpan, is_unlabeled, read_span, spans_in
+from shardtune.trainer.tasks.token_classification.exports import is_unlabeled, read_span, spans_in
 from shardtune.trainer.tasks.token_classification.notation import Readings, TagNotation
 from shardtune.trainer.tasks.token_classification.spans import Span, split_words
 
@@ -128,7 +128,8 @@ def _check_spans(row: Row, faults: Faults) -> None:
         faults.add(row, f"spans: expected a list, got {given!r:.60}")
     elif row.columns == ("text",) and row.line and not row.item and format_of(row.path) not in _OBJECTS:
         faults.add(
-            row, "no spans: this was read as lines of text. If each line is a word and its tag, set format: conll for it"
+            row,
+            "no spans; this was read as lines of text: if each is a word and its tag, set format: conll for it",
         )
     else:
         faults.add(row, "no spans; use [] for a text without entities")
@@ -172,7 +173,10 @@ def _trimmed(given: Any, text: str, *, needs_text: bool) -> tuple[Span | None, s
     if span.text is None and needs_text:
         return None, f"span {given!r:.80}: does not say its text, so it may count characters or words; give tags"
     if span.text is not None and _plain(span.text) != _plain(inside):
-        return None, f"span {span.start} to {span.end}: the text there is {inside!r:.40}, but the row says {span.text!r:.40}"
+        return (
+            None,
+            f"span {span.start} to {span.end}: the text there is {inside!r:.40}, but the row says {span.text!r:.40}",
+        )
     start, end = span.end - len(inside.lstrip()), span.start + len(inside.rstrip())
     return Span(start, end, span.labels[0]), ""
 
@@ -190,7 +194,9 @@ def _word(token: Any) -> Any:
 
 def _placed(tokens: Any, text: Any) -> Words | None:
     """The text and the words in it, for tokens that say where they are; None for others. Blank tokens are no words."""
-    if not isinstance(text, str) or not isinstance(tokens, Sequence) or not all(isinstance(one, Mapping) for one in tokens):
+    if not isinstance(text, str) or not isinstance(tokens, list):
+        return None
+    if not all(isinstance(one, Mapping) for one in tokens):
         return None
     given = [(one.get("start"), one.get("end"), _word(one)) for one in tokens]
     if not all(type(start) is int and type(end) is int and text[start:end] == word for start, end, word in given):

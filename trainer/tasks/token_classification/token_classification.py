@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class TokenClassification(Task):
-    """Rows of `tokens` and `tags`, of `text` and `spans`, or of an export; cross entropy over words; seqeval's span F1."""
+    """Rows of `tokens` and `tags`, or of `text` and `spans`; cross entropy over words; seqeval's span F1."""
 
     Options = TokenClassificationOptions
     columns = ("tokens", "tags")

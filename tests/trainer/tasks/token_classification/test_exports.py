@@ -131,7 +131,8 @@ def test_what_an_export_has_beside_the_spans_is_left_out_and_counted() -> None:
     ("values", "message"),
     [
         ({"text": TEXT, "spans": [{"start": 0, "end": 7, "label": ["PER", "ORG"]}]},
-         "span {'start': 0, 'end': 7, 'label': ['PER', 'ORG']}: has 2 labels, but a word has one tag; keep one of them"),
+         "span {'start': 0, 'end': 7, 'label': ['PER', 'ORG']}: has 2 labels, but a word has one tag; keep "
+         "one of them"),
         ({"text": TEXT, "spans": [{"start": 0, "end": 7, "label": []}]},
          "span {'start': 0, 'end': 7, 'label': []}: expected start and end (0 to 17) around words, and a label"),
         ({"text": TEXT, "spans": [{"start": 8, "end": 12, "label": "PER", "text": "Lee"}]},
@@ -148,7 +149,8 @@ def test_a_span_that_may_mean_something_else_is_named(values: dict[str, Any], me
 
 
 @pytest.mark.parametrize(
-    "given", [None, "PER", 3, [0, 7], [0, 7, 3], [0.0, 7, "PER"], [True, 7, "PER"], {"start": "0", "end": 7, "label": "x"}]
+    "given",
+    [None, "PER", 3, [0, 7], [0, 7, 3], [0.0, 7, "PER"], [True, 7, "PER"], {"start": "0", "end": 7, "label": "x"}],
 )
 def test_what_is_no_span_is_not_read_as_one(given: Any) -> None:
     assert read_span(given) is None

@@ -73,7 +73,9 @@ def test_tags_without_a_type_beside_others_are_named() -> None:
         ("text,spans\nAnn left,\"[(0, 3, 'PER')]\"\n", "", {"PER": 1}),
     ],
 )
-def test_lists_in_the_cells_of_a_table_are_read(tmp_path: Path, content: str, task: str, counts: dict[str, int]) -> None:
+def test_lists_in_the_cells_of_a_table_are_read(
+    tmp_path: Path, content: str, task: str, counts: dict[str, int]
+) -> None:
     found, _ = split_rows(tmp_path, "a.csv", content, task)
     assert found.facts["span_counts"] == {"train": counts}
 
@@ -95,7 +97,7 @@ def test_words_and_tags_of_different_number_are_named_with_both_counts(tmp_path:
 def test_a_file_of_words_read_as_lines_of_text_is_one_line_with_the_cure() -> None:
     (line,) = messages_of(*(row(line, "a.txt", text="EU B-ORG") for line in range(1, 2728)))
     assert line == (
-        "a.txt:1: no spans: this was read as lines of text. If each line is a word and its tag, set format: conll for it "
+        "a.txt:1: no spans; this was read as lines of text: if each is a word and its tag, set format: conll for it "
         "(and 2,726 more rows: a.txt:2, a.txt:3, …)"
     )
 
