@@ -22,7 +22,6 @@ _TAG = re.compile(r"[Oo]|[BIESLUM][-_]?|[BIESLUMbieslum][-_]\S.*|\S.*[-_][BIESLU
 _TYPED = re.compile(r"[BIESLUMbieslum][-_]\S.*|\S.*[-_][BIESLUM]")
 _PART = re.compile(r"\d+(?:(-)|\.)\d+")
 """The number of a range of CoNLL-U (1-2), whose words follow, or of an empty node (1.1), which is not in the text."""
-_BLANKS = re.compile(r"[ \t]+")
 _WORD_NAMES = frozenset({"token", "tokens", "word", "words", "form", "text"})
 _TAG_NAMES = frozenset({"tag", "tags", "label", "labels", "ner", "ner_tag", "ner_tags", "iob", "bio", "entity", "ne"})
 _PREFERRED_KEYS = ("ner", "ne", "name")
@@ -51,7 +50,7 @@ class _Layout(NamedTuple):
         line = line.rstrip("\r\n\t ")
         if self.is_tabbed and "\t" in line:
             return [cell.strip(" ") for cell in line.split("\t")]
-        return [cell for cell in _BLANKS.split(line) if cell]
+        return [cell for cell in line.replace("\t", " ").split(" ") if cell]
 
     def is_comment(self, line: str, cells: Sequence[str], *, is_inside: bool) -> bool:
         """Whether the line is a comment and not the word `#`; `is_inside` a sentence, `#` alone is a word without a
@@ -89,7 +88,7 @@ def read_conll(file: File, faults: Faults) -> Iterator[Record]:
         cells = layout.cells(line)
         if what is None and (not line.strip() or cells[0].startswith("-DOCSTART-")):
             yield from sentence.take()
-        elif what is None and layout.is_comment(line, cells, is_inside=bool(sentence)):
+        elif what is None and line[0] == "#" and layout.is_comment(line, cells, is_inside=bool(sentence)):
             left_out["comment lines"] += 1
         elif what is None and header_is_due:
             header_is_due = False

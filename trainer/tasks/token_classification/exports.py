@@ -16,6 +16,7 @@ _STARTS = ("start", "start_offset", "startoffset", "begin", "begin_offset", "beg
 _ENDS = ("end", "end_offset", "endoffset", "end_char", "stop")
 _LABELS = ("label", "labels", "type", "tag", "entity", "entity_type", "entity_group", "category")
 _SPAN_COLUMNS = ("label", "labels", "entities", "ents", "annotations", "annotation", "tags", "ner")
+_TAG_COLUMNS = ("label", "labels", "tag", "word_labels", "ner", "ner_tags")
 
 
 class GivenSpan(NamedTuple):
@@ -76,6 +77,8 @@ def read_export(values: Mapping[str, Any]) -> tuple[str, Export] | None:
 
 def is_unlabeled(values: Mapping[str, Any]) -> bool:
     """Whether a row of an export has not been annotated."""
+    if "answer" not in values and "data" not in values:  # of the exports that can say so
+        return False
     found = read_export(values)
     return found is not None and found[1].columns.get("spans", ()) is None
 
@@ -149,12 +152,24 @@ def _spans_elsewhere(values: Mapping[str, Any]) -> Export | None:
     return Export({"spans": values[names[0]]}, Counter())
 
 
+def _tags_elsewhere(values: Mapping[str, Any]) -> Export | None:
+    """Tokens, and as many tags in a column that others use for labels too."""
+    tokens = values.get("tokens")
+    if not isinstance(tokens, list) or values.get("spans") is not None:
+        return None
+    lists = {name: tags for name in _TAG_COLUMNS if isinstance(tags := values.get(name), list)}
+    names = [name for name, tags in lists.items() if len(tags) == len(tokens) and _are_tags(tags)]
+    if len(names) != 1 or not _is_free(values, "tags", values[names[0]]):
+        return None
+    return Export({"tags": values[names[0]]}, Counter())
+
+
 def _tagged_text(values: Mapping[str, Any]) -> Export | None:
     """A text, and a tag for each of its words."""
     text, tags = values.get("text"), values.get("tags")
     if not isinstance(text, str) or not tags or not _is_free(values, "tokens", text) or values.get("spans") is not None:
         return None
-    is_list = isinstance(tags, list) and all(isinstance(tag, str | int) for tag in tags)
+    is_list = isinstance(tags, list) and _are_tags(tags)
     return Export({"tokens": text}, Counter()) if is_list or isinstance(tags, str) else None
 
 
@@ -164,9 +179,14 @@ EXPORTS: dict[str, Callable[[Mapping[str, Any]], Export | None]] = {
     "Prodigy's export": _prodigy,
     "predictions of shardtune": _prediction,
     "a text with spans under another name": _spans_elsewhere,
+    "tokens with tags under another name": _tags_elsewhere,
     "a text with a tag for each word": _tagged_text,
 }
 """What a row may be read as, and how; the first that applies."""
+
+
+def _are_tags(values: list[Any]) -> bool:
+    return bool(values) and all(type(value) in (str, int) for value in values)
 
 
 def _first(values: Mapping[str, Any], names: Sequence[str]) -> Any:

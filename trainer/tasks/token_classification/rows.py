@@ -13,7 +13,7 @@ from shardtune.rows.source import Faults, Row, check_text
 from shardtune.trainer.tasks.token_classification.cells import parse_list
 from shardtune.trainer.tasks.token_classification.exports import is_unlabeled, read_span, spans_in
 from shardtune.trainer.tasks.token_classification.notation import Readings, TagNotation
-from shardtune.trainer.tasks.token_classification.spans import Span, split_words
+from shardtune.trainer.tasks.token_classification.spans import Span, split_tag, split_words
 
 _WORD_KEYS = ("text", "word", "token", "form")
 _OBJECTS = frozenset({".jsonl", ".json", ".csv", ".tsv"})
@@ -109,6 +109,8 @@ def tags_of_row(row: Row, notation: TagNotation, faults: Faults, readings: Readi
     if isinstance(tokens, list) and len(tags) != len(tokens):
         faults.add(row, f"{len(tags)} tags for {len(tokens)} tokens")
         return []
+    if not notation.are_types and all(type(tag) is str and split_tag(tag) is not None for tag in tags):
+        return tags
     read: list[str] = []
     for at, tag in enumerate(tags):
         try:

@@ -129,7 +129,7 @@ class TokenSurvey(Survey):
                 readings[f"read as {name}: {{rows}}", ""] += 1
                 for what, count in export.left_out.items():
                     readings[f"left out: {what} ({{count}})", ""] += count
-        parts = {split_tag(tag) for tags in tagged for tag in tags}
+        parts = map(split_tag, {tag for tags in tagged for tag in tags})
         types = {found_parts[1] for found_parts in parts if found_parts and found_parts[0] != OUTSIDE}
         has_words = any(map(has_tokens, rows))
         return _Tags(signs_of(tagged), types, has_words, rows[0].path if rows else None, readings)

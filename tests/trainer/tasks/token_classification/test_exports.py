@@ -90,6 +90,10 @@ def test_the_spans_of_each_export_are_found(values: dict[str, Any]) -> None:
     [
         ({"text": "Ann left", "tags": "B-PER O"}, {"tokens": "Ann left"}),
         ({"text": "Ann left", "tags": ["B-PER", "O"]}, {"tokens": "Ann left"}),
+        ({"tokens": ["Ann", "left"], "label": ["B-PER", "O"]}, {"tags": ["B-PER", "O"]}),
+        ({"tokens": ["Ann", "left"], "label": ["B-PER"]}, None),
+        ({"tokens": ["Ann"], "label": ["B-PER"], "ner": ["O"]}, None),
+        ({"tokens": ["Ann"], "tags": ["O"], "label": ["B-PER"]}, None),
         ({"text": "Ann left", "label": "positive"}, None),
         ({"text": "Ann left", "label": ["PER"]}, None),
         ({"text": "Ann left", "label": [[0, 3, "PER"]], "ner": [[4, 8, "X"]]}, None),
