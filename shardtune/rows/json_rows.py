@@ -133,6 +133,7 @@ def _what_is_wrong(value: Any, text: str, start: int, end: int) -> str | None:
 
 def _rows_of_lines(file: File, lines: Iterable[tuple[int, str]], faults: Faults) -> Iterator[Record]:
     decoder = _Decoder()
+    pairs = _Pairs(file)
     for number, line in lines:
         line = line.rstrip("\r\n")
         if not line.strip():
@@ -145,6 +146,8 @@ def _rows_of_lines(file: File, lines: Iterable[tuple[int, str]], faults: Faults)
             hint = "; name a JSON document of several lines .json" if line.strip() in ("[", "{") else ""
             faults.add(file.place(number), f"{error.what} (character {error.at + 1} of the line){hint}")
             continue
+        if _is_pair(value):
+            value = pairs.object_of(value)
         if what is None and isinstance(value, dict):
             yield Record(value, number)
         else:
@@ -166,9 +169,12 @@ def _rows_of_document(file: File, text: str, faults: Faults) -> Iterator[Record]
         file.say(f"{file.path}: using the rows in {key!r}")
     elif not is_whole:
         raise _Malformed("expected an array of objects, or an object that holds one", start)
+    pairs = _Pairs(file)
     line, counted = 1, 0
     for item, (value, at, what) in enumerate(_items(decoder, text, start, is_whole=is_whole), start=1):
         line, counted = line + text.count("\n", counted, at), at
+        if _is_pair(value):
+            value = pairs.object_of(value)
         if what is None and isinstance(value, dict):
             yield Record(value, line, item)
         else:
@@ -210,7 +216,7 @@ def _only_array(decoder: _Decoder, text: str, at: int) -> tuple[int, str]:
             raise _Malformed("not JSON: expected ':' after a key", colon)
         start = _after_blanks(text, colon + 1)
         value, end, _ = decoder.value(text, start)
-        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        if isinstance(value, list) and value and all(isinstance(item, dict) or _is_pair(item) for item in value):
             starts[key] = start
         at, is_closed = _after_item(text, end, "}")
     _refuse_more(text, at)
@@ -233,6 +239,31 @@ def _after_item(text: str, at: int, closing: str) -> tuple[int, bool]:
 def _refuse_more(text: str, at: int) -> None:
     if (at := _after_blanks(text, at)) < len(text):
         raise _Malformed("not JSON: text after the end of the value", at)
+
+
+_ANNOTATIONS = frozenset({"entities", "cats", "spans"})
+
+
+def _is_pair(value: Any) -> bool:
+    """Whether it is a text and its annotations, as spaCy has them: `["Ann left", {"entities": [[0, 3, "PER"]]}]`."""
+    if not isinstance(value, list) or len(value) != 2 or not isinstance(value[0], str):
+        return False
+    return isinstance(value[1], dict) and not _ANNOTATIONS.isdisjoint(value[1])
+
+
+class _Pairs:
+    """The pairs in a file, of which the user is told at the first one."""
+
+    def __init__(self, file: File) -> None:
+        self._file, self._were_found = file, False
+
+    def object_of(self, pair: list[Any]) -> dict[str, Any]:
+        """The annotations, with the text as `text`."""
+        if not self._were_found:
+            self._file.say(f"{self._file.path}: a row of a text and an object is read as an object with this `text`")
+        self._were_found = True
+        text, annotations = pair
+        return {"text": text, **{name: item for name, item in annotations.items() if name != "text"}}
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 from shardtune.errors import DataError
-from shardtune.rows.class_folders import class_folders
+from shardtune.rows.class_folders import class_folders, unlabeled_folders
 from shardtune.rows.formats import ENDINGS, LEGAL_FORMATS, format_of
 from shardtune.rows.input_file import COMPRESSIONS, ReadOptions, ending_of
 from shardtune.rows.parallel_text import sides_of
@@ -69,18 +69,17 @@ class SourceFiles:
     options: ReadOptions
     labels: Mapping[Path, str] = field(default_factory=dict)
     """The label of each file's only row, if the files are in a folder per class."""
+    unlabeled: tuple[str, ...] = ()
+    """The names of the folders beside those that are no class, and are not read."""
 
 
 def find_source(path: str, options: ReadOptions) -> SourceFiles:
     """The files that the path stands for, or the texts of its folders, one folder per class. Raises FindError."""
-    if options.text_files == "classes" and options.format in (None, "text") and Path(path).is_dir():
-        try:
-            classes = class_folders(Path(path))
-        except OSError as error:
-            raise FindError(path, f"cannot be read ({error.strerror or error})") from error
-        if classes:
-            labels = {file: label for label, files in classes.items() for file in files}
-            return SourceFiles(sorted(labels), replace(options, format="text", text_unit="file"), labels)
+    may_be_classes = options.text_files == "classes" and options.format in (None, "text") and Path(path).is_dir()
+    if may_be_classes and (classes := class_folders(Path(path))):
+        labels = {file: label for label, files in classes.items() for file in files}
+        text_files = replace(options, format="text", text_unit="file")
+        return SourceFiles(sorted(labels), text_files, labels, tuple(unlabeled_folders(Path(path))))
     return SourceFiles(find_files(path, options), options)
 
 
@@ -113,7 +112,9 @@ def files_in_words(found: SourceFiles) -> str | None:
     if found.labels:
         counts = Counter(found.labels.values())
         classes = ", ".join(f"{label} ({count:,})" for label, count in islice(counts.items(), 10))
-        return f"{len(files):,} texts in a folder per class, which is their label: {classes}"
+        more = f" and {len(counts) - 10:,} more" if len(counts) > 10 else ""
+        aside = f"; not read: {', '.join(found.unlabeled)}" if found.unlabeled else ""
+        return f"{len(files):,} texts in a folder per class, which is their label: {classes}{more}{aside}"
     if len(files) < 2:
         return None
     more = f" and {len(files) - 3:,} more" if len(files) > 3 else ""

@@ -74,9 +74,12 @@ class Survey:
 
     facts: dict[str, Any]
     """The result, complete once `learn` returns False; JSON values only."""
+    notes: list[str]
+    """What the user should know of how the rows were read, complete at the same time."""
 
     def __init__(self) -> None:
         self.facts = {}
+        self.notes = []
 
     def look(self, split: str, rows: Sequence[Row], faults: Faults) -> Any:
         """Returns what is observed in some rows of a split, as small as possible; adds the faults of single rows."""

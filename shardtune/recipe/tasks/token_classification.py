@@ -17,9 +17,13 @@ class TokenClassificationOptions(TaskOptions):
 
     kind: Literal["token_classification"]
     types: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """The entity types in the order of their ids. None uses the types in the training rows, sorted."""
-    scheme: Literal["auto", "bio", "iob1", "bioes"] = "auto"
-    """The tagging scheme of the tags. BILOU and BMES are read as bioes; `auto` detects the scheme from the rows."""
+    """The entity types in the order of their ids. None uses the types in the training rows, sorted. Tags without a
+    type, such as B alone, get the only type that is named here, or ENTITY."""
+    tag_names: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """The tags by their numbers, such as `[O, B-PER, I-PER]`, for rows whose tags are numbers: the name of 0 first."""
+    scheme: Literal["auto", "bio", "iob1", "bioes", "io"] = "auto"
+    """The tagging scheme of the tags. BILOU and BMES are read as bioes; `auto` detects the scheme from the rows, but
+    for `io`, where a tag is the name of a type, and neighbours with the same tag are one entity."""
     on_bad_tag: Literal["error", "repair"] = "error"
     """What to do with a tag that is illegal after the previous one, such as I-PER after O. `repair` lets it begin an
     entity, as conlleval does."""

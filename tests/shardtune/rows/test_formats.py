@@ -120,6 +120,26 @@ def test_what_a_reader_has_chosen_is_reported(tmp_path: Path) -> None:
     ]
 
 
+PAIR = '["Ann left", {"entities": [[0, 3, "PER"]]}]'
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", f"{PAIR}\n{PAIR}\n"),
+        ("a.json", f"[{PAIR}, {PAIR}]"),
+        ("a.json", f'{{"classes": ["PER"], "annotations": [{PAIR}, {PAIR}]}}'),
+    ],
+)
+def test_a_text_and_its_annotations_are_one_row_as_spacy_has_them(tmp_path: Path, name: str, content: str) -> None:
+    notes: list[str] = []
+    rows = read_rows(written(tmp_path, name, content), {}, say=notes.append)
+    assert [dict(row.values) for row in rows] == [{"text": "Ann left", "entities": [[0, 3, "PER"]]}] * 2
+    assert [text.split(": ", 1)[1] for text in notes if "object" in text] == [
+        "a row of a text and an object is read as an object with this `text`"
+    ]
+
+
 def test_a_line_of_a_megabyte_is_a_row_like_any_other(tmp_path: Path) -> None:
     long = "word " * 200_000
     for name, content in (
@@ -254,7 +274,7 @@ CONLL = [
     ("EU B-ORG\n\nrejects VB O\n", ":3: 3 columns, but the file's first word has 2"),
     ("EU\tB-ORG\nrejects  O x\n", ":2: 3 columns, but the file's first word has 2"),
     ("EU\tB-ORG\nGerman call\tO\textra\n", ":2: 3 columns, but the file's first word has 2"),
-    ("# text = EU rejects\n1 EU B-ORG\n", ":2: 3 columns, but the file's first word has 5"),
+    ("# text = EU rejects\nEU B-ORG\nrejects\n", ":3: 1 columns, but the file's first word has 2"),
     (b"EU B-ORG\nr\xe9jects O\n", ":2: not UTF-8 (byte 2 of the line is 0xe9)"),
     ("欧盟 B-ORG\n".encode("gb18030"), ":1: not UTF-8"),
     (b"EU B-ORG\nre\0jects O\n", ":2: a NUL character (byte 3 of the line)"),

@@ -62,9 +62,10 @@ def test_all_faults_are_reported_at_once_and_counted_beyond_the_first(tmp_path: 
     written(tmp_path, "b.jsonl", "x\n" * 234)
     with pytest.raises(DataError) as raised:
         read_rows(tmp_path, {})
-    lines = str(raised.value).splitlines()
-    assert len(lines) == 11
-    assert lines[-1] == "… and 1,224 more"
+    (line,) = str(raised.value).splitlines()
+    assert line.startswith(
+        f"{tmp_path}/a.jsonl:1: not JSON: expecting value (character 1 of the line) (and 1,233 more rows: "
+    )
 
 
 def test_a_column_that_no_row_has_is_reported_with_those_that_exist(tmp_path: Path) -> None:

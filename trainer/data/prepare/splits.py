@@ -87,7 +87,7 @@ class _SplitReader:
         pieces, counts = self._read_sources(piece_bytes)
         try:
             splits, row_digests = self._first_pass(pieces)
-            facts = self._survey(pieces, splits)
+            survey = self._survey(pieces, splits)
         except DataError as error:
             self._bad_rows.refuse_unread(error)
             raise
@@ -95,7 +95,9 @@ class _SplitReader:
         duplicates = self._find_duplicates(pieces, splits, row_digests)
         num_dropped = self._drop_duplicates(duplicates, splits)
         if any(num_dropped.values()):
-            facts = self._survey(pieces, splits)
+            survey = self._survey(pieces, splits)
+        for text in survey.notes:
+            self._note(text)
         if summary := self._bad_rows.summary:
             self._note(summary)
         report = {
@@ -108,7 +110,7 @@ class _SplitReader:
             "leaks": [asdict(leak) for leak in duplicates.leaks],
             "deduplicated": num_dropped,
         }
-        return SplitRows(pieces, splits, self._names, facts, report)
+        return SplitRows(pieces, splits, self._names, survey.facts, report)
 
     def _read_sources(self, piece_bytes: int | None) -> tuple[Pieces, list[dict[str, Any]]]:
         """All rows that could be read, and how many each source has."""
@@ -207,15 +209,15 @@ class _SplitReader:
                 share = sizes[name] / total
                 self._note(f"{name}: {sizes[name]:,} of {total:,} training rows are held out ({share:.1%})")
 
-    def _survey(self, pieces: Pieces, splits: SplitNumbers) -> dict[str, Any]:
-        """The task's facts. Rows that its survey finds wrong are dropped from `splits`, and it begins again."""
+    def _survey(self, pieces: Pieces, splits: SplitNumbers) -> Survey:
+        """The task's survey, complete. Rows that it finds wrong are dropped from `splits`, and it begins again."""
         while True:
             survey, faults = self._task.survey(self._recipe.task), Faults()
             run_survey(survey, faults, lambda survey, faults: self._observe(survey, faults, pieces, splits))
             if self._shares and survey.found_unlearnable and self._keep_in_train(survey, pieces, splits):
                 continue
             if not faults:
-                return survey.facts
+                return survey
             self._drop_bad_rows(faults, pieces, splits)
 
     def _keep_in_train(self, survey: Survey, pieces: Pieces, splits: SplitNumbers) -> bool:

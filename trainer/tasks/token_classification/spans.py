@@ -8,6 +8,7 @@ from __future__ import annotations
 import unicodedata
 from bisect import bisect_left, bisect_right
 from collections.abc import Container, Iterable, Sequence
+from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import Literal, NamedTuple
 
@@ -44,6 +45,7 @@ class Window(NamedTuple):
     """Whether its own words are the beginning of an entity that is longer than any window."""
 
 
+@lru_cache(maxsize=1024)
 def split_tag(tag: str) -> tuple[str, str] | None:
     """`B-PER` -> ("B", "PER") and `O` -> ("O", ""); None if it is not of this form."""
     if tag == OUTSIDE:

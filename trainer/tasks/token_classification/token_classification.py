@@ -5,147 +5,34 @@ The label of a word is on its first piece only; internally, tags are BIO, whatev
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import pairwise
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from shardtune.errors import DataError
 from shardtune.recipe.tasks.token_classification import TokenClassificationOptions
-from shardtune.rows.source import Faults, Row, check_text
+from shardtune.rows.source import Faults, Row
 from shardtune.trainer.tasks.example import IGNORED, Example, frame_of, texts_of
 from shardtune.trainer.tasks.task import PreviewSpan, Survey, Task
+from shardtune.trainer.tasks.token_classification.exports import is_unlabeled, read_export
+from shardtune.trainer.tasks.token_classification.notation import Readings, notation_of
+from shardtune.trainer.tasks.token_classification.rows import Words as _Words
+from shardtune.trainer.tasks.token_classification.rows import check_words, spans_of_row, tags_of_row, words_of
 from shardtune.trainer.tasks.token_classification.spans import (
     OUTSIDE,
     Scheme,
-    Signs,
-    Span,
     cut_windows,
-    detect_scheme,
-    signs_of,
     spans_of,
-    split_words,
     tags_of,
     to_bio,
 )
+from shardtune.trainer.tasks.token_classification.survey import TokenSurvey
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
     from shardtune.trainer.tasks.batch import Batch
-
-
-class _Words(NamedTuple):
-    """A row's text and the positions of its words in it, as (start, end)."""
-
-    text: str
-    offsets: list[tuple[int, int]]
-
-
-class _Tags(NamedTuple):
-    """What is observed in some rows in the first pass."""
-
-    signs: Signs
-    has_words: bool
-    """Whether any row has `tokens`."""
-    path: Path | None
-    """The file of a row."""
-
-
-class _Entities(NamedTuple):
-    """What is observed in some rows once the scheme is known."""
-
-    counts: Counter[str]
-    num_repaired: int
-
-
-class TokenSurvey(Survey):
-    """Finds out the types in the order of their ids, the tag scheme, and how many entities each split has."""
-
-    def __init__(self, options: TokenClassificationOptions) -> None:
-        super().__init__()
-        self._options = options
-        self._scheme: Scheme | None = None
-        self._keep_inner = False
-        self._path: Path | None = None
-        self._legal: set[str] | None = set(options.types) if options.types else None
-        """None until the types are known."""
-        self._are_counted = False
-
-    def look(self, split: str, rows: Sequence[Row], faults: Faults) -> _Tags | _Entities:
-        if self._scheme is None:
-            tags = [_tags(row, faults) for row in rows]
-            tagged = [row_tags for row_tags in tags if row_tags is not None]
-            return _Tags(signs_of(tagged), bool(tagged), rows[0].path if rows else None)
-        counts, num_repaired = Counter[str](), 0
-        for row in rows:
-            # Faults of tags and spans were reported when they were counted.
-            spans, repaired = self._spans(row, Faults() if self._are_counted else faults)
-            counts.update(span.type for span in spans)
-            num_repaired += repaired
-            if self._legal is not None:
-                self._refuse_unknown(row, spans, faults)
-        return _Entities(counts, num_repaired)
-
-    def learn(self, observations: Mapping[str, Sequence[Any]], faults: Faults) -> bool:
-        if self._scheme is None:
-            if faults:
-                return False
-            detected = detect_scheme(piece.signs for pieces in observations.values() for piece in pieces)
-            self._scheme = detected if self._options.scheme == "auto" else self._options.scheme
-            # From rows of tokens the model learns first pieces only, so texts must be split as coarsely.
-            self._keep_inner = any(piece.has_words for piece in observations["train"])
-            self._path = next((piece.path for piece in observations["train"] if piece.path), None)
-            return True
-        if self._are_counted:
-            return False
-        self._are_counted = True
-        counts = {
-            split: sum((piece.counts for piece in pieces), Counter[str]()) for split, pieces in observations.items()
-        }
-        if not counts["train"] and not faults:
-            raise DataError(f"{self._path}: no row has an entity; there is nothing to learn")
-        is_known = self._legal is not None
-        self._legal = self._legal or {*counts["train"]}
-        self.facts = {
-            "types": list(self._options.types or sorted(self._legal)),
-            "scheme": self._scheme,
-            "keep_inner": self._keep_inner,
-            "span_counts": {split: dict(count) for split, count in counts.items()},
-            "tags_repaired": {
-                split: sum(piece.num_repaired for piece in pieces) for split, pieces in observations.items()
-            },
-        }
-        return not is_known and any(count.keys() - self._legal for count in counts.values())
-
-    def recall(self, facts: Mapping[str, Any]) -> bool:
-        self.facts = dict(facts)
-        self._scheme, self._keep_inner, self._legal = facts["scheme"], facts["keep_inner"], set(facts["types"])
-        return True
-
-    def _spans(self, row: Row, faults: Faults) -> tuple[list[Span], int]:
-        """The row's spans, and how many of its tags had to be repaired."""
-        assert self._scheme is not None, "the scheme is learned first"
-        tags = _tags(row, Faults())
-        if tags is None:
-            return _given_spans(row, _words(row, keep_inner=self._keep_inner), faults), 0
-        bio, unknown, illegal = to_bio(tags, self._scheme)
-        for bad in unknown if self._options.on_bad_tag == "repair" else sorted([*unknown, *illegal]):
-            read_as = "" if bad in unknown else f"; read as {self._scheme.upper()} (task.scheme, task.on_bad_tag)"
-            faults.add(row.word(bad.at), f"tag {bad.at + 1}: {bad.what}{read_as}")
-        return spans_of(bio), len(illegal)
-
-    def _refuse_unknown(self, row: Row, spans: Sequence[Span], faults: Faults) -> None:
-        assert self._legal is not None
-        source = "task.types" if self._options.types else "the training rows"
-        for type_ in dict.fromkeys(span.type for span in spans):
-            if type_ not in self._legal:
-                at = next(span.start for span in spans if span.type == type_)
-                known = ", ".join(sorted(self._legal)[:20])
-                faults.add(row.word(at), f"type {type_!r} is not in {source}; legal: {known}")
 
 
 class TokenClassification(Task):
@@ -174,11 +61,18 @@ class TokenClassification(Task):
         super().__init__(options, facts, tokenizer, config)
         self._types: list[str] = facts["types"]
         self._scheme: Scheme = facts["scheme"]
+        self._notation = notation_of(options)
         self._keep_inner: bool = facts["keep_inner"]
         self._stride = options.stride
         self._marks_capitals = options.mark_capitals
         self._names = [OUTSIDE, *(f"{prefix}-{type_}" for type_ in self._types for prefix in "BI")]
         self._ids = {name: number for number, name in enumerate(self._names)}
+
+    @staticmethod
+    def named_columns(options: TokenClassificationOptions, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The text, tokens and spans of a row that an annotation tool has exported."""
+        found = read_export(values)
+        return {} if found is None else found[1].columns
 
     @staticmethod
     def survey(options: TokenClassificationOptions) -> Survey:
@@ -196,19 +90,7 @@ class TokenClassification(Task):
 
     @staticmethod
     def check_inputs(row: Row, faults: Faults) -> None:
-        if "tokens" not in row.values:
-            if "text" in row.values:
-                check_text(row, "text", faults)
-            else:
-                faults.add(row, f"neither tokens nor text; found: {', '.join(row.columns)}")
-            return
-        tokens = row.values["tokens"]
-        if not isinstance(tokens, list) or not tokens:
-            faults.add(row, f"tokens: expected a list of words, got {tokens!r:.60}")
-            return
-        for at, token in enumerate(tokens):
-            if not isinstance(token, str) or not token.strip():
-                faults.add(row.word(at), f"token {at + 1}: expected a word, got {token!r:.60}")
+        check_words(row, faults)
 
     def encode(self, rows: Sequence[Row], max_tokens: int, *, labeled: bool) -> list[list[Example]]:
         """One example per window; without labels, `heads` are the positions of the first pieces of its own words.
@@ -222,9 +104,11 @@ class TokenClassification(Task):
             raise DataError(
                 f"data.max_tokens: {max_tokens} leaves no room for a sentence and its special tokens; raise it"
             )
-        all_words = [_words(row, keep_inner=self._keep_inner) for row in rows]
+        all_words = [words_of(row, keep_inner=self._keep_inner) for row in rows]
         return [
-            self._windows(words, pieces, self._bio(row, words) if labeled else None, room)
+            []
+            if labeled and is_unlabeled(row.values)
+            else self._windows(words, pieces, self._bio(row, words) if labeled else None, room)
             for row, words, pieces in zip(rows, all_words, self._pieces(all_words), strict=True)
         ]
 
@@ -255,10 +139,10 @@ class TokenClassification(Task):
         return examples
 
     def _bio(self, row: Row, words: _Words) -> list[str]:
-        tags = _tags(row, Faults())
+        tags = tags_of_row(row, self._notation, Faults(), Readings())
         if tags is not None:
             return to_bio(tags, self._scheme)[0]
-        return tags_of(_given_spans(row, words, Faults()), len(words.offsets))
+        return tags_of(spans_of_row(row, words, Faults()), len(words.offsets))
 
     def _pieces(self, all_words: Sequence[_Words]) -> list[list[list[int]]]:
         """The pieces of each word; the unknown token if a word has none, such as a control character."""
@@ -395,7 +279,7 @@ class TokenClassification(Task):
         heads = [(prediction, head) for example, prediction in windows for head in example["heads"]]
         tags = [self._names[prediction["labels"][head]] for prediction, head in heads]
         scores = [prediction["scores"][head] for prediction, head in heads]
-        text, offsets = _words(row, keep_inner=self._keep_inner)
+        text, offsets = words_of(row, keep_inner=self._keep_inner)
         spans = []
         for first, end, type_ in spans_of(tags):
             place = slice(offsets[first][0], offsets[end - 1][1])
@@ -424,76 +308,3 @@ def _by_example(batch: Batch, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 def _rates(hit: Tensor, found: Tensor, gold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return hit / found.clamp(min=1), hit / gold.clamp(min=1), 2 * hit / (found + gold).clamp(min=1)
-
-
-def _words(row: Row, *, keep_inner: bool) -> _Words:
-    if "tokens" not in row.values:
-        text: str = row.values["text"]
-        return _Words(text, split_words(text, keep_inner=keep_inner))
-    tokens: list[str] = row.values["tokens"]
-    ends = [0]
-    for token in tokens:
-        ends.append(ends[-1] + len(token) + 1)
-    offsets = [(start, start + len(token)) for start, token in zip(ends, tokens, strict=False)]
-    return _Words(" ".join(tokens), offsets)
-
-
-def _tags(row: Row, faults: Faults) -> list[str] | None:
-    """The tags of a row of tokens, or None for a row of text; adds what is wrong with the form of the row."""
-    TokenClassification.check_inputs(row, faults)
-    if "tokens" not in row.values:
-        if "text" in row.values and not isinstance(row.values.get("spans"), list):
-            faults.add(
-                row,
-                "no spans; use [] for a text without entities"
-                if "spans" not in row.values
-                else "spans: expected a list",
-            )
-        return None
-    tokens, tags = row.values["tokens"], row.values.get("tags")
-    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
-        faults.add(
-            row, "no tags" if tags is None else f"tags: expected a list of names such as B-PER, got {tags!r:.60}"
-        )
-    elif isinstance(tokens, list) and len(tags) != len(tokens):
-        faults.add(row, f"{len(tags)} tags for {len(tokens)} tokens")
-    else:
-        return tags
-    return []
-
-
-def _given_spans(row: Row, words: _Words, faults: Faults) -> list[Span]:
-    """The spans of a row of text, as word positions; adds spans that are malformed, overlap, or split a word."""
-    text, offsets = words
-    first_at = {start: word for word, (start, _) in enumerate(offsets)}
-    end_at = {end: word + 1 for word, (_, end) in enumerate(offsets)}
-    spans: list[Span] = []
-    for given in row.values["spans"]:
-        place = _place(given, text)
-        if place is None:
-            faults.add(row, f"span {given!r:.80}: expected start and end (0 to {len(text)}) around words, and a label")
-            continue
-        start, end, label = place
-        if start in first_at and end in end_at:
-            spans.append(Span(first_at[start], end_at[end], label))
-            continue
-        cut = next(text[a:b] for a, b in offsets if a < start < b or a < end < b)
-        faults.add(row, f"span {text[start:end]!r:.60} ({start} to {end}, {label}) splits the word {cut!r:.60}")
-    spans.sort()
-    for one, two in pairwise(spans):
-        if two.start < one.end:
-            faults.add(row, f"spans overlap at {text[offsets[two.start][0] :]!r:.40} ({one.type}, {two.type})")
-    return spans
-
-
-def _place(given: Any, text: str) -> Span | None:
-    """The span in characters, without spaces at its ends; None if it is malformed."""
-    if not isinstance(given, dict):
-        return None
-    start, end, label = (given.get(key) for key in ("start", "end", "label"))
-    if type(start) is not int or type(end) is not int or not isinstance(label, str) or not label:
-        return None
-    inside = text[start:end] if 0 <= start < end <= len(text) else ""
-    if not inside.strip():
-        return None
-    return Span(end - len(inside.lstrip()), start + len(inside.rstrip()), label)

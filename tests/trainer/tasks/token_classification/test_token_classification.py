@@ -77,10 +77,11 @@ CONLL = "-DOCSTART- -X- O\r\n\r\nEU NNP B-ORG\r\nrejects VBZ O\r\n\r\n\r\n在 P 
 @pytest.mark.parametrize("content", [CONLL, CONLL.replace("\r", "").replace(" ", "\t") + "\n-DOCSTART-\t-X-\tO\n"])
 def test_a_sentence_of_columns_is_a_row_that_knows_its_words_lines(tmp_path: Path, name: str, content: str) -> None:
     rows = read_rows(written(tmp_path, name, content), {})
-    assert [dict(row.values) for row in rows] == [
-        {"tokens": ["EU", "rejects"], "tags": ["B-ORG", "O"], "column_2": ["NNP", "VBZ"]},
-        {"tokens": ["在", "北", "京"], "tags": ["O", "B-LOC", "I-LOC"], "column_2": ["P", "N", "N"]},
+    assert [{name: row.values[name] for name in ("tokens", "tags")} for row in rows] == [
+        {"tokens": ["EU", "rejects"], "tags": ["B-ORG", "O"]},
+        {"tokens": ["在", "北", "京"], "tags": ["O", "B-LOC", "I-LOC"]},
     ]
+    assert [row.values["column_2"] for row in rows] == [["NNP", "VBZ"], ["P", "N", "N"]]
     assert [row.line for row in rows] == [3, 7]
     assert rows[1].word(2) == f"{tmp_path / name}:9"
 
@@ -121,15 +122,24 @@ def test_types_come_from_the_training_rows_and_the_scheme_from_all() -> None:
     ("values", "message"),
     [
         ({"tokens": ["a", "b"], "tags": ["O"]}, "1 tags for 2 tokens"),
-        ({"tokens": ["a"], "tags": [3]}, "tags: expected a list of names such as B-PER, got [3]"),
-        ({"tokens": ["a"]}, "no tags"),
-        ({"tokens": "a b", "tags": ["O"]}, "tokens: expected a list of words, got 'a b'"),
+        ({"tokens": ["a"], "tags": [3.5]}, "tags: expected a list of names such as B-PER, got [3.5]"),
+        (
+            {"tokens": ["a"], "tags": [3]},
+            "tag 1: 3 is a number; name them all, from 0 on, in task.tag_names=[O, B-…, I-…, …], or write names",
+        ),
+        ({"tokens": ["a"]}, "no tags; found: tokens"),
+        ({"tokens": "a b", "tags": ["O"]}, "1 tags for 2 tokens"),
+        ({"tokens": 7, "tags": ["O"]}, "tokens: expected a list of words, got 7"),
         ({"tokens": ["a", " "], "tags": ["O", "O"]}, "token 2: expected a word, got ' '"),
-        ({"tokens": ["a"], "tags": ["PER"]}, "tag 1: 'PER' is not a tag of BIO; legal: O, B-TYPE, I-TYPE"),
+        (
+            {"tokens": ["a"], "tags": ["PER"]},
+            "tag 1: 'PER' is not a tag of BIO; legal: O, B-TYPE, I-TYPE. If tags are types without a prefix, set "
+            "task.scheme: io",
+        ),
         ({"label": "x"}, "neither tokens nor text; found: label"),
         ({"text": "", "spans": []}, "text is empty"),
         ({"text": "Bo"}, "no spans; use [] for a text without entities"),
-        ({"text": "Bo", "spans": {}}, "spans: expected a list"),
+        ({"text": "Bo", "spans": {}}, "spans: expected a list, got {}"),
     ],
 )
 def test_a_row_that_cannot_be_learned_from_is_named(values: dict[str, Any], message: str) -> None:
