@@ -115,7 +115,8 @@ def test_words_that_are_not_on_successive_lines_have_their_numbers(tmp_path: Pat
     ],
 )
 def test_a_word_that_lacks_a_column_is_named_and_no_comment(tmp_path: Path, content: str | bytes, fault: str) -> None:
-    assert read(tmp_path, content)[2] == [fault]
+    (found,) = read(tmp_path, content)[2]
+    assert found.startswith(fault)
 
 
 @pytest.mark.parametrize(
