@@ -53,10 +53,15 @@ class SpecialTokens:
         # A word that is not in the vocabulary is no special token of the text.
         self._control_ids = frozenset(self._ids) - {tokenizer.unk_token_id}
 
+    @property
+    def tokens(self) -> list[str]:
+        """The special tokens."""
+        return sorted(set(self._ids.values()))
+
     @cached_property
     def pattern(self) -> re.Pattern[str]:
         """Matches each special token; of two that begin alike, the longer one."""
-        longest_first = sorted(set(self._ids.values()), key=len, reverse=True)
+        longest_first = sorted(self.tokens, key=len, reverse=True)
         return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
     def first_in(self, text: str) -> str | None:

@@ -215,6 +215,10 @@ class Task(ABC):
     def collate(self, examples: Sequence[Example]) -> Batch:
         """The examples padded into tensors of shape (rows, longest)."""
 
+    def notes(self, split: str, noted: Mapping[str, int]) -> list[str]:
+        """What the user should know of how a split was encoded; `noted` are the sums of its examples' NOTED."""
+        return []
+
     # Loss and metrics.
 
     main_metric: str = "loss"

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -178,7 +179,7 @@ def _prepare(
         def commit(_: int) -> None:
             if fingerprint(recipe) != prepared.folder.name:
                 raise DataError("the data or the tokenizer changed while they were prepared; run again")
-            _commit(prepared.folder, split_rows, written, work.folder / "data")
+            _commit(prepared.folder, split_rows, written, work.folder / "data", task)
 
         work.map("commit", 1, commit)
         for note in prepared.meta["notes"][len(split_rows.report["notes"]) :]:
@@ -212,7 +213,7 @@ def _encode(recipe: Recipe, task: Task, split_rows: SplitRows, work: WorkQueue) 
     return work.map("encode", len(split_rows.pieces.pieces), encode)
 
 
-def _commit(folder: Path, split_rows: SplitRows, written: list[dict[str, Written]], draft: Path) -> None:
+def _commit(folder: Path, split_rows: SplitRows, written: list[dict[str, Written]], draft: Path, task: Task) -> None:
     """Writes the index beside the shards, and renames the draft to its final name."""
     notes: list[str] = list(split_rows.report["notes"])
     splits, shards = {}, {}
@@ -246,6 +247,7 @@ def _commit(folder: Path, split_rows: SplitRows, written: list[dict[str, Written
         }
         shards[name] = [shard for part in parts for shard in part.shards]
         notes += _notes_on(name, splits[name], [part.faults for part in parts])
+        notes += task.notes(name, sum((part.noted for part in parts), Counter[str]()))
     meta = {
         "format": FORMAT,
         "facts": split_rows.facts,
