@@ -7,10 +7,9 @@ reply in any case. Where the header ends is found by rendering other replies in 
 
 from __future__ import annotations
 
-from os.path import commonprefix
 from typing import NamedTuple
 
-from shardtune.trainer.tasks.chat.compare import TurnError, is_in, squeezed, unlike_prompt
+from shardtune.trainer.tasks.chat.compare import TurnError, is_in, shared_length, squeezed, unlike_prompt
 from shardtune.trainer.tasks.chat.conversations import Conversation, Message
 from shardtune.trainer.tasks.chat.rendering import Rendering
 from shardtune.trainer.tasks.chat.thoughts import NO_THOUGHTS, OPEN, shows_thoughts, split_thoughts, without_thoughts
@@ -32,8 +31,9 @@ class _Parts(NamedTuple):
 def render_apart(
     rendering: Rendering, conversation: Conversation, at: int, *, keeps_thoughts: bool = False, is_probe: bool = False
 ) -> tuple[str, str]:
-    """The prompt for message `at` and the reply, with the end of its turn. Raises TurnError if they do not fit together.
+    """The prompt for message `at`, and the reply with the end of its turn.
 
+    Raises TurnError if they do not fit together, or if the template rejects the conversation.
     With keeps_thoughts, thoughts that the template drops are put in front of the answer. With is_probe, the reply is
     not meant to be learned.
     """
@@ -62,15 +62,15 @@ def _parts(rendering: Rendering, conversation: Conversation, at: int, message: M
         _whole(rendering, conversation, at, {"role": "assistant", "content": mark}) for mark in (MARK, OTHER_MARK)
     ]
     # No header ends later than here: the renderings of different replies begin to differ.
-    limit = len(commonprefix([whole, *marked]))
+    limit = shared_length([whole, *marked])
     before = rendering.render(conversation.messages[:at], conversation.tools, ask=False)
     if prompt.startswith(before) and whole.startswith(before):
-        end = min(limit, len(commonprefix([prompt, whole])))
+        end = min(limit, shared_length([prompt, whole]))
         return _Parts(prompt, whole[end:], prompt[end:])
-    end = _end_of_shared(prompt, whole[:limit], conversation.messages[at - 1])
-    if end is None:
+    found = _end_of_shared(prompt, whole[:limit], conversation.messages[at - 1])
+    if found is None:
         raise unlike_prompt(at, prompt, whole)
-    return _Parts(prompt, whole[end:], "")
+    return _Parts(prompt, whole[found:], "")
 
 
 def _whole(rendering: Rendering, conversation: Conversation, at: int, message: Message) -> str:

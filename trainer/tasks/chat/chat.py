@@ -6,20 +6,20 @@ conversations.py reads the rows; turns.py finds the replies in the rendered text
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from shardtune.errors import DataError
 from shardtune.recipe.tasks.chat import ChatOptions
 from shardtune.rows.source import Faults, Row
 from shardtune.trainer.tasks import causal
 from shardtune.trainer.tasks.chat.compare import TurnError, UnstableError
-from shardtune.trainer.tasks.chat.conversations import COLUMNS, Conversation, format_of, read_conversation
+from shardtune.trainer.tasks.chat.conversations import COLUMNS, Conversation, read_conversation
+from shardtune.trainer.tasks.chat.survey import ChatSurvey, notes_on
 from shardtune.trainer.tasks.chat.templates import CHAT_TEMPLATES, install
-from shardtune.trainer.tasks.chat.thoughts import count_thoughts, drop_thoughts
+from shardtune.trainer.tasks.chat.thoughts import drop_thoughts
 from shardtune.trainer.tasks.chat.turns import Turn, Turns, Written
 from shardtune.trainer.tasks.example import NOTED, TRUNCATED, Example
-from shardtune.trainer.tasks.languages import NUM_LOOKED_AT, Letters, bleu_tokenizer, letters_of
 from shardtune.trainer.tasks.task import GeneratingTask, Generation, PreviewSpan, Survey
 from shardtune.trainer.tasks.text_scores import TextScores, rouge_l, rouge_l_counts
 
@@ -32,65 +32,6 @@ if TYPE_CHECKING:
 
 FIRST_REPLIES = 8
 """How many replies of a conversation are rendered first."""
-
-
-class _Observation(NamedTuple):
-    """What is observed in some rows."""
-
-    formats: Counter[str]
-    num_replies: int
-    letters: Letters
-    roles: Counter[tuple[str, str]]
-    """How often a name is read as a role."""
-    num_thoughts: int
-    """How many replies have thoughts."""
-
-
-class ChatSurvey(Survey):
-    """Finds out the formats of each split's rows, and how many replies they have."""
-
-    def __init__(self, options: ChatOptions) -> None:
-        super().__init__()
-        self._options = options
-
-    def look(self, split: str, rows: Sequence[Row], faults: Faults) -> _Observation:
-        formats, roles, num_thoughts = Counter[str](), Counter[tuple[str, str]](), 0
-        replies: list[str] = []
-        num_replies = 0
-        for row in rows:
-            conversation = read_conversation(row, faults, format_=self._options.format, roles=self._options.roles)
-            if conversation is None:
-                continue
-            formats[str(format_of(row.values)) if self._options.format == "auto" else self._options.format] += 1
-            texts = [message["content"] for message in conversation.messages if message["role"] == "assistant"]
-            num_replies += len(texts)
-            num_thoughts += count_thoughts(conversation.messages)
-            roles.update(conversation.renamed)
-            replies += texts if len(replies) < NUM_LOOKED_AT else []
-        return _Observation(formats, num_replies, letters_of(replies), roles, num_thoughts)
-
-    def learn(self, observations: Mapping[str, Sequence[_Observation]], faults: Faults) -> bool:
-        self.facts = {
-            "formats": {
-                split: dict(sum((piece.formats for piece in pieces), Counter[str]()))
-                for split, pieces in observations.items()
-            },
-            "replies": {split: sum(piece.num_replies for piece in pieces) for split, pieces in observations.items()},
-            "bleu_tokenizer": bleu_tokenizer(
-                None, (piece.letters for pieces in observations.values() for piece in pieces)
-            ),
-        }
-        roles = {split: _counted(piece.roles for piece in pieces) for split, pieces in observations.items()}
-        if any(roles.values()):
-            self.facts["roles"] = roles
-        if num_thoughts := sum(piece.num_thoughts for piece in observations.get("train", ())):
-            self.facts["thoughts"] = num_thoughts
-        return False
-
-
-def _counted(parts: Iterable[Counter[tuple[str, str]]]) -> list[tuple[str, str, int]]:
-    """How often each name is read as a role: name, role and count, in the order of the rows."""
-    return [(name, role, count) for (name, role), count in sum(parts, Counter[tuple[str, str]]()).items()]
 
 
 class Chat(GeneratingTask):
@@ -236,7 +177,7 @@ class Chat(GeneratingTask):
                 break  # the prompts of later replies are longer still
         if examples:
             lengths = [len(example["input_ids"]) for example in examples]
-            noted = Counter(examples[0].get(NOTED, {}))
+            noted = Counter[str](examples[0].get(NOTED, {}))
             noted.update({"apart": 1, "examples": len(examples), "tokens": sum(lengths), "at_once": max(lengths)})
             examples[0][NOTED] = noted
             examples[-1][TRUNCATED] += len(learned) - len(examples)  # at least a token of each reply that is left out
@@ -300,22 +241,7 @@ class Chat(GeneratingTask):
         return self._template
 
     def notes(self, split: str, noted: Mapping[str, int]) -> list[str]:
-        notes = []
-        if roles := self._roles.get(split):
-            read = ", ".join(f"{count:,} roles {name!r} read as {role}" for name, role, count in roles)
-            notes.append(f"{split}: {read} (task.roles names others)")
-        if noted.get("apart"):
-            notes.append(
-                f"{split}: {noted['apart']:,} conversations are taken apart into {noted['examples']:,} examples, a reply "
-                "each, because the chat template renders a reply differently when more follows (task.turns): "
-                f"{noted['tokens']:,} tokens instead of {noted['at_once']:,}"
-            )
-        if hidden := noted.get("hidden_thoughts"):
-            notes.append(
-                f"{split}: the chat template does not show the thoughts of {hidden:,} replies, so they are not learned; "
-                "task.thoughts=keep puts them in front of the answers"
-            )
-        return notes
+        return notes_on(split, self._roles.get(split, ()), noted)
 
     @property
     def system(self) -> str | None:

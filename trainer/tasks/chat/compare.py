@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from os.path import commonprefix
+from collections.abc import Sequence
 
 BREAK = "\U000f3a7c"
 """A private character within each special token of a message that is plain text, until the text is tokenized."""
@@ -30,9 +30,15 @@ def is_in(content: str, squeezed_text: str) -> bool:
     return squeezed(json.dumps(content, ensure_ascii=False)[1:-1]) in squeezed_text
 
 
+def shared_length(texts: Sequence[str]) -> int:
+    """The length of the longest text with which all of these begin."""
+    pairs = enumerate(zip(*texts, strict=False))
+    return next((at for at, characters in pairs if len({*characters}) > 1), min(map(len, texts)))
+
+
 def difference(one: str, other: str) -> tuple[str, str]:
     """Both texts from a little before the point where they differ."""
-    at = len(commonprefix([one, other]))
+    at = shared_length([one, other])
     start = max(0, at - 20)
     return one[start : at + 40], other[start : at + 40]
 
@@ -42,5 +48,6 @@ def unlike_prompt(at: int, prompt: str, whole: str, cure: str = "") -> UnstableE
     asked, rendered = difference(prompt, whole)
     cure = cure or "set task.template_arguments, or choose another template with task.chat_template"
     return UnstableError(
-        f"message {at + 1}: the chat template prompts for a reply with {asked!r}, but renders it with {rendered!r}; {cure}"
+        f"message {at + 1}: the chat template prompts for a reply with {asked!r}, but renders it with {rendered!r}; "
+        f"{cure}"
     )

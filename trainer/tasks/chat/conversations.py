@@ -12,8 +12,7 @@ from typing import Any
 
 from shardtune.rows.source import Faults, Row
 from shardtune.trainer.tasks.chat.json_values import from_json, is_json, is_writable, short, without_nulls
-from shardtune.trainer.tasks.chat.parts import Content, read_parts
-from shardtune.trainer.tasks.chat.roles import LEGAL, USUAL, role_of
+from shardtune.trainer.tasks.chat.messages import LEGAL_ROLES, USUAL, Content, read_parts, role_of
 
 Message = dict[str, Any]
 """`role` (system, user, assistant or tool), `content` (a text), and other keys that templates read: `tool_calls`, …"""
@@ -150,7 +149,7 @@ class _Reading:
             cure = (
                 f". Say what it is: task.roles={{{name[:40]}: user}}" if isinstance(name, str) and name.strip() else ""
             )
-            self.faults.append(f"{where}: {what}; legal: {LEGAL}{cure}")
+            self.faults.append(f"{where}: {what}; legal: {LEGAL_ROLES}{cure}")
         elif name not in USUAL[key] and name not in (self.roles or {}):
             self.renamed.append((str(name), "assistant" if role == "function_call" else role))
         return role

@@ -48,8 +48,9 @@ class Tokens:
         """Raises TurnError if the last token of this message (counted from 1) is not a special token."""
         if token not in self._added_ids:
             raise TurnError(
-                f"message {number}: the chat template ends a reply with {self.decode([token])!r}, which is not a special "
-                "token, so the model would not learn when to stop; choose another template with task.chat_template"
+                f"message {number}: the chat template ends a reply with {self.decode([token])!r}, which is not a "
+                "special token, so the model would not learn when to stop; "
+                "choose another template with task.chat_template"
             )
 
     def check_beginning(self, ids: Sequence[int]) -> None:

@@ -227,8 +227,8 @@ class Turns:
         for call in message.get("tool_calls", ()):
             if call["function"]["name"] not in reply:
                 raise TurnError(
-                    f"{where}: the chat template omits the call of {call['function']['name']}; choose one that supports "
-                    "tools with task.chat_template (task.chat_template=chatml reads these rows)"
+                    f"{where}: the chat template omits the call of {call['function']['name']}; choose one that "
+                    "supports tools with task.chat_template (task.chat_template=chatml reads these rows)"
                 )
 
     def _check_all_is_rendered(self, messages: Sequence[Message], tools: Any, text: str) -> None:

@@ -1,4 +1,4 @@
-"""The content of a message as a list of parts: texts, thoughts and tool calls."""
+"""What data sets and other tools write into messages: names of roles, and contents that are lists of parts."""
 
 from __future__ import annotations
 
@@ -7,10 +7,39 @@ from typing import Any, NamedTuple
 
 from shardtune.trainer.tasks.chat.json_values import is_writable, short
 
+USUAL = {
+    "role": frozenset({"system", "developer", "user", "assistant", "tool", "function"}),
+    "from": frozenset(
+        {"system", "human", "user", "gpt", "assistant", "chatgpt", "bing", "bard", "model", "tool", "function"}
+        | {"observation", "function_response", "tool_response", "function_call", "tool_call"}
+    ),
+}
+"""The names that need no mention, by the key that they are under: OpenAI's and ShareGPT's own."""
+
+ROLES = {
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bing", "bard", "model", "bot", "chatbot", "ai"), "assistant"),
+    **dict.fromkeys(("tool", "function", "observation", "function_response", "tool_response"), "tool"),
+    **dict.fromkeys(("ipython", "tool_result"), "tool"),
+    **dict.fromkeys(("function_call", "tool_call"), "function_call"),
+}
+"""The role that each name stands for, in lower case. A function_call is a message of the assistant."""
+
+
+def role_of(name: str, own: Mapping[str, str]) -> str | None:
+    """The role that a name stands for, by the recipe's `own` names first, whatever its capitals; None if unknown."""
+    plain = name.strip().lower()
+    return next((role for known, role in own.items() if known.strip().lower() == plain), ROLES.get(plain))
+
+
+LEGAL_ROLES = "system, user, assistant, tool, and their names elsewhere (human, gpt, model, bot, …)"
+"""The names that are read, for messages."""
+
 TEXTS = ("text", "input_text", "output_text")
 THOUGHTS = ("reasoning", "thinking", "thought", "reasoning_text")
 CALLS = ("tool_call", "tool_use", "function_call")
-LEGAL = '{"type": "text", "text": "…"}, or a part of type reasoning or tool_call'
+LEGAL_PARTS = '{"type": "text", "text": "…"}, or a part of type reasoning or tool_call'
 
 
 class Content(NamedTuple):
@@ -39,12 +68,12 @@ def read_parts(parts: Sequence[Any], where: str, faults: list[str]) -> Content:
         elif kind in CALLS:
             calls.append(_call(part))
         else:
-            faults.append(f"{where}: a part is not a text: {short(part)}; legal: {LEGAL}")
+            faults.append(f"{where}: a part is not a text: {short(part)}; legal: {LEGAL_PARTS}")
     return Content("".join(texts), "\n".join(thoughts), calls)
 
 
 def _call(part: Mapping[str, Any]) -> Any:
-    """The call of a part, as in `tool_calls`: the part itself or what is in it, with `input` or `args` for arguments."""
+    """The call of a part as in `tool_calls`: the part itself or what is in it; its arguments may be called `input`."""
     inner = _first(part, ("function", "tool_call", "tool_use", "function_call"))
     call = inner if isinstance(inner, Mapping) else part
     if isinstance(call.get("function"), Mapping):
