@@ -7,6 +7,7 @@ reply in any case. Where the header ends is found by rendering other replies in 
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from shardtune.trainer.tasks.chat.compare import TurnError, is_in, shared_length, squeezed, unlike_prompt
@@ -17,6 +18,10 @@ from shardtune.trainer.tasks.chat.thoughts import NO_THOUGHTS, OPEN, shows_thoug
 MARK = "q7Xz"
 """A reply that occurs in no template and no vocabulary, to see what surrounds it."""
 OTHER_MARK = "Zx7q"
+
+CLOSED = re.compile(r"(?:</[\w:.-]*(?:think|thought|reason)[\w:.-]*>|\[/THINK\]|<channel\|>)\s*\Z")
+"""Ends a prompt after which a reply has no thoughts."""
+PROMPT_FOR_THOUGHTS = "set task.template_arguments to prompt for thoughts, often {enable_thinking: true}"
 
 
 class _Parts(NamedTuple):
@@ -44,11 +49,14 @@ def render_apart(
     if keeps_thoughts and thoughts and not are_shown:
         parts = _parts(rendering, conversation, at, without_thoughts(message))
         return parts.prompt, _with_thoughts(parts, thoughts, answer, at)
-    if not parts.more or (is_probe and parts.more.strip() == OPEN):
+    if not parts.more.strip() or (is_probe and parts.more.strip() == OPEN):
         return parts.prompt, parts.reply
     is_answer_alone = squeezed(parts.reply).startswith(squeezed(answer)) and not are_shown
     if NO_THOUGHTS.fullmatch(parts.more) is None or not is_answer_alone:
-        cure = "set task.thoughts to drop or keep, or task.template_arguments" if thoughts else ""
+        cure = ""
+        if thoughts:
+            opens = parts.more.strip() == OPEN
+            cure = "set task.thoughts=keep" if opens else f"{PROMPT_FOR_THOUGHTS}, or set task.thoughts=drop"
         raise unlike_prompt(at, parts.prompt, _whole(rendering, conversation, at, message), cure)
     return parts.prompt, parts.reply
 
@@ -96,10 +104,10 @@ def _with_thoughts(parts: _Parts, thoughts: str, answer: str, at: int) -> str:
     if start is None or NO_THOUGHTS.fullmatch(parts.reply[:start]) is None:
         raise TurnError(f"{where} the answer is not found in {parts.reply!r:.80}; set task.thoughts=drop")
     opened = parts.prompt.rstrip().endswith(OPEN)
-    if parts.more.strip() and not opened:
+    if (parts.more.strip() and not opened) or CLOSED.search(parts.prompt):
         raise TurnError(
-            f"{where} the chat template prompts for a reply without thoughts ({parts.more!r}); set "
-            "task.template_arguments, or task.thoughts=drop"
+            f"{where} the chat template prompts for a reply without thoughts, by {parts.prompt[-40:]!r}; "
+            f"{PROMPT_FOR_THOUGHTS}, or set task.thoughts=drop"
         )
     space = parts.reply[:start] if not parts.reply[:start].strip() else ""
     if opened:

@@ -148,7 +148,7 @@ def test_empty_thoughts_in_the_prompt_alone_belong_to_it() -> None:
     assert [learned(task, example) for example in examples] == ["1<|im_end|>", "2<|im_end|>"]
     assert text(task, examples[1]) == prompt(task, [u("One?"), a("1"), u("Two?")]) + "2<|im_end|>"
     message = fault(task, [u(), a(THOUGHT)])
-    assert "prompts for a reply with" in message and "set task.thoughts to drop or keep" in message
+    assert "prompts for a reply with" in message and "often {enable_thinking: true}, or set task.thoughts=drop" in message
 
 
 def test_the_empty_thoughts_of_replies_without_any_are_asked_with_unless_the_data_have_thoughts() -> None:
