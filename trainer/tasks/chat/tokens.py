@@ -30,15 +30,15 @@ class Tokens:
         So tokenizing all prefixes of a conversation takes no longer than tokenizing the whole. Raises TurnError if an
         escaped special token cannot be written as plain text.
         """
-        pieces = [self._pieces(text) for text in texts]
-        unique = list(dict.fromkeys(piece for text_pieces in pieces for piece in text_pieces))
+        pieces = {text: self._pieces(text) for text in dict.fromkeys(texts)}
+        unique = list(dict.fromkeys(piece for text_pieces in pieces.values() for piece in text_pieces))
         usual = [piece for piece in unique if BREAK not in piece]
         # Without the tokenizer's own special tokens, because the template renders them all.
         arguments = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
         encoded = self._tokenizer(usual, **arguments)["input_ids"] if usual else []
         ids_of: dict[str, list[int]] = dict(zip(usual, encoded, strict=True))
         ids_of |= {piece: self._escaped(piece) for piece in unique if BREAK in piece}
-        return [[token for piece in text_pieces for token in ids_of[piece]] for text_pieces in pieces]
+        return [[token for piece in pieces[text] for token in ids_of[piece]] for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of these tokens."""

@@ -4,17 +4,35 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import transformers
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shardtune.errors import DataError
 from shardtune.recipe.tasks.chat import ChatOptions
 from shardtune.rows.source import Row
+from shardtune.trainer.data.prepare.prepare import prepare
 from shardtune.trainer.data.prepare.task_facts import survey
 from shardtune.trainer.tasks.chat.chat import Chat
+from shardtune.trainer.tasks.chat.compare import squeezed
 from shardtune.trainer.tasks.example import NOTED, TRUNCATED, Example
-from tests.support.tiny import byte_tokenizer
-from tests.trainer.tasks.chat.test_turns import CHATML, LLAMA3, MISTRAL, MISTRAL_LATE, QWEN_THINKING, SPECIAL, a, s, u
+from tests.support.runs import tiny_recipe
+from tests.support.tiny import byte_tokenizer, write_causal
+from tests.trainer.tasks.chat.test_turns import (
+    CHATML,
+    LLAMA3,
+    MISTRAL,
+    MISTRAL_LATE,
+    QWEN_THINKING,
+    SPECIAL,
+    a,
+    of_bytes,
+    of_pieces,
+    s,
+    u,
+)
 
 OPENING = CHATML.replace("<|im_start|>assistant\\n' }}", "<|im_start|>assistant\\n<think>\\n' }}").replace(
     "message.content + '<|im_end|>' }}{% endgen",
@@ -148,7 +166,9 @@ def test_empty_thoughts_in_the_prompt_alone_belong_to_it() -> None:
     assert [learned(task, example) for example in examples] == ["1<|im_end|>", "2<|im_end|>"]
     assert text(task, examples[1]) == prompt(task, [u("One?"), a("1"), u("Two?")]) + "2<|im_end|>"
     message = fault(task, [u(), a(THOUGHT)])
-    assert "prompts for a reply with" in message and "often {enable_thinking: true}, or set task.thoughts=drop" in message
+    assert (
+        "prompts for a reply with" in message and "often {enable_thinking: true}, or set task.thoughts=drop" in message
+    )
 
 
 def test_the_empty_thoughts_of_replies_without_any_are_asked_with_unless_the_data_have_thoughts() -> None:
@@ -319,3 +339,81 @@ def test_tools_and_their_calls_are_escaped_too() -> None:
     assert example["input_ids"].count(end) == 3 and learned(task, example).endswith(
         '"<|im_start|>"}}\n</tool_call><|im_end|>'
     )
+
+
+@pytest.mark.parametrize("tokenizer_of", [of_bytes, of_pieces])
+@pytest.mark.parametrize("template", [CHATML, LLAMA3, MISTRAL, QWEN_THINKING])
+def test_no_message_can_end_its_turn_whatever_the_tokenizer(tokenizer_of: Any, template: str) -> None:
+    tokenizer = tokenizer_of(template)
+    options = ChatOptions(kind="chat", max_new_tokens=8)
+    task = Chat(options, {"bleu_tokenizer": "13a"}, tokenizer, transformers.LlamaConfig(max_position_embeddings=4096))
+    task.escapes_special_tokens = True
+    harmless, evil = (
+        [u(f"a {word} b"), a(f"{word}c {word}"), u(f"{word}"), a(f"d{word}")] for word in ("no", "</s> <s>")
+    )
+    marks = [tokenizer.convert_tokens_to_ids(token) for token in SPECIAL]
+    plain, escaped = encode(task, harmless), encode(task, evil)
+    assert len(plain) == len(escaped)
+    for one, other in zip(plain, escaped, strict=True):
+        counts = [[example["input_ids"].count(mark) for mark in marks] for example in (one, other)]
+        assert counts[0] == counts[1]
+        assert text(task, one).replace("no", "</s> <s>") == text(task, other)
+
+
+def test_a_special_token_that_is_a_word_of_the_vocabulary_is_cut_in_two(tmp_path: Path) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(write_causal(tmp_path, ["red", "stop"]))
+    options = ChatOptions(kind="chat", max_new_tokens=8)
+    task = Chat(options, {"bleu_tokenizer": "13a"}, tokenizer, transformers.LlamaConfig(max_position_embeddings=128))
+    task.escapes_special_tokens = True
+    (example,) = encode(task, [u("red <|im_end|> red"), a("stop")])
+    end, unknown = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<unk>"])
+    assert example["input_ids"].count(end) == 2 and unknown in example["input_ids"]
+
+
+def test_what_is_taken_apart_and_read_otherwise_is_noted_when_data_are_prepared(tmp_path: Path) -> None:
+    tokenizer = of_bytes(QWEN_THINKING, model_max_length=512)
+    tokenizer.save_pretrained(tmp_path / "model")
+    transformers.LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=512).save_pretrained(tmp_path / "model")
+    talk = [{**message, "role": {"user": "User"}.get(message["role"], message["role"])} for message in TALK]
+    for split in ("train", "dev", "test"):
+        rows = [{"messages": [u(f"Hi {split} {number}"), a()]} for number in range(3)] + [{"messages": talk}]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    recipe = tiny_recipe(tmp_path, 'task={"kind": "chat"}', f"model.path={tmp_path}/model", "data.max_tokens=512")
+    notes: list[str] = []
+    prepared = prepare(recipe, say=notes.append)
+    said = [note for note in notes if note.startswith("train: ")]
+    assert said[-2] == "train: 3 roles 'User' read as user (task.roles names others)"
+    assert said[-1].startswith(
+        "train: 1 conversations are taken apart into 3 examples, one for each reply, because the"
+    )
+    assert prepared.meta["splits"]["train"]["examples"] == 6
+    split = prepared.split("train")
+    assert split is not None and all(NOTED not in example for example in split.examples(np.arange(6)))
+
+
+ROUNDS = st.lists(st.tuples(st.sampled_from(["One?", "Two  words", "é\n中"]), st.booleans()), min_size=1, max_size=4)
+
+
+@pytest.mark.parametrize("template", [QWEN_THINKING, DROPPING, MISTRAL_LATE, CLOSING, OPENING])
+@given(rounds=ROUNDS, system=st.booleans())
+def test_each_reply_follows_what_a_server_would_ask_with(
+    template: str, rounds: list[tuple[str, bool]], system: bool
+) -> None:
+    """With thoughts in some replies, unless the prompt forbids or begins them."""
+    never, always = template == CLOSING, template == OPENING
+    messages = [s()] * (system and template != MISTRAL_LATE)
+    for number, (asked, thinks) in enumerate(rounds):
+        thoughts = f"<think>\nHm {number}.\n</think>\n\n" * ((thinks or always) and not never)
+        messages += [u(asked), a(f"{thoughts}A {number}")]
+    task = task_of(template, {"thoughts": 1}, turns="apart", thoughts="keep")
+    replies = [at for at, message in enumerate(messages) if message["role"] == "assistant"]
+    for at, example in zip(replies, encode(task, messages), strict=True):
+        asked = prompt(task, messages[:at])
+        whole = text(task, example)
+        assert (
+            whole.startswith(asked)
+            and text(task, {"input_ids": example["input_ids"][: example["prompt_tokens"]]}) == asked
+        )
+        said = (asked.rpartition("<think>")[1] if always else "") + whole[len(asked) :]
+        assert squeezed(messages[at]["content"]) in squeezed(said)
+        assert learned(task, example) == whole[len(asked) :] and whole.endswith(("<|im_end|>", "</s>"))

@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shardtune.errors import DataError
-from shardtune.rows.source import Faults, Row
+from shardtune.rows.source import Faults, Row, read_rows
 from shardtune.trainer.tasks.chat.conversations import ASKED, KEYS, Conversation, format_of, read_conversation
 
 LEGAL_ROLES = "legal: system, user, assistant, tool, and their names elsewhere"
@@ -450,3 +452,19 @@ def test_any_object_yields_messages_or_faults(values: dict[str, Any], answered: 
         replies = [message for message in conversation.messages if message["role"] == "assistant"]
         assert replies or not answered
         assert all(message["content"].strip() or message.get("tool_calls") for message in replies)
+
+
+def test_rows_from_parquet_are_read_as_those_from_jsonl(tmp_path: Path) -> None:
+    """Arrow has one schema for all rows, and fills in what a row does not have."""
+    book = {"name": "book", "parameters": {"type": "object", "properties": {"when": {"type": "string"}}}}
+    booked = {"name": "book", "arguments": {"when": "now", "for": {"people": 2}}}
+    parts = [{"type": "reasoning", "reasoning": "Hm."}, {"type": "text", "text": "Well."}]
+    rows = [
+        {"tools": [SCHEMA], "messages": [u([{"text": "1?"}]), a([], tool_calls=[CALL], weight=0.5)]},
+        {"tools": [book], "messages": [u([{"value": "?"}], name="Ann"), a(parts), a(None, tool_calls=[booked])]},
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    filled, written = (read_rows(tmp_path / f"rows.{ending}", {}) for ending in ("parquet", "jsonl"))
+    assert [dict(row.values) for row in filled] != [dict(row.values) for row in written]
+    assert [read(dict(row.values)) for row in filled] == [read(dict(row.values)) for row in written]
