@@ -40,9 +40,10 @@ class ChatOptions(TaskOptions):
     """Extra arguments of the chat template, as in `{enable_thinking: false}`."""
     turns: Literal["auto", "together", "apart"] = "auto"
     """How a conversation with several replies is learned. `together`: as one example, which the chat template must
-    render alike whatever follows. `apart`: each reply as an example of its own, after the prompt that asks for it.
-    `auto` takes apart only the conversations that the template does not render alike, because it drops the thoughts of
-    earlier replies (Qwen3) or moves the system text to the last question (Mistral), and says how many these are."""
+    render alike whatever follows. `apart`: each reply as an example of its own, after the prompt that asks for it; each
+    then counts as a row. `auto` takes apart only the conversations that the template does not render alike, because it
+    drops the thoughts of earlier replies (Qwen3) or moves the system text to the last question (Mistral), and prints
+    how many these are."""
     thoughts: Literal["keep", "drop"] | None = None
     """Thoughts before replies, in `<think>` tags or in `reasoning_content`, `reasoning` or `thinking`. None learns them
     where the chat template shows them in the last reply; rows with tags that it drops are refused. `keep` puts dropped

@@ -12,14 +12,16 @@ DEEPEST = 40
 """The deepest nesting of tools and arguments; a recursive template filter overflows only far beyond it."""
 
 
-def without_nulls(value: Any) -> Any:
-    """The value without the members of objects that are null, at any depth.
+def without_nulls(value: Any, depth: int = 0) -> Any:
+    """The value without the members of objects that are null, down to the level that `is_json` allows.
 
     A Parquet file has one schema for all rows: each object in it comes with the members of every other one, as nulls.
     """
+    if depth > DEEPEST:
+        return value
     if isinstance(value, Mapping):
-        return {key: without_nulls(item) for key, item in value.items() if item is not None}
-    return [without_nulls(item) for item in value] if isinstance(value, list) else value
+        return {key: without_nulls(item, depth + 1) for key, item in value.items() if item is not None}
+    return [without_nulls(item, depth + 1) for item in value] if isinstance(value, list) else value
 
 
 def is_writable(text: str) -> bool:

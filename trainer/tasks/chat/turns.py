@@ -221,9 +221,9 @@ class Turns:
         if self._keeps_thoughts and thoughts and not shows_thoughts(message, reply):
             raise UnstableError(f"{where}: the chat template drops the thoughts of a reply; set task.turns=auto")
         if not is_in(message["content"], shown):
-            told = f"{where}: the chat template renders the reply {message['content']!r:.80} as {reply!r:.80}"
+            what = f"{where}: the chat template renders the reply {message['content']!r:.80} as {reply!r:.80}"
             cure = "set task.thoughts=drop, or keep to put the thoughts in front of the answer"
-            raise TurnError(f"{told}; {cure}" if thoughts and is_in(answer, shown) else told)
+            raise TurnError(f"{what}; {cure}" if thoughts and is_in(answer, shown) else what)
         for call in message.get("tool_calls", ()):
             if call["function"]["name"] not in reply:
                 raise TurnError(

@@ -381,9 +381,9 @@ def test_what_is_taken_apart_and_read_otherwise_is_noted_when_data_are_prepared(
     recipe = tiny_recipe(tmp_path, 'task={"kind": "chat"}', f"model.path={tmp_path}/model", "data.max_tokens=512")
     notes: list[str] = []
     prepared = prepare(recipe, say=notes.append)
-    said = [note for note in notes if note.startswith("train: ")]
-    assert said[-2] == "train: 3 roles 'User' read as user (task.roles names others)"
-    assert said[-1].startswith(
+    of_train = [note for note in notes if note.startswith("train: ")]
+    assert of_train[-2] == "train: 3 roles 'User' read as user (task.roles names others)"
+    assert of_train[-1].startswith(
         "train: 1 conversations are taken apart into 3 examples, one for each reply, because the"
     )
     assert prepared.meta["splits"]["train"]["examples"] == 6
@@ -414,6 +414,6 @@ def test_each_reply_follows_what_a_server_would_ask_with(
             whole.startswith(asked)
             and text(task, {"input_ids": example["input_ids"][: example["prompt_tokens"]]}) == asked
         )
-        said = (asked.rpartition("<think>")[1] if always else "") + whole[len(asked) :]
-        assert squeezed(messages[at]["content"]) in squeezed(said)
+        reply = "<think>" * always + whole[len(asked) :]
+        assert squeezed(messages[at]["content"]) in squeezed(reply)
         assert learned(task, example) == whole[len(asked) :] and whole.endswith(("<|im_end|>", "</s>"))

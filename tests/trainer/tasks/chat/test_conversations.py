@@ -259,9 +259,9 @@ def test_what_arrow_fills_in_is_no_part_of_a_row() -> None:
         "function": {"name": "add", "arguments": {"x": 1, "city": None}},
     }
     legacy = {"id": None, "type": None, "function": None, "name": "add", "arguments": {"x": 1, "city": None}}
-    said = {"tool_calls": None, "function_call": None, "name": None, "weight": None, "from": None, "value": None}
+    nulls = {"tool_calls": None, "function_call": None, "name": None, "weight": None, "from": None, "value": None}
     for filled in (call, legacy):
-        row = {"messages": [u(**said), a(None, **said | {"tool_calls": [filled]})], "tools": [FILLED]}
+        row = {"messages": [u(**nulls), a(None, **nulls | {"tool_calls": [filled]})], "tools": [FILLED]}
         conversation = read({**row, "conversations": None, "system": None})
         assert conversation.messages == [{"role": "user", "content": "Hi"}, a("", tool_calls=[CALL])]
         assert conversation.tools == [{"type": "function", "function": SCHEMA}]
@@ -275,7 +275,7 @@ LIST, OBJECT = "expected a list of messages such as", "expected an object with r
 CALL_TEXT, SCHEMAS = "function_call: expected the JSON text", "tools: expected a list of JSON schemas such as"
 PAIRS = "history: expected a list of pairs [question, answer], got"
 DEEP: Any = None
-for _ in range(100):
+for _ in range(900):
     DEEP = [DEEP]
 
 
