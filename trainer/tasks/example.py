@@ -24,6 +24,9 @@ follow from the seed, the step and the position in the step; in an evaluation, f
 TRUNCATED = "truncated"
 """An optional key of an example: how many tokens of its row did not fit into data.max_tokens. Counted, and not kept."""
 
+NOTED = "noted"
+"""An optional key of an example: counts of what the user should know of its row, by name (Task.notes). Not kept."""
+
 
 def texts_of(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The text that each token adds; concatenated, they are the whole text.

@@ -191,6 +191,8 @@ class Task(ABC):
     ensures that none in a row attends to another, by the position ids alone or by a mask, and score respects it."""
     generation: Generation | None = None
     """How answers are generated; None for a task whose answers are not generated."""
+    escapes_special_tokens: bool = False
+    """Whether special tokens that are literally in a text are plain text (trainer/tasks/special_tokens.py)."""
 
     def model_config(self) -> dict[str, Any]:
         """The arguments of from_pretrained besides the path, such as num_labels and id2label."""
@@ -224,6 +226,10 @@ class Task(ABC):
     @abstractmethod
     def collate(self, examples: Sequence[Example]) -> Batch:
         """The examples padded into tensors of shape (rows, longest)."""
+
+    def notes(self, split: str, noted: Mapping[str, int]) -> list[str]:
+        """What the user should know of how a split was encoded; `noted` are the sums of its examples' NOTED."""
+        return []
 
     # Loss and metrics.
 

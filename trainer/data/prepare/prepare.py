@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -31,7 +32,7 @@ from shardtune.trainer.data.prepare.sources import SPLITS, sources_digest, sourc
 from shardtune.trainer.data.prepare.splits import SplitRows, read_splits
 from shardtune.trainer.data.prepare.work_queue import NO_ROOM, FinishedElsewhere, Progress, WorkerKilled, WorkQueue
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
-from shardtune.trainer.tasks import TASKS
+from shardtune.trainer.tasks import task_of
 from shardtune.trainer.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def _prepare(
                 f"data.max_tokens: {recipe.data.max_tokens} is more than the maximum of {recipe.model.path}: {limit}"
             )
         split_rows = read_splits(recipe, say, work, piece_bytes=size)
-        task = TASKS[recipe.task.kind](recipe.task, split_rows.facts, tokenizer, config)
+        task = task_of(recipe, split_rows.facts, tokenizer, config)
         task.check_model(config)
         for name, rows in split_rows.rows.items():
             say(f"tokenizing {name}: {counted(len(rows), 'row')}")
@@ -180,7 +181,7 @@ def _prepare(
         def commit(_: int) -> None:
             if fingerprint(recipe) != prepared.folder.name:
                 raise DataError("the data or the tokenizer changed while they were prepared; run again")
-            _commit(prepared.folder, split_rows, written, work.folder / "data")
+            _commit(prepared.folder, split_rows, written, work.folder / "data", task)
 
         work.map("commit", 1, commit)
         for note in prepared.meta["notes"][len(split_rows.report["notes"]) :]:
@@ -214,7 +215,7 @@ def _encode(recipe: Recipe, task: Task, split_rows: SplitRows, work: WorkQueue) 
     return work.map("encode", len(split_rows.pieces.pieces), encode)
 
 
-def _commit(folder: Path, split_rows: SplitRows, written: list[dict[str, Written]], draft: Path) -> None:
+def _commit(folder: Path, split_rows: SplitRows, written: list[dict[str, Written]], draft: Path, task: Task) -> None:
     """Writes the index beside the shards, and renames the draft to its final name."""
     notes: list[str] = list(split_rows.report["notes"])
     splits, shards = {}, {}
@@ -248,6 +249,7 @@ def _commit(folder: Path, split_rows: SplitRows, written: list[dict[str, Written
         }
         shards[name] = [shard for part in parts for shard in part.shards]
         notes += _notes_on(name, splits[name], [part.faults for part in parts])
+        notes += task.notes(name, sum((part.noted for part in parts), Counter[str]()))
     meta = {
         "format": FORMAT,
         "facts": split_rows.facts,

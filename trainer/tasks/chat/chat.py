@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from shardtune.errors import DataError
 from shardtune.recipe.tasks.chat import ChatOptions
 from shardtune.rows.source import Faults, Row
 from shardtune.trainer.tasks import causal
-from shardtune.trainer.tasks.chat.conversations import COLUMNS, Conversation, format_of, read_conversation
+from shardtune.trainer.tasks.chat.compare import TurnError, UnstableError
+from shardtune.trainer.tasks.chat.conversations import COLUMNS, Conversation, read_conversation
+from shardtune.trainer.tasks.chat.survey import ChatSurvey, notes_on
 from shardtune.trainer.tasks.chat.templates import CHAT_TEMPLATES, install
-from shardtune.trainer.tasks.chat.turns import Turn, TurnError, Turns, Written
-from shardtune.trainer.tasks.example import TRUNCATED, Example
-from shardtune.trainer.tasks.languages import NUM_LOOKED_AT, Letters, bleu_tokenizer, letters_of
+from shardtune.trainer.tasks.chat.thoughts import drop_thoughts
+from shardtune.trainer.tasks.chat.turns import Turn, Turns, Written
+from shardtune.trainer.tasks.example import NOTED, TRUNCATED, Example
 from shardtune.trainer.tasks.task import GeneratingTask, Generation, PreviewSpan, Survey
 from shardtune.trainer.tasks.text_scores import TextScores, rouge_l, rouge_l_counts
 
@@ -30,49 +32,6 @@ if TYPE_CHECKING:
 
 FIRST_REPLIES = 8
 """How many replies of a conversation are rendered first."""
-
-
-class _Observation(NamedTuple):
-    """What is observed in some rows."""
-
-    formats: Counter[str]
-    num_replies: int
-    letters: Letters
-
-
-class ChatSurvey(Survey):
-    """Finds out the formats of each split's rows, and how many replies they have."""
-
-    def __init__(self, options: ChatOptions) -> None:
-        super().__init__()
-        self._options = options
-
-    def look(self, split: str, rows: Sequence[Row], faults: Faults) -> _Observation:
-        formats = Counter[str]()
-        replies: list[str] = []
-        num_replies = 0
-        for row in rows:
-            conversation = read_conversation(row, faults, format_=self._options.format)
-            if conversation is None:
-                continue
-            formats[str(format_of(row.values)) if self._options.format == "auto" else self._options.format] += 1
-            texts = [message["content"] for message in conversation.messages if message["role"] == "assistant"]
-            num_replies += len(texts)
-            replies += texts if len(replies) < NUM_LOOKED_AT else []
-        return _Observation(formats, num_replies, letters_of(replies))
-
-    def learn(self, observations: Mapping[str, Sequence[_Observation]], faults: Faults) -> bool:
-        self.facts = {
-            "formats": {
-                split: dict(sum((piece.formats for piece in pieces), Counter[str]()))
-                for split, pieces in observations.items()
-            },
-            "replies": {split: sum(piece.num_replies for piece in pieces) for split, pieces in observations.items()},
-            "bleu_tokenizer": bleu_tokenizer(
-                None, (piece.letters for pieces in observations.values() for piece in pieces)
-            ),
-        }
-        return False
 
 
 class Chat(GeneratingTask):
@@ -109,10 +68,17 @@ class Chat(GeneratingTask):
             )
         super().__init__(options, facts, tokenizer, config)
         self._scores = TextScores(facts["bleu_tokenizer"])
-        self._turns = Turns(tokenizer, options.template_arguments)
+        self._roles = facts.get("roles", {})
+        self._template = Turns(
+            tokenizer,
+            options.template_arguments,
+            thoughts=options.thoughts,
+            system_turn=options.system_turn,
+            has_thoughts=options.thoughts != "drop" and bool(facts.get("thoughts")),
+        )
         if tokenizer.pad_token is None:
-            tokenizer.pad_token_id = self._turns.end_of_turn
-        ends |= {tokenizer.eos_token_id, self._turns.end_of_turn}
+            tokenizer.pad_token_id = self._template.end_of_turn
+        ends |= {tokenizer.eos_token_id, self._template.end_of_turn}
         longest = getattr(config.get_text_config(), "max_position_embeddings", None)
         self._prompt_room: int | None = longest - options.max_new_tokens if longest else None
         self.generation = Generation(
@@ -140,7 +106,7 @@ class Chat(GeneratingTask):
 
     @staticmethod
     def check_inputs(row: Row, faults: Faults) -> None:
-        read_conversation(row, faults, answered=False)
+        read_conversation(row, faults, answered=False, roles=None)
 
     def encode(self, rows: Sequence[Row], max_tokens: int, *, labeled: bool) -> list[list[Example]]:
         faults = Faults()
@@ -154,7 +120,29 @@ class Chat(GeneratingTask):
             faults.raise_if_any()
             return examples
         learned = [[at for at, weight in enumerate(each.weights) if weight] for each in conversations]
-        written: dict[int, Written] = {}
+        by_row: list[list[Example]] = [[] for _ in rows]
+        apart = [at for at, replies in enumerate(learned) if replies]
+        if self._options.turns != "apart":
+            apart = self._encode_together(rows, conversations, learned, max_tokens, by_row, faults)
+        for at in apart:
+            try:
+                by_row[at] = self._apart(conversations[at], learned[at], max_tokens)
+            except TurnError as error:
+                faults.add(rows[at], str(error))
+        faults.raise_if_any()
+        return by_row
+
+    def _encode_together(
+        self,
+        rows: Sequence[Row],
+        conversations: Sequence[Conversation],
+        learned: Sequence[Sequence[int]],
+        max_tokens: int,
+        by_row: list[list[Example]],
+        faults: Faults,
+    ) -> list[int]:
+        """Adds one example for each row to `by_row`, or its fault; returns the rows that have to be taken apart."""
+        apart: list[int] = []
         turns: dict[int, list[Turn]] = {at: [] for at, replies in enumerate(learned) if replies}
         while turns:
             # A very long conversation has to be rendered only up to max_tokens.
@@ -163,25 +151,43 @@ class Chat(GeneratingTask):
                 try:
                     turns[at] = self._turns.texts(conversations[at], more, known)
                 except TurnError as error:
-                    faults.add(rows[at], str(error))
                     del turns[at]
+                    if isinstance(error, UnstableError) and self._options.turns == "auto":
+                        apart.append(at)
+                    else:
+                        faults.add(rows[at], str(error))
             for at, result in zip(list(turns), self._turns.write(list(turns.values())), strict=True):
                 if isinstance(result, TurnError):
                     faults.add(rows[at], str(result))
                     del turns[at]
-                    continue
-                written[at] = result
-                if len(turns[at]) == len(learned[at]) or len(result.ids) >= max_tokens:
-                    del turns[at]
-        faults.raise_if_any()
-        return [
-            self._examples(conversation, written[at], max_tokens) if at in written else []
-            for at, conversation in enumerate(conversations)
-        ]
+                elif len(turns[at]) == len(learned[at]) or len(result.ids) >= max_tokens:
+                    by_row[at] = self._examples(conversations[at], result, turns.pop(at), max_tokens, len(learned[at]))
+        return sorted(apart)
+
+    def _apart(self, conversation: Conversation, learned: Sequence[int], max_tokens: int) -> list[Example]:
+        """An example for each of these replies that begins before max_tokens. Raises TurnError."""
+        examples: list[Example] = []
+        for first in range(0, len(learned), FIRST_REPLIES):
+            turns = [[self._turns.alone(conversation, at)] for at in learned[first : first + FIRST_REPLIES]]
+            for own, written in zip(turns, self._turns.write(turns), strict=True):
+                if isinstance(written, TurnError):
+                    raise written
+                examples += self._examples(conversation, written, own, max_tokens, 1)
+            if len(examples) < first + len(turns):
+                break  # the prompts of later replies are longer still
+        if examples:
+            lengths = [len(example["input_ids"]) for example in examples]
+            noted = Counter[str](examples[0].get(NOTED, {}))
+            noted.update({"apart": 1, "examples": len(examples), "tokens": sum(lengths), "at_once": max(lengths)})
+            examples[0][NOTED] = noted
+            examples[-1][TRUNCATED] += len(learned) - len(examples)  # at least a token of each reply that is left out
+        return examples
 
     def _read(self, row: Row, faults: Faults, *, answered: bool) -> Conversation:
         """The row's conversation with the recipe's system text and weights."""
-        read = read_conversation(row, faults, format_=self._options.format, answered=answered)
+        read = read_conversation(
+            row, faults, format_=self._options.format, answered=answered, roles=self._options.roles
+        )
         if read is None:
             return Conversation(messages=[], weights=[])
         messages, weights = read.messages, read.weights
@@ -192,10 +198,13 @@ class Chat(GeneratingTask):
         if self._options.system is not None and messages[0]["role"] != "system":
             messages = [{"role": "system", "content": self._options.system}, *messages]
             weights = [0.0, *weights]
-        return Conversation(messages=messages, weights=weights, tools=read.tools)
+        conversation = Conversation(messages=messages, weights=weights, tools=read.tools)
+        return drop_thoughts(conversation) if self._options.thoughts == "drop" else conversation
 
-    def _examples(self, conversation: Conversation, written: Written, max_tokens: int) -> list[Example]:
-        """One example, or none if there is no target before max_tokens.
+    def _examples(
+        self, conversation: Conversation, written: Written, turns: Sequence[Turn], max_tokens: int, num_learned: int
+    ) -> list[Example]:
+        """One example, or none if there is no target before max_tokens. `num_learned` replies should be in it.
 
         `prompt_tokens` is the number of tokens before the last reply, and `reference` is the text of that reply.
         """
@@ -207,12 +216,15 @@ class Chat(GeneratingTask):
             weights[reply.start : reply.end] = [conversation.weights[reply.message]] * (reply.end - reply.start)
         last = replies[-1]
         end = min(last.end, max_tokens)
-        reference = self._tokenizer.decode(written.ids[last.start : last.end], skip_special_tokens=True)
+        reference = self._tokenizer.decode(written.ids[last.asked : last.end], skip_special_tokens=True)
         example = causal.example_of(written.ids[:end], weights[:end])
-        cut = len(written.ids) > max_tokens or len(written.replies) < sum(weight > 0 for weight in conversation.weights)
+        cut = len(written.ids) > max_tokens or len(written.replies) < num_learned
         # Of a long conversation only its beginning was written: then this is the least that was lost.
         num_lost = max(int(cut), len(written.ids) - end)
-        return [example | {"prompt_tokens": last.start, "reference": str(reference).strip(), TRUNCATED: num_lost}]
+        example |= {"prompt_tokens": min(last.asked, end), "reference": str(reference).strip(), TRUNCATED: num_lost}
+        if hidden := sum(turn.hides_thoughts for turn in turns):
+            example[NOTED] = {"hidden_thoughts": hidden}
+        return [example]
 
     def _question(self, row: Row, conversation: Conversation, max_tokens: int, faults: Faults) -> list[Example]:
         try:
@@ -223,12 +235,23 @@ class Chat(GeneratingTask):
         return [causal.example_of(ids, [0.0] * len(ids)) | {"prompt_tokens": len(ids), "reference": ""}]
 
     @property
+    def _turns(self) -> Turns:
+        """The chat template, which escapes special tokens if the recipe says so."""
+        self._template.escapes = self.escapes_special_tokens
+        return self._template
+
+    def notes(self, split: str, noted: Mapping[str, int]) -> list[str]:
+        return notes_on(split, self._roles.get(split, ()), noted)
+
+    @property
     def system(self) -> str | None:
         """The system text of conversations that have none."""
         return self._options.system
 
     def prompt(self, conversation: Conversation, max_tokens: int) -> list[int]:
         """The tokens that prompt for the next reply. Raises TurnError if the last round has more than max_tokens."""
+        if self._options.thoughts == "drop":
+            conversation = drop_thoughts(conversation)
         return self._turns.prompt(conversation, max_tokens)
 
     @staticmethod

@@ -5,34 +5,21 @@ A row's columns determine its format. All faults of a row are reported at once, 
 
 from __future__ import annotations
 
-import json
-import math
-import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from shardtune.rows.source import Faults, Row
+from shardtune.trainer.tasks.chat.json_values import from_json, is_json, is_writable, short, without_nulls
+from shardtune.trainer.tasks.chat.messages import LEGAL_ROLES, USUAL, Content, read_parts, role_of
 
 Message = dict[str, Any]
 """`role` (system, user, assistant or tool), `content` (a text), and other keys that templates read: `tool_calls`, …"""
 
-ROLES = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "assistant": "assistant",
-    "tool": "tool",
-    "function": "tool",
-}
-SPEAKERS = {
-    **dict.fromkeys(("system",), "system"),
-    **dict.fromkeys(("human", "user"), "user"),
-    **dict.fromkeys(("gpt", "assistant", "chatgpt", "bing", "bard", "model"), "assistant"),
-    **dict.fromkeys(("tool", "function", "observation", "function_response", "tool_response"), "tool"),
-    **dict.fromkeys(("function_call", "tool_call"), "function_call"),
-}
-KEPT = ("name", "tool_call_id", "reasoning_content", "reasoning", "thinking")
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+"""The keys that data sets and templates have for the thoughts before a reply."""
+KEPT = ("name", "tool_call_id", *THOUGHTS)
 """Other keys of a message that the template gets, if they are texts."""
 LISTS = {"messages": ("messages",), "sharegpt": ("conversations", "conversation")}
 ASKED = ("prompt", "question", "query")
@@ -42,8 +29,6 @@ KEYS: dict[str, tuple[str, ...]] = {**LISTS, "alpaca": ("instruction",), "prompt
 EXPECTED = "messages; conversations; instruction and output; prompt and completion"
 COLUMNS = (*(name for names in KEYS.values() for name in names), "input", "history", "system", "tools", "functions")
 """The columns that the prompt is read from."""
-DEEPEST = 40
-"""The deepest nesting of tools and arguments; a recursive template filter overflows only far beyond it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +40,8 @@ class Conversation:
     """0 for all but the assistant's messages, which have 1 if no weight is given."""
     tools: list[dict[str, Any]] | None = None
     """JSON schemas of the tools that the assistant may call."""
+    renamed: tuple[tuple[str, str], ...] = ()
+    """For each message whose role has a name that is not its format's own: the name and the role."""
 
 
 def format_of(values: Mapping[str, Any]) -> str | None:
@@ -67,16 +54,24 @@ def format_of(values: Mapping[str, Any]) -> str | None:
     return None
 
 
-def read_conversation(row: Row, faults: Faults, *, format_: str = "auto", answered: bool = True) -> Conversation | None:
+def read_conversation(
+    row: Row,
+    faults: Faults,
+    *,
+    format_: str = "auto",
+    answered: bool = True,
+    roles: Mapping[str, str] | None = MappingProxyType({}),
+) -> Conversation | None:
     """The row's conversation, or None if it has faults, which are added.
 
-    With answered=False no reply is needed, and replies at the end are dropped.
+    With answered=False no reply is needed, and replies at the end are dropped. `roles` are names of roles besides the
+    known ones; None accepts any name, as a user's.
     """
     known = format_of(row.values) if format_ == "auto" else format_
     if known is None:
         faults.add(row, f"not a conversation: expected {EXPECTED}; found: {', '.join(row.columns) or 'nothing'}")
         return None
-    reading = _Reading()
+    reading = _Reading(roles)
     READERS[known](reading, row.values, answered)
     reading.add_common(row.values)
     if not reading.faults:
@@ -85,17 +80,22 @@ def read_conversation(row: Row, faults: Faults, *, format_: str = "auto", answer
         faults.add(row, fault)
     if reading.faults:
         return None
-    return Conversation(messages=reading.messages, weights=reading.weights, tools=reading.tools)
+    return Conversation(
+        messages=reading.messages, weights=reading.weights, tools=reading.tools, renamed=tuple(reading.renamed)
+    )
 
 
 @dataclass
 class _Reading:
     """A conversation that is being read, and its faults so far."""
 
+    roles: Mapping[str, str] | None
+    """Names of roles besides the known ones; None accepts any."""
     messages: list[Message] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
     tools: list[dict[str, Any]] | None = None
     faults: list[str] = field(default_factory=list)
+    renamed: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, role: str, content: str, weight: float | None = None, **more: Any) -> None:
         self.messages.append({"role": role, "content": content, **more})
@@ -105,74 +105,89 @@ class _Reading:
         """Adds the messages of a list; `weight`, if given, overrides the weight of each."""
         if not isinstance(value, list) or not value:
             example = '{"role": "user", "content": "…"}'
-            self.faults.append(f"{column}: expected a list of messages such as {example}, got {_short(value)}")
+            self.faults.append(f"{column}: expected a list of messages such as {example}, got {short(value)}")
             return
         for number, message in enumerate(value, start=1):
             self._add_one(message, f"{word} {number}", weight)
 
     def _add_one(self, message: Any, where: str, weight: float | None) -> None:
         if not isinstance(message, Mapping):
-            self.faults.append(f"{where}: expected an object with role and content, got {_short(message)}")
+            self.faults.append(f"{where}: expected an object with role and content, got {short(message)}")
             return
         by_speaker = message.get("role") is None and message.get("from") is not None
-        key, roles = ("from", SPEAKERS) if by_speaker else ("role", ROLES)
-        named = message.get(key)
-        role = roles.get(named) if isinstance(named, str) else None
+        role = self._role(message, "from" if by_speaker else "role", where)
         if role is None:
-            what = f"no {key}" if named is None else f"{key} {_short(named)} is unknown"
-            self.faults.append(f"{where}: {what}; legal: {', '.join(roles)}")
             return
-        content = message.get("value" if by_speaker else "content")
         before = len(self.faults)
-        own_weight = self._weight(message.get("weight"), role, where)
+        own_weight = self._own_weight(message, role, where)
+        value = message.get("value" if by_speaker else "content")
         calls = self._calls(message.get("tool_calls"), message.get("function_call"), where)
         if role == "function_call":
-            role, calls, content = "assistant", self._called(content, where), ""
-        text = self._content(content, f"{where} ({role})", optional=bool(calls))
-        if len(self.faults) == before and not text.strip() and not calls and role in ("user", "assistant"):
+            role, calls, value = "assistant", self._called(value, where), ""
+        content = self._content(value, f"{where} ({role})", optional=bool(calls))
+        calls += self._calls(content.calls or None, None, where)
+        if content.thoughts and role != "assistant":
+            self.faults.append(f"{where} ({role}): a part with thoughts; only assistant messages have them")
+        if len(self.faults) == before and not content.text.strip() and not calls and role in ("user", "assistant"):
             needed = "a reply needs a text or tool calls" if role == "assistant" else "there is nothing to answer"
             self.faults.append(f"{where} ({role}) is empty; {needed}")
-        more = {
-            name: message[name] for name in KEPT if isinstance(message.get(name), str) and _is_writable(message[name])
+        more: dict[str, Any] = {THOUGHTS[0]: content.thoughts} if content.thoughts else {}
+        more |= {
+            name: message[name] for name in KEPT if isinstance(message.get(name), str) and is_writable(message[name])
         }
-        self.add(
-            role, text, own_weight if weight is None else weight, **more, **({"tool_calls": calls} if calls else {})
-        )
+        more |= {"tool_calls": calls} if calls else {}
+        self.add(role, content.text, own_weight if weight is None else weight, **more)
+
+    def _role(self, message: Mapping[str, Any], key: str, where: str) -> str | None:
+        """The role of a message that names it under this key; None if it names none that is known, which is a fault."""
+        name = message.get(key)
+        role = role_of(name, self.roles or {}) if isinstance(name, str) else None
+        if role is None and isinstance(name, str) and self.roles is None:
+            return "user"
+        if role is None:
+            what = f"no {key}" if name is None else f"{key} {short(name)} is unknown"
+            cure = (
+                f". Say what it is: task.roles={{{name[:40]}: user}}" if isinstance(name, str) and name.strip() else ""
+            )
+            self.faults.append(f"{where}: {what}; legal: {LEGAL_ROLES}{cure}")
+        elif name not in USUAL[key] and name not in (self.roles or {}):
+            self.renamed.append((str(name), "assistant" if role == "function_call" else role))
+        return role
+
+    def _own_weight(self, message: Mapping[str, Any], role: str, where: str) -> float | None:
+        """The weight of a message, under either of its names."""
+        named = {name: self._weight(message.get(name), role, where, name) for name in ("weight", "loss_weight")}
+        given = {name: weight for name, weight in named.items() if weight is not None}
+        if len({*given.values()}) > 1:
+            both = " and ".join(f"{name} {weight:g}" for name, weight in given.items())
+            self.faults.append(f"{where}: {both} are two names for the weight of a message; keep one")
+        return next(iter(given.values()), None)
 
     def text(self, value: Any, where: str, *, optional: bool = False) -> str:
         """The value as a text; an empty one if it is missing and optional. Other values are faults."""
         if value is None and optional:
             return ""
         if not isinstance(value, str):
-            self.faults.append(f"no {where}" if value is None else f"{where}: expected a text, got {_short(value)}")
+            self.faults.append(f"no {where}" if value is None else f"{where}: expected a text, got {short(value)}")
             return ""
-        if not _is_writable(value):
-            self.faults.append(f"{where}: contains an unpaired surrogate, which is not a character: {_short(value)}")
+        if not is_writable(value):
+            self.faults.append(f"{where}: contains an unpaired surrogate, which is not a character: {short(value)}")
             return ""
         return value
 
-    def _content(self, value: Any, where: str, *, optional: bool) -> str:
-        if not isinstance(value, list):
-            if isinstance(value, str | None):
-                return self.text(value, f"content of {where}", optional=optional)
-            self.faults.append(f"{where}: expected a text or a list of text parts, got {_short(value)}")
-            return ""
-        parts = []
-        for part in value:
-            if isinstance(part, Mapping) and part.get("type", "text") in ("text", "input_text", "output_text"):
-                parts.append(self.text(part.get("text"), f"text in a part of {where}"))
-            elif isinstance(part, str):
-                parts.append(self.text(part, f"a part of {where}"))
-            else:
-                legal = '{"type": "text", "text": "…"}'
-                self.faults.append(f"{where}: a part is not a text: {_short(part)}; legal: {legal}")
-        return "".join(parts)
+    def _content(self, value: Any, where: str, *, optional: bool) -> Content:
+        if isinstance(value, list):
+            return read_parts(value, where, self.faults)
+        if not isinstance(value, str | None):
+            self.faults.append(f"{where}: expected a text or a list of text parts, got {short(value)}")
+            return Content("", "", [])
+        return Content(self.text(value, f"content of {where}", optional=optional), "", [])
 
-    def _weight(self, value: Any, role: str, where: str) -> float | None:
+    def _weight(self, value: Any, role: str, where: str, name: str) -> float | None:
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1e6:
-            self.faults.append(f"{where}: weight: expected a number from 0 to 1,000,000, got {_short(value)}")
+            self.faults.append(f"{where}: {name}: expected a number from 0 to 1,000,000, got {short(value)}")
             return None
         if value and role not in ("assistant", "function_call"):
             self.faults.append(f"{where}: a weight on a {role} message; only assistant messages are learned")
@@ -185,34 +200,34 @@ class _Reading:
         if given is None:
             return []
         if not isinstance(given, list):
-            self.faults.append(f"{where}: tool_calls: expected a list of calls, got {_short(given)}")
+            self.faults.append(f"{where}: tool_calls: expected a list of calls, got {short(given)}")
             return []
         return [call for item in given if (call := self._call(item, where)) is not None]
 
     def _call(self, call: Any, where: str) -> dict[str, Any] | None:
-        function = call.get("function", call) if isinstance(call, Mapping) else None
+        function = (call.get("function") or call) if isinstance(call, Mapping) else None
         name = function.get("name") if isinstance(function, Mapping) else None
-        if function is None or not isinstance(name, str) or not name.strip() or not _is_writable(name):
+        if function is None or not isinstance(name, str) or not name.strip() or not is_writable(name):
             legal = '{"function": {"name": "…", "arguments": {…}}}'
-            self.faults.append(f"{where}: not a tool call: {_short(call)}; expected {legal}")
+            self.faults.append(f"{where}: not a tool call: {short(call)}; expected {legal}")
             return None
         arguments = {} if function.get("arguments") in (None, "") else function["arguments"]
-        if isinstance(arguments, str):
-            arguments = _from_json(arguments)
-        if not isinstance(arguments, dict) or not _is_json(arguments):
-            got = _short(function.get("arguments"))
+        # A null in a JSON text was written there; one in an object may be Arrow's.
+        arguments = from_json(arguments) if isinstance(arguments, str) else without_nulls(arguments)
+        if not isinstance(arguments, dict) or not is_json(arguments):
+            got = short(function.get("arguments"))
             self.faults.append(f"{where}: arguments of {name}: expected an object or its JSON text, got {got}")
             return None
-        identity = {"id": call["id"]} if isinstance(call.get("id"), str) and _is_writable(call["id"]) else {}
+        identity = {"id": call["id"]} if isinstance(call.get("id"), str) and is_writable(call["id"]) else {}
         return {**identity, "type": "function", "function": {"name": name, "arguments": arguments}}
 
     def _called(self, value: Any, where: str) -> list[dict[str, Any]]:
         """The calls that a ShareGPT function_call contains."""
-        parsed = _from_json(value) if isinstance(value, str) else value
+        parsed = from_json(value) if isinstance(value, str) else value
         calls = parsed if isinstance(parsed, list) else [parsed]
         if not calls or not all(isinstance(call, Mapping) for call in calls):
             legal = '{"name": "…", "arguments": {…}}'
-            self.faults.append(f"{where}: function_call: expected the JSON text of {legal}, got {_short(value)}")
+            self.faults.append(f"{where}: function_call: expected the JSON text of {legal}, got {short(value)}")
             return []
         return self._calls(calls, None, where)
 
@@ -221,7 +236,7 @@ class _Reading:
         if value is None:
             return
         if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
-            self.faults.append(f"history: expected a list of pairs [question, answer], got {_short(value)}")
+            self.faults.append(f"history: expected a list of pairs [question, answer], got {short(value)}")
             return
         for number, (asked, answered) in enumerate(value, start=1):
             for role, text in (("user", asked), ("assistant", answered)):
@@ -241,10 +256,10 @@ class _Reading:
         given = values.get("functions") if values.get("tools") is None else values["tools"]
         if given is None or given == "" or given == []:
             return
-        tools = _from_json(given) if isinstance(given, str) else given
-        if not isinstance(tools, list) or not all(_is_tool(tool) for tool in tools) or not _is_json(tools):
+        tools = from_json(given) if isinstance(given, str) else without_nulls(given)
+        if not isinstance(tools, list) or not all(_is_tool(tool) for tool in tools) or not is_json(tools):
             legal = '{"type": "function", "function": {"name": "…", "parameters": {…}}}'
-            self.faults.append(f"tools: expected a list of JSON schemas such as {legal}, got {_short(given)}")
+            self.faults.append(f"tools: expected a list of JSON schemas such as {legal}, got {short(given)}")
             return
         self.tools = [tool if "function" in tool else {"type": "function", "function": tool} for tool in tools]
 
@@ -336,46 +351,3 @@ def _first(values: Mapping[str, Any], names: Sequence[str]) -> str:
 def _is_tool(tool: Any) -> bool:
     function = tool.get("function", tool) if isinstance(tool, Mapping) else None
     return isinstance(function, Mapping) and isinstance(function.get("name"), str)
-
-
-def _is_writable(text: str) -> bool:
-    """Whether UTF-8 can encode it: JSON allows unpaired surrogates, which no tokenizer accepts."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _is_json(value: Any) -> bool:
-    """Whether all its texts can be encoded, its numbers are finite, and it is nested at most DEEPEST levels."""
-    level = [value]
-    for _ in range(DEEPEST):
-        texts = [item for item in level if isinstance(item, str)]
-        texts += [key for item in level if isinstance(item, Mapping) for key in item]
-        if not all(map(_is_writable, texts)):
-            return False
-        if any(isinstance(item, float) and not math.isfinite(item) for item in level):
-            return False
-        inner = (list(item.values()) if isinstance(item, Mapping) else item for item in level)
-        level = [child for item in inner if isinstance(item, list) for child in item]
-        if not level:
-            return True
-    return False
-
-
-def _from_json(text: str) -> Any:
-    """The value of a JSON text; None if it is not JSON."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
-_repr: Any = reprlib.Repr()
-_repr.maxstring = _repr.maxother = 60
-
-
-def _short(value: Any) -> str:
-    """The beginning of the value, enough to find it."""
-    return f"{_repr.repr(value):.80}"

@@ -534,6 +534,13 @@ def test_a_prompt_leaves_the_model_room_for_its_reply(plain: Path) -> None:
         ({"reference_metrics": ["meteor"]}, "task.reference_metrics"),
         ({"chat_template": "vicuna"}, "task.chat_template"),
         ({"train_on": "first"}, "task.train_on"),
+        ({"roles": {"bot": "model"}}, "task.roles"),
+        ({"roles": {" ": "user"}}, "roles: a name is empty"),
+        ({"roles": {"Bot": "user", "bot": "assistant"}}, "roles: 'Bot' is given twice"),
+        ({"roles": {"User": "assistant"}}, "roles: 'User' is a role itself and cannot be read as assistant"),
+        ({"turns": "some"}, "task.turns"),
+        ({"thoughts": "keep", "turns": "together"}, "thoughts: keep needs replies of their own"),
+        ({"system_turn": "last_user"}, "task.system_turn"),
         ({"template_arguments": {"tools": []}}, "task.template_arguments"),
     ],
 )

@@ -4,15 +4,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shardtune.errors import DataError
-from shardtune.rows.source import Faults, Row
+from shardtune.rows.source import Faults, Row, read_rows
 from shardtune.trainer.tasks.chat.conversations import ASKED, KEYS, Conversation, format_of, read_conversation
 
-LEGAL_ROLES = "legal: system, developer, user, assistant, tool, function"
+LEGAL_ROLES = "legal: system, user, assistant, tool, and their names elsewhere"
 
 
 def read(values: dict[str, Any], **how: Any) -> Conversation:
@@ -158,12 +160,122 @@ def test_a_row_to_be_answered_needs_no_reply_and_its_last_reply_is_dropped(value
     assert turns(read(values, answered=False)) == [("user", "Hi")]
 
 
+@pytest.mark.parametrize("key", ["role", "from"])
+@pytest.mark.parametrize(
+    ("asks", "answers"),
+    [
+        ("human", "bot"),
+        ("User", "Assistant"),
+        ("USER", "ASSISTANT"),
+        ("user", "model"),
+        ("Human", "GPT"),
+        ("prompter", "AI"),
+    ],
+)
+def test_roles_are_read_by_the_names_that_others_give_them(key: str, asks: str, answers: str) -> None:
+    text = "content" if key == "role" else "value"
+    for column in ("messages", "conversations"):
+        conversation = read({column: [{key: asks, text: "Hi"}, {key: answers, text: "Yes."}]})
+        assert turns(conversation) == ROUND and conversation.weights == [0, 1]
+        usual = {"role": ("user",), "from": ("user", "human", "model")}[key]
+        expected = [(name, role) for name, (role, _) in zip((asks, answers), ROUND, strict=True) if name not in usual]
+        assert list(conversation.renamed) == expected
+
+
+def test_the_usual_names_of_a_format_need_no_mention() -> None:
+    assert read({"conversations": [h(), g(), {"from": "observation", "value": ""}, g("So.")]}).renamed == ()
+    assert read({"messages": [u(), a(), {"role": "function", "content": "2"}, a()]}).renamed == ()
+
+
+def test_other_names_of_roles_are_given_by_the_recipe() -> None:
+    rows = {"messages": [{"role": "Patient", "content": "Hi"}, {"role": "doctor", "content": "Yes."}]}
+    roles = {"patient": "user", "Doctor": "assistant"}
+    assert turns(read(rows, roles=roles)) == ROUND
+    message = faults_of(rows)
+    assert message.startswith(f"r.jsonl:7: message 1: role 'Patient' is unknown; {LEGAL_ROLES}")
+    assert message.splitlines()[0].endswith("Say what it is: task.roles={Patient: user}")
+    assert turns(read(rows, roles=None, answered=False))[0] == ("user", "Hi")  # before a recipe is asked
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [{"type": "text", "value": "Yes."}],
+        [{"type": "text", "text": "Yes.", "annotations": []}],
+        [{"type": None, "text": "Ye", "value": None}, {"type": "output_text", "text": "s."}],
+        [{"type": "reasoning", "reasoning": "Hm."}, {"type": "text", "text": "Yes."}],
+        [{"type": "reasoning", "text": "Hm."}, "Yes."],
+        [{"type": "thinking", "thinking": "Hm.", "signature": "x"}, {"type": "text", "text": "Yes."}],
+    ],
+)
+def test_parts_of_a_reply_are_texts_or_thoughts(parts: list[Any]) -> None:
+    (_, reply) = read({"messages": [u(), a(parts)]}).messages
+    thoughts = (
+        {"reasoning_content": "Hm."} if len(parts) == 2 and parts[0].get("type") in ("reasoning", "thinking") else {}
+    )
+    assert reply == {"role": "assistant", "content": "Yes.", **thoughts}
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "tool_call", "name": "add", "arguments": {"x": 1}},
+        {"type": "tool_call", "function": {"name": "add", "arguments": '{"x": 1}'}},
+        {"type": "tool_call", "tool_call": {"type": "function", "function": {"name": "add", "arguments": {"x": 1}}}},
+        {"type": "tool_use", "name": "add", "input": {"x": 1}},
+        {"type": "function_call", "name": "add", "args": {"x": 1}},
+    ],
+)
+def test_a_part_may_be_a_tool_call(part: dict[str, Any]) -> None:
+    for content, text in (([part], ""), ([{"type": "text", "text": "Well."}, part], "Well.")):
+        (_, reply) = read({"messages": [u(), a(content)]}).messages
+        assert reply == {"role": "assistant", "content": text, "tool_calls": [CALL]}
+    assert "not a tool call" in faults_of({"messages": [u(), a([{"type": "tool_call"}])]})
+
+
+def test_loss_weight_is_another_name_for_weight() -> None:
+    assert read({"messages": [u(), a(loss_weight=0), u(), a(loss_weight=0.5, weight=0.5)]}).weights == [0, 0, 0, 0.5]
+    assert read({"messages": [u(), a(loss_weight=2, weight=None)]}).weights == [0, 2]
+    both = faults_of({"messages": [u(), a(loss_weight=0, weight=1)]})
+    assert (
+        both == "r.jsonl:7: message 2: weight 1 and loss_weight 0 are two names for the weight of a message; keep one"
+    )
+    assert "loss_weight: expected a number" in faults_of({"messages": [u(), a(loss_weight="1")]})
+
+
+SCHEMA = {"name": "add", "parameters": {"type": "object", "properties": {"x": {"type": "integer", "enum": [1, None]}}}}
+FILLED = {
+    "name": "add",
+    "description": None,
+    "parameters": {"type": "object", "properties": {"x": {"type": "integer", "enum": [1, None]}, "city": None}},
+}
+
+
+def test_what_arrow_fills_in_is_no_part_of_a_row() -> None:
+    call = {
+        "id": None,
+        "type": "function",
+        "name": None,
+        "function": {"name": "add", "arguments": {"x": 1, "city": None}},
+    }
+    legacy = {"id": None, "type": None, "function": None, "name": "add", "arguments": {"x": 1, "city": None}}
+    nulls = {"tool_calls": None, "function_call": None, "name": None, "weight": None, "from": None, "value": None}
+    for filled in (call, legacy):
+        row = {"messages": [u(**nulls), a(None, **nulls | {"tool_calls": [filled]})], "tools": [FILLED]}
+        conversation = read({**row, "conversations": None, "system": None})
+        assert conversation.messages == [{"role": "user", "content": "Hi"}, a("", tool_calls=[CALL])]
+        assert conversation.tools == [{"type": "function", "function": SCHEMA}]
+    written = a("", tool_calls=[{"function": {"name": "add", "arguments": '{"x": null}'}}])
+    (_, reply) = read({"messages": [u(), written]}).messages
+    assert reply["tool_calls"][0]["function"]["arguments"] == {"x": None}  # by whoever wrote the text
+
+
 SURROGATE = json.loads('"\\ud800"')
 LIST, OBJECT = "expected a list of messages such as", "expected an object with role and content, got"
 CALL_TEXT, SCHEMAS = "function_call: expected the JSON text", "tools: expected a list of JSON schemas such as"
 PAIRS = "history: expected a list of pairs [question, answer], got"
 DEEP: Any = None
-for _ in range(100):
+for _ in range(900):
     DEEP = [DEEP]
 
 
@@ -177,7 +289,7 @@ for _ in range(100):
         ([None, a()], f"message 1: {OBJECT} None"),
         ([[u()], a()], f"message 1: {OBJECT} [{{"),
         ([{"content": "Hi"}, a()], f"message 1: no role; {LEGAL_ROLES}"),
-        ([{"role": "bot", "content": "Hi"}, a()], f"message 1: role 'bot' is unknown; {LEGAL_ROLES}"),
+        ([{"role": "alice", "content": "Hi"}, a()], f"message 1: role 'alice' is unknown; {LEGAL_ROLES}"),
         ([{"role": ["user"], "content": "Hi"}, a()], "message 1: role ['user'] is unknown"),
         ([{"role": "user"}, a()], "no content of message 1 (user)"),
         ([u(None), a()], "no content of message 1 (user)"),
@@ -219,7 +331,7 @@ def test_malformed_messages_are_named(messages: Any, message: str) -> None:
         ({"conversations": ["Hi", "Yes."]}, f"message 1: {OBJECT} 'Hi'"),
         ({"conversations": [[h(), g()]]}, f"message 1: {OBJECT} [{{"),
         ({"conversations": [{"from": "alice", "value": "Hi"}, g()]}, "message 1: from 'alice' is unknown; legal: sys"),
-        ({"conversations": [{"from": 1, "value": "Hi"}, g()]}, "message 1: from 1 is unknown; legal: system, human"),
+        ({"conversations": [{"from": 1, "value": "Hi"}, g()]}, "message 1: from 1 is unknown; legal: system, user"),
         ({"conversations": [{"value": "Hi"}, g()]}, f"message 1: no role; {LEGAL_ROLES}"),
         ({"conversations": [{"from": "human", "text": "Hi"}, g()]}, "no content of message 1 (user)"),
         ({"conversations": [{"from": "human", "value": None}, g()]}, "no content of message 1 (user)"),
@@ -279,7 +391,7 @@ def test_malformed_alpaca_is_named(values: dict[str, Any], message: str) -> None
         ({"prompt": 5, "completion": "Yes."}, "prompt: expected a text, got 5"),
         ({"prompt": [], "completion": "Yes."}, f"prompt: {LIST}"),
         ({"prompt": ["Hi"], "completion": "Yes."}, f"prompt message 1: {OBJECT} 'Hi'"),
-        ({"prompt": [{"role": "bot"}], "completion": "Yes."}, "prompt message 1: role 'bot' is unknown"),
+        ({"prompt": [{"role": "alice"}], "completion": "Yes."}, "prompt message 1: role 'alice' is unknown"),
         ({"prompt": [a()], "completion": "Yes."}, "message 1 is from the assistant"),
         ({"prompt": "Hi"}, "no completion"),
         ({"prompt": "Hi", "completion": None}, "no completion"),
@@ -296,7 +408,9 @@ def test_malformed_prompts_and_completions_are_named(values: dict[str, Any], mes
 
 
 def test_all_faults_of_a_row_are_reported_at_once() -> None:
-    messages = faults_of({"messages": [{"role": "bot"}, u(3), a("", weight=-1)], "tools": 7, "system": 8}).splitlines()
+    messages = faults_of(
+        {"messages": [{"role": "alice"}, u(3), a("", weight=-1)], "tools": 7, "system": 8}
+    ).splitlines()
     assert [line.removeprefix("r.jsonl:7: ").split(":")[0] for line in messages] == [
         "message 1", "message 2 (user)", "message 3", "system", "tools",
     ]  # fmt: skip
@@ -338,3 +452,19 @@ def test_any_object_yields_messages_or_faults(values: dict[str, Any], answered: 
         replies = [message for message in conversation.messages if message["role"] == "assistant"]
         assert replies or not answered
         assert all(message["content"].strip() or message.get("tool_calls") for message in replies)
+
+
+def test_rows_from_parquet_are_read_as_those_from_jsonl(tmp_path: Path) -> None:
+    """Arrow has one schema for all rows, and fills in what a row does not have."""
+    book = {"name": "book", "parameters": {"type": "object", "properties": {"when": {"type": "string"}}}}
+    booked = {"name": "book", "arguments": {"when": "now", "for": {"people": 2}}}
+    parts = [{"type": "reasoning", "reasoning": "Hm."}, {"type": "text", "text": "Well."}]
+    rows = [
+        {"tools": [SCHEMA], "messages": [u([{"text": "1?"}]), a([], tool_calls=[CALL], weight=0.5)]},
+        {"tools": [book], "messages": [u([{"value": "?"}], name="Ann"), a(parts), a(None, tool_calls=[booked])]},
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    filled, written = (read_rows(tmp_path / f"rows.{ending}", {}) for ending in ("parquet", "jsonl"))
+    assert [dict(row.values) for row in filled] != [dict(row.values) for row in written]
+    assert [read(dict(row.values)) for row in filled] == [read(dict(row.values)) for row in written]
