@@ -79,6 +79,10 @@ class DataConfig(Section):
     on_bad_row: Literal["error", "skip"] = "error"
     """What to do with lines that cannot be read and rows that the task cannot use: stop with an error, or skip them.
     Skipped rows are counted by reason. A file that is damaged as a whole is always an error."""
+    special_tokens_in_text: Literal["refuse", "escape"] = "refuse"
+    """What to do with special tokens, such as `<|im_end|>` or `</s>`, that are literally in a text. `refuse` names the
+    rows in which they would be read as the end of a turn or a text. `escape` reads them as plain text, in training and
+    in predictions alike, so that no row can contain a control token."""
     deduplicate: Literal["none", "train", "all"] = "none"
     """`train` drops duplicates among the training rows (the first copy stays), and training rows whose model input also
     occurs in dev or test. `all` also drops duplicates within dev and test, and dev rows that occur in test. Duplicates

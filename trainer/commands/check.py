@@ -32,7 +32,7 @@ from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
 from shardtune.trainer.setup.footprint import footprint
 from shardtune.trainer.setup.micro_batch import estimate, lay_out_first_steps, most_wanted
 from shardtune.trainer.setup.out_of_memory import share_of_memory
-from shardtune.trainer.tasks import TASKS, Task
+from shardtune.trainer.tasks import Task, task_of
 
 NUM_BINS = 16
 WARN_PERCENT = 10.0
@@ -47,7 +47,7 @@ def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
     notes: list[str] = []
     prepared = prepare(recipe, num_ranks=world_size, say=notes.append)
     tokenizer, config = load_tokenizer(recipe), load_model_config(recipe)
-    task = TASKS[recipe.task.kind](recipe.task, prepared.facts, tokenizer, config)
+    task = task_of(recipe, prepared.facts, tokenizer, config)
     train = prepared.split("train")
     assert train is not None, "a recipe always names training data"
     order = training_order(train, recipe)

@@ -22,7 +22,7 @@ from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
 from shardtune.run_dir.files import CONFIG, FACTS, MODEL
 from shardtune.trainer.data.prepare.sources import with_named_columns
 from shardtune.trainer.setup.precision import expected_precision
-from shardtune.trainer.tasks import TASKS, Task
+from shardtune.trainer.tasks import TASKS, Task, task_of
 from shardtune.trainer.tasks.example import Example
 from shardtune.trainer.tasks.task import GeneratingTask
 
@@ -106,7 +106,7 @@ def open_model(recipe: Recipe, folder: Path, facts: Mapping[str, Any]) -> tuple[
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     adapted = is_adapter(folder)
     config = transformers.AutoConfig.from_pretrained(folder / MODEL if adapted else folder)
-    task = TASKS[recipe.task.kind](recipe.task, facts, tokenizer, config)
+    task = task_of(recipe, facts, tokenizer, config)
     calibrate(task, folder)
     if adapted:
         refuse_another_base(read_base(folder), identify(recipe), folder)

@@ -31,7 +31,7 @@ from shardtune.trainer.setup.micro_batch import Budget
 from shardtune.trainer.setup.out_of_memory import memory_said
 from shardtune.trainer.setup.packing import choose_packing
 from shardtune.trainer.setup.rehearsal import settle_budget
-from shardtune.trainer.tasks import TASKS, Task
+from shardtune.trainer.tasks import Task, task_of
 from shardtune.trainer.tasks.batch import Batch
 
 
@@ -56,7 +56,7 @@ def load(
     train = prepared.split("train")
     assert train is not None, "a recipe always names training data"
     tokenizer = load_tokenizer(recipe)
-    task = TASKS[recipe.task.kind](recipe.task, prepared.facts, tokenizer, load_model_config(recipe))
+    task = task_of(recipe, prepared.facts, tokenizer, load_model_config(recipe))
     with memory_said(recipe, task, ranks, lambda: None, micro_batch_tokens=recipe.data.max_tokens):
         engine, model = _load_engine(recipe, run_dir, task, tokenizer, ranks)
         beat()

@@ -1,5 +1,10 @@
 """The task families, by the `kind` that a recipe names."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
 from shardtune.trainer.tasks.chat.chat import Chat
 from shardtune.trainer.tasks.classification.classification import Classification
 from shardtune.trainer.tasks.language_modeling.language_modeling import LanguageModeling
@@ -7,7 +12,12 @@ from shardtune.trainer.tasks.task import Task
 from shardtune.trainer.tasks.token_classification.token_classification import TokenClassification
 from shardtune.trainer.tasks.translation.translation import Translation
 
-__all__ = ["TASKS", "Task"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+    from shardtune.recipe.schema import Recipe
+
+__all__ = ["TASKS", "Task", "task_of"]
 
 TASKS: dict[str, type[Task]] = {
     "classification": Classification,
@@ -16,3 +26,12 @@ TASKS: dict[str, type[Task]] = {
     "translation": Translation,
     "chat": Chat,
 }
+
+
+def task_of(
+    recipe: Recipe, facts: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
+) -> Task:
+    """The recipe's task. Raises DataError if the tokenizer or the model cannot be used for it."""
+    task = TASKS[recipe.task.kind](recipe.task, facts, tokenizer, config)
+    task.escapes_special_tokens = recipe.data.special_tokens_in_text == "escape"
+    return task

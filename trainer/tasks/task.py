@@ -179,6 +179,8 @@ class Task(ABC):
     ensures that none in a row attends to another, by the position ids alone or by a mask, and score respects it."""
     generation: Generation | None = None
     """How answers are generated; None for a task whose answers are not generated."""
+    escapes_special_tokens: bool = False
+    """Whether special tokens that are literally in a text are plain text (trainer/tasks/special_tokens.py)."""
 
     def model_config(self) -> dict[str, Any]:
         """The arguments of from_pretrained besides the path, such as num_labels and id2label."""

@@ -30,7 +30,7 @@ from shardtune.trainer.data.prepare.sources import SPLITS, sources_digest, sourc
 from shardtune.trainer.data.prepare.splits import SplitRows, read_splits
 from shardtune.trainer.data.prepare.work_queue import NO_ROOM, FinishedElsewhere, Progress, WorkerKilled, WorkQueue
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
-from shardtune.trainer.tasks import TASKS
+from shardtune.trainer.tasks import task_of
 from shardtune.trainer.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def _prepare(
                 f"data.max_tokens: {recipe.data.max_tokens} is more than the maximum of {recipe.model.path}: {limit}"
             )
         split_rows = read_splits(recipe, say, work, piece_bytes=size)
-        task = TASKS[recipe.task.kind](recipe.task, split_rows.facts, tokenizer, config)
+        task = task_of(recipe, split_rows.facts, tokenizer, config)
         task.check_model(config)
         for name, rows in split_rows.rows.items():
             say(f"tokenizing {name}: {len(rows):,} rows")
