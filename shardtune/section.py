@@ -22,6 +22,8 @@ class TaskOptions(Section):
 
     can_pack: ClassVar[bool] = False
     """Whether several rows may be packed into one sequence, if the model keeps them apart."""
+    has_labels: ClassVar[bool] = False
+    """Whether the model has a head whose outputs are labels or a number, instead of one for texts."""
 
     kind: str
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Discriminator, Field, PositiveFloat, Tag, model_validator
 
@@ -30,6 +30,8 @@ METRICS = {
 class ClassificationOptions(TaskOptions):
     """Classification of texts, or of pairs of texts if rows have a `text_pair`: one label, several labels, or a
     number."""
+
+    has_labels: ClassVar[bool] = True
 
     kind: Literal["classification"]
     problem: Literal["single_label", "multi_label", "regression"] = "single_label"

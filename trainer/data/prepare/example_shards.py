@@ -7,8 +7,9 @@ distribution of its rows to ranks are decided without opening a shard.
 import json
 from array import array
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -23,7 +24,7 @@ from shardtune.rows.input_file import place_in_words
 from shardtune.rows.row_faults import BadRowsError, Faults
 from shardtune.rows.source import Row
 from shardtune.trainer.data.prepare.work_queue import published
-from shardtune.trainer.tasks.example import TRUNCATED, Example
+from shardtune.trainer.tasks.example import SPECIAL, TRUNCATED, Example
 from shardtune.trainer.tasks.task import Task
 
 SHARD_BYTES = 1 << 26
@@ -48,6 +49,8 @@ class Written:
     places: NDArray[np.int32]
     """For the row of each example, the number of its file, its line and its item; shape (examples, 3)."""
     num_tokens_truncated: int = 0
+    special: Counter[str] = field(default_factory=Counter)
+    """How many rows have a special token in their text that is read as such, by the first of these tokens."""
 
 
 class Encoder:
@@ -64,6 +67,7 @@ class Encoder:
         faults = Faults()
         files: dict[str, int] = {}
         places: list[tuple[int, int, int]] = []
+        special = Counter[str]()
         num_rows = num_dropped = num_truncated = num_tokens_truncated = 0
         pending: list[pa.Table] = []
         for rows in chunks:
@@ -73,6 +77,7 @@ class Encoder:
             num_dropped += sum(not examples for examples in by_row) - (faults.num_rows - num_bad)
             chunk = [example for examples in by_row for example in examples]
             lost = [example.pop(TRUNCATED, 0) for example in chunk]
+            special.update(example.pop(SPECIAL) for example in chunk if SPECIAL in example)
             num_truncated += sum(map(bool, lost))
             num_tokens_truncated += sum(lost)
             lengths += map(self._task.num_tokens, chunk)
@@ -97,6 +102,7 @@ class Encoder:
             list(files),
             np.array(places, dtype=np.int32).reshape(-1, 3),
             num_tokens_truncated,
+            special,
         )
 
     def encode(self, rows: Sequence[Row], faults: Faults) -> list[list[Example]]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shardtune.errors import DataError
 from shardtune.trainer.tasks.chat.conversations import Conversation, Message
+from shardtune.trainer.tasks.chat.template_date import date_arguments, date_note
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -60,7 +61,8 @@ class Turns:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any]) -> None:
         self._tokenizer = tokenizer
-        self._arguments = dict(arguments)
+        self._arguments = {**arguments, **date_arguments(tokenizer.chat_template, arguments)}
+        self.note = date_note(tokenizer.chat_template, arguments)
         self._inserted = ""
         probe = Conversation(messages=[_message("user", "a"), _message("assistant", MARK)], weights=[0, 1])
         try:
