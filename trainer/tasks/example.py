@@ -24,11 +24,8 @@ follow from the seed, the step and the position in the step; in an evaluation, f
 TRUNCATED = "truncated"
 """An optional key of an example: how many tokens of its row did not fit into data.max_tokens. Counted, and not kept."""
 
-SPECIAL = "special"
-"""An optional key of the first example of a row: a special token that is literally in its text, and read as such."""
-
-COUNTED = frozenset({TRUNCATED, SPECIAL})
-"""The keys that are counted when rows are prepared, and not kept."""
+NOTED = "noted"
+"""An optional key of an example: counts of what the user should know of its row, by name (Task.notes). Not kept."""
 
 
 def texts_of(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:

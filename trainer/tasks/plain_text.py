@@ -5,14 +5,18 @@ special_tokens.py says what is special in a text; here are the texts of tasks ot
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from shardtune.trainer.tasks.example import SPECIAL, Example
+from shardtune.trainer.tasks.example import NOTED, Example
 from shardtune.trainer.tasks.special_tokens import SpecialTokens, encode_plain, special_in
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_SPECIAL = "special token "
+"""What the names begin with under which an example notes a special token in its row."""
 
 
 def ids_of(
@@ -50,4 +54,16 @@ def mark_special(
     for row_texts, examples in zip(texts, by_row, strict=True):
         found = next((token for text in row_texts if (token := special_in(tokenizer, text)) is not None), None)
         if found is not None and examples:
-            examples[0][SPECIAL] = found
+            examples[0][NOTED] = {f"{_SPECIAL}{found}": 1}
+
+
+def special_notes(split: str, noted: Mapping[str, int]) -> list[str]:
+    """What the user has to know of the marked rows of a split (Task.notes)."""
+    counts = Counter({name.removeprefix(_SPECIAL): count for name, count in noted.items() if name.startswith(_SPECIAL)})
+    if not counts:
+        return []
+    tokens = ", ".join(token for token, _ in counts.most_common(3))
+    return [
+        f"{split}: {counts.total():,} rows have special tokens in their text ({tokens}), which the model reads as such; "
+        "data.special_tokens_in_text=escape reads them as plain text"
+    ]

@@ -201,7 +201,7 @@ class Task(ABC):
         """Raises DataError if this model cannot learn this task."""
 
     @property
-    def notes(self) -> list[str]:
+    def model_notes(self) -> list[str]:
         """What the user has to know of how this model and its tokenizer are used, a line each."""
         return []
 
@@ -229,6 +229,10 @@ class Task(ABC):
     @abstractmethod
     def collate(self, examples: Sequence[Example]) -> Batch:
         """The examples padded into tensors of shape (rows, longest)."""
+
+    def notes(self, split: str, noted: Mapping[str, int]) -> list[str]:
+        """What the user should know of how a split was encoded; `noted` are the sums of its examples' NOTED."""
+        return []
 
     # Loss and metrics.
 

@@ -20,7 +20,7 @@ from shardtune.trainer.data.prepare.prepare import Prepared, encoder_of
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.tasks import Task
 from shardtune.trainer.tasks.batch import Batch
-from shardtune.trainer.tasks.example import COUNTED, Example
+from shardtune.trainer.tasks.example import NOTED, TRUNCATED, Example
 
 
 @dataclass(frozen=True)
@@ -183,9 +183,9 @@ class InMemoryExamples:
     """In-memory stand-in for a Split: the examples of some rows."""
 
     def __init__(self, task: Task, by_row: Sequence[Sequence[Example]]) -> None:
-        """What is only counted when rows are prepared is dropped from the examples."""
+        """TRUNCATED and NOTED, which are only counted when rows are prepared, are dropped from the examples."""
         self._examples: list[Example] = [
-            {name: value for name, value in example.items() if name not in COUNTED}
+            {name: value for name, value in example.items() if name not in (NOTED, TRUNCATED)}
             for examples in by_row
             for example in examples
         ]

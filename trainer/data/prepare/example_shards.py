@@ -24,7 +24,7 @@ from shardtune.rows.input_file import place_in_words
 from shardtune.rows.row_faults import BadRowsError, Faults
 from shardtune.rows.source import Row
 from shardtune.trainer.data.prepare.work_queue import published
-from shardtune.trainer.tasks.example import SPECIAL, TRUNCATED, Example
+from shardtune.trainer.tasks.example import NOTED, TRUNCATED, Example
 from shardtune.trainer.tasks.task import Task
 
 SHARD_BYTES = 1 << 26
@@ -49,8 +49,8 @@ class Written:
     places: NDArray[np.int32]
     """For the row of each example, the number of its file, its line and its item; shape (examples, 3)."""
     num_tokens_truncated: int = 0
-    special: Counter[str] = field(default_factory=Counter)
-    """How many rows have a special token in their text that is read as such, by the first of these tokens."""
+    noted: Counter[str] = field(default_factory=Counter)
+    """What the examples noted, summed."""
 
 
 class Encoder:
@@ -67,7 +67,7 @@ class Encoder:
         faults = Faults()
         files: dict[str, int] = {}
         places: list[tuple[int, int, int]] = []
-        special = Counter[str]()
+        noted = Counter[str]()
         num_rows = num_dropped = num_truncated = num_tokens_truncated = 0
         pending: list[pa.Table] = []
         for rows in chunks:
@@ -77,9 +77,10 @@ class Encoder:
             num_dropped += sum(not examples for examples in by_row) - (faults.num_rows - num_bad)
             chunk = [example for examples in by_row for example in examples]
             lost = [example.pop(TRUNCATED, 0) for example in chunk]
-            special.update(example.pop(SPECIAL) for example in chunk if SPECIAL in example)
             num_truncated += sum(map(bool, lost))
             num_tokens_truncated += sum(lost)
+            for example in chunk:
+                noted.update(example.pop(NOTED, {}))
             lengths += map(self._task.num_tokens, chunk)
             num_targets += map(self._task.num_targets, chunk)
             example_rows = (row for row, examples in zip(rows, by_row, strict=True) for _ in examples)
@@ -102,7 +103,7 @@ class Encoder:
             list(files),
             np.array(places, dtype=np.int32).reshape(-1, 3),
             num_tokens_truncated,
-            special,
+            noted,
         )
 
     def encode(self, rows: Sequence[Row], faults: Faults) -> list[list[Example]]:

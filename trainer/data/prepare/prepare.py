@@ -185,7 +185,7 @@ def _prepare(
         def commit(_: int) -> None:
             if fingerprint(recipe) != prepared.folder.name:
                 raise DataError("the data or the tokenizer changed while they were prepared; run again")
-            _commit(prepared.folder, split_rows, written, work.folder / "data")
+            _commit(prepared.folder, split_rows, written, work.folder / "data", task)
 
         work.map("commit", 1, commit)
         for note in prepared.meta["notes"][len(split_rows.report["notes"]) :]:
@@ -215,7 +215,7 @@ def _settle_task(
     if note:
         task = task_of(recipe, facts, tokenizer, config)
     choose_head(recipe, task, config)  # so that it is refused before any rank starts
-    notes = [*([note] if note else []), *task.notes]
+    notes = [*([note] if note else []), *task.model_notes]
     for text in notes:
         say(text)
     report = {**split_rows.report, "notes": [*split_rows.report["notes"], *notes]}
@@ -239,7 +239,7 @@ def _encode(recipe: Recipe, task: Task, split_rows: SplitRows, work: WorkQueue) 
     return work.map("encode", len(split_rows.pieces.pieces), encode)
 
 
-def _commit(folder: Path, split_rows: SplitRows, written: list[dict[str, Written]], draft: Path) -> None:
+def _commit(folder: Path, split_rows: SplitRows, written: list[dict[str, Written]], draft: Path, task: Task) -> None:
     """Writes the index beside the shards, and renames the draft to its final name."""
     notes: list[str] = list(split_rows.report["notes"])
     splits, shards = {}, {}
@@ -272,7 +272,8 @@ def _commit(folder: Path, split_rows: SplitRows, written: list[dict[str, Written
             "targets": float(arrays["num_targets"].sum()),
         }
         shards[name] = [shard for part in parts for shard in part.shards]
-        notes += _notes_on(name, splits[name], parts)
+        notes += _notes_on(name, splits[name], [part.faults for part in parts])
+        notes += task.notes(name, sum((part.noted for part in parts), Counter[str]()))
     meta = {
         "format": FORMAT,
         "facts": split_rows.facts,
@@ -295,21 +296,14 @@ def _renumbered(written: Written, files: dict[str, int]) -> NDArray[np.int32]:
     return places
 
 
-def _notes_on(name: str, split: Mapping[str, Any], parts: Sequence[Written]) -> Iterator[str]:
+def _notes_on(name: str, split: Mapping[str, Any], skipped: Sequence[Faults]) -> Iterator[str]:
     if split["rows_dropped"]:
         yield f"{name}: {split['rows_dropped']:,} rows dropped: no targets were left in them"
     if split["rows_truncated"]:
         yield f"{name}: {split['rows_truncated']:,} rows truncated to data.max_tokens"
-    special, all_faults = Counter[str](), Faults()
-    for part in parts:
-        special.update(part.special)
-        all_faults.update(part.faults)
-    if special:
-        tokens = ", ".join(token for token, _ in special.most_common(3))
-        yield (
-            f"{name}: {special.total():,} rows have special tokens in their text ({tokens}), which the model reads as "
-            "such; data.special_tokens_in_text=escape reads them as plain text"
-        )
+    all_faults = Faults()
+    for faults in skipped:
+        all_faults.update(faults)
     if all_faults:
         first = "\n  ".join(all_faults.first)
         yield f"{name}: {all_faults.num_rows:,} more rows skipped (data.on_bad_row): they cannot be encoded:\n  {first}"

@@ -139,7 +139,7 @@ class Chat(GeneratingTask):
             )
 
     @property
-    def notes(self) -> list[str]:
+    def model_notes(self) -> list[str]:
         return [self._turns.note] if self._turns.note else []
 
     @staticmethod

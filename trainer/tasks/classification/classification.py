@@ -17,7 +17,7 @@ from shardtune.rows.source import Columns, Faults, Row, check_text, columns_of, 
 from shardtune.trainer.tasks.classification.plain_texts import PlainTexts
 from shardtune.trainer.tasks.classification.problems import PROBLEMS, Problem
 from shardtune.trainer.tasks.example import TRUNCATED, Example
-from shardtune.trainer.tasks.plain_text import mark_special
+from shardtune.trainer.tasks.plain_text import mark_special, special_notes
 from shardtune.trainer.tasks.special_tokens import special_in
 from shardtune.trainer.tasks.task import PreviewSpan, Scores, Survey, Task
 
@@ -245,6 +245,9 @@ class Classification(Task):
     @staticmethod
     def with_head_labels(facts: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
         return {**facts, "label_names": list(labels)}
+
+    def notes(self, split: str, noted: Mapping[str, int]) -> list[str]:
+        return special_notes(split, noted)
 
     def preview(self, example: Example) -> list[PreviewSpan]:
         return [*super().preview(example), PreviewSpan(" ", self._problem.show(example["labels"]))]

@@ -14,7 +14,7 @@ from shardtune.recipe.tasks.language_modeling import LanguageModelingOptions, Ob
 from shardtune.trainer.tasks import causal
 from shardtune.trainer.tasks.example import IGNORED, Example, frame_of, texts_of
 from shardtune.trainer.tasks.language_modeling.masking import Masked, Masking
-from shardtune.trainer.tasks.plain_text import ids_of, mark_special
+from shardtune.trainer.tasks.plain_text import ids_of, mark_special, special_notes
 from shardtune.trainer.tasks.special_tokens import encode_plain, special_in
 from shardtune.trainer.tasks.task import PreviewSpan, Task
 
@@ -146,6 +146,9 @@ class LanguageModeling(Task):
     def _hide(self, example: Example, draw: tuple[int, int] | None) -> Masked:
         ids = example["input_ids"]
         return self._masking.hide(ids, example.get("words"), draw) if draw else Masked(ids, [IGNORED] * len(ids))
+
+    def notes(self, split: str, noted: Mapping[str, int]) -> list[str]:
+        return special_notes(split, noted)
 
     def preview(self, example: Example) -> list[PreviewSpan]:
         """Causal: including the token after the last one, if it is a target. Masked: one of many possible draws."""

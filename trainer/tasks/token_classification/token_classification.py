@@ -16,7 +16,7 @@ from shardtune.errors import DataError
 from shardtune.recipe.tasks.token_classification import TokenClassificationOptions
 from shardtune.rows.source import Faults, Row, check_text
 from shardtune.trainer.tasks.example import IGNORED, Example, frame_of, texts_of
-from shardtune.trainer.tasks.plain_text import mark_special
+from shardtune.trainer.tasks.plain_text import mark_special, special_notes
 from shardtune.trainer.tasks.task import PreviewSpan, Survey, Task
 from shardtune.trainer.tasks.token_classification.spans import (
     OUTSIDE,
@@ -197,7 +197,7 @@ class TokenClassification(Task):
             )
 
     @property
-    def notes(self) -> list[str]:
+    def model_notes(self) -> list[str]:
         if self._tokenizer.is_fast:
             return []
         name = type(self._tokenizer).__name__
@@ -313,6 +313,9 @@ class TokenClassification(Task):
     @staticmethod
     def with_head_labels(facts: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
         return {**facts, "tags": list(labels)}
+
+    def notes(self, split: str, noted: Mapping[str, int]) -> list[str]:
+        return special_notes(split, noted)
 
     def preview(self, example: Example) -> list[PreviewSpan]:
         texts = texts_of(example["input_ids"], self._tokenizer)

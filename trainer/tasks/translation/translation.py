@@ -10,7 +10,7 @@ from shardtune.rows.source import Faults, Row, check_text
 from shardtune.trainer.tasks import causal
 from shardtune.trainer.tasks.example import Example
 from shardtune.trainer.tasks.languages import NUM_LOOKED_AT, Letters, bleu_tokenizer, find_tag, letters_of
-from shardtune.trainer.tasks.plain_text import mark_special
+from shardtune.trainer.tasks.plain_text import mark_special, special_notes
 from shardtune.trainer.tasks.task import GeneratingTask, Generation, PreviewSpan, Survey
 from shardtune.trainer.tasks.text_scores import TextScores
 from shardtune.trainer.tasks.translation.models import Causal, EncoderDecoder, Translator
@@ -105,7 +105,7 @@ class Translation(GeneratingTask):
         self._translator.check(config)
 
     @property
-    def notes(self) -> list[str]:
+    def model_notes(self) -> list[str]:
         return [self._translator.note] if self._translator.note else []
 
     @staticmethod
@@ -121,6 +121,9 @@ class Translation(GeneratingTask):
         if targets is not None and not is_plain:
             mark_special(self._tokenizer, list(zip(sources, targets, strict=True)), by_row)
         return by_row
+
+    def notes(self, split: str, noted: Mapping[str, int]) -> list[str]:
+        return special_notes(split, noted)
 
     def preview(self, example: Example) -> list[PreviewSpan]:
         return self._translator.preview(example)

@@ -411,6 +411,6 @@ def test_a_tokenizer_that_knows_no_words_gets_them_one_by_one() -> None:
     assert [NAMES[example["labels"][at]] for at in heads] == ["B-PER", "O", "B-LOC"]
     assert "".join(map(chr, example["input_ids"][1:-1])) == "Anna in Ulm"
     assert heads == [1, 5, 8], "a word's first piece is the space before it"
-    assert tagger.notes == [
+    assert tagger.model_notes == [
         "CanineTokenizer does not tell which tokens are a word, so each word is tokenized on its own"
     ]
