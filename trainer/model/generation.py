@@ -40,7 +40,9 @@ def unset_invalid(generation: Any) -> str:
             generation.validate(strict=True)
             break
         except ValueError as error:
-            names = [name for name in re.findall(r"^- `(\w+)`: ", str(error), re.MULTILINE) if hasattr(generation, name)]
+            names = [
+                name for name in re.findall(r"^- `(\w+)`: ", str(error), re.MULTILINE) if hasattr(generation, name)
+            ]
             if not names:
                 raise
             for name in names:
@@ -57,7 +59,7 @@ def describe_unused(generation: Any, settings: Mapping[str, Any]) -> str:
     unused = {
         name: value
         for name, value in generation.to_diff_dict().items()
-        if name not in ignored and not name.startswith("_") and value is not None
+        if name not in ignored and not name.startswith("_") and value not in (None, False)
     }
     if _pad_alone(generation) is not None:
         unused.pop("bad_words_ids", None)

@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
-DROPPED = "dropped_head."
-"""Prefix under which the weights of a head that is not kept are read, so that they belong to nothing in the model."""
 MOST_LABELS = 20
 """Labels that one line has room for."""
 
 
 @dataclass(frozen=True)
 class HeadChoice:
-    """Whether the weights of the pretrained head are kept, and what the user has to know of that."""
+    """What becomes of the head that the checkpoint has."""
 
-    is_kept: bool
+    is_replaced: bool
+    """Whether a new head takes its place. False also if it has none, so that one is drawn for lack of weights."""
     note: str = ""
+    """What the user has to know of it."""
 
 
 def follow_head(task: Task, facts: dict[str, Any], config: "PreTrainedConfig") -> tuple[dict[str, Any], str]:
@@ -46,7 +46,7 @@ def choose_head(recipe: Recipe, task: Task, config: "PreTrainedConfig") -> HeadC
     """
     wanted = task.model_config()
     if recipe.model.from_scratch or "num_labels" not in wanted:
-        return HeadChoice(is_kept=True)
+        return HeadChoice(is_replaced=False)
     names = [*wanted.get("id2label", {}).values()]
     head = _labels_of_head(config, task)
     key, path = recipe.model.head, recipe.model.path
@@ -54,7 +54,8 @@ def choose_head(recipe: Recipe, task: Task, config: "PreTrainedConfig") -> HeadC
         if key == "keep":
             found = " ".join(config.architectures or ()) or f"a {config.model_type} model"
             raise DataError(f"model.head: keep, but {path} ({found}) has no head for this task; set it to auto or new")
-        return HeadChoice(is_kept=False)
+        # A checkpoint of another task may have a head of the same name, such as `classifier`.
+        return HeadChoice(is_replaced=_has_any_head(config))
     fits = len(head) == wanted["num_labels"] and (
         not names or not are_named(head) or in_head_order(names, head) is not None
     )
@@ -62,39 +63,43 @@ def choose_head(recipe: Recipe, task: Task, config: "PreTrainedConfig") -> HeadC
     if not fits:
         if key == "keep":
             raise DataError(
-                f"model.head: keep, but the head of {path} has {pretrained}, and the task has {ours}; set it to new, or "
-                "give the rows the labels of the head"
+                f"model.head: keep, but the head of {path} has {pretrained}, and the task has {ours}; set it to "
+                "new, or give the rows the labels of the head"
             )
         note = f"model.head: the pretrained head has {pretrained}, and the task has {ours}: a new head is drawn"
-        return HeadChoice(is_kept=False, note=note)
+        return HeadChoice(is_replaced=True, note=note)
     if key == "new":
         note = f"model.head: new: the pretrained head ({pretrained}) is dropped, and a new one is drawn"
-        return HeadChoice(is_kept=False, note=note)
+        return HeadChoice(is_replaced=True, note=note)
     if names and in_head_order(names, head) is None:
         note = (
             f"model.head: the pretrained head does not name its {len(head)} labels; they are taken as "
             f"{_listed(names)}, in this order (model.head: new draws a new head)"
         )
-        return HeadChoice(is_kept=True, note=note)
-    return HeadChoice(is_kept=True)
+        return HeadChoice(is_replaced=False, note=note)
+    return HeadChoice(is_replaced=False)
 
 
-def renamed_head(config: "PreTrainedConfig", task: Task) -> dict[str, str]:
-    """The key_mapping of from_pretrained by which no weight of the checkpoint's head gets into the model.
-
-    A checkpoint of another task may have a head of the same name, such as `classifier`.
-    """
+def draw_head(model: "PreTrainedModel", config: "PreTrainedConfig", *, seed: int) -> None:
+    """Puts a new head for the labels of this config in the place of the model's; the same on every rank and stage."""
     import torch
-    import transformers
 
-    named = next((name for name in config.architectures or () if name.endswith("Classification")), None)
-    if named is None and config.architectures:
-        return {}  # a pretrained model without a head, or with one for texts
-    auto_model: Any = getattr(transformers, task.auto_model)
-    model_class = getattr(transformers, named or "", None) or auto_model._model_mapping[type(config)]
     with torch.device("meta"):
-        model = model_class(config)
-    return {rf"^{name}\.": f"{DROPPED}{name}." for name in own_heads(model)}
+        fresh: Any = type(model)(config)
+    torch.manual_seed(seed)
+    for name in own_heads(model):
+        head = fresh.get_submodule(name).to_empty(device=model.device).to(model.dtype)
+        with torch.no_grad():
+            for module in head.modules():
+                fresh._init_weights(module)
+        setattr(model, name, head)
+    set_labels(model.config, config)
+    model.num_labels = config.num_labels
+
+
+def set_labels(config: "PreTrainedConfig", source: "PreTrainedConfig") -> None:
+    """Gives a config the labels of another."""
+    config.id2label, config.label2id = dict(source.id2label), dict(source.label2id)
 
 
 def own_heads(model: "PreTrainedModel") -> list[str]:
@@ -115,6 +120,10 @@ def _labels_of_head(config: "PreTrainedConfig", task: Task) -> list[str] | None:
     kind = task.auto_model.removeprefix("AutoModel")
     is_same_kind = kind.endswith("Classification") and any(name.endswith(kind) for name in config.architectures)
     return names if is_same_kind and names else None
+
+
+def _has_any_head(config: "PreTrainedConfig") -> bool:
+    return config.architectures is None or any(name.endswith("Classification") for name in config.architectures)
 
 
 def _described(labels: Sequence[str]) -> str:

@@ -23,14 +23,14 @@ from shardtune.trainer.model.generation import (
     remember_generation,
     unset_invalid,
 )
-from shardtune.trainer.model.head import DROPPED, choose_head, renamed_head
+from shardtune.trainer.model.head import choose_head, draw_head, set_labels
 from shardtune.trainer.model.lora import adapt, choose
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
 from shardtune.trainer.model.target_loss import keep_target_loss
 from shardtune.trainer.tasks import Task
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 EVALUATION = "evaluation.json"
 """File of an exported folder: the dev metrics of its model."""
@@ -58,8 +58,13 @@ def load_model(
     head = choose_head(recipe, task, pretrained)
     if head.note:
         say(head.note)
+    config = load_model_config(recipe, task)
+    if head.is_replaced:
+        set_labels(config, pretrained)  # for as long as the weights are loaded, which have this shape
     torch.manual_seed(recipe.train.seed)
-    model, new = _load_weights(recipe, task, {} if head.is_kept else renamed_head(pretrained, task))
+    model, new = _load_weights(recipe, task, config)
+    if head.is_replaced:
+        draw_head(model, load_model_config(recipe, task), seed=recipe.train.seed)
     num_rows = pretrained.get_text_config().vocab_size
     if len(tokenizer) > num_rows:
         torch.manual_seed(recipe.train.seed)  # the random numbers of loading differ between the stages
@@ -81,14 +86,14 @@ def load_model(
     return model
 
 
-def _load_weights(recipe: Recipe, task: Task, renamed: dict[str, str]) -> tuple["PreTrainedModel", set[str]]:
-    """Collective under ZeRO-3: the model, and the names of its weights that are not pretrained.
+def _load_weights(recipe: Recipe, task: Task, config: "PreTrainedConfig") -> tuple["PreTrainedModel", set[str]]:
+    """Collective under ZeRO-3: the model of this config, and the names of its weights that are not pretrained.
 
-    `renamed` maps patterns of names in the checkpoint to names that no weight of the model has. Raises DataError.
+    Raises DataError.
     """
     auto_model = getattr(transformers, task.auto_model)
     path = recipe.model.path
-    how: dict[str, Any] = {"config": load_model_config(recipe, task), "dtype": DTYPES[recipe.engine.precision]}
+    how: dict[str, Any] = {"config": config, "dtype": DTYPES[recipe.engine.precision]}
     if recipe.model.attention != "auto":
         how["attn_implementation"] = recipe.model.attention
     try:
@@ -96,11 +101,18 @@ def _load_weights(recipe: Recipe, task: Task, renamed: dict[str, str]) -> tuple[
             return auto_model.from_config(**how), set()
         how |= {"revision": recipe.model.revision, "output_loading_info": True}
         with _load_report_dropped():
-            model, info = auto_model.from_pretrained(path, key_mapping=renamed or None, **how)
+            model, info = auto_model.from_pretrained(path, **how)
     except (OSError, ValueError, ImportError) as error:
         raise DataError(f"model.path: {path!r} cannot be loaded as {task.auto_model}: {error}") from error
-    unexpected = [name for name in info["unexpected_keys"] if not name.startswith(DROPPED)]
-    if text := describe_loading(info["missing_keys"], unexpected):
+    except RuntimeError as error:
+        if not (
+            names := re.findall(r"^(\S.*?) *\| *MISMATCH", "\n".join(getattr(error, "__notes__", ())), re.MULTILINE)
+        ):
+            raise
+        raise DataError(
+            f"model.path: {path!r}: these weights have other shapes than its config.json says: {_listed(names)}"
+        ) from error
+    if text := describe_loading(info["missing_keys"], info["unexpected_keys"]):
         log.warning("model.path: %s: %s", path, text)
     return model, set(info["missing_keys"])
 

@@ -30,10 +30,14 @@ def load_model_config(recipe: Recipe, task: Task | None = None) -> "PreTrainedCo
     """Returns the model's config with the task's head and the recipe's dropout. Raises DataError if there is none."""
     from transformers import AutoConfig
 
+    changes = task.model_config() if task else {}
+    num_labels = changes.pop("num_labels", None)  # with it, transformers warn of the number of labels before
     with _as_data_error(recipe, "model config"):
         config: PreTrainedConfig = AutoConfig.from_pretrained(
-            recipe.model.path, revision=recipe.model.revision, **(task.model_config() if task else {})
+            recipe.model.path, revision=recipe.model.revision, **changes
         )
+    if num_labels is not None:
+        config.num_labels = num_labels
     if recipe.model.dropout is not None:
         # Every architecture has its own names for its dropouts (hidden_dropout_prob, attention_dropout, …).
         for name, value in config.to_dict().items():

@@ -54,7 +54,8 @@ def _names_of_class(configs: list[dict[str, Any]]) -> Iterator[str]:
     from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES, tokenizer_class_from_name
 
     of_type = TOKENIZER_MAPPING_NAMES.get(str(configs[1].get("model_type")))
-    names = [name for name in (of_type, *(config.get("tokenizer_class") for config in configs)) if isinstance(name, str)]
-    for name in dict.fromkeys(spelling for name in names for spelling in (name, name.removesuffix("Fast"))):
+    classes = (of_type, *(config.get("tokenizer_class") for config in configs))
+    named = [name for name in classes if isinstance(name, str)]
+    for name in dict.fromkeys([*named, *(each.removesuffix("Fast") for each in named)]):
         with suppress(ImportError):  # of what the tokenizer needs; without it, it cannot be loaded either
             yield from getattr(tokenizer_class_from_name(name), "vocab_files_names", {}).values()

@@ -64,6 +64,6 @@ def special_notes(split: str, noted: Mapping[str, int]) -> list[str]:
         return []
     tokens = ", ".join(token for token, _ in counts.most_common(3))
     return [
-        f"{split}: {counts.total():,} rows have special tokens in their text ({tokens}), which the model reads as such; "
-        "data.special_tokens_in_text=escape reads them as plain text"
+        f"{split}: {counts.total():,} rows have special tokens in their text ({tokens}), which the model reads as "
+        "such; data.special_tokens_in_text=escape reads them as plain text"
     ]

@@ -43,11 +43,12 @@ def write_rows(folder: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def write_moods(folder: Path, labels: list[Any]) -> None:
-    write_rows(folder, [{"text": f"the film was {word}", "label": label} for word, label in zip("abcd", labels * 2)])
+    texts = [f"the film was {word}" for word in "abcdef"][: 2 * len(labels)]
+    write_rows(folder, [{"text": text, "label": label} for text, label in zip(texts, labels * 2, strict=True)])
 
 
 def write_words(folder: Path) -> None:
-    tags = ["B-PER", "O", "B-LOC"], ["B-MISC", "O", "I-MISC"]
+    tags = ["B-PER", "O", "B-LOC"], ["B-MISC", "I-MISC", "O"]
     write_rows(folder, [{"tokens": ["film", "was", "plot"], "tags": list(row)} for row in tags])
 
 
@@ -67,7 +68,7 @@ def test_labels_take_the_order_of_a_head_with_the_same_names(tmp_path: Path, lor
     model, notes = loaded(tiny_recipe(tmp_path, lora))
     assert model.config.id2label == dict(enumerate(MOODS))
     assert torch.equal(model.classifier.weight, weight)
-    assert [note for note in notes if "head" in note] == [
+    assert [note for note in notes if note.startswith(("model.head", "the labels"))] == [
         "the labels have the order of the model's head: positive, negative, neutral"
     ]
 
@@ -92,6 +93,7 @@ def test_tags_take_the_order_of_a_head_with_the_same_names(tmp_path: Path) -> No
     [
         ("BertForSequenceClassification", [f"LABEL_{at}" for at in range(5)], MOODS[:2], "has 5 labels without names"),
         ("BertForSequenceClassification", ["joy", "anger"], MOODS[:2], "has 2 labels (joy, anger)"),
+        ("BertForSequenceClassification", ["LABEL_0"], MOODS[:2], "has 1 label without names"),
         ("BertForSequenceClassification", MOODS, ["1.5", "2.5", "3.5"], "has 3 labels (positive, negative, neutral)"),
     ],
 )
@@ -104,7 +106,7 @@ def test_another_head_is_dropped_and_said_so(
     assert model.classifier.weight.shape == (len(labels), 32)
     assert not torch.equal(model.classifier.weight, weight)
     assert model.classifier.weight.requires_grad
-    (note,) = [note for note in notes if "head" in note]
+    (note,) = [note for note in notes if note.startswith(("model.head", "the labels"))]
     assert note.startswith(f"model.head: the pretrained head {said}, and the task has ")
     assert note.endswith("a new head is drawn")
 
@@ -114,7 +116,7 @@ def test_a_head_of_another_scheme_is_dropped_and_said_so(tmp_path: Path) -> None
     write_words(tmp_path)
     model, notes = loaded(tiny_recipe(tmp_path, NER))
     assert model.classifier.out_features == 7
-    (note,) = [note for note in notes if "head" in note]
+    (note,) = [note for note in notes if note.startswith(("model.head", "the labels"))]
     assert "4 labels (O, LOC, MISC, PER), and the task has 7 labels (O, B-LOC, I-LOC, " in note
 
 
@@ -133,11 +135,11 @@ def test_a_regression_keeps_a_head_of_one_output_and_no_other(tmp_path: Path) ->
     weight = write_head(tmp_path, "BertForSequenceClassification", ["LABEL_0"])
     model, notes = loaded(tiny_recipe(tmp_path, regression))
     assert torch.equal(model.classifier.weight, weight)
-    assert not [note for note in notes if "head" in note]
+    assert not [note for note in notes if note.startswith(("model.head", "the labels"))]
     write_head(tmp_path, "BertForSequenceClassification", MOODS)
     model, notes = loaded(tiny_recipe(tmp_path, regression))
     assert model.classifier.out_features == 1
-    assert [note for note in notes if "head" in note] == [
+    assert [note for note in notes if note.startswith(("model.head", "the labels"))] == [
         "model.head: the pretrained head has 3 labels (positive, negative, neutral), and the task has a number: a new "
         "head is drawn"
     ]
@@ -212,4 +214,4 @@ def test_a_model_whose_config_names_no_architecture_may_have_a_head(tmp_path: Pa
     model, _ = loaded(recipe)
     assert model.classifier.out_features == 3
     task = task_of(recipe, prepare(recipe).facts, load_tokenizer(recipe), load_model_config(recipe))
-    assert not choose_head(recipe, task, load_model_config(recipe)).is_kept
+    assert choose_head(recipe, task, load_model_config(recipe)).is_replaced

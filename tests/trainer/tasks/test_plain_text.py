@@ -41,7 +41,11 @@ def write_bart(folder: Path) -> Path:
     tokenizer = write_tokenizer(folder)
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "pad", "eos")}
     config = transformers.BartConfig(
-        vocab_size=len(tokenizer), max_position_embeddings=64, decoder_start_token_id=ids["eos_token_id"], **SMALL, **ids
+        vocab_size=len(tokenizer),
+        max_position_embeddings=64,
+        decoder_start_token_id=ids["eos_token_id"],
+        **SMALL,
+        **ids,
     )
     config.save_pretrained(folder)
     return folder
@@ -58,7 +62,8 @@ def write_bert(folder: Path) -> Path:
 
 def write_llama(folder: Path) -> Path:
     tokenizer = write_tokenizer(folder)
-    transformers.LlamaConfig(vocab_size=len(tokenizer), hidden_size=8, num_hidden_layers=1).save_pretrained(folder)
+    small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    transformers.LlamaConfig(vocab_size=len(tokenizer), **small).save_pretrained(folder)
     return folder
 
 
@@ -115,7 +120,10 @@ def test_it_classifies_the_end_as_plain_text_if_asked_to(tmp_path: Path, rows: l
 
 
 def test_an_escaped_pair_is_cut_as_every_pair_is(tmp_path: Path) -> None:
-    pairs = [{"text": "fine", "text_pair": "x" * 70, "label": "a"}, {"text": "so", "text_pair": "b </s>" * 9, "label": "b"}]
+    pairs = [
+        {"text": "fine", "text_pair": "x" * 70, "label": "a"},
+        {"text": "so", "text_pair": "b </s>" * 9, "label": "b"},
+    ]
     recipe = recipe_of(write_bart(tmp_path), pairs, "classification", ESCAPE)
     task, tokenizer, _ = prepared(recipe)
     ((example,),) = task.encode([Row(pairs[1], Path("r.jsonl"), 1)], 20, labeled=True)
@@ -130,7 +138,7 @@ def test_a_model_whose_texts_have_no_end_is_refused(tmp_path: Path) -> None:
     write_bart(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "eos_token_id": 5}))
-    with pytest.raises(DataError, match=r"the tokenizer ends no text with its eos_token_id \(5\)"):
+    with pytest.raises(DataError, match=r"the tokenizer ends none with its eos_token_id \(5\)"):
         prepare(recipe_of(tmp_path, ENDS, "classification"), num_processes=1)
 
 

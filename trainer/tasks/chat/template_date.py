@@ -6,38 +6,59 @@ be evaluated with other prompts than it was trained on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, tzinfo
 from typing import Any
 
 from shardtune.errors import DataError
 
 CLOCK = "strftime_now"
-"""The function by which templates ask for the time; also the template argument that sets its date."""
-DATE = "2024-07-26"
-"""The date that Llama's templates write where they do not know today's."""
+"""The function by which templates ask for the time."""
+ARGUMENT, DATE = "fixed_date", "2024-07-26"
+"""The template argument that sets the date, and the one that Llama's templates write where they have no clock."""
 
 
-def date_arguments(template: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments by which this template, or one of these templates, writes a fixed date; {} if it writes none.
+@dataclass(frozen=True)
+class _StoppedClock:
+    """What transformers ask for the time, in the stead of the class datetime."""
 
-    The date is the one in `arguments`, or DATE. Raises DataError if that is not a date.
+    moment: datetime
+
+    def now(self, zone: tzinfo | None = None) -> datetime:
+        """The same moment, always."""
+        return self.moment.replace(tzinfo=zone)
+
+
+@contextmanager
+def fixed_date(arguments: Mapping[str, Any]) -> Iterator[None]:
+    """While it is open, templates write the date in these template arguments, or DATE, as today's.
+
+    Raises DataError if the arguments name something else than a date.
     """
-    if CLOCK not in str(template):
-        return {}
-    given = arguments.get(CLOCK, DATE)
+    # Its functions of templates cannot be given to transformers (5.23), which make texts of all arguments.
+    from transformers.utils import chat_template_utils
+
+    given = arguments.get(ARGUMENT, DATE)
     try:
-        moment = datetime.fromisoformat(str(given))
+        clock: Any = _StoppedClock(datetime.fromisoformat(str(given)))
     except ValueError:
-        raise DataError(f"task.template_arguments: {CLOCK}: expected a date such as {DATE}, got {given!r}") from None
-    return {CLOCK: moment.strftime}
+        message = f"task.template_arguments: {ARGUMENT}: expected a date such as {DATE}, got {given!r}"
+        raise DataError(message) from None
+    running = chat_template_utils.datetime
+    chat_template_utils.datetime = clock
+    try:
+        yield
+    finally:
+        chat_template_utils.datetime = running
 
 
 def date_note(template: Any, arguments: Mapping[str, Any]) -> str:
-    """What the user has to know of the date that this template writes; "" if it writes none."""
+    """What the user has to know of the date that a template, or one of several, writes; "" if it writes none."""
     if CLOCK not in str(template):
         return ""
     return (
-        f"the chat template writes today's date: it is always {arguments.get(CLOCK, DATE)} here, in training and in "
-        f'predictions, whatever the day (task.template_arguments={{{CLOCK}: "2026-01-31"}} sets another)'
+        f"the chat template writes today's date: it is always {arguments.get(ARGUMENT, DATE)} here, in training and in "
+        f'predictions, whatever the day (task.template_arguments={{{ARGUMENT}: "2026-01-31"}} sets another)'
     )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shardtune.errors import DataError
 from shardtune.trainer.tasks.chat.conversations import Conversation, Message
-from shardtune.trainer.tasks.chat.template_date import date_arguments, date_note
+from shardtune.trainer.tasks.chat.template_date import date_note, fixed_date
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -61,7 +61,7 @@ class Turns:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any]) -> None:
         self._tokenizer = tokenizer
-        self._arguments = {**arguments, **date_arguments(tokenizer.chat_template, arguments)}
+        self._arguments = dict(arguments)
         self.note = date_note(tokenizer.chat_template, arguments)
         self._inserted = ""
         probe = Conversation(messages=[_message("user", "a"), _message("assistant", MARK)], weights=[0, 1])
@@ -181,9 +181,10 @@ class Turns:
         from jinja2 import TemplateError
 
         try:
-            text: Any = self._tokenizer.apply_chat_template(
-                list(messages), tools=tools, add_generation_prompt=ask, tokenize=False, **self._arguments
-            )
+            with fixed_date(self._arguments):
+                text: Any = self._tokenizer.apply_chat_template(
+                    list(messages), tools=tools, add_generation_prompt=ask, tokenize=False, **self._arguments
+                )
         except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
             # A template is third-party code, which may fail on a conversation in any of these ways.
             lines = str(error).strip().splitlines() or [type(error).__name__]

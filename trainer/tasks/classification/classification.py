@@ -151,8 +151,8 @@ class Classification(Task):
             )
         if self._end_id is not None and not self._num_ends:
             raise DataError(
-                f"model.path: a {config.model_type} model classifies by the end of a text, but the tokenizer ends no text "
-                f"with its eos_token_id ({self._end_id}); correct config.json or the tokenizer"
+                f"model.path: a {config.model_type} model classifies by the end of a text, but the tokenizer ends "
+                f"none with its eos_token_id ({self._end_id}); correct config.json or the tokenizer"
             )
         if self._has_pairs and "token_type_ids" in self._tokenizer.model_input_names:
             model: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]

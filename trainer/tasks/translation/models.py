@@ -247,7 +247,11 @@ class Causal:
         prompts = self._prompts(sources, is_plain=is_plain)
         if targets is None:
             return [
-                self._example(ids if len(ids) <= max_tokens else self._shortened(source, max_tokens, is_plain=is_plain), [], source=source)
+                self._example(
+                    ids if len(ids) <= max_tokens else self._shortened(source, max_tokens, is_plain=is_plain),
+                    [],
+                    source=source,
+                )
                 for source, ids in zip(sources, prompts, strict=True)
             ]
         answers = ids_of(self._tokenizer, targets, is_plain=is_plain, add_special_tokens=False)
@@ -277,8 +281,8 @@ class Causal:
         for source in sources if is_plain else ():
             if special := special_in(self._tokenizer, source):
                 raise DataError(
-                    f"data.special_tokens_in_text: {special} in {source!r:.60} cannot be plain text in a turn of a chat; set "
-                    "task.use_chat_template=false"
+                    f"data.special_tokens_in_text: {special} in {source!r:.60} cannot be plain text in a chat; "
+                    "set task.use_chat_template=false"
                 )
         turns = [Conversation(messages=[{"role": "user", "content": text.strip()}], weights=[0.0]) for text in texts]
         return [self._turns.prompt(turn, ANY_LENGTH) for turn in turns]
