@@ -143,7 +143,7 @@ def test_a_model_whose_texts_have_no_end_is_refused(tmp_path: Path) -> None:
 
 
 WORDS = [{"tokens": ["Anna", "</s>", "is"], "tags": ["B-PER", "O", "O"]}, {"tokens": ["so"], "tags": ["O"]}]
-SENTENCES = [{"source": "a </s> b", "target": "c <mask> d"}, {"source": "a", "target": "b"}]
+SENTENCES = [{"source": "a </s> b", "target": "c d"}, {"source": "a", "target": "b"}]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ SENTENCES = [{"source": "a </s> b", "target": "c <mask> d"}, {"source": "a", "ta
         (write_bert, "language_modeling", ENDS),
         (write_llama, "language_modeling", ENDS),
         (write_bart, "translation", SENTENCES),
-        (write_llama, "translation", SENTENCES),
+        (write_llama, "translation, prompt: '<mask>{source} ='", SENTENCES),
     ],
 )
 def test_elsewhere_such_rows_are_counted_or_plain_text(
@@ -177,7 +177,7 @@ def test_elsewhere_such_rows_are_counted_or_plain_text(
 
 def test_a_translation_is_escaped_on_both_sides(tmp_path: Path) -> None:
     recipe = recipe_of(write_bart(tmp_path), SENTENCES, "translation", ESCAPE, "task.prefix=<mask>")
-    example, tokenizer = encoded(recipe, SENTENCES[0])
+    example, tokenizer = encoded(recipe, {"source": "a <mask> b", "target": "c <mask> d"})
     assert example["input_ids"][1] == tokenizer.mask_token_id, "the recipe's own text is read as ever"
     assert example["input_ids"].count(tokenizer.mask_token_id) == 1
     assert tokenizer.mask_token_id not in example["labels"]

@@ -95,8 +95,13 @@ class LanguageModeling(Task):
             # In predict, a mask token in the text is to be filled.
             documents = self._windows(texts, max_tokens, is_plain=self.escapes_special_tokens and labeled)
         if labeled and not self.escapes_special_tokens:
-            mark_special(self._tokenizer, [[text] for text in texts], documents)
+            mark_special(self._tokenizer, [[self._without_end(text)] for text in texts], documents)
         return [examples if not labeled or any(map(self.num_targets, examples)) else [] for examples in documents]
+
+    def _without_end(self, text: str) -> str:
+        """The text without the end that a document has in the data already, which is read as intended."""
+        end = self._tokenizer.eos_token if self._objective == "causal" else None
+        return text.rstrip().removesuffix(str(end)) if end else text
 
     def _next_tokens(self, texts: Sequence[str], max_tokens: int) -> list[list[Example]]:
         eos, special = self._tokenizer.eos_token_id, set(self._tokenizer.all_special_ids)
