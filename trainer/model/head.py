@@ -1,5 +1,6 @@
 """What becomes of a pretrained head: its labels are the task's, in the head's order, or a new head is drawn."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -80,7 +81,7 @@ def choose_head(recipe: Recipe, task: Task, config: "PreTrainedConfig") -> HeadC
     return HeadChoice(is_replaced=False)
 
 
-def draw_head(model: "PreTrainedModel", config: "PreTrainedConfig", *, seed: int) -> None:
+def draw_head(model: Any, config: "PreTrainedConfig", *, seed: int) -> None:
     """Puts a new head for the labels of this config in the place of the model's; the same on every rank and stage."""
     import torch
 
@@ -99,7 +100,7 @@ def draw_head(model: "PreTrainedModel", config: "PreTrainedConfig", *, seed: int
 
 def set_labels(config: "PreTrainedConfig", source: "PreTrainedConfig") -> None:
     """Gives a config the labels of another."""
-    config.id2label, config.label2id = dict(source.id2label), dict(source.label2id)
+    config.id2label, config.label2id = copy.copy(source.id2label), copy.copy(source.label2id)
 
 
 def own_heads(model: "PreTrainedModel") -> list[str]:

@@ -4,19 +4,25 @@ import json
 from pathlib import Path
 from typing import Any
 
+import deepspeed
 import numpy as np
 import pytest
 import torch
 import transformers
 
+from shardtune.ds_config.resolve import load_ds_config, resolve_ds_config
 from shardtune.errors import ConfigError, DataError
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.commands.check import check
 from shardtune.trainer.data.prepare.prepare import prepare
+from shardtune.trainer.distributed.ranks import Ranks
+from shardtune.trainer.engine.deepspeed_engine import DeepSpeedEngine, sharded_birth
+from shardtune.trainer.engine.optimizers import OPTIMIZERS
 from shardtune.trainer.model.head import choose_head
 from shardtune.trainer.model.load import load_model
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
 from shardtune.trainer.tasks import task_of
+from tests.support.ranks import run_ranks
 from tests.support.runs import tiny_recipe
 from tests.support.tiny import write_encoder
 
@@ -215,3 +221,34 @@ def test_a_model_whose_config_names_no_architecture_may_have_a_head(tmp_path: Pa
     assert model.classifier.out_features == 3
     task = task_of(recipe, prepare(recipe).facts, load_tokenizer(recipe), load_model_config(recipe))
     assert choose_head(recipe, task, load_model_config(recipe)).is_replaced
+
+
+def drawn(ranks: Ranks, recipes: list[Recipe]) -> list[list[Any]]:
+    """The weights of the new head of each recipe's model, once its engine has been built."""
+    heads = []
+    for recipe in recipes:
+        tokenizer = load_tokenizer(recipe)
+        task = task_of(recipe, prepare(recipe).facts, tokenizer, load_model_config(recipe))
+        ds_config = resolve_ds_config(load_ds_config(recipe.engine.deepspeed), recipe, hidden_size=32)
+        with sharded_birth(ds_config):
+            model = load_model(recipe, task, tokenizer)
+
+        def make_optimizer(model: Any, config: Any = recipe.optim) -> Any:
+            return OPTIMIZERS["adamw"](model, config)
+
+        DeepSpeedEngine(model, ds_config, make_optimizer, ranks=ranks, seed=0)
+        parameters = [*model.classifier.parameters()]
+        sharded = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
+        with deepspeed.zero.GatheredParameters(sharded, enabled=bool(sharded)):
+            heads.append([parameter.tolist() for parameter in parameters])
+    return heads
+
+
+def test_a_new_head_is_the_same_sharded_or_not(tmp_path: Path) -> None:
+    write_head(tmp_path, "BertForSequenceClassification", ["joy", "anger"])
+    write_moods(tmp_path, MOODS)
+    recipes = [tiny_recipe(tmp_path, f"engine.deepspeed=zero{stage}") for stage in (2, 3)]
+    prepare(recipes[0])
+    for whole, sharded in run_ranks(drawn, recipes):
+        assert whole == sharded
+        assert np.array(whole[0]).shape == (3, 32)

@@ -46,12 +46,12 @@ def fixed_date(arguments: Mapping[str, Any]) -> Iterator[None]:
     except ValueError:
         message = f"task.template_arguments: {ARGUMENT}: expected a date such as {DATE}, got {given!r}"
         raise DataError(message) from None
-    running = chat_template_utils.datetime
-    chat_template_utils.datetime = clock
+    module: Any = chat_template_utils
+    running, module.datetime = module.datetime, clock
     try:
         yield
     finally:
-        chat_template_utils.datetime = running
+        module.datetime = running
 
 
 def date_note(template: Any, arguments: Mapping[str, Any]) -> str:
