@@ -65,7 +65,8 @@ def load_model(
     model, new = _load_weights(recipe, task, config)
     if head.is_replaced:
         draw_head(model, load_model_config(recipe, task), seed=recipe.train.seed)
-    num_rows = pretrained.get_text_config().vocab_size
+    # Without a vocabulary (CANINE) there is nothing to add to.
+    num_rows = getattr(pretrained.get_text_config(), "vocab_size", len(tokenizer))
     if len(tokenizer) > num_rows:
         torch.manual_seed(recipe.train.seed)  # the random numbers of loading differ between the stages
         grow_embeddings(model, len(tokenizer), num_rows)
