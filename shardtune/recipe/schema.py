@@ -34,6 +34,10 @@ class ModelConfig(Section):
     """Uses only config.json and the tokenizer, and initializes the weights at random from train.seed: for new
     architectures, and for languages that no pretrained model covers. Every rank holds the whole model until training
     begins."""
+    head: Literal["auto", "keep", "new"] = "auto"
+    """The pretrained head of a classification or token_classification model. `auto` keeps it if it has the labels of
+    the rows, which then take the order of the head; and draws a new one if it has other labels, or another number of
+    them. `keep` refuses to train with a new one, and `new` always draws one."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     """The attention implementation of transformers; `auto` leaves the choice to transformers."""
     dropout: Fraction | None = None
@@ -43,6 +47,12 @@ class ModelConfig(Section):
     lora: LoraConfig | None = None
     """Trains low-rank adapters (LoRA) instead of all weights, as in `{r: 16}`, or `{}` for the defaults. None trains
     all weights."""
+
+    @model_validator(mode="after")
+    def _a_kept_head_is_pretrained(self) -> "ModelConfig":
+        if self.head == "keep" and self.from_scratch:
+            raise ValueError("head: keep needs pretrained weights, but from_scratch has none; remove one of them")
+        return self
 
     @model_validator(mode="after")
     def _adapters_have_a_base(self) -> "ModelConfig":
@@ -324,6 +334,12 @@ class Recipe(Section):
     def _rows_can_be_packed(self) -> "Recipe":
         if self.data.packing == "on" and not self.task.can_pack:
             raise ValueError(f"data.packing: the rows of {self.task.kind} cannot be packed; set it to auto or off")
+        return self
+
+    @model_validator(mode="after")
+    def _only_labels_have_a_head(self) -> "Recipe":
+        if self.model.head != "auto" and not self.task.has_labels:
+            raise ValueError(f"model.head: a model for {self.task.kind} has no head for labels; remove the key")
         return self
 
     @model_validator(mode="after")

@@ -28,6 +28,7 @@ from shardtune.trainer.data.prepare.prepare import NO_LIMIT, Prepared, most_toke
 from shardtune.trainer.data.prepare.sources import SPLITS
 from shardtune.trainer.data.prepare.splits import REPORTED
 from shardtune.trainer.distributed.ranks import Ranks
+from shardtune.trainer.model.head import choose_head
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
 from shardtune.trainer.setup.footprint import footprint
 from shardtune.trainer.setup.micro_batch import estimate, lay_out_first_steps, most_wanted
@@ -48,6 +49,8 @@ def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
     prepared = prepare(recipe, num_ranks=world_size, say=notes.append)
     tokenizer, config = load_tokenizer(recipe), load_model_config(recipe)
     task = task_of(recipe, prepared.facts, tokenizer, config)
+    if note := choose_head(recipe, task, config).note:
+        notes.append(note)
     train = prepared.split("train")
     assert train is not None, "a recipe always names training data"
     order = training_order(train, recipe)

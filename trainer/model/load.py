@@ -6,7 +6,7 @@ import logging
 import math
 import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +17,20 @@ from torch import Tensor, nn
 
 from shardtune.errors import DataError
 from shardtune.recipe.schema import Recipe
+from shardtune.trainer.model.generation import (
+    decoding_of_recipe,
+    describe_unused,
+    remember_generation,
+    unset_invalid,
+)
+from shardtune.trainer.model.head import choose_head, draw_head, set_labels
 from shardtune.trainer.model.lora import adapt, choose
-from shardtune.trainer.model.pretrained import load_model_config
+from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
 from shardtune.trainer.model.target_loss import keep_target_loss
 from shardtune.trainer.tasks import Task
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 EVALUATION = "evaluation.json"
 """File of an exported folder: the dev metrics of its model."""
@@ -34,44 +41,96 @@ MOST_NAMES = 10
 log = logging.getLogger(__name__)
 
 
-def load_model(recipe: Recipe, task: Task, tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedModel":
+def load_model(
+    recipe: Recipe,
+    task: Task,
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    say: Callable[[str], None] = lambda _: None,
+) -> "PreTrainedModel":
     """Collective under ZeRO-3: the pretrained weights with the task's head, the same on every rank and stage.
 
     If the tokenizer has more tokens than the model, embeddings are added. With model.lora it has adapters, and few of
-    its parameters require a gradient. Raises DataError if the path has no model of this kind.
+    its parameters require a gradient. `say` is called with what is not as the pretrained model has it. Raises DataError
+    if the path has no model of this kind, or no head that model.head asks for.
     """
+    pretrained = load_model_config(recipe)
+    head = choose_head(recipe, task, pretrained)
+    if head.note:
+        say(head.note)
+    config = load_model_config(recipe, task)
+    if head.is_replaced:
+        set_labels(config, pretrained)  # for as long as the weights are loaded, which have this shape
     torch.manual_seed(recipe.train.seed)
-    auto_model = getattr(transformers, task.auto_model)
-    how: dict[str, Any] = {"config": load_model_config(recipe, task), "dtype": DTYPES[recipe.engine.precision]}
-    if recipe.model.attention != "auto":
-        how["attn_implementation"] = recipe.model.attention
-    model: PreTrainedModel
-    new: set[str] = set()
-    try:
-        if recipe.model.from_scratch:
-            model = auto_model.from_config(**how)
-        else:
-            how |= {"revision": recipe.model.revision, "output_loading_info": True}
-            with _load_report_dropped():
-                model, info = auto_model.from_pretrained(recipe.model.path, **how)
-            new |= set(info["missing_keys"])
-            if text := describe_loading(info["missing_keys"], info["unexpected_keys"]):
-                log.warning("model.path: %s: %s", recipe.model.path, text)
-    except (OSError, ValueError, ImportError) as error:
-        raise DataError(f"model.path: {recipe.model.path!r} cannot be loaded as {task.auto_model}: {error}") from error
-    if len(tokenizer) > (num_rows := load_model_config(recipe).get_text_config().vocab_size):
+    model, new = _load_weights(recipe, task, config)
+    if head.is_replaced:
+        draw_head(model, load_model_config(recipe, task), seed=recipe.train.seed)
+    # Without a vocabulary (CANINE) there is nothing to add to.
+    num_rows = getattr(pretrained.get_text_config(), "vocab_size", len(tokenizer))
+    if len(tokenizer) > num_rows:
         torch.manual_seed(recipe.train.seed)  # the random numbers of loading differ between the stages
         grow_embeddings(model, len(tokenizer), num_rows)
-        new |= _embeddings_of(model)
     if (lora := recipe.model.lora) is not None:
+        added = _added_tokens(recipe, tokenizer)
+        if added or len(tokenizer) > num_rows:
+            # Also where the vocabulary has room for them: a row that was never trained means nothing.
+            new |= _embeddings_of(model)
+            names = f" ({_listed(added)})" if added else ""
+            say(f"model.lora: the embeddings are trained as a whole, because the model lacks some tokens{names}")
         adapt(model, lora, choose(model, lora, task, new=new), seed=recipe.train.seed)
-    if task.generation is not None:
-        remember_generation(model, task.generation.settings)
+    if model.can_generate():
+        _settle_generation(model, task, say)
     if task.wants_target_loss:
         keep_target_loss(model)
     if recipe.model.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
+
+
+def _load_weights(recipe: Recipe, task: Task, config: "PreTrainedConfig") -> tuple["PreTrainedModel", set[str]]:
+    """Collective under ZeRO-3: the model of this config, and the names of its weights that are not pretrained.
+
+    Raises DataError.
+    """
+    auto_model = getattr(transformers, task.auto_model)
+    path = recipe.model.path
+    how: dict[str, Any] = {"config": config, "dtype": DTYPES[recipe.engine.precision]}
+    if recipe.model.attention != "auto":
+        how["attn_implementation"] = recipe.model.attention
+    try:
+        if recipe.model.from_scratch:
+            return auto_model.from_config(**how), set()
+        how |= {"revision": recipe.model.revision, "output_loading_info": True}
+        with _load_report_dropped():
+            model, info = auto_model.from_pretrained(path, **how)
+    except (OSError, ValueError, ImportError) as error:
+        raise DataError(f"model.path: {path!r} cannot be loaded as {task.auto_model}: {error}") from error
+    except RuntimeError as error:
+        if not (
+            names := re.findall(r"^(\S.*?) *\| *MISMATCH", "\n".join(getattr(error, "__notes__", ())), re.MULTILINE)
+        ):
+            raise
+        raise DataError(
+            f"model.path: {path!r}: these weights have other shapes than its config.json says: {_listed(names)}"
+        ) from error
+    if text := describe_loading(info["missing_keys"], info["unexpected_keys"]):
+        log.warning("model.path: %s: %s", path, text)
+    return model, set(info["missing_keys"])
+
+
+def _added_tokens(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+    """The tokens that the task has added to the pretrained tokenizer."""
+    return sorted(tokenizer.get_vocab().keys() - load_tokenizer(recipe).get_vocab().keys())
+
+
+def _settle_generation(model: "PreTrainedModel", task: Task, say: Callable[[str], None]) -> None:
+    """Sets how the exported model generates, and says what of its own settings is not used, or not valid."""
+    notes = [unset_invalid(model.generation_config)]
+    if task.generation is not None:
+        notes.append(describe_unused(model.generation_config, task.generation.settings))
+        remember_generation(model, task.generation.settings)
+    for note in filter(None, notes):
+        say(note)
 
 
 @contextmanager
@@ -135,20 +194,14 @@ def _embeddings_of(model: "PreTrainedModel") -> set[str]:
     return {name for name, weight in model.named_parameters() if id(weight) in weights}
 
 
-def remember_generation(model: "PreTrainedModel", settings: Mapping[str, Any]) -> None:
-    """Sets how the model, also once exported, generates; its own end-of-text tokens are kept."""
-    generation: Any = model.generation_config
-    own = generation.eos_token_id
-    generation.update(**settings)
-    if "eos_token_id" in settings and own is not None:
-        old, new = ([ids] if isinstance(ids, int) else list(ids) for ids in (own, settings["eos_token_id"]))
-        generation.eos_token_id = list(dict.fromkeys([*new, *old]))
-
-
 def generate(model: nn.Module, inputs: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Tensor:
-    """The token ids of the model's answers without the prompts; shape (rows, longest answer)."""
+    """The token ids of the model's answers without the prompts; shape (rows, longest answer).
+
+    `settings` alone decide what is generated, not the generation_config of the model.
+    """
     pretrained: Any = model
-    ids: Tensor = pretrained.generate(**inputs, **settings)
+    with decoding_of_recipe(pretrained):
+        ids: Tensor = pretrained.generate(**inputs, **settings)
     return ids if pretrained.config.is_encoder_decoder else ids[:, inputs["input_ids"].shape[1] :]
 
 

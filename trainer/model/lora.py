@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from shardtune.errors import DataError
 from shardtune.recipe.lora import LoraConfig
 from shardtune.recipe.schema import Recipe
+from shardtune.trainer.model.head import own_heads
 from shardtune.trainer.tasks import Task
 
 if TYPE_CHECKING:
@@ -63,11 +64,7 @@ def choose(model: "PreTrainedModel", lora: LoraConfig, task: Task, *, new: Colle
         )
     whole += [name.rpartition(".")[0] for name in new]
     if not task.wants_target_loss:  # the task's own head, beside the pretrained model
-        whole += [
-            name
-            for name, child in model.named_children()
-            if name != model.base_model_prefix and next(child.parameters(), None) is not None
-        ]
+        whole += own_heads(model)
     whole = _outermost(whole)
     last = model.get_output_embeddings()
     linear = {

@@ -30,16 +30,55 @@ def load_model_config(recipe: Recipe, task: Task | None = None) -> "PreTrainedCo
     """Returns the model's config with the task's head and the recipe's dropout. Raises DataError if there is none."""
     from transformers import AutoConfig
 
+    changes = task.model_config() if task else {}
+    num_labels = changes.pop("num_labels", None)  # with it, transformers warn of the number of labels before
     with _as_data_error(recipe, "model config"):
         config: PreTrainedConfig = AutoConfig.from_pretrained(
-            recipe.model.path, revision=recipe.model.revision, **(task.model_config() if task else {})
+            recipe.model.path, revision=recipe.model.revision, **changes
         )
+    if num_labels is not None:
+        config.num_labels = num_labels
     if recipe.model.dropout is not None:
         # Every architecture has its own names for its dropouts (hidden_dropout_prob, attention_dropout, …).
         for name, value in config.to_dict().items():
             if "drop" in name and isinstance(value, int | float) and not isinstance(value, bool):
                 setattr(config, name, recipe.model.dropout)
     return config
+
+
+def num_positions(config: "PreTrainedConfig", *, wanted: int | None = None) -> int | None:
+    """How many tokens a text may have by the model's positions; None where its config names no limit.
+
+    RoBERTa and similar models keep the first positions for padding, which max_position_embeddings counts. A number that
+    is too large, but at least `wanted`, may be returned where that is cheaper.
+    """
+    longest: int | None = getattr(config, "max_position_embeddings", None)
+    padding = getattr(config, "pad_token_id", None)
+    has_rotary = getattr(config, "rope_parameters", None) is not None
+    if not longest or padding is None or has_rotary or (wanted is not None and wanted < longest - padding):
+        return longest
+    return min(longest, _positions_of_base(config) or longest)
+
+
+def _positions_of_base(config: "PreTrainedConfig") -> int | None:
+    """How many positions a text has in the base model of this config; None if they are not known."""
+    import torch
+    from transformers import AutoModel
+
+    try:
+        with torch.device("meta"):
+            model = AutoModel.from_config(config)
+    except ValueError:  # there is no base model for this config
+        return None
+    # Where a table of positions has an entry for padding, the positions of a text begin after it.
+    rooms = [
+        len(module.weight) - module.padding_idx - 1
+        for name, module in model.named_modules()
+        if "position" in name.rpartition(".")[2]
+        and getattr(module, "padding_idx", None) is not None
+        and isinstance(getattr(module, "weight", None), torch.Tensor)
+    ]
+    return min(rooms, default=None)
 
 
 @contextmanager

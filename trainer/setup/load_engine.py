@@ -58,7 +58,7 @@ def load(
     tokenizer = load_tokenizer(recipe)
     task = task_of(recipe, prepared.facts, tokenizer, load_model_config(recipe))
     with memory_said(recipe, task, ranks, lambda: None, micro_batch_tokens=recipe.data.max_tokens):
-        engine, model = _load_engine(recipe, run_dir, task, tokenizer, ranks)
+        engine, model = _load_engine(recipe, run_dir, task, tokenizer, ranks, reporter)
         beat()
         packing = choose_packing(recipe, task, engine, model, ranks=ranks, reporter=reporter)
         _pass_once(engine, task, train, ranks)
@@ -70,7 +70,9 @@ def load(
     return Loaded(engine, model, task, tokenizer, budget, replace(batch_maker, micro_batch_tokens=budget.tokens))
 
 
-def _load_engine(recipe: Recipe, run_dir: Path, task: Task, tokenizer: Any, ranks: Ranks) -> tuple[Engine, Any]:
+def _load_engine(
+    recipe: Recipe, run_dir: Path, task: Task, tokenizer: Any, ranks: Ranks, reporter: Reporter
+) -> tuple[Engine, Any]:
     """Collective: the engine, sharded as the ds_config asks, and the pretrained model within it."""
     hidden_size = getattr(load_model_config(recipe).get_text_config(), "hidden_size", None)
     ds_config = ds_config_of(recipe, hidden_size=hidden_size)
@@ -78,7 +80,7 @@ def _load_engine(recipe: Recipe, run_dir: Path, task: Task, tokenizer: Any, rank
         write_atomically(run_dir / "deepspeed.json", json.dumps(ds_config, indent=2))
     # transformers (5.23) draws other weights where they are born sharded: the stage would decide what is learned.
     with nullcontext() if ds_config is None or recipe.model.from_scratch else sharded_birth(ds_config):
-        model = load_model(recipe, task, tokenizer)
+        model = load_model(recipe, task, tokenizer, say=lambda text: reporter.report("notice", text=text))
     beat()
 
     def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:

@@ -69,7 +69,10 @@ def _fault(task: Task, engine: Engine, model: Any, packing: Packing, precision: 
         return f"some layers of {name} attend within a window, which the mask of packed rows cannot express"
     if packing.is_flat and not task.wants_target_loss:
         return f"flash attention takes no mask, which {name} needs to keep examples apart; set model.attention=sdpa"
-    leak, difference = _measure(engine, task, model.config.get_text_config().vocab_size, packing, ranks)
+    size = getattr(model.config.get_text_config(), "vocab_size", None)
+    if size is None:
+        return f"{name} has no vocabulary, from which rows could be made to see whether it keeps packed ones apart"
+    leak, difference = _measure(engine, task, size, packing, ranks)
     # Every rank has the same weights, but perhaps a different kernel.
     if ranks.any(not leak <= MAX_LEAK[precision]):
         return f"{name} does not keep packed rows apart ({leak:.1%} of one row is seen in another)"

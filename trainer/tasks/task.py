@@ -178,6 +178,16 @@ class Task(ABC):
         """How often each label occurs in each split, from the facts; empty for a task without labels."""
         return {}
 
+    @staticmethod
+    def head_labels(facts: Mapping[str, Any]) -> list[str]:
+        """The labels of the outputs of the head, in their order; empty for a task without labels."""
+        return []
+
+    @staticmethod
+    def with_head_labels(facts: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
+        """The facts by which head_labels returns these labels, the same ones in another order."""
+        raise AssertionError("a task without labels has no head for them")
+
     # The model.
 
     auto_model: str
@@ -201,6 +211,11 @@ class Task(ABC):
     @abstractmethod
     def check_model(self, config: PreTrainedConfig) -> None:
         """Raises DataError if this model cannot learn this task."""
+
+    @property
+    def model_notes(self) -> list[str]:
+        """What the user has to know of how this model and its tokenizer are used, a line each."""
+        return []
 
     # The examples.
 

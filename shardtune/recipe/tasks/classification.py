@@ -31,6 +31,7 @@ class ClassificationOptions(TaskOptions):
     """Classification of texts, or of pairs of texts if rows have a `text_pair`: one label, several labels, or a
     number."""
 
+    has_labels: ClassVar[bool] = True
     list_columns: ClassVar[frozenset[str]] = frozenset({"label"})
     text_files: ClassVar[TextFiles] = "classes"
 

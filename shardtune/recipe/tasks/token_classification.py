@@ -13,6 +13,7 @@ class TokenClassificationOptions(TaskOptions):
     """Token classification, such as named entity recognition: one tag per word, or spans of a text."""
 
     can_pack: ClassVar[bool] = True
+    has_labels: ClassVar[bool] = True
     text_files: ClassVar[TextFiles] = "words"
 
     kind: Literal["token_classification"]

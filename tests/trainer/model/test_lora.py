@@ -39,7 +39,7 @@ from shardtune.trainer.model import lora
 from shardtune.trainer.model.load import keep_model_files
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
 from shardtune.trainer.reporting.reporter import NullReporter
-from shardtune.trainer.tasks import TASKS
+from shardtune.trainer.tasks import TASKS, task_of
 from tests.support.ranks import run_ranks
 from tests.support.runs import STEPS_PER_EPOCH, curve, events, tiny_recipe, train, write_tiny
 from tests.support.stops import stop_after
@@ -446,6 +446,22 @@ def test_new_tokens_are_learned_with_their_embeddings_and_leave_with_the_adapter
     ids = torch.tensor([[256, 258, 104, 105, 259]])
     _, adapted, _ = open_model(recipe, folder, facts)
     assert torch.allclose(logits(merged, input_ids=ids), logits(adapted, input_ids=ids), atol=1e-4)
+
+
+@pytest.mark.parametrize("template", ["chatml", "zephyr"])
+def test_new_tokens_are_learned_also_where_the_vocabulary_has_room_for_them(tmp_path: Path, template: str) -> None:
+    """Of 264 rows, six have no token; zephyr needs no new one."""
+    folder = write_plain(tmp_path / "model")
+    recipe = causal_recipe(tmp_path, f"task.chat_template={template}")
+    tokenizer, notes = load_tokenizer(recipe), list[str]()
+    task = task_of(recipe, {"bleu_tokenizer": "13a"}, tokenizer, load_model_config(recipe))
+    learner = model.load_model(recipe, task, tokenizer, say=notes.append)
+    assert learner.get_input_embeddings().weight.shape == (264, 32)
+    assert learner.get_input_embeddings().weight.requires_grad == (template == "chatml"), folder
+    assert notes == [
+        "model.lora: the embeddings are trained as a whole, because the model lacks some tokens (<|im_end|>, "
+        "<|im_start|>)"
+    ] * (template == "chatml")
 
 
 def test_adapters_are_gone_on_from_in_a_fork(tiny: Path, tmp_path: Path) -> None:

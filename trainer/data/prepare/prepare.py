@@ -31,7 +31,9 @@ from shardtune.trainer.data.prepare.fingerprints import Fingerprints
 from shardtune.trainer.data.prepare.sources import SPLITS, sources_digest, sources_of
 from shardtune.trainer.data.prepare.splits import SplitRows, read_splits
 from shardtune.trainer.data.prepare.work_queue import NO_ROOM, FinishedElsewhere, Progress, WorkerKilled, WorkQueue
-from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
+from shardtune.trainer.model.head import choose_head, follow_head
+from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer, num_positions
+from shardtune.trainer.model.tokenizer_files import tokenizer_files
 from shardtune.trainer.tasks import task_of
 from shardtune.trainer.tasks.task import Task
 
@@ -126,18 +128,23 @@ def fingerprint(recipe: Recipe) -> str:
     known = Fingerprints(Path(recipe.data.cache_dir).expanduser() / "fingerprints")
     digest.update(f"{sources_digest(recipe, known)}\n".encode())
     folder = Path(recipe.model.path)
-    files = sorted(path for path in folder.iterdir() if _is_tokenizer_file(path)) if folder.is_dir() else []
+    files = tokenizer_files(folder) if folder.is_dir() else []
     digest.update(f"{recipe.model.path if not files else ''}@{recipe.model.revision}\n".encode())
     for path in files:
         digest.update(f"{path.name}:{known.of(path)}\n".encode())
-    options = {"task": recipe.task.model_dump(), "max_tokens": recipe.data.max_tokens}
+    options: dict[str, Any] = {"task": recipe.task.model_dump(), "max_tokens": recipe.data.max_tokens}
+    if recipe.data.special_tokens_in_text != "refuse":  # whose preparation has no name of its own
+        options["special_tokens_in_text"] = recipe.data.special_tokens_in_text
     digest.update(json.dumps([FORMAT, options], sort_keys=True).encode())
     return digest.hexdigest()[:16]
 
 
-def most_tokens(config: "PreTrainedConfig", tokenizer: "PreTrainedTokenizerBase") -> int:
-    """The largest data.max_tokens that the model allows; NO_LIMIT or more where it names none."""
-    return int(min(getattr(config, "max_position_embeddings", None) or NO_LIMIT, tokenizer.model_max_length))
+def most_tokens(config: "PreTrainedConfig", tokenizer: "PreTrainedTokenizerBase", *, wanted: int | None = None) -> int:
+    """The largest data.max_tokens that the model allows; NO_LIMIT or more where it names none.
+
+    A number that is too large, but at least `wanted`, may be returned if that is cheaper.
+    """
+    return int(min(num_positions(config, wanted=wanted) or NO_LIMIT, tokenizer.model_max_length))
 
 
 def _prepare(
@@ -166,14 +173,13 @@ def _prepare(
     is_done = False
     try:
         config, tokenizer = load_model_config(recipe), load_tokenizer(recipe)
-        limit = most_tokens(config, tokenizer)
+        limit = most_tokens(config, tokenizer, wanted=recipe.data.max_tokens)
         if recipe.data.max_tokens > limit:
             raise DataError(
                 f"data.max_tokens: {recipe.data.max_tokens} is more than the maximum of {recipe.model.path}: {limit}"
             )
         split_rows = read_splits(recipe, say, work, piece_bytes=size)
-        task = task_of(recipe, split_rows.facts, tokenizer, config)
-        task.check_model(config)
+        task, split_rows = _settle_task(recipe, split_rows, tokenizer, config, say)
         for name, rows in split_rows.rows.items():
             say(f"tokenizing {name}: {counted(len(rows), 'row')}")
         written = _encode(recipe, task, split_rows, work)
@@ -196,6 +202,26 @@ def _prepare(
         raise
     finally:
         work.leave(is_done=is_done)
+
+
+def _settle_task(
+    recipe: Recipe, split_rows: SplitRows, tokenizer: Any, config: "PreTrainedConfig", say: Callable[[str], None]
+) -> tuple[Task, SplitRows]:
+    """The task of these rows, and the rows with the facts and notes that follow from the model.
+
+    `say` is called with these notes. Raises DataError if the model cannot learn this task.
+    """
+    task = task_of(recipe, split_rows.facts, tokenizer, config)
+    task.check_model(config)
+    facts, note = follow_head(task, split_rows.facts, config)
+    if note:
+        task = task_of(recipe, facts, tokenizer, config)
+    choose_head(recipe, task, config)  # so that it is refused before any rank starts
+    notes = [*([note] if note else []), *task.model_notes]
+    for text in notes:
+        say(text)
+    report = {**split_rows.report, "notes": [*split_rows.report["notes"], *notes]}
+    return task, replace(split_rows, facts=facts, report=report)
 
 
 def _encode(recipe: Recipe, task: Task, split_rows: SplitRows, work: WorkQueue) -> list[dict[str, Written]]:
@@ -283,11 +309,6 @@ def _notes_on(name: str, split: Mapping[str, Any], skipped: Sequence[Faults]) ->
     if all_faults:
         first = "\n  ".join(all_faults.first)
         yield f"{name}: {all_faults.num_rows:,} more rows skipped (data.on_bad_row): they cannot be encoded:\n  {first}"
-
-
-def _is_tokenizer_file(path: Path) -> bool:
-    words = ("token", "vocab", "merges", "spiece", "sentencepiece", "config.json", "chat_template")
-    return path.is_file() and any(word in path.name for word in words)
 
 
 @contextmanager

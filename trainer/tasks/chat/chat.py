@@ -104,6 +104,10 @@ class Chat(GeneratingTask):
                 f"{self._prompt_room + self._options.max_new_tokens} positions"
             )
 
+    @property
+    def model_notes(self) -> list[str]:
+        return [self._turns.note] if self._turns.note else []
+
     @staticmethod
     def check_inputs(row: Row, faults: Faults) -> None:
         read_conversation(row, faults, answered=False, roles=None)

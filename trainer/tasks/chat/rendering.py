@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from shardtune.trainer.tasks.chat.compare import BREAK, TurnError
 from shardtune.trainer.tasks.chat.conversations import THOUGHTS, Message
+from shardtune.trainer.tasks.chat.template_date import fixed_date
 from shardtune.trainer.tasks.chat.thoughts import CLOSE, OPEN, field_of
 
 if TYPE_CHECKING:
@@ -54,9 +55,10 @@ class Rendering:
         from jinja2 import TemplateError
 
         try:
-            text: Any = self._tokenizer.apply_chat_template(
-                list(messages), tools=tools, add_generation_prompt=ask, tokenize=False, **self._arguments
-            )
+            with fixed_date(self._arguments):
+                text: Any = self._tokenizer.apply_chat_template(
+                    list(messages), tools=tools, add_generation_prompt=ask, tokenize=False, **self._arguments
+                )
         except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
             # A template is third-party code, which may fail on a conversation in any of these ways.
             lines = str(error).strip().splitlines() or [type(error).__name__]

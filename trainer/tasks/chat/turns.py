@@ -16,6 +16,7 @@ from shardtune.trainer.tasks.chat.apart import MARK, render_apart
 from shardtune.trainer.tasks.chat.compare import TurnError, UnstableError, difference, is_in, squeezed, unlike_prompt
 from shardtune.trainer.tasks.chat.conversations import Conversation, Message
 from shardtune.trainer.tasks.chat.rendering import Rendering
+from shardtune.trainer.tasks.chat.template_date import date_note
 from shardtune.trainer.tasks.chat.thoughts import OPEN, field_of, shows_thoughts, split_thoughts
 from shardtune.trainer.tasks.chat.tokens import Tokens
 
@@ -74,6 +75,7 @@ class Turns:
         the empty thoughts that the template gives to other replies are learned, and not asked with."""
         self._tokens = Tokens(tokenizer)
         self._rendering = Rendering(tokenizer, arguments, system_turn=system_turn)
+        self.note = date_note(tokenizer.chat_template, arguments)
         self._keeps_thoughts = thoughts == "keep"
         self._inserted = ""
         probe = Conversation(messages=[_message("user", "a"), _message("assistant", MARK)], weights=[0, 1])

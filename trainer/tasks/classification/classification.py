@@ -6,6 +6,7 @@ The problem (problems.py) decides what a label is, and its loss and metrics.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -13,8 +14,11 @@ from shardtune.errors import DataError
 from shardtune.recipe.tasks.classification import ClassificationOptions
 from shardtune.rows.source import Columns, Faults, Row, check_text, columns_of, require_columns
 from shardtune.trainer.tasks.classification.label_lists import MisfitError
+from shardtune.trainer.tasks.classification.plain_texts import PlainTexts
 from shardtune.trainer.tasks.classification.problems import PROBLEMS, Problem
 from shardtune.trainer.tasks.example import TRUNCATED, Example
+from shardtune.trainer.tasks.plain_text import mark_special, special_notes
+from shardtune.trainer.tasks.special_tokens import special_in
 from shardtune.trainer.tasks.task import PreviewSpan, Scores, Survey, Task
 
 if TYPE_CHECKING:
@@ -141,6 +145,8 @@ class Classification(Task):
         self.main_metric = self._problem.main_metric
         self._has_pairs: bool = facts["has_pairs"]
         self._facts = facts
+        # By this token of the decoder's input, BART, T5 and similar models classify a text.
+        self._end_id: int | None = config.eos_token_id if getattr(config, "is_encoder_decoder", False) else None
         if tokenizer.pad_token is None:
             # Causal language models have none. eos_token pads, here and wherever the exported model is used.
             tokenizer.pad_token = tokenizer.eos_token
@@ -162,6 +168,11 @@ class Classification(Task):
             raise DataError(
                 "model.path: the tokenizer has no pad_token and no eos_token; set one in tokenizer_config.json"
             )
+        if self._end_id is not None and not self._num_ends:
+            raise DataError(
+                f"model.path: a {config.model_type} model classifies by the end of a text, but the tokenizer ends "
+                f"none with its eos_token_id ({self._end_id}); correct config.json or the tokenizer"
+            )
         if self._has_pairs and "token_type_ids" in self._tokenizer.model_input_names:
             model: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
             if "token_type_ids" not in signature(model.forward).parameters:
@@ -182,21 +193,58 @@ class Classification(Task):
         faults.raise_if_any()
         texts = [row.values["text"] for row in rows]
         pairs = [row.values["text_pair"] for row in rows] if self._has_pairs else None
+        sides: list[tuple[str, ...]] = list(zip(texts, pairs, strict=True)) if pairs else [(text,) for text in texts]
         # The longer of two texts is truncated first, token by token.
         encoded = self._tokenizer(texts, pairs, truncation="longest_first", max_length=max_tokens)
         kept = ["input_ids", *(["token_type_ids"] if pairs and "token_type_ids" in encoded else [])]
-        labels = [self._read(row.values["label"]) if labeled else None for row in rows]
-        examples = [
-            {**{name: encoded[name][at] for name in kept}, "labels": self._problem.encode(label)}
-            for at, label in enumerate(labels)
-        ]
+        examples: list[Example] = [{name: encoded[name][at] for name in kept} for at in range(len(rows))]
         for at, example in enumerate(examples):
             if labeled and len(example["input_ids"]) == max_tokens:
                 example[TRUNCATED] = self._num_lost(encoded, at, texts[at], pairs[at] if pairs else None)
+        if self.escapes_special_tokens:
+            self._escape(sides, examples, max_tokens)
+        elif labeled:
+            mark_special(self._tokenizer, sides, [[example] for example in examples])
+        self._refuse_ends(rows, examples)
+        for row, example in zip(rows, examples, strict=True):
+            label = self._read(row.values["label"]) if labeled else None
+            example["labels"] = self._problem.encode(label)
         return [[example] for example in examples]
 
     def _read(self, label: Any) -> Any:
         return self._problem.read(label, self._options, self._facts)
+
+    def _escape(self, sides: Sequence[tuple[str, ...]], examples: Sequence[Example], max_tokens: int) -> None:
+        """Encodes those texts again in which there is a special token, as plain text."""
+        for texts, example in zip(sides, examples, strict=True):
+            if any(special_in(self._tokenizer, text) is not None for text in texts):
+                inputs, num_lost = self._plain_texts.assemble(list(texts), max_tokens)
+                example.update({name: inputs[name] for name in inputs if name in example})
+                example[TRUNCATED] = num_lost
+
+    @cached_property
+    def _plain_texts(self) -> PlainTexts:
+        return PlainTexts(self._tokenizer, are_pairs=self._has_pairs)
+
+    def _refuse_ends(self, rows: Sequence[Row], examples: Sequence[Example]) -> None:
+        """Raises BadRowsError for texts in which an encoder-decoder, which classifies by the last end, reads an end."""
+        if self._end_id is None:
+            return
+        faults = Faults()
+        for row, example in zip(rows, examples, strict=True):
+            if example["input_ids"].count(self._end_id) != self._num_ends:
+                faults.add(
+                    row,
+                    f"{self._tokenizer.convert_ids_to_tokens(self._end_id)} in the text would be read as its end, by "
+                    "which this model classifies; remove it, or set data.special_tokens_in_text=escape",
+                )
+        faults.raise_if_any()
+
+    @cached_property
+    def _num_ends(self) -> int:
+        """How many ends the tokenizer puts into a text or a pair of texts."""
+        ids: list[int] = self._tokenizer(*(("a", "a") if self._has_pairs else ("a",)))["input_ids"]
+        return ids.count(self._end_id) if self._end_id is not None else 0
 
     def _num_lost(self, encoded: BatchEncoding, at: int, text: str, pair: str | None) -> int:
         """The number of tokens that truncation took from one text or pair of `encoded`."""
@@ -211,6 +259,17 @@ class Classification(Task):
     def label_counts(facts: Mapping[str, Any]) -> Mapping[str, Mapping[str, int]]:
         counts: Mapping[str, Mapping[str, int]] = facts.get("label_counts", {})
         return counts
+
+    @staticmethod
+    def head_labels(facts: Mapping[str, Any]) -> list[str]:
+        return list(facts.get("label_names", ()))
+
+    @staticmethod
+    def with_head_labels(facts: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
+        return {**facts, "label_names": list(labels)}
+
+    def notes(self, split: str, noted: Mapping[str, int]) -> list[str]:
+        return special_notes(split, noted)
 
     def preview(self, example: Example) -> list[PreviewSpan]:
         return [*super().preview(example), PreviewSpan(" ", self._problem.show(example["labels"]))]

@@ -14,6 +14,8 @@ from shardtune.recipe.tasks.language_modeling import LanguageModelingOptions, Ob
 from shardtune.trainer.tasks import causal
 from shardtune.trainer.tasks.example import IGNORED, Example, frame_of, texts_of
 from shardtune.trainer.tasks.language_modeling.masking import Masked, Masking
+from shardtune.trainer.tasks.plain_text import ids_of, mark_special, special_notes
+from shardtune.trainer.tasks.special_tokens import encode_plain, special_in
 from shardtune.trainer.tasks.task import PreviewSpan, Task
 
 if TYPE_CHECKING:
@@ -87,34 +89,50 @@ class LanguageModeling(Task):
     def encode(self, rows: Sequence[Row], max_tokens: int, *, labeled: bool) -> list[list[Example]]:
         """The pieces of each document; none if all its tokens are special, such as unknown ones."""
         texts = [row.values["text"] for row in rows]
-        pieces = self._next_tokens if self._objective == "causal" else self._windows
-        documents = pieces(texts, max_tokens)
+        if self._objective == "causal":
+            documents = self._next_tokens(texts, max_tokens)
+        else:
+            # In predict, a mask token in the text is to be filled.
+            documents = self._windows(texts, max_tokens, is_plain=self.escapes_special_tokens and labeled)
+        if labeled and not self.escapes_special_tokens:
+            mark_special(self._tokenizer, [[self._without_end(text)] for text in texts], documents)
         return [examples if not labeled or any(map(self.num_targets, examples)) else [] for examples in documents]
+
+    def _without_end(self, text: str) -> str:
+        """The text without the end that a document has in the data already, which is read as intended."""
+        end = self._tokenizer.eos_token if self._objective == "causal" else None
+        return text.rstrip().removesuffix(str(end)) if end else text
 
     def _next_tokens(self, texts: Sequence[str], max_tokens: int) -> list[list[Example]]:
         eos, special = self._tokenizer.eos_token_id, set(self._tokenizer.all_special_ids)
         stride = min(self._options.stride, max_tokens // 2)
         documents = []
-        for ids in self._tokenizer(texts, verbose=False)["input_ids"]:
+        for ids in ids_of(self._tokenizer, texts, is_plain=self.escapes_special_tokens):
             whole = ids if ids[-1:] == [eos] else [*ids, eos]
             nothing = [{"input_ids": whole[:1], "labels": [IGNORED]}]
             documents.append(nothing if special.issuperset(whole) else cut(whole, max_tokens, stride))
         return documents
 
-    def _windows(self, texts: Sequence[str], max_tokens: int) -> list[list[Example]]:
+    def _windows(self, texts: Sequence[str], max_tokens: int, *, is_plain: bool) -> list[list[Example]]:
         before, after = frame_of(self._tokenizer)
         room = max_tokens - len(before) - len(after)
         if room < 1:
             raise DataError(f"data.max_tokens: {max_tokens} leaves no room for a text and its special tokens; raise it")
         encoded = self._tokenizer(texts, add_special_tokens=False, verbose=False)
         documents = []
-        for number, ids in enumerate(encoded["input_ids"]):
+        for number, text in enumerate(texts):
+            ids = encoded["input_ids"][number]
+            words: list[int] = []
+            if self._options.whole_words:
+                words = [-1 if word is None else word for word in encoded.word_ids(number)]
+            if is_plain and special_in(self._tokenizer, text) is not None:
+                (ids,) = encode_plain(self._tokenizer, [text], add_special_tokens=False)
+                words = list(range(len(ids)))  # which of these tokens are a word is not known
             count = max(1, -(-len(ids) // room))
             # Of equal size, because the few tokens left for a last window would lack context.
             windows = list(pairwise(len(ids) * at // count for at in range(count + 1)))
             examples = [{"input_ids": [*before, *ids[start:end], *after]} for start, end in windows]
             if self._options.whole_words:
-                words = [-1 if word is None else word for word in encoded.word_ids(number)]
                 for example, (start, end) in zip(examples, windows, strict=True):
                     example["words"] = [*(-1 for _ in before), *words[start:end], *(-1 for _ in after)]
             documents.append(examples)
@@ -133,6 +151,9 @@ class LanguageModeling(Task):
     def _hide(self, example: Example, draw: tuple[int, int] | None) -> Masked:
         ids = example["input_ids"]
         return self._masking.hide(ids, example.get("words"), draw) if draw else Masked(ids, [IGNORED] * len(ids))
+
+    def notes(self, split: str, noted: Mapping[str, int]) -> list[str]:
+        return special_notes(split, noted)
 
     def preview(self, example: Example) -> list[PreviewSpan]:
         """Causal: including the token after the last one, if it is a target. Masked: one of many possible draws."""

@@ -13,6 +13,7 @@ from shardtune.errors import DataError
 from shardtune.recipe.tasks.token_classification import TokenClassificationOptions
 from shardtune.rows.source import Faults, Row
 from shardtune.trainer.tasks.example import IGNORED, Example, frame_of, texts_of
+from shardtune.trainer.tasks.plain_text import mark_special, special_notes
 from shardtune.trainer.tasks.task import PreviewSpan, Survey, Task
 from shardtune.trainer.tasks.token_classification.exports import is_unlabeled, read_export
 from shardtune.trainer.tasks.token_classification.notation import Readings, notation_of
@@ -27,6 +28,7 @@ from shardtune.trainer.tasks.token_classification.spans import (
     to_bio,
 )
 from shardtune.trainer.tasks.token_classification.survey import TokenSurvey
+from shardtune.trainer.tasks.token_classification.word_pieces import word_pieces
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,7 +67,7 @@ class TokenClassification(Task):
         self._keep_inner: bool = facts["keep_inner"]
         self._stride = options.stride
         self._marks_capitals = options.mark_capitals
-        self._names = [OUTSIDE, *(f"{prefix}-{type_}" for type_ in self._types for prefix in "BI")]
+        self._names = self.head_labels(facts)
         self._ids = {name: number for number, name in enumerate(self._names)}
 
     @staticmethod
@@ -88,6 +90,13 @@ class TokenClassification(Task):
                 f"task.mark_capitals: a {config.model_type} model lacks a second token type; remove the key"
             )
 
+    @property
+    def model_notes(self) -> list[str]:
+        if self._tokenizer.is_fast:
+            return []
+        name = type(self._tokenizer).__name__
+        return [f"{name} does not tell which tokens are a word, so each word is tokenized on its own"]
+
     @staticmethod
     def check_inputs(row: Row, faults: Faults) -> None:
         check_words(row, faults)
@@ -105,12 +114,15 @@ class TokenClassification(Task):
                 f"data.max_tokens: {max_tokens} leaves no room for a sentence and its special tokens; raise it"
             )
         all_words = [words_of(row, keep_inner=self._keep_inner) for row in rows]
-        return [
+        by_row = [
             []
             if labeled and is_unlabeled(row.values)
             else self._windows(words, pieces, self._bio(row, words) if labeled else None, room)
             for row, words, pieces in zip(rows, all_words, self._pieces(all_words), strict=True)
         ]
+        if labeled and not self.escapes_special_tokens:
+            mark_special(self._tokenizer, [[words.text] for words in all_words], by_row)
+        return by_row
 
     def _windows(self, words: _Words, pieces: list[list[int]], tags: list[str] | None, room: int) -> list[Example]:
         if sum(map(len, pieces)) > room:
@@ -153,11 +165,7 @@ class TokenClassification(Task):
             ]
             for text, offsets in all_words
         ]
-        encoded = self._tokenizer(split, is_split_into_words=True, add_special_tokens=False, verbose=False)
-        pieces: list[list[list[int]]] = [[[] for _ in texts] for texts in split]
-        for number, words in enumerate(pieces):
-            for piece, word in zip(encoded["input_ids"][number], encoded.word_ids(number), strict=True):
-                words[word].append(piece)
+        pieces = word_pieces(self._tokenizer, split, is_plain=self.escapes_special_tokens)
         unknown = self._tokenizer.unk_token_id or 0
         return [[word or [unknown] for word in words] for words in pieces]
 
@@ -179,6 +187,19 @@ class TokenClassification(Task):
     def label_counts(facts: Mapping[str, Any]) -> Mapping[str, Mapping[str, int]]:
         counts: Mapping[str, Mapping[str, int]] = facts["span_counts"]
         return counts
+
+    @staticmethod
+    def head_labels(facts: Mapping[str, Any]) -> list[str]:
+        """The tags; by default O, then B and I of each type."""
+        default = [OUTSIDE, *(f"{prefix}-{type_}" for type_ in facts["types"] for prefix in "BI")]
+        return list(facts.get("tags", default))
+
+    @staticmethod
+    def with_head_labels(facts: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
+        return {**facts, "tags": list(labels)}
+
+    def notes(self, split: str, noted: Mapping[str, int]) -> list[str]:
+        return special_notes(split, noted)
 
     def preview(self, example: Example) -> list[PreviewSpan]:
         texts = texts_of(example["input_ids"], self._tokenizer)

@@ -16,6 +16,8 @@ from shardtune.trainer.tasks.chat.conversations import Conversation
 from shardtune.trainer.tasks.chat.turns import Turns
 from shardtune.trainer.tasks.example import IGNORED, TRUNCATED, Example, frame_of, texts_of
 from shardtune.trainer.tasks.languages import english_name, find_tag, primary
+from shardtune.trainer.tasks.plain_text import ids_of, ids_within
+from shardtune.trainer.tasks.special_tokens import special_in
 from shardtune.trainer.tasks.task import PreviewSpan
 
 if TYPE_CHECKING:
@@ -35,12 +37,19 @@ class Translator(Protocol):
     packable: bool
     settings: Mapping[str, Any]
     """Arguments of generate for the languages and the end of an answer."""
+    note: str
+    """What the user has to know of the prompts; "" for nothing."""
 
     def check(self, config: PreTrainedConfig) -> None:
         """Raises DataError if this model is of another kind."""
 
-    def encode(self, sources: Sequence[str], targets: Sequence[str] | None, max_tokens: int) -> list[Example | None]:
-        """One example per pair, or per source; None where there is no room for a target."""
+    def encode(
+        self, sources: Sequence[str], targets: Sequence[str] | None, max_tokens: int, *, is_plain: bool = False
+    ) -> list[Example | None]:
+        """One example per pair, or per source; None where there is no room for a target.
+
+        With `is_plain`, special tokens that are literally in a text are plain text.
+        """
 
     def num_tokens(self, example: Example) -> int:
         """The number of tokens of both sides."""
@@ -67,6 +76,7 @@ class EncoderDecoder:
 
     auto_model = "AutoModelForSeq2SeqLM"
     packable = False
+    note = ""
 
     def __init__(
         self, options: TranslationOptions, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
@@ -109,19 +119,20 @@ class EncoderDecoder:
         if type(config) not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
             raise DataError(f"task.architecture: {config.model_type} is not an encoder-decoder")
 
-    def encode(self, sources: Sequence[str], targets: Sequence[str] | None, max_tokens: int) -> list[Example | None]:
+    def encode(
+        self, sources: Sequence[str], targets: Sequence[str] | None, max_tokens: int, *, is_plain: bool = False
+    ) -> list[Example | None]:
         before, after = self._source_frame
         room = max_tokens - len(before) - len(after)
         if room < 1 or max_tokens <= len(self._before):
             raise DataError(f"data.max_tokens: {max_tokens} leaves no room for a text and its special tokens; raise it")
-        texts = [f"{self._prefix}{source}" for source in sources]
-        bodies: list[list[int]] = self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        bodies = self._bodies(sources, is_plain=is_plain)
         if targets is None:
             return [
                 self._example([*before, *body[:room], *after], [], source=source)
                 for source, body in zip(sources, bodies, strict=True)
             ]
-        answers = self._tokenizer(text_target=list(targets), add_special_tokens=False, verbose=False)["input_ids"]
+        answers = ids_of(self._tokenizer, targets, is_plain=is_plain, as_target=True, add_special_tokens=False)
         examples: list[Example | None] = []
         for source, target, body, answer in zip(sources, targets, bodies, answers, strict=True):
             # A target that is cut off has no end of text: the model should not learn to stop halfway.
@@ -131,6 +142,15 @@ class EncoderDecoder:
             example[TRUNCATED] = max(0, len(body) - room) + len(whole) - len(cut)
             examples.append(example if answer and len(cut) > len(self._before) else None)
         return examples
+
+    def _bodies(self, sources: Sequence[str], *, is_plain: bool) -> list[list[int]]:
+        """The tokens of each prefix and source, without the special tokens around them."""
+        texts = [f"{self._prefix}{source}" for source in sources]
+        bodies = ids_of(self._tokenizer, texts, is_plain=False, add_special_tokens=False)
+        for at, source in enumerate(sources if is_plain else ()):
+            if special_in(self._tokenizer, source) is not None:
+                bodies[at] = ids_within(self._tokenizer, [self._prefix, ""], source)
+        return bodies
 
     def _example(self, ids: list[int], target: list[int], *, source: str, reference: str = "") -> Example:
         labels = [IGNORED if at == 0 and token == self._forced else token for at, token in enumerate(target)]
@@ -205,12 +225,14 @@ class Causal:
         self._pad_id: int = tokenizer.pad_token_id
         self._end: int = tokenizer.eos_token_id
         self._turns: Turns | None = None
+        self.note = ""
         if is_chat:
             try:
                 self._turns = Turns(tokenizer, {})
             except DataError as error:
                 raise DataError(f"{error}; or set task.use_chat_template=false") from error
             self._end = self._turns.end_of_turn
+            self.note = self._turns.note
         self.settings: Mapping[str, Any] = {"eos_token_id": sorted({self._end, tokenizer.eos_token_id})}
 
     def check(self, config: PreTrainedConfig) -> None:
@@ -219,14 +241,20 @@ class Causal:
         if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
             raise DataError(f"task.architecture: transformers has no causal language model for {config.model_type}")
 
-    def encode(self, sources: Sequence[str], targets: Sequence[str] | None, max_tokens: int) -> list[Example | None]:
-        prompts = self._prompts(sources)
+    def encode(
+        self, sources: Sequence[str], targets: Sequence[str] | None, max_tokens: int, *, is_plain: bool = False
+    ) -> list[Example | None]:
+        prompts = self._prompts(sources, is_plain=is_plain)
         if targets is None:
             return [
-                self._example(ids if len(ids) <= max_tokens else self._shortened(source, max_tokens), [], source=source)
+                self._example(
+                    ids if len(ids) <= max_tokens else self._shortened(source, max_tokens, is_plain=is_plain),
+                    [],
+                    source=source,
+                )
                 for source, ids in zip(sources, prompts, strict=True)
             ]
-        answers = self._tokenizer(list(targets), add_special_tokens=False, verbose=False)["input_ids"]
+        answers = ids_of(self._tokenizer, targets, is_plain=is_plain, add_special_tokens=False)
         examples: list[Example | None] = []
         for source, target, prompt, answer in zip(sources, targets, prompts, answers, strict=True):
             # An answer that is cut off has no end of turn: the model should not learn to stop halfway.
@@ -240,26 +268,37 @@ class Causal:
         example = causal.example_of([*prompt, *answer], [0] * len(prompt) + [1] * len(answer))
         return example | {"prompt_length": len(prompt), "source": source, "reference": reference}
 
-    def _prompts(self, sources: Sequence[str]) -> list[list[int]]:
+    def _prompts(self, sources: Sequence[str], *, is_plain: bool) -> list[list[int]]:
         texts = [self._prompt.format(source=source, **self._languages) for source in sources]
         if self._turns is None:
-            prompts: list[list[int]] = self._tokenizer(texts, verbose=False)["input_ids"]
+            prompts = ids_of(self._tokenizer, texts, is_plain=False)
+            for at, source in enumerate(sources if is_plain else ()):
+                if special_in(self._tokenizer, source) is not None:
+                    parts = [part.format(**self._languages) for part in self._prompt.split("{source}")]
+                    prompts[at] = [*frame_of(self._tokenizer)[0], *ids_within(self._tokenizer, parts, source)]
             # Some tokenizers append the end of text, but a prompt continues.
             return [ids[:-1] if ids[-1] == self._tokenizer.eos_token_id else ids for ids in prompts]
+        for source in sources if is_plain else ():
+            if special := special_in(self._tokenizer, source):
+                raise DataError(
+                    f"data.special_tokens_in_text: {special} in {source!r:.60} cannot be plain text in a chat; "
+                    "set task.use_chat_template=false"
+                )
         turns = [Conversation(messages=[{"role": "user", "content": text.strip()}], weights=[0.0]) for text in texts]
         return [self._turns.prompt(turn, ANY_LENGTH) for turn in turns]
 
-    def _shortened(self, source: str, max_tokens: int) -> list[int]:
+    def _shortened(self, source: str, max_tokens: int, *, is_plain: bool) -> list[int]:
         """The prompt with as much of the source as fits."""
-        (prompt,) = self._prompts([source])
-        ids = self._tokenizer(source, add_special_tokens=False, verbose=False)["input_ids"]
+        (prompt,) = self._prompts([source], is_plain=is_plain)
+        (ids,) = ids_of(self._tokenizer, [source], is_plain=is_plain, add_special_tokens=False)
         while len(prompt) > max_tokens:
             ids = ids[: max(0, len(ids) - (len(prompt) - max_tokens))]
             if not ids:
                 raise DataError(
                     f"data.max_tokens: {max_tokens} leaves no room for a source within the prompt; raise it"
                 )
-            (prompt,) = self._prompts([str(self._tokenizer.decode(ids, skip_special_tokens=True))])
+            text = str(self._tokenizer.decode(ids, skip_special_tokens=True))
+            (prompt,) = self._prompts([text], is_plain=is_plain)
         return prompt
 
     def num_tokens(self, example: Example) -> int:

@@ -10,6 +10,7 @@ from shardtune.rows.source import Faults, Row, check_text
 from shardtune.trainer.tasks import causal
 from shardtune.trainer.tasks.example import Example
 from shardtune.trainer.tasks.languages import NUM_LOOKED_AT, Letters, bleu_tokenizer, find_tag, letters_of
+from shardtune.trainer.tasks.plain_text import mark_special, special_notes
 from shardtune.trainer.tasks.task import GeneratingTask, Generation, PreviewSpan, Survey
 from shardtune.trainer.tasks.text_scores import TextScores
 from shardtune.trainer.tasks.translation.models import Causal, EncoderDecoder, Translator
@@ -103,6 +104,10 @@ class Translation(GeneratingTask):
     def check_model(self, config: PreTrainedConfig) -> None:
         self._translator.check(config)
 
+    @property
+    def model_notes(self) -> list[str]:
+        return [self._translator.note] if self._translator.note else []
+
     @staticmethod
     def check_inputs(row: Row, faults: Faults) -> None:
         _check(row, "source", faults)
@@ -110,8 +115,15 @@ class Translation(GeneratingTask):
     def encode(self, rows: Sequence[Row], max_tokens: int, *, labeled: bool) -> list[list[Example]]:
         sources = [row.values["source"] for row in rows]
         targets = [row.values["target"] for row in rows] if labeled else None
-        examples = self._translator.encode(sources, targets, max_tokens)
-        return [[example] if example is not None else [] for example in examples]
+        is_plain = self.escapes_special_tokens
+        examples = self._translator.encode(sources, targets, max_tokens, is_plain=is_plain)
+        by_row = [[example] if example is not None else [] for example in examples]
+        if targets is not None and not is_plain:
+            mark_special(self._tokenizer, list(zip(sources, targets, strict=True)), by_row)
+        return by_row
+
+    def notes(self, split: str, noted: Mapping[str, int]) -> list[str]:
+        return special_notes(split, noted)
 
     def preview(self, example: Example) -> list[PreviewSpan]:
         return self._translator.preview(example)

@@ -411,3 +411,16 @@ def test_inputs_for_a_prediction_need_no_labels() -> None:
     for values in ({"text": "Bo"}, {"tokens": ["Bo"]}):
         TokenClassification.check_inputs(row(**values), faults)
     assert not faults
+
+
+def test_a_tokenizer_that_knows_no_words_gets_them_one_by_one() -> None:
+    characters = transformers.CanineTokenizer()
+    tagger = TokenClassification(OPTIONS, FACTS, characters, transformers.CanineConfig())
+    ((example,),) = tagger.encode([row(tokens=["Anna", "in", "Ulm"], tags=["B-PER", "O", "B-LOC"])], 32, labeled=True)
+    heads = [at for at, label in enumerate(example["labels"]) if label != IGNORED]
+    assert [NAMES[example["labels"][at]] for at in heads] == ["B-PER", "O", "B-LOC"]
+    assert "".join(map(chr, example["input_ids"][1:-1])) == "Anna in Ulm"
+    assert heads == [1, 5, 8], "a word's first piece is the space before it"
+    assert tagger.model_notes == [
+        "CanineTokenizer does not tell which tokens are a word, so each word is tokenized on its own"
+    ]

@@ -1,0 +1,57 @@
+"""How long a text may be follows from the model's positions, not from their number alone."""
+
+from typing import Any
+
+import pytest
+import transformers
+
+from shardtune.trainer.model.pretrained import num_positions
+
+SMALL = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8, "vocab_size": 20}
+SIDES = {"d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 1, "vocab_size": 20}
+SIDES |= {"decoder_attention_heads": 1, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8}
+
+
+@pytest.mark.parametrize(
+    ("kind", "padding", "expected"),
+    [
+        ("Roberta", 1, 64),
+        ("Roberta", 3, 62),
+        ("Roberta", 0, 65),
+        ("XLMRoberta", 1, 64),
+        ("Camembert", 1, 64),
+        ("MPNet", 1, 64),
+        ("Longformer", 1, 64),
+        ("IBert", 1, 64),
+        ("Esm", 1, 64),
+        ("Bert", 0, 66),
+        ("Electra", 0, 66),
+    ],
+)
+def test_positions_before_those_of_a_text_do_not_count(kind: str, padding: int, expected: int) -> None:
+    config: Any = getattr(transformers, f"{kind}Config")(
+        **SMALL, max_position_embeddings=66, pad_token_id=padding, bos_token_id=0, eos_token_id=2
+    )
+    assert num_positions(config) == expected
+
+
+@pytest.mark.parametrize("kind", ["Bart", "MBart", "M2M100", "Marian", "FSMT"])
+def test_an_encoder_decoder_counts_those_of_a_text_alone(kind: str) -> None:
+    more = {"langs": ["en", "de"], "src_vocab_size": 20, "tgt_vocab_size": 20} if kind == "FSMT" else {}
+    sides = {name: value for name, value in SIDES.items() if not (more and name == "vocab_size")}
+    config: Any = getattr(transformers, f"{kind}Config")(
+        **sides, **more, max_position_embeddings=64, pad_token_id=1, bos_token_id=0, eos_token_id=2
+    )
+    assert num_positions(config) == 64
+
+
+def test_a_model_without_a_table_of_positions_has_those_that_it_names() -> None:
+    llama = transformers.LlamaConfig(**SMALL, max_position_embeddings=64, pad_token_id=1)
+    assert num_positions(llama) == 64
+    assert num_positions(transformers.T5Config(d_model=8, num_layers=1, vocab_size=20)) is None
+
+
+def test_few_tokens_are_known_to_fit_without_a_look_at_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = transformers.RobertaConfig(**SMALL, max_position_embeddings=66, pad_token_id=1)
+    monkeypatch.setattr(transformers.AutoModel, "from_config", None)
+    assert (num_positions(config, wanted=64) or 0) >= 64
