@@ -94,7 +94,7 @@ def _prepare(training_run: Run, num_ranks: int, stop: Stop) -> None:
         say=lambda text: print(text, file=sys.stderr),
         progress=PreparationProgress(sys.stderr),
     )
-    refuse_other_data(training_run.run_dir, prepared.folder.name)
+    refuse_other_data(training_run.run_dir, prepared.identity)
 
 
 def _train(training_run: Run, process: _Process, stop: Stop) -> int:
@@ -117,7 +117,7 @@ def _train(training_run: Run, process: _Process, stop: Stop) -> int:
         )
     # Before the ranks connect, so that no collective times out while one of them tokenizes.
     prepared = prepare(recipe, num_ranks=world_size())
-    refuse_other_data(run_dir, prepared.folder.name)
+    refuse_other_data(run_dir, prepared.identity)
     if (run_dir / RESULTS).exists():
         if global_rank() == 0:
             print(already_finished(run_dir), file=terminal)

@@ -58,6 +58,22 @@ def with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
     )
 
 
+def without_places(recipe: Recipe) -> Recipe:
+    """The recipe without the places on this machine where its data and its model lie."""
+    data = {split: _without_places(getattr(recipe.data, split)) for split in _SPLITS}
+    path = Path(recipe.model.path)
+    model = recipe.model.model_copy(update={"path": "" if path.is_absolute() else recipe.model.path})
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=data), "model": model})
+
+
+def _without_places(value: Any) -> Any:
+    if isinstance(value, str):
+        return value if is_hub(value) else ""
+    if isinstance(value, SourceConfig):
+        return value.model_copy(update={"path": _without_places(value.path)})
+    return tuple(map(_without_places, value)) if isinstance(value, tuple) else value
+
+
 def local_folders(recipe: Recipe) -> list[Path]:
     """The folders on this machine that the ranks read or write, besides the run directory."""
     data = [source.path.removeprefix(HUB) for split in _SPLITS for source in recipe.data.sources(split)]

@@ -5,12 +5,13 @@ and a changed recipe starts a run of its own.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from shardtune.errors import CheckpointError, ConfigError
 from shardtune.recipe.load import learned_differences, learning_hash, load_recipe, parse_recipe, render_recipe
+from shardtune.recipe.paths import without_places
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.files import CHECKPOINTS, CONFIG, DATA, EXPORT, FORKED_FROM, RECIPE, write_atomically
 
@@ -57,10 +58,12 @@ def refuse_another_recipe(recipe: Recipe, run_dir: Path) -> None:
     if not (run_dir / CONFIG).is_file():
         return
     before = read_config(run_dir)
-    if learning_hash(before) == learning_hash(recipe):
+    # Where the data and the model lie may have changed; whether they are the same, refuse_other_data tells.
+    changes = learned_differences(without_places(before), without_places(recipe))
+    if not changes:
         return
     raise CheckpointError(
-        f"{run_dir} belongs to another recipe:\n  " + "\n  ".join(learned_differences(before, recipe)) + "\n"
+        f"{run_dir} belongs to another recipe:\n  " + "\n  ".join(changes) + "\n"
         "Use another --run-dir, or continue from its checkpoint with --fork=NEW_DIR"
     )
 
@@ -85,16 +88,30 @@ def _refuse_to_fork(run_dir: Path, fork: Path) -> None:
             raise CheckpointError(f"--fork: {fork} is not empty and not a fork of {run_dir}; give a new directory")
 
 
-def refuse_other_data(run_dir: Path, fingerprint: str) -> None:
+@dataclass(frozen=True)
+class DataIdentity:
+    """What identifies the prepared data of a run."""
+
+    fingerprint: str
+    parts: Mapping[str, str]
+    """Digests of what the fingerprint is made of, by the key of the recipe or another name."""
+    earlier: str | None = None
+    """The fingerprint that the earlier version of shardtune gave to the same data."""
+
+
+def refuse_other_data(run_dir: Path, identity: DataIdentity) -> None:
     """Raises CheckpointError if the run began on other data: a step number would then mean other rows."""
     path = run_dir / DATA
-    if not path.exists():
-        write_atomically(path, fingerprint)
-    elif path.read_text(encoding="utf-8") != fingerprint:
-        raise CheckpointError(
-            f"{run_dir} began on other data: a data file, the tokenizer or an option of the task has changed since. "
-            "Use another --run-dir"
-        )
+    known, _, parts = path.read_text(encoding="utf-8").partition("\n") if path.exists() else ("", "", "")
+    if known == identity.fingerprint:
+        return
+    if known and known != identity.earlier:
+        before = json.loads(parts) if parts else {}
+        changed = [name for name, digest in identity.parts.items() if before and before.get(name) != digest]
+        what = ", ".join(changed) or "a data file, the tokenizer or an option of the task"
+        has = "has" if len(changed) < 2 else "have"
+        raise CheckpointError(f"{run_dir} began on other data: {what} {has} changed since. Use another --run-dir")
+    write_atomically(path, f"{identity.fingerprint}\n{json.dumps(identity.parts)}")
 
 
 def write_run_dir(run: Run) -> None:

@@ -26,22 +26,20 @@ from shardtune.errors import DataError, ShardtuneError
 from shardtune.recipe.schema import Recipe
 from shardtune.rows.row_faults import Faults
 from shardtune.run_dir.files import write_atomically
+from shardtune.run_dir.run import DataIdentity
 from shardtune.trainer.data.prepare.example_shards import Encoder, Split, Written, damaged
-from shardtune.trainer.data.prepare.fingerprints import Fingerprints
-from shardtune.trainer.data.prepare.sources import SPLITS, sources_digest, sources_of
+from shardtune.trainer.data.prepare.identity import FORMAT, data_identity, fingerprint
+from shardtune.trainer.data.prepare.sources import SPLITS, sources_of
 from shardtune.trainer.data.prepare.splits import SplitRows, read_splits
 from shardtune.trainer.data.prepare.work_queue import NO_ROOM, FinishedElsewhere, Progress, WorkerKilled, WorkQueue
 from shardtune.trainer.model.head import choose_head, follow_head
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer, num_positions
-from shardtune.trainer.model.tokenizer_files import tokenizer_files
 from shardtune.trainer.tasks import task_of
 from shardtune.trainer.tasks.task import Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-FORMAT = 7
-"""Incremented whenever the same input would be written differently, so that older folders are not read."""
 NO_LIMIT = 10**9
 
 
@@ -50,6 +48,7 @@ class Prepared:
     """A folder of prepared data, and what was found out while preparing it."""
 
     folder: Path
+    identity: DataIdentity = field(default=DataIdentity("", {}), compare=False)
     was_made: bool = field(default=False, compare=False)
     """Whether this process prepared the data, or waited for them, instead of finding them in the cache."""
 
@@ -97,7 +96,8 @@ def prepare(
     training rows than ranks.
     """
     cache = Path(recipe.data.cache_dir).expanduser()
-    prepared = Prepared(cache / fingerprint(recipe))
+    identity = data_identity(recipe)
+    prepared = Prepared(cache / identity.fingerprint, identity)
     were_notes_said = was_made = False
     if not prepared.exists:
         was_made = True
@@ -120,23 +120,6 @@ def prepare(
 def encoder_of(recipe: Recipe, task: Task) -> Encoder:
     """The encoder of the recipe's rows."""
     return Encoder(task, recipe.data.max_tokens, are_bad_skipped=recipe.data.on_bad_row == "skip")
-
-
-def fingerprint(recipe: Recipe) -> str:
-    """A digest of all that the prepared data depend on: the files, the tokenizer, the task's options and FORMAT."""
-    digest = hashlib.sha256()
-    known = Fingerprints(Path(recipe.data.cache_dir).expanduser() / "fingerprints")
-    digest.update(f"{sources_digest(recipe, known)}\n".encode())
-    folder = Path(recipe.model.path)
-    files = tokenizer_files(folder) if folder.is_dir() else []
-    digest.update(f"{recipe.model.path if not files else ''}@{recipe.model.revision}\n".encode())
-    for path in files:
-        digest.update(f"{path.name}:{known.of(path)}\n".encode())
-    options: dict[str, Any] = {"task": recipe.task.model_dump(), "max_tokens": recipe.data.max_tokens}
-    if recipe.data.special_tokens_in_text != "refuse":  # whose preparation has no name of its own
-        options["special_tokens_in_text"] = recipe.data.special_tokens_in_text
-    digest.update(json.dumps([FORMAT, options], sort_keys=True).encode())
-    return digest.hexdigest()[:16]
 
 
 def most_tokens(config: "PreTrainedConfig", tokenizer: "PreTrainedTokenizerBase", *, wanted: int | None = None) -> int:

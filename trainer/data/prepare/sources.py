@@ -1,6 +1,5 @@
 """Where a recipe's rows come from: the sources of all splits, what identifies them, and reading them into pieces."""
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -191,8 +190,8 @@ def _options(source: SourceConfig, recipe: Recipe) -> ReadOptions:
     return read_options(source, text_unit=recipe.data.text_unit, text_files=recipe.task.text_files)
 
 
-def sources_digest(recipe: Recipe, known: Fingerprints) -> str:
-    """A digest of all that decides the rows: the content of the files and how they are read, not how they are weighted.
+def sources_content(recipe: Recipe, known: Fingerprints) -> dict[str, Any]:
+    """All that decides the rows: the content of the files and how they are read, not how they are weighted.
 
     Raises DataError with every path that matches nothing.
     """
@@ -211,7 +210,7 @@ def sources_digest(recipe: Recipe, known: Fingerprints) -> str:
     if data.streaming:
         content["streaming"] = data.shuffle_window
     content |= {split: share.model_dump() for split in SPLITS if (share := data.share(split)) is not None}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return content
 
 
 def _numbered(data: DataConfig) -> list[tuple[str, SourceConfig]]:

@@ -1,7 +1,7 @@
 """Named chat templates for models that have none, and the tokens that they need.
 
 None of them depends on later messages, so a conversation's beginning is rendered the same however it continues. A
-change here changes prepared data: raise FORMAT in trainer/data/prepare/prepare.py.
+change here changes prepared data: raise FORMAT in trainer/data/prepare/identity.py.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import pytest
 from shardtune.errors import DataError
 from shardtune.trainer.data.prepare.fingerprints import Fingerprints
 from shardtune.trainer.data.prepare.prepare import fingerprint, prepare
-from shardtune.trainer.data.prepare.sources import sources_digest
+from shardtune.trainer.data.prepare.sources import sources_content
 from shardtune.trainer.data.prepare.splits import SplitRows, read_splits
 from shardtune.trainer.data.prepare.work_queue import WorkQueue
 from tests.support.runs import tiny_recipe, write_tiny
@@ -259,7 +259,7 @@ def test_every_path_that_matches_nothing_is_reported(folder: Path) -> None:
         folder, f"data.train=[{folder}/a.csv, {folder}/b.xml]", f"data.dev={folder}/*.tsv", "data.test=null"
     )
     with pytest.raises(DataError) as raised:
-        sources_digest(recipe, Fingerprints(folder))
+        sources_content(recipe, Fingerprints(folder))
     assert [line.removeprefix(f"{folder}/").split(";")[0] for line in str(raised.value).splitlines()] == [
         "a.csv: no such file",
         "b.xml: no such file",
