@@ -17,6 +17,8 @@ ONLY_FOR = {
     "label_smoothing": ("single_label",),
 }
 """Key -> the problems that it applies to."""
+EARLIER = {"label_separator": (",",)}
+"""Defaults of earlier versions, which stand in the resolved recipes of their runs."""
 
 
 METRICS = {
@@ -69,7 +71,7 @@ class ClassificationOptions(TaskOptions):
         faults = [
             f"{key} does not apply to problem {self.problem}, only to {' and '.join(problems)}; remove it"
             for key, problems in ONLY_FOR.items()
-            if self.problem not in problems and getattr(self, key) != fields[key].default
+            if self.problem not in problems and getattr(self, key) not in (fields[key].default, *EARLIER.get(key, ()))
         ]
         if self.label_names and isinstance(self.class_weights, dict):
             unknown = ", ".join(sorted(self.class_weights.keys() - set(self.label_names)))
