@@ -37,6 +37,8 @@ def word_place(row: Row, at: int) -> RowLocation:
     lines = row.values.get("line_numbers")
     if isinstance(lines, list) and at < len(lines):
         return RowLocation(place_in_words(row.path, lines[at], row.item), row.key)
+    if row.line and not row.item and "column_1" in row.values:  # columns of words, whatever the file is called
+        return RowLocation(place_in_words(row.path, row.line + at, 0), row.key)
     return row.word(at)
 
 
