@@ -11,7 +11,7 @@ from shardtune.rows.input_file import ending_of, place_in_words
 from shardtune.rows.row_faults import RowLocation
 from shardtune.rows.source import Faults, Row, check_text
 from shardtune.trainer.tasks.token_classification.cells import parse_list
-from shardtune.trainer.tasks.token_classification.exports import is_unlabeled, read_span, spans_in
+from shardtune.trainer.tasks.token_classification.exports import GivenSpan, is_unlabeled, read_span, spans_in
 from shardtune.trainer.tasks.token_classification.notation import Readings, TagNotation
 from shardtune.trainer.tasks.token_classification.spans import Span, split_tag, split_words
 
@@ -37,6 +37,8 @@ def word_place(row: Row, at: int) -> RowLocation:
     lines = row.values.get("line_numbers")
     if isinstance(lines, list) and at < len(lines):
         return RowLocation(place_in_words(row.path, lines[at], row.item), row.key)
+    if row.line and not row.item and "column_1" in row.values:  # columns of words, whatever the file is called
+        return RowLocation(place_in_words(row.path, row.line + at, 0), row.key)
     return row.word(at)
 
 
@@ -137,14 +139,21 @@ def _check_spans(row: Row, faults: Faults) -> None:
         faults.add(row, "no spans; use [] for a text without entities")
 
 
-def spans_of_row(row: Row, words: Words, faults: Faults) -> list[Span]:
-    """The spans of the row, as word positions; adds spans that are malformed, overlap, or split a word."""
+def spans_of_row(row: Row, words: Words, faults: Faults, readings: Readings) -> list[Span]:
+    """The spans of the row, as word positions; adds spans that are malformed, overlap, or split a word.
+
+    Spans that had to be moved are counted in the readings.
+    """
     text, offsets = words
     first_at = {start: word for word, (start, _) in enumerate(offsets)}
     end_at = {end: word + 1 for word, (_, end) in enumerate(offsets)}
     spans: list[Span] = []
     for given in spans_in(row.values["spans"]) or []:
-        span, what = _trimmed(given, text, needs_text=has_tokens(row) and text != row.values.get("text"))
+        found = read_span(given)
+        if found is not None and (moved := _from_utf_16(found, text)) is not None:
+            readings["spans: {count} count UTF-16 units, as JavaScript does; moved to where their texts are", ""] += 1
+            found = moved
+        span, what = _trimmed(found, given, text, needs_text=has_tokens(row) and text != row.values.get("text"))
         if span is None:
             faults.add(row, what)
             continue
@@ -161,12 +170,11 @@ def spans_of_row(row: Row, words: Words, faults: Faults) -> list[Span]:
     return spans
 
 
-def _trimmed(given: Any, text: str, *, needs_text: bool) -> tuple[Span | None, str]:
+def _trimmed(span: GivenSpan | None, given: Any, text: str, *, needs_text: bool) -> tuple[Span | None, str]:
     """The span in characters, without spaces at its ends; None and what is wrong with it, if something is.
 
     With `needs_text`, the span has to say what it covers: it might count words.
     """
-    span = read_span(given)
     inside = text[span.start : span.end] if span and 0 <= span.start < span.end <= len(text) else ""
     if span is None or not span.labels or not inside.strip():
         return None, f"span {given!r:.80}: expected start and end (0 to {len(text)}) around words, and a label"
@@ -181,6 +189,18 @@ def _trimmed(given: Any, text: str, *, needs_text: bool) -> tuple[Span | None, s
         )
     start, end = span.end - len(inside.lstrip()), span.start + len(inside.rstrip())
     return Span(start, end, span.labels[0]), ""
+
+
+def _from_utf_16(span: GivenSpan, text: str) -> GivenSpan | None:
+    """The span in characters, if its positions count UTF-16 units and by that agree with its text; None otherwise."""
+    if not span.text or span.start < 0 or text[span.start : span.end] == span.text or text.isascii():
+        return None
+    units = text.encode("utf-16-le", errors="surrogatepass")
+    before, inside = units[: 2 * span.start], units[2 * span.start : 2 * span.end]
+    if inside != span.text.encode("utf-16-le", errors="surrogatepass"):
+        return None
+    start = len(before.decode("utf-16-le", errors="ignore"))
+    return span._replace(start=start, end=start + len(span.text))
 
 
 def _plain(text: str) -> str:

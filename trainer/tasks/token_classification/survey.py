@@ -51,6 +51,7 @@ class _Entities(NamedTuple):
 
     counts: Counter[str]
     num_repaired: int
+    readings: Readings
 
 
 class TokenSurvey(Survey):
@@ -70,17 +71,17 @@ class TokenSurvey(Survey):
     def look(self, split: str, rows: Sequence[Row], faults: Faults) -> _Tags | _Entities:
         if self._scheme is None:
             return self._look_at_tags(rows, faults)
-        counts, num_repaired = Counter[str](), 0
+        counts, num_repaired, readings = Counter[str](), 0, Readings()
         for row in rows:
             if is_unlabeled(row.values):
                 continue
             # Faults of tags and spans were reported when they were counted.
-            spans, repaired = self._spans(row, Faults() if self._are_counted else faults)
+            spans, repaired = self._spans(row, Faults() if self._are_counted else faults, readings)
             counts.update(span.type for span in spans)
             num_repaired += repaired
             if self._legal is not None:
                 self._refuse_unknown(row, spans, faults)
-        return _Entities(counts, num_repaired)
+        return _Entities(counts, num_repaired, readings)
 
     def learn(self, observations: Mapping[str, Sequence[Any]], faults: Faults) -> bool:
         if self._scheme is None:
@@ -94,6 +95,8 @@ class TokenSurvey(Survey):
         if self._are_counted:
             return False
         self._are_counted = True
+        every = [piece for pieces in observations.values() for piece in pieces]
+        self.notes += notes_on(sum((piece.readings for piece in every), Readings()))
         counts = {
             split: sum((piece.counts for piece in pieces), Counter[str]()) for split, pieces in observations.items()
         }
@@ -148,12 +151,12 @@ class TokenSurvey(Survey):
         else:
             self._scheme = self._options.scheme
 
-    def _spans(self, row: Row, faults: Faults) -> tuple[list[Span], int]:
+    def _spans(self, row: Row, faults: Faults, readings: Readings) -> tuple[list[Span], int]:
         """The row's spans, and how many of its tags had to be repaired."""
         assert self._scheme is not None, "the scheme is learned first"
         tags = tags_of_row(row, self._notation, Faults(), Readings())
         if tags is None:
-            return spans_of_row(row, words_of(row, keep_inner=self._keep_inner), faults), 0
+            return spans_of_row(row, words_of(row, keep_inner=self._keep_inner), faults, readings), 0
         bio, unknown, illegal = to_bio(tags, self._scheme)
         for bad in unknown if self._options.on_bad_tag == "repair" else sorted([*unknown, *illegal]):
             read_as = "" if bad in unknown else f"; read as {self._scheme.upper()} (task.scheme, task.on_bad_tag)"

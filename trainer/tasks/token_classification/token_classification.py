@@ -154,7 +154,7 @@ class TokenClassification(Task):
         tags = tags_of_row(row, self._notation, Faults(), Readings())
         if tags is not None:
             return to_bio(tags, self._scheme)[0]
-        return tags_of(spans_of_row(row, words, Faults()), len(words.offsets))
+        return tags_of(spans_of_row(row, words, Faults(), Readings()), len(words.offsets))
 
     def _pieces(self, all_words: Sequence[_Words]) -> list[list[list[int]]]:
         """The pieces of each word; the unknown token if a word has none, such as a control character."""

@@ -10,6 +10,7 @@ from shardtune.recipe.tasks.token_classification import TokenClassificationOptio
 from shardtune.rows.row_faults import Faults
 from shardtune.rows.source import Row
 from shardtune.trainer.tasks.token_classification.exports import read_export, read_span
+from shardtune.trainer.tasks.token_classification.notation import Readings
 from shardtune.trainer.tasks.token_classification.rows import spans_of_row, words_of
 from shardtune.trainer.tasks.token_classification.spans import Span
 from shardtune.trainer.tasks.token_classification.survey import TokenSurvey
@@ -80,7 +81,7 @@ EXPORTS = {
 @pytest.mark.parametrize("values", EXPORTS.values(), ids=EXPORTS)
 def test_the_spans_of_each_export_are_found(values: dict[str, Any]) -> None:
     row, faults = row_of(values), Faults()
-    assert spans_of_row(row, words_of(row, keep_inner=False), faults) == SPANS
+    assert spans_of_row(row, words_of(row, keep_inner=False), faults, Readings()) == SPANS
     assert str(faults) == ""
     assert survey(row).facts["span_counts"] == {"train": {"PER": 1, "LOC": 1}}
 
@@ -129,6 +130,13 @@ def test_what_an_export_has_beside_the_spans_is_left_out_and_counted() -> None:
         "read as Prodigy's export: 1 row",
         "left out: rows with the answer 'reject' (1)",
     ]
+
+
+def test_spans_that_count_as_javascript_does_are_moved_to_their_texts_and_counted() -> None:
+    values = {"text": "😀 Ann, 😀 Ulm", "label": [{"start": 3, "end": 6, "text": "Ann", "labels": ["PER"]}]}
+    found = survey(row_of(values))
+    assert found.facts["span_counts"] == {"train": {"PER": 1}}
+    assert found.notes[-1] == "spans: 1 count UTF-16 units, as JavaScript does; moved to where their texts are"
 
 
 @pytest.mark.parametrize(

@@ -120,3 +120,9 @@ def test_a_text_that_nobody_has_annotated_is_no_example(tmp_path: Path) -> None:
     rows = [Row({**values, **task.named_columns(options, values)}, Path("r.jsonl"), 1), row(2, text="Ann", spans=[])]
     assert [len(examples) for examples in task.encode(rows, 16, labeled=True)] == [0, 1]
     assert [len(examples) for examples in task.encode(rows, 16, labeled=False)] == [1, 1]
+
+
+def test_the_line_of_a_word_does_not_depend_on_the_name_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "a.conll").write_text("In O\n\nBo B-X\nCy PER\n", encoding="utf-8")
+    rows = [Row(read.values, Path("a.iob2"), read.line) for read in read_rows(tmp_path / "a.conll", {})]
+    assert [line.split(": tag")[0] for line in messages_of(*rows)] == ["a.iob2:4"]
