@@ -11,7 +11,7 @@ from shardtune.recipe.tasks import TASK_OPTIONS
 from shardtune.recipe.yaml_lines import KeyPath
 from shardtune.rows.formats import FORMATS
 from shardtune.rows.input_file import ReadOptions
-from shardtune.rows.parallel_text import sides_of
+from shardtune.rows.readers.parallel_text import sides_of
 from shardtune.rows.source_config import SourceConfig
 from shardtune.rows.source_files import HUB, FindError, escaped, find_source, is_glob, is_hub, is_saved_dataset
 

@@ -5,13 +5,13 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from shardtune.rows.conll import looks_like_conll, read_conll
 from shardtune.rows.input_file import File, FormatName, ReadOptions, Record, checked_lines_of, ending_of
-from shardtune.rows.json_rows import read_json, read_json_lines
-from shardtune.rows.parallel_text import read_aligned, read_tmx, sides_of
+from shardtune.rows.readers.conll import looks_like_conll, read_conll
+from shardtune.rows.readers.json_rows import read_json, read_json_lines
+from shardtune.rows.readers.parallel_text import read_aligned, read_tmx, sides_of
+from shardtune.rows.readers.separated import read_csv, read_tsv
+from shardtune.rows.readers.tables import read_arrow, read_parquet
 from shardtune.rows.row_faults import Faults
-from shardtune.rows.separated import read_csv, read_tsv
-from shardtune.rows.tables import read_arrow, read_parquet
 
 Reader = Callable[[File, Faults], Iterator[Record]]
 """Yields the rows of a file; adds its faults. May raise OSError."""

@@ -12,10 +12,10 @@ from typing import Any
 import yaml
 
 from shardtune.rows.input_file import Record, place_in_words
+from shardtune.rows.readers.tables import ROWS_AT_ONCE, damage_reported, reason_of, rows_of
 from shardtune.rows.row_faults import Faults, RowLocation
 from shardtune.rows.source_config import SourceConfig
 from shardtune.rows.source_files import HUB, FindError, file_digest, is_hub
-from shardtune.rows.tables import ROWS_AT_ONCE, damage_reported, reason_of, rows_of
 
 OUR_SPLITS = {"train": ("train", "training"), "dev": ("validation", "valid", "val", "dev"), "test": ("test",)}
 """Our splits -> their names in data sets; the first one that exists is used."""

@@ -15,7 +15,7 @@ from shardtune.errors import DataError
 from shardtune.rows.class_folders import class_folders, unlabeled_folders
 from shardtune.rows.formats import ENDINGS, LEGAL_FORMATS, format_of
 from shardtune.rows.input_file import COMPRESSIONS, ReadOptions, ending_of
-from shardtune.rows.parallel_text import sides_of
+from shardtune.rows.readers.parallel_text import sides_of
 
 HUB = "hf:"
 _LEGAL = f"{', '.join(ENDINGS)}, each also compressed ({', '.join(COMPRESSIONS)})"

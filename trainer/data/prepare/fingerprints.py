@@ -6,7 +6,7 @@ import json
 import time
 from pathlib import Path
 
-from shardtune.rows.parallel_text import sides_of
+from shardtune.rows.readers.parallel_text import sides_of
 from shardtune.rows.source_files import file_digest
 from shardtune.run_dir.files import write_atomically
 

@@ -13,7 +13,7 @@ from shardtune.recipe.schema import DataConfig, Recipe
 from shardtune.rows.formats import format_of, read_file
 from shardtune.rows.hub import dataset_digest, read_dataset
 from shardtune.rows.input_file import COMPRESSIONS, File, Part, ReadOptions, Record, encoding_of, ending_of
-from shardtune.rows.parallel_text import sides_of
+from shardtune.rows.readers.parallel_text import sides_of
 from shardtune.rows.row_faults import Faults
 from shardtune.rows.source import Row, labeled, read_options
 from shardtune.rows.source_config import SourceConfig

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from shardtune.rows.conll import looks_like_conll, read_conll
 from shardtune.rows.input_file import File
+from shardtune.rows.readers.conll import looks_like_conll, read_conll
 from shardtune.rows.row_faults import Faults
 from shardtune.rows.source import read_rows
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from shardtune.errors import ConfigError, DataError
 from shardtune.recipe.load import load_recipe
 from shardtune.rows.input_file import File
-from shardtune.rows.parallel_text import read_aligned, read_tmx, sides_of
+from shardtune.rows.readers.parallel_text import read_aligned, read_tmx, sides_of
 from shardtune.rows.row_faults import Faults
 from shardtune.rows.source import read_rows
 from shardtune.rows.source_files import file_digest
