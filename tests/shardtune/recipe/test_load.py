@@ -28,7 +28,10 @@ model:
 data:
   train: train.jsonl
 """
-LEGAL = ".jsonl, .csv, .tsv, .json, .parquet, .arrow, .txt, .conll, .bio, .tmx, each also compressed (.gz, .zst)"
+LEGAL = (
+    ".jsonl, .ndjson, .csv, .tsv, .json, .parquet, .arrow, .txt, .conll, .bio, .iob, .iob2, .conllu, .tmx, "
+    "each also compressed (.gz, .zst)"
+)
 A_FEW = {
     "optim": "optim:\n  lr: 2e-5\n  schedule: cosine\n",
     "train": "train: {num_epochs: 2, seed: 7}\n",
@@ -391,7 +394,7 @@ def test_a_missing_source_is_reported_at_its_place_in_the_recipe(tmp_path: Path)
     assert path_faults({"data": data}, tmp_path) == [
         Fault(("data", "train", 2, "path"), "'*.cvs': no file matches; the folder contains a.csv, a.xml, "
               "mixed, rows, saved"),
-        Fault(("data", "train", 3), "'mixed': files of several formats (.csv: a.csv; .tsv: b.tsv); use a glob "
+        Fault(("data", "train", 3), "'mixed': files of several formats (csv: a.csv; tsv: b.tsv); use a glob "
               f"such as {tmp_path}/mixed/*.csv"),
         Fault(("data", "train", 5, "path"), "no such file: 'a.cvs'; did you mean 'a.csv'?"),
         Fault(("data", "train", 6), f"'a.xml': unknown format '.xml'; legal: {LEGAL}"),

@@ -10,10 +10,10 @@ import pytest
 from shardtune.errors import DataError
 from shardtune.rows.source import Faults, Row
 from shardtune.section import TaskOptions
-from shardtune.trainer.data.prepare.task_facts import survey
 from shardtune.trainer.tasks import TASKS
 from shardtune.trainer.tasks.batch import Batch
 from shardtune.trainer.tasks.example import IGNORED, Example
+from shardtune.trainer.tasks.run_survey import survey
 from shardtune.trainer.tasks.task import GeneratingTask, Task
 
 

@@ -23,9 +23,9 @@ from shardtune.trainer.data.prepare.duplicates import Duplicates
 from shardtune.trainer.data.prepare.held_out import held_out, refuse_unknown_group, shares_of
 from shardtune.trainer.data.prepare.row_pieces import OUT, Pieces, Rows
 from shardtune.trainer.data.prepare.sources import SPLITS, ReadResult, sources_of, with_named_columns
-from shardtune.trainer.data.prepare.task_facts import Observations, run_survey
 from shardtune.trainer.data.prepare.work_queue import WorkQueue
 from shardtune.trainer.tasks import TASKS, Task
+from shardtune.trainer.tasks.run_survey import Observations, run_survey
 from shardtune.trainer.tasks.task import Survey
 
 REPORTED = ("sources", "bad_rows", "duplicates", "conflicts", "leaks", "deduplicated")

@@ -14,10 +14,10 @@ from shardtune.errors import DataError
 from shardtune.recipe.tasks.chat import ChatOptions
 from shardtune.rows.source import Row
 from shardtune.trainer.data.prepare.prepare import prepare
-from shardtune.trainer.data.prepare.task_facts import survey
 from shardtune.trainer.tasks.chat.chat import Chat
 from shardtune.trainer.tasks.chat.compare import squeezed
 from shardtune.trainer.tasks.example import NOTED, TRUNCATED, Example
+from shardtune.trainer.tasks.run_survey import survey
 from tests.support.runs import tiny_recipe
 from tests.support.tiny import byte_tokenizer, write_causal
 from tests.trainer.tasks.chat.test_turns import (

@@ -30,7 +30,6 @@ from shardtune.trainer.commands.chat import main as talk_to
 from shardtune.trainer.commands.predict import find_model, open_model
 from shardtune.trainer.commands.predict import main as predict
 from shardtune.trainer.data.prepare.prepare import prepare
-from shardtune.trainer.data.prepare.task_facts import survey
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.engine.deepspeed_engine import DeepSpeedEngine, sharded_birth
 from shardtune.trainer.engine.optimizers import OPTIMIZERS
@@ -38,6 +37,7 @@ from shardtune.trainer.model.load import load_model
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
 from shardtune.trainer.tasks.chat.chat import Chat
 from shardtune.trainer.tasks.example import IGNORED, TRUNCATED
+from shardtune.trainer.tasks.run_survey import survey
 from tests.support.ranks import run_ranks
 from tests.support.runs import curve, tiny_recipe
 from tests.support.stops import stop_after

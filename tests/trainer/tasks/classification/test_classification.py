@@ -13,10 +13,10 @@ from torch import Tensor
 from shardtune.errors import DataError
 from shardtune.recipe.tasks.classification import ClassificationOptions
 from shardtune.rows.source import Row
-from shardtune.trainer.data.prepare.task_facts import survey
 from shardtune.trainer.tasks.batch import Batch
 from shardtune.trainer.tasks.classification.classification import Classification
 from shardtune.trainer.tasks.example import IGNORED, TRUNCATED
+from shardtune.trainer.tasks.run_survey import survey
 
 OPTIONS = ClassificationOptions(kind="classification")
 

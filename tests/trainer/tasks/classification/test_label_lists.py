@@ -9,9 +9,9 @@ import pytest
 from shardtune.errors import DataError
 from shardtune.recipe.tasks.classification import ClassificationOptions
 from shardtune.rows.source import Row
-from shardtune.trainer.data.prepare.task_facts import survey
 from shardtune.trainer.tasks.classification.classification import Classification
 from shardtune.trainer.tasks.classification.label_lists import names_in
+from shardtune.trainer.tasks.run_survey import survey
 
 NAMES = ["toxic", "insult", "threat"]
 HOT = [["toxic"], ["insult", "threat"], []]

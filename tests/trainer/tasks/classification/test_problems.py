@@ -26,11 +26,11 @@ from shardtune.rows.source import Row, read_rows
 from shardtune.trainer.between_steps.evaluate import add
 from shardtune.trainer.commands.predict import predict
 from shardtune.trainer.data.prepare.prepare import prepare
-from shardtune.trainer.data.prepare.task_facts import survey
 from shardtune.trainer.tasks.batch import Batch
 from shardtune.trainer.tasks.classification.classification import Classification
 from shardtune.trainer.tasks.classification.problems import PROBLEMS, best_threshold, rank_correlation
 from shardtune.trainer.tasks.example import IGNORED
+from shardtune.trainer.tasks.run_survey import survey
 from shardtune.trainer.tasks.task import PerExample
 from tests.support.runs import curve, events, tiny_recipe, train
 from tests.support.tiny import BAD, GOOD, PLAIN

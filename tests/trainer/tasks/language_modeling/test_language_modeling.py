@@ -28,13 +28,13 @@ from shardtune.trainer.data.batches.evaluation import evaluation_batches
 from shardtune.trainer.data.batches.order import Order
 from shardtune.trainer.data.batches.steps import PreparedSteps
 from shardtune.trainer.data.prepare.prepare import prepare
-from shardtune.trainer.data.prepare.task_facts import survey
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.engine.deepspeed_engine import DeepSpeedEngine
 from shardtune.trainer.model.pretrained import load_tokenizer
 from shardtune.trainer.model.target_loss import keep_target_loss
 from shardtune.trainer.tasks.example import IGNORED
 from shardtune.trainer.tasks.language_modeling.language_modeling import LanguageModeling, cut, objective_of
+from shardtune.trainer.tasks.run_survey import survey
 from tests.support.runs import curve, events, train
 from tests.support.tiny import BAD, GOOD, PLAIN, write_causal, write_documents, write_encoder
 

@@ -11,8 +11,8 @@ from shardtune.recipe.load import parse_recipe
 from shardtune.recipe.tasks.token_classification import TokenClassificationOptions
 from shardtune.rows.source import Row, read_rows
 from shardtune.trainer.data.prepare.splits import SplitRows, read_splits
-from shardtune.trainer.data.prepare.task_facts import survey
 from shardtune.trainer.data.prepare.work_queue import WorkQueue
+from shardtune.trainer.tasks.run_survey import survey
 from shardtune.trainer.tasks.token_classification.token_classification import TokenClassification
 
 BARE = "Familial B\nadenomatous I\npolyposis I\nis O\nrare O\n\nThe O\nasthma B\nwas O\nmild O\n"

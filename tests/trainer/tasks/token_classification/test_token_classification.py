@@ -19,8 +19,8 @@ from shardtune.errors import ConfigError, DataError
 from shardtune.recipe.load import parse_recipe
 from shardtune.recipe.tasks.token_classification import TokenClassificationOptions
 from shardtune.rows.source import Faults, Row, read_rows
-from shardtune.trainer.data.prepare.task_facts import survey
 from shardtune.trainer.tasks.example import IGNORED
+from shardtune.trainer.tasks.run_survey import survey
 from shardtune.trainer.tasks.token_classification.spans import spans_of, tags_of
 from shardtune.trainer.tasks.token_classification.token_classification import TokenClassification
 from tests.support.runs import curve, events, tiny_recipe, train

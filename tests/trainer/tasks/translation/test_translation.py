@@ -21,11 +21,11 @@ from shardtune.rows.source import Faults, Row
 from shardtune.trainer.between_steps.generate import settings_of
 from shardtune.trainer.commands import predict
 from shardtune.trainer.data.prepare.prepare import prepare
-from shardtune.trainer.data.prepare.task_facts import survey
 from shardtune.trainer.model.load import generate, load_model
 from shardtune.trainer.model.pretrained import load_tokenizer
 from shardtune.trainer.model.target_loss import keep_target_loss
 from shardtune.trainer.tasks.example import IGNORED, TRUNCATED
+from shardtune.trainer.tasks.run_survey import survey
 from shardtune.trainer.tasks.translation.translation import Translation
 from tests.support.runs import curve, events, tiny_recipe, train
 from tests.support.tiny import SPOKEN, WRITTEN, write_causal, write_encoder_decoder, write_toy_language
