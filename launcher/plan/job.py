@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shardtune.ds_config.resolve import ds_config_of
+from shardtune.ds_config.resolve import ds_config_of, open_precisions, precision_key
 from shardtune.errors import LaunchError
 from shardtune.launcher.plan.backends import BACKENDS
 from shardtune.recipe.schema import Recipe
@@ -154,10 +154,9 @@ def _ranks(recipe: Recipe, machine: Machine) -> tuple[str, int]:
                 f"job.ranks: {world_size} ranks need {world_size} GPUs, but there are {machine.num_gpus}; lower it"
             )
         return device, world_size
-    if recipe.engine.precision == "fp16":
-        raise LaunchError(
-            "engine.precision: fp16 needs a GPU (DeepSpeed does not support it on CPUs); set auto, bf16 or fp32"
-        )
+    if open_precisions(recipe) == ("fp16",):
+        key, cure = precision_key(recipe, "fp16")
+        raise LaunchError(f"{key}: fp16 needs a GPU (DeepSpeed does not support it on CPUs); {cure}")
     return device, recipe.job.ranks or min(2, machine.num_cores)
 
 

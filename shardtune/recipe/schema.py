@@ -263,12 +263,13 @@ class ReportConfig(Section):
 
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     """Weights & Biases; `auto` is online if an API key is found, and offline otherwise."""
-    project: str = "shardtune"
-    """The W&B project."""
+    project: str | None = None
+    """The W&B project. None uses WANDB_PROJECT of the environment, or else `shardtune`."""
     name: str | None = None
-    """The name of the run in W&B. None uses the name of the run directory."""
+    """The name of the run in W&B. None uses WANDB_NAME of the environment, or else the name of the run directory."""
     group: str | None = None
-    """The W&B group."""
+    """The W&B group. None uses WANDB_RUN_GROUP of the environment, if it is set; so do WANDB_ENTITY, WANDB_TAGS and
+    WANDB_NOTES, which have no key here."""
     every_steps: PositiveInt = 1
     """Optimizer steps between step lines in metrics.jsonl; each line averages over the steps since the previous one."""
 

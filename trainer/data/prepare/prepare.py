@@ -92,7 +92,7 @@ def prepare(
     Raises DataError for all that is wrong with the data, the model folder or the tokenizer, or if there are fewer
     training rows than ranks.
     """
-    cache = Path(recipe.data.cache_dir).expanduser()
+    cache = expand_home(recipe.data.cache_dir)
     prepared = Prepared(cache / fingerprint(recipe))
     were_notes_said = was_made = False
     if not prepared.exists:
@@ -120,7 +120,7 @@ def encoder_of(recipe: Recipe, task: Task) -> Encoder:
 def fingerprint(recipe: Recipe) -> str:
     """A digest of all that the prepared data depend on: the files, the tokenizer, the task's options and FORMAT."""
     digest = hashlib.sha256()
-    known = Fingerprints(Path(recipe.data.cache_dir).expanduser() / "fingerprints")
+    known = Fingerprints(expand_home(recipe.data.cache_dir) / "fingerprints")
     digest.update(f"{sources_digest(recipe.data, known)}\n".encode())
     folder = Path(recipe.model.path)
     files = sorted(path for path in folder.iterdir() if _is_tokenizer_file(path)) if folder.is_dir() else []
