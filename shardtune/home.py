@@ -22,7 +22,7 @@ def home_fault(path: str | Path) -> str | None:
         who = (
             f"there is no user {user!r}"
             if user
-            else f"user id {os.getuid()} has no home directory (HOME is not set, and the password file does not know it)"
+            else f"user id {os.getuid()} has no home directory: HOME is not set, and the password file lacks it"
         )
         return f"'{path}': {who}; {'' if user else 'set HOME, or '}give an absolute path"
     return None

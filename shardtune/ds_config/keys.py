@@ -18,8 +18,8 @@ OWNED_BY_RECIPE = {
     "fp16.enabled": "engine.precision",
     "bf16.enabled": "engine.precision",
 }
-"""DeepSpeed key -> the recipe key that sets it. "auto", which users of transformers write there, and a value that agrees
-with the recipe are accepted; a contradiction is refused."""
+"""DeepSpeed key -> the recipe key that sets it. "auto", which users of transformers write there, and a value that
+agrees with the recipe are accepted; a contradiction is refused."""
 _PRECISION = "set by engine.precision; the optimizer always works in fp32"
 _ROWS = "shardtune reads and orders the rows itself (data.*, train.*)"
 _PARALLEL = "shardtune is data parallel only: every rank reads different rows"
@@ -95,23 +95,26 @@ IGNORED = {
 
 RENAMED = {
     "bfloat16": "bf16",
-    "zero_optimization.allgather_sequential": "zero_optimization.stage3_allgather_sequential",
-    "zero_optimization.cpu_offload_params": "zero_optimization.cpu_offload_param",
-    "zero_optimization.gather_16bit_weights_on_model_save": "zero_optimization.stage3_gather_16bit_weights_on_model_save",
-    "zero_optimization.gather_fp16_weights_on_model_save": "zero_optimization.stage3_gather_16bit_weights_on_model_save",
-    "zero_optimization.max_live_parameters": "zero_optimization.stage3_max_live_parameters",
-    "zero_optimization.max_reuse_distance": "zero_optimization.stage3_max_reuse_distance",
-    "zero_optimization.model_persistence_threshold": "zero_optimization.stage3_model_persistence_threshold",
-    "zero_optimization.module_granularity_threshold": "zero_optimization.stage3_module_granularity_threshold",
-    "zero_optimization.param_persistence_threshold": "zero_optimization.stage3_param_persistence_threshold",
-    "zero_optimization.prefetch_bucket_size": "zero_optimization.stage3_prefetch_bucket_size",
-    "zero_optimization.stage3_gather_fp16_weights_on_model_save": (
-        "zero_optimization.stage3_gather_16bit_weights_on_model_save"
-    ),
-    "zero_optimization.use_all_reduce_for_fetch_params": "zero_optimization.stage3_use_all_reduce_for_fetch_params",
+    **{
+        f"zero_optimization.{old}": f"zero_optimization.{new}"
+        for old, new in {
+            "allgather_sequential": "stage3_allgather_sequential",
+            "cpu_offload_params": "cpu_offload_param",
+            "gather_16bit_weights_on_model_save": "stage3_gather_16bit_weights_on_model_save",
+            "gather_fp16_weights_on_model_save": "stage3_gather_16bit_weights_on_model_save",
+            "max_live_parameters": "stage3_max_live_parameters",
+            "max_reuse_distance": "stage3_max_reuse_distance",
+            "model_persistence_threshold": "stage3_model_persistence_threshold",
+            "module_granularity_threshold": "stage3_module_granularity_threshold",
+            "param_persistence_threshold": "stage3_param_persistence_threshold",
+            "prefetch_bucket_size": "stage3_prefetch_bucket_size",
+            "stage3_gather_fp16_weights_on_model_save": "stage3_gather_16bit_weights_on_model_save",
+            "use_all_reduce_for_fetch_params": "stage3_use_all_reduce_for_fetch_params",
+        }.items()
+    },
 }
 """Old name, or one without the prefix that the JSON has -> today's name. cpu_offload and its like become blocks
-(old_names.py)."""
+(clean.py)."""
 
 
 ENGINE_KNOBS = frozenset(

@@ -27,7 +27,9 @@ def precisions_of(config: Mapping[str, Any]) -> tuple[str, ...]:
 def precision_faults(config: Mapping[str, Any], precision: str) -> Iterator[str]:
     """A fault for each value of bf16.enabled and fp16.enabled that contradicts engine.precision, or the other one."""
     given = {name: get_value(config, f"{name}.enabled") for name in ("bf16", "fp16")}
-    wrong = {name: value for name, value in given.items() if not isinstance(value, bool) and value not in (None, "auto")}
+    wrong = {
+        name: value for name, value in given.items() if not isinstance(value, bool) and value not in (None, "auto")
+    }
     for name, enabled in wrong.items():
         yield f'{name}.enabled: expected true, false or "auto", got {shown(enabled)}'
     if wrong:

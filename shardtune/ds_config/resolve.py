@@ -78,8 +78,11 @@ def ds_config_notice(recipe: Recipe) -> str | None:
 
 def open_precisions(recipe: Recipe) -> tuple[str, ...]:
     """The precisions that the recipe and its ds_config leave to choose from, best first. Raises ConfigError."""
-    if recipe.engine.precision != "auto":
-        return (recipe.engine.precision,)
+    return named_precisions(recipe) if recipe.engine.precision == "auto" else (recipe.engine.precision,)
+
+
+def named_precisions(recipe: Recipe) -> tuple[str, ...]:
+    """The precisions that the ds_config leaves to engine.precision: auto, best first. Raises ConfigError."""
     if recipe.engine.deepspeed is None:  # which has the loss scale that fp16 needs
         return tuple(name for name in PRECISIONS if name != "fp16")
     config = load_ds_config(recipe.engine.deepspeed)

@@ -31,7 +31,8 @@ class Run:
 def find_run(path: Path, overrides: Sequence[str], run_dir: Path | None, fork: Path | None = None) -> Run:
     """Return the run that a command line means: of a recipe, of a run directory to resume, or a fork of either.
 
-    Raises ConfigError if the recipe is invalid or a home unknown, CheckpointError if the directory belongs to another recipe.
+    Raises ConfigError if the recipe is invalid, or the home directory of `~` unknown, CheckpointError if the run
+    directory belongs to another recipe.
     """
     recipe_path = path
     if path.is_dir():

@@ -43,7 +43,7 @@ def test_a_recipe_that_needs_a_home_is_refused_at_its_key(homeless: Path) -> Non
         load_recipe(homeless / "x.yaml", ["model.path=~/model", "data.dev=~/dev.jsonl", "data.test={path: ~/t/*.csv}"])
     lines = str(error.value).splitlines()
     assert lines[0].startswith(f"{homeless}/x.yaml:3: data.cache_dir: '~/.cache/shardtune': user id ")
-    assert [line.split(": ")[1] for line in lines[1:]] == ["'~/model'", "'~/dev.jsonl'", "path"]
+    assert ["model.path=" in lines[1], "data.dev=" in lines[2], "data.test=" in lines[3]] == [True] * 3
     assert all(line.endswith(UNKNOWN) for line in lines)
 
 
@@ -62,10 +62,14 @@ def test_no_folder_is_made_of_it(homeless: Path, capsys: pytest.CaptureFixture[s
         prepare(recipe)
     with pytest.raises(ConfigError, match=UNKNOWN):
         find_run(homeless / "x.yaml", ["data.cache_dir=cache"], Path("~/runs/a"))
-    for words in (["run", "x.yaml", "--run-dir=~/runs"], ["run", "~/x.yaml"], ["export", "r", "--out=~nobody_of_this_name/x"]):
-        assert cli._carry_out(words) == 2
+    for line in ("run x.yaml --run-dir=~/runs", "run ~/x.yaml", "export r --out=~nobody_of_this_name/x"):
+        assert cli._carry_out(line.split()) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 3 and lines[0].startswith("'~/runs': user id ") and lines[2].startswith("'~nobody_of_this_name/x': ")
+    assert (
+        len(lines) == 3
+        and lines[0].startswith("'~/runs': user id ")
+        and lines[2].startswith("'~nobody_of_this_name/x': ")
+    )
     assert names(homeless) == ["train.jsonl", "x.yaml"]
 
 

@@ -203,9 +203,9 @@ def sharded_birth(ds_config: dict[str, Any]) -> Iterator[None]:
 
 
 def refuse_bad_ds_config(recipe: Recipe) -> None:
-    """Raises ConfigError with a line for each value of the recipe's own ds_config that DeepSpeed refuses. Starts nothing.
+    """Raises ConfigError with a line for each value that DeepSpeed refuses in the recipe's own ds_config.
 
-    The strategies in ds_configs/ are tested instead.
+    Nothing is started. The strategies in ds_configs/ are tested instead.
     """
     if not has_own_ds_config(recipe):
         return

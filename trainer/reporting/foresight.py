@@ -77,7 +77,11 @@ def _beyond_the_end(recipe: Recipe, num_steps: int) -> Iterator[str]:
     has_dev = recipe.data.dev is not None
     saved = "only the last step and each new best on dev are saved" if has_dev else "only the last step is saved"
     for key, every, result in (
-        ("train.eval_every_steps", recipe.train.eval_every_steps if has_dev else None, "dev is evaluated only at the end"),
+        (
+            "train.eval_every_steps",
+            recipe.train.eval_every_steps if has_dev else None,
+            "dev is evaluated only at the end",
+        ),
         ("checkpoint.every_steps", recipe.checkpoint.every_steps, saved),
         ("report.every_steps", recipe.report.every_steps, "the loss is reported only once, at the end"),
     ):
@@ -89,10 +93,10 @@ def _without_dev(recipe: Recipe) -> Iterator[str]:
     if recipe.data.dev is not None:
         return
     every, checkpoint = recipe.train.eval_every_steps, recipe.checkpoint
-    if every is not None and (checkpoint.every_steps is None and checkpoint.every_minutes is None):
-        yield f"train.eval_every_steps={every:,} only sets when checkpoints are saved: there is no data.dev to evaluate on"
-    elif every is not None:
-        yield f"train.eval_every_steps={every:,} has no effect: there is no data.dev to evaluate on"
+    if every is not None:
+        sets_checkpoints = checkpoint.every_steps is None and checkpoint.every_minutes is None
+        effect = "only sets when checkpoints are saved" if sets_checkpoints else "has no effect"
+        yield f"train.eval_every_steps={every:,} {effect}: there is no data.dev to evaluate on"
     for name in ("best_metric", "keep_best"):
         if _is_changed(checkpoint, name):
             yield f"checkpoint.{name} has no effect: there is no data.dev to choose the best model by"

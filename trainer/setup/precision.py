@@ -2,7 +2,7 @@
 
 import torch
 
-from shardtune.ds_config.resolve import open_precisions, precision_key
+from shardtune.ds_config.resolve import named_precisions, open_precisions, precision_key
 from shardtune.errors import LaunchError
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.distributed.ranks import Ranks
@@ -58,4 +58,4 @@ def has_bf16(device: str) -> bool:
 
 def otherwise(device: str, recipe: Recipe) -> str:
     """The precision of devices without bf16 units; fp16 needs the loss scale of DeepSpeed, and may be ruled out."""
-    return "fp16" if device == "cuda" and "fp16" in open_precisions(recipe) else "fp32"
+    return "fp16" if device == "cuda" and "fp16" in named_precisions(recipe) else "fp32"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from shardtune.ds_config.keys import BLOCKS, IGNORED, RENAMED
+from shardtune.ds_config.keys import BLOCKS, DONE_ANYWAY, IGNORED, REFUSED, REMOVED_FROM_DEEPSPEED, RENAMED
 from shardtune.ds_config.resolve import ds_config_notice, load_ds_config, open_precisions, resolve_ds_config, stage_of
 from shardtune.errors import ConfigError
 from shardtune.recipe.load import parse_recipe
@@ -83,7 +83,7 @@ def test_one_notice_lists_what_was_ignored_renamed_and_adopted(tmp_path: Path) -
 def test_an_old_name_is_renamed(old: str, new: str) -> None:
     def block(key: str) -> dict[str, Any]:
         outer, _, name = key.rpartition(".")
-        return {outer: {name: 3}} if outer else {name: {"immediate_grad_update": True}}
+        return {outer: {"stage": 3, name: True}} if outer else {name: {"immediate_grad_update": True}}
 
     assert resolved(block(old)) == resolved(block(new)) != NOTHING
 
@@ -222,3 +222,4 @@ def test_no_key_is_both_ignored_and_passed_on() -> None:
     inner = {f"{block}.{key}" for block, keys in BLOCKS.items() for key in keys}
     assert not IGNORED.keys() & inner
     assert set(RENAMED.values()) - {"bf16"} <= inner
+    assert DONE_ANYWAY.keys() <= REFUSED.keys() | REMOVED_FROM_DEEPSPEED

@@ -47,7 +47,8 @@ def best_steps(metric: str, *metrics: dict[str, Any], lower_is_better: bool = Fa
         lower_is_better=lower_is_better,
     )
     for step in range(1, len(metrics) + 1):
-        state = evaluation.step_done(TrainState(step=step, best_step=state.best_step, best_value=state.best_value), None)  # type: ignore[arg-type]
+        before = TrainState(step=step, best_step=state.best_step, best_value=state.best_value)
+        state = evaluation.step_done(before, None)  # type: ignore[arg-type]
         best.append(state.best_step)
     return best, evaluator
 

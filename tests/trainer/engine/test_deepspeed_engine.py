@@ -24,12 +24,16 @@ def own_recipe(folder: Path, ds_config: dict[str, Any], *overrides: str) -> Reci
             {"zero_optimization": {"stage": 2, "reduce_bucket_size": "big", "overlap_comm": 7}},
             ["zero_optimization.reduce_bucket_size: ", "zero_optimization.overlap_comm: "],
         ),
-        ({"zero_optimization": {"stage": 3, "offload_param": {"device": "disk"}}}, [
-            "zero_optimization.offload_param.device: "]),
+        (
+            {"zero_optimization": {"stage": 3, "offload_param": {"device": "disk"}}},
+            ["zero_optimization.offload_param.device: "],
+        ),
         ({"compile": {"passes": ["z9"]}}, ["compile.passes.0: "]),
         ({"communication_data_type": "fp7"}, ["DeepSpeed refuses it: Invalid communication_data_type"]),
-        ({"zero_optimization": {"stage": 1, "offload_optimizer": {"device": "cpu", "ratio": 0.5}}}, [
-            "zero_optimization: partial offloading"]),
+        (
+            {"zero_optimization": {"stage": 1, "offload_optimizer": {"device": "cpu", "ratio": 0.5}}},
+            ["zero_optimization: partial offloading"],
+        ),
         ({"compile": {"disable": False, "backend": "inductor"}, "timers": {"throughput": {"enabled": False}}}, []),
     ],
 )

@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from shardtune.errors import DataError, ShardtuneError
+from shardtune.home import expand_home
 from shardtune.recipe.schema import Recipe
 from shardtune.rows.row_faults import Faults
 from shardtune.run_dir.files import write_atomically
