@@ -72,6 +72,7 @@ DONE_ANYWAY: dict[str, tuple[object, ...]] = {
 
 _METRICS = "metrics go to metrics.jsonl and to report.wandb"
 _OPTIMIZER = "the optimizer is always torch's AdamW"
+NOT_COMPILED = "the model is not compiled"
 
 
 IGNORED = {
@@ -82,10 +83,10 @@ IGNORED = {
     "steps_per_print": _METRICS,
     "tensorboard": _METRICS,
     "wandb": _METRICS,
-    "compile.backend": "the model is not compiled",
-    "compile.disable": "the model is not compiled",
-    "compile.enabled": "the model is not compiled",
-    "compile.kwargs": "the model is not compiled",
+    "compile.backend": NOT_COMPILED,
+    "compile.disable": NOT_COMPILED,
+    "compile.enabled": NOT_COMPILED,
+    "compile.kwargs": NOT_COMPILED,
     "zero_allow_untested_optimizer": _OPTIMIZER,
     "zero_force_ds_cpu_optimizer": _OPTIMIZER,
     "zero_optimization.aio": "only used for nvme",

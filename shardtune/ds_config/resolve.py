@@ -15,6 +15,7 @@ from shardtune.ds_config.keys import (
     ENGINE_KNOBS,
     FLAGS,
     FREE_BLOCKS,
+    NOT_COMPILED,
     REFUSED,
     REMOVED_FROM_DEEPSPEED,
     TOP_LEVEL,
@@ -135,7 +136,8 @@ def _resolve(base: Mapping[str, Any], recipe: Recipe, hidden_size: int | None) -
         _refuse(faults, recipe)
     open_to = precisions_of(config)
     faults += [*_unknown_faults(config), *precision_faults(config, recipe.engine.precision)]
-    ignored |= _uncounted(config)
+    for reason, keys in _without_effect(config).items():
+        ignored.setdefault(reason, []).extend(keys)
     faults += [*_owned_faults(config, recipe), *_zero_faults(config)]
     _fill_sizes(config["zero_optimization"], hidden_size)
     autos = drop_autos(config)
@@ -159,14 +161,20 @@ def _adopted(open_to: Sequence[str]) -> str:
     return f"engine.precision: auto is {' or '.join(open_to)} by its bf16.enabled and fp16.enabled"
 
 
-def _uncounted(config: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The numbers of rows that DeepSpeed never counts here, if the config has any: reason -> keys."""
-    keys = [
-        key
-        for key in ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
-        if config.get(key) not in (None, "auto")
-    ]
-    return {"train.micro_batch_tokens divides a step into passes": keys} if keys else {}
+def _without_effect(config: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Reason -> the keys that DeepSpeed is given, or checks, and that change nothing: rows that it never counts, and
+    how it would compile the model."""
+    rows = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+    compiled = config.get("compile", {})
+    keys = {
+        "train.micro_batch_tokens divides a step into passes": [key for key in rows if key in config],
+        NOT_COMPILED: [f"compile.{key}" for key, value in compiled.items() if value],
+    }
+    return {
+        reason: given
+        for reason, listed in keys.items()
+        if (given := [key for key in listed if get_value(config, key) not in (None, "auto")])
+    }
 
 
 def _shape_faults(config: dict[str, Any]) -> Iterator[str]:

@@ -29,8 +29,9 @@ def path_faults(values: Mapping[str, Any], folder: Path) -> list[Fault]:
     if isinstance(cache, str) and (unknown := _unknown_home(cache, folder)):
         faults.append(Fault(("data", "cache_dir"), unknown))
     path = model.get("path")
-    if isinstance(path, str) and _is_local_model(path, folder) and (missing := _missing(path, folder, "folder")):
-        faults.append(Fault(("model", "path"), missing))
+    if isinstance(path, str):
+        fault = _missing(path, folder, "folder") if _is_local_model(path, folder) else _no_hub_cache()
+        faults += [] if fault is None else [Fault(("model", "path"), fault)]
     ds_config = engine.get("deepspeed")
     if isinstance(ds_config, str):
         if not is_path(ds_config):
@@ -87,7 +88,7 @@ def _no_rows(path: str, folder: Path) -> str | None:
         return unknown
     absolute = _absolute_source(path, folder)
     if is_hub(path):
-        return None if absolute == path else _missing(path.removeprefix(HUB), folder, "folder")
+        return _no_hub_cache() if absolute == path else _missing(path.removeprefix(HUB), folder, "folder")
     try:
         if not (is_glob(path, folder) or sides_of(Path(absolute))) and _kind(Path(absolute)) not in ("file", "folder"):
             return _missing(path, folder, "file")
@@ -142,6 +143,15 @@ def _unknown_home(path: str, folder: Path) -> str | None:
     """Why the `~` of a path cannot be expanded, or None; a file that is called `~draft.jsonl` is just that."""
     is_name = not path.startswith("~/") and path != "~" and _kind(folder / path) is not None
     return None if is_name else home_fault(path)
+
+
+def _no_hub_cache() -> str | None:
+    """Why nothing can be downloaded from the hub, or None: huggingface_hub would make a folder called `~`."""
+    if (unknown := home_fault("~/.cache/huggingface")) is None:
+        return None
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return f"{unknown.removesuffix('give an absolute path')}HF_HOME" if HF_HUB_CACHE.startswith("~") else None
 
 
 def _missing(path: str, folder: Path, wanted: str) -> str | None:

@@ -14,7 +14,7 @@ from shardtune.recipe.load import load_recipe, machines_alone, parse_recipe
 from shardtune.run_dir.run import find_run
 from shardtune.trainer.data.prepare.prepare import prepare
 
-RECIPE = "task: {kind: classification}\nmodel: {path: org/name}\ndata:\n  train: train.jsonl\n"
+RECIPE = "task: {kind: classification}\nmodel: {path: ./model}\ndata:\n  train: train.jsonl\n"
 UNKNOWN = "set HOME, or give an absolute path"
 
 
@@ -30,6 +30,7 @@ def homeless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.yaml").write_text(RECIPE)
+    (tmp_path / "model").mkdir()
     (tmp_path / "train.jsonl").write_text('{"text": "a", "label": "b"}\n')
     return tmp_path
 
@@ -53,7 +54,7 @@ def test_with_absolute_paths_no_home_is_needed(homeless: Path) -> None:
     assert machines_alone([]).job == recipe.job
     remember(homeless / "run")
     assert known() == []
-    assert names(homeless) == ["train.jsonl", "x.yaml"]
+    assert names(homeless) == ["model", "train.jsonl", "x.yaml"]
 
 
 def test_no_folder_is_made_of_it(homeless: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,7 +71,7 @@ def test_no_folder_is_made_of_it(homeless: Path, capsys: pytest.CaptureFixture[s
         and lines[0].startswith("'~/runs': user id ")
         and lines[2].startswith("'~nobody_of_this_name/x': ")
     )
-    assert names(homeless) == ["train.jsonl", "x.yaml"]
+    assert names(homeless) == ["model", "train.jsonl", "x.yaml"]
 
 
 def test_a_home_is_put_in_where_the_shell_leaves_the_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,9 +85,21 @@ def test_a_home_is_put_in_where_the_shell_leaves_the_tilde(tmp_path: Path, monke
 def test_a_file_whose_name_begins_with_a_tilde_is_just_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.yaml").write_text(RECIPE)
+    (tmp_path / "model").mkdir()
     (tmp_path / "train.jsonl").touch()
     (tmp_path / "~draft.jsonl").touch()
     recipe = load_recipe(tmp_path / "x.yaml", ["data.dev=~draft.jsonl"])
     assert recipe.data.dev == f"{tmp_path}/~draft.jsonl"
     with pytest.raises(ConfigError, match=r"'~gone.jsonl': there is no user 'gone.jsonl'; give an absolute path"):
         load_recipe(tmp_path / "x.yaml", ["data.dev=~gone.jsonl"])
+
+
+@pytest.mark.parametrize("override", ["model.path=org/name", "data.dev=hf:owner/name"])
+def test_without_a_home_nothing_is_downloaded_into_a_folder_of_that_name(
+    homeless: Path, monkeypatch: pytest.MonkeyPatch, override: str
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", "~/.cache/huggingface/hub")
+    with pytest.raises(ConfigError, match=r"'~/.cache/huggingface': user id .*; set HOME, or HF_HOME"):
+        load_recipe(homeless / "x.yaml", ["data.cache_dir=cache", override])
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", "/scratch/hub")
+    assert load_recipe(homeless / "x.yaml", ["data.cache_dir=cache", override])

@@ -211,10 +211,22 @@ def refuse_bad_ds_config(recipe: Recipe) -> None:
         return
     ds_config = ds_config_of(recipe, hidden_size=None)
     assert ds_config is not None
-    with redirect_stdout(sys.stderr):  # where DeepSpeed's logger writes from its import on
+    with _deepspeed_quiet():
         faults = [f"{source_of(recipe)}: {fault}" for fault in value_faults(ds_config)]
     if faults:
         raise ConfigError("\n".join(faults))
+
+
+@contextmanager
+def _deepspeed_quiet() -> Iterator[None]:
+    """Keeps DeepSpeed from remarking on this machine, whose ranks may be elsewhere, and on the values."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stdout(sys.stderr):  # where its logger then writes, from the import on
+            yield
+    finally:
+        logging.disable(before)
 
 
 def value_faults(ds_config: Mapping[str, Any]) -> list[str]:
@@ -224,9 +236,7 @@ def value_faults(ds_config: Mapping[str, Any]) -> list[str]:
     from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
     from deepspeed.runtime.precision_config import DeepSpeedBF16Config, DeepSpeedFP16Config
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
-    from deepspeed.utils import logger
 
-    logger.setLevel(logging.WARNING)
     models: dict[str, Any] = {
         "zero_optimization": DeepSpeedZeroConfig,
         "bf16": DeepSpeedBF16Config,

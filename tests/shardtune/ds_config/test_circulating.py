@@ -77,6 +77,8 @@ def test_one_notice_lists_what_was_ignored_renamed_and_adopted(tmp_path: Path) -
         "zero_allow_untested_optimizer (the optimizer is always torch's AdamW); ignored _comment (a comment)"
     )
     assert notice_of({"zero_optimization": {"stage": 2, "reduce_bucket_size": "auto"}}, tmp_path) is None
+    compiled = {"compile": {"backend": "inductor", "deepcompile": True, "double_buffer": False}}
+    assert notice_of(compiled, tmp_path) == "ignored compile.backend, compile.deepcompile (the model is not compiled)"
 
 
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())
