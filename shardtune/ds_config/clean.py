@@ -82,7 +82,7 @@ def drop_what_changes_nothing(config: dict[str, Any]) -> dict[str, list[str]]:
         value = get_value(config, key, _MISSING)
         if value is not _MISSING and _changes_nothing(key, value):
             pop_value(config, key)
-            dropped.setdefault("as shardtune does in any case", []).append(key)
+            dropped.setdefault("says what shardtune does in any case", []).append(key)
     return dropped
 
 

@@ -262,7 +262,7 @@ def _with_recipe(config: Mapping[str, Any], recipe: Recipe, open_to: Sequence[st
 def _enabled(precision: str, recipe: Recipe, open_to: Sequence[str]) -> bool | str:
     """Whether the recipe, or else the ds_config, chooses this precision; "auto" until the ranks have agreed, before
     DeepSpeed is initialized."""
-    chosen = recipe.engine.precision
+    chosen: str = recipe.engine.precision
     if chosen == "auto" and len(open_to) == 1:
         (chosen,) = open_to
     return "auto" if chosen == "auto" else chosen == precision

@@ -228,8 +228,9 @@ class EngineConfig(Section):
     operations; CPU ranks on one machine communicate through shared memory."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Precision of weights and activations in the forward and backward pass. The optimizer always works in fp32, so a
-    run may resume in another precision. `auto` is bf16 if the devices of all ranks support it in hardware (NVIDIA GPUs
-    since Ampere, CPUs with AVX512-BF16 or AMX), otherwise fp16 on GPUs and fp32 on CPUs."""
+    run may resume in another precision. `auto` is the one that a DeepSpeed JSON of your own turns on, if it does;
+    otherwise bf16 if the devices of all ranks support it in hardware (NVIDIA GPUs since Ampere, CPUs with AVX512-BF16
+    or AMX), and else fp16 on GPUs and fp32 on CPUs."""
 
     @model_validator(mode="after")
     def _a_loss_scale_is_deepspeeds(self) -> "EngineConfig":

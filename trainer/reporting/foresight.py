@@ -20,6 +20,7 @@ def settings_in_vain(recipe: Recipe, facts: Mapping[str, Any], *, num_steps: int
         *_learning_rate(recipe.optim, num_steps),
         *_weight_decay(recipe.optim, num_steps),
         *_label_smoothing(recipe, facts),
+        *_class_weights(recipe, facts),
         *_beyond_the_end(recipe, num_steps),
         *_without_dev(recipe),
         *_idle(recipe),
@@ -71,6 +72,14 @@ def _label_smoothing(recipe: Recipe, facts: Mapping[str, Any]) -> Iterator[str]:
             f"task.label_smoothing={smoothing:g} with 2 labels does not change which of them is the likelier: it only "
             f"keeps the probabilities between {smoothing / 2:g} and {1 - smoothing / 2:g}"
         )
+
+
+def _class_weights(recipe: Recipe, facts: Mapping[str, Any]) -> Iterator[str]:
+    if getattr(recipe.task, "class_weights", None) != "balanced":
+        return
+    counts = set(facts["label_counts"]["train"].values())
+    if len(counts) == 1:
+        yield f"task.class_weights: balanced has no effect: every label has {counts.pop():,} training rows"
 
 
 def _beyond_the_end(recipe: Recipe, num_steps: int) -> Iterator[str]:

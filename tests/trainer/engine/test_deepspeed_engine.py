@@ -8,8 +8,10 @@ import pytest
 
 from shardtune.errors import ConfigError
 from shardtune.recipe.schema import Recipe
+from shardtune.run_dir.exit_codes import EXIT_USER
+from shardtune.trainer.__main__ import main
 from shardtune.trainer.engine.deepspeed_engine import refuse_bad_ds_config
-from tests.support.runs import tiny_recipe, train
+from tests.support.runs import RECIPE, tiny_recipe, train
 
 
 def own_recipe(folder: Path, ds_config: dict[str, Any], *overrides: str) -> Recipe:
@@ -50,6 +52,15 @@ def test_what_deepspeed_refuses_is_told_in_a_line_each_before_a_rank_starts(
     assert [line.startswith(f"{tmp_path}/my.json: {fault}") for line, fault in zip(lines, faults, strict=True)] == [
         True
     ] * len(faults), lines
+
+
+def test_the_preparation_ends_with_what_deepspeed_refuses(tiny: Path, tmp_path: Path, capfd: Any) -> None:
+    (tmp_path / "my.json").write_text('{"zero_optimization": {"stage": 2, "reduce_bucket_size": "big"}}')
+    (tmp_path / "x.yaml").write_text(RECIPE.format(folder=tiny))
+    words = [f"engine.deepspeed={tmp_path}/my.json", f"--run-dir={tmp_path}/run", "--prepare=2"]
+    assert main([f"{tmp_path}/x.yaml", *words]) == EXIT_USER
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"{tmp_path}/my.json: zero_optimization.reduce_bucket_size: input should be a valid integer")
 
 
 @pytest.mark.parametrize("stage", [2, 3])

@@ -95,6 +95,15 @@ def test_smoothing_two_labels_only_limits_their_probabilities() -> None:
     ]
 
 
+def test_weights_that_balance_what_is_balanced_are_told() -> None:
+    recipe = parse_recipe(TEXT, ["task.class_weights=balanced"])
+    equal, unequal = ({"label_counts": {"train": {"a": 7, "b": count}}} for count in (7, 8))
+    assert settings_in_vain(recipe, unequal, num_steps=100) == []
+    assert settings_in_vain(recipe, equal, num_steps=100) == [
+        "task.class_weights: balanced has no effect: every label has 7 training rows"
+    ]
+
+
 @pytest.mark.parametrize("true", [0.2, 0.49, 0.51, 0.97])
 def test_what_is_told_of_smoothing_holds(true: float) -> None:
     smoothed = (1 - 0.1) * true + 0.1 / 2  # the probability with the least smoothed cross entropy
