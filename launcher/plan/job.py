@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shardtune.ds_config.resolve import ds_config_of, open_precisions, precision_key
+from shardtune.ds_config.resolve import ds_config_notice, ds_config_of, open_precisions, precision_key
 from shardtune.errors import LaunchError
 from shardtune.launcher.plan.backends import BACKENDS
 from shardtune.recipe.schema import Recipe
@@ -61,6 +61,8 @@ class JobPlan:
     """None without DeepSpeed."""
     kept_budget: KeptBudget | None = None
     """The value of train.micro_batch_tokens: auto in this run directory, if an earlier start has determined it."""
+    ds_config_notice: str | None = None
+    """What the ds_config had renamed, ignored and adopted."""
 
     @property
     def recipe(self) -> Recipe:
@@ -96,6 +98,7 @@ class JobPlan:
             return "\n".join(
                 [*lines, "ds_config      none: without DeepSpeed, every rank holds the whole model and optimizer state"]
             )
+        lines += [] if self.ds_config_notice is None else [f"notice         {self.ds_config_notice}"]
         return "\n".join([*lines, "ds_config", json.dumps(self.ds_config, indent=2)])
 
     def _budget(self) -> str:
@@ -126,6 +129,7 @@ def plan_job(
         ranks.device,
         ds_config_of(recipe, hidden_size=_hidden_size(recipe)),
         read_budget(run.run_dir),
+        ds_config_notice(recipe),
     )
 
 

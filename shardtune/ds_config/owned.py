@@ -3,6 +3,7 @@
 Each function removes its keys from the config, because resolve_ds_config writes the recipe's values.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -92,7 +93,7 @@ def scheduler_faults(config: dict[str, Any], recipe: Recipe) -> Iterator[str]:
             f"scheduler: {scheduler['type']} means schedule {schedule}, but optim.schedule is {optim.schedule}; "
             f"set optim.schedule={schedule}, or remove it here"
         )
-    warmup = optim.warmup_steps if optim.warmup_fraction is None else f"a fraction ({optim.warmup_fraction:g})"
+    warmup = optim.warmup_steps if optim.warmup_fraction is None else f"{optim.warmup_fraction:g} of all steps"
     ours = {
         "warmup_max_lr": ("optim.lr", optim.lr),
         "warmup_num_steps": ("optim.warmup_steps", warmup or 0),
@@ -119,8 +120,8 @@ def _others(block: Mapping[str, Any], prefix: str, known: Mapping[str, Any], own
 
 
 def _contradiction(key: str, given: Any, owner: str, value: Any) -> str:
-    ours = "not set" if value is None else shown(value)
-    return f'{key}: is {shown(given)}, but {owner} is {ours} in the recipe; make them equal, or write "auto" here'
+    ours = "not set" if value is None else json.dumps(value)
+    return f'{key}: is {json.dumps(given)}, but {owner} is {ours} in the recipe; make them equal, or write "auto" here'
 
 
 def _is_number(value: Any) -> bool:

@@ -176,6 +176,10 @@ def test_a_precision_that_contradicts_is_refused_by_name(base: dict[str, Any], p
             "optimizer.params.lr: is 1e-05, but optim.lr is 5e-05",
         ),
         (
+            {"optimizer": {"type": "AdamW", "params": {"betas": [0.8, 0.99]}}},
+            "optimizer.params.betas: is [0.8, 0.99], but optim.betas is [0.9, 0.999] in the recipe; make them equal",
+        ),
+        (
             {"optimizer": {"type": "Adam", "params": {"bias_correction": False}}},
             "optimizer.params.bias_correction: is set by optim.* in the recipe, got false",
         ),
