@@ -306,7 +306,7 @@ SCHEDULERS = {"warmupdecaylr": "linear", "warmuplr": "constant", "warmupcosinelr
 """Type of a DeepSpeed scheduler, in lower case -> optim.schedule."""
 
 
-FREE_BLOCKS = ("aio", "flops_profiler", "timers")
+FREE_BLOCKS = ("aio", "checkpoint.parallel_write", "flops_profiler", "timers", "timers.throughput")
 """Blocks whose keys DeepSpeed does not check."""
 
 
@@ -319,3 +319,21 @@ FLAGS = (
     "wall_clock_breakdown",
 )
 """The top-level keys that are true or false, which DeepSpeed does not check."""
+
+
+_DTYPES = ("fp32", "fp16", "bf16")
+
+
+CHOICES = {
+    "checkpoint.tag_validation": ("ignore", "warn", "fail"),
+    "communication_data_type": _DTYPES,
+    "data_types.buffer_dtype": (*_DTYPES, "float32", "float16", "bfloat16"),
+    "data_types.grad_accum_dtype": (*_DTYPES, "float32", "float16", "bfloat16"),
+    "log_level": ("debug", "info", "warning", "error", "critical"),
+    "seq_parallel_communication_data_type": _DTYPES,
+}
+"""Key -> its legal values, which DeepSpeed looks at only in the ranks, or refuses without a name."""
+
+
+NUMBERS = ("gradient_predivide_factor", "vocabulary_size")
+"""The top-level keys that are a number, which DeepSpeed does not check."""

@@ -12,10 +12,12 @@ from typing import Any
 from shardtune.ds_config.clean import drop_autos, drop_comments, drop_what_changes_nothing, rename_old_keys
 from shardtune.ds_config.keys import (
     BLOCKS,
+    CHOICES,
     ENGINE_KNOBS,
     FLAGS,
     FREE_BLOCKS,
     NOT_COMPILED,
+    NUMBERS,
     REFUSED,
     REMOVED_FROM_DEEPSPEED,
     TOP_LEVEL,
@@ -135,7 +137,7 @@ def _resolve(base: Mapping[str, Any], recipe: Recipe, hidden_size: int | None) -
     if shape_faults:
         _refuse(faults, recipe)
     open_to = precisions_of(config)
-    faults += [*_unknown_faults(config), *precision_faults(config, recipe.engine.precision)]
+    faults += [*_unknown_faults(config), *_scalar_faults(config), *precision_faults(config, recipe.engine.precision)]
     for reason, keys in _without_effect(config).items():
         ignored.setdefault(reason, []).extend(keys)
     faults += [*_owned_faults(config, recipe), *_zero_faults(config)]
@@ -184,9 +186,20 @@ def _shape_faults(config: dict[str, Any]) -> Iterator[str]:
         value = get_value(config, block, {})
         if not isinstance(value, dict) and not (value is None and "." in block):
             yield f"{block}: expected an object, got {shown(value)}"
-    for key in FLAGS:
-        if config.get(key, "auto") != "auto" and not isinstance(config[key], bool):
-            yield f"{key}: expected true or false, got {shown(config[key])}"
+
+
+def _scalar_faults(config: Mapping[str, Any]) -> Iterator[str]:
+    """Faults for values that DeepSpeed does not check, or refuses without a name."""
+    for key in (*FLAGS, *NUMBERS, *CHOICES):
+        value = get_value(config, key)
+        if value in (None, "auto"):
+            continue
+        if key in CHOICES:
+            name = value if key.startswith("data_types.") else str(value).lower()  # for which case counts
+            if name not in CHOICES[key]:
+                yield f"{key}: got {shown(value)}; legal: {', '.join(CHOICES[key])}"
+        elif isinstance(value, bool) != (key in FLAGS) or not isinstance(value, int | float):
+            yield f"{key}: expected {'true or false' if key in FLAGS else 'a number'}, got {shown(value)}"
 
 
 def _unknown_faults(config: Mapping[str, Any]) -> Iterator[str]:

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardtune.ds_config.keys import BLOCKS, ENGINE_KNOBS, IGNORED, OWNED_BY_RECIPE, REFUSED, REMOVED_FROM_DEEPSPEED
+from shardtune.ds_config.keys import (
+    BLOCKS,
+    CHOICES,
+    ENGINE_KNOBS,
+    IGNORED,
+    OWNED_BY_RECIPE,
+    REFUSED,
+    REMOVED_FROM_DEEPSPEED,
+)
 from shardtune.ds_config.resolve import load_ds_config, resolve_ds_config, zero_stage
 from shardtune.errors import ConfigError
 from shardtune.recipe.load import parse_recipe
@@ -351,6 +359,18 @@ def test_the_keys_of_the_blocks_are_deepspeeds(deepspeed_config: Any) -> None:
         "comms_logger": CommsLoggerConfig,
     }.items():
         assert BLOCKS[block] == {field.alias or name for name, field in model.model_fields.items()}, block
+
+
+def test_the_choices_are_deepspeeds(deepspeed_config: Any) -> None:
+    from deepspeed.utils.logging import log_levels
+
+    assert set(CHOICES["log_level"]) == set(log_levels)
+    for key in ("communication_data_type", "seq_parallel_communication_data_type"):
+        assert all(deepspeed_config.get_communication_data_type({key: name}, key) for name in CHOICES[key])
+    for key in ("data_types.buffer_dtype", "data_types.grad_accum_dtype"):
+        assert all(deepspeed_config.DtypeEnum(name) for name in CHOICES[key])
+    modes = CHOICES["checkpoint.tag_validation"]
+    assert all(deepspeed_config.get_checkpoint_tag_validation_mode({"tag_validation": mode}) for mode in modes)
 
 
 @pytest.mark.parametrize("name", strategies())

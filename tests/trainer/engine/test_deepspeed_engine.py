@@ -31,7 +31,10 @@ def own_recipe(folder: Path, ds_config: dict[str, Any], *overrides: str) -> Reci
             ["zero_optimization.offload_param.device: "],
         ),
         ({"compile": {"passes": ["z9"]}}, ["compile.passes.0: "]),
-        ({"communication_data_type": "fp7"}, ["DeepSpeed refuses it: Invalid communication_data_type"]),
+        (
+            {"checkpoint": {"parallel_write": {"pipeline_stage": 3}}},
+            ["DeepSpeed refuses it: checkpoint::parallel_write"],
+        ),
         (
             {"zero_optimization": {"stage": 1, "offload_optimizer": {"device": "cpu", "ratio": 0.5}}},
             ["zero_optimization: partial offloading"],
