@@ -143,6 +143,9 @@ def _resolve(base: Mapping[str, Any], recipe: Recipe, hidden_size: int | None) -
     faults += [*_owned_faults(config, recipe), *_zero_faults(config)]
     _fill_sizes(config["zero_optimization"], hidden_size)
     autos = drop_autos(config)
+    for key in (*FLAGS, *NUMBERS, *CHOICES):
+        if get_value(config, key) is None:  # null is DeepSpeed's default; it would compute with it
+            pop_value(config, key)
     _refuse(faults, recipe)
     notes = [_adopted(open_to)] if recipe.engine.precision == "auto" and open_to != PRECISIONS else []
     notes += [f"renamed {', '.join(renamed)}"] if renamed else []

@@ -265,7 +265,7 @@ def _in_words(block: str, detail: ErrorDetails) -> str:
     """`zero_optimization.stage: input should be …, got 7` for one fault that pydantic found."""
     key = ".".join(str(step) for step in (block, *detail["loc"]))
     found = f", got {shown(detail['input'])}" if detail["loc"] else ""
-    what = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    what = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ").removeprefix(f"{key} ")
     return f"{key}: {what[:1].lower()}{what[1:]}{found}"
 
 

@@ -54,6 +54,7 @@ NOTHING = resolved({})
         {"train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": 1},
         {"train_batch_size": 32, "train_micro_batch_size_per_gpu": 4, "gradient_accumulation_steps": 2},
         {"gradient_clipping": 1.0, "zero_optimization": {"overlap_comm": "auto", "mics_shard_size": -1}},
+        {"wall_clock_breakdown": None, "gradient_predivide_factor": None, "communication_data_type": "auto"},
         {"bf16": {"check_grad_overflow": True}, "fp16": {"fp16_master_weights_and_grads": False}},
     ],
 )  # fmt: skip
