@@ -8,7 +8,10 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
+from shardtune.errors import ConfigError
+from shardtune.home import expand_home
 from shardtune.launcher.commands import run as run_commands
 from shardtune.launcher.commands import slurm as slurm_commands
 from shardtune.launcher.commands import sweep as sweep_commands
@@ -64,6 +67,9 @@ BARE_FLAGS = {
 }
 
 
+PATH_FLAGS = ("--run-dir", "--fork", "--sweep-dir", "--points", "--file", "--out")
+
+
 def main() -> None:
     """The `shardtune` command."""
     # Fire would take the argument after a bare flag for its value, and so swallow an override.
@@ -89,6 +95,11 @@ def _carry_out(words: list[str]) -> int:
     if "--help" in words or "-h" in words:
         print(_help(words[0]))
         return 0
+    try:
+        words = [words[0], *(_at_home(word, is_first=not at) for at, word in enumerate(words[1:]))]
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
     parameters = inspect.signature(COMMANDS[words[0]]).parameters.values()
     known = [f"--{p.name.replace('_', '-')}" for p in parameters if p.default is not inspect.Parameter.empty]
     flags = [word.split("=")[0].replace("_", "-") for word in words[1:] if word.startswith("--")]
@@ -113,6 +124,15 @@ def _carry_out(words: list[str]) -> int:
     except ShardtuneError as error:
         print(error, file=sys.stderr)
         return 2
+
+
+def _at_home(word: str, *, is_first: bool) -> str:
+    """The word with the `~` of a path expanded, which shells leave alone in --run-dir=~/runs. Raises ConfigError."""
+    flag, _, value = word.partition("=")
+    if is_first and word.startswith("~") and not Path(word).exists():
+        return str(expand_home(word))
+    is_path = flag.replace("_", "-") in PATH_FLAGS and value.startswith("~")
+    return f"{flag}={expand_home(value)}" if is_path else word
 
 
 def _help(name: str) -> str:

@@ -1,6 +1,7 @@
 """The run directories that were trained or submitted from this machine, wherever they are.
 
-One path a line, in the user's state folder (XDG Base Directory Specification). Without write access, none is kept.
+One path a line, in the user's state folder (XDG Base Directory Specification). Without a home, or write
+access to it, none is kept.
 """
 
 import os
@@ -14,7 +15,7 @@ MANY = 1000
 
 
 def register_file() -> Path:
-    """The path of the register."""
+    """The path of the register. Raises RuntimeError if this user has no home."""
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "shardtune" / "runs"
 
 
@@ -33,15 +34,15 @@ def remember(*run_dirs: Path) -> None:
             return
         with path.open("a", encoding="utf-8") as file:  # a single write: other processes may add lines
             file.write("".join(f"{line}\n" for line in new))
-    except (OSError, UnicodeError):
-        pass  # the home of some compute nodes is not writable, which must not prevent training
+    except (OSError, UnicodeError, RuntimeError):
+        pass  # some compute nodes have no home, or one that is not writable, which must not prevent training
 
 
 def known() -> list[Path]:
     """The registered run directories that still exist."""
     try:
         return [Path(line) for line in _lines() if (Path(line) / CONFIG).is_file()]
-    except (OSError, UnicodeError):
+    except (OSError, UnicodeError, RuntimeError):
         return []
 
 

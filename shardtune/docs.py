@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from annotated_types import BaseMetadata, Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
-from shardtune.ds_config.keys import OWNED_BY_RECIPE, REFUSED
+from shardtune.ds_config.keys import IGNORED, OWNED_BY_RECIPE, REFUSED
 from shardtune.recipe.explain import sections_in
 from shardtune.recipe.schema import LEARNING_SECTIONS, NOT_LEARNED, Recipe
 from shardtune.recipe.strategies import strategies
@@ -70,19 +70,28 @@ _DEEPSPEED = """\
 `engine.deepspeed` is the name of a strategy or the path of your own DeepSpeed JSON. The strategies are {strategies}.
 `null` trains without DeepSpeed ([docs/performance.md](performance.md#without-deepspeed)).
 
-The recipe defines what is learned, the ds_config how it is computed. Keys that both could set must be missing in the
-ds_config, or be `"auto"`, as is usual with transformers. An `optimizer` block (AdamW) and a `scheduler` block (that of
-the recipe) are accepted if all their values are `"auto"`.
+The recipe defines what is learned, the ds_config how it is computed. Where a ds_config also says what the recipe says
+(below), `"auto"`, as is usual with transformers, and a value that agrees are accepted; a contradiction is refused, with
+the key of the recipe. With `engine.precision: auto`, the precision that the file names is used.
 
 | ds_config | recipe |
 | --- | --- |
 {owned}
 
+Files made for other tools work as they are. Names that DeepSpeed no longer has or deprecates are renamed, comments
+(`_comment`) and the keys below are ignored, and so is a refused key that turns nothing on; `shardtune check` and the
+start of a run list them in one notice. `RUN_DIR/deepspeed.json` can be used as a ds_config again.
+
+| ds_config, ignored | why |
+| --- | --- |
+{ignored}
+
 `"auto"` for `reduce_bucket_size`, `stage3_prefetch_bucket_size` and `stage3_param_persistence_threshold` is computed
 from the model's hidden size with the formulas of transformers (h², 0.9 h² and 10 h); for a model without a hidden
-size, DeepSpeed's defaults apply. Keys that DeepSpeed does not know are refused, and so are these:
+size, and for `"auto"` elsewhere, DeepSpeed's defaults apply. Keys that DeepSpeed does not know are refused, values that
+its own checks refuse too, before any rank starts, and so are these:
 
-| ds_config | why |
+| ds_config, refused | why |
 | --- | --- |
 {refused}
 """
@@ -207,6 +216,7 @@ def _deepspeed() -> str:
     return _DEEPSPEED.format(
         strategies=", ".join(f"`{name}`" for name in strategies()),
         owned="\n".join(f"| `{key}` | `{ours}` |" for key, ours in OWNED_BY_RECIPE.items()),
+        ignored="\n".join(f"| `{key}` | {reason} |" for key, reason in IGNORED.items()),
         refused="\n".join(f"| `{key}` | {reason} |" for key, reason in REFUSED.items()),
     )
 

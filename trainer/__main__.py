@@ -21,6 +21,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TextIO
 
+from shardtune.ds_config.resolve import has_own_ds_config
 from shardtune.errors import BadNodesError, LaunchError, ShardtuneError, StartAnewError, TakenOverError
 from shardtune.recipe.fault_policy import FaultsConfig
 from shardtune.run_dir.exit_codes import EXIT_ANEW, EXIT_BUG, EXIT_ELSEWHERE, EXIT_OK, EXIT_RESUME, EXIT_USER
@@ -82,12 +83,16 @@ def _end(error: BaseException, process: _Process) -> int:
 
 
 def _prepare(training_run: Run, num_ranks: int, stop: Stop) -> None:
-    """Prepares the data of a run before its ranks start."""
+    """Checks the ds_config of a run, and prepares the data, before its ranks start."""
     stop.watch(training_run.run_dir / STOP, training_run.recipe.faults.stop_after_minutes)
     with stop.postponed(), lasting_objects():
         from shardtune.run_dir.progress import PreparationProgress
         from shardtune.trainer.data.prepare.prepare import prepare
 
+        if has_own_ds_config(training_run.recipe):  # DeepSpeed is slow to import
+            from shardtune.trainer.engine.deepspeed_engine import refuse_bad_ds_config
+
+            refuse_bad_ds_config(training_run.recipe)
     prepared = prepare(
         training_run.recipe,
         num_ranks=num_ranks,

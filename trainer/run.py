@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 import transformers
 
+from shardtune.ds_config.resolve import ds_config_notice
 from shardtune.errors import CheckpointError
 from shardtune.recipe.load import learning_hash
 from shardtune.recipe.schema import Recipe
@@ -44,6 +45,7 @@ from shardtune.trainer.loop import fit
 from shardtune.trainer.model.load import keep_model_files
 from shardtune.trainer.preflight.preflight import preflight
 from shardtune.trainer.preflight.probe import host_name
+from shardtune.trainer.reporting.foresight import settings_in_vain
 from shardtune.trainer.reporting.meter import Meter
 from shardtune.trainer.reporting.phases import Phases
 from shardtune.trainer.reporting.reporter import Reporter, open_reporter
@@ -71,6 +73,8 @@ class Start:
     reporter: Reporter
     found: Found
     """The checkpoint that this start resumes from, if there is one."""
+    ds_config_notice: str | None
+    """What the ds_config had ignored and adopted, by the recipe as the user gave it."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,7 @@ def run(
     that comes while there is nothing to save raises StopAsked. `job` is the scheduler's name of the job of this start.
     Raises DataError, ConfigError, CheckpointError or TrainingError for what a user has to fix.
     """
+    notice = ds_config_notice(recipe)
     recipe = settle_precision(recipe, ranks)
     transformers.utils.logging.disable_progress_bar()  # they would fill the log files of the ranks
     with (
@@ -123,7 +128,7 @@ def run(
             if found.checkpoint is None:
                 found = fork(run_dir, learning_hash(recipe), ranks) or found
         with closing(open_reporter(recipe, run_dir, ranks, resumed_step=found.step, terminal=terminal)) as reporter:
-            return _run(Start(recipe, run_dir, prepared, ranks, stop, lease, job, reporter, found))
+            return _run(Start(recipe, run_dir, prepared, ranks, stop, lease, job, reporter, found, notice))
 
 
 def _run(start: Start) -> bool:
@@ -132,6 +137,8 @@ def _run(start: Start) -> bool:
     for step, problem in found.damaged.items():
         text = f"{problem}; resuming at step {found.step}"
         reporter.report("alert", title=f"the checkpoint of step {step} was skipped", text=text, step=step)
+    if start.ds_config_notice is not None:
+        reporter.report("notice", text=start.ds_config_notice)
     with watching(run_dir, ranks.rank, recipe.faults.startup_hang_s):
         for text in preflight(recipe, run_dir, ranks, job=start.job):
             reporter.report("notice", text=text)
@@ -156,6 +163,9 @@ def _assemble(start: Start) -> Training:
     recipe, run_dir, prepared, ranks = start.recipe, start.run_dir, start.prepared, start.ranks
     loaded = load(recipe, run_dir, prepared, ranks=ranks, reporter=start.reporter, lease=start.lease)
     steps = training_steps_of(prepared, recipe, loaded.batch_maker)
+    if not start.found.step:
+        for text in settings_in_vain(recipe, prepared.facts, num_steps=steps.num_steps):
+            start.reporter.report("notice", text=text)
     if ranks.is_zero:
         keep_model_files(loaded.model, loaded.tokenizer, run_dir / MODEL)
         write_atomically(run_dir / FACTS, json.dumps(prepared.facts, ensure_ascii=False, indent=1))
@@ -347,6 +357,7 @@ def _finish(start: Start, training: Training) -> dict[str, Any]:
     if (dev_metrics := best.manifest.dev_metrics) is not None:
         results["dev"] = dict(dev_metrics)
         task.calibrate(dev_metrics)
+    if best.manifest.metric(policy.metric) is not None:
         results["chosen_by"] = {"metric": policy.metric, "lower_is_better": policy.lower_is_better}
     if best.step != state.step:
         restore(training.loaded.engine, best, weights_only=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shardtune.counted import counted
-from shardtune.ds_config.resolve import ds_config_of
+from shardtune.ds_config.resolve import ds_config_notice, ds_config_of, open_precisions, precision_key
 from shardtune.errors import LaunchError
 from shardtune.launcher.plan.backends import BACKENDS
 from shardtune.recipe.schema import Recipe
@@ -62,6 +62,8 @@ class JobPlan:
     """None without DeepSpeed."""
     kept_budget: KeptBudget | None = None
     """The value of train.micro_batch_tokens: auto in this run directory, if an earlier start has determined it."""
+    ds_config_notice: str | None = None
+    """What the ds_config had renamed, ignored and adopted."""
 
     @property
     def recipe(self) -> Recipe:
@@ -97,6 +99,7 @@ class JobPlan:
             return "\n".join(
                 [*lines, "ds_config      none: without DeepSpeed, every rank holds the whole model and optimizer state"]
             )
+        lines += [] if self.ds_config_notice is None else [f"notice         {self.ds_config_notice}"]
         return "\n".join([*lines, "ds_config", json.dumps(self.ds_config, indent=2)])
 
     def _budget(self) -> str:
@@ -127,6 +130,7 @@ def plan_job(
         ranks.device,
         ds_config_of(recipe, hidden_size=_hidden_size(recipe)),
         read_budget(run.run_dir),
+        ds_config_notice(recipe),
     )
 
 
@@ -155,10 +159,9 @@ def _ranks(recipe: Recipe, machine: Machine) -> tuple[str, int]:
                 f"job.ranks: {world_size} ranks need {world_size} GPUs, but there are {machine.num_gpus}; lower it"
             )
         return device, world_size
-    if recipe.engine.precision == "fp16":
-        raise LaunchError(
-            "engine.precision: fp16 needs a GPU (DeepSpeed does not support it on CPUs); set auto, bf16 or fp32"
-        )
+    if open_precisions(recipe) == ("fp16",):
+        key, cure = precision_key(recipe, "fp16")
+        raise LaunchError(f"{key}: fp16 needs a GPU (DeepSpeed does not support it on CPUs); {cure}")
     return device, recipe.job.ranks or min(2, machine.num_cores)
 
 

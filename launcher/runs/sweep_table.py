@@ -49,11 +49,13 @@ def outcome_of(number: int, overrides: tuple[str, ...], state: str, results: Map
 
 
 def in_order(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """The points with the best first, and those without results last, by number."""
+    """The points with the best first, and those without results, or with nan on dev, last, by number."""
 
     def place(outcome: Outcome) -> tuple[float, int]:
         value = outcome.metrics.get(outcome.metric or "", math.nan)
-        return (math.inf if math.isnan(value) else value if outcome.lower_is_better else -value, outcome.number)
+        if not math.isfinite(value) or math.isnan(outcome.metrics.get("dev/loss", 0.0)):
+            return math.inf, outcome.number
+        return (value if outcome.lower_is_better else -value), outcome.number
 
     return sorted(outcomes, key=place)
 

@@ -115,7 +115,8 @@ def _best_step(results: Mapping[str, Any]) -> str:
     steps = f"{results['best_step']:,} of {results['step']:,}"
     if chosen := results.get("chosen_by"):
         return f"{steps}: {'lowest' if chosen['lower_is_better'] else 'highest'} {chosen['metric']} on dev"
-    return f"{steps}: the last one, because there is no dev split to choose by"
+    why = "no evaluation on dev gave a number" if "dev" in results else "there is no dev split to choose by"
+    return f"{steps}: the last one, because {why}"
 
 
 def _floats(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -1,21 +1,30 @@
-"""The keys of a ds_config: set by the recipe, refused, or free for the ds_config to set."""
+"""The keys of a ds_config: set by the recipe, refused, ignored, or free for the ds_config to set."""
 
 OWNED_BY_RECIPE = {
     "train_batch_size": "train.global_batch_size",
     "train_micro_batch_size_per_gpu": "train.micro_batch_tokens",
     "gradient_accumulation_steps": "train.global_batch_size",
     "gradient_clipping": "optim.max_grad_norm",
+    "optimizer.type": "optim.kind",
+    "optimizer.params.lr": "optim.lr",
+    "optimizer.params.betas": "optim.betas",
+    "optimizer.params.eps": "optim.eps",
+    "optimizer.params.weight_decay": "optim.weight_decay",
+    "scheduler.type": "optim.schedule",
+    "scheduler.params.warmup_max_lr": "optim.lr",
+    "scheduler.params.warmup_num_steps": "optim.warmup_steps",
+    "scheduler.params.total_num_steps": "train.max_steps",
+    "scheduler.params.cos_min_ratio": "optim.min_lr_ratio",
     "fp16.enabled": "engine.precision",
     "bf16.enabled": "engine.precision",
 }
-"""DeepSpeed key -> the recipe key that sets it. "auto", which users of transformers write there, is accepted; any other
-value is refused."""
+"""DeepSpeed key -> the recipe key that sets it. "auto", which users of transformers write there, and a value that
+agrees with the recipe are accepted; a contradiction is refused."""
 _PRECISION = "set by engine.precision; the optimizer always works in fp32"
 _ROWS = "shardtune reads and orders the rows itself (data.*, train.*)"
 _PARALLEL = "shardtune is data parallel only: every rank reads different rows"
 _CHECKPOINTS = "shardtune saves and loads checkpoints itself (checkpoint.*)"
 _LOOP = "shardtune's training loop decides where a step ends"
-_OPTIMIZER = "shardtune uses its own AdamW (optim.*)"
 
 
 REFUSED = {
@@ -24,9 +33,8 @@ REFUSED = {
     "bf16.bf16_master_weights_and_grads": _PRECISION,
     "bf16.bf16_optimizer_states": _PRECISION,
     "bf16.check_grad_overflow": "steps with a non-finite gradient are always skipped (faults.max_bad_steps)",
-    "bfloat16": "DeepSpeed's old name for bf16; rename it",
     "checkpoint.load_universal": _CHECKPOINTS,
-    "checkpoint.use_node_local_storage": _CHECKPOINTS,
+    "checkpoint.use_node_local_storage": f"{_CHECKPOINTS}, in a run directory that all machines share",
     "checkpoint.writer": _CHECKPOINTS,
     "data_efficiency": _ROWS,
     "data_parallel_size": _PARALLEL,
@@ -43,14 +51,71 @@ REFUSED = {
     "tensor_parallel": _PARALLEL,
     "torch_autocast": _PRECISION,
     "use_data_before_expert_parallelism": _PARALLEL,
-    "wandb": "set by report.wandb",
     "weight_quantization": "only for inference",
-    "zero_allow_untested_optimizer": _OPTIMIZER,
-    "zero_force_ds_cpu_optimizer": _OPTIMIZER,
     "zero_optimization.compute_grad_norm": "the gradient norm is reported at every step",
     "zero_optimization.zenflow": "updates some weights later than others, which changes what is learned",
 }
-"""DeepSpeed keys that would break a guarantee of shardtune, and why."""
+"""DeepSpeed keys that would break a guarantee of shardtune, and why. Values that turn nothing on are ignored."""
+
+
+DONE_ANYWAY: dict[str, tuple[object, ...]] = {
+    "bf16.check_grad_overflow": (True,),
+    "gradient_allreduce_op": ("mean",),
+    "managed_gradient_accumulation": (True,),
+    "sequence_parallel_size": (1,),
+    "tensor_parallel": ({"autotp_size": 1},),
+    "zero_optimization.compute_grad_norm": (True,),
+    "zero_optimization.mics_shard_size": (-1,),
+}
+"""Refused or removed key -> the values that say what shardtune does in any case, where false would not."""
+
+
+_METRICS = "metrics go to metrics.jsonl and to report.wandb"
+_OPTIMIZER = "the optimizer is always torch's AdamW"
+NOT_COMPILED = "the model is not compiled"
+
+
+IGNORED = {
+    "comet": _METRICS,
+    "comms_config": _METRICS,
+    "csv_monitor": _METRICS,
+    "monitor_config": _METRICS,
+    "steps_per_print": _METRICS,
+    "tensorboard": _METRICS,
+    "wandb": _METRICS,
+    "compile.backend": NOT_COMPILED,
+    "compile.disable": NOT_COMPILED,
+    "compile.enabled": NOT_COMPILED,
+    "compile.kwargs": NOT_COMPILED,
+    "zero_allow_untested_optimizer": _OPTIMIZER,
+    "zero_force_ds_cpu_optimizer": _OPTIMIZER,
+    "zero_optimization.aio": "only used for nvme",
+}
+"""Keys of files made for other tools that change nothing here, and why. A notice lists those that a file has."""
+
+
+RENAMED = {
+    "bfloat16": "bf16",
+    **{
+        f"zero_optimization.{old}": f"zero_optimization.{new}"
+        for old, new in {
+            "allgather_sequential": "stage3_allgather_sequential",
+            "cpu_offload_params": "cpu_offload_param",
+            "gather_16bit_weights_on_model_save": "stage3_gather_16bit_weights_on_model_save",
+            "gather_fp16_weights_on_model_save": "stage3_gather_16bit_weights_on_model_save",
+            "max_live_parameters": "stage3_max_live_parameters",
+            "max_reuse_distance": "stage3_max_reuse_distance",
+            "model_persistence_threshold": "stage3_model_persistence_threshold",
+            "module_granularity_threshold": "stage3_module_granularity_threshold",
+            "param_persistence_threshold": "stage3_param_persistence_threshold",
+            "prefetch_bucket_size": "stage3_prefetch_bucket_size",
+            "stage3_gather_fp16_weights_on_model_save": "stage3_gather_16bit_weights_on_model_save",
+            "use_all_reduce_for_fetch_params": "stage3_use_all_reduce_for_fetch_params",
+        }.items()
+    },
+}
+"""Old name, or one without the prefix that the JSON has -> today's name. cpu_offload and its like become blocks
+(clean.py)."""
 
 
 ENGINE_KNOBS = frozenset(
@@ -58,11 +123,9 @@ ENGINE_KNOBS = frozenset(
         "aio",
         "bf16",
         "checkpoint",
-        "comet",
         "comms_logger",
         "communication_data_type",
         "compile",
-        "csv_monitor",
         "data_types",
         "disable_allgather",
         "disable_python_gc",
@@ -74,8 +137,6 @@ ENGINE_KNOBS = frozenset(
         "memory_breakdown",
         "prescale_gradients",
         "seq_parallel_communication_data_type",
-        "steps_per_print",
-        "tensorboard",
         "timers",
         "vocabulary_size",
         "wall_clock_breakdown",
@@ -192,6 +253,29 @@ BLOCKS: dict[str, frozenset[str]] = {
             "min_loss_scale",
         ]
     ),
+    "comms_logger": frozenset({"debug", "enabled", "prof_all", "prof_ops", "verbose"}),
+    "compile": frozenset(
+        [
+            "autoep_non_moe",
+            "debug_log",
+            "deepcompile",
+            "double_buffer",
+            "free_activation",
+            "free_activation_threshold",
+            "keep_all_input_tensors",
+            "keep_int_input_tensors",
+            "offload_activation",
+            "offload_activation_pin_memory",
+            "offload_opt_states",
+            "offload_parameters",
+            "passes",
+            "symmetric_memory",
+            "sync_after_allgather",
+            "sync_after_reduce",
+            "sync_before_allgather",
+            "sync_before_reduce",
+        ]
+    ),
     "data_types": frozenset({"buffer_dtype", "grad_accum_dtype", "keep_in_fp32_modules", "param_dtype"}),
     "checkpoint": frozenset(
         [
@@ -207,7 +291,11 @@ BLOCKS: dict[str, frozenset[str]] = {
 """The legal keys of each block, as named in the JSON."""
 
 
-TOP_LEVEL = ENGINE_KNOBS | {"optimizer", "scheduler"} | {key for key in (*OWNED_BY_RECIPE, *REFUSED) if "." not in key}
+TOP_LEVEL = (
+    ENGINE_KNOBS
+    | {"optimizer", "scheduler"}
+    | {key for key in (*OWNED_BY_RECIPE, *REFUSED, *IGNORED) if "." not in key}
+)
 
 
 AUTO_OF_DEEPSPEED = frozenset({"data_types.keep_in_fp32_modules"})
@@ -215,3 +303,37 @@ AUTO_OF_DEEPSPEED = frozenset({"data_types.keep_in_fp32_modules"})
 
 
 SCHEDULERS = {"warmupdecaylr": "linear", "warmuplr": "constant", "warmupcosinelr": "cosine"}
+"""Type of a DeepSpeed scheduler, in lower case -> optim.schedule."""
+
+
+FREE_BLOCKS = ("aio", "checkpoint.parallel_write", "flops_profiler", "timers", "timers.throughput")
+"""Blocks whose keys DeepSpeed does not check."""
+
+
+FLAGS = (
+    "disable_allgather",
+    "disable_python_gc",
+    "dump_state",
+    "memory_breakdown",
+    "prescale_gradients",
+    "wall_clock_breakdown",
+)
+"""The top-level keys that are true or false, which DeepSpeed does not check."""
+
+
+_DTYPES = ("fp32", "fp16", "bf16")
+
+
+CHOICES = {
+    "checkpoint.tag_validation": ("ignore", "warn", "fail"),
+    "communication_data_type": _DTYPES,
+    "data_types.buffer_dtype": (*_DTYPES, "float32", "float16", "bfloat16"),
+    "data_types.grad_accum_dtype": (*_DTYPES, "float32", "float16", "bfloat16"),
+    "log_level": ("debug", "info", "warning", "error", "critical"),
+    "seq_parallel_communication_data_type": _DTYPES,
+}
+"""Key -> its legal values, which DeepSpeed looks at only in the ranks, or refuses without a name."""
+
+
+NUMBERS = ("gradient_predivide_factor", "vocabulary_size")
+"""The top-level keys that are a number, which DeepSpeed does not check."""

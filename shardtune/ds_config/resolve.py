@@ -5,21 +5,28 @@ DeepSpeed ignores top-level keys that it does not know; here they are refused. D
 
 import copy
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from shardtune.ds_config.clean import drop_autos, drop_comments, drop_what_changes_nothing, rename_old_keys
 from shardtune.ds_config.keys import (
-    AUTO_OF_DEEPSPEED,
     BLOCKS,
+    CHOICES,
     ENGINE_KNOBS,
-    OWNED_BY_RECIPE,
+    FLAGS,
+    FREE_BLOCKS,
+    NOT_COMPILED,
+    NUMBERS,
     REFUSED,
     REMOVED_FROM_DEEPSPEED,
-    SCHEDULERS,
     TOP_LEVEL,
 )
+from shardtune.ds_config.nested import get_value, pop_value
+from shardtune.ds_config.owned import batch_faults, clipping_faults, optimizer_faults, scheduler_faults
+from shardtune.ds_config.precision import PRECISIONS, precision_faults, precisions_of
 from shardtune.errors import ConfigError
+from shardtune.home import expand_home
 from shardtune.recipe.explain import did_you_mean, shown
 from shardtune.recipe.schema import Recipe
 from shardtune.recipe.strategies import FOLDER, is_path, not_a_strategy, strategies
@@ -51,21 +58,7 @@ def resolve_ds_config(base: Mapping[str, Any], recipe: Recipe, *, hidden_size: i
     `hidden_size` fills the three "auto" of zero_optimization that depend on it, as transformers does; if it is None
     they are removed, and DeepSpeed's defaults apply. Raises one ConfigError with a line for each fault.
     """
-    config = copy.deepcopy(dict(base))
-    faults = [*_shape_faults(config)]
-    if not faults:
-        faults += [*_unknown_faults(config), *_owned_faults(config, recipe), *_zero_faults(config)]
-        _fill_sizes(config["zero_optimization"], hidden_size)
-        faults += [
-            f'{key}: "auto" is not supported here; write a value, or remove the key'
-            for key in _autos(config)
-            if key not in AUTO_OF_DEEPSPEED and key.partition(".")[0] in TOP_LEVEL
-        ]
-    if faults:
-        assert recipe.engine.deepspeed is not None, "a recipe without DeepSpeed has no ds_config"
-        source = _source(recipe.engine.deepspeed)
-        raise ConfigError("\n".join(f"{source}: {' '.join(fault.splitlines())}" for fault in dict.fromkeys(faults)))
-    return _with_recipe(config, recipe)
+    return _resolve(base, recipe, hidden_size)[0]
 
 
 def ds_config_of(recipe: Recipe, *, hidden_size: int | None) -> dict[str, Any] | None:
@@ -75,9 +68,41 @@ def ds_config_of(recipe: Recipe, *, hidden_size: int | None) -> dict[str, Any] |
     return resolve_ds_config(load_ds_config(recipe.engine.deepspeed), recipe, hidden_size=hidden_size)
 
 
+def ds_config_notice(recipe: Recipe) -> str | None:
+    """One line on what a recipe's ds_config had renamed, ignored and adopted; None if there is nothing to tell.
+
+    `recipe` is the one that the user gave, whose engine.precision may be auto. Raises ConfigError.
+    """
+    if recipe.engine.deepspeed is None:
+        return None
+    notes = _resolve(load_ds_config(recipe.engine.deepspeed), recipe, None)[1]
+    return f"{source_of(recipe)}: {'; '.join(notes)}" if notes else None
+
+
+def open_precisions(recipe: Recipe) -> tuple[str, ...]:
+    """The precisions that the recipe and its ds_config leave to choose from, best first. Raises ConfigError."""
+    return named_precisions(recipe) if recipe.engine.precision == "auto" else (recipe.engine.precision,)
+
+
+def named_precisions(recipe: Recipe) -> tuple[str, ...]:
+    """The precisions that the ds_config leaves to engine.precision: auto, best first. Raises ConfigError."""
+    if recipe.engine.deepspeed is None:  # which has the loss scale that fp16 needs
+        return tuple(name for name in PRECISIONS if name != "fp16")
+    config = load_ds_config(recipe.engine.deepspeed)
+    rename_old_keys(config)
+    return precisions_of(config) or PRECISIONS
+
+
+def precision_key(recipe: Recipe, precision: str) -> tuple[str, str]:
+    """Where this only open precision was asked for, and how to ask for another one, for messages."""
+    if recipe.engine.precision == precision:
+        return "engine.precision", "set auto, bf16 or fp32" if precision == "fp16" else "set engine.precision=auto"
+    return f"{source_of(recipe)}: {precision}.enabled", 'write "auto"'
+
+
 def stage_of(recipe: Recipe) -> int:
     """The ZeRO stage of a recipe; 0 if nothing is sharded. Raises ConfigError."""
-    return 0 if recipe.engine.deepspeed is None else zero_stage(load_ds_config(recipe.engine.deepspeed))
+    return zero_stage(ds_config_of(recipe, hidden_size=None) or {})
 
 
 def zero_stage(ds_config: Mapping[str, Any]) -> int:
@@ -90,13 +115,94 @@ def sharding_name(stage: int | None) -> str:
     return "replicated" if stage is None else f"ZeRO-{stage}"
 
 
+def has_own_ds_config(recipe: Recipe) -> bool:
+    """Whether the recipe names a DeepSpeed JSON of the user's, rather than a strategy."""
+    return recipe.engine.deepspeed is not None and is_path(recipe.engine.deepspeed)
+
+
+def source_of(recipe: Recipe) -> str:
+    """The name of a recipe's ds_config in messages: the user's path, or the file in ds_configs/."""
+    assert recipe.engine.deepspeed is not None, "a recipe without DeepSpeed has no ds_config"
+    return _source(recipe.engine.deepspeed)
+
+
+def _resolve(base: Mapping[str, Any], recipe: Recipe, hidden_size: int | None) -> tuple[dict[str, Any], list[str]]:
+    """The resolved ds_config, and what was done to it, for the user. Raises ConfigError."""
+    config = copy.deepcopy(dict(base))
+    comments = drop_comments(config)
+    renamed, faults = rename_old_keys(config)
+    ignored = drop_what_changes_nothing(config)
+    shape_faults = [*_shape_faults(config)]
+    faults += shape_faults
+    if shape_faults:
+        _refuse(faults, recipe)
+    open_to = precisions_of(config)
+    faults += [*_unknown_faults(config), *_scalar_faults(config), *precision_faults(config, recipe.engine.precision)]
+    for reason, keys in _without_effect(config).items():
+        ignored.setdefault(reason, []).extend(keys)
+    faults += [*_owned_faults(config, recipe), *_zero_faults(config)]
+    _fill_sizes(config["zero_optimization"], hidden_size)
+    autos = drop_autos(config)
+    for key in (*FLAGS, *NUMBERS, *CHOICES):
+        if get_value(config, key) is None:  # null is DeepSpeed's default; it would compute with it
+            pop_value(config, key)
+    _refuse(faults, recipe)
+    notes = [_adopted(open_to)] if recipe.engine.precision == "auto" and open_to != PRECISIONS else []
+    notes += [f"renamed {', '.join(renamed)}"] if renamed else []
+    notes += [f'left to DeepSpeed {", ".join(autos)} ("auto")'] if autos else []
+    notes += [f"ignored {', '.join(keys)} ({reason})" for reason, keys in ignored.items()]
+    notes += [f"ignored {', '.join(comments)} (a comment)"] if comments else []
+    return _with_recipe(config, recipe, open_to), notes
+
+
+def _refuse(faults: Sequence[str], recipe: Recipe) -> None:
+    """Raises one ConfigError with a line for each fault, if there are any."""
+    if faults:
+        source = source_of(recipe)
+        raise ConfigError("\n".join(f"{source}: {' '.join(fault.splitlines())}" for fault in dict.fromkeys(faults)))
+
+
+def _adopted(open_to: Sequence[str]) -> str:
+    return f"engine.precision: auto is {' or '.join(open_to)} by its bf16.enabled and fp16.enabled"
+
+
+def _without_effect(config: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Reason -> the keys that DeepSpeed is given, or checks, and that change nothing: rows that it never counts, and
+    how it would compile the model."""
+    rows = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+    compiled = config.get("compile", {})
+    keys = {
+        "train.micro_batch_tokens divides a step into passes": [key for key in rows if key in config],
+        NOT_COMPILED: [f"compile.{key}" for key, value in compiled.items() if value],
+    }
+    return {
+        reason: given
+        for reason, listed in keys.items()
+        if (given := [key for key in listed if get_value(config, key) not in (None, "auto")])
+    }
+
+
 def _shape_faults(config: dict[str, Any]) -> Iterator[str]:
     """Faults for blocks that are not objects, whose contents cannot be checked."""
     config.setdefault("zero_optimization", {})
-    for block in (*BLOCKS, "optimizer", "scheduler"):
-        value = _get(config, block, {})
+    for block in (*BLOCKS, *FREE_BLOCKS, "optimizer", "scheduler"):
+        value = get_value(config, block, {})
         if not isinstance(value, dict) and not (value is None and "." in block):
             yield f"{block}: expected an object, got {shown(value)}"
+
+
+def _scalar_faults(config: Mapping[str, Any]) -> Iterator[str]:
+    """Faults for values that DeepSpeed does not check, or refuses without a name."""
+    for key in (*FLAGS, *NUMBERS, *CHOICES):
+        value = get_value(config, key)
+        if value in (None, "auto"):
+            continue
+        if key in CHOICES:
+            name = value if key.startswith("data_types.") else str(value).lower()  # for which case counts
+            if name not in CHOICES[key]:
+                yield f"{key}: got {shown(value)}; legal: {', '.join(CHOICES[key])}"
+        elif isinstance(value, bool) != (key in FLAGS) or not isinstance(value, int | float):
+            yield f"{key}: expected {'true or false' if key in FLAGS else 'a number'}, got {shown(value)}"
 
 
 def _unknown_faults(config: Mapping[str, Any]) -> Iterator[str]:
@@ -106,7 +212,7 @@ def _unknown_faults(config: Mapping[str, Any]) -> Iterator[str]:
         else:
             yield f"{key}: unknown key{did_you_mean(key, ENGINE_KNOBS)}"
     for block, legal in BLOCKS.items():
-        for key in [key for key in _get(config, block, None) or {} if key not in legal]:
+        for key in [key for key in get_value(config, block) or {} if key not in legal]:
             if f"{block}.{key}" in REMOVED_FROM_DEEPSPEED:
                 yield f"{block}.{key}: no longer exists in DeepSpeed; remove it"
             else:
@@ -114,33 +220,14 @@ def _unknown_faults(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _owned_faults(config: dict[str, Any], recipe: Recipe) -> Iterator[str]:
-    """Removes from the config what agrees with the recipe; yields a fault for what does not."""
-    for key, owner in OWNED_BY_RECIPE.items():
-        if (value := _pop(config, key)) not in (None, "auto"):
-            yield f'{key}: is set by {owner} in the recipe, got {shown(value)}; remove it here, or write "auto"'
+    """Removes from the config what belongs to the recipe; yields a fault for what contradicts it."""
+    for key in ("bf16.enabled", "fp16.enabled"):  # checked by precision_faults
+        pop_value(config, key)
+    for faults in (batch_faults, clipping_faults, optimizer_faults, scheduler_faults):
+        yield from faults(config, recipe)
     for key, reason in REFUSED.items():
-        if _pop(config, key) is not None:
+        if pop_value(config, key) is not None:
             yield f"{key}: {reason}; remove it here"
-    optimizer, scheduler = config.pop("optimizer", {}), config.pop("scheduler", {})
-    if optimizer and not (_is_auto(optimizer) and str(optimizer.get("type")).lower() in ("adam", "adamw")):
-        yield 'optimizer: is set by optim.* in the recipe; remove it here, or write AdamW with every value "auto"'
-    if scheduler:
-        schedule = SCHEDULERS.get(str(scheduler.get("type")).lower())
-        if not _is_auto(scheduler) or schedule is None:
-            yield (
-                "scheduler: is set by optim.schedule in the recipe; remove it here, or write WarmupDecayLR (linear), "
-                'WarmupLR (constant) or WarmupCosineLR (cosine) with every value "auto"'
-            )
-        elif schedule != recipe.optim.schedule:
-            yield (
-                f"scheduler: {scheduler['type']} means schedule {schedule}, but optim.schedule is "
-                f"{recipe.optim.schedule}; remove it here"
-            )
-
-
-def _is_auto(block: Mapping[str, Any]) -> bool:
-    params = block.get("params", {})
-    return block.keys() <= {"type", "params"} and isinstance(params, dict) and all(v == "auto" for v in params.values())
 
 
 def _zero_faults(config: Mapping[str, Any]) -> Iterator[str]:
@@ -171,18 +258,7 @@ def _fill_sizes(zero: dict[str, Any], hidden_size: int | None) -> None:
                 zero[key] = size(hidden_size)
 
 
-def _autos(value: Any, key: str = "") -> Iterator[str]:
-    if value == "auto":
-        yield key
-    elif isinstance(value, dict):
-        for name, inner in value.items():
-            yield from _autos(inner, f"{key}.{name}" if key else name)
-    elif isinstance(value, list):
-        for number, inner in enumerate(value):
-            yield from _autos(inner, f"{key}[{number}]")
-
-
-def _with_recipe(config: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
+def _with_recipe(config: Mapping[str, Any], recipe: Recipe, open_to: Sequence[str]) -> dict[str, Any]:
     return {
         **config,
         # The training loop forms micro-batches and tells DeepSpeed where a step ends; DeepSpeed never counts rows here.
@@ -190,8 +266,8 @@ def _with_recipe(config: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
         "gradient_accumulation_steps": 1,
         # Always set, because DeepSpeed 0.19 clips at 1.0 by default.
         "gradient_clipping": recipe.optim.max_grad_norm,
-        "bf16": {**config.get("bf16", {}), "enabled": _enabled("bf16", recipe)},
-        "fp16": {**config.get("fp16", {}), "enabled": _enabled("fp16", recipe)},
+        "bf16": {**config.get("bf16", {}), "enabled": _enabled("bf16", recipe, open_to)},
+        "fp16": {**config.get("fp16", {}), "enabled": _enabled("fp16", recipe, open_to)},
         # Our AdamW is torch's: DeepSpeed would refuse it under ZeRO, and require its own if the optimizer is offloaded.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
@@ -199,19 +275,19 @@ def _with_recipe(config: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _enabled(precision: str, recipe: Recipe) -> bool | str:
-    """Whether the recipe chooses this precision; "auto" until the ranks have agreed, before DeepSpeed is
-    initialized."""
-    return "auto" if recipe.engine.precision == "auto" else recipe.engine.precision == precision
+def _enabled(precision: str, recipe: Recipe, open_to: Sequence[str]) -> bool | str:
+    """Whether the recipe, or else the ds_config, chooses this precision; "auto" until the ranks have agreed, before
+    DeepSpeed is initialized."""
+    chosen: str = recipe.engine.precision
+    if chosen == "auto" and len(open_to) == 1:
+        (chosen,) = open_to
+    return "auto" if chosen == "auto" else chosen == precision
 
 
 def _file(name_or_path: str) -> Path:
     if not is_path(name_or_path):
         return FOLDER / f"{name_or_path}.json"
-    try:
-        return Path(name_or_path).expanduser()
-    except RuntimeError:  # an unknown ~user
-        return Path(name_or_path)
+    return expand_home(name_or_path)
 
 
 def _source(name_or_path: str) -> str:
@@ -229,18 +305,3 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON number")
-
-
-def _get(config: Mapping[str, Any], key: str, default: Any) -> Any:
-    value: Any = config
-    for step in key.split("."):
-        if not isinstance(value, dict) or step not in value:
-            return default
-        value = value[step]
-    return value
-
-
-def _pop(config: dict[str, Any], key: str) -> Any:
-    outer, _, name = key.rpartition(".")
-    block = _get(config, outer, {}) if outer else config
-    return block.pop(name, None)

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from shardtune.home import expand_home, home_fault
 from shardtune.recipe.explain import Fault, did_you_mean, shown
-from shardtune.recipe.schema import Recipe
+from shardtune.recipe.schema import DataConfig, Recipe
 from shardtune.recipe.strategies import is_path, not_a_strategy, strategies
 from shardtune.recipe.tasks import TASK_OPTIONS
 from shardtune.recipe.yaml_lines import KeyPath
@@ -19,16 +20,21 @@ _SPLITS = ("train", "dev", "test")
 
 
 def path_faults(values: Mapping[str, Any], folder: Path) -> list[Fault]:
-    """A fault for each local file or folder in the values that does not exist; relative paths start from `folder`."""
+    """A fault for each local file or folder in the values that does not exist, and for each `~` without a home;
+    relative paths start from `folder`."""
     faults = []
     data, model, engine, job = (_section(values, name) for name in ("data", "model", "engine", "job"))
     for split in _SPLITS:
         for key_path, source in _sources_in(data.get(split)):
             if missing := _no_rows(source["path"], folder, _options(source, _section(values, "task"))):
                 faults.append(Fault(("data", split, *key_path), missing))
+    cache = data.get("cache_dir", DataConfig.model_fields["cache_dir"].default)
+    if isinstance(cache, str) and (unknown := _unknown_home(cache, folder)):
+        faults.append(Fault(("data", "cache_dir"), unknown))
     path = model.get("path")
-    if isinstance(path, str) and _is_local_model(path, folder) and (missing := _missing(path, folder, "folder")):
-        faults.append(Fault(("model", "path"), missing))
+    if isinstance(path, str):
+        fault = _missing(path, folder, "folder") if _is_local_model(path, folder) else _no_hub_cache()
+        faults += [] if fault is None else [Fault(("model", "path"), fault)]
     ds_config = engine.get("deepspeed")
     if isinstance(ds_config, str):
         if not is_path(ds_config):
@@ -77,7 +83,7 @@ def _without_places(value: Any) -> Any:
 def local_folders(recipe: Recipe) -> list[Path]:
     """The folders on this machine that the ranks read or write, besides the run directory."""
     data = [source.path.removeprefix(HUB) for split in _SPLITS for source in recipe.data.sources(split)]
-    paths = [Path(path).expanduser() for path in (recipe.data.cache_dir, recipe.model.path, *data)]
+    paths = [expand_home(path) for path in (recipe.data.cache_dir, recipe.model.path, *data)]
     absolute = [path for path in paths if path.is_absolute()]
     # For a glob, or a cache that does not exist yet: the nearest folder above it that exists.
     return [next(folder for folder in (path, *path.parents) if folder.is_dir()) for path in absolute]
@@ -107,9 +113,11 @@ def _options(source: Mapping[str, Any], task: Mapping[str, Any]) -> ReadOptions:
 
 def _no_rows(path: str, folder: Path, options: ReadOptions) -> str | None:
     """What is wrong with a path that should provide rows, or None."""
+    if unknown := _unknown_home(path.removeprefix(HUB), folder):
+        return unknown
     absolute = _absolute_source(path, folder)
     if is_hub(path):
-        return None if absolute == path else _missing(path.removeprefix(HUB), folder, "folder")
+        return _no_hub_cache() if absolute == path else _missing(path.removeprefix(HUB), folder, "folder")
     try:
         if not (is_glob(path, folder) or sides_of(Path(absolute))) and _kind(Path(absolute)) not in ("file", "folder"):
             return _missing(path, folder, "file")
@@ -155,13 +163,29 @@ def _is_local_model(path: str, folder: Path) -> bool:
 
 
 def _absolute(path: str, folder: Path) -> str:
-    try:
-        return str(folder / Path(path).expanduser())
-    except RuntimeError:  # an unknown ~user
-        return str(folder / path)
+    if home_fault(path) is None:
+        return str(folder / expand_home(path))
+    return path if _unknown_home(path, folder) else str(folder / path)  # path_faults reports the unknown home
+
+
+def _unknown_home(path: str, folder: Path) -> str | None:
+    """Why the `~` of a path cannot be expanded, or None; a file that is called `~draft.jsonl` is just that."""
+    is_name = not path.startswith("~/") and path != "~" and _kind(folder / path) is not None
+    return None if is_name else home_fault(path)
+
+
+def _no_hub_cache() -> str | None:
+    """Why nothing can be downloaded from the hub, or None: huggingface_hub would make a folder called `~`."""
+    if (unknown := home_fault("~/.cache/huggingface")) is None:
+        return None
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return f"{unknown.removesuffix('give an absolute path')}HF_HOME" if HF_HUB_CACHE.startswith("~") else None
 
 
 def _missing(path: str, folder: Path, wanted: str) -> str | None:
+    if unknown := _unknown_home(path, folder):
+        return unknown
     absolute = Path(_absolute(path, folder))
     kind = _kind(absolute)
     if kind == wanted:

@@ -243,8 +243,9 @@ class EngineConfig(Section):
     operations; CPU ranks on one machine communicate through shared memory."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Precision of weights and activations in the forward and backward pass. The optimizer always works in fp32, so a
-    run may resume in another precision. `auto` is bf16 if the devices of all ranks support it in hardware (NVIDIA GPUs
-    since Ampere, CPUs with AVX512-BF16 or AMX), otherwise fp16 on GPUs and fp32 on CPUs."""
+    run may resume in another precision. `auto` is the one that a DeepSpeed JSON of your own turns on, if it does;
+    otherwise bf16 if the devices of all ranks support it in hardware (NVIDIA GPUs since Ampere, CPUs with AVX512-BF16
+    or AMX), and else fp16 on GPUs and fp32 on CPUs."""
 
     @model_validator(mode="after")
     def _a_loss_scale_is_deepspeeds(self) -> "EngineConfig":
@@ -278,12 +279,13 @@ class ReportConfig(Section):
 
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     """Weights & Biases; `auto` is online if an API key is found, and offline otherwise."""
-    project: str = "shardtune"
-    """The W&B project."""
+    project: str | None = None
+    """The W&B project. None uses WANDB_PROJECT of the environment, or else `shardtune`."""
     name: str | None = None
-    """The name of the run in W&B. None uses the name of the run directory."""
+    """The name of the run in W&B. None uses WANDB_NAME of the environment, or else the name of the run directory."""
     group: str | None = None
-    """The W&B group."""
+    """The W&B group. None uses WANDB_RUN_GROUP of the environment, if it is set; so do WANDB_ENTITY, WANDB_TAGS and
+    WANDB_NOTES, which have no key here."""
     every_steps: PositiveInt = 1
     """Optimizer steps between step lines in metrics.jsonl; each line averages over the steps since the previous one."""
 

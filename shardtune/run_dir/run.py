@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shardtune.errors import CheckpointError, ConfigError
+from shardtune.home import expand_home
 from shardtune.recipe.load import learned_differences, learning_hash, load_recipe, parse_recipe, render_recipe
 from shardtune.recipe.paths import without_places
 from shardtune.recipe.schema import Recipe
@@ -31,7 +32,8 @@ class Run:
 def find_run(path: Path, overrides: Sequence[str], run_dir: Path | None, fork: Path | None = None) -> Run:
     """Return the run that a command line means: of a recipe, of a run directory to resume, or a fork of either.
 
-    Raises ConfigError if the recipe is invalid, CheckpointError if the directory belongs to another recipe.
+    Raises ConfigError if the recipe is invalid, or the home directory of `~` unknown, CheckpointError if the run
+    directory belongs to another recipe.
     """
     recipe_path = path
     if path.is_dir():
@@ -43,11 +45,11 @@ def find_run(path: Path, overrides: Sequence[str], run_dir: Path | None, fork: P
     recipe = load_recipe(path, overrides)
     if run_dir is None:
         run_dir = Path("runs") / f"{path.stem}-{learning_hash(recipe)}"
-    run_dir = run_dir.absolute()
+    run_dir = expand_home(run_dir).absolute()
     if fork is None:
         refuse_another_recipe(recipe, run_dir)
         return Run(recipe, run_dir, recipe_path)
-    fork = fork.absolute()
+    fork = expand_home(fork).absolute()
     _refuse_to_fork(run_dir, fork)
     refuse_another_recipe(recipe, fork)
     return Run(recipe, fork, recipe_path, forked_from=run_dir)

@@ -6,6 +6,7 @@ from typing import Any
 
 from shardtune.trainer.between_steps.callback import Callback, StepDone
 from shardtune.trainer.between_steps.evaluate import Evaluator, without_answers
+from shardtune.trainer.checkpoint.manifest import rankable
 from shardtune.trainer.checkpoint.train_state import TrainState
 from shardtune.trainer.data.prepare.example_shards import Split
 
@@ -56,7 +57,15 @@ class DevEvaluation(Callback):
     def _evaluate(self, state: TrainState, dev: Split) -> TrainState:
         metrics = self.evaluator.evaluate("dev", dev, state.step)
         self._last = state.step, metrics
-        value = float(metrics[self.metric])
+        value = rankable(metrics, self.metric)
+        if value is None:
+            self.evaluator.reporter.report(
+                "alert",
+                title="dev gave no number",
+                text=f"loss {metrics['loss']}, {self.metric} {metrics[self.metric]}: this step cannot become the best",
+                step=state.step,
+            )
+            return state
         sign = -1 if self.lower_is_better else 1
         if state.best_value is not None and sign * value <= sign * state.best_value:
             return state

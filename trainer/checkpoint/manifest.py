@@ -87,9 +87,8 @@ class Manifest:
         return replace(self, files=files)
 
     def metric(self, name: str) -> float | None:
-        """A dev metric; None if dev was not evaluated at this step, or the value is not finite."""
-        value = (self.dev_metrics or {}).get(name)
-        return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+        """A dev metric; None if dev was not evaluated at this step, or gave no number to rank by."""
+        return rankable(self.dev_metrics or {}, name)
 
 
 @dataclass(frozen=True)
@@ -200,6 +199,17 @@ def complete_checkpoints(folder: Path) -> list[Checkpoint]:
         except CheckpointError:
             continue  # resuming and listing report what is wrong with it
     return checkpoints
+
+
+def rankable(metrics: Mapping[str, Any], name: str) -> float | None:
+    """The metric by which a model may become the best; None if it is not finite, or the loss is nan.
+
+    A model that computes nan has a finite accuracy too: that of its first label.
+    """
+    value, loss = metrics.get(name), metrics.get("loss")
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return None if isinstance(loss, float) and math.isnan(loss) else float(value)
 
 
 def best_first(checkpoints: Iterable[Checkpoint], metric: str, *, lower_is_better: bool) -> list[Checkpoint]:

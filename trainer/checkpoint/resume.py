@@ -1,6 +1,7 @@
 """Resuming: finds the newest checkpoint whose bytes are intact, and restores it."""
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -85,9 +86,11 @@ def restore(engine: Engine, checkpoint: Checkpoint, *, weights_only: bool = Fals
 
 
 def state_of(checkpoint: Checkpoint, complete: Sequence[Checkpoint], policy: CheckpointPolicy) -> TrainState:
-    """The checkpoint's state. If the recipe names another metric now, best_step is recomputed from `complete`."""
+    """The checkpoint's state. If the recipe names another metric now, or nan became the best (of an older shardtune),
+    best_step is recomputed from `complete`."""
     state = checkpoint.manifest.state
-    if checkpoint.manifest.best_metric == policy.metric:
+    is_nan = state.best_value is not None and math.isnan(state.best_value)
+    if checkpoint.manifest.best_metric == policy.metric and not is_nan:
         return state
     earlier = [candidate for candidate in complete if candidate.step <= state.step]
     best = best_first(earlier, policy.metric, lower_is_better=policy.lower_is_better)[:1]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from shardtune.ds_config.resolve import stage_of
+from shardtune.ds_config.resolve import ds_config_notice, stage_of
 from shardtune.recipe.load import load_recipe
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.commands.check_report import Cut, Lengths, Report, SplitReport
@@ -28,8 +28,10 @@ from shardtune.trainer.data.prepare.prepare import NO_LIMIT, Prepared, most_toke
 from shardtune.trainer.data.prepare.sources import SPLITS
 from shardtune.trainer.data.prepare.splits import REPORTED
 from shardtune.trainer.distributed.ranks import Ranks
+from shardtune.trainer.engine.deepspeed_engine import refuse_bad_ds_config
 from shardtune.trainer.model.head import choose_head
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
+from shardtune.trainer.reporting.foresight import settings_in_vain
 from shardtune.trainer.setup.footprint import footprint
 from shardtune.trainer.setup.micro_batch import estimate, lay_out_first_steps, most_wanted
 from shardtune.trainer.setup.out_of_memory import share_of_memory
@@ -45,7 +47,8 @@ def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
 
     Raises ConfigError or DataError with every fault that was found.
     """
-    notes: list[str] = []
+    refuse_bad_ds_config(recipe)
+    notes = [notice] if (notice := ds_config_notice(recipe)) is not None else []
     prepared = prepare(recipe, num_ranks=world_size, say=notes.append)
     tokenizer, config = load_tokenizer(recipe), load_model_config(recipe)
     task = task_of(recipe, prepared.facts, tokenizer, config)
@@ -72,6 +75,7 @@ def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
             memory=share_of_memory(torch.device("cuda" if has_gpu else "cpu"), world_size),
         )
         notes.append(f"train.micro_batch_tokens: auto is estimated as {budget:,}; a run tries it out first")
+    num_steps = order.num_steps(recipe.train.num_epochs, recipe.train.max_steps)
     steps = lay_out_first_steps(train, order, replace(batch_maker, micro_batch_tokens=budget))
     splits = {
         name: _report(split, prepared, task, recipe, num_previews)
@@ -83,11 +87,14 @@ def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
         model=recipe.model.path,
         world_size=world_size,
         splits=splits,
-        warnings=cut_warnings(splits, recipe.data.max_tokens, most_tokens(config, tokenizer)),
+        warnings=[
+            *cut_warnings(splits, recipe.data.max_tokens, most_tokens(config, tokenizer)),
+            *settings_in_vain(recipe, prepared.facts, num_steps=num_steps),
+        ],
         notes=notes,
         rows={key: prepared.meta[key] for key in REPORTED} | {"sources": _sources(recipe, prepared.meta["sources"])},
         steps_per_epoch=order.steps_per_epoch,
-        num_steps=order.num_steps(recipe.train.num_epochs, recipe.train.max_steps),
+        num_steps=num_steps,
         micro_batch_tokens=budget,
         largest_micro_batch=steps.largest,
         padding_efficiency=steps.padding_efficiency,

@@ -3,18 +3,25 @@
 The loop uses the Engine protocol; ZeRO stage, precision and offload change nothing that it can see.
 """
 
+import copy
 import logging
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from typing import Any
 
 import torch
 import transformers
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from torch import Tensor, nn
 
-from shardtune.ds_config.resolve import zero_stage
+from shardtune.ds_config.resolve import ds_config_of, has_own_ds_config, source_of, zero_stage
+from shardtune.errors import ConfigError
+from shardtune.recipe.explain import shown
+from shardtune.recipe.schema import Recipe
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.engine import zero_layout as zero
 from shardtune.trainer.engine.engine import StepStats, seed_step
@@ -193,3 +200,74 @@ def sharded_birth(ds_config: dict[str, Any]) -> Iterator[None]:
     finally:
         del alive
         unset_hf_deepspeed_config()
+
+
+def refuse_bad_ds_config(recipe: Recipe) -> None:
+    """Raises ConfigError with a line for each value that DeepSpeed refuses in the recipe's own ds_config.
+
+    Nothing is started. The strategies in ds_configs/ are tested instead.
+    """
+    if not has_own_ds_config(recipe):
+        return
+    ds_config = ds_config_of(recipe, hidden_size=None)
+    assert ds_config is not None
+    with _deepspeed_quiet():
+        faults = [f"{source_of(recipe)}: {fault}" for fault in value_faults(ds_config)]
+    if faults:
+        raise ConfigError("\n".join(faults))
+
+
+@contextmanager
+def _deepspeed_quiet() -> Iterator[None]:
+    """Keeps DeepSpeed from remarking on this machine, whose ranks may be elsewhere, and on the values."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stdout(sys.stderr):  # where its logger then writes, from the import on
+            yield
+    finally:
+        logging.disable(before)
+
+
+def value_faults(ds_config: Mapping[str, Any]) -> list[str]:
+    """What DeepSpeed refuses in a resolved ds_config: all faults of its models, else the first that it finds itself."""
+    from deepspeed.comm.config import CommsLoggerConfig
+    from deepspeed.compile.config import CompileConfig
+    from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
+    from deepspeed.runtime.precision_config import DeepSpeedBF16Config, DeepSpeedFP16Config
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    models: dict[str, Any] = {
+        "zero_optimization": DeepSpeedZeroConfig,
+        "bf16": DeepSpeedBF16Config,
+        "fp16": DeepSpeedFP16Config,
+        "compile": CompileConfig,
+        "comms_logger": CommsLoggerConfig,
+    }
+    faults: list[str] = []
+    for block, model in models.items():
+        try:
+            model(**ds_config.get(block, {}))
+        except ValidationError as error:
+            faults += [_in_words(block, detail) for detail in error.errors(include_url=False)]
+        except (AssertionError, TypeError, ValueError) as error:
+            faults.append(f"{block}: {_one_line(error)}")
+    if faults:
+        return faults
+    try:
+        DeepSpeedConfig(copy.deepcopy(dict(ds_config)))
+    except (AssertionError, AttributeError, LookupError, TypeError, ValueError, DeepSpeedConfigError) as error:
+        return [f"DeepSpeed refuses it: {_one_line(error)}"]
+    return []
+
+
+def _in_words(block: str, detail: ErrorDetails) -> str:
+    """`zero_optimization.stage: input should be …, got 7` for one fault that pydantic found."""
+    key = ".".join(str(step) for step in (block, *detail["loc"]))
+    found = f", got {shown(detail['input'])}" if detail["loc"] else ""
+    what = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ").removeprefix(f"{key} ")
+    return f"{key}: {what[:1].lower()}{what[1:]}{found}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{error}".split()) or type(error).__name__

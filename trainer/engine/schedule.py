@@ -15,9 +15,7 @@ def make_schedule(optim: OptimConfig, num_steps: int) -> Schedule:
     Step `warmup` runs at the peak. The learning rate would reach 0 one step before the first and one step after the
     last, so that no step is spent on a learning rate of 0.
     """
-    warmup = optim.warmup_steps
-    if warmup is None:
-        warmup = math.ceil((optim.warmup_fraction or 0.0) * num_steps)
+    warmup = num_warmup_steps(optim, num_steps)
     shape = SCHEDULES[optim.schedule]
 
     def lr(step: int) -> float:
@@ -28,6 +26,13 @@ def make_schedule(optim: OptimConfig, num_steps: int) -> Schedule:
         return optim.lr * (optim.min_lr_ratio + (1 - optim.min_lr_ratio) * shape(done, stable))
 
     return lr
+
+
+def num_warmup_steps(optim: OptimConfig, num_steps: int) -> int:
+    """The steps of the warm-up, which may be more than there are."""
+    if optim.warmup_steps is not None:
+        return optim.warmup_steps
+    return math.ceil((optim.warmup_fraction or 0.0) * num_steps)
 
 
 def _wsd(done: float, stable: float) -> float:

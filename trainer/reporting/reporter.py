@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO
+from urllib.parse import urlsplit
 
 from shardtune.json_lines import complete_lines, json_line
 from shardtune.recipe.schema import Recipe
@@ -177,8 +178,9 @@ class WandbReporter:
 
             run = wandb.init(
                 id=wandb_id(run_dir),
-                project=recipe.report.project,
-                name=recipe.report.name or run_dir.name,
+                # What is None here, and what is not named at all (entity, tags, notes, …), wandb takes from WANDB_*.
+                project=_named("WANDB_PROJECT", recipe.report.project, "shardtune"),
+                name=_named("WANDB_NAME", recipe.report.name, run_dir.name),
                 group=recipe.report.group,
                 config=recipe.model_dump(mode="json"),
                 dir=str(run_dir),
@@ -205,12 +207,18 @@ class WandbReporter:
             log.warning("W&B failed (%s: %s); metrics.jsonl is still written", type(error).__name__, error)
 
 
+MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}
+"""WANDB_MODE, older names included -> mode."""
+
+
 def wandb_mode(recipe: Recipe) -> str:
-    """online, offline or disabled; `auto` follows WANDB_MODE, or else whether an API key is found."""
+    """online, offline or disabled; `auto` follows WANDB_MODE or WANDB_DISABLED, or else whether an API key is found."""
     if recipe.report.wandb != "auto":
         return recipe.report.wandb
-    if os.environ.get("WANDB_MODE") in ("online", "offline", "disabled"):
-        return os.environ["WANDB_MODE"]
+    if mode := MODES.get(os.environ.get("WANDB_MODE", "").lower()):
+        return mode
+    if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes"):  # which transformers reads
+        return "disabled"
     return "online" if os.environ.get("WANDB_API_KEY") or _netrc_has_key() else "offline"
 
 
@@ -222,10 +230,16 @@ def wandb_id(run_dir: Path) -> str:
     return path.read_text(encoding="utf-8").strip()
 
 
+def _named(variable: str, by_recipe: str | None, otherwise: str) -> str:
+    """The recipe's name, or else that of the environment."""
+    return by_recipe or os.environ.get(variable) or otherwise
+
+
 def _netrc_has_key() -> bool:
     try:
-        return netrc.netrc().authenticators(os.environ.get("WANDB_HOST", "api.wandb.ai")) is not None
-    except (OSError, netrc.NetrcParseError):
+        host = urlsplit(os.environ.get("WANDB_BASE_URL", "")).hostname or os.environ.get("WANDB_HOST", "api.wandb.ai")
+        return netrc.netrc().authenticators(host) is not None
+    except (OSError, ValueError, netrc.NetrcParseError):
         return False
 
 

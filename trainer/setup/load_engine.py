@@ -19,7 +19,7 @@ from shardtune.trainer.data.prepare.prepare import Prepared
 from shardtune.trainer.distributed.lease import Lease
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.distributed.watchdog import beat
-from shardtune.trainer.engine.deepspeed_engine import DeepSpeedEngine, sharded_birth
+from shardtune.trainer.engine.deepspeed_engine import DeepSpeedEngine, refuse_bad_ds_config, sharded_birth
 from shardtune.trainer.engine.engine import Engine
 from shardtune.trainer.engine.optimizers import OPTIMIZERS
 from shardtune.trainer.engine.replicated_engine import ReplicatedEngine
@@ -74,6 +74,7 @@ def _load_engine(
     recipe: Recipe, run_dir: Path, task: Task, tokenizer: Any, ranks: Ranks, reporter: Reporter
 ) -> tuple[Engine, Any]:
     """Collective: the engine, sharded as the ds_config asks, and the pretrained model within it."""
+    refuse_bad_ds_config(recipe)
     hidden_size = getattr(load_model_config(recipe).get_text_config(), "hidden_size", None)
     ds_config = ds_config_of(recipe, hidden_size=hidden_size)
     if ranks.is_zero and ds_config is not None:

@@ -2,6 +2,7 @@
 
 import torch
 
+from shardtune.ds_config.resolve import named_precisions, open_precisions, precision_key
 from shardtune.errors import LaunchError
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.distributed.ranks import Ranks
@@ -14,28 +15,36 @@ slowly: 7 GFLOP/s instead of 50 in fp32 were measured on an EPYC with AVX2."""
 def settle_precision(recipe: Recipe, ranks: Ranks) -> Recipe:
     """Collective: the recipe with `auto` replaced by a precision that the devices of all ranks support.
 
-    bf16 if all of them have units for it; else fp16 on GPUs with DeepSpeed, and fp32 otherwise. Raises LaunchError if
-    this device does not support the recipe's precision.
+    The one that the ds_config names, if it does; else bf16 if all of them have units for it; else fp16 on GPUs with
+    DeepSpeed, and fp32 otherwise. Raises LaunchError if this device does not support the precision asked for.
     """
-    precision, device = recipe.engine.precision, ranks.device.type
-    if precision == "fp16" and device == "cpu":
-        raise LaunchError(
-            "engine.precision: fp16 needs a GPU (DeepSpeed does not support it on a CPU); set auto, bf16 or fp32"
-        )
-    if precision == "bf16" and device == "cuda" and not has_bf16(device):
-        name = torch.cuda.get_device_name(ranks.device)
-        raise LaunchError(f"engine.precision: {name} cannot compute in bf16; set engine.precision=auto")
-    if precision != "auto":
-        return recipe
-    settled = otherwise(device, recipe) if ranks.any(not has_bf16(device)) else "bf16"
+    left = open_precisions(recipe)
+    if len(left) == 1:
+        (settled,) = left
+        _refuse_unsupported(settled, recipe, ranks.device)
+    else:
+        settled = otherwise(ranks.device.type, recipe)
+        if "bf16" in left and not ranks.any(not has_bf16(ranks.device.type)):
+            settled = "bf16"
     return recipe.model_copy(update={"engine": recipe.engine.model_copy(update={"precision": settled})})
+
+
+def _refuse_unsupported(precision: str, recipe: Recipe, device: torch.device) -> None:
+    key, cure = precision_key(recipe, precision)
+    if precision == "fp16" and device.type == "cpu":
+        raise LaunchError(f"{key}: fp16 needs a GPU (DeepSpeed does not support it on a CPU); {cure}")
+    if precision == "bf16" and device.type == "cuda" and not has_bf16(device.type):
+        name = torch.cuda.get_device_name(device)
+        raise LaunchError(f"{key}: {name} cannot compute in bf16; {cure}")
 
 
 def expected_precision(recipe: Recipe) -> str:
     """The precision of a run if the devices of all ranks are like this machine's."""
     device = "cuda" if torch.cuda.is_available() and recipe.job.device != "cpu" else "cpu"
-    precision: str = recipe.engine.precision
-    return precision if precision != "auto" else "bf16" if has_bf16(device) else otherwise(device, recipe)
+    left = open_precisions(recipe)
+    if len(left) == 1:
+        return left[0]
+    return "bf16" if "bf16" in left and has_bf16(device) else otherwise(device, recipe)
 
 
 def has_bf16(device: str) -> bool:
@@ -48,5 +57,5 @@ def has_bf16(device: str) -> bool:
 
 
 def otherwise(device: str, recipe: Recipe) -> str:
-    """The precision of devices without bf16 units; without DeepSpeed there is no loss scale for fp16."""
-    return "fp16" if device == "cuda" and recipe.engine.deepspeed is not None else "fp32"
+    """The precision of devices without bf16 units; fp16 needs the loss scale of DeepSpeed, and may be ruled out."""
+    return "fp16" if device == "cuda" and "fp16" in named_precisions(recipe) else "fp32"

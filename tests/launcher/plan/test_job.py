@@ -63,6 +63,15 @@ def test_what_the_machine_does_not_have_is_refused(overrides: list[str], machine
         plan(*overrides, machine=machine)
 
 
+def test_a_ds_config_of_another_tool_is_planned_with_what_it_had_ignored_and_adopted(folder: Path) -> None:
+    (folder / "my.json").write_text('{"_comment": "x", "fp16": {"enabled": true}}')
+    job = plan("engine.deepspeed=my.json")
+    assert job.ds_config is not None and job.ds_config["fp16"]["enabled"] is True
+    assert f"notice         {folder}/my.json: engine.precision: auto is fp16 by its " in job.describe()
+    with pytest.raises(LaunchError, match=r"my.json: fp16.enabled: fp16 needs a GPU .*; write \"auto\""):
+        plan("engine.deepspeed=my.json", machine=LAPTOP)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_every_backend_starts_the_same_module_on_as_many_ranks(backend: str) -> None:
     job = plan(f"job.backend={backend}")

@@ -1,6 +1,7 @@
 """The points of a sweep are compared by the metric that chose each one's best model."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,14 @@ POINT  STATE     dev/accuracy  test/accuracy  BEST STEP  OVERRIDES
 1      finished  0.5000        0.2500         6          optim.lr=2
 0      failed                                            optim.lr=1"""
     )
+
+
+def test_a_point_with_nan_on_dev_comes_last() -> None:
+    chosen = {"chosen_by": {"metric": "accuracy", "lower_is_better": False}}
+    dev = [{"accuracy": math.nan, "loss": 1.0}, {"accuracy": 0.9, "loss": math.nan}, {"accuracy": 0.1, "loss": 1.0}]
+    dev.append({"accuracy": math.inf, "loss": 1.0})
+    points = [outcome_of(at, (), "finished", {"dev": metrics} | chosen) for at, metrics in enumerate(dev)]
+    assert [outcome.number for outcome in in_order(points)] == [2, 0, 1, 3]
 
 
 def test_the_lowest_value_comes_first_if_lower_is_better() -> None:

@@ -130,6 +130,14 @@ def test_the_best_comes_first_of_equals_the_earlier_and_never_one_without_a_numb
     assert best_first(scored, "f1", lower_is_better=False) == []
 
 
+def test_a_checkpoint_whose_loss_on_dev_is_nan_is_never_the_best(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, 1, {"accuracy": 0.5, "loss": 0.7})
+    write_checkpoint(tmp_path, 2, {"accuracy": 0.9, "loss": float("nan")})
+    complete = complete_checkpoints(tmp_path)
+    assert [checkpoint.step for checkpoint in best_first(complete, "accuracy", lower_is_better=False)] == [1]
+    assert superseded(complete, CheckpointPolicy(1, 1, True, "accuracy", False, "", {})) == []
+
+
 @pytest.mark.parametrize(
     ("keep_last", "keep_best", "stay"), [(1, 1, [2, 6]), (2, 1, [2, 5, 6]), (1, 3, [1, 2, 4, 6]), (9, 1, [*SCORES])]
 )

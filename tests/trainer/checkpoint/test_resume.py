@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -179,6 +180,10 @@ def test_another_best_metric_looks_at_the_evaluations_that_are_kept(tiny: Path, 
     assert (state.step, state.best_value) == (12, min(losses.values()))
     assert losses[state.best_step or 0] == state.best_value
     assert state_of(complete[-1], [], by_loss).best_step is None
+    newest = complete[-1].manifest
+    by_nan = replace(newest, state=replace(newest.state, best_step=12, best_value=math.nan))
+    complete[-1].__dict__["manifest"] = by_nan  # an older shardtune took nan for the best
+    assert math.isfinite(state_of(complete[-1], complete, by_accuracy).best_value or math.nan)
 
 
 @pytest.fixture(scope="module")

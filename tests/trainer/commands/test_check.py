@@ -69,6 +69,15 @@ def test_auto_is_what_a_run_on_this_machine_begins_with(
     assert checked(capsys, str(recipe_path), "--ranks=1", *auto[1:])["micro_batch_tokens"] == 16384
 
 
+def test_what_the_ds_config_had_ignored_and_what_will_have_no_effect_is_told(
+    recipe_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my.json").write_text('{"_comment": "x", "zero_optimization": {"stage": 1}}')
+    report = checked(capsys, str(recipe_path), f"engine.deepspeed={tmp_path}/my.json", "optim.warmup_steps=18")
+    assert report["notes"][0] == f"{tmp_path}/my.json: ignored _comment (a comment)"
+    assert [warning.partition(":")[0] for warning in report["warnings"]] == ["optim.warmup_steps"]
+
+
 def test_a_preview_ends_with_what_is_learned(recipe_path: Path, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pieces = checked(capsys, str(recipe_path), "--previews=1")["splits"]["train"]["previews"][0]
     first = json.loads((tiny / "train.jsonl").read_text().splitlines()[0])

@@ -1,10 +1,69 @@
 """What DeepSpeed does besides computing steps is kept in check."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.support.runs import tiny_recipe, train
+from shardtune.errors import ConfigError
+from shardtune.recipe.schema import Recipe
+from shardtune.run_dir.exit_codes import EXIT_USER
+from shardtune.trainer.__main__ import main
+from shardtune.trainer.engine.deepspeed_engine import refuse_bad_ds_config
+from tests.support.runs import RECIPE, tiny_recipe, train
+
+
+def own_recipe(folder: Path, ds_config: dict[str, Any], *overrides: str) -> Recipe:
+    (folder / "my.json").write_text(json.dumps(ds_config))
+    return tiny_recipe(folder, f"engine.deepspeed={folder / 'my.json'}", *overrides)
+
+
+@pytest.mark.parametrize(
+    ("ds_config", "faults"),
+    [
+        (
+            {"zero_optimization": {"stage": 2, "reduce_bucket_size": "big", "overlap_comm": 7}},
+            ["zero_optimization.reduce_bucket_size: ", "zero_optimization.overlap_comm: "],
+        ),
+        (
+            {"zero_optimization": {"stage": 3, "offload_param": {"device": "disk"}}},
+            ["zero_optimization.offload_param.device: "],
+        ),
+        ({"compile": {"passes": ["z9"]}}, ["compile.passes.0: "]),
+        (
+            {"checkpoint": {"parallel_write": {"pipeline_stage": 3}}},
+            ["DeepSpeed refuses it: checkpoint::parallel_write"],
+        ),
+        (
+            {"zero_optimization": {"stage": 1, "offload_optimizer": {"device": "cpu", "ratio": 0.5}}},
+            ["zero_optimization: partial offloading"],
+        ),
+        ({"compile": {"disable": False, "backend": "inductor"}, "timers": {"throughput": {"enabled": False}}}, []),
+    ],
+)
+def test_what_deepspeed_refuses_is_told_in_a_line_each_before_a_rank_starts(
+    tmp_path: Path, ds_config: dict[str, Any], faults: list[str]
+) -> None:
+    recipe = own_recipe(tmp_path, ds_config)
+    if not faults:
+        refuse_bad_ds_config(recipe)
+        return
+    with pytest.raises(ConfigError) as error:
+        refuse_bad_ds_config(recipe)
+    lines = str(error.value).splitlines()
+    assert [line.startswith(f"{tmp_path}/my.json: {fault}") for line, fault in zip(lines, faults, strict=True)] == [
+        True
+    ] * len(faults), lines
+
+
+def test_the_preparation_ends_with_what_deepspeed_refuses(tiny: Path, tmp_path: Path, capfd: Any) -> None:
+    (tmp_path / "my.json").write_text('{"zero_optimization": {"stage": 2, "reduce_bucket_size": "big"}}')
+    (tmp_path / "x.yaml").write_text(RECIPE.format(folder=tiny))
+    words = [f"engine.deepspeed={tmp_path}/my.json", f"--run-dir={tmp_path}/run", "--prepare=2"]
+    assert main([f"{tmp_path}/x.yaml", *words]) == EXIT_USER
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"{tmp_path}/my.json: zero_optimization.reduce_bucket_size: input should be a valid integer")
 
 
 @pytest.mark.parametrize("stage", [2, 3])

@@ -125,6 +125,9 @@ def test_a_step_event_has_all_that_a_dashboard_needs(tiny: Path, tmp_path: Path)
         ("auto", {}, "offline"),
         ("auto", {"WANDB_API_KEY": "k"}, "online"),
         ("auto", {"WANDB_API_KEY": "k", "WANDB_MODE": "disabled"}, "disabled"),
+        ("auto", {"WANDB_API_KEY": "k", "WANDB_MODE": "dryrun"}, "offline"),
+        ("auto", {"WANDB_API_KEY": "k", "WANDB_DISABLED": "true"}, "disabled"),
+        ("online", {"WANDB_DISABLED": "true"}, "online"),
         ("disabled", {"WANDB_API_KEY": "k"}, "disabled"),
         ("offline", {"WANDB_API_KEY": "k"}, "offline"),
     ],
@@ -132,7 +135,7 @@ def test_a_step_event_has_all_that_a_dashboard_needs(tiny: Path, tmp_path: Path)
 def test_wandb_is_online_where_a_key_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, environment: dict[str, str], mode: str
 ) -> None:
-    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_DISABLED"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -145,7 +148,18 @@ def test_a_run_directory_has_one_wandb_id(tmp_path: Path) -> None:
     assert wandb_id(tmp_path) == wandb_id(tmp_path)
 
 
-def test_wandb_offline_writes_a_real_log(tmp_path: Path, recipe: Recipe) -> None:
+def test_wandb_offline_writes_a_real_log_under_the_names_of_the_environment(
+    tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {
+        "PROJECT": "our-project",
+        "NAME": "my-run",
+        "ENTITY": "our-team",
+        "RUN_GROUP": "a-group",
+        "TAGS": "one,2",
+    }
+    for name, value in names.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
     reporter = WandbReporter(recipe, tmp_path, "offline")
     reporter.report("step", **STEP)
     answers = [
@@ -157,6 +171,7 @@ def test_wandb_offline_writes_a_real_log(tmp_path: Path, recipe: Recipe) -> None
     reporter.close()
     (log,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
     wanted = [wandb_id(tmp_path).encode(), b"train/loss", b"dev/accuracy", b"dev/answers", b"not saved"]
+    wanted += [b"our-project", b"my-run", b"our-team", b"a-group", b"one"]
     began = time.monotonic()
     while not all(word in log.read_bytes() for word in wanted):  # wandb's own process writes it, a little later
         assert time.monotonic() - began < 60, log.read_bytes()
@@ -165,6 +180,36 @@ def test_wandb_offline_writes_a_real_log(tmp_path: Path, recipe: Recipe) -> None
     told = json.loads(table.read_text())
     assert told["columns"] == ["prompt", "answer", "reference"]
     assert told["data"] == [["Hi", "<b>", "Yes."], ["So?", "", "No."]]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "environment", "project", "name"),
+    [
+        ((), {}, "shardtune", "run-7"),
+        ((), {"WANDB_PROJECT": "theirs", "WANDB_NAME": "n"}, "theirs", "n"),
+        ((), {"WANDB_PROJECT": "", "WANDB_NAME": ""}, "shardtune", "run-7"),
+        (("report.project=ours", "report.name=x"), {"WANDB_PROJECT": "theirs", "WANDB_NAME": "n"}, "ours", "x"),
+        (("report.project=shardtune",), {"WANDB_PROJECT": "theirs"}, "shardtune", "run-7"),
+    ],
+)
+def test_the_names_of_the_environment_count_where_the_recipe_has_none(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    overrides: tuple[str, ...],
+    environment: dict[str, str],
+    project: str,
+    name: str,
+) -> None:
+    for variable in ("WANDB_PROJECT", "WANDB_NAME"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    given: dict[str, Any] = {}
+    fake = types.SimpleNamespace(init=lambda **named: given.update(named), Settings=lambda **_: None)
+    monkeypatch.setitem(sys.modules, "wandb", fake)  # type: ignore[arg-type]
+    (tmp_path / "run-7").mkdir()
+    WandbReporter(tiny_recipe(tmp_path, *overrides), tmp_path / "run-7", "offline", patience_s=0.3).close()
+    assert (given["project"], given["name"], given["group"]) == (project, name, None)
 
 
 class _Run:

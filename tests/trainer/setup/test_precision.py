@@ -1,5 +1,7 @@
 """All ranks compute in one precision, which every device has units for."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,3 +51,25 @@ def test_what_is_asked_for_is_taken_and_what_cannot_be_is_refused() -> None:
         return settle_precision(recipe("engine.precision=bf16"), ranks).engine.precision
 
     assert run_ranks(body, world_size=1) == ["bf16"]
+
+
+@pytest.mark.parametrize(
+    ("ds_config", "units", "expected"),
+    [
+        ({"bf16": {"enabled": True}}, False, "bf16"),
+        ({"bf16": {"enabled": "auto"}, "fp16": {"enabled": False}}, False, "fp32"),
+        ({"bf16": {"enabled": "auto"}, "fp16": {"enabled": False}}, True, "bf16"),
+        ({"fp16": {"enabled": False}}, True, "fp32"),
+    ],
+)
+def test_a_precision_that_the_ds_config_names_is_settled_on(
+    tmp_path: Path, ds_config: dict[str, Any], units: bool, expected: str
+) -> None:
+    (tmp_path / "my.json").write_text(json.dumps(ds_config))
+
+    def body(ranks: Ranks) -> tuple[str, str]:
+        torch.cpu.get_capabilities = with_units(amx_bf16=units)
+        ours = recipe(f"engine.deepspeed={tmp_path}/my.json", "job.device=cpu")
+        return settle_precision(ours, ranks).engine.precision, expected_precision(ours)
+
+    assert run_ranks(body, world_size=1) == [(expected, expected)]

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from shardtune.home import expand_home
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.run import DataIdentity
 from shardtune.trainer.data.prepare.fingerprints import Fingerprints
@@ -32,7 +33,7 @@ def fingerprint(recipe: Recipe) -> str:
 
 def data_identity(recipe: Recipe) -> DataIdentity:
     """What the prepared data of a recipe depend on. Raises DataError with every path that matches nothing."""
-    known = Fingerprints(Path(recipe.data.cache_dir).expanduser() / "fingerprints")
+    known = Fingerprints(expand_home(recipe.data.cache_dir) / "fingerprints")
     sources = sources_content(recipe, known)
     tokenizer = _tokenizer(recipe, known)
     options: dict[str, Any] = {"task": recipe.task.model_dump(), "max_tokens": recipe.data.max_tokens}

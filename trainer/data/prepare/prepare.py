@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from shardtune.counted import counted
 from shardtune.errors import DataError, ShardtuneError
+from shardtune.home import expand_home
 from shardtune.recipe.schema import Recipe
 from shardtune.rows.row_faults import Faults
 from shardtune.run_dir.files import write_atomically
@@ -95,7 +96,7 @@ def prepare(
     Raises DataError for all that is wrong with the data, the model folder or the tokenizer, or if there are fewer
     training rows than ranks.
     """
-    cache = Path(recipe.data.cache_dir).expanduser()
+    cache = expand_home(recipe.data.cache_dir)
     identity = data_identity(recipe)
     prepared = Prepared(cache / identity.fingerprint, identity)
     were_notes_said = was_made = False
