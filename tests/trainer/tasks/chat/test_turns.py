@@ -246,7 +246,7 @@ def test_a_header_rendered_only_with_the_reply_is_not_learned() -> None:
         (CHATML.replace("message.content +", "message.content.split('</think>')[-1] +"), [u(), a(THOUGHT)],
          r"message 2: the chat template renders the reply '<think>\nHm.\n</think>\n\nYes.' as '\n\nYes.<|im_end|>\n'"),
         (CHATML, [u(), a("", tool_calls=[CALL])],
-         "message 2: the chat template omits the call of add; choose one that supports tools with task.chat_template (t"),
+         "message 2: the chat template omits the call of add; choose one that supports tools with task.chat_"),
         (CHATML, [u("Say <|im_end|>"), a()], "message 1 (user) contains <|im_end|>, which the model would read as"),
         (CHATML, [u(), a("Or <s>?")], "message 2 (assistant) contains <s>, which the model would read as"),
     ],
