@@ -21,6 +21,8 @@ OTHER_MARK = "Zx7q"
 
 CLOSED = re.compile(r"(?:</[\w:.-]*(?:think|thought|reason)[\w:.-]*>|\[/THINK\]|<channel\|>)\s*\Z")
 """Ends a prompt after which a reply has no thoughts."""
+MOST_IN_FRONT = 200
+"""Characters within which an answer begins: empty thoughts are short."""
 PROMPT_FOR_THOUGHTS = "set task.template_arguments to prompt for thoughts, often {enable_thinking: true}"
 
 
@@ -91,7 +93,8 @@ def _end_of_shared(prompt: str, rendered: str, last: Message) -> int | None:
     while longest < least:  # bisected: of two ends of the prompt, the shorter one is in it if the longer one is
         length = (longest + least + 1) // 2
         longest, least = (length, least) if prompt[-length:] in rendered else (longest, length - 1)
-    if not longest or not is_in(last["content"], squeezed(prompt[-longest:])):
+    content = last["content"]
+    if not longest or not content.strip() or not is_in(content, squeezed(prompt[-longest:])):
         return None
     return rendered.rindex(prompt[-longest:]) + longest
 
@@ -99,8 +102,7 @@ def _end_of_shared(prompt: str, rendered: str, last: Message) -> int | None:
 def _with_thoughts(parts: _Parts, thoughts: str, answer: str, at: int) -> str:
     """The reply with its thoughts in front of the answer, after what the prompt has of them already."""
     where = f"message {at + 1}: task.thoughts=keep:"
-    # The template may have written empty thoughts in front of the answer.
-    start = next((start for start in range(len(parts.reply)) if _is_at(answer, parts.reply, start)), None)
+    start = _start_of(answer, parts.reply)
     if start is None or NO_THOUGHTS.fullmatch(parts.reply[:start]) is None:
         raise TurnError(f"{where} the answer is not found in {parts.reply!r:.80}; set task.thoughts=drop")
     opened = parts.prompt.rstrip().endswith(OPEN)
@@ -117,6 +119,11 @@ def _with_thoughts(parts: _Parts, thoughts: str, answer: str, at: int) -> str:
     return f"{space}{thoughts}{parts.reply[start:]}"
 
 
-def _is_at(answer: str, reply: str, start: int) -> bool:
-    """Whether the answer begins here."""
-    return not reply[start].isspace() and squeezed(reply[start:]).startswith(squeezed(answer))
+def _start_of(answer: str, reply: str) -> int | None:
+    """Where the answer begins, which the template may have put after empty thoughts; None if it is not found."""
+    if not answer.strip():  # a tool call alone
+        empty = NO_THOUGHTS.match(reply)
+        return empty.end() if empty else 0
+    wanted = squeezed(answer)
+    starts = (at for at, character in enumerate(reply[:MOST_IN_FRONT]) if not character.isspace())
+    return next((at for at in starts if squeezed(reply[at:]).startswith(wanted)), None)

@@ -223,6 +223,23 @@ def test_thoughts_that_the_prompt_begins_are_continued() -> None:
     assert "prompts for a reply with" in fault(task_of(OPENING, thoughts="drop"), [u(), a(THOUGHT)])
 
 
+def test_thoughts_before_a_tool_call_are_kept_too() -> None:
+    call = {"type": "function", "function": {"name": "add", "arguments": {"x": 1}}}
+    calling = "{% for call in message.tool_calls or [] %}{{ '<tool_call>' + call.function.name }}{% endfor %}"
+    for template, empty in ((DROPPING, ""), (DROPPING, "<think>\n\n</think>\n\n")):
+        template = template.replace(
+            "{% generation %}{{ message.content.split('</think>')[-1].lstrip() + '<|im_end|>' }}",
+            "{% generation %}{{ '"
+            + empty.replace("\n", "\\n")
+            + "' + message.content.split('</think>')[-1].lstrip() }}"
+            + calling
+            + "{{ '<|im_end|>' }}",
+        )
+        task = task_of(template, {"thoughts": 1}, thoughts="keep")
+        (example,) = encode(task, [u(), a("<think>\nHm.\n</think>\n\n", tool_calls=[call])])
+        assert learned(task, example) == "<think>\nHm.\n</think>\n\n<tool_call>add<|im_end|>"
+
+
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
 def test_thoughts_in_fields_reach_the_template_under_the_name_that_it_reads(name: str) -> None:
     for template in (
