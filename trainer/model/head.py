@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from shardtune.errors import DataError
 from shardtune.recipe.schema import Recipe
@@ -48,37 +48,37 @@ def choose_head(recipe: Recipe, task: Task, config: "PreTrainedConfig") -> HeadC
     wanted = task.model_config()
     if recipe.model.from_scratch or "num_labels" not in wanted:
         return HeadChoice(is_replaced=False)
-    names = [*wanted.get("id2label", {}).values()]
-    head = _labels_of_head(config, task)
-    key, path = recipe.model.head, recipe.model.path
+    head, names = _labels_of_head(config, task), [*wanted.get("id2label", {}).values()]
+    fits = head is not None and len(head) == wanted["num_labels"] and _are_of(names, head)
+    if recipe.model.head == "keep" and not fits:
+        _refuse_new_head(recipe, config, head, names)
     if head is None:
-        if key == "keep":
-            found = " ".join(config.architectures or ()) or f"a {config.model_type} model"
-            raise DataError(f"model.head: keep, but {path} ({found}) has no head for this task; set it to auto or new")
         # A checkpoint of another task may have a head of the same name, such as `classifier`.
         return HeadChoice(is_replaced=_has_any_head(config))
-    fits = len(head) == wanted["num_labels"] and (
-        not names or not are_named(head) or in_head_order(names, head) is not None
-    )
-    pretrained, ours = _described(head), _described(names) if names else "a number"
     if not fits:
-        if key == "keep":
-            raise DataError(
-                f"model.head: keep, but the head of {path} has {pretrained}, and the task has {ours}; set it to "
-                "new, or give the rows the labels of the head"
-            )
-        note = f"model.head: the pretrained head has {pretrained}, and the task has {ours}: a new head is drawn"
-        return HeadChoice(is_replaced=True, note=note)
-    if key == "new":
-        note = f"model.head: new: the pretrained head ({pretrained}) is dropped, and a new one is drawn"
-        return HeadChoice(is_replaced=True, note=note)
+        note = f"the pretrained head has {_described(head)}, and the task has {_described(names)}: a new head is drawn"
+        return HeadChoice(is_replaced=True, note=f"model.head: {note}")
+    if recipe.model.head == "new":
+        note = f"the pretrained head ({_described(head)}) is dropped, and a new one is drawn"
+        return HeadChoice(is_replaced=True, note=f"model.head: new: {note}")
     if names and in_head_order(names, head) is None:
-        note = (
-            f"model.head: the pretrained head does not name its {len(head)} labels; they are taken as "
-            f"{_listed(names)}, in this order (model.head: new draws a new head)"
-        )
-        return HeadChoice(is_replaced=False, note=note)
+        note = f"the pretrained head does not name its {len(head)} labels; they are taken as {_listed(names)}"
+        return HeadChoice(is_replaced=False, note=f"model.head: {note}, in this order (model.head=new draws a new one)")
     return HeadChoice(is_replaced=False)
+
+
+def _refuse_new_head(
+    recipe: Recipe, config: "PreTrainedConfig", head: Sequence[str] | None, names: Sequence[str]
+) -> NoReturn:
+    """Raises the DataError for a pretrained head, if there is any, that cannot be kept for these labels."""
+    path = recipe.model.path
+    if head is None:
+        found = " ".join(config.architectures or ()) or f"a {config.model_type} model"
+        raise DataError(f"model.head: keep, but {path} ({found}) has no head for this task; set it to auto or new")
+    raise DataError(
+        f"model.head: keep, but the head of {path} has {_described(head)}, and the task has {_described(names)}; set "
+        "it to new, or give the rows the labels of the head"
+    )
 
 
 def draw_head(model: Any, config: "PreTrainedConfig", *, seed: int) -> None:
@@ -127,7 +127,14 @@ def _has_any_head(config: "PreTrainedConfig") -> bool:
     return config.architectures is None or any(name.endswith("Classification") for name in config.architectures)
 
 
+def _are_of(names: Sequence[str], head: Sequence[str]) -> bool:
+    """Whether labels of these names, or numbers if there are no names, may be those of a head of the same size."""
+    return not names or not are_named(head) or in_head_order(names, head) is not None
+
+
 def _described(labels: Sequence[str]) -> str:
+    if not labels:
+        return "a number"
     one_or_more = f"{len(labels)} label{'s' if len(labels) != 1 else ''}"
     return f"{one_or_more} ({_listed(labels)})" if are_named(labels) else f"{one_or_more} without names"
 

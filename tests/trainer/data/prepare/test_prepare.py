@@ -1,6 +1,7 @@
 """Data are prepared once, named by their content, and never read half-written."""
 
 import errno
+import json
 import os
 import shutil
 import tempfile
@@ -69,6 +70,19 @@ def test_other_content_is_another_folder_and_the_same_content_is_not(folder: Pat
     assert fingerprint(tiny_recipe(folder)) == before
     write_reviews(folder / "train.jsonl", 67, seed=99)
     assert fingerprint(tiny_recipe(folder)) != before
+
+
+def test_a_vocabulary_of_any_name_counts_as_content_and_a_note_beside_it_does_not(folder: Path) -> None:
+    before = fingerprint(tiny_recipe(folder))
+    (folder / "encoder" / "notes.txt").write_text("one")
+    assert fingerprint(tiny_recipe(folder)) == before
+    path = folder / "encoder" / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "tokenizer_class": "MarianTokenizer"}))
+    digests = []
+    for content in ("one", "two"):
+        (folder / "encoder" / "source.spm").write_text(content)
+        digests.append(fingerprint(tiny_recipe(folder)))
+    assert len({before, *digests}) == 3
 
 
 def test_an_incomplete_folder_is_prepared_again(folder: Path) -> None:
