@@ -14,7 +14,7 @@ from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
 from shardtune.trainer.commands.predict import find_model, open_model
 from shardtune.trainer.tasks.chat.chat import Chat
 from shardtune.trainer.tasks.chat.conversations import Conversation, Message
-from shardtune.trainer.tasks.chat.turns import TurnError
+from shardtune.trainer.tasks.chat.template.turns import TurnError
 
 HELP = """\
 /reset          start a new conversation

@@ -13,12 +13,12 @@ from shardtune.errors import DataError
 from shardtune.recipe.tasks.chat import ChatOptions
 from shardtune.rows.source import Faults, Row
 from shardtune.trainer.tasks import causal
-from shardtune.trainer.tasks.chat.compare import TurnError, UnstableError
 from shardtune.trainer.tasks.chat.conversations import COLUMNS, Conversation, read_conversation
 from shardtune.trainer.tasks.chat.survey import ChatSurvey, notes_on
-from shardtune.trainer.tasks.chat.templates import CHAT_TEMPLATES, install
-from shardtune.trainer.tasks.chat.thoughts import drop_thoughts
-from shardtune.trainer.tasks.chat.turns import Turn, Turns, Written
+from shardtune.trainer.tasks.chat.template.compare import TurnError, UnstableError
+from shardtune.trainer.tasks.chat.template.templates import CHAT_TEMPLATES, install
+from shardtune.trainer.tasks.chat.template.thoughts import drop_thoughts
+from shardtune.trainer.tasks.chat.template.turns import Turn, Turns, Written
 from shardtune.trainer.tasks.example import NOTED, TRUNCATED, Example
 from shardtune.trainer.tasks.task import GeneratingTask, Generation, PreviewSpan, Survey
 from shardtune.trainer.tasks.text_scores import TextScores, rouge_l, rouge_l_counts

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from shardtune.recipe.tasks.chat import ChatOptions
 from shardtune.rows.source import Faults, Row
 from shardtune.trainer.tasks.chat.conversations import format_of, read_conversation
-from shardtune.trainer.tasks.chat.thoughts import count_thoughts
+from shardtune.trainer.tasks.chat.template.thoughts import count_thoughts
 from shardtune.trainer.tasks.languages import NUM_LOOKED_AT, Letters, bleu_tokenizer, letters_of
 from shardtune.trainer.tasks.task import Survey
 

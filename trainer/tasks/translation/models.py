@@ -13,7 +13,7 @@ from shardtune.errors import DataError
 from shardtune.recipe.tasks.translation import PROMPT
 from shardtune.trainer.tasks import causal
 from shardtune.trainer.tasks.chat.conversations import Conversation
-from shardtune.trainer.tasks.chat.turns import Turns
+from shardtune.trainer.tasks.chat.template.turns import Turns
 from shardtune.trainer.tasks.example import IGNORED, TRUNCATED, Example, frame_of, texts_of
 from shardtune.trainer.tasks.languages import english_name, find_tag, primary
 from shardtune.trainer.tasks.plain_text import ids_of, ids_within

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from shardtune.trainer.tasks.chat.compare import squeezed
 from shardtune.trainer.tasks.chat.conversations import THOUGHTS, Conversation, Message
+from shardtune.trainer.tasks.chat.template.compare import squeezed
 
 OPEN, CLOSE = "<think>", "</think>"
 

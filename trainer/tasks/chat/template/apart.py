@@ -10,10 +10,16 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from shardtune.trainer.tasks.chat.compare import TurnError, is_in, shared_length, squeezed, unlike_prompt
 from shardtune.trainer.tasks.chat.conversations import Conversation, Message
-from shardtune.trainer.tasks.chat.rendering import Rendering
-from shardtune.trainer.tasks.chat.thoughts import NO_THOUGHTS, OPEN, shows_thoughts, split_thoughts, without_thoughts
+from shardtune.trainer.tasks.chat.template.compare import TurnError, is_in, shared_length, squeezed, unlike_prompt
+from shardtune.trainer.tasks.chat.template.rendering import Rendering
+from shardtune.trainer.tasks.chat.template.thoughts import (
+    NO_THOUGHTS,
+    OPEN,
+    shows_thoughts,
+    split_thoughts,
+    without_thoughts,
+)
 
 MARK = "q7Xz"
 """A reply that occurs in no template and no vocabulary, to see what surrounds it."""

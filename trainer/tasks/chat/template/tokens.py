@@ -9,9 +9,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from shardtune.errors import DataError
-from shardtune.trainer.tasks.chat.compare import BREAK, TurnError
 from shardtune.trainer.tasks.chat.conversations import Message
-from shardtune.trainer.tasks.chat.thoughts import CLOSE, OPEN
+from shardtune.trainer.tasks.chat.template.compare import BREAK, TurnError
+from shardtune.trainer.tasks.chat.template.thoughts import CLOSE, OPEN
 from shardtune.trainer.tasks.special_tokens import SpecialTokens
 
 if TYPE_CHECKING:

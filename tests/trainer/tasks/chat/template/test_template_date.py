@@ -11,8 +11,8 @@ from shardtune.recipe.load import parse_recipe
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
 from shardtune.trainer.tasks import task_of
 from shardtune.trainer.tasks.chat.conversations import Conversation
-from shardtune.trainer.tasks.chat.template_date import date_note, fixed_date
-from shardtune.trainer.tasks.chat.turns import Turns
+from shardtune.trainer.tasks.chat.template.template_date import date_note, fixed_date
+from shardtune.trainer.tasks.chat.template.turns import Turns
 from tests.support.tiny import byte_tokenizer, write_causal
 
 TODAY = "{{ 'Today Date: ' + strftime_now('%d %b %Y') + '<|im_end|>' }}"

@@ -12,13 +12,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shardtune.errors import DataError
-from shardtune.trainer.tasks.chat.apart import MARK, render_apart
-from shardtune.trainer.tasks.chat.compare import TurnError, UnstableError, difference, is_in, squeezed, unlike_prompt
 from shardtune.trainer.tasks.chat.conversations import Conversation, Message
-from shardtune.trainer.tasks.chat.rendering import Rendering
-from shardtune.trainer.tasks.chat.template_date import date_note
-from shardtune.trainer.tasks.chat.thoughts import OPEN, field_of, shows_thoughts, split_thoughts
-from shardtune.trainer.tasks.chat.tokens import Tokens
+from shardtune.trainer.tasks.chat.template.apart import MARK, render_apart
+from shardtune.trainer.tasks.chat.template.compare import (
+    TurnError,
+    UnstableError,
+    difference,
+    is_in,
+    squeezed,
+    unlike_prompt,
+)
+from shardtune.trainer.tasks.chat.template.rendering import Rendering
+from shardtune.trainer.tasks.chat.template.template_date import date_note
+from shardtune.trainer.tasks.chat.template.thoughts import OPEN, field_of, shows_thoughts, split_thoughts
+from shardtune.trainer.tasks.chat.template.tokens import Tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from shardtune.trainer.tasks.chat.compare import BREAK, TurnError
 from shardtune.trainer.tasks.chat.conversations import THOUGHTS, Message
-from shardtune.trainer.tasks.chat.template_date import fixed_date
-from shardtune.trainer.tasks.chat.thoughts import CLOSE, OPEN, field_of
+from shardtune.trainer.tasks.chat.template.compare import BREAK, TurnError
+from shardtune.trainer.tasks.chat.template.template_date import fixed_date
+from shardtune.trainer.tasks.chat.template.thoughts import CLOSE, OPEN, field_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

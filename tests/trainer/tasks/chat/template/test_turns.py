@@ -12,8 +12,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from shardtune.errors import DataError
 from shardtune.trainer.tasks.chat.conversations import Conversation
-from shardtune.trainer.tasks.chat.templates import CHAT_TEMPLATES, install
-from shardtune.trainer.tasks.chat.turns import TurnError, Turns, Written
+from shardtune.trainer.tasks.chat.template.templates import CHAT_TEMPLATES, install
+from shardtune.trainer.tasks.chat.template.turns import TurnError, Turns, Written
 from tests.support.tiny import byte_tokenizer
 
 CHATML = """\

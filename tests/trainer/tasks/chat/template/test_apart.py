@@ -15,7 +15,7 @@ from shardtune.recipe.tasks.chat import ChatOptions
 from shardtune.rows.source import Row
 from shardtune.trainer.data.prepare.prepare import prepare
 from shardtune.trainer.tasks.chat.chat import Chat
-from shardtune.trainer.tasks.chat.compare import squeezed
+from shardtune.trainer.tasks.chat.template.compare import squeezed
 from shardtune.trainer.tasks.example import NOTED, TRUNCATED, Example
 from shardtune.trainer.tasks.run_survey import survey
 from tests.support.runs import tiny_recipe
