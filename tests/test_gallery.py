@@ -30,6 +30,7 @@ def test_every_recipe_of_the_gallery_reads_its_file(
     assert files
     monkeypatch.chdir(tmp_path)
     for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
     path = tmp_path / "recipe.yaml"
     path.write_text(f"{recipe}model: {{path: owner/name}}\n", encoding="utf-8")
@@ -41,6 +42,8 @@ def test_every_recipe_of_the_gallery_reads_its_file(
 def rows_in(name: str, text: str) -> int:
     """The number of rows in a file that the page shows."""
     lines = len(text.strip().splitlines())
+    if "/" in name:  # in a folder per class
+        return 1
     match Path(name).suffix:
         case ".csv" | ".tsv":
             return lines - 1

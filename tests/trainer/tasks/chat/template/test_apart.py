@@ -20,7 +20,7 @@ from shardtune.trainer.tasks.example import NOTED, TRUNCATED, Example
 from shardtune.trainer.tasks.run_survey import survey
 from tests.support.runs import tiny_recipe
 from tests.support.tiny import byte_tokenizer, write_causal
-from tests.trainer.tasks.chat.test_turns import (
+from tests.trainer.tasks.chat.template.test_turns import (
     CHATML,
     LLAMA3,
     MISTRAL,
