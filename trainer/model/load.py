@@ -37,6 +37,8 @@ EVALUATION = "evaluation.json"
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 MOST_NAMES = 10
 """Names of weights that one line of the log has room for."""
+_MISMATCH = re.compile(r"^(\S.*?) *\| *MISMATCH", re.MULTILINE)
+"""A line of transformers' load report on weights of another shape."""
 
 log = logging.getLogger(__name__)
 
@@ -106,13 +108,11 @@ def _load_weights(recipe: Recipe, task: Task, config: "PreTrainedConfig") -> tup
     except (OSError, ValueError, ImportError) as error:
         raise DataError(f"model.path: {path!r} cannot be loaded as {task.auto_model}: {error}") from error
     except RuntimeError as error:
-        if not (
-            names := re.findall(r"^(\S.*?) *\| *MISMATCH", "\n".join(getattr(error, "__notes__", ())), re.MULTILINE)
-        ):
+        names = _MISMATCH.findall("\n".join(getattr(error, "__notes__", ())))
+        if not names:
             raise
-        raise DataError(
-            f"model.path: {path!r}: these weights have other shapes than its config.json says: {_listed(names)}"
-        ) from error
+        text = f"these weights have other shapes than its config.json says: {_listed(names)}"
+        raise DataError(f"model.path: {path!r}: {text}") from error
     if text := describe_loading(info["missing_keys"], info["unexpected_keys"]):
         log.warning("model.path: %s: %s", path, text)
     return model, set(info["missing_keys"])
