@@ -92,7 +92,8 @@ class DataConfig(Section):
     Skipped rows are counted by reason. A file that is damaged as a whole is always an error."""
     special_tokens_in_text: Literal["refuse", "escape"] = "refuse"
     """What to do with special tokens, such as `<|im_end|>` or `</s>`, that are literally in a text. `refuse` names the
-    rows in which they would be read as the end of a turn or a text. `escape` reads them as plain text, in training and
+    rows in which they would be read as the end of a turn (chat) or of the text by which a BART or T5 classifies; other
+    such rows are counted. `escape` reads them as plain text, in training and
     in predictions alike, so that no row can contain a control token."""
     deduplicate: Literal["none", "train", "all"] = "none"
     """`train` drops duplicates among the training rows (the first copy stays), and training rows whose model input also

@@ -397,7 +397,8 @@ def test_a_missing_source_is_reported_at_its_place_in_the_recipe(tmp_path: Path)
         Fault(("data", "train", 3), "'mixed': files of several formats (csv: a.csv; tsv: b.tsv); use a glob "
               f"such as {tmp_path}/mixed/*.csv"),
         Fault(("data", "train", 5, "path"), "no such file: 'a.cvs'; did you mean 'a.csv'?"),
-        Fault(("data", "train", 6), f"'a.xml': unknown format '.xml'; legal: {LEGAL}"),
+        Fault(("data", "train", 6), f"'a.xml': unknown format '.xml'; legal: {LEGAL}. Or set format "
+              "in the source to one of: jsonl, csv, tsv, json, parquet, arrow, text, conll, tmx"),
         Fault(("data", "train", 9), "no such folder: './gone'"),
         Fault(("data", "dev", "path"), f"'gone/*.csv': no file matches; does the folder {tmp_path}/gone exist?"),
     ]  # fmt: skip

@@ -38,14 +38,12 @@ def data_identity(recipe: Recipe) -> DataIdentity:
     tokenizer = _tokenizer(recipe, known)
     options: dict[str, Any] = {"task": recipe.task.model_dump(), "max_tokens": recipe.data.max_tokens}
     earlier = _earlier_options(recipe, options)
-    if recipe.task.has_labels:
-        options["head"] = recipe.model.head
     if recipe.data.special_tokens_in_text != "refuse":
         options["special_tokens_in_text"] = recipe.data.special_tokens_in_text
     parts = {f"data.{key}": value for key, value in sources.items()}
     parts |= {f"task.{key}": value for key, value in options["task"].items()}
-    parts |= {f"data.{key}": value for key, value in options.items() if key not in ("task", "head")}
-    parts |= {"the tokenizer (model.path)": tokenizer, "model.head": options.get("head")}
+    parts |= {f"data.{key}": value for key, value in options.items() if key != "task"}
+    parts["the tokenizer (model.path)"] = tokenizer
     return DataIdentity(
         _fingerprint(FORMAT, sources, tokenizer, options),
         {name: hashlib.sha256(_canonical(value)).hexdigest()[:16] for name, value in parts.items()},

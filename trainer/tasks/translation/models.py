@@ -278,12 +278,7 @@ class Causal:
                     prompts[at] = [*frame_of(self._tokenizer)[0], *ids_within(self._tokenizer, parts, source)]
             # Some tokenizers append the end of text, but a prompt continues.
             return [ids[:-1] if ids[-1] == self._tokenizer.eos_token_id else ids for ids in prompts]
-        for source in sources if is_plain else ():
-            if special := special_in(self._tokenizer, source):
-                raise DataError(
-                    f"data.special_tokens_in_text: {special} in {source!r:.60} cannot be plain text in a chat; "
-                    "set task.use_chat_template=false"
-                )
+        self._turns.escapes = is_plain
         turns = [Conversation(messages=[{"role": "user", "content": text.strip()}], weights=[0.0]) for text in texts]
         return [self._turns.prompt(turn, ANY_LENGTH) for turn in turns]
 

@@ -187,7 +187,7 @@ MALFORMED: list[tuple[bytes, str]] = [
     (b'{"text": "a"}\n"b"\n', '2: expected an object such as {"text": …}, got a text'),
     (b'{"text": "a"}\n{"text": "b"\n', "2: not JSON"),
     (b'{"text": "a"}\n{"text": "\xff"}\n', "2: not UTF-8 (byte 11 of the line is 0xff)"),
-    ('{"text": "a"}'.encode("utf-16"), "looks like UTF-16; convert it"),
+    ('{"text": "a"}'.encode("utf-16-le"), "looks like UTF-16LE; set its encoding"),
     (b'{"body": "a"}\n', "no column 'text'; found: body. Name yours: data.columns={text: …}"),
     (b"", "contains no rows"),
 ]

@@ -625,8 +625,8 @@ def test_what_was_dropped_and_cut_is_counted_where_the_data_are_prepared(toy: Pa
     assert (meta["rows"], meta["examples"], meta["rows_dropped"], meta["rows_truncated"]) == (3, 2, 1, 1)
     assert 0 < meta["tokens_truncated"] < 41
     assert messages[-2:] == [
-        "train: 1 rows dropped: no targets were left in them",
-        "train: 1 rows truncated to data.max_tokens",
+        "train: 1 row dropped: no targets were left in them",
+        "train: 1 row truncated to data.max_tokens",
     ]
 
 
