@@ -29,7 +29,15 @@ from shardtune.trainer.between_steps.stop_checks import StopChecks
 from shardtune.trainer.checkpoint.base_model import identify_together, refuse_another_base
 from shardtune.trainer.checkpoint.checkpoints import CheckpointPolicy, Checkpoints
 from shardtune.trainer.checkpoint.manifest import Checkpoint
-from shardtune.trainer.checkpoint.resume import Found, find_newest, first_whole, fork, restore, state_of
+from shardtune.trainer.checkpoint.resume import (
+    Found,
+    find_newest,
+    first_whole,
+    fork,
+    refuse_other_labels,
+    restore,
+    state_of,
+)
 from shardtune.trainer.checkpoint.train_state import TrainState
 from shardtune.trainer.data.batches.prefetch import prefetch
 from shardtune.trainer.data.batches.steps import TrainingSteps, training_steps_of
@@ -158,19 +166,6 @@ def _run(start: Start) -> bool:
     return True
 
 
-def _refuse_other_labels(run_dir: Path, prepared: Prepared) -> None:
-    """Raises CheckpointError if the run began with its labels in another order, as an earlier version gave them to a
-    pretrained head: its checkpoints would mean other labels."""
-    path = run_dir / FACTS
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    for key in ("label_names", "types"):
-        if key in before and before[key] != prepared.facts.get(key):
-            known, now = (", ".join(map(str, names[:10])) for names in (before[key], prepared.facts.get(key, [])))
-            raise CheckpointError(
-                f"{run_dir} began with the labels {known}, and the model's head now gives {now}. Use another --run-dir"
-            )
-
-
 def _assemble(start: Start) -> Training:
     """Collective: loads the model, resumes, and puts everything together; reports the start."""
     recipe, run_dir, prepared, ranks = start.recipe, start.run_dir, start.prepared, start.ranks
@@ -179,7 +174,7 @@ def _assemble(start: Start) -> Training:
     if not start.found.step:
         for text in settings_in_vain(recipe, prepared.facts, num_steps=steps.num_steps):
             start.reporter.report("notice", text=text)
-    _refuse_other_labels(run_dir, prepared)
+    refuse_other_labels(run_dir, prepared.facts)
     if ranks.is_zero:
         keep_model_files(loaded.model, loaded.tokenizer, run_dir / MODEL)
         write_atomically(run_dir / FACTS, json.dumps(prepared.facts, ensure_ascii=False, indent=1))

@@ -4,12 +4,13 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from shardtune.errors import CheckpointError
-from shardtune.run_dir.files import CHECKPOINTS, FORKED_FROM
+from shardtune.run_dir.files import CHECKPOINTS, FACTS, FORKED_FROM
 from shardtune.trainer.checkpoint.checkpoints import CheckpointPolicy, publish_folder
 from shardtune.trainer.checkpoint.manifest import (
     OPTIMIZER,
@@ -115,6 +116,19 @@ def fork(run_dir: Path, recipe_hash: str, ranks: Ranks) -> Found | None:
     newest = found.checkpoint
     run_on_every_rank(ranks, lambda: _adopt(newest, path, recipe_hash) if ranks.is_zero else None)
     return Found(open_checkpoint(path), found.damaged)
+
+
+def refuse_other_labels(run_dir: Path, facts: Mapping[str, Any]) -> None:
+    """Raises CheckpointError if the run began with its labels in another order, as an earlier version gave them to a
+    pretrained head: its checkpoints would mean other labels."""
+    path = run_dir / FACTS
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for key in ("label_names", "types"):
+        if key in before and before[key] != facts.get(key):
+            known, now = (", ".join(map(str, names[:10])) for names in (before[key], facts.get(key, [])))
+            raise CheckpointError(
+                f"{run_dir} began with the labels {known}, and the model's head now gives {now}. Use another --run-dir"
+            )
 
 
 def _adopt(source: Checkpoint, path: Path, recipe_hash: str) -> None:

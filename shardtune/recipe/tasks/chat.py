@@ -37,8 +37,8 @@ class ChatOptions(TaskOptions):
     """None uses the model's own chat template. Otherwise this one, whose special tokens are added to the model if it
     lacks them; it is exported with the model."""
     template_arguments: dict[str, bool | int | float | str] = Field(default={})
-    """Extra arguments of the chat template, as in `{enable_thinking: false}`. A template that writes today's date always
-    gets the same one, which is reported; `fixed_date: 2026-01-31` sets another."""
+    """Extra arguments of the chat template, as in `{enable_thinking: false}`. A template that writes today's date
+    always gets the same one, which is reported; `fixed_date: 2026-01-31` sets another."""
     turns: Literal["auto", "together", "apart"] = "auto"
     """How a conversation with several replies is learned. `together`: as one example, which the chat template must
     render alike whatever follows. `apart`: each reply as an example of its own, after the prompt that asks for it; each
