@@ -137,7 +137,9 @@ def _settle_generation(model: "PreTrainedModel", task: Task, say: Callable[[str]
 def _load_report_dropped() -> Iterator[None]:
     """Keeps transformers' load report, a table in escape codes, out of the log; an exception gets it as a note."""
     logger, report = logging.getLogger("transformers.modeling_utils"), _LoadReport()
+    level = logger.level
     logger.addFilter(report)
+    logger.setLevel(logging.WARNING)  # else an application that has silenced transformers would not learn the names
     try:
         yield
     except Exception as error:
@@ -145,6 +147,7 @@ def _load_report_dropped() -> Iterator[None]:
             error.add_note(report.text)
         raise
     finally:
+        logger.setLevel(level)
         logger.removeFilter(report)
 
 
