@@ -73,13 +73,14 @@ class Place:
     folder: Path
     unbroken: Path
     """The run directory of a run that nothing has happened to."""
+    settings: tuple[str, ...]
 
 
-def make_place(folder: Path) -> Place:
-    """The data, the recipe and the unbroken run."""
+def make_place(folder: Path, *settings: str) -> Place:
+    """The data, the recipe with these settings, and the unbroken run."""
     write_tiny(folder)
     (folder / "tiny.yaml").write_text(RECIPE.format(folder=folder), encoding="utf-8")
-    place = Place(folder, folder / "unbroken")
+    place = Place(folder, folder / "unbroken", settings)
     code, said = Launch(place, place.unbroken).end()
     assert code == EXIT_OK, said
     return place
@@ -89,7 +90,8 @@ class Launch:
     """One `shardtune run`."""
 
     def __init__(self, place: Place, run_dir: Path) -> None:
-        words = [sys.executable, "-m", "shardtune.launcher", "run", "tiny.yaml", *SETTINGS, f"--run-dir={run_dir}"]
+        words = [sys.executable, "-m", "shardtune.launcher", "run", "tiny.yaml", *SETTINGS, *place.settings]
+        words.append(f"--run-dir={run_dir}")
         self._said = place.folder / f"{run_dir.name}.said"
         with self._said.open("w") as file:
             self.process = subprocess.Popen(
