@@ -176,14 +176,14 @@ def test_three_ranks_of_any_layout_hold_what_two_of_any_other_saved(
 
 def test_all_of_the_model_is_saved_once_with_both_moments_of_what_is_trained(written: list[Path]) -> None:
     for folder in written:
-        tensors = read(folder)
+        saved = read(folder)
         trained = [*NAMES, "shared.bias"]
-        assert sorted(tensors.shapes) == sorted([*trained, "frozen.weight", "frozen.bias", "seen"])
-        assert sorted(tensors.scalars) == sorted(trained)
-        assert all(scalars == {"step": 3.0} for scalars in tensors.scalars.values())
-        tensors = whole(tensors)
+        assert sorted(saved.shapes) == sorted([*trained, "frozen.weight", "frozen.bias", "seen"])
+        assert sorted(saved.scalars) == sorted(trained)
+        assert all(scalars == {"step": 3.0} for scalars in saved.scalars.values())
+        tensors = whole(saved)
         assert tensors["seen"].tolist() == [12345678902]
-        assert all(tensors[state_name(key, name)].abs().sum() > 0 for key in tensors.keys for name in trained)
+        assert all(tensors[state_name(key, name)].abs().sum() > 0 for key in saved.keys for name in trained)
 
 
 def test_precision_is_all_that_tells_the_layouts_apart(written: list[Path]) -> None:
