@@ -11,8 +11,8 @@ TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 LOG := .venv/install.log
-# One worker more than cores: the tests on the Slurm cluster wait most of the time.
-TEST_WORKERS ?= $(shell echo $$(( $$(nproc) + 1 )))
+# More workers than cores: the tests on the Slurm cluster, and those of launched jobs, wait much of the time.
+TEST_WORKERS ?= $(shell echo $$(( $$(nproc) + 2 )))
 XDIST := --numprocesses=$(TEST_WORKERS) --no-loadscope-reorder
 
 .PHONY: help

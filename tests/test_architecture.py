@@ -46,7 +46,7 @@ def name(path: Path) -> str:
 
 
 def importers(package: str) -> set[str]:
-    return {name(path) for path in MODULES if any(its.split(".")[0] == package for its in imports(path))}
+    return {name(path) for path in MODULES if any(module.split(".")[0] == package for module in imports(path))}
 
 
 def test_deepspeed_is_the_engines_wandb_the_reporters_and_peft_the_adapters() -> None:
@@ -68,7 +68,7 @@ def test_the_environment_is_read_where_it_belongs() -> None:
 
 
 def test_the_loop_knows_torch_and_our_protocols_only() -> None:
-    roots = {its.split(".")[0] for its in imports(ROOT / "trainer/loop.py")}
+    roots = {module.split(".")[0] for module in imports(ROOT / "trainer/loop.py")}
     assert roots <= {"collections", "torch", "shardtune"}
 
 
@@ -84,7 +84,7 @@ def test_the_loop_is_short() -> None:
 @pytest.mark.parametrize("room", ["launcher", "shardtune"])
 def test_what_reads_recipes_imports_nothing_heavy(room: str) -> None:
     for path in (ROOT / room).rglob("*.py"):
-        heavy = {its for its in imports(path, at_import_time=True) if its.split(".")[0] in HEAVY}
+        heavy = {module for module in imports(path, at_import_time=True) if module.split(".")[0] in HEAVY}
         assert not heavy, f"{name(path)}: {heavy}"
 
 
@@ -102,7 +102,7 @@ def test_planning_a_job_loads_no_torch() -> None:
 @pytest.mark.parametrize("room", ROOMS)
 def test_no_folder_holds_more_than_a_glance_takes_in(room: str) -> None:
     folders = {path.parent for path in MODULES if path.is_relative_to(ROOT / room)}
-    sizes = {folder: len([its for its in folder.glob("*.py") if its.name != "__init__.py"]) for folder in folders}
+    sizes = {folder: len([path for path in folder.glob("*.py") if path.name != "__init__.py"]) for folder in folders}
     assert {folder.relative_to(ROOT): size for folder, size in sizes.items() if size > 12} == {}
 
 

@@ -151,7 +151,7 @@ def draw_fault(seed: int, *, resumes: bool) -> Fault:
     """The fault of a seed: each kind in turn, at a moment of its own."""
     chosen = random.Random(seed)
     name = NAMES[seed % len(NAMES)]
-    moment = chosen.choice([its for its in MOMENTS if its != AT_RESUME or resumes])
+    moment = chosen.choice([name for name in MOMENTS if name != AT_RESUME or resumes])
     if name == "full disk":
         moment = "as a checkpoint is copied"
     if name in DAMAGES:  # once there is a checkpoint
@@ -229,7 +229,7 @@ def outcome(fault: Fault, codes: list[int], run_dir: Path, chosen: random.Random
     stands = f"{len(complete)} checkpoints, the newest of step {complete[-1].step}" if complete else "no checkpoint"
     if fault.name == "SIGSTOP":
         stacks = list((run_dir / "logs").glob("rank-*.stacks.txt"))
-        others = [its for its in stacks if "most recent call first" in its.read_text(encoding="utf-8")]
+        others = [path for path in stacks if "most recent call first" in path.read_text(encoding="utf-8")]
         assert others, f"{fault}: nobody said where it stood"
         for path in stacks:
             path.unlink()
@@ -253,8 +253,8 @@ def damage_one(checkpoint: Checkpoint, name: str, chosen: random.Random) -> str:
 
 def refuse_another_end(run_dir: Path, unbroken: Path) -> None:
     """AssertionError unless a run's curve, rows, results and weights are the unbroken one's."""
-    its, other = curve(events(run_dir)), curve(events(unbroken))
-    assert its == other, f"{run_dir}: another curve"
+    curve_of_run, other = curve(events(run_dir)), curve(events(unbroken))
+    assert curve_of_run == other, f"{run_dir}: another curve"
     states = [complete_checkpoints(path / "checkpoints")[-1].manifest.state for path in (run_dir, unbroken)]
     assert states[0] == states[1], f"{run_dir}: other rows"
     results = [json.loads((path / RESULTS).read_text(encoding="utf-8")) for path in (run_dir, unbroken)]
@@ -323,12 +323,12 @@ def _rank(rank: int, store: Path, bench: Bench, run_dir: Path, fault: Fault | No
 def _await(fault: Fault, rank: int, run_dir: Path) -> None:
     """Lets the fault strike in this process at its moment."""
     place, name, _ = MOMENTS[fault.moment]
-    its = getattr(place, name)
+    function = getattr(place, name)
     calls = iter(range(1, 10**9))
 
     def struck(*args: Any, **words: Any) -> Any:
         if next(calls) == fault.call:
             STRIKES.get(fault.name, send(signal.SIGTERM))(fault, rank, run_dir)
-        return its(*args, **words)
+        return function(*args, **words)
 
     setattr(place, name, struck)

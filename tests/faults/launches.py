@@ -73,13 +73,14 @@ class Place:
     folder: Path
     unbroken: Path
     """The run directory of a run that nothing has happened to."""
+    settings: tuple[str, ...]
 
 
-def make_place(folder: Path) -> Place:
-    """The data, the recipe and the unbroken run."""
+def make_place(folder: Path, *settings: str) -> Place:
+    """The data, the recipe with these settings, and the unbroken run."""
     write_tiny(folder)
     (folder / "tiny.yaml").write_text(RECIPE.format(folder=folder), encoding="utf-8")
-    place = Place(folder, folder / "unbroken")
+    place = Place(folder, folder / "unbroken", settings)
     code, said = Launch(place, place.unbroken).end()
     assert code == EXIT_OK, said
     return place
@@ -89,7 +90,8 @@ class Launch:
     """One `shardtune run`."""
 
     def __init__(self, place: Place, run_dir: Path) -> None:
-        words = [sys.executable, "-m", "shardtune.launcher", "run", "tiny.yaml", *SETTINGS, f"--run-dir={run_dir}"]
+        words = [sys.executable, "-m", "shardtune.launcher", "run", "tiny.yaml", *SETTINGS, *place.settings]
+        words.append(f"--run-dir={run_dir}")
         self._said = place.folder / f"{run_dir.name}.said"
         with self._said.open("w") as file:
             self.process = subprocess.Popen(
@@ -128,22 +130,22 @@ def rounds(place: Place, seeds: Iterable[int]) -> Iterator[str]:
         shutil.rmtree(run_dir)
 
 
-def suffer(its: Launch, run_dir: Path, blow: Blow) -> int:
+def suffer(launch: Launch, run_dir: Path, blow: Blow) -> int:
     """Deals a launch the blow; its exit code. AssertionError if it is not the one that this may lead to."""
     try:
         if blow.step:
-            wait_for(lambda: its.is_over or last_step(run_dir) >= blow.step)
+            wait_for(lambda: launch.is_over or last_step(run_dir) >= blow.step)
         else:
-            wait_for(lambda: its.is_over or len(ranks_of(its.process.pid)) == WORLD_SIZE)
+            wait_for(lambda: launch.is_over or len(ranks_of(launch.process.pid)) == WORLD_SIZE)
         time.sleep(blow.delay_s)
-        assert not its.is_over, f"{blow}: it has ended before, as {its.end()}"
-        everyone = family(its.process.pid)
-        victims = {RANK: [ranks_of(its.process.pid)[blow.rank]], ALL: everyone}.get(blow.name, [its.process.pid])
+        assert not launch.is_over, f"{blow}: it has ended before, as {launch.end()}"
+        everyone = family(launch.process.pid)
+        victims = {RANK: [ranks_of(launch.process.pid)[blow.rank]], ALL: everyone}.get(blow.name, [launch.process.pid])
         for pid in victims:
             send(pid, signal.SIGTERM if blow.name == STOP else signal.SIGKILL)
-        wait_for(lambda: its.is_over and not any(map(is_there, everyone)))  # and none of them lives on
+        wait_for(lambda: launch.is_over and not any(map(is_there, everyone)))  # and none of them lives on
     finally:
-        code, said = its.end()
+        code, said = launch.end()
     expected = {RANK: EXIT_OK, LAUNCHER: -signal.SIGKILL, ALL: -signal.SIGKILL, STOP: EXIT_RESUME}[blow.name]
     assert code == expected, f"{blow}: it ends with {code} instead of {expected}:\n{said}"
     if blow.name == RANK:
@@ -177,21 +179,21 @@ def family(pid: int) -> list[int]:
             parent = int(path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1])
             children.setdefault(parent, []).append(int(path.parent.name))
     found = [pid]
-    for its in found:
-        found += children.get(its, [])
+    for parent in found:
+        found += children.get(parent, [])
     return found
 
 
 def ranks_of(pid: int) -> dict[int, int]:
     """The processes of a launch that are ranks, by their number."""
     found = {}
-    for its in family(pid):
+    for member in family(pid):
         with contextlib.suppress(OSError):
-            words = (Path("/proc") / str(its) / "cmdline").read_bytes().split(b"\0")
-            environment = (Path("/proc") / str(its) / "environ").read_bytes().split(b"\0")
+            words = (Path("/proc") / str(member) / "cmdline").read_bytes().split(b"\0")
+            environment = (Path("/proc") / str(member) / "environ").read_bytes().split(b"\0")
             rank = next((word for word in environment if word.startswith(b"RANK=")), None)
             if rank is not None and b"shardtune.trainer" in words:
-                found[int(rank.partition(b"=")[2])] = its
+                found[int(rank.partition(b"=")[2])] = member
     return found
 
 

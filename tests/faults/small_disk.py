@@ -76,7 +76,11 @@ def suffer(data: Path, unbroken: Path, run_dir: Path, shortage: Shortage) -> str
     mount("-t", "tmpfs", "-o", f"size={SIZE_MB}m", "tmpfs", str(disk))
 
     def end_shortage() -> None:
-        whole = [its.step for its in complete_checkpoints(disk) if damage(its, its.manifest.files) is None]
+        whole = [
+            checkpoint.step
+            for checkpoint in complete_checkpoints(disk)
+            if damage(checkpoint, checkpoint.manifest.files) is None
+        ]
         (run_dir / "whole").write_text(" ".join(map(str, whole)))
         if shortage.name == READ_ONLY:
             mount("-o", "remount,rw", str(disk))
@@ -93,20 +97,20 @@ def suffer(data: Path, unbroken: Path, run_dir: Path, shortage: Shortage) -> str
     ended, _ = train(recipe(data, shortage), run_dir, world_size=2, before=before)
     assert ended == [True, True]
     saved = [event["step"] for event in events(run_dir, "checkpoint")]
-    alerts = [its for its in events(run_dir, "alert") if its["title"].endswith("was not saved")]
-    refused = [its["step"] for its in alerts]
+    alerts = [alert for alert in events(run_dir, "alert") if alert["title"].endswith("was not saved")]
+    refused = [alert["step"] for alert in alerts]
     during = [step for step in range(EVERY, NUM_STEPS, EVERY) if shortage.begin <= step < shortage.end]
     assert set(during) <= set(refused), f"{shortage}: {refused} were refused, and not {during}"
     assert SAID[shortage.name] in alerts[0]["text"], alerts[0]["text"]
     newest = max(step for step in saved if step < refused[0])
-    assert all(f"Training continues; the newest checkpoint is of step {newest}" in its["text"] for its in alerts)
+    assert all(f"Training continues; the newest checkpoint is of step {newest}" in alert["text"] for alert in alerts)
     whole = [int(step) for step in (run_dir / "whole").read_text().split()]
     assert newest in whole, f"{shortage}: that of step {newest} was there, and of {whole} every byte is as it was"
     later = [step for step in saved if step > refused[-1]]
     assert NUM_STEPS in later, f"{shortage}: there was room again, and {later} were saved"
     # Not the results: the best model may be that of a step whose checkpoint found no room.
     assert curve(events(run_dir)) == curve(events(unbroken)), f"{shortage}: another curve"
-    mine, theirs = (load_file(its / "export" / "last" / "model.safetensors") for its in (run_dir, unbroken))
+    mine, theirs = (load_file(path / "export" / "last" / "model.safetensors") for path in (run_dir, unbroken))
     assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in theirs)
     mount(str(disk), program="umount")
     return f"{shortage}: not saved {refused}, while that of step {newest} stayed whole; later {later}"

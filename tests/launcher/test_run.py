@@ -17,7 +17,10 @@ import pytest
 from shardtune.launcher.plan.job import Machine, plan_job
 from shardtune.launcher.start import execute
 from shardtune.launcher.start.execute import run_job
+from shardtune.trainer import __main__ as trainer
 from shardtune.trainer.checkpoint.manifest import open_checkpoint
+from shardtune.trainer.commands import checkpoints, predict, prepare
+from shardtune.trainer.export import export
 from tests.support.namesakes import write_namesakes
 from tests.support.runs import RECIPE, curve, events, write_tiny
 
@@ -132,7 +135,10 @@ def test_a_finished_run_is_not_trained_again(
 
 
 def test_predict_answers_in_the_order_of_the_rows(
-    folder: Path, tmp_path: Path, finished: tuple[Path, subprocess.CompletedProcess[str]]
+    folder: Path,
+    tmp_path: Path,
+    finished: tuple[Path, subprocess.CompletedProcess[str]],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "out.jsonl"
     done = shardtune("predict", "finished", f"--file={folder / 'test.jsonl'}", f"--out={out}", cwd=folder)
@@ -144,14 +150,17 @@ def test_predict_answers_in_the_order_of_the_rows(
     reported = json.loads((finished[0] / "results.json").read_text())["test"]["accuracy"]
     assert hits / len(asked) == pytest.approx(reported)
 
-    done = shardtune("predict", "finished", "--text=the film was good", cwd=folder)
-    (answer,) = [json.loads(line) for line in done.stdout.splitlines()]
+    assert predict.main([str(finished[0]), "--text=the film was good"]) == 0
+    (answer,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert answer["prediction"]["label"] in ("negative", "positive")
     assert sum(answer["prediction"]["scores"].values()) == pytest.approx(1, abs=1e-4)
 
 
 def test_checkpoints_are_listed_with_what_is_wrong_with_them(
-    folder: Path, tmp_path: Path, finished: tuple[Path, subprocess.CompletedProcess[str]]
+    folder: Path,
+    tmp_path: Path,
+    finished: tuple[Path, subprocess.CompletedProcess[str]],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     run_dir = tmp_path / "run"
     shutil.copytree(finished[0], run_dir)
@@ -165,16 +174,21 @@ def test_checkpoints_are_listed_with_what_is_wrong_with_them(
     twelve = next(checkpoint for checkpoint in listed if checkpoint["step"] == 12)
     assert (twelve["state"], twelve["metric"]) == ("verified", "accuracy")
     assert twelve["num_bytes"] == sum(path.stat().st_size for path in Path(twelve["path"]).glob("*.safetensors"))
-    table = shardtune("checkpoints", str(run_dir), cwd=folder).stdout
+    assert checkpoints.main([str(run_dir)]) == 0
+    table = capsys.readouterr().out
     assert f"{weights.name} is damaged: its checksum differs" in table
     assert "left behind by a killed run" in table
     assert f"{twelve['value']:.4f}" in table
-    quick = shardtune("checkpoints", str(run_dir), "--quick", cwd=folder).stdout
+    assert checkpoints.main([str(run_dir), "--quick"]) == 0
+    quick = capsys.readouterr().out
     assert "damaged" not in quick and "verified" not in quick
 
 
 def test_export_writes_a_folder_and_says_where(
-    folder: Path, tmp_path: Path, finished: tuple[Path, subprocess.CompletedProcess[str]]
+    folder: Path,
+    tmp_path: Path,
+    finished: tuple[Path, subprocess.CompletedProcess[str]],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = ["export", "finished", "--step=18", "--dtype=bf16", f"--out={tmp_path / 'out'}"]
     done = shardtune(*words, cwd=folder)
@@ -183,16 +197,16 @@ def test_export_writes_a_folder_and_says_where(
     assert {"model.safetensors", "tokenizer.json", "README.md", "curves.svg"} <= {
         p.name for p in (tmp_path / "out").iterdir()
     }
-    again = shardtune(*words, cwd=folder)
-    assert (again.returncode, again.stderr) == (2, f"--out: {tmp_path / 'out'} is not empty; give a new folder\n")
+    assert export.main([str(finished[0]), *words[2:]]) == 2
+    assert capsys.readouterr().err == f"--out: {tmp_path / 'out'} is not empty; give a new folder\n"
 
 
 def test_predict_refuses_what_it_cannot_read(
-    folder: Path, tmp_path: Path, finished: tuple[Path, subprocess.CompletedProcess[str]]
+    tmp_path: Path, finished: tuple[Path, subprocess.CompletedProcess[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "in.jsonl").write_text('{"text": "good"}\n{"text": ""}\n')
-    done = shardtune("predict", "finished", f"--file={tmp_path / 'in.jsonl'}", cwd=folder)
-    assert (done.returncode, done.stderr) == (2, f"{tmp_path / 'in.jsonl'}:2: text is empty\n")
+    assert predict.main([str(finished[0]), f"--file={tmp_path / 'in.jsonl'}"]) == 2
+    assert capsys.readouterr().err == f"{tmp_path / 'in.jsonl'}:2: text is empty\n"
 
 
 @pytest.mark.parametrize(
@@ -246,22 +260,30 @@ def test_plan_is_a_dry_run(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        ('{"text": "good", "label": "x"}\n{"text": \n', ":2: not JSON"),
         ('{"text": "good", "label": "x"}\n{"text": "bad", "label": "x"}\n', "a classifier needs at least two"),
         ('{"text": "good", "label": "negative"}\n', "every row has the label"),
         ("", "contains no rows"),
     ],
 )
-def test_bad_data_end_in_one_clear_error_before_any_rank_starts(
-    folder: Path, tmp_path: Path, train: str, message: str
+def test_bad_data_are_one_clear_error(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], train: str, message: str
 ) -> None:
     (tmp_path / "bad.jsonl").write_text(train)
+    words = [str(folder / "tiny.yaml"), f"data.train={tmp_path}/bad.jsonl", f"--run-dir={tmp_path / 'r'}"]
+    assert trainer.main([*words, "--prepare=1"]) == 2
+    error = capsys.readouterr().err
+    assert message in error.splitlines()[0]
+    assert "Traceback" not in error
+    assert (tmp_path / "bad.jsonl").read_text() == train
+
+
+def test_bad_data_end_a_run_before_any_rank_starts(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"text": "good", "label": "x"}\n{"text": \n')
     done = shardtune("run", "tiny.yaml", f"data.train={tmp_path}/bad.jsonl", f"--run-dir={tmp_path / 'r'}", cwd=folder)
     assert done.returncode == 2
-    assert message in done.stderr.splitlines()[0]
+    assert ":2: not JSON" in done.stderr.splitlines()[0]
     assert "Traceback" not in done.stderr
     assert not list((tmp_path / "r" / "logs").iterdir())
-    assert (tmp_path / "bad.jsonl").read_text() == train
 
 
 def test_a_dying_rank_ends_the_job_with_its_traceback_first(folder: Path, tmp_path: Path) -> None:
@@ -280,7 +302,7 @@ def test_a_dying_rank_ends_the_job_with_its_traceback_first(folder: Path, tmp_pa
 def long_run(folder: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     """A long job, in the middle of its training."""
     run_dir = tmp_path / "long"
-    settings = ["train.num_epochs=5000", "faults.max_restarts=0"]
+    settings = ["train.num_epochs=5000", "faults.max_restarts=0", "engine.deepspeed=null"]
     words = [sys.executable, "-m", "shardtune.launcher", "run", "tiny.yaml", *settings, f"--run-dir={run_dir}"]
     process = subprocess.Popen(
         words, cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -359,7 +381,7 @@ def test_ranks_whose_launcher_is_killed_save_a_checkpoint_and_end(
 def test_a_killed_rank_is_started_again_and_the_run_comes_to_its_end_as_one(folder: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "r"
     settings = ["train.max_steps=200", "data.dev=null", "checkpoint.every_steps=5"]
-    settings += ["faults.restart_delay_s=0", "report.wandb=offline"]
+    settings += ["faults.restart_delay_s=0", "report.wandb=offline", "engine.deepspeed=null"]
     words = [sys.executable, "-m", "shardtune.launcher", "run", "tiny.yaml", *settings, f"--run-dir={run_dir}"]
     process = subprocess.Popen(
         words, cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -389,15 +411,14 @@ def test_a_killed_rank_ends_the_job_and_is_named(long_run: tuple[subprocess.Pope
     assert not ranks_of(run_dir)
 
 
-def test_a_run_whose_data_have_changed_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_a_run_whose_data_have_changed_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_tiny(tmp_path)
     (tmp_path / "tiny.yaml").write_text(RECIPE.format(folder=tmp_path), encoding="utf-8")
-    words = [sys.executable, "-m", "shardtune.trainer", "tiny.yaml", "--prepare=1"]
-    assert command(*words, cwd=tmp_path).returncode == 0
+    words = [str(tmp_path / "tiny.yaml"), f"--run-dir={tmp_path / 'r'}", "--prepare=1"]
+    assert trainer.main(words) == 0
     (tmp_path / "dev.jsonl").write_text((tmp_path / "test.jsonl").read_text())
-    done = command(*words, cwd=tmp_path)
-    assert done.returncode == 2
-    assert "began on other data" in done.stderr
+    assert trainer.main(words) == 2
+    assert "began on other data" in capsys.readouterr().err
 
 
 def test_output_that_nobody_reads_to_its_end_is_no_error(folder: Path) -> None:
@@ -408,15 +429,16 @@ def test_output_that_nobody_reads_to_its_end_is_no_error(folder: Path) -> None:
     assert done.stderr == ""
 
 
-def test_data_are_prepared_ahead_of_a_run(folder: Path) -> None:
+def test_data_are_prepared_ahead_of_a_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = shardtune("prepare", "tiny.yaml", "data.max_tokens=33", "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["was_made"] and report["rows"] == 127 and Path(report["path"]).is_dir()
-    again = shardtune("prepare", "tiny.yaml", "data.max_tokens=33", cwd=folder)
-    assert f"in {report['path']}" in again.stdout and "they were already prepared" in again.stdout
-    wrong = shardtune("prepare", "tiny.yaml", "data.train=nothing.jsonl", cwd=folder)
-    assert wrong.returncode == 2 and "no such file: 'nothing.jsonl'" in wrong.stderr
+    assert prepare.main([str(folder / "tiny.yaml"), "data.max_tokens=33"]) == 0
+    again = capsys.readouterr().out
+    assert f"in {report['path']}" in again and "they were already prepared" in again
+    assert prepare.main([str(folder / "tiny.yaml"), "data.train=nothing.jsonl"]) == 2
+    assert "no such file: 'nothing.jsonl'" in capsys.readouterr().err
 
 
 def test_a_rank_short_of_memory_costs_a_start_and_no_more(

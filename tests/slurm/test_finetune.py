@@ -53,11 +53,11 @@ def two_nodes_of_two_ranks(stage: Stage) -> None:
     folder = stage.folder / "a folder"
     folder.mkdir()
     recipe = folder / f"{HOSTILE}.yaml"
-    recipe.write_text(stage.recipe.read_text())
+    recipe.write_text(stage.recipe.read_text().replace("deepspeed: null", "deepspeed: zero2"))
     words = ["--nodelist=node[1-2]", "--nodes=2", "--gpus-per-node=2"]
     job = by_hand(stage.cluster, *words, recipe=recipe, ranks=2, run_dir=None)
     here = stage.folder / "here"
-    argv = [sys.executable, "-m", "shardtune.launcher", "run", stage.recipe, f"--run-dir={here}", "job.device=cpu"]
+    argv = [sys.executable, "-m", "shardtune.launcher", "run", recipe, f"--run-dir={here}", "job.device=cpu"]
     argv += ["job.ranks=4", "job.threads_per_rank=1"]
     subprocess.run(argv, cwd=ROOT, check=True, capture_output=True, timeout=2 * START_S)
     assert wait_for_end(stage.cluster, job) == "COMPLETED", messages(stage.cluster, job)
@@ -67,8 +67,8 @@ def two_nodes_of_two_ranks(stage: Stage) -> None:
     assert endings(run_dir) == [("finished", "finished")]
     assert (run_dir / "report.html").is_file() and (run_dir / "export" / "best" / "model.safetensors").is_file()
     assert {path.name for path in folder.iterdir()} == {recipe.name, "runs", f"slurm-{job}.out"}
-    assert curve(events(run_dir)) == [pytest.approx(its, rel=1e-3) for its in curve(events(here))]
-    assert curve(events(run_dir)) == [pytest.approx(its, rel=1e-3) for its in stage.unbroken]
+    assert curve(events(run_dir)) == [pytest.approx(point, rel=1e-3) for point in curve(events(here))]
+    assert curve(events(run_dir)) == [pytest.approx(point, rel=1e-3) for point in stage.unbroken]
 
 
 def the_time_limit_and_a_controller_that_dies(stage: Stage) -> None:
@@ -90,7 +90,7 @@ def the_time_limit_and_a_controller_that_dies(stage: Stage) -> None:
     assert second.first_step == first.last_step
     said = f"stopped at step {first.last_step} because of the time limit; requeued (1 of 10)"
     assert said in messages(stage.cluster, job)
-    assert curve(events(run_dir)) == [pytest.approx(its, rel=1e-3) for its in stage.unbroken]
+    assert curve(events(run_dir)) == [pytest.approx(point, rel=1e-3) for point in stage.unbroken]
 
 
 def a_higher_partition_and_scancel(stage: Stage) -> None:
@@ -129,7 +129,7 @@ def a_node_that_crashes(stage: Stage) -> None:
     assert wait_for_end(stage.cluster, job) == "COMPLETED", messages(stage.cluster, job)
     assert endings(run_dir) == [("waiting", "node failure"), ("finished", "finished")]
     assert starts(run_dir)[1].first_step in range(10, LAST_STEP, 10)
-    assert curve(events(run_dir)) == [pytest.approx(its, rel=1e-3) for its in stage.unbroken]
+    assert curve(events(run_dir)) == [pytest.approx(point, rel=1e-3) for point in stage.unbroken]
 
 
 def a_node_that_is_cut_off_and_lives_on(stage: Stage) -> None:
@@ -175,7 +175,7 @@ def told(
 ) -> Iterator[Told]:
     """The stories that are wanted, all begun at once: most of their time is Slurm's, waiting for what is gone."""
     unbroken = curve(train(load_recipe(tiny / "tiny.yaml"), tmp_path_factory.mktemp("unbroken"), world_size=1)[1])
-    wanted = [its.callspec.params["story"] for its in request.session.items if its.fspath == request.node.fspath]
+    wanted = [item.callspec.params["story"] for item in request.session.items if item.fspath == request.node.fspath]
     with ThreadPoolExecutor(len(wanted)) as pool:
         yield {
             story: pool.submit(story, Stage(session_cluster, tiny, tmp_path_factory.mktemp(story.__name__), unbroken))
@@ -185,6 +185,6 @@ def told(
 
 
 @pytest.mark.timeout(3 * START_S)
-@pytest.mark.parametrize("story", STORIES, ids=lambda its: its.__name__)
+@pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)
 def test_a_run_has_one_loss_curve_through(story: Callable[[Stage], None], told: Told) -> None:
     told[story].result()

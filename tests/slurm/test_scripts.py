@@ -22,12 +22,12 @@ def shellcheck(path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda its: its.name)
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_a_script_passes_shellcheck(script: Path) -> None:
     shellcheck(script)
 
 
-@pytest.mark.parametrize("script", JOBS, ids=lambda its: its.name)
+@pytest.mark.parametrize("script", JOBS, ids=lambda path: path.name)
 def test_a_frozen_script_passes_it_too_and_needs_no_other(script: Path, tmp_path: Path) -> None:
     hostile = "a'; touch pwned #$(id)`id`\""
     frozen = render_script(

@@ -23,7 +23,7 @@ def wait_for_ever() -> None:
 def hang_once(moment: str, ranks: list[str], run_dir: Path) -> None:
     """Lets these ranks hang where shardtune.trainer.run calls this function of its, and leave their process's number
     behind."""
-    its = getattr(run, moment)
+    function = getattr(run, moment)
 
     def hung(*args: Any, **words: Any) -> Any:
         rank = os.environ["RANK"]
@@ -31,7 +31,7 @@ def hang_once(moment: str, ranks: list[str], run_dir: Path) -> None:
         if rank in ranks and not left.exists():
             left.write_text(str(os.getpid()))
             wait_for_ever() if moment == "load" else os.kill(os.getpid(), signal.SIGSTOP)
-        return its(*args, **words)
+        return function(*args, **words)
 
     setattr(run, moment, hung)
 

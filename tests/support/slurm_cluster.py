@@ -75,7 +75,7 @@ class Cluster:
         """What a command that must succeed says; asked again where the controller is just being restarted."""
         for _ in range(10):
             done = self.run(*words, cwd=Path("/"))
-            if done.returncode == 0 or not any(its in done.stderr for its in RESTARTING):
+            if done.returncode == 0 or not any(words in done.stderr for words in RESTARTING):
                 break
             time.sleep(1)
         assert done.returncode == 0, f"{words}: {done.stderr}"

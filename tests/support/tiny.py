@@ -162,8 +162,11 @@ def write_toy_language(folder: Path, **num_rows: int) -> None:
     sentences = iter(seen)
     for split, count in num_rows.items():
         rows = [
-            {"source": " ".join(SPOKEN[at] for at in its), "target": " ".join(WRITTEN[at] for at in reversed(its))}
-            for its in (next(sentences) for _ in range(count))
+            {
+                "source": " ".join(SPOKEN[at] for at in sentence),
+                "target": " ".join(WRITTEN[at] for at in reversed(sentence)),
+            }
+            for sentence in (next(sentences) for _ in range(count))
         ]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 

@@ -23,7 +23,7 @@ def saved_steps(run_dir: Path) -> list[int]:
 
 
 def steps_on_disk(run_dir: Path) -> list[int]:
-    return [its.step for its in complete_checkpoints(run_dir / "checkpoints")]
+    return [checkpoint.step for checkpoint in complete_checkpoints(run_dir / "checkpoints")]
 
 
 def test_a_checkpoint_says_what_it_is_and_is_on_disk_when_the_run_stops(tiny: Path, tmp_path: Path) -> None:
@@ -32,11 +32,11 @@ def test_a_checkpoint_says_what_it_is_and_is_on_disk_when_the_run_stops(tiny: Pa
     folder = tmp_path / "checkpoints"
     assert sorted(path.name for path in folder.iterdir()) == ["latest", "step-3"]
     assert (folder / "latest").read_text() == "step-3"
-    its = open_checkpoint(folder / "step-3")
-    manifest = its.manifest
-    assert sorted(path.name for path in its.path.iterdir()) == ["manifest.json", *sorted(manifest.files)]
+    checkpoint = open_checkpoint(folder / "step-3")
+    manifest = checkpoint.manifest
+    assert sorted(path.name for path in checkpoint.path.iterdir()) == ["manifest.json", *sorted(manifest.files)]
     assert len(manifest.files) == 4
-    assert damage(its, manifest.files) is None
+    assert damage(checkpoint, manifest.files) is None
     (dev,) = events(tmp_path, "eval")
     assert manifest.metric("accuracy") == dev["accuracy"] == manifest.state.best_value
     assert (manifest.step, manifest.state.samples_seen) == (3, 36)
@@ -45,7 +45,9 @@ def test_a_checkpoint_says_what_it_is_and_is_on_disk_when_the_run_stops(tiny: Pa
     assert {"torch", "deepspeed", "transformers"} <= manifest.versions.keys()
     (event,) = events(tmp_path, "checkpoint")
     assert (
-        event["num_bytes"] == manifest.num_bytes == sum(path.stat().st_size for path in its.path.glob("*.safetensors"))
+        event["num_bytes"]
+        == manifest.num_bytes
+        == sum(path.stat().st_size for path in checkpoint.path.glob("*.safetensors"))
     )
     assert 0 < event["stall_s"] <= event["written_s"]
 

@@ -97,7 +97,7 @@ def read(folder: Path) -> Saved:
     """What all ranks of a layout wrote."""
     weights, states = (SavedTensors(sorted(folder.glob(f"{kind}-*"))) for kind in ("weights", "states"))
     notes = torch.load(folder / "notes.pt")
-    scalars = {name: its for rank in notes for name, its in rank["scalars"].items()}
+    scalars = {name: scalar for rank in notes for name, scalar in rank["scalars"].items()}
     return Saved(folder, weights, states, notes[0]["shapes"], notes[0]["keys"], scalars, {})
 
 
@@ -176,14 +176,14 @@ def test_three_ranks_of_any_layout_hold_what_two_of_any_other_saved(
 
 def test_all_of_the_model_is_saved_once_with_both_moments_of_what_is_trained(written: list[Path]) -> None:
     for folder in written:
-        its = read(folder)
+        saved = read(folder)
         trained = [*NAMES, "shared.bias"]
-        assert sorted(its.shapes) == sorted([*trained, "frozen.weight", "frozen.bias", "seen"])
-        assert sorted(its.scalars) == sorted(trained)
-        assert all(scalars == {"step": 3.0} for scalars in its.scalars.values())
-        tensors = whole(its)
+        assert sorted(saved.shapes) == sorted([*trained, "frozen.weight", "frozen.bias", "seen"])
+        assert sorted(saved.scalars) == sorted(trained)
+        assert all(scalars == {"step": 3.0} for scalars in saved.scalars.values())
+        tensors = whole(saved)
         assert tensors["seen"].tolist() == [12345678902]
-        assert all(tensors[state_name(key, name)].abs().sum() > 0 for key in its.keys for name in trained)
+        assert all(tensors[state_name(key, name)].abs().sum() > 0 for key in saved.keys for name in trained)
 
 
 def test_precision_is_all_that_tells_the_layouts_apart(written: list[Path]) -> None:
@@ -198,13 +198,13 @@ def test_precision_is_all_that_tells_the_layouts_apart(written: list[Path]) -> N
 
 
 def test_a_checkpoint_of_another_model_is_refused_with_what_differs(written: list[Path]) -> None:
-    its = read(written[0])
+    tensors = read(written[0])
     with pytest.raises(
         Exception,
         match=r"belongs to a different model:\n  odd\.weight: \[7, 5\] in the checkpoint, \[5, 7\] in this model\n"
         r"  new: missing in the checkpoint, \[1\] in this model",
     ):
-        its.refuse_another_model({**its.shapes, "odd.weight": [5, 7], "new": [1]})
+        tensors.refuse_another_model({**tensors.shapes, "odd.weight": [5, 7], "new": [1]})
 
 
 def loss_scales(ranks: Ranks) -> None:

@@ -58,9 +58,9 @@ def write_checkpoint(folder: Path, step: int, dev: dict[str, Any] | None = None)
     st.integers(0, 10**9), st.none() | st.floats(allow_nan=False), st.dictionaries(st.text(), st.floats(), max_size=3)
 )
 def test_a_manifest_reads_back_as_it_was_written(step: int, best: float | None, dev: dict[str, float]) -> None:
-    its = manifest(step).with_files({})
-    its = Manifest(**{**vars(its), "state": TrainState(step, best_value=best), "dev_metrics": dev})
-    assert repr(parse_manifest(render_manifest(its), Path("m"))) == repr(its)
+    written = manifest(step).with_files({})
+    written = Manifest(**{**vars(written), "state": TrainState(step, best_value=best), "dev_metrics": dev})
+    assert repr(parse_manifest(render_manifest(written), Path("m"))) == repr(written)
 
 
 def flip_a_bit(path: Path) -> None:
@@ -110,7 +110,7 @@ def test_steps_are_ordered_as_numbers_and_other_folders_are_none(tmp_path: Path)
     for name in (".step-30", "step-x", "step-5.old", "latest"):
         (tmp_path / name).mkdir()
     assert [path.name for path in checkpoint_folders(tmp_path)] == ["step-9", "step-20", "step-100"]
-    assert [its.step for its in complete_checkpoints(tmp_path)] == [9, 20, 100]
+    assert [checkpoint.step for checkpoint in complete_checkpoints(tmp_path)] == [9, 20, 100]
 
 
 SCORES = {1: 0.5, 2: 0.9, 3: None, 4: 0.9, 5: float("nan"), 6: 0.1}
@@ -125,8 +125,8 @@ def scored(tmp_path: Path) -> list[Checkpoint]:
 
 
 def test_the_best_comes_first_of_equals_the_earlier_and_never_one_without_a_number(scored: list[Checkpoint]) -> None:
-    assert [its.step for its in best_first(scored, "accuracy", lower_is_better=False)] == [2, 4, 1, 6]
-    assert [its.step for its in best_first(scored, "accuracy", lower_is_better=True)] == [6, 1, 2, 4]
+    assert [checkpoint.step for checkpoint in best_first(scored, "accuracy", lower_is_better=False)] == [2, 4, 1, 6]
+    assert [checkpoint.step for checkpoint in best_first(scored, "accuracy", lower_is_better=True)] == [6, 1, 2, 4]
     assert best_first(scored, "f1", lower_is_better=False) == []
 
 
@@ -143,5 +143,5 @@ def test_a_checkpoint_whose_loss_on_dev_is_nan_is_never_the_best(tmp_path: Path)
 )
 def test_the_last_and_the_best_stay(scored: list[Checkpoint], keep_last: int, keep_best: int, stay: list[int]) -> None:
     policy = CheckpointPolicy(keep_last, keep_best, True, "accuracy", False, "", {})
-    gone = {its.step for its in superseded(scored, policy)}
-    assert [its.step for its in scored if its.step not in gone] == stay
+    gone = {checkpoint.step for checkpoint in superseded(scored, policy)}
+    assert [checkpoint.step for checkpoint in scored if checkpoint.step not in gone] == stay

@@ -45,15 +45,15 @@ def test_a_run_broken_off_twice_ends_with_the_unbroken_ones_weights_bit_for_bit(
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert train(recipe, whole, world_size=2)[0] == [True, True]
     assert train(recipe, broken, world_size=2, before=stop_after(4))[0] == [False, False]
-    assert [its.step for its in complete_checkpoints(broken / "checkpoints")] == [4]
+    assert [checkpoint.step for checkpoint in complete_checkpoints(broken / "checkpoints")] == [4]
     assert train(recipe, broken, world_size=2, before=stop_after(9))[0] == [False, False]
     assert train(recipe, broken, world_size=2)[0] == [True, True]
     assert curve(events(broken)) == curve(events(whole))
     assert json.loads((broken / RESULTS).read_text()) == json.loads((whole / RESULTS).read_text())
     for name in ("best", "last"):
-        its, other = exported(whole, name), exported(broken, name)
-        assert its.keys() == other.keys()
-        assert all(torch.equal(its[key], other[key]) for key in its)
+        model, other = exported(whole, name), exported(broken, name)
+        assert model.keys() == other.keys()
+        assert all(torch.equal(model[key], other[key]) for key in model)
 
 
 def test_a_mixture_goes_on_in_the_order_and_with_the_halves_that_it_had(tiny: Path, tmp_path: Path) -> None:
@@ -73,10 +73,10 @@ def unbroken(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tuple
     return curve(train(tiny_recipe(tiny), tmp_path_factory.mktemp("unbroken"), world_size=2)[1])
 
 
-def worst(its: list[tuple[int, float, float]], other: list[tuple[int, float, float]]) -> float:
+def worst(one: list[tuple[int, float, float]], other: list[tuple[int, float, float]]) -> float:
     """The largest relative difference of two curves' losses."""
-    assert [step for step, *_ in its] == [step for step, *_ in other] == [*range(1, NUM_STEPS + 1)]
-    return max(abs(loss - theirs) / theirs for (_, loss, _), (_, theirs, _) in zip(its, other, strict=True))
+    assert [step for step, *_ in one] == [step for step, *_ in other] == [*range(1, NUM_STEPS + 1)]
+    return max(abs(loss - theirs) / theirs for (_, loss, _), (_, theirs, _) in zip(one, other, strict=True))
 
 
 def test_two_four_one_and_three_ranks_of_three_stages_go_down_one_loss_curve(
@@ -139,7 +139,11 @@ def test_what_is_half_or_damaged_is_named_and_passed_over_and_never_counted(
         ),
     ]
     # One is kept: that of step 7, and not the damaged one of step 8 in its place. The best one stays besides.
-    whole = [its.step for its in complete_checkpoints(folder) if damage(its, its.manifest.files) is None]
+    whole = [
+        checkpoint.step
+        for checkpoint in complete_checkpoints(folder)
+        if damage(checkpoint, checkpoint.manifest.files) is None
+    ]
     assert whole == [6, 7]
     train(again, tmp_path, world_size=2)
     assert curve(events(tmp_path)) == unbroken
@@ -175,7 +179,7 @@ def test_another_best_metric_looks_at_the_evaluations_that_are_kept(tiny: Path, 
     by_accuracy = CheckpointPolicy(9, 1, True, "accuracy", False, "", {})
     by_loss = CheckpointPolicy(9, 1, True, "loss", True, "", {})
     assert state_of(complete[-1], complete, by_accuracy) == complete[-1].manifest.state
-    losses = {its.step: its.manifest.metric("loss") or math.inf for its in complete}
+    losses = {checkpoint.step: checkpoint.manifest.metric("loss") or math.inf for checkpoint in complete}
     state = state_of(complete[-1], complete, by_loss)
     assert (state.step, state.best_value) == (12, min(losses.values()))
     assert losses[state.best_step or 0] == state.best_value
@@ -197,9 +201,9 @@ def stopped(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run.run_dir
 
 
-def begin(its: Run, *, world_size: int = 2, before: Callable[[], None] = lambda: None) -> None:
-    write_run_dir(its)
-    train(its.recipe, its.run_dir, world_size=world_size, before=before)
+def begin(run: Run, *, world_size: int = 2, before: Callable[[], None] = lambda: None) -> None:
+    write_run_dir(run)
+    train(run.recipe, run.run_dir, world_size=world_size, before=before)
 
 
 def test_a_changed_recipe_is_refused_in_the_old_directory_and_goes_on_in_a_fork(stopped: Path, tmp_path: Path) -> None:
@@ -208,8 +212,8 @@ def test_a_changed_recipe_is_refused_in_the_old_directory_and_goes_on_in_a_fork(
         find_run(stopped, changes, None)
     before = {path: path.stat().st_mtime_ns for path in stopped.rglob("*")}
     fork = tmp_path / "fork"
-    its = find_run(stopped, changes, None, fork)
-    begin(its, world_size=1)
+    run = find_run(stopped, changes, None, fork)
+    begin(run, world_size=1)
     assert {path: path.stat().st_mtime_ns for path in stopped.rglob("*")} == before
     assert json.loads((fork / FORKED_FROM).read_text()) == {
         "run_dir": str(stopped),
@@ -226,14 +230,14 @@ def test_a_changed_recipe_is_refused_in_the_old_directory_and_goes_on_in_a_fork(
 def test_a_fork_that_changes_nothing_ends_where_the_run_itself_does(
     stopped: Path, tmp_path: Path, unbroken: list[tuple[int, float, float]]
 ) -> None:
-    its = find_run(stopped, [], None, tmp_path / "fork")
-    begin(its, before=stop_after(2))
-    source, copy = (open_checkpoint(run_dir / "checkpoints" / "step-7") for run_dir in (stopped, its.run_dir))
+    run = find_run(stopped, [], None, tmp_path / "fork")
+    begin(run, before=stop_after(2))
+    source, copy = (open_checkpoint(run_dir / "checkpoints" / "step-7") for run_dir in (stopped, run.run_dir))
     assert copy.manifest.files == source.manifest.files
     assert all((copy.path / name).samefile(source.path / name) for name in copy.manifest.files)
     begin(find_run(stopped, [], None, tmp_path / "fork"))  # the same command again goes on
-    assert [event["step"] for event in events(its.run_dir, "start")] == [7, 9]
-    assert curve(events(its.run_dir)) == unbroken[7:]
+    assert [event["step"] for event in events(run.run_dir, "start")] == [7, 9]
+    assert curve(events(run.run_dir)) == unbroken[7:]
 
 
 def test_a_fork_is_refused_in_words(stopped: Path, tmp_path: Path) -> None:
@@ -247,9 +251,9 @@ def test_a_fork_is_refused_in_words(stopped: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(CheckpointError, match=f"^--fork: .*{said}"):
             find_run(path, [], run_dir, fork)
-    its = find_run(stopped, ["task.label_names=[negative, positive, mixed]"], None, tmp_path / "fork")
+    run = find_run(stopped, ["task.label_names=[negative, positive, mixed]"], None, tmp_path / "fork")
     with pytest.raises(
         AssertionError,
         match=r"belongs to a different model:\n  classifier\.weight: \[2, 32\] in the checkpoint, \[3, 32\] in this",
     ):
-        begin(its, world_size=1)
+        begin(run, world_size=1)

@@ -51,8 +51,8 @@ def master_weights(run_dir: Path, step: int) -> dict[str, Tensor]:
     return whole
 
 
-def same(its: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return its.keys() == other.keys() and all(torch.equal(its[name], other[name]) for name in its)
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize("stage", [2, 3])
@@ -95,9 +95,9 @@ def test_every_export_is_the_master_weights_cast_once(finished: Path, tmp_path: 
 def test_without_a_step_the_best_one_is_exported_beside_the_runs_own(finished: Path) -> None:
     results = json.loads((finished / "results.json").read_text())
     assert main([str(finished)]) == 0
-    its = finished / "export" / f"step-{results['best_step']}"
-    assert same(load_file(its / "model.safetensors"), load_file(finished / "export" / "best" / "model.safetensors"))
-    assert (its / "evaluation.json").read_bytes() == (finished / "export" / "best" / "evaluation.json").read_bytes()
+    folder = finished / "export" / f"step-{results['best_step']}"
+    assert same(load_file(folder / "model.safetensors"), load_file(finished / "export" / "best" / "model.safetensors"))
+    assert (folder / "evaluation.json").read_bytes() == (finished / "export" / "best" / "evaluation.json").read_bytes()
 
 
 def test_every_file_is_readable_by_others_and_the_tokenizer_is_the_trained_ones(finished: Path) -> None:
@@ -118,9 +118,9 @@ def test_the_model_card_says_what_it_was_trained_on_how_and_to_what(finished: Pa
     assert (head["library_name"], head["pipeline_tag"]) == ("transformers", "text-classification")
     results = json.loads((finished / "results.json").read_text())
     told = {
-        (its["dataset"]["split"], metric["type"]): metric["value"]
-        for its in head["model-index"][0]["results"]
-        for metric in its["metrics"]
+        (result["dataset"]["split"], metric["type"]): metric["value"]
+        for result in head["model-index"][0]["results"]
+        for metric in result["metrics"]
     }
     assert told["test", "accuracy"] == results["test"]["accuracy"]
     assert told["dev", "accuracy"] == results["dev"]["accuracy"]

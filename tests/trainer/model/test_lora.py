@@ -52,7 +52,7 @@ LAYERS = [
     f"bert.encoder.layer.{number}.{end}"
     for number in (0, 1)
     for end in (
-        *(f"attention.self.{its}" for its in ("query", "key", "value")),
+        *(f"attention.self.{layer}" for layer in ("query", "key", "value")),
         "attention.output.dense",
         "intermediate.dense",
         "output.dense",
@@ -72,10 +72,10 @@ def train_in(recipe: Recipe, run_dir: Path, run: Run | None = None, **how: Any) 
     return run_dir
 
 
-def assert_same(its: list[dict[str, Any]], other: list[dict[str, Any]]) -> None:
+def assert_same(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> None:
     """The same loss and gradient norm in each step."""
-    assert len(curve(its)) == len(curve(other)) == STEPS_PER_EPOCH
-    for mine, theirs in zip(curve(its), curve(other), strict=True):
+    assert len(curve(one)) == len(curve(other)) == STEPS_PER_EPOCH
+    for mine, theirs in zip(curve(one), curve(other), strict=True):
         assert mine == pytest.approx(theirs, rel=1e-3)
 
 
@@ -129,9 +129,9 @@ def unseeded() -> None:
 def test_other_weights_that_learn_or_begin_are_seen(
     tiny: Path, tmp_path: Path, reference: list[dict[str, Any]], broken: Callable[[], None]
 ) -> None:
-    its = train(recipe_of(tiny), tmp_path, world_size=2, before=broken)[1]
+    events_after = train(recipe_of(tiny), tmp_path, world_size=2, before=broken)[1]
     with pytest.raises(AssertionError):
-        assert_same(its, reference)
+        assert_same(events_after, reference)
 
 
 @pytest.fixture(scope="module", params=["zero2-bf16", "zero3-fp32"])
@@ -144,7 +144,7 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def test_a_checkpoint_holds_what_is_trained_and_nothing_else(finished: Path, tiny: Path) -> None:
-    adapters = [f"{layer}.lora_{its}.default.weight" for layer in [*LAYERS, "bert.pooler.dense"] for its in "AB"]
+    adapters = [f"{layer}.lora_{side}.default.weight" for layer in [*LAYERS, "bert.pooler.dense"] for side in "AB"]
     head = ["classifier.weight", "classifier.bias"]
     weights = saved(finished, 6)
     assert sorted(weights) == sorted([*adapters, *head])
@@ -152,11 +152,11 @@ def test_a_checkpoint_holds_what_is_trained_and_nothing_else(finished: Path, tin
     assert sorted(manifest.optimizer_scalars) == sorted(weights)
     (start,) = events(finished, "start")
     whole = transformers.AutoModelForSequenceClassification.from_pretrained(tiny / "encoder").num_parameters()
-    num_trained = sum(its.numel() for its in weights.values())
+    num_trained = sum(tensor.numel() for tensor in weights.values())
     added = num_trained - sum(weights[name].numel() for name in head)
     assert start["num_trained"] == num_trained < start["num_parameters"] == whole + added
     files = (finished / "checkpoints" / "step-6").glob("*.safetensors")
-    assert sum(its.numel() for path in files for its in load_file(path).values()) == 3 * num_trained
+    assert sum(tensor.numel() for path in files for tensor in load_file(path).values()) == 3 * num_trained
     recipe, _, _ = find_model(finished, "best")
     foretold = check(recipe, world_size=2, num_previews=0).memory
     assert (foretold.num_trained, foretold.num_parameters) == (num_trained, start["num_parameters"])
@@ -177,8 +177,8 @@ def test_a_run_broken_off_ends_with_the_unbroken_ones_adapters_bit_for_bit(
     assert train(recipe, broken, world_size=2)[0] == [True, True]
     assert curve(events(broken)) == curve(events(whole))
     assert json.loads((broken / RESULTS).read_text()) == json.loads((whole / RESULTS).read_text())
-    its, other = saved(whole, 6), saved(broken, 6)
-    assert its.keys() == other.keys() and all(torch.equal(its[name], other[name]) for name in its)
+    adapters, other = saved(whole, 6), saved(broken, 6)
+    assert adapters.keys() == other.keys() and all(torch.equal(adapters[name], other[name]) for name in adapters)
 
 
 def test_other_ranks_and_stages_go_on_from_the_same_adapters(
@@ -197,8 +197,8 @@ def batch() -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def logits(its: Any, **more: Any) -> Tensor:
-    return torch.as_tensor(its.eval()(**(more or batch())).logits).float()
+def logits(model: Any, **more: Any) -> Tensor:
+    return torch.as_tensor(model.eval()(**(more or batch())).logits).float()
 
 
 def base_of(run_dir: Path, **how: Any) -> Any:
@@ -208,7 +208,7 @@ def base_of(run_dir: Path, **how: Any) -> Any:
 def test_a_folder_of_adapters_is_what_peft_loads_and_says_what_the_run_says(finished: Path) -> None:
     folder = finished / "export" / "best"
     assert {"adapter_config.json", "adapter_model.safetensors", "README.md", "tokenizer.json"} <= {
-        its.name for its in folder.iterdir()
+        path.name for path in folder.iterdir()
     }
     assert not (folder / "config.json").exists() and not list(folder.glob("model*.safetensors"))
     recipe, _, facts = find_model(finished, "best")
@@ -237,7 +237,7 @@ def test_the_run_directory_predicts_what_the_run_has_measured(
 ) -> None:
     assert predict([str(finished), f"--file={finished.parent}/test.jsonl"]) == 0
     answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    accuracy = sum(its["prediction"]["label"] == its["label"] for its in answers) / len(answers)
+    accuracy = sum(answer["prediction"]["label"] == answer["label"] for answer in answers) / len(answers)
     assert accuracy == pytest.approx(json.loads((finished / RESULTS).read_text())["test"]["accuracy"])
 
 
@@ -253,13 +253,13 @@ def test_a_merged_export_is_a_whole_model_whose_weights_are_merged_in_fp32_and_c
     expected = {}
     for name, weight in base.items():
         layer = name.removesuffix(".weight")
-        down, up = (adapters.get(f"{layer}.lora_{its}.default.weight") for its in "AB")
+        down, up = (adapters.get(f"{layer}.lora_{side}.default.weight") for side in "AB")
         changed = weight if down is None or up is None else weight + (up @ down) * 2
         expected[name] = adapters.get(name, changed)
-    assert all(torch.equal(its, expected[name]) for name, its in merged.state_dict().items())
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in merged.state_dict().items())
     assert export([str(finished), "--merge-lora", "--step=6", "--dtype=bf16", f"--out={tmp_path}/half"]) == 0
     half = load_file(tmp_path / "half" / "model.safetensors")
-    assert all(torch.equal(its, expected[name].bfloat16()) for name, its in half.items())
+    assert all(torch.equal(tensor, expected[name].bfloat16()) for name, tensor in half.items())
     assert len(half) == len(expected)
     classify: Any = transformers.pipeline("text-classification", model=str(tmp_path / "half"))
     assert classify("a good film")[0]["label"] in ("negative", "positive")
@@ -370,13 +370,13 @@ def test_a_run_directory_belongs_to_one_set_of_adapters(tiny: Path, tmp_path: Pa
 
 
 def test_layers_are_chosen_by_the_ends_of_their_names(tiny: Path) -> None:
-    its = chosen(
+    chosen_layers = chosen(
         recipe_of(tiny, "model.lora.targets=[query, attention.output.dense]", "model.lora.train_whole=[pooler]")
     )
-    assert sorted(its.targets) == sorted(
+    assert sorted(chosen_layers.targets) == sorted(
         f"bert.encoder.layer.{number}.attention.{end}" for number in (0, 1) for end in ("self.query", "output.dense")
     )
-    assert its.whole == ("bert.pooler", "classifier")
+    assert chosen_layers.whole == ("bert.pooler", "classifier")
     assert set(chosen(recipe_of(tiny)).targets) == {*LAYERS, "bert.pooler.dense"}
 
 
@@ -399,7 +399,7 @@ def test_a_packed_chat_with_tied_embeddings_learns_answers_and_leaves_whole(
     run_dir = train_in(recipe, tmp_path / "run", world_size=2)
     assert events(run_dir, "start")[0]["packed"]
     assert events(run_dir, "eval")[-1]["token_accuracy"] == 1
-    shown = {its["reference"]: its["answer"] for its in events(run_dir, "eval")[-1]["answers"]}
+    shown = {answer["reference"]: answer["answer"] for answer in events(run_dir, "eval")[-1]["answers"]}
     assert all(answer == reference for reference, answer in shown.items()) and shown
     assert not any("embed" in name or "lm_head" in name for name in saved(run_dir, 10))
     assert predict([str(run_dir), "--text=hi"]) == 0
@@ -420,7 +420,7 @@ def test_embeddings_trained_whole_stay_tied_and_go_with_the_adapters(tmp_path: P
     assert "model.embed_tokens.weight" in saved(run_dir, 4)
     assert export([str(run_dir), "--merge-lora", f"--out={tmp_path}/merged"]) == 0
     base, merged = (
-        transformers.AutoModelForCausalLM.from_pretrained(its) for its in (folder / "model", tmp_path / "merged")
+        transformers.AutoModelForCausalLM.from_pretrained(path) for path in (folder / "model", tmp_path / "merged")
     )
     assert not torch.equal(base.model.embed_tokens.weight, merged.model.embed_tokens.weight)
     ids = torch.tensor([[4, 8, 9, 15, 5, 4, 8]])
@@ -497,13 +497,13 @@ def test_the_transposed_layers_of_gpt2_are_merged_to_what_they_compute() -> None
 def write_adapted_run(ranks: Ranks, recipe: Recipe, run_dir: Path) -> None:
     """A checkpoint of adapters that have not learned anything."""
     assert recipe.model.lora is not None
-    its: Any = transformers.AutoModelForCausalLM.from_pretrained(recipe.model.path)
-    names = tuple(name for name, module in its.named_modules() if name.endswith("_proj"))
-    lora.adapt(its, recipe.model.lora, lora.Adapters(names, ()), seed=0)
-    keep_model_files(its, load_tokenizer(recipe), run_dir / MODEL)
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(recipe.model.path)
+    names = tuple(name for name, module in model.named_modules() if name.endswith("_proj"))
+    lora.adapt(model, recipe.model.lora, lora.Adapters(names, ()), seed=0)
+    keep_model_files(model, load_tokenizer(recipe), run_dir / MODEL)
     ds_config = resolve_ds_config(load_ds_config(recipe.engine.deepspeed), recipe, hidden_size=512)
     engine = DeepSpeedEngine(
-        its, ds_config, lambda model: adamw(model, recipe.optim), ranks=ranks, seed=0, keeps_frozen=False
+        model, ds_config, lambda model: adamw(model, recipe.optim), ranks=ranks, seed=0, keeps_frozen=False
     )
     policy = CheckpointPolicy(
         1, 1, True, "loss", True, "", {"world_size": 1, "zero_stage": 2, "precision": "bf16"}, identify(recipe)

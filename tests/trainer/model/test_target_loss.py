@@ -133,7 +133,7 @@ def test_an_evaluation_counts_the_likeliest_tokens(name: str, auto: str, setting
 
 @pytest.mark.parametrize(
     ("name", "auto", "settings", "is_chunked"),
-    [*((*its, True) for its in CHUNKED), *((*its, False) for its in WHOLE)],
+    [*((*case, True) for case in CHUNKED), *((*case, False) for case in WHOLE)],
 )
 def test_the_logits_of_all_targets_are_never_there(
     name: str, auto: str, settings: dict[str, Any], is_chunked: bool
@@ -161,7 +161,9 @@ def test_a_batch_without_targets_has_no_loss_and_a_gradient_of_zeros() -> None:
         found = gradients(model, loss)
         if targets is none:
             assert loss.item() == 0
-            assert len(found) == len(list(model.parameters())) and not any(its.any() for its in found.values())
+            assert len(found) == len(list(model.parameters())) and not any(
+                gradient.any() for gradient in found.values()
+            )
 
 
 def test_what_is_frozen_gets_no_gradient() -> None:
@@ -183,12 +185,12 @@ def test_in_half_precision_it_is_no_further_from_the_truth_than_all_logits_are()
     exact = copy.deepcopy(half).double()  # of the same, rounded weights
     inputs, labels, _ = batch_of(exact)
     truth = gradients(exact, plain(exact, inputs, labels, None))
-    of_all = {name: its.double() for name, its in gradients(half, plain(half, inputs, labels, None)).items()}
+    of_all = {name: gradient.double() for name, gradient in gradients(half, plain(half, inputs, labels, None)).items()}
     keep_target_loss(half)
     half(**inputs, targets=labels)
     found = gradients(half, half(**inputs, targets=labels).logits[0])
-    for name, its in found.items():
-        error, error_of_all = (its.double() - truth[name]).norm(), (of_all[name] - truth[name]).norm()
+    for name, gradient in found.items():
+        error, error_of_all = (gradient.double() - truth[name]).norm(), (of_all[name] - truth[name]).norm()
         assert error <= 1.5 * error_of_all + 1e-3 * truth[name].norm(), name
 
 

@@ -45,7 +45,7 @@ def test_a_step_event_names_the_slowest_rank_unless_there_is_only_one() -> None:
 
 
 def said(pace: Pace, *windows: list[float]) -> list[list[str]]:
-    return [[its.name for its in pace.add(seconds, WINDOW_S)] for seconds in windows]
+    return [[rank.name for rank in pace.add(seconds, WINDOW_S)] for seconds in windows]
 
 
 def test_a_rank_that_stays_behind_is_reported_once_and_again_after_it_has_caught_up() -> None:
@@ -78,7 +78,7 @@ def test_of_two_ranks_the_slower_one_is_reported() -> None:
 def test_reports_of_short_steps_make_one_window() -> None:
     pace = Pace(PLACES)
     per_window = [pace.add(with_slow(3), WINDOW_S / 4) for _ in range(4 * NUM_WINDOWS)]
-    assert [len(its) for its in per_window] == [0] * (4 * NUM_WINDOWS - 1) + [1]
+    assert [len(found) for found in per_window] == [0] * (4 * NUM_WINDOWS - 1) + [1]
 
 
 def test_the_terminal_shows_a_loss_of_time_that_is_worth_mentioning() -> None:

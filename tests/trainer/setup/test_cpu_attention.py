@@ -41,7 +41,7 @@ def gradients(output: Tensor, tensors: list[Tensor]) -> list[Tensor]:
 
 def dropped_out(tensors: list[Tensor], how: dict[str, Any], p: float) -> Tensor:
     """The same in a few lines of torch, with the draws that the seed gives."""
-    query, key, value = (its.repeat_interleave(query_heads(tensors) // its.shape[1], 1) for its in tensors)
+    query, key, value = (tensor.repeat_interleave(query_heads(tensors) // tensor.shape[1], 1) for tensor in tensors)
     scores = query @ key.transpose(-1, -2) * how.get("scale", 8**-0.5)
     mask = how.get("attn_mask")
     if how.get("is_causal"):
@@ -70,29 +70,30 @@ def test_output_and_gradients_are_those_of_weights_dropped_one_by_one(
     torch.manual_seed(7)
     expected = dropped_out(tensors, how, 0.3)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    for its, other in zip(gradients(found, tensors), gradients(expected, tensors), strict=True):
-        torch.testing.assert_close(its, other, rtol=1e-4, atol=1e-5)
+    for gradient, other in zip(gradients(found, tensors), gradients(expected, tensors), strict=True):
+        torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("masked", MASKS)
 def test_without_dropout_the_gradients_in_bf16_are_as_near_to_the_exact_ones_as_torchs(masked: str) -> None:
     tensors, how = inputs(masked, torch.bfloat16, tokens=64)
-    exact = [its.detach().float().requires_grad_() for its in tensors]
+    exact = [tensor.detach().float().requires_grad_() for tensor in tensors]
     its_how = {
-        name: its.float() if name == "attn_mask" and its.is_floating_point() else its for name, its in how.items()
+        name: argument.float() if name == "attn_mask" and argument.is_floating_point() else argument
+        for name, argument in how.items()
     }
     expected = gradients(functional.scaled_dot_product_attention(*exact, **its_how), exact)
     torchs = gradients(functional.scaled_dot_product_attention(*tensors, **how), tensors)
     output = attention(*tensors, **how)
     assert "_Attention" in str(output.grad_fn)
-    for its, other, right in zip(gradients(output, tensors), torchs, expected, strict=True):
-        assert float((its - right).norm()) <= 2 * float((other - right).norm()) + 1e-3 * float(right.norm())
+    for gradient, other, right in zip(gradients(output, tensors), torchs, expected, strict=True):
+        assert float((gradient - right).norm()) <= 2 * float((other - right).norm()) + 1e-3 * float(right.norm())
 
 
 def test_it_is_torchs_where_that_is_as_fast() -> None:
     tensors, how = inputs("causal")
     assert "_Attention" not in str(attention(*tensors, **how).grad_fn)
-    half = [its.detach().bfloat16() for its in tensors]
+    half = [tensor.detach().bfloat16() for tensor in tensors]
     assert torch.equal(attention(*half, **how), functional.scaled_dot_product_attention(*half, **how))
     with torch.no_grad():
         assert torch.equal(attention(*tensors), functional.scaled_dot_product_attention(*tensors))
@@ -117,23 +118,23 @@ def test_each_weight_is_kept_once_with_dropout_and_none_without() -> None:
     for p, largest in ((0.1, 3 * 4 * 9 * 9), (0.0, 3 * 4 * 9 * 8)):
         tensors, _ = inputs("not")
         output = _Attention.apply(*tensors, None, False, p, 1.0)  # type: ignore[no-untyped-call]
-        assert max(its.numel() for its in output.grad_fn.saved_tensors if its is not None) == largest
+        assert max(tensor.numel() for tensor in output.grad_fn.saved_tensors if tensor is not None) == largest
 
 
 def test_a_pass_that_is_done_again_drops_the_same() -> None:
     """As activation checkpointing does it."""
     tensors, how = inputs("bool")
 
-    def attend(*its: Tensor) -> Tensor:
-        return attention(*its, dropout_p=0.5, **how)
+    def attend(*tensors: Tensor) -> Tensor:
+        return attention(*tensors, dropout_p=0.5, **how)
 
     torch.manual_seed(3)
     plain = attend(*tensors)
     torch.manual_seed(3)
     again = checkpoint(attend, *tensors, use_reentrant=False)
     assert torch.equal(plain, again)
-    for its, other in zip(gradients(plain, tensors), gradients(again, tensors), strict=True):
-        assert torch.equal(its, other)
+    for gradient, other in zip(gradients(plain, tensors), gradients(again, tensors), strict=True):
+        assert torch.equal(gradient, other)
 
 
 def test_models_attend_in_this_way_while_a_cpu_trains() -> None:
@@ -166,4 +167,4 @@ def test_a_query_that_sees_nothing_spoils_no_number(dtype: torch.dtype, p: float
     mask[1, :, 4] = -torch.inf
     output = attention(*tensors, attn_mask=mask, dropout_p=p)
     assert output.isfinite().all()
-    assert all(its.isfinite().all() for its in gradients(output, tensors))
+    assert all(gradient.isfinite().all() for gradient in gradients(output, tensors))

@@ -35,9 +35,9 @@ def classifier(kind: str, attention: str = "sdpa") -> Any:
     torch.manual_seed(0)
     config = getattr(transformers, f"{kind}Config")(**SIZES, attn_implementation=attention)
     model = getattr(transformers, f"{kind}ForSequenceClassification")(config)
-    for name, its in model.named_parameters():  # logits that can be told apart
+    for name, parameter in model.named_parameters():  # logits that can be told apart
         if "classifier" in name:
-            torch.nn.init.normal_(its)
+            torch.nn.init.normal_(parameter)
     return model
 
 
@@ -55,17 +55,17 @@ def engine_of(model: Any, ranks: Ranks, strategy: str) -> Engine:
     ds_config = ds_config_of(recipe, hidden_size=16)
     if ds_config is None:
         return ReplicatedEngine(
-            model, lambda its: adamw(its, recipe.optim), precision="fp32", max_grad_norm=1.0, **common
+            model, lambda parameters: adamw(parameters, recipe.optim), precision="fp32", max_grad_norm=1.0, **common
         )
-    return DeepSpeedEngine(model, ds_config, lambda its: adamw(its, recipe.optim), **common)
+    return DeepSpeedEngine(model, ds_config, lambda parameters: adamw(parameters, recipe.optim), **common)
 
 
 def grads(model: Any) -> dict[str, Tensor]:
     model.zero_grad()
-    its = batch()
+    one_batch = batch()
     model.eval()  # no dropout
-    torch.nn.functional.cross_entropy(model(**its.inputs).logits, its.labels).backward()
-    return {name: its.grad.clone() for name, its in model.named_parameters() if its.grad is not None}
+    torch.nn.functional.cross_entropy(model(**one_batch.inputs).logits, one_batch.labels).backward()
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
 class Plain:
@@ -77,8 +77,8 @@ class Plain:
     def evaluating(self) -> Any:
         return torch.no_grad()
 
-    def forward(self, its: Batch) -> Any:
-        return self.model.eval()(**its.inputs)
+    def forward(self, one_batch: Batch) -> Any:
+        return self.model.eval()(**one_batch.inputs)
 
 
 class Alone:
@@ -98,13 +98,13 @@ def test_logits_and_gradients_stay_and_the_last_layer_has_one_token(kind: str, a
     expected, logits = grads(model), model(**batch().inputs).logits
     assert asked(model)
     widths: list[int] = []
-    model.base_model.encoder.layer[-1].register_forward_hook(lambda *its: widths.append(its[2].shape[1]))
+    model.base_model.encoder.layer[-1].register_forward_hook(lambda *arguments: widths.append(arguments[2].shape[1]))
     found = grads(model)
     assert widths == [1]
     torch.testing.assert_close(model(**batch().inputs).logits, logits, rtol=1e-5, atol=1e-6)
     assert found.keys() == expected.keys()
-    for name, its in found.items():
-        torch.testing.assert_close(its, expected[name], rtol=1e-4, atol=1e-6, msg=name)
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6, msg=name)
 
 
 def test_a_model_that_reads_other_tokens_too_stays_as_it_is() -> None:
@@ -114,7 +114,7 @@ def test_a_model_that_reads_other_tokens_too_stays_as_it_is() -> None:
     expected = grads(model)
     assert not asked(model)
     found = grads(model)
-    assert all(torch.equal(its, expected[name]) for name, its in found.items())
+    assert all(torch.equal(gradient, expected[name]) for name, gradient in found.items())
 
 
 def test_a_model_of_another_make_is_left_alone() -> None:

@@ -76,7 +76,7 @@ def test_a_parameter_takes_as_many_bytes_as_its_engine_holds_of_it(
     recipe: Recipe, task: Any, strategy: str, precision: str, num_bytes: int
 ) -> None:
     engine = EngineConfig(deepspeed=None if strategy == "null" else strategy, precision=precision)  # type: ignore[arg-type]
-    its = largest_footprint(
+    footprint = largest_footprint(
         recipe.model_copy(update={"engine": engine}),
         task,
         load_model_config(recipe, task),
@@ -84,7 +84,7 @@ def test_a_parameter_takes_as_many_bytes_as_its_engine_holds_of_it(
         world_size=2,
         batch=(1, 24),
     )
-    assert its.weights + its.gradients + its.optimizer == num_bytes * its.num_parameters
+    assert footprint.weights + footprint.gradients + footprint.optimizer == num_bytes * footprint.num_parameters
 
 
 @pytest.mark.parametrize(("wanted", "memory", "tokens"), [(500, 1e12, 500), (500, 0, 24), (10, 1e12, 24), (10, 0, 24)])
@@ -104,7 +104,7 @@ def test_no_micro_batch_of_the_training_is_larger_than_the_one_that_is_tried_out
     rows, longest = BatchMaker(task, ALONE, None, tokens).largest_batch(train).shape
     steps = training_steps_of(prepared, recipe, BatchMaker(task, ALONE, None, budget))
     shapes = [batch.shape for step in steps.begin(0, ()) for batch in step.micro_batches]
-    assert longest == max(its for _, its in shapes) == 24
+    assert longest == max(length for _, length in shapes) == 24
     assert tokens - longest < rows * longest <= tokens
     assert all(math.prod(shape) <= tokens for shape in shapes)
     assert any(math.prod(shape) > tokens - longest for shape in shapes)

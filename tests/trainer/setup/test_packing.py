@@ -114,7 +114,7 @@ def test_no_example_sees_its_neighbour(name: str, attention: str, settings: dict
             first["input_ids"] = [(token + 1) % 64 for token in first["input_ids"]]
         first["labels"] = [IGNORED] * len(first["labels"])
         batch = causal.collate([merge([first, *others])], 0)
-        inputs = {name: its for name, its in batch.inputs.items() if not name.startswith("target")} | more
+        inputs = {name: tensor for name, tensor in batch.inputs.items() if not name.startswith("target")} | more
         with torch.no_grad():
             result: Tensor = model(**inputs).logits[batch.targets]
         return result
@@ -176,11 +176,11 @@ def recipe_of(packing: str, precision: str = "fp32", kind: str = "language_model
 def choices(ranks: Ranks) -> list[Any]:
     """For each model and packing: what was chosen, and what was said."""
     result = []
-    asked = [(name, attention, its, "fp32") for name, attention, its in APART]
+    asked = [(name, attention, settings, "fp32") for name, attention, settings in APART]
     asked += [("llama", "sdpa", SMALL, "bf16"), ("mixtral", "eager", SMALL | {"num_local_experts": 4}, "bf16")]
-    asked += [(name, None, its, precision) for name, its, _ in MIXED for precision in ("fp32", "bf16")]
-    for name, attention, its, precision in asked:
-        engine: Any = Plain(model_of(name, attention, its, dtype=torch.bfloat16 if precision == "bf16" else None))
+    asked += [(name, None, settings, precision) for name, settings, _ in MIXED for precision in ("fp32", "bf16")]
+    for name, attention, settings, precision in asked:
+        engine: Any = Plain(model_of(name, attention, settings, dtype=torch.bfloat16 if precision == "bf16" else None))
         for packing in ("auto", "on"):
             heard: Any = Heard()
             recipe, task = recipe_of(packing, precision), Task()
@@ -292,8 +292,8 @@ def test_an_encoder_packs_its_examples_to_the_same_loss_gradient_and_scores(
     (loss, gradient, scores), (expected_loss, expected_gradient, expected_scores) = found
     assert loss == pytest.approx(expected_loss, rel=1e-5)
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-3, atol=1e-4 * float(expected_gradient.abs().max()))
-    assert {name: its.tolist() for name, its in scores.items()} == {
-        name: its.tolist() for name, its in expected_scores.items()
+    assert {name: score.tolist() for name, score in scores.items()} == {
+        name: score.tolist() for name, score in expected_scores.items()
     }
 
 

@@ -47,9 +47,9 @@ def saved(run_dir: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (run_dir / "checkpoints" / "step-4").glob("*.safetensors")}
 
 
-def assert_close(its: Curve, other: Curve) -> None:
-    assert [step for step, _, _ in its] == [step for step, _, _ in other] == [1, 2, 3, 4]
-    for (_, loss, norm), (_, other_loss, other_norm) in zip(its, other, strict=True):
+def assert_close(one: Curve, other: Curve) -> None:
+    assert [step for step, _, _ in one] == [step for step, _, _ in other] == [1, 2, 3, 4]
+    for (_, loss, norm), (_, other_loss, other_norm) in zip(one, other, strict=True):
         assert loss == pytest.approx(other_loss, rel=1e-4)
         assert norm == pytest.approx(other_norm, rel=1e-3)
 

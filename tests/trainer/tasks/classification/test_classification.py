@@ -119,6 +119,8 @@ def test_the_tokens_that_truncation_takes_are_counted(tiny: Path, pair: str | No
     values = [{"text": text, "label": "a"} | ({"text_pair": pair} if pair else {}) for text in texts]
     whole = [len(tokenizer(text, pair)["input_ids"]) for text in texts]
     for max_tokens in (24, min(whole), max(whole), 200):
-        by_row = classification.encode([Row(its, Path("r"), 1) for its in values], max_tokens, labeled=True)
+        by_row = classification.encode(
+            [Row(row_values, Path("r"), 1) for row_values in values], max_tokens, labeled=True
+        )
         lost = [example.get(TRUNCATED, 0) for (example,) in by_row]
         assert lost == [max(0, length - max_tokens) for length in whole]
