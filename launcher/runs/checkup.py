@@ -11,7 +11,7 @@ from shardtune.launcher.plan.job import plan_ranks
 from shardtune.launcher.slurm import cluster
 from shardtune.launcher.slurm.submission import plan_doctor
 from shardtune.launcher.start import execute
-from shardtune.recipe.load import machines_alone
+from shardtune.recipe.load import machine_recipe
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
 
 POLL_S = 1.0
@@ -20,7 +20,7 @@ GOING_ON = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING")
 
 def check_here(overrides: Sequence[str]) -> int:
     """Checks this machine; returns the exit code."""
-    ranks = plan_ranks(machines_alone(overrides), execute.find_machine())
+    ranks = plan_ranks(machine_recipe(overrides), execute.find_machine())
     with tempfile.TemporaryDirectory() as folder:
         module = ["shardtune.trainer.commands.doctor", folder, f"--device={ranks.device}"]
         return execute.run_ranks(BACKENDS["torchrun"].argv(ranks.num_ranks, module), ranks.environment)

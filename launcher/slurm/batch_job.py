@@ -41,10 +41,10 @@ from shardtune.launcher.slurm.text import parse_node_list
 from shardtune.launcher.start.follow import Events, first_failure, hung_ranks
 from shardtune.launcher.start.restart import Failure, next_start
 from shardtune.launcher.start.results import finished_message
-from shardtune.recipe.load import machines_alone, parse_recipe
+from shardtune.recipe.load import machine_recipe, parse_recipe
 from shardtune.recipe.schema import Recipe
-from shardtune.run_dir.bad_nodes import keep_bad_nodes, read_bad_nodes, to_leave
-from shardtune.run_dir.exit_codes import EXIT_ANEW, EXIT_OK, EXIT_RESUME, EXIT_USER
+from shardtune.run_dir.bad_nodes import keep_bad_nodes, read_bad_nodes, nodes_to_exclude
+from shardtune.run_dir.exit_codes import EXIT_RESTART, EXIT_OK, EXIT_RESUME, EXIT_USER
 from shardtune.run_dir.files import CONFIG, RESULTS, STOP, write_atomically
 from shardtune.run_dir.micro_batch_budget import read_budget
 from shardtune.run_dir.run import find_run, write_run_dir
@@ -109,7 +109,7 @@ def begin(path: Path, overrides: Sequence[str], allocation: Allocation, *, run_d
 
 def layout(folder: Path, overrides: Sequence[str], allocation: Allocation) -> str:
     """The settings of the batch script for ranks without a recipe. Raises ConfigError for an unknown job key."""
-    ranks = plan_ranks(machines_alone(overrides), allocation.machine)
+    ranks = plan_ranks(machine_recipe(overrides), allocation.machine)
     return render_settings(folder, allocation, ranks, ranks.num_ranks * allocation.num_nodes, finished=False)
 
 
@@ -225,7 +225,7 @@ def _evidence(
     failure = first_failure(run_dir, start.began)
     # A rank that is asked to stop before there is anything to save records that as its failure.
     stopped |= failure is not None and failure.get("code") == EXIT_RESUME
-    budget = read_budget(run_dir) if failure is not None and failure.get("code") == EXIT_ANEW else None
+    budget = read_budget(run_dir) if failure is not None and failure.get("code") == EXIT_RESTART else None
     hung = bool(hung_ranks(run_dir, start.began))
     has_stepped = first_step is not None and last_step is not None and last_step > first_step
     failures = [_failure(one) for one in starts if one.job == start.job and _was_requeued_after_failure(one)]
@@ -266,7 +266,7 @@ def _keep_bad_nodes(run_dir: Path, start: Start, allocation: Allocation) -> None
     failure = first_failure(run_dir, start.began)
     if failure is not None and is_of_hardware(failure["text"]):
         bad[failure["host"].split(".")[0]] = "sick"
-    if bad := to_leave(bad, read_bad_nodes(run_dir), parse_node_list(allocation.nodes)):
+    if bad := nodes_to_exclude(bad, read_bad_nodes(run_dir), parse_node_list(allocation.nodes)):
         keep_bad_nodes(run_dir, bad, job=allocation.job)
 
 

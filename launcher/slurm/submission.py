@@ -13,7 +13,7 @@ from shardtune.errors import LaunchError
 from shardtune.launcher.plan.sweep import SweepPlan
 from shardtune.launcher.slurm.text import Nodes, output_pattern, partitions, render_script, script_body
 from shardtune.recipe.job import JobConfig, seconds_of
-from shardtune.recipe.load import machines_alone
+from shardtune.recipe.load import machine_recipe
 from shardtune.recipe.paths import local_folders
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.run import find_run
@@ -103,7 +103,7 @@ def plan_doctor(overrides: Sequence[str], folder: Path, cluster: Sequence[Nodes]
 
     Raises ConfigError or LaunchError if the job is not possible.
     """
-    recipe = machines_alone([*overrides, "job.max_requeues=0"])
+    recipe = machine_recipe([*overrides, "job.max_requeues=0"])
     options = [
         "--job-name=shardtune-doctor",
         f"--output={output_pattern(folder)}/doctor.out",

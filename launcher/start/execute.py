@@ -26,7 +26,7 @@ from shardtune.launcher.start.follow import Events, Heartbeats, first_failure, h
 from shardtune.launcher.start.orphans import START_MARK, end_orphans
 from shardtune.launcher.start.restart import Failure, Restart, next_start
 from shardtune.launcher.start.results import finished_message
-from shardtune.run_dir.exit_codes import EXIT_ANEW, EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, EXIT_RESUME, EXIT_USER
+from shardtune.run_dir.exit_codes import EXIT_RESTART, EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, EXIT_RESUME, EXIT_USER
 from shardtune.run_dir.files import LEASE, RESULTS, STOP, read_events
 from shardtune.run_dir.lease_holder import refuse_while_held
 from shardtune.run_dir.micro_batch_budget import read_budget
@@ -216,7 +216,7 @@ def _run_ranks(plan: JobPlan, interrupts: list[Interrupt]) -> tuple[int, Failure
     # Only while the number falls, so that the restarts have an end.
     if outcome.is_amended and kept is not None and (budget is None or kept.tokens < budget.tokens):
         print(f"{kept}; restarting now", file=sys.stderr)
-        return EXIT_ANEW, Failure(step=0, is_mishap=True, is_amended=True)
+        return EXIT_RESTART, Failure(step=0, is_mishap=True, is_amended=True)
     train, max_tokens = plan.recipe.train, plan.recipe.data.max_tokens
     remedy = remedy_for_killed(train.micro_batch_tokens, max_tokens, kept.tokens if kept else None)
     print(explain_outcome(outcome, log_path, remedy), file=sys.stderr)

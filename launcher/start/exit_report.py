@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from shardtune.run_dir.exit_codes import EXIT_ANEW, EXIT_RESUME
+from shardtune.run_dir.exit_codes import EXIT_RESTART, EXIT_RESUME
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class StartOutcome:
     @property
     def is_amended(self) -> bool:
         """Whether memory was short, and the first rank that failed has recorded how the next start needs less."""
-        return self.failure is not None and self.failure.get("code") == EXIT_ANEW
+        return self.failure is not None and self.failure.get("code") == EXIT_RESTART
 
     @property
     def is_stop(self) -> bool:

@@ -44,7 +44,7 @@ def parse_recipe(text: str, overrides: Sequence[str] = (), *, name: str = "recip
     return recipe
 
 
-def machines_alone(overrides: Sequence[str]) -> Recipe:
+def machine_recipe(overrides: Sequence[str]) -> Recipe:
     """Return a recipe with only the `job` section set, for commands that check machines and train nothing.
 
     Raises ConfigError if an override is not a key of job, or has an illegal value.

@@ -5,7 +5,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from shardtune.rows.input_file import File, FormatName, ReadOptions, Record, checked_lines_of, ending_of
+from shardtune.rows.input_file import File, ReadOptions, Record, checked_lines_of, ending_of
 from shardtune.rows.readers.conll import looks_like_conll, read_conll
 from shardtune.rows.readers.json_rows import read_json, read_json_lines
 from shardtune.rows.readers.parallel_text import read_aligned, read_tmx, sides_of
@@ -71,7 +71,7 @@ def _read_text(file: File, faults: Faults) -> Iterator[Record]:
     yield from rows()
 
 
-FORMATS: dict[FormatName, Format] = {
+FORMATS: dict[str, Format] = {
     "jsonl": Format(read_json_lines, (".jsonl", ".ndjson")),
     "csv": Format(read_csv, (".csv",)),
     "tsv": Format(read_tsv, (".tsv",)),
@@ -82,13 +82,13 @@ FORMATS: dict[FormatName, Format] = {
     "conll": Format(read_conll, (".conll", ".bio", ".iob", ".iob2", ".conllu"), has_word_a_line=True),
     "tmx": Format(read_tmx, (".tmx",)),
 }
-ENDINGS: dict[str, FormatName] = {ending: name for name, format_ in FORMATS.items() for ending in format_.endings}
+ENDINGS: dict[str, str] = {ending: name for name, format_ in FORMATS.items() for ending in format_.endings}
 
 
 LEGAL_FORMATS = f"set format in the source to one of: {', '.join(FORMATS)}"
 
 
-def format_of(path: Path, options: ReadOptions) -> FormatName | None:
+def format_of(path: Path, options: ReadOptions) -> str | None:
     """The format of a file: the one that the options name, or that of its ending, or else what its content looks like;
     None if it looks like none. Text files may hold columns of words where the task reads such.
 
@@ -102,12 +102,19 @@ def format_of(path: Path, options: ReadOptions) -> FormatName | None:
     return name or _sniffed(path)
 
 
+def checked_format(name: str) -> str:
+    """The name, if it is that of a format. Raises ValueError."""
+    if name not in FORMATS:
+        raise ValueError(f"unknown format {name!r}; legal: {', '.join(FORMATS)}")
+    return name
+
+
 def is_separated(path: Path) -> bool:
     """Whether the file, by its ending, has records of cells, whose header may be missing."""
     return ENDINGS.get(ending_of(path)) in ("csv", "tsv")
 
 
-def _sniffed(path: Path) -> FormatName | None:
+def _sniffed(path: Path) -> str | None:
     start = next((line.lstrip() for line in _first_lines(path) if line.strip()), "")
     if start.startswith("{") and start.rstrip().endswith("}"):
         return "jsonl"

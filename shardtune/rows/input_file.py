@@ -14,7 +14,6 @@ from shardtune.rows.row_faults import Faults, RowLocation
 from shardtune.section import TextFiles
 
 TextUnit = Literal["line", "paragraph", "file"]
-FormatName = Literal["jsonl", "json", "csv", "tsv", "parquet", "arrow", "text", "conll", "tmx"]
 
 SAMPLE_BYTES = 1 << 16
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
@@ -48,7 +47,7 @@ class Part(NamedTuple):
 class ReadOptions:
     """How the files of a source are read, as far as their names and contents do not tell."""
 
-    format: FormatName | None = None
+    format: str | None = None
     """None decides by the ending of the name, or else by the content."""
     encoding: str | None = None
     """The encoding of text, by Python's name; None is UTF-8, or what a byte order mark says."""

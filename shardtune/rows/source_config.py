@@ -1,11 +1,12 @@
 """The recipe's sections for where the rows of a split come from."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Discriminator, Field, PositiveFloat, Tag
 
 from shardtune.rows.encodings import checked_encoding
+from shardtune.rows.formats import checked_format
 from shardtune.section import Section
 
 Column = Annotated[
@@ -29,8 +30,8 @@ class SourceConfig(Section):
     training rows only."""
     columns: dict[str, Column] | None = None
     """Like data.columns, for this source only. None uses data.columns."""
-    format: Literal["jsonl", "json", "csv", "tsv", "parquet", "arrow", "text", "conll", "tmx"] | None = None
-    """The format of the files, whatever their names end in. None decides by the ending, or else by the content."""
+    format: Annotated[str, AfterValidator(checked_format)] | None = None
+    """The format of the files (jsonl, csv, conll, …), whatever their names end in. None decides by the ending, or else by the content."""
     encoding: Annotated[str, AfterValidator(checked_encoding)] | None = None
     """The encoding of text files, such as cp1252, gb18030, big5 or utf-16. None is UTF-8, or what a byte order mark
     says."""

@@ -43,7 +43,7 @@ def read_holder(path: Path) -> LeaseHolder | None:
         return None
 
 
-def held_by(holder: LeaseHolder, path: Path) -> CheckpointError:
+def run_dir_in_use(holder: LeaseHolder, path: Path) -> CheckpointError:
     """The error for another start."""
     return CheckpointError(
         f"{path.parent} is owned by {holder}; wait until it has finished, or stop it: shardtune stop {path.parent}"
@@ -58,7 +58,7 @@ def refuse_while_held(path: Path, patience_s: float, say: Callable[[str], None])
     until, is_announced = time.monotonic() + patience_s, False
     while (holder := read_holder(path)) is not None and holder.is_dead() is False:
         if time.monotonic() > until:
-            raise held_by(holder, path)
+            raise run_dir_in_use(holder, path)
         if not is_announced:
             say(f"{path.parent} is owned by {holder}; waiting in case it is about to exit")
             is_announced = True

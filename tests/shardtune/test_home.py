@@ -10,7 +10,7 @@ from shardtune.errors import ConfigError
 from shardtune.home import expand_home
 from shardtune.launcher import cli
 from shardtune.launcher.registry import known, remember
-from shardtune.recipe.load import load_recipe, machines_alone, parse_recipe
+from shardtune.recipe.load import load_recipe, machine_recipe, parse_recipe
 from shardtune.run_dir.run import find_run
 from shardtune.trainer.data.prepare.prepare import prepare
 
@@ -51,7 +51,7 @@ def test_a_recipe_that_needs_a_home_is_refused_at_its_key(homeless: Path) -> Non
 def test_with_absolute_paths_no_home_is_needed(homeless: Path) -> None:
     recipe = load_recipe(homeless / "x.yaml", ["data.cache_dir=cache"])
     assert recipe.data.cache_dir == f"{homeless}/cache"
-    assert machines_alone([]).job == recipe.job
+    assert machine_recipe([]).job == recipe.job
     remember(homeless / "run")
     assert known() == []
     assert names(homeless) == ["model", "train.jsonl", "x.yaml"]

@@ -20,7 +20,7 @@ from typing import Protocol
 from shardtune.errors import CheckpointError, TakenOverError
 from shardtune.processes import pid_scope, start_ticks
 from shardtune.run_dir.files import LEASE, write_atomically
-from shardtune.run_dir.lease_holder import LeaseHolder, held_by, read_holder
+from shardtune.run_dir.lease_holder import LeaseHolder, run_dir_in_use, read_holder
 from shardtune.trainer.distributed.ranks import Ranks
 
 BEAT_S = 5.0
@@ -141,7 +141,7 @@ def wait_for_lease(
         if read_holder(path) is None:
             return
     if dead is False or (dead is None and _touched(path) != beat):
-        raise held_by(holder, path)
+        raise run_dir_in_use(holder, path)
 
 
 def _touched(path: Path) -> int | None:

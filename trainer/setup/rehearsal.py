@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from shardtune.errors import ShortOfMemoryError, StartAnewError
+from shardtune.errors import ShortOfMemoryError, RestartError
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.micro_batch_budget import KeptBudget, keep_budget, read_budget
 from shardtune.trainer.data.batches.batch_maker import BatchMaker
@@ -41,7 +41,7 @@ def settle_budget(
 
     `batch_maker` has no limit yet.
 
-    Raises StartAnewError if it is too large, ShortOfMemoryError if there is no smaller one.
+    Raises RestartError if it is too large, ShortOfMemoryError if there is no smaller one.
     """
     task, ranks = batch_maker.task, batch_maker.ranks
     given = recipe.train.micro_batch_tokens
@@ -97,7 +97,7 @@ def rehearse(engine: Engine, task: Task, small: Batch, large: Batch, begun: list
 
 @contextmanager
 def halved_when_short(budget: Budget, run_dir: Path, lease: Lease) -> Iterator[None]:
-    """Turns a ShortOfMemoryError into a StartAnewError, and saves a smaller budget for the next start, if there is one.
+    """Turns a ShortOfMemoryError into a RestartError, and saves a smaller budget for the next start, if there is one.
 
     Raises TakenOverError if another start owns the run directory now.
     """
@@ -113,4 +113,4 @@ def halved_when_short(budget: Budget, run_dir: Path, lease: Lease) -> Iterator[N
             keep_budget(run_dir, kept)
         except OSError as full:  # a full disk: the next start would do the same as this one
             raise error from full
-        raise StartAnewError(f"{str(error).splitlines()[0]}\n{kept}; run again to train with it") from error
+        raise RestartError(f"{str(error).splitlines()[0]}\n{kept}; run again to train with it") from error

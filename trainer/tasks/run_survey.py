@@ -15,7 +15,7 @@ def survey(task: type[Task], options: Any, splits: Mapping[str, Sequence[Row]]) 
     """The facts about these rows. Raises DataError with every fault that was found (the first ones in full)."""
 
     def observe(survey: Survey, faults: Faults) -> Observations:
-        return {split: [survey.look(split, rows, faults)] for split, rows in splits.items()}
+        return {split: [survey.observe(split, rows, faults)] for split, rows in splits.items()}
 
     task_survey, faults = task.survey(options), Faults()
     run_survey(task_survey, faults, observe)
@@ -28,5 +28,5 @@ def run_survey(survey: Survey, faults: Faults, observe: Callable[[Survey, Faults
 
     Raises DataError for what is wrong with the rows as a whole.
     """
-    while survey.learn(observe(survey, faults), faults):
+    while survey.conclude(observe(survey, faults), faults):
         pass

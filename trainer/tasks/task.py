@@ -73,7 +73,7 @@ class Survey:
     """
 
     facts: dict[str, Any]
-    """The result, complete once `learn` returns False; JSON values only."""
+    """The result, complete once `conclude` returns False; JSON values only."""
     notes: list[str]
     """What the user should know of how the rows were read, complete at the same time."""
 
@@ -81,10 +81,10 @@ class Survey:
         self.facts = {}
         self.notes = []
 
-    def look(self, split: str, rows: Sequence[Row], faults: Faults) -> Any:
+    def observe(self, split: str, rows: Sequence[Row], faults: Faults) -> Any:
         """Returns what is observed in some rows of a split, as small as possible; adds the faults of single rows."""
 
-    def learn(self, observations: Mapping[str, Sequence[Any]], faults: Faults) -> bool:
+    def conclude(self, observations: Mapping[str, Sequence[Any]], faults: Faults) -> bool:
         """Takes the observations of all rows, by split; returns whether another pass over the rows is needed.
 
         `faults` are those found so far. Raises DataError for what is wrong with the rows as a whole.
@@ -93,15 +93,15 @@ class Survey:
 
     @property
     def found_unlearnable(self) -> bool:
-        """Whether rows outside train have labels that no training row has. Known once `learn` has returned."""
+        """Whether rows outside train have labels that no training row has. Known once `conclude` has returned."""
         return False
 
     def is_unlearnable(self, row: Row) -> bool:
         """Whether this row is one of those."""
         return False
 
-    def recall(self, facts: Mapping[str, Any]) -> bool:
-        """Takes facts that were learned from other rows; returns whether `look` then finds rows that do not fit."""
+    def adopt(self, facts: Mapping[str, Any]) -> bool:
+        """Takes facts that were learned from other rows; returns whether `observe` then finds rows that do not fit."""
         return False
 
 
@@ -112,12 +112,12 @@ class ColumnSurvey(Survey):
         super().__init__()
         self._task = task
 
-    def look(self, split: str, rows: Sequence[Row], faults: Faults) -> Columns:
+    def observe(self, split: str, rows: Sequence[Row], faults: Faults) -> Columns:
         for row in rows:
             self._task.check_inputs(row, faults)
         return columns_of(rows)
 
-    def learn(self, observations: Mapping[str, Sequence[Columns]], faults: Faults) -> bool:
+    def conclude(self, observations: Mapping[str, Sequence[Columns]], faults: Faults) -> bool:
         for columns in observations.values():
             require_columns(columns, self._task.columns)
         return False

@@ -15,7 +15,7 @@ from shardtune.launcher.slurm import cluster
 from shardtune.launcher.slurm.allocation import Allocation
 from shardtune.launcher.slurm.batch_job import begin, end, nodes_to_exclude, read_starts
 from shardtune.run_dir.bad_nodes import keep_bad_nodes
-from shardtune.run_dir.exit_codes import EXIT_ANEW, EXIT_BUG, EXIT_USER
+from shardtune.run_dir.exit_codes import EXIT_RESTART, EXIT_BUG, EXIT_USER
 from shardtune.run_dir.files import stacks_path
 from shardtune.run_dir.micro_batch_budget import KeptBudget, keep_budget
 from tests.launcher.conftest import RECIPE
@@ -203,7 +203,7 @@ def test_a_start_that_leaves_the_next_one_a_smaller_budget_is_requeued(
     run_dir: Path, allocation: Allocation, capsys: pytest.CaptureFixture[str]
 ) -> None:
     keep_budget(run_dir, KeptBudget(512, fits=False, too_many=1024))
-    fail(run_dir, EXIT_ANEW)
+    fail(run_dir, EXIT_RESTART)
     train(run_dir, 1)
     assert end(run_dir, allocation, exit_code=1, signals="") == (75, True)
     assert "train.micro_batch_tokens: auto is 512 (memory ran out with 1024)" in capsys.readouterr().err

@@ -51,7 +51,7 @@ SHORT_OF_MEMORY = """
 import json, os, sys, time
 from pathlib import Path
 from shardtune.run_dir.micro_batch_budget import KeptBudget, keep_budget, read_budget
-from shardtune.run_dir.exit_codes import EXIT_ANEW
+from shardtune.run_dir.exit_codes import EXIT_RESTART
 from shardtune.run_dir.files import RESULTS, failure_path
 run_dir, least = Path(sys.argv[1]), int(sys.argv[2])
 before = read_budget(run_dir)
@@ -62,9 +62,9 @@ if tokens <= 8:
     (run_dir / RESULTS).write_text("{}")
     sys.exit(0)
 keep_budget(run_dir, KeptBudget(max(tokens, least), False, 2 * tokens))
-failure = {"rank": 1, "host": "here", "time": time.time(), "code": EXIT_ANEW, "text": "rank 1 is short of memory"}
+failure = {"rank": 1, "host": "here", "time": time.time(), "code": EXIT_RESTART, "text": "rank 1 is short of memory"}
 failure_path(run_dir, 1).write_text(json.dumps(failure))
-sys.exit(EXIT_ANEW)
+sys.exit(EXIT_RESTART)
 """
 """Stand-in for ranks that are short of memory until the budget is 8 tokens; they never keep less than `least`."""
 

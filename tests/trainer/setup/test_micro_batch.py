@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from shardtune.errors import CheckpointError, ShortOfMemoryError, StartAnewError, TakenOverError
+from shardtune.errors import CheckpointError, ShortOfMemoryError, RestartError, TakenOverError
 from shardtune.recipe.schema import EngineConfig, Recipe
 from shardtune.run_dir.files import LEASE
 from shardtune.run_dir.micro_batch_budget import KEPT_BUDGET, KeptBudget, keep_budget, read_budget
@@ -148,7 +148,7 @@ def test_each_lack_of_memory_halves_it_until_it_holds_but_the_longest_row(tmp_pa
             try:
                 with halved_when_short(budget, tmp_path, lease):
                     raise ShortOfMemoryError("rank 1 has run out of memory\nthese would fit: …")
-            except StartAnewError as error:
+            except RestartError as error:
                 kept = read_budget(tmp_path)
                 assert kept is not None and not kept.fits
                 assert str(error).splitlines()[0] == "rank 1 has run out of memory"

@@ -49,7 +49,7 @@ def test_by_default_nothing_has_to_be_known_of_the_rows_but_their_inputs_are_che
         survey(Smallest, None, {"train": rows("a", "", title="A")})
     with pytest.raises(DataError, match=r"r.jsonl: no column 'title'; found: text\."):
         survey(Smallest, None, {"train": rows("a")})
-    assert not Smallest.survey(None).recall({})
+    assert not Smallest.survey(None).adopt({})
 
 
 def test_the_defaults_are_those_of_a_task_without_labels_metrics_or_generation() -> None:

@@ -106,11 +106,11 @@ def open_stream(facts: Mapping[str, Any], columns: Sequence[Mapping[str, str]], 
     """The training rows of a recipe that streams them; only the first ones are prepared."""
     task = TASKS[recipe.task.kind]
     known = task.survey(recipe.task)
-    may_misfit = known.recall(facts)
+    may_misfit = known.adopt(facts)
 
     def check(rows: Sequence[Row], faults: Faults) -> None:
-        task.survey(recipe.task).look("train", rows, faults)
+        task.survey(recipe.task).observe("train", rows, faults)
         if may_misfit:
-            known.look("train", [row for row in rows if row.key not in faults.rows], faults)
+            known.observe("train", [row for row in rows if row.key not in faults.rows], faults)
 
     return Stream(recipe, columns, check)

@@ -252,7 +252,7 @@ class _SplitReader:
             new_faults, observations = Faults(), dict[str, list[Any]]()
             for name in self._names:
                 for located in pieces.chunks_of(number, splits, SPLITS.index(name)):
-                    observations.setdefault(name, []).append(survey.look(name, located.rows, new_faults))
+                    observations.setdefault(name, []).append(survey.observe(name, located.rows, new_faults))
             return observations, new_faults
 
         combined: dict[str, list[Any]] = {name: [] for name in self._names}

@@ -33,7 +33,7 @@ class ChatSurvey(Survey):
         super().__init__()
         self._options = options
 
-    def look(self, split: str, rows: Sequence[Row], faults: Faults) -> _Observation:
+    def observe(self, split: str, rows: Sequence[Row], faults: Faults) -> _Observation:
         formats, roles, num_thoughts = Counter[str](), Counter[tuple[str, str]](), 0
         replies: list[str] = []
         num_replies = 0
@@ -49,7 +49,7 @@ class ChatSurvey(Survey):
             replies += texts if len(replies) < NUM_LOOKED_AT else []
         return _Observation(formats, num_replies, letters_of(replies), roles, num_thoughts)
 
-    def learn(self, observations: Mapping[str, Sequence[_Observation]], faults: Faults) -> bool:
+    def conclude(self, observations: Mapping[str, Sequence[_Observation]], faults: Faults) -> bool:
         self.facts = {
             "formats": {
                 split: dict(sum((piece.formats for piece in pieces), Counter[str]()))

@@ -47,7 +47,7 @@ class ClassificationSurvey(Survey):
         self._problem = PROBLEMS[options.problem]
         self._is_second_pass = False
 
-    def look(self, split: str, rows: Sequence[Row], faults: Faults) -> _Observation | None:
+    def observe(self, split: str, rows: Sequence[Row], faults: Faults) -> _Observation | None:
         if self._is_second_pass:
             self._find_misfits(rows, faults)
             return None
@@ -62,7 +62,7 @@ class ClassificationSurvey(Survey):
         num_pairs = sum("text_pair" in row.values for row in rows)
         return _Observation(columns_of(rows), len(rows), num_pairs, self._problem.count(labels))
 
-    def learn(self, observations: Mapping[str, Sequence[Any]], faults: Faults) -> bool:
+    def conclude(self, observations: Mapping[str, Sequence[Any]], faults: Faults) -> bool:
         if self._is_second_pass:
             return False
         every = [piece for pieces in observations.values() for piece in pieces]
@@ -90,7 +90,7 @@ class ClassificationSurvey(Survey):
         known = self.facts.get("label_names", ())
         return any(name not in known for name in ([read] if isinstance(read, str) else read))
 
-    def recall(self, facts: Mapping[str, Any]) -> bool:
+    def adopt(self, facts: Mapping[str, Any]) -> bool:
         self.facts = dict(facts)
         self._is_second_pass = True
         return True

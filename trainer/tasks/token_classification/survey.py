@@ -68,7 +68,7 @@ class TokenSurvey(Survey):
         """None until the types are known."""
         self._are_counted = False
 
-    def look(self, split: str, rows: Sequence[Row], faults: Faults) -> _Tags | _Entities:
+    def observe(self, split: str, rows: Sequence[Row], faults: Faults) -> _Tags | _Entities:
         if self._scheme is None:
             return self._look_at_tags(rows, faults)
         counts, num_repaired, readings = Counter[str](), 0, Readings()
@@ -83,7 +83,7 @@ class TokenSurvey(Survey):
                 self._refuse_unknown(row, spans, faults)
         return _Entities(counts, num_repaired, readings)
 
-    def learn(self, observations: Mapping[str, Sequence[Any]], faults: Faults) -> bool:
+    def conclude(self, observations: Mapping[str, Sequence[Any]], faults: Faults) -> bool:
         if self._scheme is None:
             if faults:
                 return False
@@ -115,7 +115,7 @@ class TokenSurvey(Survey):
         }
         return not is_known and any(count.keys() - self._legal for count in counts.values())
 
-    def recall(self, facts: Mapping[str, Any]) -> bool:
+    def adopt(self, facts: Mapping[str, Any]) -> bool:
         self.facts = dict(facts)
         self._scheme, self._keep_inner, self._legal = facts["scheme"], facts["keep_inner"], set(facts["types"])
         return True

@@ -29,14 +29,14 @@ class TranslationSurvey(Survey):
         super().__init__()
         self._options = options
 
-    def look(self, split: str, rows: Sequence[Row], faults: Faults) -> Letters:
+    def observe(self, split: str, rows: Sequence[Row], faults: Faults) -> Letters:
         for row in rows:
             for side in Translation.columns:
                 _check(row, side, faults)
         targets = (row.values.get("target") for row in rows[:NUM_LOOKED_AT])
         return letters_of(target for target in targets if isinstance(target, str))
 
-    def learn(self, observations: Mapping[str, Sequence[Letters]], faults: Faults) -> bool:
+    def conclude(self, observations: Mapping[str, Sequence[Letters]], faults: Faults) -> bool:
         chosen: str = self._options.bleu_tokenizer
         if chosen == "auto":
             chosen = bleu_tokenizer(self._options.target_language, observations["train"])

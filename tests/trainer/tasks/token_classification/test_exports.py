@@ -49,7 +49,7 @@ def row_of(values: dict[str, Any]) -> Row:
 def survey(*rows: Row, options: TokenClassificationOptions = OPTIONS) -> TokenSurvey:
     """The complete survey of training rows."""
     found, faults = TokenSurvey(options), Faults()
-    while found.learn({"train": [found.look("train", rows, faults)]}, faults):
+    while found.conclude({"train": [found.observe("train", rows, faults)]}, faults):
         pass
     faults.raise_if_any()
     return found
