@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import TextIO
 
 from shardtune.ds_config.resolve import has_own_ds_config
-from shardtune.errors import BadNodesError, LaunchError, ShardtuneError, RestartError, TakenOverError
+from shardtune.errors import BadNodesError, LaunchError, RestartError, ShardtuneError, TakenOverError
 from shardtune.recipe.fault_policy import FaultsConfig
-from shardtune.run_dir.exit_codes import EXIT_RESTART, EXIT_BUG, EXIT_BAD_NODES, EXIT_OK, EXIT_RESUME, EXIT_USER
+from shardtune.run_dir.exit_codes import EXIT_BAD_NODES, EXIT_BUG, EXIT_OK, EXIT_RESTART, EXIT_RESUME, EXIT_USER
 from shardtune.run_dir.files import RESULTS, STOP, already_finished, failure_path
 from shardtune.run_dir.run import Run, find_run, refuse_other_data, write_run_dir
 from shardtune.trainer.distributed.rank_env import global_rank, world_size

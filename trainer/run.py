@@ -53,7 +53,7 @@ from shardtune.trainer.loop import fit
 from shardtune.trainer.model.load import keep_model_files
 from shardtune.trainer.preflight.preflight import preflight
 from shardtune.trainer.preflight.probe import host_name
-from shardtune.trainer.reporting.foresight import settings_in_vain
+from shardtune.trainer.reporting.ineffective_settings import settings_without_effect
 from shardtune.trainer.reporting.meter import Meter
 from shardtune.trainer.reporting.phases import Phases
 from shardtune.trainer.reporting.reporter import Reporter, open_reporter
@@ -172,7 +172,7 @@ def _assemble(start: Start) -> Training:
     loaded = load(recipe, run_dir, prepared, ranks=ranks, reporter=start.reporter, lease=start.lease)
     steps = training_steps_of(prepared, recipe, loaded.batch_maker)
     if not start.found.step:
-        for text in settings_in_vain(recipe, prepared.facts, num_steps=steps.num_steps):
+        for text in settings_without_effect(recipe, prepared.facts, num_steps=steps.num_steps):
             start.reporter.report("notice", text=text)
     refuse_other_labels(run_dir, prepared.facts)
     if ranks.is_zero:

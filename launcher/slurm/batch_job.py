@@ -43,8 +43,8 @@ from shardtune.launcher.start.restart import Failure, next_start
 from shardtune.launcher.start.results import finished_message
 from shardtune.recipe.load import machine_recipe, parse_recipe
 from shardtune.recipe.schema import Recipe
-from shardtune.run_dir.bad_nodes import keep_bad_nodes, read_bad_nodes, nodes_to_exclude
-from shardtune.run_dir.exit_codes import EXIT_RESTART, EXIT_OK, EXIT_RESUME, EXIT_USER
+from shardtune.run_dir.bad_nodes import keep_bad_nodes, may_be_excluded, read_bad_nodes
+from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_RESTART, EXIT_RESUME, EXIT_USER
 from shardtune.run_dir.files import CONFIG, RESULTS, STOP, write_atomically
 from shardtune.run_dir.micro_batch_budget import read_budget
 from shardtune.run_dir.run import find_run, write_run_dir
@@ -266,7 +266,7 @@ def _keep_bad_nodes(run_dir: Path, start: Start, allocation: Allocation) -> None
     failure = first_failure(run_dir, start.began)
     if failure is not None and is_of_hardware(failure["text"]):
         bad[failure["host"].split(".")[0]] = "sick"
-    if bad := nodes_to_exclude(bad, read_bad_nodes(run_dir), parse_node_list(allocation.nodes)):
+    if bad := may_be_excluded(bad, read_bad_nodes(run_dir), parse_node_list(allocation.nodes)):
         keep_bad_nodes(run_dir, bad, job=allocation.job)
 
 

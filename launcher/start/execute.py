@@ -26,7 +26,7 @@ from shardtune.launcher.start.follow import Events, Heartbeats, first_failure, h
 from shardtune.launcher.start.orphans import START_MARK, end_orphans
 from shardtune.launcher.start.restart import Failure, Restart, next_start
 from shardtune.launcher.start.results import finished_message
-from shardtune.run_dir.exit_codes import EXIT_RESTART, EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, EXIT_RESUME, EXIT_USER
+from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, EXIT_RESTART, EXIT_RESUME, EXIT_USER
 from shardtune.run_dir.files import LEASE, RESULTS, STOP, read_events
 from shardtune.run_dir.lease_holder import refuse_while_held
 from shardtune.run_dir.micro_batch_budget import read_budget

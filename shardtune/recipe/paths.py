@@ -107,7 +107,8 @@ def _options(source: Mapping[str, Any], task: Mapping[str, Any]) -> ReadOptions:
     options = TASK_OPTIONS.get(kind) if isinstance(kind, str) else None
     named = source.get("format")
     return ReadOptions(
-        format=named if named in FORMATS else None, text_files="text" if options is None else options.text_files
+        format=named if isinstance(named, str) and named in FORMATS else None,
+        text_files="text" if options is None else options.text_files,
     )
 
 

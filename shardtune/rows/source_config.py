@@ -31,7 +31,8 @@ class SourceConfig(Section):
     columns: dict[str, Column] | None = None
     """Like data.columns, for this source only. None uses data.columns."""
     format: Annotated[str, AfterValidator(checked_format)] | None = None
-    """The format of the files (jsonl, csv, conll, …), whatever their names end in. None decides by the ending, or else by the content."""
+    """The format of the files (jsonl, csv, conll, …), whatever their names end in. None decides by the ending, or else
+    by the content."""
     encoding: Annotated[str, AfterValidator(checked_encoding)] | None = None
     """The encoding of text files, such as cp1252, gb18030, big5 or utf-16. None is UTF-8, or what a byte order mark
     says."""

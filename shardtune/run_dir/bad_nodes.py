@@ -41,7 +41,7 @@ def keep_bad_nodes(run_dir: Path, bad: Mapping[str, str], *, job: str) -> None:
     write_atomically(run_dir / BAD_NODES, json.dumps([asdict(node) for node in kept], indent=1))
 
 
-def nodes_to_exclude(bad: Mapping[str, str], known: Sequence[BadNode], nodes: Collection[str]) -> dict[str, str]:
+def may_be_excluded(bad: Mapping[str, str], known: Sequence[BadNode], nodes: Collection[str]) -> dict[str, str]:
     """The bad nodes of a start that justify another start without them. None that was excluded before, because then
     Slurm had nothing better; and none at all if so many are bad that the nodes are hardly the cause.
 

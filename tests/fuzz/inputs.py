@@ -42,9 +42,44 @@ MODELS = {
     "language_modeling": ("causal", "encoder"),
 }
 OPTIONS = {"translation": {"source_language": "en", "target_language": "fr"}}
-SPICE = [b'"', b"{", b"[", b"}", b"]", b",", b":", b"\t", b"\n", b"\r\n", b"\0", b"\xff", b"\xef\xbb\xbf", b"null", b"NaN"]
+SPICE = [
+    b'"',
+    b"{",
+    b"[",
+    b"}",
+    b"]",
+    b",",
+    b":",
+    b"\t",
+    b"\n",
+    b"\r\n",
+    b"\0",
+    b"\xff",
+    b"\xef\xbb\xbf",
+    b"null",
+    b"NaN",
+]
 SPICE += [b"-1", b"1e999", b"\\ud800", b"\xc2\x85", b"\xe2\x80\xa8", b"#", b"-DOCSTART-", b";", b"|", b"<tu>", b"&x;"]
-ODD: list[Any] = [None, True, -1, 0, 1, 1e308, "", " ", "x", "auto", "\u2028", [], {}, [1], {"a": 1}, [[]], "9" * 400, 2**70]
+ODD: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    1,
+    1e308,
+    "",
+    " ",
+    "x",
+    "auto",
+    "\u2028",
+    [],
+    {},
+    [1],
+    {"a": 1},
+    [[]],
+    "9" * 400,
+    2**70,
+]
 """Values that somebody may give to a key or a cell."""
 
 
@@ -139,7 +174,7 @@ def _written(name: str, rows: list[dict[str, Any]]) -> bytes:
     if name in ("csv", "tsv"):
         return _cells(rows, "," if name == "csv" else "\t")
     if name == "conll":
-        sentences = [zip(row.get("tokens") or ["a"], row.get("tags") or ["O"], strict=False) for row in rows]
+        sentences = [zip(str(row.get("tokens")).split(), str(row.get("tags")).split(), strict=False) for row in rows]
         return "\n".join("".join(f"{token}\t{tag}\n" for token, tag in words) for words in sentences).encode()
     if name == "tmx":
         units = "".join(
@@ -203,5 +238,19 @@ def _change_a_key(draft: dict[str, Any], path: str, chance: random.Random) -> No
             where
         ].model_fields
     key = chance.choice(sorted(set(fields) - {"path", "kind", "cache_dir"}))
-    legal = [*FORMATS, "utf-16", "cp1252", "gb18030", ";", "skip", "train", "all", "escape", "off", "new", "keep", "apart"]
+    legal = [
+        *FORMATS,
+        "utf-16",
+        "cp1252",
+        "gb18030",
+        ";",
+        "skip",
+        "train",
+        "all",
+        "escape",
+        "off",
+        "new",
+        "keep",
+        "apart",
+    ]
     section[key] = chance.choice([*ODD, *legal])

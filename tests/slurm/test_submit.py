@@ -97,7 +97,7 @@ def test_a_run_is_requeued_and_stopped_and_reports_its_state(
     first, second = starts(run_dir)
     assert second.first_step == first.last_step
     assert "starts   2, requeued after: signal" in shardtune("status", "r").stdout
-    assert f"shardtune: job {job}: 1 ranks on cpu" in shardtune("logs", "r").stdout
+    assert f"shardtune: job {job}: 1 rank on cpu" in shardtune("logs", "r").stdout
     assert "loading the model" in shardtune("logs", "r").stdout
     assert shardtune("logs", "r", "--rank=0").stdout.count("--- ") == 2
     assert shardtune("requeue", "r").stdout == f"job {int(job) + 1} is in the queue for r\n"

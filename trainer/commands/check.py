@@ -31,7 +31,7 @@ from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.engine.deepspeed_engine import refuse_bad_ds_config
 from shardtune.trainer.model.head import choose_head
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
-from shardtune.trainer.reporting.foresight import settings_in_vain
+from shardtune.trainer.reporting.ineffective_settings import settings_without_effect
 from shardtune.trainer.setup.footprint import footprint
 from shardtune.trainer.setup.micro_batch import estimate, lay_out_first_steps, most_wanted
 from shardtune.trainer.setup.out_of_memory import share_of_memory
@@ -89,7 +89,7 @@ def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
         splits=splits,
         warnings=[
             *cut_warnings(splits, recipe.data.max_tokens, most_tokens(config, tokenizer)),
-            *settings_in_vain(recipe, prepared.facts, num_steps=num_steps),
+            *settings_without_effect(recipe, prepared.facts, num_steps=num_steps),
         ],
         notes=notes,
         rows={key: prepared.meta[key] for key in REPORTED} | {"sources": _sources(recipe, prepared.meta["sources"])},

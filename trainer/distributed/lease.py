@@ -20,7 +20,7 @@ from typing import Protocol
 from shardtune.errors import CheckpointError, TakenOverError
 from shardtune.processes import pid_scope, start_ticks
 from shardtune.run_dir.files import LEASE, write_atomically
-from shardtune.run_dir.lease_holder import LeaseHolder, run_dir_in_use, read_holder
+from shardtune.run_dir.lease_holder import LeaseHolder, read_holder, run_dir_in_use
 from shardtune.trainer.distributed.ranks import Ranks
 
 BEAT_S = 5.0

@@ -136,8 +136,8 @@ def _settle_generation(model: "PreTrainedModel", task: Task, say: Callable[[str]
 @contextmanager
 def _load_report_dropped() -> Iterator[None]:
     """Keeps transformers' load report, a table in escape codes, out of the log; an exception gets it as a note."""
-    logger, report = logging.getLogger("transformers.modeling_utils"), _LoadReport()
-    level = logger.level
+    logger = logging.getLogger("transformers.modeling_utils")
+    level, report = logger.level, _LoadReport(logger.getEffectiveLevel())
     logger.addFilter(report)
     logger.setLevel(logging.WARNING)  # else an application that has silenced transformers would not learn the names
     try:
@@ -152,16 +152,19 @@ def _load_report_dropped() -> Iterator[None]:
 
 
 class _LoadReport(logging.Filter):
-    """Drops the load report from a logger and keeps its plain text."""
+    """Drops the load report from a logger, and all below a level, and keeps the report's plain text."""
 
-    text = ""
+    def __init__(self, level: int) -> None:
+        super().__init__()
+        self._level = level
+        self.text = ""
 
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
         is_report = " LOAD REPORT" in message
         if is_report:
             self.text = re.sub(r"\x1b\[[0-9;]*m", "", message)
-        return not is_report
+        return not is_report and record.levelno >= self._level
 
 
 def describe_loading(missing: Collection[str], unexpected: Collection[str]) -> str:

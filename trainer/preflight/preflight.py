@@ -10,7 +10,7 @@ from typing import Any
 from shardtune.errors import BadNodesError, LaunchError
 from shardtune.recipe.load import learning_hash
 from shardtune.recipe.schema import Recipe
-from shardtune.run_dir.bad_nodes import keep_bad_nodes, read_bad_nodes, nodes_to_exclude
+from shardtune.run_dir.bad_nodes import keep_bad_nodes, may_be_excluded, read_bad_nodes
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.preflight.link_speed import Link, measure_links
 from shardtune.trainer.preflight.probe import SHARED_FILE_S, Facts, host_name, probe
@@ -57,7 +57,7 @@ def preflight(recipe: Recipe, run_dir: Path, ranks: Ranks, *, job: str | None = 
 def _exclude_bad_nodes(verdict: Verdict, run_dir: Path, ranks: Ranks, hosts: set[str], job: str) -> None:
     """Collective: raises BadNodesError if the job is to exclude some machines."""
     known = ranks.gather(read_bad_nodes(run_dir) if ranks.is_zero else [])[0]
-    if not (nodes := nodes_to_exclude(verdict.bad_hosts, known, hosts)):
+    if not (nodes := may_be_excluded(verdict.bad_hosts, known, hosts)):
         return
     if ranks.is_zero:
         keep_bad_nodes(run_dir, nodes, job=job)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from shardtune.errors import ShortOfMemoryError, RestartError
+from shardtune.errors import RestartError, ShortOfMemoryError
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.micro_batch_budget import KeptBudget, keep_budget, read_budget
 from shardtune.trainer.data.batches.batch_maker import BatchMaker

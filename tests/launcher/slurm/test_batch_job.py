@@ -15,7 +15,7 @@ from shardtune.launcher.slurm import cluster
 from shardtune.launcher.slurm.allocation import Allocation
 from shardtune.launcher.slurm.batch_job import begin, end, nodes_to_exclude, read_starts
 from shardtune.run_dir.bad_nodes import keep_bad_nodes
-from shardtune.run_dir.exit_codes import EXIT_RESTART, EXIT_BUG, EXIT_USER
+from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_RESTART, EXIT_USER
 from shardtune.run_dir.files import stacks_path
 from shardtune.run_dir.micro_batch_budget import KeptBudget, keep_budget
 from tests.launcher.conftest import RECIPE

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from shardtune.run_dir.bad_nodes import LEAST_BAD_NODES, BadNode, keep_bad_nodes, read_bad_nodes, nodes_to_exclude
+from shardtune.run_dir.bad_nodes import LEAST_BAD_NODES, BadNode, keep_bad_nodes, may_be_excluded, read_bad_nodes
 
 NODES = [f"node{number}" for number in range(1, 9)]
 KNOWN = [BadNode("node2", "slow", "7", 0.0)]
@@ -31,15 +31,15 @@ def test_bad_nodes_are_read_back_as_kept(tmp_path: Path) -> None:
     ],
 )
 def test_which_nodes_are_worth_another_start(bad: list[str], left: list[str]) -> None:
-    assert list(nodes_to_exclude(dict.fromkeys(bad, "slow"), KNOWN, NODES)) == left
+    assert list(may_be_excluded(dict.fromkeys(bad, "slow"), KNOWN, NODES)) == left
 
 
 def test_one_of_two_and_a_single_node_may_be_excluded_but_not_both_of_two() -> None:
-    assert nodes_to_exclude({"a": "sick"}, [], ["a"]) == nodes_to_exclude({"a": "sick"}, [], ["a", "b"]) == {"a": "sick"}
-    assert nodes_to_exclude({"a": "sick", "b": "sick"}, [], ["a", "b"]) == {}
+    assert may_be_excluded({"a": "sick"}, [], ["a"]) == may_be_excluded({"a": "sick"}, [], ["a", "b"]) == {"a": "sick"}
+    assert may_be_excluded({"a": "sick", "b": "sick"}, [], ["a", "b"]) == {}
 
 
 def test_a_run_does_not_wander_through_a_cluster_that_is_bad_as_a_whole() -> None:
     known = [BadNode(f"n{number}", "slow", "7", 0.0) for number in range(LEAST_BAD_NODES)]
-    assert nodes_to_exclude({"node3": "slow"}, known, NODES) == {}
-    assert nodes_to_exclude({"node3": "slow"}, known, [f"node{number}" for number in range(512)]) == {"node3": "slow"}
+    assert may_be_excluded({"node3": "slow"}, known, NODES) == {}
+    assert may_be_excluded({"node3": "slow"}, known, [f"node{number}" for number in range(512)]) == {"node3": "slow"}

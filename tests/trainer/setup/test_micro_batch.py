@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from shardtune.errors import CheckpointError, ShortOfMemoryError, RestartError, TakenOverError
+from shardtune.errors import CheckpointError, RestartError, ShortOfMemoryError, TakenOverError
 from shardtune.recipe.schema import EngineConfig, Recipe
 from shardtune.run_dir.files import LEASE
 from shardtune.run_dir.micro_batch_budget import KEPT_BUDGET, KeptBudget, keep_budget, read_budget

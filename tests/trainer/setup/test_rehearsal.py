@@ -85,9 +85,7 @@ def test_a_rehearsal_that_is_not_undone_is_seen(tiny: Path, tmp_path: Path) -> N
 
 def test_one_rank_short_of_memory_at_the_start_halves_it_for_all(tmp_path: Path, dry: Path, given: Curve) -> None:
     recipe = tiny_recipe(dry, AUTO, *SHORT)
-    message = (
-        r"RestartError: rank 1 ran out of memory in a micro-batch of \d+ rows x \d+ tokens: it requested 1\.61 GB"
-    )
+    message = r"RestartError: rank 1 ran out of memory in a micro-batch of \d+ rows x \d+ tokens: it requested 1\.61 GB"
     with pytest.raises(AssertionError, match=message):
         train(recipe, tmp_path, world_size=2, before=short_of_memory(100))
     assert not events(tmp_path, "start", "step")

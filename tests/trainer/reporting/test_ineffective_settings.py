@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from shardtune.recipe.load import parse_recipe
-from shardtune.trainer.reporting.foresight import NO_DECAY, settings_in_vain
+from shardtune.trainer.reporting.ineffective_settings import NO_DECAY, settings_without_effect
 from tests.support.runs import tiny_recipe, train
 
 TEXT = "task: {kind: classification}\nmodel: {path: m}\ndata: {train: t.jsonl, dev: d.jsonl}\n"
@@ -15,7 +15,7 @@ FACTS = {"label_names": ["a", "b", "c"]}
 
 def told(*overrides: str, num_steps: int = 100, num_labels: int = 3) -> list[str]:
     facts = {"label_names": FACTS["label_names"][:num_labels]}
-    return settings_in_vain(parse_recipe(TEXT, overrides), facts, num_steps=num_steps)
+    return settings_without_effect(parse_recipe(TEXT, overrides), facts, num_steps=num_steps)
 
 
 def test_of_the_defaults_nothing_is_told() -> None:
@@ -98,8 +98,8 @@ def test_smoothing_two_labels_only_limits_their_probabilities() -> None:
 def test_weights_that_balance_what_is_balanced_are_told() -> None:
     recipe = parse_recipe(TEXT, ["task.class_weights=balanced"])
     equal, unequal = ({"label_counts": {"train": {"a": 7, "b": count}}} for count in (7, 8))
-    assert settings_in_vain(recipe, unequal, num_steps=100) == []
-    assert settings_in_vain(recipe, equal, num_steps=100) == [
+    assert settings_without_effect(recipe, unequal, num_steps=100) == []
+    assert settings_without_effect(recipe, equal, num_steps=100) == [
         "task.class_weights: balanced has no effect: every label has 7 training rows"
     ]
 

@@ -1,4 +1,4 @@
-"""Settings of a recipe that will have no effect, or not the one they promise: told before training, a line for each."""
+"""Settings of a recipe that will have no effect, or not the one they promise: reported before training, a line each."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,11 +10,11 @@ NO_DECAY = 2.0**-25
 """Below this product of learning rate and weight decay no fp32 weight changes: the decay is less than half of the last
 bit of even the largest mantissa."""
 SLIGHT_DECAY_PERCENT = 0.1
-"""A weight decay that was asked for and shrinks the weights by less than this over a whole training is told."""
+"""A weight decay that was asked for and shrinks the weights by less than this over a whole training is reported."""
 _SAMPLES = 1000
 
 
-def settings_in_vain(recipe: Recipe, facts: Mapping[str, Any], *, num_steps: int) -> list[str]:
+def settings_without_effect(recipe: Recipe, facts: Mapping[str, Any], *, num_steps: int) -> list[str]:
     """A line for each setting that does less than it says, with the numbers; `facts` are those of the prepared data."""
     return [
         *_learning_rate(recipe.optim, num_steps),
