@@ -28,10 +28,20 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     draft = draft_recipe(_read(path), overrides, name=str(path))
     folder = Path.cwd()
     recipe, faults = _validated(draft)
-    faults += path_faults(draft.values, folder)
+    faults += _missing_paths(draft.values, folder, path.absolute().parent)
     if recipe is None or faults or draft.faults:
         raise ConfigError(_report(draft, faults))
     return with_absolute_paths(recipe, folder)
+
+
+def _missing_paths(values: Mapping[str, Any], folder: Path, recipe_folder: Path) -> list[Fault]:
+    """The faults of paths, which start from `folder`; they say so where a path would exist beside the recipe."""
+    faults = path_faults(values, folder)
+    if not faults or recipe_folder == folder:
+        return faults
+    faults_there = {fault.key_path for fault in path_faults(values, recipe_folder)}
+    hint = f"; it lies beside the recipe: paths start from the working directory, so run this in {recipe_folder}"
+    return [fault if fault.key_path in faults_there else fault._replace(what=f"{fault.what}{hint}") for fault in faults]
 
 
 def parse_recipe(text: str, overrides: Sequence[str] = (), *, name: str = "recipe") -> Recipe:

@@ -281,7 +281,7 @@ def test_bad_data_end_a_run_before_any_rank_starts(folder: Path, tmp_path: Path)
     (tmp_path / "bad.jsonl").write_text('{"text": "good", "label": "x"}\n{"text": \n')
     done = shardtune("run", "tiny.yaml", f"data.train={tmp_path}/bad.jsonl", f"--run-dir={tmp_path / 'r'}", cwd=folder)
     assert done.returncode == 2
-    assert ":2: not JSON" in done.stderr.splitlines()[0]
+    assert sum(":2: not JSON" in line for line in done.stderr.splitlines()) == 1
     assert "Traceback" not in done.stderr
     assert not list((tmp_path / "r" / "logs").iterdir())
 

@@ -598,6 +598,21 @@ def test_no_bytes_end_in_anything_but_a_recipe_or_a_config_error(data: bytes, tm
         load_recipe(path)
 
 
+def test_a_path_that_exists_beside_the_recipe_alone_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "recipes" / "data").mkdir(parents=True)
+    (tmp_path / "recipes" / "data" / "a.jsonl").write_text("{}\n")
+    recipe = tmp_path / "recipes" / "r.yaml"
+    recipe.write_text("task: {kind: classification}\nmodel: {path: o/n}\ndata: {train: data/a.jsonl, dev: gone.csv}\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as raised:
+        load_recipe(recipe)
+    train, dev = sorted(str(raised.value).split("\n"), key=len, reverse=True)
+    assert train.endswith(
+        f"it lies beside the recipe: paths start from the working directory, so run this in {recipe.parent}"
+    )
+    assert "no such file: 'data/a.jsonl'" in train and "no such file: 'gone.csv'" in dev and "beside" not in dev
+
+
 def test_recipes_are_read_where_torch_is_missing() -> None:
     script = "import sys; sys.modules['torch'] = None; import shardtune.recipe.load, shardtune.docs"
     subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[3], timeout=60)

@@ -126,9 +126,15 @@ class Classification(Task):
     columns = ("text", "label")
     input_columns = ("text", "text_pair")
     column_guesses: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "text": ("sentence", "content", "review", "body", "comment", "question", "sentence1", "question1", "premise"),
+        "text": (
+            *("sentence", "content", "review", "body", "comment", "question", "sentence1", "question1", "premise"),
+            *("message", "article", "tweet", "document", "文本", "内容", "评论", "句子"),
+        ),
         "text_pair": ("sentence2", "question2", "hypothesis"),
-        "label": ("labels", "sentiment", "class", "target", "category", "intent", "topic", "rating", "score"),
+        "label": (
+            *("labels", "sentiment", "class", "target", "category", "intent", "topic", "rating", "score"),
+            *("标签", "类别", "分类", "情感"),
+        ),
     }
     lower_is_better = frozenset({"loss", "mse", "mae"})
     auto_model = "AutoModelForSequenceClassification"

@@ -40,7 +40,7 @@ class LanguageModeling(Task):
     Options = LanguageModelingOptions
     columns = ("text",)
     column_guesses: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "text": ("content", "document", "body", "sentence", "raw_content"),
+        "text": ("content", "document", "body", "sentence", "raw_content", "文本", "内容", "正文"),
     }
     lower_is_better = frozenset({"loss", "perplexity"})
     auto_model = "AutoModelForCausalLM"
