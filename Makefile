@@ -12,7 +12,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 LOG := .venv/install.log
 # More workers than cores: the tests of launched jobs and those on the Slurm cluster wait much of the time.
-TEST_WORKERS ?= $(shell echo $$(( $$(nproc) + 4 )))
+TEST_WORKERS ?= $(shell echo $$(( $$(nproc) + 2 )))
 XDIST := --numprocesses=$(TEST_WORKERS) --no-loadscope-reorder
 
 .PHONY: help

@@ -610,7 +610,7 @@ def test_a_path_that_exists_beside_the_recipe_alone_says_so(tmp_path: Path, monk
     assert train.endswith(
         f"it lies beside the recipe: paths start from the working directory, so run this in {recipe.parent}"
     )
-    assert "no such file: 'data/a.jsonl'" in train and "no such file: 'gone.csv'" in dev and "beside" not in dev
+    assert "no such file: 'data/a.jsonl'" in train and "no such file: 'gone.csv'" in dev and "lies beside" not in dev
 
 
 def test_recipes_are_read_where_torch_is_missing() -> None:
