@@ -11,8 +11,8 @@ TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 LOG := .venv/install.log
-# More workers than cores: the tests of launched jobs and those on the Slurm cluster wait much of the time.
-TEST_WORKERS ?= $(shell echo $$(( $$(nproc) + 2 )))
+# One worker more than cores: the tests of launched jobs and those on the Slurm cluster wait some of the time.
+TEST_WORKERS ?= $(shell echo $$(( $$(nproc) + 1 )))
 XDIST := --numprocesses=$(TEST_WORKERS) --no-loadscope-reorder
 
 .PHONY: help

@@ -23,7 +23,10 @@ def test_a_node_with_a_slow_network_is_named_and_one_with_a_gpu_that_is_not_well
     words = ["--nodes=3", *CPU, "job.sbatch_options=['--nodelist=node[1-3]']"]
     cluster.slow_down(2, "20mbit")
     try:
-        done = shardtune("doctor", *words, PATH=f"{tmp_path / 'bin'}:{PATH}")
+        for _ in range(4):  # the virtual nodes share a machine, which may be busy while one of them is measured
+            done = shardtune("doctor", *words, PATH=f"{tmp_path / 'bin'}:{PATH}")
+            if "! node2 is slow: it exchanges " in done.stdout:
+                break
     finally:
         cluster.speed_up(2)
     assert done.returncode == 0, done.stderr + done.stdout

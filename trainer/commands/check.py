@@ -64,16 +64,7 @@ def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
     stage = stage_of(recipe)
     budget = recipe.train.micro_batch_tokens
     if budget == "auto":
-        has_gpu = recipe.job.device != "cpu" and torch.cuda.is_available()
-        budget = estimate(
-            recipe,
-            task,
-            longest=int(train.lengths.max()),
-            wanted=most_wanted(train, recipe, batch_maker),
-            stage=stage,
-            world_size=world_size,
-            memory=share_of_memory(torch.device("cuda" if has_gpu else "cpu"), world_size),
-        )
+        budget = _estimated_budget(recipe, task, train, batch_maker, stage=stage, world_size=world_size)
         notes.append(f"train.micro_batch_tokens: auto is estimated as {budget:,}; a run tries it out first")
     num_steps = order.num_steps(recipe.train.num_epochs, recipe.train.max_steps)
     steps = lay_out_first_steps(train, order, replace(batch_maker, micro_batch_tokens=budget))
@@ -107,6 +98,22 @@ def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
             batch=steps.largest,
             num_targets=steps.num_targets,
         ),
+    )
+
+
+def _estimated_budget(
+    recipe: Recipe, task: Task, train: Split, batch_maker: BatchMaker, *, stage: int, world_size: int
+) -> int:
+    """train.micro_batch_tokens, as `auto` would begin with it on this machine."""
+    has_gpu = recipe.job.device != "cpu" and torch.cuda.is_available()
+    return estimate(
+        recipe,
+        task,
+        longest=int(train.lengths.max()),
+        wanted=most_wanted(train, recipe, batch_maker),
+        stage=stage,
+        world_size=world_size,
+        memory=share_of_memory(torch.device("cuda" if has_gpu else "cpu"), world_size),
     )
 
 

@@ -15,7 +15,8 @@ from shardtune.recipe.tasks.classification import ClassificationOptions
 from shardtune.rows.source import Columns, Faults, Row, check_text, columns_of, require_columns
 from shardtune.trainer.tasks.classification.label_lists import MisfitError
 from shardtune.trainer.tasks.classification.plain_texts import PlainTexts
-from shardtune.trainer.tasks.classification.problems import PROBLEMS, Problem
+from shardtune.trainer.tasks.classification.problem import Problem
+from shardtune.trainer.tasks.classification.problems import PROBLEMS
 from shardtune.trainer.tasks.example import TRUNCATED, Example
 from shardtune.trainer.tasks.plain_text import mark_special, special_notes
 from shardtune.trainer.tasks.special_tokens import special_in
@@ -128,7 +129,7 @@ class Classification(Task):
     column_guesses: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "text": (
             *("sentence", "content", "review", "body", "comment", "question", "sentence1", "question1", "premise"),
-            *("message", "article", "tweet", "document", "文本", "内容", "评论", "句子"),
+            *("message", "tweet", "document", "文本", "内容", "评论", "句子"),
         ),
         "text_pair": ("sentence2", "question2", "hypothesis"),
         "label": (

@@ -28,7 +28,9 @@ from shardtune.trainer.commands.predict import predict
 from shardtune.trainer.data.prepare.prepare import prepare
 from shardtune.trainer.tasks.batch import Batch
 from shardtune.trainer.tasks.classification.classification import Classification
-from shardtune.trainer.tasks.classification.problems import PROBLEMS, best_threshold, rank_correlation
+from shardtune.trainer.tasks.classification.multi_label import best_threshold
+from shardtune.trainer.tasks.classification.problems import PROBLEMS
+from shardtune.trainer.tasks.classification.regression import rank_correlation
 from shardtune.trainer.tasks.example import IGNORED
 from shardtune.trainer.tasks.run_survey import survey
 from shardtune.trainer.tasks.task import PerExample
