@@ -129,7 +129,9 @@ def _fault(detail: ErrorDetails, values: Mapping[str, Any], model: type[Section]
         fields = _field(model, key_path, values)
         others = {int: ", or a whole number", tuple: ", or a list"}
         other = "".join(text for type_, text in others.items() if any(_takes(type_, f.annotation) for f in fields))
-        return Fault(key_path, f"got {shown(given)}; legal: {', '.join(_literals(fields))}{other}")
+        # Of an item in a list or a mapping, pydantic alone knows what is legal.
+        legal = ", ".join(_literals(fields)) or context["expected"].replace("'", "").replace(" or ", ", ")
+        return Fault(key_path, f"got {shown(given)}; legal: {legal}{other}")
     if kind == "value_error":
         return Fault(key_path, str(context["error"]))
     if kind in _BOUNDS:

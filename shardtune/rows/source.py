@@ -229,11 +229,18 @@ NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 cannot."""
 
 
+def shown(value: Any) -> str:
+    """The beginning of a value for a message; null, true and false as data have them."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"{value!r:.60}"
+
+
 def check_text(row: Row, column: str, faults: Faults) -> None:
     """Add a fault if the column is not a non-blank text."""
     text = row.values.get(column)
     if not isinstance(text, str):
-        faults.add(row, f"{column}: expected a text, got {text!r:.60}" if column in row.values else f"no {column}")
+        faults.add(row, f"{column}: expected a text, got {shown(text)}" if column in row.values else f"no {column}")
     elif not text.strip():
         faults.add(row, f"{column} is empty")
     elif bad := NO_TEXT.search(text):

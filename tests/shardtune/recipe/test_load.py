@@ -616,3 +616,11 @@ def test_a_path_that_exists_beside_the_recipe_alone_says_so(tmp_path: Path, monk
 def test_recipes_are_read_where_torch_is_missing() -> None:
     script = "import sys; sys.modules['torch'] = None; import shardtune.recipe.load, shardtune.docs"
     subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[3], timeout=60)
+
+
+def test_legal_items_of_a_list_and_a_mapping_are_named() -> None:
+    text = "task: {{kind: chat, {}}}\nmodel: {{path: o/n}}\ndata: {{train: a}}\n"
+    with pytest.raises(ConfigError, match=r"task.reference_metrics\[0\]: got 'rouge'; legal: rouge_l, bleu, chrf"):
+        parse_recipe(text.format("reference_metrics: [rouge]"))
+    with pytest.raises(ConfigError, match=r"task.roles.bot: got 'x'; legal: system, user, assistant, tool"):
+        parse_recipe(text.format("roles: {bot: x}"))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from shardtune.errors import DataError
 from shardtune.recipe.tasks.classification import ClassificationOptions
-from shardtune.rows.source import Columns, Faults, Row, check_text, columns_of, require_columns
+from shardtune.rows.source import Columns, Faults, Row, check_text, columns_of, require_columns, shown
 from shardtune.trainer.tasks.classification.label_lists import MisfitError
 from shardtune.trainer.tasks.classification.plain_texts import PlainTexts
 from shardtune.trainer.tasks.classification.problem import Problem
@@ -59,7 +59,7 @@ class ClassificationSurvey(Survey):
             try:
                 labels.append(self._problem.parse(label, self._options))
             except ValueError as error:
-                faults.add(row, "no label" if label is None else f"label: {error} {label!r:.60}")
+                faults.add(row, "no label" if label is None else f"label: {error} {shown(label)}")
         num_pairs = sum("text_pair" in row.values for row in rows)
         return _Observation(columns_of(rows), len(rows), num_pairs, self._problem.count(labels))
 
@@ -110,7 +110,7 @@ class ClassificationSurvey(Survey):
             try:
                 read = self._problem.read(label, self._options, self.facts)
             except MisfitError as error:
-                faults.add(row, f"label: {error} {label!r:.60}")
+                faults.add(row, f"label: {error} {shown(label)}")
             except ValueError:
                 pass  # reported in the first pass
             else:

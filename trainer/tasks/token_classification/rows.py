@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from shardtune.rows.input_file import ending_of, place_in_words
 from shardtune.rows.row_faults import RowLocation
-from shardtune.rows.source import Faults, Row, check_text
+from shardtune.rows.source import Faults, Row, check_text, shown
 from shardtune.trainer.tasks.token_classification.cells import parse_list
 from shardtune.trainer.tasks.token_classification.exports import GivenSpan, is_unlabeled, read_span, spans_in
 from shardtune.trainer.tasks.token_classification.notation import Readings, TagNotation
@@ -81,14 +81,14 @@ def check_words(row: Row, faults: Faults) -> None:
         return
     tokens = read_list(row.values["tokens"], "tokens", Counter())
     if not isinstance(tokens, list) or not tokens:
-        faults.add(row, f"tokens: expected a list of words, got {row.values['tokens']!r:.60}")
+        faults.add(row, f"tokens: expected a list of words, got {shown(row.values['tokens'])}")
         return
     if _placed(tokens, row.values.get("text")) is not None:
         return
     for at, token in enumerate(tokens):
         word = _word(token)
         if not isinstance(word, str) or not word.strip():
-            faults.add(word_place(row, at), f"token {at + 1}: expected a word, got {token!r:.60}")
+            faults.add(word_place(row, at), f"token {at + 1}: expected a word, got {shown(token)}")
 
 
 def tags_of_row(row: Row, notation: TagNotation, faults: Faults, readings: Readings) -> list[str] | None:
@@ -106,7 +106,7 @@ def tags_of_row(row: Row, notation: TagNotation, faults: Faults, readings: Readi
     if not isinstance(tags, list) or not all(type(tag) in (str, int) for tag in tags):
         found = ", ".join(name for name in row.columns if name != "line_numbers")
         expected = "tags: expected a list of names such as B-PER"
-        faults.add(row, f"no tags; found: {found}" if tags is None else f"{expected}, got {values['tags']!r:.60}")
+        faults.add(row, f"no tags; found: {found}" if tags is None else f"{expected}, got {shown(values['tags'])}")
         return []
     if isinstance(tokens, list) and len(tags) != len(tokens):
         faults.add(row, f"{len(tags)} tags for {len(tokens)} tokens")
@@ -129,7 +129,7 @@ def _check_spans(row: Row, faults: Faults) -> None:
     if spans_in(given) is not None:
         return
     if given is not None or "spans" in row.values:
-        faults.add(row, f"spans: expected a list, got {given!r:.60}")
+        faults.add(row, f"spans: expected a list, got {shown(given)}")
     elif row.columns == ("text",) and row.line and not row.item and ending_of(row.path) not in _OBJECTS:
         faults.add(
             row,

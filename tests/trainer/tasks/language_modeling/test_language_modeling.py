@@ -173,7 +173,7 @@ def test_a_text_of_unknown_tokens_is_dropped_and_still_answered(folder: Path, mo
 
 MALFORMED: list[tuple[bytes, str]] = [
     (b'{"text": "a"}\n{"txt": "b"}\n', "2: no text"),
-    (b'{"text": "a"}\n{"text": null}\n', "2: text: expected a text, got None"),
+    (b'{"text": "a"}\n{"text": null}\n', "2: text: expected a text, got null"),
     (b'{"text": 7}\n', "1: text: expected a text, got 7"),
     (b'{"text": true}\n', "1: text: expected a text, got True"),
     (b'{"text": ["a", "b"]}\n', "1: text: expected a text, got ['a', 'b']"),

@@ -123,7 +123,7 @@ LANGUAGE = "Set its language (task.target_language) or its column (data.columns)
         ({"source": "a"}, f"no target; found: source. {LANGUAGE}"),
         ({"target": "un"}, "no source; found: target."),
         ({"source": "a", "fr_score": 1}, f"no target; found: source, fr_score. {LANGUAGE}"),
-        ({"source": "a", "target": None}, "target: expected a text, got None"),
+        ({"source": "a", "target": None}, "target: expected a text, got null"),
         ({"source": ["a"], "target": "un"}, "source: expected a text, got ['a']"),
         ({"source": " \n", "target": "un"}, "source is empty"),
         ({"source": "a", "target": ""}, "target is empty"),
