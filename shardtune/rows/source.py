@@ -230,10 +230,8 @@ cannot."""
 
 
 def shown(value: Any) -> str:
-    """The beginning of a value for a message; null, true and false as data have them."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return f"{value!r:.60}"
+    """The beginning of a value for a message; null as data have it."""
+    return "null" if value is None else f"{value!r:.60}"
 
 
 def check_text(row: Row, column: str, faults: Faults) -> None:

@@ -8,8 +8,6 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any
 
-from shardtune.rows.source import shown
-
 DEEPEST = 40
 """The deepest nesting of tools and arguments; a recursive template filter overflows only far beyond it."""
 
@@ -66,4 +64,4 @@ _repr.maxstring = _repr.maxother = 60
 
 def short(value: Any) -> str:
     """The beginning of the value, enough to find it."""
-    return shown(value) if value is None or isinstance(value, bool) else f"{_repr.repr(value):.80}"
+    return f"{_repr.repr(value):.80}"
