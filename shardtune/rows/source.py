@@ -68,6 +68,8 @@ def read_rows(
     columns: ColumnNames,
     synonyms: Synonyms | None = None,
     say: Callable[[str], None] = lambda _: None,
+    *,
+    options: ReadOptions | None = None,
 ) -> list[Row]:
     """Return all rows of the path, their columns renamed by `columns` (ours -> the data's).
 
@@ -76,7 +78,7 @@ def read_rows(
     """
     faults = Faults()
     source = SourceConfig(path=str(path)).model_copy(update={"columns": dict(columns)})
-    rows = list(read_source(source, faults, synonyms=synonyms or {}, say=say))
+    rows = list(read_source(source, faults, synonyms=synonyms or {}, options=options, say=say))
     faults.raise_if_any()
     return rows
 

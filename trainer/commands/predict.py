@@ -19,7 +19,7 @@ from shardtune.json_lines import json_line
 from shardtune.recipe.load import parse_recipe
 from shardtune.recipe.schema import Recipe
 from shardtune.rows.columns import plain
-from shardtune.rows.source import Faults, Row, read_rows
+from shardtune.rows.source import Faults, Row, read_options, read_rows
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
 from shardtune.run_dir.files import CONFIG, FACTS, MODEL
 from shardtune.trainer.data.prepare.sources import with_named_columns
@@ -153,7 +153,10 @@ def _read_inputs(path: Path, recipe: Recipe) -> list[Row]:
         if name in task.input_columns
     }
     chosen = {name: column for name, column in data.columns.items() if name in task.input_columns}
-    rows = read_rows(path, chosen, synonyms, say=lambda text: print(f"{path}: {text}", file=sys.stderr))
+    # A file that is called like the training data is read like them.
+    like = next((source for source in data.sources("train") if Path(source.path).suffix == path.suffix), None)
+    options = read_options(like) if like is not None else None
+    rows = read_rows(path, chosen, synonyms, lambda text: print(f"{path}: {text}", file=sys.stderr), options=options)
     return [with_named_columns(row, recipe) for row in rows]
 
 

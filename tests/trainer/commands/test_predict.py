@@ -10,8 +10,8 @@ from pyarrow import parquet
 
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
 from shardtune.run_dir.run import Run, write_run_dir
-from shardtune.trainer.commands.predict import main
-from tests.support.runs import tiny_recipe, train
+from shardtune.trainer.commands.predict import _read_inputs, main
+from tests.support.runs import tiny_recipe, train, write_tiny
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +61,11 @@ def test_a_file_without_the_text_is_refused_with_the_columns_that_it_has(
     (tmp_path / "rows.csv").write_text("review,opinion\na,b\n")
     assert main([str(run_dir), f"--file={tmp_path}/rows.csv"]) == EXIT_USER
     assert f"{tmp_path}/rows.csv:2: no text" in capsys.readouterr().err
+
+
+def test_a_file_called_like_the_training_data_is_read_like_them(tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path)
+    recipe = tiny_recipe(folder, f"data.train={{path: {folder}/old.csv, encoding: cp1252, separator: ';'}}")
+    (folder / "new.csv").write_bytes("text;more\ncafé, warm;x\n".encode("cp1252"))
+    (row,) = _read_inputs(folder / "new.csv", recipe)
+    assert row.values == {"text": "café, warm", "more": "x"}
