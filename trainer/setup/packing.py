@@ -5,6 +5,7 @@ on to it; an encoder is given a mask. Other models ignore them, and so do layers
 convolutions), all without a warning.
 """
 
+import math
 from collections.abc import Collection
 from inspect import signature
 from typing import Any
@@ -74,6 +75,8 @@ def _fault(task: Task, engine: Engine, model: Any, packing: Packing, precision: 
         return f"{name} has no vocabulary, from which rows could be made to see whether it keeps packed ones apart"
     leak, difference = _measure(engine, task, size, packing, ranks)
     # Every rank has the same weights, but perhaps a different kernel.
+    if ranks.any(math.isnan(leak) or math.isnan(difference)):
+        return f"{name} answers every text with the same logits, which do not show whether it keeps packed rows apart"
     if ranks.any(not leak <= MAX_LEAK[precision]):
         return f"{name} does not keep packed rows apart ({leak:.1%} of one row is seen in another)"
     if ranks.any(not difference <= MAX_DIFFERENCE[precision]):

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file
 
 from shardtune.errors import CheckpointError
-from shardtune.run_dir.files import FORKED_FROM, RESULTS
+from shardtune.run_dir.files import FACTS, FORKED_FROM, RESULTS
 from shardtune.run_dir.run import Run, find_run, write_run_dir
 from shardtune.trainer.checkpoint.checkpoints import CheckpointPolicy
 from shardtune.trainer.checkpoint.manifest import complete_checkpoints, damage, open_checkpoint
-from shardtune.trainer.checkpoint.resume import find_newest, state_of
+from shardtune.trainer.checkpoint.resume import find_newest, refuse_other_labels, state_of
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.engine.zero_layout import Home
 from tests.support.ranks import run_ranks
@@ -257,3 +257,12 @@ def test_a_fork_is_refused_in_words(stopped: Path, tmp_path: Path) -> None:
         match=r"belongs to a different model:\n  classifier\.weight: \[2, 32\] in the checkpoint, \[3, 32\] in this",
     ):
         begin(run, world_size=1)
+
+
+@pytest.mark.parametrize("key", ["label_names", "types"])
+def test_a_run_that_began_with_another_order_of_labels_is_not_resumed(tmp_path: Path, key: str) -> None:
+    (tmp_path / FACTS).write_text(json.dumps({key: ["negative", "positive"]}))
+    refuse_other_labels(tmp_path, {key: ["negative", "positive"]})
+    refuse_other_labels(tmp_path / "new", {key: ["positive", "negative"]})
+    with pytest.raises(CheckpointError, match=r"began with the labels negative, positive, .* now gives positive, neg"):
+        refuse_other_labels(tmp_path, {key: ["positive", "negative"]})

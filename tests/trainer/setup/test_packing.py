@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -204,6 +204,22 @@ def test_the_model_is_asked_whether_it_keeps_packed_rows_apart() -> None:
             assert said[0].startswith("rows are not packed: ")
         else:
             assert faults[name] in chosen and chosen.startswith("data.packing: ") and "off" in chosen
+
+
+def choice_for_a_head_of_zeros(ranks: Ranks) -> str:
+    model = model_of("llama", "sdpa", SMALL)
+    model.lm_head.weight.data.zero_()
+    engine, heard = cast(Any, Plain(model)), cast(Any, Heard())
+    recipe, task = recipe_of("auto", "fp32"), cast(Any, Task())
+    assert choose_packing(recipe, task, engine, model, ranks=ranks, reporter=heard) is None
+    return str(heard.events[0]["text"])
+
+
+def test_a_model_that_answers_every_text_alike_is_said_to_do_so() -> None:
+    (notice,) = run_ranks(choice_for_a_head_of_zeros, world_size=1)
+    assert notice.endswith(
+        "answers every text with the same logits, which do not show whether it keeps packed rows apart"
+    )
 
 
 def test_flash_attention_gets_one_row() -> None:
