@@ -25,7 +25,7 @@ from shardtune.ds_config.resolve import has_own_ds_config
 from shardtune.errors import BadNodesError, LaunchError, RestartError, ShardtuneError, TakenOverError
 from shardtune.recipe.fault_policy import FaultsConfig
 from shardtune.run_dir.exit_codes import EXIT_BAD_NODES, EXIT_BUG, EXIT_OK, EXIT_RESTART, EXIT_RESUME, EXIT_USER
-from shardtune.run_dir.files import RESULTS, STOP, already_finished, failure_path
+from shardtune.run_dir.files import STOP, already_finished, failure_path, is_finished
 from shardtune.run_dir.run import Run, find_run, refuse_other_data, write_run_dir
 from shardtune.trainer.distributed.rank_env import global_rank, world_size
 from shardtune.trainer.distributed.stop import Stop, StopAsked, signals_ask_to_stop
@@ -123,19 +123,19 @@ def _train(training_run: Run, process: _Process, stop: Stop) -> int:
     # Before the ranks connect, so that no collective times out while one of them tokenizes.
     prepared = prepare(recipe, num_ranks=world_size())
     refuse_other_data(run_dir, prepared.identity)
-    if (run_dir / RESULTS).exists():
+    if is_finished(run_dir):
         if global_rank() == 0:
             print(already_finished(run_dir), file=terminal)
         return EXIT_OK
     with watching(run_dir, global_rank(), recipe.faults.startup_hang_s, joining=True):
         ranks = connect(arguments.device or recipe.job.device, timeout=_patience(recipe.faults))
     progress = None if arguments.followed else terminal
-    is_finished = run(recipe, run_dir, prepared, ranks, stop, terminal=progress, job=arguments.job)
+    is_done = run(recipe, run_dir, prepared, ranks, stop, terminal=progress, job=arguments.job)
     ranks.barrier()  # a rank that exits with EXIT_RESUME would have rank 0 killed before it has sent its last lines
     disconnect()
     if ranks.is_zero and not arguments.followed:
-        print(f"{'finished' if is_finished else 'stopped; run it again to resume'}: {run_dir}", file=terminal)
-    return EXIT_OK if is_finished else EXIT_RESUME
+        print(f"{'finished' if is_done else 'stopped; run it again to resume'}: {run_dir}", file=terminal)
+    return EXIT_OK if is_done else EXIT_RESUME
 
 
 def _explain(error: BaseException) -> tuple[int, str]:

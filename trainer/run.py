@@ -4,7 +4,7 @@ The composition root: the only module that may import every other.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from shardtune.ds_config.resolve import ds_config_notice
 from shardtune.errors import CheckpointError
 from shardtune.recipe.load import learning_hash
 from shardtune.recipe.schema import Recipe
-from shardtune.run_dir.files import CHECKPOINTS, EXPORT, FACTS, MODEL, RESULTS, STOP, write_atomically
+from shardtune.run_dir.files import CHECKPOINTS, EXPORT, EXPORT_PENDING, FACTS, MODEL, RESULTS, STOP, write_atomically
 from shardtune.trainer.between_steps.callback import Callback, RolledBack
 from shardtune.trainer.between_steps.dev_evaluation import DevEvaluation
 from shardtune.trainer.between_steps.evaluate import Evaluator, without_answers
@@ -48,7 +48,7 @@ from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.distributed.stop import Stop, StopAsked
 from shardtune.trainer.distributed.watchdog import beat, watching
 from shardtune.trainer.engine.schedule import make_schedule
-from shardtune.trainer.export.export import export, in_order
+from shardtune.trainer.export.export import Export, copy_export, in_order, write_together
 from shardtune.trainer.loop import fit
 from shardtune.trainer.model.load import keep_model_files
 from shardtune.trainer.preflight.preflight import preflight
@@ -160,8 +160,6 @@ def _run(start: Start) -> bool:
         except StopAsked:
             _stop(start, training)
             return False
-    if ranks.is_zero:
-        write_atomically(run_dir / RESULTS, json.dumps(results, indent=1))
     reporter.report("done", **results)
     return True
 
@@ -355,7 +353,8 @@ def _stop(start: Start, training: Training) -> None:
 def _finish(start: Start, training: Training) -> dict[str, Any]:
     """Collective: evaluates the best model on test, and exports it and the last one, both from their checkpoints.
 
-    Returns the results. Raises CheckpointError if the last step could not be saved, or the models not be exported.
+    Returns the results, which are written before the export. Raises CheckpointError if the last step could not be
+    saved, or the models not be exported; StopAsked.
     """
     training.milestones.finish()
     state, task, policy = training.milestones.state, training.loaded.task, training.resumed.policy
@@ -372,9 +371,16 @@ def _finish(start: Start, training: Training) -> dict[str, Any]:
         restore(training.loaded.engine, best, weights_only=True)
     if (test := start.prepared.split("test")) is not None:
         results["test"] = without_answers(training.evaluator.evaluate("test", test, best.step))
+    _write_results(start, results | {EXPORT_PENDING: True})
     with training.phases("exporting the models"):
-        run_on_every_rank(start.ranks, lambda: _export(start, best, last, results))
+        _export(start, training.stop_checks, best, last, results)
+    _write_results(start, results)
     return results
+
+
+def _write_results(start: Start, results: Mapping[str, Any]) -> None:
+    if start.ranks.is_zero:
+        write_atomically(start.run_dir / RESULTS, json.dumps(results, indent=1))
 
 
 def _best_and_last(start: Start, training: Training) -> tuple[Checkpoint, Checkpoint]:
@@ -398,8 +404,16 @@ def _best_and_last(start: Start, training: Training) -> tuple[Checkpoint, Checkp
     return best, last
 
 
-def _export(start: Start, best: Checkpoint, last: Checkpoint, results: dict[str, Any]) -> None:
-    if start.ranks.is_zero:
-        folder = start.run_dir / EXPORT
-        export(start.run_dir, best, folder / "best", recipe=start.recipe, results=results)
-        export(start.run_dir, last, folder / "last", recipe=start.recipe)
+def _export(
+    start: Start, stop_checks: StopChecks, best: Checkpoint, last: Checkpoint, results: Mapping[str, Any]
+) -> None:
+    """Collective: exports both models, whose files the ranks share. Raises CheckpointError or StopAsked."""
+    folder = start.run_dir / EXPORT
+    exports = [Export(start.run_dir, best, folder / "best", recipe=start.recipe, results=results)]
+    if best.step != last.step:
+        exports.append(Export(start.run_dir, last, folder / "last", recipe=start.recipe))
+    write_together(exports, start.ranks, stop_checks.requested)
+    if best.step == last.step:
+        run_on_every_rank(
+            start.ranks, lambda: copy_export(folder / "best", folder / "last") if start.ranks.is_zero else None
+        )

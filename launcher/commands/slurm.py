@@ -46,7 +46,7 @@ def submit(
         from shardtune.launcher.runs import monitor
         from shardtune.launcher.slurm import cluster
         from shardtune.launcher.slurm.submission import plan_preparation, plan_submission
-        from shardtune.run_dir.files import RESULTS, already_finished
+        from shardtune.run_dir.files import already_finished, is_finished
 
         nodes = cluster.find_nodes()
         if nodes is None and dry_run != "True":
@@ -57,7 +57,7 @@ def submit(
         if dry_run == "True":
             print("\n".join(job.describe() for job in (preparation, training) if job is not None))
             return 0
-        if (training.run_dir / RESULTS).exists():
+        if is_finished(training.run_dir):
             print(already_finished(training.run_dir))
             return 0
         if (job := cluster.job_of(training.run_dir, cluster.queued_jobs())) is not None:

@@ -17,7 +17,7 @@ from shardtune.launcher.slurm.submission import JOB_SCRIPT, SUBMISSION
 from shardtune.launcher.slurm.text import QueuedJob
 from shardtune.launcher.start.follow import Events, first_failure, outer_events
 from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_OK, EXIT_RESUME, EXIT_USER
-from shardtune.run_dir.files import CONFIG, LEASE, RESULTS, STOP, already_finished, write_atomically
+from shardtune.run_dir.files import CONFIG, LEASE, STOP, already_finished, is_finished, write_atomically
 from shardtune.run_dir.progress import Progress
 
 POLL_S = 2.0
@@ -42,7 +42,7 @@ def look_at(run_dir: Path, jobs: list[QueuedJob] | None = None) -> RunStatus:
         run_dir=run_dir,
         starts=starts,
         events=events,
-        finished=(run_dir / RESULTS).exists(),
+        finished=is_finished(run_dir),
         running_here=_lease_is_fresh(run_dir),
         submitted_as=submitted_as,
         failure=_failure(run_dir, max((event["time"] for event in events if event["event"] == "start"), default=0.0)),

@@ -13,7 +13,7 @@ from shardtune.launcher.slurm import cluster
 from shardtune.launcher.slurm.submission import plan_array
 from shardtune.launcher.start import execute
 from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK
-from shardtune.run_dir.files import RESULTS
+from shardtune.run_dir.files import is_finished
 
 POLL_S = 5.0
 
@@ -69,7 +69,7 @@ def wait(sweep: SweepPlan, say: Callable[[str], None]) -> int:
     while any(state in monitor.GOING_ON for state in states_of(sweep).values()):
         time.sleep(POLL_S)
     say(summary(sweep))
-    return EXIT_OK if all((point.run_dir / RESULTS).exists() for point in sweep.points) else EXIT_BUG
+    return EXIT_OK if all(is_finished(point.run_dir) for point in sweep.points) else EXIT_BUG
 
 
 def summary(sweep: SweepPlan) -> str:

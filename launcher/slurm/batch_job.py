@@ -45,7 +45,7 @@ from shardtune.recipe.load import machine_recipe, parse_recipe
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.bad_nodes import keep_bad_nodes, may_be_excluded, read_bad_nodes
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_RESTART, EXIT_RESUME, EXIT_USER
-from shardtune.run_dir.files import CONFIG, RESULTS, STOP, write_atomically
+from shardtune.run_dir.files import CONFIG, STOP, is_finished, write_atomically
 from shardtune.run_dir.micro_batch_budget import read_budget
 from shardtune.run_dir.run import find_run, write_run_dir
 
@@ -104,7 +104,7 @@ def begin(path: Path, overrides: Sequence[str], allocation: Allocation, *, run_d
         f"job {allocation.job}: {counted(num_ranks, 'rank')} on {ranks.device}, {ranks.num_ranks} on each of "
         f"{allocation.nodes}; run directory: {run_dir}"
     )
-    return render_settings(run_dir, allocation, ranks, num_ranks, finished=(run_dir / RESULTS).exists())
+    return render_settings(run_dir, allocation, ranks, num_ranks, finished=is_finished(run_dir))
 
 
 def layout(folder: Path, overrides: Sequence[str], allocation: Allocation) -> str:
@@ -232,7 +232,7 @@ def _evidence(
     fails_again = failure is not None and failure.get("code") == EXIT_USER
     this = Failure(last_step or 0, is_mishap=(hung or has_stepped) and not fails_again)
     return Evidence(
-        finished=(run_dir / RESULTS).exists(),
+        finished=is_finished(run_dir),
         first_step=first_step,
         last_step=last_step,
         stopped=stopped,

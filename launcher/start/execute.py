@@ -27,7 +27,7 @@ from shardtune.launcher.start.orphans import START_MARK, end_orphans
 from shardtune.launcher.start.restart import Failure, Restart, next_start
 from shardtune.launcher.start.results import finished_message
 from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, EXIT_RESTART, EXIT_RESUME, EXIT_USER
-from shardtune.run_dir.files import LEASE, RESULTS, STOP, read_events
+from shardtune.run_dir.files import LEASE, STOP, is_finished, read_events
 from shardtune.run_dir.lease_holder import refuse_while_held
 from shardtune.run_dir.micro_batch_budget import read_budget
 from shardtune.run_dir.progress import Progress
@@ -131,7 +131,7 @@ def run_job(plan: JobPlan) -> int:
             return _stopped(plan, interrupts)
         if code != EXIT_OK:
             return code
-        if (plan.run_dir / RESULTS).exists():
+        if is_finished(plan.run_dir):
             print(finished_message(plan.recipe, plan.run_dir))
             return EXIT_OK
         code = _start_until_done(plan, interrupts)

@@ -31,6 +31,16 @@ def read_events(run_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in complete_lines(path)] if path.exists() else []
 
 
+EXPORT_PENDING = "export_pending"
+"""In results.json until the models are exported: the run is evaluated, but not finished."""
+
+
+def is_finished(run_dir: Path) -> bool:
+    """Whether the run is trained, evaluated and exported."""
+    path = run_dir / RESULTS
+    return path.exists() and not json.loads(path.read_text(encoding="utf-8")).get(EXPORT_PENDING)
+
+
 def already_finished(run_dir: Path) -> str:
     """What to say to a command that would train or queue a run whose results exist."""
     return f"{run_dir} is already finished ({RESULTS} exists); to train it again, give another --run-dir or train.seed"

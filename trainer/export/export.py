@@ -1,22 +1,22 @@
-"""Exports a checkpoint of any layout as a Hugging Face folder, in one process without a GPU.
+"""Exports a checkpoint of any layout as a Hugging Face folder, without a GPU.
 
 `python -m shardtune.trainer.export.export RUN_DIR [--step N] [--dtype bf16] [--out DIR] [--merge-lora]`. A run that
-finishes writes its exports with the same function. Memory holds the weights in the export's dtype and one piece of a
-file.
+finishes exports in the same way, but its ranks share the files. Memory holds the weights of one file on each rank.
 """
 
 import argparse
 import json
+import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from torch import Tensor
 
 from shardtune.errors import CheckpointError, ShardtuneError
 from shardtune.recipe.schema import Recipe
@@ -32,14 +32,18 @@ from shardtune.trainer.checkpoint.manifest import (
     damage,
     open_checkpoint,
 )
-from shardtune.trainer.engine.snapshot import SavedTensors, sync
+from shardtune.trainer.distributed.background import run_on_every_rank
+from shardtune.trainer.distributed.ranks import Ranks
+from shardtune.trainer.distributed.stop import StopAsked
+from shardtune.trainer.engine.snapshot import sync
 from shardtune.trainer.export.adapters import merged_model, write_adapters
 from shardtune.trainer.export.model_card import CURVES, render_card, render_curves
+from shardtune.trainer.export.weight_files import INDEX, Piece, WeightFiles
 from shardtune.trainer.model.load import DTYPES, EVALUATION
 from shardtune.trainer.tasks import TASKS
 
 CONFIGS = ("config.json", "generation_config.json")
-SHARD = "5GB"
+FILE_BYTES = 5 * 10**9
 """The largest size of a safetensors file, as the hub recommends."""
 
 
@@ -136,46 +140,166 @@ def export(
     recipe: Recipe,
     dtype: str | None = None,
     results: Mapping[str, Any] | None = None,
-    max_shard_size: str = SHARD,
+    max_file_bytes: int = FILE_BYTES,
     merge_lora: bool = False,
 ) -> None:
-    """Writes a folder that AutoModel and transformers.pipeline load; it replaces an older one atomically.
+    """Exports in one process. Arguments and errors are those of Export."""
+    exported = Export(
+        run_dir,
+        checkpoint,
+        folder,
+        recipe=recipe,
+        dtype=dtype,
+        results=results,
+        max_file_bytes=max_file_bytes,
+        merge_lora=merge_lora,
+    )
+    exported.begin()
+    for write in exported.pieces():
+        write()
+    exported.publish()
+
+
+class Export:
+    """A folder that AutoModel and transformers.pipeline load; it replaces an older one atomically.
 
     With model.lora the folder holds adapters for peft, unless `merge_lora` asks for a whole model. The weights are the
-    checkpoint's fp32 master weights, cast once, by default to the training's precision. `results` are the results of
-    the run, if they belong to this checkpoint. Raises OSError, or CheckpointError if the run directory is incomplete.
+    checkpoint's fp32 master weights, cast once, by default to the training's precision.
     """
-    draft, old = folder.with_name(f".{folder.name}.draft"), folder.with_name(f".{folder.name}.old")
-    for leftover in (draft, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    draft.mkdir(parents=True)
-    model = _empty_model(run_dir, DTYPES[dtype or _precision(recipe, checkpoint)])
-    is_adapter = recipe.model.lora is not None and not merge_lora
-    if is_adapter:
-        write_adapters(draft, model, checkpoint, recipe)
-        _keep_configs_apart(run_dir / MODEL, draft)
-    elif merge_lora:
-        merged = merged_model(model.config, type(model), checkpoint, recipe, model.dtype)
+
+    def __init__(
+        self,
+        run_dir: Path,
+        checkpoint: Checkpoint,
+        folder: Path,
+        *,
+        recipe: Recipe,
+        dtype: str | None = None,
+        results: Mapping[str, Any] | None = None,
+        max_file_bytes: int = FILE_BYTES,
+        merge_lora: bool = False,
+    ) -> None:
+        """`results` are the results of the run, if they belong to this checkpoint.
+
+        Raises CheckpointError if the run directory is incomplete, or the checkpoint is of another model.
+        """
+        self.folder = folder
+        self._run_dir, self._checkpoint, self._recipe, self._results = run_dir, checkpoint, recipe, results
+        self._draft, self._old = folder.with_name(f".{folder.name}.draft"), folder.with_name(f".{folder.name}.old")
+        self._model = _empty_model(run_dir, DTYPES[dtype or _precision(recipe, checkpoint)])
+        self._is_adapter = recipe.model.lora is not None and not merge_lora
+        self._max_file_bytes = max_file_bytes
+        is_whole = not self._is_adapter and not merge_lora
+        self._files = WeightFiles(self._model, checkpoint, max_file_bytes) if is_whole else None
+
+    def begin(self) -> None:
+        """Makes the folder in which the files are written before they are published. Raises OSError."""
+        for leftover in (self._draft, self._old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        self._draft.mkdir(parents=True)
+
+    def pieces(self) -> list[Callable[[], None]]:
+        """What writes the weights, in any order and on any ranks. They raise OSError or CheckpointError."""
+        files = self._files
+        if files is None:
+            return [self._write_at_once]
+        return [partial(self._write, files, piece) for piece in files.pieces]
+
+    def publish(self) -> None:
+        """Adds the other files, and replaces the folder of an earlier export. Raises OSError."""
+        model, manifest = self._model, self._checkpoint.manifest
+        if self._files is not None:
+            _write_configs(model, self._draft)
+            if (index := self._files.index) is not None:
+                (self._draft / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        for path in (self._run_dir / MODEL).iterdir():
+            is_kept_apart = self._is_adapter and path.name in CONFIGS
+            if not is_kept_apart and not (self._draft / path.name).exists():  # the tokenizer's files
+                shutil.copyfile(path, self._draft / path.name)
+        if manifest.dev_metrics is not None:
+            (self._draft / EVALUATION).write_text(
+                json.dumps(manifest.dev_metrics, ensure_ascii=False, indent=1), encoding="utf-8"
+            )
+        if curves := render_curves(self._run_dir, self._checkpoint.step):
+            (self._draft / CURVES).write_text(curves, encoding="utf-8")
+        card = render_card(
+            self._run_dir,
+            manifest,
+            self._recipe,
+            model,
+            results=self._results,
+            has_curves=bool(curves),
+            is_adapter=self._is_adapter,
+        )
+        (self._draft / "README.md").write_text(card, encoding="utf-8")
+        _publish(self._draft, self.folder)
+
+    def _write(self, files: WeightFiles, piece: Piece) -> None:
+        files.write(piece, self._draft)
+        for name in piece.files:
+            sync(self._draft / name)
+
+    def _write_at_once(self) -> None:
+        """Adapters, which are small, or a model with merged adapters."""
+        model = self._model
+        if self._is_adapter:
+            write_adapters(self._draft, model, self._checkpoint, self._recipe)
+            _keep_configs_apart(self._run_dir / MODEL, self._draft)
+            return
+        merged = merged_model(model.config, type(model), self._checkpoint, self._recipe, model.dtype)
         if merged.can_generate():
             merged.generation_config = model.generation_config
-        merged.save_pretrained(draft, max_shard_size=max_shard_size)
-    else:
-        model.save_pretrained(draft, state_dict=_weights(model, checkpoint), max_shard_size=max_shard_size)
-    for path in (run_dir / MODEL).iterdir():
-        is_kept_apart = is_adapter and path.name in CONFIGS
-        if not is_kept_apart and not (draft / path.name).exists():  # the tokenizer's files
-            shutil.copyfile(path, draft / path.name)
-    manifest = checkpoint.manifest
-    if manifest.dev_metrics is not None:
-        (draft / EVALUATION).write_text(
-            json.dumps(manifest.dev_metrics, ensure_ascii=False, indent=1), encoding="utf-8"
-        )
-    if curves := render_curves(run_dir, checkpoint.step):
-        (draft / CURVES).write_text(curves, encoding="utf-8")
-    card = render_card(
-        run_dir, manifest, recipe, model, results=results, has_curves=bool(curves), is_adapter=is_adapter
-    )
-    (draft / "README.md").write_text(card, encoding="utf-8")
+        merged.save_pretrained(self._draft, max_shard_size=self._max_file_bytes)
+
+
+def write_together(exports: Sequence[Export], ranks: Ranks, is_stop_requested: Callable[[], bool]) -> None:
+    """Collective: writes the exports, whose files are dealt out to the ranks.
+
+    Raises CheckpointError, or StopAsked on every rank if one was asked to stop before its last file was begun.
+    """
+    pieces = [write for export in exports for write in export.pieces()]
+
+    def write_share() -> bool:
+        """Writes this rank's files; whether all were written."""
+        for write in pieces[ranks.rank :: ranks.world_size]:
+            if is_stop_requested():
+                return False
+            write()
+        return True
+
+    def on_rank_zero(work: Callable[[Export], None]) -> None:
+        def each() -> None:
+            for export in exports if ranks.is_zero else ():
+                work(export)
+
+        run_on_every_rank(ranks, each)
+
+    on_rank_zero(Export.begin)
+    if not all(run_on_every_rank(ranks, write_share)):
+        raise StopAsked
+    on_rank_zero(Export.publish)
+
+
+def copy_export(source: Path, folder: Path) -> None:
+    """The export in `source` once more as `folder`, which it replaces: hard links to the weights where the file system
+    has them, and copies of the small files, which people edit."""
+    draft = folder.with_name(f".{folder.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    shutil.copytree(source, draft, copy_function=_link_weights)
+    _publish(draft, folder)
+
+
+def _link_weights(source: str, target: str) -> None:
+    if source.endswith(".safetensors"):
+        with suppress(OSError):  # on a file system without hard links
+            os.link(source, target)
+            return
+    shutil.copyfile(source, target)
+
+
+def _publish(draft: Path, folder: Path) -> None:
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
     for path in draft.rglob("*"):
         if path.is_file():
             path.chmod(0o644)  # safetensors 0.8 makes its files readable by the owner alone
@@ -186,6 +310,15 @@ def export(
     draft.rename(folder)
     sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_configs(model: Any, folder: Path) -> None:
+    """The configs, as `save_pretrained` writes them."""
+    model.config.dtype = str(model.dtype).removeprefix("torch.")
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+    if model.can_generate():
+        model.generation_config.save_pretrained(folder)
 
 
 def _keep_configs_apart(source: Path, draft: Path) -> None:
@@ -207,28 +340,6 @@ def _empty_model(run_dir: Path, dtype: torch.dtype) -> Any:
     if (folder / "generation_config.json").is_file():
         model.generation_config = transformers.GenerationConfig.from_pretrained(folder)
     return model
-
-
-def _weights(model: Any, checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """The whole state dict in the model's dtype; names of a shared weight share a tensor."""
-    saved, shapes = SavedTensors(checkpoint.files(WEIGHTS)), checkpoint.manifest.shapes
-    kept = model.state_dict().keys()
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    names: dict[int, list[str]] = {}
-    buffers = {name: buffer for name, buffer in model.named_buffers() if name in kept}
-    for name, empty in [*parameters.items(), *buffers.items()]:
-        names.setdefault(id(empty), []).append(name)
-    whole: dict[str, Tensor] = {}
-    for same in names.values():
-        name = next((name for name in same if name in shapes), None)
-        if name is None:
-            raise CheckpointError(f"{checkpoint.path} is of another model than the run's {MODEL}/: it has no {same[0]}")
-        # A buffer keeps its dtype: it may be a count, which bf16 cannot represent.
-        dtype = model.dtype if same[0] in parameters else saved.dtype(name)
-        tensor = torch.empty(tuple(shapes[name]), dtype=dtype)
-        saved.read(name, 0, tensor.view(-1))
-        whole |= dict.fromkeys(same, tensor)
-    return whole
 
 
 def _results_of(run_dir: Path, step: int) -> Mapping[str, Any] | None:

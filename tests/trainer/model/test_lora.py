@@ -520,6 +520,6 @@ def test_a_merged_export_holds_the_model_and_no_more_than_a_shard_besides(tmp_pa
     recipe = causal_recipe(tmp_path, "engine.precision=bf16")
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     run_ranks(write_adapted_run, recipe, tmp_path / "run", world_size=1)
-    ((most, size),) = run_ranks(grow, tmp_path / "run", recipe, "8MB", True, world_size=1)
+    ((most, size),) = run_ranks(grow, tmp_path / "run", recipe, 8_000_000, True, world_size=1)
     assert size > 50e6, "a model small enough to hide in"
     assert most < size + 8e6 + 20e6  # what loading a model imports, and some weights in fp32
