@@ -12,6 +12,7 @@ import torch
 from shardtune.trainer.data.batches.steps import Step
 from shardtune.trainer.engine.engine import StepStats
 from shardtune.trainer.engine.peak_memory import peak_memory
+from shardtune.trainer.reporting.compute_rate import ComputeRate
 
 
 @dataclass
@@ -26,14 +27,16 @@ class _Window:
     skipped: int = 0
     waited_s: float = 0.0
     compute_s: float = 0.0
+    flops: float = 0.0
 
 
 class Meter:
     """Adds up the numbers of steps and turns them into one line of metrics."""
 
-    def __init__(self, num_steps: int, device: torch.device) -> None:
+    def __init__(self, num_steps: int, device: torch.device, compute_rate: ComputeRate) -> None:
         self._num_steps = num_steps
         self._device = device
+        self._compute_rate = compute_rate
         self._window = _Window(time.monotonic())
         self._step_s: float | None = None
         self._is_paused = False
@@ -52,6 +55,7 @@ class Meter:
         window.skipped += not stats.applied
         window.waited_s += step.waited_s
         window.compute_s += stats.compute_s
+        window.flops += self._compute_rate.flops(step)
 
     @property
     def num_steps(self) -> int:
@@ -67,9 +71,9 @@ class Meter:
         """Returns the metrics of the steps since the last report, of all ranks together; starts a new window.
 
         loss is the mean over all targets of the window, without steps whose loss is non-finite; rates are per second
-        of wall time, tokens_per_s without padding; data_wait_s is the part of step_time_s in which this rank waited
-        for its batches; memory_bytes is the peak of this rank (of its GPU, or else of its process); eta_s counts
-        training steps only.
+        of wall time, tokens_per_s without padding; tflops_per_s and mfu are those of ComputeRate; data_wait_s is the
+        part of step_time_s in which this rank waited for its batches; memory_bytes is the peak of this rank (of its
+        GPU, or else of its process); eta_s counts training steps only.
         """
         window, elapsed = self._window, max(time.monotonic() - self._window.started, 1e-9)
         # Smoothed over about ten reports, so that the estimate does not jump with every batch of long rows.
@@ -82,6 +86,7 @@ class Meter:
             "grad_norm": self._last_stats.grad_norm,
             "tokens_per_s": window.num_tokens / elapsed,
             "samples_per_s": window.num_samples / elapsed,
+            **self._compute_rate.metrics(window.flops, elapsed),
             "padding_efficiency": window.num_tokens / (window.num_padded_tokens or 1),
             "step_time_s": step_s,
             "data_wait_s": window.waited_s / window.num_steps,

@@ -9,6 +9,8 @@ import torch
 from shardtune.trainer.data.batches.steps import Step
 from shardtune.trainer.distributed.stop import StopAsked
 from shardtune.trainer.engine.engine import StepStats
+from shardtune.trainer.model.flops import ModelFlops
+from shardtune.trainer.reporting.compute_rate import ComputeRate
 from shardtune.trainer.reporting.meter import Meter
 from shardtune.trainer.reporting.phases import Phases
 from shardtune.trainer.reporting.reporter import NullReporter
@@ -22,16 +24,19 @@ class Listener(NullReporter):
         self.names.append(values["name"])
 
 
+RATE = ComputeRate(ModelFlops({}, ()), False, 1.0, 1)
+
+
 def test_a_phase_ends_after_a_stop_too() -> None:
     listener = Listener()
-    with pytest.raises(StopAsked), Phases(listener, Meter(1, torch.device("cpu")))("evaluating on dev"):
+    with pytest.raises(StopAsked), Phases(listener, Meter(1, torch.device("cpu"), RATE))("evaluating on dev"):
         raise StopAsked
     assert listener.names == ["evaluating on dev", None]
 
 
 def test_the_time_of_a_phase_within_a_pause_is_taken_off_once() -> None:
     began = time.monotonic()
-    meter = Meter(1, torch.device("cpu"))
+    meter = Meter(1, torch.device("cpu"), RATE)
     time.sleep(0.2)
     with meter.paused(), Phases(NullReporter(), meter)("saving a checkpoint"):
         paused = time.monotonic()

@@ -1,7 +1,7 @@
 """One rank's share of each optimizer step, from the order of the data to tensors."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -37,6 +37,10 @@ class Step:
     """Real tokens, without padding."""
     num_padded_tokens: int
     """Tokens that run through the model, padding included."""
+    row_tokens: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    """Real tokens of each example of all ranks, of shape (examples,)."""
+    row_targets: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    """Targets of each example, as row_tokens."""
     waited_s: float = 0.0
     """How long the loop of this rank waited for the batches."""
 
@@ -208,6 +212,8 @@ def _step(
         num_targets=float(split.num_targets[rows].sum()) or 1.0,
         num_tokens=int(split.lengths[rows].sum()),
         num_padded_tokens=num_padded_tokens,
+        row_tokens=split.lengths[rows],
+        row_targets=split.num_targets[rows],
     )
 
 
