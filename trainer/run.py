@@ -23,6 +23,7 @@ from shardtune.trainer.between_steps.evaluate import Evaluator, without_answers
 from shardtune.trainer.between_steps.guard.bad_rows import BadRowSearch
 from shardtune.trainer.between_steps.guard.guard import Guard
 from shardtune.trainer.between_steps.milestones import Milestones
+from shardtune.trainer.between_steps.profiler import Profiler
 from shardtune.trainer.between_steps.saver import Publisher, Saver
 from shardtune.trainer.between_steps.step_report import StepReport
 from shardtune.trainer.between_steps.stop_checks import StopChecks
@@ -255,6 +256,7 @@ def _compose(start: Start, loaded: Loaded, resumed: Resumed, steps: TrainingStep
         _step_report(start, steps, meter),
         dev,
         _saver(start, loaded, resumed, dev, phases),
+        *_profiler(start),
     ]
     milestones = Milestones(callbacks, resumed.state, num_steps=steps.num_steps)
     return Training(loaded, resumed, steps, evaluator, stop_checks, phases, milestones)
@@ -297,6 +299,13 @@ def _dev_evaluation(start: Start, resumed: Resumed, steps: TrainingSteps, evalua
         metric=resumed.policy.metric,
         lower_is_better=resumed.policy.lower_is_better,
     )
+
+
+def _profiler(start: Start) -> list[Callback]:
+    if (steps := start.recipe.report.profile_steps) is None:
+        return []
+    first, last = steps
+    return [Profiler(first=first, last=last, run_dir=start.run_dir, reporter=start.reporter, ranks=start.ranks)]
 
 
 def _saver(start: Start, loaded: Loaded, resumed: Resumed, dev: DevEvaluation, phases: Phases) -> Saver:

@@ -94,7 +94,9 @@ def _batches(steps: Sequence[Mapping[str, Any]]) -> str:
     if not measured:
         return ""
     real, waited_s = (fmean(step[key] for step in measured) for key in ("padding_efficiency", "data_wait_s"))
-    return f" · {real:.1%} of the tokens are not padding · {1000 * waited_s:.2f} ms data wait per step"
+    computed = [step["mfu"] for step in measured if "mfu" in step]
+    of_peak = f" · {fmean(computed):.1%} MFU" if computed else ""
+    return f"{of_peak} · {real:.1%} of the tokens are not padding · {1000 * waited_s:.2f} ms data wait per step"
 
 
 def _stragglers(steps: Sequence[Mapping[str, Any]], num_named: int = 3) -> Table | None:

@@ -5,7 +5,7 @@ Torch is not imported: the launcher reads recipes too, on machines without it.
 
 from typing import TYPE_CHECKING, Annotated, Literal, Union
 
-from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, model_validator
+from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, field_validator, model_validator
 
 from shardtune.recipe.fault_policy import FaultsConfig
 from shardtune.recipe.job import JobConfig
@@ -289,6 +289,16 @@ class ReportConfig(Section):
     WANDB_NOTES, which have no key here."""
     every_steps: PositiveInt = 1
     """Optimizer steps between step lines in metrics.jsonl; each line averages over the steps since the previous one."""
+    profile_steps: tuple[PositiveInt, PositiveInt] | None = None
+    """The first and the last step, counted from 1, that torch's profiler traces on rank 0, such as [10, 12]. The trace
+    is written to RUN_DIR/profile/. Tracing slows these steps down."""
+
+    @field_validator("profile_steps")
+    @classmethod
+    def _steps_in_order(cls, steps: tuple[int, int] | None) -> tuple[int, int] | None:
+        if steps is not None and steps[0] > steps[1]:
+            raise ValueError(f"the first step, {steps[0]}, comes after the last, {steps[1]}; exchange them")
+        return steps
 
 
 if TYPE_CHECKING:

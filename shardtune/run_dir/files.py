@@ -19,6 +19,8 @@ CHECKPOINTS, EXPORT = "checkpoints", "export"
 MODEL = "model"
 """The trained model's config, generation config and tokenizer; together with the weights of a checkpoint, a complete
 model."""
+PROFILE = "profile"
+"""Traces of torch's profiler."""
 FORKED_FROM = "forked_from.json"
 """In a run directory that was forked from a checkpoint of another one: which one, and how the recipes differ."""
 FACTS = "facts.json"
