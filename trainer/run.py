@@ -55,6 +55,7 @@ from shardtune.trainer.model.load import keep_model_files
 from shardtune.trainer.preflight.preflight import preflight
 from shardtune.trainer.preflight.probe import host_name
 from shardtune.trainer.reporting.compute_rate import measure_compute_rate
+from shardtune.trainer.reporting.gpu_sensors import GpuSensors
 from shardtune.trainer.reporting.ineffective_settings import settings_without_effect
 from shardtune.trainer.reporting.meter import Meter
 from shardtune.trainer.reporting.phases import Phases
@@ -235,7 +236,7 @@ def _resume(start: Start, loaded: Loaded) -> Resumed:
 def _compose(start: Start, loaded: Loaded, resumed: Resumed, steps: TrainingSteps) -> Training:
     """Collective: puts together what happens between steps."""
     compute_rate = measure_compute_rate(loaded.model, start.recipe.engine.precision, start.ranks)
-    meter = Meter(steps.num_steps, start.ranks.device, compute_rate)
+    meter = Meter(steps.num_steps, compute_rate)
     phases = Phases(start.reporter, meter)
     stop_checks = StopChecks(start.stop, start.lease, start.ranks)
     evaluator = Evaluator(
@@ -283,6 +284,7 @@ def _step_report(start: Start, steps: TrainingSteps, meter: Meter) -> StepReport
         steps_per_epoch=steps.steps_per_epoch,
         meter=meter,
         pace=Pace(start.ranks.gather(RankLocation(host_name(), start.ranks.device.index))),
+        sensors=GpuSensors(start.ranks.device),
         reporter=start.reporter,
         ranks=start.ranks,
     )

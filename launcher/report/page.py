@@ -84,7 +84,7 @@ def _summary(
         f"step {steps[-1]['step']:,} of {start['num_steps']:,} ({ended}) · {counted(start['num_rows'], 'row')} · "
         f"{parameters} · {counted(start['world_size'], 'rank')} on {start['device']} · "
         f"{sharding_name(start['zero_stage'])} · {start['precision']} · "
-        f"peak memory of rank 0: {peak:.2f} GB" + _batches(steps)
+        f"peak memory of a rank: {peak:.2f} GB" + _batches(steps)
     )
 
 

@@ -46,7 +46,7 @@ def charts(events: Sequence[Mapping[str, Any]]) -> list[str]:
     waiting = [Series("each report", lost, PALE), Series("smoothed", smoothed(lost), BLUE)]
     drawn.append(render_chart("time lost waiting for the slowest rank, %", waiting))
     memory = [(x, y / 1e9) for x, y in of_steps("memory_bytes")]
-    drawn.append(render_chart("peak memory of rank 0, GB", [Series("GB", memory, GREEN)]))
+    drawn.append(render_chart("peak memory of a rank, GB", [Series("GB", memory, GREEN)]))
     return [chart for chart in drawn if chart]
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from shardtune.trainer.between_steps.callback import Callback, StepDone
 from shardtune.trainer.checkpoint.train_state import TrainState
 from shardtune.trainer.distributed.ranks import Ranks
+from shardtune.trainer.engine.peak_memory import peak_memory
+from shardtune.trainer.reporting.gpu_sensors import GpuSensors, render_sensors
 from shardtune.trainer.reporting.meter import Meter
 from shardtune.trainer.reporting.reporter import Reporter
 from shardtune.trainer.reporting.stragglers import Pace
@@ -12,13 +14,17 @@ from shardtune.trainer.reporting.stragglers import Pace
 
 @dataclass(kw_only=True)
 class StepReport(Callback):
-    """Reports every `every_steps` steps and after the last one; raises an alert for a straggler."""
+    """Reports every `every_steps` steps and after the last one; raises an alert for a straggler.
+
+    memory_bytes and memory_reserved_bytes are the peaks of the rank that has most.
+    """
 
     every_steps: int
     num_steps: int
     steps_per_epoch: int
     meter: Meter
     pace: Pace
+    sensors: GpuSensors
     reporter: Reporter
     ranks: Ranks
 
@@ -33,8 +39,14 @@ class StepReport(Callback):
             self._report(state)
 
     def _report(self, state: TrainState) -> None:
-        compute_s = self.ranks.gather_numbers(self.meter.compute_s)
+        memory = peak_memory(self.ranks.device)
+        mine = [self.meter.compute_s, memory.used, memory.reserved, *self.sensors.read()]
+        compute_s, used, reserved, *sensors = zip(*self.ranks.gather_table(mine), strict=True)
         num_steps, numbers = self.meter.num_steps, self.meter.report()
+        numbers["memory_bytes"] = int(max(used))
+        if self.ranks.device.type == "cuda":
+            numbers["memory_reserved_bytes"] = int(max(reserved))
+            numbers |= render_sensors(sensors)
         epoch = state.step / self.steps_per_epoch
         self.reporter.report("step", step=state.step, epoch=epoch, **numbers, **self.pace.numbers(compute_s))
         elapsed_s = num_steps * numbers["step_time_s"]

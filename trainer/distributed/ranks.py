@@ -5,7 +5,7 @@ The only module that knows how the ranks were started: by torchrun, by deepspeed
 
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Literal, TypeVar
@@ -76,10 +76,15 @@ class Ranks:
 
     def gather_numbers(self, value: float) -> list[float]:
         """Collective: every rank's number, in rank order; cheaper than `gather`."""
-        mine = torch.tensor([value], dtype=torch.float64, device=self.device)
-        numbers = torch.empty(self.world_size, dtype=torch.float64, device=self.device)
+        return [number for (number,) in self.gather_table([value])]
+
+    def gather_table(self, values: Sequence[float]) -> list[list[float]]:
+        """Collective: every rank's numbers, equally many on each, in rank order; as cheap as one of them."""
+        mine = torch.tensor(values, dtype=torch.float64, device=self.device)
+        numbers = torch.empty(self.world_size * len(values), dtype=torch.float64, device=self.device)
         dist.all_gather_into_tensor(numbers, mine, group=self.group)
-        return [float(number) for number in numbers.tolist()]
+        table: list[list[float]] = numbers.view(self.world_size, len(values)).tolist()
+        return table
 
     def gather_rows(self, rows: Tensor) -> list[Tensor]:
         """Collective: every rank's tensor, in rank order; their shapes may differ in the first dimension only."""

@@ -7,11 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from shardtune.trainer.data.batches.steps import Step
 from shardtune.trainer.engine.engine import StepStats
-from shardtune.trainer.engine.peak_memory import peak_memory
 from shardtune.trainer.reporting.compute_rate import ComputeRate
 
 
@@ -33,9 +30,8 @@ class _Window:
 class Meter:
     """Adds up the numbers of steps and turns them into one line of metrics."""
 
-    def __init__(self, num_steps: int, device: torch.device, compute_rate: ComputeRate) -> None:
+    def __init__(self, num_steps: int, compute_rate: ComputeRate) -> None:
         self._num_steps = num_steps
-        self._device = device
         self._compute_rate = compute_rate
         self._window = _Window(time.monotonic())
         self._step_s: float | None = None
@@ -72,8 +68,7 @@ class Meter:
 
         loss is the mean over all targets of the window, without steps whose loss is non-finite; rates are per second
         of wall time, tokens_per_s without padding; tflops_per_s and mfu are those of ComputeRate; data_wait_s is the
-        part of step_time_s in which this rank waited for its batches; memory_bytes is the peak of this rank (of its
-        GPU, or else of its process); eta_s counts training steps only.
+        part of step_time_s in which this rank waited for its batches; eta_s counts training steps only.
         """
         window, elapsed = self._window, max(time.monotonic() - self._window.started, 1e-9)
         # Smoothed over about ten reports, so that the estimate does not jump with every batch of long rows.
@@ -90,7 +85,6 @@ class Meter:
             "padding_efficiency": window.num_tokens / (window.num_padded_tokens or 1),
             "step_time_s": step_s,
             "data_wait_s": window.waited_s / window.num_steps,
-            "memory_bytes": peak_memory(self._device),
             "eta_s": (self._num_steps - self._last_step.number - 1) * self._step_s,
             "skipped_steps": window.skipped,
         }

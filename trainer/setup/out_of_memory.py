@@ -58,7 +58,7 @@ def _explained(
     budget: int,
 ) -> ShortOfMemoryError:
     """The error, with memory in use as measured, and what settings would save as estimated."""
-    capacity, used = _capacity(ranks.device), peak_memory(ranks.device)
+    capacity, used = _capacity(ranks.device), peak_memory(ranks.device).used
     asked = _asked(str(error))
     where = f"in a micro-batch of {shape[0]} rows x {shape[1]} tokens" if shape else "before the first micro-batch"
     lines = [

@@ -164,7 +164,10 @@ def test_a_broken_link_is_reported_with_its_target(tmp_path: Path, monkeypatch: 
             "x.yaml:8: optim.fsdp: unknown key; transformers' fsdp has no counterpart here: parameters are sharded by "
             "ZeRO: engine.deepspeed zero3",
         ),
-        ("report:\n  qqqq: 1\n", "x.yaml:8: report.qqqq: unknown key; legal: wandb, project, name, group, every_steps, profile_steps"),
+        (
+            "report:\n  qqqq: 1\n",
+            "x.yaml:8: report.qqqq: unknown key; legal: wandb, project, name, group, every_steps, profile_steps",
+        ),
     ],
 )  # fmt: skip
 def test_an_unknown_key_is_reported_with_what_may_have_been_meant(extra: str, line: str) -> None:

@@ -4,7 +4,6 @@ import time
 from typing import Any
 
 import pytest
-import torch
 
 from shardtune.trainer.data.batches.steps import Step
 from shardtune.trainer.distributed.stop import StopAsked
@@ -29,14 +28,14 @@ RATE = ComputeRate(ModelFlops({}, ()), False, 1.0, 1)
 
 def test_a_phase_ends_after_a_stop_too() -> None:
     listener = Listener()
-    with pytest.raises(StopAsked), Phases(listener, Meter(1, torch.device("cpu"), RATE))("evaluating on dev"):
+    with pytest.raises(StopAsked), Phases(listener, Meter(1, RATE))("evaluating on dev"):
         raise StopAsked
     assert listener.names == ["evaluating on dev", None]
 
 
 def test_the_time_of_a_phase_within_a_pause_is_taken_off_once() -> None:
     began = time.monotonic()
-    meter = Meter(1, torch.device("cpu"), RATE)
+    meter = Meter(1, RATE)
     time.sleep(0.2)
     with meter.paused(), Phases(NullReporter(), meter)("saving a checkpoint"):
         paused = time.monotonic()
