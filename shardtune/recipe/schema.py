@@ -111,7 +111,7 @@ class DataConfig(Section):
     label names, is taken from the first rows of each source. Needs train.max_steps, and separate files for dev and
     test."""
     shuffle_window: PositiveInt = 10_000
-    """Size of the shuffle buffer of a stream, in rows, on each rank."""
+    """Size of the shuffle buffer of a stream, in rows, on all ranks together."""
     packing: Literal["auto", "on", "off"] = "auto"
     """Packs several rows into one sequence of up to max_tokens, for causal language models and token classifiers, so
     that little padding is computed. Packed rows cannot attend to each other, and what is learned is the same. `auto`

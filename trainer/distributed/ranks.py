@@ -4,12 +4,15 @@ The only module that knows how the ranks were started: by torchrun, by deepspeed
 """
 
 import os
+import pickle
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Literal, TypeVar
+from itertools import pairwise
+from typing import Literal, TypeVar, cast
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -94,6 +97,22 @@ class Ranks:
         whole = [torch.empty_like(padded) for _ in sizes]
         dist.all_gather(whole, padded, group=self.group)
         return [tensor[:size] for tensor, size in zip(whole, sizes, strict=True)]
+
+    def exchange(self, values: Sequence[T]) -> list[T]:
+        """Collective: what each rank sends to this one, in rank order. Value i goes to rank i, and to no other rank."""
+        packed = [b"" if rank == self.rank else pickle.dumps(value) for rank, value in enumerate(values)]
+        sizes = torch.tensor([len(part) for part in packed], device=self.device)
+        other_sizes = torch.empty_like(sizes)
+        dist.all_to_all_single(other_sizes, sizes, group=self.group)
+        sent = torch.from_numpy(np.frombuffer(bytearray(b"".join(packed)), dtype=np.uint8)).to(self.device)
+        received = torch.empty(int(other_sizes.sum()), dtype=torch.uint8, device=self.device)
+        dist.all_to_all_single(received, sent, other_sizes.tolist(), sizes.tolist(), group=self.group)
+        content = received.cpu().numpy().tobytes()
+        ends = [0, *other_sizes.cumsum(0).tolist()]
+        return [
+            values[rank] if rank == self.rank else cast(T, pickle.loads(content[start:stop]))
+            for rank, (start, stop) in enumerate(pairwise(ends))
+        ]
 
     def barrier(self) -> None:
         """Collective: waits until every rank is here."""

@@ -49,8 +49,13 @@ class BatchMaker:
 
     def micro_batches(self, split: Examples, rows: Positions, seeds: Seeds) -> tuple[Iterator[Batch], int]:
         """This rank's micro-batches of these rows, and the tokens that all ranks run through the model."""
+        return self.batches_of(self.lay_out(split.lengths[rows]), split, rows, seeds)
+
+    def batches_of(
+        self, shares: Sequence[Share], split: Examples, rows: Positions, seeds: Seeds
+    ) -> tuple[Iterator[Batch], int]:
+        """As micro_batches, for shares that are known."""
         lengths: NDArray[np.int32] = np.asarray(split.lengths[rows])
-        shares = self.lay_out(lengths)
         shortest = [np.array([lengths.argmin()])]
         # An empty share runs the shortest row, muted: all ranks need as many passes for their collectives to match.
         batches = (
@@ -99,6 +104,12 @@ class BatchMaker:
             micro_batch_tokens=self.micro_batch_tokens,
             packing=self.packing,
         )
+
+    @staticmethod
+    def needed(shares: Sequence[Share], lengths: NDArray[np.int32]) -> list[Positions]:
+        """The positions of the examples of which the batches of each rank consist, by rank."""
+        shortest = [np.array([lengths.argmin()])]
+        return [np.unique(np.concatenate([at for bins in share for at in bins or shortest])) for share in shares]
 
     def shape_of(self, bins: Sequence[Positions], lengths: NDArray[np.int32]) -> tuple[int, int]:
         """(rows, longest) of a micro-batch; (0, 0) of an empty one."""

@@ -1,7 +1,7 @@
 """One rank's share of each optimizer step, from the order of the data to tensors."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -9,18 +9,16 @@ from numpy.typing import NDArray
 
 from shardtune.errors import DataError
 from shardtune.recipe.schema import Recipe
-from shardtune.rows.row_faults import Faults
-from shardtune.rows.source import Row
 from shardtune.trainer.data.batches.batch_maker import BatchMaker, Examples, Seeds, seeds_of_step
 from shardtune.trainer.data.batches.deal import Positions
+from shardtune.trainer.data.batches.exchange import StepExamples, deliver, encode_step
+from shardtune.trainer.data.batches.lanes import encoders_of
 from shardtune.trainer.data.batches.order import Order
-from shardtune.trainer.data.batches.stream import Stream, open_stream
+from shardtune.trainer.data.batches.stream import StepRows, Stream, open_stream
 from shardtune.trainer.data.prepare.example_shards import Encoder, Split
 from shardtune.trainer.data.prepare.prepare import Prepared, encoder_of
 from shardtune.trainer.distributed.ranks import Ranks
-from shardtune.trainer.tasks import Task
 from shardtune.trainer.tasks.batch import Batch
-from shardtune.trainer.tasks.example import NOTED, TRUNCATED, Example
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,8 @@ def training_steps_of(prepared: Prepared, recipe: Recipe, batch_maker: BatchMake
     assert train is not None, "a recipe always names training data"
     if recipe.data.streaming:
         assert recipe.train.max_steps is not None, "the schema requires it of a stream"
-        return StreamSteps(prepared, recipe, recipe.train.max_steps, batch_maker, batch_maker.ranks.apart())
+        encoding_ranks, searching_ranks = (batch_maker.ranks.apart() for _ in range(2))
+        return StreamSteps(prepared, recipe, recipe.train.max_steps, batch_maker, encoding_ranks, searching_ranks)
     order = training_order(train, recipe)
     return PreparedSteps(train, order, order.num_steps(recipe.train.num_epochs, recipe.train.max_steps), batch_maker)
 
@@ -122,7 +121,8 @@ class PreparedSteps:
                 continue
             rows = self.order.rows(number)
             seeds = seeds_of_step(self.order.seed, number, len(rows))
-            yield _step(self.batch_maker, number, self.train, rows, seeds, num_samples=len(rows))
+            made = self.batch_maker.micro_batches(self.train, rows, seeds)
+            yield _step(number, self.train, rows, made, num_samples=len(rows))
 
     def alone(self, number: int) -> Iterator[tuple[str | None, Batch]]:
         rows = self.order.rows(number)
@@ -139,7 +139,9 @@ class StreamSteps:
     num_steps: int
     batch_maker: BatchMaker
     encoding_ranks: Ranks
-    """The same ranks in a group of their own, in which they exchange examples and nothing else."""
+    """The same ranks in a group of their own, in which the thread that makes steps exchanges rows and examples."""
+    searching_ranks: Ranks
+    """Another such group, for `alone`, because that thread may be making a step at the same time."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -150,61 +152,61 @@ class StreamSteps:
         return self.num_steps * self.recipe.train.global_batch_size
 
     def begin(self, first: int, skipped: Collection[int]) -> Iterator[Step]:
-        return self._steps(self._open(), self._encoder(), range(first, self.num_steps), skipped)
+        stream = self._open(self.encoding_ranks)
+        return self._steps(stream, self._encoder(), range(first, self.num_steps), skipped)
 
     def _steps(self, stream: Stream, encoder: Encoder, steps: range, skipped: Collection[int]) -> Iterator[Step]:
-        """Collective: each rank encodes a part of a step's rows; then all have all examples, and distribute them."""
-        ranks = self.batch_maker.ranks
+        """Collective: each rank encodes a part of a step's rows, and gets the examples of its share of the step."""
         for number, rows in zip(steps, stream.steps(steps.start), strict=False):
             if number in skipped:
                 yield _skipped_step(number)
                 continue
-            by_rank = self.encoding_ranks.gather(encoder.encode(rows[ranks.rank :: ranks.world_size], Faults()))
-            by_row = [by_rank[at % ranks.world_size][at // ranks.world_size] for at in range(len(rows))]
-            examples = InMemoryExamples(self.batch_maker.task, by_row)
-            count = len(examples.lengths)
-            if not count:
-                raise DataError(f"no targets are left in the rows of step {number + 1}; raise data.max_tokens")
-            seeds = seeds_of_step(self.recipe.train.seed, number, count)
-            yield _step(self.batch_maker, number, examples, np.arange(count), seeds, num_samples=len(rows))
+            examples = self._encoded(number, rows, encoder, self.encoding_ranks)
+            shares = self.batch_maker.lay_out(examples.lengths)
+            needed = self.batch_maker.needed(shares, examples.lengths)
+            examples = replace(examples, held=deliver(self.encoding_ranks, examples.held, needed))
+            numbers = np.arange(len(examples.lengths))
+            seeds = seeds_of_step(self.recipe.train.seed, number, len(numbers))
+            made = self.batch_maker.batches_of(shares, examples, numbers, seeds)
+            yield _step(number, examples, numbers, made, num_samples=len(rows.readers))
 
     def alone(self, number: int) -> Iterator[tuple[str | None, Batch]]:
-        rows: list[Row] = next(self._open().steps(number))
-        by_row = self._encoder().encode(rows, Faults())
-        locations = [str(row) for row, examples in zip(rows, by_row, strict=True) for _ in examples]
-        examples = InMemoryExamples(self.batch_maker.task, by_row)
-        seeds = seeds_of_step(self.recipe.train.seed, number, len(locations))
-        return _alone(self.batch_maker, examples, np.arange(len(locations)), seeds, locations.__getitem__)
+        ranks = self.searching_ranks
+        rows = next(self._open(ranks).steps(number))
+        examples = self._encoded(number, rows, self._encoder(), ranks)
+        numbers = np.arange(len(examples.lengths))
+        own = [_alone_on(rank, ranks.world_size, len(numbers)) for rank in range(ranks.world_size)]
+        places = deliver(ranks, examples.places, own)
+        examples = replace(examples, held=deliver(ranks, examples.held, own))
+        seeds = seeds_of_step(self.recipe.train.seed, number, len(numbers))
+        return _alone(self.batch_maker, examples, numbers, seeds, places.__getitem__)
 
-    def _open(self) -> Stream:
-        return open_stream(self.prepared.facts, self.prepared.meta["columns"], self.recipe)
+    def _encoded(self, number: int, rows: StepRows, encoder: Encoder, ranks: Ranks) -> StepExamples:
+        """Collective: the examples of the step, each held by the rank that has encoded it.
+
+        Raises DataError on all ranks alike if a row is bad, or if there are no examples.
+        """
+        own = rows.own
+        encoders = encoders_of(rows.readers, ranks.world_size)
+        if (encoders != rows.readers).any():
+            own = deliver(ranks, own, [np.flatnonzero(encoders == rank) for rank in range(ranks.world_size)])
+        examples = encode_step(own, encoder, self.batch_maker.task, ranks)
+        if not len(examples.lengths):
+            raise DataError(f"no targets are left in the rows of step {number + 1}; raise data.max_tokens")
+        return examples
+
+    def _open(self, ranks: Ranks) -> Stream:
+        return open_stream(self.prepared.facts, self.prepared.meta["columns"], self.recipe, ranks)
 
     def _encoder(self) -> Encoder:
         return encoder_of(self.recipe, self.batch_maker.task)
 
 
-class InMemoryExamples:
-    """In-memory stand-in for a Split: the examples of some rows."""
-
-    def __init__(self, task: Task, by_row: Sequence[Sequence[Example]]) -> None:
-        """TRUNCATED and NOTED, which are only counted when rows are prepared, are dropped from the examples."""
-        self._examples: list[Example] = [
-            {name: value for name, value in example.items() if name not in (NOTED, TRUNCATED)}
-            for examples in by_row
-            for example in examples
-        ]
-        self.lengths = np.array([task.num_tokens(example) for example in self._examples], dtype=np.int32)
-        self.num_targets = np.array([task.num_targets(example) for example in self._examples], dtype=np.float64)
-
-    def examples(self, rows: NDArray[np.int64]) -> list[Example]:
-        return [self._examples[row] for row in rows.tolist()]
-
-
 def _step(
-    batch_maker: BatchMaker, number: int, split: Examples, rows: Positions, seeds: Seeds, *, num_samples: int
+    number: int, split: Examples, rows: Positions, made: tuple[Iterator[Batch], int], *, num_samples: int
 ) -> Step:
-    """The step that trains on these rows."""
-    micro_batches, num_padded_tokens = batch_maker.micro_batches(split, rows, seeds)
+    """The step that trains on these rows, of which BatchMaker.micro_batches has made the batches."""
+    micro_batches, num_padded_tokens = made
     return Step(
         number,
         list(micro_batches),
@@ -226,7 +228,12 @@ def _alone(
 ) -> Iterator[tuple[str | None, Batch]]:
     """TrainingSteps.alone of these rows; `location` says where a row was written."""
     ranks = batch_maker.ranks
-    for start in range(0, len(rows), ranks.world_size):
-        at = min(start + ranks.rank, len(rows) - 1)
+    for number, at in enumerate(_alone_on(ranks.rank, ranks.world_size, len(rows))):
         batch = batch_maker.batch(split, rows, seeds, [np.array([at])]).to(ranks.device)
-        yield location(int(rows[at])) if start + ranks.rank < len(rows) else None, batch
+        is_own = number * ranks.world_size + ranks.rank < len(rows)
+        yield location(int(rows[at])) if is_own else None, batch
+
+
+def _alone_on(rank: int, world_size: int, count: int) -> Positions:
+    """Which of so many examples a rank has in `alone`; the last one fills up the number."""
+    return np.minimum(np.arange(rank, -(-count // world_size) * world_size, world_size), count - 1)

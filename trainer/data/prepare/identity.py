@@ -12,7 +12,7 @@ from shardtune.home import expand_home
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.run import DataIdentity
 from shardtune.trainer.data.prepare.fingerprints import Fingerprints
-from shardtune.trainer.data.prepare.sources import sources_content
+from shardtune.trainer.data.prepare.sources import STREAM_ORDER, sources_content
 from shardtune.trainer.model.tokenizer_files import tokenizer_files
 
 FORMAT = 8
@@ -40,7 +40,7 @@ def data_identity(recipe: Recipe) -> DataIdentity:
     earlier = _earlier_options(recipe, options)
     if recipe.data.special_tokens_in_text != "refuse":
         options["special_tokens_in_text"] = recipe.data.special_tokens_in_text
-    parts = {f"data.{key}": value for key, value in sources.items()}
+    parts = {key if key == STREAM_ORDER else f"data.{key}": value for key, value in sources.items()}
     parts |= {f"task.{key}": value for key, value in options["task"].items()}
     parts |= {f"data.{key}": value for key, value in options.items() if key != "task"}
     parts["the tokenizer (model.path)"] = tokenizer

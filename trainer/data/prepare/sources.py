@@ -27,6 +27,8 @@ SPLITS = ("train", "dev", "test")
 """The splits by their numbers."""
 HOW_READ = ("format", "encoding", "header", "separator")
 """The keys of a source that say how its files are read."""
+STREAM_ORDER = "the order in which shardtune streams several files"
+"""The name of what identifies this order, which an earlier version read one after the other: number 1."""
 MAX_PIECES, MIN_PIECE_BYTES = 256, 1 << 20
 COMPRESSION = 4
 """How much longer a compressed file is assumed to be when decompressed."""
@@ -82,7 +84,7 @@ class Sources:
     @cached_property
     def num_bytes(self) -> int:
         """About how long all files are when decompressed; data sets are not counted."""
-        return sum(_size(path) for files in self.files for path in files)
+        return sum(file_bytes(path) for files in self.files for path in files)
 
     @property
     def piece_bytes(self) -> int:
@@ -209,6 +211,8 @@ def sources_content(recipe: Recipe, known: Fingerprints) -> dict[str, Any]:
     faults.raise_if_any()
     if data.streaming:
         content["streaming"] = data.shuffle_window
+        if sum(max(1, len(files)) for files in sources_of(recipe).files[: len(data.sources("train"))]) > 1:
+            content[STREAM_ORDER] = 2
     content |= {split: share.model_dump() for split in SPLITS if (share := data.share(split)) is not None}
     return content
 
@@ -251,7 +255,7 @@ def _grouped(
     for path in files:
         if not parts[path]:
             group.append((path, None))
-            group_bytes += _size(path)
+            group_bytes += file_bytes(path)
         if group and (parts[path] or group_bytes >= size):
             yield tuple(group)
             group, group_bytes = [], 0
@@ -261,7 +265,8 @@ def _grouped(
         yield tuple(group)
 
 
-def _size(path: Path) -> int:
+def file_bytes(path: Path) -> int:
+    """About how long a file is when decompressed, or both files of a pair."""
     sizes = [side.stat().st_size for side in sides_of(path).values() or [path]]
     return sum(sizes) * (COMPRESSION if path.suffix.lower() in COMPRESSIONS else 1)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shardtune.errors import ConfigError, DataError
+from shardtune.errors import ConfigError
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.data.batches.batch_maker import BatchMaker
 from shardtune.trainer.data.batches.steps import training_steps_of
@@ -33,10 +33,20 @@ def streaming(folder: Path, *overrides: str) -> Recipe:
 
 
 def lines(recipe: Recipe, first: int, count: int) -> list[list[int]]:
-    """The lines of the rows of so many steps."""
+    """The lines of the rows of so many steps, on a rank that is alone."""
     prepared = prepare(recipe)
-    steps = open_stream(prepared.facts, prepared.meta["columns"], recipe).steps(first)
-    return [[row.line for row in next(steps)] for _ in range(count)]
+
+    def body(ranks: Ranks) -> list[list[int]]:
+        steps = open_stream(prepared.facts, prepared.meta["columns"], recipe, ranks).steps(first)
+        return [[row.line for _, row in sorted(next(steps).own.items())] for _ in range(count)]
+
+    return run_ranks(body, world_size=1)[0]
+
+
+def test_a_stream_of_one_file_has_the_order_that_it_always_had(folder: Path) -> None:
+    recipe = streaming(folder, "train.global_batch_size=5")
+    assert lines(recipe, 0, 2) == [[11, 18, 3, 20, 5], [7, 10, 1, 12, 9]]
+    assert lines(recipe, 13, 2) == [[67, 62, 19, 18, 8], [15, 16, 5, 1, 4]]
 
 
 def test_every_row_comes_once_before_any_comes_again(folder: Path) -> None:
@@ -56,8 +66,8 @@ def test_a_stream_resumes_at_any_step(folder: Path, first: int) -> None:
 
 
 def test_no_more_is_read_than_is_needed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[int] = []
     records = Sources.records
+    read: list[int] = []
 
     def counted(self: Sources, *words: Any) -> Any:
         for path, file_records in records(self, *words):
@@ -68,8 +78,12 @@ def test_no_more_is_read_than_is_needed(folder: Path, monkeypatch: pytest.Monkey
     assert prepared.meta["splits"]["train"]["rows"] == 5
     monkeypatch.setattr("shardtune.trainer.data.batches.stream.ROWS_AT_ONCE", 5)
     monkeypatch.setattr(Sources, "records", counted)
-    next(open_stream(prepared.facts, prepared.meta["columns"], recipe).steps(0))
-    assert read == [1, 2, 3, 4, 5]
+
+    def body(ranks: Ranks) -> list[int]:
+        next(open_stream(prepared.facts, prepared.meta["columns"], recipe, ranks).steps(0))
+        return read
+
+    assert run_ranks(body, world_size=1) == [[1, 2, 3, 4, 5]]
 
 
 def test_any_number_of_ranks_trains_on_the_same_rows(folder: Path) -> None:
@@ -103,7 +117,7 @@ def test_training_on_a_stream_is_the_same_on_any_number_of_ranks(folder: Path, t
 def test_rows_that_do_not_fit_the_facts_about_the_first_ones_are_bad(folder: Path) -> None:
     with (folder / "train.jsonl").open("a") as file:
         file.write(json.dumps({"text": "so so", "label": "neutral"}) + "\n" + json.dumps({"text": ""}) + "\n")
-    with pytest.raises(DataError, match=r"train\.jsonl:69: text is empty\n.*:69: no label"):
+    with pytest.raises(AssertionError, match=r"BadRowsError: .*train\.jsonl:69: text is empty\n.*:69: no label"):
         lines(streaming(folder), 0, 8)
     bad = streaming(folder, "data.on_bad_row=skip", "train.global_batch_size=1")
     assert {line for step in lines(bad, 0, 68) for line in step} == set(range(1, 68))

@@ -1,5 +1,6 @@
 """Data are the same wherever they lie, and a run says what of them has changed."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from shardtune.errors import CheckpointError
 from shardtune.run_dir.files import DATA
 from shardtune.run_dir.run import find_run, refuse_other_data, write_run_dir
 from shardtune.trainer.data.prepare.identity import data_identity
+from shardtune.trainer.data.prepare.sources import STREAM_ORDER
 from tests.support.runs import RECIPE, tiny_recipe, write_tiny
 
 
@@ -60,3 +62,17 @@ def test_a_run_of_the_earlier_format_is_known_as_long_as_no_newer_option_is_used
         CheckpointError, match="began on other data: a data file, the tokenizer or an option of the task"
     ):
         refuse_other_data(tmp_path, identity)
+
+
+def test_a_stream_of_several_files_that_an_earlier_version_read_in_another_order_is_refused(
+    folder: Path, tmp_path: Path
+) -> None:
+    stream = ("data.streaming=true", "train.max_steps=9")
+    several = data_identity(tiny_recipe(folder, *stream, f"data.train=[{folder}/train.jsonl, {folder}/dev.jsonl]"))
+    earlier_parts = {name: digest for name, digest in several.parts.items() if name != STREAM_ORDER}
+    (tmp_path / DATA).write_text(f"0123456789abcdef\n{json.dumps(earlier_parts)}")
+    with pytest.raises(CheckpointError, match="the order in which shardtune streams several files has changed"):
+        refuse_other_data(tmp_path, several)
+    one = data_identity(tiny_recipe(folder, *stream, f"data.train={folder}/tr*.jsonl"))
+    assert STREAM_ORDER in several.parts and STREAM_ORDER not in one.parts
+    assert STREAM_ORDER not in data_identity(tiny_recipe(folder, f"data.train={folder}/*.jsonl")).parts

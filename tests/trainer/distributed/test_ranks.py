@@ -1,0 +1,18 @@
+"""The collectives, on real ranks."""
+
+from typing import Any
+
+from shardtune.trainer.distributed.ranks import Ranks
+from tests.support.ranks import run_ranks
+
+
+def test_each_value_of_an_exchange_goes_to_its_rank_alone() -> None:
+    def body(ranks: Ranks) -> tuple[list[Any], list[Any]]:
+        values = [{"from": ranks.rank, "to": to, "padding": "x" * 100_000 * to} for to in range(ranks.world_size)]
+        return ranks.exchange(values), ranks.exchange([None] * ranks.world_size)
+
+    for world_size in (1, 3):
+        for rank, (values, nothing) in enumerate(run_ranks(body, world_size=world_size)):
+            assert [(value["from"], value["to"]) for value in values] == [(other, rank) for other in range(world_size)]
+            assert {len(value["padding"]) for value in values} == {100_000 * rank}
+            assert nothing == [None] * world_size
