@@ -35,9 +35,9 @@ class Step:
     """Real tokens, without padding."""
     num_padded_tokens: int
     """Tokens that run through the model, padding included."""
-    row_tokens: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    row_tokens: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32), compare=False)
     """Real tokens of each example of all ranks, of shape (examples,)."""
-    row_targets: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    row_targets: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0), compare=False)
     """Targets of each example, as row_tokens."""
     waited_s: float = 0.0
     """How long the loop of this rank waited for the batches."""
