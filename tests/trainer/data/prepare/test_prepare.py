@@ -172,7 +172,7 @@ def test_finished_units_stay_for_the_next_start_when_a_process_was_killed(
     with pytest.raises(WorkerKilled):
         prepare(tiny_recipe(folder))
     (draft,) = (folder / "cache").glob("*.draft")
-    before = {path: path.stat().st_mtime_ns for path in draft.glob("read/*.pickle")}
+    before = {path: path.stat().st_mtime_ns for path in draft.glob("read/*.result")}
     monkeypatch.undo()
     seen: dict[Path, int] = {}
     commit = module._commit
@@ -180,7 +180,7 @@ def test_finished_units_stay_for_the_next_start_when_a_process_was_killed(
         module,
         "_commit",
         lambda *args: (
-            seen.update({path: path.stat().st_mtime_ns for path in draft.glob("read/*.pickle")}),
+            seen.update({path: path.stat().st_mtime_ns for path in draft.glob("read/*.result")}),
             commit(*args),
         ),
     )
@@ -214,7 +214,7 @@ def test_a_folder_that_cannot_be_written_to_is_reported(folder: Path, monkeypatc
     def is_full(_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("shardtune.trainer.data.prepare.work_queue.pickle.dumps", lambda *_, **__: is_full(None))
+    monkeypatch.setattr("shardtune.trainer.data.prepare.work_queue.to_bytes", lambda *_: is_full(None))
     with pytest.raises(DataError, match=r"cannot be written to \(No space left on device\); free space or"):
         prepare(tiny_recipe(folder))
 
