@@ -61,9 +61,14 @@ def test_processes_are_started_by_the_launcher_and_to_ask_for_the_gpus_health() 
 
 def test_the_environment_is_read_where_it_belongs() -> None:
     readers = {name(path) for path in MODULES if "os.environ" in names_used(path)}
-    launching = {"launcher/start/execute.py", "launcher/slurm/allocation.py", "launcher/registry.py"}
+    launching = {"launcher/start/execute.py", "launcher/slurm/allocation.py"}
     this_rank = {"trainer/distributed/rank_env.py", "trainer/distributed/ranks.py"}
-    others = {"shardtune/safe_path.py", "trainer/data/prepare/work_queue.py", "trainer/reporting/reporter.py"}
+    others = {
+        "shardtune/safe_path.py",
+        "shardtune/home.py",
+        "trainer/data/prepare/work_queue.py",
+        "trainer/reporting/reporter.py",
+    }
     assert readers == launching | this_rank | others
 
 

@@ -16,7 +16,7 @@ from shardtune.recipe.job import JobConfig, seconds_of
 from shardtune.recipe.load import machine_recipe
 from shardtune.recipe.paths import local_folders
 from shardtune.recipe.schema import Recipe
-from shardtune.run_dir.run import find_run
+from shardtune.run_dir.run import Run, find_run
 
 JOB_SCRIPT, PREPARE_SCRIPT, SUBMISSION = "job.sbatch", "prepare.sbatch", "submission.json"
 CODE_DIR = Path(str(files("shardtune"))).parent
@@ -34,6 +34,11 @@ class Submission:
     depends: str | None
     script: str
     script_path: Path
+
+    @property
+    def run(self) -> Run:
+        """The run that the job trains."""
+        return Run(self.recipe, self.run_dir, self.recipe_path)
 
     def describe(self) -> str:
         """The plan in readable form (`shardtune submit --dry-run`)."""

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 from shardtune.json_lines import complete_lines
 
@@ -62,6 +62,24 @@ def published(path: Path) -> Iterator[Path]:
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
+
+
+def follow_umask(path: Path) -> None:
+    """Give a file that a library has made for the owner alone the permissions that the umask gives to new files."""
+    # os.umask would have to change it to tell it, for all threads.
+    lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    umask = next(line.split()[1] for line in lines if line.startswith("Umask:"))
+    path.chmod(0o666 & ~int(umask, 8))
+
+
+def open_in_place(path: Path, mode: str) -> TextIO:
+    """Open a file of a run directory to write to it as it is. Raises OSError if it is a link, which somebody else may
+    have put there since the start began."""
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NOFOLLOW, 0o666)
+
+    return cast(TextIO, open(path, mode, encoding="utf-8", opener=opener))
 
 
 def failure_path(run_dir: Path, rank: int | str) -> Path:

@@ -80,7 +80,9 @@ def _encoded(value: Any, classes: set[type], arrays: list[np.ndarray[Any, Any]])
 
 def _decoded(tree: Any, classes: dict[str, type], arrays: list[Any]) -> Any:
     if isinstance(tree, list):
-        return tree if all(type(item) in _PLAIN for item in tree) else [_decoded(part, classes, arrays) for part in tree]
+        return (
+            tree if all(type(item) in _PLAIN for item in tree) else [_decoded(part, classes, arrays) for part in tree]
+        )
     if not isinstance(tree, dict):
         return tree
     ((name, content),) = tree.items()

@@ -5,7 +5,7 @@ import math
 import pickle
 from collections import Counter
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,6 +100,6 @@ def test_rows_come_back_with_values_that_json_does_not_have() -> None:
 
 
 def test_of_a_value_of_another_class_its_repr_is_left() -> None:
-    zoned = datetime(2024, 1, 1, tzinfo=timezone.utc)
+    zoned = datetime(2024, 1, 1, tzinfo=UTC)
     (back,) = row_of_line(row_line([{"at": zoned, "set": {1}}]))
     assert (repr(back["at"]), repr(back["set"])) == (repr(zoned), "{1}")

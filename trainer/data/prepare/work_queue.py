@@ -74,9 +74,7 @@ class WorkQueue:
             (folder / name).mkdir(parents=True, exist_ok=True)
         self._beat()
 
-    def map(
-        self, stage: str, num_units: int, function: Callable[[int], T], classes: Collection[type] = ()
-    ) -> list[T]:
+    def map(self, stage: str, num_units: int, function: Callable[[int], T], classes: Collection[type] = ()) -> list[T]:
         """function(unit) for all units, shared with all processes that call this; the stage names the results' folder.
 
         `classes` are those of the objects in the results, of which the files restore no others.
