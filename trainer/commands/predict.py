@@ -95,7 +95,8 @@ def predict(
 def open_model(recipe: Recipe, folder: Path, facts: Mapping[str, Any]) -> tuple[Task, Any, Any]:
     """The task, the model exported to `folder`, and its tokenizer; the model is on the first GPU if there is one.
 
-    Adapters are added to their base model. Raises CheckpointError if the base model has changed.
+    Adapters are added to their base model. Raises CheckpointError if the base model has changed, or the weights cannot
+    be read.
     """
     import torch
     import transformers
@@ -119,8 +120,11 @@ def open_model(recipe: Recipe, folder: Path, facts: Mapping[str, Any]) -> tuple[
             model.generation_config = transformers.GenerationConfig.from_pretrained(folder / MODEL)
     else:
         auto_model = getattr(transformers, task.auto_model)
-        # Only safetensors: another file of weights, put in their place, would be unpickled.
-        model = auto_model.from_pretrained(folder, trust_remote_code=False, use_safetensors=True)
+        try:
+            # Only safetensors: another file of weights, put in their place, would be unpickled.
+            model = auto_model.from_pretrained(folder, trust_remote_code=False, use_safetensors=True)
+        except OSError as error:
+            raise CheckpointError(f"{folder}: its weights cannot be read ({error}); export the model again") from error
     return task, model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
 
 

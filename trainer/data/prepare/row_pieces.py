@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from shardtune.errors import DataError
 from shardtune.rows.columns import ColumnNames
 from shardtune.rows.input_file import Record
 from shardtune.rows.source import Row, row_of
@@ -125,9 +126,15 @@ def store_chunk(file: BinaryIO, path: Path, chunk: Sequence[StoredRow]) -> None:
 
 
 def load_chunk(file: BinaryIO) -> tuple[Path, list[StoredRow]]:
-    """The next rows of an open piece, and the file that they were read from."""
-    path, chunk = row_of_line(file.readline())
-    return Path(path), chunk
+    """The next rows of an open piece, and the file that they were read from. Raises DataError if it is damaged."""
+    try:
+        path, chunk = row_of_line(file.readline())
+        return Path(path), chunk
+    except (ValueError, TypeError) as error:
+        folder = Path(file.name).parents[1]
+        raise DataError(
+            f"{file.name} is damaged ({error}); delete {folder} and run again to prepare the data again"
+        ) from error
 
 
 def chunked(records: Iterator[Record]) -> Iterator[list[StoredRow]]:

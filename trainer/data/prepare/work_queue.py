@@ -127,7 +127,7 @@ class WorkQueue:
         """Does the unit if no other process has claimed it."""
         try:
             # Exclusive creation of a file is a lock on every file system, NFS included.
-            file = os.open(self._claim(stage, unit), os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+            file = os.open(self._claim(stage, unit), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         except FileExistsError:
             return
         with os.fdopen(file, "w") as claim:
