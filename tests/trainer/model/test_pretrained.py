@@ -74,7 +74,7 @@ def test_a_model_that_brings_code_of_its_own_is_refused_without_a_question(
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({**own, "tokenizer_class": "OwnTokenizer"}))
     recipe = parse_recipe(RECIPE.format(path=tmp_path))
     load: Any = load_model_config if file == "config.json" else load_tokenizer
-    with pytest.raises(DataError, match="needs Python code that lies beside it, which is never run|could be loaded"):
+    with pytest.raises(DataError, match=r"needs Python code that lies beside it, which is never run|could be loaded"):
         load(recipe)
     assert not made.exists()
 
