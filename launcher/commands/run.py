@@ -9,6 +9,7 @@ HELP = """\
       --run-dir=DIR                         the run directory (default: runs/RECIPE-HASH)
       --dry-run                             only print the plan: ranks, global batch, ds_config, command
       --fork=NEW_DIR                        start NEW_DIR from the run's newest checkpoint; the recipe may differ
+      --trust                               accept the programs that a run directory of another user names
   shardtune plan RECIPE [key=value …]       same as run --dry-run
   shardtune check RECIPE [key=value …]      check the data as the loss will see it, without training (--json)
   shardtune prepare RECIPE [key=value …]    read and tokenize the data ahead of a run (--json)

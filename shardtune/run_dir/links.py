@@ -12,7 +12,8 @@ FOLDERS = ("logs", CHECKPOINTS, f"{CHECKPOINTS}/*", EXPORT, f"{EXPORT}/*", MODEL
 
 
 def refuse_links(run_dir: Path) -> None:
-    """Raises CheckpointError if a link that another user has made leads out of the run directory.
+    """Raises CheckpointError if a link that another user has made leads out of the run directory, or a folder cannot be
+    searched for such.
 
     One's own links are followed: checkpoints may lie on another disk.
     """
@@ -32,3 +33,5 @@ def _links(folder: Path) -> list[Path]:
             return [Path(entry.path) for entry in entries if entry.is_symlink()]
     except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be read: {error.strerror}") from None

@@ -63,9 +63,8 @@ def _refuse_foreign(run: Run, overrides: Sequence[str], foreign: dict[str, Any])
         f"{draft.place(tuple(key.split('.'))).label}: {key}: {_shown(value)}" for key, value in foreign.items()
     )
     raise LaunchError(
-        f"{config}: {_whose(status)}; what it would have executed is not known to be yours:\n  {listed}\n"
-        f"Nothing was started. If this is what you want, add --trust; or set another value, such as "
-        f"{next(iter(foreign))}=null"
+        f"{config}: {_whose(status)}, and these lines of it run programs; they are not known to be yours:\n"
+        f"  {listed}\nTo accept them, add --trust; to replace one, set its key, such as {next(iter(foreign))}=null"
     )
 
 

@@ -84,7 +84,7 @@ def test_the_words_of_another_users_config_are_shown_and_refused(
         f"{config.relative_to(folder)}:{numbers['preamble']}: job.preamble: {folder}/evil.sh",
         f"{config.relative_to(folder)}:{numbers['python']}: job.python: /evil/python",
     ]
-    assert "belongs to user " in str(raised.value) and "add --trust" in str(raised.value)
+    assert "belongs to user " in str(raised.value) and "To accept them, add --trust; to" in str(raised.value)
     start(Path("r"), is_trusted=True)
     start(Path("r"))  # the lines are the user's now
 
