@@ -60,6 +60,7 @@ BARE_FLAGS = {
     "--quick": "--quick=True",
     "--wait": "--wait=True",
     "--now": "--now=True",
+    "--trust": "--trust=True",
     "--local": "--local=True",
     "--prepare": "--prepare=True",
     "--follow": "--follow=True",

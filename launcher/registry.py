@@ -4,9 +4,9 @@ One path a line, in the user's state folder (XDG Base Directory Specification). 
 access to it, none is kept.
 """
 
-import os
 from pathlib import Path
 
+from shardtune.home import state_folder
 from shardtune.json_lines import complete_lines
 from shardtune.run_dir.files import CONFIG, write_atomically
 
@@ -16,7 +16,7 @@ MANY = 1000
 
 def register_file() -> Path:
     """The path of the register. Raises RuntimeError if this user has no home."""
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "shardtune" / "runs"
+    return state_folder() / "runs"
 
 
 def remember(*run_dirs: Path) -> None:
@@ -27,7 +27,7 @@ def remember(*run_dirs: Path) -> None:
         if not new:
             return
         path = register_file()
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if len(lines) + len(new) > MANY:
             kept = [line for line in lines if Path(line).is_dir()]
             write_atomically(path, "".join(f"{line}\n" for line in (*kept, *new)))

@@ -1,4 +1,4 @@
-"""`~` at the beginning of a path: expanded or refused, so that it never becomes a folder of that name."""
+"""The user's home: `~` at the beginning of a path, which never becomes a folder of that name; and the state folder."""
 
 import os
 from pathlib import Path
@@ -11,6 +11,12 @@ def expand_home(path: str | Path) -> Path:
     if (fault := home_fault(path)) is not None:
         raise ConfigError(fault)
     return Path(path).expanduser()
+
+
+def state_folder() -> Path:
+    """The folder of what is known to this user alone (XDG Base Directory Specification). Raises RuntimeError if this
+    user has no home."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "shardtune"
 
 
 def home_fault(path: str | Path) -> str | None:

@@ -15,6 +15,14 @@ on_node() { # the same command on every node; what differs between nodes is dete
     ((${SLURM_GPUS_ON_NODE:-0} == gpus_per_node)) || unfit \
         "it has ${SLURM_GPUS_ON_NODE:-0} of the job's GPUs, the first node has $gpus_per_node; request the same number on every node with --gpus-per-node"
     [[ -d $run_dir ]] || unfit "it does not see $run_dir; put the run directory on a file system that all nodes share"
+    # Its name can be guessed: nothing is loaded from a folder that another user may have filled.
+    mkdir -p "${scratch%/*}"
+    mkdir -m 700 "$scratch" 2>/dev/null # it may exist
+    if [[ -O $scratch && ! -L $scratch ]]; then
+        chmod 700 "$scratch"
+    else
+        scratch=$(mktemp -d) || unfit "it has no folder for compiler caches: set TMPDIR to one that can be written to"
+    fi
     # Compiler caches are local: in the home directory, ranks of many nodes would wait for each other's locks.
     export TORCH_EXTENSIONS_DIR=${TORCH_EXTENSIONS_DIR:-$scratch/torch_extensions}
     export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$scratch/inductor}

@@ -1,6 +1,7 @@
 """The rules that `make lint` does not hold: who may import which library, and how large things may grow."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -61,10 +62,43 @@ def test_processes_are_started_by_the_launcher_and_to_ask_for_the_gpus_health() 
 
 def test_the_environment_is_read_where_it_belongs() -> None:
     readers = {name(path) for path in MODULES if "os.environ" in names_used(path)}
-    launching = {"launcher/start/execute.py", "launcher/slurm/allocation.py", "launcher/registry.py"}
+    launching = {"launcher/start/execute.py", "launcher/slurm/allocation.py"}
     this_rank = {"trainer/distributed/rank_env.py", "trainer/distributed/ranks.py"}
-    others = {"shardtune/safe_path.py", "trainer/data/prepare/work_queue.py", "trainer/reporting/reporter.py"}
+    others = {
+        "shardtune/safe_path.py",
+        "shardtune/home.py",
+        "trainer/data/prepare/work_queue.py",
+        "trainer/reporting/reporter.py",
+    }
     assert readers == launching | this_rank | others
+
+
+def calls(path: Path) -> Iterator[tuple[str, set[str]]]:
+    """The functions that a file calls, as they are written, each with the names of its keyword arguments."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), {keyword.arg or "" for keyword in node.keywords}
+
+
+def test_nothing_that_is_read_can_run_code() -> None:
+    everywhere = [*MODULES, *(ROOT / "demo").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
+    unsafe = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+    assert not [name(path) for path in everywhere if {m.split(".")[0] for m in imports(path)} & unsafe]
+    called = [(name(path), function, keywords) for path in everywhere for function, keywords in calls(path)]
+    never = {"eval", "exec", "torch.load", "yaml.load", "yaml.unsafe_load", "yaml.full_load"}
+    assert not [call for call in called if call[1] in never]
+    arrays = [call for call in called if call[1] in ("np.load", "numpy.load", "np.lib.format.read_array")]
+    assert arrays and not [call for call in arrays if "allow_pickle" not in call[2]]
+    assert "allow_pickle=True" not in "".join(path.read_text(encoding="utf-8") for path in everywhere)
+
+
+def test_the_code_of_a_model_is_never_run() -> None:
+    loaded = [call for path in MODULES if name(path).startswith("trainer") for call in calls(path)]
+    auto = re.compile(
+        r"(transformers\.)?Auto\w+\.from_pretrained|auto_model\.from_pretrained|model_class\.from_pretrained"
+    )
+    found = [keywords for function, keywords in loaded if auto.fullmatch(function)]
+    assert len(found) >= 7 and not [keywords for keywords in found if not {"trust_remote_code", ""} & keywords]
 
 
 def test_the_loop_knows_torch_and_our_protocols_only() -> None:

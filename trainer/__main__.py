@@ -25,8 +25,9 @@ from shardtune.ds_config.resolve import has_own_ds_config
 from shardtune.errors import BadNodesError, LaunchError, RestartError, ShardtuneError, TakenOverError
 from shardtune.recipe.fault_policy import FaultsConfig
 from shardtune.run_dir.exit_codes import EXIT_BAD_NODES, EXIT_BUG, EXIT_OK, EXIT_RESTART, EXIT_RESUME, EXIT_USER
-from shardtune.run_dir.files import STOP, already_finished, failure_path, is_finished
+from shardtune.run_dir.files import STOP, already_finished, failure_path, is_finished, open_in_place
 from shardtune.run_dir.run import Run, find_run, refuse_other_data, write_run_dir
+from shardtune.run_dir.trust import settle_trust
 from shardtune.trainer.distributed.rank_env import global_rank, world_size
 from shardtune.trainer.distributed.stop import Stop, StopAsked, signals_ask_to_stop
 from shardtune.trainer.setup.garbage import lasting_objects
@@ -55,6 +56,8 @@ def _main(process: _Process, stop: Stop) -> int:
     try:
         training_run = find_run(arguments.path, arguments.overrides, arguments.run_dir, arguments.fork)
         process.run_dir = training_run.run_dir
+        if not training_run.is_as_kept:
+            settle_trust(training_run, arguments.overrides, is_trusted=arguments.trust)
         write_run_dir(training_run)
         if arguments.prepare:
             _prepare(training_run, arguments.prepare, stop)
@@ -168,6 +171,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--fork", type=Path, help="a new run directory that starts from the newest checkpoint of the given run"
     )
+    parser.add_argument("--trust", action="store_true", help="accept the programs that the run directory names")
     parser.add_argument("--prepare", type=int, metavar="RANKS", help="only prepare the data, for this number of ranks")
     parser.add_argument("--ranks", type=int, help="the number of ranks expected on all machines")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="the device that the launcher has found")
@@ -181,7 +185,7 @@ def _keep_log(run_dir: Path, rank: int) -> TextIO:
     """Redirects stdout and stderr of this process to its log file; returns the terminal it had."""
     terminal = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="replace")
     failure_path(run_dir, rank).unlink(missing_ok=True)
-    with (run_dir / "logs" / f"rank-{rank}.log").open("a", encoding="utf-8") as log:
+    with open_in_place(run_dir / "logs" / f"rank-{rank}.log", "a") as log:
         log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {socket.gethostname()} pid {os.getpid()}\n")
         log.flush()
         os.dup2(log.fileno(), 1)
@@ -197,7 +201,8 @@ def _is_first_failure(run_dir: Path, code: int, text: str, started: float) -> bo
         if path.stat().st_mtime >= started
     ]
     failure = {"rank": global_rank(), "host": socket.gethostname(), "time": time.time(), "code": code, "text": text}
-    failure_path(run_dir, global_rank()).write_text(json.dumps(failure), encoding="utf-8")
+    with open_in_place(failure_path(run_dir, global_rank()), "w") as file:
+        file.write(json.dumps(failure))
     return not others
 
 

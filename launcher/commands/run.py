@@ -9,6 +9,7 @@ HELP = """\
       --run-dir=DIR                         the run directory (default: runs/RECIPE-HASH)
       --dry-run                             only print the plan: ranks, global batch, ds_config, command
       --fork=NEW_DIR                        start NEW_DIR from the run's newest checkpoint; the recipe may differ
+      --trust                               accept the programs that a run directory of another user names
   shardtune plan RECIPE [key=value …]       same as run --dry-run
   shardtune check RECIPE [key=value …]      check the data as the loss will see it, without training (--json)
   shardtune prepare RECIPE [key=value …]    read and tokenize the data ahead of a run (--json)
@@ -24,7 +25,12 @@ HELP = """\
 
 
 def run(
-    recipe: str, *overrides: str, run_dir: str | None = None, fork: str | None = None, dry_run: str = "False"
+    recipe: str,
+    *overrides: str,
+    run_dir: str | None = None,
+    fork: str | None = None,
+    trust: str = "False",
+    dry_run: str = "False",
 ) -> Command:
     """Trains a recipe on this machine, or resumes a run.
 
@@ -33,19 +39,22 @@ def run(
         overrides: keys of the recipe, such as optim.lr=2e-5 train.num_epochs=2 (docs/recipe.md).
         run_dir: the run directory (default: runs/RECIPE-HASH).
         fork: a new run directory, which starts from the newest checkpoint of the run; the recipe may differ.
+        trust: accept the programs and options that the run directory names, also if they are another user's words.
         dry_run: only print the plan.
     """
-    refuse_values(dry_run=dry_run)
+    refuse_values(dry_run=dry_run, trust=trust)
 
     def perform() -> int:
         from shardtune.launcher.plan.job import plan_job
         from shardtune.launcher.start import execute
+        from shardtune.run_dir.trust import settle_trust
 
         folder, new_folder = (Path(path) if path else None for path in (run_dir, fork))
         job = plan_job(Path(recipe), overrides, folder, execute.find_machine(), new_folder)
         if dry_run == "True":
             print(job.describe())
             return 0
+        settle_trust(job.run, overrides, is_trusted=trust == "True")
         return execute.run_job(job)
 
     return Command(perform)

@@ -26,6 +26,7 @@ def submit(
     depends: str | None = None,
     prepare: str = "False",
     wait: str = "False",
+    trust: str = "False",
     dry_run: str = "False",
 ) -> Command:
     """Trains a recipe on a Slurm cluster, or resumes a run there.
@@ -37,9 +38,10 @@ def submit(
         depends: what the job waits for, in sbatch's syntax, such as afterok:1234.
         prepare: first submit a CPU job that tokenizes the data; the training waits for it.
         wait: follow the run until it ends; the exit code is then the run's.
+        trust: accept the programs and options that the run directory names, also if they are another user's words.
         dry_run: only print the job script.
     """
-    refuse_values(prepare=prepare, wait=wait, dry_run=dry_run)
+    refuse_values(prepare=prepare, wait=wait, trust=trust, dry_run=dry_run)
 
     def perform() -> int:
         from shardtune.errors import LaunchError
@@ -47,6 +49,7 @@ def submit(
         from shardtune.launcher.slurm import cluster
         from shardtune.launcher.slurm.submission import plan_preparation, plan_submission
         from shardtune.run_dir.files import already_finished, is_finished
+        from shardtune.run_dir.trust import settle_trust
 
         nodes = cluster.find_nodes()
         if nodes is None and dry_run != "True":
@@ -65,12 +68,14 @@ def submit(
                 f"job {job.name} is already in the queue for {training.run_dir} ({job.state}); "
                 f"to remove it: shardtune stop {training.run_dir}"
             )
+        settle_trust(training.run, overrides, is_trusted=trust == "True")
         begins = cluster.try_submission(training)
         if preparation is not None:
             cluster.try_submission(preparation)
             first = cluster.submit_preparation(preparation)
             print(f"job {first} tokenizes the data; its output: {preparation.run_dir / 'logs'}/prepare-{first}.out")
             training = plan_submission(Path(recipe), overrides, folder, nodes, depends=f"afterok:{first}")
+            settle_trust(training.run, overrides, is_trusted=trust == "True")
             begins = None
         number = cluster.submit(training)
         print(
@@ -167,17 +172,20 @@ def stop(run_dir: str, now: str = "False") -> Command:
     return Command(perform)
 
 
-def requeue(run_dir: str) -> Command:
-    """Asks a running job to save a checkpoint and requeue itself; submits a job that has ended again, unchanged.
+def requeue(run_dir: str, trust: str = "False") -> Command:
+    """Asks a running job to save a checkpoint and requeue itself; submits a job that has ended again, as its recipe
+    says.
 
     Args:
         run_dir: a run directory.
+        trust: accept the programs and options that the run directory names, also if they are another user's words.
     """
+    refuse_values(trust=trust)
 
     def perform() -> int:
         from shardtune.launcher.runs import monitor
 
-        print(monitor.requeue(Path(run_dir)))
+        print(monitor.requeue(Path(run_dir), is_trusted=trust == "True"))
         return 0
 
     return Command(perform)

@@ -29,6 +29,7 @@ def sweep(
     parallel: str | None = None,
     local: str = "False",
     wait: str = "False",
+    trust: str = "False",
     dry_run: str = "False",
     write_only: str = "False",
 ) -> Command:
@@ -45,10 +46,11 @@ def sweep(
         parallel: how many runs may train at the same time, on a cluster.
         local: train here, one run after another, even where Slurm is available.
         wait: wait until the job array has ended, then print the table.
+        trust: accept the programs and options that the sweep directory names, also if they are another user's words.
         dry_run: only print the points.
         write_only: write the directories of the points, to submit slurm/sweep.sh by hand.
     """
-    refuse_values(local=local, wait=wait, dry_run=dry_run, write_only=write_only)
+    refuse_values(local=local, wait=wait, trust=trust, dry_run=dry_run, write_only=write_only)
     refuse_words(random=random, seed=seed, parallel=parallel)
     axes = grid.split("\n") if grid else []
 
@@ -57,6 +59,7 @@ def sweep(
         from shardtune.launcher.plan import sweep as planning
         from shardtune.launcher.runs import sweep_queue
         from shardtune.launcher.slurm import cluster
+        from shardtune.run_dir.trust import settle_trust
 
         if Path(recipe).is_dir():
             if axes or points or random or overrides:
@@ -77,6 +80,8 @@ def sweep(
         if dry_run == "True":
             print(plan.describe())
             return 0
+        for point in plan.points:
+            settle_trust(plan.run_of(point), (), is_trusted=trust == "True")
         if write_only == "True":
             planning.write_sweep(plan)
             print(f"sbatch --array=0-{len(plan.points) - 1} slurm/sweep.sh {shlex.quote(str(plan.sweep_dir))}")

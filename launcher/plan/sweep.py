@@ -6,7 +6,7 @@ import math
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
@@ -43,6 +43,12 @@ class SweepPlan:
     recipe_path: Path
     sweep_dir: Path
     points: tuple[Point, ...]
+    is_loaded: bool = field(default=False, compare=False)
+    """Whether it was found in its directory, so that the points' recipes are as they lie there."""
+
+    def run_of(self, point: Point) -> Run:
+        """The run that trains a point."""
+        return Run(point.recipe, point.run_dir, point.run_dir if self.is_loaded else self.recipe_path)
 
     def describe(self) -> str:
         """The plan in readable form (`shardtune sweep --dry-run`)."""
@@ -89,22 +95,27 @@ def plan_sweep(
 
 
 def load_sweep(sweep_dir: Path) -> SweepPlan:
-    """Loads the sweep in a directory. Raises ConfigError if the directory holds none."""
+    """Loads the sweep in a directory. Raises ConfigError if the directory holds none, or a damaged one."""
     sweep_dir = sweep_dir.absolute()
     if not (sweep_dir / SWEEP).is_file():
         raise ConfigError(f"{sweep_dir}: not the directory of a sweep (no {SWEEP}); give a recipe")
-    kept = json.loads((sweep_dir / SWEEP).read_text(encoding="utf-8"))
-    points = []
-    for point in kept["points"]:
-        run_dir = sweep_dir / str(point["number"])
-        points.append(Point(point["number"], tuple(point["overrides"]), load_recipe(run_dir / CONFIG), run_dir))
-    return SweepPlan(Path(kept["recipe"]), sweep_dir, tuple(points))
+    try:
+        kept = json.loads((sweep_dir / SWEEP).read_text(encoding="utf-8"))
+        listed = [(int(point["number"]), tuple(map(str, point["overrides"]))) for point in kept["points"]]
+        recipe_path = Path(kept["recipe"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"{sweep_dir / SWEEP} is damaged ({error!r}); write the sweep anew") from None
+    points = [
+        Point(number, overrides, load_recipe(sweep_dir / str(number) / CONFIG), sweep_dir / str(number))
+        for number, overrides in listed
+    ]
+    return SweepPlan(recipe_path, sweep_dir, tuple(points), is_loaded=True)
 
 
 def write_sweep(sweep: SweepPlan) -> None:
     """Writes the directory of the sweep and the run directories of its points."""
     for point in sweep.points:
-        write_run_dir(Run(point.recipe, point.run_dir, sweep.recipe_path))
+        write_run_dir(sweep.run_of(point))
     write_atomically(sweep.sweep_dir / SWEEP, sweep.as_json())
     remember(*(point.run_dir for point in sweep.points))
 

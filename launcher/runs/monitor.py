@@ -13,12 +13,14 @@ from shardtune.launcher.registry import known
 from shardtune.launcher.runs.status import RunEvidence, RunStatus, status_of
 from shardtune.launcher.slurm import cluster
 from shardtune.launcher.slurm.lifecycle import STATUS, STOP_REQUEST, Start, parse_status
-from shardtune.launcher.slurm.submission import JOB_SCRIPT, SUBMISSION
+from shardtune.launcher.slurm.submission import JOB_SCRIPT, SUBMISSION, plan_submission
 from shardtune.launcher.slurm.text import QueuedJob
 from shardtune.launcher.start.follow import Events, first_failure, outer_events
 from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_OK, EXIT_RESUME, EXIT_USER
 from shardtune.run_dir.files import CONFIG, LEASE, STOP, already_finished, is_finished, write_atomically
+from shardtune.run_dir.links import refuse_links
 from shardtune.run_dir.progress import Progress
+from shardtune.run_dir.trust import settle_trust
 
 POLL_S = 2.0
 PATIENCE_S = 20.0
@@ -110,14 +112,19 @@ def stop(run_dir: Path, *, now: bool) -> str:
         )
     if status.state != "running":
         raise LaunchError(f"{run_dir} is not being trained: {status.state}{f' ({status.why})' if status.why else ''}")
+    refuse_links(run_dir)
     request = {"by": getpass.getuser(), "time": time.time()}
     write_atomically(run_dir / STOP_REQUEST, json.dumps(request))
     (run_dir / STOP).touch()
     return f"{run_dir} will save a checkpoint after the current step and stop"
 
 
-def requeue(run_dir: Path) -> str:
-    """Requeues a run; returns a sentence about what will happen."""
+def requeue(run_dir: Path, *, is_trusted: bool = False) -> str:
+    """Requeues a run; returns a sentence about what will happen.
+
+    A job that has ended is submitted again with a script that is rendered from the run's recipe, because others may
+    have changed the one in the run directory. Raises LaunchError if that is not possible.
+    """
     status, job = look_at(run_dir), _job(run_dir)
     if job is not None and job.is_running:
         cluster.warn(job)
@@ -128,8 +135,9 @@ def requeue(run_dir: Path) -> str:
         raise LaunchError(already_finished(run_dir))
     if not (run_dir / JOB_SCRIPT).is_file():
         raise LaunchError(f"{run_dir} has no job script ({JOB_SCRIPT}); to submit it: shardtune submit {run_dir}")
-    number = cluster.submit_script(run_dir.absolute() / JOB_SCRIPT)
-    cluster.keep(run_dir, number)
+    submission = plan_submission(run_dir, (), None, cluster.find_nodes())
+    settle_trust(submission.run, (), is_trusted=is_trusted)
+    number = cluster.submit(submission)
     return f"job {number} is in the queue for {run_dir}"
 
 

@@ -48,6 +48,7 @@ from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_RESTART, EXIT_RESUME, EXI
 from shardtune.run_dir.files import CONFIG, STOP, is_finished, write_atomically
 from shardtune.run_dir.micro_batch_budget import read_budget
 from shardtune.run_dir.run import find_run, write_run_dir
+from shardtune.run_dir.trust import settle_trust
 
 USR1_DETAILS = "logs/slurm-usr1.txt"
 """The output of scontrol when the signal arrived."""
@@ -63,7 +64,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         allocation = find_allocation()
         if arguments.command == "begin":
-            print(begin(arguments.path, arguments.overrides, allocation, run_dir=arguments.run_dir))
+            print(
+                begin(
+                    arguments.path,
+                    arguments.overrides,
+                    allocation,
+                    run_dir=arguments.run_dir,
+                    is_trusted=arguments.trust,
+                )
+            )
             return EXIT_OK
         if arguments.command == "layout":
             print(layout(arguments.path, arguments.overrides, allocation))
@@ -77,11 +86,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USER
 
 
-def begin(path: Path, overrides: Sequence[str], allocation: Allocation, *, run_dir: Path | None = None) -> str:
+def begin(
+    path: Path,
+    overrides: Sequence[str],
+    allocation: Allocation,
+    *,
+    run_dir: Path | None = None,
+    is_trusted: bool = False,
+) -> str:
     """Prepares the run directory for this start; returns the settings of the batch script, as assignments."""
     run = find_run(path, overrides, run_dir)
     recipe, run_dir = run.recipe, run.run_dir
     ranks = plan_ranks(recipe, allocation.machine)
+    if not run.is_as_kept:
+        settle_trust(run, overrides, is_trusted=is_trusted)
     write_run_dir(run)
     remember(run_dir)
     _clear(run_dir, started=parse_time(allocation.details.get("StartTime", "")) or time.time())
@@ -309,6 +327,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("path", type=Path, metavar="RECIPE_OR_RUN_DIR")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--run-dir", type=Path, help="the run directory (default: runs/RECIPE-HASH)")
+    parser.add_argument("--trust", action="store_true", help="accept the programs that the run directory names")
     parser.add_argument("--code", type=int, default=0, help="the exit code of the ranks")
     parser.add_argument("--signals", default="", help="the signals that the batch script received")
     return parser.parse_intermixed_args(argv)

@@ -100,15 +100,9 @@ def submit_sweep(sweep: SweepPlan, numbers: Sequence[int], submission: Submissio
 def hand_in(submission: Submission) -> str:
     """Writes the job script into the run directory and submits it; returns the job's number."""
     write_atomically(submission.script_path, submission.script)
-    return submit_script(submission.script_path, unset=_named(submission))
-
-
-def submit_script(script: Path, *, unset: Sequence[str] = ()) -> str:
-    """Submits the job script of a run directory, ignoring the `unset` options in the environment; returns the job's
-    number."""
-    result = execute.run_tool(
-        ["sbatch", "--parsable", str(script)], environment={f"SBATCH_{name}": None for name in unset}
-    )
+    environment = {f"SBATCH_{name}": None for name in _named(submission)}
+    # Not the file, which others may be able to replace meanwhile; it is there to be looked at.
+    result = execute.run_tool(["sbatch", "--parsable"], stdin=submission.script, environment=environment)
     if result.exit_code:
         raise LaunchError(explain_refusal(result.errors))
     return parse_submitted(result.output)

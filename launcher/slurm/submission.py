@@ -1,6 +1,7 @@
 """Recipe + overrides + cluster -> Submission: a job script for sbatch, and the run directory that keeps it. Pure."""
 
 import math
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from shardtune.recipe.job import JobConfig, seconds_of
 from shardtune.recipe.load import machine_recipe
 from shardtune.recipe.paths import local_folders
 from shardtune.recipe.schema import Recipe
-from shardtune.run_dir.run import find_run
+from shardtune.run_dir.run import Run, find_run
 
 JOB_SCRIPT, PREPARE_SCRIPT, SUBMISSION = "job.sbatch", "prepare.sbatch", "submission.json"
 CODE_DIR = Path(str(files("shardtune"))).parent
@@ -34,6 +35,11 @@ class Submission:
     depends: str | None
     script: str
     script_path: Path
+
+    @property
+    def run(self) -> Run:
+        """The run that the job trains."""
+        return Run(self.recipe, self.run_dir, self.recipe_path)
 
     def describe(self) -> str:
         """The plan in readable form (`shardtune submit --dry-run`)."""
@@ -167,8 +173,9 @@ def job_environment(recipe: Recipe, run_dir: Path) -> dict[str, str]:
     """The environment variables that configure slurm/finetune.sh."""
     job = recipe.job
     environment = {"SHARDTUNE_PYTHON": job.python or ("python3" if job.container else sys.executable)}
-    if (CODE_DIR / "pyproject.toml").is_file():  # a checkout, not a folder of installed packages
-        environment["SHARDTUNE_CODE"] = str(CODE_DIR)
+    # Installed packages are found without it. It is set even so, because the script would search where it lies.
+    is_checkout = (CODE_DIR / "pyproject.toml").is_file()
+    environment["SHARDTUNE_CODE"] = str(CODE_DIR) if is_checkout else os.devnull
     if job.cpu_binding != "auto":
         environment["SHARDTUNE_CPU_BIND"] = job.cpu_binding
     if job.preamble:

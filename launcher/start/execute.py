@@ -27,7 +27,7 @@ from shardtune.launcher.start.orphans import START_MARK, end_orphans
 from shardtune.launcher.start.restart import Failure, Restart, next_start
 from shardtune.launcher.start.results import finished_message
 from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, EXIT_RESTART, EXIT_RESUME, EXIT_USER
-from shardtune.run_dir.files import LEASE, STOP, is_finished, read_events
+from shardtune.run_dir.files import LEASE, STOP, is_finished, open_in_place, read_events
 from shardtune.run_dir.lease_holder import refuse_while_held
 from shardtune.run_dir.micro_batch_budget import read_budget
 from shardtune.run_dir.progress import Progress
@@ -181,7 +181,7 @@ def _run_ranks(plan: JobPlan, interrupts: list[Interrupt]) -> tuple[int, Failure
     """Runs one start; returns its exit code, and how it failed if a restart may be considered."""
     since, budget = time.time(), read_budget(plan.run_dir)
     log_path = plan.run_dir / "logs" / "launcher.log"
-    with log_path.open("w", encoding="utf-8") as log:
+    with open_in_place(log_path, "w") as log:
         mark = uuid.uuid4().hex
         environment = os.environ | safe_environment() | dict(plan.environment) | {START_MARK: mark}
         # A session of its own: Ctrl-C reaches this process alone, which then ends the ranks in order.

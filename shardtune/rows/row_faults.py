@@ -192,6 +192,9 @@ class BadRowsError(DataError):
         return BadRowsError, (self.faults,)
 
 
+FAULT_CLASSES: tuple[type, ...] = (Faults, _Reason, _Alike, _Fault)
+"""The classes of a collection, for who stores it."""
+
 _DIFFERS = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|(?<![\w-])\d[\d.,]*")
 
 

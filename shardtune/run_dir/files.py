@@ -2,9 +2,11 @@
 
 import json
 import os
-import tempfile
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 from shardtune.json_lines import complete_lines
 
@@ -50,14 +52,46 @@ def already_finished(run_dir: Path) -> str:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write the file so that readers find either the old or the new text as a whole, even after a power failure."""
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(file.name).chmod(0o644)
-    Path(file.name).replace(path)
+    with published(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def published(path: Path) -> Iterator[Path]:
+    """A draft to write to; it becomes `path` when it is complete and on the disk, or is removed after an error.
+
+    It has the permissions that the umask gives. (tempfile's files are for the owner alone, and a process can ask for
+    the umask only by changing it, for all of its threads.)
+    """
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    # Exclusive creation follows no link that somebody else has put there.
+    os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    try:
+        yield draft
+        with draft.open("rb+") as file:
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def follow_umask(path: Path) -> None:
+    """Give a file that a library has made for the owner alone the permissions that the umask gives to new files."""
+    # os.umask would have to change it to tell it, for all threads.
+    lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    umask = next(line.split()[1] for line in lines if line.startswith("Umask:"))
+    path.chmod(0o666 & ~int(umask, 8))
+
+
+def open_in_place(path: Path, mode: str) -> TextIO:
+    """Open a file of a run directory to write to it as it is. Raises OSError if it is a link, which somebody else may
+    have put there since the start began."""
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NOFOLLOW, 0o666)
+
+    return cast(TextIO, open(path, mode, encoding="utf-8", opener=opener))
 
 
 def failure_path(run_dir: Path, rank: int | str) -> Path:

@@ -15,6 +15,7 @@ from shardtune.recipe.load import learned_differences, learning_hash, load_recip
 from shardtune.recipe.paths import without_places
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.files import CHECKPOINTS, CONFIG, DATA, EXPORT, FORKED_FROM, RECIPE, write_atomically
+from shardtune.run_dir.links import refuse_links
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,9 @@ class Run:
     """The recipe file, or the run directory to resume."""
     forked_from: Path | None = None
     """The run directory whose newest checkpoint this run starts from."""
+    is_as_kept: bool = False
+    """Whether the recipe is that of the run directory as it is, so that the file is left alone: written anew, it would
+    be this user's, whoever had written it (shardtune/run_dir/trust.py)."""
 
 
 def find_run(path: Path, overrides: Sequence[str], run_dir: Path | None, fork: Path | None = None) -> Run:
@@ -48,7 +52,7 @@ def find_run(path: Path, overrides: Sequence[str], run_dir: Path | None, fork: P
     run_dir = expand_home(run_dir).absolute()
     if fork is None:
         refuse_another_recipe(recipe, run_dir)
-        return Run(recipe, run_dir, recipe_path)
+        return Run(recipe, run_dir, recipe_path, is_as_kept=recipe_path.is_dir() and not overrides)
     fork = expand_home(fork).absolute()
     _refuse_to_fork(run_dir, fork)
     refuse_another_recipe(recipe, fork)
@@ -117,8 +121,12 @@ def refuse_other_data(run_dir: Path, identity: DataIdentity) -> None:
 
 
 def write_run_dir(run: Run) -> None:
-    """Create the directory and write the recipe, as given and as resolved. All ranks may do so at once."""
+    """Create the directory and write the recipe, as given and as resolved. All ranks may do so at once.
+
+    Raises CheckpointError if another user's link leads out of the directory.
+    """
     run_dir = run.run_dir
+    refuse_links(run_dir)
     for folder in (run_dir, run_dir / "logs", run_dir / CHECKPOINTS, run_dir / EXPORT):
         folder.mkdir(parents=True, exist_ok=True)
     if not run.recipe_path.is_dir() and not (run_dir / RECIPE).exists():
@@ -128,4 +136,5 @@ def write_run_dir(run: Run) -> None:
         write_atomically(
             run_dir / FORKED_FROM, json.dumps({"run_dir": str(run.forked_from), "changes": changes}, indent=1)
         )
-    write_atomically(run_dir / CONFIG, render_recipe(run.recipe))
+    if not run.is_as_kept:
+        write_atomically(run_dir / CONFIG, render_recipe(run.recipe))

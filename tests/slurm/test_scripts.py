@@ -95,6 +95,27 @@ def test_a_binding_comes_with_all_cpus_of_the_job_or_a_task_would_be_bound_to_on
     assert words[6 : words.index("bash")] == options
 
 
+@pytest.mark.parametrize("who", ["nobody", "this user, for all", "a link"])
+def test_compiler_caches_lie_in_a_folder_that_only_this_user_can_fill(tmp_path: Path, who: str) -> None:
+    guessed = tmp_path / f"shardtune-{os.getuid()}"
+    if who == "a link":  # the script cannot tell whose
+        (tmp_path / "evil").mkdir()
+        guessed.symlink_to(tmp_path / "evil")
+    elif who != "nobody":
+        guessed.mkdir()
+        guessed.chmod(0o777)
+    words = how_ranks_are_started(gpus_per_node="0", run_dir=str(tmp_path))
+    at = words.index("bash")
+    environment = {"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path), "SLURMD_NODENAME": "n1", "SLURM_NODEID": "0"}
+    environment |= {"gpus_per_node": "0", "run_dir": str(tmp_path)}
+    argv = [*words[at : words.index("shardtune") + 1], "printenv", "TRITON_CACHE_DIR"]
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True)
+    scratch = Path(done.stdout.strip()).parent
+    assert (scratch == guessed) == (who in ("nobody", "this user, for all"))
+    status = scratch.lstat()
+    assert (status.st_uid, status.st_mode & 0o777) == (os.getuid(), 0o700)
+
+
 def test_pyxis_gets_the_image_by_srun_and_apptainer_runs_within_the_task() -> None:
     given = {"SHARDTUNE_CONTAINER": "an image", "SHARDTUNE_CONTAINER_MOUNTS": "/data:/data"}
     mounts = f"{ROOT}:{ROOT},/data:/data"

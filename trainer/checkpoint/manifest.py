@@ -135,6 +135,8 @@ def parse_manifest(text: str, path: Path) -> Manifest:
     if digest != _digest(content):
         raise CheckpointError(f"{path.name} is damaged: its checksum differs")
     files = {name: FileRecord(**record) for name, record in content.pop("files").items()}
+    if outside := [name for name in files if Path(name).name != name or name == ".."]:
+        raise CheckpointError(f"{path.name} is damaged: {outside[0]!r} is not the name of a file in its folder")
     state: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in content.pop("state").items()
     }

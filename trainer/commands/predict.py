@@ -95,7 +95,8 @@ def predict(
 def open_model(recipe: Recipe, folder: Path, facts: Mapping[str, Any]) -> tuple[Task, Any, Any]:
     """The task, the model exported to `folder`, and its tokenizer; the model is on the first GPU if there is one.
 
-    Adapters are added to their base model. Raises CheckpointError if the base model has changed.
+    Adapters are added to their base model. Raises CheckpointError if the base model has changed, or the weights cannot
+    be read.
     """
     import torch
     import transformers
@@ -103,21 +104,27 @@ def open_model(recipe: Recipe, folder: Path, facts: Mapping[str, Any]) -> tuple[
     from shardtune.trainer.checkpoint.base_model import identify, read_base, refuse_another_base
     from shardtune.trainer.model.load import DTYPES, calibrate
     from shardtune.trainer.model.lora import is_adapter, open_base, put_on
+    from shardtune.trainer.model.pretrained import model_class
 
     transformers.utils.logging.disable_progress_bar()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     adapted = is_adapter(folder)
-    config = transformers.AutoConfig.from_pretrained(folder / MODEL if adapted else folder)
+    config = transformers.AutoConfig.from_pretrained(folder / MODEL if adapted else folder, trust_remote_code=False)
     task = task_of(recipe, facts, tokenizer, config)
     calibrate(task, folder)
     if adapted:
         refuse_another_base(read_base(folder), identify(recipe), folder)
-        model_class = getattr(transformers, config.architectures[0])
-        model = put_on(open_base(recipe, model_class, config, dtype=DTYPES[expected_precision(recipe)]), folder)
+        base = open_base(recipe, model_class(config), config, dtype=DTYPES[expected_precision(recipe)])
+        model = put_on(base, folder)
         if (folder / MODEL / "generation_config.json").is_file():
             model.generation_config = transformers.GenerationConfig.from_pretrained(folder / MODEL)
     else:
-        model = getattr(transformers, task.auto_model).from_pretrained(folder)
+        auto_model = getattr(transformers, task.auto_model)
+        try:
+            # Only safetensors: another file of weights, put in their place, would be unpickled.
+            model = auto_model.from_pretrained(folder, trust_remote_code=False, use_safetensors=True)
+        except OSError as error:
+            raise CheckpointError(f"{folder}: its weights cannot be read ({error}); export the model again") from error
     return task, model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
 
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from shardtune.run_dir.files import alive_path, stacks_path
+from shardtune.run_dir.files import alive_path, open_in_place, stacks_path
 
 TOUCH_S = 1.0
 """Seconds between two touches of the file by which others see the heartbeat."""
@@ -119,7 +119,7 @@ def watching(run_dir: Path, rank: int, hang_s: float | None, *, joining: bool = 
         return
     name = f"{rank}-joining" if joining else rank
     path = stacks_path(run_dir, name)
-    with path.open("a", encoding="utf-8") as stacks:  # opened now: a process that hangs may have no descriptor left
+    with open_in_place(path, "a") as stacks:  # opened now: a process that hangs may have no descriptor left
         heartbeat = _Heartbeat(alive_path(run_dir, name))
         peers = _Peers(run_dir, path, heartbeat.began)
         _watch = watch = _Watch(stacks, heartbeat, hang_s)

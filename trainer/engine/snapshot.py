@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from shardtune.errors import CheckpointError
+from shardtune.run_dir.files import follow_umask
 from shardtune.trainer.distributed.watchdog import beat
 
 STARTS = "starts"
@@ -66,7 +67,7 @@ def write_fragments(path: Path, fragments: Sequence[Fragment]) -> None:
         save_file(tensors, path, metadata={STARTS: json.dumps(starts)})
     except SafetensorError as error:  # its text contains the system's error
         raise OSError(f"{path}: {error}") from error
-    path.chmod(0o644)  # safetensors 0.8 makes it readable by the owner only
+    follow_umask(path)  # safetensors 0.8 makes it readable by the owner only
     sync(path)
 
 

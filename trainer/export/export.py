@@ -21,7 +21,8 @@ import transformers
 from shardtune.errors import CheckpointError, ShardtuneError
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
-from shardtune.run_dir.files import CHECKPOINTS, EXPORT, MODEL, RESULTS
+from shardtune.run_dir.files import CHECKPOINTS, EXPORT, MODEL, RESULTS, follow_umask
+from shardtune.run_dir.links import refuse_links
 from shardtune.run_dir.run import read_config
 from shardtune.trainer.checkpoint.base_model import identify, refuse_another_base
 from shardtune.trainer.checkpoint.manifest import (
@@ -40,6 +41,7 @@ from shardtune.trainer.export.adapters import merged_model, write_adapters
 from shardtune.trainer.export.model_card import CURVES, render_card, render_curves
 from shardtune.trainer.export.weight_files import INDEX, Piece, WeightFiles
 from shardtune.trainer.model.load import DTYPES, EVALUATION
+from shardtune.trainer.model.pretrained import model_class
 from shardtune.trainer.tasks import TASKS
 
 CONFIGS = ("config.json", "generation_config.json")
@@ -59,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     transformers.utils.logging.disable_progress_bar()
     try:
         recipe = read_config(arguments.run_dir)
+        refuse_links(arguments.run_dir)
         if arguments.merge_lora and recipe.model.lora is None:
             raise CheckpointError(
                 f"--merge-lora: {arguments.run_dir} has no adapters, because its recipe has no model.lora; export the "
@@ -302,7 +305,7 @@ def _publish(draft: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
     for path in draft.rglob("*"):
         if path.is_file():
-            path.chmod(0o644)  # safetensors 0.8 makes its files readable by the owner alone
+            follow_umask(path)  # safetensors 0.8 makes its files readable by the owner alone
         sync(path)
     sync(draft)
     if folder.exists():
@@ -334,9 +337,10 @@ def _empty_model(run_dir: Path, dtype: torch.dtype) -> Any:
     folder = run_dir / MODEL
     if not folder.is_dir():
         raise CheckpointError(f"{folder} does not exist yet; `shardtune run {run_dir}` resumes the run")
-    config = transformers.AutoConfig.from_pretrained(folder)
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with torch.device("meta"):
-        model = getattr(transformers, config.architectures[0])(config).to(dtype)
+        model: Any = model_class(config)(config)
+        model.to(dtype)
     if (folder / "generation_config.json").is_file():
         model.generation_config = transformers.GenerationConfig.from_pretrained(folder)
     return model

@@ -102,7 +102,7 @@ def _load_weights(recipe: Recipe, task: Task, config: "PreTrainedConfig") -> tup
     try:
         if recipe.model.from_scratch:
             return auto_model.from_config(**how), set()
-        how |= {"revision": recipe.model.revision, "output_loading_info": True}
+        how |= {"revision": recipe.model.revision, "output_loading_info": True, "trust_remote_code": False}
         with _load_report_dropped():
             model, info = auto_model.from_pretrained(path, **how)
     except (OSError, ValueError, ImportError) as error:

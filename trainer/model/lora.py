@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from shardtune.errors import DataError
+from shardtune.errors import CheckpointError, DataError
 from shardtune.recipe.lora import LoraConfig
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.model.head import own_heads
@@ -212,6 +212,7 @@ def open_base(recipe: Recipe, model_class: Any, config: Any, *, dtype: torch.dty
             config=config,
             dtype=dtype or "auto",
             ignore_mismatched_sizes=True,
+            trust_remote_code=False,
         )
     except (OSError, ValueError) as error:
         raise DataError(f"model.path: {recipe.model.path!r} cannot be loaded: {error}") from error
@@ -220,8 +221,15 @@ def open_base(recipe: Recipe, model_class: Any, config: Any, *, dtype: torch.dty
 
 
 def put_on(model: Any, folder: Path) -> Any:
-    """The pretrained model with the adapters of a folder, in its own dtype, as they were trained."""
+    """The pretrained model with the adapters of a folder, in its own dtype, as they were trained.
+
+    Raises CheckpointError if the folder has no safetensors; peft would unpickle another file in their place.
+    """
     import peft
+    from peft.utils import SAFETENSORS_WEIGHTS_NAME
+
+    if not (folder / SAFETENSORS_WEIGHTS_NAME).is_file():
+        raise CheckpointError(f"{folder} has no {SAFETENSORS_WEIGHTS_NAME}; export the adapters again")
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about transposed layers and tied weights

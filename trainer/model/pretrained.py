@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from shardtune.errors import DataError
+from shardtune.errors import CheckpointError, DataError
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.tasks.task import Task
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 def load_tokenizer(recipe: Recipe) -> "PreTrainedTokenizerBase":
@@ -18,7 +18,7 @@ def load_tokenizer(recipe: Recipe) -> "PreTrainedTokenizerBase":
 
     with _as_data_error(recipe, "tokenizer"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            recipe.model.path, revision=recipe.model.revision
+            recipe.model.path, revision=recipe.model.revision, trust_remote_code=False
         )
         if len(tokenizer) <= len(tokenizer.all_special_ids):
             # transformers 5 makes up an empty one if the folder has no vocabulary, and every word would be unknown.
@@ -34,7 +34,7 @@ def load_model_config(recipe: Recipe, task: Task | None = None) -> "PreTrainedCo
     num_labels = changes.pop("num_labels", None)  # with it, transformers warn of the number of labels before
     with _as_data_error(recipe, "model config"):
         config: PreTrainedConfig = AutoConfig.from_pretrained(
-            recipe.model.path, revision=recipe.model.revision, **changes
+            recipe.model.path, revision=recipe.model.revision, trust_remote_code=False, **changes
         )
     if num_labels is not None:
         config.num_labels = num_labels
@@ -44,6 +44,17 @@ def load_model_config(recipe: Recipe, task: Task | None = None) -> "PreTrainedCo
             if "drop" in name and isinstance(value, int | float) and not isinstance(value, bool):
                 setattr(config, name, recipe.model.dropout)
     return config
+
+
+def model_class(config: "PreTrainedConfig") -> "type[PreTrainedModel]":
+    """The class of transformers that the config of a run directory names. Raises CheckpointError if it names none."""
+    import transformers
+
+    (name,) = (config.architectures or [""])[:1]
+    found = getattr(transformers, name, None)
+    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+        raise CheckpointError(f"config.json of the run's model: architectures: {name!r} is not a model of transformers")
+    return found
 
 
 def num_positions(config: "PreTrainedConfig", *, wanted: int | None = None) -> int | None:
@@ -87,6 +98,11 @@ def _as_data_error(recipe: Recipe, what: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if "trust_remote_code" in str(error):  # transformers' text tells the reader to set it
+            raise DataError(
+                f"model.path: the {what} of {recipe.model.path!r} needs Python code that lies beside it, which is "
+                "never run here; use a model that transformers knows by itself"
+            ) from error
         raise DataError(
             f"model.path: no {what} could be loaded from {recipe.model.path!r} ({reason}); "
             "give a Hugging Face model folder, or a hub id that this machine can reach"

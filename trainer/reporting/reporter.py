@@ -13,6 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Sequence
+from io import FileIO
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 from urllib.parse import urlsplit
@@ -95,7 +96,7 @@ class JsonlReporter:
         self._path = path
         if path.exists():
             _drop_later_steps(path, resumed_step)
-        self._file = path.open("ab", buffering=0)
+        self._file = self._open()
         self._waiting = b""
 
     def report(self, event: str, /, **values: Any) -> None:
@@ -114,10 +115,13 @@ class JsonlReporter:
             log.warning("metrics.jsonl: %s; it keeps lines of steps that will be done again", error)
             return
         self._file.close()
-        self._file = self._path.open("ab", buffering=0)
+        self._file = self._open()
 
     def close(self) -> None:
         self._file.close()
+
+    def _open(self) -> FileIO:
+        return FileIO(os.open(self._path, os.O_APPEND | os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW, 0o666), "ab")
 
 
 class TerminalReporter:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from shardtune.rows.source import check_text, columns_of, require_columns
+from shardtune.rows.source import SourceColumns, check_text, columns_of, require_columns
 from shardtune.section import TaskOptions
 from shardtune.trainer.tasks.example import IGNORED, Example, texts_of
 
@@ -72,6 +72,8 @@ class Survey:
     together, and another pass follows if one is needed. By default, nothing has to be known.
     """
 
+    observed: tuple[type, ...] = ()
+    """The classes of the objects that `observe` returns, and of those in them; no others are read from its files."""
     facts: dict[str, Any]
     """The result, complete once `conclude` returns False; JSON values only."""
     notes: list[str]
@@ -107,6 +109,8 @@ class Survey:
 
 class ColumnSurvey(Survey):
     """Checks the inputs of each row and that the task's columns exist; there are no facts."""
+
+    observed = (SourceColumns,)
 
     def __init__(self, task: type[Task]) -> None:
         super().__init__()

@@ -86,6 +86,12 @@ def test_answers_are_shown_as_text_beside_those_of_the_first_evaluation(tmp_path
     assert "Answers on" not in write_report(write_run(tmp_path, [START, {**EVAL, "step": 1}])).read_text()
 
 
+def test_markup_in_the_names_of_metrics_is_shown_as_text(tmp_path: Path) -> None:
+    named = {**EVAL, "step": 1, "<img src=x onerror=alert(1)>": 0.5}
+    page = write_report(write_run(tmp_path, [START, {**STEP, "step": 1}, named], config_yaml="a: <b>")).read_text()
+    assert "<img" not in page and "dev &lt;img src=x onerror=alert(1)&gt;" in page and "a: &lt;b&gt;" in page
+
+
 def test_alerts_are_on_the_page(tmp_path: Path) -> None:
     alert = {"event": "alert", "title": "not saved", "text": "no room on <disk>", "step": 4}
     page = write_report(write_run(tmp_path, [START, {**STEP, "step": 1}, alert])).read_text()

@@ -15,6 +15,7 @@ from shardtune.trainer.checkpoint.checkpoints import CheckpointPolicy, supersede
 from shardtune.trainer.checkpoint.manifest import (
     MANIFEST,
     Checkpoint,
+    FileRecord,
     Manifest,
     best_first,
     checkpoint_folders,
@@ -61,6 +62,13 @@ def test_a_manifest_reads_back_as_it_was_written(step: int, best: float | None, 
     written = manifest(step).with_files({})
     written = Manifest(**{**vars(written), "state": TrainState(step, best_value=best), "dev_metrics": dev})
     assert repr(parse_manifest(render_manifest(written), Path("m"))) == repr(written)
+
+
+@pytest.mark.parametrize("name", ["../step-6/weights.safetensors", "/etc/passwd", "a/b", ".."])
+def test_a_manifest_names_no_file_outside_its_folder(name: str) -> None:
+    text = render_manifest(manifest(7).with_files({name: FileRecord(1, "0")}))
+    with pytest.raises(CheckpointError, match="is not the name of a file in its folder"):
+        parse_manifest(text, Path("m"))
 
 
 def flip_a_bit(path: Path) -> None:

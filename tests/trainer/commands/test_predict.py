@@ -2,7 +2,10 @@
 
 import datetime
 import json
+import pickle
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -53,6 +56,28 @@ def test_columns_that_json_has_no_form_for_are_written_as_text(
     parquet.write_table(table, tmp_path / "rows.parquet")
     assert main([str(run_dir), f"--file={tmp_path}/rows.parquet"]) == EXIT_OK
     assert json.loads(capsys.readouterr().out)["day"] == "2020-01-02"
+
+
+class Touches:
+    """An object whose pickle makes a file when it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self._path,)
+
+
+def test_weights_that_somebody_has_put_in_the_place_of_the_exported_ones_are_not_unpickled(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = tmp_path / "run"
+    shutil.copytree(run_dir, changed)
+    (changed / "export/best/model.safetensors").unlink()
+    (changed / "export/best/pytorch_model.bin").write_bytes(pickle.dumps(Touches(tmp_path / "made")))
+    assert main([str(changed), "--text=a good film"]) == EXIT_USER
+    assert "export/best: its weights cannot be read (" in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()
 
 
 def test_a_file_without_the_text_is_refused_with_the_columns_that_it_has(

@@ -1,12 +1,17 @@
 """How long a text may be follows from the model's positions, not from their number alone."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import transformers
 
-from shardtune.trainer.model.pretrained import num_positions
+from shardtune.errors import CheckpointError, DataError
+from shardtune.recipe.load import parse_recipe
+from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer, model_class, num_positions
 
+RECIPE = "task: {{kind: language_modeling}}\nmodel: {{path: {path}}}\ndata: {{train: train.txt}}"
 SMALL = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8, "vocab_size": 20}
 SIDES = {"d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 1, "vocab_size": 20}
 SIDES |= {"decoder_attention_heads": 1, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8}
@@ -55,3 +60,27 @@ def test_few_tokens_are_known_to_fit_without_a_look_at_the_model(monkeypatch: py
     config = transformers.RobertaConfig(**SMALL, max_position_embeddings=66, pad_token_id=1)
     monkeypatch.setattr(transformers.AutoModel, "from_config", None)
     assert (num_positions(config, wanted=64) or 0) >= 64
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_a_model_that_brings_code_of_its_own_is_refused_without_a_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # what transformers would ask a person at a terminal
+    made = tmp_path / "made"
+    (tmp_path / "own.py").write_text(f"from pathlib import Path\nPath({str(made)!r}).touch()\n")
+    own = {"auto_map": {"AutoConfig": "own.Config", "AutoTokenizer": ["own.Tokenizer", None]}, "model_type": "own"}
+    (tmp_path / "config.json").write_text(json.dumps(own if file == "config.json" else {"model_type": "bert"}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**own, "tokenizer_class": "OwnTokenizer"}))
+    recipe = parse_recipe(RECIPE.format(path=tmp_path))
+    load: Any = load_model_config if file == "config.json" else load_tokenizer
+    with pytest.raises(DataError, match=r"needs Python code that lies beside it, which is never run|could be loaded"):
+        load(recipe)
+    assert not made.exists()
+
+
+@pytest.mark.parametrize("name", ["pipeline", "AutoModel", "GenerationConfig", "no such name", None])
+def test_a_config_names_a_model_of_transformers_and_nothing_else(name: str | None) -> None:
+    assert model_class(transformers.BertConfig(architectures=["BertModel"])) is transformers.BertModel
+    with pytest.raises(CheckpointError, match="is not a model of transformers"):
+        model_class(transformers.BertConfig(architectures=[name] if name else None))

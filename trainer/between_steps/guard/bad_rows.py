@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shardtune.json_lines import json_line
+from shardtune.run_dir.files import open_in_place
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.engine.engine import Engine
 from shardtune.trainer.tasks import Task
@@ -46,7 +47,7 @@ class BadRowSearch:
 
     def _write(self, number: int, bad_rows: Mapping[str, float]) -> None:
         if self.ranks.is_zero:
-            with (self.run_dir / BAD_ROWS).open("a", encoding="utf-8") as file:
+            with open_in_place(self.run_dir / BAD_ROWS, "a") as file:
                 for place, loss in bad_rows.items():
                     line = {"step": number + 1, "place": place, "loss": str(loss)}
                     file.write(json_line(line))

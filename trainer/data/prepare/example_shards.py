@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from shardtune.errors import DataError
 from shardtune.rows.input_file import place_in_words
-from shardtune.rows.row_faults import BadRowsError, Faults
+from shardtune.rows.row_faults import FAULT_CLASSES, BadRowsError, Faults
 from shardtune.rows.source import Row
-from shardtune.trainer.data.prepare.work_queue import published
+from shardtune.run_dir.files import published
 from shardtune.trainer.tasks.example import NOTED, TRUNCATED, Example
 from shardtune.trainer.tasks.task import Task
 
@@ -51,6 +51,10 @@ class Written:
     num_tokens_truncated: int = 0
     noted: Counter[str] = field(default_factory=Counter)
     """What the examples noted, summed."""
+
+
+WRITTEN_CLASSES = (Written, *FAULT_CLASSES)
+"""The classes in a Written, for who stores it."""
 
 
 class Encoder:
@@ -168,20 +172,17 @@ class Split:
     @cached_property
     def lengths(self) -> NDArray[np.int32]:
         """Tokens of each example; shape (examples,)."""
-        lengths: NDArray[np.int32] = np.load(self.folder / f"{self.name}.lengths.npy", mmap_mode="r")
-        return lengths
+        return self._array("lengths")
 
     @cached_property
     def num_targets(self) -> NDArray[np.float64]:
         """Targets of each example, or the sum of their weights; shape (examples,)."""
-        num_targets: NDArray[np.float64] = np.load(self.folder / f"{self.name}.num_targets.npy", mmap_mode="r")
-        return num_targets
+        return self._array("num_targets")
 
     @cached_property
     def sources(self) -> NDArray[np.int32]:
         """The number of the source of each example, in the order of the recipe; shape (examples,)."""
-        sources: NDArray[np.int32] = np.load(self.folder / f"{self.name}.sources.npy", mmap_mode="r")
-        return sources
+        return self._array("sources")
 
     def place(self, row: int) -> str:
         """Where the row of an example was written, such as `train.jsonl:12`."""
@@ -202,8 +203,15 @@ class Split:
 
     @cached_property
     def _places(self) -> NDArray[np.int32]:
-        places: NDArray[np.int32] = np.load(self.folder / f"{self.name}.places.npy", mmap_mode="r")
-        return places
+        return self._array("places")
+
+    def _array(self, kind: str) -> NDArray[Any]:
+        path = self.folder / f"{self.name}.{kind}.npy"
+        try:
+            array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise damaged(path, error) from error
+        return array
 
     @cached_property
     def _files(self) -> list[str]:

@@ -28,7 +28,7 @@ from shardtune.recipe.schema import Recipe
 from shardtune.rows.row_faults import Faults
 from shardtune.run_dir.files import write_atomically
 from shardtune.run_dir.run import DataIdentity
-from shardtune.trainer.data.prepare.example_shards import Encoder, Split, Written, damaged
+from shardtune.trainer.data.prepare.example_shards import WRITTEN_CLASSES, Encoder, Split, Written, damaged
 from shardtune.trainer.data.prepare.identity import FORMAT, data_identity, fingerprint
 from shardtune.trainer.data.prepare.sources import SPLITS, sources_of
 from shardtune.trainer.data.prepare.splits import SplitRows, read_splits
@@ -222,7 +222,7 @@ def _encode(recipe: Recipe, task: Task, split_rows: SplitRows, work: WorkQueue) 
             written[name] = encoder.write(folder, f"{name}-{number:05}", (located.rows for located in chunks))
         return written
 
-    return work.map("encode", len(split_rows.pieces.pieces), encode)
+    return work.map("encode", len(split_rows.pieces.pieces), encode, WRITTEN_CLASSES)
 
 
 def _commit(folder: Path, split_rows: SplitRows, written: list[dict[str, Written]], draft: Path, task: Task) -> None:

@@ -3,7 +3,6 @@
 A piece is a file of rows of one source, as they were read and under the data's own names for the columns.
 """
 
-import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,11 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from shardtune.errors import DataError
 from shardtune.rows.columns import ColumnNames
 from shardtune.rows.input_file import Record
 from shardtune.rows.source import Row, row_of
+from shardtune.trainer.data.stored import row_line, row_of_line
 
 ROWS_AT_ONCE, CHUNK_BYTES = 1000, 1 << 20
 """A process holds at most this many rows at a time, of about this many bytes together."""
@@ -121,13 +122,19 @@ class Rows(Sequence[Row]):
 
 def store_chunk(file: BinaryIO, path: Path, chunk: Sequence[StoredRow]) -> None:
     """Appends some rows of one file to an open piece."""
-    file.write(pickle.dumps((path, chunk), protocol=pickle.HIGHEST_PROTOCOL))
+    file.write(row_line([str(path), chunk]))
 
 
 def load_chunk(file: BinaryIO) -> tuple[Path, list[StoredRow]]:
-    """The next rows of an open piece, and the file that they were read from."""
-    path, chunk = pickle.load(file)
-    return path, chunk
+    """The next rows of an open piece, and the file that they were read from. Raises DataError if it is damaged."""
+    try:
+        path, chunk = row_of_line(file.readline())
+        return Path(path), chunk
+    except (ValueError, TypeError) as error:
+        folder = Path(file.name).parents[1]
+        raise DataError(
+            f"{file.name} is damaged ({error}); delete {folder} and run again to prepare the data again"
+        ) from error
 
 
 def chunked(records: Iterator[Record]) -> Iterator[list[StoredRow]]:
@@ -138,7 +145,7 @@ def chunked(records: Iterator[Record]) -> Iterator[list[StoredRow]]:
         chunk.append((record.values, record.line, record.item, record.has_word_a_line))
         if len(chunk) >= num_at_once:
             yield chunk
-            row_bytes = len(pickle.dumps(chunk[:16], protocol=pickle.HIGHEST_PROTOCOL)) // 16 + 1
+            row_bytes = len(row_line(chunk[:16])) // 16 + 1
             num_at_once = max(1, min(ROWS_AT_ONCE, CHUNK_BYTES // row_bytes))
             chunk = []
     if chunk:

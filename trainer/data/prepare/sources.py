@@ -14,13 +14,14 @@ from shardtune.rows.formats import format_of, read_file
 from shardtune.rows.hub import dataset_digest, read_dataset
 from shardtune.rows.input_file import COMPRESSIONS, File, Part, ReadOptions, Record, encoding_of, ending_of
 from shardtune.rows.readers.parallel_text import sides_of
-from shardtune.rows.row_faults import Faults
+from shardtune.rows.row_faults import FAULT_CLASSES, Faults
 from shardtune.rows.source import Row, labeled, read_options
 from shardtune.rows.source_config import SourceConfig
 from shardtune.rows.source_files import FindError, SourceFiles, files_in_words, find_source, is_dataset
+from shardtune.run_dir.files import published
 from shardtune.trainer.data.prepare.fingerprints import Fingerprints
 from shardtune.trainer.data.prepare.row_pieces import CHUNK_BYTES, RowPiece, chunked, store_chunk
-from shardtune.trainer.data.prepare.work_queue import WorkQueue, published
+from shardtune.trainer.data.prepare.work_queue import WorkQueue
 from shardtune.trainer.tasks import TASKS
 
 SPLITS = ("train", "dev", "test")
@@ -58,6 +59,10 @@ class ReadResult:
     @property
     def num_rows(self) -> int:
         return sum(piece.num_rows for piece in self.pieces)
+
+
+READ_CLASSES = (ReadResult, RowPiece, *FAULT_CLASSES)
+"""The classes in a ReadResult, for who stores it."""
 
 
 class Sources:

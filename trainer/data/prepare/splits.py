@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from shardtune.errors import DataError
 from shardtune.recipe.schema import Recipe
-from shardtune.rows.row_faults import BadRowsError, Faults
+from shardtune.rows.row_faults import FAULT_CLASSES, BadRowsError, Faults
 from shardtune.rows.source import choose_columns
 from shardtune.trainer.data.prepare.bad_row_policy import BadRowPolicy
 from shardtune.trainer.data.prepare.digests import RowDigests, digests, joined
 from shardtune.trainer.data.prepare.duplicates import Duplicates
 from shardtune.trainer.data.prepare.held_out import held_out, refuse_unknown_group, shares_of
 from shardtune.trainer.data.prepare.row_pieces import OUT, Pieces, Rows
-from shardtune.trainer.data.prepare.sources import SPLITS, ReadResult, sources_of, with_named_columns
+from shardtune.trainer.data.prepare.sources import READ_CLASSES, SPLITS, ReadResult, sources_of, with_named_columns
 from shardtune.trainer.data.prepare.work_queue import WorkQueue
 from shardtune.trainer.tasks import TASKS, Task
 from shardtune.trainer.tasks.run_survey import Observations, run_survey
@@ -121,7 +121,10 @@ class _SplitReader:
         folder = self._work.folder / "rows"
         folder.mkdir(exist_ok=True)
         results = self._work.map(
-            "read", len(units), lambda number: self._sources.read(units[number], f"{number:05}", folder, size)
+            "read",
+            len(units),
+            lambda number: self._sources.read(units[number], f"{number:05}", folder, size),
+            READ_CLASSES,
         )
         columns, counts = [], []
         faults: dict[str, Faults] = {}
@@ -162,7 +165,8 @@ class _SplitReader:
 
     def _first_pass(self, pieces: Pieces) -> tuple[SplitNumbers, RowDigests]:
         """The split and the digests of every row. Notes which part of train is held out."""
-        looks = self._work.map("look", len(pieces.pieces), lambda number: self._look(pieces, number))
+        classes = (_FirstPass, RowDigests, *FAULT_CLASSES)
+        looks = self._work.map("look", len(pieces.pieces), lambda number: self._look(pieces, number), classes)
         splits = np.concatenate([np.empty(0, dtype=np.uint8), *(look.splits for look in looks)])
         self._check_held_out(splits, looks)
         return splits, joined([look.digests for look in looks])
@@ -256,7 +260,8 @@ class _SplitReader:
             return observations, new_faults
 
         combined: dict[str, list[Any]] = {name: [] for name in self._names}
-        for observations, new_faults in self._work.map(self._next_pass("survey"), len(pieces.pieces), observe):
+        classes = (*survey.observed, *FAULT_CLASSES)
+        for observations, new_faults in self._work.map(self._next_pass("survey"), len(pieces.pieces), observe, classes):
             for name, observed in observations.items():
                 combined[name] += observed
             faults.update(new_faults)

@@ -11,13 +11,10 @@ import gc
 import hashlib
 import multiprocessing
 import os
-import pickle
 import shutil
 import signal
-import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,11 +22,15 @@ from typing import Any, TypeVar
 from shardtune.errors import DataError, ShardtuneError
 from shardtune.processes import pid_scope, start_ticks
 from shardtune.rows.row_faults import BadRowsError
+from shardtune.run_dir.files import published
+from shardtune.trainer.data.stored import from_bytes, to_bytes
 
 BEAT_S, STALE_S, POLL_S = 5.0, 60.0, 0.1
 """How often a machine shows that it is alive, after how long without a sign of life it is given up, and how often the
 others look. The clocks of machines need not agree: what counts is how long an observer has seen no change."""
 
+RESULT = ".result"
+"""The ending of the file of a unit's result."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 """The errors of a file system that cannot be written to."""
 
@@ -73,9 +74,10 @@ class WorkQueue:
             (folder / name).mkdir(parents=True, exist_ok=True)
         self._beat()
 
-    def map(self, stage: str, num_units: int, function: Callable[[int], T]) -> list[T]:
+    def map(self, stage: str, num_units: int, function: Callable[[int], T], classes: Collection[type] = ()) -> list[T]:
         """function(unit) for all units, shared with all processes that call this; the stage names the results' folder.
 
+        `classes` are those of the objects in the results, of which the files restore no others.
         Raises FinishedElsewhere, or what a unit raised on this machine. A ShardtuneError of a worker process comes as a
         DataError with the same message, a BadRowsError as it is.
         """
@@ -91,12 +93,12 @@ class WorkQueue:
                 time.sleep(POLL_S)
             elif self.num_processes == 1:
                 for unit in free:
-                    self._try(stage, unit, function)
+                    self._try(stage, unit, function, classes)
                     self._beat()
                     self._report_progress(stage, num_units)
             else:
-                self._fork(stage, free, num_units, function)
-        return [pickle.loads(self._result(stage, unit).read_bytes()) for unit in range(num_units)]
+                self._fork(stage, free, num_units, function, classes)
+        return [self._read(stage, unit, classes) for unit in range(num_units)]
 
     def leave(self, *, is_done: bool) -> None:
         """Signs off. The last one to leave removes the folder if the work is done, or cannot be done."""
@@ -107,23 +109,32 @@ class WorkQueue:
                 shutil.rmtree(self.folder, ignore_errors=True)
 
     def _result(self, stage: str, unit: int) -> Path:
-        return self.folder / stage / f"{unit:05}.pickle"
+        return self.folder / stage / f"{unit:05}{RESULT}"
+
+    def _read(self, stage: str, unit: int, classes: Collection[type]) -> Any:
+        path = self._result(stage, unit)
+        try:
+            return from_bytes(path.read_bytes(), classes)
+        except ValueError as error:
+            raise DataError(
+                f"{path} is damaged ({error}); delete {self.folder} and run again to prepare the data again"
+            ) from error
 
     def _claim(self, stage: str, unit: int) -> Path:
         return self.folder / "claims" / f"{stage}-{unit:05}"
 
-    def _try(self, stage: str, unit: int, function: Callable[[int], Any]) -> None:
+    def _try(self, stage: str, unit: int, function: Callable[[int], Any], classes: Collection[type]) -> None:
         """Does the unit if no other process has claimed it."""
         try:
             # Exclusive creation of a file is a lock on every file system, NFS included.
-            file = os.open(self._claim(stage, unit), os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+            file = os.open(self._claim(stage, unit), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         except FileExistsError:
             return
         with os.fdopen(file, "w") as claim:
             claim.write(self._token)
         if not self._result(stage, unit).is_file():
             with published(self._result(stage, unit)) as path:
-                path.write_bytes(pickle.dumps(function(unit), protocol=pickle.HIGHEST_PROTOCOL))
+                path.write_bytes(to_bytes(function(unit), classes))
 
     def _claimed(self, stage: str, units: Collection[int]) -> set[int]:
         """The units that a live process is doing. Removes the claims of dead ones."""
@@ -165,10 +176,17 @@ class WorkQueue:
         return time.monotonic() - self._seen[token][1] < STALE_S
 
     def _report_progress(self, stage: str, num_units: int) -> None:
-        done = sum(path.suffix == ".pickle" and path.name[0] != "." for path in (self.folder / stage).iterdir())
+        done = sum(path.suffix == RESULT and path.name[0] != "." for path in (self.folder / stage).iterdir())
         self._progress(stage, done, num_units)
 
-    def _fork(self, stage: str, units: Sequence[int], num_units: int, function: Callable[[int], Any]) -> None:
+    def _fork(
+        self,
+        stage: str,
+        units: Sequence[int],
+        num_units: int,
+        function: Callable[[int], Any],
+        classes: Collection[type],
+    ) -> None:
         """Has the units done by forked worker processes, which share the memory of what this process has loaded."""
         # Not concurrent.futures.ProcessPoolExecutor, tried in Python 3.11 with a fork context: its workers outlive a
         # parent that is killed (two of them still waited for work after 9 minutes); an interrupt after 1 s of units of
@@ -178,7 +196,7 @@ class WorkQueue:
         context = multiprocessing.get_context("fork")
         receiver, sender = context.Pipe(duplex=False)
         processes = [
-            context.Process(target=self._worker, args=(stage, units, function, sender), daemon=True)
+            context.Process(target=self._worker, args=(stage, units, function, classes, sender), daemon=True)
             for _ in range(min(self.num_processes, len(units)))
         ]
         gc.collect()
@@ -205,14 +223,21 @@ class WorkQueue:
             receiver.close()
             gc.unfreeze()
 
-    def _worker(self, stage: str, units: Sequence[int], function: Callable[[int], Any], errors: Connection) -> None:
+    def _worker(
+        self,
+        stage: str,
+        units: Sequence[int],
+        function: Callable[[int], Any],
+        classes: Collection[type],
+        errors: Connection,
+    ) -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all processes; only the parent reports it
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is a process for each core already
         try:
             for unit in units:
                 if os.getppid() != self._pid:
                     return
-                self._try(stage, unit, function)
+                self._try(stage, unit, function, classes)
         except BadRowsError as error:
             errors.send(error)
         except ShardtuneError as error:
@@ -238,22 +263,6 @@ def _refuse_dead(processes: Sequence[Any]) -> None:
             )
         if process.exitcode:
             raise RuntimeError(f"a worker process that prepared the data exited with {process.exitcode}; see above")
-
-
-@contextmanager
-def published(path: Path) -> Iterator[Path]:
-    """A draft to write to; it becomes `path` when it is complete and on the disk, or is removed after an error."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        draft = Path(file.name)
-    try:
-        yield draft
-        with draft.open("rb+") as file:
-            os.fsync(file.fileno())
-        draft.chmod(0o644)
-        draft.replace(path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
 
 
 def this_machine() -> str:

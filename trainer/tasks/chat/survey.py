@@ -29,6 +29,8 @@ class _Observation(NamedTuple):
 class ChatSurvey(Survey):
     """Finds out the formats of each split's rows, and how many replies they have."""
 
+    observed = (_Observation, Letters)
+
     def __init__(self, options: ChatOptions) -> None:
         super().__init__()
         self._options = options

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from shardtune.errors import DataError
 from shardtune.recipe.tasks.classification import ClassificationOptions
-from shardtune.rows.source import Columns, Faults, Row, check_text, columns_of, require_columns, shown
+from shardtune.rows.source import (
+    Columns,
+    Faults,
+    Row,
+    SourceColumns,
+    check_text,
+    columns_of,
+    require_columns,
+    shown,
+)
 from shardtune.trainer.tasks.classification.label_lists import MisfitError
 from shardtune.trainer.tasks.classification.plain_texts import PlainTexts
 from shardtune.trainer.tasks.classification.problem import Problem
@@ -46,6 +55,7 @@ class ClassificationSurvey(Survey):
         super().__init__()
         self._options = options
         self._problem = PROBLEMS[options.problem]
+        self.observed = (_Observation, SourceColumns, *self._problem.counted)
         self._is_second_pass = False
 
     def observe(self, split: str, rows: Sequence[Row], faults: Faults) -> _Observation | None:

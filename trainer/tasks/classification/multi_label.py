@@ -31,6 +31,7 @@ class MultiLabel(Problem):
     """Any number of names. Binary cross entropy; each row has one target per label: whether it has that label."""
 
     main_metric = "f1_micro"
+    counted = (LabelForms,)
 
     def __init__(self, options: ClassificationOptions, facts: Mapping[str, Any]) -> None:
         self._names: list[str] = facts["label_names"]

@@ -26,6 +26,8 @@ class Problem(ABC):
     """A way to label a text. By default, all labels are legal and nothing is calibrated on dev."""
 
     main_metric: ClassVar[str]
+    counted: ClassVar[tuple[type, ...]] = ()
+    """The classes of what `count` returns, besides those of Python."""
 
     @abstractmethod
     def __init__(self, options: ClassificationOptions, facts: Mapping[str, Any]) -> None: ...

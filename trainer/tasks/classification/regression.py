@@ -35,6 +35,7 @@ class Regression(Problem):
     """A number. Squared error, one target per row; MSE, MAE and the correlations of Pearson and Spearman."""
 
     main_metric = "mse"
+    counted = (Numbers,)
 
     def __init__(self, options: ClassificationOptions, facts: Mapping[str, Any]) -> None:
         self._mean: float = facts["label_mean"]

@@ -57,6 +57,8 @@ class _Entities(NamedTuple):
 class TokenSurvey(Survey):
     """Finds out the types in the order of their ids, the tag scheme, and how many entities each split has."""
 
+    observed = (_Tags, _Entities, Signs)
+
     def __init__(self, options: TokenClassificationOptions) -> None:
         super().__init__()
         self._options = options

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 class TranslationSurvey(Survey):
     """Finds out the tokenizer of BLEU, which must stay the same when the run is resumed elsewhere."""
 
+    observed = (Letters,)
+
     def __init__(self, options: TranslationOptions) -> None:
         super().__init__()
         self._options = options

@@ -3,10 +3,12 @@
 import errno
 import json
 import os
+import pickle
 import shutil
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +174,7 @@ def test_finished_units_stay_for_the_next_start_when_a_process_was_killed(
     with pytest.raises(WorkerKilled):
         prepare(tiny_recipe(folder))
     (draft,) = (folder / "cache").glob("*.draft")
-    before = {path: path.stat().st_mtime_ns for path in draft.glob("read/*.pickle")}
+    before = {path: path.stat().st_mtime_ns for path in draft.glob("read/*.result")}
     monkeypatch.undo()
     seen: dict[Path, int] = {}
     commit = module._commit
@@ -180,12 +182,56 @@ def test_finished_units_stay_for_the_next_start_when_a_process_was_killed(
         module,
         "_commit",
         lambda *args: (
-            seen.update({path: path.stat().st_mtime_ns for path in draft.glob("read/*.pickle")}),
+            seen.update({path: path.stat().st_mtime_ns for path in draft.glob("read/*.result")}),
             commit(*args),
         ),
     )
     assert prepare(tiny_recipe(folder)).exists
     assert before and seen == before
+
+
+@dataclass
+class Touches:
+    """An object whose pickle makes a file when it is read."""
+
+    path: Path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("kind", ["read/*.result", "rows/*.rows", "read/*.pickle"])
+def test_what_somebody_else_has_put_into_a_shared_cache_runs_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(module, "_encode", lambda *_: raise_(WorkerKilled("killed")))
+    with pytest.raises(WorkerKilled):
+        prepare(tiny_recipe(folder))
+    monkeypatch.undo()
+    (draft,) = (folder / "cache").glob("*.draft")
+    if kind.endswith(".pickle"):  # which an earlier version read
+        planted = [path.with_suffix(".pickle") for path in draft.glob("read/*.result")]
+    else:
+        planted = [*draft.glob(kind)]
+    assert planted
+    for path in planted:
+        path.write_bytes(pickle.dumps(Touches(folder / "made")))
+    if kind.endswith(".pickle"):
+        assert prepare(tiny_recipe(folder)).exists
+    else:
+        with pytest.raises(DataError, match=rf"{draft}/.* is damaged .*; delete {draft} and run again to prepare"):
+            prepare(tiny_recipe(folder))
+    assert not (folder / "made").exists()
+
+
+@pytest.mark.parametrize("kind", ["lengths", "num_targets", "sources"])
+def test_an_array_of_pickles_in_a_shared_cache_runs_nothing(folder: Path, kind: str) -> None:
+    prepared = prepare(tiny_recipe(folder))
+    path = prepared.folder / f"train.{kind}.npy"
+    np.save(path, np.array([Touches(folder / "made")], dtype=object), allow_pickle=True)
+    with pytest.raises(DataError, match=rf"{path} is damaged"):
+        getattr(prepared.split("train"), kind)
+    assert not (folder / "made").exists()
 
 
 def raise_(error: Exception) -> None:
@@ -214,7 +260,7 @@ def test_a_folder_that_cannot_be_written_to_is_reported(folder: Path, monkeypatc
     def is_full(_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("shardtune.trainer.data.prepare.work_queue.pickle.dumps", lambda *_, **__: is_full(None))
+    monkeypatch.setattr("shardtune.trainer.data.prepare.work_queue.to_bytes", lambda *_: is_full(None))
     with pytest.raises(DataError, match=r"cannot be written to \(No space left on device\); free space or"):
         prepare(tiny_recipe(folder))
 

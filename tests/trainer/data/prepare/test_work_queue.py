@@ -12,8 +12,10 @@ import pytest
 
 from shardtune.errors import DataError
 from shardtune.rows.row_faults import BadRowsError, Faults
+from shardtune.run_dir.files import published
 from shardtune.trainer.data.prepare import work_queue as module
-from shardtune.trainer.data.prepare.work_queue import FinishedElsewhere, WorkQueue, published
+from shardtune.trainer.data.prepare.work_queue import FinishedElsewhere, WorkQueue
+from shardtune.trainer.data.stored import to_bytes
 
 NUM_UNITS = 12
 
@@ -113,8 +115,8 @@ def test_a_machine_that_is_alive_is_waited_for(tmp_path: Path, monkeypatch: pyte
         for beat in range(12):
             os.utime(alive, (beat, beat))
             time.sleep(0.1)
-        with published(tmp_path / "work" / "squares" / "00001.pickle") as path:
-            path.write_bytes(module.pickle.dumps("slow"))
+        with published(tmp_path / "work" / "squares" / f"00001{module.RESULT}") as path:
+            path.write_bytes(to_bytes("slow"))
 
     alive.touch()
     (tmp_path / "work" / "squares").mkdir()
