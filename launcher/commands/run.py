@@ -84,7 +84,7 @@ def chat(
     max_new_tokens: str | None = None,
     temperature: str | None = None,
 ) -> Command:
-    """Chats with the model of a run whose task is chat. Ctrl-C stops a reply, Ctrl-D quits, /help lists the commands.
+    """Chats with the model of a run whose task is chat. Ctrl-C stops a reply, /exit ends it, /help lists the commands.
 
     Args:
         run_dir: a run directory.

@@ -20,7 +20,8 @@ HELP = """\
 /reset          start a new conversation
 /system TEXT    start a new conversation with this system text; without a text, with none
 /help           show this help
-Ctrl-C stops a reply, Ctrl-D quits."""
+/exit           end the chat; so do /quit and Ctrl-D
+Ctrl-C stops a reply."""
 ASK = "> "
 
 
@@ -103,12 +104,14 @@ def converse(talk: Talk, read: Callable[[], str], write: Callable[[str], None]) 
         except EOFError:
             return
         except KeyboardInterrupt:
-            write("\n(Ctrl-D quits)\n")
+            write("\n(/exit or Ctrl-D ends the chat)\n")
             continue
         word, _, rest = line.partition(" ")
         match word:
             case "":
                 continue
+            case "/exit" | "/quit":
+                return
             case "/help":
                 write(f"{HELP}\n")
             case "/reset":
