@@ -141,9 +141,9 @@ def logs(run_dir: str, rank: str | None = None, follow: str = "False") -> Comman
     refuse_words(rank=rank)
 
     def perform() -> int:
-        from shardtune.launcher.runs import monitor
+        from shardtune.launcher.runs.logs import print_log
 
-        monitor.print_log(Path(run_dir), rank, follow=follow == "True")
+        print_log(Path(run_dir), rank, follow=follow == "True")
         return 0
 
     return Command(perform)

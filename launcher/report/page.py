@@ -12,7 +12,7 @@ from shardtune.ds_config.resolve import sharding_name
 from shardtune.launcher.report.templates import render_template
 from shardtune.run_dir.curves import as_float, charts, is_metric
 from shardtune.run_dir.files import CONFIG, FACTS, RESULTS, read_events, write_atomically
-from shardtune.run_dir.progress import slowest
+from shardtune.run_dir.step_line import slowest
 
 REPORT = "report.html"
 MOST_LABELS = 30

@@ -7,7 +7,7 @@ from typing import Any
 
 from shardtune.launcher.slurm.lifecycle import Cause, Start
 from shardtune.launcher.slurm.text import QueuedJob, explain_reason
-from shardtune.run_dir.progress import duration
+from shardtune.run_dir.step_line import duration
 
 ENDED_BY_SLURM: dict[str, Cause] = {
     "CANCELLED": "scancel", "TIMEOUT": "time limit", "NODE_FAIL": "node failure", "PREEMPTED": "preemption",

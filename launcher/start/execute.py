@@ -118,14 +118,19 @@ def run_interactive(module: str, arguments: Sequence[str]) -> int:
         signal.signal(signal.SIGINT, before)
 
 
-def run_job(plan: JobPlan) -> int:
-    """Runs the plan until it finishes, stops or fails, and shows its progress; returns the exit code."""
+def run_job(plan: JobPlan, received: list[Interrupt] | None = None) -> int:
+    """Runs the plan until it finishes, stops or fails, and shows its progress; returns the exit code.
+
+    The signals that ask it to stop are added to `received`.
+    """
     began = time.time()
     refuse_while_held(plan.run_dir / LEASE, OWNER_GRACE_S, lambda text: print(text, file=sys.stderr))
     write_run_dir(plan.run)
     remember(plan.run_dir)
     (plan.run_dir / STOP).unlink(missing_ok=True)
-    with _interrupts() as interrupts:
+    # Before the imports of the preparation, which take seconds.
+    print(f"{counted(plan.world_size, 'rank')} on {plan.device}; run directory: {plan.run_dir}", file=sys.stderr)
+    with _interrupts([] if received is None else received) as interrupts:
         code = _prepare(plan, interrupts)
         if interrupts or code == EXIT_RESUME:
             return _stopped(plan, interrupts)
@@ -156,7 +161,6 @@ def _prepare(plan: JobPlan, interrupts: list[Interrupt]) -> int:
 def _start_until_done(plan: JobPlan, interrupts: list[Interrupt]) -> int:
     """Starts the ranks, and restarts them after a mishap as recipe.faults allows; returns the exit code."""
     failures: list[Failure] = []
-    print(f"{counted(plan.world_size, 'rank')} on {plan.device}; run directory: {plan.run_dir}", file=sys.stderr)
     while True:
         code, failure = _run_ranks(plan, interrupts)
         if failure is None:
@@ -284,9 +288,8 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
 
 
 @contextlib.contextmanager
-def _interrupts() -> Iterator[list[Interrupt]]:
-    """Collects the signals that ask this process to stop."""
-    interrupts: list[Interrupt] = []
+def _interrupts(interrupts: list[Interrupt]) -> Iterator[list[Interrupt]]:
+    """Adds the signals that ask this process to stop to the list."""
 
     def note(number: int, _: FrameType | None) -> None:
         interrupts.append(Interrupt(number, time.monotonic()))
