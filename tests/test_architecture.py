@@ -63,7 +63,7 @@ def test_the_environment_is_read_where_it_belongs() -> None:
     readers = {name(path) for path in MODULES if "os.environ" in names_used(path)}
     launching = {"launcher/start/execute.py", "launcher/slurm/allocation.py", "launcher/registry.py"}
     this_rank = {"trainer/distributed/rank_env.py", "trainer/distributed/ranks.py"}
-    others = {"shardtune/safe_path.py", "trainer/data/prepare/work_queue.py", "trainer/reporting/reporter.py"}
+    others = {"shardtune/safe_path.py", "trainer/data/prepare/work_queue.py", "trainer/reporting/wandb_choice.py"}
     assert readers == launching | this_rank | others
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from shardtune.launcher.commands.command import Command, refuse_values, refuse_words
+from shardtune.shell_line import shell_line
 
 HELP = """\
   shardtune submit RECIPE [key=value …]     train as a Slurm job; the same command again resumes
@@ -63,7 +64,7 @@ def submit(
         if (job := cluster.job_of(training.run_dir, cluster.queued_jobs())) is not None:
             raise LaunchError(
                 f"job {job.name} is already in the queue for {training.run_dir} ({job.state}); "
-                f"to remove it: shardtune stop {training.run_dir}"
+                f"to remove it: {shell_line('stop', training.run_dir)}"
             )
         begins = cluster.try_submission(training)
         if preparation is not None:
@@ -76,7 +77,7 @@ def submit(
         print(
             f"job {number}{f' is expected to start at {begins}' if begins else ''}; run directory: {training.run_dir}"
         )
-        print(f"shardtune watch {training.run_dir}")
+        print(shell_line("watch", training.run_dir))
         return monitor.watch(training.run_dir) if wait == "True" else 0
 
     return Command(perform)

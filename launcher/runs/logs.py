@@ -11,6 +11,7 @@ from shardtune.launcher.runs import monitor
 from shardtune.launcher.start.follow import Events, first_failure
 from shardtune.run_dir.exit_codes import EXIT_RESUME
 from shardtune.run_dir.progress import event_line
+from shardtune.shell_line import shell_line
 
 POLL_S = 0.5
 
@@ -64,7 +65,9 @@ def _print_events(run_dir: Path, *, follow: bool) -> None:
     elif backend:
         print(backend)
     elif not num_lines:
-        raise LaunchError(f"{run_dir}: no output yet; what a rank has put out: shardtune logs {run_dir} --rank=0")
+        raise LaunchError(
+            f"{run_dir}: no output yet; what a rank has put out: {shell_line('logs', run_dir, '--rank=0')}"
+        )
 
 
 def _text(path: Path) -> str:

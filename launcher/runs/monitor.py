@@ -18,6 +18,7 @@ from shardtune.launcher.start.follow import Events, first_failure, outer_events
 from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_OK, EXIT_RESUME, EXIT_USER
 from shardtune.run_dir.files import CONFIG, LEASE, RESULTS, STOP, already_finished, write_atomically
 from shardtune.run_dir.progress import Progress
+from shardtune.shell_line import shell_line
 
 POLL_S = 2.0
 PATIENCE_S = 20.0
@@ -122,7 +123,7 @@ def requeue(run_dir: Path) -> str:
     if status.state == "finished":
         raise LaunchError(already_finished(run_dir))
     if not (run_dir / JOB_SCRIPT).is_file():
-        raise LaunchError(f"{run_dir} has no job script ({JOB_SCRIPT}); to submit it: shardtune submit {run_dir}")
+        raise LaunchError(f"{run_dir} has no job script ({JOB_SCRIPT}); to submit it: {shell_line('submit', run_dir)}")
     number = cluster.submit_script(run_dir.absolute() / JOB_SCRIPT)
     cluster.keep(run_dir, number)
     return f"job {number} is in the queue for {run_dir}"

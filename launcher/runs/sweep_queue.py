@@ -1,6 +1,5 @@
 """Trains the unfinished points of a sweep: as a Slurm job array, or on this machine, one after another."""
 
-import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from shardtune.launcher.slurm.submission import plan_array
 from shardtune.launcher.start import execute
 from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_OK
 from shardtune.run_dir.files import RESULTS
+from shardtune.shell_line import shell_line
 
 POLL_S = 5.0
 
@@ -47,7 +47,7 @@ def run_here(sweep: SweepPlan, say: Callable[[str], None]) -> int:
         signals: list[execute.Interrupt] = []
         code = execute.run_job(plan_job(point.run_dir, (), None, execute.find_machine()), signals)
         if signals:
-            resume = shlex.join(["shardtune", "sweep", str(sweep.sweep_dir)])
+            resume = shell_line("sweep", sweep.sweep_dir)
             say(f"the sweep is stopped at point {number}; to resume: {resume}")
             return code
         failed = failed or code != EXIT_OK

@@ -33,6 +33,7 @@ from shardtune.run_dir.micro_batch_budget import read_budget
 from shardtune.run_dir.progress import Progress
 from shardtune.run_dir.run import write_run_dir
 from shardtune.safe_path import safe_environment
+from shardtune.shell_line import shell_line
 
 STOP_GRACE_S = 60.0
 """After the first Ctrl-C, ranks that make no progress for this long are ended without a checkpoint."""
@@ -169,7 +170,7 @@ def _start_until_done(plan: JobPlan, interrupts: list[Interrupt]) -> int:
         decision = next_start(failures, plan.recipe.faults)
         if not isinstance(decision, Restart):
             reason = f"{decision.reason}\n" if decision.reason else ""
-            print(f"{reason}`shardtune run {plan.run_dir}` resumes from the newest checkpoint", file=sys.stderr)
+            print(f"{reason}`{shell_line('run', plan.run_dir)}` resumes from the newest checkpoint", file=sys.stderr)
             return code
         if decision.number:
             number = f"{decision.number} of at most {plan.recipe.faults.max_restarts}"
@@ -232,7 +233,7 @@ def _run_ranks(plan: JobPlan, interrupts: list[Interrupt]) -> tuple[int, Failure
 
 
 def _stopped(plan: JobPlan, interrupts: list[Interrupt]) -> int:
-    print(f"stopped; `shardtune run {plan.run_dir}` resumes from the newest checkpoint", file=sys.stderr)
+    print(f"stopped; `{shell_line('run', plan.run_dir)}` resumes from the newest checkpoint", file=sys.stderr)
     return EXIT_INTERRUPTED if interrupts and interrupts[0].number == signal.SIGINT else EXIT_RESUME
 
 

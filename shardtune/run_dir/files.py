@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,11 @@ def read_events(run_dir: Path) -> list[dict[str, Any]]:
 def already_finished(run_dir: Path) -> str:
     """What to say to a command that would train or queue a run whose results exist."""
     return f"{run_dir} is already finished ({RESULTS} exists); to train it again, give another --run-dir or train.seed"
+
+
+def wandb_sync_command(run_dir: Path) -> str:
+    """The shell command that uploads what the starts of a run have written for W&B while offline."""
+    return f"wandb sync {shlex.quote(str(run_dir / 'wandb'))}/offline-run-*"
 
 
 def write_atomically(path: Path, text: str) -> None:

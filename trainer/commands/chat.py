@@ -11,6 +11,7 @@ from typing import Any
 
 from shardtune.errors import CheckpointError, DataError, ShardtuneError
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
+from shardtune.shell_line import shell_line
 from shardtune.trainer.commands.predict import find_model, open_model
 from shardtune.trainer.tasks.chat.chat import Chat
 from shardtune.trainer.tasks.chat.conversations import Conversation, Message
@@ -141,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if recipe.task.kind != "chat":
             raise CheckpointError(
                 f"{arguments.run_dir}: chatting needs a model of task chat, not {recipe.task.kind}; use "
-                f'`shardtune predict {arguments.run_dir} --text "…"`'
+                f'`{shell_line("predict", arguments.run_dir)} --text "…"`'
             )
         import transformers
 

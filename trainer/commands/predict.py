@@ -22,6 +22,7 @@ from shardtune.rows.columns import plain
 from shardtune.rows.source import Faults, Row, read_options, read_rows
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
 from shardtune.run_dir.files import CONFIG, FACTS, MODEL
+from shardtune.shell_line import shell_line
 from shardtune.trainer.data.prepare.sources import with_named_columns
 from shardtune.trainer.setup.precision import expected_precision
 from shardtune.trainer.tasks import TASKS, Task, task_of
@@ -169,7 +170,7 @@ def find_model(run_dir: Path, name: str) -> tuple[Recipe, Path, dict[str, Any]]:
         raise CheckpointError(f"{run_dir}: not a run directory (no {CONFIG})")
     folder = run_dir / "export" / name
     if not folder.is_dir():
-        raise CheckpointError(f"{folder} does not exist yet; `shardtune run {run_dir}` resumes the run")
+        raise CheckpointError(f"{folder} does not exist yet; `{shell_line('run', run_dir)}` resumes the run")
     recipe = parse_recipe((run_dir / CONFIG).read_text(encoding="utf-8"), name=str(run_dir / CONFIG))
     return recipe, folder, json.loads((run_dir / FACTS).read_text(encoding="utf-8"))
 

@@ -23,6 +23,7 @@ from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
 from shardtune.run_dir.files import CHECKPOINTS, EXPORT, MODEL, RESULTS
 from shardtune.run_dir.run import read_config
+from shardtune.shell_line import shell_line
 from shardtune.trainer.checkpoint.base_model import identify, refuse_another_base
 from shardtune.trainer.checkpoint.manifest import (
     WEIGHTS,
@@ -99,7 +100,9 @@ def find_checkpoint(run_dir: Path, recipe: Recipe, step: int | None) -> Checkpoi
     else:
         path = folder / f"step-{step}"
         if not path.is_dir():
-            raise CheckpointError(f"{path} does not exist; `shardtune checkpoints {run_dir}` lists the checkpoints")
+            raise CheckpointError(
+                f"{path} does not exist; `{shell_line('checkpoints', run_dir)}` lists the checkpoints"
+            )
         try:
             candidates = [open_checkpoint(path)]
         except CheckpointError as error:
@@ -200,7 +203,7 @@ def _empty_model(run_dir: Path, dtype: torch.dtype) -> Any:
     """A model of the trained model's class and config on the meta device."""
     folder = run_dir / MODEL
     if not folder.is_dir():
-        raise CheckpointError(f"{folder} does not exist yet; `shardtune run {run_dir}` resumes the run")
+        raise CheckpointError(f"{folder} does not exist yet; `{shell_line('run', run_dir)}` resumes the run")
     config = transformers.AutoConfig.from_pretrained(folder)
     with torch.device("meta"):
         model = getattr(transformers, config.architectures[0])(config).to(dtype)
