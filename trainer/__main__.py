@@ -134,8 +134,19 @@ def _train(training_run: Run, process: _Process, stop: Stop) -> int:
     ranks.barrier()  # a rank that exits with EXIT_RESUME would have rank 0 killed before it has sent its last lines
     disconnect()
     if ranks.is_zero and not arguments.followed:
-        print(f"{'finished' if is_finished else 'stopped; run it again to resume'}: {run_dir}", file=terminal)
+        print(_last_words(training_run, process, is_finished=is_finished), file=terminal)
     return EXIT_OK if is_finished else EXIT_RESUME
+
+
+def _last_words(training_run: Run, process: _Process, *, is_finished: bool) -> str:
+    """What rank 0 says at the end; in a job the batch script shows the results."""
+    if not is_finished:
+        return f"stopped; run it again to resume: {training_run.run_dir}"
+    if process.arguments.job is not None:
+        return f"finished: {training_run.run_dir}"
+    from shardtune.run_dir.results import finished_message
+
+    return finished_message(training_run.recipe, training_run.run_dir, process.started)
 
 
 def _explain(error: BaseException) -> tuple[int, str]:

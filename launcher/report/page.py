@@ -11,10 +11,9 @@ from shardtune.counted import counted
 from shardtune.ds_config.resolve import sharding_name
 from shardtune.launcher.report.templates import render_template
 from shardtune.run_dir.curves import as_float, charts, is_metric
-from shardtune.run_dir.files import CONFIG, FACTS, RESULTS, read_events, write_atomically
+from shardtune.run_dir.files import CONFIG, FACTS, REPORT, RESULTS, read_events, write_atomically
 from shardtune.run_dir.step_line import slowest
 
-REPORT = "report.html"
 MOST_LABELS = 30
 """A confusion matrix with more labels than this is not shown."""
 

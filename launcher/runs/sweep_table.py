@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from shardtune.launcher.plan.sweep import SweepPlan
-from shardtune.launcher.report.page import REPORT
 from shardtune.launcher.report.templates import render_template
 from shardtune.launcher.runs.status import render_columns
 from shardtune.run_dir.chart import Series, render_chart, smoothed
-from shardtune.run_dir.files import RESULTS, read_events, write_atomically
+from shardtune.run_dir.files import REPORT, RESULTS, read_events, write_atomically
 
 COLOURS = ("#1f6feb", "#d9730d", "#2da44e", "#8250df", "#cf222e", "#0a7ea4", "#9a6700", "#bf3989", "#57606a", "#1a7f37")
 

@@ -25,12 +25,12 @@ from shardtune.launcher.start.exit_report import StartOutcome, explain_outcome, 
 from shardtune.launcher.start.follow import Events, Heartbeats, first_failure, hung_ranks
 from shardtune.launcher.start.orphans import START_MARK, end_orphans
 from shardtune.launcher.start.restart import Failure, Restart, next_start
-from shardtune.launcher.start.results import finished_message
 from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, EXIT_RESTART, EXIT_RESUME, EXIT_USER
 from shardtune.run_dir.files import LEASE, RESULTS, STOP, read_events
 from shardtune.run_dir.lease_holder import refuse_while_held
 from shardtune.run_dir.micro_batch_budget import read_budget
 from shardtune.run_dir.progress import Progress
+from shardtune.run_dir.results import finished_message
 from shardtune.run_dir.run import write_run_dir
 from shardtune.safe_path import safe_environment
 from shardtune.shell_line import shell_line

@@ -10,6 +10,7 @@ from typing import Any
 from shardtune.json_lines import complete_lines
 
 CONFIG, RECIPE, RESULTS, METRICS, STOP = "config.yaml", "recipe.yaml", "results.json", "metrics.jsonl", "stop"
+REPORT = "report.html"
 LEASE = "lease.json"
 """The process that may write the directory (trainer/distributed/lease.py)."""
 DATA = "data_fingerprint"

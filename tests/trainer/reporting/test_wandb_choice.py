@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from shardtune.launcher.start.results import finished_message
 from shardtune.recipe.load import parse_recipe
 from shardtune.recipe.schema import Recipe
+from shardtune.run_dir.results import finished_message
 from shardtune.trainer.reporting.wandb_choice import WandbChoice, choose_wandb
 
 SMALLEST = "task: {kind: classification}\nmodel: {path: m}\ndata: {train: t}\n"

@@ -11,9 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from shardtune.launcher.report.page import REPORT
 from shardtune.recipe.schema import Recipe
-from shardtune.run_dir.files import METRICS, RESULTS, already_finished, read_events, wandb_sync_command
+from shardtune.run_dir.files import METRICS, REPORT, RESULTS, already_finished, read_events, wandb_sync_command
 from shardtune.shell_line import shell_line
 
 WIDTH = 80
@@ -33,7 +32,7 @@ def finished_message(recipe: Recipe, run_dir: Path, began: float | None = None) 
         "best model": run_dir / "export" / "best",
         "last model": run_dir / "export" / "last",
         "results": run_dir / RESULTS,
-        "curves": run_dir / REPORT,
+        "curves": run_dir / REPORT if (run_dir / REPORT).exists() else shell_line("report", run_dir),
         "metrics": run_dir / METRICS,
         "logs": run_dir / "logs",
         "W&B": _wandb(run_dir),
