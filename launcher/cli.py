@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from shardtune.errors import ConfigError, ShardtuneError
+from shardtune.errors import ConfigError, ShardtuneError, system_fault
 from shardtune.home import expand_home
 from shardtune.launcher.commands import arguments
 from shardtune.launcher.commands import run as run_commands
@@ -108,7 +108,11 @@ def _perform(words: list[str]) -> int:
         return command.perform()
     except ShardtuneError as error:
         print(error, file=sys.stderr)
-        return 2
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) or (fault := system_fault(error)) is None:
+            raise
+        print(f"shardtune: {fault}", file=sys.stderr)
+    return 2
 
 
 def _at_home(word: str, *, is_first: bool) -> str:

@@ -1,5 +1,6 @@
-"""`~` at the beginning of a path: expanded or refused, so that it never becomes a folder of that name."""
+"""The user's home and name, where there are any: `~` is expanded or refused, and never becomes a folder."""
 
+import getpass
 import os
 from pathlib import Path
 
@@ -11,6 +12,14 @@ def expand_home(path: str | Path) -> Path:
     if (fault := home_fault(path)) is not None:
         raise ConfigError(fault)
     return Path(path).expanduser()
+
+
+def user_name() -> str:
+    """The name of this user, or the number where the password file lacks it."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # OSError since Python 3.13
+        return f"user id {os.getuid()}"
 
 
 def home_fault(path: str | Path) -> str | None:

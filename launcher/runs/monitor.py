@@ -1,6 +1,5 @@
 """Looks at runs wherever they are trained: status, progress; and asks them to stop or to requeue."""
 
-import getpass
 import json
 import sys
 import time
@@ -8,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from shardtune.errors import CheckpointError, LaunchError
+from shardtune.home import user_name
 from shardtune.launcher.registry import known
 from shardtune.launcher.runs.status import RunEvidence, RunStatus, status_of
 from shardtune.launcher.slurm import cluster
@@ -106,7 +106,7 @@ def stop(run_dir: Path, *, now: bool) -> str:
         )
     if status.state != "running":
         raise LaunchError(f"{run_dir} is not being trained: {status.state}{f' ({status.why})' if status.why else ''}")
-    request = {"by": getpass.getuser(), "time": time.time()}
+    request = {"by": user_name(), "time": time.time()}
     write_atomically(run_dir / STOP_REQUEST, json.dumps(request))
     (run_dir / STOP).touch()
     return f"{run_dir} will save a checkpoint after the current step and stop"

@@ -117,7 +117,19 @@ def refuse_other_data(run_dir: Path, identity: DataIdentity) -> None:
 
 
 def write_run_dir(run: Run) -> None:
-    """Create the directory and write the recipe, as given and as resolved. All ranks may do so at once."""
+    """Create the directory and write the recipe, as given and as resolved. All ranks may do so at once.
+
+    Raises CheckpointError if it cannot be written: the disk is full, the right is missing, or a file is in the way.
+    """
+    try:
+        _write_run_dir(run)
+    except OSError as error:
+        raise CheckpointError(
+            f"{run.run_dir} cannot be written to ({error.strerror}); free space, or give another --run-dir"
+        ) from error
+
+
+def _write_run_dir(run: Run) -> None:
     run_dir = run.run_dir
     for folder in (run_dir, run_dir / "logs", run_dir / CHECKPOINTS, run_dir / EXPORT):
         folder.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from shardtune.counted import counted
-from shardtune.errors import CheckpointError, DataError, ShardtuneError
+from shardtune.errors import CheckpointError, DataError, ShardtuneError, system_fault
 from shardtune.json_lines import json_line
 from shardtune.recipe.load import parse_recipe
 from shardtune.recipe.schema import Recipe
@@ -64,6 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{counted(len(rows), 'prediction')} written to {arguments.out}", file=sys.stderr)
     except ShardtuneError as error:
         print(error, file=sys.stderr)
+        return EXIT_USER
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) or (fault := system_fault(error, str(arguments.out))) is None:
+            raise
+        print(fault, file=sys.stderr)
         return EXIT_USER
     return EXIT_OK
 
