@@ -125,7 +125,8 @@ def write_run_dir(run: Run) -> None:
         _write_run_dir(run)
     except OSError as error:
         raise CheckpointError(
-            f"{run.run_dir} cannot be written to ({error.strerror}); free space, or give another --run-dir"
+            f"{run.run_dir} cannot be written to ({error.strerror}); free space, or give another --run-dir, or "
+            "--sweep-dir for a sweep"
         ) from error
 
 

@@ -32,7 +32,9 @@ def test_a_run_directory_that_cannot_be_made_is_refused(tmp_path: Path, name: st
     with pytest.raises(CheckpointError) as error:
         write_run_dir(Run(parse_recipe(RECIPE), tmp_path / name, tmp_path / "x.yaml"))
     (line,) = str(error.value).splitlines()
-    assert line.startswith(f"{tmp_path / name} cannot be written to (") and line.endswith("or give another --run-dir")
+    assert line.startswith(f"{tmp_path / name} cannot be written to (") and line.endswith(
+        "or give another --run-dir, or --sweep-dir for a sweep"
+    )
 
 
 def test_a_run_directory_on_a_full_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     merge_lora=arguments.merge_lora,
                 )
         except OSError as error:
-            raise CheckpointError(f"could not write {folder}: {error}") from error
+            raise CheckpointError(f"could not write {folder}: {error.strerror or error}") from error
     except ShardtuneError as error:
         print(error, file=sys.stderr)
         return EXIT_USER

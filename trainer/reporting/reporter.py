@@ -19,7 +19,7 @@ from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.files import METRICS, write_atomically
 from shardtune.run_dir.progress import Progress
 from shardtune.trainer.distributed.ranks import Ranks
-from shardtune.trainer.reporting.wandb_choice import WandbChoice, choose_wandb
+from shardtune.trainer.reporting.wandb_choice import WandbChoice, choose_wandb, give_wandb_a_home
 
 log = logging.getLogger(__name__)
 
@@ -176,6 +176,7 @@ class WandbReporter:
 
     def _work(self, recipe: Recipe, run_dir: Path, choice: WandbChoice) -> None:
         try:
+            give_wandb_a_home(run_dir)
             import wandb
 
             run = wandb.init(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from shardtune.home import home_fault
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.files import wandb_sync_command
 
@@ -58,6 +59,13 @@ def choose_wandb(recipe: Recipe, run_dir: Path, environment: Mapping[str, str] =
         name=recipe.report.name or environment.get("WANDB_NAME") or run_dir.name,
         server=server,
     )
+
+
+def give_wandb_a_home(run_dir: Path) -> None:
+    """Without a home directory, makes wandb keep in RUN_DIR/wandb what it would keep there; else it would not start."""
+    if home_fault("~") is not None:
+        for variable in ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+            os.environ.setdefault(variable, str(run_dir / "wandb"))
 
 
 def _mode(by_recipe: str, environment: Mapping[str, str], server: str) -> tuple[str, str]:

@@ -1,13 +1,16 @@
 """What is decided about W&B where the recipe is silent, and that it is said."""
 
+import os
+import pwd
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from shardtune.recipe.load import parse_recipe
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.results import finished_message
-from shardtune.trainer.reporting.wandb_choice import WandbChoice, choose_wandb
+from shardtune.trainer.reporting.wandb_choice import WandbChoice, choose_wandb, give_wandb_a_home
 
 SMALLEST = "task: {kind: classification}\nmodel: {path: m}\ndata: {train: t}\n"
 SELF_HOSTED = {"WANDB_BASE_URL": "https://wandb.our.org:8080/"}
@@ -98,6 +101,25 @@ def test_the_names_of_the_environment_count_where_the_recipe_has_none(
 ) -> None:
     choice = chosen(tmp_path, environment, *overrides)
     assert (choice.project, choice.name) == (project, name)
+
+
+def test_wandb_needs_no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR")
+    for name in kept:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    give_wandb_a_home(tmp_path)
+    assert [os.environ.get(name) for name in kept] == [None] * 3, "there is a home"
+
+    def unknown(user: Any) -> Any:
+        raise KeyError(user)
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setenv("WANDB_CACHE_DIR", "/ours")
+    give_wandb_a_home(tmp_path)
+    folder = str(tmp_path / "wandb")
+    assert [os.environ.get(name) for name in kept] == [folder, "/ours", folder]
 
 
 def test_one_line_says_what_was_decided_with_the_folder_and_the_command(tmp_path: Path) -> None:
