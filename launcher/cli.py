@@ -101,10 +101,9 @@ def _perform(words: list[str]) -> int:
     from fire import decorators
 
     commands = {name: decorators.SetParseFn(str)(command) for name, command in COMMANDS.items()}
-    command = fire.Fire(commands, command=words, name="shardtune", serialize=lambda _: None)
-    if not isinstance(command, Command):
-        return 0
     try:
+        command = fire.Fire(commands, command=words, name="shardtune", serialize=lambda _: None)
+        assert isinstance(command, Command), "every subcommand returns one"
         return command.perform()
     except ShardtuneError as error:
         print(error, file=sys.stderr)

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from shardtune.launcher.commands.command import Command, refuse_values, refuse_words
+from shardtune.errors import ConfigError
+from shardtune.launcher.commands.command import Command, refuse_values, refuse_words, say_at_once
 from shardtune.shell_line import shell_line
 
 HELP = """\
@@ -193,11 +194,12 @@ def doctor(*overrides: str, nodes: str | None = None) -> Command:
         nodes: how many nodes of the cluster to check (default: this machine).
     """
     if nodes is not None and not (nodes.isdecimal() and int(nodes)):
-        raise SystemExit(f"shardtune: --nodes takes a number above 0, got {nodes!r}")
+        raise ConfigError(f"shardtune: --nodes takes a number above 0, got {nodes!r}")
 
     def perform() -> int:
         from shardtune.launcher.runs import checkup
 
+        say_at_once(f"checking {nodes or 'this machine'}{' nodes' if nodes else ''}")
         words = [*overrides, f"job.nodes={nodes}"] if nodes else list(overrides)
         return checkup.check_nodes(words, print) if nodes else checkup.check_here(words)
 

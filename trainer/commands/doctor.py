@@ -16,6 +16,7 @@ from shardtune.trainer.distributed.ranks import connect, disconnect
 from shardtune.trainer.preflight.link_speed import measure_links
 from shardtune.trainer.preflight.preflight import judge, render_facts
 from shardtune.trainer.preflight.probe import probe
+from shardtune.trainer.setup.rank_log import drop_deprecation_warnings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="a folder on a file system shared by all machines")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="what to check")
     arguments = parser.parse_args(argv)
+    drop_deprecation_warnings()
     try:
         ranks = connect(arguments.device)
         facts = probe(arguments.folder, ranks, gpus=True)
