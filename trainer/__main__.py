@@ -3,6 +3,7 @@
 `python -m shardtune.trainer RECIPE_OR_RUN_DIR [key=value …]`, under torchrun, deepspeed, srun or alone.
 """
 
+from shardtune.argument_parser import OneLineParser
 from shardtune.safe_path import leave_out_working_directory
 
 if __name__ == "__main__":
@@ -170,7 +171,7 @@ def _patience(faults: FaultsConfig) -> timedelta:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m shardtune.trainer", description=__doc__)
+    parser = OneLineParser("python -m shardtune.trainer", description=__doc__)
     parser.add_argument("path", type=Path, help="a recipe, or the run directory to resume")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="overrides of the recipe, such as optim.lr=2e-5"

@@ -58,6 +58,7 @@ def sweep(
         from shardtune.launcher.plan import sweep as planning
         from shardtune.launcher.runs import sweep_queue
         from shardtune.launcher.slurm import cluster
+        from shardtune.recipe.load import read_yaml_file
 
         if Path(recipe).is_dir():
             if axes or points or random or overrides:
@@ -69,7 +70,7 @@ def sweep(
                     "give the values to try: --grid optim.lr=1e-5,2e-5 (may be repeated), or --points=FILE"
                 )
             if points:
-                variations = planning.points_of(Path(points).read_text(encoding="utf-8"), name=points)
+                variations = planning.points_of(read_yaml_file(Path(points)), name=points)
             elif random:
                 variations = planning.drawn(axes, int(random), seed=int(seed))
             else:

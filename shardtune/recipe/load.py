@@ -26,7 +26,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises one ConfigError with a line for each fault in the file, the overrides and the paths that they name.
     """
-    draft = draft_recipe(_read(path), overrides, name=str(path))
+    draft = draft_recipe(read_yaml_file(path), overrides, name=str(path))
     folder = Path.cwd()
     recipe, faults = _validated(draft)
     faults += _missing_paths(draft.values, folder, path.absolute().parent)
@@ -224,14 +224,16 @@ def _quoted(override: str) -> str:
     return f"'{override}'" if override.isprintable() else ascii(override)
 
 
-def _read(path: Path) -> str:
+def read_yaml_file(path: Path) -> str:
+    """Return the text of a YAML file. Raises ConfigError if it cannot be read."""
     try:
         return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}:{line}: not UTF-8 text; save the file as UTF-8") from None
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file{_near(path)}") from None
+        start = "" if path.is_absolute() else f" in {Path.cwd()}"
+        raise ConfigError(f"{path}: no such file{start}{_near(path)}") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"{_quoted(str(path))} cannot be read: {reason}") from None

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from shardtune.argument_parser import OneLineParser
 from shardtune.errors import CheckpointError, DataError, ShardtuneError
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
 from shardtune.shell_line import shell_line
@@ -130,7 +131,7 @@ def converse(talk: Talk, read: Callable[[], str], write: Callable[[str], None]) 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
-    parser = argparse.ArgumentParser("shardtune chat", description=__doc__)
+    parser = OneLineParser("shardtune chat", description=__doc__)
     parser.add_argument("run_dir", type=Path, help="a run directory")
     parser.add_argument("--model", default="best", choices=("best", "last"), help="the exported model to use")
     parser.add_argument("--system", help="the system text (default: the recipe's)")

@@ -4,11 +4,11 @@
 a machine is unfit for training.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from shardtune.argument_parser import OneLineParser
 from shardtune.counted import counted
 from shardtune.errors import ShardtuneError
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
@@ -21,7 +21,7 @@ from shardtune.trainer.setup.rank_log import drop_deprecation_warnings
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the checks of this rank and returns its exit code. Rank 0 prints the results."""
-    parser = argparse.ArgumentParser("python -m shardtune.trainer.commands.doctor", description=__doc__)
+    parser = OneLineParser("python -m shardtune.trainer.commands.doctor", description=__doc__)
     parser.add_argument("folder", type=Path, help="a folder on a file system shared by all machines")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="what to check")
     arguments = parser.parse_args(argv)

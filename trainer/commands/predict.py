@@ -4,7 +4,6 @@
 the input.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
+from shardtune.argument_parser import OneLineParser
 from shardtune.counted import counted
 from shardtune.errors import CheckpointError, DataError, ShardtuneError, system_fault
 from shardtune.json_lines import json_line
@@ -34,7 +34,7 @@ BATCH_ROWS, WINDOW_ROWS = 32, 1024
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
-    parser = argparse.ArgumentParser("shardtune predict", description=__doc__)
+    parser = OneLineParser("shardtune predict", description=__doc__)
     parser.add_argument("run_dir", type=Path, help="a run directory")
     parser.add_argument("--text", action="append", default=[], help="a text to predict; may be given several times")
     parser.add_argument("--file", type=Path, help="a file of rows to predict, in any format of training data")

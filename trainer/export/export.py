@@ -5,7 +5,6 @@ finishes writes its exports with the same function. Memory holds the weights in 
 file.
 """
 
-import argparse
 import json
 import shutil
 import sys
@@ -18,6 +17,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from shardtune.argument_parser import OneLineParser
 from shardtune.errors import CheckpointError, ShardtuneError
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
@@ -46,7 +46,7 @@ SHARD = "5GB"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
-    parser = argparse.ArgumentParser("shardtune export", description=__doc__)
+    parser = OneLineParser("shardtune export", description=__doc__)
     parser.add_argument("run_dir", type=Path, help="a run directory")
     parser.add_argument("--step", type=int, help="the checkpoint's step (default: the best by the dev metric)")
     parser.add_argument("--dtype", choices=sorted(DTYPES), help="of the weights (default: the training's precision)")

@@ -55,6 +55,8 @@ def test_no_command_shows_what_fire_says(name: str, capsys: pytest.CaptureFixtur
         ("run x.yaml --learning-rate=1", "the key of the recipe is optim.lr"),
         ("run x.yaml --dry-rum", "did you mean --dry-run?"),
         ("status x --json --json", "--json is given twice"),
+        ("sweep x.yaml --points=nope.yaml", "nope.yaml: no such file in "),
+        ("sweep x.yaml --points=.", "cannot be read: Is a directory"),
         ("status x --json=yes", "--json takes no value, got 'yes'"),
         ("logs x --rank=one", "--rank takes a number, got 'one'"),
         ("doctor --nodes=0", "--nodes takes a number above 0, got '0'"),

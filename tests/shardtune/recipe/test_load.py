@@ -294,7 +294,7 @@ def test_missing_sections_are_reported_with_their_meaning() -> None:
 @pytest.mark.parametrize(
     ("name", "content", "what"),
     [
-        ("chat.yml", None, "chat.yml: no such file; did you mean 'chat.yaml'?"),
+        ("chat.yml", None, "chat.yml: no such file in {folder}; did you mean 'chat.yaml'?"),
         ("latin.yaml", "a: 1\nb: \xe9\n".encode("latin-1"), "latin.yaml:2: not UTF-8 text; save the file as UTF-8"),
         (".", None, "'.' cannot be read: Is a directory"),
         ("a\0b", None, r"'a\x00b' cannot be read: embedded null byte"),
@@ -309,7 +309,7 @@ def test_a_file_that_cannot_be_read_is_reported_in_one_line(
         Path(name).write_bytes(content)
     with pytest.raises(ConfigError) as error:
         load_recipe(Path(name))
-    assert str(error.value) == what
+    assert str(error.value) == what.replace("{folder}", str(tmp_path))
 
 
 class Ham(Section):
