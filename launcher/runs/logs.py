@@ -22,17 +22,14 @@ def print_log(run_dir: Path, rank: str | None, *, follow: bool) -> None:
     Raises CheckpointError if the folder is not a run directory, LaunchError if there is no output.
     """
     monitor.look_at(run_dir)
-    if rank is not None:
-        path = run_dir / "logs" / f"rank-{rank}.log"
-        if not path.is_file():
-            raise LaunchError(f"{run_dir}: no output yet ({path.name} does not exist in its logs)")
-        _print_file(run_dir, path, follow=follow)
-    elif (outputs := monitor.job_outputs(run_dir)) and (path := next(filter(Path.is_file, outputs), None)):
-        _print_file(run_dir, path, follow=follow)
-    elif outputs:
-        raise LaunchError(f"{run_dir}: no output yet ({outputs[0].name} does not exist in its logs)")
-    else:
+    wanted = monitor.job_outputs(run_dir) if rank is None else [run_dir / "logs" / f"rank-{rank}.log"]
+    if not wanted:
         _print_events(run_dir, follow=follow)
+        return
+    output = next(filter(Path.is_file, wanted), None)
+    if output is None:
+        raise LaunchError(f"{run_dir}: no output yet ({wanted[0].name} does not exist in its logs)")
+    _print_file(run_dir, output, follow=follow)
 
 
 def _print_file(run_dir: Path, path: Path, *, follow: bool) -> None:
