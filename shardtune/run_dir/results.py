@@ -37,12 +37,22 @@ def finished_message(recipe: Recipe, run_dir: Path, began: float | None = None) 
         "logs": run_dir / "logs",
         "W&B": _wandb(run_dir),
         "try it": f'{shell_line("predict", run_dir)} --text "…"',
+        "in Python": _in_python(run_dir / "export" / "best"),
         "talk to it": shell_line("chat", run_dir) if recipe.task.kind == "chat" else "",
     }
     table = render_metrics(results)
     lines = [f"{name:12}{value}" for name, value in rows.items() if value]
     first = already_finished(run_dir) if began is None else f"finished: {run_dir}"
     return "\n".join([first, *(["", table, ""] if table else []), *lines])
+
+
+def _in_python(folder: Path) -> str:
+    """The line of the model card that loads the model, with the folder's path, which the card itself does not name."""
+    card = folder / "README.md"
+    lines = card.read_text(encoding="utf-8").splitlines() if card.is_file() else []
+    loads = next((line.partition("  #")[0] for line in lines if line.startswith("model = pipeline(")), "")
+    line = loads.replace('model="."', f"model={json.dumps(str(folder), ensure_ascii=False)}")
+    return f"from transformers import pipeline; {line}" if line else ""
 
 
 def _wandb(run_dir: Path) -> str:
