@@ -59,7 +59,7 @@ def _print_events(run_dir: Path, *, follow: bool) -> None:
     failure, backend = first_failure(run_dir, began), _text(run_dir / "logs" / "launcher.log")
     if failure is not None and failure["code"] != EXIT_RESUME:
         print(f"rank {failure['rank']} on {failure['host']} failed:\n{failure['text'].rstrip()}")
-    elif backend:
+    elif backend and monitor.look_at(run_dir).state not in ("finished", "stopped", *monitor.GOING_ON):
         print(backend)
     elif not num_lines:
         raise LaunchError(

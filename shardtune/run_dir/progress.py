@@ -84,16 +84,15 @@ class Progress:
                 if not self._live and time.monotonic() - self._last_line_at > PLAIN_EVERY_S:
                     self._last_line_at = time.monotonic()
                     self._say(f"step {event['step']}/{self._num_steps or '?'}  {step_numbers(event, self._lost)}")
-            case _:
-                if (text := event_line(event)) is not None:
-                    self._say(text)
+            case "notice" | "eval" | "alert":
+                self._say(str(event_line(event)))
 
     def _draw(self, description: str) -> None:
-        """Updates the bar, and gives it what the numbers leave of the line."""
-        digits = len(str(self._num_steps or "?"))
-        room = self._console.width - len(description) - (2 * digits + 1) - MIN_BAR_WIDTH - 3
+        """Updates the bar, and the numbers that the line has room for."""
+        digits, width = len(str(self._num_steps or "?")), self._console.width
+        self._bar_column.bar_width = max(MIN_BAR_WIDTH, min(BAR_WIDTH, width // 6))
+        room = width - len(description) - self._bar_column.bar_width - (2 * digits + 1) - 3
         numbers = step_numbers(self._step, self._lost, room) if self._step else ""
-        self._bar_column.bar_width = max(MIN_BAR_WIDTH, min(BAR_WIDTH, MIN_BAR_WIDTH + room - len(numbers)))
         self._bars.update(self._bar, description=description, numbers=numbers)
 
     def say(self, text: str) -> None:
@@ -138,6 +137,10 @@ def event_line(event: Mapping[str, Any]) -> str | None:
             return evaluation_line(event)
         case "alert":
             return f"WARNING: {event['title']}: {event['text']}"
+        case "stopped":
+            return f"stopped at step {event['step']}: {event['reason']}"
+        case "done":
+            return "finished"
     return None
 
 

@@ -73,4 +73,6 @@ def test_no_rank_is_named_before_enough_steps_or_for_less_than_a_tenth() -> None
 def test_events_are_lines_of_a_log() -> None:
     assert event_line(step(7)) == "step 7  loss 1.0000  lr 1.00e-03  98,765 tokens/s  1:40:00 left"
     assert event_line({"event": "phase", "name": None}) is event_line({"event": "checkpoint"}) is None
+    assert event_line({"event": "stopped", "step": 7, "reason": "SIGTERM"}) == "stopped at step 7: SIGTERM"
+    assert event_line({"event": "done", "step": 9}) == "finished"
     assert event_line({"event": "alert", "title": "a", "text": "b"}) == "WARNING: a: b"
