@@ -27,7 +27,18 @@ BARE_FLAGS = {
     "-f": "--follow=True",
 }
 """Flags without a value, as Fire takes them: it would take the word after one of them for its value."""
-EXAMPLES = {"text": '"…"', "file": "rows.jsonl", "out": "FILE", "run_dir": "DIR", "fork": "NEW_DIR", "grid": "key=A,B"}
+EXAMPLES = {
+    **dict.fromkeys(("text", "system"), '"…"'),
+    **dict.fromkeys(("run_dir", "sweep_dir"), "DIR"),
+    "out": "PATH",
+    "fork": "NEW_DIR",
+    "file": "rows.jsonl",
+    "points": "FILE",
+    "grid": "key=A,B",
+    "model": "last",
+    "dtype": "bf16",
+    "depends": "afterok:JOB",
+}
 """What stands for the value of a flag in a message."""
 
 _RUN = "shardtune run RECIPE"

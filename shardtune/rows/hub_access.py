@@ -33,13 +33,14 @@ def hub_fault() -> str | None:
 
 def _ask(endpoint: str) -> str | None:
     """Why there is no answer, in a thread of its own: looking up a name has no time limit."""
+    from huggingface_hub import get_session
+
+    session = get_session()  # here, because on a busy machine its imports alone take seconds
     answers: list[str | None] = []
 
     def ask() -> None:
-        from huggingface_hub import get_session
-
         try:
-            get_session().head(endpoint, timeout=PATIENCE_S)
+            session.head(endpoint, timeout=PATIENCE_S)
             answers.append(None)
         except Exception as error:  # whatever the network and the libraries between may raise
             reason = str(error).strip().splitlines()
