@@ -145,7 +145,7 @@ def _last_words(training_run: Run, process: _Process, *, is_finished: bool) -> s
         return f"stopped; run it again to resume: {training_run.run_dir}"
     if process.arguments.job is not None:
         return f"finished: {training_run.run_dir}"
-    from shardtune.run_dir.results import finished_message
+    from shardtune.run_dir.view.results import finished_message
 
     return finished_message(training_run.recipe, training_run.run_dir, process.started)
 

@@ -16,8 +16,8 @@ from shardtune.recipe.load import parse_recipe
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.curves import as_float, charts, metric_names
 from shardtune.run_dir.files import CONFIG, FACTS, REPORT, RESULTS, read_events, write_atomically
-from shardtune.run_dir.results import render_time
-from shardtune.run_dir.step_line import slowest
+from shardtune.run_dir.view.results import render_time
+from shardtune.run_dir.view.step_line import slowest
 
 MOST_SOURCES = 10
 """Sources of a split that are named."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from shardtune.launcher.slurm.lifecycle import Cause, Start
 from shardtune.launcher.slurm.text import QueuedJob, explain_reason
-from shardtune.run_dir.step_line import duration
+from shardtune.run_dir.view.step_line import duration
 from shardtune.shell_line import shell_line
 
 ENDED_BY_SLURM: dict[str, Cause] = {

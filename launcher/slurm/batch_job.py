@@ -46,8 +46,8 @@ from shardtune.run_dir.bad_nodes import keep_bad_nodes, may_be_excluded, read_ba
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_RESTART, EXIT_RESUME, EXIT_USER
 from shardtune.run_dir.files import CONFIG, RESULTS, STOP, write_atomically
 from shardtune.run_dir.micro_batch_budget import read_budget
-from shardtune.run_dir.results import finished_message
 from shardtune.run_dir.run import find_run, write_run_dir
+from shardtune.run_dir.view.results import finished_message
 
 USR1_DETAILS = "logs/slurm-usr1.txt"
 """The output of scontrol when the signal arrived."""

@@ -30,8 +30,8 @@ from shardtune.run_dir.files import LEASE, RESULTS, STOP, read_events
 from shardtune.run_dir.lease_holder import refuse_while_held
 from shardtune.run_dir.micro_batch_budget import read_budget
 from shardtune.run_dir.progress import Progress
-from shardtune.run_dir.results import finished_message
 from shardtune.run_dir.run import write_run_dir
+from shardtune.run_dir.view.results import finished_message
 from shardtune.safe_path import safe_environment
 from shardtune.shell_line import shell_line
 

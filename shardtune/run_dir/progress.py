@@ -11,7 +11,7 @@ from rich.progress import Progress as Bars
 
 from shardtune.counted import counted
 from shardtune.ds_config.resolve import sharding_name
-from shardtune.run_dir.step_line import LostTime, StragglerWatch, step_numbers
+from shardtune.run_dir.view.step_line import LostTime, StragglerWatch, step_numbers
 
 PLAIN_EVERY_S = 20.0
 BAR_WIDTH, MIN_BAR_WIDTH = 40, 8

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from shardtune.run_dir.progress import Progress, event_line
-from shardtune.run_dir.step_line import JUDGED_STEPS, StragglerWatch, step_numbers
+from shardtune.run_dir.view.step_line import JUDGED_STEPS, StragglerWatch, step_numbers
 
 START = {
     "event": "start", "step": 0, "num_steps": 2000, "num_rows": 67, "num_parameters": 1000, "world_size": 2,

@@ -21,8 +21,8 @@ from shardtune.recipe.load import parse_recipe
 from shardtune.recipe.schema import Recipe
 from shardtune.rows.source import read_rows
 from shardtune.run_dir.files import MODEL
-from shardtune.run_dir.results import finished_message
 from shardtune.run_dir.run import Run, write_run_dir
+from shardtune.run_dir.view.results import finished_message
 from shardtune.trainer.checkpoint.checkpoints import CheckpointPolicy, Checkpoints
 from shardtune.trainer.checkpoint.manifest import WEIGHTS, Checkpoint
 from shardtune.trainer.checkpoint.train_state import TrainState

@@ -9,7 +9,7 @@ import pytest
 
 from shardtune.recipe.load import parse_recipe
 from shardtune.recipe.schema import Recipe
-from shardtune.run_dir.results import finished_message
+from shardtune.run_dir.view.results import finished_message
 from shardtune.trainer.reporting.wandb_choice import WandbChoice, choose_wandb, give_wandb_a_home
 
 SMALLEST = "task: {kind: classification}\nmodel: {path: m}\ndata: {train: t}\n"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from shardtune.recipe.load import parse_recipe
-from shardtune.run_dir.results import finished_message, in_words, render_metrics, render_time, start_spans
+from shardtune.run_dir.view.results import finished_message, in_words, render_metrics, render_time, start_spans
 
 CHOSEN = {"metric": "accuracy", "lower_is_better": False}
 CLASSIFICATION = {
