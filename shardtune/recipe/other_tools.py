@@ -20,7 +20,9 @@ _OPTIMIZER = Counterpart(
     "not supported: the optimizer is AdamW (optim.kind). To save its memory: engine.deepspeed=zero2_offload or "
     "zero3, or model.lora",
 )
-_NO_PREFERENCES = Counterpart(None, "not supported: this is supervised fine-tuning, without preferences or rewards")
+_NO_PREFERENCES = Counterpart(
+    None, "remove it: this is always supervised fine-tuning; preferences and rewards are not supported"
+)
 _NO_VARIANT = Counterpart(None, "not supported: adapters are plain LoRA (model.lora)")
 _NO_KERNEL = Counterpart(None, "not supported; model.attention chooses the attention implementation")
 _NO_MEDIA = Counterpart(None, "not supported: rows are texts")
@@ -115,7 +117,9 @@ OTHER_TOOLS: tuple[Names, ...] = (
     Names(("wandb_mode", "use_wandb"), Counterpart("report.wandb")),
     Names(
         ("wandb_entity", "wandb_watch", "wandb_run_id", "wandb_log_model"),
-        Counterpart(None, "no key of the recipe; set WANDB_ENTITY. A run directory keeps its run in W&B"),
+        Counterpart(
+            None, "no key of the recipe; wandb reads its own variables (WANDB_ENTITY, WANDB_TAGS, …), which count here"
+        ),
     ),
     Names(
         ("plot_loss", "use_tensorboard", "use_swanlab", "use_mlflow"),
@@ -137,6 +141,18 @@ OTHER_TOOLS: tuple[Names, ...] = (
     Names(
         ("model_type", "model_init_kwargs", "base_model_config", "rope_scaling", "overrides_of_model_config"),
         Counterpart(None, "the model's config.json decides"),
+    ),
+    Names(
+        ("trust_remote_code",),
+        Counterpart(None, "not supported: code that a model or a data set brings along is never run"),
+    ),
+    Names(
+        ("strict", "plugins"),
+        Counterpart(None, "remove it: recipes are always checked as a whole, and there are no plugins"),
+    ),
+    Names(
+        ("eval_table_size", "eval_max_new_tokens"),
+        Counterpart("task.show_replies", "for chat, and task.max_new_tokens for their length"),
     ),
     Names(("hf_use_auth_token", "hf_hub_token", "use_auth_token"), _HUB_ACCESS),
     Names(("image_max_pixels", "video_max_pixels", "image_dir", "media_dir"), _NO_MEDIA),
