@@ -10,8 +10,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from shardtune.errors import ConfigError
+from shardtune.errors import ConfigError, ShardtuneError, system_fault
 from shardtune.home import expand_home
+from shardtune.launcher.commands import arguments
 from shardtune.launcher.commands import run as run_commands
 from shardtune.launcher.commands import slurm as slurm_commands
 from shardtune.launcher.commands import sweep as sweep_commands
@@ -28,6 +29,7 @@ On a Slurm cluster:
 
 {slurm_commands.HELP}
   shardtune run --help                      help on a command; docs/recipe.md lists all keys
+  shardtune --version                       the version, and where it is installed
 """
 
 
@@ -53,30 +55,13 @@ COMMANDS: dict[str, Callable[..., Command]] = {
 }
 
 
-BARE_FLAGS = {
-    "--dry-run": "--dry_run=True",
-    "--dry_run": "--dry_run=True",
-    "--json": "--json=True",
-    "--quick": "--quick=True",
-    "--wait": "--wait=True",
-    "--now": "--now=True",
-    "--trust": "--trust=True",
-    "--local": "--local=True",
-    "--prepare": "--prepare=True",
-    "--follow": "--follow=True",
-    "-f": "--follow=True",
-}
-
-
 PATH_FLAGS = ("--run-dir", "--fork", "--sweep-dir", "--points", "--file", "--out")
 
 
 def main() -> None:
     """The `shardtune` command."""
-    # Fire would take the argument after a bare flag for its value, and so swallow an override.
-    words = sweep_commands.joined([BARE_FLAGS.get(word, word) for word in sys.argv[1:]])
     try:
-        code = _carry_out(words)
+        code = _carry_out(sys.argv[1:])
         sys.stdout.flush()
     except KeyboardInterrupt:
         code = 130
@@ -88,43 +73,45 @@ def main() -> None:
 
 def _carry_out(words: list[str]) -> int:
     """Carries out a command line; returns the exit code."""
-    if not words or words[0] in ("--help", "-h", "help"):
-        print(HELP)
+    name, rest = (words[0], words[1:]) if words else ("help", [])
+    if name in ("--help", "-h", "help"):
+        print(_help(rest[0]) if rest and rest[0] in COMMANDS else HELP)
         return 0
-    if words[0] not in COMMANDS:
-        return _refuse(f"unknown command {words[0]!r}", words[0], list(COMMANDS))
-    if "--help" in words or "-h" in words:
-        print(_help(words[0]))
+    if name in ("--version", "-V", "version"):
+        print(arguments.version_line())
+        return 0
+    if name not in COMMANDS:
+        print(f"shardtune: {arguments.unknown_command(name, list(COMMANDS))}", file=sys.stderr)
+        return 2
+    if "--help" in rest or "-h" in rest:
+        print(_help(name))
         return 0
     try:
-        words = [words[0], *(_at_home(word, is_first=not at) for at, word in enumerate(words[1:]))]
+        at_home = [_at_home(word, is_first=not at) for at, word in enumerate(rest)]
+        bound = arguments.bind(name, COMMANDS[name], sweep_commands.joined(at_home))
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
-    parameters = inspect.signature(COMMANDS[words[0]]).parameters.values()
-    known = [f"--{p.name.replace('_', '-')}" for p in parameters if p.default is not inspect.Parameter.empty]
-    flags = [word.split("=")[0].replace("_", "-") for word in words[1:] if word.startswith("--")]
-    for flag in flags:
-        if flag not in known:
-            return _refuse(f"{words[0]}: unknown flag {flag}", flag, known)
-        if flags.count(flag) > 1:
-            more = "; put several texts into a --file" if flag == "--text" else ""
-            print(f"shardtune: {flag} is given twice{more}", file=sys.stderr)
-            return 2
+    return _perform([name, *bound])
+
+
+def _perform(words: list[str]) -> int:
+    """Has Fire call the subcommand, and performs what it returns; returns the exit code."""
     import fire
     from fire import decorators
 
     commands = {name: decorators.SetParseFn(str)(command) for name, command in COMMANDS.items()}
-    command = fire.Fire(commands, command=words, name="shardtune", serialize=lambda _: None)
-    if not isinstance(command, Command):
-        return 0
-    from shardtune.errors import ShardtuneError
-
     try:
+        command = fire.Fire(commands, command=words, name="shardtune", serialize=lambda _: None)
+        assert isinstance(command, Command), "every subcommand returns one"
         return command.perform()
     except ShardtuneError as error:
         print(error, file=sys.stderr)
-        return 2
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) or (fault := system_fault(error)) is None:
+            raise
+        print(f"shardtune: {fault}", file=sys.stderr)
+    return 2
 
 
 def _at_home(word: str, *, is_first: bool) -> str:
@@ -143,16 +130,7 @@ def _help(name: str) -> str:
         typed = parameter.name.upper()
         if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
             typed = "key=value"
-        elif parameter.default is not inspect.Parameter.empty:
+        elif not arguments.is_word(parameter):
             typed = f"--{parameter.name.replace('_', '-')}"
         text = text.replace(f"\n    {parameter.name}: ", f"\n    {typed}: ")
     return text
-
-
-def _refuse(what: str, word: str, legal: list[str]) -> int:
-    import difflib
-
-    near = difflib.get_close_matches(word, legal, n=1)
-    hint = f"; did you mean {near[0]}?" if near else f"; choose from {', '.join(legal)}"
-    print(f"shardtune: {what}{hint}", file=sys.stderr)
-    return 2

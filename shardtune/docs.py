@@ -15,9 +15,10 @@ from pydantic.fields import FieldInfo
 
 from shardtune.ds_config.keys import IGNORED, OWNED_BY_RECIPE, REFUSED
 from shardtune.recipe.explain import sections_in
+from shardtune.recipe.other_tools import OTHER_TOOLS
 from shardtune.recipe.schema import LEARNING_SECTIONS, NOT_LEARNED, Recipe
 from shardtune.recipe.strategies import strategies
-from shardtune.recipe.training_arguments import TRAINING_ARGUMENTS
+from shardtune.recipe.training_arguments import TRAINING_ARGUMENTS, Names
 from shardtune.section import Section
 
 DOCS_DIR = Path(__file__).resolve().parents[1] / "docs"
@@ -106,6 +107,14 @@ too.
 | --- | --- | --- |
 """
 
+_OTHER_TOOLS = """\
+
+## Coming from LLaMA-Factory, axolotl or TRL
+
+| another tool | recipe | |
+| --- | --- | --- |
+"""
+
 
 def main() -> None:
     """Write both pages."""
@@ -122,7 +131,7 @@ def render_json_schema() -> str:
 
 def render_recipe_page() -> str:
     """The text of docs/recipe.md."""
-    return "\n".join([_INTRO, *_sections(), _learning(), _deepspeed(), _transformers()])
+    return "\n".join([_INTRO, *_sections(), _learning(), _deepspeed(), _other_tools()])
 
 
 def _sections() -> Iterator[str]:
@@ -221,9 +230,13 @@ def _deepspeed() -> str:
     )
 
 
-def _transformers() -> str:
-    rows = sorted(TRAINING_ARGUMENTS, key=lambda row: row.ours.key is None)
-    return _TRANSFORMERS + "".join(
+def _other_tools() -> str:
+    return f"{_TRANSFORMERS}{_counterparts(TRAINING_ARGUMENTS)}{_OTHER_TOOLS}{_counterparts(OTHER_TOOLS)}"
+
+
+def _counterparts(table: tuple[Names, ...]) -> str:
+    rows = sorted(table, key=lambda row: row.ours.key is None)
+    return "".join(
         f"| {', '.join(f'`{name}`' for name in row.names)} | {f'`{row.ours.key}`' if row.ours.key else 'none'} "
         f"| {row.ours.note} |\n"
         for row in rows

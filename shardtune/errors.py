@@ -3,6 +3,31 @@
 Entry points print them as they are and exit with 2. Any other exception is a bug in shardtune and keeps its traceback.
 """
 
+import errno
+
+NOT_OURS = {
+    errno.ENOSPC: "free space, or name another folder",
+    errno.EDQUOT: "free space, or name another folder",
+    errno.EACCES: "ask for the right to do so, or name another path",
+    errno.EPERM: "ask for the right to do so, or name another path",
+    errno.EROFS: "name another folder",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ENOTDIR: "name another path",
+    errno.ELOOP: "name another path",
+}
+"""Errors of the system that users can resolve, and how."""
+
+
+def system_fault(error: OSError, where: str | None = None) -> str | None:
+    """What the system refused, and what to do; None if that may be a bug in shardtune.
+
+    `where` is the path if the error does not name it: writing to an open file does not.
+    """
+    if error.errno not in NOT_OURS:
+        return None
+    place = error.filename or where
+    return f"{f'{place}: ' if place else ''}{error.strerror}; {NOT_OURS[error.errno]}"
+
 
 class ShardtuneError(Exception):
     """A problem outside the code; the message says what to do about it."""

@@ -1,4 +1,4 @@
-"""The user's home: `~` at the beginning of a path, which never becomes a folder of that name; and the state folder."""
+"""The user's home, where there is one: `~` is expanded or refused, never a folder of that name; the state folder."""
 
 import os
 from pathlib import Path

@@ -68,7 +68,7 @@ def test_the_environment_is_read_where_it_belongs() -> None:
         "shardtune/safe_path.py",
         "shardtune/home.py",
         "trainer/data/prepare/work_queue.py",
-        "trainer/reporting/reporter.py",
+        "trainer/reporting/wandb_choice.py",
     }
     assert readers == launching | this_rank | others
 

@@ -3,6 +3,7 @@
 `python -m shardtune.trainer RECIPE_OR_RUN_DIR [key=value …]`, under torchrun, deepspeed, srun or alone.
 """
 
+from shardtune.argument_parser import OneLineParser
 from shardtune.safe_path import leave_out_working_directory
 
 if __name__ == "__main__":
@@ -89,7 +90,7 @@ def _prepare(training_run: Run, num_ranks: int, stop: Stop) -> None:
     """Checks the ds_config of a run, and prepares the data, before its ranks start."""
     stop.watch(training_run.run_dir / STOP, training_run.recipe.faults.stop_after_minutes)
     with stop.postponed(), lasting_objects():
-        from shardtune.run_dir.progress import PreparationProgress
+        from shardtune.run_dir.view.progress import PreparationProgress
         from shardtune.trainer.data.prepare.prepare import prepare
 
         if has_own_ds_config(training_run.recipe):  # DeepSpeed is slow to import
@@ -137,8 +138,19 @@ def _train(training_run: Run, process: _Process, stop: Stop) -> int:
     ranks.barrier()  # a rank that exits with EXIT_RESUME would have rank 0 killed before it has sent its last lines
     disconnect()
     if ranks.is_zero and not arguments.followed:
-        print(f"{'finished' if is_done else 'stopped; run it again to resume'}: {run_dir}", file=terminal)
+        print(_last_words(training_run, process, is_finished=is_done), file=terminal)
     return EXIT_OK if is_done else EXIT_RESUME
+
+
+def _last_words(training_run: Run, process: _Process, *, is_finished: bool) -> str:
+    """What rank 0 says at the end; in a job the batch script shows the results."""
+    if not is_finished:
+        return f"stopped; run it again to resume: {training_run.run_dir}"
+    if process.arguments.job is not None:
+        return f"finished: {training_run.run_dir}"
+    from shardtune.run_dir.view.results import finished_message
+
+    return finished_message(training_run.recipe, training_run.run_dir, process.started)
 
 
 def _explain(error: BaseException) -> tuple[int, str]:
@@ -162,7 +174,7 @@ def _patience(faults: FaultsConfig) -> timedelta:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m shardtune.trainer", description=__doc__)
+    parser = OneLineParser("python -m shardtune.trainer", description=__doc__)
     parser.add_argument("path", type=Path, help="a recipe, or the run directory to resume")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="overrides of the recipe, such as optim.lr=2e-5"

@@ -1,7 +1,10 @@
 """What a subcommand of the command line returns, and checks of its flags."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from shardtune.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -16,14 +19,19 @@ class Command:
 
 
 def refuse_values(**flags: str) -> None:
-    """Raises SystemExit if a flag that takes no value was given one."""
+    """Raises ConfigError if a flag that takes no value was given one."""
     for name, value in flags.items():
         if value not in ("True", "False"):
-            raise SystemExit(f"shardtune: --{name.replace('_', '-')} takes no value, got {value!r}")
+            raise ConfigError(f"shardtune: --{name.replace('_', '-')} takes no value, got {value!r}")
 
 
 def refuse_words(**values: str | None) -> None:
-    """Raises SystemExit if a flag that takes a number was given something else."""
+    """Raises ConfigError if a flag that takes a number was given something else."""
     for name, value in values.items():
         if value is not None and not value.isdecimal():
-            raise SystemExit(f"shardtune: --{name.replace('_', '-')} takes a number, got {value!r}")
+            raise ConfigError(f"shardtune: --{name.replace('_', '-')} takes a number, got {value!r}")
+
+
+def say_at_once(text: str) -> None:
+    """Says what is begun, because the imports of the trainer take seconds; not on stdout, which is for the result."""
+    print(text, file=sys.stderr, flush=True)

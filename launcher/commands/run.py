@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from shardtune.launcher.commands.command import Command, refuse_values, refuse_words
+from shardtune.launcher.commands.command import Command, refuse_values, refuse_words, say_at_once
 
 HELP = """\
   shardtune run RECIPE [key=value …]        train, evaluate and export; the same command again resumes
@@ -93,7 +93,7 @@ def chat(
     max_new_tokens: str | None = None,
     temperature: str | None = None,
 ) -> Command:
-    """Chats with the model of a run whose task is chat. Ctrl-C stops a reply, Ctrl-D quits, /help lists the commands.
+    """Chats with the model of a run whose task is chat. Ctrl-C stops a reply, /exit ends it, /help lists the commands.
 
     Args:
         run_dir: a run directory.
@@ -156,6 +156,7 @@ def check(recipe: str, *overrides: str, previews: str = "3", json: str = "False"
         from shardtune.launcher.start import execute
 
         job = plan_job(Path(recipe), overrides, None, execute.find_machine())
+        say_at_once(f"checking {recipe}")
         given = [*_options(ranks=str(job.world_size), previews=previews), *_flags(json=json)]
         return execute.run_module("shardtune.trainer.commands.check", [recipe, *overrides, *given])
 
@@ -209,7 +210,14 @@ def prepare(recipe: str, *overrides: str, json: str = "False") -> Command:
         json: print a summary as one JSON object: rows, examples, tokens, shards, path, seconds, tokens_per_s.
     """
     refuse_values(json=json)
-    return _module("shardtune.trainer.commands.prepare", recipe, *overrides, *_flags(json=json))
+
+    def perform() -> int:
+        from shardtune.launcher.start import execute
+
+        say_at_once(f"preparing the data of {recipe}")
+        return execute.run_module("shardtune.trainer.commands.prepare", [recipe, *overrides, *_flags(json=json)])
+
+    return Command(perform)
 
 
 def schema() -> Command:

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from shardtune.launcher.commands.command import Command, refuse_values, refuse_words
+from shardtune.errors import ConfigError
+from shardtune.launcher.commands.command import Command, refuse_values, refuse_words, say_at_once
+from shardtune.shell_line import shell_line
 
 HELP = """\
   shardtune submit RECIPE [key=value …]     train as a Slurm job; the same command again resumes
@@ -66,7 +68,7 @@ def submit(
         if (job := cluster.job_of(training.run_dir, cluster.queued_jobs())) is not None:
             raise LaunchError(
                 f"job {job.name} is already in the queue for {training.run_dir} ({job.state}); "
-                f"to remove it: shardtune stop {training.run_dir}"
+                f"to remove it: {shell_line('stop', training.run_dir)}"
             )
         settle_trust(training.run, overrides, is_trusted=trust == "True")
         begins = cluster.try_submission(training)
@@ -81,7 +83,7 @@ def submit(
         print(
             f"job {number}{f' is expected to start at {begins}' if begins else ''}; run directory: {training.run_dir}"
         )
-        print(f"shardtune watch {training.run_dir}")
+        print(shell_line("watch", training.run_dir))
         return monitor.watch(training.run_dir) if wait == "True" else 0
 
     return Command(perform)
@@ -146,9 +148,9 @@ def logs(run_dir: str, rank: str | None = None, follow: str = "False") -> Comman
     refuse_words(rank=rank)
 
     def perform() -> int:
-        from shardtune.launcher.runs import monitor
+        from shardtune.launcher.runs.logs import print_log
 
-        monitor.print_log(Path(run_dir), rank, follow=follow == "True")
+        print_log(Path(run_dir), rank, follow=follow == "True")
         return 0
 
     return Command(perform)
@@ -200,11 +202,12 @@ def doctor(*overrides: str, nodes: str | None = None) -> Command:
         nodes: how many nodes of the cluster to check (default: this machine).
     """
     if nodes is not None and not (nodes.isdecimal() and int(nodes)):
-        raise SystemExit(f"shardtune: --nodes takes a number above 0, got {nodes!r}")
+        raise ConfigError(f"shardtune: --nodes takes a number above 0, got {nodes!r}")
 
     def perform() -> int:
         from shardtune.launcher.runs import checkup
 
+        say_at_once(f"checking {nodes or 'this machine'}{' nodes' if nodes else ''}")
         words = [*overrides, f"job.nodes={nodes}"] if nodes else list(overrides)
         return checkup.check_nodes(words, print) if nodes else checkup.check_here(words)
 

@@ -4,6 +4,7 @@ import shlex
 from pathlib import Path
 
 from shardtune.launcher.commands.command import Command, refuse_values, refuse_words
+from shardtune.shell_line import shell_line
 
 HELP = """\
   shardtune sweep RECIPE [key=value …]      train a recipe many times: as a Slurm job array, or here in turn
@@ -59,6 +60,7 @@ def sweep(
         from shardtune.launcher.plan import sweep as planning
         from shardtune.launcher.runs import sweep_queue
         from shardtune.launcher.slurm import cluster
+        from shardtune.recipe.load import read_yaml_file
         from shardtune.run_dir.trust import settle_trust
 
         if Path(recipe).is_dir():
@@ -71,7 +73,7 @@ def sweep(
                     "give the values to try: --grid optim.lr=1e-5,2e-5 (may be repeated), or --points=FILE"
                 )
             if points:
-                variations = planning.points_of(Path(points).read_text(encoding="utf-8"), name=points)
+                variations = planning.points_of(read_yaml_file(Path(points)), name=points)
             elif random:
                 variations = planning.drawn(axes, int(random), seed=int(seed))
             else:
@@ -90,7 +92,7 @@ def sweep(
             return sweep_queue.run_here(plan, print)
         job = sweep_queue.submit(plan, parallel=int(parallel) if parallel else None)
         if job is not None:
-            print(f"job array {job}; sweep directory: {plan.sweep_dir}\nshardtune report {plan.sweep_dir}")
+            print(f"job array {job}; sweep directory: {plan.sweep_dir}\n{shell_line('report', plan.sweep_dir)}")
         if job is None or wait == "True":
             return sweep_queue.wait(plan, print)
         return 0

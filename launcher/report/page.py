@@ -1,6 +1,7 @@
 """A run directory -> one HTML page: what was trained, curves, evaluations; a single file without links."""
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +10,17 @@ from typing import Any
 
 from shardtune.counted import counted
 from shardtune.ds_config.resolve import sharding_name
+from shardtune.errors import ConfigError
 from shardtune.launcher.report.templates import render_template
-from shardtune.run_dir.curves import as_float, charts, is_metric
-from shardtune.run_dir.files import CONFIG, FACTS, RESULTS, read_events, write_atomically
-from shardtune.run_dir.progress import slowest
+from shardtune.recipe.load import parse_recipe
+from shardtune.recipe.schema import Recipe
+from shardtune.run_dir.files import CONFIG, FACTS, REPORT, RESULTS, read_events, write_atomically
+from shardtune.run_dir.view.curves import as_float, charts, metric_names
+from shardtune.run_dir.view.results import render_time
+from shardtune.run_dir.view.step_line import slowest
 
-REPORT = "report.html"
+MOST_SOURCES = 10
+"""Sources of a split that are named."""
 MOST_LABELS = 30
 """A confusion matrix with more labels than this is not shown."""
 
@@ -52,7 +58,9 @@ def render_page(
     steps = [event for event in events if event["event"] == "step"]
     evaluations = [event for event in events if event["event"] == "eval"]
     start = next((event for event in reversed(events) if event["event"] == "start"), None)
+    recipe = _recipe(config)
     tables = [
+        _data(start, recipe),
         _stragglers(steps),
         _evaluations(evaluations),
         _confusion(evaluations, facts.get("label_names")),
@@ -62,6 +70,7 @@ def render_page(
         "run.html.j2",
         name=name,
         summary=_summary(start, steps, results),
+        when=_when(events),
         charts=charts(events),
         alerts=[event for event in events if event["event"] == "alert"],
         tables=[table for table in tables if table is not None],
@@ -88,6 +97,47 @@ def _summary(
     )
 
 
+def _when(events: Sequence[Mapping[str, Any]]) -> str:
+    """When the run began and did its last event, and how long its starts took; empty before the first start."""
+    times = [event["time"] for event in events if event["event"] == "start"] + [event["time"] for event in events[-1:]]
+    if len(times) < 2:
+        return ""
+    first, last = (time.strftime("%Y-%m-%d %H:%M", time.localtime(moment)) for moment in (times[0], times[-1]))
+    return f"{first} to {last}; training took {render_time(events, None, times[-1])}"
+
+
+def _recipe(config: str) -> Recipe | None:
+    try:
+        return parse_recipe(config, name=CONFIG)
+    except ConfigError:  # of another version
+        return None
+
+
+def _data(start: Mapping[str, Any] | None, recipe: Recipe | None) -> Table | None:
+    """The sources of each split, with the rows and the tokens that were made of them."""
+    if recipe is None:
+        return None
+    counts = (start or {}).get("data", {})
+    rows = [
+        (
+            split,
+            _sources(recipe, split),
+            *(f"{counts[split][key]:,}" if split in counts else "" for key in ("rows", "tokens")),
+        )
+        for split in ("train", "dev", "test")
+        if getattr(recipe.data, split) is not None
+    ]
+    return Table("Data", ("split", "source", "rows", "tokens"), rows, holds_texts=True)
+
+
+def _sources(recipe: Recipe, split: str) -> str:
+    if (share := recipe.data.share(split)) is not None:
+        return f"{share.fraction:.3g} of the training rows"
+    paths = [source.path for source in recipe.data.sources(split)]
+    more = [f"and {len(paths) - MOST_SOURCES} more"] if len(paths) > MOST_SOURCES else []
+    return "\n".join([*paths[:MOST_SOURCES], *more])
+
+
 def _batches(steps: Sequence[Mapping[str, Any]]) -> str:
     """Padding and data wait of the steps; empty for runs of versions that did not measure them."""
     measured = [step for step in steps if "data_wait_s" in step]
@@ -111,7 +161,7 @@ def _stragglers(steps: Sequence[Mapping[str, Any]], num_named: int = 3) -> Table
 
 
 def _evaluations(evaluations: Sequence[Mapping[str, Any]]) -> Table | None:
-    keys = ["loss", *sorted({key for event in evaluations for key, value in event.items() if is_metric(key, value)})]
+    keys = ["loss", *metric_names(evaluations)]
     rows = [
         (event["split"], f"{event['step']:,}", *(f"{as_float(event.get(key)):.4f}" for key in keys))
         for event in evaluations

@@ -1,7 +1,5 @@
-"""Looks at runs wherever they are trained: status, progress, logs; and asks them to stop or to requeue."""
+"""Looks at runs wherever they are trained: status, progress; and asks them to stop or to requeue."""
 
-import functools
-import getpass
 import json
 import sys
 import time
@@ -19,8 +17,10 @@ from shardtune.launcher.start.follow import Events, first_failure, outer_events
 from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_OK, EXIT_RESUME, EXIT_USER
 from shardtune.run_dir.files import CONFIG, LEASE, STOP, already_finished, is_finished, write_atomically
 from shardtune.run_dir.links import refuse_links
-from shardtune.run_dir.progress import Progress
 from shardtune.run_dir.trust import settle_trust
+from shardtune.run_dir.view.progress import Progress
+from shardtune.shell_line import shell_line
+from shardtune.users import own_name
 
 POLL_S = 2.0
 PATIENCE_S = 20.0
@@ -68,8 +68,10 @@ def watch(run_dir: Path) -> int:
     progress = Progress(sys.stderr)
     shown = ""
     try:
+        if _lease_is_fresh(run_dir):
+            _show_where_it_is(run_dir, progress)
         while True:
-            status = _look_patiently(run_dir, progress.say)
+            status = look_patiently(run_dir, progress.say)
             for event in events.new():
                 progress.show(event)
             waiting = (
@@ -86,18 +88,12 @@ def watch(run_dir: Path) -> int:
     return {"finished": EXIT_OK, "stopped": EXIT_RESUME}.get(status.state, EXIT_BUG)
 
 
-def print_log(run_dir: Path, rank: str | None, *, follow: bool) -> None:
-    """Prints the job's output, or a rank's log; with `follow` until the run ends."""
-    path = _log_path(run_dir, rank)
-    complain = functools.partial(print, file=sys.stderr)
-    with path.open(encoding="utf-8", errors="replace") as file:
-        while True:
-            going_on = follow and _look_patiently(run_dir, complain).state in GOING_ON
-            for line in file:
-                print(line, end="", flush=follow)
-            if not going_on:
-                return
-            time.sleep(POLL_S / 4)
+def _show_where_it_is(run_dir: Path, progress: Progress) -> None:
+    """Shows how many steps a run in progress has, and the newest one."""
+    events = outer_events(run_dir)
+    for kind in ("start", "step"):
+        if (newest := next((event for event in reversed(events) if event["event"] == kind), None)) is not None:
+            progress.show(newest)
 
 
 def stop(run_dir: Path, *, now: bool) -> str:
@@ -113,7 +109,7 @@ def stop(run_dir: Path, *, now: bool) -> str:
     if status.state != "running":
         raise LaunchError(f"{run_dir} is not being trained: {status.state}{f' ({status.why})' if status.why else ''}")
     refuse_links(run_dir)
-    request = {"by": getpass.getuser(), "time": time.time()}
+    request = {"by": own_name(), "time": time.time()}
     write_atomically(run_dir / STOP_REQUEST, json.dumps(request))
     (run_dir / STOP).touch()
     return f"{run_dir} will save a checkpoint after the current step and stop"
@@ -134,14 +130,15 @@ def requeue(run_dir: Path, *, is_trusted: bool = False) -> str:
     if status.state == "finished":
         raise LaunchError(already_finished(run_dir))
     if not (run_dir / JOB_SCRIPT).is_file():
-        raise LaunchError(f"{run_dir} has no job script ({JOB_SCRIPT}); to submit it: shardtune submit {run_dir}")
+        raise LaunchError(f"{run_dir} has no job script ({JOB_SCRIPT}); to submit it: {shell_line('submit', run_dir)}")
     submission = plan_submission(run_dir, (), None, cluster.find_nodes())
     settle_trust(submission.run, (), is_trusted=is_trusted)
     number = cluster.submit(submission)
     return f"job {number} is in the queue for {run_dir}"
 
 
-def _look_patiently(run_dir: Path, say: Callable[[str], None]) -> RunStatus:
+def look_patiently(run_dir: Path, say: Callable[[str], None]) -> RunStatus:
+    """The status of a run, as soon as Slurm answers."""
     while True:
         try:
             return look_at(run_dir)
@@ -180,13 +177,8 @@ def _lease_is_fresh(run_dir: Path) -> bool:
         return False
 
 
-def _log_path(run_dir: Path, rank: str | None) -> Path:
-    if rank is not None:
-        wanted = [run_dir / "logs" / f"rank-{rank}.log"]
-    else:
-        outputs = [Path(start.output) for start in reversed(_starts(run_dir)) if start.output]
-        wanted = [*outputs, run_dir / "logs" / f"slurm-{_submitted_as(run_dir)}.out", run_dir / "logs" / "launcher.log"]
-    path = next((path for path in wanted if path.is_file()), None)
-    if path is None:
-        raise LaunchError(f"{run_dir}: no output yet ({wanted[0].name} does not exist in its logs)")
-    return path
+def job_outputs(run_dir: Path) -> list[Path]:
+    """Where the output of the run's jobs is or will be, the newest first; empty if it has had no job."""
+    outputs = [Path(start.output) for start in reversed(_starts(run_dir)) if start.output]
+    submitted_as = _submitted_as(run_dir)
+    return outputs if submitted_as is None else [*outputs, run_dir / "logs" / f"slurm-{submitted_as}.out"]

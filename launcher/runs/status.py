@@ -7,7 +7,8 @@ from typing import Any
 
 from shardtune.launcher.slurm.lifecycle import Cause, Start
 from shardtune.launcher.slurm.text import QueuedJob, explain_reason
-from shardtune.run_dir.progress import duration
+from shardtune.run_dir.view.step_line import duration
+from shardtune.shell_line import shell_line
 
 ENDED_BY_SLURM: dict[str, Cause] = {
     "CANCELLED": "scancel", "TIMEOUT": "time limit", "NODE_FAIL": "node failure", "PREEMPTED": "preemption",
@@ -116,7 +117,7 @@ def _without_slurm(seen: RunEvidence) -> tuple[str, str]:
         return "new", ""
     if last["event"] == "stopped":
         return "stopped", str(last["reason"])
-    return "lost", f"its process ended without recording why; to resume: shardtune run {seen.run_dir}"
+    return "lost", f"its process ended without recording why; to resume: {shell_line('run', seen.run_dir)}"
 
 
 def render_table(runs: Sequence[RunStatus]) -> str:

@@ -12,8 +12,9 @@ from shardtune.launcher.runs.sweep_table import render_outcomes, write_sweep_rep
 from shardtune.launcher.slurm import cluster
 from shardtune.launcher.slurm.submission import plan_array
 from shardtune.launcher.start import execute
-from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK
+from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_OK
 from shardtune.run_dir.files import is_finished
+from shardtune.shell_line import shell_line
 
 POLL_S = 5.0
 
@@ -34,14 +35,20 @@ def unfinished(sweep: SweepPlan) -> list[int]:
 
 
 def run_here(sweep: SweepPlan, say: Callable[[str], None]) -> int:
-    """Trains the unfinished points on this machine; returns exit code 1 if any failed, after training the others."""
+    """Trains the unfinished points on this machine; returns exit code 1 if any failed, after training the others.
+
+    A signal that stops a point, such as Ctrl-C, ends the sweep; its exit code is then that of the point.
+    """
     write_sweep(sweep)
     numbers, failed = unfinished(sweep), False
     for number in numbers:
         point = sweep.points[number]
         say(f"== point {number} of {len(sweep.points)}: {' '.join(point.overrides)}")
-        code = execute.run_job(plan_job(point.run_dir, (), None, execute.find_machine()))
-        if code == EXIT_INTERRUPTED:
+        signals: list[execute.Interrupt] = []
+        code = execute.run_job(plan_job(point.run_dir, (), None, execute.find_machine()), signals)
+        if signals:
+            resume = shell_line("sweep", sweep.sweep_dir)
+            say(f"the sweep is stopped at point {number}; to resume: {resume}")
             return code
         failed = failed or code != EXIT_OK
     say(summary(sweep))

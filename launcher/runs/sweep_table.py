@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from shardtune.launcher.plan.sweep import SweepPlan
-from shardtune.launcher.report.page import REPORT
 from shardtune.launcher.report.templates import render_template
 from shardtune.launcher.runs.status import render_columns
-from shardtune.run_dir.chart import Series, render_chart, smoothed
-from shardtune.run_dir.files import RESULTS, read_events, write_atomically
+from shardtune.run_dir.files import REPORT, RESULTS, read_events, write_atomically
+from shardtune.run_dir.view.chart import Series, render_chart, smoothed
+from shardtune.run_dir.view.curves import metric_names
 
 COLOURS = ("#1f6feb", "#d9730d", "#2da44e", "#8250df", "#cf222e", "#0a7ea4", "#9a6700", "#bf3989", "#57606a", "#1a7f37")
 
@@ -92,7 +92,7 @@ def write_sweep_report(sweep: SweepPlan, states: Mapping[int, str]) -> tuple[Pat
 def render_sweep_page(name: str, outcomes: Sequence[Outcome], curves: Mapping[int, Sequence[Mapping[str, Any]]]) -> str:
     """The page of a sweep: the table, and charts of each dev metric and the loss with a line for each point."""
     colours = {outcome.number: COLOURS[at % len(COLOURS)] for at, outcome in enumerate(in_order(outcomes))}
-    metrics = sorted({key for events in curves.values() for event in _dev(events) for key in _metrics(event)})
+    metrics = ["loss", *metric_names([event for events in curves.values() for event in _dev(events)])]
     charts = []
     for key in metrics:
         values = {

@@ -40,7 +40,6 @@ from shardtune.launcher.slurm.lifecycle import (
 from shardtune.launcher.slurm.text import parse_node_list
 from shardtune.launcher.start.follow import Events, first_failure, hung_ranks
 from shardtune.launcher.start.restart import Failure, next_start
-from shardtune.launcher.start.results import finished_message
 from shardtune.recipe.load import machine_recipe, parse_recipe
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.bad_nodes import keep_bad_nodes, may_be_excluded, read_bad_nodes
@@ -49,6 +48,7 @@ from shardtune.run_dir.files import CONFIG, STOP, is_finished, write_atomically
 from shardtune.run_dir.micro_batch_budget import read_budget
 from shardtune.run_dir.run import find_run, write_run_dir
 from shardtune.run_dir.trust import settle_trust
+from shardtune.run_dir.view.results import finished_message
 
 USR1_DETAILS = "logs/slurm-usr1.txt"
 """The output of scontrol when the signal arrived."""

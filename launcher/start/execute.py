@@ -25,14 +25,15 @@ from shardtune.launcher.start.exit_report import StartOutcome, explain_outcome, 
 from shardtune.launcher.start.follow import Events, Heartbeats, first_failure, hung_ranks
 from shardtune.launcher.start.orphans import START_MARK, end_orphans
 from shardtune.launcher.start.restart import Failure, Restart, next_start
-from shardtune.launcher.start.results import finished_message
 from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, EXIT_RESTART, EXIT_RESUME, EXIT_USER
 from shardtune.run_dir.files import LEASE, STOP, is_finished, open_in_place, read_events
 from shardtune.run_dir.lease_holder import refuse_while_held
 from shardtune.run_dir.micro_batch_budget import read_budget
-from shardtune.run_dir.progress import Progress
 from shardtune.run_dir.run import write_run_dir
+from shardtune.run_dir.view.progress import Progress
+from shardtune.run_dir.view.results import finished_message
 from shardtune.safe_path import safe_environment
+from shardtune.shell_line import shell_line
 
 STOP_GRACE_S = 60.0
 """After the first Ctrl-C, ranks that make no progress for this long are ended without a checkpoint."""
@@ -118,14 +119,19 @@ def run_interactive(module: str, arguments: Sequence[str]) -> int:
         signal.signal(signal.SIGINT, before)
 
 
-def run_job(plan: JobPlan) -> int:
-    """Runs the plan until it finishes, stops or fails, and shows its progress; returns the exit code."""
+def run_job(plan: JobPlan, received: list[Interrupt] | None = None) -> int:
+    """Runs the plan until it finishes, stops or fails, and shows its progress; returns the exit code.
+
+    The signals that ask it to stop are added to `received`.
+    """
     began = time.time()
     refuse_while_held(plan.run_dir / LEASE, OWNER_GRACE_S, lambda text: print(text, file=sys.stderr))
     write_run_dir(plan.run)
     remember(plan.run_dir)
     (plan.run_dir / STOP).unlink(missing_ok=True)
-    with _interrupts() as interrupts:
+    # Before the imports of the preparation, which take seconds.
+    print(f"{counted(plan.world_size, 'rank')} on {plan.device}; run directory: {plan.run_dir}", file=sys.stderr)
+    with _interrupts([] if received is None else received) as interrupts:
         code = _prepare(plan, interrupts)
         if interrupts or code == EXIT_RESUME:
             return _stopped(plan, interrupts)
@@ -156,7 +162,6 @@ def _prepare(plan: JobPlan, interrupts: list[Interrupt]) -> int:
 def _start_until_done(plan: JobPlan, interrupts: list[Interrupt]) -> int:
     """Starts the ranks, and restarts them after a mishap as recipe.faults allows; returns the exit code."""
     failures: list[Failure] = []
-    print(f"{counted(plan.world_size, 'rank')} on {plan.device}; run directory: {plan.run_dir}", file=sys.stderr)
     while True:
         code, failure = _run_ranks(plan, interrupts)
         if failure is None:
@@ -165,7 +170,7 @@ def _start_until_done(plan: JobPlan, interrupts: list[Interrupt]) -> int:
         decision = next_start(failures, plan.recipe.faults)
         if not isinstance(decision, Restart):
             reason = f"{decision.reason}\n" if decision.reason else ""
-            print(f"{reason}`shardtune run {plan.run_dir}` resumes from the newest checkpoint", file=sys.stderr)
+            print(f"{reason}`{shell_line('run', plan.run_dir)}` resumes from the newest checkpoint", file=sys.stderr)
             return code
         if decision.number:
             number = f"{decision.number} of at most {plan.recipe.faults.max_restarts}"
@@ -228,7 +233,7 @@ def _run_ranks(plan: JobPlan, interrupts: list[Interrupt]) -> tuple[int, Failure
 
 
 def _stopped(plan: JobPlan, interrupts: list[Interrupt]) -> int:
-    print(f"stopped; `shardtune run {plan.run_dir}` resumes from the newest checkpoint", file=sys.stderr)
+    print(f"stopped; `{shell_line('run', plan.run_dir)}` resumes from the newest checkpoint", file=sys.stderr)
     return EXIT_INTERRUPTED if interrupts and interrupts[0].number == signal.SIGINT else EXIT_RESUME
 
 
@@ -284,9 +289,8 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
 
 
 @contextlib.contextmanager
-def _interrupts() -> Iterator[list[Interrupt]]:
-    """Collects the signals that ask this process to stop."""
-    interrupts: list[Interrupt] = []
+def _interrupts(interrupts: list[Interrupt]) -> Iterator[list[Interrupt]]:
+    """Adds the signals that ask this process to stop to the list."""
 
     def note(number: int, _: FrameType | None) -> None:
         interrupts.append(Interrupt(number, time.monotonic()))

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from shardtune.recipe.other_tools import OTHER_COUNTERPARTS
 from shardtune.recipe.training_arguments import COUNTERPARTS
 from shardtune.recipe.yaml_lines import KeyPath
 from shardtune.section import Section
@@ -227,11 +228,18 @@ def _missing(key_path: KeyPath, values: Mapping[str, Any], model: type[Section])
 
 def _unknown(key_path: KeyPath, values: Mapping[str, Any], model: type[Section]) -> str:
     key, siblings = str(key_path[-1]), _fields(model, key_path[:-1], values)
-    # Names from transformers come first: difflib would suggest max_steps for save_steps.
+    if "." in key:
+        return _unknown_dotted(key, key_path[:-1], model)
+    # Names from other tools come first: difflib would suggest max_steps for save_steps.
     if key in COUNTERPARTS:
         ours, note = COUNTERPARTS[key]
         if ours is None:
             return f"unknown key; transformers' {key} has no counterpart here: {note}"
+        return f"unknown key; did you mean {ours}?{f' ({note})' if note else ''}"
+    if key in OTHER_COUNTERPARTS:
+        ours, note = OTHER_COUNTERPARTS[key]
+        if ours is None:
+            return f"unknown key; {note}"
         return f"unknown key; did you mean {ours}?{f' ({note})' if note else ''}"
     if near := did_you_mean(key, siblings):
         return f"unknown key{near}"
@@ -245,3 +253,14 @@ def _unknown(key_path: KeyPath, values: Mapping[str, Any], model: type[Section])
             meant = [full for full in all_keys(model) if full.rpartition(".")[2] == word]
             return f"unknown key; did you mean {' or '.join(meant)}?"
     return f"unknown key; legal: {', '.join(siblings)}"
+
+
+def _unknown_dotted(key: str, around: KeyPath, model: type[Section]) -> str:
+    """What to say of `data.max_tokens: 64`, which is how overrides are written, but not a file."""
+    full = key if not around else f"{dotted(around)}.{key}"
+    keys = dict.fromkeys(all_keys(model))
+    meant = next((name for name in (full, key) if name in keys), None)
+    if meant is None:
+        return f"unknown key; a dotted key is for the command line only{did_you_mean(key, keys)}"
+    section, _, last = meant.rpartition(".")
+    return f"a dotted key is for the command line only; here write {last} within the section {section}"

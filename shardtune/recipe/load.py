@@ -18,6 +18,7 @@ from shardtune.recipe.explain import Fault, dotted, explain, sections_in, shown
 from shardtune.recipe.paths import _near, path_faults, with_absolute_paths
 from shardtune.recipe.schema import LEARNING_SECTIONS, NOT_LEARNED, Recipe
 from shardtune.recipe.yaml_lines import KeyPath, YamlError, read_yaml, write_yaml
+from shardtune.rows.source_files import HUB
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -25,7 +26,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises one ConfigError with a line for each fault in the file, the overrides and the paths that they name.
     """
-    draft = draft_recipe(_read(path), overrides, name=str(path))
+    draft = draft_recipe(read_yaml_file(path), overrides, name=str(path))
     folder = Path.cwd()
     recipe, faults = _validated(draft)
     faults += _missing_paths(draft.values, folder, path.absolute().parent)
@@ -35,13 +36,27 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def _missing_paths(values: Mapping[str, Any], folder: Path, recipe_folder: Path) -> list[Fault]:
-    """The faults of paths, which start from `folder`; they say so where a path would exist beside the recipe."""
+    """The faults of paths, which start from `folder`; they name a path that exists beside the recipe."""
     faults = path_faults(values, folder)
+    recipe_folder = recipe_folder.resolve()
     if not faults or recipe_folder == folder:
         return faults
     faults_there = {fault.key_path for fault in path_faults(values, recipe_folder)}
-    hint = f"; it lies beside the recipe: paths start from the working directory, so run this in {recipe_folder}"
-    return [fault if fault.key_path in faults_there else fault._replace(what=f"{fault.what}{hint}") for fault in faults]
+
+    def with_hint(fault: Fault) -> Fault:
+        if fault.key_path in faults_there:
+            return fault
+        beside = recipe_folder / str(_value_at(values, fault.key_path)).removeprefix(HUB)
+        hint = f"; it lies beside the recipe, as {beside}; paths start from the working directory: give that path"
+        return fault._replace(what=f"{fault.what}{hint}, or run this in {recipe_folder}")
+
+    return [with_hint(fault) for fault in faults]
+
+
+def _value_at(values: Any, key_path: KeyPath) -> Any:
+    for step in key_path:
+        values = values[step]
+    return values
 
 
 def parse_recipe(text: str, overrides: Sequence[str] = (), *, name: str = "recipe") -> Recipe:
@@ -209,14 +224,16 @@ def _quoted(override: str) -> str:
     return f"'{override}'" if override.isprintable() else ascii(override)
 
 
-def _read(path: Path) -> str:
+def read_yaml_file(path: Path) -> str:
+    """Return the text of a YAML file. Raises ConfigError if it cannot be read."""
     try:
         return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}:{line}: not UTF-8 text; save the file as UTF-8") from None
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file{_near(path)}") from None
+        start = "" if path.is_absolute() else f" in {Path.cwd()}"
+        raise ConfigError(f"{path}: no such file{start}{_near(path)}") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"{_quoted(str(path))} cannot be read: {reason}") from None

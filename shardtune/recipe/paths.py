@@ -195,7 +195,8 @@ def _missing(path: str, folder: Path, wanted: str) -> str | None:
         return f"expected a {wanted}, but {shown(path)} is a {kind}"
     if _kind(absolute.parent) != "folder":
         return f"no such {wanted}: {shown(path)}; its folder {shown(str(absolute.parent))} does not exist either"
-    return f"no such {wanted}: {shown(path)}{_near(absolute)}"
+    start = "" if Path(path).is_absolute() or path.startswith("~") else f" in {folder}"
+    return f"no such {wanted}: {shown(path)}{start}{_near(absolute)}"
 
 
 def _kind(path: Path) -> str | None:

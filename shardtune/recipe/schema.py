@@ -279,7 +279,8 @@ class ReportConfig(Section):
     """Where metrics go, besides RUN_DIR/metrics.jsonl."""
 
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
-    """Weights & Biases; `auto` is online if an API key is found, and offline otherwise."""
+    """Weights & Biases. `auto` follows WANDB_MODE or WANDB_DISABLED of the environment; without them it is online if an
+    API key for the server (WANDB_BASE_URL) is found, and offline otherwise. The start of a run says which, and why."""
     project: str | None = None
     """The W&B project. None uses WANDB_PROJECT of the environment, or else `shardtune`."""
     name: str | None = None

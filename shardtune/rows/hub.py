@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from shardtune.rows.hub_access import hub_fault
 from shardtune.rows.input_file import Record, place_in_words
 from shardtune.rows.readers.tables import ROWS_AT_ONCE, damage_reported, reason_of, rows_of
 from shardtune.rows.row_faults import Faults, RowLocation
@@ -52,11 +53,11 @@ def _load(source: SourceConfig, split: str, say: Callable[[str], None]) -> Any:
     import pyarrow as pa
 
     datasets.disable_progress_bars()
+    name = source.path.removeprefix(HUB)
+    fault = hub_fault() if is_hub(source.path) and not Path(name).is_absolute() else None
     try:
         if is_hub(source.path):
-            loaded = datasets.load_dataset(
-                source.path.removeprefix(HUB), source.subset, split=source.split, revision=source.revision
-            )
+            loaded = datasets.load_dataset(name, source.subset, split=source.split, revision=source.revision)
         else:
             loaded = datasets.load_from_disk(source.path)
     except (
@@ -64,6 +65,8 @@ def _load(source: SourceConfig, split: str, say: Callable[[str], None]) -> Any:
         *(OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError),
         *(datasets.exceptions.DatasetsError, pa.ArrowException, yaml.YAMLError),
     ) as error:
+        if fault is not None:
+            raise FindError(source.path, f"the hub cannot be reached ({fault}), and its cache lacks it") from error
         raise FindError(source.path, f"cannot be loaded by the datasets library: {_reasons(error)}") from error
     if isinstance(loaded, dict):
         name = _split_name(source, split, loaded)

@@ -174,7 +174,7 @@ def _neighbours(folder: Path) -> str:
         return f"does the folder {folder} exist?"
     names = sorted(path.name for path in folder.iterdir())
     more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
-    return f"the folder contains {', '.join(names[:5])}{more}" if names else "the folder is empty"
+    return f"the folder {folder} contains {', '.join(names[:5])}{more}" if names else f"the folder {folder} is empty"
 
 
 def _listed(files: Iterable[Path]) -> str:

@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, TextIO, cast
 from shardtune.json_lines import complete_lines
 
 CONFIG, RECIPE, RESULTS, METRICS, STOP = "config.yaml", "recipe.yaml", "results.json", "metrics.jsonl", "stop"
+REPORT = "report.html"
 LEASE = "lease.json"
 """The process that may write the directory (trainer/distributed/lease.py)."""
 DATA = "data_fingerprint"
@@ -48,6 +50,11 @@ def is_finished(run_dir: Path) -> bool:
 def already_finished(run_dir: Path) -> str:
     """What to say to a command that would train or queue a run whose results exist."""
     return f"{run_dir} is already finished ({RESULTS} exists); to train it again, give another --run-dir or train.seed"
+
+
+def wandb_sync_command(run_dir: Path) -> str:
+    """The shell command that uploads what the starts of a run have written for W&B while offline."""
+    return f"wandb sync {shlex.quote(str(run_dir / 'wandb'))}/offline-run-*"
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from shardtune.errors import CheckpointError
 from shardtune.processes import pid_scope, start_ticks
+from shardtune.shell_line import shell_line
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def read_holder(path: Path) -> LeaseHolder | None:
 def run_dir_in_use(holder: LeaseHolder, path: Path) -> CheckpointError:
     """The error for another start."""
     return CheckpointError(
-        f"{path.parent} is owned by {holder}; wait until it has finished, or stop it: shardtune stop {path.parent}"
+        f"{path.parent} is owned by {holder}; wait until it has finished, or stop it: {shell_line('stop', path.parent)}"
     )
 
 

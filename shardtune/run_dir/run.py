@@ -123,8 +123,19 @@ def refuse_other_data(run_dir: Path, identity: DataIdentity) -> None:
 def write_run_dir(run: Run) -> None:
     """Create the directory and write the recipe, as given and as resolved. All ranks may do so at once.
 
-    Raises CheckpointError if another user's link leads out of the directory.
+    Raises CheckpointError if another user's link leads out of the directory, or it cannot be written to: the disk is
+    full, the right is missing, or a file is in the way.
     """
+    try:
+        _write_run_dir(run)
+    except OSError as error:
+        raise CheckpointError(
+            f"{run.run_dir} cannot be written to ({error.strerror}); free space, or give another --run-dir, or "
+            "--sweep-dir for a sweep"
+        ) from error
+
+
+def _write_run_dir(run: Run) -> None:
     run_dir = run.run_dir
     refuse_links(run_dir)
     for folder in (run_dir, run_dir / "logs", run_dir / CHECKPOINTS, run_dir / EXPORT):

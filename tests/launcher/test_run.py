@@ -120,6 +120,11 @@ def test_the_loss_curve_is_the_same_however_the_ranks_are_started(
     is_by_hand = words[0] in ("torchrun", "deepspeed")
     done = command(*words, cwd=folder, environment=BY_HAND if is_by_hand else ENVIRONMENT)
     assert done.returncode == 0, done.stdout + done.stderr
+    shown = done.stdout + done.stderr
+    assert shown.count(f"finished: {tmp_path / 'by'}\n") == 1
+    assert (
+        re.search(r"\naccuracy +0\.\d{4} +0\.\d{4}\n", shown) and f"best model  {tmp_path / 'by'}/export/best" in shown
+    )
     for by_hand, by_launcher in zip(curve(events(tmp_path / "by")), curve(events(finished[0])), strict=True):
         assert by_hand == pytest.approx(by_launcher, rel=1e-3)
 

@@ -1,5 +1,6 @@
 """`~` is a home directory or a fault, and never a folder of that name."""
 
+import os
 import pwd
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from shardtune.errors import ConfigError
 from shardtune.home import expand_home
 from shardtune.launcher import cli
 from shardtune.launcher.registry import known, remember
+from shardtune.launcher.runs import monitor
 from shardtune.recipe.load import load_recipe, machine_recipe, parse_recipe
 from shardtune.run_dir.run import find_run
 from shardtune.trainer.data.prepare.prepare import prepare
@@ -72,6 +74,17 @@ def test_no_folder_is_made_of_it(homeless: Path, capsys: pytest.CaptureFixture[s
         and lines[2].startswith("'~nobody_of_this_name/x': ")
     )
     assert names(homeless) == ["model", "train.jsonl", "x.yaml"]
+
+
+def test_a_user_without_a_name_stops_a_run(homeless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(homeless))  # no Slurm
+    (homeless / "run").mkdir()
+    for name in ("config.yaml", "lease.json"):
+        (homeless / "run" / name).touch()
+    monitor.stop(homeless / "run", now=False)
+    assert f'"user id {os.getuid()}"' in (homeless / "run" / "stop_request.json").read_text()
 
 
 def test_a_home_is_put_in_where_the_shell_leaves_the_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from shardtune.argument_parser import OneLineParser
 from shardtune.errors import CheckpointError, DataError, ShardtuneError
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
+from shardtune.shell_line import shell_line
 from shardtune.trainer.commands.predict import find_model, open_model
 from shardtune.trainer.tasks.chat.chat import Chat
 from shardtune.trainer.tasks.chat.conversations import Conversation, Message
@@ -20,7 +22,8 @@ HELP = """\
 /reset          start a new conversation
 /system TEXT    start a new conversation with this system text; without a text, with none
 /help           show this help
-Ctrl-C stops a reply, Ctrl-D quits."""
+/exit           end the chat; so do /quit and Ctrl-D
+Ctrl-C stops a reply."""
 ASK = "> "
 
 
@@ -103,12 +106,14 @@ def converse(talk: Talk, read: Callable[[], str], write: Callable[[str], None]) 
         except EOFError:
             return
         except KeyboardInterrupt:
-            write("\n(Ctrl-D quits)\n")
+            write("\n(/exit or Ctrl-D ends the chat)\n")
             continue
         word, _, rest = line.partition(" ")
         match word:
             case "":
                 continue
+            case "/exit" | "/quit":
+                return
             case "/help":
                 write(f"{HELP}\n")
             case "/reset":
@@ -126,7 +131,7 @@ def converse(talk: Talk, read: Callable[[], str], write: Callable[[str], None]) 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
-    parser = argparse.ArgumentParser("shardtune chat", description=__doc__)
+    parser = OneLineParser("shardtune chat", description=__doc__)
     parser.add_argument("run_dir", type=Path, help="a run directory")
     parser.add_argument("--model", default="best", choices=("best", "last"), help="the exported model to use")
     parser.add_argument("--system", help="the system text (default: the recipe's)")
@@ -138,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if recipe.task.kind != "chat":
             raise CheckpointError(
                 f"{arguments.run_dir}: chatting needs a model of task chat, not {recipe.task.kind}; use "
-                f'`shardtune predict {arguments.run_dir} --text "…"`'
+                f'`{shell_line("predict", arguments.run_dir)} --text "…"`'
             )
         import transformers
 

@@ -4,7 +4,6 @@
 data or the model.
 """
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from shardtune.argument_parser import OneLineParser
 from shardtune.ds_config.resolve import ds_config_notice, stage_of
 from shardtune.recipe.load import load_recipe
 from shardtune.recipe.schema import Recipe
@@ -201,7 +201,7 @@ def _percent(part: int, whole: int) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
-    parser = argparse.ArgumentParser("shardtune check", description=__doc__)
+    parser = OneLineParser("shardtune check", description=__doc__)
     parser.add_argument("recipe", type=Path, help="a recipe file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the recipe's keys")
     parser.add_argument("--ranks", type=int, default=1, help="the number of ranks to plan for")

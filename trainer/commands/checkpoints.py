@@ -3,7 +3,6 @@
 `python -m shardtune.trainer.commands.checkpoints RUN_DIR [--json] [--quick]`
 """
 
-import argparse
 import json
 import sys
 import time
@@ -11,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from shardtune.argument_parser import OneLineParser
 from shardtune.errors import CheckpointError, ShardtuneError
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
 from shardtune.run_dir.files import CHECKPOINTS
@@ -28,7 +28,7 @@ from shardtune.trainer.tasks import TASKS
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
-    parser = argparse.ArgumentParser("shardtune checkpoints", description=__doc__)
+    parser = OneLineParser("shardtune checkpoints", description=__doc__)
     parser.add_argument("run_dir", type=Path, help="a run directory")
     parser.add_argument("--json", action="store_true", help="print a JSON list with an object for each checkpoint")
     parser.add_argument("--quick", action="store_true", help="verify only the sizes of the files, not their contents")

@@ -4,11 +4,11 @@
 a machine is unfit for training.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from shardtune.argument_parser import OneLineParser
 from shardtune.counted import counted
 from shardtune.errors import ShardtuneError
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
@@ -16,14 +16,16 @@ from shardtune.trainer.distributed.ranks import connect, disconnect
 from shardtune.trainer.preflight.link_speed import measure_links
 from shardtune.trainer.preflight.preflight import judge, render_facts
 from shardtune.trainer.preflight.probe import probe
+from shardtune.trainer.setup.rank_log import drop_deprecation_warnings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the checks of this rank and returns its exit code. Rank 0 prints the results."""
-    parser = argparse.ArgumentParser("python -m shardtune.trainer.commands.doctor", description=__doc__)
+    parser = OneLineParser("python -m shardtune.trainer.commands.doctor", description=__doc__)
     parser.add_argument("folder", type=Path, help="a folder on a file system shared by all machines")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="what to check")
     arguments = parser.parse_args(argv)
+    drop_deprecation_warnings()
     try:
         ranks = connect(arguments.device)
         facts = probe(arguments.folder, ranks, gpus=True)

@@ -6,20 +6,24 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, TypeVar
 
-from shardtune.errors import ShardtuneError
+from shardtune.errors import ShardtuneError, system_fault
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
 
 Report = TypeVar("Report", bound=Any)
 
 
 def print_report(make: Callable[[], Report], show: Callable[[Report], None], *, as_json: bool) -> int:
-    """Prints the report, a dataclass, and returns the exit code: EXIT_USER if `make` raises a ShardtuneError."""
+    """Prints the report, a dataclass, and returns the exit code: EXIT_USER if `make` fails for a reason that users
+    can resolve."""
     try:
         report = make()
-    except ShardtuneError as error:
+    except (ShardtuneError, OSError) as error:
+        fault = system_fault(error) if isinstance(error, OSError) else str(error)
+        if fault is None:
+            raise
         if as_json:
-            _print_json({"errors": str(error).split("\n")})
-        print(error, file=sys.stderr)
+            _print_json({"errors": fault.split("\n")})
+        print(fault, file=sys.stderr)
         return EXIT_USER
     if as_json:
         _print_json(asdict(report))

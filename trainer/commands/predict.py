@@ -4,7 +4,6 @@
 the input.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,8 +12,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
+from shardtune.argument_parser import OneLineParser
 from shardtune.counted import counted
-from shardtune.errors import CheckpointError, DataError, ShardtuneError
+from shardtune.errors import CheckpointError, DataError, ShardtuneError, system_fault
 from shardtune.json_lines import json_line
 from shardtune.recipe.load import parse_recipe
 from shardtune.recipe.schema import Recipe
@@ -22,6 +22,7 @@ from shardtune.rows.columns import plain
 from shardtune.rows.source import Faults, Row, read_options, read_rows
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
 from shardtune.run_dir.files import CONFIG, FACTS, MODEL
+from shardtune.shell_line import shell_line
 from shardtune.trainer.data.prepare.sources import with_named_columns
 from shardtune.trainer.setup.precision import expected_precision
 from shardtune.trainer.tasks import TASKS, Task, task_of
@@ -33,7 +34,7 @@ BATCH_ROWS, WINDOW_ROWS = 32, 1024
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
-    parser = argparse.ArgumentParser("shardtune predict", description=__doc__)
+    parser = OneLineParser("shardtune predict", description=__doc__)
     parser.add_argument("run_dir", type=Path, help="a run directory")
     parser.add_argument("--text", action="append", default=[], help="a text to predict; may be given several times")
     parser.add_argument("--file", type=Path, help="a file of rows to predict, in any format of training data")
@@ -63,6 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{counted(len(rows), 'prediction')} written to {arguments.out}", file=sys.stderr)
     except ShardtuneError as error:
         print(error, file=sys.stderr)
+        return EXIT_USER
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) or (fault := system_fault(error, str(arguments.out))) is None:
+            raise
+        print(fault, file=sys.stderr)
         return EXIT_USER
     return EXIT_OK
 
@@ -176,7 +182,7 @@ def find_model(run_dir: Path, name: str) -> tuple[Recipe, Path, dict[str, Any]]:
         raise CheckpointError(f"{run_dir}: not a run directory (no {CONFIG})")
     folder = run_dir / "export" / name
     if not folder.is_dir():
-        raise CheckpointError(f"{folder} does not exist yet; `shardtune run {run_dir}` resumes the run")
+        raise CheckpointError(f"{folder} does not exist yet; `{shell_line('run', run_dir)}` resumes the run")
     recipe = parse_recipe((run_dir / CONFIG).read_text(encoding="utf-8"), name=str(run_dir / CONFIG))
     return recipe, folder, json.loads((run_dir / FACTS).read_text(encoding="utf-8"))
 

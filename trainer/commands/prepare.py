@@ -4,7 +4,6 @@
 the data. Started on several machines with a shared file system, the processes share the work.
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
@@ -12,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shardtune.argument_parser import OneLineParser
 from shardtune.counted import counted
 from shardtune.recipe.load import load_recipe
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.files import CONFIG
-from shardtune.run_dir.progress import PreparationProgress
+from shardtune.run_dir.view.progress import PreparationProgress
 from shardtune.trainer.commands.json_output import print_report
 from shardtune.trainer.data.prepare.prepare import prepare
 
@@ -77,7 +77,7 @@ def _show(report: Report) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
-    parser = argparse.ArgumentParser("shardtune prepare", description=__doc__)
+    parser = OneLineParser("shardtune prepare", description=__doc__)
     parser.add_argument("recipe", type=Path, help="a recipe file or a run directory")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the recipe's keys")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")

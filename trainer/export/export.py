@@ -4,7 +4,6 @@
 finishes exports in the same way, but its ranks share the files. Memory holds the weights of one file on each rank.
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -18,12 +17,14 @@ from typing import Any
 import torch
 import transformers
 
+from shardtune.argument_parser import OneLineParser
 from shardtune.errors import CheckpointError, ShardtuneError
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
 from shardtune.run_dir.files import CHECKPOINTS, EXPORT, MODEL, RESULTS, follow_umask
 from shardtune.run_dir.links import refuse_links
 from shardtune.run_dir.run import read_config
+from shardtune.shell_line import shell_line
 from shardtune.trainer.checkpoint.base_model import identify, refuse_another_base
 from shardtune.trainer.checkpoint.manifest import (
     WEIGHTS,
@@ -51,7 +52,7 @@ FILE_BYTES = 5 * 10**9
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
-    parser = argparse.ArgumentParser("shardtune export", description=__doc__)
+    parser = OneLineParser("shardtune export", description=__doc__)
     parser.add_argument("run_dir", type=Path, help="a run directory")
     parser.add_argument("--step", type=int, help="the checkpoint's step (default: the best by the dev metric)")
     parser.add_argument("--dtype", choices=sorted(DTYPES), help="of the weights (default: the training's precision)")
@@ -87,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     merge_lora=arguments.merge_lora,
                 )
         except OSError as error:
-            raise CheckpointError(f"could not write {folder}: {error}") from error
+            raise CheckpointError(f"could not write {folder}: {error.strerror or error}") from error
     except ShardtuneError as error:
         print(error, file=sys.stderr)
         return EXIT_USER
@@ -106,7 +107,9 @@ def find_checkpoint(run_dir: Path, recipe: Recipe, step: int | None) -> Checkpoi
     else:
         path = folder / f"step-{step}"
         if not path.is_dir():
-            raise CheckpointError(f"{path} does not exist; `shardtune checkpoints {run_dir}` lists the checkpoints")
+            raise CheckpointError(
+                f"{path} does not exist; `{shell_line('checkpoints', run_dir)}` lists the checkpoints"
+            )
         try:
             candidates = [open_checkpoint(path)]
         except CheckpointError as error:
@@ -336,7 +339,7 @@ def _empty_model(run_dir: Path, dtype: torch.dtype) -> Any:
     """A model of the trained model's class and config on the meta device."""
     folder = run_dir / MODEL
     if not folder.is_dir():
-        raise CheckpointError(f"{folder} does not exist yet; `shardtune run {run_dir}` resumes the run")
+        raise CheckpointError(f"{folder} does not exist yet; `{shell_line('run', run_dir)}` resumes the run")
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with torch.device("meta"):
         model: Any = model_class(config)(config)

@@ -17,8 +17,8 @@ from huggingface_hub.repocard import metadata_load
 from shardtune.ds_config.resolve import sharding_name
 from shardtune.recipe.schema import Recipe
 from shardtune.recipe.yaml_lines import write_yaml
-from shardtune.run_dir.curves import picture
 from shardtune.run_dir.files import FORKED_FROM, MODEL, read_events
+from shardtune.run_dir.view.curves import picture
 from shardtune.trainer.checkpoint.manifest import Manifest
 
 CURVES = "curves.svg"

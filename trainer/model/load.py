@@ -25,7 +25,7 @@ from shardtune.trainer.model.generation import (
 )
 from shardtune.trainer.model.head import choose_head, draw_head, set_labels
 from shardtune.trainer.model.lora import adapt, choose
-from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
+from shardtune.trainer.model.pretrained import hub_words, load_model_config, load_tokenizer, unreachable
 from shardtune.trainer.model.target_loss import keep_target_loss
 from shardtune.trainer.tasks import Task
 
@@ -99,6 +99,7 @@ def _load_weights(recipe: Recipe, task: Task, config: "PreTrainedConfig") -> tup
     how: dict[str, Any] = {"config": config, "dtype": DTYPES[recipe.engine.precision]}
     if recipe.model.attention != "auto":
         how["attn_implementation"] = recipe.model.attention
+    fault = unreachable(recipe)
     try:
         if recipe.model.from_scratch:
             return auto_model.from_config(**how), set()
@@ -106,6 +107,8 @@ def _load_weights(recipe: Recipe, task: Task, config: "PreTrainedConfig") -> tup
         with _load_report_dropped():
             model, info = auto_model.from_pretrained(path, **how)
     except (OSError, ValueError, ImportError) as error:
+        if fault is not None:
+            raise DataError(hub_words(recipe, fault)) from error
         raise DataError(f"model.path: {path!r} cannot be loaded as {task.auto_model}: {error}") from error
     except RuntimeError as error:
         names = _MISMATCH.findall("\n".join(getattr(error, "__notes__", ())))

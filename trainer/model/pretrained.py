@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shardtune.errors import CheckpointError, DataError
 from shardtune.recipe.schema import Recipe
+from shardtune.rows.hub_access import hub_fault
 from shardtune.trainer.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -92,11 +94,28 @@ def _positions_of_base(config: "PreTrainedConfig") -> int | None:
     return min(rooms, default=None)
 
 
+def unreachable(recipe: Recipe) -> str | None:
+    """Why the hub, which model.path names, cannot be reached; None if it can, or if the path is a folder."""
+    return None if Path(recipe.model.path).is_absolute() or Path(recipe.model.path).is_dir() else hub_fault()
+
+
+def hub_words(recipe: Recipe, fault: str) -> str:
+    """What to do about a model that is neither here nor can be fetched."""
+    return (
+        f"model.path: {recipe.model.path!r} is not a folder here, the hub cannot be reached ({fault}), and its cache "
+        "lacks it; give a Hugging Face model folder, or download it where there is a network: "
+        f"hf download {recipe.model.path}"
+    )
+
+
 @contextmanager
 def _as_data_error(recipe: Recipe, what: str) -> Iterator[None]:
+    fault = unreachable(recipe)
     try:
         yield
     except (OSError, ValueError, KeyError) as error:
+        if fault is not None:
+            raise DataError(hub_words(recipe, fault)) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if "trust_remote_code" in str(error):  # transformers' text tells the reader to set it
             raise DataError(

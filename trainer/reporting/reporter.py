@@ -6,7 +6,6 @@ Decided once: ranks above 0 get a reporter that does nothing. The only module th
 import json
 import logging
 import math
-import netrc
 import os
 import queue
 import threading
@@ -16,13 +15,13 @@ from collections.abc import Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Any, Protocol, TextIO
-from urllib.parse import urlsplit
 
 from shardtune.json_lines import complete_lines, json_line
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.files import METRICS, write_atomically
-from shardtune.run_dir.progress import Progress
+from shardtune.run_dir.view.progress import Progress
 from shardtune.trainer.distributed.ranks import Ranks
+from shardtune.trainer.reporting.wandb_choice import WandbChoice, choose_wandb, give_wandb_a_home
 
 log = logging.getLogger(__name__)
 
@@ -49,9 +48,13 @@ def open_reporter(
     reporters: list[Reporter] = [JsonlReporter(run_dir / METRICS, resumed_step)]
     if terminal is not None:
         reporters.append(TerminalReporter(terminal))
-    if (mode := wandb_mode(recipe)) != "disabled":
-        reporters.append(WandbReporter(recipe, run_dir, mode))
-    return Reporters(reporters)
+    choice = choose_wandb(recipe, run_dir)
+    if choice.mode != "disabled":
+        reporters.append(WandbReporter(recipe, run_dir, choice))
+    every = Reporters(reporters)
+    if (line := choice.line(run_dir)) is not None:
+        every.report("notice", text=line)
+    return every
 
 
 class NullReporter:
@@ -146,11 +149,11 @@ class WandbReporter:
     The W&B id of the run is kept in the run directory, so that a resumed run is the same one there.
     """
 
-    def __init__(self, recipe: Recipe, run_dir: Path, mode: str, patience_s: float = 30.0) -> None:
+    def __init__(self, recipe: Recipe, run_dir: Path, choice: WandbChoice, patience_s: float = 30.0) -> None:
         self._events: queue.Queue[tuple[str, dict[str, Any]] | None] = queue.Queue(maxsize=10_000)
         self._patience_s = patience_s
         self._num_dropped = 0
-        self._thread = threading.Thread(target=self._work, args=(recipe, run_dir, mode), name="wandb", daemon=True)
+        self._thread = threading.Thread(target=self._work, args=(recipe, run_dir, choice), name="wandb", daemon=True)
         self._thread.start()
 
     def report(self, event: str, /, **values: Any) -> None:
@@ -176,19 +179,20 @@ class WandbReporter:
                 "W&B was too slow: %d events were dropped there; metrics.jsonl has all of them", self._num_dropped
             )
 
-    def _work(self, recipe: Recipe, run_dir: Path, mode: str) -> None:
+    def _work(self, recipe: Recipe, run_dir: Path, choice: WandbChoice) -> None:
         try:
+            give_wandb_a_home(run_dir)
             import wandb
 
             run = wandb.init(
                 id=wandb_id(run_dir),
                 # What is None here, and what is not named at all (entity, tags, notes, …), wandb takes from WANDB_*.
-                project=_named("WANDB_PROJECT", recipe.report.project, "shardtune"),
-                name=_named("WANDB_NAME", recipe.report.name, run_dir.name),
+                project=choice.project,
+                name=choice.name,
                 group=recipe.report.group,
                 config=recipe.model_dump(mode="json"),
                 dir=str(run_dir),
-                mode=mode,  # type: ignore[arg-type]
+                mode=choice.mode,  # type: ignore[arg-type]
                 resume="allow",
                 settings=wandb.Settings(console="off", silent=True, init_timeout=self._patience_s),
             )
@@ -211,40 +215,12 @@ class WandbReporter:
             log.warning("W&B failed (%s: %s); metrics.jsonl is still written", type(error).__name__, error)
 
 
-MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}
-"""WANDB_MODE, older names included -> mode."""
-
-
-def wandb_mode(recipe: Recipe) -> str:
-    """online, offline or disabled; `auto` follows WANDB_MODE or WANDB_DISABLED, or else whether an API key is found."""
-    if recipe.report.wandb != "auto":
-        return recipe.report.wandb
-    if mode := MODES.get(os.environ.get("WANDB_MODE", "").lower()):
-        return mode
-    if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes"):  # which transformers reads
-        return "disabled"
-    return "online" if os.environ.get("WANDB_API_KEY") or _netrc_has_key() else "offline"
-
-
 def wandb_id(run_dir: Path) -> str:
     """The W&B id of this run directory; created on the first call."""
     path = run_dir / "wandb_id"
     if not path.exists():
         write_atomically(path, uuid.uuid4().hex[:8])
     return path.read_text(encoding="utf-8").strip()
-
-
-def _named(variable: str, by_recipe: str | None, otherwise: str) -> str:
-    """The recipe's name, or else that of the environment."""
-    return by_recipe or os.environ.get(variable) or otherwise
-
-
-def _netrc_has_key() -> bool:
-    try:
-        host = urlsplit(os.environ.get("WANDB_BASE_URL", "")).hostname or os.environ.get("WANDB_HOST", "api.wandb.ai")
-        return netrc.netrc().authenticators(host) is not None
-    except (OSError, ValueError, netrc.NetrcParseError):
-        return False
 
 
 def _drop_later_steps(path: Path, step: int) -> None:

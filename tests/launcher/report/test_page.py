@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardtune.launcher.report.page import write_report
-from shardtune.run_dir.chart import Series, nice_ticks, render_chart, short, smoothed
 from shardtune.run_dir.files import read_events
+from shardtune.run_dir.view.chart import Series, nice_ticks, render_chart, short, smoothed
 
 START = {
     "event": "start", "step": 0, "num_steps": 9, "num_rows": 67, "num_parameters": 1000, "world_size": 2,
@@ -32,7 +32,8 @@ EVAL = {"event": "eval", "split": "dev", "loss": 0.4, "accuracy": 0.875, "confus
 
 
 def write_run(folder: Path, events: list[dict[str, Any]], **files: str) -> Path:
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events), encoding="utf-8")
+    lines = [json.dumps({"time": 1e9 + 90 * number, **event}) + "\n" for number, event in enumerate(events)]
+    (folder / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
     for name, text in files.items():
         (folder / name.replace("_", ".")).write_text(text, encoding="utf-8")
     return folder
@@ -92,6 +93,37 @@ def test_markup_in_the_names_of_metrics_is_shown_as_text(tmp_path: Path) -> None
     assert "<img" not in page and "dev &lt;img src=x onerror=alert(1)&gt;" in page and "a: &lt;b&gt;" in page
 
 
+def test_the_page_says_when_how_long_and_on_which_rows(tmp_path: Path) -> None:
+    config = """\
+task: {kind: classification}
+model: {path: /m}
+data: {train: [/rows/a<b.csv, hf:owner/name], dev: {fraction: 0.05}}
+"""
+    start = {**START, "data": {"train": {"rows": 4800, "tokens": 120000}, "dev": {"rows": 250, "tokens": 6000}}}
+    events = [start, *({**STEP, "step": step} for step in range(1, 4))]
+    page = write_report(write_run(tmp_path, events, config_yaml=config)).read_text()
+    stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d"
+    assert re.search(rf"<p>{stamp} to {stamp}; training took about 4 min 30 s in 1 start</p>", page)
+    assert "<tr><td>train</td><td>/rows/a&lt;b.csv\nhf:owner/name</td><td>4,800</td><td>120,000</td></tr>" in page
+    assert "<tr><td>dev</td><td>0.05 of the training rows</td><td>250</td><td>6,000</td></tr>" in page
+    assert "<td>test</td>" not in page
+
+
+def test_f1_micro_is_not_drawn_beside_an_equal_accuracy(tmp_path: Path) -> None:
+    def page(f1_micro: float) -> str:
+        scored = {**EVAL, "step": 1, "f1_micro": f1_micro, "f1_macro": EVAL["accuracy"]}
+        return write_report(write_run(tmp_path, [START, {**STEP, "step": 1}, scored])).read_text()
+
+    for shown in ("dev f1_micro<", "<th>f1_micro<"):
+        assert shown not in page(0.875) and shown in page(0.5)
+    assert "dev f1_macro<" in page(0.875)
+
+
+def test_a_legend_is_as_dark_as_other_text(tmp_path: Path) -> None:
+    chart = render_chart("loss", [Series("each step", [(0, 1.0)], "#eeeeee"), Series("dev", [(0, 1.0)], "red")])
+    assert re.search(r'<rect [^>]*fill="#eeeeee"/><text x="\d+" y="28">each step</text>', chart)
+
+
 def test_alerts_are_on_the_page(tmp_path: Path) -> None:
     alert = {"event": "alert", "title": "not saved", "text": "no room on <disk>", "step": 4}
     page = write_report(write_run(tmp_path, [START, {**STEP, "step": 1}, alert])).read_text()
@@ -113,7 +145,7 @@ def test_a_line_that_is_still_being_written_is_skipped(tmp_path: Path) -> None:
     write_run(tmp_path, [START])
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"event": "st')
-    assert read_events(tmp_path) == [START]
+    assert read_events(tmp_path) == [{"time": 1e9, **START}]
 
 
 @given(st.floats(-1e6, 1e6, allow_subnormal=False), st.floats(0, 1e6, allow_subnormal=False))

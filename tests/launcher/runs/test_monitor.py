@@ -10,6 +10,7 @@ import pytest
 
 from shardtune.errors import CheckpointError, LaunchError
 from shardtune.launcher.runs import monitor
+from shardtune.launcher.runs.logs import print_log
 from shardtune.launcher.slurm import cluster
 from shardtune.launcher.slurm.lifecycle import Start, render_status
 
@@ -71,16 +72,58 @@ def test_only_what_was_submitted_and_is_not_finished_is_put_back(run_dir: Path) 
 
 def test_the_newest_output_is_printed_or_a_ranks_log(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(LaunchError, match=r"no output yet"):
-        monitor.print_log(run_dir, None, follow=False)
+        print_log(run_dir, None, follow=False)
     for name in ("first.out", "second.out", "rank-3.log"):
         (run_dir / "logs" / name).write_text(f"this is {name}\n")
     starts = [replace(START, output=str(run_dir / "logs" / name)) for name in ("first.out", "second.out")]
     (run_dir / "status.json").write_text(render_status(starts))
-    monitor.print_log(run_dir, None, follow=False)
-    monitor.print_log(run_dir, "3", follow=True)
+    print_log(run_dir, None, follow=False)
+    print_log(run_dir, "3", follow=True)
     assert capsys.readouterr().out == "this is second.out\nthis is rank-3.log\n"
     with pytest.raises(LaunchError, match=r"rank-4\.log does not exist"):
-        monitor.print_log(run_dir, "4", follow=False)
+        print_log(run_dir, "4", follow=False)
+
+
+STARTED = {
+    "event": "start", "step": 0, "num_steps": 40, "num_rows": 67, "num_parameters": 1000, "world_size": 2,
+    "device": "cpu", "zero_stage": 2, "precision": "bf16", "time": 1000.0,
+}  # fmt: skip
+STEP = {"event": "step", "step": 10, "loss": 1.0, "lr": 1e-3, "tokens_per_s": 9.0, "eta_s": 60.0, "time": 1001.0}
+
+
+def test_without_a_job_the_log_is_what_happened_and_why_it_failed(
+    run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run_dir / "metrics.jsonl").write_text(f"{json.dumps(STARTED)}\n{json.dumps(STEP)}\n")
+    (run_dir / "logs" / "launcher.log").touch()
+    print_log(run_dir, None, follow=False)
+    first, second = capsys.readouterr().out.splitlines()
+    assert "  training for 40 steps: 67 rows, 1,000 parameters, 2 ranks on cpu" in first
+    assert second.endswith("  step 10  loss 1.0000  lr 1.00e-03  9 tokens/s  1:00 left")
+    failure = {"rank": 1, "host": "vm", "time": 1002.0, "code": 1, "text": "KeyError: 3\n"}
+    (run_dir / "logs" / "rank-1.failure.json").write_text(json.dumps(failure))
+    print_log(run_dir, None, follow=True)
+    assert capsys.readouterr().out.endswith("\nrank 1 on vm failed:\nKeyError: 3\n")
+    (run_dir / "logs" / "rank-1.failure.json").unlink()
+    (run_dir / "logs" / "launcher.log").write_text("torchrun: error\n")
+    print_log(run_dir, None, follow=False)
+    assert capsys.readouterr().out.endswith(" left\ntorchrun: error\n")
+
+
+def test_the_log_of_a_folder_that_is_no_run_is_refused_by_that_name(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"nowhere: not a run directory \(no config.yaml\)"):
+        print_log(tmp_path / "nowhere", None, follow=False)
+
+
+def test_watch_joins_a_run_where_it_is(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run_dir / "metrics.jsonl").write_text(f"{json.dumps(STARTED)}\n{json.dumps(STEP)}\n")
+    (run_dir / "lease.json").touch()
+    monkeypatch.setattr(monitor.time, "sleep", lambda _: os.utime(run_dir / "lease.json", (1, 1)))
+    monitor.watch(run_dir)
+    shown = capsys.readouterr().err.splitlines()
+    assert shown[0].startswith("training for 40 steps: ") and shown[1].startswith("step 10/40  loss 1.0000")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 from shardtune.errors import ConfigError
 from shardtune.recipe.explain import Fault, all_keys, explain
 from shardtune.recipe.load import differences, learning_hash, load_recipe, parse_recipe, render_recipe
+from shardtune.recipe.other_tools import OTHER_COUNTERPARTS
 from shardtune.recipe.paths import path_faults, with_absolute_paths
 from shardtune.recipe.schema import LEARNING_SECTIONS, NOT_LEARNED, Recipe
 from shardtune.recipe.training_arguments import COUNTERPARTS
@@ -119,7 +120,7 @@ train:
         "x.yaml:4: engine.precision: got 'bf61'; legal: auto, bf16, fp16, fp32",
         "x.yaml:5: engine.deepspeed: got 'zero9'; legal: zero0, zero1, zero2, zero2_offload, zero3, zero3_offload, "
         "the path of a DeepSpeed JSON, or null",
-        "x.yaml:7: model.path: no such folder: './models'",
+        f"x.yaml:7: model.path: no such folder: './models' in {tmp_path}",
         "x.yaml:10: optim.warmup_step: unknown key; did you mean 'warmup_steps'?",
         "x.yaml:11: optim.max_grad_norm: expected a number, got 'yes'",
         "x.yaml:14: train.seed: already given on line 13; keep one of them",
@@ -129,7 +130,7 @@ train:
         "override 'job.rank=2': unknown key; did you mean 'ranks'?",
         "override 'data.dev=x.yml': data.train: missing; the training rows: a file, a folder, a glob, "
         "`hf:owner/name`, or a list of these",
-        "override 'data.dev=x.yml': no such file: 'x.yml'; did you mean 'x.yaml'?",
+        f"override 'data.dev=x.yml': no such file: 'x.yml' in {tmp_path}; did you mean 'x.yaml'?",
         "override 'model.dropout=1': must be below 1, got 1",
     ]
 
@@ -163,6 +164,24 @@ def test_a_broken_link_is_reported_with_its_target(tmp_path: Path, monkeypatch: 
             "optim:\n  fsdp: full\n",
             "x.yaml:8: optim.fsdp: unknown key; transformers' fsdp has no counterpart here: parameters are sharded by "
             "ZeRO: engine.deepspeed zero3",
+        ),
+        ("cutoff_len: 64\n", "x.yaml:7: cutoff_len: unknown key; did you mean data.max_tokens?"),
+        ("train: {early_stopping_patience: 2}\n",
+         f"x.yaml:7: train.early_stopping_patience: unknown key; {OTHER_COUNTERPARTS['early_stopping_patience'].note}"),
+        (
+            "data.max_tokens: 64\n",
+            "x.yaml:7: data.max_tokens: a dotted key is for the command line only; here write max_tokens within the "
+            "section data",
+        ),
+        (
+            "model.lora.r: 64\n",
+            "x.yaml:7: model.lora.r: a dotted key is for the command line only; here write r within the section "
+            "model.lora",
+        ),
+        (
+            "train: {optim.lrr: 64}\n",
+            "x.yaml:7: train.optim.lrr: unknown key; a dotted key is for the command line only; did you mean "
+            "'optim.lr'?",
         ),
         (
             "report:\n  qqqq: 1\n",
@@ -278,7 +297,7 @@ def test_missing_sections_are_reported_with_their_meaning() -> None:
 @pytest.mark.parametrize(
     ("name", "content", "what"),
     [
-        ("chat.yml", None, "chat.yml: no such file; did you mean 'chat.yaml'?"),
+        ("chat.yml", None, "chat.yml: no such file in {folder}; did you mean 'chat.yaml'?"),
         ("latin.yaml", "a: 1\nb: \xe9\n".encode("latin-1"), "latin.yaml:2: not UTF-8 text; save the file as UTF-8"),
         (".", None, "'.' cannot be read: Is a directory"),
         ("a\0b", None, r"'a\x00b' cannot be read: embedded null byte"),
@@ -293,7 +312,7 @@ def test_a_file_that_cannot_be_read_is_reported_in_one_line(
         Path(name).write_bytes(content)
     with pytest.raises(ConfigError) as error:
         load_recipe(Path(name))
-    assert str(error.value) == what
+    assert str(error.value) == what.replace("{folder}", str(tmp_path))
 
 
 class Ham(Section):
@@ -326,8 +345,23 @@ def test_faults_of_a_section_with_kinds_name_its_keys_and_its_kind(main: dict[st
     assert explain(error.value, {"main": main}, Breakfast) == faults
 
 
-def test_every_counterpart_of_a_transformers_name_is_a_key_of_the_recipe() -> None:
-    assert {ours.key for ours in COUNTERPARTS.values() if ours.key} <= set(all_keys(Recipe))
+def test_every_counterpart_of_another_tools_name_is_a_key_of_the_recipe() -> None:
+    for table in (COUNTERPARTS, OTHER_COUNTERPARTS):
+        assert {ours.key for ours in table.values() if ours.key} <= set(all_keys(Recipe))
+        assert [name for name, ours in table.items() if ours.key is None and not ours.note] == []
+
+
+OTHER_NAMES = """cutoff_len template load_in_4bit load_in_8bit early_stopping_patience adafactor finetuning_type
+lora_target sequence_len micro_batch_size sample_packing max_seq_length quantization_bit val_set_size base_model
+train_on_inputs dataset_text_field assistant_only_loss val_size use_dora stage flash_attn"""
+
+
+@pytest.mark.parametrize("name", OTHER_NAMES.split())
+def test_names_of_llama_factory_axolotl_and_trl_get_an_answer_wherever_they_stand(name: str) -> None:
+    for extra in (f"{name}: 1\n", f"train: {{{name}: 1}}\n", f"optim:\n  {name}: true\n"):
+        (line,) = faults_of(SMALLEST + extra)
+        assert "did you mean" in line or "not supported" in line or "always" in line
+        assert "legal:" not in line
 
 
 def test_every_training_argument_of_transformers_has_an_answer() -> None:
@@ -376,11 +410,11 @@ def test_missing_paths_are_faults_with_similar_names(tmp_path: Path) -> None:
         "engine": {"deepspeed": "my.json"},
     }
     assert path_faults(values, tmp_path) == [
-        Fault(("data", "train"), "no such file: 'train.json'; did you mean 'train.jsonl'?"),
+        Fault(("data", "train"), f"no such file: 'train.json' in {tmp_path}; did you mean 'train.jsonl'?"),
         Fault(("data", "dev"), f"'bert': no file of a supported format in the folder; legal: {LEGAL}"),
         Fault(("data", "test"), f"no such file: 'gone/test.jsonl'; its folder '{tmp_path}/gone' does not exist either"),
-        Fault(("model", "path"), "no such folder: './brt'; did you mean 'bert'?"),
-        Fault(("engine", "deepspeed"), "no such file: 'my.json'"),
+        Fault(("model", "path"), f"no such folder: './brt' in {tmp_path}; did you mean 'bert'?"),
+        Fault(("engine", "deepspeed"), f"no such file: 'my.json' in {tmp_path}"),
     ]
 
 
@@ -395,14 +429,14 @@ def test_a_missing_source_is_reported_at_its_place_in_the_recipe(tmp_path: Path)
         "test": {"fraction": 0.1, "path": None},
     }
     assert path_faults({"data": data}, tmp_path) == [
-        Fault(("data", "train", 2, "path"), "'*.cvs': no file matches; the folder contains a.csv, a.xml, "
+        Fault(("data", "train", 2, "path"), f"'*.cvs': no file matches; the folder {tmp_path} contains a.csv, a.xml, "
               "mixed, rows, saved"),
         Fault(("data", "train", 3), "'mixed': files of several formats (csv: a.csv; tsv: b.tsv); use a glob "
               f"such as {tmp_path}/mixed/*.csv"),
-        Fault(("data", "train", 5, "path"), "no such file: 'a.cvs'; did you mean 'a.csv'?"),
+        Fault(("data", "train", 5, "path"), f"no such file: 'a.cvs' in {tmp_path}; did you mean 'a.csv'?"),
         Fault(("data", "train", 6), f"'a.xml': unknown format '.xml'; legal: {LEGAL}. Or set format "
               "in the source to one of: jsonl, csv, tsv, json, parquet, arrow, text, conll, tmx"),
-        Fault(("data", "train", 9), "no such folder: './gone'"),
+        Fault(("data", "train", 9), f"no such folder: './gone' in {tmp_path}"),
         Fault(("data", "dev", "path"), f"'gone/*.csv': no file matches; does the folder {tmp_path}/gone exist?"),
     ]  # fmt: skip
 
@@ -611,7 +645,8 @@ def test_a_path_that_exists_beside_the_recipe_alone_says_so(tmp_path: Path, monk
         load_recipe(recipe)
     train, dev = sorted(str(raised.value).split("\n"), key=len, reverse=True)
     assert train.endswith(
-        f"it lies beside the recipe: paths start from the working directory, so run this in {recipe.parent}"
+        f"it lies beside the recipe, as {recipe.parent}/data/a.jsonl; paths start from the working directory: "
+        f"give that path, or run this in {recipe.parent}"
     )
     assert "no such file: 'data/a.jsonl'" in train and "no such file: 'gone.csv'" in dev and "lies beside" not in dev
 

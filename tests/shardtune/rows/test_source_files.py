@@ -53,7 +53,7 @@ def test_a_path_stands_for_these_files(folder: Path, path: str, files: list[str]
          "as {folder}/*.jsonl"),
         ("*", "{folder}/_SUCCESS: unknown format '(no suffix)'"),
         ("gone.csv", "{folder}/gone.csv: no such file"),
-        ("*.tsv", "{folder}/*.tsv: no file matches; the folder contains .git, _SUCCESS, a.jsonl, b.jsonl.gz, "
+        ("*.tsv", "{folder}/*.tsv: no file matches; the folder {folder} contains .git, _SUCCESS, a.jsonl, b.jsonl.gz, "
          "d.csv and 3 more"),
         ("gone/*.tsv", "{folder}/gone/*.tsv: no file matches; does the folder {folder}/gone exist?"),
         ("notes.md", "{folder}/notes.md: unknown format '.md'; legal: .jsonl, .ndjson, .csv, .tsv, "),

@@ -17,10 +17,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from shardtune.ds_config.resolve import load_ds_config, resolve_ds_config
+from shardtune.recipe.load import parse_recipe
 from shardtune.recipe.schema import Recipe
 from shardtune.rows.source import read_rows
 from shardtune.run_dir.files import MODEL, RESULTS, is_finished
 from shardtune.run_dir.run import Run, write_run_dir
+from shardtune.run_dir.view.results import finished_message
 from shardtune.trainer.checkpoint.checkpoints import CheckpointPolicy, Checkpoints
 from shardtune.trainer.checkpoint.manifest import WEIGHTS, Checkpoint
 from shardtune.trainer.checkpoint.train_state import TrainState
@@ -140,6 +142,15 @@ def test_the_model_card_says_what_it_was_trained_on_how_and_to_what(finished: Pa
     last = (finished / "export" / "last" / "README.md").read_text(encoding="utf-8")
     assert "step 18 of 18" in last
     assert ("| test | accuracy" in last) == (results["best_step"] == 18)
+
+
+def test_the_line_for_python_that_a_run_ends_with_works_wherever_it_is_pasted(finished: Path) -> None:
+    recipe = parse_recipe((finished / "config.yaml").read_text(encoding="utf-8"))
+    (line,) = [line for line in finished_message(recipe, finished).splitlines() if line.startswith("in Python")]
+    pasted: dict[str, Any] = {}
+    exec(line.removeprefix("in Python").strip(), pasted)
+    (answer,) = pasted["model"]("a good film")
+    assert answer["label"] in json.loads((finished / "facts.json").read_text())["label_names"]
 
 
 def test_what_cannot_be_exported_is_refused_in_words(

@@ -21,8 +21,8 @@ from shardtune.trainer.reporting.reporter import (
     WandbReporter,
     open_reporter,
     wandb_id,
-    wandb_mode,
 )
+from shardtune.trainer.reporting.wandb_choice import choose_wandb
 from tests.support.runs import tiny_recipe, train
 
 STEP = {"step": 1, "loss": 0.5}
@@ -119,31 +119,6 @@ def test_a_step_event_has_all_that_a_dashboard_needs(tiny: Path, tmp_path: Path)
     assert step["eta_s"] == 0
 
 
-@pytest.mark.parametrize(
-    ("said", "environment", "mode"),
-    [
-        ("auto", {}, "offline"),
-        ("auto", {"WANDB_API_KEY": "k"}, "online"),
-        ("auto", {"WANDB_API_KEY": "k", "WANDB_MODE": "disabled"}, "disabled"),
-        ("auto", {"WANDB_API_KEY": "k", "WANDB_MODE": "dryrun"}, "offline"),
-        ("auto", {"WANDB_API_KEY": "k", "WANDB_DISABLED": "true"}, "disabled"),
-        ("online", {"WANDB_DISABLED": "true"}, "online"),
-        ("disabled", {"WANDB_API_KEY": "k"}, "disabled"),
-        ("offline", {"WANDB_API_KEY": "k"}, "offline"),
-    ],
-)
-def test_wandb_is_online_where_a_key_is_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, environment: dict[str, str], mode: str
-) -> None:
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_DISABLED"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert wandb_mode(tiny_recipe(tmp_path, f"report.wandb={said}")) == mode
-
-
 def test_a_run_directory_has_one_wandb_id(tmp_path: Path) -> None:
     assert wandb_id(tmp_path) == wandb_id(tmp_path)
 
@@ -157,10 +132,11 @@ def test_wandb_offline_writes_a_real_log_under_the_names_of_the_environment(
         "ENTITY": "our-team",
         "RUN_GROUP": "a-group",
         "TAGS": "one,2",
+        "MODE": "dryrun",
     }
     for name, value in names.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
-    reporter = WandbReporter(recipe, tmp_path, "offline")
+    reporter = WandbReporter(recipe, tmp_path, choose_wandb(recipe, tmp_path))
     reporter.report("step", **STEP)
     answers = [
         {"prompt": "Hi", "answer": "<b>", "reference": "Yes."},
@@ -182,36 +158,6 @@ def test_wandb_offline_writes_a_real_log_under_the_names_of_the_environment(
     assert told["data"] == [["Hi", "<b>", "Yes."], ["So?", "", "No."]]
 
 
-@pytest.mark.parametrize(
-    ("overrides", "environment", "project", "name"),
-    [
-        ((), {}, "shardtune", "run-7"),
-        ((), {"WANDB_PROJECT": "theirs", "WANDB_NAME": "n"}, "theirs", "n"),
-        ((), {"WANDB_PROJECT": "", "WANDB_NAME": ""}, "shardtune", "run-7"),
-        (("report.project=ours", "report.name=x"), {"WANDB_PROJECT": "theirs", "WANDB_NAME": "n"}, "ours", "x"),
-        (("report.project=shardtune",), {"WANDB_PROJECT": "theirs"}, "shardtune", "run-7"),
-    ],
-)
-def test_the_names_of_the_environment_count_where_the_recipe_has_none(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    overrides: tuple[str, ...],
-    environment: dict[str, str],
-    project: str,
-    name: str,
-) -> None:
-    for variable in ("WANDB_PROJECT", "WANDB_NAME"):
-        monkeypatch.delenv(variable, raising=False)
-    for variable, value in environment.items():
-        monkeypatch.setenv(variable, value)
-    given: dict[str, Any] = {}
-    fake = types.SimpleNamespace(init=lambda **named: given.update(named), Settings=lambda **_: None)
-    monkeypatch.setitem(sys.modules, "wandb", fake)  # type: ignore[arg-type]
-    (tmp_path / "run-7").mkdir()
-    WandbReporter(tiny_recipe(tmp_path, *overrides), tmp_path / "run-7", "offline", patience_s=0.3).close()
-    assert (given["project"], given["name"], given["group"]) == (project, name, None)
-
-
 class _Run:
     """A W&B run that hangs, or fails, at its first line."""
 
@@ -227,7 +173,7 @@ def test_a_wandb_that_hangs_or_fails_does_not_disturb_the_training(
     fake = types.SimpleNamespace(init=lambda **_: _Run(deed), Settings=lambda **_: None)
     monkeypatch.setitem(sys.modules, "wandb", fake)  # type: ignore[arg-type]
     began = time.monotonic()
-    reporter = WandbReporter(recipe, tmp_path, "online", patience_s=0.3)
+    reporter = WandbReporter(recipe, tmp_path, choose_wandb(recipe, tmp_path), patience_s=0.3)
     for step in range(20_000):
         reporter.report("step", step=step, loss=0.5)
     reporter.close()

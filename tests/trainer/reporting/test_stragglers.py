@@ -7,7 +7,6 @@ from statistics import fmean
 import pytest
 import torch
 
-from shardtune.run_dir.progress import step_numbers
 from shardtune.trainer.distributed.rank_env import global_rank
 from shardtune.trainer.reporting import stragglers as its_module
 from shardtune.trainer.reporting.stragglers import BEHIND, NUM_WINDOWS, Pace, RankLocation, Straggler, lost_share
@@ -79,14 +78,6 @@ def test_reports_of_short_steps_make_one_window() -> None:
     pace = Pace(PLACES)
     per_window = [pace.add(with_slow(3), WINDOW_S / 4) for _ in range(4 * NUM_WINDOWS)]
     assert [len(found) for found in per_window] == [0] * (4 * NUM_WINDOWS - 1) + [1]
-
-
-def test_the_terminal_shows_a_loss_of_time_that_is_worth_mentioning() -> None:
-    event = {"loss": 1.0, "lr": 1e-3, "tokens_per_s": 9.0, "eta_s": 60.0}
-    lost = {"slowest_rank": 3, "slowest_host": "node2", "slowest_gpu": None, "lost_share": 0.25}
-    assert step_numbers(event | lost).endswith("1:00 left  25% lost waiting for rank 3 (node2)")
-    assert step_numbers(event | lost | {"lost_share": 0.05}).endswith("left")
-    assert step_numbers(event).endswith("left")
 
 
 @pytest.mark.parametrize("stage", [2, 3])

@@ -299,7 +299,10 @@ def _notes_on(name: str, split: Mapping[str, Any], skipped: Sequence[Faults]) ->
 def _machine_lock(folder: Path, machine: str, say: Callable[[str], None]) -> Iterator[None]:
     """Lets one process of a machine prepare at a time. The kernel releases the lock of a process that dies."""
     name = hashlib.sha256(f"{folder.absolute()} {machine} {os.getuid()}".encode()).hexdigest()[:24]
-    path = Path(tempfile.gettempdir()) / f"shardtune-{name}.lock"
+    try:
+        path = Path(tempfile.gettempdir()) / f"shardtune-{name}.lock"
+    except FileNotFoundError as error:
+        raise DataError("no temporary folder can be written to; free space, or set TMPDIR to another folder") from error
     lock = FileLock(path)
     try:
         lock.acquire(blocking=False)

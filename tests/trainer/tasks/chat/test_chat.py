@@ -261,7 +261,7 @@ def test_a_dialogue_is_held_over_pipes(spoken: Path) -> None:
         "--system=S",
         "--model=last",
     ]
-    spoken_lines = "/system\nhi\n\n/nothing\n/help\n/reset\nho"
+    spoken_lines = "/system\nhi\n\n/nothing\n/help\n/reset\nho\n/exit\nunheard"
     done = subprocess.run(words, input=spoken_lines, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"yo\nunknown command /nothing\n{HELP}\n{HELP}\nno.\n"

@@ -11,10 +11,10 @@ from rich.progress import Progress as Bars
 
 from shardtune.counted import counted
 from shardtune.ds_config.resolve import sharding_name
+from shardtune.run_dir.view.step_line import LostTime, StragglerWatch, step_numbers
 
 PLAIN_EVERY_S = 20.0
-SHOWN_LOST_SHARE = 0.1
-"""From this share on, the time that ranks lose waiting for the slowest one is shown."""
+BAR_WIDTH, MIN_BAR_WIDTH = 40, 8
 PREPARING = {
     "lines": "indexing lines",
     "read": "reading rows",
@@ -46,10 +46,14 @@ class Progress:
         self._console = Console(file=terminal, highlight=False, soft_wrap=True)
         self._live = self._console.is_terminal
         self._num_steps: int | None = None
+        self._step: Mapping[str, Any] | None = None
+        self._lost: LostTime | None = None
+        self._stragglers = StragglerWatch()
         self._last_line_at = 0.0
+        self._bar_column = BarColumn()
         self._bars = Bars(
             TextColumn("{task.description}"),
-            BarColumn(),
+            self._bar_column,
             MofNCompleteColumn(),
             TextColumn("{task.fields[numbers]}"),
             console=self._console,
@@ -64,26 +68,32 @@ class Progress:
         match event["event"]:
             case "start":
                 self._num_steps = event["num_steps"]
+                self._stragglers.begin(event["step"])
                 self._bars.update(self._bar, total=self._num_steps, completed=event["step"])
                 self._say(start_line(event))
             case "phase" if event["name"]:
-                self._bars.update(self._bar, description=event["name"])
+                self._draw(event["name"])
                 if not self._live and not self._num_steps:
                     self._say(event["name"])
             case "phase":
-                self._bars.update(self._bar, description="training")
+                self._draw("training")
             case "step":
-                numbers = step_numbers(event)
-                self._bars.update(self._bar, description="training", completed=event["step"], numbers=numbers)
+                self._step, self._lost = event, self._stragglers.add(event)
+                self._bars.update(self._bar, completed=event["step"])
+                self._draw("training")
                 if not self._live and time.monotonic() - self._last_line_at > PLAIN_EVERY_S:
                     self._last_line_at = time.monotonic()
-                    self._say(f"step {event['step']}/{self._num_steps}  {numbers}")
-            case "notice":
-                self._say(event["text"])
-            case "eval":
-                self._say(evaluation_line(event))
-            case "alert":
-                self._say(f"WARNING: {event['title']}: {event['text']}")
+                    self._say(f"step {event['step']}/{self._num_steps or '?'}  {step_numbers(event, self._lost)}")
+            case "notice" | "eval" | "alert":
+                self._say(str(event_line(event)))
+
+    def _draw(self, description: str) -> None:
+        """Updates the bar, and the numbers that the line has room for."""
+        digits, width = len(str(self._num_steps or "?")), self._console.width
+        self._bar_column.bar_width = max(MIN_BAR_WIDTH, min(BAR_WIDTH, width // 6))
+        room = width - len(description) - self._bar_column.bar_width - (2 * digits + 1) - 3
+        numbers = step_numbers(self._step, self._lost, room) if self._step else ""
+        self._bars.update(self._bar, description=description, numbers=numbers)
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
@@ -112,19 +122,26 @@ def start_line(event: Mapping[str, Any]) -> str:
     )
 
 
-def step_numbers(event: Mapping[str, Any]) -> str:
-    """The numbers beside the bar."""
-    loss = "nan" if event["loss"] is None else f"{event['loss']:.4f}"
-    line = f"loss {loss}  lr {event['lr']:.2e}  {event['tokens_per_s']:,.0f} tokens/s  {duration(event['eta_s'])} left"
-    if event.get("lost_share", 0) < SHOWN_LOST_SHARE:
-        return line
-    return f"{line}  {event['lost_share']:.0%} lost waiting for {slowest(event)}"
-
-
-def slowest(event: Mapping[str, Any]) -> str:
-    """The rank that the others waited for in a `step` event, and where it runs."""
-    gpu = "" if event["slowest_gpu"] is None else f", GPU {event['slowest_gpu']}"
-    return f"rank {event['slowest_rank']} ({event['slowest_host']}{gpu})"
+def event_line(event: Mapping[str, Any]) -> str | None:
+    """An event as a line of a log; None for a kind that has no line, such as the end of a phase."""
+    match event["event"]:
+        case "start":
+            return start_line(event)
+        case "phase":
+            return event["name"] or None
+        case "step":
+            return f"step {event['step']}  {step_numbers(event)}"
+        case "notice":
+            return str(event["text"])
+        case "eval":
+            return evaluation_line(event)
+        case "alert":
+            return f"WARNING: {event['title']}: {event['text']}"
+        case "stopped":
+            return f"stopped at step {event['step']}: {event['reason']}"
+        case "done":
+            return "finished"
+    return None
 
 
 def evaluation_line(event: Mapping[str, Any]) -> str:
@@ -132,10 +149,3 @@ def evaluation_line(event: Mapping[str, Any]) -> str:
     hidden = ("event", "time", "split", "step")
     shown = [f"{key} {value:.4f}" for key, value in event.items() if isinstance(value, float) and key not in hidden]
     return f"step {event['step']}: {event['split']}  {'  '.join(shown)}"
-
-
-def duration(seconds: float) -> str:
-    """`1:02:03`, or `2:03` under an hour."""
-    minutes, rest = divmod(max(0, round(seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

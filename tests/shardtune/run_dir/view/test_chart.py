@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardtune.run_dir.chart import MAX_POINTS, Series, render_chart, thinned
-from shardtune.run_dir.curves import charts
+from shardtune.run_dir.view.chart import MAX_POINTS, Series, render_chart, thinned
+from shardtune.run_dir.view.curves import charts
 
 
 @pytest.mark.parametrize("at", [1, 777, 1_001, 12_345, 19_998])

@@ -11,9 +11,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from shardtune.launcher.report.page import REPORT
 from shardtune.recipe.schema import Recipe
-from shardtune.run_dir.files import METRICS, RESULTS, already_finished, read_events
+from shardtune.run_dir.files import METRICS, REPORT, RESULTS, already_finished, read_events, wandb_sync_command
+from shardtune.shell_line import shell_line
 
 WIDTH = 80
 SPLITS = {"dev": "dev", "test": "test", "dev_at_start": "dev before training"}
@@ -32,16 +32,35 @@ def finished_message(recipe: Recipe, run_dir: Path, began: float | None = None) 
         "best model": run_dir / "export" / "best",
         "last model": run_dir / "export" / "last",
         "results": run_dir / RESULTS,
-        "curves": run_dir / REPORT,
+        "curves": run_dir / REPORT if (run_dir / REPORT).exists() else shell_line("report", run_dir),
         "metrics": run_dir / METRICS,
         "logs": run_dir / "logs",
-        "try it": f'shardtune predict {run_dir} --text "…"',
-        "talk to it": f"shardtune chat {run_dir}" if recipe.task.kind == "chat" else "",
+        "W&B": _wandb(run_dir),
+        "try it": f'{shell_line("predict", run_dir)} --text "…"',
+        "in Python": _in_python(run_dir / "export" / "best"),
+        "talk to it": shell_line("chat", run_dir) if recipe.task.kind == "chat" else "",
     }
     table = render_metrics(results)
     lines = [f"{name:12}{value}" for name, value in rows.items() if value]
     first = already_finished(run_dir) if began is None else f"finished: {run_dir}"
     return "\n".join([first, *(["", table, ""] if table else []), *lines])
+
+
+def _in_python(folder: Path) -> str:
+    """The line of the model card that loads the model, with the folder's path, which the card itself does not name."""
+    card = folder / "README.md"
+    lines = card.read_text(encoding="utf-8").splitlines() if card.is_file() else []
+    loads = next((line.partition("  #")[0] for line in lines if line.startswith("model = pipeline(")), "")
+    line = loads.replace('model="."', f"model={json.dumps(str(folder), ensure_ascii=False)}")
+    return f"from transformers import pipeline; {line}" if line else ""
+
+
+def _wandb(run_dir: Path) -> str:
+    """Where the files of W&B are, and how to upload those of offline starts; an empty string if there are none."""
+    folder = run_dir / "wandb"
+    if next(folder.glob("offline-run-*"), None) is not None:
+        return f"{folder}; to upload: {wandb_sync_command(run_dir)}"
+    return str(folder) if next(folder.glob("run-*"), None) is not None else ""
 
 
 def render_metrics(results: Mapping[str, Any]) -> str:

@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from shardtune.run_dir.chart import HEIGHT, WIDTH, Series, render_chart, smoothed
+from shardtune.run_dir.view.chart import HEIGHT, WIDTH, Series, render_chart, smoothed
 
-BLUE, PALE, ORANGE, GREEN = "#1f6feb", "#b6d4fe", "#d9730d", "#2da44e"
+BLUE, PALE, ORANGE, GREEN = "#1f6feb", "#9ec5fe", "#d9730d", "#2da44e"
 STYLE = (
     "text{font:11px system-ui,sans-serif;fill:#59636e}.title{font-size:13px;fill:#1f2328;font-weight:600}"
     ".grid{stroke:#eaeef2}"
@@ -31,7 +31,7 @@ def charts(events: Sequence[Mapping[str, Any]]) -> list[str]:
         Series("dev", of_dev("loss"), ORANGE, dots=True),
     ]
     drawn = [render_chart("loss", loss)]
-    for key in sorted({key for event in evaluations for key, value in event.items() if is_metric(key, value)}):
+    for key in metric_names(evaluations):
         drawn.append(render_chart(f"dev {key}", [Series(key, of_dev(key), ORANGE, dots=True)]))
     drawn.append(render_chart("learning rate", [Series("lr", of_steps("lr"), GREEN)]))
     norms = [
@@ -66,6 +66,14 @@ def picture(events: Sequence[Mapping[str, Any]], num_columns: int = 2) -> str:
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
     ground = '<rect width="100%" height="100%" fill="#fff"/>'
     return f"{head}<style>{STYLE}</style>{ground}{''.join(placed)}</svg>\n" if drawn else ""
+
+
+def metric_names(evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The metrics of these `eval` events, in order of the alphabet; f1_micro only where it is not the accuracy."""
+    names = {key for event in evaluations for key, value in event.items() if is_metric(key, value)}
+    if "accuracy" in names and all(event.get("f1_micro") == event.get("accuracy") for event in evaluations):
+        names -= {"f1_micro"}
+    return sorted(names)
 
 
 def is_metric(key: str, value: Any) -> bool:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from shardtune.launcher.start.results import finished_message, in_words, render_metrics, render_time, start_spans
 from shardtune.recipe.load import parse_recipe
+from shardtune.run_dir.view.results import finished_message, in_words, render_metrics, render_time, start_spans
 
 CHOSEN = {"metric": "accuracy", "lower_is_better": False}
 CLASSIFICATION = {

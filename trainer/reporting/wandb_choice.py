@@ -1,0 +1,123 @@
+"""Whether a run reports to Weights & Biases, and under which names: the recipe decides, then the environment.
+
+wandb itself is not imported here.
+"""
+
+import configparser
+import netrc
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from shardtune.home import home_fault
+from shardtune.recipe.schema import Recipe
+from shardtune.run_dir.files import wandb_sync_command
+
+MODES = {
+    "online": "online",
+    "run": "online",
+    "shared": "online",
+    "offline": "offline",
+    "dryrun": "offline",
+    "disabled": "disabled",
+}
+"""WANDB_MODE, older names included -> mode."""
+PUBLIC_SERVER = "https://api.wandb.ai"
+
+
+@dataclass(frozen=True)
+class WandbChoice:
+    """What was decided about Weights & Biases."""
+
+    mode: str
+    """online, offline or disabled."""
+    why: str
+    project: str
+    name: str
+    server: str
+
+    def line(self, run_dir: Path) -> str | None:
+        """What was decided, for the user; None if the recipe turns W&B off."""
+        if self.mode == "disabled":
+            return None if self.why == "report.wandb" else f"W&B is disabled: {self.why}"
+        where = f"project {self.project}, run {self.name}, files in {run_dir / 'wandb'}"
+        if self.mode == "online":
+            return f"W&B is online at {self.server} ({self.why}): {where}"
+        return f"W&B is offline ({self.why}): {where}; to upload: {wandb_sync_command(run_dir)}"
+
+
+def choose_wandb(recipe: Recipe, run_dir: Path, environment: Mapping[str, str] = os.environ) -> WandbChoice:
+    """What the recipe decides; where it is silent, the variables of W&B; and else whether an API key is found."""
+    server = _server(environment)
+    mode, why = _mode(recipe.report.wandb, environment, server)
+    return WandbChoice(
+        mode,
+        why,
+        project=recipe.report.project or environment.get("WANDB_PROJECT") or "shardtune",
+        name=recipe.report.name or environment.get("WANDB_NAME") or run_dir.name,
+        server=server,
+    )
+
+
+def give_wandb_a_home(run_dir: Path) -> None:
+    """Without a home directory, makes wandb keep in RUN_DIR/wandb what it would keep there; else it would not start."""
+    if home_fault("~") is not None:
+        for variable in ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+            os.environ.setdefault(variable, str(run_dir / "wandb"))
+
+
+def _mode(by_recipe: str, environment: Mapping[str, str], server: str) -> tuple[str, str]:
+    """The mode, and what decided it."""
+    if by_recipe != "auto":
+        return by_recipe, "report.wandb"
+    ignored = ""
+    if word := environment.get("WANDB_MODE", ""):
+        if mode := MODES.get(word.lower()):
+            return mode, f"WANDB_MODE={word}"
+        ignored = f"; WANDB_MODE={word} is not a mode ({', '.join(MODES)}) and is ignored"
+    if (word := environment.get("WANDB_DISABLED", "")).lower() in ("1", "true", "yes"):  # which transformers reads
+        return "disabled", f"WANDB_DISABLED={word}{ignored}"
+    for variable in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
+        if environment.get(variable):
+            return "online", f"{variable} is set{ignored}"
+    host = urlsplit(server).netloc
+    path = _netrc_path(environment)
+    if _has_key(path, host):
+        return "online", f"{path} has a key for {host}{ignored}"
+    return "offline", f"no API key for {host}: WANDB_API_KEY is not set, and {path} has none{ignored}"
+
+
+def _server(environment: Mapping[str, str]) -> str:
+    """The W&B server: that of the environment, or of `wandb login --host`, or the public one."""
+    folder = Path(environment.get("WANDB_CONFIG_DIR") or _in_home(environment, ".config/wandb"))
+    settings = configparser.ConfigParser(interpolation=None)
+    try:
+        settings.read(folder / "settings", encoding="utf-8")
+        kept = settings.get("default", "base_url", fallback="")
+    except (OSError, UnicodeError, configparser.Error):
+        kept = ""
+    return environment.get("WANDB_BASE_URL") or kept or PUBLIC_SERVER
+
+
+def _netrc_path(environment: Mapping[str, str]) -> Path:
+    """The file that W&B reads for the keys of its servers."""
+    if given := environment.get("NETRC"):
+        return Path(os.path.expanduser(given))  # noqa: PTH111  without a home it is left as it is
+    usual, other = _in_home(environment, ".netrc"), _in_home(environment, "_netrc")
+    return other if other.exists() and not usual.exists() else usual
+
+
+def _in_home(environment: Mapping[str, str], name: str) -> Path:
+    return Path(environment.get("HOME") or os.path.expanduser("~")) / name  # noqa: PTH111  as above
+
+
+def _has_key(path: Path, host: str) -> bool:
+    """Whether the file has a password for the host, with or without its port."""
+    try:
+        known = netrc.netrc(path)
+    except (OSError, ValueError, netrc.NetrcParseError):
+        return False
+    found = known.authenticators(host) or known.authenticators(host.partition(":")[0])
+    return found is not None and bool(found[2])
