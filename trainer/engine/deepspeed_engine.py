@@ -29,6 +29,7 @@ from shardtune.trainer.engine.generation_beats import Beats
 from shardtune.trainer.engine.model_state import ModelState
 from shardtune.trainer.engine.snapshot import Saved, Snapshot
 from shardtune.trainer.engine.stopwatch import Stopwatch
+from shardtune.trainer.model.layer_drop import LayerDrop
 from shardtune.trainer.model.load import generate
 from shardtune.trainer.tasks.batch import Batch
 
@@ -60,6 +61,7 @@ class DeepSpeedEngine:
             ds_config.get(precision, {}).get("enabled") for precision in ("bf16", "fp16")
         )
         self._left, self._is_skipped = 0, False
+        self._layer_drop = LayerDrop(model)
         trained = [p for p in model.parameters() if p.requires_grad]
         self.num_parameters, self.num_trained = (
             sum(getattr(p, "ds_numel", p.numel()) for p in parameters) for parameters in (model.parameters(), trained)
@@ -76,7 +78,9 @@ class DeepSpeedEngine:
 
     def begin_step(self, number: int, *, num_micro_batches: int) -> None:
         seed_step(self._seed, number, self._ranks)
+        self._layer_drop.begin_step(self._seed, number)
         self._engine.train()
+        zero.forget_gradients(self._engine)
         self._stopwatch.start()
         self._left, self._is_skipped = num_micro_batches, num_micro_batches == 0
         self._engine.set_gradient_accumulation_boundary(self._left == 1)
@@ -108,6 +112,7 @@ class DeepSpeedEngine:
         if norm is not None and not math.isfinite(norm):
             self._engine.zero_grad()  # the one layout in which DeepSpeed (0.19.8) does not check by itself
             return StepStats(lr, math.inf, applied=False)
+        zero.gather_offloaded_gradients(self._engine)
         self._engine.step()
         if not self._engine.was_step_applied():
             return StepStats(lr, math.inf, applied=False)
@@ -132,7 +137,10 @@ class DeepSpeedEngine:
     def rehearsing(self) -> Iterator[None]:
         scale = zero.loss_scale(self._engine)
         try:
-            with torch.random.fork_rng([self._ranks.device] if self._ranks.device.type == "cuda" else []):
+            with (
+                self._layer_drop.none_skipped(),
+                torch.random.fork_rng([self._ranks.device] if self._ranks.device.type == "cuda" else []),
+            ):
                 yield
         finally:
             zero.forget_steps(self._engine)

@@ -1,0 +1,89 @@
+"""LayerDrop: which layers a step skips is the same on every rank, in every micro-batch and after a resume.
+
+The models of transformers (5.23) draw for each layer, in each forward pass, from the process's random numbers. Each
+rank would skip other layers: DeepSpeed's ranks would then exchange gradients of different layers, and what is learned
+would depend on the number of ranks. fairseq, in which LayerDrop was published (Fan et al., 2020), seeds all ranks alike
+by the number of the update.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_STACKS = 2**16
+"""More than the stacks of layers (an encoder, a decoder) that a model has."""
+_torchs_rand = torch.rand
+
+
+class LayerDrop:
+    """Draws the skipped layers of a model's stacks from (seed, step, stack)."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Replaces the forward methods of the stacks that skip layers, those with a `layerdrop` above 0."""
+        self._seed = 0
+        self._skips = True
+        stacks = [module for module in model.modules() if _probability(module) > 0]
+        for number, stack in enumerate(stacks, start=1):
+            # From the end of the range, because ranks count from its beginning (engine.seed_step).
+            stack.forward = self._drawn(stack.forward, _STACKS - number)
+
+    def begin_step(self, seed: int, number: int) -> None:
+        """Lets the forward passes from now on skip the layers of this step."""
+        self._seed = (seed << 40) + (number << 16)
+
+    @contextmanager
+    def none_skipped(self) -> Iterator[None]:
+        """Passes through all layers, as in a rehearsal, which is to need as much memory as any step."""
+        self._skips = False
+        try:
+            yield
+        finally:
+            self._skips = True
+
+    def _drawn(self, forward: Callable[..., Any], number: int) -> Callable[..., Any]:
+        @functools.wraps(forward)
+        def drawn(*args: Any, **kwargs: Any) -> Any:
+            generator = torch.Generator().manual_seed((self._seed + number) % 2**63)
+            with _scalars_from(generator if self._skips else None):
+                return forward(*args, **kwargs)
+
+        return drawn
+
+
+def describe_layer_drop(model: nn.Module) -> str | None:
+    """One line on how likely a step skips a layer; None if it skips none."""
+    found = sorted({probability for module in model.modules() if (probability := _probability(module)) > 0})
+    if not found:
+        return None
+    return (
+        f"a step skips a layer with probability {' or '.join(f'{probability:g}' for probability in found)} (LayerDrop), "
+        "the same layers on all ranks; model.layerdrop=0 turns it off"
+    )
+
+
+def _probability(module: nn.Module) -> float:
+    value = getattr(module, "layerdrop", 0.0)
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+@contextmanager
+def _scalars_from(generator: torch.Generator | None) -> Iterator[None]:
+    """Makes `torch.rand([])`, with which a stack draws for each of its layers, draw from this generator.
+
+    Without one it is 1, and no layer is skipped. Nothing else changes: dropout draws other shapes, by other functions.
+    """
+
+    def rand(*size: Any, **how: Any) -> Tensor:
+        if size not in (([],), ((),)) or how:
+            return _torchs_rand(*size, **how)
+        return torch.ones([]) if generator is None else _torchs_rand([], generator=generator)
+
+    before, torch.rand = torch.rand, rand  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.rand = before
