@@ -4,11 +4,12 @@ The loop uses the Engine protocol; ZeRO stage, precision and offload change noth
 """
 
 import copy
+import io
 import logging
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +30,7 @@ from shardtune.trainer.engine.generation_beats import Beats
 from shardtune.trainer.engine.model_state import ModelState
 from shardtune.trainer.engine.snapshot import Saved, Snapshot
 from shardtune.trainer.engine.stopwatch import Stopwatch
+from shardtune.trainer.engine.zero_gradients import Accumulation, forget_gradients, hand_over_gradients
 from shardtune.trainer.model.layer_drop import LayerDrop
 from shardtune.trainer.model.load import generate
 from shardtune.trainer.tasks.batch import Batch
@@ -67,9 +69,16 @@ class DeepSpeedEngine:
             sum(getattr(p, "ds_numel", p.numel()) for p in parameters) for parameters in (model.parameters(), trained)
         )
         open_deepspeed()
-        self._engine, *_ = deepspeed.initialize(
-            model=model, optimizer=make_optimizer(model), model_parameters=trained, config=ds_config
-        )
+        self._accumulation = Accumulation(trained, ds_config)
+        # Its BF16_Optimizer (0.19.8, stage 1) prints lines about memory that nobody has asked for.
+        with nullcontext() if ds_config.get("memory_breakdown") else redirect_stdout(io.StringIO()):
+            self._engine, *_ = deepspeed.initialize(
+                model=model,
+                optimizer=make_optimizer(model),
+                model_parameters=trained,
+                config=self._accumulation.ds_config,
+            )
+        self._accumulation.begin()
         zero.undo_first_step(self._engine)
         self._state = ModelState(
             self._engine.module, lambda: zero.homes(self._engine), ranks, keeps_frozen=keeps_frozen
@@ -80,7 +89,7 @@ class DeepSpeedEngine:
         seed_step(self._seed, number, self._ranks)
         self._layer_drop.begin_step(self._seed, number)
         self._engine.train()
-        zero.forget_gradients(self._engine)
+        forget_gradients(self._engine)
         self._stopwatch.start()
         self._left, self._is_skipped = num_micro_batches, num_micro_batches == 0
         self._engine.set_gradient_accumulation_boundary(self._left == 1)
@@ -91,6 +100,8 @@ class DeepSpeedEngine:
     def backward(self, loss_sum: Tensor, *, num_targets: float) -> None:
         # DeepSpeed averages over the ranks; the gradient has to be the mean over all targets of all ranks.
         scale = self._ranks.world_size / num_targets
+        if self._left == 1:
+            self._accumulation.before_last()
         # An infinite loss can have a finite gradient (that of a target with probability 0). It is made non-finite:
         # all ranks see the gradient in step(), and no rank has to wait for its device here.
         self._engine.backward(loss_sum * torch.where(loss_sum.detach().isfinite(), scale, math.nan))
@@ -112,7 +123,7 @@ class DeepSpeedEngine:
         if norm is not None and not math.isfinite(norm):
             self._engine.zero_grad()  # the one layout in which DeepSpeed (0.19.8) does not check by itself
             return StepStats(lr, math.inf, applied=False)
-        zero.gather_offloaded_gradients(self._engine)
+        hand_over_gradients(self._engine)
         self._engine.step()
         if not self._engine.was_step_applied():
             return StepStats(lr, math.inf, applied=False)

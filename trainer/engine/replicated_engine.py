@@ -271,7 +271,9 @@ class ReplicatedEngine:
         self._looked_up[parameter] = torch.cat(all_rows)
 
     def _clip(self, norm: float) -> None:
-        """Clips as DeepSpeed does, so that both engines learn the same."""
+        """Clips as DeepSpeed does, so that both engines learn the same. A largest norm of 0 clips nothing."""
+        if not self._max_grad_norm:
+            return
         excess = max(1.0, (norm + 1e-6) / self._max_grad_norm)
         if getattr(self._optimizer, "_step_supports_amp_scaling", False):  # divides in the step, as for a GradScaler
             self._optimizer.grad_scale = self._grads.new_tensor(excess)  # type: ignore[attr-defined]

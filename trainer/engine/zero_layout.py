@@ -173,53 +173,12 @@ def forget_steps(engine: Any) -> None:
     for optimizer in (getattr(wrapper, "optimizer", wrapper), getattr(wrapper, "backup_optimizer", None)):
         if optimizer is not None:
             optimizer.state.clear()
-
-
-def forget_gradients(engine: Any) -> None:
-    """Zeroes what DeepSpeed keeps of the gradients of the step before.
-
-    Stage 3, and any stage with an offloaded optimizer, overwrite (DeepSpeed 0.19.8) the gradient of a parameter only
-    when a micro-batch passes through it. Without this, a layer that a step skips would be trained with an old gradient.
-    """
-    wrapper = engine.optimizer
-    kept = [getattr(wrapper, "grad_partitions_flat_buffer", None)]
-    kept += getattr(wrapper, "accumulated_grads_in_cpu", {}).values()
-    if _is_offloaded(wrapper):
-        kept += [owner.grad for owner in _owners(wrapper)]
-        wrapper.norm_for_param_grads.clear()
-    for gradient in kept:
-        if gradient is not None:
-            gradient.zero_()
-
-
-def _is_offloaded(wrapper: Any) -> bool:
-    return bool(getattr(wrapper, "cpu_offload", False) or getattr(wrapper, "offload_optimizer", False))
-
-
-def _owners(wrapper: Any) -> list[Tensor]:
-    """The tensors that the optimizer of stage 1, 2 or 3 updates."""
-    owners: list[Tensor] = getattr(wrapper, "fp32_partitioned_groups_flat", None) or getattr(
-        wrapper, "single_partition_of_fp32_groups", []
-    )
-    return owners
-
-
-def gather_offloaded_gradients(engine: Any) -> None:
-    """Hands an offloaded optimizer the gradients of parameters that earlier micro-batches alone passed through.
-
-    DeepSpeed (0.19.8) hands over at the last micro-batch of a step, and only what that passes through.
-    """
-    wrapper = engine.optimizer
-    if not _is_offloaded(wrapper):
-        return
-    handed_over = wrapper.norm_for_param_grads.keys()
-    if hasattr(wrapper, "fp32_partitioned_groups_flat"):
-        done = {p.ds_id for group in wrapper.fp16_groups for p in group if wrapper.get_param_id(p) in handed_over}
-        wrapper._offload_boundary_param_ids -= done
-        wrapper._finalize_offload_gradient_accumulation()
-    else:
-        wrapper._offload_accumulated_param_ids -= handed_over
-        wrapper._finalize_cpu_offload_gradient_accumulation()
+    # Stages 1 and 2 (DeepSpeed 0.19.8) keep views of the first step's states with the parameters: all of their memory.
+    for parameter in engine.module.parameters():
+        if (mapping := getattr(parameter, "_hp_mapping", None)) is not None:
+            mapping.optim_fragment = None
+    if hasattr(wrapper, "_hp_optimizer_states_linked"):
+        wrapper._hp_optimizer_states_linked = False  # the next step links its own
 
 
 def loss_scale(engine: Any) -> dict[str, float]:
