@@ -40,3 +40,7 @@ class TaskOptions(Section):
         The loss is not among them; every task has it.
         """
         raise NotImplementedError
+
+    def loss_note(self) -> str | None:
+        """One line on what the loss holds that a recipe may choose, and so cannot be compared by it; None if nothing."""
+        return None

@@ -4,12 +4,11 @@ The loop uses the Engine protocol; ZeRO stage, precision and offload change noth
 """
 
 import copy
-import io
 import logging
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from typing import Any
 
@@ -70,14 +69,12 @@ class DeepSpeedEngine:
         )
         open_deepspeed()
         self._accumulation = Accumulation(trained, ds_config)
-        # Its BF16_Optimizer (0.19.8, stage 1) prints lines about memory that nobody has asked for.
-        with nullcontext() if ds_config.get("memory_breakdown") else redirect_stdout(io.StringIO()):
-            self._engine, *_ = deepspeed.initialize(
-                model=model,
-                optimizer=make_optimizer(model),
-                model_parameters=trained,
-                config=self._accumulation.ds_config,
-            )
+        self._engine, *_ = deepspeed.initialize(
+            model=model,
+            optimizer=make_optimizer(model),
+            model_parameters=trained,
+            config=self._accumulation.ds_config,
+        )
         self._accumulation.begin()
         zero.undo_first_step(self._engine)
         self._state = ModelState(
@@ -192,9 +189,12 @@ class DeepSpeedEngine:
 def open_deepspeed() -> None:
     """Collective: makes DeepSpeed use the existing process group."""
     import deepspeed
+    from deepspeed.runtime import bf16_optimizer
     from deepspeed.utils import logger
 
     logger.setLevel(logging.WARNING)
+    # Stage 1 in bf16 (0.19.8) collects garbage six times to print how much memory it takes, which nobody has asked for.
+    bf16_optimizer.see_memory_usage = lambda *_, **__: None
     # A shared-memory all-reduce that only DeepSpeed's inference calls; building it takes 100 s on every new machine.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(verbose=False)

@@ -12,7 +12,6 @@ from shardtune.trainer.tasks.task import Task
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-_LAYERDROP = re.compile("layer_?drop")
 _NO_DROPOUT = re.compile("layer_?drop|drop_?path|path_drop|drop_connect|drop_conv|token_drop")
 """Names of what skips layers or whole branches for a row (stochastic depth), and of NLLB-MoE's masking of experts, by
 which its outputs are scaled in predictions too. As in the configs of transformers 5.23."""
@@ -63,7 +62,7 @@ def dropouts_of(config: "PreTrainedConfig") -> list[str]:
 
 def layerdrops_of(config: "PreTrainedConfig") -> list[str]:
     """The names of the probabilities with which a step skips a layer: encoder_layerdrop, …"""
-    return [name for name in _probabilities(config) if _LAYERDROP.search(name)]
+    return [name for name in _probabilities(config) if name.endswith("layerdrop")]
 
 
 def _probabilities(config: "PreTrainedConfig") -> list[str]:

@@ -1,11 +1,13 @@
-"""How long a text may be follows from the model's positions, not from their number alone."""
+"""What follows from a model's config: how long a text may be, and what of it is dropout."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import transformers
 
-from shardtune.trainer.model.pretrained import num_positions
+from shardtune.recipe.load import parse_recipe
+from shardtune.trainer.model.pretrained import dropouts_of, layerdrops_of, load_model_config, num_positions
 
 SMALL = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8, "vocab_size": 20}
 SIDES = {"d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 1, "vocab_size": 20}
@@ -55,3 +57,45 @@ def test_few_tokens_are_known_to_fit_without_a_look_at_the_model(monkeypatch: py
     config = transformers.RobertaConfig(**SMALL, max_position_embeddings=66, pad_token_id=1)
     monkeypatch.setattr(transformers.AutoModel, "from_config", None)
     assert (num_positions(config, wanted=64) or 0) >= 64
+
+
+SIDE_DROPS = {"dropout", "attention_dropout", "activation_dropout"}
+SIDE_LAYERDROPS = {"encoder_layerdrop", "decoder_layerdrop"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "dropouts", "layerdrops"),
+    [
+        ("Bart", SIDE_DROPS | {"classifier_dropout"}, SIDE_LAYERDROPS),
+        ("Marian", SIDE_DROPS, SIDE_LAYERDROPS),
+        ("M2M100", SIDE_DROPS, SIDE_LAYERDROPS),
+        ("NllbMoe", SIDE_DROPS, SIDE_LAYERDROPS),  # and not moe_token_dropout, which counts in predictions too
+        ("OPT", {"dropout", "attention_dropout"}, {"layerdrop"}),
+        ("Flaubert", {"dropout", "attention_dropout", "summary_first_dropout"}, {"layerdrop"}),
+        ("Esm", {"hidden_dropout_prob", "attention_probs_dropout_prob"}, set()),
+        ("Bert", {"hidden_dropout_prob", "attention_probs_dropout_prob"}, set()),
+        ("GPT2", {"resid_pdrop", "embd_pdrop", "attn_pdrop", "summary_first_dropout"}, set()),
+        ("DistilBert", {"dropout", "attention_dropout", "qa_dropout", "seq_classif_dropout"}, set()),
+        ("T5", {"dropout_rate", "classifier_dropout"}, set()),
+        ("Swin", {"hidden_dropout_prob", "attention_probs_dropout_prob"}, set()),  # and not drop_path_rate
+        ("Llama", {"attention_dropout"}, set()),
+        ("Mamba", set(), set()),
+    ],
+)
+def test_what_skips_layers_is_no_dropout(kind: str, dropouts: set[str], layerdrops: set[str]) -> None:
+    config = getattr(transformers, f"{kind}Config")()
+    assert set(dropouts_of(config)) == dropouts
+    assert set(layerdrops_of(config)) == layerdrops
+
+
+def test_the_recipe_sets_both_apart(tmp_path: Path) -> None:
+    transformers.M2M100Config().save_pretrained(tmp_path)
+    text = f"task: {{kind: translation}}\nmodel: {{path: {tmp_path}}}\ndata: {{train: x}}"
+
+    def drops(*overrides: str) -> tuple[float, float, float]:
+        config: Any = load_model_config(parse_recipe(text, overrides))
+        return config.dropout, config.attention_dropout, config.decoder_layerdrop
+
+    assert drops() == (0.1, 0.1, 0.05)
+    assert drops("model.dropout=0.3") == (0.3, 0.3, 0.05)
+    assert drops("model.dropout=0", "model.layerdrop=0.2") == (0.0, 0.0, 0.2)
