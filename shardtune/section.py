@@ -42,5 +42,5 @@ class TaskOptions(Section):
         raise NotImplementedError
 
     def loss_note(self) -> str | None:
-        """One line on what the loss holds that a recipe may choose, and so cannot be compared by it; None if nothing."""
+        """One line on what keys put into the loss, by which it differs between recipes; None if they put nothing."""
         return None

@@ -30,6 +30,7 @@ from shardtune.trainer.engine.model_state import ModelState
 from shardtune.trainer.engine.snapshot import Saved, Snapshot
 from shardtune.trainer.engine.stopwatch import Stopwatch
 from shardtune.trainer.engine.zero_gradients import Accumulation, forget_gradients, hand_over_gradients
+from shardtune.trainer.model.experts import call_all_experts
 from shardtune.trainer.model.layer_drop import LayerDrop
 from shardtune.trainer.model.load import generate
 from shardtune.trainer.tasks.batch import Batch
@@ -63,6 +64,8 @@ class DeepSpeedEngine:
         )
         self._left, self._is_skipped = 0, False
         self._layer_drop = LayerDrop(model)
+        if self.zero_stage > 0 and ranks.world_size > 1:
+            call_all_experts(model)
         trained = [p for p in model.parameters() if p.requires_grad]
         self.num_parameters, self.num_trained = (
             sum(getattr(p, "ds_numel", p.numel()) for p in parameters) for parameters in (model.parameters(), trained)

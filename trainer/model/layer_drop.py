@@ -29,7 +29,7 @@ class LayerDrop:
         stacks = [module for module in model.modules() if _probability(module) > 0]
         for number, stack in enumerate(stacks, start=1):
             # From the end of the range, because ranks count from its beginning (engine.seed_step).
-            stack.forward = self._drawn(stack.forward, _STACKS - number)
+            stack.forward = self._drawn(stack, _STACKS - number)
 
     def begin_step(self, seed: int, number: int) -> None:
         """Lets the forward passes from now on skip the layers of this step."""
@@ -44,14 +44,43 @@ class LayerDrop:
         finally:
             self._skips = True
 
-    def _drawn(self, forward: Callable[..., Any], number: int) -> Callable[..., Any]:
+    def _drawn(self, stack: nn.Module, number: int) -> Callable[..., Any]:
+        forward = stack.forward
+
         @functools.wraps(forward)
         def drawn(*args: Any, **kwargs: Any) -> Any:
             generator = torch.Generator().manual_seed((self._seed + number) % 2**63)
-            with _scalars_from(generator if self._skips else None):
+            draw = _Draws(generator, _probability(stack), _depth(stack)) if self._skips else _no_layer
+            with _scalars_from(draw):
                 return forward(*args, **kwargs)
 
         return drawn
+
+
+class _Draws:
+    """The draws for the layers of a stack in one pass, which skip all but one of its layers at most.
+
+    With LoRA, a pass through no layer would have no gradient.
+    """
+
+    def __init__(self, generator: torch.Generator, probability: float, depth: int) -> None:
+        self._generator, self._probability, self._left = generator, probability, depth
+
+    def __call__(self) -> Tensor:
+        draw = _torchs_rand([], generator=self._generator)
+        self._left -= bool(draw < self._probability)
+        return draw if self._left else _no_layer()
+
+
+def _no_layer() -> Tensor:
+    """A draw by which a layer is not skipped."""
+    return torch.ones([])
+
+
+def _depth(stack: nn.Module) -> int:
+    """The number of layers of a stack; Flaubert has no list of them, but one of their attentions."""
+    layers = getattr(stack, "layers", None)
+    return len(stack.attentions if layers is None else layers)  # type: ignore[arg-type]
 
 
 def describe_layer_drop(model: nn.Module) -> str | None:
@@ -59,9 +88,10 @@ def describe_layer_drop(model: nn.Module) -> str | None:
     found = sorted({probability for module in model.modules() if (probability := _probability(module)) > 0})
     if not found:
         return None
+    numbers = " or ".join(f"{probability:g}" for probability in found)
     return (
-        f"a step skips a layer with probability {' or '.join(f'{probability:g}' for probability in found)} (LayerDrop), "
-        "the same layers on all ranks; model.layerdrop=0 turns it off"
+        f"a step skips a layer with probability {numbers} (LayerDrop), the same layers on all ranks; model.layerdrop=0 "
+        "turns it off"
     )
 
 
@@ -71,16 +101,14 @@ def _probability(module: nn.Module) -> float:
 
 
 @contextmanager
-def _scalars_from(generator: torch.Generator | None) -> Iterator[None]:
-    """Makes `torch.rand([])`, with which a stack draws for each of its layers, draw from this generator.
+def _scalars_from(draw: Callable[[], Tensor]) -> Iterator[None]:
+    """Makes `torch.rand([])`, with which a stack draws for each of its layers, return a draw of this function.
 
-    Without one it is 1, and no layer is skipped. Nothing else changes: dropout draws other shapes, by other functions.
+    Nothing else changes: dropout draws other shapes, by other functions.
     """
 
     def rand(*size: Any, **how: Any) -> Tensor:
-        if size not in (([],), ((),)) or how:
-            return _torchs_rand(*size, **how)
-        return torch.ones([]) if generator is None else _torchs_rand([], generator=generator)
+        return _torchs_rand(*size, **how) if size not in (([],), ((),)) or how else draw()
 
     before, torch.rand = torch.rand, rand  # type: ignore[assignment]
     try:

@@ -93,6 +93,6 @@ class ClassificationOptions(TaskOptions):
         if not held:
             return None
         return (
-            f"the loss, on dev and test too, includes {' and '.join(held)}: compare it only with that of runs that have "
-            f"the same; {', '.join(METRICS['single_label'])} do not depend on it"
+            f"the loss, on dev and test too, includes {' and '.join(held)}: compare it only with that of runs that "
+            f"have the same; {', '.join(METRICS['single_label'])} do not depend on it"
         )

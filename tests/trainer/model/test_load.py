@@ -73,5 +73,5 @@ def test_skipped_layers_are_said_and_so_is_a_probability_that_the_model_lacks(tm
     heads = {"encoder_attention_heads": 1, "decoder_attention_heads": 1, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8}
     bart = transformers.BartConfig(**sides, **heads, pad_token_id=0, bos_token_id=2, eos_token_id=3, architectures=[])
     bart.save_pretrained(folder)
-    load(folder, ["a", "b"], "model={from_scratch: true, path: %s, layerdrop: 0.1}" % folder, say=said.append)
+    load(folder, ["a", "b"], "model.from_scratch=true", "model.layerdrop=0.1", say=said.append)
     assert "a step skips a layer with probability 0.1 (LayerDrop), the same layers on all ranks; " in said[-1]
