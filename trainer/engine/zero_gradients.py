@@ -33,7 +33,7 @@ class Accumulation:
         """Begins, once the weights have their final precision."""
         self._trained = [parameter for parameter in self._trained if parameter.dtype != torch.float32]
         for parameter in self._trained:
-            parameter.grad_dtype = torch.float32  # type: ignore[attr-defined]
+            parameter.grad_dtype = torch.float32
 
     def before_last(self) -> None:
         """Gives zeros to what no micro-batch but the last can pass through: DeepSpeed would, in another precision."""

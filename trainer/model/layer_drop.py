@@ -110,7 +110,7 @@ def _scalars_from(draw: Callable[[], Tensor]) -> Iterator[None]:
     def rand(*size: Any, **how: Any) -> Tensor:
         return _torchs_rand(*size, **how) if size not in (([],), ((),)) or how else draw()
 
-    before, torch.rand = torch.rand, rand  # type: ignore[assignment]
+    before, torch.rand = torch.rand, rand
     try:
         yield
     finally:
