@@ -40,3 +40,7 @@ class TaskOptions(Section):
         The loss is not among them; every task has it.
         """
         raise NotImplementedError
+
+    def loss_note(self) -> str | None:
+        """One line on what keys put into the loss, by which it differs between recipes; None if they put nothing."""
+        return None

@@ -36,7 +36,7 @@ def fit(
     """
     for step in steps:
         engine.begin_step(step.number, num_micro_batches=len(step.micro_batches))
-        loss_sum = torch.zeros((), device=ranks.device)
+        loss_sum = torch.zeros((), dtype=torch.float64, device=ranks.device)
         for batch in stop_checks.between(step.micro_batches):
             batch_loss = task.loss_sum(engine.forward(batch), batch)
             engine.backward(batch_loss, num_targets=step.num_targets)

@@ -110,6 +110,11 @@ def zero_stage(ds_config: Mapping[str, Any]) -> int:
     return int(ds_config.get("zero_optimization", {}).get("stage", 0))
 
 
+def adds_up_in_fp32(ds_config: Mapping[str, Any]) -> bool:
+    """Whether a resolved ds_config has the gradients of a step's micro-batches added up in fp32."""
+    return ds_config["data_types"]["grad_accum_dtype"] in ("fp32", "float32")
+
+
 def sharding_name(stage: int | None) -> str:
     """`ZeRO-2` for stage 2; `replicated` for None, a run without DeepSpeed."""
     return "replicated" if stage is None else f"ZeRO-{stage}"
@@ -266,6 +271,8 @@ def _with_recipe(config: Mapping[str, Any], recipe: Recipe, open_to: Sequence[st
         "gradient_accumulation_steps": 1,
         # Always set, because DeepSpeed 0.19 clips at 1.0 by default.
         "gradient_clipping": recipe.optim.max_grad_norm,
+        # DeepSpeed would add up micro-batches in the precision of the weights: at 256 of them in bf16, 2 % off.
+        "data_types": {"grad_accum_dtype": "fp32", **config.get("data_types", {})},
         "bf16": {**config.get("bf16", {}), "enabled": _enabled("bf16", recipe, open_to)},
         "fp16": {**config.get("fp16", {}), "enabled": _enabled("fp16", recipe, open_to)},
         # Our AdamW is torch's: DeepSpeed would refuse it under ZeRO, and require its own if the optimizer is offloaded.

@@ -42,6 +42,10 @@ class ModelConfig(Section):
     """The attention implementation of transformers; `auto` leaves the choice to transformers."""
     dropout: Fraction | None = None
     """Sets every dropout probability in the model's config. None keeps the pretrained values."""
+    layerdrop: Fraction | None = None
+    """Sets the probability with which a step skips a layer (LayerDrop), in models that can: BART, M2M100, OPT and their
+    relatives. The same layers are skipped on all ranks and in all micro-batches of a step. None keeps the pretrained
+    values, which are 0 in most models and 0.05 in M2M100."""
     activation_checkpointing: bool = False
     """Recomputes activations in the backward pass: uses less memory, and takes about a third more time."""
     lora: LoraConfig | None = None

@@ -70,7 +70,7 @@ def evaluate(
         for batch in batches:
             output = engine.forward(batch)
             add(totals, task.score(output, batch))
-            add(totals, {"loss_sum": task.loss_sum(output, batch).double(), "num_targets": batch.num_targets.double()})
+            add(totals, {"loss_sum": task.loss_sum(output, batch), "num_targets": batch.num_targets})
         if asked is not None:
             assert isinstance(task, GeneratingTask), "only such a task's answers are asked for"
             scores, answers = score_answers(engine, task, asked, tokenizer, ranks=ranks)
@@ -84,8 +84,10 @@ def evaluate(
 
 
 def add(totals: dict[str, Tensor | PerExample], scores: Scores) -> None:
-    """Adds the scores of a batch to the totals, in place."""
+    """Adds the scores of a batch to the totals, in place: integers, or in float64."""
     for name, score in scores.items():
+        if isinstance(score, Tensor) and score.is_floating_point():
+            score = score.double()  # in float32, a count above 2^24 would stand still
         so_far = totals.get(name)
         if isinstance(so_far, PerExample) and isinstance(score, PerExample):
             score = PerExample(torch.cat([so_far.values, score.values]))

@@ -29,6 +29,9 @@ from shardtune.trainer.engine.generation_beats import Beats
 from shardtune.trainer.engine.model_state import ModelState
 from shardtune.trainer.engine.snapshot import Saved, Snapshot
 from shardtune.trainer.engine.stopwatch import Stopwatch
+from shardtune.trainer.engine.zero_gradients import Accumulation, forget_gradients, hand_over_gradients
+from shardtune.trainer.model.experts import call_all_experts
+from shardtune.trainer.model.layer_drop import LayerDrop
 from shardtune.trainer.model.load import generate
 from shardtune.trainer.tasks.batch import Batch
 
@@ -60,14 +63,22 @@ class DeepSpeedEngine:
             ds_config.get(precision, {}).get("enabled") for precision in ("bf16", "fp16")
         )
         self._left, self._is_skipped = 0, False
+        self._layer_drop = LayerDrop(model)
+        if self.zero_stage > 0 and ranks.world_size > 1:
+            call_all_experts(model)
         trained = [p for p in model.parameters() if p.requires_grad]
         self.num_parameters, self.num_trained = (
             sum(getattr(p, "ds_numel", p.numel()) for p in parameters) for parameters in (model.parameters(), trained)
         )
         open_deepspeed()
+        self._accumulation = Accumulation(trained, ds_config)
         self._engine, *_ = deepspeed.initialize(
-            model=model, optimizer=make_optimizer(model), model_parameters=trained, config=ds_config
+            model=model,
+            optimizer=make_optimizer(model),
+            model_parameters=trained,
+            config=self._accumulation.ds_config,
         )
+        self._accumulation.begin()
         zero.undo_first_step(self._engine)
         self._state = ModelState(
             self._engine.module, lambda: zero.homes(self._engine), ranks, keeps_frozen=keeps_frozen
@@ -76,7 +87,9 @@ class DeepSpeedEngine:
 
     def begin_step(self, number: int, *, num_micro_batches: int) -> None:
         seed_step(self._seed, number, self._ranks)
+        self._layer_drop.begin_step(self._seed, number)
         self._engine.train()
+        forget_gradients(self._engine)
         self._stopwatch.start()
         self._left, self._is_skipped = num_micro_batches, num_micro_batches == 0
         self._engine.set_gradient_accumulation_boundary(self._left == 1)
@@ -87,6 +100,8 @@ class DeepSpeedEngine:
     def backward(self, loss_sum: Tensor, *, num_targets: float) -> None:
         # DeepSpeed averages over the ranks; the gradient has to be the mean over all targets of all ranks.
         scale = self._ranks.world_size / num_targets
+        if self._left == 1:
+            self._accumulation.before_last()
         # An infinite loss can have a finite gradient (that of a target with probability 0). It is made non-finite:
         # all ranks see the gradient in step(), and no rank has to wait for its device here.
         self._engine.backward(loss_sum * torch.where(loss_sum.detach().isfinite(), scale, math.nan))
@@ -108,6 +123,7 @@ class DeepSpeedEngine:
         if norm is not None and not math.isfinite(norm):
             self._engine.zero_grad()  # the one layout in which DeepSpeed (0.19.8) does not check by itself
             return StepStats(lr, math.inf, applied=False)
+        hand_over_gradients(self._engine)
         self._engine.step()
         if not self._engine.was_step_applied():
             return StepStats(lr, math.inf, applied=False)
@@ -132,7 +148,10 @@ class DeepSpeedEngine:
     def rehearsing(self) -> Iterator[None]:
         scale = zero.loss_scale(self._engine)
         try:
-            with torch.random.fork_rng([self._ranks.device] if self._ranks.device.type == "cuda" else []):
+            with (
+                self._layer_drop.none_skipped(),
+                torch.random.fork_rng([self._ranks.device] if self._ranks.device.type == "cuda" else []),
+            ):
                 yield
         finally:
             zero.forget_steps(self._engine)
@@ -173,9 +192,12 @@ class DeepSpeedEngine:
 def open_deepspeed() -> None:
     """Collective: makes DeepSpeed use the existing process group."""
     import deepspeed
+    from deepspeed.runtime import bf16_optimizer
     from deepspeed.utils import logger
 
     logger.setLevel(logging.WARNING)
+    # Stage 1 in bf16 (0.19.8) collects garbage six times to print how much memory it takes, which nobody has asked for.
+    bf16_optimizer.see_memory_usage = lambda *_, **__: None
     # A shared-memory all-reduce that only DeepSpeed's inference calls; building it takes 100 s on every new machine.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(verbose=False)

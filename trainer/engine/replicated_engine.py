@@ -26,6 +26,7 @@ from shardtune.trainer.engine.generation_beats import Beats
 from shardtune.trainer.engine.model_state import ModelState
 from shardtune.trainer.engine.snapshot import Saved, Snapshot
 from shardtune.trainer.engine.stopwatch import Stopwatch
+from shardtune.trainer.model.layer_drop import LayerDrop
 from shardtune.trainer.model.load import generate
 from shardtune.trainer.tasks.batch import Batch
 
@@ -84,6 +85,7 @@ class ReplicatedEngine:
         # A GPU adds up rows in an arbitrary order, which a resumed run could not repeat.
         self._sparse = _look_up_sparsely(model) if ranks.device.type == "cpu" else set()
         self._optimizer = make_optimizer(model)
+        self._layer_drop = LayerDrop(model)
         self._left = 0
         self._is_skipped = False
         self._step_grads: dict[nn.Parameter, Tensor] = {}
@@ -117,6 +119,7 @@ class ReplicatedEngine:
 
     def begin_step(self, number: int, *, num_micro_batches: int) -> None:
         seed_step(self._seed, number, self._ranks)
+        self._layer_drop.begin_step(self._seed, number)
         self._model.train()
         self._stopwatch.start()
         self._left, self._is_skipped = num_micro_batches, num_micro_batches == 0
@@ -164,7 +167,10 @@ class ReplicatedEngine:
     @contextmanager
     def rehearsing(self) -> Iterator[None]:
         try:
-            with torch.random.fork_rng([self._ranks.device] if self._ranks.device.type == "cuda" else []):
+            with (
+                self._layer_drop.none_skipped(),
+                torch.random.fork_rng([self._ranks.device] if self._ranks.device.type == "cuda" else []),
+            ):
                 yield
         finally:
             self._optimizer.state.clear()
@@ -265,7 +271,9 @@ class ReplicatedEngine:
         self._looked_up[parameter] = torch.cat(all_rows)
 
     def _clip(self, norm: float) -> None:
-        """Clips as DeepSpeed does, so that both engines learn the same."""
+        """Clips as DeepSpeed does, so that both engines learn the same. A largest norm of 0 clips nothing."""
+        if not self._max_grad_norm:
+            return
         excess = max(1.0, (norm + 1e-6) / self._max_grad_norm)
         if getattr(self._optimizer, "_step_supports_amp_scaling", False):  # divides in the step, as for a GradScaler
             self._optimizer.grad_scale = self._grads.new_tensor(excess)  # type: ignore[attr-defined]

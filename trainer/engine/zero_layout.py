@@ -173,6 +173,12 @@ def forget_steps(engine: Any) -> None:
     for optimizer in (getattr(wrapper, "optimizer", wrapper), getattr(wrapper, "backup_optimizer", None)):
         if optimizer is not None:
             optimizer.state.clear()
+    # Stages 1 and 2 (DeepSpeed 0.19.8) keep views of the first step's states with the parameters: all of their memory.
+    for parameter in engine.module.parameters():
+        if (mapping := getattr(parameter, "_hp_mapping", None)) is not None:
+            mapping.optim_fragment = None
+    if hasattr(wrapper, "_hp_optimizer_states_linked"):
+        wrapper._hp_optimizer_states_linked = False  # the next step links its own
 
 
 def loss_scale(engine: Any) -> dict[str, float]:

@@ -75,6 +75,7 @@ def render_card(
         metrics=[
             (split, metric, value) for split, values in metrics.items() for metric, value in _finite_numbers(values)
         ],
+        loss_note=recipe.task.loss_note(),
         curves=CURVES if has_curves else None,
         data=[
             (split, _source_names(recipe, split), counts.get(split, {}))

@@ -24,8 +24,16 @@ from shardtune.trainer.model.generation import (
     unset_invalid,
 )
 from shardtune.trainer.model.head import choose_head, draw_head, set_labels
+from shardtune.trainer.model.layer_drop import describe_layer_drop
 from shardtune.trainer.model.lora import adapt, choose
-from shardtune.trainer.model.pretrained import hub_words, load_model_config, load_tokenizer, unreachable
+from shardtune.trainer.model.pretrained import (
+    dropouts_of,
+    hub_words,
+    layerdrops_of,
+    load_model_config,
+    load_tokenizer,
+    unreachable,
+)
 from shardtune.trainer.model.target_loss import keep_target_loss
 from shardtune.trainer.tasks import Task
 
@@ -82,6 +90,8 @@ def load_model(
         adapt(model, lora, choose(model, lora, task, new=new), seed=recipe.train.seed)
     if model.can_generate():
         _settle_generation(model, task, say)
+    for note in _notes_on_dropout(recipe, pretrained, model):
+        say(note)
     if task.wants_target_loss:
         keep_target_loss(model)
     if recipe.model.activation_checkpointing:
@@ -124,6 +134,15 @@ def _load_weights(recipe: Recipe, task: Task, config: "PreTrainedConfig") -> tup
 def _added_tokens(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
     """The tokens that the task has added to the pretrained tokenizer."""
     return sorted(tokenizer.get_vocab().keys() - load_tokenizer(recipe).get_vocab().keys())
+
+
+def _notes_on_dropout(recipe: Recipe, config: "PreTrainedConfig", model: nn.Module) -> Iterator[str]:
+    """What the recipe sets and this model lacks, and how likely its layers are skipped."""
+    for key, names in (("dropout", dropouts_of(config)), ("layerdrop", layerdrops_of(config))):
+        if getattr(recipe.model, key) is not None and not names:
+            yield f"model.{key} has no effect: the model's config has no {key} probability"
+    if (note := describe_layer_drop(model)) is not None:
+        yield note
 
 
 def _settle_generation(model: "PreTrainedModel", task: Task, say: Callable[[str], None]) -> None:

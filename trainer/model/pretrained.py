@@ -1,5 +1,6 @@
 """The tokenizer and the config of the pretrained model."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,10 @@ from shardtune.trainer.tasks.task import Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+_NO_DROPOUT = re.compile("layer_?drop|drop_?path|path_drop|drop_connect|drop_conv|token_drop")
+"""Names of what skips layers or whole branches for a row (stochastic depth), and of NLLB-MoE's masking of experts, by
+which its outputs are scaled in predictions too. As in the configs of transformers 5.23."""
 
 
 def load_tokenizer(recipe: Recipe) -> "PreTrainedTokenizerBase":
@@ -29,7 +34,10 @@ def load_tokenizer(recipe: Recipe) -> "PreTrainedTokenizerBase":
 
 
 def load_model_config(recipe: Recipe, task: Task | None = None) -> "PreTrainedConfig":
-    """Returns the model's config with the task's head and the recipe's dropout. Raises DataError if there is none."""
+    """Returns the model's config with the task's head and the recipe's dropout and LayerDrop.
+
+    Raises DataError if there is none.
+    """
     from transformers import AutoConfig
 
     changes = task.model_config() if task else {}
@@ -40,11 +48,12 @@ def load_model_config(recipe: Recipe, task: Task | None = None) -> "PreTrainedCo
         )
     if num_labels is not None:
         config.num_labels = num_labels
-    if recipe.model.dropout is not None:
-        # Every architecture has its own names for its dropouts (hidden_dropout_prob, attention_dropout, …).
-        for name, value in config.to_dict().items():
-            if "drop" in name and isinstance(value, int | float) and not isinstance(value, bool):
-                setattr(config, name, recipe.model.dropout)
+    for probability, names in (
+        (recipe.model.dropout, dropouts_of(config)),
+        (recipe.model.layerdrop, layerdrops_of(config)),
+    ):
+        for name in names if probability is not None else ():
+            setattr(config, name, probability)
     return config
 
 
@@ -57,6 +66,22 @@ def model_class(config: "PreTrainedConfig") -> "type[PreTrainedModel]":
     if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
         raise CheckpointError(f"config.json of the run's model: architectures: {name!r} is not a model of transformers")
     return found
+
+
+def dropouts_of(config: "PreTrainedConfig") -> list[str]:
+    """The names of a config's dropout probabilities: hidden_dropout_prob, attention_dropout, … in each architecture."""
+    return [name for name in _probabilities(config) if "drop" in name and not _NO_DROPOUT.search(name)]
+
+
+def layerdrops_of(config: "PreTrainedConfig") -> list[str]:
+    """The names of the probabilities with which a step skips a layer: encoder_layerdrop, …"""
+    return [name for name in _probabilities(config) if name.endswith("layerdrop")]
+
+
+def _probabilities(config: "PreTrainedConfig") -> list[str]:
+    """The names of a config's numbers."""
+    values = config.to_dict().items()
+    return [name for name, value in values if isinstance(value, int | float) and not isinstance(value, bool)]
 
 
 def num_positions(config: "PreTrainedConfig", *, wanted: int | None = None) -> int | None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from shardtune.ds_config.resolve import adds_up_in_fp32, ds_config_of
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.tasks import Task
 
@@ -33,9 +34,10 @@ def footprint(
 ) -> Footprint:
     """The footprint of a step whose largest micro-batch has the shape `batch` (rows, longest), on world_size ranks.
 
-    Model states as in Rajbhandari et al., 2020 (ZeRO, section 3.1): 2 + 2 + 12 bytes a parameter in half precision,
-    4 + 4 + 8 in fp32; 1/N of the optimizer's from stage 1 on, of the gradients from 2, of the weights at 3. What
-    model.lora does not train has weights only. Without DeepSpeed the gradients are fp32 in any precision.
+    Model states as in Rajbhandari et al., 2020 (ZeRO, section 3.1), but with gradients that are added up in fp32 unless
+    the ds_config says otherwise: 2 + 4 + 12 bytes a parameter in half precision, 4 + 4 + 8 in fp32; 1/N of the
+    optimizer's from stage 1 on, of the gradients from 2, of the weights at 3. What model.lora does not train has
+    weights only.
     Activations as in Korthikanti et al., 2023 (section 4): 34 bytes for each token, layer and hidden unit in half
     precision, without the attention scores, which sdpa and flash attention do not keep; 2 with activation
     checkpointing, and one whole layer. Logits: three copies in fp32 (loss, softmax, gradient) and one in the
@@ -58,7 +60,8 @@ def footprint(
         parameters += adapters.num_added(model, lora.r)
     each = BYTES[expected_precision(recipe)]
     states = 12 if each == 2 else 8
-    of_gradient = BYTES["fp32"] if recipe.engine.deepspeed is None else each
+    ds_config = ds_config_of(recipe, hidden_size=None)
+    of_gradient = BYTES["fp32"] if ds_config is None or adds_up_in_fp32(ds_config) else each
     rows, longest = batch
     text = config.get_text_config()
     hidden = _first(text, "hidden_size", "d_model")

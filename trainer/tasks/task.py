@@ -221,6 +221,12 @@ class Task(ABC):
         """What the user has to know of how this model and its tokenizer are used, a line each."""
         return []
 
+    @property
+    def loss_notes(self) -> list[str]:
+        """What the user has to know before comparing the loss with that of another recipe, a line each."""
+        note: str | None = self._options.loss_note()
+        return [] if note is None else [note]
+
     # The examples.
 
     @abstractmethod

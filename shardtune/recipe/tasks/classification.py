@@ -60,10 +60,11 @@ class ClassificationOptions(TaskOptions):
     ] = "none"
     """single_label: the weight of a row in the loss, by its label: `none` weighs all rows equally, `balanced` all
     labels equally, and a mapping such as `{spam: 5}` gives weights, 1 for labels that are not listed. Weights are
-    scaled to a mean of 1 over the training rows, and the loss is the mean over rows of weight x loss. Metrics are not
-    weighted."""
+    scaled to a mean of 1 over the training rows, and the loss, on dev and test too, is the mean over rows of weight x
+    loss. Metrics are not weighted."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """single_label: the fraction of each label's probability that is spread evenly over all labels."""
+    """single_label: the fraction of each label's probability that is spread evenly over all labels. The loss, on dev
+    and test too, is that of the smoothed labels; metrics are those of the labels themselves."""
 
     @model_validator(mode="after")
     def _keys_fit_the_problem(self) -> ClassificationOptions:
@@ -84,3 +85,14 @@ class ClassificationOptions(TaskOptions):
 
     def metric_names(self) -> tuple[str, ...]:
         return METRICS[self.problem]
+
+    def loss_note(self) -> str | None:
+        words = "mapping" if isinstance(self.class_weights, dict) else self.class_weights
+        held = [f"task.class_weights ({words})"] if words != "none" else []
+        held += [f"task.label_smoothing={self.label_smoothing:g}"] if self.label_smoothing else []
+        if not held:
+            return None
+        return (
+            f"the loss, on dev and test too, includes {' and '.join(held)}: compare it only with that of runs that "
+            f"have the same; {', '.join(METRICS['single_label'])} do not depend on it"
+        )

@@ -18,7 +18,7 @@ from shardtune.ds_config.keys import (
     REFUSED,
     REMOVED_FROM_DEEPSPEED,
 )
-from shardtune.ds_config.resolve import load_ds_config, resolve_ds_config, zero_stage
+from shardtune.ds_config.resolve import adds_up_in_fp32, load_ds_config, resolve_ds_config, zero_stage
 from shardtune.errors import ConfigError
 from shardtune.recipe.load import parse_recipe
 from shardtune.recipe.schema import Recipe
@@ -83,6 +83,7 @@ def test_a_ds_config_written_for_transformers_is_accepted_as_it_is() -> None:
             "stage3_param_persistence_threshold": 1_000,
             "stage3_gather_16bit_weights_on_model_save": True,
         },
+        "data_types": {"grad_accum_dtype": "fp32"},
         "bf16": {"enabled": True},
         "fp16": {"enabled": False, "loss_scale": 0, "loss_scale_window": 1000, "initial_scale_power": 16},
         "gradient_clipping": 0.5,
@@ -113,6 +114,13 @@ def test_a_precision_that_the_ranks_have_yet_to_agree_on_stays_auto() -> None:
 
 def test_deepspeed_is_told_not_to_clip_because_it_clips_at_1_by_default() -> None:
     assert resolve_ds_config({}, recipe("optim.max_grad_norm=0"), hidden_size=None)["gradient_clipping"] == 0
+
+
+@pytest.mark.parametrize("given", [None, "auto", "bf16", "float32"])
+def test_micro_batches_are_added_up_in_fp32_unless_the_ds_config_says_otherwise(given: str | None) -> None:
+    resolved = resolve_ds_config({"data_types": {"grad_accum_dtype": given}}, recipe(), hidden_size=None)
+    assert adds_up_in_fp32(resolved) == (given != "bf16")
+    assert adds_up_in_fp32(resolve_ds_config({}, recipe(), hidden_size=None))
 
 
 def test_resolving_leaves_the_base_as_it_was() -> None:

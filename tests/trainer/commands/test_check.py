@@ -42,6 +42,19 @@ def checked(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
+def test_a_loss_that_includes_class_weights_and_smoothing_says_so(
+    recipe_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weighted = [str(recipe_path), "task.class_weights={positive: 3}", "task.label_smoothing=0.1"]
+    for report in (checked(capsys, *weighted), checked(capsys, *weighted)):  # prepared, and taken from the cache
+        assert [note for note in report["notes"] if "the loss" in note] == [
+            "the loss, on dev and test too, includes task.class_weights (mapping) and task.label_smoothing=0.1: "
+            "compare it only with that of runs that have the same; accuracy, f1_macro, f1_micro, mcc do not depend "
+            "on it"
+        ]
+    assert not any("the loss" in note for note in checked(capsys, str(recipe_path))["notes"])
+
+
 def test_every_number_is_that_of_the_data(recipe_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = checked(capsys, str(recipe_path), "--ranks=2", "data.max_tokens=20")
     train_rows = report["splits"]["train"]

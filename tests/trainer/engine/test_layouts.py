@@ -1,5 +1,6 @@
 """What a model learns depends on the recipe, never on how the step is computed."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from torch import Tensor
 from shardtune.trainer.engine.deepspeed_engine import DeepSpeedEngine
 from shardtune.trainer.tasks.example import IGNORED
 from tests.support.runs import STEPS_PER_EPOCH, curve, tiny_recipe, train
+from tests.support.translators import WORDS, write_translator
 
 Events = list[dict[str, Any]]
 
@@ -61,6 +63,28 @@ def test_ranks_zero_stages_and_ragged_micro_batches_change_nothing(
 ) -> None:
     recipe = tiny_recipe(tiny, f"engine.deepspeed={strategy}", f"train.micro_batch_tokens={micro_batch_tokens}")
     assert_same_training(train(recipe, tmp_path, world_size=world_size)[1], reference)
+
+
+def test_adapters_of_an_encoder_decoder_with_dropout_learn_the_same_on_every_strategy(tmp_path: Path) -> None:
+    """On the same number of ranks, whose dropout draws the same masks."""
+    write_translator("m2m100", tmp_path / "m2m100")
+    rows = [{"source": " ".join(WORDS[at % 7 :]), "target": " ".join(WORDS[: 1 + at % 5])} for at in range(16)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    curves = {}
+    for strategy in ("null", "zero2", "zero3"):
+        recipe = tiny_recipe(
+            tmp_path,
+            "task={kind: translation, source_language: en, target_language: fr}",
+            f"model={{path: {tmp_path}/m2m100, lora: {{r: 2, dropout: 0.2}}, dropout: 0.2, layerdrop: 0.4}}",
+            f"data={{train: {tmp_path}/train.jsonl, max_tokens: 64, cache_dir: {tmp_path}/cache}}",
+            "train={global_batch_size: 8, max_steps: 2, micro_batch_tokens: 128}",
+            f"engine.deepspeed={strategy}",
+        )
+        curves[strategy] = curve(train(recipe, tmp_path / strategy, world_size=2)[1])
+    assert len(curves["null"]) == 2
+    for strategy, found in curves.items():
+        for step, expected in zip(found, curves["null"], strict=True):
+            assert step == pytest.approx(expected, rel=1e-4), strategy
 
 
 def mean_over_micro_batches() -> None:

@@ -75,7 +75,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_tiny(tmp_path_factory.mktemp("finished"))
     (folder / "encoder" / "README.md").write_text("---\nlicense: mit\n---\n# A tiny encoder\n", encoding="utf-8")
     (folder / "recipe.yaml").write_text(RECIPE.format(folder=folder), encoding="utf-8")
-    recipe = tiny_recipe(folder, "engine.precision=bf16", "engine.deepspeed=zero3", "checkpoint.keep_last=3")
+    layout = ("engine.precision=bf16", "engine.deepspeed=zero3", "checkpoint.keep_last=3")
+    recipe = tiny_recipe(folder, *layout, "task.class_weights=balanced")
     run = Run(recipe, folder / "run", folder / "recipe.yaml")
     write_run_dir(run)
     train(recipe, run.run_dir, world_size=3)
@@ -131,6 +132,7 @@ def test_the_model_card_says_what_it_was_trained_on_how_and_to_what(finished: Pa
         "3 ranks on cpu, ZeRO-3, bf16",
         "| train | train.jsonl | 67 |",
         "lr: 0.003",
+        "The loss, on dev and test too, includes task.class_weights (balanced): compare it only",
         "| torch |",
         "curves.svg",
     ):

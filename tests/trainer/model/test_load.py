@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,15 @@ from shardtune.trainer.tasks.classification.classification import Classification
 from tests.support.tiny import write_encoder
 
 
-def load(folder: Path, labels: list[str]) -> Any:
+def load(folder: Path, labels: list[str], *overrides: str, say: Callable[[str], None] = lambda _: None) -> Any:
     recipe = parse_recipe(
-        f"task: {{kind: classification}}\nmodel: {{path: {folder}}}\ndata: {{train: x}}", ["engine.precision=fp32"]
+        f"task: {{kind: classification}}\nmodel: {{path: {folder}}}\ndata: {{train: x}}",
+        ["engine.precision=fp32", *overrides],
     )
     tokenizer = load_tokenizer(recipe)
     facts = {"label_names": labels, "has_pairs": False}
     task = Classification(recipe.task, facts, tokenizer, load_model_config(recipe))
-    return load_model(recipe, task, tokenizer)
+    return load_model(recipe, task, tokenizer, say=say)
 
 
 def test_one_line_names_the_new_and_the_unused_weights(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -60,3 +62,16 @@ def test_a_weight_of_every_layer_is_named_once_and_the_list_has_an_end() -> None
     many = [f"head.{chr(97 + number)}" for number in range(MOST_NAMES + 3)]
     assert describe_loading([], many).endswith(", head.j, and 3 more")
     assert describe_loading([], []) == ""
+
+
+def test_skipped_layers_are_said_and_so_is_a_probability_that_the_model_lacks(tmp_path: Path) -> None:
+    folder, said = write_encoder(tmp_path / "encoder"), list[str]()
+    load(folder, ["a", "b"], "model.layerdrop=0.1", "model.dropout=0.1", say=said.append)
+    assert said == ["model.layerdrop has no effect: the model's config has no layerdrop probability"]
+    said.clear()
+    sides = {"d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 30}
+    heads = {"encoder_attention_heads": 1, "decoder_attention_heads": 1, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8}
+    bart = transformers.BartConfig(**sides, **heads, pad_token_id=0, bos_token_id=2, eos_token_id=3, architectures=[])
+    bart.save_pretrained(folder)
+    load(folder, ["a", "b"], "model.from_scratch=true", "model.layerdrop=0.1", say=said.append)
+    assert "a step skips a layer with probability 0.1 (LayerDrop), the same layers on all ranks; " in said[-1]

@@ -1,4 +1,4 @@
-"""How long a text may be follows from the model's positions, not from their number alone."""
+"""What follows from a model's config: how long a text may be, and what of it is dropout."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,14 @@ import transformers
 
 from shardtune.errors import CheckpointError, DataError
 from shardtune.recipe.load import parse_recipe
-from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer, model_class, num_positions
+from shardtune.trainer.model.pretrained import (
+    dropouts_of,
+    layerdrops_of,
+    load_model_config,
+    load_tokenizer,
+    model_class,
+    num_positions,
+)
 
 RECIPE = "task: {{kind: language_modeling}}\nmodel: {{path: {path}}}\ndata: {{train: train.txt}}"
 SMALL = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8, "vocab_size": 20}
@@ -84,3 +91,45 @@ def test_a_config_names_a_model_of_transformers_and_nothing_else(name: str | Non
     assert model_class(transformers.BertConfig(architectures=["BertModel"])) is transformers.BertModel
     with pytest.raises(CheckpointError, match="is not a model of transformers"):
         model_class(transformers.BertConfig(architectures=[name] if name else None))
+
+
+SIDE_DROPS = {"dropout", "attention_dropout", "activation_dropout"}
+SIDE_LAYERDROPS = {"encoder_layerdrop", "decoder_layerdrop"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "dropouts", "layerdrops"),
+    [
+        ("Bart", SIDE_DROPS | {"classifier_dropout"}, SIDE_LAYERDROPS),
+        ("Marian", SIDE_DROPS, SIDE_LAYERDROPS),
+        ("M2M100", SIDE_DROPS, SIDE_LAYERDROPS),
+        ("NllbMoe", SIDE_DROPS, SIDE_LAYERDROPS),  # and not moe_token_dropout, which counts in predictions too
+        ("OPT", {"dropout", "attention_dropout"}, {"layerdrop"}),
+        ("Flaubert", {"dropout", "attention_dropout", "summary_first_dropout"}, {"layerdrop"}),
+        ("Esm", {"hidden_dropout_prob", "attention_probs_dropout_prob"}, set()),
+        ("Bert", {"hidden_dropout_prob", "attention_probs_dropout_prob"}, set()),
+        ("GPT2", {"resid_pdrop", "embd_pdrop", "attn_pdrop", "summary_first_dropout"}, set()),
+        ("DistilBert", {"dropout", "attention_dropout", "qa_dropout", "seq_classif_dropout"}, set()),
+        ("T5", {"dropout_rate", "classifier_dropout"}, set()),
+        ("Swin", {"hidden_dropout_prob", "attention_probs_dropout_prob"}, set()),  # and not drop_path_rate
+        ("Llama", {"attention_dropout"}, set()),
+        ("Mamba", set(), set()),
+    ],
+)
+def test_what_skips_layers_is_no_dropout(kind: str, dropouts: set[str], layerdrops: set[str]) -> None:
+    config = getattr(transformers, f"{kind}Config")()
+    assert set(dropouts_of(config)) == dropouts
+    assert set(layerdrops_of(config)) == layerdrops
+
+
+def test_the_recipe_sets_both_apart(tmp_path: Path) -> None:
+    transformers.M2M100Config().save_pretrained(tmp_path)
+    text = f"task: {{kind: translation}}\nmodel: {{path: {tmp_path}}}\ndata: {{train: x}}"
+
+    def drops(*overrides: str) -> tuple[float, float, float]:
+        config: Any = load_model_config(parse_recipe(text, overrides))
+        return config.dropout, config.attention_dropout, config.decoder_layerdrop
+
+    assert drops() == (0.1, 0.1, 0.05)
+    assert drops("model.dropout=0.3") == (0.3, 0.3, 0.05)
+    assert drops("model.dropout=0", "model.layerdrop=0.2") == (0.0, 0.0, 0.2)

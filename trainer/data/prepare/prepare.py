@@ -201,7 +201,7 @@ def _settle_task(
     if note:
         task = task_of(recipe, facts, tokenizer, config)
     choose_head(recipe, task, config)  # so that it is refused before any rank starts
-    notes = [*([note] if note else []), *task.model_notes]
+    notes = [*([note] if note else []), *task.model_notes, *task.loss_notes]
     for text in notes:
         say(text)
     report = {**split_rows.report, "notes": [*split_rows.report["notes"], *notes]}

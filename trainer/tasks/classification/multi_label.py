@@ -134,7 +134,7 @@ class MultiLabel(Problem):
             "f1_micro": float(2 * tp.sum() / (2 * tp + fp + fn).sum().clamp(min=1)),
             "f1_macro": float(f1.mean()),
             "f1_samples": float(totals["f1_of_rows"] / totals["rows"]),
-            "subset_accuracy": float(totals["rows_right"] / totals["rows"]),
+            "subset_accuracy": float(totals["rows_right"].double() / totals["rows"]),
             "per_label": {
                 name: {"tp": int(tp_), "fp": int(fp_), "fn": int(fn_), "f1": f1_} for name, tp_, fp_, fn_, f1_ in cells
             },

@@ -269,7 +269,7 @@ class TokenClassification(Task):
         return {
             **dict(zip(("precision", "recall", "f1"), micro, strict=True)),
             **dict(zip(("precision_macro", "recall_macro", "f1_macro"), macro, strict=True)),
-            "token_accuracy": float(totals["words_right"] / totals["words"].clamp(min=1)),
+            "token_accuracy": float(totals["words_right"].double() / totals["words"].clamp(min=1)),
             "types": {
                 type_: {
                     "precision": float(precision[at]),
