@@ -16,12 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from shardtune.counted import counted
-from shardtune.errors import ShardtuneError
+from shardtune.errors import ShardtuneError, TakenOverError
 from shardtune.launcher.plan.job import RankPlan, plan_ranks
 from shardtune.launcher.registry import remember
 from shardtune.launcher.report.page import write_report
 from shardtune.launcher.slurm import cluster
 from shardtune.launcher.slurm.allocation import Allocation, find_allocation, parse_details, parse_time
+from shardtune.launcher.slurm.job_identity import user_of
 from shardtune.launcher.slurm.lifecycle import (
     STATUS,
     STOP_REQUEST,
@@ -45,9 +46,11 @@ from shardtune.recipe.load import machine_recipe, parse_recipe
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.bad_nodes import keep_bad_nodes, may_be_excluded, read_bad_nodes
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_RESTART, EXIT_RESUME, EXIT_USER
-from shardtune.run_dir.files import CONFIG, RESULTS, STOP, write_atomically
+from shardtune.run_dir.files import CONFIG, LEASE, RESULTS, STOP, write_atomically
+from shardtune.run_dir.lease import LEASE_TOKEN, OWNER_GRACE_S, refuse_if_lost, release, take_lease
 from shardtune.run_dir.micro_batch_budget import read_budget
-from shardtune.run_dir.run import find_run, write_run_dir
+from shardtune.run_dir.run import Run, find_run, write_run_dir
+from shardtune.run_dir.stop_file import read_stop_request
 
 USR1_DETAILS = "logs/slurm-usr1.txt"
 """The output of scontrol when the signal arrived."""
@@ -78,14 +81,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def begin(path: Path, overrides: Sequence[str], allocation: Allocation, *, run_dir: Path | None = None) -> str:
-    """Prepares the run directory for this start; returns the settings of the batch script, as assignments."""
+    """Takes the lease and prepares the run directory for this start; returns the settings of the batch script, as
+    assignments. Raises CheckpointError, and has written nothing, if another start owns the run directory."""
     run = find_run(path, overrides, run_dir)
-    recipe, run_dir = run.recipe, run.run_dir
-    ranks = plan_ranks(recipe, allocation.machine)
+    ranks = plan_ranks(run.recipe, allocation.machine)
+    lease = take_lease(
+        run.run_dir / LEASE, allocation.job, pid=allocation.shell, patience_s=OWNER_GRACE_S, say=say
+    )
+    try:
+        settings = _begin(run, ranks, replace(allocation, lease=lease.token))
+    except BaseException:
+        lease.close()
+        raise
+    lease.leave()  # to the batch shell
+    return settings
+
+
+def _begin(run: Run, ranks: RankPlan, allocation: Allocation) -> str:
+    """The same, once the lease is held."""
+    run_dir = run.run_dir
     write_run_dir(run)
     remember(run_dir)
-    _clear(run_dir, started=parse_time(allocation.details.get("StartTime", "")) or time.time())
     starts = read_starts(run_dir)
+    first_submitted = _first_submitted(starts, allocation)
+    _clear(run_dir, submitted=parse_time(first_submitted or "") or time.time())
     if starts and starts[-1].state == "running":
         starts[-1] = _end_of_previous(run_dir, starts[-1], allocation)
         say(f"the previous start ended without recording why; cause: {starts[-1].cause}")
@@ -97,6 +116,10 @@ def begin(path: Path, overrides: Sequence[str], allocation: Allocation, *, run_d
         began=time.time(),
         output=output,
         output_bytes=Path(output).stat().st_size if output and Path(output).is_file() else 0,
+        cluster=allocation.cluster,
+        user=user_of(allocation.details),
+        submitted=allocation.details.get("SubmitTime"),
+        first_submitted=first_submitted,
     )
     write_atomically(run_dir / STATUS, render_status([*starts, start]))
     num_ranks = ranks.num_ranks * allocation.num_nodes
@@ -104,36 +127,59 @@ def begin(path: Path, overrides: Sequence[str], allocation: Allocation, *, run_d
         f"job {allocation.job}: {counted(num_ranks, 'rank')} on {ranks.device}, {ranks.num_ranks} on each of "
         f"{allocation.nodes}; run directory: {run_dir}"
     )
-    return render_settings(run_dir, allocation, ranks, num_ranks, finished=(run_dir / RESULTS).exists())
+    finished = (run_dir / RESULTS).exists()
+    return render_settings(run_dir, allocation, ranks, num_ranks, finished=finished, stopped=_is_asked_to_stop(run_dir))
 
 
 def layout(folder: Path, overrides: Sequence[str], allocation: Allocation) -> str:
     """The settings of the batch script for ranks without a recipe. Raises ConfigError for an unknown job key."""
     ranks = plan_ranks(machine_recipe(overrides), allocation.machine)
-    return render_settings(folder, allocation, ranks, ranks.num_ranks * allocation.num_nodes, finished=False)
+    return render_settings(folder, allocation, ranks, ranks.num_ranks * allocation.num_nodes)
 
 
-def render_settings(run_dir: Path, allocation: Allocation, ranks: RankPlan, num_ranks: int, *, finished: bool) -> str:
+def render_settings(
+    run_dir: Path,
+    allocation: Allocation,
+    ranks: RankPlan,
+    num_ranks: int,
+    *,
+    finished: bool = False,
+    stopped: bool = False,
+) -> str:
     """Bash code that sets the variables of slurm/finetune.sh and the environment of the ranks."""
     settings = {
         "run_dir": str(run_dir),
         "finished": str(int(finished)),
+        "stopped": str(int(stopped)),
         "device": ranks.device,
         "gpus_per_node": str(allocation.machine.num_gpus),
         "ranks_per_node": str(ranks.num_ranks),
         "num_ranks": str(num_ranks),
     }
     lines = [f"{name}={shlex.quote(value)}" for name, value in settings.items()]
-    return "\n".join([*lines, *(f"export {name}={shlex.quote(value)}" for name, value in ranks.environment.items())])
+    environment = {**ranks.environment, **({LEASE_TOKEN: allocation.lease} if allocation.lease else {})}
+    return "\n".join([*lines, *(f"export {name}={shlex.quote(value)}" for name, value in environment.items())])
 
 
 def end(run_dir: Path, allocation: Allocation, *, exit_code: int, signals: str) -> tuple[int, bool]:
-    """Records and reports how this start ended; returns the job's exit code, and whether to requeue it."""
+    """Records and reports how this start ended, and releases the lease; returns the job's exit code, and whether to
+    requeue it."""
     starts = read_starts(run_dir)
-    start = next(one for one in starts if (one.job, one.restart) == (allocation.job, allocation.restart))
-    if start.ended is not None:
+    start = next((one for one in starts if (one.job, one.restart) == (allocation.job, allocation.restart)), None)
+    if start is None or start.ended is not None or _is_lost(run_dir, allocation.lease):
         say("another start took over this run directory (it believed this one dead); exiting")
         return EXIT_RESUME, False
+    try:
+        return _end(run_dir, allocation, starts, start, exit_code=exit_code, signals=signals)
+    finally:
+        if allocation.lease is not None:
+            release(run_dir / LEASE, allocation.lease)
+
+
+def _end(
+    run_dir: Path, allocation: Allocation, starts: list[Start], start: Start, *, exit_code: int, signals: str
+) -> tuple[int, bool]:
+    """The same, while the lease is held."""
     _keep_bad_nodes(run_dir, start, allocation)
     seen = _evidence(
         run_dir,
@@ -148,6 +194,9 @@ def end(run_dir: Path, allocation: Allocation, *, exit_code: int, signals: str) 
     ending = decide(seen)
     starts[starts.index(start)] = ended(start, ending, seen, time.time())
     write_atomically(run_dir / STATUS, render_status(starts))
+    if ending.cause == "stop":  # what was requested is done
+        for name in (STOP, STOP_REQUEST):
+            (run_dir / name).unlink(missing_ok=True)
     say(ending.text)
     match ending.state:
         case "finished":
@@ -184,11 +233,39 @@ def say(text: str) -> None:
     print(f"shardtune: {text}", file=sys.stderr, flush=True)
 
 
-def _clear(run_dir: Path, *, started: float) -> None:
-    """Removes requests that were meant for an earlier start."""
-    for path in (run_dir / STOP, run_dir / STOP_REQUEST, run_dir / USR1_DETAILS):
-        if path.exists() and path.stat().st_mtime < started:
+def _first_submitted(starts: Sequence[Start], allocation: Allocation) -> str | None:
+    """When the job of this start was submitted, as Slurm writes times: it forgets that when it requeues a job."""
+    earlier = next((start for start in starts if start.job == allocation.job), None)
+    if allocation.restart and earlier is not None and earlier.first_submitted is not None:
+        return earlier.first_submitted
+    return allocation.details.get("SubmitTime")
+
+
+def _clear(run_dir: Path, *, submitted: float) -> None:
+    """Removes requests that were meant for an earlier start, or made before this job was submitted; what a user asked
+    for while it waited stays."""
+    (run_dir / USR1_DETAILS).unlink(missing_ok=True)
+    request = read_stop_request(run_dir / STOP)
+    for path in (run_dir / STOP, run_dir / STOP_REQUEST):
+        is_of_a_start = path.name == STOP and request is not None and request.start is not None
+        if path.exists() and (is_of_a_start or path.stat().st_mtime < submitted):
             path.unlink(missing_ok=True)
+
+
+def _is_asked_to_stop(run_dir: Path) -> bool:
+    """Whether a user, and not a start for its own ranks, asked the run to stop."""
+    request = read_stop_request(run_dir / STOP)
+    return (run_dir / STOP_REQUEST).exists() or (request is not None and request.start is None)
+
+
+def _is_lost(run_dir: Path, lease: str | None) -> bool:
+    """Whether another start owns the run directory by now."""
+    try:
+        if lease is not None:
+            refuse_if_lost(run_dir / LEASE, lease)
+    except TakenOverError:
+        return True
+    return False
 
 
 def _end_of_previous(run_dir: Path, start: Start, allocation: Allocation) -> Start:
@@ -236,7 +313,7 @@ def _evidence(
         first_step=first_step,
         last_step=last_step,
         stopped=stopped,
-        asked_by_user=(run_dir / STOP_REQUEST).exists(),
+        asked_by_user=_is_asked_to_stop(run_dir),
         warning=warning,
         taken_back=taken_back,
         cancelled=parse_cancellation(_output(start)),

@@ -64,6 +64,12 @@ class Start:
     first_step: int | None = None
     last_step: int | None = None
     """Of the training; None if it did not get that far."""
+    cluster: str | None = None
+    user: str | None = None
+    submitted: str | None = None
+    """When the job was submitted, or requeued, as Slurm writes times."""
+    first_submitted: str | None = None
+    """When the job was submitted before its first start."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,7 @@ def decide(seen: Evidence) -> Ending:
         return _after_bad_nodes(seen)
     if seen.amended is not None:
         return _after_shortage(seen, seen.amended)
-    if seen.stopped or (seen.warning and seen.exit_code == EXIT_RESUME):
+    if seen.stopped or ((seen.warning or seen.asked_by_user) and seen.exit_code == EXIT_RESUME):
         return _after_stop(seen)
     if seen.exit_code:
         return _after_failure(seen)

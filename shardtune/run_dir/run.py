@@ -101,8 +101,11 @@ class DataIdentity:
     """The fingerprint that the earlier version of shardtune gave to the same data."""
 
 
-def refuse_other_data(run_dir: Path, identity: DataIdentity) -> None:
-    """Raises CheckpointError if the run began on other data: a step number would then mean other rows."""
+def refuse_other_data(run_dir: Path, identity: DataIdentity, *, keep: bool = True) -> None:
+    """Raises CheckpointError if the run began on other data: a step number would then mean other rows.
+
+    `keep`: remembers the data of a run that begins; only for a process that holds the lease.
+    """
     path = run_dir / DATA
     known, _, parts = path.read_text(encoding="utf-8").partition("\n") if path.exists() else ("", "", "")
     if known == identity.fingerprint:
@@ -113,12 +116,17 @@ def refuse_other_data(run_dir: Path, identity: DataIdentity) -> None:
         what = ", ".join(changed) or "a data file, the tokenizer or an option of the task"
         has = "has" if len(changed) < 2 else "have"
         raise CheckpointError(f"{run_dir} began on other data: {what} {has} changed since. Use another --run-dir")
-    write_atomically(path, f"{identity.fingerprint}\n{json.dumps(identity.parts)}")
+    if keep:
+        write_atomically(path, f"{identity.fingerprint}\n{json.dumps(identity.parts)}")
 
 
 def write_run_dir(run: Run) -> None:
-    """Create the directory and write the recipe, as given and as resolved. All ranks may do so at once."""
+    """Create the directory and write the recipe, as given and as resolved; for the start that holds the lease.
+
+    Raises CheckpointError if a start that came before it wrote another recipe there meanwhile.
+    """
     run_dir = run.run_dir
+    refuse_another_recipe(run.recipe, run_dir)
     for folder in (run_dir, run_dir / "logs", run_dir / CHECKPOINTS, run_dir / EXPORT):
         folder.mkdir(parents=True, exist_ok=True)
     if not run.recipe_path.is_dir() and not (run_dir / RECIPE).exists():

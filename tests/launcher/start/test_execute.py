@@ -12,6 +12,8 @@ import pytest
 from shardtune.launcher.plan.job import Machine, plan_job
 from shardtune.launcher.start.execute import _start_until_done, find_machine
 from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_OK
+from shardtune.run_dir.files import LEASE
+from shardtune.run_dir.lease import LEASE_TOKEN, take_lease
 from shardtune.run_dir.run import write_run_dir
 
 
@@ -79,8 +81,10 @@ def test_ranks_that_were_short_of_memory_are_restarted_at_once_as_long_as_their_
     write_run_dir(plan.run)
     (folder / "r" / "metrics.jsonl").touch()
     argv = (sys.executable, "-c", SHORT_OF_MEMORY, str(folder / "r"), str(least))
-    environment = {"PYTHONPATH": str(Path(__file__).parents[3])}
+    lease = take_lease(folder / "r" / LEASE)
+    environment = {"PYTHONPATH": str(Path(__file__).parents[3]), LEASE_TOKEN: lease.token}
     assert _start_until_done(replace(plan, argv=argv, environment=environment), []) == code
+    lease.close()
     assert (folder / "r" / "starts").read_text().split() == starts
     stderr = capsys.readouterr().err
     assert "train.micro_batch_tokens: auto is 64 (memory ran out with 128); restarting now\n" in stderr
