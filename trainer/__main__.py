@@ -161,9 +161,7 @@ def _train(training_run: Run, process: _Process, stop: Stop) -> int:
     with watching(run_dir, global_rank(), recipe.faults.startup_hang_s, joining=True):
         ranks = connect(arguments.device or recipe.job.device, timeout=_patience(recipe.faults))
     progress = None if arguments.followed else terminal
-    is_finished = run(
-        recipe, run_dir, prepared, ranks, stop, terminal=progress, job=arguments.job, held=process.lease
-    )
+    is_finished = run(recipe, run_dir, prepared, ranks, stop, terminal=progress, job=arguments.job, held=process.lease)
     ranks.barrier()  # a rank that exits with EXIT_RESUME would have rank 0 killed before it has sent its last lines
     disconnect()
     if ranks.is_zero and not arguments.followed:

@@ -9,16 +9,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from shardtune.errors import CheckpointError, LaunchError
+from shardtune.launcher.plan.sweep import load_sweep
 from shardtune.launcher.registry import known
 from shardtune.launcher.runs.status import RunEvidence, RunStatus, status_of
 from shardtune.launcher.slurm import cluster
+from shardtune.launcher.slurm.job_identity import JobIdentity, started_job, submitted_job
 from shardtune.launcher.slurm.lifecycle import STATUS, STOP_REQUEST, Start, parse_status
 from shardtune.launcher.slurm.submission import JOB_SCRIPT, SUBMISSION
 from shardtune.launcher.slurm.text import QueuedJob
 from shardtune.launcher.start.follow import Events, first_failure, outer_events
 from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_OK, EXIT_RESUME, EXIT_USER
-from shardtune.run_dir.files import CONFIG, LEASE, RESULTS, STOP, already_finished, write_atomically
+from shardtune.run_dir.files import CONFIG, LEASE, RESULTS, absolute, already_finished, write_atomically
 from shardtune.run_dir.progress import Progress
+from shardtune.run_dir.stop_file import ask_to_stop
 
 POLL_S = 2.0
 PATIENCE_S = 20.0
@@ -29,24 +32,26 @@ GOING_ON = ("running", "pending", "waiting")
 
 def look_at(run_dir: Path, jobs: list[QueuedJob] | None = None) -> RunStatus:
     """The status of a run. Raises CheckpointError for a folder that is not a run directory."""
-    run_dir = run_dir.absolute()
+    run_dir = absolute(run_dir)
     if not (run_dir / CONFIG).is_file():
         raise CheckpointError(f"{run_dir}: not a run directory (no {CONFIG})")
     job = cluster.job_of(run_dir, cluster.queued_jobs() if jobs is None else jobs)
-    starts, submitted_as = _starts(run_dir), _submitted_as(run_dir)
+    starts, submitted = _starts(run_dir), _submitted(run_dir)
     # The job of a start that did not record how it ended, or of one that never began.
-    missing = starts[-1].job if starts and starts[-1].state in ("running", "waiting") else None
-    missing = submitted_as if not starts else missing
+    missing = started_job(starts[-1]) if starts and starts[-1].state in ("running", "waiting") else None
+    missing = submitted if not starts else missing
     events = outer_events(run_dir)
+    began = max((event["time"] for event in events if event["event"] == "start"), default=0.0)
     seen = RunEvidence(
         run_dir=run_dir,
         starts=starts,
         events=events,
         finished=(run_dir / RESULTS).exists(),
         running_here=_lease_is_fresh(run_dir),
-        submitted_as=submitted_as,
-        failure=_failure(run_dir, max((event["time"] for event in events if event["event"] == "start"), default=0.0)),
-        last_word=cluster.last_word(missing) if job is None and missing else None,
+        submitted_as=submitted.job if submitted else None,
+        failure=_failure(run_dir, began),
+        last_word=cluster.last_word(missing.job, missing) if job is None and missing else None,
+        cancelled_by=_cancelled_by(run_dir, since=max(began, starts[-1].began if starts else 0.0)),
     )
     return status_of(seen, job)
 
@@ -57,7 +62,16 @@ def known_runs() -> list[RunStatus]:
     folders = {path.parent.absolute() for depth in ("*", "*/*") for path in Path("runs").glob(f"{depth}/{CONFIG}")}
     folders |= {*known()}
     folders |= {Path(job.comment) for job in jobs if (Path(job.comment) / CONFIG).is_file() and job.comment}
-    return [look_at(folder, jobs) for folder in sorted(folders)]
+    # One line for each, by whatever links it was reached; a job in the queue knows it by the name that it was given.
+    named = {folder.resolve(): folder for folder in sorted(folders, reverse=True)}
+    return [look_at(folder, jobs) for folder in sorted(named.values())]
+
+
+def look_at_sweep(sweep_dir: Path) -> list[RunStatus]:
+    """The status of all points of a sweep, in order."""
+    jobs = cluster.queued_jobs()
+    points = [point.run_dir for point in load_sweep(sweep_dir).points]
+    return [look_at(run_dir, jobs) for run_dir in points if (run_dir / CONFIG).is_file()]
 
 
 def watch(run_dir: Path) -> int:
@@ -100,9 +114,12 @@ def print_log(run_dir: Path, rank: str | None, *, follow: bool) -> None:
 
 def stop(run_dir: Path, *, now: bool) -> str:
     """Asks a run to stop; returns a sentence about what will happen."""
+    run_dir = absolute(run_dir)
     status, job = look_at(run_dir), _job(run_dir)
+    request = {"by": getpass.getuser(), "time": time.time()}
     if job is not None and (now or not job.is_running):
         cluster.cancel(job)
+        write_atomically(run_dir / STOP_REQUEST, json.dumps({**request, "cancelled": job.name}))
         return f"job {job.name} is cancelled"
     if now:
         raise LaunchError(
@@ -110,9 +127,8 @@ def stop(run_dir: Path, *, now: bool) -> str:
         )
     if status.state != "running":
         raise LaunchError(f"{run_dir} is not being trained: {status.state}{f' ({status.why})' if status.why else ''}")
-    request = {"by": getpass.getuser(), "time": time.time()}
     write_atomically(run_dir / STOP_REQUEST, json.dumps(request))
-    (run_dir / STOP).touch()
+    ask_to_stop(run_dir, f"shardtune stop, by {request['by']}")
     return f"{run_dir} will save a checkpoint after the current step and stop"
 
 
@@ -128,8 +144,10 @@ def requeue(run_dir: Path) -> str:
         raise LaunchError(already_finished(run_dir))
     if not (run_dir / JOB_SCRIPT).is_file():
         raise LaunchError(f"{run_dir} has no job script ({JOB_SCRIPT}); to submit it: shardtune submit {run_dir}")
-    number = cluster.submit_script(run_dir.absolute() / JOB_SCRIPT)
-    cluster.keep(run_dir, number)
+    with cluster.submitting(absolute(run_dir)):
+        cluster.refuse_queued(absolute(run_dir))  # another command may have submitted one meanwhile
+        number = cluster.submit_script(absolute(run_dir) / JOB_SCRIPT)
+        cluster.keep(run_dir, number)
     return f"job {number} is in the queue for {run_dir}"
 
 
@@ -143,7 +161,8 @@ def _look_patiently(run_dir: Path, say: Callable[[str], None]) -> RunStatus:
 
 
 def _job(run_dir: Path) -> QueuedJob | None:
-    return cluster.job_of(run_dir.absolute(), cluster.queued_jobs())
+    jobs = cluster.queued_jobs()
+    return cluster.job_of(absolute(run_dir), jobs) or cluster.job_by_hand(absolute(run_dir), jobs)
 
 
 def _starts(run_dir: Path) -> list[Start]:
@@ -151,9 +170,16 @@ def _starts(run_dir: Path) -> list[Start]:
     return parse_status(path.read_text(encoding="utf-8")) if path.is_file() else []
 
 
-def _submitted_as(run_dir: Path) -> str | None:
+def _submitted(run_dir: Path) -> JobIdentity | None:
     path = run_dir / SUBMISSION
-    return str(json.loads(path.read_text(encoding="utf-8"))["job"]) if path.is_file() else None
+    return submitted_job(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
+def _cancelled_by(run_dir: Path, *, since: float) -> str | None:
+    """Who had `shardtune stop` cancel the run's job since then; None if nobody has."""
+    path = run_dir / STOP_REQUEST
+    request = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return str(request["by"]) if request.get("cancelled") and request["time"] > since else None
 
 
 def _failure(run_dir: Path, since: float) -> str | None:
@@ -177,7 +203,12 @@ def _log_path(run_dir: Path, rank: str | None) -> Path:
         wanted = [run_dir / "logs" / f"rank-{rank}.log"]
     else:
         outputs = [Path(start.output) for start in reversed(_starts(run_dir)) if start.output]
-        wanted = [*outputs, run_dir / "logs" / f"slurm-{_submitted_as(run_dir)}.out", run_dir / "logs" / "launcher.log"]
+        submitted = _submitted(run_dir)
+        wanted = [
+            *outputs,
+            run_dir / "logs" / f"slurm-{submitted.job if submitted else None}.out",
+            run_dir / "logs" / "launcher.log",
+        ]
     path = next((path for path in wanted if path.is_file()), None)
     if path is None:
         raise LaunchError(f"{run_dir}: no output yet ({wanted[0].name} does not exist in its logs)")

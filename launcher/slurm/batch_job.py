@@ -85,9 +85,7 @@ def begin(path: Path, overrides: Sequence[str], allocation: Allocation, *, run_d
     assignments. Raises CheckpointError, and has written nothing, if another start owns the run directory."""
     run = find_run(path, overrides, run_dir)
     ranks = plan_ranks(run.recipe, allocation.machine)
-    lease = take_lease(
-        run.run_dir / LEASE, allocation.job, pid=allocation.shell, patience_s=OWNER_GRACE_S, say=say
-    )
+    lease = take_lease(run.run_dir / LEASE, allocation.job, pid=allocation.shell, patience_s=OWNER_GRACE_S, say=say)
     try:
         settings = _begin(run, ranks, replace(allocation, lease=lease.token))
     except BaseException:

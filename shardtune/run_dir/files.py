@@ -25,6 +25,11 @@ FACTS = "facts.json"
 """What the task derived from the training data, such as label names; predict needs it too."""
 
 
+def absolute(path: Path) -> Path:
+    """The absolute path of a run directory; one name for one directory, also if it was given with `..`."""
+    return path.resolve() if ".." in path.parts else path.absolute()
+
+
 def read_events(run_dir: Path) -> list[dict[str, Any]]:
     """The events in metrics.jsonl; an incomplete last line is skipped."""
     path = run_dir / METRICS

@@ -115,8 +115,10 @@ def take_lease(
 
 
 def join_lease(path: Path, token: str) -> FileLease:
-    """The lease that this process's start has taken, for its rank 0 or its preparation. Raises TakenOverError if another
-    start owns it by now."""
+    """The lease that the start of this process has taken, for its rank 0 or its preparation.
+
+    Raises TakenOverError if another start owns it by now.
+    """
     refuse_if_lost(path, token)
     me = this_process(job=None, token=uuid.uuid4().hex)
     with _succession(path, token, me):
@@ -160,6 +162,21 @@ def is_of_another_start(path: Path, token: str | None, start: str | None) -> boo
     if holder is None or holder.is_dead():
         return False
     return holder.token != token if token is not None else holder.start is None or holder.start != start
+
+
+def owner_seen_alive(path: Path, within_s: float = 2 * BEAT_S) -> LeaseHolder | None:
+    """The owner of the lease, if it is alive on this machine, or touches the lease within these seconds; else None.
+
+    For commands that only prepare a later start.
+    """
+    until, beat = time.monotonic() + within_s, _touched(path)
+    while (holder := read_holder(path)) is not None and not (dead := holder.is_dead()):
+        if dead is False or _touched(path) != beat:
+            return holder
+        if beat is None or time.time() - beat / 1e9 > STALE_S or time.monotonic() > until:
+            return None
+        time.sleep(0.2)
+    return None
 
 
 def wait_for_lease(

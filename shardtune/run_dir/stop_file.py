@@ -23,8 +23,9 @@ class StopRequest:
 
 
 def ask_to_stop(run_dir: Path, by: str, *, start: str | None = None) -> None:
-    """Writes the file, unless there is one already."""
-    if not (run_dir / STOP).exists():
+    """Writes the file, unless there is one that means the same start, or any."""
+    request = read_stop_request(run_dir / STOP)
+    if request is None or not request.means(start):
         write_atomically(run_dir / STOP, "\n".join([by, *([start] if start else [])]) + "\n")
 
 
