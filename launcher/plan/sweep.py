@@ -88,6 +88,12 @@ def plan_sweep(
     return SweepPlan(path.absolute(), sweep_dir, points)
 
 
+def point_dirs(sweep_dir: Path) -> list[Path]:
+    """The run directories of the points of the sweep in a directory, in order."""
+    kept = json.loads((sweep_dir / SWEEP).read_text(encoding="utf-8"))
+    return [absolute(sweep_dir) / str(point["number"]) for point in kept["points"]]
+
+
 def load_sweep(sweep_dir: Path) -> SweepPlan:
     """Loads the sweep in a directory. Raises ConfigError if the directory holds none."""
     sweep_dir = absolute(sweep_dir)

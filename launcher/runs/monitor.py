@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from shardtune.errors import CheckpointError, LaunchError
-from shardtune.launcher.plan.sweep import load_sweep
+from shardtune.launcher.plan.sweep import point_dirs
 from shardtune.launcher.registry import known
 from shardtune.launcher.runs.status import RunEvidence, RunStatus, status_of
 from shardtune.launcher.slurm import cluster
@@ -20,6 +20,7 @@ from shardtune.launcher.slurm.text import QueuedJob
 from shardtune.launcher.start.follow import Events, first_failure, outer_events
 from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_OK, EXIT_RESUME, EXIT_USER
 from shardtune.run_dir.files import CONFIG, LEASE, RESULTS, absolute, already_finished, write_atomically
+from shardtune.run_dir.lease_holder import read_holder
 from shardtune.run_dir.progress import Progress
 from shardtune.run_dir.stop_file import ask_to_stop
 
@@ -41,16 +42,17 @@ def look_at(run_dir: Path, jobs: list[QueuedJob] | None = None) -> RunStatus:
     missing = started_job(starts[-1]) if starts and starts[-1].state in ("running", "waiting") else None
     missing = submitted if not starts else missing
     events = outer_events(run_dir)
+    last_word = cluster.last_word(missing.job, missing) if job is None and missing else None
     began = max((event["time"] for event in events if event["event"] == "start"), default=0.0)
     seen = RunEvidence(
         run_dir=run_dir,
         starts=starts,
         events=events,
         finished=(run_dir / RESULTS).exists(),
-        running_here=_lease_is_fresh(run_dir),
+        running_here=_is_held(run_dir, ended_job=missing.job if missing and last_word else None),
         submitted_as=submitted.job if submitted else None,
         failure=_failure(run_dir, began),
-        last_word=cluster.last_word(missing.job, missing) if job is None and missing else None,
+        last_word=last_word,
         cancelled_by=_cancelled_by(run_dir, since=max(began, starts[-1].began if starts else 0.0)),
     )
     return status_of(seen, job)
@@ -70,8 +72,7 @@ def known_runs() -> list[RunStatus]:
 def look_at_sweep(sweep_dir: Path) -> list[RunStatus]:
     """The status of all points of a sweep, in order."""
     jobs = cluster.queued_jobs()
-    points = [point.run_dir for point in load_sweep(sweep_dir).points]
-    return [look_at(run_dir, jobs) for run_dir in points if (run_dir / CONFIG).is_file()]
+    return [look_at(run_dir, jobs) for run_dir in point_dirs(sweep_dir) if (run_dir / CONFIG).is_file()]
 
 
 def watch(run_dir: Path) -> int:
@@ -191,7 +192,11 @@ def _failure(run_dir: Path, since: float) -> str | None:
     return lines[0] if failure["code"] == EXIT_USER else lines[-1]
 
 
-def _lease_is_fresh(run_dir: Path) -> bool:
+def _is_held(run_dir: Path, *, ended_job: str | None) -> bool:
+    """Whether a start has touched its lease just now, and is neither known to be dead nor this job, which has ended."""
+    holder = read_holder(run_dir / LEASE)
+    if holder is None or holder.is_dead() or (ended_job is not None and holder.job == ended_job):
+        return False
     try:
         return time.time() - (run_dir / LEASE).stat().st_mtime < LEASE_FRESH_S
     except FileNotFoundError:

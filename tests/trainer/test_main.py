@@ -38,7 +38,7 @@ def contents(run_dir: Path) -> dict[Path, bytes]:
 
 @pytest.mark.usefixtures("lease")
 @pytest.mark.parametrize("words", [[], ["--prepare=2"], ["report.wandb=offline"]])
-def test_a_start_that_is_refused_has_written_nothing(
+def test_ranks_by_hand_that_are_refused_have_written_nothing(
     run_dir: Path, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = contents(run_dir)

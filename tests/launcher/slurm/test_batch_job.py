@@ -117,7 +117,7 @@ def everything_in(folder: Path) -> dict[Path, bytes | None]:
     return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
-def test_a_start_that_is_refused_has_written_nothing(
+def test_a_job_that_is_refused_has_written_nothing(
     run_dir: Path, allocation: Allocation, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Job 7 lives; its stop is requested, and it has not seen that yet."""

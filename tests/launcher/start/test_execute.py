@@ -95,7 +95,7 @@ def test_ranks_that_were_short_of_memory_are_restarted_at_once_as_long_as_their_
     assert ("rank 1 on here failed" in stderr) == (code == EXIT_BUG)
 
 
-def test_a_start_that_is_refused_has_written_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_launcher_that_is_refused_has_written_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execute, "OWNER_GRACE_S", 0.2)
     run_dir = folder / "r"
     write_run_dir(plan_job(Path("x.yaml"), [], run_dir, Machine(0, 2)).run)
