@@ -10,7 +10,7 @@ from shardtune.json_lines import complete_lines
 
 CONFIG, RECIPE, RESULTS, METRICS, STOP = "config.yaml", "recipe.yaml", "results.json", "metrics.jsonl", "stop"
 LEASE = "lease.json"
-"""The process that may write the directory (trainer/distributed/lease.py)."""
+"""The start that may write the directory (shardtune/run_dir/lease.py)."""
 DATA = "data_fingerprint"
 """The fingerprint of the prepared data that the run began on (trainer/data/prepare/prepare.py)."""
 

@@ -159,7 +159,7 @@ def test_a_run_is_requeued_and_stopped_and_reports_its_state(
     assert f"shardtune: job {job}: 1 rank on cpu" in shardtune("logs", "r").stdout
     assert "loading the model" in shardtune("logs", "r").stdout
     assert shardtune("logs", "r", "--rank=0").stdout.count("--- ") == 2
-    assert shardtune("requeue", "r").stdout == f"job {int(job) + 1} is in the queue for r\n"
+    assert shardtune("requeue", "r").stdout == f"job {int(rival) + 1} is in the queue for r\n"
 
 
 HOSTILE = [
