@@ -6,7 +6,7 @@ RUN_DIR/status.json holds the starts of a run on a cluster; `shardtune status` s
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from shardtune.launcher.start.restart import GiveUp, Restart
@@ -227,8 +227,11 @@ def parse_cancellation(output: str) -> Cause | None:
 
 
 def parse_status(text: str) -> list[Start]:
-    """The starts in a status.json, oldest first."""
-    return [Start(**start) for start in json.loads(text)["starts"]]
+    """The starts in a status.json, oldest first; what a later version of shardtune adds to them is ignored."""
+    known = {field.name for field in fields(Start)}
+    return [
+        Start(**{name: value for name, value in start.items() if name in known}) for start in json.loads(text)["starts"]
+    ]
 
 
 def render_status(starts: Sequence[Start]) -> str:

@@ -3,8 +3,9 @@
 import json
 import os
 import socket
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from shardtune.errors import CheckpointError
 from shardtune.processes import pid_scope, start_ticks
@@ -74,9 +75,9 @@ def render_holder(holder: LeaseHolder) -> str:
 def read_holder(path: Path) -> LeaseHolder | None:
     """Return the owner of the lease, or None."""
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        writer = fields.pop("writer", None)
-        return LeaseHolder(**fields, writer=Writer(**writer) if writer else None)
+        record = json.loads(path.read_text(encoding="utf-8"))
+        writer = record.pop("writer", None)
+        return LeaseHolder(**_known(LeaseHolder, record), writer=Writer(**_known(Writer, writer)) if writer else None)
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, AttributeError):
@@ -88,6 +89,11 @@ def run_dir_in_use(holder: LeaseHolder, path: Path) -> CheckpointError:
     return CheckpointError(
         f"{path.parent} is owned by {holder}; wait until it has finished, or stop it: shardtune stop {path.parent}"
     )
+
+
+def _known(kind: type[LeaseHolder] | type[Writer], record: dict[str, Any]) -> dict[str, Any]:
+    """The fields of the record that this version of shardtune knows."""
+    return {field.name: record[field.name] for field in fields(kind) if field.name in record}
 
 
 def _is_dead(pid: int, kernel: str, born: int) -> bool | None:

@@ -98,6 +98,20 @@ def test_a_job_by_hand_that_waits_is_seen_by_submit_and_stop(
         assert shardtune("stop", run_dir).stdout == f"job {job} is cancelled\n"
 
 
+def test_a_stop_file_that_comes_while_the_job_waits_stops_it_when_it_begins(
+    cluster: Cluster, shardtune: Shardtune, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "r"
+    done = shardtune("submit", "tiny.yaml", *CPU, "--run-dir=r", "job.sbatch_options=[--hold]")
+    job = done.stdout.split()[1]
+    (run_dir / "stop").touch()
+    cluster.ask("scontrol", "release", job)
+    assert wait_for_end(cluster, job) == "FAILED"  # with exit code 75
+    assert "stopped before its first step, as requested" in messages(cluster, job)
+    assert endings(run_dir) == [("stopped", "stop")]
+    assert not {"stop", "lease.json"} & {path.name for path in run_dir.iterdir()}
+
+
 def test_a_number_that_is_another_jobs_by_now_is_left_alone(
     cluster: Cluster, shardtune: Shardtune, tmp_path: Path
 ) -> None:

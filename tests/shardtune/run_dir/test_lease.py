@@ -1,10 +1,11 @@
 """A run directory has one writer, also when a start that is believed dead is not, and when several come together."""
 
+import json
 import multiprocessing as mp
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -252,6 +253,12 @@ def test_who_has_lost_the_lease_can_neither_join_nor_release_it(path: Path) -> N
     later.check()
     later.close()
     lost.close()
+
+
+def test_what_a_later_version_adds_to_a_lease_is_ignored(path: Path) -> None:
+    holder = this_process(job="7", token="later")
+    path.write_text(json.dumps({**asdict(holder), "attempt": 2}))
+    assert read_holder(path) == holder
 
 
 def test_a_start_waits_for_one_that_is_about_to_end(path: Path, held: FileLease) -> None:
