@@ -163,7 +163,9 @@ def end(run_dir: Path, allocation: Allocation, *, exit_code: int, signals: str) 
     """Records and reports how this start ended, and releases the lease; returns the job's exit code, and whether to
     requeue it."""
     starts = read_starts(run_dir)
-    start = next((one for one in starts if (one.job, one.restart) == (allocation.job, allocation.restart)), None)
+    # The newest one: a controller that was set up anew counts its jobs from 1 again.
+    own = [one for one in starts if (one.job, one.restart) == (allocation.job, allocation.restart)]
+    start = own[-1] if own else None
     if start is None or start.ended is not None or _is_lost(run_dir, allocation.lease):
         say("another start took over this run directory (it believed this one dead); exiting")
         return EXIT_RESUME, False
@@ -233,7 +235,7 @@ def say(text: str) -> None:
 
 def _first_submitted(starts: Sequence[Start], allocation: Allocation) -> str | None:
     """When the job of this start was submitted, as Slurm writes times: it forgets that when it requeues a job."""
-    earlier = next((start for start in starts if start.job == allocation.job), None)
+    earlier = next((start for start in reversed(starts) if start.job == allocation.job), None)
     if allocation.restart and earlier is not None and earlier.first_submitted is not None:
         return earlier.first_submitted
     return allocation.details.get("SubmitTime")
@@ -303,7 +305,8 @@ def _evidence(
     budget = read_budget(run_dir) if failure is not None and failure.get("code") == EXIT_RESTART else None
     hung = bool(hung_ranks(run_dir, start.began))
     has_stepped = first_step is not None and last_step is not None and last_step > first_step
-    failures = [_failure(one) for one in starts if one.job == start.job and _was_requeued_after_failure(one)]
+    of_job = [one for one in starts if (one.job, one.first_submitted) == (start.job, start.first_submitted)]
+    failures = [_failure(one) for one in of_job if _was_requeued_after_failure(one)]
     fails_again = failure is not None and failure.get("code") == EXIT_USER
     this = Failure(last_step or 0, is_mishap=(hung or has_stepped) and not fails_again)
     return Evidence(
@@ -316,9 +319,7 @@ def _evidence(
         taken_back=taken_back,
         cancelled=parse_cancellation(_output(start)),
         exit_code=exit_code,
-        num_requeues=sum(
-            one.state == "waiting" and one.cause == "time limit" and one.job == start.job for one in starts
-        ),
+        num_requeues=sum(one.state == "waiting" and one.cause == "time limit" for one in of_job),
         max_requeues=_recipe(run_dir).job.max_requeues,
         bad_nodes=tuple(
             (bad.node, bad.why) for bad in read_bad_nodes(run_dir) if bad.job == start.job and bad.time >= start.began

@@ -113,6 +113,19 @@ def test_a_user_who_asks_while_the_job_waits_stops_it_when_it_begins(
     assert "stopped=0" in begin(run_dir, [], replace(allocation, job="9")).splitlines()
 
 
+def test_the_starts_of_an_earlier_job_of_the_same_number_do_not_count(run_dir: Path, allocation: Allocation) -> None:
+    """job.max_requeues is 1, and a controller that was set up anew has given the number again."""
+    train(run_dir, 1, 2, stopped=True)
+    warn(run_dir, ends_in_s=300)
+    assert end(run_dir, allocation, exit_code=1, signals=" USR1") == (75, True)
+    new = replace(allocation, details={**allocation.details, "SubmitTime": "2099-01-01T00:00:00"})
+    begin(run_dir, [], new)
+    train(run_dir, 3, 4, stopped=True)
+    warn(run_dir, ends_in_s=300)
+    assert end(run_dir, new, exit_code=1, signals=" USR1") == (75, True)
+    assert [start.state for start in read_starts(run_dir)] == ["waiting", "waiting"]
+
+
 def everything_in(folder: Path) -> dict[Path, bytes | None]:
     return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 

@@ -3,6 +3,7 @@
 import json
 import multiprocessing as mp
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -144,16 +145,25 @@ def test_a_holder_keeps_touching_its_lease(path: Path, monkeypatch: pytest.Monke
     lease.close()
 
 
-def race(path: Path, gate: Path, results: "mp.SimpleQueue[str]") -> None:
-    """Takes the lease as soon as the gate is open, holds it for a moment, and says whether it had it."""
+NUM_STARTS = 24
+HOLD_S = 60.0
+"""For how long a start holds the lease at most, until all others were refused."""
+
+
+def race(path: Path, gate: Path, refused: "mp.sharedctypes.Synchronized[int]", results: "mp.SimpleQueue[str]") -> None:
+    """Takes the lease as soon as the gate is open, holds it until the others were refused, and says whether it did."""
     while not gate.exists():
         time.sleep(0.0005)
     try:
         lease = take_lease(path)
-        time.sleep(0.3)
+        until = time.monotonic() + HOLD_S
+        while refused.value < NUM_STARTS - 1 and time.monotonic() < until:
+            time.sleep(0.01)
         lease.check()
     except CheckpointError as error:
         results.put(str(error))
+        with refused.get_lock():
+            refused.value += 1
     else:
         results.put("held")  # and dies with it, as a start does that is killed
 
@@ -165,16 +175,14 @@ def test_of_many_starts_that_come_together_exactly_one_gets_the_lease(path: Path
     if left.endswith("successor"):
         path.with_name(f".{LEASE}.first").write_text(render_holder(dead("second")))
     context = mp.get_context("fork")
-    results = context.SimpleQueue()
-    gate = path.with_name("gate")
-    starts = [context.Process(target=race, args=(path, gate, results)) for _ in range(24)]
+    results, refused, gate = context.SimpleQueue(), context.Value("i", 0), path.with_name("gate")
+    starts = [context.Process(target=race, args=(path, gate, refused, results)) for _ in range(NUM_STARTS)]
     for start in starts:
         start.start()
-    time.sleep(0.2)
     gate.touch()
+    said = [results.get() for _ in starts]
     for start in starts:
         start.join()
-    said = [results.get() for _ in starts]
     assert said.count("held") == 1, said
     assert all(text == "held" or "is owned by process" in text for text in said), said
     assert {one.name for one in path.parent.iterdir()} == {LEASE, "gate"}
@@ -195,6 +203,7 @@ def test_without_the_exclusive_link_several_starts_would_get_the_lease(
         return is_free
 
     monkeypatch.setattr(leases, "_create", not_exclusive)
+    monkeypatch.setattr(sys.modules[__name__], "HOLD_S", 0.5)
     with pytest.raises(AssertionError):
         test_of_many_starts_that_come_together_exactly_one_gets_the_lease(path, "nothing")
 
