@@ -3,6 +3,7 @@
 import functools
 import getpass
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -117,7 +118,7 @@ def stop(run_dir: Path, *, now: bool) -> str:
     """Asks a run to stop; returns a sentence about what will happen."""
     run_dir = absolute(run_dir)
     status, job = look_at(run_dir), _job(run_dir)
-    request = {"by": getpass.getuser(), "time": time.time()}
+    request = {"by": _user(), "time": time.time()}
     if job is not None and (now or not job.is_running):
         cluster.cancel(job)
         write_atomically(run_dir / STOP_REQUEST, json.dumps({**request, "cancelled": job.name}))
@@ -131,6 +132,13 @@ def stop(run_dir: Path, *, now: bool) -> str:
     write_atomically(run_dir / STOP_REQUEST, json.dumps(request))
     ask_to_stop(run_dir, f"shardtune stop, by {request['by']}")
     return f"{run_dir} will save a checkpoint after the current step and stop"
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # an id without a name, as in some containers
+        return f"user {os.getuid()}"
 
 
 def requeue(run_dir: Path) -> str:

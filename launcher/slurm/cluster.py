@@ -116,12 +116,13 @@ def _is_named_after(run_dir: Path, job: QueuedJob) -> bool:
 
 
 def _is_known(job: QueuedJob, known: Sequence[JobIdentity]) -> bool:
-    return any(identity.job in (job.number, job.name) and is_same_job(identity) for identity in known)
+    return any(
+        identity.job in (job.number, job.name) and _is_same(identity, _details(identity.job)) for identity in known
+    )
 
 
-def is_same_job(identity: JobIdentity) -> bool:
-    """Whether the job that Slurm has under this number now is the one that was recorded; not if it has none."""
-    details = _details(identity.job)
+def _is_same(identity: JobIdentity, details: dict[str, str] | None) -> bool:
+    """Whether the job with these details, which has its number now, is the one that was recorded."""
     return details is not None and identity.is_same(details, cluster_name() if identity.cluster else None)
 
 
@@ -254,7 +255,7 @@ def last_word(number: str, identity: JobIdentity | None = None) -> str | None:
     Slurm no longer knows the job, or another one than `identity` has the number by now."""
     details = _details(number)
     if details is not None:
-        if identity is not None and not is_same_job(identity):
+        if identity is not None and not _is_same(identity, details):
             return None
         reason = details.get("Reason", "None")
         return details["JobState"] + ("" if reason == "None" else f", {reason}")
