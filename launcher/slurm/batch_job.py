@@ -25,7 +25,6 @@ from shardtune.launcher.slurm.allocation import Allocation, find_allocation, par
 from shardtune.launcher.slurm.job_identity import user_of
 from shardtune.launcher.slurm.lifecycle import (
     STATUS,
-    STOP_REQUEST,
     Evidence,
     Start,
     WarnedOf,
@@ -38,6 +37,13 @@ from shardtune.launcher.slurm.lifecycle import (
     render_status,
     steps_of,
 )
+from shardtune.launcher.slurm.stop_requests import (
+    USR1_DETAILS,
+    clear_requests,
+    first_submission,
+    fulfil_requests,
+    is_asked_to_stop,
+)
 from shardtune.launcher.slurm.text import parse_node_list
 from shardtune.launcher.start.follow import Events, first_failure, hung_ranks
 from shardtune.launcher.start.restart import Failure, next_start
@@ -46,14 +52,11 @@ from shardtune.recipe.load import machine_recipe, parse_recipe
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.bad_nodes import keep_bad_nodes, may_be_excluded, read_bad_nodes
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_RESTART, EXIT_RESUME, EXIT_USER
-from shardtune.run_dir.files import CONFIG, LEASE, RESULTS, STOP, write_atomically
+from shardtune.run_dir.files import CONFIG, LEASE, RESULTS, write_atomically
 from shardtune.run_dir.lease import LEASE_TOKEN, OWNER_GRACE_S, refuse_if_lost, release, take_lease
 from shardtune.run_dir.micro_batch_budget import read_budget
 from shardtune.run_dir.run import Run, find_run, write_run_dir
-from shardtune.run_dir.stop_file import read_stop_request
 
-USR1_DETAILS = "logs/slurm-usr1.txt"
-"""The output of scontrol when the signal arrived."""
 DEFAULT_LEAD_S = 300
 """The lead time in the header of slurm/finetune.sh."""
 SIGNAL_GRAIN_S = 90
@@ -101,8 +104,8 @@ def _begin(run: Run, ranks: RankPlan, allocation: Allocation) -> str:
     write_run_dir(run)
     remember(run_dir)
     starts = read_starts(run_dir)
-    first_submitted = _first_submitted(starts, allocation)
-    _clear(run_dir, submitted=parse_time(first_submitted or "") or time.time())
+    first_submitted = first_submission(starts, allocation)
+    clear_requests(run_dir, submitted=parse_time(first_submitted or "") or time.time())
     if starts and starts[-1].state == "running":
         starts[-1] = _end_of_previous(run_dir, starts[-1], allocation)
         say(f"the previous start ended without recording why; cause: {starts[-1].cause}")
@@ -126,7 +129,7 @@ def _begin(run: Run, ranks: RankPlan, allocation: Allocation) -> str:
         f"{allocation.nodes}; run directory: {run_dir}"
     )
     finished = (run_dir / RESULTS).exists()
-    return render_settings(run_dir, allocation, ranks, num_ranks, finished=finished, stopped=_is_asked_to_stop(run_dir))
+    return render_settings(run_dir, allocation, ranks, num_ranks, finished=finished, stopped=is_asked_to_stop(run_dir))
 
 
 def layout(folder: Path, overrides: Sequence[str], allocation: Allocation) -> str:
@@ -195,8 +198,7 @@ def _end(
     starts[starts.index(start)] = ended(start, ending, seen, time.time())
     write_atomically(run_dir / STATUS, render_status(starts))
     if ending.cause == "stop":  # what was requested is done
-        for name in (STOP, STOP_REQUEST):
-            (run_dir / name).unlink(missing_ok=True)
+        fulfil_requests(run_dir)
     say(ending.text)
     match ending.state:
         case "finished":
@@ -231,31 +233,6 @@ def read_starts(run_dir: Path) -> list[Start]:
 def say(text: str) -> None:
     """Prints a line to the job's output."""
     print(f"shardtune: {text}", file=sys.stderr, flush=True)
-
-
-def _first_submitted(starts: Sequence[Start], allocation: Allocation) -> str | None:
-    """When the job of this start was submitted, as Slurm writes times: it forgets that when it requeues a job."""
-    earlier = next((start for start in reversed(starts) if start.job == allocation.job), None)
-    if allocation.restart and earlier is not None and earlier.first_submitted is not None:
-        return earlier.first_submitted
-    return allocation.details.get("SubmitTime")
-
-
-def _clear(run_dir: Path, *, submitted: float) -> None:
-    """Removes requests that were meant for an earlier start, or made before this job was submitted; what a user asked
-    for while it waited stays."""
-    (run_dir / USR1_DETAILS).unlink(missing_ok=True)
-    request = read_stop_request(run_dir / STOP)
-    for path in (run_dir / STOP, run_dir / STOP_REQUEST):
-        is_of_a_start = path.name == STOP and request is not None and request.start is not None
-        if path.exists() and (is_of_a_start or path.stat().st_mtime < submitted):
-            path.unlink(missing_ok=True)
-
-
-def _is_asked_to_stop(run_dir: Path) -> bool:
-    """Whether a user, and not a start for its own ranks, asked the run to stop."""
-    request = read_stop_request(run_dir / STOP)
-    return (run_dir / STOP_REQUEST).exists() or (request is not None and request.start is None)
 
 
 def _is_lost(run_dir: Path, lease: str | None) -> bool:
@@ -314,7 +291,7 @@ def _evidence(
         first_step=first_step,
         last_step=last_step,
         stopped=stopped,
-        asked_by_user=_is_asked_to_stop(run_dir),
+        asked_by_user=is_asked_to_stop(run_dir),
         warning=warning,
         taken_back=taken_back,
         cancelled=parse_cancellation(_output(start)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,7 +52,8 @@ def hold(run_dir: Path, job: str | None) -> FileLease | None:
         return None
     if (token := lease_token()) is not None:
         return join_lease(run_dir / LEASE, token)
-    return take_lease(run_dir / LEASE, job, start=start_name())
+    say = functools.partial(print, file=sys.stderr, flush=True)
+    return take_lease(run_dir / LEASE, job, start=start_name(), say=say)
 
 
 @contextmanager
