@@ -100,7 +100,8 @@ def _end(error: BaseException, process: _Process) -> int:
     else:
         shown, may_write = _is_first_failure(run_dir, code, text, process.started), True
     if shown:
-        print(text, file=process.terminal, flush=True)
+        if process.terminal is not sys.stderr:  # which is the log by then
+            print(text, file=process.terminal, flush=True)
         if code == EXIT_RESUME and may_write:
             (run_dir / STOP).unlink(missing_ok=True)
     return code
