@@ -8,7 +8,7 @@ from pathlib import Path
 
 from shardtune.home import state_folder
 from shardtune.json_lines import complete_lines
-from shardtune.run_dir.files import CONFIG, write_atomically
+from shardtune.run_dir.files import CONFIG, absolute, write_atomically
 
 MANY = 1000
 """With more lines than this, writing the file drops directories that no longer exist."""
@@ -23,7 +23,7 @@ def remember(*run_dirs: Path) -> None:
     """Adds run directories that are not registered yet."""
     try:
         lines = _lines()
-        new = [line for line in dict.fromkeys(str(run_dir.absolute()) for run_dir in run_dirs) if line not in lines]
+        new = [line for line in dict.fromkeys(str(absolute(run_dir)) for run_dir in run_dirs) if line not in lines]
         if not new:
             return
         path = register_file()

@@ -40,7 +40,8 @@ signals=
 ask_to_stop() {
     signals+=" USR1"
     if [[ $run_dir ]]; then
-        : >>"$run_dir/stop"
+        # Who asked, and the start that is meant (shardtune/run_dir/stop_file.py); a user's request stays.
+        [[ -e $run_dir/stop ]] || printf '%s\n' "a signal of Slurm" "$SHARDTUNE_LEASE" >"$run_dir/stop"
         scontrol show job --oneliner "$SLURM_JOB_ID" >"$run_dir/logs/slurm-usr1.txt"
     fi
 }
@@ -67,10 +68,19 @@ source "$code_dir/slurm/site.sh"
 (($# > 0)) || die "give a recipe: sbatch slurm/finetune.sh RECIPE [key=value …]"
 
 # Recipe + allocation -> the layout of the ranks.
-finished=0 device=cpu gpus_per_node=0 ranks_per_node=1 num_ranks=1
-settings=$(SHARDTUNE_SLURM_JOB=$(scontrol show job --oneliner "$SLURM_JOB_ID") \
+finished=0 stopped=0 device=cpu gpus_per_node=0 ranks_per_node=1 num_ranks=1
+unset SHARDTUNE_LEASE
+settings=$(SHARDTUNE_SHELL=$$ SHARDTUNE_SLURM_JOB=$(scontrol show job --oneliner "$SLURM_JOB_ID") \
     "${on_first_node[@]}" "$python" -m shardtune.launcher.slurm.batch_job begin "$@") || exit
 eval "$settings"
+
+keep_lease() { # this shell owns the run directory (shardtune/run_dir/lease.py); starts on other machines see it alive
+    while sleep 5 && kill -0 $$ && [[ $(<"$run_dir/lease.json") == *"$SHARDTUNE_LEASE"* ]]; do
+        touch -c "$run_dir/lease.json"
+    done
+}
+keep_lease 2>/dev/null &
+keeper=$!
 
 requeue() ( # excluding these nodes, if any are given
     trap "" TERM # Slurm sends it at once, but can change the nodes of a waiting job only
@@ -85,6 +95,7 @@ end() { # reports how this start ended; exits with the code of the job
     verdict=$(SHARDTUNE_SLURM_JOB=$(scontrol show job --oneliner "$SLURM_JOB_ID") \
         "${on_first_node[@]}" "$python" -m shardtune.launcher.slurm.batch_job end "$run_dir" --code="$1" --signals="$signals")
     code=$?
+    kill $keeper 2>/dev/null
     read -r verdict exclude <<<"$verdict"
     if [[ $verdict == requeue ]]; then
         for pause in 5 15 45 0; do # the controller may be restarting
@@ -97,6 +108,7 @@ end() { # reports how this start ended; exits with the code of the job
 }
 
 ((finished)) && end 0
+((stopped)) && end 75 # as a user asked while the job waited
 
 watched "${on_first_node[@]}" "$python" -m shardtune.trainer "$run_dir" --prepare="$num_ranks" || end $?
 [[ $signals ]] && end 75

@@ -10,6 +10,7 @@ if __name__ == "__main__":
     leave_out_working_directory()
 
 import argparse
+import contextlib
 import json
 import os
 import socket
@@ -26,10 +27,12 @@ from shardtune.ds_config.resolve import has_own_ds_config
 from shardtune.errors import BadNodesError, LaunchError, RestartError, ShardtuneError, TakenOverError
 from shardtune.recipe.fault_policy import FaultsConfig
 from shardtune.run_dir.exit_codes import EXIT_BAD_NODES, EXIT_BUG, EXIT_OK, EXIT_RESTART, EXIT_RESUME, EXIT_USER
-from shardtune.run_dir.files import STOP, already_finished, failure_path, is_finished, open_in_place
+from shardtune.run_dir.files import LEASE, STOP, already_finished, failure_path, is_finished, open_in_place
+from shardtune.run_dir.lease import FileLease, is_of_another_start
 from shardtune.run_dir.run import Run, find_run, refuse_other_data, write_run_dir
 from shardtune.run_dir.trust import settle_trust
-from shardtune.trainer.distributed.rank_env import global_rank, world_size
+from shardtune.trainer.distributed.lease import hold
+from shardtune.trainer.distributed.rank_env import global_rank, lease_token, start_name, world_size
 from shardtune.trainer.distributed.stop import Stop, StopAsked, signals_ask_to_stop
 from shardtune.trainer.setup.garbage import lasting_objects
 from shardtune.trainer.setup.rank_log import drop_deprecation_warnings
@@ -39,7 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs this rank and returns its exit code."""
     process = _Process(_parse(sys.argv[1:] if argv is None else argv), sys.stderr)
     with signals_ask_to_stop(when_stuck=lambda asked: os._exit(_end(asked, process))) as stop:
-        return _main(process, stop)
+        try:
+            return _main(process, stop)
+        finally:
+            process.leave()
 
 
 @dataclass
@@ -49,7 +55,21 @@ class _Process:
     arguments: argparse.Namespace
     terminal: TextIO
     run_dir: Path | None = None
+    lease: FileLease | None = None
+    """Of rank 0, and of a preparation."""
     started: float = field(default_factory=time.time)
+
+    def may_write(self, run_dir: Path) -> bool:
+        """Whether no other start owns the run directory, as far as this process knows."""
+        token = self.lease.token if self.lease is not None else lease_token()
+        with contextlib.suppress(OSError):
+            return not is_of_another_start(run_dir / LEASE, token, start_name())
+        return True
+
+    def leave(self) -> None:
+        """Gives back the lease, if this process has taken one."""
+        if self.lease is not None:
+            self.lease.close()
 
 
 def _main(process: _Process, stop: Stop) -> int:
@@ -59,9 +79,11 @@ def _main(process: _Process, stop: Stop) -> int:
         process.run_dir = training_run.run_dir
         if not training_run.is_as_kept:
             settle_trust(training_run, arguments.overrides, is_trusted=arguments.trust)
-        write_run_dir(training_run)
+        process.lease = hold(training_run.run_dir, arguments.job)
+        if process.lease is not None and process.lease.writer is None:  # else the launcher has done so
+            write_run_dir(training_run)
         if arguments.prepare:
-            _prepare(training_run, arguments.prepare, stop)
+            _prepare(training_run, process, stop)
             return EXIT_OK
         return _train(training_run, process, stop)
     except (StopAsked, Exception) as error:
@@ -74,21 +96,24 @@ def _end(error: BaseException, process: _Process) -> int:
     code, text = _explain(error)
     print(text, file=sys.stderr, flush=True)
     run_dir = process.run_dir
-    if isinstance(error, TakenOverError):
-        shown = True  # and nothing is recorded, because another start owns the run directory now
+    if run_dir is None or process.arguments.prepare:
+        return code
+    if isinstance(error, TakenOverError) or not process.may_write(run_dir):
+        # Nothing is recorded, because another start owns the run directory.
+        shown, may_write = isinstance(error, TakenOverError) or global_rank() == 0, False
     else:
-        trains = not process.arguments.prepare
-        shown = run_dir is not None and trains and _is_first_failure(run_dir, code, text, process.started)
+        shown, may_write = _is_first_failure(run_dir, code, text, process.started), True
     if shown:
-        print(text, file=process.terminal, flush=True)
-        if code == EXIT_RESUME and run_dir is not None:
+        if process.terminal is not sys.stderr:  # which is the log by then
+            print(text, file=process.terminal, flush=True)
+        if code == EXIT_RESUME and may_write:
             (run_dir / STOP).unlink(missing_ok=True)
     return code
 
 
-def _prepare(training_run: Run, num_ranks: int, stop: Stop) -> None:
+def _prepare(training_run: Run, process: _Process, stop: Stop) -> None:
     """Checks the ds_config of a run, and prepares the data, before its ranks start."""
-    stop.watch(training_run.run_dir / STOP, training_run.recipe.faults.stop_after_minutes)
+    _watch_stop_file(training_run, process, stop)
     with stop.postponed(), lasting_objects():
         from shardtune.run_dir.view.progress import PreparationProgress
         from shardtune.trainer.data.prepare.prepare import prepare
@@ -99,20 +124,27 @@ def _prepare(training_run: Run, num_ranks: int, stop: Stop) -> None:
             refuse_bad_ds_config(training_run.recipe)
     prepared = prepare(
         training_run.recipe,
-        num_ranks=num_ranks,
+        num_ranks=process.arguments.prepare,
         say=lambda text: print(text, file=sys.stderr),
         progress=PreparationProgress(sys.stderr),
     )
     refuse_other_data(training_run.run_dir, prepared.identity)
 
 
+def _watch_stop_file(training_run: Run, process: _Process, stop: Stop) -> None:
+    """Only rank 0 looks for the file, to spare the file server; the others learn of it from rank 0."""
+    file, token = (None, None) if process.lease is None else (training_run.run_dir / STOP, process.lease.token)
+    stop.watch(file, training_run.recipe.faults.stop_after_minutes, start=token)
+
+
 def _train(training_run: Run, process: _Process, stop: Stop) -> int:
     """Runs this rank of a training; returns its exit code."""
     recipe, run_dir, arguments = training_run.recipe, training_run.run_dir, process.arguments
     process.terminal = terminal = _keep_log(run_dir, global_rank())
+    if process.may_write(run_dir):
+        failure_path(run_dir, global_rank()).unlink(missing_ok=True)
     drop_deprecation_warnings()
-    # Only rank 0 looks for the file, to spare the file server; the others learn of it from rank 0.
-    stop.watch(run_dir / STOP if global_rank() == 0 else None, recipe.faults.stop_after_minutes)
+    _watch_stop_file(training_run, process, stop)
     with stop.postponed(), lasting_objects():
         from shardtune.trainer.data.prepare.prepare import prepare
         from shardtune.trainer.distributed.ranks import connect, disconnect
@@ -126,7 +158,7 @@ def _train(training_run: Run, process: _Process, stop: Stop) -> int:
         )
     # Before the ranks connect, so that no collective times out while one of them tokenizes.
     prepared = prepare(recipe, num_ranks=world_size())
-    refuse_other_data(run_dir, prepared.identity)
+    refuse_other_data(run_dir, prepared.identity, keep=process.lease is not None)
     if is_finished(run_dir):
         if global_rank() == 0:
             print(already_finished(run_dir), file=terminal)
@@ -134,7 +166,7 @@ def _train(training_run: Run, process: _Process, stop: Stop) -> int:
     with watching(run_dir, global_rank(), recipe.faults.startup_hang_s, joining=True):
         ranks = connect(arguments.device or recipe.job.device, timeout=_patience(recipe.faults))
     progress = None if arguments.followed else terminal
-    is_done = run(recipe, run_dir, prepared, ranks, stop, terminal=progress, job=arguments.job)
+    is_done = run(recipe, run_dir, prepared, ranks, stop, terminal=progress, job=arguments.job, held=process.lease)
     ranks.barrier()  # a rank that exits with EXIT_RESUME would have rank 0 killed before it has sent its last lines
     disconnect()
     if ranks.is_zero and not arguments.followed:
@@ -197,6 +229,7 @@ def _keep_log(run_dir: Path, rank: int) -> TextIO:
     """Redirects stdout and stderr of this process to its log file; returns the terminal it had."""
     terminal = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="replace")
     failure_path(run_dir, rank).unlink(missing_ok=True)
+    (run_dir / "logs").mkdir(parents=True, exist_ok=True)
     with open_in_place(run_dir / "logs" / f"rank-{rank}.log", "a") as log:
         log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {socket.gethostname()} pid {os.getpid()}\n")
         log.flush()

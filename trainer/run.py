@@ -17,6 +17,7 @@ from shardtune.errors import CheckpointError
 from shardtune.recipe.load import learning_hash
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.files import CHECKPOINTS, EXPORT, EXPORT_PENDING, FACTS, MODEL, RESULTS, STOP, write_atomically
+from shardtune.run_dir.lease import FileLease
 from shardtune.trainer.between_steps.callback import Callback, RolledBack
 from shardtune.trainer.between_steps.dev_evaluation import DevEvaluation
 from shardtune.trainer.between_steps.evaluate import Evaluator, without_answers
@@ -44,7 +45,7 @@ from shardtune.trainer.data.batches.prefetch import prefetch
 from shardtune.trainer.data.batches.steps import TrainingSteps, training_steps_of
 from shardtune.trainer.data.prepare.prepare import Prepared
 from shardtune.trainer.distributed.background import run_on_every_rank
-from shardtune.trainer.distributed.lease import Lease, open_lease
+from shardtune.trainer.distributed.lease import Lease, leased
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.distributed.stop import Stop, StopAsked
 from shardtune.trainer.distributed.watchdog import beat, watching
@@ -119,18 +120,20 @@ def run(
     *,
     terminal: TextIO | None = None,
     job: str | None = None,
+    held: FileLease | None = None,
 ) -> bool:
     """Collective: trains the recipe from where the run directory stands; returns whether the run is finished.
 
     False means that it was asked to stop: a checkpoint is saved, and the same call resumes from it. A stop request
-    that comes while there is nothing to save raises StopAsked. `job` is the scheduler's name of the job of this start.
-    Raises DataError, ConfigError, CheckpointError or TrainingError for what a user has to fix.
+    that comes while there is nothing to save raises StopAsked. `job` is the scheduler's name of the job of this start,
+    `held` the lease that its rank 0 has already. Raises DataError, ConfigError, CheckpointError or TrainingError for
+    what a user has to fix.
     """
     notice = ds_config_notice(recipe)
     recipe = settle_precision(recipe, ranks)
     transformers.utils.logging.disable_progress_bar()  # they would fill the log files of the ranks
     with (
-        closing(open_lease(run_dir, ranks, job=job)) as lease,
+        leased(run_dir, ranks, job=job, held=held) as lease,
         fast_dropout(ranks.device),
         fast_attention(ranks.device),
     ):

@@ -1,5 +1,6 @@
 """The subcommands for runs on a Slurm cluster, and for runs in the background."""
 
+import shlex
 from pathlib import Path
 
 from shardtune.errors import ConfigError
@@ -65,21 +66,20 @@ def submit(
         if is_finished(training.run_dir):
             print(already_finished(training.run_dir))
             return 0
-        if (job := cluster.job_of(training.run_dir, cluster.queued_jobs())) is not None:
-            raise LaunchError(
-                f"job {job.name} is already in the queue for {training.run_dir} ({job.state}); "
-                f"to remove it: {shell_line('stop', training.run_dir)}"
-            )
+        cluster.refuse_queued(training.run_dir)
         settle_trust(training.run, overrides, is_trusted=trust == "True")
         begins = cluster.try_submission(training)
         if preparation is not None:
             cluster.try_submission(preparation)
-            first = cluster.submit_preparation(preparation)
-            print(f"job {first} tokenizes the data; its output: {preparation.run_dir / 'logs'}/prepare-{first}.out")
-            training = plan_submission(Path(recipe), overrides, folder, nodes, depends=f"afterok:{first}")
-            settle_trust(training.run, overrides, is_trusted=trust == "True")
-            begins = None
-        number = cluster.submit(training)
+        with cluster.submitting(training.run_dir):
+            cluster.refuse_queued(training.run_dir)  # another command may have submitted one meanwhile
+            if preparation is not None:
+                first = cluster.submit_preparation(preparation)
+                print(f"job {first} tokenizes the data; its output: {preparation.run_dir / 'logs'}/prepare-{first}.out")
+                training = plan_submission(Path(recipe), overrides, folder, nodes, depends=f"afterok:{first}")
+                settle_trust(training.run, overrides, is_trusted=trust == "True")
+                begins = None
+            number = cluster.submit(training)
         print(
             f"job {number}{f' is expected to start at {begins}' if begins else ''}; run directory: {training.run_dir}"
         )
@@ -93,8 +93,8 @@ def status(run_dir: str | None = None, json: str = "False") -> Command:
     """Shows the status of runs: state in Slurm, step, time left, loss.
 
     Args:
-        run_dir: a run directory (default: all runs in runs/, those started on this machine, and those of your jobs in
-            the queue).
+        run_dir: a run directory, or a sweep directory (default: all runs in runs/, those started on this machine, and
+            those of your jobs in the queue).
         json: print everything that is known as JSON.
     """
     refuse_values(json=json)
@@ -102,12 +102,19 @@ def status(run_dir: str | None = None, json: str = "False") -> Command:
     def perform() -> int:
         import json as words
 
+        from shardtune.launcher.plan.sweep import SWEEP
         from shardtune.launcher.runs import monitor
         from shardtune.launcher.runs.status import as_json, render_run, render_table
 
-        runs = monitor.known_runs() if run_dir is None else [monitor.look_at(Path(run_dir))]
+        is_sweep = run_dir is not None and (Path(run_dir) / SWEEP).is_file()
+        if run_dir is None:
+            runs = monitor.known_runs()
+        else:
+            runs = monitor.look_at_sweep(Path(run_dir)) if is_sweep else [monitor.look_at(Path(run_dir))]
         if json == "True":
             print(words.dumps([as_json(run) for run in runs], indent=1, ensure_ascii=False))
+        elif is_sweep:
+            print(f"{render_table(runs)}\nmetrics and curves: shardtune report {shlex.quote(str(run_dir))}")
         elif run_dir is not None:
             print(render_run(runs[0]))
         else:

@@ -85,7 +85,7 @@ def sweep(
         for point in plan.points:
             settle_trust(plan.run_of(point), (), is_trusted=trust == "True")
         if write_only == "True":
-            planning.write_sweep(plan)
+            planning.write_sweep(plan, sweep_queue.unfinished(plan))
             print(f"sbatch --array=0-{len(plan.points) - 1} slurm/sweep.sh {shlex.quote(str(plan.sweep_dir))}")
             return 0
         if local == "True" or cluster.find_nodes() is None:

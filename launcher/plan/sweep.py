@@ -5,7 +5,7 @@ import json
 import math
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -16,7 +16,7 @@ from shardtune.launcher.registry import remember
 from shardtune.recipe.load import learning_hash, load_recipe, parse_override
 from shardtune.recipe.schema import Recipe
 from shardtune.recipe.yaml_lines import YamlError, read_yaml
-from shardtune.run_dir.files import CONFIG, write_atomically
+from shardtune.run_dir.files import CONFIG, absolute, write_atomically
 from shardtune.run_dir.run import Run, refuse_another_recipe, write_run_dir
 
 SWEEP = "sweep.json"
@@ -84,7 +84,7 @@ def plan_sweep(
             )
     if sweep_dir is None:
         sweep_dir = Path("runs") / f"{path.stem}-sweep-{sha256(' '.join(hashes).encode()).hexdigest()[:8]}"
-    sweep_dir = sweep_dir.absolute()
+    sweep_dir = absolute(sweep_dir)
     points = tuple(
         Point(number, tuple(variation), _named(recipe, sweep_dir, number, variation), sweep_dir / str(number))
         for number, (recipe, variation) in enumerate(zip(recipes, variations, strict=True))
@@ -94,9 +94,15 @@ def plan_sweep(
     return SweepPlan(path.absolute(), sweep_dir, points)
 
 
+def point_dirs(sweep_dir: Path) -> list[Path]:
+    """The run directories of the points of the sweep in a directory, in order."""
+    kept = json.loads((sweep_dir / SWEEP).read_text(encoding="utf-8"))
+    return [absolute(sweep_dir) / str(point["number"]) for point in kept["points"]]
+
+
 def load_sweep(sweep_dir: Path) -> SweepPlan:
     """Loads the sweep in a directory. Raises ConfigError if the directory holds none, or a damaged one."""
-    sweep_dir = sweep_dir.absolute()
+    sweep_dir = absolute(sweep_dir)
     if not (sweep_dir / SWEEP).is_file():
         raise ConfigError(f"{sweep_dir}: not the directory of a sweep (no {SWEEP}); give a recipe")
     try:
@@ -112,10 +118,12 @@ def load_sweep(sweep_dir: Path) -> SweepPlan:
     return SweepPlan(recipe_path, sweep_dir, tuple(points), is_loaded=True)
 
 
-def write_sweep(sweep: SweepPlan) -> None:
-    """Writes the directory of the sweep and the run directories of its points."""
+def write_sweep(sweep: SweepPlan, numbers: Collection[int] | None = None) -> None:
+    """Writes the directory of the sweep and the run directories of its points; with `numbers`, of points that have one
+    already only these, because others may be training."""
     for point in sweep.points:
-        write_run_dir(sweep.run_of(point))
+        if numbers is None or point.number in numbers or not (point.run_dir / CONFIG).is_file():
+            write_run_dir(sweep.run_of(point))
     write_atomically(sweep.sweep_dir / SWEEP, sweep.as_json())
     remember(*(point.run_dir for point in sweep.points))
 

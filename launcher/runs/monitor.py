@@ -7,16 +7,27 @@ from collections.abc import Callable
 from pathlib import Path
 
 from shardtune.errors import CheckpointError, LaunchError
+from shardtune.launcher.plan.sweep import point_dirs
 from shardtune.launcher.registry import known
 from shardtune.launcher.runs.status import RunEvidence, RunStatus, status_of
 from shardtune.launcher.slurm import cluster
+from shardtune.launcher.slurm.job_identity import JobIdentity, started_job, submitted_job
 from shardtune.launcher.slurm.lifecycle import STATUS, STOP_REQUEST, Start, parse_status
 from shardtune.launcher.slurm.submission import JOB_SCRIPT, SUBMISSION, plan_submission
 from shardtune.launcher.slurm.text import QueuedJob
 from shardtune.launcher.start.follow import Events, first_failure, outer_events
 from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_OK, EXIT_RESUME, EXIT_USER
-from shardtune.run_dir.files import CONFIG, LEASE, STOP, already_finished, is_finished, write_atomically
+from shardtune.run_dir.files import (
+    CONFIG,
+    LEASE,
+    absolute,
+    already_finished,
+    is_finished,
+    write_atomically,
+)
+from shardtune.run_dir.lease_holder import read_holder
 from shardtune.run_dir.links import refuse_links
+from shardtune.run_dir.stop_file import ask_to_stop
 from shardtune.run_dir.trust import settle_trust
 from shardtune.run_dir.view.progress import Progress
 from shardtune.shell_line import shell_line
@@ -31,24 +42,27 @@ GOING_ON = ("running", "pending", "waiting")
 
 def look_at(run_dir: Path, jobs: list[QueuedJob] | None = None) -> RunStatus:
     """The status of a run. Raises CheckpointError for a folder that is not a run directory."""
-    run_dir = run_dir.absolute()
+    run_dir = absolute(run_dir)
     if not (run_dir / CONFIG).is_file():
         raise CheckpointError(f"{run_dir}: not a run directory (no {CONFIG})")
     job = cluster.job_of(run_dir, cluster.queued_jobs() if jobs is None else jobs)
-    starts, submitted_as = _starts(run_dir), _submitted_as(run_dir)
+    starts, submitted = _starts(run_dir), _submitted(run_dir)
     # The job of a start that did not record how it ended, or of one that never began.
-    missing = starts[-1].job if starts and starts[-1].state in ("running", "waiting") else None
-    missing = submitted_as if not starts else missing
+    missing = started_job(starts[-1]) if starts and starts[-1].state in ("running", "waiting") else None
+    missing = submitted if not starts else missing
     events = outer_events(run_dir)
+    last_word = cluster.last_word(missing.job, missing) if job is None and missing else None
+    began = max((event["time"] for event in events if event["event"] == "start"), default=0.0)
     seen = RunEvidence(
         run_dir=run_dir,
         starts=starts,
         events=events,
         finished=is_finished(run_dir),
-        running_here=_lease_is_fresh(run_dir),
-        submitted_as=submitted_as,
-        failure=_failure(run_dir, max((event["time"] for event in events if event["event"] == "start"), default=0.0)),
-        last_word=cluster.last_word(missing) if job is None and missing else None,
+        running_here=_is_held(run_dir, ended_job=missing.job if missing and last_word else None),
+        submitted_as=submitted.job if submitted else None,
+        failure=_failure(run_dir, began),
+        last_word=last_word,
+        cancelled_by=_cancelled_by(run_dir, since=max(began, starts[-1].began if starts else 0.0)),
     )
     return status_of(seen, job)
 
@@ -59,7 +73,15 @@ def known_runs() -> list[RunStatus]:
     folders = {path.parent.absolute() for depth in ("*", "*/*") for path in Path("runs").glob(f"{depth}/{CONFIG}")}
     folders |= {*known()}
     folders |= {Path(job.comment) for job in jobs if (Path(job.comment) / CONFIG).is_file() and job.comment}
-    return [look_at(folder, jobs) for folder in sorted(folders)]
+    # One line for each, by whatever links it was reached; a job in the queue knows it by the name that it was given.
+    named = {folder.resolve(): folder for folder in sorted(folders, reverse=True)}
+    return [look_at(folder, jobs) for folder in sorted(named.values())]
+
+
+def look_at_sweep(sweep_dir: Path) -> list[RunStatus]:
+    """The status of all points of a sweep, in order."""
+    jobs = cluster.queued_jobs()
+    return [look_at(run_dir, jobs) for run_dir in point_dirs(sweep_dir) if (run_dir / CONFIG).is_file()]
 
 
 def watch(run_dir: Path) -> int:
@@ -68,7 +90,7 @@ def watch(run_dir: Path) -> int:
     progress = Progress(sys.stderr)
     shown = ""
     try:
-        if _lease_is_fresh(run_dir):
+        if _is_held(run_dir, ended_job=None):
             _show_where_it_is(run_dir, progress)
         while True:
             status = look_patiently(run_dir, progress.say)
@@ -98,9 +120,12 @@ def _show_where_it_is(run_dir: Path, progress: Progress) -> None:
 
 def stop(run_dir: Path, *, now: bool) -> str:
     """Asks a run to stop; returns a sentence about what will happen."""
+    run_dir = absolute(run_dir)
     status, job = look_at(run_dir), _job(run_dir)
+    request = {"by": own_name(), "time": time.time()}
     if job is not None and (now or not job.is_running):
         cluster.cancel(job)
+        write_atomically(run_dir / STOP_REQUEST, json.dumps({**request, "cancelled": job.name}))
         return f"job {job.name} is cancelled"
     if now:
         raise LaunchError(
@@ -109,9 +134,8 @@ def stop(run_dir: Path, *, now: bool) -> str:
     if status.state != "running":
         raise LaunchError(f"{run_dir} is not being trained: {status.state}{f' ({status.why})' if status.why else ''}")
     refuse_links(run_dir)
-    request = {"by": own_name(), "time": time.time()}
     write_atomically(run_dir / STOP_REQUEST, json.dumps(request))
-    (run_dir / STOP).touch()
+    ask_to_stop(run_dir, f"shardtune stop, by {request['by']}")
     return f"{run_dir} will save a checkpoint after the current step and stop"
 
 
@@ -133,7 +157,9 @@ def requeue(run_dir: Path, *, is_trusted: bool = False) -> str:
         raise LaunchError(f"{run_dir} has no job script ({JOB_SCRIPT}); to submit it: {shell_line('submit', run_dir)}")
     submission = plan_submission(run_dir, (), None, cluster.find_nodes())
     settle_trust(submission.run, (), is_trusted=is_trusted)
-    number = cluster.submit(submission)
+    with cluster.submitting(absolute(run_dir)):
+        cluster.refuse_queued(absolute(run_dir))  # another command may have submitted one meanwhile
+        number = cluster.submit(submission)
     return f"job {number} is in the queue for {run_dir}"
 
 
@@ -148,7 +174,8 @@ def look_patiently(run_dir: Path, say: Callable[[str], None]) -> RunStatus:
 
 
 def _job(run_dir: Path) -> QueuedJob | None:
-    return cluster.job_of(run_dir.absolute(), cluster.queued_jobs())
+    jobs = cluster.queued_jobs()
+    return cluster.job_of(absolute(run_dir), jobs) or cluster.job_by_hand(absolute(run_dir), jobs)
 
 
 def _starts(run_dir: Path) -> list[Start]:
@@ -156,9 +183,16 @@ def _starts(run_dir: Path) -> list[Start]:
     return parse_status(path.read_text(encoding="utf-8")) if path.is_file() else []
 
 
-def _submitted_as(run_dir: Path) -> str | None:
+def _submitted(run_dir: Path) -> JobIdentity | None:
     path = run_dir / SUBMISSION
-    return str(json.loads(path.read_text(encoding="utf-8"))["job"]) if path.is_file() else None
+    return submitted_job(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
+def _cancelled_by(run_dir: Path, *, since: float) -> str | None:
+    """Who had `shardtune stop` cancel the run's job since then; None if nobody has."""
+    path = run_dir / STOP_REQUEST
+    request = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return str(request["by"]) if request.get("cancelled") and request["time"] > since else None
 
 
 def _failure(run_dir: Path, since: float) -> str | None:
@@ -170,7 +204,11 @@ def _failure(run_dir: Path, since: float) -> str | None:
     return lines[0] if failure["code"] == EXIT_USER else lines[-1]
 
 
-def _lease_is_fresh(run_dir: Path) -> bool:
+def _is_held(run_dir: Path, *, ended_job: str | None) -> bool:
+    """Whether a start has touched its lease just now, and is neither known to be dead nor this job, which has ended."""
+    holder = read_holder(run_dir / LEASE)
+    if holder is None or holder.is_dead() or (ended_job is not None and holder.job == ended_job):
+        return False
     try:
         return time.time() - (run_dir / LEASE).stat().st_mtime < LEASE_FRESH_S
     except FileNotFoundError:
@@ -180,5 +218,5 @@ def _lease_is_fresh(run_dir: Path) -> bool:
 def job_outputs(run_dir: Path) -> list[Path]:
     """Where the output of the run's jobs is or will be, the newest first; empty if it has had no job."""
     outputs = [Path(start.output) for start in reversed(_starts(run_dir)) if start.output]
-    submitted_as = _submitted_as(run_dir)
-    return outputs if submitted_as is None else [*outputs, run_dir / "logs" / f"slurm-{submitted_as}.out"]
+    submitted = _submitted(run_dir)
+    return outputs if submitted is None else [*outputs, run_dir / "logs" / f"slurm-{submitted.job}.out"]

@@ -53,6 +53,8 @@ class RunEvidence:
     """Why the ranks of the last start failed, without a scheduler."""
     last_word: str | None = None
     """What Slurm reports about a job that has left the queue although none of its starts recorded how it ended."""
+    cancelled_by: str | None = None
+    """The user whose `shardtune stop` cancelled its job, if no start has begun since."""
 
 
 def status_of(seen: RunEvidence, job: QueuedJob | None) -> RunStatus:
@@ -95,6 +97,8 @@ def _state(seen: RunEvidence, job: QueuedJob | None) -> tuple[str, str]:
         return "finished", ""
     if seen.running_here:
         return "running", "on this machine or another one, without Slurm"
+    if seen.cancelled_by is not None:
+        return "stopped", f"cancelled as {seen.cancelled_by} asked"
     reported = seen.last_word or "Slurm no longer knows why"
     if not seen.starts and seen.submitted_as is None:
         return _without_slurm(seen)
@@ -123,13 +127,30 @@ def _without_slurm(seen: RunEvidence) -> tuple[str, str]:
 def render_table(runs: Sequence[RunStatus]) -> str:
     """A table with a line for each run."""
     rows = [("RUN", "STATE", "JOB", "NODES", "STEP", "LEFT", "LOSS", "STARTS", "WHY")]
-    for run in runs:
+    for run, name in zip(runs, _short_names([Path(run.run_dir) for run in runs]), strict=True):
         step = "" if run.step is None else f"{run.step}/{run.num_steps or '?'}"
         left = "" if run.eta_s is None else duration(run.eta_s)
         loss = f"{run.metrics['loss']:.4f}" if "loss" in run.metrics else ""
-        place = (Path(run.run_dir).name, run.state, run.job or "", run.nodes or "")
+        place = (name, run.state, run.job or "", run.nodes or "")
         rows.append((*place, step, left, loss, str(run.num_starts or ""), run.why))
     return render_columns(rows)
+
+
+def _short_names(paths: Sequence[Path]) -> list[str]:
+    """The end of each path that tells it from the others: its name, for the point of a sweep with that of the sweep,
+    and more if another path ends in the same way."""
+
+    def end(path: Path, length: int) -> str:
+        return str(Path(*path.parts[-length:]))
+
+    names = []
+    for path in paths:
+        length = 2 if path.name.isdecimal() else 1
+        others = {other for other in paths if other != path}
+        while length < len(path.parts) and any(end(other, length) == end(path, length) for other in others):
+            length += 1
+        names.append(end(path, length))
+    return names
 
 
 def render_columns(rows: Sequence[Sequence[str]]) -> str:

@@ -39,8 +39,8 @@ def run_here(sweep: SweepPlan, say: Callable[[str], None]) -> int:
 
     A signal that stops a point, such as Ctrl-C, ends the sweep; its exit code is then that of the point.
     """
-    write_sweep(sweep)
     numbers, failed = unfinished(sweep), False
+    write_sweep(sweep, numbers)
     for number in numbers:
         point = sweep.points[number]
         say(f"== point {number} of {len(sweep.points)}: {' '.join(point.overrides)}")
@@ -66,9 +66,12 @@ def submit(sweep: SweepPlan, *, parallel: int | None) -> str | None:
     numbers = unfinished(sweep)
     if not numbers:
         return None
-    submission = plan_array(sweep, numbers, nodes, parallel=parallel)
-    cluster.try_submission(submission)
-    return cluster.submit_sweep(sweep, numbers, submission)
+    cluster.try_submission(plan_array(sweep, numbers, nodes, parallel=parallel))
+    with cluster.submitting(sweep.sweep_dir):
+        numbers = unfinished(sweep)  # another command may have submitted them meanwhile
+        if not numbers:
+            return None
+        return cluster.submit_sweep(sweep, numbers, plan_array(sweep, numbers, nodes, parallel=parallel))
 
 
 def wait(sweep: SweepPlan, say: Callable[[str], None]) -> int:

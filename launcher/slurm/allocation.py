@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from shardtune.errors import LaunchError
 from shardtune.launcher.plan.job import Machine
+from shardtune.run_dir.lease import LEASE_TOKEN
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,11 @@ class Allocation:
     """The share of the first node; all nodes have the same."""
     details: Mapping[str, str]
     """The fields of `scontrol show job`."""
+    cluster: str | None = None
+    shell: int | None = None
+    """The process id of the batch shell."""
+    lease: str | None = None
+    """The token of the lease that the begin of this start has taken."""
 
 
 def parse_allocation(environment: Mapping[str, str], details: str) -> Allocation:
@@ -42,6 +48,9 @@ def parse_allocation(environment: Mapping[str, str], details: str) -> Allocation
             witness="Slurm has given",
         ),
         details=parse_details(details),
+        cluster=environment.get("SLURM_CLUSTER_NAME"),
+        shell=int(environment.get("SHARDTUNE_SHELL") or 0) or None,
+        lease=environment.get(LEASE_TOKEN),
     )
 
 

@@ -16,15 +16,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from shardtune.counted import counted
-from shardtune.errors import ShardtuneError
+from shardtune.errors import ShardtuneError, TakenOverError
 from shardtune.launcher.plan.job import RankPlan, plan_ranks
 from shardtune.launcher.registry import remember
 from shardtune.launcher.report.page import write_report
 from shardtune.launcher.slurm import cluster
 from shardtune.launcher.slurm.allocation import Allocation, find_allocation, parse_details, parse_time
+from shardtune.launcher.slurm.job_identity import user_of
 from shardtune.launcher.slurm.lifecycle import (
     STATUS,
-    STOP_REQUEST,
     Evidence,
     Start,
     WarnedOf,
@@ -37,6 +37,13 @@ from shardtune.launcher.slurm.lifecycle import (
     render_status,
     steps_of,
 )
+from shardtune.launcher.slurm.stop_requests import (
+    USR1_DETAILS,
+    clear_requests,
+    first_submission,
+    fulfil_requests,
+    is_asked_to_stop,
+)
 from shardtune.launcher.slurm.text import parse_node_list
 from shardtune.launcher.start.follow import Events, first_failure, hung_ranks
 from shardtune.launcher.start.restart import Failure, next_start
@@ -44,14 +51,13 @@ from shardtune.recipe.load import machine_recipe, parse_recipe
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.bad_nodes import keep_bad_nodes, may_be_excluded, read_bad_nodes
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_RESTART, EXIT_RESUME, EXIT_USER
-from shardtune.run_dir.files import CONFIG, STOP, is_finished, write_atomically
+from shardtune.run_dir.files import CONFIG, LEASE, is_finished, write_atomically
+from shardtune.run_dir.lease import LEASE_TOKEN, OWNER_GRACE_S, refuse_if_lost, release, take_lease
 from shardtune.run_dir.micro_batch_budget import read_budget
-from shardtune.run_dir.run import find_run, write_run_dir
+from shardtune.run_dir.run import Run, find_run, write_run_dir
 from shardtune.run_dir.trust import settle_trust
 from shardtune.run_dir.view.results import finished_message
 
-USR1_DETAILS = "logs/slurm-usr1.txt"
-"""The output of scontrol when the signal arrived."""
 DEFAULT_LEAD_S = 300
 """The lead time in the header of slurm/finetune.sh."""
 SIGNAL_GRAIN_S = 90
@@ -94,16 +100,31 @@ def begin(
     run_dir: Path | None = None,
     is_trusted: bool = False,
 ) -> str:
-    """Prepares the run directory for this start; returns the settings of the batch script, as assignments."""
+    """Takes the lease and prepares the run directory for this start; returns the settings of the batch script, as
+    assignments. Raises CheckpointError, and has written nothing, if another start owns the run directory; LaunchError
+    if another user's words would be executed."""
     run = find_run(path, overrides, run_dir)
-    recipe, run_dir = run.recipe, run.run_dir
-    ranks = plan_ranks(recipe, allocation.machine)
+    ranks = plan_ranks(run.recipe, allocation.machine)
     if not run.is_as_kept:
         settle_trust(run, overrides, is_trusted=is_trusted)
+    lease = take_lease(run.run_dir / LEASE, allocation.job, pid=allocation.shell, patience_s=OWNER_GRACE_S, say=say)
+    try:
+        settings = _begin(run, ranks, replace(allocation, lease=lease.token))
+    except BaseException:
+        lease.close()
+        raise
+    lease.leave()  # to the batch shell
+    return settings
+
+
+def _begin(run: Run, ranks: RankPlan, allocation: Allocation) -> str:
+    """The same, once the lease is held."""
+    run_dir = run.run_dir
     write_run_dir(run)
     remember(run_dir)
-    _clear(run_dir, started=parse_time(allocation.details.get("StartTime", "")) or time.time())
     starts = read_starts(run_dir)
+    first_submitted = first_submission(starts, allocation)
+    clear_requests(run_dir, submitted=parse_time(first_submitted or "") or time.time())
     if starts and starts[-1].state == "running":
         starts[-1] = _end_of_previous(run_dir, starts[-1], allocation)
         say(f"the previous start ended without recording why; cause: {starts[-1].cause}")
@@ -115,6 +136,10 @@ def begin(
         began=time.time(),
         output=output,
         output_bytes=Path(output).stat().st_size if output and Path(output).is_file() else 0,
+        cluster=allocation.cluster,
+        user=user_of(allocation.details),
+        submitted=allocation.details.get("SubmitTime"),
+        first_submitted=first_submitted,
     )
     write_atomically(run_dir / STATUS, render_status([*starts, start]))
     num_ranks = ranks.num_ranks * allocation.num_nodes
@@ -122,36 +147,61 @@ def begin(
         f"job {allocation.job}: {counted(num_ranks, 'rank')} on {ranks.device}, {ranks.num_ranks} on each of "
         f"{allocation.nodes}; run directory: {run_dir}"
     )
-    return render_settings(run_dir, allocation, ranks, num_ranks, finished=is_finished(run_dir))
+    finished = is_finished(run_dir)
+    return render_settings(run_dir, allocation, ranks, num_ranks, finished=finished, stopped=is_asked_to_stop(run_dir))
 
 
 def layout(folder: Path, overrides: Sequence[str], allocation: Allocation) -> str:
     """The settings of the batch script for ranks without a recipe. Raises ConfigError for an unknown job key."""
     ranks = plan_ranks(machine_recipe(overrides), allocation.machine)
-    return render_settings(folder, allocation, ranks, ranks.num_ranks * allocation.num_nodes, finished=False)
+    return render_settings(folder, allocation, ranks, ranks.num_ranks * allocation.num_nodes)
 
 
-def render_settings(run_dir: Path, allocation: Allocation, ranks: RankPlan, num_ranks: int, *, finished: bool) -> str:
+def render_settings(
+    run_dir: Path,
+    allocation: Allocation,
+    ranks: RankPlan,
+    num_ranks: int,
+    *,
+    finished: bool = False,
+    stopped: bool = False,
+) -> str:
     """Bash code that sets the variables of slurm/finetune.sh and the environment of the ranks."""
     settings = {
         "run_dir": str(run_dir),
         "finished": str(int(finished)),
+        "stopped": str(int(stopped)),
         "device": ranks.device,
         "gpus_per_node": str(allocation.machine.num_gpus),
         "ranks_per_node": str(ranks.num_ranks),
         "num_ranks": str(num_ranks),
     }
     lines = [f"{name}={shlex.quote(value)}" for name, value in settings.items()]
-    return "\n".join([*lines, *(f"export {name}={shlex.quote(value)}" for name, value in ranks.environment.items())])
+    environment = {**ranks.environment, **({LEASE_TOKEN: allocation.lease} if allocation.lease else {})}
+    return "\n".join([*lines, *(f"export {name}={shlex.quote(value)}" for name, value in environment.items())])
 
 
 def end(run_dir: Path, allocation: Allocation, *, exit_code: int, signals: str) -> tuple[int, bool]:
-    """Records and reports how this start ended; returns the job's exit code, and whether to requeue it."""
+    """Records and reports how this start ended, and releases the lease; returns the job's exit code, and whether to
+    requeue it."""
     starts = read_starts(run_dir)
-    start = next(one for one in starts if (one.job, one.restart) == (allocation.job, allocation.restart))
-    if start.ended is not None:
+    # The newest one: a controller that was set up anew counts its jobs from 1 again.
+    own = [one for one in starts if (one.job, one.restart) == (allocation.job, allocation.restart)]
+    start = own[-1] if own else None
+    if start is None or start.ended is not None or _is_lost(run_dir, allocation.lease):
         say("another start took over this run directory (it believed this one dead); exiting")
         return EXIT_RESUME, False
+    try:
+        return _end(run_dir, allocation, starts, start, exit_code=exit_code, signals=signals)
+    finally:
+        if allocation.lease is not None:
+            release(run_dir / LEASE, allocation.lease)
+
+
+def _end(
+    run_dir: Path, allocation: Allocation, starts: list[Start], start: Start, *, exit_code: int, signals: str
+) -> tuple[int, bool]:
+    """The same, while the lease is held."""
     _keep_bad_nodes(run_dir, start, allocation)
     seen = _evidence(
         run_dir,
@@ -166,6 +216,8 @@ def end(run_dir: Path, allocation: Allocation, *, exit_code: int, signals: str) 
     ending = decide(seen)
     starts[starts.index(start)] = ended(start, ending, seen, time.time())
     write_atomically(run_dir / STATUS, render_status(starts))
+    if ending.cause == "stop":  # what was requested is done
+        fulfil_requests(run_dir)
     say(ending.text)
     match ending.state:
         case "finished":
@@ -202,11 +254,14 @@ def say(text: str) -> None:
     print(f"shardtune: {text}", file=sys.stderr, flush=True)
 
 
-def _clear(run_dir: Path, *, started: float) -> None:
-    """Removes requests that were meant for an earlier start."""
-    for path in (run_dir / STOP, run_dir / STOP_REQUEST, run_dir / USR1_DETAILS):
-        if path.exists() and path.stat().st_mtime < started:
-            path.unlink(missing_ok=True)
+def _is_lost(run_dir: Path, lease: str | None) -> bool:
+    """Whether another start owns the run directory by now."""
+    try:
+        if lease is not None:
+            refuse_if_lost(run_dir / LEASE, lease)
+    except TakenOverError:
+        return True
+    return False
 
 
 def _end_of_previous(run_dir: Path, start: Start, allocation: Allocation) -> Start:
@@ -246,7 +301,8 @@ def _evidence(
     budget = read_budget(run_dir) if failure is not None and failure.get("code") == EXIT_RESTART else None
     hung = bool(hung_ranks(run_dir, start.began))
     has_stepped = first_step is not None and last_step is not None and last_step > first_step
-    failures = [_failure(one) for one in starts if one.job == start.job and _was_requeued_after_failure(one)]
+    of_job = [one for one in starts if (one.job, one.first_submitted) == (start.job, start.first_submitted)]
+    failures = [_failure(one) for one in of_job if _was_requeued_after_failure(one)]
     fails_again = failure is not None and failure.get("code") == EXIT_USER
     this = Failure(last_step or 0, is_mishap=(hung or has_stepped) and not fails_again)
     return Evidence(
@@ -254,14 +310,12 @@ def _evidence(
         first_step=first_step,
         last_step=last_step,
         stopped=stopped,
-        asked_by_user=(run_dir / STOP_REQUEST).exists(),
+        asked_by_user=is_asked_to_stop(run_dir),
         warning=warning,
         taken_back=taken_back,
         cancelled=parse_cancellation(_output(start)),
         exit_code=exit_code,
-        num_requeues=sum(
-            one.state == "waiting" and one.cause == "time limit" and one.job == start.job for one in starts
-        ),
+        num_requeues=sum(one.state == "waiting" and one.cause == "time limit" for one in of_job),
         max_requeues=_recipe(run_dir).job.max_requeues,
         bad_nodes=tuple(
             (bad.node, bad.why) for bad in read_bad_nodes(run_dir) if bad.job == start.job and bad.time >= start.began

@@ -4,15 +4,24 @@ import json
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from shardtune.errors import LaunchError
+from shardtune.errors import CheckpointError, LaunchError, ShardtuneError
 from shardtune.launcher.plan.sweep import SweepPlan, write_sweep
 from shardtune.launcher.registry import remember
 from shardtune.launcher.slurm.allocation import parse_details
+from shardtune.launcher.slurm.job_identity import (
+    JobIdentity,
+    default_recipe,
+    is_by_hand,
+    started_job,
+    submitted_job,
+    user_of,
+)
 from shardtune.launcher.slurm.lifecycle import STATUS, parse_status
-from shardtune.launcher.slurm.submission import SUBMISSION, Submission
+from shardtune.launcher.slurm.submission import SUBMISSION, SUBMITTING, Submission
 from shardtune.launcher.slurm.text import (
     SINFO_FORMAT,
     SQUEUE_FORMAT,
@@ -25,9 +34,13 @@ from shardtune.launcher.slurm.text import (
     parse_test,
 )
 from shardtune.launcher.start import execute
-from shardtune.run_dir.files import write_atomically
-from shardtune.run_dir.run import Run, write_run_dir
+from shardtune.run_dir.files import LEASE, write_atomically
+from shardtune.run_dir.lease import owner_seen_alive, take_lease
+from shardtune.run_dir.lease_holder import run_dir_in_use
+from shardtune.run_dir.run import Run, find_run, write_run_dir
 
+SUBMITTING_S = 300.0
+"""How long a command waits for another one that submits a job of the same run directory."""
 NO_SLURM = "Slurm is not available on this machine; use a login node of the cluster, or train here: shardtune run"
 
 
@@ -45,18 +58,103 @@ def queued_jobs() -> list[QueuedJob]:
 
 def job_of(run_dir: Path, jobs: list[QueuedJob]) -> QueuedJob | None:
     """The job among these that trains, or will train, this run, preferably a running one; None if there is none."""
-    known = _known_numbers(run_dir)
-    candidates = [job for job in jobs if job.comment == str(run_dir) or known & {job.number, job.name}]
+    known = known_jobs(run_dir)
+    candidates = [job for job in jobs if _is_named_after(run_dir, job) or _is_known(job, known)]
     return min(candidates, key=lambda job: not job.is_running, default=None)
 
 
-def _known_numbers(run_dir: Path) -> set[str]:
-    numbers = set()
+def job_by_hand(run_dir: Path, jobs: list[QueuedJob]) -> QueuedJob | None:
+    """The job among these that waits, and was submitted by hand (`sbatch slurm/finetune.sh …`) for this run."""
+    waiting = {job.name: job for job in jobs if not job.is_running}
+    output = _ask("squeue", "--me", "--noheader", "--array", "--format=%i|%Z|%o") if waiting else None
+    for line in (output or "").splitlines():
+        name, work_dir, command = line.split("|", 2)
+        if name in waiting and _trains(command, Path(work_dir), run_dir):
+            return waiting[name]
+    return None
+
+
+def _trains(command: str, work_dir: Path, run_dir: Path) -> bool:
+    if is_by_hand(command, work_dir, run_dir):
+        return True
+    named = default_recipe(command)
+    if named is None or work_dir != Path.cwd():
+        return False
+    try:
+        return find_run(Path(named[0]), named[1], None).run_dir == run_dir
+    except ShardtuneError:
+        return False
+
+
+def refuse_queued(run_dir: Path) -> None:
+    """Raises LaunchError if a job of this run is in the queue."""
+    jobs = queued_jobs()
+    job = job_of(run_dir, jobs) or job_by_hand(run_dir, jobs)
+    if job is not None:
+        raise LaunchError(
+            f"job {job.name} is already in the queue for {run_dir} ({job.state}); "
+            f"to remove it: shardtune stop {run_dir}"
+        )
+
+
+def known_jobs(run_dir: Path) -> list[JobIdentity]:
+    """The job that the run was submitted as, and that of its last start."""
+    known = []
     if (run_dir / SUBMISSION).is_file():
-        numbers.add(json.loads((run_dir / SUBMISSION).read_text(encoding="utf-8"))["job"])
+        known.append(submitted_job(json.loads((run_dir / SUBMISSION).read_text(encoding="utf-8"))))
     if (run_dir / STATUS).is_file():
-        numbers.add(parse_status((run_dir / STATUS).read_text(encoding="utf-8"))[-1].job)
-    return numbers
+        known.append(started_job(parse_status((run_dir / STATUS).read_text(encoding="utf-8"))[-1]))
+    return known
+
+
+def _is_named_after(run_dir: Path, job: QueuedJob) -> bool:
+    """Whether the comment that `submit` and `sweep` give a job names this run."""
+    named = Path(job.comment)
+    if named.name == run_dir.name and job.comment:
+        return named == run_dir or named.resolve() == run_dir.resolve()  # by another link
+    return named == run_dir.parent and job.name.rpartition("_")[2] == run_dir.name
+
+
+def _is_known(job: QueuedJob, known: Sequence[JobIdentity]) -> bool:
+    return any(
+        identity.job in (job.number, job.name) and _is_same(identity, _details(identity.job)) for identity in known
+    )
+
+
+def _is_same(identity: JobIdentity, details: dict[str, str] | None) -> bool:
+    """Whether the job with these details, which has its number now, is the one that was recorded."""
+    return details is not None and identity.is_same(details, cluster_name() if identity.cluster else None)
+
+
+def cluster_name() -> str | None:
+    """The name of this machine's cluster; None if Slurm does not tell."""
+    result = execute.run_tool(["scontrol", "show", "config"])
+    match = re.search(r"^ClusterName\s*=\s*(\S+)", result.output, flags=re.MULTILINE)
+    return match.group(1) if match and not result.exit_code else None
+
+
+def _details(number: str) -> dict[str, str] | None:
+    result = execute.run_tool(["scontrol", "show", "job", "--oneliner", number])
+    details = {} if result.exit_code else parse_details(result.output)
+    return details if "JobState" in details else None
+
+
+@contextmanager
+def submitting(run_dir: Path) -> Iterator[None]:
+    """Lets one command at a time look at the queue and submit a job of this run directory.
+
+    Raises LaunchError if another one takes too long, CheckpointError if a start that is not in the queue owns the run.
+    """
+    if (holder := owner_seen_alive(run_dir / LEASE)) is not None:
+        raise run_dir_in_use(holder, run_dir / LEASE)
+    try:
+        lock = take_lease(run_dir / SUBMITTING, patience_s=SUBMITTING_S)
+    except CheckpointError:
+        raise LaunchError(f"another command is submitting a job for {run_dir}; try again later") from None
+    try:
+        yield
+    finally:
+        lock.close()
 
 
 def try_submission(submission: Submission) -> str | None:
@@ -90,7 +188,7 @@ def submit_sweep(sweep: SweepPlan, numbers: Sequence[int], submission: Submissio
 
     Raises LaunchError if Slurm refuses it.
     """
-    write_sweep(sweep)
+    write_sweep(sweep, numbers)
     job = hand_in(submission)
     for number in numbers:
         keep(sweep.points[number].run_dir, f"{job}_{number}")
@@ -109,8 +207,16 @@ def hand_in(submission: Submission) -> str:
 
 
 def keep(run_dir: Path, job: str) -> None:
-    """Records the job that the run was submitted as."""
-    record = {"job": job, "submitted": time.time(), "by": sys.argv}
+    """Records the job that the run was submitted as, and what tells it from another one of the same number."""
+    details = _details(job) or {}
+    record = {
+        "job": job,
+        "cluster": cluster_name(),
+        "user": user_of(details),
+        "submit_time": details.get("SubmitTime"),
+        "submitted": time.time(),
+        "by": sys.argv,
+    }
     write_atomically(run_dir / SUBMISSION, json.dumps(record, indent=1, ensure_ascii=False))
 
 
@@ -138,12 +244,13 @@ def warn(job: QueuedJob) -> None:
     _tell("scancel", "--batch", "--signal=USR1", job.name)
 
 
-def last_word(number: str) -> str | None:
+def last_word(number: str, identity: JobIdentity | None = None) -> str | None:
     """The final state of a job that has left the queue, such as NODE_FAIL, with the reason if Slurm gives one; None if
-    Slurm no longer knows the job."""
-    result = execute.run_tool(["scontrol", "show", "job", "--oneliner", number])
-    details = {} if result.exit_code else parse_details(result.output)
-    if "JobState" in details:
+    Slurm no longer knows the job, or another one than `identity` has the number by now."""
+    details = _details(number)
+    if details is not None:
+        if identity is not None and not _is_same(identity, details):
+            return None
         reason = details.get("Reason", "None")
         return details["JobState"] + ("" if reason == "None" else f", {reason}")
     result = execute.run_tool(

@@ -6,7 +6,7 @@ RUN_DIR/status.json holds the starts of a run on a cluster; `shardtune status` s
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from shardtune.launcher.start.restart import GiveUp, Restart
@@ -64,6 +64,12 @@ class Start:
     first_step: int | None = None
     last_step: int | None = None
     """Of the training; None if it did not get that far."""
+    cluster: str | None = None
+    user: str | None = None
+    submitted: str | None = None
+    """When the job was submitted, or requeued, as Slurm writes times."""
+    first_submitted: str | None = None
+    """When the job was submitted before its first start."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,7 @@ def decide(seen: Evidence) -> Ending:
         return _after_bad_nodes(seen)
     if seen.amended is not None:
         return _after_shortage(seen, seen.amended)
-    if seen.stopped or (seen.warning and seen.exit_code == EXIT_RESUME):
+    if seen.stopped or ((seen.warning or seen.asked_by_user) and seen.exit_code == EXIT_RESUME):
         return _after_stop(seen)
     if seen.exit_code:
         return _after_failure(seen)
@@ -221,8 +227,11 @@ def parse_cancellation(output: str) -> Cause | None:
 
 
 def parse_status(text: str) -> list[Start]:
-    """The starts in a status.json, oldest first."""
-    return [Start(**start) for start in json.loads(text)["starts"]]
+    """The starts in a status.json, oldest first; what a later version of shardtune adds to them is ignored."""
+    known = {field.name for field in fields(Start)}
+    return [
+        Start(**{name: value for name, value in start.items() if name in known}) for start in json.loads(text)["starts"]
+    ]
 
 
 def render_status(starts: Sequence[Start]) -> str:

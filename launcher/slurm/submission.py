@@ -20,6 +20,8 @@ from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.run import Run, find_run
 
 JOB_SCRIPT, PREPARE_SCRIPT, SUBMISSION = "job.sbatch", "prepare.sbatch", "submission.json"
+SUBMITTING = "submitting.json"
+"""The lock of the one command that submits a job of this run directory just now."""
 CODE_DIR = Path(str(files("shardtune"))).parent
 
 

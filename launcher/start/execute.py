@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import functools
 import itertools
 import os
 import shutil
@@ -11,7 +12,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import NamedTuple
 
@@ -27,9 +28,10 @@ from shardtune.launcher.start.orphans import START_MARK, end_orphans
 from shardtune.launcher.start.restart import Failure, Restart, next_start
 from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, EXIT_RESTART, EXIT_RESUME, EXIT_USER
 from shardtune.run_dir.files import LEASE, STOP, is_finished, open_in_place, read_events
-from shardtune.run_dir.lease_holder import refuse_while_held
+from shardtune.run_dir.lease import LEASE_TOKEN, OWNER_GRACE_S, refuse_if_lost, take_lease
 from shardtune.run_dir.micro_batch_budget import read_budget
 from shardtune.run_dir.run import write_run_dir
+from shardtune.run_dir.stop_file import ask_to_stop
 from shardtune.run_dir.view.progress import Progress
 from shardtune.run_dir.view.results import finished_message
 from shardtune.safe_path import safe_environment
@@ -38,8 +40,6 @@ from shardtune.shell_line import shell_line
 STOP_GRACE_S = 60.0
 """After the first Ctrl-C, ranks that make no progress for this long are ended without a checkpoint."""
 TERM_GRACE_S = 5.0
-OWNER_GRACE_S = 10.0
-"""How long a start waits for the ranks of an earlier one whose launcher was killed: they save a checkpoint and end."""
 NOT_FOUND = 127
 """The exit code of a shell for a program that does not exist."""
 PR_SET_PDEATHSIG = 1
@@ -122,34 +122,42 @@ def run_interactive(module: str, arguments: Sequence[str]) -> int:
 def run_job(plan: JobPlan, received: list[Interrupt] | None = None) -> int:
     """Runs the plan until it finishes, stops or fails, and shows its progress; returns the exit code.
 
-    The signals that ask it to stop are added to `received`.
+    The signals that ask it to stop are added to `received`. Raises CheckpointError, and has written nothing, if another
+    start owns the run directory.
     """
     began = time.time()
-    refuse_while_held(plan.run_dir / LEASE, OWNER_GRACE_S, lambda text: print(text, file=sys.stderr))
-    write_run_dir(plan.run)
-    remember(plan.run_dir)
-    (plan.run_dir / STOP).unlink(missing_ok=True)
-    # Before the imports of the preparation, which take seconds.
-    print(f"{counted(plan.world_size, 'rank')} on {plan.device}; run directory: {plan.run_dir}", file=sys.stderr)
-    with _interrupts([] if received is None else received) as interrupts:
-        code = _prepare(plan, interrupts)
-        if interrupts or code == EXIT_RESUME:
-            return _stopped(plan, interrupts)
-        if code != EXIT_OK:
-            return code
-        if is_finished(plan.run_dir):
-            print(finished_message(plan.recipe, plan.run_dir))
-            return EXIT_OK
-        code = _start_until_done(plan, interrupts)
-        if code == EXIT_OK:
-            print(finished_message(plan.recipe, plan.run_dir, began))
+    say = functools.partial(print, file=sys.stderr)
+    with contextlib.closing(take_lease(plan.run_dir / LEASE, patience_s=OWNER_GRACE_S, say=say)) as lease:
+        write_run_dir(plan.run)
+        remember(plan.run_dir)
+        (plan.run_dir / STOP).unlink(missing_ok=True)
+        # Before the imports of the preparation, which take seconds.
+        say(f"{counted(plan.world_size, 'rank')} on {plan.device}; run directory: {plan.run_dir}")
+        with _interrupts([] if received is None else received) as interrupts:
+            held = replace(plan, environment={**plan.environment, LEASE_TOKEN: lease.token})
+            return _run(held, interrupts, began)
+
+
+def _run(plan: JobPlan, interrupts: list[Interrupt], began: float) -> int:
+    """Prepares the data, and starts the ranks until they are done; returns the exit code."""
+    code = _prepare(plan, interrupts)
+    if interrupts or code == EXIT_RESUME:
+        return _stopped(plan, interrupts)
+    if code != EXIT_OK:
         return code
+    if is_finished(plan.run_dir):
+        print(finished_message(plan.recipe, plan.run_dir))
+        return EXIT_OK
+    code = _start_until_done(plan, interrupts)
+    if code == EXIT_OK:
+        print(finished_message(plan.recipe, plan.run_dir, began))
+    return code
 
 
 def _prepare(plan: JobPlan, interrupts: list[Interrupt]) -> int:
     """Prepares the data in a process of its own, so that torch's memory is freed; an interrupt ends it at once."""
     words = [sys.executable, "-m", "shardtune.trainer", str(plan.run_dir), f"--prepare={plan.world_size}"]
-    environment = os.environ | safe_environment()
+    environment = os.environ | safe_environment() | {LEASE_TOKEN: plan.environment[LEASE_TOKEN]}
     process = subprocess.Popen(words, env=environment, start_new_session=True, preexec_fn=_end_with_parent)
     try:
         while process.poll() is None and not interrupts:
@@ -160,9 +168,13 @@ def _prepare(plan: JobPlan, interrupts: list[Interrupt]) -> int:
 
 
 def _start_until_done(plan: JobPlan, interrupts: list[Interrupt]) -> int:
-    """Starts the ranks, and restarts them after a mishap as recipe.faults allows; returns the exit code."""
+    """Starts the ranks, and restarts them after a mishap as recipe.faults allows; returns the exit code.
+
+    Raises TakenOverError if another start, which believed this one dead, owns the run directory by now.
+    """
     failures: list[Failure] = []
     while True:
+        refuse_if_lost(plan.run_dir / LEASE, plan.environment[LEASE_TOKEN])
         code, failure = _run_ranks(plan, interrupts)
         if failure is None:
             return code
@@ -207,6 +219,7 @@ def _run_ranks(plan: JobPlan, interrupts: list[Interrupt]) -> tuple[int, Failure
             _end(process)
             if process.returncode != EXIT_OK:
                 end_orphans(mark)
+    refuse_if_lost(plan.run_dir / LEASE, plan.environment[LEASE_TOKEN])
     if process.returncode == EXIT_OK:
         write_report(plan.run_dir)
         return EXIT_OK, None
@@ -256,7 +269,9 @@ def _follow(
             return None
         if interrupts and not asked:
             asked = True
-            (plan.run_dir / STOP).touch()
+            number = interrupts[0].number
+            by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+            ask_to_stop(plan.run_dir, by, start=plan.environment[LEASE_TOKEN])
             progress.say("stopping after this step and saving a checkpoint; press Ctrl-C again to end without one")
         silence_s = heartbeats.silence_s()
         since_asked_s = time.monotonic() - interrupts[0].moment if interrupts else 0.0

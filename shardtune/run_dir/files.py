@@ -14,7 +14,7 @@ from shardtune.json_lines import complete_lines
 CONFIG, RECIPE, RESULTS, METRICS, STOP = "config.yaml", "recipe.yaml", "results.json", "metrics.jsonl", "stop"
 REPORT = "report.html"
 LEASE = "lease.json"
-"""The process that may write the directory (trainer/distributed/lease.py)."""
+"""The start that may write the directory (shardtune/run_dir/lease.py)."""
 DATA = "data_fingerprint"
 """The fingerprint of the prepared data that the run began on (trainer/data/prepare/prepare.py)."""
 
@@ -29,6 +29,11 @@ FORKED_FROM = "forked_from.json"
 """In a run directory that was forked from a checkpoint of another one: which one, and how the recipes differ."""
 FACTS = "facts.json"
 """What the task derived from the training data, such as label names; predict needs it too."""
+
+
+def absolute(path: Path) -> Path:
+    """The absolute path of a run directory; one name for one directory, also if it was given with `..`."""
+    return path.resolve() if ".." in path.parts else path.absolute()
 
 
 def read_events(run_dir: Path) -> list[dict[str, Any]]:

@@ -14,7 +14,17 @@ from shardtune.home import expand_home
 from shardtune.recipe.load import learned_differences, learning_hash, load_recipe, parse_recipe, render_recipe
 from shardtune.recipe.paths import without_places
 from shardtune.recipe.schema import Recipe
-from shardtune.run_dir.files import CHECKPOINTS, CONFIG, DATA, EXPORT, FORKED_FROM, RECIPE, write_atomically
+from shardtune.run_dir.files import (
+    CHECKPOINTS,
+    CONFIG,
+    DATA,
+    EXPORT,
+    FORKED_FROM,
+    LEASE,
+    RECIPE,
+    absolute,
+    write_atomically,
+)
 from shardtune.run_dir.links import refuse_links
 
 
@@ -49,11 +59,11 @@ def find_run(path: Path, overrides: Sequence[str], run_dir: Path | None, fork: P
     recipe = load_recipe(path, overrides)
     if run_dir is None:
         run_dir = Path("runs") / f"{path.stem}-{learning_hash(recipe)}"
-    run_dir = expand_home(run_dir).absolute()
+    run_dir = absolute(expand_home(run_dir))
     if fork is None:
         refuse_another_recipe(recipe, run_dir)
         return Run(recipe, run_dir, recipe_path, is_as_kept=recipe_path.is_dir() and not overrides)
-    fork = expand_home(fork).absolute()
+    fork = absolute(expand_home(fork))
     _refuse_to_fork(run_dir, fork)
     refuse_another_recipe(recipe, fork)
     return Run(recipe, fork, recipe_path, forked_from=run_dir)
@@ -88,7 +98,9 @@ def _refuse_to_fork(run_dir: Path, fork: Path) -> None:
         raise CheckpointError(
             f"--fork: no run in {run_dir} to start from; give its directory instead of the recipe, or with --run-dir"
         )
-    if fork.is_dir() and any(fork.iterdir()):
+    # Another rank of the same start may hold the lease already, and have a log.
+    names = {path.name for path in fork.iterdir() if not path.name.startswith(".")} if fork.is_dir() else set()
+    if names - {LEASE, "logs"}:
         origin = json.loads((fork / FORKED_FROM).read_text(encoding="utf-8")) if (fork / FORKED_FROM).is_file() else {}
         if origin.get("run_dir") != str(run_dir):
             raise CheckpointError(f"--fork: {fork} is not empty and not a fork of {run_dir}; give a new directory")
@@ -105,8 +117,11 @@ class DataIdentity:
     """The fingerprint that the earlier version of shardtune gave to the same data."""
 
 
-def refuse_other_data(run_dir: Path, identity: DataIdentity) -> None:
-    """Raises CheckpointError if the run began on other data: a step number would then mean other rows."""
+def refuse_other_data(run_dir: Path, identity: DataIdentity, *, keep: bool = True) -> None:
+    """Raises CheckpointError if the run began on other data: a step number would then mean other rows.
+
+    `keep`: remembers the data of a run that begins; only for a process that holds the lease.
+    """
     path = run_dir / DATA
     known, _, parts = path.read_text(encoding="utf-8").partition("\n") if path.exists() else ("", "", "")
     if known == identity.fingerprint:
@@ -117,14 +132,16 @@ def refuse_other_data(run_dir: Path, identity: DataIdentity) -> None:
         what = ", ".join(changed) or "a data file, the tokenizer or an option of the task"
         has = "has" if len(changed) < 2 else "have"
         raise CheckpointError(f"{run_dir} began on other data: {what} {has} changed since. Use another --run-dir")
-    write_atomically(path, f"{identity.fingerprint}\n{json.dumps(identity.parts)}")
+    if keep:
+        write_atomically(path, f"{identity.fingerprint}\n{json.dumps(identity.parts)}")
 
 
 def write_run_dir(run: Run) -> None:
-    """Create the directory and write the recipe, as given and as resolved. All ranks may do so at once.
+    """Create the directory and write the recipe, as given and as resolved; for the start that holds the lease.
 
-    Raises CheckpointError if another user's link leads out of the directory, or it cannot be written to: the disk is
-    full, the right is missing, or a file is in the way.
+    Raises CheckpointError if a start that came before it wrote another recipe there meanwhile, if another user's link
+    leads out of the directory, or if it cannot be written to: the disk is full, the right is missing, or a file is in
+    the way.
     """
     try:
         _write_run_dir(run)
@@ -137,15 +154,17 @@ def write_run_dir(run: Run) -> None:
 
 def _write_run_dir(run: Run) -> None:
     run_dir = run.run_dir
+    refuse_another_recipe(run.recipe, run_dir)
     refuse_links(run_dir)
-    for folder in (run_dir, run_dir / "logs", run_dir / CHECKPOINTS, run_dir / EXPORT):
-        folder.mkdir(parents=True, exist_ok=True)
-    if not run.recipe_path.is_dir() and not (run_dir / RECIPE).exists():
-        write_atomically(run_dir / RECIPE, run.recipe_path.read_text(encoding="utf-8"))
+    run_dir.mkdir(parents=True, exist_ok=True)
     if run.forked_from is not None and not (run_dir / FORKED_FROM).exists():
         changes = learned_differences(read_config(run.forked_from), run.recipe)
         write_atomically(
             run_dir / FORKED_FROM, json.dumps({"run_dir": str(run.forked_from), "changes": changes}, indent=1)
         )
+    for folder in (run_dir / "logs", run_dir / CHECKPOINTS, run_dir / EXPORT):
+        folder.mkdir(exist_ok=True)
+    if not run.recipe_path.is_dir() and not (run_dir / RECIPE).exists():
+        write_atomically(run_dir / RECIPE, run.recipe_path.read_text(encoding="utf-8"))
     if not run.is_as_kept:
         write_atomically(run_dir / CONFIG, render_recipe(run.recipe))

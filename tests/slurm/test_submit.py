@@ -10,9 +10,11 @@ from shardtune.launcher.slurm.text import render_script
 from tests.support.slurm_cluster import Cluster, wait_for
 from tests.support.slurm_jobs import (
     CPU,
+    FINETUNE,
     Shardtune,
     endings,
     held_still,
+    messages,
     sbatch,
     starts,
     wait_for_end,
@@ -65,7 +67,72 @@ def test_a_job_that_waits_says_what_for(cluster: Cluster, shardtune: Shardtune, 
     assert f"job {job} is already in the queue for {tmp_path / 'its run'} (PENDING)" in done.stderr
     assert shardtune("stop", "its run").stdout == f"job {job} is cancelled\n"
     assert cluster.state(job) == "CANCELLED"
-    assert "left the queue without starting" in shardtune("status", "its run").stdout
+    done = shardtune("watch", "../" + tmp_path.name + "/its run")
+    assert (done.returncode, done.stdout.endswith("its run: stopped (cancelled as root asked)\n")) == (75, True)
+    assert shardtune("status").stdout.count("its run") == 1
+
+
+def test_of_commands_that_submit_one_run_at_once_one_queues_a_job(
+    cluster: Cluster, shardtune: Shardtune, tmp_path: Path
+) -> None:
+    sbatch(cluster, f"--nodes={cluster.num_nodes}", "--exclusive", "--wrap=sleep 100", cwd=tmp_path)
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(lambda _: shardtune("submit", "tiny.yaml", *CPU, "--run-dir=r"), range(4)))
+    assert sorted(one.returncode for one in done) == [0, 2, 2, 2], [one.stderr for one in done]
+    job = next(one.stdout.split()[1] for one in done if not one.returncode)
+    assert all(f"job {job} is already in the queue" in one.stderr for one in done if one.returncode)
+    assert cluster.ask("squeue", "-h", "-t", "PENDING", "-o", "%i %k") == f"{job} {tmp_path / 'r'}"
+    assert sorted(path.name for path in (tmp_path / "r").iterdir() if "submitting" in path.name) == []
+
+
+def test_a_job_by_hand_that_waits_is_seen_by_submit_and_stop(
+    cluster: Cluster, shardtune: Shardtune, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "its run"
+    assert shardtune("submit", "tiny.yaml", *CPU, f"--run-dir={run_dir}", "job.sbatch_options=[--hold]").returncode == 0
+    assert shardtune("stop", run_dir).returncode == 0
+    for words in ((run_dir,), ("its run",), ("tiny.yaml", "optim.lr=2e-5", "--run-dir=its run")):
+        job = sbatch(cluster, "--hold", FINETUNE, *words, cwd=tmp_path)
+        done = shardtune("submit", run_dir)
+        assert (done.returncode, f"job {job} is already in the queue for {run_dir}" in done.stderr) == (2, True)
+        assert shardtune("stop", run_dir).stdout == f"job {job} is cancelled\n"
+
+
+def test_a_stop_file_that_comes_while_the_job_waits_stops_it_when_it_begins(
+    cluster: Cluster, shardtune: Shardtune, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "r"
+    done = shardtune("submit", "tiny.yaml", *CPU, "--run-dir=r", "job.sbatch_options=[--hold]")
+    job = done.stdout.split()[1]
+    (run_dir / "stop").touch()
+    cluster.ask("scontrol", "release", job)
+    assert wait_for_end(cluster, job) == "FAILED"  # with exit code 75
+    assert "stopped before its first step, as requested" in messages(cluster, job)
+    assert endings(run_dir) == [("stopped", "stop")]
+    assert not {"stop", "lease.json"} & {path.name for path in run_dir.iterdir()}
+
+
+def test_a_number_that_is_another_jobs_by_now_is_left_alone(
+    cluster: Cluster, shardtune: Shardtune, tmp_path: Path
+) -> None:
+    """As after a controller was set up anew, which counts from 1 again."""
+    done = shardtune("submit", "tiny.yaml", *CPU, "--run-dir=r", "job.sbatch_options=[--hold]")
+    job = done.stdout.split()[1]
+    record = json.loads((tmp_path / "r" / "submission.json").read_text())
+    assert (record["cluster"], record["user"]) == ("lab", "root") and record["submit_time"] == cluster.field(
+        job, "SubmitTime"
+    )
+    assert shardtune("stop", "r").stdout == f"job {job} is cancelled\n"
+
+    other = sbatch(cluster, "--hold", "--wrap=sleep 100", cwd=tmp_path)
+    yesterday = {"submit_time": "2026-01-01T00:00:00", "submitted": 1767225600.0}
+    old = {"job": other, "submitted": 1767225600.0}
+    for changed in ({**record, "job": other, **yesterday}, old, {**record, "job": other, "cluster": "another"}):
+        (tmp_path / "r" / "submission.json").write_text(json.dumps(changed))
+        (tmp_path / "r" / "stop_request.json").unlink(missing_ok=True)
+        assert shardtune("stop", "r").returncode == 2
+        assert "state    lost" in shardtune("status", "r").stdout
+        assert cluster.state(other) == "PENDING"
 
 
 def test_a_run_is_requeued_and_stopped_and_reports_its_state(
@@ -78,6 +145,11 @@ def test_a_run_is_requeued_and_stopped_and_reports_its_state(
     wait_for_step(run_dir, 1)
     with held_still(run_dir):
         assert "state    running: " in shardtune("status", "r").stdout
+        before = {name: (run_dir / name).read_bytes() for name in ("config.yaml", "status.json", "lease.json")}
+        rival = sbatch(cluster, "--cpus-per-task=1", FINETUNE, "tiny.yaml", *CPU[:2], "--run-dir=r", cwd=tmp_path)
+        assert wait_for_end(cluster, rival) == "FAILED"
+        assert any(f"is owned by job {job}, process" in line for line in messages(cluster, rival))
+        assert before == {name: (run_dir / name).read_bytes() for name in before}
         done = shardtune("requeue", "r")
         assert done.stdout == f"job {job} will save a checkpoint and be requeued\n"
         wait_for(lambda: (run_dir / "stop").exists())
@@ -87,6 +159,7 @@ def test_a_run_is_requeued_and_stopped_and_reports_its_state(
             following = pool.submit(shardtune, "logs", "r", "-f")
             done = shardtune("stop", "r")
             assert "will save a checkpoint after the current step and stop" in done.stdout
+            assert (run_dir / "stop").read_text() == "shardtune stop, by root\n"
         done = shardtune("watch", "r")
         assert (done.returncode, done.stdout) == (75, "r: stopped (stop)\n")
         followed = following.result()  # it ends with the run, and has printed its last words
@@ -100,7 +173,7 @@ def test_a_run_is_requeued_and_stopped_and_reports_its_state(
     assert f"shardtune: job {job}: 1 rank on cpu" in shardtune("logs", "r").stdout
     assert "loading the model" in shardtune("logs", "r").stdout
     assert shardtune("logs", "r", "--rank=0").stdout.count("--- ") == 2
-    assert shardtune("requeue", "r").stdout == f"job {int(job) + 1} is in the queue for r\n"
+    assert shardtune("requeue", "r").stdout == f"job {int(rival) + 1} is in the queue for r\n"
 
 
 HOSTILE = [

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from shardtune.launcher.slurm.batch_job import USR1_DETAILS
 from shardtune.launcher.slurm.lifecycle import Start, parse_status
+from shardtune.launcher.slurm.stop_requests import USR1_DETAILS
 from tests.support.runs import events
 from tests.support.slurm_cluster import ROOT, Cluster, wait_for
 

@@ -1,31 +1,21 @@
-"""The lease of a run directory: one start writes it at a time, even if a start that is believed dead is still alive.
+"""The lease of the run directory on every rank of a start (shardtune/run_dir/lease.py): rank 0 holds it for all."""
 
-A file names the owner, which keeps touching it. A later start of the same job takes the lease over at once, any other
-start only after nobody has touched the file for a while. A start that lost the lease notices before its next write, and
-exits.
-"""
+from __future__ import annotations
 
-import contextlib
-import json
-import os
-import socket
-import threading
-import time
-import uuid
-from collections.abc import Callable
-from dataclasses import asdict
+import functools
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from shardtune.errors import CheckpointError, TakenOverError
-from shardtune.processes import pid_scope, start_ticks
-from shardtune.run_dir.files import LEASE, write_atomically
-from shardtune.run_dir.lease_holder import LeaseHolder, read_holder, run_dir_in_use
-from shardtune.trainer.distributed.ranks import Ranks
+from shardtune.errors import CheckpointError
+from shardtune.run_dir.files import LEASE
+from shardtune.run_dir.lease import FileLease, join_lease, refuse_if_lost, take_lease
+from shardtune.trainer.distributed.rank_env import global_rank, lease_token, start_name
 
-BEAT_S = 5.0
-STALE_S = 60.0
-"""An owner that was not seen for this long is dead. Many beats, because a file server may delay some."""
+if TYPE_CHECKING:  # rank 0 holds the lease before it imports torch
+    from shardtune.trainer.distributed.ranks import Ranks
 
 
 class Lease(Protocol):
@@ -39,113 +29,52 @@ class Lease(Protocol):
         """Raises TakenOverError if the lease is lost; for any rank that is about to write on its own."""
         ...
 
-    def close(self) -> None:
-        """Releases the lease."""
-        ...
-
 
 class PeersLease:
     """The lease of the ranks above 0: they end when rank 0 does, so that not every rank has to read the file."""
 
-    def __init__(self, path: Path, token: str) -> None:
-        self._path, self._token = path, token
+    def __init__(self, path: Path, token: str, writer: str | None = None) -> None:
+        self._path, self._token, self._writer = path, token, writer
 
     def check(self) -> None:
         pass
 
     def check_here(self) -> None:
-        _refuse_if_lost(self._path, self._token)
-
-    def close(self) -> None:
-        pass
+        refuse_if_lost(self._path, self._token, self._writer)
 
 
-class FileLease:
-    """A lease held by this process."""
+def hold(run_dir: Path, job: str | None) -> FileLease | None:
+    """The lease on rank 0, joined if the start has taken it already; None on other ranks.
 
-    def __init__(self, path: Path, job: str | None) -> None:
-        self._path = path
-        self.token = uuid.uuid4().hex
-        me = LeaseHolder(self.token, job, socket.gethostname(), os.getpid(), pid_scope(), start_ticks(os.getpid()) or 0)
-        write_atomically(path, json.dumps(asdict(me)))
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
-        self._thread.start()
-
-    def check(self) -> None:
-        _refuse_if_lost(self._path, self.token)
-
-    def check_here(self) -> None:
-        self.check()
-
-    def close(self) -> None:
-        self._closed.set()
-        self._thread.join()
-        holder = read_holder(self._path)
-        if holder is not None and holder.token == self.token:
-            self._path.unlink(missing_ok=True)
-
-    def _beat(self) -> None:
-        while not self._closed.wait(BEAT_S):
-            with contextlib.suppress(OSError):  # the file server is away; a later beat is enough
-                holder = read_holder(self._path)
-                if holder is not None and holder.token == self.token:
-                    os.utime(self._path)
+    Raises CheckpointError if another start owns it.
+    """
+    if global_rank() != 0:
+        return None
+    if (token := lease_token()) is not None:
+        return join_lease(run_dir / LEASE, token)
+    say = functools.partial(print, file=sys.stderr, flush=True)
+    return take_lease(run_dir / LEASE, job, start=start_name(), say=say)
 
 
-def open_lease(run_dir: Path, ranks: Ranks, *, job: str | None = None) -> Lease:
-    """Collective: the lease of the run directory. Raises CheckpointError, on every rank, if another start owns it."""
+@contextmanager
+def leased(run_dir: Path, ranks: Ranks, *, job: str | None = None, held: FileLease | None = None) -> Iterator[Lease]:
+    """Collective: the lease of the run directory. Raises CheckpointError, on every rank, if another start owns it.
+
+    `held` is what rank 0 holds already, and keeps afterwards; otherwise it takes the lease, for as long as this lasts.
+    """
     refusal: str | None = None
-    path = run_dir / LEASE
-    lease: FileLease | None = None
-    if ranks.is_zero:
+    taken: FileLease | None = None
+    if ranks.is_zero and held is None:
         try:
-            wait_for_lease(path, job)
-            lease = FileLease(path, job)
+            taken = take_lease(run_dir / LEASE, job)
         except CheckpointError as error:
             refusal = str(error)
-    refusal, token = ranks.gather((refusal, lease.token if lease else ""))[0]
+    mine = held or taken
+    refusal, token, writer = ranks.gather((refusal, mine.token if mine else "", mine.writer if mine else None))[0]
     if refusal is not None:
         raise CheckpointError(refusal)
-    return lease or PeersLease(path, token)
-
-
-def _refuse_if_lost(path: Path, token: str) -> None:
-    """Raises TakenOverError if another start owns the lease now."""
     try:
-        holder = read_holder(path)
-        is_lost = holder.token != token if holder is not None else path.parent.is_dir()
-    except OSError:  # the file server is away, also for a start that might have taken over; a later look is enough
-        return
-    if is_lost:
-        taker = f"another start, {holder}," if holder else "another start, which has finished,"
-        raise TakenOverError(
-            f"{path.parent}: {taker} took over this run directory (it believed this one dead); "
-            "exiting without another checkpoint"
-        )
-
-
-def wait_for_lease(
-    path: Path,
-    job: str | None,
-    *,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
-) -> None:
-    """Returns once the lease may be taken. Raises CheckpointError as soon as its owner is seen alive."""
-    holder, beat, since = read_holder(path), _touched(path), clock()
-    if holder is None or (job is not None and holder.job == job):
-        return
-    while (dead := holder.is_dead()) is None and clock() - since < STALE_S and _touched(path) == beat:
-        sleep(1.0)
-        if read_holder(path) is None:
-            return
-    if dead is False or (dead is None and _touched(path) != beat):
-        raise run_dir_in_use(holder, path)
-
-
-def _touched(path: Path) -> int | None:
-    try:
-        return path.stat().st_mtime_ns
-    except FileNotFoundError:
-        return None
+        yield mine or PeersLease(run_dir / LEASE, token, writer)
+    finally:
+        if taken is not None:
+            taken.close()

@@ -1,6 +1,9 @@
 """This process's rank, read from the environment that torchrun, deepspeed or a test sets, before ranks connect."""
 
 import os
+import socket
+
+from shardtune.run_dir.lease import LEASE_TOKEN
 
 
 def local_rank() -> int:
@@ -21,3 +24,21 @@ def world_size() -> int:
 def ranks_here() -> int:
     """Number of processes on this machine, as torchrun reports it; other launchers start ranks on one machine only."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
+
+
+def lease_token() -> str | None:
+    """The token of the lease that this start's launcher, or batch job, has taken; None for ranks started by hand."""
+    return os.environ.get(LEASE_TOKEN)
+
+
+def start_name() -> str | None:
+    """What the ranks of this start have in common, and no rank of another start at the same time; None if unknown.
+
+    The address at which they meet: two starts cannot have the same one.
+    """
+    address = os.environ.get("MASTER_ADDR")
+    if address is None:
+        return None
+    host = socket.gethostname() if address in ("localhost", "127.0.0.1", "::1") else address
+    names = ("MASTER_PORT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT")
+    return " ".join([host, *(os.environ.get(name, "") for name in names)])

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from shardtune.run_dir.stop_file import read_stop_request
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 """Some schedulers send SIGTERM only; USR1 and USR2 are what Slurm can be told to send."""
 POLL_S = 0.5
@@ -43,10 +45,13 @@ class Stop:
     def requested(self) -> bool:
         return self.reason is not None
 
-    def watch(self, file: Path | None, minutes: float | None) -> None:
-        """Watches from now on for the file to appear and for the minutes to pass; either requests a stop."""
+    def watch(self, file: Path | None, minutes: float | None, *, start: str | None = None) -> None:
+        """Watches from now on for the file to appear and for the minutes to pass; either requests a stop.
+
+        A file that means another start than the one with this token is ignored.
+        """
         deadline = time.monotonic() + 60 * minutes if minutes is not None else float("inf")
-        threading.Thread(target=self._watch, args=(file, deadline), name="stop", daemon=True).start()
+        threading.Thread(target=self._watch, args=(file, deadline, start), name="stop", daemon=True).start()
 
     def note_only(self) -> None:
         """From now on a stop request no longer ends the process: the caller checks `requested`."""
@@ -87,11 +92,12 @@ class Stop:
         self._took_effect.set()
         raise StopAsked(reason)
 
-    def _watch(self, file: Path | None, deadline: float) -> None:
+    def _watch(self, file: Path | None, deadline: float, start: str | None) -> None:
         while self._seen is None and not self._closed.wait(POLL_S):
             with contextlib.suppress(OSError):  # the file server is away; a later look is enough
-                if file is not None and file.exists():
-                    self._seen = str(file)
+                request = read_stop_request(file) if file is not None else None
+                if request is not None and request.means(start):
+                    self._seen = request.by
             if time.monotonic() >= deadline:
                 self._seen = "faults.stop_after_minutes"
         main_thread = threading.main_thread().ident

@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 
 from shardtune.errors import CheckpointError, LaunchError
+from shardtune.launcher.commands import slurm as commands
+from shardtune.launcher.registry import remember
 from shardtune.launcher.runs import monitor
 from shardtune.launcher.runs.logs import print_log
 from shardtune.launcher.slurm import cluster
 from shardtune.launcher.slurm.lifecycle import Start, render_status
+from shardtune.run_dir.lease import take_lease
+from shardtune.run_dir.lease_holder import render_holder, this_process
 
 
 @pytest.fixture(autouse=True)
@@ -56,9 +60,50 @@ def test_a_run_without_a_scheduler_is_stopped_by_its_stop_file(run_dir: Path) ->
     assert (run_dir / "stop").exists() and "by" in json.loads((run_dir / "stop_request.json").read_text())
 
 
+def test_a_run_stands_in_the_table_once_by_whatever_path_it_was_given(run_dir: Path) -> None:
+    link = run_dir.parent.parent / "link"
+    link.symlink_to(run_dir.parent)
+    remember(run_dir.parent / ".." / "runs" / run_dir.name, link / run_dir.name)
+    (run,) = monitor.known_runs()
+    assert run.run_dir in (str(run_dir), str(link / run_dir.name))
+    assert monitor.look_at(Path("runs/../runs") / run_dir.name).run_dir == str(run_dir)
+
+
+def test_the_status_of_a_sweep_is_that_of_its_points(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = run_dir.parent / "sweep"
+    for number in "01":
+        (sweep / number).mkdir(parents=True)
+        (sweep / number / "config.yaml").write_text("")
+    (sweep / "sweep.json").write_text(json.dumps({"recipe": "x.yaml", "points": [{"number": n} for n in (0, 1, 2)]}))
+    assert commands.status(str(sweep)).perform() == 0
+    *table, last = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in table[1:]] == [["sweep/0", "new"], ["sweep/1", "new"]]
+    assert last == f"metrics and curves: shardtune report {sweep}"
+
+
+def test_a_job_that_stop_has_cancelled_is_stopped_as_asked_until_the_run_begins_again(run_dir: Path) -> None:
+    (run_dir / "submission.json").write_text(json.dumps({"job": "7", "submitted": 1.0}))
+    assert monitor.look_at(run_dir).state == "lost"
+    (run_dir / "stop_request.json").write_text(json.dumps({"by": "ada", "time": 2.0, "cancelled": "7"}))
+    assert (monitor.look_at(run_dir).state, monitor.look_at(run_dir).why) == ("stopped", "cancelled as ada asked")
+    (run_dir / "status.json").write_text(render_status([replace(START, began=3.0)]))
+    assert monitor.look_at(run_dir).state == "lost"
+
+
 def test_a_lease_that_nobody_has_touched_for_long_is_no_sign_of_life(run_dir: Path) -> None:
     (run_dir / "lease.json").touch()
     os.utime(run_dir / "lease.json", (time.time() - 100, time.time() - 100))
+    assert monitor.look_at(run_dir).state == "new"
+
+
+def test_a_lease_of_a_process_that_has_ended_is_no_sign_of_life(run_dir: Path) -> None:
+    lease = take_lease(run_dir / "lease.json")
+    assert monitor.look_at(run_dir).state == "running"
+    lease.leave()
+    holder = this_process(job=None, token=lease.token)
+    (run_dir / "lease.json").write_text(render_holder(replace(holder, born=1)))
     assert monitor.look_at(run_dir).state == "new"
 
 

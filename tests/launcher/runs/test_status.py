@@ -47,6 +47,12 @@ def ended(state: Any, cause: Any) -> Start:
         ({"running_here": True}, None, "running", "on this machine or another one, without Slurm"),
         ({"submitted_as": "9", "last_word": "CANCELLED, DependencyNeverSatisfied"}, None, "lost",
          "job 9 left the queue without starting (CANCELLED, DependencyNeverSatisfied)"),
+        ({"submitted_as": "9", "last_word": "CANCELLED", "cancelled_by": "ada"}, None, "stopped",
+         "cancelled as ada asked"),
+        ({"starts": [ended("waiting", "time limit")], "cancelled_by": "ada"}, None, "stopped",
+         "cancelled as ada asked"),
+        ({"submitted_as": "9", "cancelled_by": "ada"}, JOB, "pending",
+         "waiting for free nodes; expected to start at 2026-11-24T08:20:17"),
         ({"starts": [START], "last_word": "FAILED"}, None, "lost", "job 12 left the queue (FAILED)"),
         ({"starts": [START], "last_word": "CANCELLED"}, None, "stopped", "scancel"),
         ({"starts": [ended("waiting", "requeue")], "last_word": "NODE_FAIL, x"}, None, "stopped", "node failure"),
@@ -92,3 +98,10 @@ RUN  STATE    JOB  NODES      STEP   LEFT  LOSS    STARTS  WHY
 a    running  12   node[1-2]  4/900  2:05  0.2500  3       training, 42:00 of the time limit left
 a    new"""
     )
+
+
+def test_the_table_tells_apart_the_points_of_sweeps_and_runs_of_one_name() -> None:
+    paths = ["/a/sweep/0", "/a/sweep/1", "/b/sweep/0", "/b/lr/10", "/a/chat", "/b/chat", "/b/ner"]
+    table = render_table([status_of(replace(NEW, run_dir=Path(path)), None) for path in paths])
+    names = ["a/sweep/0", "sweep/1", "b/sweep/0", "lr/10", "a/chat", "b/chat", "ner"]
+    assert [line.split()[0] for line in table.splitlines()[1:]] == names

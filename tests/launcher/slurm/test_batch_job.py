@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 
-from shardtune.errors import LaunchError
+from shardtune.errors import CheckpointError, LaunchError
 from shardtune.launcher.plan.job import Machine
-from shardtune.launcher.slurm import cluster
+from shardtune.launcher.slurm import batch_job, cluster
 from shardtune.launcher.slurm.allocation import Allocation
 from shardtune.launcher.slurm.batch_job import begin, end, nodes_to_exclude, read_starts
 from shardtune.run_dir.bad_nodes import keep_bad_nodes
 from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_RESTART, EXIT_USER
-from shardtune.run_dir.files import stacks_path
+from shardtune.run_dir.files import LEASE, stacks_path
+from shardtune.run_dir.lease_holder import read_holder
 from shardtune.run_dir.micro_batch_budget import KeptBudget, keep_budget
+from shardtune.run_dir.stop_file import ask_to_stop
 from tests.launcher.conftest import RECIPE
 
 NOW = time.time()
@@ -28,8 +30,8 @@ pytestmark = pytest.mark.usefixtures("folder")
 @pytest.fixture
 def allocation(folder: Path) -> Allocation:
     """Two nodes of two GPUs, whose job prints to slurm-7.out."""
-    started = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(NOW - 5))
-    details = {"StdOut": str(folder / "slurm-7.out"), "StartTime": started, "Restarts": "0"}
+    submitted = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(NOW - 5))
+    details = {"StdOut": str(folder / "slurm-7.out"), "SubmitTime": submitted, "UserId": "ada(1000)", "Restarts": "0"}
     return Allocation("7", 0, "node[1-2]", 2, Machine(2, 8, "Slurm has given"), details)
 
 
@@ -61,8 +63,11 @@ def test_the_batch_script_gets_its_settings_as_assignments(folder: Path, allocat
     hostile.write_text(RECIPE)
     settings = begin(hostile, ["job.threads_per_rank=3"], allocation).splitlines()
     assert settings[0].startswith(f"run_dir='{folder}/runs/a'\"'\"'; touch pwned #-")
-    assert settings[1:6] == ["finished=0", "device=cuda", "gpus_per_node=2", "ranks_per_node=2", "num_ranks=4"]
+    assert settings[1:4] == ["finished=0", "stopped=0", "device=cuda"]
+    assert settings[4:7] == ["gpus_per_node=2", "ranks_per_node=2", "num_ranks=4"]
     assert "export OMP_NUM_THREADS=3" in settings
+    holder = read_holder(next((folder / "runs").iterdir()) / LEASE)
+    assert holder is not None and f"export SHARDTUNE_LEASE={holder.token}" in settings
 
 
 def test_what_the_nodes_do_not_have_is_refused(folder: Path, allocation: Allocation) -> None:
@@ -70,15 +75,101 @@ def test_what_the_nodes_do_not_have_is_refused(folder: Path, allocation: Allocat
         begin(folder / "x.yaml", ["job.ranks=3"], allocation)
 
 
-def test_a_stop_request_for_an_earlier_start_does_not_stop_this_one(run_dir: Path, allocation: Allocation) -> None:
+def test_a_stop_request_from_before_the_job_was_submitted_does_not_stop_it(
+    run_dir: Path, allocation: Allocation
+) -> None:
     for name in ("stop", "stop_request.json"):
         (run_dir / name).touch()
         os.utime(run_dir / name, (NOW - 60, NOW - 60))
-    begin(run_dir, [], replace(allocation, restart=1))
+    assert "stopped=0" in begin(run_dir, [], replace(allocation, restart=1)).splitlines()
     assert not (run_dir / "stop").exists() and not (run_dir / "stop_request.json").exists()
-    (run_dir / "stop").touch()  # after this start began: a very early request
-    begin(run_dir, [], replace(allocation, restart=2))
-    assert (run_dir / "stop").exists()
+
+
+def test_what_an_earlier_start_asked_its_own_ranks_does_not_stop_a_later_one(
+    run_dir: Path, allocation: Allocation
+) -> None:
+    ask_to_stop(run_dir, "a signal of Slurm", start="the first start's token")
+    assert "stopped=0" in begin(run_dir, [], replace(allocation, restart=1)).splitlines()
+    assert not (run_dir / "stop").exists()
+
+
+@pytest.mark.parametrize("restart", [0, 1])
+def test_a_user_who_asks_while_the_job_waits_stops_it_when_it_begins(
+    run_dir: Path, allocation: Allocation, restart: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Slurm sets SubmitTime anew when it requeues a job: the request is older than that."""
+    (run_dir / "stop").touch()
+    os.utime(run_dir / "stop", (NOW - 1, NOW - 1))
+    requeued = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(NOW + 1))
+    again = replace(allocation, restart=restart, details={**allocation.details, "SubmitTime": requeued})
+    again = again if restart else replace(allocation, job="8")
+    (run_dir / LEASE).unlink()  # the first start has ended
+    assert "stopped=1" in begin(run_dir, [], again).splitlines()
+    assert end(run_dir, again, exit_code=75, signals="") == (75, False)
+    assert "stopped before its first step, as requested" in capsys.readouterr().err
+    assert (read_starts(run_dir)[-1].state, read_starts(run_dir)[-1].cause) == ("stopped", "stop")
+    assert not (run_dir / "stop").exists()
+    (run_dir / LEASE).unlink()
+    assert "stopped=0" in begin(run_dir, [], replace(allocation, job="9")).splitlines()
+
+
+def test_the_starts_of_an_earlier_job_of_the_same_number_do_not_count(run_dir: Path, allocation: Allocation) -> None:
+    """job.max_requeues is 1, and a controller that was set up anew has given the number again."""
+    train(run_dir, 1, 2, stopped=True)
+    warn(run_dir, ends_in_s=300)
+    assert end(run_dir, allocation, exit_code=1, signals=" USR1") == (75, True)
+    new = replace(allocation, details={**allocation.details, "SubmitTime": "2099-01-01T00:00:00"})
+    begin(run_dir, [], new)
+    train(run_dir, 3, 4, stopped=True)
+    warn(run_dir, ends_in_s=300)
+    assert end(run_dir, new, exit_code=1, signals=" USR1") == (75, True)
+    assert [start.state for start in read_starts(run_dir)] == ["waiting", "waiting"]
+
+
+def everything_in(folder: Path) -> dict[Path, bytes | None]:
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def test_a_job_that_is_refused_has_written_nothing(
+    run_dir: Path, allocation: Allocation, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Job 7 lives; its stop is requested, and it has not seen that yet."""
+    monkeypatch.setattr(batch_job, "OWNER_GRACE_S", 0.3)
+    (run_dir / "stop").touch()
+    (run_dir / "stop_request.json").write_text("{}")
+    before = everything_in(run_dir)
+    other = replace(allocation, job="8", details={**allocation.details, "SubmitTime": "2099-01-01T00:00:00"})
+    for words in ([], ["job.max_requeues=5", "report.wandb=offline"]):
+        with pytest.raises(CheckpointError, match=r"is owned by job 7, process \d+ on .*shardtune stop"):
+            begin(run_dir, words, other)
+    assert "waiting in case it is about to exit" in capsys.readouterr().err
+    assert everything_in(run_dir) == before
+    train(run_dir, 1, 2, stopped=True)
+    assert end(run_dir, allocation, exit_code=1, signals="") == (75, False)
+
+
+def test_the_end_of_a_start_releases_the_run_directory_and_a_failed_begin_too(
+    run_dir: Path, allocation: Allocation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder = read_holder(run_dir / LEASE)
+    assert holder is not None
+    train(run_dir, 1, stopped=True)
+    end(run_dir, replace(allocation, lease=holder.token), exit_code=1, signals="")
+    assert not (run_dir / LEASE).exists()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(batch_job, "write_run_dir", full)
+    with pytest.raises(OSError, match="No space left"):
+        begin(run_dir, [], replace(allocation, job="8"))
+    assert not (run_dir / LEASE).exists()
+
+
+def test_a_start_that_has_lost_the_run_directory_records_no_end(run_dir: Path, allocation: Allocation) -> None:
+    before = (run_dir / "status.json").read_text()
+    assert end(run_dir, replace(allocation, lease="of before"), exit_code=1, signals="") == (75, False)
+    assert (run_dir / "status.json").read_text() == before
 
 
 def test_the_time_limit_requeues_a_run_that_makes_progress(run_dir: Path, allocation: Allocation) -> None:
@@ -280,4 +371,5 @@ def test_a_finished_run_says_so_and_has_a_page(
     assert end(run_dir, allocation, exit_code=0, signals="") == (0, False)
     assert "the run is finished" in capsys.readouterr().err
     assert (run_dir / "report.html").is_file()
+    (run_dir / LEASE).unlink()
     assert "finished=1" in begin(run_dir, [], replace(allocation, job="8")).splitlines()

@@ -127,3 +127,8 @@ def test_a_node_on_which_no_rank_could_start_is_read_from_the_jobs_output() -> N
     )
     assert parse_unfit(output) == {"node2": "unfit", "node7": "unfit"}
     assert parse_unfit("a row: shardtune: node2 is unfit: really\n") == {}
+
+
+def test_what_a_later_version_adds_to_a_start_is_ignored() -> None:
+    start = Start(job="7", restart=0, nodes="node1", began=1.0, output=None, output_bytes=0)
+    assert parse_status(render_status([start]).replace('"job": "7"', '"job": "7", "added": 1')) == [start]

@@ -9,9 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from shardtune.errors import CheckpointError, TakenOverError
 from shardtune.launcher.plan.job import Machine, plan_job
-from shardtune.launcher.start.execute import _start_until_done, find_machine
+from shardtune.launcher.start import execute
+from shardtune.launcher.start.execute import _start_until_done, find_machine, run_job
 from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_OK
+from shardtune.run_dir.files import LEASE
+from shardtune.run_dir.lease import LEASE_TOKEN, take_lease
+from shardtune.run_dir.lease_holder import render_holder, this_process
 from shardtune.run_dir.run import write_run_dir
 
 
@@ -79,13 +84,45 @@ def test_ranks_that_were_short_of_memory_are_restarted_at_once_as_long_as_their_
     write_run_dir(plan.run)
     (folder / "r" / "metrics.jsonl").touch()
     argv = (sys.executable, "-c", SHORT_OF_MEMORY, str(folder / "r"), str(least))
-    environment = {"PYTHONPATH": str(Path(__file__).parents[3])}
+    lease = take_lease(folder / "r" / LEASE)
+    environment = {"PYTHONPATH": str(Path(__file__).parents[3]), LEASE_TOKEN: lease.token}
     assert _start_until_done(replace(plan, argv=argv, environment=environment), []) == code
+    lease.close()
     assert (folder / "r" / "starts").read_text().split() == starts
     stderr = capsys.readouterr().err
     assert "train.micro_batch_tokens: auto is 64 (memory ran out with 128); restarting now\n" in stderr
     assert stderr.count("restarting now") == len(starts) - 1
     assert ("rank 1 on here failed" in stderr) == (code == EXIT_BUG)
+
+
+def test_a_launcher_that_is_refused_has_written_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execute, "OWNER_GRACE_S", 0.2)
+    run_dir = folder / "r"
+    write_run_dir(plan_job(Path("x.yaml"), [], run_dir, Machine(0, 2)).run)
+    (run_dir / "stop").touch()
+    lease = take_lease(run_dir / LEASE)
+    before = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+    for words in ([], ["job.threads_per_rank=3"]):
+        with pytest.raises(CheckpointError, match="is owned by process"):
+            run_job(plan_job(run_dir, words, None, Machine(0, 2)))
+    assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == before
+    lease.close()
+
+
+def test_a_launcher_that_was_believed_dead_says_that_another_start_went_on(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = folder / "r"
+    plan = plan_job(Path("x.yaml"), [], run_dir, Machine(0, 2))
+    write_run_dir(plan.run)
+    lease = take_lease(run_dir / LEASE)
+    text = render_holder(this_process(job="8", token="another"))
+    words = f"import sys; open({str(run_dir / LEASE)!r}, 'w').write({text!r}); sys.exit(1)"
+    plan = replace(plan, argv=(sys.executable, "-c", words), environment={LEASE_TOKEN: lease.token})
+    with pytest.raises(TakenOverError, match=r"another start, job 8, .* took over this run directory"):
+        _start_until_done(plan, [])
+    assert "restarting" not in capsys.readouterr().err
+    lease.close()
 
 
 def test_the_cores_are_those_that_this_process_may_use() -> None:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from shardtune.run_dir.exit_codes import EXIT_RESUME
 from shardtune.run_dir.files import LEASE, RESULTS, STOP, alive_path, failure_path
+from shardtune.run_dir.stop_file import ask_to_stop
 from shardtune.trainer.checkpoint.manifest import complete_checkpoints
 from shardtune.trainer.data.prepare.prepare import _machine_lock, fingerprint
 from shardtune.trainer.distributed.stop import SIGNALS, StopAsked, signals_ask_to_stop
@@ -108,11 +109,27 @@ def test_nobody_listens_for_signals_afterwards_even_if_a_forked_process_lives_on
 
 def test_the_file_and_the_clock_ask_like_a_signal(tmp_path: Path) -> None:
     (tmp_path / STOP).touch()
-    with signals_ask_to_stop() as stop, pytest.raises(StopAsked, match=str(tmp_path / STOP)):
+    with signals_ask_to_stop() as stop, pytest.raises(StopAsked, match="a stop file"):
         stop.watch(tmp_path / STOP, None)
         time.sleep(10)
     with signals_ask_to_stop() as stop, pytest.raises(StopAsked, match="stop_after_minutes"):
         stop.watch(tmp_path / "other", 0.01)
+        time.sleep(10)
+
+
+def test_a_stop_file_says_who_asked_and_means_no_other_start_than_it_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shardtune.trainer.distributed.stop.POLL_S", 0.01)
+    ask_to_stop(tmp_path, "SIGTERM", start="earlier")
+    ask_to_stop(tmp_path, "Ctrl-C", start="mine")
+    ask_to_stop(tmp_path, "SIGTERM", start="mine")  # the first one is kept
+    with signals_ask_to_stop() as stop:
+        stop.watch(tmp_path / STOP, None, start="another")
+        time.sleep(0.3)
+        assert not stop.requested
+    with signals_ask_to_stop() as stop, pytest.raises(StopAsked, match="Ctrl-C"):
+        stop.watch(tmp_path / STOP, None, start="mine")
         time.sleep(10)
 
 

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from shardtune.errors import CheckpointError, RestartError, ShortOfMemoryError, TakenOverError
 from shardtune.recipe.schema import EngineConfig, Recipe
 from shardtune.run_dir.files import LEASE
+from shardtune.run_dir.lease import take_lease
 from shardtune.run_dir.micro_batch_budget import KEPT_BUDGET, KeptBudget, keep_budget, read_budget
 from shardtune.trainer.data.batches.batch_maker import BatchMaker
 from shardtune.trainer.data.batches.bins import Packing
 from shardtune.trainer.data.batches.steps import training_steps_of
 from shardtune.trainer.data.prepare.example_shards import Split
 from shardtune.trainer.data.prepare.prepare import Prepared, prepare
-from shardtune.trainer.distributed.lease import FileLease, PeersLease
+from shardtune.trainer.distributed.lease import PeersLease
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
 from shardtune.trainer.setup.footprint import largest_footprint
@@ -141,7 +142,7 @@ def test_a_whole_share_is_wanted_and_of_a_stream_as_much_as_its_rows_may_have(
 
 
 def test_each_lack_of_memory_halves_it_until_it_holds_but_the_longest_row(tmp_path: Path) -> None:
-    lease = FileLease(tmp_path / LEASE, None)
+    lease = take_lease(tmp_path / LEASE)
     budget, seen = Budget(100, least=24), []
     with pytest.raises(ShortOfMemoryError, match="rank 1"):
         while True:
@@ -169,7 +170,7 @@ def test_a_number_that_the_recipe_gives_stays_as_it_is(tmp_path: Path) -> None:
 
 
 def test_a_start_whose_run_directory_is_anothers_by_now_leaves_no_number(tmp_path: Path) -> None:
-    other = FileLease(tmp_path / LEASE, "8")
+    other = take_lease(tmp_path / LEASE, "8")
     with (
         pytest.raises(TakenOverError),
         halved_when_short(Budget(100, least=1), tmp_path, PeersLease(tmp_path / LEASE, "mine")),

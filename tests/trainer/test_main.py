@@ -1,0 +1,73 @@
+"""What a rank that was started by hand writes, or leaves alone, before its start owns the run directory."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from shardtune.recipe.load import parse_recipe
+from shardtune.run_dir.exit_codes import EXIT_RESUME, EXIT_USER
+from shardtune.run_dir.files import LEASE, STOP, failure_path
+from shardtune.run_dir.lease import FileLease, take_lease
+from shardtune.run_dir.run import Run, write_run_dir
+from shardtune.trainer.__main__ import _end, _parse, _Process, main
+from shardtune.trainer.distributed.rank_env import start_name
+from shardtune.trainer.distributed.stop import StopAsked
+from tests.support.runs import RECIPE
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """A run directory whose stop a user has requested."""
+    recipe = parse_recipe(RECIPE.format(folder=tmp_path), [f"data={{train: {tmp_path}/x.csv}}", "model.path=org/name"])
+    (tmp_path / "x.csv").write_text("text,label\na,b\n")
+    write_run_dir(Run(recipe, tmp_path / "run", tmp_path))
+    (tmp_path / "run" / STOP).touch()
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def lease(run_dir: Path) -> FileLease:
+    """Of another start, which lives."""
+    return take_lease(run_dir / LEASE, "7")
+
+
+def contents(run_dir: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+
+
+@pytest.mark.usefixtures("lease")
+@pytest.mark.parametrize("words", [[], ["--prepare=2"], ["report.wandb=offline"]])
+def test_ranks_by_hand_that_are_refused_have_written_nothing(
+    run_dir: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(run_dir)
+    assert main([str(run_dir), *words]) == EXIT_USER
+    assert capsys.readouterr().err.count("is owned by job 7, process") == 1
+    assert contents(run_dir) == before
+
+
+def rank(run_dir: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> _Process:
+    for name, value in {"RANK": str(number), "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    return _Process(_parse([str(run_dir)]), sys.stderr, run_dir)
+
+
+@pytest.mark.usefixtures("lease")
+def test_a_peer_of_a_refused_rank_records_no_failure_and_takes_no_stop_request(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(run_dir)
+    for error, code in ((StopAsked("SIGTERM"), EXIT_RESUME), (ValueError("no"), 1)):
+        assert _end(error, rank(run_dir, 1, monkeypatch)) == code
+    assert contents(run_dir) == before
+
+
+def test_a_peer_of_the_rank_that_owns_the_run_records_its_failure(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer = rank(run_dir, 1, monkeypatch)
+    lease = take_lease(run_dir / LEASE, start=start_name())
+    assert _end(ValueError("no"), peer) == 1
+    assert failure_path(run_dir, 1).exists()
+    lease.close()
