@@ -20,6 +20,10 @@ enter_site() {
 }
 enter_site
 
+# Of a script from standard input, as `shardtune submit` sends it, Slurm knows no path: it says (null), which must not be
+# taken for a folder of the working directory.
+[[ $code_dir == /* ]] || code_dir=/dev/null
+
 # Nothing is imported from the working directory: a random.py there must not replace the one that torch imports.
 export PYTHONSAFEPATH=1
 searched=

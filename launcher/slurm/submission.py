@@ -1,7 +1,6 @@
 """Recipe + overrides + cluster -> Submission: a job script for sbatch, and the run directory that keeps it. Pure."""
 
 import math
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -175,9 +174,8 @@ def job_environment(recipe: Recipe, run_dir: Path) -> dict[str, str]:
     """The environment variables that configure slurm/finetune.sh."""
     job = recipe.job
     environment = {"SHARDTUNE_PYTHON": job.python or ("python3" if job.container else sys.executable)}
-    # Installed packages are found without it. It is set even so, because the script would search where it lies.
-    is_checkout = (CODE_DIR / "pyproject.toml").is_file()
-    environment["SHARDTUNE_CODE"] = str(CODE_DIR) if is_checkout else os.devnull
+    if (CODE_DIR / "pyproject.toml").is_file():  # a checkout, not a folder of installed packages
+        environment["SHARDTUNE_CODE"] = str(CODE_DIR)
     if job.cpu_binding != "auto":
         environment["SHARDTUNE_CPU_BIND"] = job.cpu_binding
     if job.preamble:

@@ -95,6 +95,18 @@ def test_a_binding_comes_with_all_cpus_of_the_job_or_a_task_would_be_bound_to_on
     assert words[6 : words.index("bash")] == options
 
 
+def test_a_script_without_a_path_imports_nothing_from_a_folder_that_is_called_like_its_path(tmp_path: Path) -> None:
+    (tmp_path / "(null)").mkdir()
+    (tmp_path / "(null)" / "pyproject.toml").touch()
+    script = f'{FAKES}\nSLURMD_NODENAME=n1\nsource {ROOT}/slurm/site.sh\necho "${{PYTHONPATH:-nothing}}"'
+    for code_dir, expected in (("(null)", "nothing"), (f"{tmp_path}/(null)", f"{tmp_path}/(null)")):
+        environment = {"PATH": os.environ["PATH"], **JOB, "code_dir": code_dir}
+        done = subprocess.run(
+            ["bash", "-uc", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.strip() == expected
+
+
 @pytest.mark.parametrize("who", ["nobody", "this user, for all", "a link"])
 def test_compiler_caches_lie_in_a_folder_that_only_this_user_can_fill(tmp_path: Path, who: str) -> None:
     guessed = tmp_path / f"shardtune-{os.getuid()}"
