@@ -6,7 +6,7 @@
 #
 # Options of sbatch override the lines below. Training uses the nodes, GPUs and CPUs that Slurm allocates; without GPUs,
 # job.ranks processes per node train on the CPUs. Of the recipe's other job keys only device, threads_per_rank,
-# max_requeues and exclude_bad_nodes are used here. The rest comes from the environment of sbatch:
+# max_requeues, on_lost_node and exclude_bad_nodes are used here. The rest comes from the environment of sbatch:
 #
 #   SHARDTUNE_PYTHON            Python on the nodes; default: the active virtual environment, .venv beside slurm/ or in
 #                               the working directory, or python3
@@ -23,6 +23,7 @@
 #SBATCH --cpus-per-task=4
 #SBATCH --signal=B:USR1@300
 #SBATCH --requeue
+#SBATCH --no-kill
 #SBATCH --open-mode=append
 
 # ---- The job. `shardtune submit` copies what follows into RUN_DIR/job.sbatch, under a header of its own.
@@ -66,11 +67,19 @@ source "$code_dir/slurm/site.sh"
 
 (($# > 0)) || die "give a recipe: sbatch slurm/finetune.sh RECIPE [key=value …]"
 
+no_begin() { # its errors for users have exit code 2, and are in the output
+    (($1 == 2)) || say "$python could not begin the job on $SLURMD_NODENAME: exit code $1"
+    exit "$1"
+}
+
 # Recipe + allocation -> the layout of the ranks.
-finished=0 device=cpu gpus_per_node=0 ranks_per_node=1 num_ranks=1
+finished=0 device=cpu gpus_per_node=0 ranks_per_node=1 num_ranks=1 step_gpus='' guard='' delay=0
 settings=$(SHARDTUNE_SLURM_JOB=$(scontrol show job --oneliner "$SLURM_JOB_ID") \
-    "${on_first_node[@]}" "$python" -m shardtune.launcher.slurm.batch_job begin "$@") || exit
+    "${on_first_node[@]}" "$python" -m shardtune.launcher.slurm.batch_job begin "$@") || no_begin $?
 eval "$settings"
+
+# shellcheck source=slurm/guard.sh
+source "$code_dir/slurm/guard.sh"
 
 requeue() ( # excluding these nodes, if any are given
     trap "" TERM # Slurm sends it at once, but can change the nodes of a waiting job only
@@ -80,11 +89,22 @@ requeue() ( # excluding these nodes, if any are given
     exit 0
 )
 
-end() { # reports how this start ended; exits with the code of the job
+pause() { # seconds, fewer if a signal arrives
+    sleep "$1" &
+    wait $!
+    kill $! 2>/dev/null
+}
+
+end() { # reports how this start ended; exits with the code of the job, or returns if the ranks are to be restarted here
     local verdict code pause exclude
     verdict=$(SHARDTUNE_SLURM_JOB=$(scontrol show job --oneliner "$SLURM_JOB_ID") \
-        "${on_first_node[@]}" "$python" -m shardtune.launcher.slurm.batch_job end "$run_dir" --code="$1" --signals="$signals")
+        "${on_first_node[@]}" "$python" -m shardtune.launcher.slurm.batch_job end "$run_dir" --code="$1" --signals="$signals" "${@:2}")
     code=$?
+    if [[ $verdict == restart$'\n'* ]]; then
+        settings=${verdict#*$'\n'}
+        return
+    fi
+    stop_guard
     read -r verdict exclude <<<"$verdict"
     if [[ $verdict == requeue ]]; then
         for pause in 5 15 45 0; do # the controller may be restarting
@@ -98,11 +118,23 @@ end() { # reports how this start ended; exits with the code of the job
 
 ((finished)) && end 0
 
-watched "${on_first_node[@]}" "$python" -m shardtune.trainer "$run_dir" --prepare="$num_ranks" || end $?
-[[ $signals ]] && end 75
+mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+start_guard
+watched "${on_first_node[@]}" "$python" -m shardtune.trainer "$run_dir" --prepare="$num_ranks" || end $? --preparation
+[[ $signals ]] && end 75 --preparation
 
 # shellcheck source=slurm/ranks.sh
 source "$code_dir/slurm/ranks.sh"
 
-watched "${start_ranks[@]}" -m shardtune.trainer "$run_dir" --ranks="$num_ranks" --device="$device" --job="$SLURM_JOB_ID"
-end $?
+while :; do
+    watched "${start_ranks[@]}" -m shardtune.trainer "$run_dir" --ranks="$num_ranks" --device="$device" --job="$SLURM_JOB_ID"
+    code=$? ended=$SECONDS
+    end $code
+    eval "$settings" # nodes, attempt, delay
+    num_ranks=$((ranks_per_node * ${#nodes[@]}))
+    plan_ranks
+    start_guard
+    delay=$((delay - (SECONDS - ended)))
+    ((delay > 0)) && [[ ! $signals ]] && pause $delay
+    [[ $signals ]] && end 75
+done

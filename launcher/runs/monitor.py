@@ -10,6 +10,7 @@ from pathlib import Path
 
 from shardtune.errors import CheckpointError, LaunchError
 from shardtune.launcher.registry import known
+from shardtune.launcher.runs.early_end import early_end
 from shardtune.launcher.runs.status import RunEvidence, RunStatus, status_of
 from shardtune.launcher.slurm import cluster
 from shardtune.launcher.slurm.lifecycle import STATUS, STOP_REQUEST, Start, parse_status
@@ -34,9 +35,12 @@ def look_at(run_dir: Path, jobs: list[QueuedJob] | None = None) -> RunStatus:
         raise CheckpointError(f"{run_dir}: not a run directory (no {CONFIG})")
     job = cluster.job_of(run_dir, cluster.queued_jobs() if jobs is None else jobs)
     starts, submitted_as = _starts(run_dir), _submitted_as(run_dir)
-    # The job of a start that did not record how it ended, or of one that never began.
-    missing = starts[-1].job if starts and starts[-1].state in ("running", "waiting") else None
-    missing = submitted_as if not starts else missing
+    unbegun = _unbegun(run_dir, starts, submitted_as)
+    # The job of a start that never began, or did not record how it ended.
+    unended = starts[-1].job if starts and starts[-1].state in ("running", "waiting") else None
+    missing = unbegun[0] if unbegun else unended
+    last_word = cluster.last_word(missing) if job is None and missing else None
+    is_requeued = bool(starts) and unbegun is not None and unbegun[0] == starts[-1].job
     events = outer_events(run_dir)
     seen = RunEvidence(
         run_dir=run_dir,
@@ -46,7 +50,8 @@ def look_at(run_dir: Path, jobs: list[QueuedJob] | None = None) -> RunStatus:
         running_here=_lease_is_fresh(run_dir),
         submitted_as=submitted_as,
         failure=_failure(run_dir, max((event["time"] for event in events if event["event"] == "start"), default=0.0)),
-        last_word=cluster.last_word(missing) if job is None and missing else None,
+        early_end=early_end(*unbegun, last_word, is_requeued=is_requeued) if job is None and unbegun else None,
+        last_word=last_word,
     )
     return status_of(seen, job)
 
@@ -154,6 +159,18 @@ def _starts(run_dir: Path) -> list[Start]:
 def _submitted_as(run_dir: Path) -> str | None:
     path = run_dir / SUBMISSION
     return str(json.loads(path.read_text(encoding="utf-8"))["job"]) if path.is_file() else None
+
+
+def _unbegun(run_dir: Path, starts: list[Start], submitted_as: str | None) -> tuple[str, Path] | None:
+    """The run's newest job and its output, if no start has begun since it was submitted or requeued."""
+    last = starts[-1] if starts else None
+    if submitted_as is not None and (last is None or last.job != submitted_as):
+        submitted = json.loads((run_dir / SUBMISSION).read_text(encoding="utf-8"))["submitted"]
+        if last is None or submitted > last.began:
+            return submitted_as, run_dir / "logs" / f"slurm-{submitted_as}.out"
+    if last is not None and last.state == "waiting" and last.output is not None:
+        return last.job, Path(last.output)
+    return None
 
 
 def _failure(run_dir: Path, since: float) -> str | None:
