@@ -20,7 +20,8 @@ code_dir=${SHARDTUNE_CODE:-${command%%/slurm/doctor.sh*}}
 source "$code_dir/slurm/site.sh"
 
 run_dir=$PWD device=cpu gpus_per_node=0 ranks_per_node=1
-settings=$("${on_first_node[@]}" "$python" -m shardtune.launcher.slurm.batch_job layout "$PWD" "$@") || exit
+settings=$(SHARDTUNE_SLURM_JOB=$(scontrol show job --oneliner "$SLURM_JOB_ID") \
+    "${on_first_node[@]}" "$python" -m shardtune.launcher.slurm.batch_job layout "$PWD" "$@") || exit
 eval "$settings"
 # shellcheck source=slurm/ranks.sh
 source "$code_dir/slurm/ranks.sh"

@@ -6,7 +6,7 @@
 #
 # Options of sbatch override the lines below. Training uses the nodes, GPUs and CPUs that Slurm allocates; without GPUs,
 # job.ranks processes per node train on the CPUs. Of the recipe's other job keys only device, threads_per_rank,
-# max_requeues and exclude_bad_nodes are used here. The rest comes from the environment of sbatch:
+# max_requeues, on_lost_node and exclude_bad_nodes are used here. The rest comes from the environment of sbatch:
 #
 #   SHARDTUNE_PYTHON            Python on the nodes; default: the active virtual environment, .venv beside slurm/ or in
 #                               the working directory, or python3
@@ -23,6 +23,7 @@
 #SBATCH --cpus-per-task=4
 #SBATCH --signal=B:USR1@300
 #SBATCH --requeue
+#SBATCH --no-kill
 #SBATCH --open-mode=append
 
 # ---- The job. `shardtune submit` copies what follows into RUN_DIR/job.sbatch, under a header of its own.
@@ -67,11 +68,16 @@ source "$code_dir/slurm/site.sh"
 
 (($# > 0)) || die "give a recipe: sbatch slurm/finetune.sh RECIPE [key=value …]"
 
+no_begin() { # its errors for users have exit code 2, and are in the output
+    (($1 == 2)) || say "$python could not begin the job on $SLURMD_NODENAME: exit code $1"
+    exit "$1"
+}
+
 # Recipe + allocation -> the layout of the ranks.
-finished=0 stopped=0 device=cpu gpus_per_node=0 ranks_per_node=1 num_ranks=1
+finished=0 stopped=0 device=cpu gpus_per_node=0 ranks_per_node=1 num_ranks=1 step_gpus='' guard='' delay=0
 unset SHARDTUNE_LEASE
 settings=$(SHARDTUNE_SHELL=$$ SHARDTUNE_SLURM_JOB=$(scontrol show job --oneliner "$SLURM_JOB_ID") \
-    "${on_first_node[@]}" "$python" -m shardtune.launcher.slurm.batch_job begin "$@") || exit
+    "${on_first_node[@]}" "$python" -m shardtune.launcher.slurm.batch_job begin "$@") || no_begin $?
 eval "$settings"
 
 keep_lease() { # this shell owns the run directory (shardtune/run_dir/lease.py); starts on other machines see it alive
@@ -82,6 +88,9 @@ keep_lease() { # this shell owns the run directory (shardtune/run_dir/lease.py);
 keep_lease 2>/dev/null &
 keeper=$!
 
+# shellcheck source=slurm/guard.sh
+source "$code_dir/slurm/guard.sh"
+
 requeue() ( # excluding these nodes, if any are given
     trap "" TERM # Slurm sends it at once, but can change the nodes of a waiting job only
     scontrol requeue "$SLURM_JOB_ID" || exit
@@ -90,12 +99,23 @@ requeue() ( # excluding these nodes, if any are given
     exit 0
 )
 
-end() { # reports how this start ended; exits with the code of the job
+pause() { # seconds, fewer if a signal arrives
+    sleep "$1" &
+    wait $!
+    kill $! 2>/dev/null
+}
+
+end() { # reports how this start ended; exits with the code of the job, or returns if the ranks are to be restarted here
     local verdict code pause exclude
     verdict=$(SHARDTUNE_SLURM_JOB=$(scontrol show job --oneliner "$SLURM_JOB_ID") \
-        "${on_first_node[@]}" "$python" -m shardtune.launcher.slurm.batch_job end "$run_dir" --code="$1" --signals="$signals")
+        "${on_first_node[@]}" "$python" -m shardtune.launcher.slurm.batch_job end "$run_dir" --code="$1" --signals="$signals" "${@:2}")
     code=$?
+    if [[ $verdict == restart$'\n'* ]]; then
+        settings=${verdict#*$'\n'}
+        return
+    fi
     kill $keeper 2>/dev/null
+    stop_guard
     read -r verdict exclude <<<"$verdict"
     if [[ $verdict == requeue ]]; then
         for pause in 5 15 45 0; do # the controller may be restarting
@@ -108,13 +128,25 @@ end() { # reports how this start ended; exits with the code of the job
 }
 
 ((finished)) && end 0
-((stopped)) && end 75 # as a user asked while the job waited
+((stopped)) && end 75 --preparation # as a user asked while the job waited
 
-watched "${on_first_node[@]}" "$python" -m shardtune.trainer "$run_dir" --prepare="$num_ranks" || end $?
-[[ $signals ]] && end 75
+mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+start_guard
+watched "${on_first_node[@]}" "$python" -m shardtune.trainer "$run_dir" --prepare="$num_ranks" || end $? --preparation
+[[ $signals ]] && end 75 --preparation
 
 # shellcheck source=slurm/ranks.sh
 source "$code_dir/slurm/ranks.sh"
 
-watched "${start_ranks[@]}" -m shardtune.trainer "$run_dir" --ranks="$num_ranks" --device="$device" --job="$SLURM_JOB_ID"
-end $?
+while :; do
+    watched "${start_ranks[@]}" -m shardtune.trainer "$run_dir" --ranks="$num_ranks" --device="$device" --job="$SLURM_JOB_ID"
+    code=$? ended=$SECONDS
+    end $code
+    eval "$settings" # nodes, attempt, delay
+    num_ranks=$((ranks_per_node * ${#nodes[@]}))
+    plan_ranks
+    start_guard
+    delay=$((delay - (SECONDS - ended)))
+    ((delay > 0)) && [[ ! $signals ]] && pause $delay
+    [[ $signals ]] && end 75
+done

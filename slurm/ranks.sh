@@ -1,5 +1,5 @@
 #!/bin/bash
-# Starts the ranks on all nodes of a job: srun with one task per node, which runs torchrun. Sourced, not submitted.
+# Starts the ranks on the nodes of a job: srun with one task per node, which runs torchrun. Sourced, not submitted.
 # shellcheck disable=SC2034,SC2154 # variables of the script that sources it
 
 # ---- The job.
@@ -33,19 +33,28 @@ on_node() { # the same command on every node; what differs between nodes is dete
 }
 export run_dir gpus_per_node
 
-mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-# A port derived from the job id, because the job may share a node with others.
-torchrun=("$python" -m torch.distributed.run --nnodes="${#nodes[@]}" --nproc-per-node="$ranks_per_node"
-    --rdzv-backend=c10d --rdzv-endpoint="${nodes[0]}:$((20000 + SLURM_JOB_ID % 10000))"
-    --rdzv-id="$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}")
-
+rank_options=("${step_options[@]}")
+[[ ${step_gpus:-} ]] && rank_options+=("--gpus-per-node=$step_gpus")
 # One task per node, with all CPUs of the job there: clusters that bind tasks give a task without a CPU count only one.
 if [[ ${SHARDTUNE_CPU_BIND:-auto} != auto ]]; then
-    step_options+=("--cpu-bind=$SHARDTUNE_CPU_BIND" "--cpus-per-task=$SLURM_CPUS_ON_NODE")
+    rank_options+=("--cpu-bind=$SHARDTUNE_CPU_BIND" "--cpus-per-task=$SLURM_CPUS_ON_NODE")
 elif [[ $(scontrol show config) == *task/affinity* ]]; then
-    step_options+=(--cpu-bind=none)
+    rank_options+=(--cpu-bind=none)
 fi
-start_ranks=(srun --nodes="${#nodes[@]}" --ntasks="${#nodes[@]}" --ntasks-per-node=1
-    --kill-on-bad-exit=1 --wait=60 "${step_options[@]}"
-    bash -c "$(declare -f say die enter_site unfit on_node); on_node \"\$@\"" shardtune
-    "${inside[@]}" "${torchrun[@]}")
+
+plan_ranks() { # nodes, attempt -> start_ranks
+    local torchrun port
+    # A port derived from the job id, because the job may share a node with others; another one for each restart.
+    port=$((20000 + (SLURM_JOB_ID + 997 * attempt) % 10000))
+    torchrun=("$python" -m torch.distributed.run --nnodes="${#nodes[@]}" --nproc-per-node="$ranks_per_node"
+        --rdzv-backend=c10d --rdzv-endpoint="${nodes[0]}:$port"
+        --rdzv-id="$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}.$attempt")
+    start_ranks=(srun --nodes="${#nodes[@]}" --ntasks="${#nodes[@]}" --ntasks-per-node=1
+        --kill-on-bad-exit=1 --wait=60 "${rank_options[@]}")
+    ((attempt)) && start_ranks+=("--nodelist=$(IFS=, && echo "${nodes[*]}")")
+    start_ranks+=(bash -c "$(declare -f say die preamble_failed enter_site unfit on_node); on_node \"\$@\"" shardtune
+        "${inside[@]}" "${torchrun[@]}")
+}
+attempt=0
+mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+plan_ranks

@@ -10,12 +10,19 @@ die() {
     exit 2
 }
 
+preamble_failed() {
+    trap - EXIT
+    die "$SHARDTUNE_PREAMBLE: the preamble ended on $SLURMD_NODENAME with exit code $1; it must succeed and must not call exit"
+}
+
 enter_site() {
     if [[ ${SHARDTUNE_PREAMBLE:-} ]]; then
-        set +u # module systems use unset variables
+        trap 'preamble_failed $?' EXIT # one that calls exit would end the job without a word
+        set +u                         # module systems use unset variables
         # shellcheck source=/dev/null
-        source "$SHARDTUNE_PREAMBLE" || die "$SHARDTUNE_PREAMBLE: the preamble failed on $SLURMD_NODENAME"
-        set -u
+        source "$SHARDTUNE_PREAMBLE" || preamble_failed $?
+        trap - EXIT
+        set +e -u
     fi
 }
 enter_site
@@ -43,6 +50,8 @@ if [[ ! $python && ! ${SHARDTUNE_CONTAINER:-} ]]; then
     done
 fi
 : "${python:=python3}"
+[[ ${SHARDTUNE_CONTAINER:-} ]] || command -v "$python" >/dev/null ||
+    die "no Python on $SLURMD_NODENAME: $python; name another one with job.python (by hand: SHARDTUNE_PYTHON)"
 
 step_options=()  # options of every srun
 inside=()        # prefix of every program on a node

@@ -13,6 +13,7 @@
 #SBATCH --cpus-per-task=4
 #SBATCH --signal=B:USR1@300
 #SBATCH --requeue
+#SBATCH --no-kill
 #SBATCH --open-mode=append
 
 # ---- The job.

@@ -9,6 +9,7 @@ from pathlib import Path
 from shardtune.errors import CheckpointError, LaunchError
 from shardtune.launcher.plan.sweep import point_dirs
 from shardtune.launcher.registry import known
+from shardtune.launcher.runs.early_end import early_end
 from shardtune.launcher.runs.status import RunEvidence, RunStatus, status_of
 from shardtune.launcher.slurm import cluster
 from shardtune.launcher.slurm.job_identity import JobIdentity, started_job, submitted_job
@@ -47,9 +48,11 @@ def look_at(run_dir: Path, jobs: list[QueuedJob] | None = None) -> RunStatus:
         raise CheckpointError(f"{run_dir}: not a run directory (no {CONFIG})")
     job = cluster.job_of(run_dir, cluster.queued_jobs() if jobs is None else jobs)
     starts, submitted = _starts(run_dir), _submitted(run_dir)
-    # The job of a start that did not record how it ended, or of one that never began.
-    missing = started_job(starts[-1]) if starts and starts[-1].state in ("running", "waiting") else None
-    missing = submitted if not starts else missing
+    unbegun = _unbegun(run_dir, starts, submitted.job if submitted else None)
+    is_requeued = bool(starts) and unbegun is not None and unbegun[0] == starts[-1].job
+    # The job of a start that never began, or did not record how it ended.
+    unended = started_job(starts[-1]) if starts and starts[-1].state in ("running", "waiting") else None
+    missing = submitted if unbegun is not None and not is_requeued else unended
     events = outer_events(run_dir)
     last_word = cluster.last_word(missing.job, missing) if job is None and missing else None
     began = max((event["time"] for event in events if event["event"] == "start"), default=0.0)
@@ -61,6 +64,7 @@ def look_at(run_dir: Path, jobs: list[QueuedJob] | None = None) -> RunStatus:
         running_here=_is_held(run_dir, ended_job=missing.job if missing and last_word else None),
         submitted_as=submitted.job if submitted else None,
         failure=_failure(run_dir, began),
+        early_end=early_end(*unbegun, last_word, is_requeued=is_requeued) if job is None and unbegun else None,
         last_word=last_word,
         cancelled_by=_cancelled_by(run_dir, since=max(began, starts[-1].began if starts else 0.0)),
     )
@@ -193,6 +197,18 @@ def _cancelled_by(run_dir: Path, *, since: float) -> str | None:
     path = run_dir / STOP_REQUEST
     request = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return str(request["by"]) if request.get("cancelled") and request["time"] > since else None
+
+
+def _unbegun(run_dir: Path, starts: list[Start], submitted_as: str | None) -> tuple[str, Path] | None:
+    """The run's newest job and its output, if no start has begun since it was submitted or requeued."""
+    last = starts[-1] if starts else None
+    if submitted_as is not None and (last is None or last.job != submitted_as):
+        submitted = json.loads((run_dir / SUBMISSION).read_text(encoding="utf-8"))["submitted"]
+        if last is None or submitted > last.began:
+            return submitted_as, run_dir / "logs" / f"slurm-{submitted_as}.out"
+    if last is not None and last.state == "waiting" and last.output is not None:
+        return last.job, Path(last.output)
+    return None
 
 
 def _failure(run_dir: Path, since: float) -> str | None:

@@ -34,7 +34,9 @@ class RunStatus:
     """The newest training loss, and the newest dev metrics that are single numbers."""
     num_starts: int
     causes: tuple[str, ...]
-    """Why each start but the last one ended."""
+    """Why each start after which the job was requeued ended."""
+    restarts: tuple[str, ...] = ()
+    """Why each start after which the ranks were restarted within the job ended."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class RunEvidence:
     submitted_as: str | None
     failure: str | None = None
     """Why the ranks of the last start failed, without a scheduler."""
+    early_end: str | None = None
+    """How its newest job ended, if that began and recorded no start."""
     last_word: str | None = None
     """What Slurm reports about a job that has left the queue although none of its starts recorded how it ended."""
     cancelled_by: str | None = None
@@ -79,16 +83,13 @@ def status_of(seen: RunEvidence, job: QueuedJob | None) -> RunStatus:
         metrics=metrics,
         num_starts=len(seen.starts),
         causes=tuple(start.cause for start in seen.starts if start.cause and start.state == "waiting"),
+        restarts=tuple(start.cause for start in seen.starts if start.cause and start.state == "restarting"),
     )
 
 
 def _state(seen: RunEvidence, job: QueuedJob | None) -> tuple[str, str]:
     if job is not None and job.is_running:
-        phase = next((e["name"] for e in reversed(seen.events) if e["event"] == "phase"), None)
-        return (
-            "running",
-            f"{phase or 'training' if seen.starts else 'starting'}, {job.time_left} of the time limit left",
-        )
+        return "running", f"{_doing(seen)}, {job.time_left} of the time limit left"
     if job is not None:
         word = "waiting" if seen.starts and seen.starts[-1].state in ("waiting", "running") else "pending"
         expected = f"; expected to start at {job.starts_at}" if job.starts_at not in ("N/A", "") else ""
@@ -99,6 +100,8 @@ def _state(seen: RunEvidence, job: QueuedJob | None) -> tuple[str, str]:
         return "running", "on this machine or another one, without Slurm"
     if seen.cancelled_by is not None:
         return "stopped", f"cancelled as {seen.cancelled_by} asked"
+    if seen.early_end is not None:
+        return "failed", seen.early_end
     reported = seen.last_word or "Slurm no longer knows why"
     if not seen.starts and seen.submitted_as is None:
         return _without_slurm(seen)
@@ -110,6 +113,16 @@ def _state(seen: RunEvidence, job: QueuedJob | None) -> tuple[str, str]:
             return "stopped", cause
         return "lost", f"job {last.job} left the queue ({reported})"
     return last.state, str(last.cause)
+
+
+def _doing(seen: RunEvidence) -> str:
+    """What a running job does."""
+    if not seen.starts:
+        return "starting"
+    last = seen.starts[-1]
+    if last.attempt and not any(event.get("time", 0.0) > last.began for event in seen.events):
+        return f"restarting the ranks on {last.nodes} after: {seen.starts[-2].cause}"
+    return next((e["name"] for e in reversed(seen.events) if e["event"] == "phase"), None) or "training"
 
 
 def _without_slurm(seen: RunEvidence) -> tuple[str, str]:
@@ -162,6 +175,7 @@ def render_columns(rows: Sequence[Sequence[str]]) -> str:
 def render_run(run: RunStatus) -> str:
     """The whole status of one run, a line for each item."""
     before = f", requeued after: {', '.join(run.causes)}" if run.causes else ""
+    before += f", restarted within the job after: {', '.join(run.restarts)}" if run.restarts else ""
     metrics = "  ".join(f"{name} {value:.4f}" for name, value in run.metrics.items())
     lines = {
         "run": run.run_dir,

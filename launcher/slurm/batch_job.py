@@ -2,12 +2,13 @@
 
 After `python -m shardtune.launcher.slurm.batch_job`:
 `begin RECIPE_OR_RUN_DIR [key=value …]` prints settings for bash;
-`end RUN_DIR --code=N --signals=…` prints `requeue`, and the nodes to exclude, if the job is to be requeued, and exits
-with the code of the job;
+`end RUN_DIR --code=N --signals=…` prints `requeue`, and the nodes to exclude, if the job is to be requeued, or
+`restart`, and settings for bash, if the ranks are to be started again in this job; it exits with the code of the job;
 `layout FOLDER [job.key=value …]` prints the settings of a job that does not train.
 """
 
 import argparse
+import math
 import shlex
 import sys
 import time
@@ -21,47 +22,44 @@ from shardtune.launcher.plan.job import RankPlan, plan_ranks
 from shardtune.launcher.registry import remember
 from shardtune.launcher.report.page import write_report
 from shardtune.launcher.slurm import cluster
-from shardtune.launcher.slurm.allocation import Allocation, find_allocation, parse_details, parse_time
+from shardtune.launcher.slurm.allocation import Allocation, find_allocation, parse_time
+from shardtune.launcher.slurm.evidence import (
+    culprit_of,
+    gather,
+    output_of,
+    output_size,
+    recipe_of,
+    with_restart,
+)
 from shardtune.launcher.slurm.job_identity import user_of
 from shardtune.launcher.slurm.lifecycle import (
     STATUS,
-    Evidence,
+    Ending,
     Start,
-    WarnedOf,
     decide,
     ended,
     is_of_hardware,
-    parse_cancellation,
     parse_status,
     parse_unfit,
     render_status,
-    steps_of,
+    restarted,
 )
 from shardtune.launcher.slurm.stop_requests import (
-    USR1_DETAILS,
     clear_requests,
     first_submission,
     fulfil_requests,
     is_asked_to_stop,
 )
 from shardtune.launcher.slurm.text import parse_node_list
-from shardtune.launcher.start.follow import Events, first_failure, hung_ranks
-from shardtune.launcher.start.restart import Failure, next_start
-from shardtune.recipe.load import machine_recipe, parse_recipe
-from shardtune.recipe.schema import Recipe
+from shardtune.launcher.start.follow import first_failure, hung_ranks
+from shardtune.recipe.load import machine_recipe
 from shardtune.run_dir.bad_nodes import keep_bad_nodes, may_be_excluded, read_bad_nodes
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_RESTART, EXIT_RESUME, EXIT_USER
-from shardtune.run_dir.files import CONFIG, LEASE, is_finished, write_atomically
+from shardtune.run_dir.files import LEASE, is_finished, write_atomically
 from shardtune.run_dir.lease import LEASE_TOKEN, OWNER_GRACE_S, refuse_if_lost, release, take_lease
-from shardtune.run_dir.micro_batch_budget import read_budget
 from shardtune.run_dir.run import Run, find_run, write_run_dir
 from shardtune.run_dir.trust import settle_trust
 from shardtune.run_dir.view.results import finished_message
-
-DEFAULT_LEAD_S = 300
-"""The lead time in the header of slurm/finetune.sh."""
-SIGNAL_GRAIN_S = 90
-"""Slurm may send the signal up to a minute earlier than requested."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,9 +81,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.command == "layout":
             print(layout(arguments.path, arguments.overrides, allocation))
             return EXIT_OK
-        code, requeue = end(arguments.path, allocation, exit_code=arguments.code, signals=arguments.signals)
+        code, requeue = end(
+            arguments.path,
+            allocation,
+            exit_code=arguments.code,
+            signals=arguments.signals,
+            is_preparation=arguments.preparation,
+        )
         if requeue:
             print("requeue", nodes_to_exclude(arguments.path, allocation))
+        elif code == EXIT_RESTART:
+            print(f"restart\n{settings_of_restart(read_starts(arguments.path))}")
         return code
     except ShardtuneError as error:
         say(str(error))
@@ -135,7 +141,7 @@ def _begin(run: Run, ranks: RankPlan, allocation: Allocation) -> str:
         nodes=allocation.nodes,
         began=time.time(),
         output=output,
-        output_bytes=Path(output).stat().st_size if output and Path(output).is_file() else 0,
+        output_bytes=output_size(output),
         cluster=allocation.cluster,
         user=user_of(allocation.details),
         submitted=allocation.details.get("SubmitTime"),
@@ -147,8 +153,11 @@ def _begin(run: Run, ranks: RankPlan, allocation: Allocation) -> str:
         f"job {allocation.job}: {counted(num_ranks, 'rank')} on {ranks.device}, {ranks.num_ranks} on each of "
         f"{allocation.nodes}; run directory: {run_dir}"
     )
-    finished = is_finished(run_dir)
-    return render_settings(run_dir, allocation, ranks, num_ranks, finished=finished, stopped=is_asked_to_stop(run_dir))
+    finished, stopped = is_finished(run_dir), is_asked_to_stop(run_dir)
+    settings = render_settings(run_dir, allocation, ranks, num_ranks, finished=finished, stopped=stopped)
+    # With --no-kill, Slurm would leave a job alone whose batch script is lost with its node.
+    guard = "" if allocation.num_nodes == 1 else "requeue" if run.recipe.job.max_requeues else "cancel"
+    return f"{settings}\nguard={guard}"
 
 
 def layout(folder: Path, overrides: Sequence[str], allocation: Allocation) -> str:
@@ -175,63 +184,107 @@ def render_settings(
         "gpus_per_node": str(allocation.machine.num_gpus),
         "ranks_per_node": str(ranks.num_ranks),
         "num_ranks": str(num_ranks),
+        "step_gpus": "" if allocation.step_gpus is None else str(allocation.step_gpus),
     }
     lines = [f"{name}={shlex.quote(value)}" for name, value in settings.items()]
     environment = {**ranks.environment, **({LEASE_TOKEN: allocation.lease} if allocation.lease else {})}
     return "\n".join([*lines, *(f"export {name}={shlex.quote(value)}" for name, value in environment.items())])
 
 
-def end(run_dir: Path, allocation: Allocation, *, exit_code: int, signals: str) -> tuple[int, bool]:
-    """Records and reports how this start ended, and releases the lease; returns the job's exit code, and whether to
-    requeue it."""
+def end(
+    run_dir: Path, allocation: Allocation, *, exit_code: int, signals: str, is_preparation: bool = False
+) -> tuple[int, bool]:
+    """Records and reports how this start ended; returns the job's exit code, and whether to requeue it.
+
+    `is_preparation`: it ended before its ranks were started, and has printed why.
+
+    EXIT_RESTART: the job goes on, and the ranks are to be started again within it, as the last of read_starts() says.
+    Otherwise the lease is released.
+    """
     starts = read_starts(run_dir)
-    # The newest one: a controller that was set up anew counts its jobs from 1 again.
+    # The newest one: each restart within a job is a start, and a controller that was set up anew counts from 1 again.
     own = [one for one in starts if (one.job, one.restart) == (allocation.job, allocation.restart)]
     start = own[-1] if own else None
     if start is None or start.ended is not None or _is_lost(run_dir, allocation.lease):
         say("another start took over this run directory (it believed this one dead); exiting")
         return EXIT_RESUME, False
+    goes_on = False
     try:
-        return _end(run_dir, allocation, starts, start, exit_code=exit_code, signals=signals)
+        verdict = _end(
+            run_dir, allocation, starts, start, exit_code=exit_code, signals=signals, is_preparation=is_preparation
+        )
+        goes_on = read_starts(run_dir)[-1].ended is None
+        return verdict
     finally:
-        if allocation.lease is not None:
+        if allocation.lease is not None and not goes_on:
             release(run_dir / LEASE, allocation.lease)
 
 
 def _end(
-    run_dir: Path, allocation: Allocation, starts: list[Start], start: Start, *, exit_code: int, signals: str
+    run_dir: Path,
+    allocation: Allocation,
+    starts: list[Start],
+    start: Start,
+    *,
+    exit_code: int,
+    signals: str,
+    is_preparation: bool,
 ) -> tuple[int, bool]:
     """The same, while the lease is held."""
     _keep_bad_nodes(run_dir, start, allocation)
-    seen = _evidence(
+    seen = gather(
         run_dir,
         start,
         starts,
+        allocation,
         exit_code=exit_code,
-        warning=_warning(run_dir) if "USR1" in signals else None,
+        signals=signals,
         taken_back=int(allocation.details.get("Restarts", "0")) > start.restart,
     )
     if seen.bad_nodes:
         seen = replace(seen, has_other_nodes=_has_other_nodes(allocation, [node for node, _ in seen.bad_nodes]))
+    if exit_code and not seen.finished and not is_preparation:
+        seen = with_restart(seen, run_dir, start, starts, allocation, signals)
     ending = decide(seen)
-    starts[starts.index(start)] = ended(start, ending, seen, time.time())
+    now = time.time()
+    starts[starts.index(start)] = ended(start, ending, seen, now)
+    if ending.state == "restarting":
+        starts.append(restarted(start, ending, now, output_size(start.output)))
     write_atomically(run_dir / STATUS, render_status(starts))
     if ending.cause == "stop":  # what was requested is done
         fulfil_requests(run_dir)
+    if ending.cause in ("failure", "hang") and not is_preparation:
+        return _report(run_dir, start, ending, exit_code, culprit_of(run_dir, start).text)
+    return _report(run_dir, start, ending, exit_code)
+
+
+def _report(run_dir: Path, start: Start, ending: Ending, exit_code: int, culprit: str = "") -> tuple[int, bool]:
+    """Says how the start ended; returns what end() does."""
     say(ending.text)
-    match ending.state:
-        case "finished":
-            write_report(run_dir)
-            say(finished_message(_recipe(run_dir), run_dir, start.began))
-            return EXIT_OK, False
-        case "failed" | "waiting" if ending.cause in ("failure", "hang"):
-            for path in hung_ranks(run_dir, start.began):
-                say(f"stack traces of a rank: {path}")
-            if (failure := first_failure(run_dir, start.began)) is not None:
-                say(f"rank {failure['rank']} on {failure['host']} failed first:\n{failure['text'].rstrip()}")
-            say(f"logs: {run_dir / 'logs'}")
-            return (EXIT_RESUME, True) if ending.requeue else (exit_code, False)
+    if ending.state == "finished":
+        write_report(run_dir)
+        say(finished_message(recipe_of(run_dir), run_dir, start.began))
+        return EXIT_OK, False
+    if ending.cause in ("failure", "hang"):
+        for path in hung_ranks(run_dir, start.began):
+            say(f"stack traces of a rank: {path}")
+        if culprit:
+            say(culprit)
+        say(f"logs: {run_dir / 'logs'}")
+    if ending.state == "restarting":
+        return EXIT_RESTART, False
+    if ending.state == "failed" and ending.cause in ("failure", "hang"):
+        return exit_code, False
     return EXIT_RESUME, ending.requeue
+
+
+def settings_of_restart(starts: Sequence[Start]) -> str:
+    """Bash code for the restart within the job that the last of these starts records."""
+    start = starts[-1]
+    # srun would take these from the environment; they are about the nodes that the job began with.
+    stale = "SLURM_NODELIST SLURM_NNODES SLURM_NTASKS SLURM_NPROCS SLURM_TASKS_PER_NODE SLURM_JOB_CPUS_PER_NODE"
+    nodes = shlex.join(parse_node_list(start.nodes))
+    return f"attempt={start.attempt}\ndelay={math.ceil(start.delay_s)}\nnodes=({nodes})\nunset {stale}"
 
 
 def nodes_to_exclude(run_dir: Path, allocation: Allocation) -> str:
@@ -266,64 +319,11 @@ def _is_lost(run_dir: Path, lease: str | None) -> bool:
 
 def _end_of_previous(run_dir: Path, start: Start, allocation: Allocation) -> Start:
     """The previous start with its end, which its batch script had no time to record."""
-    seen = _evidence(
-        run_dir,
-        start,
-        [start],
-        exit_code=0,
-        warning=None,
-        taken_back=start.job == allocation.job,
-    )
+    seen = gather(run_dir, start, [start], allocation, taken_back=start.job == allocation.job)
     if seen.cancelled is None and seen.taken_back:
         # Slurm reports the end in the job's output, unless the machine that would write it is down.
         seen = replace(seen, cancelled="node failure")
     return ended(start, decide(seen), seen, time.time())
-
-
-def _warning(run_dir: Path) -> WarnedOf:
-    """The reason for the signal of --signal."""
-    details = parse_details(_text(run_dir / USR1_DETAILS))
-    if details.get("PreemptTime", "None") != "None":
-        return "preemption"
-    ends = parse_time(details.get("EndTime", ""))
-    lead_s = max(DEFAULT_LEAD_S, _recipe(run_dir).job.stop_lead_s)
-    early = ends is None or ends - (run_dir / USR1_DETAILS).stat().st_mtime > lead_s + SIGNAL_GRAIN_S
-    return "signal" if early else "time limit"
-
-
-def _evidence(
-    run_dir: Path, start: Start, starts: Sequence[Start], *, exit_code: int, warning: WarnedOf | None, taken_back: bool
-) -> Evidence:
-    first_step, last_step, stopped = steps_of(list(Events(run_dir, start.began).new()))
-    failure = first_failure(run_dir, start.began)
-    # A rank that is asked to stop before there is anything to save records that as its failure.
-    stopped |= failure is not None and failure.get("code") == EXIT_RESUME
-    budget = read_budget(run_dir) if failure is not None and failure.get("code") == EXIT_RESTART else None
-    hung = bool(hung_ranks(run_dir, start.began))
-    has_stepped = first_step is not None and last_step is not None and last_step > first_step
-    of_job = [one for one in starts if (one.job, one.first_submitted) == (start.job, start.first_submitted)]
-    failures = [_failure(one) for one in of_job if _was_requeued_after_failure(one)]
-    fails_again = failure is not None and failure.get("code") == EXIT_USER
-    this = Failure(last_step or 0, is_mishap=(hung or has_stepped) and not fails_again)
-    return Evidence(
-        finished=is_finished(run_dir),
-        first_step=first_step,
-        last_step=last_step,
-        stopped=stopped,
-        asked_by_user=is_asked_to_stop(run_dir),
-        warning=warning,
-        taken_back=taken_back,
-        cancelled=parse_cancellation(_output(start)),
-        exit_code=exit_code,
-        num_requeues=sum(one.state == "waiting" and one.cause == "time limit" for one in of_job),
-        max_requeues=_recipe(run_dir).job.max_requeues,
-        bad_nodes=tuple(
-            (bad.node, bad.why) for bad in read_bad_nodes(run_dir) if bad.job == start.job and bad.time >= start.began
-        ),
-        amended=str(budget) if budget is not None else None,
-        hung=hung,
-        restart=next_start([*failures, this], _recipe(run_dir).faults),
-    )
 
 
 def _keep_bad_nodes(run_dir: Path, start: Start, allocation: Allocation) -> None:
@@ -331,10 +331,10 @@ def _keep_bad_nodes(run_dir: Path, start: Start, allocation: Allocation) -> None
 
     Only if job.exclude_bad_nodes is set.
     """
-    job = _recipe(run_dir).job
+    job = recipe_of(run_dir).job
     if not job.exclude_bad_nodes or not job.max_requeues:
         return
-    bad = parse_unfit(_output(start))
+    bad = parse_unfit(output_of(start))
     failure = first_failure(run_dir, start.began)
     if failure is not None and is_of_hardware(failure["text"]):
         bad[failure["host"].split(".")[0]] = "sick"
@@ -352,25 +352,6 @@ def _excluded(allocation: Allocation) -> list[str]:
     return parse_node_list(allocation.details.get("ExcNodeList", ""))
 
 
-def _output(start: Start) -> str:
-    """The output of the job since this start."""
-    if start.output is None or not Path(start.output).is_file():
-        return ""
-    return Path(start.output).read_bytes()[start.output_bytes :].decode("utf-8", errors="replace")
-
-
-def _was_requeued_after_failure(start: Start) -> bool:
-    return start.state == "waiting" and start.cause in ("failure", "hang")
-
-
-def _failure(start: Start) -> Failure:
-    return Failure(start.last_step or 0, is_mishap=True)
-
-
-def _recipe(run_dir: Path) -> Recipe:
-    return parse_recipe(_text(run_dir / CONFIG), name=str(run_dir / CONFIG))
-
-
 def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
@@ -383,6 +364,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--run-dir", type=Path, help="the run directory (default: runs/RECIPE-HASH)")
     parser.add_argument("--trust", action="store_true", help="accept the programs that the run directory names")
     parser.add_argument("--code", type=int, default=0, help="the exit code of the ranks")
+    parser.add_argument("--preparation", action="store_true", help="the start ended before its ranks were started")
     parser.add_argument("--signals", default="", help="the signals that the batch script received")
     return parser.parse_intermixed_args(argv)
 

@@ -229,6 +229,14 @@ def usable_nodes(partition: str) -> set[str] | None:
     return None if result.exit_code else set(result.output.split())
 
 
+def silent_nodes(nodes: Sequence[str]) -> set[str]:
+    """Those of these nodes that are down or do not answer Slurm; none if Slurm itself does not answer."""
+    result = execute.run_tool(
+        ["sinfo", "--noheader", "--Node", f"--nodes={','.join(nodes)}", "--states=down,no_respond", "--format=%N"]
+    )
+    return set() if result.exit_code else set(result.output.split())
+
+
 def cancel(job: QueuedJob) -> None:
     """Ends a job, or removes it from the queue."""
     cancel_job(job.name)
@@ -252,6 +260,8 @@ def last_word(number: str, identity: JobIdentity | None = None) -> str | None:
         if identity is not None and not _is_same(identity, details):
             return None
         reason = details.get("Reason", "None")
+        if reason == "NonZeroExitCode":
+            reason = f"exit code {details.get('ExitCode', '?').split(':')[0]}"
         return details["JobState"] + ("" if reason == "None" else f", {reason}")
     result = execute.run_tool(
         ["sacct", "--noheader", "--allocations", "--parsable2", "--format=State", f"--jobs={number}"]

@@ -1,4 +1,4 @@
-"""How a start of a job ended, why, and whether the job is requeued. Pure.
+"""How a start of a job ended, why, and whether the ranks are restarted within the job or the job is requeued. Pure.
 
 RUN_DIR/status.json holds the starts of a run on a cluster; `shardtune status` shows earlier starts from it.
 """
@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
+from shardtune.launcher.slurm.in_place import Here, Queue
 from shardtune.launcher.start.restart import GiveUp, Restart
 from shardtune.run_dir.exit_codes import EXIT_RESUME
 
@@ -29,10 +30,11 @@ Cause = Literal[
     "failure",
     "unknown",
 ]
-State = Literal["running", "waiting", "stopped", "failed", "finished"]
-"""waiting: the job is in the queue again. stopped: it is not, and the run is not finished."""
+State = Literal["running", "restarting", "waiting", "stopped", "failed", "finished"]
+"""restarting: the ranks are started again within the job. waiting: the job is in the queue again. stopped: it is not,
+and the run is not finished."""
 
-NO_RESTART = GiveUp("")
+NO_RESTART, NO_PLACE = GiveUp(""), Queue("")
 STATUS = "status.json"
 STOP_REQUEST = "stop_request.json"
 """The file that marks a stop request of a user; the job is then not requeued."""
@@ -70,6 +72,12 @@ class Start:
     """When the job was submitted, or requeued, as Slurm writes times."""
     first_submitted: str | None = None
     """When the job was submitted before its first start."""
+    attempt: int = 0
+    """How often the ranks had been restarted within this start of the job before."""
+    delay_s: float = 0.0
+    """Seconds that such a restart waited."""
+    saved: int = 0
+    """The step of the newest checkpoint when it ended; 0 if there was none."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,14 @@ class Evidence:
     """Whether ranks without progress wrote their stack traces and ended."""
     restart: Restart | GiveUp = NO_RESTART
     """Whether another start may succeed, if this one failed."""
+    place: Here | Queue = NO_PLACE
+    """Where the ranks are restarted, if they are."""
+    lost_nodes: tuple[str, ...] = ()
+    """The nodes that the job lost while the ranks ran on them."""
+    stepped_before: bool = False
+    """Whether the ranks had done a step in this job since Slurm started it, before they were restarted within it."""
+    saved: int = 0
+    """The step of the newest checkpoint; 0 if there is none."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +131,10 @@ class Ending:
     requeue: bool
     """Whether to requeue the job."""
     text: str
+    delay_s: float = 0.0
+    """Seconds until the ranks are restarted, if they are within the job."""
+    nodes: tuple[str, ...] = ()
+    """The nodes on which they are restarted."""
 
 
 def decide(seen: Evidence) -> Ending:
@@ -127,6 +147,8 @@ def decide(seen: Evidence) -> Ending:
         return _after_bad_nodes(seen)
     if seen.amended is not None:
         return _after_shortage(seen, seen.amended)
+    if seen.lost_nodes and seen.exit_code and not seen.stopped:
+        return _after_node_loss(seen)
     if seen.stopped or ((seen.warning or seen.asked_by_user) and seen.exit_code == EXIT_RESUME):
         return _after_stop(seen)
     if seen.exit_code:
@@ -153,8 +175,9 @@ def _after_stop(seen: Evidence) -> Ending:
     if seen.num_requeues >= seen.max_requeues:
         text = f"{stopped}; not requeued: all {seen.num_requeues} requeues are used up (job.max_requeues)"
         return Ending("stopped", cause, False, text)
-    if seen.first_step is not None and seen.first_step == seen.last_step:
-        return Ending("stopped", cause, False, f"{stopped}, without a single step; raise job.time_limit")
+    if not seen.stepped_before and (seen.first_step is None or seen.first_step == seen.last_step):
+        text = f"{stopped}, without a single step; raise job.time_limit (sbatch --time)"
+        return Ending("stopped", cause, False, text)
     count = f"{seen.num_requeues + 1} of {seen.max_requeues}"
     return Ending("waiting", cause, True, f"{stopped}; requeued ({count})")
 
@@ -163,9 +186,27 @@ def _after_shortage(seen: Evidence, amended: str) -> Ending:
     text = f"ended {_where(seen)}; the next start needs less memory: {amended}"
     if seen.asked_by_user:
         return Ending("stopped", "stop", False, text)
+    if isinstance(seen.place, Here):
+        return Ending("restarting", "memory", False, f"{text}; restarting in this job", nodes=seen.place.nodes)
     if seen.max_requeues == 0:
         return Ending("stopped", "memory", False, f"{text}; not requeued (job.max_requeues is 0)")
     return Ending("waiting", "memory", True, f"{text}; requeued")
+
+
+def _after_node_loss(seen: Evidence) -> Ending:
+    lost = ", ".join(seen.lost_nodes)
+    text = f"lost {lost} {_where(seen)}"
+    if seen.asked_by_user:
+        return Ending("stopped", "stop", False, f"{text}; stopped, as requested")
+    if isinstance(seen.place, Here):
+        nodes = ", ".join(seen.place.nodes)
+        return Ending(
+            "restarting", "node failure", False, f"{text}; restarting in this job on {nodes}", nodes=seen.place.nodes
+        )
+    reason = f" ({seen.place.reason})" if seen.place.reason else ""
+    if seen.max_requeues == 0:
+        return Ending("stopped", "node failure", False, f"{text}{reason}; not requeued (job.max_requeues is 0)")
+    return Ending("waiting", "node failure", True, f"{text}{reason}; requeued")
 
 
 def _after_bad_nodes(seen: Evidence) -> Ending:
@@ -209,9 +250,14 @@ def _after_failure(seen: Evidence) -> Ending:
         return Ending("failed", cause, False, f"{text}; {seen.restart.reason}" if seen.restart.reason else text)
     if seen.asked_by_user:
         return Ending("stopped", "stop", False, text)
+    number = f"restart {seen.restart.number}"
+    if isinstance(seen.place, Here):
+        text = f"{text}; restarting in this job in {seen.restart.delay_s:g} s ({number})"
+        return Ending("restarting", cause, False, text, seen.restart.delay_s, seen.place.nodes)
+    reason = f", because {seen.place.reason}" if seen.place.reason else ""
     if seen.max_requeues == 0:
-        return Ending("failed", cause, False, f"{text}; not requeued (job.max_requeues is 0)")
-    return Ending("waiting", cause, True, f"{text}; requeued (restart {seen.restart.number})")
+        return Ending("failed", cause, False, f"{text}; not requeued (job.max_requeues is 0){reason}")
+    return Ending("waiting", cause, True, f"{text}; requeued ({number}){reason}")
 
 
 def _where(seen: Evidence) -> str:
@@ -250,6 +296,19 @@ def ended(start: Start, ending: Ending, seen: Evidence, now: float) -> Start:
         cause=ending.cause,
         first_step=seen.first_step,
         last_step=seen.last_step,
+        saved=seen.saved,
+    )
+
+
+def restarted(start: Start, ending: Ending, now: float, output_bytes: int) -> Start:
+    """The start of the ranks that follows within the same job."""
+    return replace(
+        start,
+        nodes=",".join(ending.nodes),
+        began=now,
+        output_bytes=output_bytes,
+        attempt=start.attempt + 1,
+        delay_s=ending.delay_s,
     )
 
 

@@ -110,7 +110,7 @@ def plan_doctor(overrides: Sequence[str], folder: Path, cluster: Sequence[Nodes]
 
     Raises ConfigError or LaunchError if the job is not possible.
     """
-    recipe = machine_recipe([*overrides, "job.max_requeues=0"])
+    recipe = machine_recipe([*overrides, "job.max_requeues=0", "job.on_lost_node=requeue"])
     options = [
         "--job-name=shardtune-doctor",
         f"--output={output_pattern(folder)}/doctor.out",
@@ -167,6 +167,7 @@ def resource_options(job: JobConfig, share: Share) -> list[str]:
         "open-mode": "append",
     }
     options = [f"--{name}={value}" for name, value in given.items() if value is not None]
+    options += ["--no-kill"] if job.nodes > 1 and job.on_lost_node == "shrink" else []
     return [*options, "--requeue" if job.max_requeues else "--no-requeue"]
 
 
@@ -243,3 +244,9 @@ def _faults(job: JobConfig, kinds: Sequence[Nodes], gpus: int) -> Iterator[str]:
     limit = max(math.inf if nodes.time_limit_s is None else nodes.time_limit_s for nodes in kinds)
     if job.time_limit is not None and seconds_of(job.time_limit) > limit:
         yield f"job.time_limit: {job.time_limit} exceeds the limit of {where}, {timedelta(seconds=limit)}"
+    defaults = [nodes.default_time_s or nodes.time_limit_s or math.inf for nodes in kinds]
+    if job.time_limit is None and (default := min(defaults)) <= job.stop_lead_s:
+        yield (
+            f"job.time_limit: not set, and the default of {where}, {timedelta(seconds=default)}, is not above "
+            f"job.stop_lead_s ({job.stop_lead_s} s); set it"
+        )

@@ -13,7 +13,7 @@ SCRIPTS = files("shardtune") / "slurm"
 BODY = "# ---- The job."
 """The first line of the part of a script in slurm/ that is copied into a run directory."""
 
-SINFO_FORMAT = "%P|%D|%c|%m|%G|%l"
+SINFO_FORMAT = "%P|%D|%c|%m|%G|%l|%L"
 SQUEUE_FORMAT = "%A|%i|%T|%r|%N|%D|%M|%L|%S|%P|%k"
 
 
@@ -72,13 +72,15 @@ class Nodes:
     gpus: int
     time_limit_s: int | None
     """None: unlimited."""
+    default_time_s: int | None = None
+    """The time limit of a job that gives none; None: the partition's limit."""
 
 
 def parse_nodes(text: str) -> list[Nodes]:
     """Parses the output of `sinfo --noheader --exact --format=SINFO_FORMAT`."""
     nodes = []
     for line in text.splitlines():
-        partition, num_nodes, cpus, memory, gres, limit = line.split("|", 5)
+        partition, num_nodes, cpus, memory, gres, limit, default = line.split("|", 6)
         nodes.append(
             Nodes(
                 partition=partition.rstrip("*"),
@@ -88,6 +90,7 @@ def parse_nodes(text: str) -> list[Nodes]:
                 memory_mb=_leading_number(memory),
                 gpus=parse_gpus(gres),
                 time_limit_s=parse_duration(limit),
+                default_time_s=parse_duration(default),
             )
         )
     return nodes

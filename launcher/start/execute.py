@@ -23,7 +23,7 @@ from shardtune.launcher.plan.job import JobPlan, Machine
 from shardtune.launcher.registry import remember
 from shardtune.launcher.report.page import write_report
 from shardtune.launcher.start.exit_report import StartOutcome, explain_outcome, remedy_for_killed
-from shardtune.launcher.start.follow import Events, Heartbeats, first_failure, hung_ranks
+from shardtune.launcher.start.follow import Events, Heartbeats, first_failure, hung_ranks, newest_saved
 from shardtune.launcher.start.orphans import START_MARK, end_orphans
 from shardtune.launcher.start.restart import Failure, Restart, next_start
 from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, EXIT_RESTART, EXIT_RESUME, EXIT_USER
@@ -242,7 +242,11 @@ def _run_ranks(plan: JobPlan, interrupts: list[Interrupt]) -> tuple[int, Failure
         return EXIT_USER, None
     steps = [event for event in events if event["event"] == "step"]
     has_stepped = bool(steps) and steps[-1]["time"] >= since
-    return EXIT_BUG, Failure(steps[-1]["step"] if steps else 0, is_mishap=has_stepped or outcome.is_from_outside)
+    return EXIT_BUG, Failure(
+        steps[-1]["step"] if steps else 0,
+        is_mishap=has_stepped or outcome.is_from_outside,
+        saved=newest_saved(plan.run_dir),
+    )
 
 
 def _stopped(plan: JobPlan, interrupts: list[Interrupt]) -> int:

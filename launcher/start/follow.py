@@ -1,4 +1,4 @@
-"""What a run directory tells about its run: new events of metrics.jsonl, failures, hangs and heartbeats of ranks."""
+"""What a run directory tells about its run: new events, checkpoints, failures, hangs and heartbeats of ranks."""
 
 import contextlib
 import json
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from shardtune.run_dir.files import METRICS, alive_path, failure_path, stacks_path
+from shardtune.run_dir.files import CHECKPOINTS, METRICS, alive_path, failure_path, stacks_path
 
 
 class Events:
@@ -59,14 +59,24 @@ def outer_events(run_dir: Path, num_bytes: int = 2**16) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith(b"\n")]
 
 
+def failures_since(run_dir: Path, since: float) -> list[dict[str, Any]]:
+    """What the ranks that failed since then recorded, the first one first."""
+    records = [
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in failure_path(run_dir, "*").parent.glob(failure_path(run_dir, "*").name)
+    ]
+    return sorted((record for record in records if record["time"] >= since), key=lambda record: float(record["time"]))
+
+
 def first_failure(run_dir: Path, since: float) -> dict[str, Any] | None:
     """What the first rank that failed since then recorded; None if no rank did."""
-    failures = []
-    for path in failure_path(run_dir, "*").parent.glob(failure_path(run_dir, "*").name):
-        failure = json.loads(path.read_text(encoding="utf-8"))
-        if failure["time"] >= since:
-            failures.append(failure)
-    return min(failures, key=lambda failure: failure["time"], default=None)
+    return next(iter(failures_since(run_dir, since)), None)
+
+
+def newest_saved(run_dir: Path) -> int:
+    """The step of the newest complete checkpoint, whatever its files hold; 0 if there is none."""
+    names = [path.name.removeprefix("step-") for path in (run_dir / CHECKPOINTS).glob("step-*")]
+    return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
 def hung_ranks(run_dir: Path, since: float) -> list[Path]:

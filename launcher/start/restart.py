@@ -1,4 +1,8 @@
-"""Whether ranks that have failed are restarted, and when. Pure."""
+"""Whether ranks that have failed are restarted, and when: one policy for a workstation and for a Slurm job. Pure.
+
+What counts are the failures since the run last made lasting progress, which is a newer checkpoint: a run of weeks may
+fail more often than faults.max_restarts, and one that fails without a new checkpoint still comes to an end.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +24,8 @@ class Failure:
     """Whether a restart may succeed: the start had done a step, or a rank was killed from outside."""
     is_amended: bool = False
     """Whether the next start will do something differently: it follows at once, and the failure does not count."""
+    saved: int = 0
+    """The step of the newest checkpoint that was there when the start ended; 0 if there was none."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +51,21 @@ def next_start(failures: Sequence[Failure], config: FaultsConfig) -> Restart | G
     failures = [failure for failure in failures if not failure.is_amended]
     if config.max_restarts == 0 or not failures[-1].is_mishap:
         return GiveUp("")
+    failures = _since_progress(failures)
     if len(failures) >= SAME_STEP and len({failure.step for failure in failures[-SAME_STEP:]}) == 1:
         return GiveUp(f"no restart: {SAME_STEP} starts in a row ended at step {failures[-1].step}")
     if len(failures) > config.max_restarts:
-        return GiveUp(f"no restart: all {config.max_restarts} restarts are used up (faults.max_restarts)")
+        return GiveUp(
+            f"no restart: all {config.max_restarts} restarts since the checkpoint of step {failures[-1].saved} are "
+            "used up (faults.max_restarts)"
+            if failures[-1].saved
+            else f"no restart: all {config.max_restarts} restarts are used up (faults.max_restarts)"
+        )
     return Restart(min(config.restart_delay_s * 2 ** (len(failures) - 1), LONGEST_DELAY_S), len(failures))
+
+
+def _since_progress(failures: Sequence[Failure]) -> Sequence[Failure]:
+    """The failures from the first one on that found the newest checkpoint that any of them found."""
+    # The highest, not the last: a run whose newest checkpoint is damaged and written again makes no progress.
+    newest = max(failure.saved for failure in failures)
+    return failures[next(at for at, failure in enumerate(failures) if failure.saved == newest) :]

@@ -31,8 +31,8 @@ class FaultsConfig(Section):
     max_rollbacks: PositiveInt = 3
     """After this many rollbacks, the next spike ends the run."""
     max_restarts: Annotated[int, Field(ge=0)] = 3
-    """How often `shardtune run` restarts the ranks after one was killed, failed or hung, or a Slurm job requeues itself
-    for that reason. It gives up earlier if three starts ended at the same step, or if one failed before its first
-    step."""
+    """How often the ranks are restarted after one was killed, failed or hung, by `shardtune run`, or on Slurm within
+    the job (which requeues itself if it cannot restart them there). Every new checkpoint starts the count again. It
+    gives up earlier if three starts ended at the same step, or if one failed before its first step."""
     restart_delay_s: Annotated[float, Field(ge=0)] = 5.0
     """Seconds before the first restart; the delay doubles with each further one, up to five minutes."""

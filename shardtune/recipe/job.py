@@ -69,6 +69,7 @@ OWNED_BY_JOB = {
     "--signal": "job.stop_lead_s",
     "--requeue": "job.max_requeues",
     "--no-requeue": "job.max_requeues",
+    "--no-kill": "job.on_lost_node",
     "--array": "`shardtune sweep`",
     "--dependency": "`shardtune submit --depends`",
     "--job-name": "the run directory's name",
@@ -130,6 +131,9 @@ class JobConfig(Section):
     """How often the job requeues itself after it was stopped by the time limit, provided it made progress each time.
     Preemptions, node failures and restarts with a smaller train.micro_batch_tokens (`auto`) do not count against this.
     0 never requeues, for any reason."""
+    on_lost_node: Literal["shrink", "requeue"] = "shrink"
+    """What a job of several nodes does when Slurm loses one: `shrink` goes on with the nodes that are left, in the same
+    job, as long as they are at least half of them; `requeue` waits in the queue for all nodes again."""
     exclude_bad_nodes: bool = False
     """Requeues the job without nodes that the checks before training report as slow, sick or unfit, or whose GPU
     failed. Each node is excluded once; with max_requeues 0 none is."""

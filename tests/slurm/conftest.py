@@ -4,15 +4,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from shardtune.recipe.load import render_recipe
+from shardtune.recipe.load import load_recipe, render_recipe
 from tests.support.namesakes import write_namesakes
-from tests.support.runs import tiny_recipe, write_tiny
+from tests.support.runs import curve, tiny_recipe, train, write_tiny
 from tests.support.slurm_cluster import ROOT, Cluster, open_cluster, why_not
-from tests.support.slurm_jobs import START_S, Shardtune
+from tests.support.slurm_jobs import START_S, Shardtune, Stage, Told
 
 NUM_NODES = 6
 LONGER = ("train.num_epochs=10", "train.eval_every_steps=30", "checkpoint.every_steps=10", "engine.deepspeed=null")
@@ -55,6 +57,31 @@ def shardtune(cluster: Cluster, tiny: Path, tmp_path: Path) -> Shardtune:
         return cluster.run(*argv, cwd=tmp_path, env={"PYTHONPATH": f"{ROOT}:.", **environment}, timeout_s=START_S)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def unbroken(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The loss curve of tiny.yaml on one rank of this machine."""
+    return curve(train(load_recipe(tiny / "tiny.yaml"), tmp_path_factory.mktemp("unbroken"), world_size=1)[1])
+
+
+@pytest.fixture(scope="module")
+def told(
+    request: pytest.FixtureRequest,
+    session_cluster: Cluster,
+    tiny: Path,
+    unbroken: Any,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Told]:
+    """The module's stories that are wanted, all begun at once: most of their time is Slurm's, waiting for what is
+    gone."""
+    wanted = [item.callspec.params["story"] for item in request.session.items if item.fspath == request.node.fspath]
+    with ThreadPoolExecutor(len(wanted)) as pool:
+        yield {
+            story: pool.submit(story, Stage(session_cluster, tiny, tmp_path_factory.mktemp(story.__name__), unbroken))
+            for story in wanted
+        }
+    session_cluster.cancel_all()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

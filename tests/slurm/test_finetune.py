@@ -3,21 +3,20 @@
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from shardtune.launcher.slurm.lifecycle import parse_cancellation
-from shardtune.recipe.load import load_recipe
 from shardtune.trainer.checkpoint.manifest import complete_checkpoints
-from tests.support.runs import curve, events, train
-from tests.support.slurm_cluster import ROOT, Cluster, wait_for
+from tests.support.runs import curve, events
+from tests.support.slurm_cluster import ROOT, wait_for
 from tests.support.slurm_jobs import (
+    LAST_STEP,
     START_S,
+    Stage,
+    Told,
     by_hand,
     endings,
     held_still,
@@ -30,23 +29,7 @@ from tests.support.slurm_jobs import (
     wait_for_step,
 )
 
-LAST_STEP = 60
 HOSTILE = "a'; touch pwned #"
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Where a story plays. Each has nodes of its own, for they are told at the same time."""
-
-    cluster: Cluster
-    tiny: Path
-    folder: Path
-    unbroken: Any
-    """The loss curve of the tiny recipe on one rank of this machine, from its beginning to its end."""
-
-    @property
-    def recipe(self) -> Path:
-        return self.tiny / "tiny.yaml"
 
 
 def two_nodes_of_two_ranks(stage: Stage) -> None:
@@ -117,21 +100,6 @@ def a_higher_partition_and_scancel(stage: Stage) -> None:
     assert endings(run_dir)[1] in [("stopped", "scancel"), ("running", None)]
 
 
-def a_node_that_crashes(stage: Stage) -> None:
-    run_dir = stage.folder / "run"
-    words = ["--nodelist=node[4-5]", "--nodes=2"]
-    job = by_hand(stage.cluster, *words, recipe=stage.recipe, run_dir=run_dir)
-    wait_for_step(run_dir, 11)  # the first checkpoint is that of step 10
-    with held_still(run_dir, rank=1):
-        stage.cluster.crash(5)
-    wait_for(lambda: stage.cluster.field(job, "Restarts") == "1", every_s=0.5)
-    stage.cluster.boot(5)
-    assert wait_for_end(stage.cluster, job) == "COMPLETED", messages(stage.cluster, job)
-    assert endings(run_dir) == [("waiting", "node failure"), ("finished", "finished")]
-    assert starts(run_dir)[1].first_step in range(10, LAST_STEP, 10)
-    assert curve(events(run_dir)) == [pytest.approx(point, rel=1e-3) for point in stage.unbroken]
-
-
 def a_node_that_is_cut_off_and_lives_on(stage: Stage) -> None:
     run_dir = stage.folder / "run"
     job = by_hand(stage.cluster, "--nodelist=node6", recipe=stage.recipe, run_dir=run_dir)
@@ -163,25 +131,8 @@ STORIES = [
     two_nodes_of_two_ranks,
     the_time_limit_and_a_controller_that_dies,
     a_higher_partition_and_scancel,
-    a_node_that_crashes,
     a_node_that_is_cut_off_and_lives_on,
 ]
-Told = dict[Callable[[Stage], None], Future[None]]
-
-
-@pytest.fixture(scope="module")
-def told(
-    request: pytest.FixtureRequest, session_cluster: Cluster, tiny: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Told]:
-    """The stories that are wanted, all begun at once: most of their time is Slurm's, waiting for what is gone."""
-    unbroken = curve(train(load_recipe(tiny / "tiny.yaml"), tmp_path_factory.mktemp("unbroken"), world_size=1)[1])
-    wanted = [item.callspec.params["story"] for item in request.session.items if item.fspath == request.node.fspath]
-    with ThreadPoolExecutor(len(wanted)) as pool:
-        yield {
-            story: pool.submit(story, Stage(session_cluster, tiny, tmp_path_factory.mktemp(story.__name__), unbroken))
-            for story in wanted
-        }
-    session_cluster.cancel_all()
 
 
 @pytest.mark.timeout(3 * START_S)

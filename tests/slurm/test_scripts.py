@@ -72,7 +72,7 @@ def test_one_task_a_node_starts_as_many_ranks_as_it_has_gpus() -> None:
     assert words[6:8] == ["bash", "-c"] and words[9] == "shardtune"
     assert words[10:] == [
         "python3", "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=8", "--rdzv-backend=c10d",
-        "--rdzv-endpoint=n1:20007", "--rdzv-id=7.0",
+        "--rdzv-endpoint=n1:20007", "--rdzv-id=7.0.0",
     ]  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from tests.support.slurm_cluster import Cluster, wait_for
 from tests.support.slurm_jobs import (
     CPU,
     FINETUNE,
+    START_S,
     Shardtune,
     endings,
     held_still,
@@ -27,6 +28,10 @@ from tests.support.slurm_jobs import (
     [
         ("job.partition=mian", "job.partition: unknown partition 'mian'"),
         ("job.gpus_per_node=3", "job.gpus_per_node: 3 are requested, but no node of main has more than 2"),
+        (
+            "job.stop_lead_s=3600",
+            "job.time_limit: not set, and the default of main, 1:00:00, is not above job.stop_lead",
+        ),
         ("job.time_limit=90 min", "expected [D-]HH:MM:SS, got '90 min'"),
         ("job.constraint=a100", "job.constraint: no node has this feature (sbatch: "),
         ("job.memory_per_node_gb=900", "memory_per_node_gb: not enough nodes, or none, have these resources (sbatch: "),
@@ -40,6 +45,32 @@ def test_what_the_cluster_does_not_have_is_refused_in_one_line(
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "runs").exists() and not cluster.ask("squeue", "-h")
+
+
+def test_what_ends_a_job_before_its_ranks_begin_is_told_with_its_exit_code(
+    cluster: Cluster, shardtune: Shardtune, tmp_path: Path
+) -> None:
+    (tmp_path / "exits.sh").write_text("exit 3\n")
+    (tmp_path / "second.sh").write_text("[[ $SLURMD_NODENAME == node1 ]] || { echo no cuda/13; exit 4; }\n")
+    (tmp_path / "no_python").write_text("")
+    settings = {
+        "a": ["job.preamble=exits.sh"],
+        "b": [f"job.python={tmp_path / 'no_python'}"],
+        "c": ["job.preamble=second.sh", "job.nodes=2", "job.sbatch_options=['--nodelist=node[1-2]']"],
+    }
+    for name, words in settings.items():
+        assert shardtune("submit", "tiny.yaml", *CPU, f"--run-dir={name}", *words).returncode == 0
+    wait_for(lambda: not cluster.ask("squeue", "-h"), START_S)
+    told = {name: json.loads(shardtune("status", name, "--json").stdout)[0] for name in settings}
+    assert {run["state"] for run in told.values()} == {"failed"}, told
+    how = "ended before training began (FAILED, exit code 2): "
+    assert f"{how}{tmp_path}/exits.sh: the preamble ended on node" in told["a"]["why"]
+    assert "with exit code 3" in told["a"]["why"]
+    assert f"{how}no Python on node" in told["b"]["why"] and "name another one with job.python" in told["b"]["why"]
+    assert endings(tmp_path / "c") == [("failed", "failure")]
+    said = shardtune("logs", "c").stdout
+    assert "node2 failed first (exited with exit code 2), before a rank recorded anything" in said
+    assert "no cuda/13\nshardtune: " in said and "second.sh: the preamble ended on node2 with exit code 4" in said
 
 
 def test_a_dry_run_shows_the_script_and_writes_nothing(shardtune: Shardtune, tmp_path: Path) -> None:

@@ -5,8 +5,11 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from shardtune.launcher.slurm.lifecycle import Start, parse_status
 from shardtune.launcher.slurm.stop_requests import USR1_DETAILS
@@ -20,6 +23,26 @@ Shardtune = Callable[..., subprocess.CompletedProcess[str]]
 """Runs `shardtune` with these words on the login node."""
 START_S = 600.0
 """What a start of ranks may take on a busy machine of two cores."""
+LAST_STEP = 60
+"""Of tiny.yaml."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where a story plays. Each has nodes of its own, for they are told at the same time."""
+
+    cluster: Cluster
+    tiny: Path
+    folder: Path
+    unbroken: Any
+    """The loss curve of the tiny recipe on one rank of this machine, from its beginning to its end."""
+
+    @property
+    def recipe(self) -> Path:
+        return self.tiny / "tiny.yaml"
+
+
+Told = dict[Callable[[Stage], None], Future[None]]
 
 
 def sbatch(cluster: Cluster, *words: str | Path, cwd: Path, **environment: str) -> str:

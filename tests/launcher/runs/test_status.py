@@ -22,6 +22,8 @@ EVENTS: list[dict[str, Any]] = [
     {"event": "phase", "name": None},
     {"event": "step", "step": 4, "loss": 0.25, "eta_s": 125.0},
 ]
+TRAINS = {"event": "phase", "name": None, "time": 9.0}
+AGAIN = replace(START, nodes="node1", attempt=1, began=3.0)
 NEW = RunEvidence(run_dir=Path("/runs/a"), starts=[], events=[], finished=False, running_here=False, submitted_as=None)
 
 
@@ -43,6 +45,12 @@ def ended(state: Any, cause: Any) -> Start:
         ({"starts": [START], "events": EVENTS}, RUNNING, "running", "training, 42:00 of the time limit left"),
         ({"starts": [START], "events": EVENTS[:2]}, RUNNING, "running",
          "evaluating on dev, 42:00 of the time limit left"),
+        ({"starts": [ended("restarting", "hang"), AGAIN], "events": EVENTS}, RUNNING, "running",
+         "restarting the ranks on node1 after: hang, 42:00 of the time limit left"),
+        ({"starts": [ended("restarting", "hang"), AGAIN], "events": [*EVENTS, TRAINS]}, RUNNING, "running",
+         "training, 42:00 of the time limit left"),
+        ({"starts": [ended("waiting", "failure")], "early_end": "job 9 ended"}, None, "failed", "job 9 ended"),
+        ({"submitted_as": "9", "early_end": "job 9 ended"}, None, "failed", "job 9 ended"),
         ({"finished": True, "starts": [ended("finished", "finished")]}, None, "finished", ""),
         ({"running_here": True}, None, "running", "on this machine or another one, without Slurm"),
         ({"submitted_as": "9", "last_word": "CANCELLED, DependencyNeverSatisfied"}, None, "lost",
@@ -88,6 +96,14 @@ left     2:05
 metrics  loss 0.2500  dev/loss 0.5000  dev/accuracy 0.7500
 starts   3, requeued after: preemption, node failure"""
     )
+
+
+def test_restarts_within_a_job_are_told_from_requeues() -> None:
+    starts = [ended("waiting", "time limit"), ended("restarting", "node failure"), replace(AGAIN, began=1.0)]
+    run = status_of(replace(NEW, starts=starts, events=EVENTS), RUNNING)
+    assert (run.causes, run.restarts) == (("time limit",), ("node failure",))
+    line = "starts   3, requeued after: time limit, restarted within the job after: node failure"
+    assert render_run(run).splitlines()[-1] == line
 
 
 def test_the_table_has_a_line_for_each_run(training: RunStatus) -> None:

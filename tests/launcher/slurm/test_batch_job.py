@@ -13,7 +13,7 @@ from shardtune.errors import CheckpointError, LaunchError
 from shardtune.launcher.plan.job import Machine
 from shardtune.launcher.slurm import batch_job, cluster
 from shardtune.launcher.slurm.allocation import Allocation
-from shardtune.launcher.slurm.batch_job import begin, end, nodes_to_exclude, read_starts
+from shardtune.launcher.slurm.batch_job import begin, end, nodes_to_exclude, read_starts, settings_of_restart
 from shardtune.run_dir.bad_nodes import keep_bad_nodes
 from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_RESTART, EXIT_USER
 from shardtune.run_dir.files import LEASE, stacks_path
@@ -259,46 +259,186 @@ def test_a_failure_that_would_repeat_is_reported_with_the_first_rank_that_failed
     assert (read_starts(run_dir)[-1].state, read_starts(run_dir)[-1].cause) == ("failed", "failure")
 
 
-def test_a_start_that_made_progress_is_requeued_until_it_fails_at_one_step_three_times(
+def test_a_start_that_made_progress_restarts_in_its_job_until_it_fails_at_one_step_three_times(
     run_dir: Path, allocation: Allocation, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for restart, steps in enumerate([(1, 2), (1, 2, 3), (3,)]):
-        again = replace(allocation, restart=restart)
-        if restart:
-            begin(run_dir, [], again)
+    for attempt, steps in enumerate([(1, 2), (1, 2, 3), (3,)]):
         fail(run_dir, EXIT_BUG)
         train(run_dir, *steps)
-        assert end(run_dir, again, exit_code=1, signals="") == (75, True)
+        assert end(run_dir, allocation, exit_code=1, signals="") == (EXIT_RESTART, False)
         message = capsys.readouterr().err
-        assert f"failed at step {steps[-1]}; requeued (restart {restart + 1})" in message
+        assert f"failed at step {steps[-1]}; restarting in this job in {5 * 2**attempt} s" in message
         assert "rank 3 on node2 failed first" in message
-    last = replace(allocation, restart=3)
-    begin(run_dir, [], last)
+        again = read_starts(run_dir)[-1]
+        assert (again.attempt, again.state, again.nodes) == (attempt + 1, "running", "node1,node2")
     train(run_dir, 3)
-    assert end(run_dir, last, exit_code=1, signals="") == (1, False)
+    assert end(run_dir, allocation, exit_code=1, signals="") == (1, False)
     assert "failed at step 3; no restart: 3 starts in a row ended at step 3" in capsys.readouterr().err
+    assert [start.state for start in read_starts(run_dir)] == ["restarting"] * 3 + ["failed"]
 
 
-def test_a_hang_requeues_the_job_also_before_its_first_step_and_names_the_stack_traces(
+def test_the_batch_script_gets_the_nodes_and_the_delay_of_a_restart(run_dir: Path, allocation: Allocation) -> None:
+    train(run_dir, 1, 2)
+    lost = replace(allocation, details={**allocation.details, "NodeList": "node2"})
+    assert end(run_dir, lost, exit_code=137, signals="") == (EXIT_RESTART, False)
+    settings = settings_of_restart(read_starts(run_dir)).splitlines()
+    assert settings[:3] == ["attempt=1", "delay=0", "nodes=(node2)"]
+    assert [start.cause for start in read_starts(run_dir)] == ["node failure", None]
+
+    fail(run_dir, EXIT_USER)  # what does not fit on fewer nodes may fit on all: the job waits for them
+    assert end(run_dir, lost, exit_code=1, signals="") == (75, True)
+    assert read_starts(run_dir)[-1].state == "waiting"
+
+
+@pytest.mark.parametrize(
+    ("details", "override", "message"),
+    [
+        ({"EndTime": 400}, "job.on_lost_node=shrink", "because too little of the time limit is left"),
+        ({"NodeList": "node1"}, "job.on_lost_node=requeue", "lost node2 at step 2 (job.on_lost_node is requeue)"),
+    ],
+)
+def test_a_job_that_cannot_go_on_where_it_is_is_requeued(
+    folder: Path,
+    allocation: Allocation,
+    capsys: pytest.CaptureFixture[str],
+    details: dict[str, Any],
+    override: str,
+    message: str,
+) -> None:
+    run_dir = begun(folder, allocation, override)
+    if "EndTime" in details:
+        ends = time.localtime(time.time() + details["EndTime"])
+        details = {"EndTime": time.strftime("%Y-%m-%dT%H:%M:%S", ends)}
+    train(run_dir, 1, 2)
+    now = replace(allocation, details={**allocation.details, **details})
+    assert end(run_dir, now, exit_code=1, signals="") == (75, True)
+    assert message in capsys.readouterr().err
+
+
+def test_a_new_checkpoint_lets_a_run_of_weeks_fail_any_number_of_times(run_dir: Path, allocation: Allocation) -> None:
+    for week in range(1, 8):
+        (run_dir / "checkpoints" / f"step-{10 * week}").mkdir()
+        train(run_dir, 10 * week + 1)
+        assert end(run_dir, allocation, exit_code=1, signals="") == (EXIT_RESTART, False)
+        assert read_starts(run_dir)[-1].delay_s == 5.0
+    for _ in range(2):
+        train(run_dir, 71)
+        end(run_dir, allocation, exit_code=1, signals="")
+    assert read_starts(run_dir)[-1].state == "failed"
+
+
+def test_a_stop_while_a_restart_waits_ends_the_job_as_it_would_have_during_training(
+    run_dir: Path, allocation: Allocation
+) -> None:
+    train(run_dir, 1, 2)
+    end(run_dir, allocation, exit_code=1, signals="")
+    warn(run_dir, ends_in_s=300)
+    assert end(run_dir, allocation, exit_code=75, signals=" USR1") == (75, True)  # it has stepped in this job
+    assert [(start.state, start.cause) for start in read_starts(run_dir)] == [
+        ("restarting", "failure"), ("waiting", "time limit"),
+    ]  # fmt: skip
+
+
+def test_a_time_limit_before_the_first_step_requeues_nothing(
+    run_dir: Path, allocation: Allocation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    warn(run_dir, ends_in_s=100)
+    assert end(run_dir, allocation, exit_code=75, signals=" USR1") == (75, False)
+    assert "without a single step; raise job.time_limit (sbatch --time)" in capsys.readouterr().err
+
+
+def test_a_warning_that_came_before_the_run_directory_was_known_is_judged_by_slurms_answer(
+    run_dir: Path, allocation: Allocation
+) -> None:
+    ends = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + 60))
+    now = replace(allocation, details={**allocation.details, "EndTime": ends})
+    assert end(run_dir, now, exit_code=75, signals=" USR1", is_preparation=True) == (75, False)
+    assert (read_starts(run_dir)[-1].state, read_starts(run_dir)[-1].cause) == ("stopped", "time limit")
+
+
+TERM = "stopped by SIGTERM before there was anything to save; run it again to resume"
+KILLED_RANK = """\
+  host      : node2
+  rank      : 3 (local_rank: 1)
+  exitcode  : -9 (pid: 39)
+srun: error: node2: task 1: Exited with exit code 1
+"""
+
+
+def begun(folder: Path, allocation: Allocation, *overrides: str) -> Path:
+    """The run directory of a job that has begun and printed nothing yet."""
+    Path(allocation.details["StdOut"]).touch()
+    begin(folder / "x.yaml", overrides, allocation)
+    return next((folder / "runs").iterdir())
+
+
+def ended_by_srun(run_dir: Path) -> None:
+    """Writes the record of rank 0, which srun has sent SIGTERM in its start-up."""
+    record = {"rank": 0, "host": "node1", "time": time.time(), "code": 75, "text": TERM}
+    (run_dir / "logs" / "rank-0.failure.json").write_text(json.dumps(record))
+
+
+def test_a_rank_killed_in_start_up_is_blamed_and_not_the_one_that_srun_ended(
+    folder: Path, allocation: Allocation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = begun(folder, allocation, "train.micro_batch_tokens=4096")
+    ended_by_srun(run_dir)
+    Path(allocation.details["StdOut"]).write_text(KILLED_RANK)
+    assert end(run_dir, allocation, exit_code=1, signals="") == (EXIT_RESTART, False)
+    message = capsys.readouterr().err
+    assert "failed before its first step; restarting in this job in 5 s (restart 1)" in message
+    assert "rank 3 on node2 was killed by signal 9 (Killed); if dmesg says that memory ran out, lower" in message
+
+
+def test_a_start_up_that_ends_on_another_node_names_it_and_is_not_repeated(
+    folder: Path, allocation: Allocation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = begun(folder, allocation)
+    ended_by_srun(run_dir)
+    output = "shardtune: /r: not a run directory\nsrun: error: node2: task 1: Exited with exit code 1\n"
+    Path(allocation.details["StdOut"]).write_text(output)
+    assert end(run_dir, allocation, exit_code=1, signals="") == (1, False)
+    message = capsys.readouterr().err
+    assert "node2 failed first (exited with exit code 1), before a rank recorded anything" in message
+    assert "not a run directory" in message
+    assert read_starts(run_dir)[-1].state == "failed"
+
+
+def test_a_rank_that_ends_without_a_record_is_shown_with_what_it_printed(
+    folder: Path, allocation: Allocation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = begun(folder, allocation)
+    log = run_dir / "logs" / "rank-3.log"
+    log.write_text("an earlier start's\n")
+    os.utime(log, (NOW - 60, NOW - 60))
+    output = "/r: not a run directory\nE1 failed (exitcode: 2) local_rank: 1\n" + KILLED_RANK.replace("-9", "2")
+    Path(allocation.details["StdOut"]).write_text(output)
+    assert end(run_dir, allocation, exit_code=1, signals="") == (1, False)
+    said = "rank 3 on node2 failed first: exit code 2, without a record; the end of"
+    assert f"{said} the output:\n/r: not a run directory\nshardtune: logs" in capsys.readouterr().err
+
+
+def test_a_hang_restarts_the_ranks_also_before_its_first_step_and_names_the_stack_traces(
     run_dir: Path, allocation: Allocation, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stacks_path(run_dir, 1).write_text("Timeout!")
-    assert end(run_dir, allocation, exit_code=1, signals="") == (75, True)
+    assert end(run_dir, allocation, exit_code=1, signals="") == (EXIT_RESTART, False)
     message = capsys.readouterr().err
-    assert "hung before its first step; requeued (restart 1)" in message
+    assert "hung before its first step; restarting in this job in 5 s (restart 1)" in message
     assert f"stack traces of a rank: {stacks_path(run_dir, 1)}" in message
-    assert read_starts(run_dir)[-1].cause == "hang"
+    assert read_starts(run_dir)[0].cause == "hang"
 
 
-def test_a_start_that_leaves_the_next_one_a_smaller_budget_is_requeued(
+def test_a_start_that_leaves_the_next_one_a_smaller_budget_is_followed_at_once(
     run_dir: Path, allocation: Allocation, capsys: pytest.CaptureFixture[str]
 ) -> None:
     keep_budget(run_dir, KeptBudget(512, fits=False, too_many=1024))
-    fail(run_dir, EXIT_RESTART)
-    train(run_dir, 1)
-    assert end(run_dir, allocation, exit_code=1, signals="") == (75, True)
-    assert "train.micro_batch_tokens: auto is 512 (memory ran out with 1024)" in capsys.readouterr().err
-    assert (read_starts(run_dir)[-1].state, read_starts(run_dir)[-1].cause) == ("waiting", "memory")
+    for _ in range(2):  # a restart that is short of memory again has not failed where it was
+        fail(run_dir, EXIT_RESTART)
+        assert end(run_dir, allocation, exit_code=1, signals="") == (EXIT_RESTART, False)
+        assert "train.micro_batch_tokens: auto is 512 (memory ran out with 1024)" in capsys.readouterr().err
+        assert read_starts(run_dir)[-1].delay_s == 0
+    assert [start.cause for start in read_starts(run_dir)] == ["memory", "memory", None]
 
 
 def with_cluster(monkeypatch: pytest.MonkeyPatch, *nodes: str) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from shardtune.launcher.slurm.in_place import Here, Queue
 from shardtune.launcher.slurm.lifecycle import (
     Evidence,
     Start,
@@ -14,6 +15,7 @@ from shardtune.launcher.slurm.lifecycle import (
     parse_status,
     parse_unfit,
     render_status,
+    restarted,
     steps_of,
 )
 from shardtune.launcher.start.restart import GiveUp, Restart
@@ -24,6 +26,10 @@ STOPPED = Evidence(
 )  # fmt: skip
 BAD: dict[str, Any] = {"bad_nodes": (("node2", "slow"), ("node7", "sick"))}
 KILLED: dict[str, Any] = {"stopped": False, "warning": None, "exit_code": 143}
+IN_START_UP: dict[str, Any] = {"first_step": None, "last_step": None, "stopped": False, "exit_code": 75}
+AGAIN: dict[str, Any] = {"restart": Restart(5.0, 1)}
+LOST: dict[str, Any] = {"lost_nodes": ("node2",)}
+HERE = Here(("node1", "node3"))
 
 
 @pytest.mark.parametrize(
@@ -33,7 +39,22 @@ KILLED: dict[str, Any] = {"stopped": False, "warning": None, "exit_code": 143}
         ({"num_requeues": 10}, "stopped", "time limit", False),
         ({"last_step": 10}, "stopped", "time limit", False),
         ({"max_requeues": 0}, "stopped", "time limit", False),
-        ({"first_step": None, "last_step": None, "stopped": False, "exit_code": 75}, "waiting", "time limit", True),
+        ({**IN_START_UP}, "stopped", "time limit", False),
+        ({**IN_START_UP, "stepped_before": True}, "waiting", "time limit", True),
+        ({**IN_START_UP, "warning": "preemption"}, "waiting", "preemption", True),
+        ({**KILLED, **AGAIN, "place": HERE}, "restarting", "failure", False),
+        ({**KILLED, **AGAIN, "place": HERE, "max_requeues": 0}, "restarting", "failure", False),
+        ({**KILLED, **AGAIN, "place": HERE, "hung": True}, "restarting", "hang", False),
+        ({**KILLED, **AGAIN, "place": HERE, "asked_by_user": True}, "stopped", "stop", False),
+        ({**KILLED, "place": HERE}, "failed", "failure", False),
+        ({**KILLED, "place": HERE, "amended": "auto is 5"}, "restarting", "memory", False),
+        ({**KILLED, **LOST, "place": HERE}, "restarting", "node failure", False),
+        ({**KILLED, **LOST, "place": Queue("enough")}, "waiting", "node failure", True),
+        ({**KILLED, **LOST, "place": Queue("enough"), "max_requeues": 0}, "stopped", "node failure", False),
+        ({**KILLED, **LOST, "place": HERE, "asked_by_user": True}, "stopped", "stop", False),
+        ({**KILLED, **LOST, "place": HERE, "cancelled": "scancel"}, "stopped", "scancel", False),
+        ({**KILLED, **LOST, **BAD, "place": HERE}, "waiting", "bad node", True),
+        ({**LOST, "exit_code": 0, "finished": True}, "finished", "finished", False),
         ({"warning": "preemption", "num_requeues": 10, "last_step": 10}, "waiting", "preemption", True),
         ({"warning": "preemption", "max_requeues": 0}, "stopped", "preemption", False),
         ({"warning": "signal"}, "waiting", "signal", True),
@@ -80,7 +101,16 @@ def test_an_ending_says_where_and_what_to_do() -> None:
     assert decide(bad).text == "node2 is slow, node7 is sick; requeued without node2, node7"
     assert decide(replace(bad, has_other_nodes=False)).text.endswith("but there are no other nodes; requeued")
     assert decide(STOPPED).text == "stopped at step 40 because of the time limit; requeued (3 of 10)"
-    assert decide(replace(STOPPED, last_step=10)).text.endswith("without a single step; raise job.time_limit")
+    assert decide(replace(STOPPED, last_step=10)).text.endswith(
+        "without a single step; raise job.time_limit (sbatch --time)"
+    )
+    killed = replace(STOPPED, **KILLED, **AGAIN)
+    assert decide(replace(killed, place=HERE)).text == "failed at step 40; restarting in this job in 5 s (restart 1)"
+    assert decide(replace(killed, place=Queue("so"))).text == "failed at step 40; requeued (restart 1), because so"
+    lost = replace(STOPPED, **KILLED, **LOST)
+    text = "lost node2 at step 40; restarting in this job on node1, node3"
+    assert decide(replace(lost, place=HERE)).text == text
+    assert decide(replace(lost, place=Queue("so"))).text == "lost node2 at step 40 (so); requeued"
     too_late = replace(STOPPED, stopped=False, cancelled="time limit")
     assert decide(too_late).text.endswith("had no time to save a checkpoint: raise job.stop_lead_s")
 
@@ -119,6 +149,14 @@ def test_a_status_is_read_as_it_was_written() -> None:
     over = ended(start, decide(STOPPED), STOPPED, 9.0)
     assert (over.state, over.cause, over.first_step, over.last_step, over.ended) == ("waiting", "time limit", 10, 40, 9)
     assert parse_status(render_status([over, start])) == [over, start]
+
+
+def test_a_restart_within_the_job_is_a_start_of_its_own() -> None:
+    start = Start(job="7", restart=0, nodes="node[1-3]", began=1.0, output="/x/slurm-7.out", output_bytes=12)
+    ending = decide(replace(STOPPED, **KILLED, **AGAIN, place=HERE))
+    again = restarted(start, ending, 9.0, 345)
+    assert (again.attempt, again.nodes, again.began, again.output_bytes) == (1, "node1,node3", 9.0, 345)
+    assert (again.job, again.state, again.delay_s) == ("7", "running", 5.0)
 
 
 def test_a_node_on_which_no_rank_could_start_is_read_from_the_jobs_output() -> None:

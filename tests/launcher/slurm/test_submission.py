@@ -1,5 +1,6 @@
 """The script for sbatch is planned first, all faults of it are reported at once, and no name is run as code."""
 
+import re
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from shardtune.launcher.slurm.submission import (
     share_of_node,
 )
 from shardtune.launcher.slurm.text import BODY, Nodes, render_script, script_body
+from shardtune.recipe.job import JobConfig
 
 RECIPE = """
 task: {kind: classification}
@@ -75,6 +77,7 @@ def test_the_header_of_the_job_script_is_the_recipes_job_keys(folder: Path, monk
 #SBATCH --time=1-12:00:00
 #SBATCH --signal=B:USR1@600
 #SBATCH --open-mode=append
+#SBATCH --no-kill
 #SBATCH --requeue
 #SBATCH --dependency=afterok:12
 #SBATCH --kill-on-invalid-dep=yes
@@ -138,9 +141,37 @@ def test_the_jobs_that_do_not_train_have_headers_of_their_own(folder: Path) -> N
         "--array=0,2%1",
         f"--output={folder}/s/%a/logs/slurm-%A_%a.out",
         *resources,
+        "--no-kill",
         "--requeue",
         f"set -- {folder}/s",
     ]
+
+
+def test_slurm_leaves_a_job_its_other_nodes_when_one_is_lost_unless_it_is_to_wait_for_all() -> None:
+    assert "--no-kill" in plan("job.nodes=2").options
+    assert "--no-kill" not in plan("job.nodes=2", "job.on_lost_node=requeue").options
+    assert "--no-kill" not in plan("job.nodes=1").options
+
+
+@pytest.mark.parametrize(
+    ("default_s", "limit_s", "words"),
+    [
+        (300, None, "the default of main, 0:05:00, is not above job.stop_lead_s (300 s); set it"),
+        (None, 240, "the default of main, 0:04:00, is not above job.stop_lead_s (300 s); set it"),
+        (301, 240, None),
+        (None, None, None),
+    ],
+)
+def test_a_partition_whose_default_time_leaves_none_to_train_is_refused(
+    default_s: int | None, limit_s: int | None, words: str | None
+) -> None:
+    nodes = [Nodes("main", True, 14, 8, 64000, 2, limit_s, default_s)]
+    if words is None:
+        assert share_of_node(JobConfig(), nodes)
+        return
+    with pytest.raises(LaunchError, match=re.escape(f"job.time_limit: not set, and {words}")):
+        share_of_node(JobConfig(), nodes)
+    assert share_of_node(JobConfig(stop_lead_s=60), nodes)
 
 
 def test_what_is_not_set_is_left_to_the_cluster() -> None:
@@ -251,7 +282,8 @@ def test_the_script_of_512_nodes_is_rendered_in_less_than_a_second() -> None:
 
 
 def test_a_job_of_many_nodes_has_no_longer_a_script() -> None:
-    one, many = plan("job.partition=cpu").script, plan("job.partition=cpu", "job.nodes=512").script
+    words = ("job.partition=cpu", "job.on_lost_node=requeue")
+    one, many = plan(*words).script, plan(*words, "job.nodes=512").script
     assert one.replace("#SBATCH --nodes=1\n", "#SBATCH --nodes=512\n") == many
 
 

@@ -22,16 +22,16 @@ from shardtune.launcher.slurm.text import (
 )
 
 SINFO = """\
-main*|14|8|64000|gpu:2|infinite
-big|2|128+|1031000+|gpu:a100:8(S:0-1),shard:32|2-00:00:00
-cpu|1|4|2048|(null)|30:00
+main*|14|8|64000|gpu:2|infinite|n/a
+big|2|128+|1031000+|gpu:a100:8(S:0-1),shard:32|2-00:00:00|1:00:00
+cpu|1|4|2048|(null)|30:00|n/a
 """
 
 
 def test_what_sinfo_says_of_the_nodes() -> None:
     assert parse_nodes(SINFO) == [
         Nodes("main", True, 14, 8, 64000, 2, None),
-        Nodes("big", False, 2, 128, 1031000, 8, 2 * 86400),
+        Nodes("big", False, 2, 128, 1031000, 8, 2 * 86400, 3600),
         Nodes("cpu", False, 1, 4, 2048, 0, 1800),
     ]
     assert next(partitions(parse_nodes(SINFO))) == "main (default): 14 nodes of 8 CPUs, 62 GiB, 2 GPUs"
@@ -176,3 +176,23 @@ def test_what_slurm_has_given_is_in_the_environment() -> None:
     assert (allocation.machine.num_gpus, allocation.machine.num_cores) == (8, 64)
     with pytest.raises(LaunchError, match="not inside a Slurm job"):
         parse_allocation({}, "")
+
+
+@pytest.mark.parametrize(
+    ("requested", "num_gpus", "step_gpus"),
+    [
+        ("TresPerNode=gres:gpu:8", 8, None),
+        ("TresPerNode=gres:gpu:2", 2, 2),
+        ("TresPerNode=gres/gpu:a100:2", 2, 2),
+        ("TresPerJob=gres:gpu:6", 3, 3),
+        ("TresPerJob=gres:gpu:7", 8, None),  # one node has more than the other: that is found on the nodes
+        ("TresPerTask=gres/gpu:8", 8, None),
+        ("Features=(null)", 8, 8),  # --exclusive: a step that requests none gets none
+    ],
+)
+def test_an_exclusive_job_has_the_gpus_that_it_requested_and_its_steps_get_them(
+    requested: str, num_gpus: int, step_gpus: int | None
+) -> None:
+    environment = {"SLURM_JOB_ID": "3", "SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "8"}
+    allocation = parse_allocation(environment, f"JobId=3 {requested} Power=")
+    assert (allocation.machine.num_gpus, allocation.step_gpus) == (num_gpus, step_gpus)

@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from shardtune.launcher.start.follow import Heartbeats, hung_ranks
+from shardtune.launcher.start.follow import Heartbeats, hung_ranks, newest_saved
 from shardtune.launcher.start.restart import Failure, GiveUp, Restart, next_start
 from shardtune.recipe.fault_policy import FaultsConfig
 from shardtune.run_dir.files import alive_path, stacks_path
@@ -29,6 +29,30 @@ def test_it_gives_up_with_a_reason_after_max_restarts_or_at_the_third_failure_at
     assert isinstance(next_start(mishaps(7, 7), CONFIG), Restart)
     assert next_start(mishaps(3, 7, 7, 7), CONFIG) == GiveUp("no restart: 3 starts in a row ended at step 7")
     assert isinstance(next_start(mishaps(7, 7, 8), CONFIG), Restart)
+
+
+def test_a_new_checkpoint_starts_the_count_of_restarts_again() -> None:
+    three = FaultsConfig(max_restarts=3)
+    weeks = [Failure(100 * week + 7, is_mishap=True, saved=100 * week) for week in range(1, 21)]
+    assert next_start(weeks, three) == Restart(5.0, 1)
+    stuck = [Failure(2000 + more, is_mishap=True, saved=1900) for more in range(4)]
+    assert next_start([*weeks[:18], *stuck[:3]], three) == Restart(20.0, 3)
+    used_up = "no restart: all 3 restarts since the checkpoint of step 1900 are used up (faults.max_restarts)"
+    assert next_start([*weeks[:18], *stuck], three) == GiveUp(used_up)
+
+
+def test_the_newest_checkpoint_is_the_one_of_the_highest_step_that_is_complete(tmp_path: Path) -> None:
+    assert newest_saved(tmp_path) == 0
+    for name in ("step-9", "step-10", ".step-20", "step-x"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert newest_saved(tmp_path) == 10
+
+
+def test_a_checkpoint_that_is_lost_and_written_again_is_no_progress() -> None:
+    saved = [30, 20, 30, 20, 30]
+    failures = [Failure(31 + at, is_mishap=True, saved=step) for at, step in enumerate(saved)]
+    assert isinstance(next_start(failures[:-1], FaultsConfig(max_restarts=4)), Restart)
+    assert isinstance(next_start(failures, FaultsConfig(max_restarts=4)), GiveUp)
 
 
 def test_a_failure_before_the_first_step_is_not_restarted() -> None:
