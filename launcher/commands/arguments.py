@@ -6,7 +6,7 @@ Fire is given only what it can take: its own messages are for the programmers of
 import difflib
 import inspect
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,9 @@ from typing import Any
 from shardtune.errors import ConfigError
 from shardtune.recipe.training_arguments import COUNTERPARTS
 
-BARE_FLAGS = {
-    "--dry-run": "--dry_run=True",
-    "--dry_run": "--dry_run=True",
-    "--json": "--json=True",
-    "--quick": "--quick=True",
-    "--wait": "--wait=True",
-    "--now": "--now=True",
-    "--local": "--local=True",
-    "--prepare": "--prepare=True",
-    "--follow": "--follow=True",
-    "-f": "--follow=True",
-}
-"""Flags without a value, as Fire takes them: it would take the word after one of them for its value."""
+SHORT_FLAGS = {"-f": "--follow"}
+OFF = "False"
+"""The default of a flag without a value; given, it is "True". Fire would take the word after it for its value."""
 EXAMPLES = {
     **dict.fromkeys(("text", "system"), '"…"'),
     **dict.fromkeys(("run_dir", "sweep_dir"), "DIR"),
@@ -102,7 +92,8 @@ def bind(name: str, command: Callable[..., Any], words: Sequence[str]) -> list[s
     flags = {f"--{key.replace('_', '-')}": key for key, value in parameters.items() if _is_flag(value)}
     first = next((key for key, value in parameters.items() if is_word(value)), None)
     has_overrides = any(value.kind is inspect.Parameter.VAR_POSITIONAL for value in parameters.values())
-    plain, given = _taken_apart(name, words, flags)
+    switches = [key for key, parameter in parameters.items() if parameter.default == OFF]
+    plain, given = _taken_apart(name, words, flags, switches)
     if first is not None and not plain and parameters[first].default is inspect.Parameter.empty:
         wanted = first.upper()
         raise ConfigError(f"shardtune: {name}: {wanted} is missing; write shardtune {name} {wanted} (--help has more)")
@@ -124,11 +115,13 @@ def _is_flag(parameter: inspect.Parameter) -> bool:
     return parameter.default is not inspect.Parameter.empty
 
 
-def _taken_apart(name: str, words: Sequence[str], flags: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
-    """The words without a flag, and the values of the flags by parameter."""
+def _taken_apart(
+    name: str, words: Sequence[str], flags: Mapping[str, str], switches: Collection[str]
+) -> tuple[list[str], dict[str, str]]:
+    """The words without a flag, and the values of the flags by parameter; those in `switches` take none."""
     plain: list[str] = []
     given: dict[str, str] = {}
-    rest = iter(BARE_FLAGS.get(word, word) for word in words)
+    rest = iter(SHORT_FLAGS.get(word, word) for word in words)
     for word in rest:
         if not word.startswith("-"):
             plain.append(word)
@@ -140,7 +133,9 @@ def _taken_apart(name: str, words: Sequence[str], flags: Mapping[str, str]) -> t
         if key in given:
             more = "; put several texts into a --file" if key == "text" else ""
             raise ConfigError(f"shardtune: {flag} is given twice{more}")
-        if not equals:
+        if not equals and key in switches:
+            value = "True"
+        elif not equals:
             value = next(rest, "-")
             if value.startswith("-"):
                 raise ConfigError(f"shardtune: {flag} takes a value, as in {flag}={EXAMPLES.get(key, 'N')}")

@@ -13,7 +13,7 @@ from shardtune.launcher.start import execute
 OURS, EVIL = "site.sh", "evil.sh"
 NOBODY = 65534
 PROGRAMS = {
-    "sinfo": "echo 'cpu*|2|4|8000|(null)|1:00:00'",
+    "sinfo": "echo 'cpu*|2|4|8000|(null)|1:00:00|1:00:00'",
     "squeue": "",
     "scontrol": "echo 'JobId=7 JobState=COMPLETED Reason=None'",
     "sbatch": """[[ $1 == --test-only ]] && exit
@@ -50,7 +50,7 @@ def give_to_another(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
 
 
 def shardtune(*words: str) -> int:
-    return cli._carry_out([cli.BARE_FLAGS.get(word, word) for word in words])
+    return cli._carry_out(list(words))
 
 
 def submit(run_dir: str = "r") -> None:
