@@ -1,26 +1,25 @@
-"""Puts the parts together and runs them in order: data, model, engine, resume, fit, evaluate, export.
+"""Puts the parts together and runs them in order: data, model, engine, resume, fit, finish.
 
 The composition root: the only module that may import every other.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import transformers
 
 from shardtune.ds_config.resolve import ds_config_notice
-from shardtune.errors import CheckpointError
 from shardtune.recipe.load import learning_hash
 from shardtune.recipe.schema import Recipe
-from shardtune.run_dir.files import CHECKPOINTS, EXPORT, EXPORT_PENDING, FACTS, MODEL, RESULTS, STOP, write_atomically
+from shardtune.run_dir.files import CHECKPOINTS, FACTS, MODEL, STOP, write_atomically
 from shardtune.run_dir.lease import FileLease
 from shardtune.trainer.between_steps.callback import Callback, RolledBack
 from shardtune.trainer.between_steps.dev_evaluation import DevEvaluation
-from shardtune.trainer.between_steps.evaluate import Evaluator, without_answers
+from shardtune.trainer.between_steps.evaluate import Evaluator
 from shardtune.trainer.between_steps.guard.bad_rows import BadRowSearch
 from shardtune.trainer.between_steps.guard.guard import Guard
 from shardtune.trainer.between_steps.milestones import Milestones
@@ -30,11 +29,8 @@ from shardtune.trainer.between_steps.step_report import StepReport
 from shardtune.trainer.between_steps.stop_checks import StopChecks
 from shardtune.trainer.checkpoint.base_model import identify_together, refuse_another_base
 from shardtune.trainer.checkpoint.checkpoints import CheckpointPolicy, Checkpoints
-from shardtune.trainer.checkpoint.manifest import Checkpoint
 from shardtune.trainer.checkpoint.resume import (
-    Found,
     find_newest,
-    first_whole,
     fork,
     refuse_other_labels,
     restore,
@@ -44,13 +40,12 @@ from shardtune.trainer.checkpoint.train_state import TrainState
 from shardtune.trainer.data.batches.prefetch import prefetch
 from shardtune.trainer.data.batches.steps import TrainingSteps, training_steps_of
 from shardtune.trainer.data.prepare.prepare import Prepared
-from shardtune.trainer.distributed.background import run_on_every_rank
-from shardtune.trainer.distributed.lease import Lease, leased
+from shardtune.trainer.distributed.lease import leased
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.distributed.stop import Stop, StopAsked
 from shardtune.trainer.distributed.watchdog import beat, watching
 from shardtune.trainer.engine.schedule import make_schedule
-from shardtune.trainer.export.export import Export, copy_export, in_order, write_together
+from shardtune.trainer.finish import finish
 from shardtune.trainer.loop import fit
 from shardtune.trainer.model.load import keep_model_files
 from shardtune.trainer.preflight.preflight import preflight
@@ -60,7 +55,7 @@ from shardtune.trainer.reporting.gpu_sensors import GpuSensors
 from shardtune.trainer.reporting.ineffective_settings import settings_without_effect
 from shardtune.trainer.reporting.meter import Meter
 from shardtune.trainer.reporting.phases import Phases
-from shardtune.trainer.reporting.reporter import Reporter, open_reporter
+from shardtune.trainer.reporting.reporter import open_reporter
 from shardtune.trainer.reporting.stragglers import Pace, RankLocation
 from shardtune.trainer.setup.cpu_attention import fast_attention
 from shardtune.trainer.setup.cpu_dropout import fast_dropout
@@ -68,47 +63,7 @@ from shardtune.trainer.setup.load_engine import Loaded, load
 from shardtune.trainer.setup.out_of_memory import memory_said
 from shardtune.trainer.setup.precision import settle_precision
 from shardtune.trainer.setup.rehearsal import halved_when_short
-
-
-@dataclass(frozen=True)
-class Start:
-    """What one start of a run has to work with."""
-
-    recipe: Recipe
-    run_dir: Path
-    prepared: Prepared
-    ranks: Ranks
-    stop: Stop
-    lease: Lease
-    job: str | None
-    """The scheduler's name of the job of this start."""
-    reporter: Reporter
-    found: Found
-    """The checkpoint that this start resumes from, if there is one."""
-    ds_config_notice: str | None
-    """What the ds_config had ignored and adopted, by the recipe as the user gave it."""
-
-
-@dataclass(frozen=True)
-class Resumed:
-    """The checkpoints of the run, and the state that it resumes from."""
-
-    checkpoints: Checkpoints
-    policy: CheckpointPolicy
-    state: TrainState
-
-
-@dataclass(frozen=True)
-class Training:
-    """Everything that takes part in the training."""
-
-    loaded: Loaded
-    resumed: Resumed
-    steps: TrainingSteps
-    evaluator: Evaluator
-    stop_checks: StopChecks
-    phases: Phases
-    milestones: Milestones
+from shardtune.trainer.training import Resumed, Start, Training
 
 
 def run(
@@ -162,7 +117,7 @@ def _run(start: Start) -> bool:
         try:
             with _memory_watched(start, training):
                 _train(start, training)
-                results = _finish(start, training)
+                results = finish(start, training)
         except StopAsked:
             _stop(start, training)
             return False
@@ -364,72 +319,3 @@ def _stop(start: Start, training: Training) -> None:
     reasons = [reason for reason in start.ranks.gather(start.stop.reason) if reason]
     step = training.milestones.state.step
     start.reporter.report("stopped", step=step, reason=", ".join(dict.fromkeys(reasons)))
-
-
-def _finish(start: Start, training: Training) -> dict[str, Any]:
-    """Collective: evaluates the best model on test, and exports it and the last one, both from their checkpoints.
-
-    Returns the results, which are written before the export. Raises CheckpointError if the last step could not be
-    saved, or the models not be exported; StopAsked.
-    """
-    training.milestones.finish()
-    state, task, policy = training.milestones.state, training.loaded.task, training.resumed.policy
-    best, last = _best_and_last(start, training)
-    results: dict[str, Any] = {"step": state.step, "best_step": best.step}
-    if state.dev_at_start is not None:
-        results["dev_at_start"] = state.dev_at_start
-    if (dev_metrics := best.manifest.dev_metrics) is not None:
-        results["dev"] = dict(dev_metrics)
-        task.calibrate(dev_metrics)
-    if best.manifest.metric(policy.metric) is not None:
-        results["chosen_by"] = {"metric": policy.metric, "lower_is_better": policy.lower_is_better}
-    if best.step != state.step:
-        restore(training.loaded.engine, best, weights_only=True)
-    if (test := start.prepared.split("test")) is not None:
-        results["test"] = without_answers(training.evaluator.evaluate("test", test, best.step))
-    _write_results(start, results | {EXPORT_PENDING: True})
-    with training.phases("exporting the models"):
-        _export(start, training.stop_checks, best, last, results)
-    _write_results(start, results)
-    return results
-
-
-def _write_results(start: Start, results: Mapping[str, Any]) -> None:
-    if start.ranks.is_zero:
-        write_atomically(start.run_dir / RESULTS, json.dumps(results, indent=1))
-
-
-def _best_and_last(start: Start, training: Training) -> tuple[Checkpoint, Checkpoint]:
-    """Collective: the checkpoints of the best model and of the last step. Raises CheckpointError if one is missing."""
-    ranks, state = start.ranks, training.milestones.state
-    complete = training.resumed.checkpoints.complete() if ranks.is_zero else []
-    last = first_whole([checkpoint for checkpoint in complete if checkpoint.step == state.step], ranks)
-    best = first_whole(in_order(complete, start.recipe), ranks)
-    if last is None or best is None:
-        raise CheckpointError(
-            f"training finished, but its last checkpoint could not be saved. Free space in {start.run_dir} and run "
-            "again; it resumes from the newest checkpoint"
-        )
-    if state.best_step is not None and best.step != state.best_step:
-        start.reporter.report(
-            "alert",
-            title=f"the checkpoint of the best model (step {state.best_step}) is missing",
-            text=f"the best remaining checkpoint, of step {best.step}, is used instead",
-            step=state.step,
-        )
-    return best, last
-
-
-def _export(
-    start: Start, stop_checks: StopChecks, best: Checkpoint, last: Checkpoint, results: Mapping[str, Any]
-) -> None:
-    """Collective: exports both models, whose files the ranks share. Raises CheckpointError or StopAsked."""
-    folder = start.run_dir / EXPORT
-    exports = [Export(start.run_dir, best, folder / "best", recipe=start.recipe, results=results)]
-    if best.step != last.step:
-        exports.append(Export(start.run_dir, last, folder / "last", recipe=start.recipe))
-    write_together(exports, start.ranks, stop_checks.requested)
-    if best.step == last.step:
-        run_on_every_rank(
-            start.ranks, lambda: copy_export(folder / "best", folder / "last") if start.ranks.is_zero else None
-        )

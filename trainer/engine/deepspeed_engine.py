@@ -29,7 +29,12 @@ from shardtune.trainer.engine.generation_beats import Beats
 from shardtune.trainer.engine.model_state import ModelState
 from shardtune.trainer.engine.snapshot import Saved, Snapshot
 from shardtune.trainer.engine.stopwatch import Stopwatch
-from shardtune.trainer.engine.zero_gradients import Accumulation, forget_gradients, hand_over_gradients
+from shardtune.trainer.engine.zero_gradients import (
+    Accumulation,
+    forget_gradients,
+    hand_over_gradients,
+    refuse_old_versions,
+)
 from shardtune.trainer.model.experts import call_all_experts
 from shardtune.trainer.model.layer_drop import LayerDrop
 from shardtune.trainer.model.load import generate
@@ -225,10 +230,13 @@ def sharded_birth(ds_config: dict[str, Any]) -> Iterator[None]:
 
 
 def refuse_bad_ds_config(recipe: Recipe) -> None:
-    """Raises ConfigError with a line for each value that DeepSpeed refuses in the recipe's own ds_config.
+    """Raises ConfigError with a line for each value that DeepSpeed refuses in the recipe's own ds_config, and
+    LaunchError if the DeepSpeed that the recipe needs is too old.
 
     Nothing is started. The strategies in ds_configs/ are tested instead.
     """
+    if recipe.engine.deepspeed is not None:
+        refuse_old_versions()
     if not has_own_ds_config(recipe):
         return
     ds_config = ds_config_of(recipe, hidden_size=None)

@@ -1,20 +1,41 @@
 """Gradients are those of one step, and added up in fp32, where DeepSpeed by itself would do otherwise."""
 
+import re
 from collections.abc import Iterable, Mapping
+from importlib.metadata import version
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from shardtune.ds_config.resolve import adds_up_in_fp32, zero_stage
+from shardtune.errors import LaunchError
+
+LEAST_VERSIONS = {"deepspeed": (0, 19, 5), "torch": (2, 10)}
+"""Older ones lose gradients without a word. DeepSpeed: ZeRO-1 and 2 with an offloaded optimizer kept those of the last
+micro-batch only, and ZeRO-1 in bf16 left the last one out (until 0.18.9; pull requests 7981 and 7985); an offloaded
+optimizer got no gradient of what the last micro-batch does not pass through (until 0.19.4). torch: see Accumulation."""
+
+
+def refuse_old_versions() -> None:
+    """Raises LaunchError if an installed package is older than LEAST_VERSIONS."""
+    for package, least in LEAST_VERSIONS.items():
+        found = version(package)
+        numbers = tuple(int(number) for number in re.findall(r"\d+", found.split("+")[0])[: len(least)])
+        if numbers < least:
+            needed = ".".join(map(str, least))
+            raise LaunchError(
+                f"engine.deepspeed: {package} {found} is installed, which loses gradients; {needed} or later is needed "
+                f"(pip install --upgrade '{package}>={needed}'), or engine.deepspeed=null"
+            )
 
 
 class Accumulation:
     """The sum of a step's micro-batches under ZeRO-0 in half precision, in fp32 if the ds_config says so.
 
     DeepSpeed (0.19.8) refuses data_types.grad_accum_dtype: fp32 at stage 0, and adds up in the precision of the
-    weights: at 256 micro-batches in bf16 the gradient is off by 2 %. torch itself can add up in fp32 from 2.10 on; with
-    an older one, and in the other stages, nothing is done here.
+    weights: at 256 micro-batches in bf16 the gradient is off by 2 %. torch itself can add up in fp32. In the other
+    stages nothing is done here.
     """
 
     def __init__(self, trained: Iterable[nn.Parameter], ds_config: Mapping[str, Any]) -> None:
@@ -26,7 +47,7 @@ class Accumulation:
         self.ds_config["data_types"] = {
             key: value for key, value in ds_config["data_types"].items() if key != "grad_accum_dtype"
         }
-        if adds_up_in_fp32(ds_config) and hasattr(Tensor, "grad_dtype"):
+        if adds_up_in_fp32(ds_config):
             self._trained = [*trained]
 
     def begin(self) -> None:
@@ -74,8 +95,7 @@ def _owners(wrapper: Any) -> list[Tensor]:
 def hand_over_gradients(engine: Any) -> None:
     """Hands an offloaded optimizer the gradients of parameters that earlier micro-batches alone passed through.
 
-    DeepSpeed (0.19.8) hands over at the last micro-batch of a step, and only what that passes through. An older one has
-    no way to hand over the rest.
+    DeepSpeed (0.19.8) hands over at the last micro-batch of a step, and only what that passes through.
     """
     wrapper = engine.optimizer
     if not _is_offloaded(wrapper):

@@ -1,12 +1,14 @@
 """What DeepSpeed does besides computing steps is kept in check."""
 
 import json
+import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from shardtune.errors import ConfigError
+from shardtune.errors import ConfigError, LaunchError
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.exit_codes import EXIT_USER
 from shardtune.trainer.__main__ import main
@@ -75,3 +77,25 @@ def test_nothing_is_compiled_for_a_training(
     recipe = tiny_recipe(tiny, f"engine.deepspeed=zero{stage}", "train.max_steps=1")
     assert train(recipe, tmp_path, world_size=2)[0] == [True, True]
     assert not (tmp_path / "extensions").exists()
+
+
+@pytest.mark.parametrize(
+    ("package", "found", "is_refused"),
+    [
+        ("deepspeed", "0.18.9", True),
+        ("deepspeed", "0.19.4", True),
+        ("deepspeed", "0.19.5+unknown", False),
+        ("deepspeed", "1.0", False),
+        ("torch", "2.9.1+cu128", True),
+        ("torch", "2.10.0", False),
+    ],
+)
+def test_versions_that_lose_gradients_are_refused_before_a_rank_starts(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, package: str, found: str, is_refused: bool
+) -> None:
+    installed = {"deepspeed": "0.19.8", "torch": "2.13.0", package: found}
+    monkeypatch.setattr("shardtune.trainer.engine.zero_gradients.version", installed.__getitem__)
+    refuse_bad_ds_config(tiny_recipe(tiny, "engine.deepspeed=null"))
+    refusal = pytest.raises(LaunchError, match=f"{package} {re.escape(found)} is installed.*or later is needed")
+    with refusal if is_refused else nullcontext():
+        refuse_bad_ds_config(tiny_recipe(tiny, "engine.deepspeed=zero2_offload"))
