@@ -127,8 +127,8 @@ def unreachable(recipe: Recipe) -> str | None:
 def hub_words(recipe: Recipe, fault: str) -> str:
     """What to do about a model that is neither here nor can be fetched."""
     return (
-        f"model.path: {recipe.model.path!r} is not a folder here, the hub cannot be reached ({fault}), and its cache "
-        "lacks it; give a Hugging Face model folder, or download it where there is a network: "
+        f"model.path: {recipe.model.path!r} is not a folder in {Path.cwd()}, the hub cannot be reached ({fault}), and "
+        "its cache lacks it; give a Hugging Face model folder, or download it where there is a network: "
         f"hf download {recipe.model.path}"
     )
 
