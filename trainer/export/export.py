@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         results = _results_of(arguments.run_dir, checkpoint.step)
         try:
             with redirect_stdout(sys.stderr):  # DeepSpeed, which transformers imports, prints warnings to stdout
-                export(
+                Export(
                     arguments.run_dir,
                     checkpoint,
                     folder,
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     dtype=arguments.dtype,
                     results=results,
                     merge_lora=arguments.merge_lora,
-                )
+                ).write()
         except OSError as error:
             raise CheckpointError(f"could not write {folder}: {error.strerror or error}") from error
     except ShardtuneError as error:
@@ -138,34 +138,6 @@ def _precision(recipe: Recipe, checkpoint: Checkpoint) -> str:
     return precision if precision != "auto" else str(checkpoint.manifest.layout["precision"])
 
 
-def export(
-    run_dir: Path,
-    checkpoint: Checkpoint,
-    folder: Path,
-    *,
-    recipe: Recipe,
-    dtype: str | None = None,
-    results: Mapping[str, Any] | None = None,
-    max_file_bytes: int = FILE_BYTES,
-    merge_lora: bool = False,
-) -> None:
-    """Exports in one process. Arguments and errors are those of Export."""
-    exported = Export(
-        run_dir,
-        checkpoint,
-        folder,
-        recipe=recipe,
-        dtype=dtype,
-        results=results,
-        max_file_bytes=max_file_bytes,
-        merge_lora=merge_lora,
-    )
-    exported.begin()
-    for write in exported.pieces():
-        write()
-    exported.publish()
-
-
 class Export:
     """A folder that AutoModel and transformers.pipeline load; it replaces an older one atomically.
 
@@ -197,6 +169,13 @@ class Export:
         self._max_file_bytes = max_file_bytes
         is_whole = not self._is_adapter and not merge_lora
         self._files = WeightFiles(self._model, checkpoint, max_file_bytes) if is_whole else None
+
+    def write(self) -> None:
+        """Writes the whole export in this process. Raises OSError or CheckpointError."""
+        self.begin()
+        for write in self.pieces():
+            write()
+        self.publish()
 
     def begin(self) -> None:
         """Makes the folder in which the files are written before they are published. Raises OSError."""

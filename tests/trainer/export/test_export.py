@@ -30,7 +30,7 @@ from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.engine.deepspeed_engine import DeepSpeedEngine
 from shardtune.trainer.engine.optimizers import adamw
 from shardtune.trainer.engine.snapshot import SavedTensors
-from shardtune.trainer.export.export import Export, export, main, write_together
+from shardtune.trainer.export.export import Export, main, write_together
 from shardtune.trainer.export.weight_files import Piece, WeightFiles
 from shardtune.trainer.model.load import keep_model_files
 from shardtune.trainer.reporting.reporter import NullReporter
@@ -226,7 +226,7 @@ def test_frozen_and_tied_weights_come_along_in_shards(tmp_path: Path, stage: int
     (tmp_path / "checkpoints").mkdir()
     run_ranks(write_causal_run, recipe, tmp_path / "pretrained", tmp_path)
     (checkpoint,) = (Checkpoint(path) for path in (tmp_path / "checkpoints").glob("step-1"))
-    export(tmp_path, checkpoint, tmp_path / "out", recipe=recipe, max_file_bytes=20_000)
+    Export(tmp_path, checkpoint, tmp_path / "out", recipe=recipe, max_file_bytes=20_000).write()
     shards = sorted((tmp_path / "out").glob("model-*-of-*.safetensors"))
     assert len(shards) > 2
     assert all(path.stat().st_size < 24_000 for path in shards)
@@ -265,13 +265,13 @@ def test_the_ranks_share_the_files_of_an_export(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path, f"model.path={tmp_path}/pretrained")
     (tmp_path / "checkpoints").mkdir()
     run_ranks(write_causal_run, recipe, tmp_path / "pretrained", tmp_path)
-    export(
+    Export(
         tmp_path,
         Checkpoint(tmp_path / "checkpoints" / "step-1"),
         tmp_path / "out",
         recipe=recipe,
         max_file_bytes=20_000,
-    )
+    ).write()
     by_rank = run_ranks(write_files_together, tmp_path, recipe, world_size=3)
     alone = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     assert {path.name: path.read_bytes() for path in (tmp_path / "shared").iterdir()} == alone
@@ -320,7 +320,7 @@ def grow(_: Ranks, run_dir: Path, recipe: Recipe, size: int, merge_lora: bool = 
     watcher.start()
     checkpoint = Checkpoint(run_dir / "checkpoints" / "step-1")
     how: Any = {"dtype": "bf16", "max_file_bytes": size, "merge_lora": merge_lora}
-    export(run_dir, checkpoint, run_dir / "out", recipe=recipe, **how)
+    Export(run_dir, checkpoint, run_dir / "out", recipe=recipe, **how).write()
     done = True
     watcher.join()
     return most, sum(path.stat().st_size for path in (run_dir / "out").glob("*.safetensors"))
