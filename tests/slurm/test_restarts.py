@@ -20,6 +20,7 @@ from tests.support.slurm_jobs import (
     ranks_of,
     sbatch,
     starts,
+    wait_for_checkpoint,
     wait_for_end,
     wait_for_step,
 )
@@ -39,6 +40,7 @@ def a_killed_rank_steps_again_while_others_wait_for_the_nodes(stage: Stage) -> N
     wait_for(lambda: len(ranks_of(run_dir)) == 2, START_S)
     os.kill(ranks_of(run_dir)[1], signal.SIGKILL)  # in start-up, where srun's SIGTERM is a stop request to the other
     wait_for_step(run_dir, 11, num_starts=2)
+    wait_for_checkpoint(run_dir)
     os.kill(ranks_of(run_dir)[1], signal.SIGKILL)
     wait_for_step(run_dir, 11, num_starts=3)
     assert wait_for_end(stage.cluster, job) == "COMPLETED", messages(stage.cluster, job)
@@ -58,7 +60,7 @@ def a_lost_node_leaves_the_job_to_the_others_until_it_is_requeued(stage: Stage) 
     run_dir = stage.folder / "run"
     words = ["--nodelist=node[3-4]", "--nodes=2"]
     job = by_hand(stage.cluster, *words, recipe=stage.recipe, run_dir=run_dir)
-    wait_for_step(run_dir, 11)  # the first checkpoint is that of step 10
+    wait_for_checkpoint(run_dir)  # the first one is that of step 10
     with held_still(run_dir, rank=1):
         stage.cluster.crash(4)
     wait_for_step(run_dir, 11, num_starts=2)
@@ -82,7 +84,7 @@ def a_job_that_loses_its_first_node_is_requeued_by_another(stage: Stage) -> None
     run_dir = stage.folder / "run"
     words = ["--nodelist=node[5-6]", "--nodes=2"]
     job = by_hand(stage.cluster, *words, recipe=stage.recipe, run_dir=run_dir)
-    wait_for_step(run_dir, 11)
+    wait_for_checkpoint(run_dir)
     with held_still(run_dir, rank=1):
         stage.cluster.crash(5)
     wait_for(lambda: stage.cluster.field(job, "Restarts") == "1", 120, every_s=0.5)

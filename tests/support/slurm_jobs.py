@@ -96,6 +96,11 @@ def wait_for_step(run_dir: Path, step: int, *, num_starts: int = 1) -> None:
     wait_for(done, START_S, every_s=0.02)
 
 
+def wait_for_checkpoint(run_dir: Path) -> None:
+    """Waits until the run has a complete checkpoint, which is saved in the background."""
+    wait_for(lambda: any((run_dir / "checkpoints").glob("step-*")), START_S, every_s=0.02)
+
+
 def ranks_of(run_dir: Path) -> dict[int, int]:
     """Rank -> process id of those that live on any node, as this machine counts processes."""
     found = {}
