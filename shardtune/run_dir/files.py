@@ -4,6 +4,7 @@ import json
 import os
 import secrets
 import shlex
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,6 +87,14 @@ def published(path: Path) -> Iterator[Path]:
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make `target` a hard link to the file, or a copy where the file system has no such links. Raises OSError."""
+    try:
+        os.link(source, target)
+    except OSError:  # on another file system, or on one without hard links
+        shutil.copyfile(source, target)
 
 
 def follow_umask(path: Path) -> None:

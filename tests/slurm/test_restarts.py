@@ -14,6 +14,7 @@ from tests.support.slurm_jobs import (
     Stage,
     Told,
     by_hand,
+    each_of,
     endings,
     held_still,
     messages,
@@ -101,7 +102,6 @@ STORIES = [
 ]
 
 
-@pytest.mark.timeout(3 * START_S)
-@pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)
+@each_of(STORIES)
 def test_a_run_goes_on_in_its_job(story: Callable[[Stage], None], told: Told) -> None:
     told[story].result()

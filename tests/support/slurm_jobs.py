@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from shardtune.launcher.slurm.lifecycle import Start, parse_status
 from shardtune.launcher.slurm.stop_requests import USR1_DETAILS
 from tests.support.runs import events
@@ -94,6 +96,16 @@ def wait_for_step(run_dir: Path, step: int, *, num_starts: int = 1) -> None:
         return any(event["step"] >= step and event["time"] > since for event in events(run_dir, "step"))
 
     wait_for(done, START_S, every_s=0.02)
+
+
+def each_of(stories: Sequence[Callable[[Stage], None]]) -> Callable[[Any], Any]:
+    """Parametrizes a test by its module's stories, which the fixture `told` tells all at once."""
+
+    def decorate(test: Any) -> Any:
+        told_each = pytest.mark.parametrize("story", stories, ids=lambda story: story.__name__)
+        return pytest.mark.timeout(3 * START_S)(told_each(test))
+
+    return decorate
 
 
 def wait_for_checkpoint(run_dir: Path) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from shardtune.errors import CheckpointError
-from shardtune.run_dir.files import CHECKPOINTS, FACTS, FORKED_FROM
+from shardtune.run_dir.files import CHECKPOINTS, FACTS, FORKED_FROM, link_or_copy
 from shardtune.trainer.checkpoint.checkpoints import CheckpointPolicy, publish_folder
 from shardtune.trainer.checkpoint.manifest import (
     OPTIMIZER,
@@ -136,10 +135,7 @@ def _adopt(source: Checkpoint, path: Path, recipe_hash: str) -> None:
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     for name in source.manifest.files:
-        try:
-            os.link(source.path / name, draft / name)
-        except OSError:  # on another file system, or on one without hard links
-            shutil.copy2(source.path / name, draft / name)
+        link_or_copy(source.path / name, draft / name)
     state = replace(
         source.manifest.state,
         best_step=None,

@@ -5,11 +5,10 @@ finishes exports in the same way, but its ranks share the files. Memory holds th
 """
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from shardtune.argument_parser import OneLineParser
 from shardtune.errors import CheckpointError, ShardtuneError
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
-from shardtune.run_dir.files import CHECKPOINTS, EXPORT, MODEL, RESULTS, follow_umask
+from shardtune.run_dir.files import CHECKPOINTS, EXPORT, MODEL, RESULTS, follow_umask, link_or_copy
 from shardtune.run_dir.links import refuse_links
 from shardtune.run_dir.run import read_config
 from shardtune.shell_line import shell_line
@@ -276,10 +275,9 @@ def copy_export(source: Path, folder: Path) -> None:
 
 def _link_weights(source: str, target: str) -> None:
     if source.endswith(".safetensors"):
-        with suppress(OSError):  # on a file system without hard links
-            os.link(source, target)
-            return
-    shutil.copyfile(source, target)
+        link_or_copy(Path(source), Path(target))
+    else:
+        shutil.copyfile(source, target)
 
 
 def _publish(draft: Path, folder: Path) -> None:

@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers.core_model_loading import revert_weight_conversion
-from transformers.modeling_utils import remove_tied_weights_from_state_dict
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from shardtune.errors import CheckpointError
@@ -67,7 +65,7 @@ class WeightFiles:
         for name in piece.sources:
             tensors[name] = self._empty(name, "cpu")
             self._saved.read(self._saved_names[name], 0, tensors[name].view(-1))
-        tensors = revert_weight_conversion(self._model, tensors)
+        tensors = _as_on_the_hub(self._model, tensors)
         for file, names in piece.files.items():
             save_file({name: tensors.pop(name).contiguous() for name in names}, folder / file, {"format": "pt"})
 
@@ -83,9 +81,9 @@ class WeightFiles:
         for name in tensors:
             layer = LAYER.match(name)
             groups.setdefault(layer[1] if layer else name, []).append(name)
-        whole = revert_weight_conversion(self._model, dict(tensors))
+        whole = _as_on_the_hub(self._model, dict(tensors))
         converted = {
-            layer: revert_weight_conversion(self._model, {name: tensors[name] for name in names})
+            layer: _as_on_the_hub(self._model, {name: tensors[name] for name in names})
             for layer, names in groups.items()
         }
         if sorted(whole) != sorted(name for group in converted.values() for name in group):
@@ -99,6 +97,14 @@ class WeightFiles:
 
 INDEX = SAFE_WEIGHTS_INDEX_NAME
 """The file that says which weight is in which file, if there are several."""
+
+
+def _as_on_the_hub(model: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under the names and in the shapes that the hub's files have. (The import takes seconds.)"""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    converted: dict[str, Tensor] = revert_weight_conversion(model, tensors)
+    return converted
 
 
 def _saved_names(model: Any, checkpoint: Checkpoint) -> dict[str, str]:
@@ -119,6 +125,8 @@ def _saved_names(model: Any, checkpoint: Checkpoint) -> dict[str, str]:
 
 def _kept(model: Any) -> list[str]:
     """The names of the weights that an export has: a shared weight once, under the name that loading expects."""
+    from transformers.modeling_utils import remove_tied_weights_from_state_dict
+
     state = {name: tensor for name, tensor in model.state_dict().items() if name not in _ignored(model)}
     return list(remove_tied_weights_from_state_dict(state, model))
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from shardtune.trainer.model.lora import is_linear
+from shardtune.trainer.model.pretrained import first_number
 
 FORWARD, BACKWARD_INPUTS, BACKWARD_WEIGHTS = 2, 2, 2
 """Operations for each weight and token that the weight is applied to."""
@@ -81,10 +82,11 @@ def count_flops(model: Any) -> ModelFlops:
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     order = {name: number for number, (name, _) in enumerate(model.named_parameters(remove_duplicate=False))}
     first = min((order[name] for name in trained), default=math.inf)
+    head = _head_weight(model)
     for name, weight, size in _weights(model):
         passes_on = order[name] > first
         each = FORWARD + BACKWARD_INPUTS * passes_on + BACKWARD_WEIGHTS * weight.requires_grad
-        per_weight[_side(model, name)] += each * size
+        per_weight["loss" if name == head else _side(model, name)] += each * size
     return ModelFlops(per_weight, tuple(_attention(model, _first_trained_layer(list(order), first))))
 
 
@@ -99,8 +101,8 @@ def _first_trained_layer(names: Sequence[str], first: float) -> float:
 def _weights(model: Any) -> Iterator[tuple[str, nn.Parameter, float]]:
     """Name and parameter of each weight that tokens are multiplied by, and how many numbers of it a token meets."""
     config = model.config.get_text_config()
-    share = _first(config, "num_experts_per_tok", "num_experts_per_token", "moe_topk") / (
-        _first(config, "num_local_experts", "num_experts", "n_routed_experts") or 1
+    share = first_number(config, "num_experts_per_tok", "num_experts_per_token", "moe_topk") / (
+        first_number(config, "num_local_experts", "num_experts", "n_routed_experts") or 1
     )
     for module_name, module in model.named_modules():
         is_router = type(module).__name__.endswith("Router")
@@ -112,11 +114,15 @@ def _weights(model: Any) -> Iterator[tuple[str, nn.Parameter, float]]:
                 yield f"{module_name}.{name}".lstrip("."), parameter, size * (share if is_expert else 1)
 
 
+def _head_weight(model: Any) -> str | None:
+    """The name of the weight that computes the logits of a vocabulary, if there is one."""
+    if (head := model.get_output_embeddings()) is None:
+        return None
+    return next(f"{name}.weight" for name, module in model.named_modules() if module is head)
+
+
 def _side(model: Any, name: str) -> str:
-    """Which tokens are multiplied by the weight of this name."""
-    head = model.get_output_embeddings()
-    if head is not None and any(name == f"{module}.weight" for module, at in model.named_modules() if at is head):
-        return "loss"
+    """Which tokens are multiplied by the weight of this name, which is not the head of a vocabulary."""
     is_head = not name.startswith(f"{model.base_model_prefix}.")
     if ".pooler." in f".{name}" or (is_head and type(model).__name__.endswith("ForSequenceClassification")):
         return "row"
@@ -129,11 +135,11 @@ def _side(model: Any, name: str) -> str:
 def _attention(model: Any, first_trained: float) -> Iterator[Attention]:
     """The attention of the model, whose layers below `first_trained` are passed forwards only."""
     config = model.config.get_text_config()
-    heads = _first(config, "num_attention_heads")
+    heads = first_number(config, "num_attention_heads")
     if not heads:
         return
-    head = _first(config, "head_dim") or _first(config, "hidden_size") // heads
-    widths = (_first(config, "qk_head_dim") or head) + (_first(config, "v_head_dim") or head)
+    head = first_number(config, "head_dim") or first_number(config, "hidden_size") // heads
+    widths = (first_number(config, "qk_head_dim") or head) + (first_number(config, "v_head_dim") or head)
     per_pair = FORWARD * heads * widths
 
     def layers(count: int) -> float:
@@ -141,14 +147,14 @@ def _attention(model: Any, first_trained: float) -> Iterator[Attention]:
         return sum(3 if layer >= first_trained else 1 for layer in range(count))
 
     if model.config.is_encoder_decoder:
-        below = _first(config, "encoder_layers", "num_layers", "num_hidden_layers")
-        above = _first(config, "decoder_layers", "num_decoder_layers") or below
+        below = first_number(config, "encoder_layers", "num_layers", "num_hidden_layers")
+        above = first_number(config, "decoder_layers", "num_decoder_layers") or below
         yield Attention("source", "source", per_pair * layers(below))
         yield Attention("target", "target", per_pair * layers(above), is_causal=True)
         yield Attention("target", "source", per_pair * layers(above))
         return
-    kinds = getattr(config, "layer_types", None) or ["full_attention"] * _first(config, "num_hidden_layers")
-    width = _first(config, "sliding_window", "attention_chunk_size") or None
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * first_number(config, "num_hidden_layers")
+    width = first_number(config, "sliding_window", "attention_chunk_size") or None
     is_causal = not _is_encoder(model)
     by_window: dict[int | None, float] = {}
     for layer, kind in enumerate(kinds):
@@ -174,8 +180,3 @@ def _numel(parameter: Any) -> int:
 def _shape(parameter: Any) -> tuple[int, ...]:
     """The whole shape, also of a parameter that ZeRO-3 holds in parts."""
     return tuple(getattr(parameter, "ds_shape", parameter.shape))
-
-
-def _first(config: Any, *names: str) -> int:
-    """The first of these numbers that the config has; 0 if it has none."""
-    return next((int(value) for name in names if (value := getattr(config, name, None)) is not None), 0)

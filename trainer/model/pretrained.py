@@ -68,6 +68,11 @@ def model_class(config: "PreTrainedConfig") -> "type[PreTrainedModel]":
     return found
 
 
+def first_number(config: "PreTrainedConfig", *names: str) -> int:
+    """The first of these numbers that the config has; 0 if it has none."""
+    return next((int(value) for name in names if (value := getattr(config, name, None)) is not None), 0)
+
+
 def dropouts_of(config: "PreTrainedConfig") -> list[str]:
     """The names of a config's dropout probabilities: hidden_dropout_prob, attention_dropout, … in each architecture."""
     return [name for name in _probabilities(config) if "drop" in name and not _NO_DROPOUT.search(name)]

@@ -10,9 +10,9 @@ from shardtune.planner.hardware import peak_tflops
 from shardtune.trainer.data.batches.steps import Step
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.model.flops import ModelFlops, count_flops
+from shardtune.trainer.model.load import DTYPES
 from shardtune.trainer.preflight.probe import matmul_tflops
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 CPU_SIZE, CPU_S = 768, 0.05
 """Rows and columns of the matrices by which a CPU's rate is measured, and the shortest time for it."""
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from shardtune.ds_config.resolve import adds_up_in_fp32, ds_config_of
 from shardtune.recipe.schema import Recipe
+from shardtune.trainer.model.pretrained import first_number
 from shardtune.trainer.tasks import Task
 
 BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
@@ -64,12 +65,14 @@ def footprint(
     of_gradient = BYTES["fp32"] if ds_config is None or adds_up_in_fp32(ds_config) else each
     rows, longest = batch
     text = config.get_text_config()
-    hidden = _first(text, "hidden_size", "d_model")
-    layers = _first(text, "num_hidden_layers", "num_layers") + _first(text, "decoder_layers", "num_decoder_layers")
+    hidden = first_number(text, "hidden_size", "d_model")
+    layers = first_number(text, "num_hidden_layers", "num_layers") + first_number(
+        text, "decoder_layers", "num_decoder_layers"
+    )
     layer = rows * longest * hidden * 34 * each // 2
     kept = rows * longest * hidden * each
     activations = layers * kept + layer if recipe.model.activation_checkpointing else layers * layer
-    width = _first(text, "vocab_size") if task.wants_target_loss else _first(config, "num_labels")
+    width = first_number(text, "vocab_size") if task.wants_target_loss else first_number(config, "num_labels")
     if task.wants_target_loss:
         num_targets = min(num_targets, targets_at_once(width, "cuda" if torch.cuda.is_available() else "cpu"))
     return Footprint(
@@ -90,8 +93,3 @@ def largest_footprint(
     rows, longest = batch
     num_targets = rows * (longest if task.wants_target_loss else 1)
     return footprint(recipe, task, config, stage=stage, world_size=world_size, batch=batch, num_targets=num_targets)
-
-
-def _first(config: Any, *names: str) -> int:
-    """The first of these numbers that the config has; 0 if it has none."""
-    return next((int(value) for name in names if (value := getattr(config, name, None)) is not None), 0)
