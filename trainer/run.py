@@ -51,6 +51,7 @@ from shardtune.trainer.model.load import keep_model_files
 from shardtune.trainer.preflight.preflight import preflight
 from shardtune.trainer.preflight.probe import host_name
 from shardtune.trainer.reporting.compute_rate import measure_compute_rate
+from shardtune.trainer.reporting.fragmentation import Fragmentation
 from shardtune.trainer.reporting.gpu_sensors import GpuSensors
 from shardtune.trainer.reporting.ineffective_settings import settings_without_effect
 from shardtune.trainer.reporting.meter import Meter
@@ -60,7 +61,7 @@ from shardtune.trainer.reporting.stragglers import Pace, RankLocation
 from shardtune.trainer.setup.cpu_attention import fast_attention
 from shardtune.trainer.setup.cpu_dropout import fast_dropout
 from shardtune.trainer.setup.load_engine import Loaded, load
-from shardtune.trainer.setup.out_of_memory import memory_said
+from shardtune.trainer.setup.out_of_memory import memory_said, share_of_memory
 from shardtune.trainer.setup.precision import settle_precision
 from shardtune.trainer.setup.rehearsal import halved_when_short
 from shardtune.trainer.training import Resumed, Start, Training
@@ -243,6 +244,7 @@ def _step_report(start: Start, steps: TrainingSteps, meter: Meter) -> StepReport
         meter=meter,
         pace=Pace(start.ranks.gather(RankLocation(host_name(), start.ranks.device.index))),
         sensors=GpuSensors(start.ranks.device),
+        fragmentation=Fragmentation(share_of_memory(start.ranks.device, 1)),
         reporter=start.reporter,
         ranks=start.ranks,
     )

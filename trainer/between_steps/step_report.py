@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from shardtune.trainer.between_steps.callback import Callback, StepDone
 from shardtune.trainer.checkpoint.train_state import TrainState
 from shardtune.trainer.distributed.ranks import Ranks
-from shardtune.trainer.engine.peak_memory import peak_memory
+from shardtune.trainer.engine.memory.usage import peak_memory
+from shardtune.trainer.reporting.fragmentation import Fragmentation
 from shardtune.trainer.reporting.gpu_sensors import GpuSensors, render_sensors
 from shardtune.trainer.reporting.meter import Meter
 from shardtune.trainer.reporting.reporter import Reporter
@@ -16,7 +17,8 @@ from shardtune.trainer.reporting.stragglers import Pace
 class StepReport(Callback):
     """Reports every `every_steps` steps and after the last one; raises an alert for a straggler.
 
-    memory_bytes and memory_reserved_bytes are the peaks of the rank that has most.
+    memory_bytes and memory_reserved_bytes are the peaks of the rank that has most; memory_retries is the sum of the
+    ranks' retries (PeakMemory).
     """
 
     every_steps: int
@@ -25,6 +27,7 @@ class StepReport(Callback):
     meter: Meter
     pace: Pace
     sensors: GpuSensors
+    fragmentation: Fragmentation
     reporter: Reporter
     ranks: Ranks
 
@@ -40,13 +43,16 @@ class StepReport(Callback):
 
     def _report(self, state: TrainState) -> None:
         memory = peak_memory(self.ranks.device)
-        mine = [self.meter.compute_s, memory.used, memory.reserved, *self.sensors.read()]
-        compute_s, used, reserved, *sensors = zip(*self.ranks.gather_table(mine), strict=True)
+        mine = [self.meter.compute_s, memory.used, memory.reserved, memory.retries, *self.sensors.read()]
+        compute_s, used, reserved, retries, *sensors = zip(*self.ranks.gather_table(mine), strict=True)
         num_steps, numbers = self.meter.num_steps, self.meter.report()
         numbers["memory_bytes"] = int(max(used))
         if self.ranks.device.type == "cuda":
             numbers["memory_reserved_bytes"] = int(max(reserved))
+            numbers["memory_retries"] = int(sum(retries))
             numbers |= render_sensors(sensors)
+            if (text := self.fragmentation.alert(used, reserved, retries)) is not None:
+                self.reporter.report("alert", title="GPU memory is fragmented", text=text, step=state.step)
         epoch = state.step / self.steps_per_epoch
         self.reporter.report("step", step=state.step, epoch=epoch, **numbers, **self.pace.numbers(compute_s))
         elapsed_s = num_steps * numbers["step_time_s"]

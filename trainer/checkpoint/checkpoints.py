@@ -30,6 +30,7 @@ from shardtune.trainer.checkpoint.train_state import TrainState
 from shardtune.trainer.distributed.background import Background
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.engine.engine import Engine
+from shardtune.trainer.engine.memory.host_room import HostRoom
 from shardtune.trainer.engine.snapshot import Fragment, Snapshot, sync, to_host, write_fragments
 from shardtune.trainer.reporting.reporter import Reporter
 
@@ -99,8 +100,9 @@ class Checkpoints:
         self._newest = newest
         self._damaged = set(damaged)
         self._saving: _Save | None = None
-        self._copies: dict[str, Sequence[Fragment]] = {}
-        """Buffers in host memory, which may be overwritten when no save is in progress."""
+        self._rooms = {kind: HostRoom(ranks.device) for kind in (WEIGHTS, OPTIMIZER)}
+        """Copies in host memory, which may be overwritten when no save is in progress."""
+        self._is_slow = False
         if ranks.is_zero:
             for draft in folder.glob(".step-*"):  # of a run that was killed
                 shutil.rmtree(draft, ignore_errors=True)
@@ -125,9 +127,8 @@ class Checkpoints:
             return
         kinds: dict[str, Sequence[Fragment]] = {WEIGHTS: snapshot.weights, OPTIMIZER: snapshot.states}
         if self._policy.asynchronous:
-            kinds = self._copies = {
-                kind: to_host(fragments, self._copies.get(kind, ())) for kind, fragments in kinds.items()
-            }
+            kinds = {kind: to_host(fragments, self._rooms[kind]) for kind, fragments in kinds.items()}
+            self._report_slow_rooms()
         work = Background(self._ranks, lambda: _attempt(lambda: self._write(draft, kinds)))
         self._saving = _Save(manifest, began, work, stall_s=time.monotonic() - began)
         if not self._policy.asynchronous:
@@ -236,6 +237,17 @@ class Checkpoints:
         except OSError as error:
             return _Outcome(remark=_message(error))
         return _Outcome()
+
+    def _report_slow_rooms(self) -> None:
+        """Reports once that copying takes longer than it could."""
+        was_slow, self._is_slow = self._is_slow, any(room.is_slow for room in self._rooms.values())
+        if self._is_slow and not was_slow:
+            size = sum(room.num_bytes for room in self._rooms.values())
+            text = (
+                f"the system refused to page-lock {size / 1e9:.2f} GB of host memory for the copies of checkpoints, so "
+                "training waits longer for each; raise ulimit -l, or give the job more memory"
+            )
+            self._reporter.report("notice", text=text)
 
     def _draft(self, step: int) -> Path:
         return self._folder / f".step-{step}"

@@ -9,7 +9,7 @@ import json
 import os
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import Tensor
 from shardtune.errors import CheckpointError
 from shardtune.run_dir.files import follow_umask
 from shardtune.trainer.distributed.watchdog import beat
+from shardtune.trainer.engine.memory.host_room import HostRoom
 
 STARTS = "starts"
 """The key of a file's metadata: {name: first element} as JSON."""
@@ -38,24 +39,10 @@ class Fragment:
     """Shape (elements,)."""
 
 
-def to_host(fragments: Sequence[Fragment], room: Sequence[Fragment] = ()) -> list[Fragment]:
-    """Copies the fragments to host memory, where later steps do not change them; page-locked if they are on a GPU.
-
-    Overwrites the fragments of `room`, earlier copies of the same kind: new memory takes longer than the copy.
-    """
-    copies = []
-    on_gpu = False
-    old = {fragment.name: fragment.values for fragment in room}
-    for fragment in fragments:
-        values = fragment.values
-        on_gpu |= values.is_cuda
-        copy = old.get(fragment.name)
-        if copy is None or (copy.shape, copy.dtype) != (values.shape, values.dtype):
-            copy = torch.empty(values.shape, dtype=values.dtype, pin_memory=values.is_cuda)
-        copies.append(Fragment(fragment.name, fragment.start, copy.copy_(values, non_blocking=True)))
-    if on_gpu:
-        torch.cuda.synchronize()
-    return copies
+def to_host(fragments: Sequence[Fragment], room: HostRoom) -> list[Fragment]:
+    """Copies the fragments into `room`, where later steps do not change them; overwrites its earlier copies."""
+    copies = room.copy([fragment.values for fragment in fragments])
+    return [replace(fragment, values=copy) for fragment, copy in zip(fragments, copies, strict=True)]
 
 
 def write_fragments(path: Path, fragments: Sequence[Fragment]) -> None:

@@ -10,6 +10,7 @@ from shardtune.trainer.data.batches.batch_maker import NO_LIMIT, BatchMaker
 from shardtune.trainer.data.batches.order import Order
 from shardtune.trainer.data.batches.steps import training_order
 from shardtune.trainer.data.prepare.example_shards import Split
+from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.model.pretrained import load_model_config
 from shardtune.trainer.setup.footprint import largest_footprint
 from shardtune.trainer.tasks import Task
@@ -65,10 +66,15 @@ def lay_out_first_steps(train: Split, order: Order, batch_maker: BatchMaker) -> 
     return FirstSteps(largest, targets, real / padded)
 
 
+def share_of_step(recipe: Recipe, ranks: Ranks) -> int:
+    """Rows of a step that a rank gets, if all ranks get as many."""
+    return -(-recipe.train.global_batch_size // ranks.world_size)
+
+
 def most_wanted(train: Split, recipe: Recipe, batch_maker: BatchMaker) -> int:
     """Tokens of a micro-batch that holds a rank's whole share of a step, by the first steps; more would be unused."""
     if recipe.data.streaming:  # the lengths are not known
-        return -(-recipe.train.global_batch_size // batch_maker.ranks.world_size) * recipe.data.max_tokens
+        return share_of_step(recipe, batch_maker.ranks) * recipe.data.max_tokens
     unlimited = replace(batch_maker, micro_batch_tokens=NO_LIMIT)
     whole = lay_out_first_steps(train, training_order(train, recipe), unlimited)
     return math.prod(whole.largest)

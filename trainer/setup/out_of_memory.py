@@ -14,20 +14,14 @@ from shardtune.errors import ShortOfMemoryError
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.distributed.rank_env import ranks_here
 from shardtune.trainer.distributed.ranks import Ranks
-from shardtune.trainer.engine.peak_memory import peak_memory
+from shardtune.trainer.engine.memory.shortage import is_memory_error, requested_bytes
+from shardtune.trainer.engine.memory.usage import gpu_memory, peak_memory
 from shardtune.trainer.model.pretrained import load_model_config
 from shardtune.trainer.setup.footprint import largest_footprint
 from shardtune.trainer.tasks import Task
 
 HEADROOM = 0.95
 """The part of a device's memory that an estimate may fill."""
-
-
-def is_memory_error(error: BaseException) -> bool:
-    """Whether torch could not allocate memory, of a GPU or of the machine."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 @contextmanager
@@ -41,8 +35,8 @@ def memory_said(
     """
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_memory_error(error):
+    except Exception as error:
+        if not is_memory_error(error, free=gpu_memory(ranks.device).free):
             raise
         config = load_model_config(recipe, task)
         raise _explained(error, recipe, task, config, shape(), ranks, micro_batch_tokens) from error
@@ -58,13 +52,12 @@ def _explained(
     budget: int,
 ) -> ShortOfMemoryError:
     """The error, with memory in use as measured, and what settings would save as estimated."""
-    capacity, used = _capacity(ranks.device), peak_memory(ranks.device).used
-    asked = _asked(str(error))
+    used, asked = peak_memory(ranks.device).used, requested_bytes(error)
     where = f"in a micro-batch of {shape[0]} rows x {shape[1]} tokens" if shape else "before the first micro-batch"
+    amount = f"{asked / 1e9:.2f} GB more" if asked else "more"
     lines = [
-        f"rank {ranks.rank} ran out of memory {where}: it requested {asked / 1e9:.2f} GB more after a peak of "
-        f"{used / 1e9:.2f} GB; {'its GPU' if ranks.device.type == 'cuda' else 'this machine'} has "
-        f"{capacity / 1e9:.2f} GB."
+        f"rank {ranks.rank} ran out of memory {where}: it requested {amount} after a peak of {used / 1e9:.2f} GB; "
+        f"{_room(ranks.device, asked)}."
     ]
     fitting = [
         f"  {setting:40} about {size / 1e9:.2f} GB a rank"
@@ -108,11 +101,20 @@ def _alternatives(
         yield "engine.deepspeed=zero3_offload", wanted - now + size(recipe, rows, 3, offloaded=True)
 
 
-def _asked(text: str) -> int:
-    """The bytes that torch's error message names; 0 if it names none."""
-    units = {"bytes": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-    found = re.search(r"allocate ([\d.]+) (bytes|KiB|MiB|GiB|B)\b", text)
-    return round(float(found[1]) * units[found[2]]) if found else 0
+def _room(device: torch.device, asked: int) -> str:
+    """What memory there is, in words, and where on a GPU the rest of it is."""
+    capacity = _capacity(device)
+    if device.type != "cuda":
+        return f"this machine has {capacity / 1e9:.2f} GB"
+    memory = gpu_memory(device)
+    parts = [f"its GPU has {capacity / 1e9:.2f} GB"]
+    if memory.free is not None:
+        parts.append(f"of which {memory.free / 1e9:.2f} GB are free")
+    if memory.fragments:
+        parts.append(f"{memory.fragments / 1e9:.2f} GB of it are unused pieces between tensors")
+    if memory.free is not None and asked and memory.free > asked:
+        parts.append("so the machine may be short of memory that can be page-locked for copies to the GPU")
+    return ", ".join(parts)
 
 
 def share_of_memory(device: torch.device, num_ranks: int) -> float:

@@ -6,10 +6,12 @@ smaller value; and the first start rehearses the largest possible micro-batch be
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from shardtune.errors import RestartError, ShortOfMemoryError
 from shardtune.recipe.schema import Recipe
@@ -21,7 +23,7 @@ from shardtune.trainer.distributed.rank_env import ranks_here
 from shardtune.trainer.distributed.watchdog import beat
 from shardtune.trainer.engine.engine import Engine
 from shardtune.trainer.reporting.reporter import Reporter
-from shardtune.trainer.setup.micro_batch import Budget, estimate, most_wanted
+from shardtune.trainer.setup.micro_batch import Budget, estimate, most_wanted, share_of_step
 from shardtune.trainer.setup.out_of_memory import memory_said, share_of_memory
 from shardtune.trainer.tasks import Task
 from shardtune.trainer.tasks.batch import Batch
@@ -62,13 +64,15 @@ def settle_budget(
         kept = KeptBudget(min(ranks.gather(tokens)), fits=False)
     budget = Budget(kept.tokens, least=recipe.data.max_tokens)
     small = replace(batch_maker, micro_batch_tokens=1).largest_batch(train)
-    large = replace(batch_maker, micro_batch_tokens=min(wanted, budget.tokens)).largest_batch(train)
+    filled = replace(batch_maker, micro_batch_tokens=min(wanted, budget.tokens))
+    others = [] if kept.fits else _of_other_shapes(filled, train, share_of_step(recipe, ranks))
+    large = filled.largest_batch(train)
     begun: list[Batch] = []
     with (
         halved_when_short(budget, run_dir, lease),
         memory_said(recipe, task, ranks, lambda: begun[-1].shape if begun else None, micro_batch_tokens=budget.tokens),
     ):
-        rehearse(engine, task, small, large, begun)
+        rehearse(engine, task, [small, *others, large], begun)
         ranks.barrier()  # inside, because under ZeRO-0 each rank updates all weights by itself
     if not kept.fits:
         kept = KeptBudget(kept.tokens, fits=True, too_many=kept.too_many)
@@ -78,16 +82,28 @@ def settle_budget(
     return budget
 
 
-def rehearse(engine: Engine, task: Task, small: Batch, large: Batch, begun: list[Batch]) -> None:
+def _of_other_shapes(batch_maker: BatchMaker, train: Split, most_rows: int) -> list[Batch]:
+    """Full micro-batches of the shortest examples and of those of median length, of at most this many rows.
+
+    Many short rows need other tensors than a few long ones; and the memory that one shape leaves on a GPU fits the next
+    in pieces only.
+    """
+    middle = len(train.lengths) // 2
+    rows = dict.fromkeys((int(train.lengths.argmin()), int(np.argpartition(train.lengths, middle)[middle])))
+    return [batch_maker.full_batch(train, row, most_rows=most_rows) for row in rows]
+
+
+def rehearse(engine: Engine, task: Task, micro_batches: Sequence[Batch], begun: list[Batch]) -> None:
     """Collective: does steps that need as much memory as any step of the training, and change nothing.
 
-    The first creates the optimizer's states. In the second the large micro-batch follows another one, so that states
-    and gradients are in memory already. Each micro-batch is appended to `begun` when it begins.
+    The first step, of the first micro-batch alone, creates the optimizer's states. In the second all follow one
+    another, the largest last, so that states and gradients are in memory already. Each micro-batch is appended to
+    `begun` when it begins.
     """
     with engine.rehearsing():
-        for micro_batches in ([small], [small, large]):
-            engine.begin_step(0, num_micro_batches=len(micro_batches))
-            for batch in micro_batches:
+        for step in (micro_batches[:1], micro_batches):
+            engine.begin_step(0, num_micro_batches=len(step))
+            for batch in step:
                 beat()
                 begun.append(batch)
                 # With infinitely many targets, the gradient is 0.

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from shardtune.errors import CheckpointError
 from shardtune.trainer.engine import snapshot as shards
+from shardtune.trainer.engine.memory.host_room import HostRoom
 from shardtune.trainer.engine.snapshot import Fragment, SavedTensors, to_host, write_fragments
 
 
@@ -74,7 +75,7 @@ def test_the_files_are_plain_safetensors_that_others_may_read(tmp_path: Path) ->
 
 def test_what_is_in_host_memory_no_later_step_changes() -> None:
     weights = torch.ones(4)
-    (copy,) = to_host([Fragment("w", 2, weights[1:3])])
+    (copy,) = to_host([Fragment("w", 2, weights[1:3])], HostRoom(torch.device("cpu")))
     weights.zero_()
     assert (copy.name, copy.start, copy.values.tolist()) == ("w", 2, [1, 1])
 

@@ -111,6 +111,17 @@ def test_no_micro_batch_of_the_training_is_larger_than_the_one_that_is_tried_out
     assert any(math.prod(shape) > tokens - longest for shape in shapes)
 
 
+def test_shorter_rows_fill_a_micro_batch_too_but_not_with_more_of_them_than_a_step_has(
+    prepared: Prepared, task: Any
+) -> None:
+    train = rows_of(prepared)
+    shortest = int(train.lengths.argmin())
+    maker = BatchMaker(task, ALONE, None, 96)
+    rows, longest = maker.full_batch(train, shortest, most_rows=1000).shape
+    assert longest == train.lengths[shortest] and 96 - longest < rows * longest <= 96
+    assert maker.full_batch(train, shortest, most_rows=3).shape == (3, longest)
+
+
 class Chats:
     """Three conversations, and the task that learns from them."""
 

@@ -13,7 +13,7 @@ from shardtune.trainer.distributed.rank_env import ranks_here
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.engine.deepspeed_engine import DeepSpeedEngine
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
-from shardtune.trainer.setup.out_of_memory import is_memory_error, limits_of_memory, memory_said, share_of_memory
+from shardtune.trainer.setup.out_of_memory import limits_of_memory, memory_said, share_of_memory
 from shardtune.trainer.tasks import TASKS
 from tests.support.runs import tiny_recipe, train
 
@@ -83,13 +83,6 @@ def test_a_container_or_a_jobs_limit_is_the_memory_that_there_is(tmp_path: Path)
     write("sys/fs/cgroup/memory.max", "7000\n")
     write("sys/fs/memory.max", "1\n")
     assert list(limits_of_memory(tmp_path)) == [9223372036854771712, 8000, 7000]
-
-
-def test_only_a_lack_of_memory_is_called_one() -> None:
-    assert is_memory_error(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
-    assert is_memory_error(MemoryError())
-    assert not is_memory_error(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
-    assert not is_memory_error(KeyError("can't allocate memory"))
 
 
 def test_a_machines_memory_is_shared_by_the_ranks_that_are_on_it(monkeypatch: pytest.MonkeyPatch) -> None:

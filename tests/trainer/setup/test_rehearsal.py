@@ -1,10 +1,13 @@
 """With `train.micro_batch_tokens: auto` a lack of memory is found at the start, and costs a start and nothing else."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from shardtune.run_dir.micro_batch_budget import KeptBudget, keep_budget, read_budget
+from shardtune.trainer.setup import rehearsal
 from tests.support.runs import curve, events, tiny_recipe, train, write_tiny
 from tests.support.shortage import short_of_memory
 from tests.support.stops import stop_after
@@ -71,6 +74,27 @@ def test_a_run_that_was_rehearsed_is_bit_for_bit_the_one_that_was_not(
     assert saved(tmp_path / "auto") == saved(tmp_path / "number")
 
 
+@pytest.mark.parametrize("fits", [False, True])
+def test_several_shapes_are_tried_out_until_they_fit_the_largest_last(dry: Path, tmp_path: Path, fits: bool) -> None:
+    def watched() -> None:
+        rehearse = rehearsal.rehearse
+
+        def noted(engine: Any, task: Any, micro_batches: Any, begun: Any) -> None:
+            (tmp_path / "shapes").write_text(json.dumps([batch.shape for batch in micro_batches]))
+            rehearse(engine, task, micro_batches, begun)
+
+        rehearsal.rehearse = noted
+
+    if fits:
+        keep_budget(tmp_path, KeptBudget(128, fits=True))
+    train(tiny_recipe(dry, AUTO, *SHORT, "train.global_batch_size=8"), tmp_path, world_size=1, before=watched)
+    shapes = json.loads((tmp_path / "shapes").read_text())
+    (small_rows, longest), *others, (large_rows, of_large) = shapes
+    assert small_rows == 1 < large_rows and longest == of_large
+    assert len(others) == (0 if fits else 2)
+    assert all(1 < num_rows <= 8 and length < longest for num_rows, length in others)
+
+
 def test_a_rehearsal_that_is_not_undone_is_seen(tiny: Path, tmp_path: Path) -> None:
     def not_undone() -> None:
         from shardtune.trainer.engine import zero_layout as zero
@@ -103,7 +127,7 @@ def test_one_rank_short_of_memory_in_the_middle_goes_on_from_the_newest_checkpoi
 ) -> None:
     recipe = tiny_recipe(dry, AUTO, *SHORT)
     with pytest.raises(AssertionError, match="RestartError: rank 1"):
-        train(recipe, tmp_path, world_size=2, before=short_of_memory(100, from_call=8))
+        train(recipe, tmp_path, world_size=2, before=short_of_memory(100, from_call=10))
     half = kept(tmp_path)
     assert 64 <= half.tokens <= 100 < (half.too_many or 0) and not half.fits
     train(recipe, tmp_path, world_size=2, before=short_of_memory(100))

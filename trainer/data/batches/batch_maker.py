@@ -90,9 +90,12 @@ class BatchMaker:
 
     def largest_batch(self, split: Examples) -> Batch:
         """As large a batch as there can be: the longest example as often as the budget allows, at least once."""
-        longest = int(split.lengths.argmax())
-        num_rows = max(1, self.micro_batch_tokens // int(split.lengths[longest]))
-        rows = np.full(num_rows, longest, dtype=np.int64)
+        return self.full_batch(split, int(split.lengths.argmax()), most_rows=NO_LIMIT)
+
+    def full_batch(self, split: Examples, row: int, *, most_rows: int) -> Batch:
+        """The example of this row as often as the budget allows, at least once, and at most `most_rows` times."""
+        num_rows = min(most_rows, max(1, self.micro_batch_tokens // int(split.lengths[row])))
+        rows = np.full(num_rows, row, dtype=np.int64)
         bins = [np.array([at]) for at in range(num_rows)]
         return self.batch(split, rows, seeds_of_rows(rows), bins, masked=True).to(self.ranks.device)
 
