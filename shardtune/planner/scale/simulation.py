@@ -6,7 +6,7 @@ longer to simulate than 8. Times are seconds.
 
 import math
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -92,7 +92,7 @@ class _Job:
     """When the next failure or the end of the allocation comes, whichever is first."""
     slow_until: float = 0.0
     next_slow: float = NEVER
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     counts: Counter[str] = field(default_factory=Counter)
 
     def live(self) -> Life:
