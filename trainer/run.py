@@ -20,6 +20,7 @@ from shardtune.run_dir.lease import FileLease
 from shardtune.run_dir.view.time_use import time_use
 from shardtune.trainer.between_steps.callback import Callback, RolledBack
 from shardtune.trainer.between_steps.dev_evaluation import DevEvaluation
+from shardtune.trainer.between_steps.early_stop import EarlyStop
 from shardtune.trainer.between_steps.evaluate import Evaluator
 from shardtune.trainer.between_steps.guard.bad_rows import BadRowSearch
 from shardtune.trainer.between_steps.guard.guard import Guard
@@ -225,6 +226,7 @@ def _compose(start: Start, loaded: Loaded, resumed: Resumed, steps: TrainingStep
         Publisher(resumed.checkpoints, meter),
         _step_report(start, steps, meter),
         dev,
+        *_early_stop(start, dev),
         _saver(start, loaded, resumed, dev, phases),
         *_profiler(start),
     ]
@@ -270,6 +272,13 @@ def _dev_evaluation(start: Start, resumed: Resumed, steps: TrainingSteps, evalua
         metric=resumed.policy.metric,
         lower_is_better=resumed.policy.lower_is_better,
     )
+
+
+def _early_stop(start: Start, dev: DevEvaluation) -> list[Callback]:
+    train = start.recipe.train
+    if train.patience is None:
+        return []
+    return [EarlyStop(dev=dev, patience=train.patience, min_delta=train.min_delta, reporter=start.reporter)]
 
 
 def _profiler(start: Start) -> list[Callback]:
