@@ -15,10 +15,12 @@ import transformers
 from shardtune.ds_config.resolve import ds_config_notice
 from shardtune.recipe.load import learning_hash
 from shardtune.recipe.schema import Recipe
-from shardtune.run_dir.files import CHECKPOINTS, FACTS, MODEL, STOP, write_atomically
+from shardtune.run_dir.files import CHECKPOINTS, FACTS, MODEL, STOP, read_events, write_atomically
 from shardtune.run_dir.lease import FileLease
+from shardtune.run_dir.view.time_use import time_use
 from shardtune.trainer.between_steps.callback import Callback, RolledBack
 from shardtune.trainer.between_steps.dev_evaluation import DevEvaluation
+from shardtune.trainer.between_steps.early_stop import EarlyStop
 from shardtune.trainer.between_steps.evaluate import Evaluator
 from shardtune.trainer.between_steps.guard.bad_rows import BadRowSearch
 from shardtune.trainer.between_steps.guard.guard import Guard
@@ -41,6 +43,7 @@ from shardtune.trainer.data.batches.prefetch import prefetch
 from shardtune.trainer.data.batches.steps import TrainingSteps, training_steps_of
 from shardtune.trainer.data.prepare.prepare import Prepared
 from shardtune.trainer.distributed.lease import leased
+from shardtune.trainer.distributed.rank_env import begin_times
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.distributed.stop import Stop, StopAsked
 from shardtune.trainer.distributed.watchdog import beat, watching
@@ -98,6 +101,7 @@ def run(
             if found.checkpoint is None:
                 found = fork(run_dir, learning_hash(recipe), ranks) or found
         with closing(open_reporter(recipe, run_dir, ranks, resumed_step=found.step, terminal=terminal)) as reporter:
+            reporter.report("begin", job=job, **begin_times())
             return _run(Start(recipe, run_dir, prepared, ranks, stop, lease, job, reporter, found, notice))
 
 
@@ -122,8 +126,16 @@ def _run(start: Start) -> bool:
         except StopAsked:
             _stop(start, training)
             return False
+    _report_time_use(start)
     reporter.report("done", **results)
     return True
+
+
+def _report_time_use(start: Start) -> None:
+    """Reports what the time of all starts so far went to, for those who do not read metrics.jsonl."""
+    if start.ranks.is_zero:
+        use = time_use(read_events(start.run_dir))
+        start.reporter.report("time_use", goodput=use.goodput, **use.seconds)
 
 
 def _assemble(start: Start) -> Training:
@@ -215,6 +227,7 @@ def _compose(start: Start, loaded: Loaded, resumed: Resumed, steps: TrainingStep
         Publisher(resumed.checkpoints, meter),
         _step_report(start, steps, meter),
         dev,
+        *_early_stop(start, dev),
         _saver(start, loaded, resumed, dev, phases),
         *_profiler(start),
     ]
@@ -261,6 +274,13 @@ def _dev_evaluation(start: Start, resumed: Resumed, steps: TrainingSteps, evalua
         metric=resumed.policy.metric,
         lower_is_better=resumed.policy.lower_is_better,
     )
+
+
+def _early_stop(start: Start, dev: DevEvaluation) -> list[Callback]:
+    train = start.recipe.train
+    if train.patience is None:
+        return []
+    return [EarlyStop(dev=dev, patience=train.patience, min_delta=train.min_delta, reporter=start.reporter)]
 
 
 def _profiler(start: Start) -> list[Callback]:
@@ -320,4 +340,5 @@ def _stop(start: Start, training: Training) -> None:
         (start.run_dir / STOP).unlink(missing_ok=True)
     reasons = [reason for reason in start.ranks.gather(start.stop.reason) if reason]
     step = training.milestones.state.step
+    _report_time_use(start)
     start.reporter.report("stopped", step=step, reason=", ".join(dict.fromkeys(reasons)))

@@ -105,18 +105,21 @@ def status(run_dir: str | None = None, json: str = "False") -> Command:
         from shardtune.launcher.plan.sweep import SWEEP
         from shardtune.launcher.runs import monitor
         from shardtune.launcher.runs.status import as_json, render_run, render_table
+        from shardtune.run_dir.files import read_events
+        from shardtune.run_dir.view.time_use import time_use
 
         is_sweep = run_dir is not None and (Path(run_dir) / SWEEP).is_file()
         if run_dir is None:
             runs = monitor.known_runs()
         else:
             runs = monitor.look_at_sweep(Path(run_dir)) if is_sweep else [monitor.look_at(Path(run_dir))]
+        use = None if run_dir is None or is_sweep else time_use(read_events(Path(run_dir)))
         if json == "True":
-            print(words.dumps([as_json(run) for run in runs], indent=1, ensure_ascii=False))
+            print(words.dumps([as_json(run, use) for run in runs], indent=1, ensure_ascii=False))
         elif is_sweep:
             print(f"{render_table(runs)}\nmetrics and curves: shardtune report {shlex.quote(str(run_dir))}")
         elif run_dir is not None:
-            print(render_run(runs[0]))
+            print(render_run(runs[0], use))
         else:
             print(
                 render_table(runs)

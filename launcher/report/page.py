@@ -18,6 +18,8 @@ from shardtune.run_dir.files import CONFIG, FACTS, REPORT, RESULTS, read_events,
 from shardtune.run_dir.view.curves import as_float, charts, metric_names
 from shardtune.run_dir.view.results import render_time
 from shardtune.run_dir.view.step_line import slowest
+from shardtune.run_dir.view.time_use import time_use
+from shardtune.run_dir.view.waterfall import render_waterfall
 
 MOST_SOURCES = 10
 """Sources of a split that are named."""
@@ -72,6 +74,7 @@ def render_page(
         summary=_summary(start, steps, results),
         when=_when(events),
         charts=charts(events),
+        waterfall=render_waterfall(time_use(events)) if steps else "",
         alerts=[event for event in events if event["event"] == "alert"],
         tables=[table for table in tables if table is not None],
         config=config,

@@ -8,6 +8,8 @@ from typing import Any
 from shardtune.launcher.slurm.lifecycle import Cause, Start
 from shardtune.launcher.slurm.text import QueuedJob, explain_reason
 from shardtune.run_dir.view.step_line import duration
+from shardtune.run_dir.view.time_use import TimeUse
+from shardtune.run_dir.view.waterfall import render_line
 from shardtune.shell_line import shell_line
 
 ENDED_BY_SLURM: dict[str, Cause] = {
@@ -172,8 +174,8 @@ def render_columns(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-def render_run(run: RunStatus) -> str:
-    """The whole status of one run, a line for each item."""
+def render_run(run: RunStatus, use: TimeUse | None = None) -> str:
+    """The whole status of one run, a line for each item; `use` is what its time went to, if it is to be shown."""
     before = f", requeued after: {', '.join(run.causes)}" if run.causes else ""
     before += f", restarted within the job after: {', '.join(run.restarts)}" if run.restarts else ""
     metrics = "  ".join(f"{name} {value:.4f}" for name, value in run.metrics.items())
@@ -184,11 +186,12 @@ def render_run(run: RunStatus) -> str:
         "step": None if run.step is None else f"{run.step} of {run.num_steps or '?'}",
         "left": None if run.eta_s is None else duration(run.eta_s),
         "metrics": metrics,
+        "time": render_line(use) if use is not None else None,
         "starts": f"{run.num_starts}{before}" if run.num_starts else None,
     }
     return "\n".join(f"{name:8} {value}" for name, value in lines.items() if value)
 
 
-def as_json(run: RunStatus) -> dict[str, Any]:
-    """The status as a JSON object, for programs."""
-    return asdict(run)
+def as_json(run: RunStatus, use: TimeUse | None = None) -> dict[str, Any]:
+    """The status as a JSON object, for programs; with what the run's time went to, if that is given."""
+    return asdict(run) | ({"goodput": use.goodput, "time_s": dict(use.seconds)} if use is not None else {})

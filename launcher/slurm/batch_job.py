@@ -56,6 +56,7 @@ from shardtune.recipe.load import machine_recipe
 from shardtune.run_dir.bad_nodes import keep_bad_nodes, may_be_excluded, read_bad_nodes
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_RESTART, EXIT_RESUME, EXIT_USER
 from shardtune.run_dir.files import LEASE, is_finished, write_atomically
+from shardtune.run_dir.launch_times import LAUNCHED_AT, QUEUED_AT
 from shardtune.run_dir.lease import LEASE_TOKEN, OWNER_GRACE_S, refuse_if_lost, release, take_lease
 from shardtune.run_dir.run import Run, find_run, write_run_dir
 from shardtune.run_dir.trust import settle_trust
@@ -155,6 +156,9 @@ def _begin(run: Run, ranks: RankPlan, allocation: Allocation) -> str:
     )
     finished, stopped = is_finished(run_dir), is_asked_to_stop(run_dir)
     settings = render_settings(run_dir, allocation, ranks, num_ranks, finished=finished, stopped=stopped)
+    settings += f"\nexport {LAUNCHED_AT}={start.began:.3f}"
+    if (queued_at := parse_time(start.submitted or "")) is not None:
+        settings += f"\nexport {QUEUED_AT}={queued_at:.3f}"
     # With --no-kill, Slurm would leave a job alone whose batch script is lost with its node.
     guard = "" if allocation.num_nodes == 1 else "requeue" if run.recipe.job.max_requeues else "cancel"
     return f"{settings}\nguard={guard}"

@@ -28,6 +28,7 @@ from shardtune.launcher.start.orphans import START_MARK, end_orphans
 from shardtune.launcher.start.restart import Failure, Restart, next_start
 from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, EXIT_RESTART, EXIT_RESUME, EXIT_USER
 from shardtune.run_dir.files import LEASE, STOP, is_finished, open_in_place, read_events
+from shardtune.run_dir.launch_times import LAUNCHED_AT
 from shardtune.run_dir.lease import LEASE_TOKEN, OWNER_GRACE_S, refuse_if_lost, take_lease
 from shardtune.run_dir.micro_batch_budget import read_budget
 from shardtune.run_dir.run import write_run_dir
@@ -134,7 +135,8 @@ def run_job(plan: JobPlan, received: list[Interrupt] | None = None) -> int:
         # Before the imports of the preparation, which take seconds.
         say(f"{counted(plan.world_size, 'rank')} on {plan.device}; run directory: {plan.run_dir}")
         with _interrupts([] if received is None else received) as interrupts:
-            held = replace(plan, environment={**plan.environment, LEASE_TOKEN: lease.token})
+            of_start = {LEASE_TOKEN: lease.token, LAUNCHED_AT: f"{began:.3f}"}
+            held = replace(plan, environment={**plan.environment, **of_start})
             return _run(held, interrupts, began)
 
 

@@ -10,11 +10,6 @@ _NO_QUANTIZATION = Counterpart(
     None,
     "not supported: weights are not quantized. To save memory: model.lora, engine.deepspeed=zero3 or zero3_offload",
 )
-_NO_EARLY_STOP = Counterpart(
-    None,
-    "not supported: training takes its train.num_epochs or train.max_steps. The best model on dev is exported all the "
-    "same, and shardtune stop ends a run after a checkpoint",
-)
 _OPTIMIZER = Counterpart(
     None,
     "not supported: the optimizer is AdamW (optim.kind). To save its memory: engine.deepspeed=zero2_offload or "
@@ -103,7 +98,10 @@ OTHER_TOOLS: tuple[Names, ...] = (
     ),
     Names(("stage", "rl", "pref_beta", "pref_loss", "reward_model", "dpo_beta"), _NO_PREFERENCES),
     Names(("micro_batch_size", "eval_batch_size"), Counterpart("train.micro_batch_tokens", "in tokens, not rows")),
-    Names(("early_stopping_patience", "early_stopping_threshold", "early_stopping_steps"), _NO_EARLY_STOP),
+    Names(
+        ("early_stopping_patience", "early_stopping_steps"), Counterpart("train.patience", "in evaluations on dev")
+    ),
+    Names(("early_stopping_threshold",), Counterpart("train.min_delta", "with train.patience")),
     Names(("evals_per_epoch",), Counterpart("train.eval_every_steps", "null evaluates at the end of each epoch")),
     Names(("saves_per_epoch",), Counterpart("checkpoint.every_steps", "null saves after every evaluation")),
     Names(("optimizer",), Counterpart("optim.kind")),

@@ -201,6 +201,11 @@ class TrainConfig(Section):
     always evaluated."""
     eval_at_start: bool = False
     """Also evaluates on dev before the first step, as a baseline."""
+    patience: PositiveInt | None = None
+    """Ends training after this many evaluations on dev in a row without a better value of checkpoint.best_metric (by
+    default the task's main metric). None trains to the end. The learning rate follows its schedule for all steps."""
+    min_delta: Annotated[float, Field(ge=0)] = 0.0
+    """For patience: how much better a value has to be to count."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of new layers, the order of the rows, and dropout."""
 
@@ -369,6 +374,14 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _patience_has_something_to_wait_for(self) -> "Recipe":
+        if self.train.patience is not None and self.data.dev is None:
+            raise ValueError("train.patience: no data.dev to evaluate on; set it, or remove patience")
+        if self.train.min_delta and self.train.patience is None:
+            raise ValueError("train.min_delta: counts only with train.patience; set that, or remove min_delta")
+        return self
+
+    @model_validator(mode="after")
     def _start_can_be_evaluated(self) -> "Recipe":
         if self.train.eval_at_start and self.data.dev is None:
             raise ValueError("train.eval_at_start: no data.dev to evaluate on; set it, or remove eval_at_start")
@@ -396,6 +409,8 @@ NOT_LEARNED = frozenset(
         "data.prepare_processes",
         "train.micro_batch_tokens",
         "train.eval_at_start",
+        "train.patience",
+        "train.min_delta",
     }
 )
 """The keys of these sections that only decide where and how fast training runs."""

@@ -23,6 +23,10 @@ class TrainState:
     best_step: int | None = None
     best_value: float | None = None
     """The value at best_step of the metric that chooses the best model."""
+    value_to_beat: float | None = None
+    """The value of that metric which an evaluation has to beat by train.min_delta to count as better."""
+    without_gain: int = 0
+    """How many of the last evaluations in a row were not better."""
     dev_at_start: Mapping[str, Any] | None = None
     """The dev metrics before the first step, if that evaluation is configured."""
     recent_losses: Sequence[float] = ()

@@ -2,7 +2,10 @@
 
 import os
 import socket
+import time
+from pathlib import Path
 
+from shardtune.run_dir.launch_times import launch_times
 from shardtune.run_dir.lease import LEASE_TOKEN
 
 
@@ -29,6 +32,18 @@ def ranks_here() -> int:
 def lease_token() -> str | None:
     """The token of the lease that this start's launcher, or batch job, has taken; None for ranks started by hand."""
     return os.environ.get(LEASE_TOKEN)
+
+
+def begin_times() -> dict[str, float]:
+    """The times of a `begin` event: of this process, and what its launcher or batch job has told it (launch_times)."""
+    return {"process_began": _process_began(), **launch_times(os.environ)}
+
+
+def _process_began() -> float:
+    """When this process began, in seconds since the epoch."""
+    fields = Path("/proc/self/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    since_boot = float(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - since_boot)
 
 
 def start_name() -> str | None:

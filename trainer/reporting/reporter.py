@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -20,6 +20,7 @@ from shardtune.json_lines import complete_lines, json_line
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.files import METRICS, write_atomically
 from shardtune.run_dir.view.progress import Progress
+from shardtune.run_dir.view.time_use import lost_event
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.reporting.wandb_choice import WandbChoice, choose_wandb, give_wandb_a_home
 
@@ -27,8 +28,9 @@ log = logging.getLogger(__name__)
 
 
 class Reporter(Protocol):
-    """Takes events: `start` (num_steps, …), `phase` (name), `notice` (text), `step`, `eval` (split, …), `checkpoint`,
-    `alert` (title, text: what the user should know at once), `stopped` (reason) and `done`."""
+    """Takes events: `begin` (when the process began), `start` (num_steps, …), `phase` (name), `notice` (text), `step`,
+    `eval` (split, …), `checkpoint`, `alert` (title, text: what the user should know at once), `time_use` (goodput,
+    seconds by cause), `stopped` (reason) and `done`."""
 
     def report(self, event: str, /, **values: Any) -> None: ...
 
@@ -157,7 +159,7 @@ class WandbReporter:
         self._thread.start()
 
     def report(self, event: str, /, **values: Any) -> None:
-        if event not in ("step", "eval", "alert"):
+        if event not in ("step", "eval", "alert", "time_use"):
             return
         try:
             self._events.put_nowait((event, values))
@@ -202,6 +204,9 @@ class WandbReporter:
                 if kind == "alert":
                     run.alert(values["title"], values["text"], level="WARN")
                     continue
+                if kind == "time_use":
+                    run.summary.update({f"time/{key}": value for key, value in values.items()})
+                    continue
                 prefix = "train" if kind == "step" else str(values.pop("split"))
                 step = values.pop("step")
                 shown = {key: value for key, value in values.items() if _plain(value)}
@@ -224,20 +229,33 @@ def wandb_id(run_dir: Path) -> str:
 
 
 def _drop_later_steps(path: Path, step: int) -> None:
-    kept = [line for line in complete_lines(path) if _is_kept(line, step)]
-    write_atomically(path, "".join(f"{line}\n" for line in kept))
+    """Removes the lines of later steps, and adds one on the time that is lost with them."""
+    kept, dropped = [], []
+    for line in complete_lines(path):
+        event = _parsed(line)
+        if event is not None and _is_kept(event, step):
+            kept.append(f"{line}\n")
+        elif event is not None:
+            dropped.append(event)
+    if (lost := lost_event(dropped, step)) is not None:
+        kept.append(json_line(lost))
+    write_atomically(path, "".join(kept))
 
 
-def _is_kept(line: str, resumed_step: int) -> bool:
+def _parsed(line: str) -> dict[str, Any] | None:
     try:
-        event = json.loads(line)
-        if event["event"] == "alert":
-            return True
-        if event["event"] == "eval" and resumed_step == 0:  # train.eval_at_start evaluates once more
-            return False
-        return int(event.get("step", 0)) <= resumed_step
+        event: dict[str, Any] = json.loads(line)
     except ValueError:  # the last line of a run that was killed while writing it
+        return None
+    return event
+
+
+def _is_kept(event: Mapping[str, Any], resumed_step: int) -> bool:
+    if event["event"] in ("alert", "lost"):
+        return True
+    if event["event"] == "eval" and resumed_step == 0:  # train.eval_at_start evaluates once more
         return False
+    return int(event.get("step", 0)) <= resumed_step
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:

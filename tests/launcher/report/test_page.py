@@ -43,7 +43,7 @@ def test_the_page_has_the_curves_the_evaluations_and_the_config(tmp_path: Path) 
     events = [START, *({**STEP, "step": step} for step in range(1, 10)), {**EVAL, "step": 9}]
     facts = json.dumps({"label_names": ["<bad>", "good"]})
     page = write_report(write_run(tmp_path, events, config_yaml="optim:\n  lr: 1\n", facts_json=facts)).read_text()
-    assert len(re.findall("<svg", page)) == 6
+    assert len(re.findall("<svg", page)) == 7
     assert "step 9 of 9 (not finished)" in page
     assert "97.5% of the tokens are not padding · 0.40 ms data wait per step" in page
     assert "Time lost waiting" not in page

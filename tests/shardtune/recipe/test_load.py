@@ -166,8 +166,8 @@ def test_a_broken_link_is_reported_with_its_target(tmp_path: Path, monkeypatch: 
             "ZeRO: engine.deepspeed zero3",
         ),
         ("cutoff_len: 64\n", "x.yaml:7: cutoff_len: unknown key; did you mean data.max_tokens?"),
-        ("train: {early_stopping_patience: 2}\n",
-         f"x.yaml:7: train.early_stopping_patience: unknown key; {OTHER_COUNTERPARTS['early_stopping_patience'].note}"),
+        ("train: {load_in_4bit: true}\n",
+         f"x.yaml:7: train.load_in_4bit: unknown key; {OTHER_COUNTERPARTS['load_in_4bit'].note}"),
         (
             "data.max_tokens: 64\n",
             "x.yaml:7: data.max_tokens: a dotted key is for the command line only; here write max_tokens within the "

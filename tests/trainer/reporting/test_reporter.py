@@ -62,7 +62,20 @@ def test_a_resumed_run_drops_the_lines_of_steps_that_it_will_do_again(tmp_path: 
     with path.open("a") as file:
         file.write('{"event": "step", "st')  # killed while writing
     JsonlReporter(path, 3).report("step", step=4, loss=2.0)
-    assert [(line["step"], line["loss"]) for line in lines(path)] == [(1, 1.0), (2, 1.0), (3, 1.0), (4, 2.0)]
+    steps = [line for line in lines(path) if line["event"] == "step"]
+    assert [(line["step"], line["loss"]) for line in steps] == [(1, 1.0), (2, 1.0), (3, 1.0), (4, 2.0)]
+
+
+def test_the_time_of_dropped_steps_is_kept_and_never_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    reporter = JsonlReporter(path, 0)
+    for step in (10, 20, 30):
+        reporter.report("step", step=step, loss=1.0, step_time_s=0.5)
+    reporter.go_back(20)
+    JsonlReporter(path, 5)
+    lost = [line for line in lines(path) if line["event"] == "lost"]
+    assert [(line["step"], line["num_steps"], line["seconds"]) for line in lost] == [(20, 10, 5.0), (5, 15, 7.5)]
+    assert len(lines(path)) == 2
 
 
 def test_a_run_that_is_rolled_back_drops_the_lines_of_later_steps(tmp_path: Path) -> None:
@@ -73,8 +86,8 @@ def test_a_run_that_is_rolled_back_drops_the_lines_of_later_steps(tmp_path: Path
     reporter.report("alert", title="a", text="b", step=5)
     reporter.go_back(3)
     reporter.report("step", step=4, loss=2.0)
-    assert [line["step"] for line in lines(path)] == [1, 2, 3, 5, 4]
-    assert [line["event"] for line in lines(path)] == ["step", "step", "step", "alert", "step"]
+    assert [line["step"] for line in lines(path)] == [1, 2, 3, 5, 3, 4]
+    assert [line["event"] for line in lines(path)] == ["step", "step", "step", "alert", "lost", "step"]
 
 
 def test_an_alert_is_not_dropped(tmp_path: Path) -> None:
