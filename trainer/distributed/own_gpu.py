@@ -1,0 +1,81 @@
+"""Which GPU this rank computes on: what CUDA may see of it, and the number that the machine gives it."""
+
+from collections.abc import MutableMapping
+from pathlib import Path
+
+import torch
+
+from shardtune.counted import counted
+from shardtune.errors import LaunchError
+from shardtune.machine.nvidia_smi import ask_nvidia_smi
+from shardtune.machine.visible_gpus import CUDA_VISIBLE_DEVICES, MIG, VISIBLE_GPUS, parse_listing, visible_gpus
+
+CAPABILITIES = Path("/proc/driver/nvidia/capabilities")
+"""Has a folder gpu0/mig/gi1 for each MIG instance of GPU 0."""
+LISTED = Path("/proc/driver/nvidia/gpus")
+"""Has a folder for each GPU, named after its PCI address, also within a job or container that may not use all of them
+(a container's runtime may hide the others)."""
+
+
+def choose_own_gpu(local: int, environment: MutableMapping[str, str]) -> int:
+    """The index of this rank's GPU among those that CUDA will see; `local` is the rank's number on its machine.
+
+    Changes the environment, before CUDA reads it: the launcher's list replaces what a program between has made of it,
+    and of several MIG instances only this rank's stays visible, because CUDA uses the first one alone. Then LOCAL_RANK,
+    by which DeepSpeed chooses the GPU, becomes 0. Raises LaunchError if there are fewer instances than ranks.
+    """
+    if (names := environment.pop(VISIBLE_GPUS, None)) is not None:
+        environment[CUDA_VISIBLE_DEVICES] = names
+    instances = _instances(environment.get(CUDA_VISIBLE_DEVICES))
+    if not instances:
+        return local
+    if local >= len(instances):
+        raise LaunchError(
+            f"local rank {local} has no GPU: this machine has {counted(len(instances), 'MIG instance')} for it; "
+            f"set job.ranks={len(instances)}"
+        )
+    environment |= {CUDA_VISIBLE_DEVICES: instances[local], "LOCAL_RANK": "0"}
+    return 0
+
+
+def _instances(variable: str | None) -> list[str]:
+    """The MIG instances that the ranks of this machine may use; none if its GPUs are whole."""
+    if variable is not None and variable.startswith(MIG):
+        return [name.strip() for name in variable.split(",") if name.strip().startswith(MIG)]
+    if not any(CAPABILITIES.glob("gpu*/mig/gi*")):
+        return []
+    # Started by hand on a machine with divided GPUs: whole ones, or none, are named.
+    answer = ask_nvidia_smi("-L")
+    if answer is None or answer.fault is not None:
+        return []
+    names = visible_gpus(parse_listing(answer.output), variable).names
+    return list(names) if all(name.startswith(MIG) for name in names) else []
+
+
+def pci_address(device: torch.device) -> str | None:
+    """The PCI address of a GPU, such as 0000:3b:00.0, by which the kernel, the driver and nvidia-smi know it; that of
+    the whole GPU for a MIG instance. None on a CPU, or where torch does not tell."""
+    if device.type != "cuda":
+        return None
+    about = torch.cuda.get_device_properties(device)
+    parts = [getattr(about, f"pci_{name}_id", None) for name in ("domain", "bus", "device")]
+    if None in parts:
+        return None
+    return "{:04x}:{:02x}:{:02x}.0".format(*parts)
+
+
+def number_on_machine(address: str | None) -> int | None:
+    """The number that nvidia-smi gives the GPU with this PCI address outside of jobs: GPUs are numbered by address."""
+    listed = sorted(path.name.lower() for path in LISTED.glob("*:*"))
+    return listed.index(address) if address in listed else None
+
+
+def gpu_number(device: torch.device) -> int | None:
+    """The machine's own number of a rank's GPU, whatever CUDA_VISIBLE_DEVICES leaves of the others; None on a CPU.
+
+    Where the machine does not tell, the index within the visible ones.
+    """
+    if device.type != "cuda":
+        return None
+    number = number_on_machine(pci_address(device))
+    return device.index if number is None else number
