@@ -11,9 +11,7 @@ VISIBLE_GPUS = "SHARDTUNE_VISIBLE_DEVICES"
 """The variable in which the launcher tells the ranks what CUDA_VISIBLE_DEVICES has to be, where what stands between
 them would change it: deepspeed numbers the GPUs anew. Of several MIG instances a rank takes one."""
 MIG = "MIG-"
-OLD_NCCL = (
-    "NCCL connects several instances of one GPU from version 2.30 on, older ones only instances of different GPUs"
-)
+OLD_NCCL = "NCCL connects instances of one GPU from version 2.30 on; older ones need instances of different GPUs"
 
 
 @dataclass(frozen=True)
