@@ -34,7 +34,7 @@ def choose_own_gpu(local: int, environment: MutableMapping[str, str]) -> int:
             f"local rank {local} has no GPU: this machine has {counted(len(instances), 'MIG instance')} for it; "
             f"set job.ranks={len(instances)}"
         )
-    environment |= {CUDA_VISIBLE_DEVICES: instances[local], "LOCAL_RANK": "0"}
+    environment.update({CUDA_VISIBLE_DEVICES: instances[local], "LOCAL_RANK": "0"})
     return 0
 
 
@@ -58,10 +58,10 @@ def pci_address(device: torch.device) -> str | None:
     if device.type != "cuda":
         return None
     about = torch.cuda.get_device_properties(device)
-    parts = [getattr(about, f"pci_{name}_id", None) for name in ("domain", "bus", "device")]
-    if None in parts:
+    domain, bus, slot = (getattr(about, f"pci_{name}_id", None) for name in ("domain", "bus", "device"))
+    if domain is None or bus is None or slot is None:
         return None
-    return "{:04x}:{:02x}:{:02x}.0".format(*parts)
+    return f"{domain:04x}:{bus:02x}:{slot:02x}.0"
 
 
 def number_on_machine(address: str | None) -> int | None:
