@@ -154,7 +154,7 @@ def plan_ranks(recipe: Recipe, machine: Machine) -> RankPlan:
     if device == "cpu":
         environment["DS_ACCELERATOR"] = "cpu"
         environment |= KEEP_MEMORY
-    elif machine.gpus and (recipe.job.backend == "deepspeed" or machine.gpus[0].startswith(MIG)):
+    elif machine.gpus and (recipe.job.backend == "deepspeed" or any(name.startswith(MIG) for name in machine.gpus)):
         environment[VISIBLE_GPUS] = ",".join(machine.gpus[:num_ranks])
     return RankPlan(num_ranks, device, environment)
 

@@ -49,10 +49,11 @@ def visible_gpus(listed: Sequence[ListedGpu], variable: str | None) -> VisibleGp
     """The GPUs that CUDA_VISIBLE_DEVICES (None: it is not set) leaves of those listed; of a divided GPU its instances.
 
     As CUDA reads it: the first name decides whether all are numbers or UUIDs, which may be shortened; what follows the
-    first invalid name is ignored; a GPU that is named twice leaves none.
+    first invalid name is ignored; a GPU that is named twice leaves none. Beside divided GPUs, whole ones are named by
+    UUID, because CUDA does not say how it numbers them there.
     """
     if variable is None:
-        groups = [_names(str(number), gpu) for number, gpu in enumerate(listed)]
+        groups = [_names(listed, number) for number in range(len(listed))]
         return VisibleGpus(_flat(groups), _division(listed, _flat(groups)))
     words = [word.strip() for word in variable.split(",")]
     kind = _kind(words[0])
@@ -74,13 +75,12 @@ def visible_gpus(listed: Sequence[ListedGpu], variable: str | None) -> VisibleGp
 def _find(listed: Sequence[ListedGpu], word: str) -> tuple[str, ...] | None:
     """What a name stands for; None if that is nothing, or more than one GPU."""
     if word.isdecimal():
-        number = int(word)
-        return _names(str(number), listed[number]) if number < len(listed) else None
+        return _names(listed, int(word)) if int(word) < len(listed) else None
     if word.startswith(MIG):
         instances = [name for gpu in listed for name in gpu.instances if name.startswith(word)]
         return (instances[0],) if len(instances) == 1 else None
     gpus = [gpu for gpu in listed if word and gpu.uuid.startswith(word)]
-    return _names(gpus[0].uuid, gpus[0]) if len(gpus) == 1 else None
+    return gpus[0].instances or (gpus[0].uuid,) if len(gpus) == 1 else None
 
 
 def _kind(word: str) -> str:
@@ -91,8 +91,10 @@ def _title(word: str) -> str:
     return f"GPU {word}" if word.isdecimal() else word
 
 
-def _names(name: str, gpu: ListedGpu) -> tuple[str, ...]:
-    return gpu.instances or (name,)
+def _names(listed: Sequence[ListedGpu], number: int) -> tuple[str, ...]:
+    """The instances of the GPU of this number, or itself."""
+    is_divided = any(gpu.instances for gpu in listed)
+    return listed[number].instances or (listed[number].uuid if is_divided else str(number),)
 
 
 def _flat(groups: Sequence[tuple[str, ...]]) -> tuple[str, ...]:

@@ -26,30 +26,31 @@ def choose_own_gpu(local: int, environment: MutableMapping[str, str]) -> int:
     """
     if (names := environment.pop(VISIBLE_GPUS, None)) is not None:
         environment[CUDA_VISIBLE_DEVICES] = names
-    instances = _instances(environment.get(CUDA_VISIBLE_DEVICES))
-    if not instances:
+    names = _names_by_rank(environment.get(CUDA_VISIBLE_DEVICES))
+    if not names:
         return local
-    if local >= len(instances):
+    if local >= len(names):
         raise LaunchError(
-            f"local rank {local} has no GPU: this machine has {counted(len(instances), 'MIG instance')} for it; "
-            f"set job.ranks={len(instances)}"
+            f"local rank {local} has no GPU: this machine has {counted(len(names), 'MIG instance')} or GPUs for its "
+            f"ranks; set job.ranks={len(names)}"
         )
-    environment.update({CUDA_VISIBLE_DEVICES: instances[local], "LOCAL_RANK": "0"})
+    environment.update({CUDA_VISIBLE_DEVICES: names[local], "LOCAL_RANK": "0"})
     return 0
 
 
-def _instances(variable: str | None) -> list[str]:
-    """The MIG instances that the ranks of this machine may use; none if its GPUs are whole."""
-    if variable is not None and variable.startswith(MIG):
-        return [name.strip() for name in variable.split(",") if name.strip().startswith(MIG)]
+def _names_by_rank(variable: str | None) -> list[str]:
+    """What each rank of this machine takes, if any of it is a MIG instance; empty if all GPUs are whole."""
+    names = [name.strip() for name in (variable or "").split(",") if name.strip()]
+    if any(name.startswith(MIG) for name in names):
+        return names
     if not any(CAPABILITIES.glob("gpu*/mig/gi*")):
         return []
     # Started by hand on a machine with divided GPUs: whole ones, or none, are named.
     answer = ask_nvidia_smi("-L")
     if answer is None or answer.fault is not None:
         return []
-    names = visible_gpus(parse_listing(answer.output), variable).names
-    return list(names) if all(name.startswith(MIG) for name in names) else []
+    found = visible_gpus(parse_listing(answer.output), variable).names
+    return list(found) if any(name.startswith(MIG) for name in found) else []
 
 
 def pci_address(device: torch.device) -> str | None:

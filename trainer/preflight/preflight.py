@@ -76,7 +76,7 @@ def judge(facts: Sequence[Facts], links: Sequence[Link]) -> Verdict:
     sick = list(_sick_gpus(facts))
     slow = [*_slow_ranks(facts), *_slow_hosts(links)]
     if facts[0].gpu is not None:  # ranks that share a machine's cores slow each other down
-        slow += _slow_inside(links)
+        slow += _slow_inside(links, {rank.rank: rank.gpu_number for rank in facts})
     notices = [*_wrong_clocks(facts), *_stale_files(facts), *sick, *slow]
     return Verdict(
         faults=tuple(text for _, text in [*((host, f"{host} has {text}") for host, text in recipes), *unfit]),
@@ -176,8 +176,14 @@ def _slow_links(links: Sequence[Link]) -> Iterator[str]:
     return (text for _, text in _behind(between))
 
 
-def _slow_inside(links: Sequence[Link]) -> Iterator[Note]:
-    return ((link.hosts[0], text) for link, text in _behind([link for link in links if link.is_inside]))
+def _slow_inside(links: Sequence[Link], gpus: Mapping[int, int | None]) -> Iterator[Note]:
+    inside = [link for link in links if link.is_inside]
+    return ((link.hosts[0], f"{text}{_gpus_of(link, gpus)}") for link, text in _behind(inside))
+
+
+def _gpus_of(link: Link, gpus: Mapping[int, int | None]) -> str:
+    numbers = [number for rank in link.ranks if (number := gpus.get(rank)) is not None]
+    return f" (GPUs {numbers[0]} and {numbers[1]})" if len(numbers) == 2 else ""
 
 
 def _behind(alike: Sequence[Link]) -> Iterator[tuple[Link, str]]:

@@ -45,6 +45,7 @@ MIG = tuple(f"MIG-{number}" for number in range(4))
         ("deepspeed", ("GPU-a", "GPU-b", "GPU-c"), "GPU-a,GPU-b"),
         ("torchrun", MIG, "MIG-0,MIG-1"),
         ("deepspeed", MIG, "MIG-0,MIG-1"),
+        ("torchrun", ("GPU-a", *MIG), "GPU-a,MIG-0"),
         ("deepspeed", (), None),
     ],
 )

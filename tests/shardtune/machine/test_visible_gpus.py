@@ -21,6 +21,7 @@ GPU 0: A100-SXM4-40GB (UUID: GPU-e91edf3b-b297-37c1-a2a7-7601c3238fa2)
   MIG 3g.20gb Device 1: (UUID: MIG-GPU-e91edf3b-b297-37c1-a2a7-7601c3238fa2/2/0)
 """
 FIRST, SECOND = "MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f", "MIG-cba663e8-9bed-5b25-b243-5985ef7c9beb"
+WHOLE_ONE = "GPU-e91edf3b-b297-37c1-a2a7-7601c3238fa2"
 OLD = ("MIG-GPU-e91edf3b-b297-37c1-a2a7-7601c3238fa2/1/0", "MIG-GPU-e91edf3b-b297-37c1-a2a7-7601c3238fa2/2/0")
 
 
@@ -28,7 +29,7 @@ def test_a_listing_has_gpus_and_their_instances() -> None:
     assert [gpu.instances for gpu in parse_listing(WHOLE)] == [(), (), ()]
     assert parse_listing(DIVIDED) == (
         ListedGpu("GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77", (FIRST, SECOND)),
-        ListedGpu("GPU-e91edf3b-b297-37c1-a2a7-7601c3238fa2"),
+        ListedGpu(WHOLE_ONE),
     )
     assert parse_listing(BEFORE_R470)[0].instances == OLD
     assert parse_listing("No devices were found\n") == ()
@@ -40,10 +41,10 @@ def test_a_listing_has_gpus_and_their_instances() -> None:
         (None, ("0", "1", "2")),
         ("2,0", ("2", "0")),
         (" 1 , 2", ("1", "2")),
-        ("GPU-e91", ("GPU-e91edf3b-b297-37c1-a2a7-7601c3238fa2",)),
+        ("GPU-e91", (WHOLE_ONE,)),
         (
             "GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77,GPU-e9",
-            ("GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77", "GPU-e91edf3b-b297-37c1-a2a7-7601c3238fa2"),
+            ("GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77", WHOLE_ONE),
         ),
         ("", ()),
         ("-1", ()),
@@ -80,7 +81,8 @@ def test_a_gpu_that_is_named_twice_leaves_none() -> None:
 @pytest.mark.parametrize(
     ("variable", "names"),
     [
-        (None, (FIRST, SECOND, "1")),
+        (None, (FIRST, SECOND, WHOLE_ONE)),
+        ("1,0", (WHOLE_ONE, FIRST, SECOND)),
         ("0", (FIRST, SECOND)),
         ("GPU-5d5", (FIRST, SECOND)),
         (f"{SECOND},{FIRST}", (SECOND, FIRST)),
@@ -90,7 +92,7 @@ def test_a_gpu_that_is_named_twice_leaves_none() -> None:
 def test_of_a_divided_gpu_each_instance_is_one(variable: str | None, names: tuple[str, ...]) -> None:
     seen = visible_gpus(parse_listing(DIVIDED), variable)
     assert seen.names == names
-    num_instances = len(names) - ("1" in names)
+    num_instances = len(names) - (WHOLE_ONE in names)
     can_be_used = f"{num_instances} MIG instance{'s' if num_instances > 1 else ''} can be used, one by each rank"
     assert seen.notices == (can_be_used if num_instances == 1 else f"{can_be_used}; {OLD_NCCL}",)
 

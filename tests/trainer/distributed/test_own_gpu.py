@@ -29,11 +29,14 @@ def test_of_several_mig_instances_a_rank_sees_its_own_as_the_first_gpu() -> None
     environment = {"LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": f"{A},{B}"}
     assert choose_own_gpu(1, environment) == 0
     assert environment == {"LOCAL_RANK": "0", "CUDA_VISIBLE_DEVICES": B}
+    mixed = {VISIBLE_GPUS: f"GPU-e91edf3b,{A}"}
+    assert choose_own_gpu(0, mixed) == 0
+    assert mixed == {"LOCAL_RANK": "0", "CUDA_VISIBLE_DEVICES": "GPU-e91edf3b"}  # a whole GPU beside a divided one
     assert choose_own_gpu(0, environment) == 0 and environment["CUDA_VISIBLE_DEVICES"] == B  # once more is no other
 
 
 def test_more_ranks_than_instances_are_refused() -> None:
-    with pytest.raises(LaunchError, match=r"local rank 2 has no GPU: this machine has 2 MIG instances for it; set job"):
+    with pytest.raises(LaunchError, match=r"local rank 2 has no GPU: this machine has 2 MIG instances or GPUs"):
         choose_own_gpu(2, {"CUDA_VISIBLE_DEVICES": f"{A},{B}"})
 
 

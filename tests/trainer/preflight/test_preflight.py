@@ -101,6 +101,8 @@ def test_a_slow_link_within_a_machine_is_the_machines_where_the_ranks_have_a_gpu
     verdict = judge(gpus, links_at(r2_r3=0.5))
     assert verdict.notices == ("the link rank 2 - rank 3 within node2 is slow: 0.5 GB/s, others of its kind 5",)
     assert verdict.bad_hosts == {"node2": "slow"}
+    numbered = [replace(entry, gpu_number=entry.rank + 2) for entry in gpus]
+    assert judge(numbered, links_at(r2_r3=0.5)).notices == (f"{verdict.notices[0]} (GPUs 4 and 5)",)
     assert judge(GOOD, links_at(r2_r3=0.5)).notices == ()
 
 
