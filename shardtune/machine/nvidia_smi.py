@@ -6,8 +6,8 @@ import socket
 import subprocess
 from dataclasses import dataclass
 
-TIMEOUT_S = 30.0
-"""nvidia-smi takes a second, and some seconds where it has to load the driver."""
+TIMEOUT_S = 60.0
+"""nvidia-smi takes a second; without the persistence daemon it first initializes every GPU, some seconds for each."""
 ENDING_S = 2.0
 """How long a process that was killed may take to end. One that waits for the driver within the kernel never does."""
 
