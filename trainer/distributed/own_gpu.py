@@ -24,8 +24,8 @@ def choose_own_gpu(local: int, environment: MutableMapping[str, str]) -> int:
     and of several MIG instances only this rank's stays visible, because CUDA uses the first one alone. Then LOCAL_RANK,
     by which DeepSpeed chooses the GPU, becomes 0. Raises LaunchError if there are fewer instances than ranks.
     """
-    if (names := environment.pop(VISIBLE_GPUS, None)) is not None:
-        environment[CUDA_VISIBLE_DEVICES] = names
+    if (given := environment.pop(VISIBLE_GPUS, None)) is not None:
+        environment[CUDA_VISIBLE_DEVICES] = given
     names = _names_by_rank(environment.get(CUDA_VISIBLE_DEVICES))
     if not names:
         return local
