@@ -89,7 +89,7 @@ clean: ## remove .venv, builds and tool caches; keep runs/ and the downloads in 
 	fi
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null 2>&1 || { \
 		echo "make: .venv has no pip; create it again with make clean install"; exit 1; }
-	@if nvidia-smi >/dev/null 2>&1; then \
+	@if timeout -k 5 60 nvidia-smi >/dev/null 2>&1; then \
 		echo "== installing torch $(TORCH) (nvidia-smi works: the default build)"; \
 		$(PIP) torch==$(TORCH) >$(LOG) 2>&1 || { \
 			tail -n 3 $(LOG); echo "make: could not install torch $(TORCH); the whole output of pip is in $(LOG)"; exit 1; }; \

@@ -57,7 +57,7 @@ def test_deepspeed_is_the_engines_wandb_the_reporters_and_peft_the_adapters() ->
 
 
 def test_processes_are_started_by_the_launcher_and_to_ask_for_the_gpus_health() -> None:
-    assert importers("subprocess") == {"launcher/start/execute.py", "trainer/preflight/nvidia_smi.py"}
+    assert importers("subprocess") == {"launcher/start/execute.py", "shardtune/machine/nvidia_smi.py"}
 
 
 def test_the_environment_is_read_where_it_belongs() -> None:

@@ -25,6 +25,7 @@ from typing import TextIO
 
 from shardtune.ds_config.resolve import has_own_ds_config
 from shardtune.errors import BadNodesError, LaunchError, RestartError, ShardtuneError, TakenOverError
+from shardtune.machine.visible_gpus import CUDA_VISIBLE_DEVICES, OLD_NCCL
 from shardtune.recipe.fault_policy import FaultsConfig
 from shardtune.run_dir.exit_codes import EXIT_BAD_NODES, EXIT_BUG, EXIT_OK, EXIT_RESTART, EXIT_RESUME, EXIT_USER
 from shardtune.run_dir.files import LEASE, STOP, already_finished, failure_path, is_finished, open_in_place
@@ -58,6 +59,8 @@ class _Process:
     lease: FileLease | None = None
     """Of rank 0, and of a preparation."""
     started: float = field(default_factory=time.time)
+    gpu: int | None = None
+    """The machine's own number of its GPU, as soon as that is known."""
 
     def may_write(self, run_dir: Path) -> bool:
         """Whether no other start owns the run directory, as far as this process knows."""
@@ -102,7 +105,7 @@ def _end(error: BaseException, process: _Process) -> int:
         # Nothing is recorded, because another start owns the run directory.
         shown, may_write = isinstance(error, TakenOverError) or global_rank() == 0, False
     else:
-        shown, may_write = _is_first_failure(run_dir, code, text, process.started), True
+        shown, may_write = _is_first_failure(run_dir, code, text, process), True
     if shown:
         if process.terminal is not sys.stderr:  # which is the log by then
             print(text, file=process.terminal, flush=True)
@@ -147,6 +150,7 @@ def _train(training_run: Run, process: _Process, stop: Stop) -> int:
     _watch_stop_file(training_run, process, stop)
     with stop.postponed(), lasting_objects():
         from shardtune.trainer.data.prepare.prepare import prepare
+        from shardtune.trainer.distributed.own_gpu import gpu_number
         from shardtune.trainer.distributed.ranks import connect, disconnect
         from shardtune.trainer.distributed.watchdog import watching
         from shardtune.trainer.run import run
@@ -165,6 +169,7 @@ def _train(training_run: Run, process: _Process, stop: Stop) -> int:
         return EXIT_OK
     with watching(run_dir, global_rank(), recipe.faults.startup_hang_s, joining=True):
         ranks = connect(arguments.device or recipe.job.device, timeout=_patience(recipe.faults))
+        process.gpu = gpu_number(ranks.device)
     progress = None if arguments.followed else terminal
     is_done = run(recipe, run_dir, prepared, ranks, stop, terminal=progress, job=arguments.job, held=process.lease)
     ranks.barrier()  # a rank that exits with EXIT_RESUME would have rank 0 killed before it has sent its last lines
@@ -195,6 +200,12 @@ def _explain(error: BaseException) -> tuple[int, str]:
         return EXIT_BAD_NODES, str(error)
     if isinstance(error, ShardtuneError):
         return EXIT_USER, str(error)
+    if "Duplicate GPU detected" in str(error):
+        return EXIT_USER, (
+            f"two ranks use one GPU ({str(error).strip().splitlines()[-1].strip()}). If they are MIG instances of it: "
+            f"{OLD_NCCL}. Install a newer nvidia-nccl, name one instance of each GPU in {CUDA_VISIBLE_DEVICES}, or set "
+            "job.ranks=1"
+        )
     return EXIT_BUG, "".join(traceback.format_exception(error))
 
 
@@ -238,14 +249,16 @@ def _keep_log(run_dir: Path, rank: int) -> TextIO:
     return terminal
 
 
-def _is_first_failure(run_dir: Path, code: int, text: str, started: float) -> bool:
+def _is_first_failure(run_dir: Path, code: int, text: str, process: _Process) -> bool:
     """Records why this rank ends; returns whether it is the first rank of this start to do so."""
     others = [
         path
         for path in failure_path(run_dir, "*").parent.glob("rank-*.failure.json")
-        if path.stat().st_mtime >= started
+        if path.stat().st_mtime >= process.started
     ]
     failure = {"rank": global_rank(), "host": socket.gethostname(), "time": time.time(), "code": code, "text": text}
+    if process.gpu is not None:
+        failure["gpu"] = process.gpu
     with open_in_place(failure_path(run_dir, global_rank()), "w") as file:
         file.write(json.dumps(failure))
     return not others

@@ -43,6 +43,7 @@ from shardtune.trainer.data.batches.prefetch import prefetch
 from shardtune.trainer.data.batches.steps import TrainingSteps, training_steps_of
 from shardtune.trainer.data.prepare.prepare import Prepared
 from shardtune.trainer.distributed.lease import leased
+from shardtune.trainer.distributed.own_gpu import gpu_number
 from shardtune.trainer.distributed.rank_env import begin_times
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.distributed.stop import Stop, StopAsked
@@ -51,6 +52,7 @@ from shardtune.trainer.engine.schedule import make_schedule
 from shardtune.trainer.finish import finish
 from shardtune.trainer.loop import fit
 from shardtune.trainer.model.load import keep_model_files
+from shardtune.trainer.preflight.numa import settle_ranks
 from shardtune.trainer.preflight.preflight import preflight
 from shardtune.trainer.preflight.probe import host_name
 from shardtune.trainer.reporting.compute_rate import measure_compute_rate
@@ -114,7 +116,7 @@ def _run(start: Start) -> bool:
     if start.ds_config_notice is not None:
         reporter.report("notice", text=start.ds_config_notice)
     with watching(run_dir, ranks.rank, recipe.faults.startup_hang_s):
-        for text in preflight(recipe, run_dir, ranks, job=start.job):
+        for text in (*settle_ranks(recipe, ranks), *preflight(recipe, run_dir, ranks, job=start.job)):
             reporter.report("notice", text=text)
         training = _assemble(start)
     start.stop.note_only()
@@ -255,7 +257,7 @@ def _step_report(start: Start, steps: TrainingSteps, meter: Meter) -> StepReport
         num_steps=steps.num_steps,
         steps_per_epoch=steps.steps_per_epoch,
         meter=meter,
-        pace=Pace(start.ranks.gather(RankLocation(host_name(), start.ranks.device.index))),
+        pace=Pace(start.ranks.gather(RankLocation(host_name(), gpu_number(start.ranks.device)))),
         sensors=GpuSensors(start.ranks.device),
         fragmentation=Fragmentation(share_of_memory(start.ranks.device, 1)),
         reporter=start.reporter,

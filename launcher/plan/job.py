@@ -11,6 +11,7 @@ from shardtune.counted import counted
 from shardtune.ds_config.resolve import ds_config_notice, ds_config_of, open_precisions, precision_key
 from shardtune.errors import LaunchError
 from shardtune.launcher.plan.backends import BACKENDS
+from shardtune.machine.visible_gpus import MIG, VISIBLE_GPUS
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.micro_batch_budget import KeptBudget, read_budget
 from shardtune.run_dir.run import Run, find_run
@@ -36,6 +37,13 @@ class Machine:
     """The CPU cores that this process may use."""
     witness: str = "nvidia-smi finds"
     """The source of num_gpus, with a verb, for messages."""
+    gpus: tuple[str, ...] = ()
+    """The names by which CUDA_VISIBLE_DEVICES leaves these GPUs, or MIG instances, to processes; empty if Slurm has
+    seen to that."""
+    notices: tuple[str, ...] = ()
+    """What was found about the GPUs that the user may not expect."""
+    fault: str | None = None
+    """Why the GPUs cannot be counted."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,8 @@ class JobPlan:
     """The value of train.micro_batch_tokens: auto in this run directory, if an earlier start has determined it."""
     ds_config_notice: str | None = None
     """What the ds_config had renamed, ignored and adopted."""
+    machine_notices: tuple[str, ...] = ()
+    """What the user may not expect of this machine's GPUs."""
 
     @property
     def recipe(self) -> Recipe:
@@ -94,6 +104,7 @@ class JobPlan:
             f"length         {length}",
             f"environment    {' '.join(f'{name}={value}' for name, value in self.environment.items())}",
             f"command        {' '.join(self.argv)}",
+            *(f"notice         {text}" for text in self.machine_notices),
         ]
         if self.ds_config is None:
             return "\n".join(
@@ -131,6 +142,7 @@ def plan_job(
         ds_config_of(recipe, hidden_size=_hidden_size(recipe)),
         read_budget(run.run_dir),
         ds_config_notice(recipe),
+        machine.notices if recipe.job.device != "cpu" else (),
     )
 
 
@@ -142,11 +154,15 @@ def plan_ranks(recipe: Recipe, machine: Machine) -> RankPlan:
     if device == "cpu":
         environment["DS_ACCELERATOR"] = "cpu"
         environment |= KEEP_MEMORY
+    elif machine.gpus and (recipe.job.backend == "deepspeed" or any(name.startswith(MIG) for name in machine.gpus)):
+        environment[VISIBLE_GPUS] = ",".join(machine.gpus[:num_ranks])
     return RankPlan(num_ranks, device, environment)
 
 
 def _ranks(recipe: Recipe, machine: Machine) -> tuple[str, int]:
     wanted = recipe.job.device
+    if wanted != "cpu" and machine.fault is not None:
+        raise LaunchError(f"{machine.fault}; job.device=cpu trains without GPUs")
     if wanted == "cuda" and machine.num_gpus == 0:
         raise LaunchError(
             f"job.device: cuda is requested, but {machine.witness} no GPU; check the driver, or set job.device=cpu"

@@ -1,5 +1,6 @@
 """Checks machines without training anything: this one, or nodes of a cluster."""
 
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +21,10 @@ GOING_ON = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING")
 
 def check_here(overrides: Sequence[str]) -> int:
     """Checks this machine; returns the exit code."""
-    ranks = plan_ranks(machine_recipe(overrides), execute.find_machine())
+    machine = execute.find_machine()
+    ranks = plan_ranks(machine_recipe(overrides), machine)
+    for text in machine.notices:
+        print(text, file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         module = ["shardtune.trainer.commands.doctor", folder, f"--device={ranks.device}"]
         return execute.run_ranks(BACKENDS["torchrun"].argv(ranks.num_ranks, module), ranks.environment)

@@ -10,6 +10,7 @@ from shardtune.errors import LaunchError
 from shardtune.launcher.runs import monitor
 from shardtune.launcher.start.follow import Events, first_failure
 from shardtune.run_dir.exit_codes import EXIT_RESUME
+from shardtune.run_dir.files import failed_rank
 from shardtune.run_dir.view.progress import event_line
 from shardtune.shell_line import shell_line
 
@@ -58,7 +59,7 @@ def _print_events(run_dir: Path, *, follow: bool) -> None:
     _while_it_goes_on(run_dir, print_new, follow=follow)
     failure, backend = first_failure(run_dir, began), _text(run_dir / "logs" / "launcher.log")
     if failure is not None and failure["code"] != EXIT_RESUME:
-        print(f"rank {failure['rank']} on {failure['host']} failed:\n{failure['text'].rstrip()}")
+        print(f"{failed_rank(failure)} failed:\n{failure['text'].rstrip()}")
     elif backend and monitor.look_at(run_dir).state not in ("finished", "stopped", *monitor.GOING_ON):
         print(backend)
     elif not num_lines:

@@ -12,6 +12,7 @@ from typing import Any
 
 from shardtune.launcher.slurm.text import parse_node_list
 from shardtune.run_dir.exit_codes import EXIT_RESUME
+from shardtune.run_dir.files import failed_rank
 
 TAIL_LINES = 20
 _BLAMELESS = (EXIT_RESUME, -signal.SIGTERM)
@@ -103,7 +104,7 @@ def find_culprit(
         return Culprit(text, rank=silent[0].rank, code=silent[0].code)
     if failures:
         first = failures[0]
-        text = f"rank {first['rank']} on {first['host']} failed first:\n{str(first['text']).rstrip()}"
+        text = f"{failed_rank(first)} failed first:\n{str(first['text']).rstrip()}"
         return Culprit(text, code=first["code"])
     if killed:
         return _killed(killed[0])

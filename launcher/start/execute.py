@@ -3,9 +3,7 @@
 import contextlib
 import ctypes
 import functools
-import itertools
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +24,9 @@ from shardtune.launcher.start.exit_report import StartOutcome, explain_outcome, 
 from shardtune.launcher.start.follow import Events, Heartbeats, first_failure, hung_ranks, newest_saved
 from shardtune.launcher.start.orphans import START_MARK, end_orphans
 from shardtune.launcher.start.restart import Failure, Restart, next_start
+from shardtune.machine.nvidia_smi import ask_nvidia_smi
+from shardtune.machine.open_files import raise_open_files
+from shardtune.machine.visible_gpus import CUDA_VISIBLE_DEVICES, parse_listing, visible_gpus
 from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, EXIT_RESTART, EXIT_RESUME, EXIT_USER
 from shardtune.run_dir.files import LEASE, STOP, is_finished, open_in_place, read_events
 from shardtune.run_dir.launch_times import LAUNCHED_AT
@@ -59,16 +60,15 @@ class Interrupt(NamedTuple):
 
 def find_machine() -> Machine:
     """The GPUs that nvidia-smi lists and CUDA_VISIBLE_DEVICES leaves, and the cores that this process may use."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    num_gpus = 0
-    if shutil.which("nvidia-smi"):
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False, timeout=60)
-        num_gpus = sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
-    if visible is not None and num_gpus:
-        # As CUDA reads it: whatever follows the first invalid name is not visible either.
-        names = itertools.takewhile(lambda name: name.strip() not in ("", "-1"), visible.split(","))
-        num_gpus = len(list(names))
-    return Machine(num_gpus, len(os.sched_getaffinity(0)))
+    num_cores = len(os.sched_getaffinity(0))
+    answer = ask_nvidia_smi("-L")
+    if answer is None:
+        return Machine(0, num_cores)
+    if answer.exit_code is None:
+        return Machine(0, num_cores, fault=answer.fault)
+    seen = visible_gpus(parse_listing(answer.output), os.environ.get(CUDA_VISIBLE_DEVICES))
+    notices = seen.notices if answer.fault is None else (*seen.notices, answer.fault)
+    return Machine(len(seen.names), num_cores, gpus=seen.names, notices=notices)
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,9 @@ def run_job(plan: JobPlan, received: list[Interrupt] | None = None) -> int:
         (plan.run_dir / STOP).unlink(missing_ok=True)
         # Before the imports of the preparation, which take seconds.
         say(f"{counted(plan.world_size, 'rank')} on {plan.device}; run directory: {plan.run_dir}")
+        for text in plan.machine_notices:
+            say(text)
+        raise_open_files(plan.world_size)  # the ranks report a limit that is too low
         with _interrupts([] if received is None else received) as interrupts:
             of_start = {LEASE_TOKEN: lease.token, LAUNCHED_AT: f"{began:.3f}"}
             held = replace(plan, environment={**plan.environment, **of_start})

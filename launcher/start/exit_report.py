@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from shardtune.run_dir.exit_codes import EXIT_RESTART, EXIT_RESUME
+from shardtune.run_dir.files import failed_rank
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def explain_outcome(outcome: StartOutcome, log_path: Path, remedy: str) -> str:
         lines = [f"no rank made progress{where} for {outcome.silence_s:.0f} s ({key}), and none wrote a stack trace"]
     elif outcome.failure is not None and not lines:
         failure = outcome.failure
-        lines.append(f"rank {failure['rank']} on {failure['host']} failed:\n{failure['text'].rstrip()}")
+        lines.append(f"{failed_rank(failure)} failed:\n{failure['text'].rstrip()}")
     if not lines:
         lines.append(f"the job failed: {_tail(log_path)}")
     return "\n".join([*lines, f"logs: {log_path.parent}"])

@@ -142,6 +142,10 @@ class JobConfig(Section):
     cpu_binding: Annotated[str, AfterValidator(_a_binding)] = "auto"
     """How ranks are bound to the CPUs of a node, in the syntax of `srun --cpu-bind`: none, cores, sockets, ldoms,
     map_cpu:0,1, and so on. `auto` binds only to the CPUs that Slurm allocated to the job."""
+    numa_binding: Literal["auto", "none"] = "auto"
+    """`auto` binds each rank to the CPU cores of the NUMA node that its GPU is attached to, on machines with several,
+    as long as they are enough for the threads of its ranks (threads_per_rank) and Slurm has not bound it already
+    (cpu_binding). `none` leaves ranks free to use all cores. CPU ranks are never bound."""
     preamble: OneLine | None = None
     """A bash file that is sourced on every node before anything is started there, for instance to load modules or set
     NCCL variables."""

@@ -5,7 +5,7 @@ import os
 import secrets
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO, cast
@@ -116,8 +116,15 @@ def open_in_place(path: Path, mode: str) -> TextIO:
 
 
 def failure_path(run_dir: Path, rank: int | str) -> Path:
-    """Where a rank reports why it failed: JSON with rank, host, time (seconds since the epoch), exit code and text."""
+    """Where a rank reports why it failed: JSON with rank, host, gpu (the machine's number of it, if it has one), time
+    (seconds since the epoch), exit code and text."""
     return run_dir / "logs" / f"rank-{rank}.failure.json"
+
+
+def failed_rank(record: Mapping[str, Any]) -> str:
+    """The rank that reported its failure, and where it ran: `rank 3 on node1 (GPU 5)`."""
+    gpu = f" (GPU {record['gpu']})" if "gpu" in record else ""
+    return f"rank {record['rank']} on {record['host']}{gpu}"
 
 
 def stacks_path(run_dir: Path, rank: int | str) -> Path:

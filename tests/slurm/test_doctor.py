@@ -8,9 +8,13 @@ from tests.support.slurm_cluster import PATH, Cluster
 from tests.support.slurm_jobs import CPU, Shardtune, endings, messages, starts, wait_for_end
 
 NVIDIA_SMI = """#!/bin/bash
-echo "0, GPU-$SLURMD_NODENAME-0, 0, No, Not Active, Not Active, Not Active, 16, 16"
+if [[ $1 == --query-remapped-rows=* ]]; then
+    printf '00000000:%s:00.0, No, No\\n' 07 0B
+    exit
+fi
+echo "0, 00000000:07:00.0, 0, [N/A], Not Active, Not Active, Not Active, 16, 16"
 [[ $SLURMD_NODENAME == node3 ]] && errors=3
-echo "1, GPU-$SLURMD_NODENAME-1, ${errors:-0}, No, Not Active, Not Active, Not Active, 16, 16"
+echo "1, 00000000:0B:00.0, ${errors:-0}, [N/A], Not Active, Not Active, Not Active, 16, 16"
 """
 
 

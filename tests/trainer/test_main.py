@@ -1,5 +1,6 @@
 """What a rank that was started by hand writes, or leaves alone, before its start owns the run directory."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from shardtune.run_dir.exit_codes import EXIT_RESUME, EXIT_USER
 from shardtune.run_dir.files import LEASE, STOP, failure_path
 from shardtune.run_dir.lease import FileLease, take_lease
 from shardtune.run_dir.run import Run, write_run_dir
-from shardtune.trainer.__main__ import _end, _parse, _Process, main
+from shardtune.trainer.__main__ import _end, _explain, _parse, _Process, main
 from shardtune.trainer.distributed.rank_env import start_name
 from shardtune.trainer.distributed.stop import StopAsked
 from tests.support.runs import RECIPE
@@ -71,3 +72,28 @@ def test_a_peer_of_the_rank_that_owns_the_run_records_its_failure(
     assert _end(ValueError("no"), peer) == 1
     assert failure_path(run_dir, 1).exists()
     lease.close()
+
+
+def test_a_failure_is_recorded_with_the_machines_number_of_the_gpu(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = rank(run_dir, 1, monkeypatch)
+    assert _end(ValueError("no"), failed) == 1
+    assert "gpu" not in json.loads(failure_path(run_dir, 1).read_text())
+    failed.gpu = 6
+    assert _end(ValueError("no"), failed) == 1
+    assert json.loads(failure_path(run_dir, 1).read_text())["gpu"] == 6
+
+
+def test_instances_of_one_gpu_that_nccl_refuses_are_explained() -> None:
+    error = RuntimeError(
+        "NCCL error in: ProcessGroupNCCL.cpp:1727, invalid usage, NCCL version 2.27.5\n"
+        "ncclInvalidUsage: This usually reflects invalid usage of NCCL library.\nLast error:\n"
+        "Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 7000"
+    )
+    code, text = _explain(error)
+    assert (code, len(text.splitlines())) == (EXIT_USER, 1)
+    assert text.startswith(
+        "two ranks use one GPU (Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 7000)"
+    )
+    assert "NCCL connects instances of one GPU from version 2.30 on" in text and "job.ranks=1" in text

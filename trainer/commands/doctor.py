@@ -14,6 +14,7 @@ from shardtune.errors import ShardtuneError
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
 from shardtune.trainer.distributed.ranks import connect, disconnect
 from shardtune.trainer.preflight.link_speed import measure_links
+from shardtune.trainer.preflight.numa import shared_notes
 from shardtune.trainer.preflight.preflight import judge, render_facts
 from shardtune.trainer.preflight.probe import probe
 from shardtune.trainer.setup.rank_log import drop_deprecation_warnings
@@ -30,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ranks = connect(arguments.device)
         facts = probe(arguments.folder, ranks, gpus=True)
         links = measure_links(ranks, [rank.host for rank in facts])
+        notes = shared_notes(ranks)
         ranks.barrier()
         disconnect()
     except ShardtuneError as error:
@@ -38,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     verdict = judge(facts, links)
     if ranks.is_zero:
         print(render_facts(facts, links))
+        for text in notes:
+            print(text)
         for text in (*verdict.faults, *verdict.notices):
             print(f"! {text}")
         if not (verdict.faults or verdict.notices):

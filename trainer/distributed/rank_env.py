@@ -5,6 +5,7 @@ import socket
 import time
 from pathlib import Path
 
+from shardtune.machine.visible_gpus import CUDA_VISIBLE_DEVICES
 from shardtune.run_dir.launch_times import launch_times
 from shardtune.run_dir.lease import LEASE_TOKEN
 
@@ -27,6 +28,17 @@ def world_size() -> int:
 def ranks_here() -> int:
     """Number of processes on this machine, as torchrun reports it; other launchers start ranks on one machine only."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
+
+
+def is_bound_by_slurm() -> bool:
+    """Whether srun has bound this task to cores (--cpu-bind)."""
+    return os.environ.get("SLURM_CPU_BIND_TYPE", "none") not in ("", "none")
+
+
+def has_plain_gpu_numbers() -> bool:
+    """Whether CUDA_VISIBLE_DEVICES is unset or lists numbers, rather than UUIDs of GPUs or MIG instances."""
+    visible = os.environ.get(CUDA_VISIBLE_DEVICES, "")
+    return all(word.strip().isdecimal() for word in visible.split(",") if word.strip())
 
 
 def lease_token() -> str | None:

@@ -19,6 +19,9 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import Store
 
 from shardtune.errors import LaunchError
+from shardtune.machine.open_files import raise_open_files
+from shardtune.trainer.distributed.interfaces import give_gloo_the_interface_of_nccl
+from shardtune.trainer.distributed.own_gpu import choose_own_gpu
 from shardtune.trainer.distributed.rank_env import global_rank, local_rank, world_size
 
 T = TypeVar("T")
@@ -36,6 +39,8 @@ class Ranks:
     """The group for questions that must not wait for a GPU: gloo beside NCCL; None if gloo is the only backend."""
     group: dist.ProcessGroup | None = None
     """The group of the collectives; None is the default group."""
+    notes: tuple[str, ...] = ()
+    """What was settled on this machine while the ranks connected, and should be said."""
 
     @property
     def is_zero(self) -> bool:
@@ -139,6 +144,7 @@ def connect(
     Raises LaunchError if CUDA is requested but not available, or if this machine has fewer GPUs than ranks.
     """
     rank, size, local = global_rank(), world_size(), local_rank()
+    notes = (raise_open_files(size), give_gloo_the_interface_of_nccl(os.environ) if size > 1 else None)
     where = _device(device, local)
     if where.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -151,7 +157,7 @@ def connect(
     backend = "gloo" if where.type == "cpu" else "nccl"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     control = dist.new_group(backend="gloo", timeout=timeout) if backend == "nccl" else None
-    return Ranks(rank, size, local, where, control)
+    return Ranks(rank, size, local, where, control, notes=tuple(note for note in notes if note is not None))
 
 
 def disconnect() -> None:
@@ -161,16 +167,19 @@ def disconnect() -> None:
 
 
 def _device(wanted: str, local: int) -> torch.device:
+    if wanted == "cpu":
+        return torch.device("cpu")
+    index = choose_own_gpu(local, os.environ)
     num_gpus = torch.cuda.device_count()
-    if wanted == "cpu" or (wanted == "auto" and num_gpus == 0):
+    if wanted == "auto" and num_gpus == 0:
         return torch.device("cpu")
     if num_gpus == 0:
         raise LaunchError(
             "job.device: cuda is asked for, but torch sees no GPU; check nvidia-smi, or set job.device=cpu"
         )
-    if local >= num_gpus:
+    if index >= num_gpus:
         raise LaunchError(f"local rank {local} has no GPU: this machine has {num_gpus}; set job.ranks={num_gpus}")
-    return torch.device("cuda", local)
+    return torch.device("cuda", index)
 
 
 def _free_port() -> int:

@@ -22,6 +22,7 @@ from shardtune.ds_config.resolve import ds_config_of, has_own_ds_config, source_
 from shardtune.errors import ConfigError
 from shardtune.recipe.explain import shown
 from shardtune.recipe.schema import Recipe
+from shardtune.trainer.distributed.rank_env import has_plain_gpu_numbers
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.engine import zero_layout as zero
 from shardtune.trainer.engine.engine import StepStats, seed_step
@@ -197,12 +198,17 @@ class DeepSpeedEngine:
 def open_deepspeed() -> None:
     """Collective: makes DeepSpeed use the existing process group."""
     import deepspeed
+    from deepspeed.accelerator import cuda_accelerator
     from deepspeed.runtime import bf16_optimizer
     from deepspeed.utils import logger
 
     logger.setLevel(logging.WARNING)
     # Stage 1 in bf16 (0.19.8) collects garbage six times to print how much memory it takes, which nobody has asked for.
     bf16_optimizer.see_memory_usage = lambda *_, **__: None
+    if not has_plain_gpu_numbers():
+        # To ask NVML for the free memory, 0.19.8 takes each name in CUDA_VISIBLE_DEVICES for a number, and ends at a
+        # UUID; without NVML it asks torch.
+        cuda_accelerator.pynvml = None
     # A shared-memory all-reduce that only DeepSpeed's inference calls; building it takes 100 s on every new machine.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(verbose=False)

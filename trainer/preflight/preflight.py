@@ -76,7 +76,7 @@ def judge(facts: Sequence[Facts], links: Sequence[Link]) -> Verdict:
     sick = list(_sick_gpus(facts))
     slow = [*_slow_ranks(facts), *_slow_hosts(links)]
     if facts[0].gpu is not None:  # ranks that share a machine's cores slow each other down
-        slow += _slow_inside(links)
+        slow += _slow_inside(links, {rank.rank: rank.gpu_number for rank in facts})
     notices = [*_wrong_clocks(facts), *_stale_files(facts), *sick, *slow]
     return Verdict(
         faults=tuple(text for _, text in [*((host, f"{host} has {text}") for host, text in recipes), *unfit]),
@@ -88,12 +88,16 @@ def judge(facts: Sequence[Facts], links: Sequence[Link]) -> Verdict:
 def render_facts(facts: Sequence[Facts], links: Sequence[Link]) -> str:
     """A line for each rank and each link."""
     lines = [
-        f"rank {rank.rank:3}  {rank.host:16} {rank.device}  {rank.tflops:.3g} TFLOPS  {rank.free_gb:,.0f} GB free  "
+        f"rank {rank.rank:3}  {rank.host:16} {_device(rank)}  {rank.tflops:.3g} TFLOPS  {rank.free_gb:,.0f} GB free  "
         f"clock {rank.clock_s:+.4f} s"
         for rank in facts
     ]
     lines += [f"link {_name(link)}  {link.gb_per_s:.3g} GB/s" for link in links]
     return "\n".join(lines)
+
+
+def _device(rank: Facts) -> str:
+    return rank.device if rank.gpu_number is None else f"GPU {rank.gpu_number} {rank.device}"
 
 
 Note = tuple[str, str]
@@ -129,17 +133,17 @@ def _wrong_clocks(facts: Sequence[Facts]) -> Iterator[Note]:
 def _sick_gpus(facts: Sequence[Facts]) -> Iterator[Note]:
     by_host = _by_host(facts)
     healths = {host: health for host, ranks in by_host.items() for rank in ranks if (health := rank.health) is not None}
-    usual = Counter(len(health.gpus) for health in healths.values() if health.failure is None).most_common(1)
+    usual = Counter(len(health.gpus) for health in healths.values() if health.fault is None).most_common(1)
     for host, health in healths.items():
         used = {rank.gpu for rank in by_host[host]} - {None}
-        if health.failure is not None:
-            yield host, f"{host}: nvidia-smi fails ({health.failure})"
+        if health.fault is not None:
+            yield host, health.fault
             continue
         if len(health.gpus) < usual[0][0]:
             yield host, f"{host} has {len(health.gpus)} GPUs according to nvidia-smi, others have {usual[0][0]}"
         for gpu in health.gpus:
-            if gpu.ails and (not used or gpu.uuid in used):
-                yield host, f"GPU {gpu.index} of {host} is unhealthy: {'; '.join(gpu.ails)}"
+            if gpu.ails and (not used or gpu.address in used):
+                yield host, f"GPU {gpu.number} of {host} is unhealthy: {'; '.join(gpu.ails)}"
 
 
 def _slow_ranks(facts: Sequence[Facts]) -> Iterator[Note]:
@@ -148,7 +152,8 @@ def _slow_ranks(facts: Sequence[Facts]) -> Iterator[Note]:
         slowest = min(ranks, key=lambda rank: rank.tflops)
         rest = others or [rank.tflops for rank in ranks if rank is not slowest]
         if rest and slowest.tflops < SLOW * median(rest):
-            text = f"{host} is slow: rank {slowest.rank} multiplies matrices at {slowest.tflops:.3g} TFLOPS"
+            gpu = "" if slowest.gpu_number is None else f" (GPU {slowest.gpu_number})"
+            text = f"{host} is slow: rank {slowest.rank}{gpu} multiplies matrices at {slowest.tflops:.3g} TFLOPS"
             yield host, f"{text}, others at {median(rest):.3g}"
 
 
@@ -171,8 +176,14 @@ def _slow_links(links: Sequence[Link]) -> Iterator[str]:
     return (text for _, text in _behind(between))
 
 
-def _slow_inside(links: Sequence[Link]) -> Iterator[Note]:
-    return ((link.hosts[0], text) for link, text in _behind([link for link in links if link.is_inside]))
+def _slow_inside(links: Sequence[Link], gpus: Mapping[int, int | None]) -> Iterator[Note]:
+    inside = [link for link in links if link.is_inside]
+    return ((link.hosts[0], f"{text}{_gpus_of(link, gpus)}") for link, text in _behind(inside))
+
+
+def _gpus_of(link: Link, gpus: Mapping[int, int | None]) -> str:
+    numbers = [number for rank in link.ranks if (number := gpus.get(rank)) is not None]
+    return f" (GPUs {numbers[0]} and {numbers[1]})" if len(numbers) == 2 else ""
 
 
 def _behind(alike: Sequence[Link]) -> Iterator[tuple[Link, str]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from shardtune.run_dir.files import write_atomically
+from shardtune.trainer.distributed.own_gpu import gpu_number, pci_address
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.preflight.clock_skew import clock_offsets
 from shardtune.trainer.preflight.nvidia_smi import GpuHealth, look_at_gpus
@@ -47,7 +48,9 @@ class Facts:
     is_seen: bool = True
     """Whether rank 0 sees what its machine has written to the run directory."""
     gpu: str | None = None
-    """UUID of its GPU in nvidia-smi, GPU-…; None on a CPU."""
+    """PCI address of its GPU; None on a CPU."""
+    gpu_number: int | None = None
+    """The machine's own number of its GPU; None on a CPU."""
     health: GpuHealth | None = None
     """Health of its machine's GPUs, on one rank of each machine."""
 
@@ -66,7 +69,8 @@ def probe(run_dir: Path, ranks: Ranks, *, recipe: str | None = None, gpus: bool)
         versions={name: installed for name in PACKAGES if (installed := _version(name)) is not None},
         recipe=recipe,
         device=torch.cuda.get_device_name(ranks.device) if uses_gpu else "cpu",
-        gpu=f"GPU-{torch.cuda.get_device_properties(ranks.device).uuid}" if uses_gpu else None,
+        gpu=pci_address(ranks.device),
+        gpu_number=gpu_number(ranks.device),
         tflops=tflops,
         free_gb=shutil.disk_usage(run_dir).free / 1e9,
         clock_s=offsets[ranks.rank],

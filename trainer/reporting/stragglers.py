@@ -22,7 +22,7 @@ class RankLocation:
 
     host: str
     gpu: int | None
-    """The index of the GPU on its machine; None on a CPU."""
+    """The machine's own number of the GPU; None on a CPU."""
 
     def __str__(self) -> str:
         return self.host if self.gpu is None else f"{self.host}, GPU {self.gpu}"

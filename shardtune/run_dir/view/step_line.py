@@ -54,12 +54,14 @@ def step_numbers(event: Mapping[str, Any], lost: LostTime | None = None, room: i
     loss = f"loss {'nan' if event['loss'] is None else format(event['loss'], '.4f')}"
     rate = f"{event['tokens_per_s']:,.0f} tokens/s"
     lr, left = f"lr {event['lr']:.2e}", f"{duration(event['eta_s'])} left"
+    mfu = [f"{event['mfu']:.{0 if event['mfu'] >= 0.1 else 1}%} MFU"] if event.get("mfu") is not None else []
     long = [f"{lost.share:.0%} lost waiting for {lost.name}"] if lost else []
     short = [f"{lost.share:.0%} lost to rank {lost.rank}"] if lost else []
     choices = (
-        [loss, lr, rate, left, *long],
-        [loss, lr, rate, left, *short],
-        [loss, rate, left, *short],
+        [loss, lr, rate, *mfu, left, *long],
+        [loss, lr, rate, *mfu, left, *short],
+        [loss, rate, *mfu, left, *short],
+        [loss, *(mfu or [rate]), left, *short],
         [loss, left, *short],
         [loss, left],
     )

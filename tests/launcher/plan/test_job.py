@@ -34,6 +34,41 @@ def test_every_gpu_gets_a_rank() -> None:
     assert "DS_ACCELERATOR" not in job.environment
 
 
+MIG = tuple(f"MIG-{number}" for number in range(4))
+
+
+@pytest.mark.parametrize(
+    ("backend", "gpus", "told"),
+    [
+        ("torchrun", ("2", "3"), None),  # which leaves CUDA_VISIBLE_DEVICES as it is
+        ("deepspeed", ("2", "3"), "2,3"),  # which numbers the GPUs anew, and fails at a UUID
+        ("deepspeed", ("GPU-a", "GPU-b", "GPU-c"), "GPU-a,GPU-b"),
+        ("torchrun", MIG, "MIG-0,MIG-1"),
+        ("deepspeed", MIG, "MIG-0,MIG-1"),
+        ("torchrun", ("GPU-a", *MIG), "GPU-a,MIG-0"),
+        ("deepspeed", (), None),
+    ],
+)
+def test_ranks_are_told_their_gpus_where_something_between_would_change_them(
+    backend: str, gpus: tuple[str, ...], told: str | None
+) -> None:
+    job = plan(f"job.backend={backend}", "job.ranks=2", machine=Machine(max(2, len(gpus)), 8, gpus=gpus))
+    assert job.environment.get("SHARDTUNE_VISIBLE_DEVICES") == told
+    if backend == "deepspeed":
+        assert "--num_gpus=2" in job.argv
+
+
+def test_what_is_odd_about_the_gpus_is_said_unless_they_are_not_wanted() -> None:
+    machine = Machine(1, 8, gpus=("0",), notices=("GPU 7 is not listed",))
+    assert "notice         GPU 7 is not listed" in plan(machine=machine).describe()
+    assert plan("job.device=cpu", machine=machine).machine_notices == ()
+    hung = Machine(0, 8, fault="nvidia-smi does not answer")
+    for device in ("auto", "cuda"):
+        with pytest.raises(LaunchError, match=r"^nvidia-smi does not answer; job\.device=cpu trains without GPUs$"):
+            plan(f"job.device={device}", machine=hung)
+    assert plan("job.device=cpu", machine=hung).device == "cpu"
+
+
 def test_without_a_gpu_two_ranks_share_the_cores() -> None:
     job = plan(machine=LAPTOP)
     assert (job.world_size, job.device) == (2, "cpu")

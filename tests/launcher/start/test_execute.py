@@ -13,20 +13,20 @@ from shardtune.errors import CheckpointError, TakenOverError
 from shardtune.launcher.plan.job import Machine, plan_job
 from shardtune.launcher.start import execute
 from shardtune.launcher.start.execute import _start_until_done, find_machine, run_job
+from shardtune.machine import nvidia_smi as asking
 from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_OK
 from shardtune.run_dir.files import LEASE
 from shardtune.run_dir.lease import LEASE_TOKEN, take_lease
 from shardtune.run_dir.lease_holder import render_holder, this_process
 from shardtune.run_dir.run import write_run_dir
+from tests.support.fake_nvidia_smi import install_nvidia_smi
 
 
 @pytest.fixture
 def four_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An nvidia-smi that lists four GPUs."""
-    listing = "".join(f"echo 'GPU {number}: NVIDIA A100-SXM4-80GB (UUID: GPU-{number})'\n" for number in range(4))
-    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{listing}")
-    (tmp_path / "nvidia-smi").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    lines = (f"echo 'GPU {number}: NVIDIA A100-SXM4-80GB (UUID: GPU-{number})'" for number in range(4))
+    install_nvidia_smi(tmp_path, "\n".join(lines), monkeypatch)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
@@ -47,9 +47,29 @@ def test_a_machine_without_nvidia_smi_or_with_a_broken_one_has_none(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert find_machine().num_gpus == 0
-    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed' >&2; exit 9\n")
-    (tmp_path / "nvidia-smi").chmod(0o755)
-    assert find_machine().num_gpus == 0
+    install_nvidia_smi(tmp_path, "echo 'NVIDIA-SMI has failed' >&2; exit 9", monkeypatch)
+    machine = find_machine()
+    assert (machine.num_gpus, machine.fault) == (0, None)
+    (notice,) = machine.notices
+    assert notice.startswith("nvidia-smi fails on ") and notice.endswith("(exit code 9: NVIDIA-SMI has failed)")
+
+
+def test_one_that_hangs_is_not_a_machine_without_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "TIMEOUT_S", 0.2)
+    install_nvidia_smi(tmp_path, "exec sleep 60", monkeypatch)
+    fault = find_machine().fault
+    assert fault is not None and fault.startswith("nvidia-smi does not answer within 0.2 s on ")
+
+
+def test_mig_instances_are_counted_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    gpu = 'echo "GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-0)"'
+    instances = "; ".join(f'echo "  MIG 1g.5gb      Device  {n}: (UUID: MIG-{n})"' for n in range(3))
+    install_nvidia_smi(tmp_path, f"{gpu}; {instances}", monkeypatch)
+    machine = find_machine()
+    assert (machine.num_gpus, machine.gpus) == (3, ("MIG-0", "MIG-1", "MIG-2"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-2,MIG-0")
+    assert find_machine().gpus == ("MIG-2", "MIG-0")
 
 
 SHORT_OF_MEMORY = """

@@ -46,3 +46,11 @@ def test_a_rank_that_the_kernel_may_have_killed_for_its_memory_comes_with_advice
     )
     crashed = StartOutcome(None, {1: -signal.SIGSEGV}, [], None)
     assert "memory" not in explain_outcome(crashed, LOG, words)
+
+
+def test_a_rank_that_failed_is_named_with_its_machine_and_the_machines_number_of_its_gpu() -> None:
+    failure = {"rank": 3, "host": "node1", "text": "CUDA error: uncorrectable ECC error encountered\n"}
+    outcome = StartOutcome({**failure, "gpu": 6}, {3: 1}, [], None)
+    assert explain_outcome(outcome, LOG, "").splitlines()[0] == "rank 3 on node1 (GPU 6) failed:"
+    outcome = StartOutcome(failure, {3: 1}, [], None)
+    assert explain_outcome(outcome, LOG, "").splitlines()[0] == "rank 3 on node1 failed:"

@@ -4,15 +4,19 @@ import json
 import re
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import deepspeed
 import pytest
+import torch
+from deepspeed.accelerator import cuda_accelerator
 
 from shardtune.errors import ConfigError, LaunchError
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.exit_codes import EXIT_USER
 from shardtune.trainer.__main__ import main
-from shardtune.trainer.engine.deepspeed_engine import refuse_bad_ds_config
+from shardtune.trainer.engine.deepspeed_engine import open_deepspeed, refuse_bad_ds_config
 from tests.support.runs import RECIPE, tiny_recipe, train
 
 
@@ -99,3 +103,25 @@ def test_versions_that_lose_gradients_are_refused_before_a_rank_starts(
     refusal = pytest.raises(LaunchError, match=f"{package} {re.escape(found)} is installed.*or later is needed")
     with refusal if is_refused else nullcontext():
         refuse_bad_ds_config(tiny_recipe(tiny, "engine.deepspeed=zero2_offload"))
+
+
+@pytest.mark.parametrize("visible", ["GPU-5d5ba0d6,GPU-e91edf3b", "MIG-c6d4f1ef", "1,0", None])
+def test_deepspeed_asks_nvml_by_numbers_only(monkeypatch: pytest.MonkeyPatch, visible: str | None) -> None:
+    """Its ZeRO-1 and 2 ask for the free memory (0.19.8), by the number that CUDA_VISIBLE_DEVICES gives the GPU."""
+    nvml = SimpleNamespace(
+        nvmlDeviceGetHandleByIndex=lambda number: number,
+        nvmlDeviceGetMemoryInfo=lambda number: SimpleNamespace(free=100 + number),
+    )
+    monkeypatch.setattr(cuda_accelerator, "pynvml", nvml)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=7))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 2)
+    monkeypatch.setattr(deepspeed, "init_distributed", lambda **_: None)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    gpu = cuda_accelerator.CUDA_Accelerator()
+    if visible is not None and "-" in visible:
+        with pytest.raises(ValueError, match="invalid literal for int"):  # what it is kept from
+            gpu.available_memory(0)
+    open_deepspeed()
+    assert gpu.available_memory(0) == {"1,0": 101, None: 100}.get(visible, 5)

@@ -101,11 +101,13 @@ def test_a_slow_link_within_a_machine_is_the_machines_where_the_ranks_have_a_gpu
     verdict = judge(gpus, links_at(r2_r3=0.5))
     assert verdict.notices == ("the link rank 2 - rank 3 within node2 is slow: 0.5 GB/s, others of its kind 5",)
     assert verdict.bad_hosts == {"node2": "slow"}
+    numbered = [replace(entry, gpu_number=entry.rank + 2) for entry in gpus]
+    assert judge(numbered, links_at(r2_r3=0.5)).notices == (f"{verdict.notices[0]} (GPUs 4 and 5)",)
     assert judge(GOOD, links_at(r2_r3=0.5)).notices == ()
 
 
 def test_a_gpu_that_is_not_well_is_named_if_the_job_uses_it() -> None:
-    def of(host: str, *ails: str, failure: str | None = None, num_gpus: int = 2) -> list[Facts]:
+    def of(host: str, *ails: str, fault: str | None = None, num_gpus: int = 2) -> list[Facts]:
         gpus = tuple(Gpu(str(at), f"GPU-{host}-{at}", ails if at == 1 else ()) for at in range(num_gpus))
         return [
             replace(
@@ -113,8 +115,8 @@ def test_a_gpu_that_is_not_well_is_named_if_the_job_uses_it() -> None:
                 gpu=f"GPU-{entry.host}-{entry.rank % 2}",
                 health=None
                 if entry.rank % 2
-                else GpuHealth(failure=failure)
-                if failure and entry.host == host
+                else GpuHealth(fault=fault)
+                if fault and entry.host == host
                 else GpuHealth(gpus)
                 if entry.host == host
                 else GpuHealth((Gpu("0", "a", ()), Gpu("1", "b", ()))),
@@ -128,8 +130,9 @@ def test_a_gpu_that_is_not_well_is_named_if_the_job_uses_it() -> None:
     assert verdict.bad_hosts == {"node2": "sick"}
     elsewhere = [replace(entry, gpu=f"GPU-{entry.host}-0") for entry in of("node2", "it is too hot")]
     assert judge(elsewhere, LINKS).notices == ()
-    (notice,) = judge(of("node2", failure="exit code 15"), LINKS).notices
-    assert notice == "node2: nvidia-smi fails (exit code 15)"
+    verdict = judge(of("node2", fault="nvidia-smi does not answer within 30 s on node2"), LINKS)
+    assert verdict.notices == ("nvidia-smi does not answer within 30 s on node2",)
+    assert verdict.bad_hosts == {"node2": "sick"}
     (notice,) = judge(of("node2", num_gpus=1), LINKS).notices
     assert notice == "node2 has 1 GPUs according to nvidia-smi, others have 2"
 
@@ -137,12 +140,17 @@ def test_a_gpu_that_is_not_well_is_named_if_the_job_uses_it() -> None:
 def test_a_slow_gpu_of_a_single_machine_is_named_by_its_rank() -> None:
     (notice,) = judge([replace(entry, host="box") for entry in with_odd(5, tflops=0.1)], []).notices
     assert notice == "box is slow: rank 5 multiplies matrices at 0.1 TFLOPS, others at 1"
+    numbered = [replace(entry, host="box", gpu_number=entry.rank + 2) for entry in with_odd(5, tflops=0.1)]
+    (notice,) = judge(numbered, []).notices
+    assert notice == "box is slow: rank 5 (GPU 7) multiplies matrices at 0.1 TFLOPS, others at 1"
 
 
 def test_what_was_found_is_shown_a_line_for_each_rank_and_link() -> None:
     assert render_facts(GOOD[:1], LINKS[:1]) == (
         "rank   0  node1            cpu  1 TFLOPS  50 GB free  clock +0.0000 s\nlink node1 - node2  1 GB/s"
     )
+    on_gpu = replace(GOOD[0], device="NVIDIA H100 80GB HBM3", gpu_number=5)
+    assert render_facts([on_gpu], []).startswith("rank   0  node1            GPU 5 NVIDIA H100 80GB HBM3  1 TFLOPS")
 
 
 def on_three_machines(ranks: Ranks) -> None:

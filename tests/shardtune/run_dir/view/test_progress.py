@@ -55,6 +55,23 @@ def test_the_line_keeps_bar_and_counter_at_any_width(columns: int, monkeypatch: 
         assert "98,765 tokens/s" in line and "lr 1.00e-03" in line
 
 
+def test_the_part_of_the_peak_is_shown_beside_the_tokens_and_instead_of_them_where_it_is_narrow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    events = [START, *({**step(number, lost_share=0.0), "mfu": 0.412} for number in range(1, 31))]
+    wide, narrow = (last_bar(events, columns, monkeypatch) for columns in (120, 80))
+    assert "lr 1.00e-03  98,765 tokens/s  41% MFU  1:40:00 left" in wide
+    assert "loss 1.0000  41% MFU  1:40:00 left" in narrow and len(narrow.rstrip()) <= 80
+    lost = last_bar([START, *({**step(number), "mfu": 0.412} for number in range(1, 31))], 80, monkeypatch)
+    assert "loss 1.0000  1:40:00 left  25% lost to rank 3" in lost and len(lost.rstrip()) <= 80
+
+
+def test_a_small_part_of_the_peak_has_a_digit_more_and_an_unknown_one_is_not_shown() -> None:
+    assert "  3.5% MFU  " in step_numbers({**step(1), "mfu": 0.0349})
+    assert "  10% MFU  " in step_numbers({**step(1), "mfu": 0.1})
+    assert "MFU" not in step_numbers({**step(1), "mfu": None}) + step_numbers(step(1))
+
+
 def test_no_rank_is_named_before_enough_steps_or_for_less_than_a_tenth() -> None:
     watch = StragglerWatch()
     watch.begin(1000)
