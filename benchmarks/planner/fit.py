@@ -35,9 +35,7 @@ def main() -> None:
     rows = [(row, job_of(row)) for row in throughput_rows() if not row.is_held_out]
 
     def cost(constants: Constants) -> float:
-        errors = (
-            abs(math.log(step_time(job, constants).tokens_per_s / row.tokens_per_s_per_gpu)) for row, job in rows
-        )
+        errors = (abs(math.log(step_time(job, constants).tokens_per_s / row.tokens_per_s_per_gpu)) for row, job in rows)
         return sum(min(error, 0.3) for error in errors) / len(rows)
 
     best, least, draw = DEFAULTS, cost(DEFAULTS), random.Random(SEED)

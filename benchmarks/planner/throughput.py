@@ -65,7 +65,7 @@ def mpt_shape(name: str, num_tokens: int) -> ModelShape:
 
 
 def job_of(row: ThroughputRow) -> Job:
-    """A published row as the planner takes it: FSDP of Composer, flash attention, fused loss."""
+    """A published row as the planner takes it: FSDP of Composer, attention in Triton (attn_impl: triton), fused loss."""
     states = States(
         weight=2,
         gradient=4,
@@ -81,7 +81,9 @@ def job_of(row: ThroughputRow) -> Job:
         shape=mpt_shape(row.model, row.num_tokens),
         states=states,
         # Dropout of probability 0 is computed all the same.
-        software=Software(loss="fused", dropout=True, activation_checkpointing=row.activation_checkpointing),
+        software=Software(
+            attention="triton", loss="fused", dropout=True, activation_checkpointing=row.activation_checkpointing
+        ),
         batch=Batch(rows=row.micro_batch, tokens=row.num_tokens, num_micro_batches=row.num_micro_batches),
         cluster=Cluster(
             gpu=find_gpu(GPUS[row.gpu]), gpus_per_node=min(8, row.num_gpus), num_nodes=max(1, row.num_gpus // 8)

@@ -61,12 +61,13 @@ class Rates:
         """Bytes of an element."""
         return 4 if self.precision in ("fp32", "tf32") else 2
 
-    def attention(self, head_size: int) -> float:
+    def attention(self, head_size: int, version: str) -> float:
         """Operations a second of flash attention."""
         is_old = self.gpu.generation in ("hopper", "blackwell")
         waiting = self.constants.exponentials * (2 if is_old else 1)
         limit = self.constants.old_instructions if is_old else 1.0
-        return self.operations * self.constants.attention * limit * head_size / (head_size + waiting)
+        gain = 1.0 if version == "triton" else self.constants.second_version
+        return self.operations * self.constants.attention * limit * gain * head_size / (head_size + waiting)
 
     def moving(self, num_bytes: float) -> float:
         """Seconds to read and write so many bytes of the GPU's memory."""
@@ -116,7 +117,11 @@ def _layer_seconds(job: Job, stack: Layers, rates: Rates) -> tuple[Seconds, Seco
     below, above = _traffic(job, stack)
     least = constants_floor(rates, "forward"), constants_floor(rates, "backward")
     forward = Seconds(matrices + added, scores, rates.moving(below * tokens))
-    backward = Seconds(of_inputs + of_weights * trains + 2 * added, rates.constants.attention_backward * scores, rates.moving(above * tokens))
+    backward = Seconds(
+        of_inputs + of_weights * trains + 2 * added,
+        rates.constants.attention_backward * scores,
+        rates.moving(above * tokens),
+    )
     return _at_least(forward, least[0]), _at_least(backward, least[1])
 
 
@@ -167,7 +172,7 @@ def _attention_seconds(job: Job, stack: Layers, rates: Rates) -> float:
     if stack.has_cross_attention:
         pairs += length * batch.tokens
     operations = 4 * batch.rows * pairs * stack.query_width
-    seconds = operations / rates.attention(stack.head_size)
+    seconds = operations / rates.attention(stack.head_size, job.software.attention)
     if job.software.attention == "eager":
         whole = length * length + (length * batch.tokens if stack.has_cross_attention else 0)
         seconds += rates.moving(batch.rows * stack.num_heads * whole * (rates.width * 5 + 12))
@@ -185,7 +190,9 @@ def _traffic(job: Job, stack: Layers) -> tuple[float, float]:
     backward = stack.norms * norm[1] * hidden + 2 * 3 * width * hidden
     act = (2, 3) if not stack.is_gated else ((3, 5) if "mlp" in fused else (5, 9))
     forward, backward = forward + act[0] * width * mlp, backward + act[1] * width * mlp
-    if stack.is_gated:  # queries, keys and values, and both halves of the MLP, are layers of their own; rotary positions
+    if (
+        stack.is_gated
+    ):  # queries, keys and values, and both halves of the MLP, are layers of their own; rotary positions
         rotary = (3 if "rotary" in fused else 9) * width * (stack.query_width + stack.kv_width)
         forward, backward = forward + rotary, backward + rotary + 3 * 3 * width * hidden
     if not stack.is_gated:  # the gradients of biases are sums over the gradients of outputs

@@ -25,7 +25,9 @@ class Constants:
     )
     """The part of the peak at which large matrix products run for minutes, by generation of GPUs."""
     attention: float = 0.67
-    """Rate of flash attention with large heads, as a part of that of large matrix products. Fitted."""
+    """Rate of flash attention in Triton with large heads, as a part of that of large matrix products. Fitted."""
+    second_version: float = 1.4
+    """How much faster FlashAttention-2 is (1.3 to 1.5 times: Dao, 2023, section 4.1)."""
     exponentials: float = 28.0
     """Elements of a head in whose products a GPU of Ampere's takes as long as in the exponential of a score, which is
     computed elsewhere: 16 a clock and multiprocessor, against 1,024 multiplications. Hopper's multiplications are twice

@@ -104,7 +104,9 @@ def _gpu(entry: Mapping[str, Any]) -> Gpu:
         pattern=entry.get("pattern", re.escape(entry["name"])),
         aliases=tuple(str(alias) for alias in entry.get("aliases", ())),
         generation=entry.get("generation", "unknown"),
-        tflops={precision: float(entry["tflops"][precision]) for precision in PRECISIONS if precision in entry["tflops"]},
+        tflops={
+            precision: float(entry["tflops"][precision]) for precision in PRECISIONS if precision in entry["tflops"]
+        },
         sms=int(entry["sms"]),
         source=entry.get("source", "the user's table"),
         **numbers,

@@ -30,6 +30,8 @@ class States:
     offloads_optimizer: bool = False
     keeps_gathered: bool = False
     """Whether weights that were gathered in the forward pass stay for the backward pass."""
+    copied: float = 0
+    """Bytes of the copy of the gradients that the update makes."""
     bucket: float = 0
     """Elements of a bucket in which gradients are exchanged."""
     num_buckets: int = 1
@@ -43,7 +45,8 @@ class States:
 class Software:
     """How the layers are computed: which operations are fused, and what they keep for the backward pass."""
 
-    attention: Literal["flash", "eager"] = "flash"
+    attention: Literal["flash", "triton", "eager"] = "flash"
+    """FlashAttention-2 or torch's own; the first version in Triton; or all scores written to memory."""
     fused: frozenset[str] = frozenset()
     """Of `norm`, `mlp`, `rotary`: computed by one kernel each, by hand or by a compiler."""
     loss: Literal["whole", "chunked", "fused"] = "chunked"

@@ -59,7 +59,13 @@ _BERT = replace(
     labels_bias=True,
 )
 _BART = replace(
-    _GPT, is_encoder_decoder=True, positions_offset=2, embedding_norms=2, final_norms=0, labels_hidden=1, labels_bias=True
+    _GPT,
+    is_encoder_decoder=True,
+    positions_offset=2,
+    embedding_norms=2,
+    final_norms=0,
+    labels_hidden=1,
+    labels_bias=True,
 )
 _T5 = Family(is_encoder_decoder=True, is_tied=True, final_norms=2, has_relative_positions=True)
 

@@ -222,8 +222,10 @@ class _ConfigReader:
         if family.positions_offset is not None:
             positions = self._number("max_position_embeddings", "n_positions") + family.positions_offset
         tables = positions * (2 if family.is_encoder_decoder and family.separate_positions else 1)
-        embeddings = vocabulary * embedded + tables * hidden + int(config.get("type_vocab_size") or 0) * hidden * (
-            family.has_types
+        embeddings = (
+            vocabulary * embedded
+            + tables * hidden
+            + int(config.get("type_vocab_size") or 0) * hidden * (family.has_types)
         )
         norm = hidden * (2 if family.norm_has_bias else 1)
         others = norm * (family.embedding_norms + family.final_norms)

@@ -107,5 +107,3 @@ def model_operations(job: Job) -> float:
         seen += batch.tokens if stack.has_cross_attention else 0
         total += stack.num * tokens * (each * stack.active + 12 * seen * stack.query_width)
     return total
-
-
