@@ -14,8 +14,8 @@ class Constants:
 
     sustained: Mapping[str, float] = field(
         default_factory=lambda: {
-            "ampere": 0.77,
-            "hopper": 0.71,
+            "ampere": 0.78,
+            "hopper": 0.72,
             "ada": 0.80,
             "blackwell": 0.70,
             "turing": 0.70,
@@ -24,11 +24,11 @@ class Constants:
         }
     )
     """The part of the peak at which large matrix products run for minutes, by generation of GPUs."""
-    attention: float = 0.67
+    attention: float = 0.59
     """Rate of flash attention in Triton with large heads, as a part of that of large matrix products. Fitted."""
     second_version: float = 1.4
     """How much faster FlashAttention-2 is (1.3 to 1.5 times: Dao, 2023, section 4.1)."""
-    exponentials: float = 28.0
+    exponentials: float = 18.0
     """Elements of a head in whose products a GPU of Ampere's takes as long as in the exponential of a score, which is
     computed elsewhere: 16 a clock and multiprocessor, against 1,024 multiplications. Hopper's multiplications are twice
     as fast, its exponentials are not (Shah et al., 2024: FlashAttention-3, section 3.2). Fitted."""
@@ -40,9 +40,9 @@ class Constants:
     of the rate (Dao, 2023: FlashAttention-2, section 4.1)."""
     bandwidth: float = 0.85
     """The part of the memory's bandwidth that elementwise operations reach."""
-    short_k: float = 470.0
+    short_k: float = 570.0
     """Elements of the inner dimension of a matrix product that take the time of its start and end."""
-    exposed: float = 0.42
+    exposed: float = 0.39
     """The part of communication that compute does not hide, because both use the GPU's memory and multiprocessors."""
     launch_s: float = 6e-6
     """Seconds between two kernels that Python starts."""

@@ -59,6 +59,7 @@ MOVING = ("activations", "logits and loss", "working memory", "gathered weights"
 def gpu_memory(job: Job) -> GpuMemory:
     """The memory of a rank at its peak, in micro-batches of the size of job.batch."""
     kept = {name: size for name, size in held_states(job).items() if name != "gradients"}
+    buckets = {} if job.states.shards_weights else {"buckets": bucket_bytes(job)}
     gradients = gradient_bytes(job)
     passing = passing_gradient_bytes(job)
     stays = not job.states.frees_gradients or job.batch.num_micro_batches > 1
@@ -71,13 +72,14 @@ def gpu_memory(job: Job) -> GpuMemory:
     if job.software.offloads_checkpoints:
         activations *= 2 / max(2, job.shape.num_layers)  # a layer's on its way out, and another's on its way in
     at_loss = {**kept, "gradients": gradients if stays else 0.0, "activations": activations, **gathered}
-    layer_back = {**at_loss, "activations": activations + recomputed, "working memory": working}
+    layer_back = {**at_loss, **buckets, "activations": activations + recomputed, "working memory": working}
     instants = {
         "loss": {**at_loss, "logits and loss": logits},
         "start of backward": {**layer_back, "gradients on their way": passing},
         "end of backward": {
             **kept,
             **gathered,
+            **buckets,
             "gradients": gradients,
             "activations": recomputed + activations / max(1, job.shape.num_layers),
             "working memory": working,
@@ -92,7 +94,8 @@ def gpu_memory(job: Job) -> GpuMemory:
 
 
 def held_states(job: Job) -> dict[str, float]:
-    """Bytes that a rank's GPU holds from step to step: weights, gradients, master weights, moments and buckets."""
+    """Bytes of a rank's GPU that do not depend on the batch: weights, gradients, master weights and moments, and what
+    DeepSpeed keeps for as long as it runs."""
     states, world = job.states, job.cluster.world_size
     shape, trained = job.shape, job.num_trained
     weights = shape.num_parameters * states.weight
@@ -106,8 +109,24 @@ def held_states(job: Job) -> dict[str, float]:
         "gradients": gradient_bytes(job),
         "master weights": on_gpu * trained * states.master / optimizer,
         "optimizer states": on_gpu * trained * states.moments / optimizer,
-        "buckets": bucket_bytes(job),
+        # Stage 3 keeps the bucket; an optimizer on the host has a place for the largest gradient on the GPU.
+        "buckets": bucket_bytes(job) if states.shards_weights else 0.0,
+        "offload buffer": shape.largest_parameter * states.weight * (states.offloads_optimizer and not states.shards_weights),
     }
+
+
+def host_states(job: Job) -> dict[str, float]:
+    """Bytes of a rank's states in host memory: what is offloaded, and where DeepSpeed puts gradients on their way."""
+    states, world = job.states, job.cluster.world_size
+    own = job.num_trained / (world if states.shards_optimizer else 1)
+    held = {"weights": job.shape.num_parameters / world * states.weight if states.offloads_weights else 0.0}
+    if states.offloads_optimizer:
+        held["master weights"] = own * states.master
+        held["optimizer states"] = own * states.moments
+        held["gradients"] = own * 2 * states.gradient  # those of the step, and those handed to the optimizer
+        if not states.shards_weights:
+            held["offload buffers"] = (own + job.shape.largest_parameter) * states.weight
+    return {name: size for name, size in held.items() if size}
 
 
 def _frozen_bytes(job: Job, adapters: Adapters) -> float:
