@@ -36,6 +36,8 @@ class Machine:
     """The CPU cores that this process may use."""
     witness: str = "nvidia-smi finds"
     """The source of num_gpus, with a verb, for messages."""
+    gpu_name: str | None = None
+    """The first GPU's, as its driver says it; None if there is none, or if it is not known."""
 
 
 @dataclass(frozen=True)

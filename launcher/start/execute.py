@@ -5,6 +5,7 @@ import ctypes
 import functools
 import itertools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -59,15 +60,16 @@ class Interrupt(NamedTuple):
 def find_machine() -> Machine:
     """The GPUs that nvidia-smi lists and CUDA_VISIBLE_DEVICES leaves, and the cores that this process may use."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    num_gpus = 0
+    num_gpus, gpu_name = 0, None
     if shutil.which("nvidia-smi"):
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False, timeout=60)
-        num_gpus = sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+        names = re.findall(r"^GPU \d+: (.*?)(?: \(UUID.*)?$", listed.stdout, re.MULTILINE)
+        num_gpus, gpu_name = len(names), next(iter(names), None)
     if visible is not None and num_gpus:
         # As CUDA reads it: whatever follows the first invalid name is not visible either.
-        names = itertools.takewhile(lambda name: name.strip() not in ("", "-1"), visible.split(","))
-        num_gpus = len(list(names))
-    return Machine(num_gpus, len(os.sched_getaffinity(0)))
+        given = itertools.takewhile(lambda name: name.strip() not in ("", "-1"), visible.split(","))
+        num_gpus = len(list(given))
+    return Machine(num_gpus, len(os.sched_getaffinity(0)), gpu_name=gpu_name if num_gpus else None)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from shardtune.errors import ConfigError
 from shardtune.recipe.explain import did_you_mean
 
 PRECISIONS = ("bf16", "fp16", "tf32", "fp32")
-NUMBERS = ("memory_gb", "bandwidth_gb_s", "sms", "link_gb_s", "network_gb_s", "tdp_w")
+NUMBERS = ("memory_gib", "bandwidth_gb_s", "sms", "link_gb_s", "network_gb_s", "tdp_w")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,8 @@ class Gpu:
     generation: str
     tflops: Mapping[str, float]
     """Peak rate of dense matrix products by precision, in 10^12 operations a second."""
-    memory_gb: float
+    memory_gib: float
+    """Capacity in 2^30 bytes, as drivers show it."""
     bandwidth_gb_s: float
     sms: int
     """Number of multiprocessors."""

@@ -129,7 +129,7 @@ class ModelShape:
             stack.hidden * max(stack.mlp_width * stack.num_experts, stack.query_width, stack.shared_width)
             for stack in self.stacks
         ]
-        return max(self.hidden * self.vocabulary, *matrices)
+        return max([self.hidden * self.vocabulary, *matrices])
 
     @property
     def is_encoder_decoder(self) -> bool:
