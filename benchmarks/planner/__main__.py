@@ -38,7 +38,9 @@ def _others() -> tuple[Score, Score]:
             print(f"{row.name:46} {figures} {memory[-1]:+7.1%}")
         if row.tokens_per_s is not None:
             speed.append(row.predicted_tokens_per_s / row.tokens_per_s - 1)
-            print(f"{row.name:46} {row.tokens_per_s:6,.0f} t/s {row.predicted_tokens_per_s:6,.0f} t/s {speed[-1]:+7.1%}")
+            print(
+                f"{row.name:46} {row.tokens_per_s:6,.0f} t/s {row.predicted_tokens_per_s:6,.0f} t/s {speed[-1]:+7.1%}"
+            )
     for name, gigabytes, planned in zero_paper():
         memory.append(planned / gigabytes - 1)
         print(f"{name:46} {gigabytes:7.1f} GB {planned:7.1f} GB {memory[-1]:+7.1%}")

@@ -9,6 +9,7 @@ kept if the mean error falls; an error counts as 30 % at most, so that rows that
 import math
 import random
 from dataclasses import replace
+from typing import Any
 
 from benchmarks.planner.published import SEED, throughput_rows
 from benchmarks.planner.throughput import job_of
@@ -24,7 +25,8 @@ def with_value(constants: Constants, name: str, value: float) -> Constants:
     """The constants with another value of this one."""
     if name in constants.sustained:
         return replace(constants, sustained={**constants.sustained, name: value})
-    return replace(constants, **{name: value})
+    changes: dict[str, Any] = {name: value}
+    return replace(constants, **changes)
 
 
 def value_of(constants: Constants, name: str) -> float:

@@ -140,7 +140,14 @@ def others() -> list[Published]:
     swift = Job(
         shape=QWEN_25_14B,
         states=States(
-            gradient=2, exchanged=2, shards_gradients=True, shards_optimizer=True, bucket=2e8, num_buckets=2, copied=4
+            gradient=2,
+            exchanged=2,
+            all_reduces=True,
+            shards_gradients=True,
+            shards_optimizer=True,
+            bucket=2e8,
+            num_buckets=2,
+            copied=4,
         ),
         software=Software(loss="whole", activation_checkpointing=True),
         batch=Batch(rows=1, tokens=8192, num_micro_batches=2),
@@ -187,7 +194,7 @@ def others() -> list[Published]:
 
 
 def zero_paper() -> list[tuple[str, float, float]]:
-    """Model states of the ZeRO paper (Rajbhandari et al., 2020, figure 1 and table 1) in GB: name, published, planned."""
+    """Model states of the ZeRO paper (Rajbhandari et al., 2020, table 1) in GB: name, published, planned."""
     rows = []
     for billions, world, published in (
         (7.5, 64, (120, 31.4, 16.6, 1.9)),

@@ -33,7 +33,8 @@ def scatter(train: Sequence[Comparison], held_out: Sequence[Comparison]) -> str:
             place = at(10**power)
             yield (
                 f'<text x="{MARGIN - 6}" y="{SIZE - place + MARGIN / 3 + 4:.1f}" text-anchor="end">{10**power:,}</text>'
-                f'<text x="{MARGIN + place:.1f}" y="{SIZE + MARGIN / 3 + 18:.1f}" text-anchor="middle">{10**power:,}</text>'
+                f'<text x="{MARGIN + place:.1f}" y="{SIZE + MARGIN / 3 + 18:.1f}" text-anchor="middle">'
+                f"{10**power:,}</text>"
             )
 
     def legend() -> Iterator[str]:
@@ -46,9 +47,7 @@ def scatter(train: Sequence[Comparison], held_out: Sequence[Comparison]) -> str:
     body = [*lines(), *legend()]
     body += [point(found, is_ring=False) for found in train] + [point(found, is_ring=True) for found in held_out]
     axis = f'<text x="{MARGIN + SIZE / 2}" y="{SIZE + MARGIN}" text-anchor="middle">published tokens/s per GPU</text>'
-    side = (
-        f'<text transform="translate(14 {SIZE / 2 + MARGIN / 3}) rotate(-90)" text-anchor="middle">predicted</text>'
-    )
+    side = f'<text transform="translate(14 {SIZE / 2 + MARGIN / 3}) rotate(-90)" text-anchor="middle">predicted</text>'
     frame = f'<rect x="{MARGIN}" y="{MARGIN / 3}" width="{SIZE}" height="{SIZE}" fill="none" stroke="#000"/>'
     return "\n".join(
         [

@@ -25,9 +25,7 @@ class Bound:
     largest: float = float("inf")
 
     def holds(self, score: Score) -> bool:
-        return (
-            score.median <= self.median and score.ninetieth <= self.ninetieth and score.largest <= self.largest
-        )
+        return score.median <= self.median and score.ninetieth <= self.ninetieth and score.largest <= self.largest
 
 
 BOUNDS: Mapping[str, Bound] = {

@@ -65,7 +65,7 @@ def mpt_shape(name: str, num_tokens: int) -> ModelShape:
 
 
 def job_of(row: ThroughputRow) -> Job:
-    """A published row as the planner takes it: FSDP of Composer, attention in Triton (attn_impl: triton), fused loss."""
+    """A published row as the planner takes it: Composer's FSDP, attn_impl: triton, loss_fn: fused_crossentropy."""
     states = States(
         weight=2,
         gradient=4,

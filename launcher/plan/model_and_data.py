@@ -55,7 +55,7 @@ _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 
 
 def read_config(recipe: Recipe) -> dict[str, Any]:
-    """The config.json of the recipe's model: of a local folder, or of a hub id (that file alone). Raises ConfigError."""
+    """The config.json of the recipe's model, in a local folder or fetched from the hub. Raises ConfigError."""
     path = Path(recipe.model.path)
     file = path / "config.json" if path.is_dir() else _fetched(recipe)
     try:

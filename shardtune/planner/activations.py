@@ -39,7 +39,7 @@ def _attention(job: Job, stack: Layers) -> float:
     """Bytes a token of queries, keys, values and the output, and of a logarithm for each head; without flash attention
     of the scores too: softmax in fp32 and in the model's precision (transformers' eager_attention_forward)."""
     width, batch = element_bytes(job), job.batch
-    kept = width * 2 * (stack.query_width + stack.kv_width) + 4 * stack.num_heads
+    kept: float = width * 2 * (stack.query_width + stack.kv_width) + 4 * stack.num_heads
     if stack.has_cross_attention:
         kept += width * 2 * stack.query_width + 4 * stack.num_heads
     if job.software.attention == "eager":

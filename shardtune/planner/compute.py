@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from shardtune.planner.activations import element_bytes
 from shardtune.planner.constants import Constants
 from shardtune.planner.hardware import Gpu
 from shardtune.planner.job import Adapters, Job
@@ -181,7 +182,7 @@ def _attention_seconds(job: Job, stack: Layers, rates: Rates) -> float:
 
 def _traffic(job: Job, stack: Layers) -> tuple[float, float]:
     """Bytes that the elementwise operations of a layer read and write for a token, forward and backward."""
-    width = job.precision in ("fp32", "tf32") and 4 or 2
+    width = element_bytes(job)
     hidden, fused = stack.hidden, job.software.fused
     mlp = stack.mlp_width * stack.experts_per_token + stack.shared_width
     is_slow_norm = stack.is_rms_norm and "norm" not in fused

@@ -34,7 +34,7 @@ class Constants:
     as fast, its exponentials are not (Shah et al., 2024: FlashAttention-3, section 3.2). Fitted."""
     old_instructions: float = 0.62
     """The part of Hopper's rate that FlashAttention-2 can reach, which uses Ampere's instructions (mma.sync, not
-    wgmma: Luo et al., 2024, "Benchmarking and Dissecting the Nvidia Hopper GPU Architecture", table 9)."""
+    wgmma: Luo et al., 2024, "Benchmarking and Dissecting the Nvidia Hopper GPU Architecture")."""
     attention_backward: float = 3.1
     """Time of its backward pass, in forward passes: 2.5 times the operations (5 products instead of 2) at four fifths
     of the rate (Dao, 2023: FlashAttention-2, section 4.1)."""

@@ -1,4 +1,4 @@
-"""The table of GPUs (hardware.yaml): their rates, sizes and links, found by the names that drivers or users give them."""
+"""The table of GPUs (hardware.yaml): rates, sizes and links, found by the names that drivers or users give them."""
 
 import re
 from collections.abc import Iterable, Mapping

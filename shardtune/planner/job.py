@@ -21,6 +21,8 @@ class States:
     moments: float = 8
     exchanged: float = 2
     """As gradients are sent to other ranks."""
+    all_reduces: bool = False
+    """Whether gradients are all-reduced even where a rank keeps only a part of them."""
     frees_gradients: bool = True
     """Whether gradients are freed between steps."""
     shards_weights: bool = False
@@ -35,10 +37,8 @@ class States:
     bucket: float = 0
     """Elements of a bucket in which gradients are exchanged."""
     num_buckets: int = 1
-    max_live: float = 1e9
-    """Elements of gathered weights, in parts otherwise, that may be there at a time."""
-    persistent: float = 0
-    """Tensors with fewer elements are never kept in parts."""
+    reuse: float = 0
+    """Gathered weights stay if they are used again within so many elements (stage3_max_reuse_distance)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from shardtune.planner.activations import layer_bytes, logits_bytes, working_bytes
 from shardtune.planner.job import Adapters, Job
+from shardtune.planner.network import kept_gathered
 
 CONTEXT = 0.6e9
 """The CUDA context with the kernels of torch and cuBLAS, and its workspace: what nvidia-smi shows of a process that has
@@ -111,7 +112,9 @@ def held_states(job: Job) -> dict[str, float]:
         "optimizer states": on_gpu * trained * states.moments / optimizer,
         # Stage 3 keeps the bucket; an optimizer on the host has a place for the largest gradient on the GPU.
         "buckets": bucket_bytes(job) if states.shards_weights else 0.0,
-        "offload buffer": shape.largest_parameter * states.weight * (states.offloads_optimizer and not states.shards_weights),
+        "offload buffer": shape.largest_parameter
+        * states.weight
+        * (states.offloads_optimizer and not states.shards_weights),
     }
 
 
@@ -157,16 +160,11 @@ def bucket_bytes(job: Job) -> float:
 
 
 def gathered_bytes(job: Job) -> float:
-    """Bytes of weights that are whole at the turn from the forward to the backward pass.
-
-    DeepSpeed frees a layer's weights unless they are used again within stage3_max_reuse_distance elements: at the turn
-    half of that is kept. It never holds more than stage3_max_live_parameters, except for a single layer.
-    """
-    states, shape = job.states, job.shape
-    if states.keeps_gathered:
-        return shape.num_parameters * states.weight
+    """Bytes of weights that are whole at the turn from the forward to the backward pass: those that stay, a layer that
+    is computed, and one that is fetched ahead."""
+    shape = job.shape
     layer = max(stack.matrices + stack.small for stack in shape.stacks)
-    return min(shape.num_parameters, max(2 * layer, states.max_live / 2 + layer)) * states.weight
+    return min(shape.num_parameters, kept_gathered(job) + 2 * layer) * job.states.weight
 
 
 def update_bytes(job: Job) -> float:

@@ -146,8 +146,8 @@ def shape_of_config(config: Mapping[str, Any], *, num_labels: int | None = None,
     kind = str(config.get("model_type", ""))
     if kind not in FAMILIES:
         raise ConfigError(
-            f"model.path: the planner does not know the architecture {kind!r}{did_you_mean(kind, FAMILIES)}; known: {', '.join(FAMILIES)}; "
-            "or give --params and --layers"
+            f"model.path: the planner does not know the architecture {kind!r}{did_you_mean(kind, FAMILIES)}; known: "
+            f"{', '.join(FAMILIES)}; or give --params and --layers"
         )
     shape = _ConfigReader(config, FAMILIES[kind], kind).shape(num_labels)
     return replace(shape, name=name or kind)

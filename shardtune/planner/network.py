@@ -7,7 +7,7 @@ from shardtune.planner.constants import Constants
 from shardtune.planner.job import Cluster, Job
 
 HOP_S = {"link": 3.4e-6, "network": 14e-6}
-"""Latency of a step of a ring over NVLink or PCIe, and between nodes (NCCL 2.20, src/graph/tuning.cc: hwLat, Simple)."""
+"""Latency of a step of a ring over NVLink or PCIe, and between nodes (NCCL, src/graph/tuning.cc: hwLat, Simple)."""
 
 
 @dataclass(frozen=True)
@@ -50,29 +50,37 @@ def default_network(cluster: Cluster) -> float:
     return cluster.gpu.network_gb_s * min(1.0, max(1, cluster.gpus_per_node) / 8)
 
 
+def kept_gathered(job: Job) -> float:
+    """Elements of gathered weights that stay from the forward to the backward pass.
+
+    DeepSpeed frees weights unless they are used again within stage3_max_reuse_distance elements: those of the last
+    layers, which half of that distance reaches over.
+    """
+    states, whole = job.states, float(job.shape.num_parameters)
+    return whole if states.keeps_gathered else min(whole, states.reuse / 2)
+
+
 def step_traffic(job: Job) -> list[Traffic]:
     """The collectives of a step, by what is kept in parts.
 
-    Weights in parts are gathered in each forward and each backward pass (only once if they are kept) and with
-    checkpointing not once more: a layer is recomputed when it is there for its backward pass. Their gradients are
+    Weights in parts are gathered in each forward pass, and those that did not stay in each backward pass again; not
+    once more with checkpointing, as a layer is recomputed when it is there for its backward pass. Their gradients are
     reduced in each micro-batch. Otherwise gradients are reduced once a step (in each micro-batch at stage 2, where no
     rank keeps those of others), and updated weights gathered once.
     """
     states, micro_batches, layers = job.states, job.batch.num_micro_batches, job.shape.num_layers + 1
     weights, trained = float(job.shape.num_parameters), float(job.num_trained)
-    if states.shards_weights:
-        gathers = micro_batches * (1 if states.keeps_gathered else 2)
-        found = [Traffic("gather weights", gathers * layers, gathers * weights * states.weight)]
-        return [
-            *found,
-            Traffic("reduce gradients", micro_batches * layers, micro_batches * trained * states.exchanged),
-        ]
     times = micro_batches if states.shards_gradients else 1
-    buckets = max(1.0, trained / states.bucket) if states.bucket else layers
-    whole = times * trained * states.exchanged
-    if states.shards_optimizer:
+    reduced = times * trained * states.exchanged
+    if states.shards_weights:
+        gathered = micro_batches * (2 * weights - kept_gathered(job))
         return [
-            Traffic("reduce gradients", times * buckets, whole),
-            Traffic("gather weights", buckets, trained * states.weight),
+            Traffic("gather weights", layers * gathered / weights, gathered * states.weight),
+            Traffic("reduce gradients", micro_batches * layers, reduced),
         ]
-    return [Traffic("reduce gradients", times * buckets, whole, passes=2)]
+    buckets = max(1.0, trained / states.bucket) if states.bucket else 1.0
+    passes = 2.0 if states.all_reduces or not states.shards_optimizer else 1.0
+    found = [Traffic("reduce gradients", times * buckets, reduced, passes)]
+    if states.shards_optimizer:
+        found.append(Traffic("gather weights", 1, trained * states.weight))
+    return found

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from shardtune.planner.compute import Rates, Seconds, micro_batch_seconds
 from shardtune.planner.constants import DEFAULTS, Constants
 from shardtune.planner.job import Job
-from shardtune.planner.network import Traffic, collective_seconds, step_traffic
+from shardtune.planner.network import collective_seconds, step_traffic
 
 HOST_GB_S = 200.0
 """Memory bandwidth of a node's processors, which its ranks share (two sockets of 8 channels DDR4-3200: 2 x 205)."""

@@ -1,7 +1,7 @@
 """What a resolved ds_config makes each rank hold and send, as DeepSpeed 0.19.8 does it.
 
 Read in deepspeed/runtime/zero/stage_1_and_2.py, stage3.py, bf16_optimizer.py and fp16/unfused_optimizer.py; held to the
-bytes of the real optimizers by tests/trainer/engine/test_planned_states.py.
+bytes and the collectives of the real ones by tests/trainer/engine/test_planned_states.py.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,13 @@ def states_of(ds_config: Mapping[str, Any] | None, precision: str) -> States:
     stage, zero = zero_stage(ds_config), ds_config.get("zero_optimization", {})
     added = 4 if width == 4 or adds_up_in_fp32(ds_config) else 2
     if stage == 0:
-        return States(weight=width, gradient=added, master=4 if width == 2 else 0, exchanged=added)
+        return States(
+            weight=width,
+            gradient=added,
+            master=4 if width == 2 else 0,
+            exchanged=width,
+            bucket=DEEPSPEED_BUCKET,
+        )
     offloads_optimizer = _is_on_cpu(zero, "offload_optimizer")
     common: dict[str, Any] = {"weight": width, "gradient": added, "shards_optimizer": True, "copied": 4}
     common |= {"offloads_optimizer": offloads_optimizer}
@@ -46,8 +52,7 @@ def states_of(ds_config: Mapping[str, Any] | None, precision: str) -> States:
             shards_gradients=True,
             offloads_weights=_is_on_cpu(zero, "offload_param"),
             bucket=bucket,
-            max_live=float(zero.get("stage3_max_reuse_distance", 1e9)),
-            persistent=float(zero.get("stage3_param_persistence_threshold", 1e5)),
+            reuse=float(zero.get("stage3_max_reuse_distance", 1e9)),
         )
     if stage == 1:
         # bf16_optimizer.py where gradients are added up in fp32: they are whole, in flat tensors, from start to end.
@@ -55,7 +60,8 @@ def states_of(ds_config: Mapping[str, Any] | None, precision: str) -> States:
         return States(
             **{**common, "copied": 0 if is_flat else 4},
             master=4,
-            exchanged=added if is_flat else width,
+            exchanged=width,
+            all_reduces=True,
             frees_gradients=not is_flat,
             bucket=0 if is_flat else bucket,
         )
@@ -63,6 +69,7 @@ def states_of(ds_config: Mapping[str, Any] | None, precision: str) -> States:
         **common,
         master=4,
         exchanged=width,
+        all_reduces=True,
         shards_gradients=True,
         bucket=bucket,
         num_buckets=2 if zero.get("overlap_comm") else 1,
@@ -70,4 +77,4 @@ def states_of(ds_config: Mapping[str, Any] | None, precision: str) -> States:
 
 
 def _is_on_cpu(zero: Mapping[str, Any], block: str) -> bool:
-    return (zero.get(block) or {}).get("device", "none") == "cpu"
+    return bool((zero.get(block) or {}).get("device") == "cpu")

@@ -14,6 +14,8 @@ import torch.distributed as dist
 from shardtune.trainer.distributed.ranks import Ranks
 
 T = TypeVar("T")
+FEW = 4096
+"""Bytes: smaller collectives are of norms and flags, or of parameters that ZeRO-3 keeps whole."""
 
 
 def as_rank_zero(body: Callable[..., T], *args: Any, world_size: int, timeout_s: float = 120) -> T:
@@ -46,6 +48,26 @@ def _rank(world_size: int, body: Callable[..., Any], args: Any, answers: Any) ->
         answers.put((body(Ranks(0, world_size, 0, torch.device("cpu")), *args), None))
     except BaseException:
         answers.put((None, traceback.format_exc()))
+
+
+def record_collectives() -> list[tuple[str, int]]:
+    """A list that fills with the name and the bytes of the whole tensor of each collective from now on, other than
+    those of a few numbers; of this process, which is to end soon."""
+    found: list[tuple[str, int]] = []
+
+    def recorded(name: str, collective: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
+            size = max((tensor.nbytes for tensor in tensors), default=0)
+            if size > FEW:
+                found.append((name, size))
+            return collective(*args, **kwargs)
+
+        return call
+
+    for name in ("all_reduce", "reduce", "broadcast", "all_gather_into_tensor", "reduce_scatter_tensor"):
+        setattr(dist, name, recorded(name, getattr(dist, name)))
+    return found
 
 
 def tensor_bytes() -> Counter[str]:

@@ -8,6 +8,17 @@ from shardtune.errors import ConfigError
 from shardtune.planner.model_families import FAMILIES
 from shardtune.planner.model_shape import shape_of_config, shape_of_sizes
 
+SEQ2SEQ = {
+    "encoder_layers": 3,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 160,
+    "decoder_ffn_dim": 128,
+    "max_position_embeddings": 40,
+    "pad_token_id": 1,
+    "decoder_start_token_id": 0,
+}
 SMALL: dict[str, dict[str, Any]] = {
     "llama": {"num_key_value_heads": 2},
     "mistral": {"num_key_value_heads": 2, "sliding_window": 8},
@@ -39,20 +50,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "distilbert": {"dim": 64, "hidden_dim": 160, "n_layers": 3, "n_heads": 4, "max_position_embeddings": 40},
     "t5": {"d_kv": 24, "d_ff": 160, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 4},
     "mt5": {"d_kv": 24, "d_ff": 160, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 4},
-    **dict.fromkeys(
-        ("bart", "mbart", "marian", "m2m_100"),
-        {
-            "encoder_layers": 3,
-            "decoder_layers": 2,
-            "encoder_attention_heads": 4,
-            "decoder_attention_heads": 4,
-            "encoder_ffn_dim": 160,
-            "decoder_ffn_dim": 128,
-            "max_position_embeddings": 40,
-            "pad_token_id": 1,
-            "decoder_start_token_id": 0,
-        },
-    ),
+    **dict.fromkeys(("bart", "mbart", "marian", "m2m_100"), SEQ2SEQ),
 }
 COMMON = {
     "vocab_size": 500,
@@ -89,3 +87,52 @@ def test_the_parameters_are_those_of_transformers(kind: str) -> None:
         head = "AutoModelForMaskedLM"
     counted, config = _counted(kind, head)
     assert shape_of_config(config).num_parameters == counted
+
+
+def test_a_classifier_has_labels_instead_of_logits() -> None:
+    counted, config = _counted("bert", "AutoModelForSequenceClassification", num_labels=7)
+    assert shape_of_config(config, num_labels=7).num_parameters == counted
+    counted, config = _counted("qwen2", "AutoModelForSequenceClassification", num_labels=7)
+    assert shape_of_config(config, num_labels=7).num_parameters == counted
+
+
+def test_of_experts_only_those_count_as_active_that_a_token_is_sent_to() -> None:
+    shape = shape_of_config({"model_type": "mixtral", **COMMON, **SMALL["mixtral"]})
+    expert = 3 * 64 * 160
+    assert shape.num_parameters - shape.num_active == 3 * 2 * expert
+
+
+def test_sizes_alone_make_a_model_of_so_many_parameters() -> None:
+    shape = shape_of_sizes(7e9, 32)
+    assert shape.num_parameters == pytest.approx(7e9, rel=1e-4)
+    assert shape.hidden % 128 == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model_type": "lama"}, "did you mean 'llama'"),
+        ({"model_type": "llama", **COMMON, "vocab_size": None}, "has no vocab_size"),
+        ({"model_type": "llama", **COMMON, "hidden_size": 63}, "4 attention heads do not divide the hidden size 63"),
+        (
+            {"model_type": "llama", **COMMON, "num_hidden_layers": 0},
+            "num_hidden_layers: expected a whole number above 0",
+        ),
+    ],
+)
+def test_a_config_that_cannot_be_is_one_error(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        shape_of_config(config)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"hidden": 4096, "num_heads": 30}, "--heads=30 does not divide"),
+        ({"hidden": 4096, "num_kv_heads": 5}, "--kv-heads=5 does not divide"),
+        ({"hidden": 65536}, "too small"),
+    ],
+)
+def test_sizes_that_do_not_go_together_are_one_error(sizes: dict[str, int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        shape_of_sizes(7e9, 32, **sizes)
