@@ -28,23 +28,24 @@ def _throughput(title: str, comparisons: Sequence[Comparison]) -> Score:
 
 
 def _others() -> tuple[Score, Score]:
-    """Memory, and speed of other trainers."""
+    """Memory and speed of other trainers."""
     memory, speed = [], []
     print(f"\nOther trainers\n{'':46} {'published':>10} {'predicted':>10}   error")
     for row in published():
         if row.gigabytes is not None:
-            memory.append(row.predicted_gigabytes / row.gigabytes - 1)
-            figures = f"{row.gigabytes:7.1f} GB {row.predicted_gigabytes:7.1f} GB"
-            print(f"{row.name:46} {figures} {memory[-1]:+7.1%}")
+            memory.append(_line(row.name, "GB", row.gigabytes, row.predicted_gigabytes))
         if row.tokens_per_s is not None:
-            speed.append(row.predicted_tokens_per_s / row.tokens_per_s - 1)
-            print(
-                f"{row.name:46} {row.tokens_per_s:6,.0f} t/s {row.predicted_tokens_per_s:6,.0f} t/s {speed[-1]:+7.1%}"
-            )
-    for name, gigabytes, planned in zero_paper():
-        memory.append(planned / gigabytes - 1)
-        print(f"{name:46} {gigabytes:7.1f} GB {planned:7.1f} GB {memory[-1]:+7.1%}")
+            speed.append(_line(row.name, "t/s", row.tokens_per_s, row.predicted_tokens_per_s))
     return score_of(memory), score_of(speed)
+
+
+def _line(name: str, unit: str, figure: float, predicted: float) -> float:
+    """Prints a line; returns the error."""
+    error = predicted / figure - 1
+    width = 10 - len(unit) - 1
+    digits = 1 if figure < 10000 and unit == "GB" else 0
+    print(f"{name:46} {figure:{width},.{digits}f} {unit} {predicted:{width},.{digits}f} {unit} {error:+7.1%}")
+    return error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,7 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "throughput, fitted": _throughput("llm-foundry, the rows that constants were fitted to", train),
         "throughput, held out": _throughput("llm-foundry, held out", held_out),
     }
-    scores["memory"], scores["speed of other trainers"] = _others()
+    scores["memory, measured"], scores["speed of other trainers"] = _others()
+    print("\nModel states by the formulas of the ZeRO paper")
+    scores["memory, ZeRO paper"] = score_of([_line(name, "GB", *figures) for name, *figures in zero_paper()])
     print(f"\n{'':26} {'rows':>5} {'median':>8} {'90 %':>8} {'largest':>8}")
     for name, score in scores.items():
         print(f"{name:26} {score.num:5} {score.median:8.1%} {score.ninetieth:8.1%} {score.largest:8.1%}")

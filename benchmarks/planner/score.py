@@ -31,7 +31,8 @@ class Bound:
 BOUNDS: Mapping[str, Bound] = {
     "throughput, fitted": Bound(0.12, 0.30),
     "throughput, held out": Bound(0.12, 0.30),
-    "memory": Bound(0.12, 0.30, 0.30),
+    "memory, measured": Bound(0.12, 0.30, 0.30),
+    "memory, ZeRO paper": Bound(0.01, 0.02, 0.02),
     "speed of other trainers": Bound(0.20, 0.35),
 }
 
