@@ -120,5 +120,6 @@ def _lines_of(file: Path) -> tuple[float, float]:
     size = file.stat().st_size
     with file.open("rb") as stream:
         sample = stream.read(SAMPLE_BYTES)
-    lines = sum(bool(line.strip()) for line in sample.split(b"\n"))
-    return (lines * size / len(sample) if sample else 0.0), float(size)
+    whole = sample if len(sample) == size else sample[: sample.rfind(b"\n") + 1] or sample
+    lines = sum(bool(line.strip()) for line in whole.split(b"\n"))
+    return (lines * size / len(whole) if whole else 0.0), float(size)
