@@ -31,8 +31,10 @@ def _norms(job: Job, stack: Layers) -> float:
     """
     width = element_bytes(job)
     is_slow = stack.is_rms_norm and "norm" not in job.software.fused
-    each = (4 + 2 * width if is_slow else 2 * width) * stack.hidden
-    return stack.norms * each + (2 * stack.hidden if job.software.dropout else 0)
+    normalized = 4 if stack.scales_in_fp32 else width
+    each = (4 + normalized + width if is_slow else 2 * width) * stack.hidden
+    of_queries = (4 + normalized if is_slow else width) * (stack.query_width + stack.kv_width) * stack.norms_queries
+    return stack.norms * each + of_queries + (2 * stack.hidden if job.software.dropout else 0)
 
 
 def _attention(job: Job, stack: Layers) -> float:
@@ -50,11 +52,12 @@ def _attention(job: Job, stack: Layers) -> float:
 
 
 def _mlp(job: Job, stack: Layers) -> float:
-    """Bytes a token of the MLP's hidden layers: before and after the activation; with a gate its output and the product
-    too, unless one kernel computes both. What only frozen matrices would need is not kept."""
+    """Bytes a token of the MLP's hidden layers: before and after the activation; with a gate the other half and the
+    product too, unless one kernel computes both. What only frozen matrices would need is not kept."""
     width = element_bytes(job)
     hidden = stack.mlp_width * stack.experts_per_token + stack.shared_width
-    tensors = (2 if "mlp" in job.software.fused else 3) if stack.is_gated else 1
+    of_activation = 1 if "mlp" in job.software.fused else stack.activation_tensors
+    tensors = of_activation + ((1 if "mlp" in job.software.fused else 2) if stack.is_gated else 0)
     if job.adapters is None or job.adapters.on_mlp:
         tensors += 1  # the input of the last matrix
     copies = 2 * stack.hidden * stack.experts_per_token if stack.num_experts > 1 else 0

@@ -27,6 +27,8 @@ class Family:
     """Normalizations of a layer, without that of its cross-attention."""
     final_norms: int = 1
     embedding_norms: int = 0
+    scales_in_fp32: bool = False
+    """Whether RMSNorms multiply by their weights before they round to the model's precision."""
     query_norm: Literal["none", "head", "whole"] = "none"
     """Whether queries and keys are normalized, by head or as a whole."""
     positions_offset: int | None = None
@@ -78,9 +80,9 @@ FAMILIES: Mapping[str, Family] = {
     "smollm3": replace(_LLAMA, is_tied=True),
     "qwen2": replace(_LLAMA, qkv_bias=True, ignores_attention_bias=True),
     "qwen3": replace(_LLAMA, query_norm="head"),
-    "gemma": replace(_LLAMA, is_tied=True),
-    "gemma2": replace(_LLAMA, is_tied=True, norms=4),
-    "gemma3_text": replace(_LLAMA, is_tied=True, norms=4, query_norm="head"),
+    "gemma": replace(_LLAMA, is_tied=True, scales_in_fp32=True),
+    "gemma2": replace(_LLAMA, is_tied=True, scales_in_fp32=True, norms=4),
+    "gemma3_text": replace(_LLAMA, is_tied=True, scales_in_fp32=True, norms=4, query_norm="head"),
     "olmo2": replace(_LLAMA, query_norm="whole"),
     "mixtral": replace(_LLAMA, has_experts=True),
     "qwen2_moe": replace(_LLAMA, has_experts=True, qkv_bias=True, ignores_attention_bias=True),

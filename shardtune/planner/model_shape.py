@@ -10,6 +10,8 @@ from shardtune.planner.model_families import FAMILIES, Family
 from shardtune.recipe.explain import did_you_mean
 
 Side = Literal["source", "target"]
+ACTIVATION_TENSORS = {"relu": 0, "gelu_new": 4, "gelu_fast": 4, "gelu_python": 4, "quick_gelu": 2}
+"""Names of activations in configs that keep another number of tensors than their input."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,13 @@ class Layers:
     """Normalizations in a layer."""
     is_rms_norm: bool = True
     """Whether they are RMSNorms, which the models of transformers compute in fp32 by several operations."""
+    scales_in_fp32: bool = False
+    """Whether RMSNorms multiply by their weights in fp32 too (Gemma)."""
+    norms_queries: bool = False
+    """Whether queries and keys are normalized."""
+    activation_tensors: int = 1
+    """Tensors as wide as the MLP that its activation keeps: of ReLU none but its output, of most functions the input;
+    of GELU's approximation that transformers computes by single operations (gelu_new) more."""
     small: int = 0
     """Parameters in a layer that are not in these matrices: norms, biases, routers."""
 
@@ -300,6 +309,9 @@ class _ConfigReader:
             shared_width=self._optional("shared_expert_intermediate_size") if num_experts else 0,
             norms=family.norms,
             is_rms_norm=not family.norm_has_bias,
+            scales_in_fp32=family.scales_in_fp32,
+            norms_queries=family.query_norm != "none",
+            activation_tensors=self._activation_tensors(),
         )
         return replace(layers, small=self._small(layers, num_experts))
 
@@ -320,6 +332,13 @@ class _ConfigReader:
         if num_experts:
             small += hidden * num_experts + (hidden if layers.shared_width else 0)
         return small
+
+    def _activation_tensors(self) -> int:
+        names = ("hidden_act", "activation_function", "hidden_activation", "dense_act_fn", "activation")
+        name = next((str(value) for key in names if (value := self._config.get(key))), "gelu")
+        if "gelu" in str(self._config.get("feed_forward_proj", "")):
+            name = "gelu_new"  # what transformers takes for gated-gelu
+        return ACTIVATION_TENSORS.get(name, 1)
 
     def _relative_positions(self, layers: Layers) -> int:
         if not self._family.has_relative_positions:
