@@ -13,6 +13,7 @@ from pathlib import Path
 from shardtune.errors import ConfigError, ShardtuneError, system_fault
 from shardtune.home import expand_home
 from shardtune.launcher.commands import arguments
+from shardtune.launcher.commands import plan as plan_commands
 from shardtune.launcher.commands import run as run_commands
 from shardtune.launcher.commands import slurm as slurm_commands
 from shardtune.launcher.commands import sweep as sweep_commands
@@ -22,6 +23,7 @@ HELP = f"""\
 shardtune: supervised fine-tuning of pretrained transformers on one or many GPUs
 
 {run_commands.HELP}
+{plan_commands.HELP}
 Many runs:
 
 {sweep_commands.HELP}
@@ -35,7 +37,7 @@ On a Slurm cluster:
 
 COMMANDS: dict[str, Callable[..., Command]] = {
     "run": run_commands.run,
-    "plan": run_commands.plan,
+    "plan": plan_commands.plan,
     "check": run_commands.check,
     "prepare": run_commands.prepare,
     "predict": run_commands.predict,
@@ -55,7 +57,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
 }
 
 
-PATH_FLAGS = ("--run-dir", "--fork", "--sweep-dir", "--points", "--file", "--out")
+PATH_FLAGS = ("--run-dir", "--fork", "--sweep-dir", "--points", "--file", "--out", "--hardware")
 
 
 def main() -> None:

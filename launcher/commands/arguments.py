@@ -28,6 +28,9 @@ EXAMPLES = {
     "model": "last",
     "dtype": "bf16",
     "depends": "afterok:JOB",
+    "gpu": "h100-sxm-80g",
+    "hardware": "FILE",
+    "params": "7B",
 }
 """What stands for the value of a flag in a message."""
 

@@ -10,7 +10,6 @@ HELP = """\
       --dry-run                             only print the plan: ranks, global batch, ds_config, command
       --fork=NEW_DIR                        start NEW_DIR from the run's newest checkpoint; the recipe may differ
       --trust                               accept the programs that a run directory of another user names
-  shardtune plan RECIPE [key=value …]       same as run --dry-run
   shardtune check RECIPE [key=value …]      check the data as the loss will see it, without training (--json)
   shardtune prepare RECIPE [key=value …]    read and tokenize the data ahead of a run (--json)
   shardtune run RUN_DIR                     resume a run
@@ -58,17 +57,6 @@ def run(
         return execute.run_job(job)
 
     return Command(perform)
-
-
-def plan(recipe: str, *overrides: str, run_dir: str | None = None) -> Command:
-    """Prints what `shardtune run` would do with the same arguments; same as its --dry-run.
-
-    Args:
-        recipe: a recipe such as recipes/sentiment.yaml, or a run directory.
-        overrides: keys of the recipe, such as optim.lr=2e-5 train.num_epochs=2 (docs/recipe.md).
-        run_dir: the run directory (default: runs/RECIPE-HASH).
-    """
-    return run(recipe, *overrides, run_dir=run_dir, dry_run="True")
 
 
 def predict(

@@ -44,6 +44,8 @@ class Machine:
     """What was found about the GPUs that the user may not expect."""
     fault: str | None = None
     """Why the GPUs cannot be counted."""
+    gpu_name: str | None = None
+    """The first GPU's, as its driver says it; None if there is none, or if it is not known."""
 
 
 @dataclass(frozen=True)

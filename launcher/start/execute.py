@@ -26,7 +26,7 @@ from shardtune.launcher.start.orphans import START_MARK, end_orphans
 from shardtune.launcher.start.restart import Failure, Restart, next_start
 from shardtune.machine.nvidia_smi import ask_nvidia_smi
 from shardtune.machine.open_files import raise_open_files
-from shardtune.machine.visible_gpus import CUDA_VISIBLE_DEVICES, parse_listing, visible_gpus
+from shardtune.machine.visible_gpus import CUDA_VISIBLE_DEVICES, model_of, parse_listing, visible_gpus
 from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, EXIT_RESTART, EXIT_RESUME, EXIT_USER
 from shardtune.run_dir.files import LEASE, STOP, is_finished, open_in_place, read_events
 from shardtune.run_dir.launch_times import LAUNCHED_AT
@@ -66,9 +66,11 @@ def find_machine() -> Machine:
         return Machine(0, num_cores)
     if answer.exit_code is None:
         return Machine(0, num_cores, fault=answer.fault)
-    seen = visible_gpus(parse_listing(answer.output), os.environ.get(CUDA_VISIBLE_DEVICES))
+    listed = parse_listing(answer.output)
+    seen = visible_gpus(listed, os.environ.get(CUDA_VISIBLE_DEVICES))
     notices = seen.notices if answer.fault is None else (*seen.notices, answer.fault)
-    return Machine(len(seen.names), num_cores, gpus=seen.names, notices=notices)
+    gpu_name = model_of(listed, seen.names[0]) if seen.names else None
+    return Machine(len(seen.names), num_cores, gpus=seen.names, notices=notices, gpu_name=gpu_name)
 
 
 @dataclass(frozen=True)

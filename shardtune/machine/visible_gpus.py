@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shardtune.counted import counted
 
@@ -21,6 +21,8 @@ class ListedGpu:
     uuid: str
     instances: tuple[str, ...] = ()
     """The UUIDs of the MIG instances that it is divided into."""
+    model: str = ""
+    """The name that its driver gives it, such as NVIDIA H100 80GB HBM3."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,18 @@ def parse_listing(text: str) -> tuple[ListedGpu, ...]:
     gpus: list[ListedGpu] = []
     for line in text.splitlines():
         # Before driver R470 a MIG instance was called MIG-GPU-…/1/0.
-        if found := re.match(r"GPU \d+: .*\(UUID: ([^)]+)\)", line):
-            gpus.append(ListedGpu(found[1]))
+        if found := re.match(r"GPU \d+: (.*?) *\(UUID: ([^)]+)\)", line):
+            gpus.append(ListedGpu(found[2], model=found[1]))
         elif gpus and (found := re.match(r"\s+MIG .*\(UUID: (MIG-[^)]+)\)", line)):
-            gpus[-1] = ListedGpu(gpus[-1].uuid, (*gpus[-1].instances, found[1]))
+            gpus[-1] = replace(gpus[-1], instances=(*gpus[-1].instances, found[1]))
     return tuple(gpus)
+
+
+def model_of(listed: Sequence[ListedGpu], name: str) -> str | None:
+    """The model of the whole GPU that has this name among VisibleGpus.names; None of an instance."""
+    if name.isdecimal():
+        return listed[int(name)].model or None
+    return next((gpu.model for gpu in listed if gpu.uuid == name and gpu.model), None)
 
 
 def visible_gpus(listed: Sequence[ListedGpu], variable: str | None) -> VisibleGpus:

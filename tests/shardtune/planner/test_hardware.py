@@ -1,10 +1,12 @@
 """GPUs are found by the names that drivers give them, and none is taken for another."""
 
 import re
+from pathlib import Path
 
 import pytest
 
-from shardtune.planner.hardware import known_gpus, peak_tflops
+from shardtune.errors import ConfigError
+from shardtune.planner.hardware import find_gpu, gpus_of_file, known_gpus, peak_tflops
 
 
 @pytest.mark.parametrize(
@@ -50,3 +52,47 @@ def test_every_gpu_has_a_name_of_its_own_rates_and_a_source() -> None:
         assert re.compile(gpu.pattern) and gpu.source and gpu.tflops["fp32"] > 0
         rates = [gpu.tflops[precision] for precision in ("fp32", "tf32", "fp16") if precision in gpu.tflops]
         assert rates == sorted(rates), gpu.name
+
+
+@pytest.mark.parametrize("name", ["h100", "H100-SXM-80G", "h100 sxm", "NVIDIA H100 80GB HBM3"])
+def test_a_gpu_is_found_by_name_alias_and_driver(name: str) -> None:
+    assert find_gpu(name).name == "h100-sxm-80g"
+
+
+def test_an_unknown_gpu_is_answered_with_the_nearest_name() -> None:
+    with pytest.raises(ConfigError, match="unknown GPU 'rtx-4091'; did you mean 'rtx-4090'"):
+        find_gpu("rtx-4091")
+
+
+ENTRY = """
+- name: mine
+  tflops: {bf16: 100, fp32: 10}
+  memory_gib: 12
+  bandwidth_gb_s: 500
+  sms: 40
+  link_gb_s: 16
+  network_gb_s: 1
+  tdp_w: 200
+"""
+
+
+def test_a_table_of_the_users_adds_gpus(tmp_path: Path) -> None:
+    table = tmp_path / "gpus.yaml"
+    table.write_text(ENTRY, encoding="utf-8")
+    assert find_gpu("mine", gpus_of_file(table)).memory_gib == 12
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "cannot be read as a table of GPUs"),
+        ("{}", "expected a list of GPUs"),
+        (ENTRY.replace("memory_gib: 12", "memory_gib: 0"), "GPU 1: memory_gib: expected a number above 0, got 0"),
+        (ENTRY.replace("bf16: 100", "bf17: 100"), "GPU 1: tflops: expected a mapping of bf16"),
+    ],
+)
+def test_a_wrong_table_is_one_error_with_the_place(text: str, message: str, tmp_path: Path) -> None:
+    table = tmp_path / "gpus.yaml"
+    table.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        gpus_of_file(table)

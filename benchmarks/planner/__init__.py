@@ -1,0 +1,1 @@
+"""The planner's predictions beside published figures of throughput and memory, row by row."""

@@ -1,0 +1,125 @@
+"""What a forecast needs to know of the model and the data: their sizes, without weights, tokenizer or torch."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from shardtune.errors import ConfigError, DataError
+from shardtune.planner.forecast.of_recipe import DataSize
+from shardtune.planner.model_shape import ModelShape, shape_of_config, shape_of_sizes
+from shardtune.recipe.schema import Recipe
+from shardtune.rows.source_files import find_files, is_hub
+
+LINES = (".jsonl", ".csv", ".tsv", ".txt")
+"""Files with a row on each line, which a sample of their lines is enough to count."""
+SAMPLE_BYTES = 2**20
+BYTES_PER_TOKEN = 4.0
+"""Of English text in UTF-8, with a vocabulary of 30 thousand tokens or more; other languages have fewer."""
+SIZES = ("params", "layers", "hidden", "heads", "kv_heads", "vocabulary")
+
+
+def model_shape(recipe: Recipe, sizes: dict[str, str | None]) -> ModelShape:
+    """The shape of the recipe's model, or of the sizes given. Raises ConfigError if it cannot be found out."""
+    given = {name: value for name, value in sizes.items() if value is not None}
+    if given:
+        return _shape_given(given)
+    num_labels = 2 if recipe.task.has_labels else None
+    return shape_of_config(read_config(recipe), num_labels=num_labels, name=Path(recipe.model.path).name)
+
+
+def _shape_given(given: dict[str, str]) -> ModelShape:
+    if "params" not in given or "layers" not in given:
+        raise ConfigError("shardtune: plan: the sizes of a model need --params and --layers, such as --params=7B")
+    whole = {name: int(value) for name, value in given.items() if name != "params"}
+    return shape_of_sizes(
+        number_of(given["params"], "--params"),
+        whole["layers"],
+        hidden=whole.get("hidden"),
+        num_heads=whole.get("heads"),
+        num_kv_heads=whole.get("kv_heads"),
+        **({"vocabulary": whole["vocabulary"]} if "vocabulary" in whole else {}),
+    )
+
+
+def number_of(text: str, flag: str) -> float:
+    """`7B` -> 7e9. Raises ConfigError for anything but a number above 0 with an optional K, M, B or T."""
+    match = re.fullmatch(r"([\d_,]*\.?\d+)([kKmMbBgGtT]?)", text.strip())
+    number = float(re.sub("[_,]", "", match[1])) * _UNITS[match[2].lower()] if match else 0.0
+    if number <= 0:
+        raise ConfigError(f"shardtune: {flag} takes a number above 0, such as 7B or 350M, got {text!r}")
+    return number
+
+
+_UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
+
+
+def read_config(recipe: Recipe) -> dict[str, Any]:
+    """The config.json of the recipe's model, in a local folder or fetched from the hub. Raises ConfigError."""
+    path = Path(recipe.model.path)
+    file = path / "config.json" if path.is_dir() else _fetched(recipe)
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        what = getattr(error, "strerror", None) or error
+        raise ConfigError(f"model.path: {file} cannot be read: {what}; or give --params and --layers") from None
+    if not isinstance(config, dict):
+        raise ConfigError(f"model.path: {file} is not a JSON object; or give --params and --layers")
+    return config
+
+
+def _fetched(recipe: Recipe) -> Path:
+    """The config.json of a hub id in the hub's cache, where it is put first. Raises ConfigError."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    from shardtune.rows.hub_access import hub_fault
+
+    fault = hub_fault()
+    try:
+        return Path(hf_hub_download(recipe.model.path, "config.json", revision=recipe.model.revision))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        what = fault or (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigError(
+            f"model.path: no config.json of {recipe.model.path!r} ({what}); give --params and --layers, such as "
+            "--params=7B --layers=32"
+        ) from None
+
+
+def data_size(recipe: Recipe, rows: str | None, tokens: str | None) -> DataSize:
+    """Rows of an epoch and their length: as given, or else estimated from the files of data.train, as far as those are
+    on this machine and have a row on each line. Raises ConfigError for what is no number."""
+    found = _estimated(recipe)
+    num_rows = number_of(rows, "--rows") if rows else found.num_rows
+    if tokens is None:
+        return DataSize(num_rows, found.tokens_per_row, found.is_estimated)
+    if num_rows is None:
+        raise ConfigError("shardtune: --tokens are those of all training rows, whose number is not known; give --rows")
+    return DataSize(num_rows, number_of(tokens, "--tokens") / num_rows, is_estimated=rows is None)
+
+
+def _estimated(recipe: Recipe) -> DataSize:
+    rows = size = 0.0
+    for source in recipe.data.sources("train"):
+        try:
+            files = [] if is_hub(source.path) else find_files(source.path)
+        except (DataError, OSError):
+            files = []
+        if not files or any(file.suffix not in LINES for file in files):
+            return DataSize()
+        for file in files:
+            lines, num_bytes = _lines_of(file)
+            rows, size = rows + lines * source.weight, size + num_bytes * source.weight
+    if not rows:
+        return DataSize()
+    return DataSize(rows, max(1.0, size / rows / BYTES_PER_TOKEN), is_estimated=True)
+
+
+def _lines_of(file: Path) -> tuple[float, float]:
+    """Number of lines of a file, from its first megabyte, and its bytes."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        sample = stream.read(SAMPLE_BYTES)
+    whole = sample if len(sample) == size else sample[: sample.rfind(b"\n") + 1] or sample
+    lines = sum(bool(line.strip()) for line in whole.split(b"\n"))
+    return (lines * size / len(whole) if whole else 0.0), float(size)

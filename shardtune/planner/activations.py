@@ -1,0 +1,89 @@
+"""Bytes of what a forward pass keeps for its backward pass, and of the logits."""
+
+from shardtune.planner.job import Job
+from shardtune.planner.model_shape import Layers
+
+
+def element_bytes(job: Job) -> int:
+    """Bytes of an activation."""
+    return 4 if job.precision in ("fp32", "tf32") else 2
+
+
+def layer_bytes(job: Job, stack: Layers, *, within: bool = False) -> float:
+    """Bytes that a layer of the stack keeps of a micro-batch.
+
+    With activation checkpointing that is its input only, and what one layer keeps while it is recomputed (`within`).
+    """
+    batch = job.batch
+    tokens = batch.rows * (batch.tokens if stack.side == "source" else batch.target_tokens)
+    if job.software.activation_checkpointing and not within:
+        return tokens * stack.hidden * element_bytes(job)
+    kept = tokens * (_norms(job, stack) + _attention(job, stack) + _mlp(job, stack))
+    if stack.has_cross_attention:
+        kept += batch.rows * batch.tokens * 2 * stack.kv_width * element_bytes(job)
+    return kept
+
+
+def _norms(job: Job, stack: Layers) -> float:
+    """Bytes a token of the normalizations: input and output.
+
+    The RMSNorms of transformers compute in fp32: that copy of the input is kept, and the normalized input as well.
+    """
+    width = element_bytes(job)
+    is_slow = stack.is_rms_norm and "norm" not in job.software.fused
+    normalized = 4 if stack.scales_in_fp32 else width
+    each = (4 + normalized + width if is_slow else 2 * width) * stack.hidden
+    of_queries = (4 + normalized if is_slow else width) * (stack.query_width + stack.kv_width) * stack.norms_queries
+    return stack.norms * each + of_queries + (2 * stack.hidden if job.software.dropout else 0)
+
+
+def _attention(job: Job, stack: Layers) -> float:
+    """Bytes a token of queries, keys, values and the output, and of a logarithm for each head; without flash attention
+    of the scores too: softmax in fp32 and in the model's precision (transformers' eager_attention_forward)."""
+    width, batch = element_bytes(job), job.batch
+    kept: float = width * 2 * (stack.query_width + stack.kv_width) + 4 * stack.num_heads
+    if stack.has_cross_attention:
+        kept += width * 2 * stack.query_width + 4 * stack.num_heads
+    if job.software.attention == "eager":
+        keys = batch.tokens if stack.side == "source" else batch.target_tokens
+        keys += batch.tokens if stack.has_cross_attention else 0
+        kept += stack.num_heads * keys * (4 + width + (width + 1 if job.software.dropout else 0))
+    return kept
+
+
+def _mlp(job: Job, stack: Layers) -> float:
+    """Bytes a token of the MLP's hidden layers: before and after the activation; with a gate the other half and the
+    product too, unless one kernel computes both. What only frozen matrices would need is not kept."""
+    width = element_bytes(job)
+    hidden = stack.mlp_width * stack.experts_per_token + stack.shared_width
+    of_activation = 1 if "mlp" in job.software.fused else stack.activation_tensors
+    tensors = of_activation + ((1 if "mlp" in job.software.fused else 2) if stack.is_gated else 0)
+    if job.adapters is None or job.adapters.on_mlp:
+        tensors += 1  # the input of the last matrix
+    copies = 2 * stack.hidden * stack.experts_per_token if stack.num_experts > 1 else 0
+    return width * (tensors * hidden + copies)
+
+
+def working_bytes(job: Job, stack: Layers) -> float:
+    """Bytes of the gradients of activations that a layer's backward pass has at a time: those of an MLP."""
+    batch = job.batch
+    tokens = batch.rows * (batch.tokens if stack.side == "source" else batch.target_tokens)
+    hidden = stack.mlp_width * stack.experts_per_token + stack.shared_width
+    return tokens * element_bytes(job) * ((3 if stack.is_gated else 2) * hidden + 2 * stack.hidden)
+
+
+def logits_bytes(job: Job) -> float:
+    """Bytes of the logits, the loss and their gradients.
+
+    Whole: logits, and in fp32 logits, softmax and gradient. In chunks (trainer/model/target_loss.py): a chunk's logits
+    in fp32 and twice in the model's precision; the gradients of the hidden states, and in fp32 those of the last layer,
+    of which the backward pass makes a second copy and one in the model's precision.
+    """
+    width, shape, losses = element_bytes(job), job.shape, job.num_losses
+    if job.software.loss == "whole" or shape.num_labels is not None:
+        return losses * shape.width * (width + 3 * 4)
+    if job.software.loss == "fused":
+        return losses * shape.width * width
+    chunk = min(losses, max(1.0, job.software.loss_chunk / 4 / shape.width)) * shape.width
+    matrix = 0.0 if job.adapters is not None else shape.hidden * shape.width
+    return chunk * (4 + 2 * width) + losses * shape.hidden * width + matrix * (4 + 4 + width)

@@ -1,0 +1,201 @@
+"""What `shardtune plan` says of memory, time and cost, as numbers and as text."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shardtune.planner.forecast.host import checkpoint_bytes, host_memory
+from shardtune.planner.forecast.of_recipe import DataSize, Planned, plan_recipe
+from shardtune.planner.job import Cluster
+from shardtune.planner.memory import GpuMemory, gpu_memory
+from shardtune.planner.model_shape import ModelShape
+from shardtune.planner.schedule import StepTime, step_time
+from shardtune.recipe.schema import Recipe
+
+GIB = 2**30
+SPREAD = 1.25
+"""By which factor times may be off: of 116 published runs all but one are within it (docs/planner.md)."""
+MEMORY_SPREAD = 0.08
+"""By which part the memory of a GPU may be off: the largest error of the published figures is 4 %, in few rows."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a recipe will need on some machines."""
+
+    shape: ModelShape
+    cluster: Cluster
+    data: DataSize
+    planned: Planned
+    memory: GpuMemory
+    step: StepTime
+    host: Mapping[str, float]
+    """Bytes of a node's memory by term."""
+    disk: float
+    """Bytes of checkpoints."""
+    host_limit: float | None
+    """job.memory_per_node_gb in bytes; None if the recipe does not say."""
+    price: float | None
+    """Of a GPU for an hour."""
+
+    @property
+    def capacity(self) -> float:
+        return self.cluster.gpu.memory_gib * GIB
+
+    @property
+    def verdict(self) -> str:
+        """`fits`, `tight` or `does not fit`."""
+        if self.memory.used * (1 + MEMORY_SPREAD) <= self.capacity:
+            return "fits"
+        return "tight" if self.memory.used * (1 - MEMORY_SPREAD) <= self.capacity else "does not fit"
+
+    @property
+    def run_s(self) -> float | None:
+        """Seconds of all steps; None if their number is not known."""
+        return None if self.planned.num_steps is None else self.planned.num_steps * self.step.total_s
+
+    @property
+    def tokens_per_s_per_gpu(self) -> float:
+        """Without padding."""
+        return self.planned.tokens_per_step / self.step.total_s / self.cluster.world_size
+
+    @property
+    def mfu(self) -> float:
+        gpu = self.cluster.gpu
+        useful = self.tokens_per_s_per_gpu / self.step.tokens_per_s
+        peak = gpu.tflops.get(self.planned.average.precision) or gpu.tflops["fp32"]
+        return self.step.mfu(peak) * min(1.0, useful)
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, for programs."""
+        run = self.run_s
+        hours = None if run is None else run * self.cluster.world_size / 3600
+        return {
+            "model": {
+                "name": self.shape.name,
+                "parameters": self.shape.num_parameters,
+                "active_parameters": self.shape.num_active,
+                "trained_parameters": round(self.planned.average.num_trained),
+            },
+            "machine": {
+                "gpu": self.cluster.gpu.name,
+                "nodes": self.cluster.num_nodes,
+                "gpus_per_node": self.cluster.gpus_per_node,
+            },
+            "memory": {
+                "verdict": self.verdict,
+                "capacity_bytes": round(self.capacity),
+                "used_bytes": round(self.memory.used),
+                "peak": self.memory.peak_instant,
+                "terms": {name: round(size) for name, size in {**self.memory.terms, **self.memory.around}.items()},
+            },
+            "host_memory_bytes": {name: round(size) for name, size in self.host.items()},
+            "checkpoints_bytes": round(self.disk),
+            "step": {
+                "seconds": self.step.total_s,
+                "compute_s": self.step.compute_s,
+                "communication_s": self.step.communication_s,
+                "exposed_communication_s": self.step.exposed_s,
+                "update_s": self.step.update_s,
+                "offload_s": self.step.offload_s,
+                "tokens": self.planned.tokens_per_step,
+                "micro_batches": self.planned.average.batch.num_micro_batches,
+                "micro_batch_tokens": self.planned.micro_batch_tokens,
+            },
+            "tokens_per_s_per_gpu": self.tokens_per_s_per_gpu,
+            "mfu": self.mfu,
+            "steps": self.planned.num_steps,
+            "run_seconds": run,
+            "run_seconds_range": None if run is None else [run / SPREAD, run * SPREAD],
+            "gpu_hours": hours,
+            "cost": None if hours is None or self.price is None else hours * self.price,
+            "kwh": None if hours is None else hours * self.cluster.gpu.tdp_w / 1000,
+            "data_is_estimated": self.data.is_estimated,
+        }
+
+    def describe(self) -> str:
+        """The forecast as text, each line with what it is about."""
+        return "\n".join(f"{name:14} {text}" for name, text in self._lines())
+
+    def _lines(self) -> Iterator[tuple[str, str]]:
+        gpu, shape, cluster = self.cluster.gpu, self.shape, self.cluster
+        active = f", {_billions(shape.num_active)} active" if shape.num_active < shape.num_parameters else ""
+        trained = self.planned.average.num_trained
+        lora = f", {_billions(trained)} trained" if trained < shape.num_parameters else ""
+        yield "model", f"{shape.name}: {_billions(shape.num_parameters)} parameters{active}{lora}"
+        nodes = f"{cluster.num_nodes} nodes x " if cluster.num_nodes > 1 else ""
+        yield "machine", f"{nodes}{cluster.gpus_per_node} x {gpu.name}, {gpu.memory_gib:g} GiB each"
+        used = f"{self.memory.used / GIB:.1f} of {gpu.memory_gib:g} GiB per GPU, at the {self.memory.peak_instant}"
+        yield "memory", f"{self.verdict}: {used}"
+        yield "", _terms({**self.memory.terms, **self.memory.around})
+        total = sum(self.host.values())
+        host = f"{total / GIB:.0f} GiB per node ({_terms(self.host)})"
+        if self.host_limit and total > self.host_limit:
+            host = f"does not fit: {host}, but job.memory_per_node_gb is {self.host_limit / GIB:.0f}"
+        yield "host memory", host
+        yield "disk", f"{self.disk / GIB:.1f} GiB of checkpoints"
+        yield from self._time_lines()
+
+    def _time_lines(self) -> Iterator[tuple[str, str]]:
+        step = self.step
+        parts = {
+            "compute": step.compute_s,
+            "communication": step.exposed_s,
+            "update": step.update_s,
+            "offload": step.offload_s,
+        }
+        shares = ", ".join(f"{name} {part / step.total_s:.0%}" for name, part in parts.items() if part)
+        yield "step", f"{_range(step.total_s)}: {shares}"
+        yield "speed", f"{self.tokens_per_s_per_gpu:,.0f} tokens/s per GPU, MFU {self.mfu:.0%}"
+        if (run := self.run_s) is None:
+            yield "run", "the number of rows is not known; give --rows and --tokens, or train.max_steps"
+            return
+        hours = run * self.cluster.world_size / 3600
+        cost = f", costs {hours * self.price:,.2f}" if self.price is not None else ""
+        energy = f", up to {hours * self.cluster.gpu.tdp_w / 1000:,.1f} kWh"
+        yield "run", f"{self.planned.num_steps:,} steps: {_range(run)}; {hours:,.1f} GPU-hours{cost}{energy}"
+        if self.data.is_estimated:
+            yield "", "rows and tokens are estimated from the bytes of the files; --rows and --tokens are exact"
+        if self.data.tokens_per_row is None:
+            yield "", "the length of rows is not known; data.max_tokens is taken for it (--tokens is exact)"
+
+
+def forecast(
+    recipe: Recipe, shape: ModelShape, cluster: Cluster, data: DataSize, *, price: float | None = None
+) -> Forecast:
+    """The forecast of a recipe. Raises ConfigError if the GPU cannot do what the recipe asks for."""
+    planned = plan_recipe(recipe, shape, cluster, data)
+    limit = recipe.job.memory_per_node_gb
+    return Forecast(
+        shape,
+        cluster,
+        data,
+        planned,
+        gpu_memory(planned.largest),
+        step_time(planned.average),
+        host_memory(recipe, planned.average),
+        checkpoint_bytes(recipe, planned.average),
+        limit * GIB if limit else None,
+        price,
+    )
+
+
+def _terms(terms: Mapping[str, float]) -> str:
+    """`weights 13.1, gradients 6.5` in GiB, without what is less than 0.05."""
+    return ", ".join(f"{name} {size / GIB:.1f}" for name, size in terms.items() if size >= 0.05 * GIB)
+
+
+def _billions(number: float) -> str:
+    return f"{number / 1e9:.2f} B" if number >= 1e9 else f"{number / 1e6:.1f} M"
+
+
+def _range(seconds: float) -> str:
+    """`2.3 s (1.8 to 2.9 s)`."""
+    return f"{_duration(seconds)} ({_duration(seconds / SPREAD)} to {_duration(seconds * SPREAD)})"
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"

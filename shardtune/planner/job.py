@@ -1,0 +1,154 @@
+"""What the planner is asked about: a model, how it is trained, on what, and with which software."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from shardtune.errors import ConfigError
+from shardtune.planner.hardware import Gpu
+from shardtune.planner.model_shape import ModelShape
+
+
+@dataclass(frozen=True, kw_only=True)
+class States:
+    """Bytes of a trained parameter's states, and what keeps them in parts."""
+
+    weight: float = 2
+    """As the model computes with it."""
+    gradient: float = 4
+    """As it is added up over a step; 0 if each is used and freed within the backward pass."""
+    master: float = 4
+    """The fp32 copy that the optimizer updates; 0 without one."""
+    moments: float = 8
+    exchanged: float = 2
+    """As gradients are sent to other ranks."""
+    all_reduces: bool = False
+    """Whether gradients are all-reduced even where a rank keeps only a part of them."""
+    frees_gradients: bool = True
+    """Whether gradients are freed between steps."""
+    shards_weights: bool = False
+    shards_gradients: bool = False
+    shards_optimizer: bool = False
+    offloads_weights: bool = False
+    offloads_optimizer: bool = False
+    keeps_gathered: bool = False
+    """Whether weights that were gathered in the forward pass stay for the backward pass."""
+    copied: float = 0
+    """Bytes of the copy of the gradients that the update makes."""
+    bucket: float = 0
+    """Elements of a bucket in which gradients are exchanged."""
+    num_buckets: int = 1
+    reuse: float = 0
+    """Gathered weights stay if they are used again within so many elements (stage3_max_reuse_distance)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Software:
+    """How the layers are computed: which operations are fused, and what they keep for the backward pass."""
+
+    attention: Literal["flash", "triton", "eager"] = "flash"
+    """FlashAttention-2 or torch's own; the first version in Triton; or all scores written to memory."""
+    fused: frozenset[str] = frozenset()
+    """Of `norm`, `mlp`, `rotary`: computed by one kernel each, by hand or by a compiler."""
+    loss: Literal["whole", "chunked", "fused"] = "chunked"
+    """Logits of all targets at once; in chunks of loss_chunk bytes; or a chunk after another without keeping them."""
+    loss_chunk: float = 2**29
+    """Bytes of a chunk of logits in fp32."""
+    activation_checkpointing: bool = False
+    offloads_checkpoints: bool = False
+    dropout: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapters:
+    """LoRA: trained matrices beside frozen weights."""
+
+    rank: int
+    on_mlp: bool = True
+    """Whether the MLP's layers have adapters too, and not only the attention's."""
+    on_all_attention: bool = True
+    """Whether all four projections have one, and not only those of queries and values."""
+    base_weight: float = 2
+    """Bytes of a frozen weight of the layers: 0.5 and its scales in 4 bits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """The micro-batches of a rank in a step; sizes are averages or those of the largest, as the caller asks."""
+
+    rows: float
+    tokens: float
+    """Tokens of a row, padding included; the source's in an encoder-decoder."""
+    target_tokens: float = 0
+    """Tokens of a row's target in an encoder-decoder."""
+    attended: float | None = None
+    """Average number of tokens that a token may attend to within its row, as packed examples are shorter; None for
+    the whole row."""
+    losses: float = 1.0
+    """The part of the tokens (or of the target's) with a loss."""
+    num_micro_batches: float = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """The machines."""
+
+    gpu: Gpu
+    gpus_per_node: int = 8
+    num_nodes: int = 1
+    network_gb_s: float | None = None
+    """From a node to the others, in each direction; None takes what is usual for the GPU."""
+
+    def __post_init__(self) -> None:
+        if self.gpus_per_node < 1 or self.num_nodes < 1:
+            raise ConfigError("--gpus-per-node and --nodes must be above 0")
+
+    @property
+    def world_size(self) -> int:
+        return self.gpus_per_node * self.num_nodes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """All that memory and time are computed from."""
+
+    shape: ModelShape
+    states: States
+    software: Software
+    batch: Batch
+    cluster: Cluster
+    precision: str = "bf16"
+    adapters: Adapters | None = None
+
+    @property
+    def num_trained(self) -> float:
+        """Parameters with a gradient."""
+        return self.shape.num_parameters if self.adapters is None else adapter_parameters(self.shape, self.adapters)
+
+    @property
+    def tokens(self) -> float:
+        """Tokens of a micro-batch."""
+        return self.batch.rows * (self.batch.tokens + self.batch.target_tokens)
+
+    @property
+    def num_losses(self) -> float:
+        """Tokens, or rows of a classifier of texts, with a loss in a micro-batch."""
+        tokens = self.batch.target_tokens if self.shape.is_encoder_decoder else self.batch.tokens
+        return self.batch.rows * tokens * self.batch.losses
+
+
+def adapter_parameters(shape: ModelShape, adapters: Adapters) -> float:
+    """Number of parameters of LoRA's matrices: rank * (inputs + outputs) for each layer with one."""
+    total = 0.0
+    for stack in shape.stacks:
+        hidden, query, key = stack.hidden, stack.query_width, stack.kv_width
+        ends = hidden + query + hidden + key
+        if adapters.on_all_attention:
+            ends += hidden + key + query + hidden
+        if stack.has_cross_attention:
+            ends *= 2
+        if adapters.on_mlp:
+            experts = stack.num_experts if stack.num_experts > 1 else 1
+            ends += (3 if stack.is_gated else 2) * (hidden + stack.mlp_width) * experts
+            ends += (3 if stack.is_gated else 2) * (hidden + stack.shared_width) * bool(stack.shared_width)
+        total += stack.num * adapters.rank * ends
+    return total

@@ -1,0 +1,176 @@
+"""Bytes of a GPU's memory, term by term and at three instants of a step, of which one is the peak."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from shardtune.planner.activations import layer_bytes, logits_bytes, working_bytes
+from shardtune.planner.job import Adapters, Job
+from shardtune.planner.network import kept_gathered
+
+CONTEXT = 0.6e9
+"""The CUDA context with the kernels of torch and cuBLAS, and its workspace: what nvidia-smi shows of a process that has
+computed one product. Assumed: 0.4 to 0.8 GB, by GPU and driver."""
+COMMUNICATOR = 0.5e9
+"""NCCL's buffers of a communicator that spans 8 GPUs or more: 4 MB of Simple, 0.5 of LL128 and LL for each of up to 24
+channels and each of its peers. Assumed: 0.3 to 1 GB."""
+FRAGMENTED = 0.05
+"""The part of activations and other memory that comes and goes which the allocator cannot use again. Assumed."""
+
+
+@dataclass(frozen=True)
+class GpuMemory:
+    """What a rank holds."""
+
+    instants: Mapping[str, Mapping[str, float]]
+    """`loss`, `end of backward`, `update` -> term -> bytes of tensors."""
+    world_size: int
+
+    @property
+    def peak_instant(self) -> str:
+        """When the most is held."""
+        return max(self.instants, key=lambda instant: sum(self.instants[instant].values()))
+
+    @property
+    def terms(self) -> Mapping[str, float]:
+        """The terms of the peak."""
+        return self.instants[self.peak_instant]
+
+    @property
+    def allocated(self) -> float:
+        """Bytes of tensors at the peak (torch.cuda.max_memory_allocated)."""
+        return sum(self.terms.values())
+
+    @property
+    def around(self) -> Mapping[str, float]:
+        """What is no tensor, and still fills the GPU."""
+        moving = sum(size for name, size in self.terms.items() if name in MOVING)
+        terms = {"CUDA context": CONTEXT, "fragmentation": FRAGMENTED * moving}
+        return terms | ({"NCCL buffers": COMMUNICATOR} if self.world_size > 1 else {})
+
+    @property
+    def used(self) -> float:
+        """Bytes that nvidia-smi shows at the peak."""
+        return self.allocated + sum(self.around.values())
+
+
+MOVING = ("activations", "logits and loss", "working memory", "gathered weights", "update")
+"""The terms that come and go within a step."""
+
+
+def gpu_memory(job: Job) -> GpuMemory:
+    """The memory of a rank at its peak, in micro-batches of the size of job.batch."""
+    kept = {name: size for name, size in held_states(job).items() if name != "gradients"}
+    buckets = {} if job.states.shards_weights else {"buckets": bucket_bytes(job)}
+    gradients = gradient_bytes(job)
+    passing = passing_gradient_bytes(job)
+    stays = not job.states.frees_gradients or job.batch.num_micro_batches > 1
+    activations = sum(stack.num * layer_bytes(job, stack) for stack in job.shape.stacks)
+    layer = max(layer_bytes(job, stack, within=True) for stack in job.shape.stacks)
+    recomputed = layer if job.software.activation_checkpointing else 0.0
+    logits = logits_bytes(job)
+    working = max(working_bytes(job, stack) for stack in job.shape.stacks)
+    gathered = {"gathered weights": gathered_bytes(job)} if job.states.shards_weights else {}
+    if job.software.offloads_checkpoints:
+        activations *= 2 / max(2, job.shape.num_layers)  # a layer's on its way out, and another's on its way in
+    at_loss = {**kept, "gradients": gradients if stays else 0.0, "activations": activations, **gathered}
+    layer_back = {**at_loss, **buckets, "activations": activations + recomputed, "working memory": working}
+    instants = {
+        "loss": {**at_loss, "logits and loss": logits},
+        "start of backward": {**layer_back, "gradients on their way": passing},
+        "end of backward": {
+            **kept,
+            **gathered,
+            **buckets,
+            "gradients": gradients,
+            "activations": recomputed + activations / max(1, job.shape.num_layers),
+            "working memory": working,
+            "gradients on their way": passing,
+        },
+        "update": {**kept, "gradients": gradients, "update": update_bytes(job)},
+    }
+    return GpuMemory(
+        {name: {term: size for term, size in terms.items() if size > 0} for name, terms in instants.items()},
+        job.cluster.world_size,
+    )
+
+
+def held_states(job: Job) -> dict[str, float]:
+    """Bytes of a rank's GPU that do not depend on the batch: weights, gradients, master weights and moments, and what
+    DeepSpeed keeps for as long as it runs."""
+    states, world = job.states, job.cluster.world_size
+    shape, trained = job.shape, job.num_trained
+    weights = shape.num_parameters * states.weight
+    if job.adapters is not None:
+        weights = _frozen_bytes(job, job.adapters) + trained * states.weight
+    share = world if states.shards_weights else 1
+    optimizer = world if states.shards_optimizer else 1
+    on_gpu = not states.offloads_optimizer
+    return {
+        "weights": 0.0 if states.offloads_weights else weights / share,
+        "gradients": gradient_bytes(job),
+        "master weights": on_gpu * trained * states.master / optimizer,
+        "optimizer states": on_gpu * trained * states.moments / optimizer,
+        # Stage 3 keeps the bucket; an optimizer on the host has a place for the largest gradient on the GPU.
+        "buckets": bucket_bytes(job) if states.shards_weights else 0.0,
+        "offload buffer": shape.largest_parameter
+        * states.weight
+        * (states.offloads_optimizer and not states.shards_weights),
+    }
+
+
+def host_states(job: Job) -> dict[str, float]:
+    """Bytes of a rank's states in host memory: what is offloaded, and where DeepSpeed puts gradients on their way."""
+    states, world = job.states, job.cluster.world_size
+    own = job.num_trained / (world if states.shards_optimizer else 1)
+    held = {"weights": job.shape.num_parameters / world * states.weight if states.offloads_weights else 0.0}
+    if states.offloads_optimizer:
+        held["master weights"] = own * states.master
+        held["optimizer states"] = own * states.moments
+        held["gradients"] = own * 2 * states.gradient  # those of the step, and those handed to the optimizer
+        if not states.shards_weights:
+            held["offload buffers"] = (own + job.shape.largest_parameter) * states.weight
+    return {name: size for name, size in held.items() if size}
+
+
+def _frozen_bytes(job: Job, adapters: Adapters) -> float:
+    """Bytes of LoRA's base: the matrices of the layers may be quantized, embeddings and norms are not."""
+    matrices = sum(stack.num * stack.matrices for stack in job.shape.stacks)
+    return matrices * adapters.base_weight + (job.shape.num_parameters - matrices) * job.states.weight
+
+
+def gradient_bytes(job: Job) -> float:
+    """Bytes of the gradients that a rank adds up on its GPU."""
+    states = job.states
+    if states.offloads_optimizer:
+        return 0.0
+    return job.num_trained * states.gradient / (job.cluster.world_size if states.shards_gradients else 1)
+
+
+def passing_gradient_bytes(job: Job) -> float:
+    """Bytes of a gradient between its computation and its place: the largest parameter's, whole."""
+    if job.adapters is not None:
+        return 0.0
+    return job.shape.largest_parameter * job.states.weight
+
+
+def bucket_bytes(job: Job) -> float:
+    """Bytes of the buffers in which gradients wait to be exchanged."""
+    states = job.states
+    return states.bucket * states.num_buckets * states.exchanged
+
+
+def gathered_bytes(job: Job) -> float:
+    """Bytes of weights that are whole at the turn from the forward to the backward pass: those that stay, a layer that
+    is computed, and one that is fetched ahead."""
+    shape = job.shape
+    layer = max(stack.matrices + stack.small for stack in shape.stacks)
+    return min(shape.num_parameters, kept_gathered(job) + 2 * layer) * job.states.weight
+
+
+def update_bytes(job: Job) -> float:
+    """Bytes that only the update needs: DeepSpeed flattens the gradients into a copy (stage 3: of 10^9 elements)."""
+    states, world = job.states, job.cluster.world_size
+    if states.offloads_optimizer or states.copied == 0:
+        return 0.0
+    own = job.num_trained / (world if states.shards_optimizer else 1)
+    return states.copied * (min(own, 1e9) if states.shards_weights else own)

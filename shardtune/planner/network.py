@@ -1,0 +1,86 @@
+"""Seconds of collectives: how many bytes go over which link, and how long the first of them takes."""
+
+import math
+from dataclasses import dataclass
+
+from shardtune.planner.constants import Constants
+from shardtune.planner.job import Cluster, Job
+
+HOP_S = {"link": 3.4e-6, "network": 14e-6}
+"""Latency of a step of a ring over NVLink or PCIe, and between nodes (NCCL, src/graph/tuning.cc: hwLat, Simple)."""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """The collectives of one kind in a step of a rank."""
+
+    name: str
+    num: float
+    """How many collectives."""
+    num_bytes: float
+    """Bytes of the whole tensors of all of them together, before they are divided among the ranks."""
+    passes: float = 1.0
+    """How often they go around: 1 for gathering and reduce-scatter, 2 for an all-reduce."""
+
+
+def collective_seconds(traffic: Traffic, cluster: Cluster, constants: Constants) -> float:
+    """Seconds of these collectives on an idle machine.
+
+    Each rank sends (N - 1) / N of a whole tensor around the ring; between nodes all of a node's ranks share its
+    network (NCCL lays as many rings as there are adapters).
+    """
+    world, nodes = cluster.world_size, cluster.num_nodes
+    if world == 1:
+        return 0.0
+    share = (world - 1) / world
+    link = traffic.num_bytes * share / (cluster.gpu.link_gb_s * 1e9 * constants.link)
+    network = 0.0
+    if nodes > 1:
+        rate = (cluster.network_gb_s or default_network(cluster)) * 1e9 * constants.link
+        network = traffic.num_bytes * (nodes - 1) / nodes / rate
+    hops = (world - nodes) * HOP_S["link"] + (nodes * HOP_S["network"] if nodes > 1 else 0)
+    # From some hundred hops on NCCL uses trees, whose depth grows with the logarithm.
+    tree = 2 * math.log2(max(2, nodes)) * HOP_S["network"] + cluster.gpus_per_node * HOP_S["link"]
+    latency = hops if traffic.passes == 1 else min(2 * hops, 2 * tree)
+    return traffic.passes * max(link, network) + traffic.num * latency
+
+
+def default_network(cluster: Cluster) -> float:
+    """10^9 bytes a second from a node to the others: the usual network, by the number of its GPUs."""
+    return cluster.gpu.network_gb_s * min(1.0, max(1, cluster.gpus_per_node) / 8)
+
+
+def kept_gathered(job: Job) -> float:
+    """Elements of gathered weights that stay from the forward to the backward pass.
+
+    DeepSpeed frees weights unless they are used again within stage3_max_reuse_distance elements: those of the last
+    layers, which half of that distance reaches over.
+    """
+    states, whole = job.states, float(job.shape.num_parameters)
+    return whole if states.keeps_gathered else min(whole, states.reuse / 2)
+
+
+def step_traffic(job: Job) -> list[Traffic]:
+    """The collectives of a step, by what is kept in parts.
+
+    Weights in parts are gathered in each forward pass, and those that did not stay in each backward pass again; not
+    once more with checkpointing, as a layer is recomputed when it is there for its backward pass. Their gradients are
+    reduced in each micro-batch. Otherwise gradients are reduced once a step (in each micro-batch at stage 2, where no
+    rank keeps those of others), and updated weights gathered once.
+    """
+    states, micro_batches, layers = job.states, job.batch.num_micro_batches, job.shape.num_layers + 1
+    weights, trained = float(job.shape.num_parameters), float(job.num_trained)
+    times = micro_batches if states.shards_gradients else 1
+    reduced = times * trained * states.exchanged
+    if states.shards_weights:
+        gathered = micro_batches * (2 * weights - kept_gathered(job))
+        return [
+            Traffic("gather weights", layers * gathered / weights, gathered * states.weight),
+            Traffic("reduce gradients", micro_batches * layers, reduced),
+        ]
+    buckets = max(1.0, trained / states.bucket) if states.bucket else 1.0
+    passes = 2.0 if states.all_reduces or not states.shards_optimizer else 1.0
+    found = [Traffic("reduce gradients", times * buckets, reduced, passes)]
+    if states.shards_optimizer:
+        found.append(Traffic("gather weights", 1, trained * states.weight))
+    return found

@@ -1,0 +1,80 @@
+"""What a resolved ds_config makes each rank hold and send, as DeepSpeed 0.19.8 does it.
+
+Read in deepspeed/runtime/zero/stage_1_and_2.py, stage3.py, bf16_optimizer.py and fp16/unfused_optimizer.py; held to the
+bytes and the collectives of the real ones by tests/trainer/engine/test_planned_states.py.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from shardtune.ds_config.resolve import adds_up_in_fp32, zero_stage
+from shardtune.planner.job import States
+
+DEEPSPEED_BUCKET = 5e8
+"""Elements of a bucket where a ds_config does not say (zero_optimization.reduce_bucket_size)."""
+BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
+
+
+def states_of(ds_config: Mapping[str, Any] | None, precision: str) -> States:
+    """The states of a trained parameter under this resolved ds_config, or without DeepSpeed."""
+    width = BYTES[precision]
+    if ds_config is None:
+        # Weights, gradients and masters lie in flat tensors for as long as the run (trainer/engine/replicated_engine).
+        return States(
+            weight=width,
+            gradient=4,
+            master=4 if width == 2 else 0,
+            exchanged=4,
+            frees_gradients=False,
+            bucket=0,
+        )
+    stage, zero = zero_stage(ds_config), ds_config.get("zero_optimization", {})
+    added = 4 if width == 4 or adds_up_in_fp32(ds_config) else 2
+    if stage == 0:
+        return States(
+            weight=width,
+            gradient=added,
+            master=4 if width == 2 else 0,
+            exchanged=width,
+            bucket=DEEPSPEED_BUCKET,
+        )
+    offloads_optimizer = _is_on_cpu(zero, "offload_optimizer")
+    common: dict[str, Any] = {"weight": width, "gradient": added, "shards_optimizer": True, "copied": 4}
+    common |= {"offloads_optimizer": offloads_optimizer}
+    bucket = float(zero.get("reduce_bucket_size", DEEPSPEED_BUCKET))
+    if stage == 3:
+        return States(
+            **common,
+            master=4 if width == 2 or offloads_optimizer else 0,
+            exchanged=width,
+            frees_gradients=False,
+            shards_weights=True,
+            shards_gradients=True,
+            offloads_weights=_is_on_cpu(zero, "offload_param"),
+            bucket=bucket,
+            reuse=float(zero.get("stage3_max_reuse_distance", 1e9)),
+        )
+    if stage == 1:
+        # bf16_optimizer.py where gradients are added up in fp32: they are whole, in flat tensors, from start to end.
+        is_flat = precision == "bf16" and added == 4 and not offloads_optimizer
+        return States(
+            **{**common, "copied": 0 if is_flat else 4},
+            master=4,
+            exchanged=width,
+            all_reduces=True,
+            frees_gradients=not is_flat,
+            bucket=0 if is_flat else bucket,
+        )
+    return States(
+        **common,
+        master=4,
+        exchanged=width,
+        all_reduces=True,
+        shards_gradients=True,
+        bucket=bucket,
+        num_buckets=2 if zero.get("overlap_comm") else 1,
+    )
+
+
+def _is_on_cpu(zero: Mapping[str, Any], block: str) -> bool:
+    return bool((zero.get(block) or {}).get("device") == "cpu")

@@ -1,0 +1,145 @@
+"""`shardtune plan` foresees memory, time and cost from a recipe and a config.json, or says why it cannot."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shardtune.launcher import cli
+
+LLAMA_8B = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "intermediate_size": 14336,
+    "vocab_size": 128256,
+}
+RECIPE = """
+task: {kind: language_modeling}
+model: {path: model}
+data: {train: train.txt, max_tokens: 2048}
+train: {global_batch_size: 64, num_epochs: 1}
+engine: {deepspeed: zero3}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text(json.dumps(LLAMA_8B), encoding="utf-8")
+    (tmp_path / "train.txt").write_text(f"{'word ' * 400}\n" * 640, encoding="utf-8")
+    (tmp_path / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def _planned(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+    assert cli._carry_out(["plan", "recipe.yaml", "--gpu=h100-sxm-80g", *words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_forecast_has_memory_time_and_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    found = _planned(capsys, "--price-per-gpu-hour=2", "model.activation_checkpointing=true")
+    assert found["model"]["parameters"] == 8_030_261_248
+    assert found["memory"]["verdict"] == "fits"
+    assert found["memory"]["used_bytes"] == pytest.approx(sum(found["memory"]["terms"].values()), rel=1e-6)
+    assert found["steps"] == 10
+    assert found["data_is_estimated"]
+    assert found["run_seconds"] == pytest.approx(10 * found["step"]["seconds"])
+    assert found["gpu_hours"] == pytest.approx(8 * found["run_seconds"] / 3600)
+    assert found["cost"] == pytest.approx(2 * found["gpu_hours"])
+    assert 5_000 < found["tokens_per_s_per_gpu"] < 12_000
+    assert 0.2 < found["mfu"] < 0.6
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_text_says_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli._carry_out(["plan", "recipe.yaml", "--gpu=rtx-4090", "--nodes=2"]) == 0
+    text = capsys.readouterr().out
+    assert "memory         does not fit: " in text
+    assert "machine        2 nodes x 8 x rtx-4090, 24 GiB each" in text
+    assert "10 steps: " in text
+
+
+@pytest.mark.usefixtures("folder")
+def test_rows_and_tokens_that_are_given_count(capsys: pytest.CaptureFixture[str]) -> None:
+    found = _planned(capsys, "--rows=6400", "--tokens=6.4M")
+    assert found["steps"] == 100
+    assert found["step"]["tokens"] == 64_000
+    assert not found["data_is_estimated"]
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    "override", ["model.lora={}", "engine.deepspeed=zero3_offload", "train.micro_batch_tokens=2048"]
+)
+def test_what_saves_memory_is_seen(override: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _planned(capsys, override)["memory"]["used_bytes"] < _planned(capsys)["memory"]["used_bytes"]
+
+
+@pytest.mark.usefixtures("folder")
+def test_an_automatic_micro_batch_fills_the_memory_and_not_more(capsys: pytest.CaptureFixture[str]) -> None:
+    found = _planned(capsys, "train.micro_batch_tokens=auto", "train.global_batch_size=4096")
+    assert found["memory"]["verdict"] == "fits"
+    assert found["memory"]["used_bytes"] > 0.4 * found["memory"]["capacity_bytes"]
+
+
+@pytest.mark.usefixtures("folder")
+def test_sizes_stand_in_for_a_model(capsys: pytest.CaptureFixture[str]) -> None:
+    found = _planned(capsys, "--params=70B", "--layers=80", "--nodes=8")
+    assert found["model"]["parameters"] == pytest.approx(70e9, rel=1e-4)
+    assert found["machine"] == {"gpu": "h100-sxm-80g", "nodes": 8, "gpus_per_node": 8}
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--gpu=h101"], "--gpu: unknown GPU 'h101'; did you mean 'h100'?"),
+        (["--gpu=h100", "--nodes=0"], "--nodes takes a number above 0, got '0'"),
+        (["--gpu=h100", "--gpus-per-node=0"], "--gpus-per-node takes a number above 0, got '0'"),
+        (["--gpu=h100", "--params=7B"], "need --params and --layers"),
+        (["--gpu=h100", "--params=seven", "--layers=32"], "--params takes a number above 0, such as 7B"),
+        (["--gpu=h100", "--params=7B", "--layers=32", "--heads=30"], "--heads=30 does not divide"),
+        (["--gpu=h100", "--layers=x"], "--layers takes a number, got 'x'"),
+        (["--gpu=h100", "--network=fast"], "--network takes a number above 0"),
+        (["--gpu=h100", "--hardware=none.yaml"], "none.yaml: cannot be read as a table of GPUs"),
+        (["--gpu=v100", "engine.precision=bf16"], "engine.precision: v100-sxm2-32g has no tensor cores for bf16"),
+        (["--gpu=h100", "optim.lrr=1"], "unknown key; did you mean 'lr'"),
+        (["--json"], "this machine has no GPU; --gpu=h100-sxm-80g"),
+    ],
+)
+def test_wrong_input_is_one_line(words: Sequence[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli._carry_out(["plan", "recipe.yaml", *words]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    (line,) = shown.err.splitlines()
+    assert message in line
+
+
+def test_an_unknown_architecture_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "model/config.json").write_text('{"model_type": "mamba"}', encoding="utf-8")
+    assert cli._carry_out(["plan", "recipe.yaml", "--gpu=h100"]) == 2
+    assert "the planner does not know the architecture 'mamba'" in capsys.readouterr().err
+
+
+def test_a_classifier_and_a_translation_are_planned(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+    bert = {"model_type": "bert", **sizes, "vocab_size": 30522, "max_position_embeddings": 512, "type_vocab_size": 2}
+    (folder / "model/config.json").write_text(json.dumps(bert), encoding="utf-8")
+    words = ["task.kind=classification", "data.max_tokens=256", "--rows=10K", "--tokens=1M"]
+    found = _planned(capsys, *words)
+    assert found["model"]["parameters"] == pytest.approx(109.5e6, rel=0.01)
+    assert found["memory"]["verdict"] == "fits"
+
+
+def test_the_longest_time_that_is_shown_is_in_days(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--gpu=a10", "--gpus-per-node=1", "--params=70B", "--layers=80", "train.max_steps=9000"]
+    assert cli._carry_out(["plan", "recipe.yaml", *words]) == 0
+    assert " days (" in capsys.readouterr().out
+    assert folder

@@ -1,0 +1,79 @@
+"""The planner's bytes of activations are those that the models of transformers keep for their backward pass."""
+
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from shardtune.planner.activations import layer_bytes
+from shardtune.planner.hardware import find_gpu
+from shardtune.planner.job import Batch, Cluster, Job, Software, States
+from shardtune.planner.model_shape import shape_of_config
+from shardtune.trainer.model.load import DTYPES
+
+ROWS, TOKENS = 2, 64
+GATED = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 352}
+MODELS: dict[str, dict[str, Any]] = {
+    "llama": GATED,
+    "qwen3": {**GATED, "head_dim": 32},
+    "gemma": {**GATED, "head_dim": 32},
+    "mixtral": {**GATED, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "bert": {"hidden_size": 128, "num_attention_heads": 4, "intermediate_size": 512},
+    "gpt2": {"n_embd": 128, "n_head": 4},
+    "opt": {"hidden_size": 128, "num_attention_heads": 4, "ffn_dim": 512, "word_embed_proj_dim": 128},
+}
+
+
+def _kept(kind: str, num_layers: int, precision: str, attention: str) -> tuple[int, dict[str, Any]]:
+    """Bytes that a forward pass keeps, and the model's config."""
+    layers = {"n_layer" if kind == "gpt2" else "num_hidden_layers": num_layers}
+    config = transformers.AutoConfig.for_model(kind, vocab_size=50, **MODELS[kind], **layers)
+    for name, value in config.to_dict().items():
+        if "drop" in name and isinstance(value, float):
+            setattr(config, name, 0.0)
+    model = transformers.AutoModel.from_config(config, dtype=DTYPES[precision], attn_implementation=attention).train()
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    found: dict[int, int] = {}
+    held: list[Tensor] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            found[storage.data_ptr()] = storage.nbytes()
+            held.append(tensor)  # or its memory would be used again, and counted once
+        return tensor
+
+    tokens = torch.randint(0, 50, (ROWS, TOKENS), generator=torch.Generator().manual_seed(0))
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(tokens, **({} if kind == "bert" else {"use_cache": False}))
+    return sum(found.values()), config.to_dict()
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_layer_keeps_what_is_planned(kind: str, precision: str) -> None:
+    few, config = _kept(kind, 2, precision, "sdpa")
+    many, _ = _kept(kind, 4, precision, "sdpa")
+    assert _planned(config, precision, Software()) == pytest.approx((many - few) / 2, rel=0.03)
+
+
+def test_eager_attention_keeps_its_scores() -> None:
+    few, config = _kept("llama", 1, "bf16", "eager")
+    many, _ = _kept("llama", 3, "bf16", "eager")
+    assert _planned(config, "bf16", Software(attention="eager")) == pytest.approx((many - few) / 2, rel=0.1)
+
+
+def _planned(config: dict[str, Any], precision: str, software: Software) -> float:
+    shape = shape_of_config(config)
+    job = Job(
+        shape=shape,
+        states=States(),
+        software=software,
+        batch=Batch(rows=ROWS, tokens=TOKENS),
+        cluster=Cluster(gpu=find_gpu("h100")),
+        precision=precision,
+    )
+    return layer_bytes(job, shape.stacks[0])
