@@ -40,6 +40,7 @@ from shardtune.trainer.checkpoint.train_state import TrainState
 from shardtune.trainer.data.batches.prefetch import prefetch
 from shardtune.trainer.data.batches.steps import TrainingSteps, training_steps_of
 from shardtune.trainer.data.prepare.prepare import Prepared
+from shardtune.trainer.distributed.background import run_on_zero
 from shardtune.trainer.distributed.lease import leased
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.distributed.stop import Stop, StopAsked
@@ -133,7 +134,7 @@ def _assemble(start: Start) -> Training:
     if not start.found.step:
         for text in settings_without_effect(recipe, prepared.facts, num_steps=steps.num_steps):
             start.reporter.report("notice", text=text)
-    refuse_other_labels(run_dir, prepared.facts)
+    run_on_zero(ranks, lambda: refuse_other_labels(run_dir, prepared.facts))
     if ranks.is_zero:
         keep_model_files(loaded.model, loaded.tokenizer, run_dir / MODEL)
         write_atomically(run_dir / FACTS, json.dumps(prepared.facts, ensure_ascii=False, indent=1))
@@ -188,7 +189,8 @@ def _resume(start: Start, loaded: Loaded) -> Resumed:
         return Resumed(checkpoints, policy, TrainState())
     refuse_another_base(found.checkpoint.manifest.base, base, found.checkpoint.path)
     restore(engine, found.checkpoint)
-    return Resumed(checkpoints, policy, state_of(found.checkpoint, checkpoints.complete(), policy))
+    resumed = found.checkpoint
+    return Resumed(checkpoints, policy, run_on_zero(ranks, lambda: state_of(resumed, checkpoints.complete(), policy)))
 
 
 def _compose(start: Start, loaded: Loaded, resumed: Resumed, steps: TrainingSteps) -> Training:
@@ -241,7 +243,7 @@ def _step_report(start: Start, steps: TrainingSteps, meter: Meter) -> StepReport
         num_steps=steps.num_steps,
         steps_per_epoch=steps.steps_per_epoch,
         meter=meter,
-        pace=Pace(start.ranks.gather(RankLocation(host_name(), start.ranks.device.index))),
+        pace=Pace(start.ranks.to_zero(RankLocation(host_name(), start.ranks.device.index))),
         sensors=GpuSensors(start.ranks.device),
         reporter=start.reporter,
         ranks=start.ranks,
@@ -316,6 +318,6 @@ def _stop(start: Start, training: Training) -> None:
     training.milestones.stop()
     if start.ranks.is_zero:
         (start.run_dir / STOP).unlink(missing_ok=True)
-    reasons = [reason for reason in start.ranks.gather(start.stop.reason) if reason]
+    reasons = filter(None, start.ranks.to_zero(start.stop.reason))
     step = training.milestones.state.step
     start.reporter.report("stopped", step=step, reason=", ".join(dict.fromkeys(reasons)))

@@ -6,19 +6,19 @@ The only module that knows how the ranks were started: by torchrun, by deepspeed
 import os
 import pickle
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import pairwise
 from typing import Literal, TypeVar, cast
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.distributed_c10d import Store
 
 from shardtune.errors import LaunchError
+from shardtune.trainer.distributed import tree
 from shardtune.trainer.distributed.rank_env import global_rank, local_rank, world_size
 
 T = TypeVar("T")
@@ -41,6 +41,11 @@ class Ranks:
     def is_zero(self) -> bool:
         return self.rank == 0
 
+    @property
+    def _host_group(self) -> dist.ProcessGroup | None:
+        """The group of messages between processes, which are in the memory of the CPU."""
+        return self.group if self.control is None else self.control
+
     def sum(self, *values: float | Tensor) -> list[float]:
         """Collective: each value's sum over the ranks, in float64 (exact for counts up to 2**53)."""
         totals = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=self.device) for value in values])
@@ -57,25 +62,40 @@ class Ranks:
         return totals
 
     def any(self, flag: bool) -> bool:
-        """Collective: whether the flag is set on at least one rank."""
-        return self.sum(flag)[0] > 0
+        """Collective: whether the flag is set on at least one rank. Waits for no GPU."""
+        return tree.any_of(flag, self.rank, self.world_size, self._host_group)
 
-    def ask_any(self, flag: bool) -> Callable[[], bool]:
-        """Collective: as `any`, without waiting: the function returned waits for all ranks and returns the answer."""
-        count = torch.tensor([int(flag)])
-        work = dist.all_reduce(count, group=self.control, async_op=True)
+    def poll(self) -> tree.Poll:
+        """A question that is asked again and again, for which no rank waits."""
+        return tree.Poll(self.rank, self.world_size, self._host_group)
 
-        def answer() -> bool:
-            work.wait()
-            return bool(count)
+    def tensor_from_zero(self, values: Tensor) -> Tensor:
+        """Collective: rank 0's values, of the same shape on every rank, on this rank's device."""
+        there = values.to(self.device, copy=True)
+        dist.broadcast(there, 0, group=self.group)
+        return there
 
-        return answer
+    def to_zero(self, value: T) -> list[T]:
+        """Collective: every rank's value in rank order on rank 0, an empty list on the others; of any type."""
+        payloads = tree.gather_to_zero(pickle.dumps(value), self.rank, self.world_size, self._host_group)
+        return [] if payloads is None else [value, *(cast(T, pickle.loads(payload)) for payload in payloads[1:])]
+
+    def from_zero(self, value: T) -> T:
+        """Collective: rank 0's value on every rank; those of the others are ignored. Of any type."""
+        content = tree.bytes_tensor(pickle.dumps(value) if self.is_zero else b"")
+        size = torch.tensor([len(content)])
+        dist.broadcast(size, 0, group=self._host_group)
+        if not self.is_zero:
+            content = torch.empty(int(size), dtype=torch.uint8)
+        dist.broadcast(content, 0, group=self._host_group)
+        return value if self.is_zero else cast(T, pickle.loads(content.numpy().tobytes()))
 
     def gather(self, value: T) -> list[T]:
-        """Collective: every rank's value, in rank order; for small values of any type."""
-        values: list[T] = [value] * self.world_size
-        dist.all_gather_object(values, value, group=self.group)
-        return values
+        """Collective: every rank's value, in rank order; for small values of any type.
+
+        Where rank 0 alone needs them, or they are rank 0's alone, `to_zero` and `from_zero` send less.
+        """
+        return self.from_zero(self.to_zero(value))
 
     def gather_numbers(self, value: float) -> list[float]:
         """Collective: every rank's number, in rank order; cheaper than `gather`."""
@@ -104,7 +124,7 @@ class Ranks:
         sizes = torch.tensor([len(part) for part in packed], device=self.device)
         other_sizes = torch.empty_like(sizes)
         dist.all_to_all_single(other_sizes, sizes, group=self.group)
-        sent = torch.from_numpy(np.frombuffer(bytearray(b"".join(packed)), dtype=np.uint8)).to(self.device)
+        sent = tree.bytes_tensor(b"".join(packed)).to(self.device)
         received = torch.empty(int(other_sizes.sum()), dtype=torch.uint8, device=self.device)
         dist.all_to_all_single(received, sent, other_sizes.tolist(), sizes.tolist(), group=self.group)
         content = received.cpu().numpy().tobytes()
