@@ -146,9 +146,10 @@ def _train(training_run: Run, process: _Process, stop: Stop) -> int:
     drop_deprecation_warnings()
     _watch_stop_file(training_run, process, stop)
     with stop.postponed(), lasting_objects():
-        from shardtune.trainer.data.prepare.prepare import prepare
+        from shardtune.trainer.data.prepare.prepare import find_prepared, prepare
+        from shardtune.trainer.distributed.meeting import meet, settled_by_zero
         from shardtune.trainer.distributed.ranks import connect, disconnect
-        from shardtune.trainer.distributed.watchdog import watching
+        from shardtune.trainer.distributed.watchdog import follow_heartbeats, watching
         from shardtune.trainer.run import run
 
     if arguments.ranks is not None and world_size() != arguments.ranks:
@@ -157,14 +158,22 @@ def _train(training_run: Run, process: _Process, stop: Stop) -> int:
             "Its part of the log shows which address it waited for"
         )
     # Before the ranks connect, so that no collective times out while one of them tokenizes.
-    prepared = prepare(recipe, num_ranks=world_size())
-    refuse_other_data(run_dir, prepared.identity, keep=process.lease is not None)
+    follow_heartbeats(is_followed=arguments.followed)
+    startup_hang_s = recipe.faults.startup_hang_s
+    with watching(run_dir, global_rank(), startup_hang_s, num_ranks=world_size(), joining=True):
+        store = meet(_patience(recipe.faults))
+    prepared = settled_by_zero(
+        store,
+        lambda: find_prepared(recipe, num_ranks=world_size()),
+        lambda: prepare(recipe, num_ranks=world_size()),
+        lambda prepared: refuse_other_data(run_dir, prepared.identity),
+    )
     if is_finished(run_dir):
         if global_rank() == 0:
             print(already_finished(run_dir), file=terminal)
         return EXIT_OK
-    with watching(run_dir, global_rank(), recipe.faults.startup_hang_s, joining=True):
-        ranks = connect(arguments.device or recipe.job.device, timeout=_patience(recipe.faults))
+    with watching(run_dir, global_rank(), startup_hang_s, num_ranks=world_size(), joining=True):
+        ranks = connect(arguments.device or recipe.job.device, store=store, timeout=_patience(recipe.faults))
     progress = None if arguments.followed else terminal
     is_done = run(recipe, run_dir, prepared, ranks, stop, terminal=progress, job=arguments.job, held=process.lease)
     ranks.barrier()  # a rank that exits with EXIT_RESUME would have rank 0 killed before it has sent its last lines
@@ -240,15 +249,12 @@ def _keep_log(run_dir: Path, rank: int) -> TextIO:
 
 def _is_first_failure(run_dir: Path, code: int, text: str, started: float) -> bool:
     """Records why this rank ends; returns whether it is the first rank of this start to do so."""
-    others = [
-        path
-        for path in failure_path(run_dir, "*").parent.glob("rank-*.failure.json")
-        if path.stat().st_mtime >= started
-    ]
+    paths = failure_path(run_dir, "*").parent.glob("rank-*.failure.json")
+    is_first = not any(path.stat().st_mtime >= started for path in paths)
     failure = {"rank": global_rank(), "host": socket.gethostname(), "time": time.time(), "code": code, "text": text}
     with open_in_place(failure_path(run_dir, global_rank()), "w") as file:
         file.write(json.dumps(failure))
-    return not others
+    return is_first
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def run(
         fast_dropout(ranks.device),
         fast_attention(ranks.device),
     ):
-        with watching(run_dir, ranks.rank, recipe.faults.startup_hang_s):
+        with watching(run_dir, ranks.rank, recipe.faults.startup_hang_s, num_ranks=ranks.world_size):
             found = find_newest(run_dir / CHECKPOINTS, ranks)
             if found.checkpoint is None:
                 found = fork(run_dir, learning_hash(recipe), ranks) or found
@@ -109,12 +109,12 @@ def _run(start: Start) -> bool:
         reporter.report("alert", title=f"the checkpoint of step {step} was skipped", text=text, step=step)
     if start.ds_config_notice is not None:
         reporter.report("notice", text=start.ds_config_notice)
-    with watching(run_dir, ranks.rank, recipe.faults.startup_hang_s):
+    with watching(run_dir, ranks.rank, recipe.faults.startup_hang_s, num_ranks=ranks.world_size):
         for text in preflight(recipe, run_dir, ranks, job=start.job):
             reporter.report("notice", text=text)
         training = _assemble(start)
     start.stop.note_only()
-    with watching(run_dir, ranks.rank, recipe.faults.hang_s):
+    with watching(run_dir, ranks.rank, recipe.faults.hang_s, num_ranks=ranks.world_size):
         try:
             with _memory_watched(start, training):
                 _train(start, training)

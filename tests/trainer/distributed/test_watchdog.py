@@ -53,7 +53,7 @@ def wait_unwatched(run_dir: Path) -> None:
 
 
 def wait_while_a_peer_hangs(run_dir: Path) -> None:
-    with watching(run_dir, 3, 10 * HANG_S):
+    with watching(run_dir, 3, 10 * HANG_S, num_ranks=5):
         stacks_path(run_dir, 4).write_text("Timeout!")
         wait_a_little()
     wait_unwatched(run_dir)
@@ -64,12 +64,12 @@ def wait_a_little() -> None:
 
 
 def lose_a_peer(run_dir: Path) -> None:
-    with watching(run_dir, 3, 10 * HANG_S):
+    with watching(run_dir, 3, 10 * HANG_S, num_ranks=5):
         wait_for_its_answer()
 
 
 def lose_a_hung_peer(run_dir: Path) -> None:
-    with watching(run_dir, 3, 10 * HANG_S):
+    with watching(run_dir, 3, 10 * HANG_S, num_ranks=5):
         stacks_path(run_dir, 4).write_text("Timeout!")
         wait_for_its_answer()
 

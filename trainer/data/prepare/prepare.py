@@ -109,13 +109,29 @@ def prepare(
     if not were_notes_said:
         for note in prepared.meta["notes"]:
             say(note)
+    _refuse_more_ranks(prepared, num_ranks)
+    return replace(prepared, was_made=was_made)
+
+
+def find_prepared(recipe: Recipe, *, num_ranks: int = 1) -> Prepared | None:
+    """The recipe's prepared data from the cache, with their description, which goes along when they are sent to another
+    process; None if they are not there. Raises DataError as `prepare` does."""
+    identity = data_identity(recipe)
+    prepared = Prepared(expand_home(recipe.data.cache_dir) / identity.fingerprint, identity)
+    if not prepared.exists:
+        return None
+    _refuse_more_ranks(prepared, num_ranks)
+    return prepared
+
+
+def _refuse_more_ranks(prepared: Prepared, num_ranks: int) -> None:
+    """Raises DataError if there are fewer training rows than ranks."""
     num_examples = prepared.meta["splits"]["train"]["examples"]
     if num_examples < num_ranks:
         raise DataError(
             f"data.train: {counted(num_examples, 'training row')} for {counted(num_ranks, 'rank')}; "
             f"set job.ranks={num_examples} or fewer"
         )
-    return replace(prepared, was_made=was_made)
 
 
 def encoder_of(recipe: Recipe, task: Task) -> Encoder:
