@@ -169,13 +169,12 @@ def _verified(path: Path, kinds: Sequence[str], ranks: Ranks) -> Checkpoint | st
         return checkpoint
 
     def look() -> str | None:
-        own = slice(ranks.rank, None, ranks.world_size)
-        names = sorted(checkpoint.manifest.files)
+        own = [name for kind in KINDS for name in ranks.share([path.name for path in checkpoint.files(kind)])]
         try:
-            refuse_other_sizes(checkpoint, names[own])
+            refuse_other_sizes(checkpoint, own)
         except CheckpointError as error:
             return str(error)
-        return damage(checkpoint, [name for name in names if name.startswith(tuple(kinds))][own])
+        return damage(checkpoint, [name for name in own if name.startswith(tuple(kinds))])
 
     problems = Background(ranks, look).results_on_zero()
     return ranks.from_zero(next(filter(None, problems), None)) or checkpoint

@@ -23,6 +23,11 @@ from shardtune.trainer.distributed.rank_env import global_rank, local_rank, worl
 
 T = TypeVar("T")
 
+MOST_MESHED = 64
+"""Most ranks that gloo connects with each other at the start, each group by sockets of its own. With more, a pair is
+connected when it has something to say: of 512 ranks each has about 20 sockets a group then, not 511, of which two
+groups would need all 1,024 descriptors that a process usually may have."""
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -45,6 +50,11 @@ class Ranks:
     def _host_group(self) -> dist.ProcessGroup | None:
         """The group of messages between processes, which are in the memory of the CPU."""
         return self.group if self.control is None else self.control
+
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """The consecutive items of which this rank takes care: each of them is in the share of one rank."""
+        first, last = (len(items) * rank // self.world_size for rank in (self.rank, self.rank + 1))
+        return items[first:last]
 
     def sum(self, *values: float | Tensor) -> list[float]:
         """Collective: each value's sum over the ranks, in float64 (exact for counts up to 2**53)."""
@@ -168,6 +178,8 @@ def connect(
         # DeepSpeed reads these even in a world of one; a free port, so that two such runs do not meet.
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
         os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    if size > MOST_MESHED:
+        os.environ.setdefault("TORCH_GLOO_LAZY_INIT", "1")
     backend = "gloo" if where.type == "cpu" else "nccl"
     if store is not None:
         store.set_timeout(timeout)

@@ -117,13 +117,12 @@ class SavedTensors:
         If there are as many files as ranks, that is the file that the rank itself has written, and no other is opened.
         Otherwise each rank opens a share of the files, and all tell each other what is in them.
         """
-        own = range(ranks.rank, len(self._paths), ranks.world_size)
         if len(self._paths) == ranks.world_size:
             self._add(self._parts_in(ranks.rank))
         is_enough = not ranks.any(not all(self._has(read) for read in reads))
         if not is_enough:
             needed = {read.name for read in reads}
-            found = [self._parts_in(number) for number in own]
+            found = [self._parts_in(number) for number in ranks.share(range(len(self._paths)))]
             self._parts = {}
             for of_rank in ranks.gather(found):
                 for parts in of_rank:
