@@ -75,7 +75,13 @@ class _Process:
 def _main(process: _Process, stop: Stop) -> int:
     arguments = process.arguments
     try:
-        training_run = find_run(arguments.path, arguments.overrides, arguments.run_dir, arguments.fork)
+        training_run = find_run(
+            arguments.path,
+            arguments.overrides,
+            arguments.run_dir,
+            arguments.fork,
+            checks_paths=global_rank() == 0,
+        )
         process.run_dir = training_run.run_dir
         if not training_run.is_as_kept:
             settle_trust(training_run, arguments.overrides, is_trusted=arguments.trust)
