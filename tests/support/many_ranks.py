@@ -1,4 +1,4 @@
-"""Hundreds of ranks as threads of one process: what they ask of a file server, and which messages they send, is counted.
+"""Hundreds of ranks as threads of one process, whose messages and file operations are counted.
 
 torch.distributed is replaced below the collectives of shardtune: a message is an item in a queue.
 """
@@ -75,9 +75,7 @@ class _Receipt:
         self.wait = receive
 
 
-def on_threads(
-    body: Callable[[Ranks], T], num_ranks: int, monkeypatch: pytest.MonkeyPatch
-) -> tuple[list[T], Messages]:
+def on_threads(body: Callable[[Ranks], T], num_ranks: int, monkeypatch: pytest.MonkeyPatch) -> tuple[list[T], Messages]:
     """What `body` returned on each rank, in rank order, and the messages that they have sent."""
     messages = Messages(num_ranks)
     for module in (tree, ranks_module):
@@ -150,5 +148,3 @@ def _counted(function: Callable[..., Any], kind: str = "stat") -> Callable[..., 
         return function(path, *args, **kwargs)
 
     return call
-
-

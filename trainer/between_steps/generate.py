@@ -1,6 +1,6 @@
 """Generated answers on any number of ranks: which rank generates for which rows, and how generate is called."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 

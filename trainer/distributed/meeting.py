@@ -3,14 +3,15 @@
 The ranks meet at torch's store, which each reaches by one connection. No collective can time out meanwhile.
 """
 
+import base64
 import pickle
 import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TypeVar, cast
 
-import torch.distributed as dist
 from torch.distributed.distributed_c10d import Store
+from torch.distributed.rendezvous import rendezvous
 
 from shardtune.errors import ShardtuneError
 from shardtune.trainer.distributed.rank_env import global_rank, local_rank, world_size
@@ -28,17 +29,17 @@ def meet(timeout: timedelta) -> Store | None:
     """
     if world_size() == 1:
         return None
-    store, _, _ = next(dist.rendezvous("env://", global_rank(), world_size(), timeout=timeout))
+    store, _, _ = next(rendezvous("env://", global_rank(), world_size(), timeout=timeout))
     return cast(Store, store)
 
 
 def settled_by_zero(
     store: Store | None, look: Callable[[], T | None], work: Callable[[], T], check: Callable[[T], object]
 ) -> T:
-    """What rank 0 finds by `look`, and `check` accepts; if that is nothing, what `work` gives, in which one rank of each
-    machine takes part.
+    """What rank 0 finds by `look`; if that is nothing, what `work` gives, in which one rank of each machine takes part.
 
-    Raises on every rank what rank 0 raises, if that is a ShardtuneError; DistError if rank 0 has ended.
+    Rank 0 passes it to `check`. Raises on every rank what rank 0 raises, if that is a ShardtuneError; DistError if
+    rank 0 has ended.
     """
     if store is None or global_rank() == 0:
         return _settle(store, look, work, check)
@@ -48,7 +49,7 @@ def settled_by_zero(
             work()
             takes_part = False
         time.sleep(POLL_S)
-    answer = pickle.loads(store.get(ANSWER))
+    answer = pickle.loads(base64.b64decode(store.get(ANSWER)))
     store.add(HEARD, 1)
     if isinstance(answer, ShardtuneError):
         raise answer
@@ -67,12 +68,16 @@ def _settle(
         check(found)
     except ShardtuneError as error:
         if store is not None:
-            store.set(ANSWER, pickle.dumps(_plain(error)))
+            _tell(store, _plain(error))
             _wait_until_heard(store)
         raise
     if store is not None:
-        store.set(ANSWER, pickle.dumps(found))
+        _tell(store, found)
     return found
+
+
+def _tell(store: Store, value: object) -> None:
+    store.set(ANSWER, base64.b64encode(pickle.dumps(value)).decode())
 
 
 def _wait_until_heard(store: Store) -> None:

@@ -113,9 +113,7 @@ def test_at_a_resume_each_rank_opens_a_few_files_whatever_their_number(
     assert calls["open"] <= 2 * num_files + 10
 
 
-def test_what_all_ranks_hold_is_read_by_one_of_them_and_sent(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_all_ranks_hold_is_read_by_one_of_them_and_sent(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def gather_rows(self: Ranks, rows: torch.Tensor) -> list[torch.Tensor]:
         return self.gather(rows.clone())  # without an all-gather of tensors
 
@@ -133,7 +131,10 @@ def test_any_damaged_file_of_many_is_found_by_all_ranks(tmp_path: Path, monkeypa
     path = write_checkpoint(tmp_path)
     damaged = path / f"optimizer-00049-of-{NUM_RANKS:05}.safetensors"
     content = damaged.read_bytes()
-    for changed, what in ((content[:-4] + b"oops", "its checksum differs"), (content[:-4], f"{len(content) - 4:,} bytes")):
+    for changed, what in (
+        (content[:-4] + b"oops", "its checksum differs"),
+        (content[:-4], f"{len(content) - 4:,} bytes"),
+    ):
         damaged.write_bytes(changed)
         found, _ = on_threads(lambda ranks: find_newest(tmp_path, ranks), 16, monkeypatch)
         assert {each.checkpoint for each in found} == {None}

@@ -79,7 +79,9 @@ def test_a_request_to_one_rank_stops_all_at_the_same_batch_after_log2_batches(
     assert len(set(ends)) == 1 and ends[0] is not None
     assert 4 <= ends[0] <= 4 + 2 * rounds
     assert max(messages.sent.values(), default=0) <= 40, "one a batch"
-    assert on_threads(lambda ranks: stopped_after(ranks, asked, 50, 40), num_ranks, monkeypatch)[0] == [None] * num_ranks
+    assert (
+        on_threads(lambda ranks: stopped_after(ranks, asked, 50, 40), num_ranks, monkeypatch)[0] == [None] * num_ranks
+    )
 
 
 def test_what_rank_zero_or_any_other_raises_is_raised_on_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:

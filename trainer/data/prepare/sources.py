@@ -92,7 +92,10 @@ class Sources:
 
     def limited_to(self, units: Sequence[ReadUnit]) -> "Sources":
         """The sources with the files of these units alone, for a process that reads no others and looks for none."""
-        paths = [{path for unit in units if unit.source == number for path, _ in unit.files} for number in range(len(self.numbered))]
+        paths = [
+            {path for unit in units if unit.source == number for path, _ in unit.files}
+            for number in range(len(self.numbered))
+        ]
         found = [
             files
             and replace(
