@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from shardtune.ds_config.resolve import has_own_ds_config
 from shardtune.errors import BadNodesError, LaunchError, RestartError, ShardtuneError, TakenOverError
@@ -36,6 +36,11 @@ from shardtune.trainer.distributed.rank_env import global_rank, lease_token, sta
 from shardtune.trainer.distributed.stop import Stop, StopAsked, signals_ask_to_stop
 from shardtune.trainer.setup.garbage import lasting_objects
 from shardtune.trainer.setup.rank_log import drop_deprecation_warnings
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
+
+    from shardtune.trainer.data.prepare.prepare import Prepared
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -152,8 +157,7 @@ def _train(training_run: Run, process: _Process, stop: Stop) -> int:
     drop_deprecation_warnings()
     _watch_stop_file(training_run, process, stop)
     with stop.postponed(), lasting_objects():
-        from shardtune.trainer.data.prepare.prepare import find_prepared, prepare
-        from shardtune.trainer.distributed.meeting import meet, settled_by_zero
+        from shardtune.trainer.distributed.meeting import meet
         from shardtune.trainer.distributed.ranks import connect, disconnect
         from shardtune.trainer.distributed.watchdog import follow_heartbeats, watching
         from shardtune.trainer.run import run
@@ -168,12 +172,7 @@ def _train(training_run: Run, process: _Process, stop: Stop) -> int:
     startup_hang_s = recipe.faults.startup_hang_s
     with watching(run_dir, global_rank(), startup_hang_s, num_ranks=world_size(), joining=True):
         store = meet(_patience(recipe.faults))
-    prepared = settled_by_zero(
-        store,
-        lambda: find_prepared(recipe, num_ranks=world_size()),
-        lambda: prepare(recipe, num_ranks=world_size()),
-        lambda prepared: refuse_other_data(run_dir, prepared.identity),
-    )
+    prepared = _data_by_zero(training_run, store)
     if is_finished(run_dir):
         if global_rank() == 0:
             print(already_finished(run_dir), file=terminal)
@@ -187,6 +186,29 @@ def _train(training_run: Run, process: _Process, stop: Stop) -> int:
     if ranks.is_zero and not arguments.followed:
         print(_last_words(training_run, process, is_finished=is_done), file=terminal)
     return EXIT_OK if is_done else EXIT_RESUME
+
+
+def _data_by_zero(training_run: Run, store: "Store | None") -> "Prepared":
+    """The prepared data, which rank 0 finds for all ranks, or one rank of each machine prepares.
+
+    Raises CheckpointError, on every rank, if the run began on other data.
+    """
+    from shardtune.trainer.data.prepare.prepare import Prepared, described_data, find_prepared, prepare
+    from shardtune.trainer.distributed.meeting import Answer, settled_by_zero
+
+    def answer(prepared: Prepared) -> Answer:
+        if global_rank() == 0:
+            refuse_other_data(training_run.run_dir, prepared.identity)
+        return prepared.described()
+
+    def look() -> Answer | None:
+        prepared = find_prepared(training_run.recipe, num_ranks=world_size())
+        return None if prepared is None else answer(prepared)
+
+    def work() -> Answer:
+        return answer(prepare(training_run.recipe, num_ranks=world_size()))
+
+    return described_data(settled_by_zero(store, look, work))
 
 
 def _last_words(training_run: Run, process: _Process, *, is_finished: bool) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,10 @@ import torch.distributed as dist
 from shardtune.errors import DataError
 from shardtune.recipe.load import parse_recipe, render_recipe
 from shardtune.recipe.schema import Recipe
+from shardtune.rows.source_files import FindError
 from shardtune.run_dir.run import find_run
-from shardtune.trainer.data.prepare.prepare import find_prepared, prepare
-from shardtune.trainer.distributed.meeting import settled_by_zero
+from shardtune.trainer.data.prepare.prepare import described_data, find_prepared, prepare
+from shardtune.trainer.distributed.meeting import Answer, settled_by_zero
 from shardtune.trainer.distributed.ranks import Ranks
 from tests.support.many_ranks import file_calls
 from tests.support.ranks import run_ranks
@@ -29,39 +29,36 @@ def settle(ranks: Ranks, folder: Path, *, found: str | None, fault: str | None =
     os.environ["LOCAL_RANK"] = {0: "0", 1: "1", 2: "0"}[ranks.rank]
     done: list[str] = []
 
-    def look() -> str | None:
+    def look() -> Answer | None:
         done.append("look")
-        return found
-
-    def work() -> str:
-        done.append("work")
-        return f"by {ranks.rank}"
-
-    def check(_: str) -> None:
-        done.append("check")
         if fault is not None:
-            raise DataError(fault)
+            raise FindError("x.csv", fault)
+        return None if found is None else {"found": found}
+
+    def work() -> Answer:
+        done.append("work")
+        return {"found": f"by {ranks.rank}"}
 
     try:
-        return settled_by_zero(dist.FileStore(str(folder / "store"), 3), look, work, check), done
+        return settled_by_zero(dist.FileStore(str(folder / "store"), 3), look, work)["found"], done
     except DataError as error:
         return str(error), done
 
 
 def test_one_rank_looks_for_all(tmp_path: Path) -> None:
     answers = run_ranks(lambda ranks: settle(ranks, tmp_path, found="there"), world_size=3)
-    assert answers == [("there", ["look", "check"]), ("there", []), ("there", [])]
+    assert answers == [("there", ["look"]), ("there", []), ("there", [])]
 
 
 def test_one_rank_of_each_machine_takes_part_in_the_work(tmp_path: Path) -> None:
     answers = run_ranks(lambda ranks: settle(ranks, tmp_path, found=None), world_size=3)
-    assert answers[0] == ("by 0", ["look", "work", "check"])
+    assert answers[0] == ("by 0", ["look", "work"])
     assert answers[1] == ("by 0", [])
     assert answers[2][0] == "by 0" and answers[2][1] in (["work"], []), "unless it was done before"
 
 
 def test_what_is_wrong_is_an_error_on_all_ranks(tmp_path: Path) -> None:
-    answers = run_ranks(lambda ranks: settle(ranks, tmp_path, found="there", fault="x.csv: bad"), world_size=3)
+    answers = run_ranks(lambda ranks: settle(ranks, tmp_path, found="there", fault="bad"), world_size=3)
     assert [text for text, _ in answers] == ["x.csv: bad"] * 3
 
 
@@ -89,9 +86,9 @@ def test_at_a_start_one_rank_looks_at_the_data_files_and_the_others_at_none(
     assert prepared is not None
     assert NUM_FILES <= sum(of_zero.values()) <= 12 * NUM_FILES
 
-    sent = pickle.dumps(prepared)
+    sent = json.dumps(prepared.described())
     with file_calls(folder, monkeypatch) as of_another:
-        told = pickle.loads(sent)
+        told = described_data(json.loads(sent))
         train = told.split("train")
         assert len(train) == NUM_FILES and len(train.examples(np.array([3, 4]))) == 2
     assert sum(of_another.values()) <= 10
