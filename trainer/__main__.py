@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from shardtune.ds_config.resolve import has_own_ds_config
 from shardtune.errors import BadNodesError, LaunchError, RestartError, ShardtuneError, TakenOverError
@@ -37,6 +37,11 @@ from shardtune.trainer.distributed.rank_env import global_rank, lease_token, sta
 from shardtune.trainer.distributed.stop import Stop, StopAsked, signals_ask_to_stop
 from shardtune.trainer.setup.garbage import lasting_objects
 from shardtune.trainer.setup.rank_log import drop_deprecation_warnings
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
+
+    from shardtune.trainer.data.prepare.prepare import Prepared
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,7 +83,13 @@ class _Process:
 def _main(process: _Process, stop: Stop) -> int:
     arguments = process.arguments
     try:
-        training_run = find_run(arguments.path, arguments.overrides, arguments.run_dir, arguments.fork)
+        training_run = find_run(
+            arguments.path,
+            arguments.overrides,
+            arguments.run_dir,
+            arguments.fork,
+            checks_paths=global_rank() == 0,
+        )
         process.run_dir = training_run.run_dir
         if not training_run.is_as_kept:
             settle_trust(training_run, arguments.overrides, is_trusted=arguments.trust)
@@ -149,10 +160,10 @@ def _train(training_run: Run, process: _Process, stop: Stop) -> int:
     drop_deprecation_warnings()
     _watch_stop_file(training_run, process, stop)
     with stop.postponed(), lasting_objects():
-        from shardtune.trainer.data.prepare.prepare import prepare
+        from shardtune.trainer.distributed.meeting import meet
         from shardtune.trainer.distributed.own_gpu import gpu_number
         from shardtune.trainer.distributed.ranks import connect, disconnect
-        from shardtune.trainer.distributed.watchdog import watching
+        from shardtune.trainer.distributed.watchdog import follow_heartbeats, watching
         from shardtune.trainer.run import run
 
     if arguments.ranks is not None and world_size() != arguments.ranks:
@@ -161,14 +172,17 @@ def _train(training_run: Run, process: _Process, stop: Stop) -> int:
             "Its part of the log shows which address it waited for"
         )
     # Before the ranks connect, so that no collective times out while one of them tokenizes.
-    prepared = prepare(recipe, num_ranks=world_size())
-    refuse_other_data(run_dir, prepared.identity, keep=process.lease is not None)
+    follow_heartbeats(is_followed=arguments.followed)
+    startup_hang_s = recipe.faults.startup_hang_s
+    with watching(run_dir, global_rank(), startup_hang_s, num_ranks=world_size(), joining=True):
+        store = meet(_patience(recipe.faults))
+    prepared = _data_by_zero(training_run, store)
     if is_finished(run_dir):
         if global_rank() == 0:
             print(already_finished(run_dir), file=terminal)
         return EXIT_OK
-    with watching(run_dir, global_rank(), recipe.faults.startup_hang_s, joining=True):
-        ranks = connect(arguments.device or recipe.job.device, timeout=_patience(recipe.faults))
+    with watching(run_dir, global_rank(), startup_hang_s, num_ranks=world_size(), joining=True):
+        ranks = connect(arguments.device or recipe.job.device, store=store, timeout=_patience(recipe.faults))
         process.gpu = gpu_number(ranks.device)
     progress = None if arguments.followed else terminal
     is_done = run(recipe, run_dir, prepared, ranks, stop, terminal=progress, job=arguments.job, held=process.lease)
@@ -177,6 +191,29 @@ def _train(training_run: Run, process: _Process, stop: Stop) -> int:
     if ranks.is_zero and not arguments.followed:
         print(_last_words(training_run, process, is_finished=is_done), file=terminal)
     return EXIT_OK if is_done else EXIT_RESUME
+
+
+def _data_by_zero(training_run: Run, store: "Store | None") -> "Prepared":
+    """The prepared data, which rank 0 finds for all ranks, or one rank of each machine prepares.
+
+    Raises CheckpointError, on every rank, if the run began on other data.
+    """
+    from shardtune.trainer.data.prepare.prepare import Prepared, described_data, find_prepared, prepare
+    from shardtune.trainer.distributed.meeting import Answer, settled_by_zero
+
+    def answer(prepared: Prepared) -> Answer:
+        if global_rank() == 0:
+            refuse_other_data(training_run.run_dir, prepared.identity)
+        return prepared.described()
+
+    def look() -> Answer | None:
+        prepared = find_prepared(training_run.recipe, num_ranks=world_size())
+        return None if prepared is None else answer(prepared)
+
+    def work() -> Answer:
+        return answer(prepare(training_run.recipe, num_ranks=world_size()))
+
+    return described_data(settled_by_zero(store, look, work))
 
 
 def _last_words(training_run: Run, process: _Process, *, is_finished: bool) -> str:
@@ -251,17 +288,14 @@ def _keep_log(run_dir: Path, rank: int) -> TextIO:
 
 def _is_first_failure(run_dir: Path, code: int, text: str, process: _Process) -> bool:
     """Records why this rank ends; returns whether it is the first rank of this start to do so."""
-    others = [
-        path
-        for path in failure_path(run_dir, "*").parent.glob("rank-*.failure.json")
-        if path.stat().st_mtime >= process.started
-    ]
+    paths = failure_path(run_dir, "*").parent.glob("rank-*.failure.json")
+    is_first = not any(path.stat().st_mtime >= process.started for path in paths)
     failure = {"rank": global_rank(), "host": socket.gethostname(), "time": time.time(), "code": code, "text": text}
     if process.gpu is not None:
         failure["gpu"] = process.gpu
     with open_in_place(failure_path(run_dir, global_rank()), "w") as file:
         file.write(json.dumps(failure))
-    return not others
+    return is_first
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from shardtune.trainer.checkpoint.resume import (
     first_whole,
     restore,
 )
-from shardtune.trainer.distributed.background import run_on_every_rank
+from shardtune.trainer.distributed.background import run_on_zero
 from shardtune.trainer.export.export import Export, copy_export, in_order, write_together
 from shardtune.trainer.training import Start, Training
 
@@ -82,6 +82,4 @@ def _export(
         exports.append(Export(start.run_dir, last, folder / "last", recipe=start.recipe))
     write_together(exports, start.ranks, stop_checks.requested)
     if best.step == last.step:
-        run_on_every_rank(
-            start.ranks, lambda: copy_export(folder / "best", folder / "last") if start.ranks.is_zero else None
-        )
+        run_on_zero(start.ranks, lambda: copy_export(folder / "best", folder / "last"))

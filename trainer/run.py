@@ -42,6 +42,7 @@ from shardtune.trainer.checkpoint.train_state import TrainState
 from shardtune.trainer.data.batches.prefetch import prefetch
 from shardtune.trainer.data.batches.steps import TrainingSteps, training_steps_of
 from shardtune.trainer.data.prepare.prepare import Prepared
+from shardtune.trainer.distributed.background import run_on_zero
 from shardtune.trainer.distributed.lease import leased
 from shardtune.trainer.distributed.own_gpu import gpu_number
 from shardtune.trainer.distributed.rank_env import begin_times
@@ -98,7 +99,7 @@ def run(
         fast_dropout(ranks.device),
         fast_attention(ranks.device),
     ):
-        with watching(run_dir, ranks.rank, recipe.faults.startup_hang_s):
+        with watching(run_dir, ranks.rank, recipe.faults.startup_hang_s, num_ranks=ranks.world_size):
             found = find_newest(run_dir / CHECKPOINTS, ranks)
             if found.checkpoint is None:
                 found = fork(run_dir, learning_hash(recipe), ranks) or found
@@ -115,12 +116,12 @@ def _run(start: Start) -> bool:
         reporter.report("alert", title=f"the checkpoint of step {step} was skipped", text=text, step=step)
     if start.ds_config_notice is not None:
         reporter.report("notice", text=start.ds_config_notice)
-    with watching(run_dir, ranks.rank, recipe.faults.startup_hang_s):
+    with watching(run_dir, ranks.rank, recipe.faults.startup_hang_s, num_ranks=ranks.world_size):
         for text in (*settle_ranks(recipe, ranks), *preflight(recipe, run_dir, ranks, job=start.job)):
             reporter.report("notice", text=text)
         training = _assemble(start)
     start.stop.note_only()
-    with watching(run_dir, ranks.rank, recipe.faults.hang_s):
+    with watching(run_dir, ranks.rank, recipe.faults.hang_s, num_ranks=ranks.world_size):
         try:
             with _memory_watched(start, training):
                 _train(start, training)
@@ -148,7 +149,7 @@ def _assemble(start: Start) -> Training:
     if not start.found.step:
         for text in settings_without_effect(recipe, prepared.facts, num_steps=steps.num_steps):
             start.reporter.report("notice", text=text)
-    refuse_other_labels(run_dir, prepared.facts)
+    run_on_zero(ranks, lambda: refuse_other_labels(run_dir, prepared.facts))
     if ranks.is_zero:
         keep_model_files(loaded.model, loaded.tokenizer, run_dir / MODEL)
         write_atomically(run_dir / FACTS, json.dumps(prepared.facts, ensure_ascii=False, indent=1))
@@ -203,7 +204,8 @@ def _resume(start: Start, loaded: Loaded) -> Resumed:
         return Resumed(checkpoints, policy, TrainState())
     refuse_another_base(found.checkpoint.manifest.base, base, found.checkpoint.path)
     restore(engine, found.checkpoint)
-    return Resumed(checkpoints, policy, state_of(found.checkpoint, checkpoints.complete(), policy))
+    resumed = found.checkpoint
+    return Resumed(checkpoints, policy, run_on_zero(ranks, lambda: state_of(resumed, checkpoints.complete(), policy)))
 
 
 def _compose(start: Start, loaded: Loaded, resumed: Resumed, steps: TrainingSteps) -> Training:
@@ -257,7 +259,7 @@ def _step_report(start: Start, steps: TrainingSteps, meter: Meter) -> StepReport
         num_steps=steps.num_steps,
         steps_per_epoch=steps.steps_per_epoch,
         meter=meter,
-        pace=Pace(start.ranks.gather(RankLocation(host_name(), gpu_number(start.ranks.device)))),
+        pace=Pace(start.ranks.to_zero(RankLocation(host_name(), gpu_number(start.ranks.device)))),
         sensors=GpuSensors(start.ranks.device),
         fragmentation=Fragmentation(share_of_memory(start.ranks.device, 1)),
         reporter=start.reporter,
@@ -340,7 +342,7 @@ def _stop(start: Start, training: Training) -> None:
     training.milestones.stop()
     if start.ranks.is_zero:
         (start.run_dir / STOP).unlink(missing_ok=True)
-    reasons = [reason for reason in start.ranks.gather(start.stop.reason) if reason]
+    reasons = filter(None, start.ranks.to_zero(start.stop.reason))
     step = training.milestones.state.step
     _report_time_use(start)
     start.reporter.report("stopped", step=step, reason=", ".join(dict.fromkeys(reasons)))

@@ -42,6 +42,8 @@ from shardtune.shell_line import shell_line
 STOP_GRACE_S = 60.0
 """After the first Ctrl-C, ranks that make no progress for this long are ended without a checkpoint."""
 TERM_GRACE_S = 5.0
+HEARTBEATS_S = 1.0
+"""How often the launcher looks at the heartbeats of its ranks."""
 NOT_FOUND = 127
 """The exit code of a shell for a program that does not exist."""
 PR_SET_PDEATHSIG = 1
@@ -270,7 +272,7 @@ def _follow(
     it makes progress. Returns for how many seconds no rank has made progress if that is the reason to end them.
     """
     asked = training = False
-    heartbeats, faults = Heartbeats(plan.run_dir), plan.recipe.faults
+    heartbeats, faults = Heartbeats(plan.run_dir, every_s=HEARTBEATS_S), plan.recipe.faults
     while True:
         ended = process.poll() is not None
         for event in events.new():

@@ -88,19 +88,24 @@ def hung_ranks(run_dir: Path, since: float) -> list[Path]:
 class Heartbeats:
     """How long no rank has made progress, by this process's own clock: that of a file server may differ."""
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, *, every_s: float = 0.0) -> None:
+        """The file server is asked at most every `every_s` seconds."""
         self._pattern = alive_path(run_dir, "*")
+        self._every_s = every_s
         self._newest = self._look()
         self._since = time.monotonic()
 
     def silence_s(self) -> float:
-        """Seconds since the last heartbeat."""
+        """Seconds since the last heartbeat that was seen."""
+        if time.monotonic() - self._looked < self._every_s:
+            return time.monotonic() - self._since
         newest = self._look()
         if newest != self._newest:
             self._newest, self._since = newest, time.monotonic()
         return time.monotonic() - self._since
 
     def _look(self) -> int:
+        self._looked = time.monotonic()
         newest = 0
         for path in self._pattern.parent.glob(self._pattern.name):
             with contextlib.suppress(FileNotFoundError):  # a rank that has joined the others just now

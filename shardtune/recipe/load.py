@@ -21,15 +21,16 @@ from shardtune.recipe.yaml_lines import KeyPath, YamlError, read_yaml, write_yam
 from shardtune.rows.source_files import HUB
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: Path, overrides: Sequence[str] = (), *, checks_paths: bool = True) -> Recipe:
     """Return the recipe of the file with the overrides (`optim.lr=2e-5`) applied and local paths made absolute.
 
-    Raises one ConfigError with a line for each fault in the file, the overrides and the paths that they name.
+    Raises one ConfigError with a line for each fault in the file, the overrides and, with `checks_paths`, the paths
+    that they name.
     """
     draft = draft_recipe(read_yaml_file(path), overrides, name=str(path))
     folder = Path.cwd()
     recipe, faults = _validated(draft)
-    faults += _missing_paths(draft.values, folder, path.absolute().parent)
+    faults += _missing_paths(draft.values, folder, path.absolute().parent) if checks_paths else []
     if recipe is None or faults or draft.faults:
         raise ConfigError(_report(draft, faults))
     return with_absolute_paths(recipe, folder)

@@ -43,8 +43,17 @@ class Run:
     be this user's, whoever had written it (shardtune/run_dir/trust.py)."""
 
 
-def find_run(path: Path, overrides: Sequence[str], run_dir: Path | None, fork: Path | None = None) -> Run:
+def find_run(
+    path: Path,
+    overrides: Sequence[str],
+    run_dir: Path | None,
+    fork: Path | None = None,
+    *,
+    checks_paths: bool = True,
+) -> Run:
     """Return the run that a command line means: of a recipe, of a run directory to resume, or a fork of either.
+
+    Without `checks_paths` nobody looks whether the data are there: of hundreds of ranks one does, for all.
 
     Raises ConfigError if the recipe is invalid, or the home directory of `~` unknown, CheckpointError if the run
     directory belongs to another recipe.
@@ -56,7 +65,7 @@ def find_run(path: Path, overrides: Sequence[str], run_dir: Path | None, fork: P
         if not (path / CONFIG).is_file():
             raise ConfigError(f"{path}: not a run directory (no {CONFIG}); give a recipe such as recipes/x.yaml")
         path, run_dir = path / CONFIG, path
-    recipe = load_recipe(path, overrides)
+    recipe = load_recipe(path, overrides, checks_paths=checks_paths)
     if run_dir is None:
         run_dir = Path("runs") / f"{path.stem}-{learning_hash(recipe)}"
     run_dir = absolute(expand_home(run_dir))

@@ -63,7 +63,8 @@ def evaluate(
     *,
     ranks: Ranks,
 ) -> dict[str, Any]:
-    """Collective: returns the mean loss over all targets, the task's metrics, and some answers if any are asked for."""
+    """Collective: returns the mean loss over all targets, the task's metrics, and on rank 0 some answers if any are
+    asked for."""
     totals: dict[str, Tensor | PerExample] = {}
     answers: list[dict[str, str]] = []
     with engine.evaluating():

@@ -1,6 +1,6 @@
 """Generated answers on any number of ranks: which rank generates for which rows, and how generate is called."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +80,8 @@ def score_answers(
     *,
     ranks: Ranks,
 ) -> tuple[dict[str, Tensor], list[dict[str, str]]]:
-    """Collective: returns the counts of the answers of this rank, and the shown answers of all ranks in row order."""
+    """Collective: returns the counts of the answers of this rank, and on rank 0 the shown answers of all ranks in row
+    order."""
     settings = settings_of(task.generation, tokenizer)
     totals = task.score_answers([], [])
     shown: dict[int, dict[str, str]] = {}
@@ -95,6 +96,5 @@ def score_answers(
         for place, answer, example in zip(call.shown, answers, call.examples, strict=True):
             if place >= 0:
                 shown[place] = task.show_answer(answer, example)
-    by_rank: Sequence[dict[int, dict[str, str]]] = ranks.gather(shown)
-    by_place = {place: answer for answers in by_rank for place, answer in answers.items()}
+    by_place = {place: answer for answers in ranks.to_zero(shown) for place, answer in answers.items()}
     return totals, [by_place[place] for place in sorted(by_place)]

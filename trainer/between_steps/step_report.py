@@ -44,8 +44,10 @@ class StepReport(Callback):
     def _report(self, state: TrainState) -> None:
         memory = peak_memory(self.ranks.device)
         mine = [self.meter.compute_s, memory.used, memory.reserved, memory.retries, *self.sensors.read()]
-        compute_s, used, reserved, retries, *sensors = zip(*self.ranks.gather_table(mine), strict=True)
         num_steps, numbers = self.meter.num_steps, self.meter.report()
+        if not (by_rank := self.ranks.to_zero(mine)):
+            return  # rank 0 reports for all
+        compute_s, used, reserved, retries, *sensors = zip(*by_rank, strict=True)
         numbers["memory_bytes"] = int(max(used))
         if self.ranks.device.type == "cuda":
             numbers["memory_reserved_bytes"] = int(max(reserved))

@@ -1,6 +1,6 @@
 """Where all ranks look whether one of them was asked to stop: after each step, and between two batches."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -31,17 +31,18 @@ class StopChecks:
     def between(self, batches: Iterable[T]) -> Iterator[T]:
         """Collective: yields the batches, equally many on every rank; between two, all check for a stop request.
 
-        The answer is awaited one batch later, when all ranks have long given theirs, so that none waits for another.
-        Raises StopAsked on all ranks.
+        Each rank sends one message between two batches, to a rank that reads it one batch later, so that none waits
+        for another. The request of one rank is known to all after log2(ranks) batches. Raises StopAsked on all ranks.
         """
-        pending: Callable[[], bool] | None = None
+        poll, number = self.ranks.poll(), 0
         for number, batch in enumerate(batches):
             beat()
-            if pending is not None and pending():
+            if number > 1 and poll.hear():
                 raise StopAsked
-            pending = self.ranks.ask_any(self.stop.requested) if number else None
+            if number:
+                poll.ask(self.stop.requested)
             if isinstance(batch, Batch):
                 self.shape = batch.shape
             yield batch
-        if pending is not None and pending():
+        if number and poll.hear():
             raise StopAsked

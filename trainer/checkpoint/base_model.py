@@ -12,7 +12,7 @@ from typing import Any
 from shardtune.errors import CheckpointError
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.checkpoint.manifest import record_file
-from shardtune.trainer.distributed.background import run_on_every_rank
+from shardtune.trainer.distributed.background import run_on_every_rank, run_on_zero
 from shardtune.trainer.distributed.ranks import Ranks
 
 BASE = "base_model.json"
@@ -34,14 +34,12 @@ def identify(recipe: Recipe) -> Base:
 
 
 def identify_together(recipe: Recipe, ranks: Ranks) -> Base:
-    """Collective: the same as identify, with the files distributed over the ranks."""
-
-    def read_share() -> Base:
-        paths = _files(recipe)
-        return _described(recipe, paths, {path.name: _record(path) for path in paths[ranks.rank :: ranks.world_size]})
-
-    shares = run_on_every_rank(ranks, read_share)
-    return {**shares[0], "files": {name: record for share in shares for name, record in share["files"].items()}}
+    """Collective: the same as identify, with the files distributed over the ranks; rank 0 finds them."""
+    paths = run_on_zero(ranks, lambda: _files(recipe))
+    own = paths[ranks.rank :: ranks.world_size]
+    shares = run_on_every_rank(ranks, lambda: {path.name: _record(path) for path in own})
+    files = {name: record for share in shares for name, record in share.items()}
+    return _described(recipe, paths, {path.name: files[path.name] for path in paths})
 
 
 def refuse_another_base(saved: Base | None, current: Base | None, where: Path) -> None:

@@ -71,10 +71,12 @@ class _Save:
     """A checkpoint that is being written."""
 
     manifest: Manifest
-    """Without files until all ranks have written them; then rank 0 publishes it."""
+    """Complete on rank 0 alone, which publishes it once all ranks have written their files."""
     began: float
     """The monotonic time at which the save began."""
     work: Background[_Outcome]
+    is_written: bool = False
+    """Whether all ranks have written their files."""
     stall_s: float = 0.0
     """Seconds that training has waited for it."""
 
@@ -122,7 +124,7 @@ class Checkpoints:
         draft = self._draft(state.step)
         needed = int(self._ranks.sum(snapshot.num_bytes)[0])
         outcome = _attempt(lambda: _make_draft(draft, needed)) if self._ranks.is_zero else _Outcome()
-        if (problem := self._ranks.gather(outcome)[0].problem) is not None:
+        if (problem := self._ranks.from_zero(outcome.problem)) is not None:
             self._not_saved(state.step, problem)
             return
         kinds: dict[str, Sequence[Fragment]] = {WEIGHTS: snapshot.weights, OPTIMIZER: snapshot.states}
@@ -144,7 +146,7 @@ class Checkpoints:
                 write_atomically(checkpoint.path / MANIFEST, render_manifest(manifest))
             return _Outcome()
 
-        problem = self._ranks.gather(_attempt(write))[0].problem
+        problem = self._ranks.from_zero(_attempt(write).problem)
         if problem is not None:
             title = f"the dev metrics of step {state.step} could not be added to its checkpoint"
             self._reporter.report("alert", title=title, text=problem, step=state.step)
@@ -174,14 +176,15 @@ class Checkpoints:
     def _advance(self, save: _Save, began: float) -> None:
         """Collective: waits for the current stage and starts the next; training has been waiting since `began`."""
         self._saving = None  # so that a writer's exception is raised once
-        outcomes = save.work.results()
-        problem = next((outcome.problem for outcome in outcomes if outcome.problem), None)
+        outcomes = save.work.results_on_zero()
+        problem = self._ranks.from_zero(next((outcome.problem for outcome in outcomes if outcome.problem), None))
         step = save.manifest.step
         if problem is not None:
             if self._ranks.is_zero:
                 shutil.rmtree(self._draft(step), ignore_errors=True)
             self._not_saved(step, problem)
-        elif not save.manifest.files:
+        elif not save.is_written:
+            save.is_written = True
             save.manifest = manifest = save.manifest.with_files(
                 {name: record for outcome in outcomes for name, record in outcome.files.items()}
             )
@@ -192,7 +195,7 @@ class Checkpoints:
         else:
             self._newest = step
             self._damaged.discard(step)
-            if remark := outcomes[0].remark:
+            if outcomes and (remark := outcomes[0].remark):
                 self._reporter.report("alert", title="old checkpoints could not be removed", text=remark, step=step)
             self._reporter.report(
                 "checkpoint",
@@ -203,8 +206,8 @@ class Checkpoints:
             )
 
     def _manifest(self, state: TrainState, dev_metrics: Mapping[str, Any] | None, snapshot: Snapshot) -> Manifest:
-        """Collective, because each rank has the optimizer states of other parameters."""
-        gathered = self._ranks.gather((dict(snapshot.scalars), list(snapshot.keys)))
+        """Collective, because each rank has the optimizer states of other parameters; whole on rank 0 alone."""
+        gathered = self._ranks.to_zero((dict(snapshot.scalars), list(snapshot.keys)))
         return Manifest(
             state=state,
             recipe_hash=self._policy.recipe_hash,

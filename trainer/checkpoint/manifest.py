@@ -7,7 +7,8 @@ forking and choosing checkpoints work without it.
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -145,19 +146,38 @@ def parse_manifest(text: str, path: Path) -> Manifest:
 
 def open_checkpoint(path: Path) -> Checkpoint:
     """The checkpoint in a folder, with file sizes verified but not contents. Raises CheckpointError."""
+    checkpoint = with_manifest(path)
+    refuse_other_sizes(checkpoint, checkpoint.manifest.files)
+    return checkpoint
+
+
+def with_manifest(path: Path) -> Checkpoint:
+    """The checkpoint in a folder with its manifest read, which goes along when it is sent to another process; its files
+    are not looked at. Raises CheckpointError."""
     checkpoint = Checkpoint(path)
+    with _as_checkpoint_error():
+        assert checkpoint.manifest is not None
+    return checkpoint
+
+
+def refuse_other_sizes(checkpoint: Checkpoint, names: Iterable[str]) -> None:
+    """Raises CheckpointError unless these files have the sizes in the manifest."""
+    with _as_checkpoint_error():
+        for name in names:
+            num_bytes, expected = (checkpoint.path / name).stat().st_size, checkpoint.manifest.files[name].num_bytes
+            if num_bytes != expected:
+                raise CheckpointError(f"{name} is damaged: {num_bytes:,} bytes, not {expected:,}")
+
+
+@contextmanager
+def _as_checkpoint_error() -> Iterator[None]:
     try:
-        records = checkpoint.manifest.files
-        for name, record in records.items():
-            num_bytes = (path / name).stat().st_size
-            if num_bytes != record.num_bytes:
-                raise CheckpointError(f"{name} is damaged: {num_bytes:,} bytes, not {record.num_bytes:,}")
+        yield
     except FileNotFoundError as error:
         name = Path(error.filename).name
         raise CheckpointError("it was never finished" if name == MANIFEST else f"{name} is missing") from None
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"cannot be read: {error}") from None
-    return checkpoint
 
 
 def damage(checkpoint: Checkpoint, names: Iterable[str]) -> str | None:

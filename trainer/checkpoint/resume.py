@@ -20,10 +20,12 @@ from shardtune.trainer.checkpoint.manifest import (
     checkpoint_folders,
     damage,
     open_checkpoint,
+    refuse_other_sizes,
     step_of,
+    with_manifest,
 )
 from shardtune.trainer.checkpoint.train_state import TrainState
-from shardtune.trainer.distributed.background import run_on_every_rank
+from shardtune.trainer.distributed.background import Background, run_on_zero
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.engine.engine import Engine
 from shardtune.trainer.engine.snapshot import Saved, SavedTensors
@@ -52,12 +54,12 @@ class Found:
 def find_newest(folder: Path, ranks: Ranks) -> Found:
     """Collective: the newest complete checkpoint with intact files; each rank verifies a share of the files."""
     damaged: dict[int, str] = {}
-    paths: list[Path] = ranks.gather(checkpoint_folders(folder) if ranks.is_zero else [])[0]
+    paths = run_on_zero(ranks, lambda: checkpoint_folders(folder))
     for path in reversed(paths):
-        problem = _problem(path, KINDS, ranks)
-        if problem is None:
-            return Found(Checkpoint(path), damaged)
-        damaged[step_of(path)] = f"{path}: {problem}"
+        found = _verified(path, KINDS, ranks)
+        if isinstance(found, Checkpoint):
+            return Found(found, damaged)
+        damaged[step_of(path)] = f"{path}: {found}"
     return Found(None, damaged)
 
 
@@ -65,8 +67,9 @@ def first_whole(
     checkpoints: Sequence[Checkpoint], ranks: Ranks, kinds: Sequence[str] = (WEIGHTS,)
 ) -> Checkpoint | None:
     """Collective: the first of rank 0's `checkpoints` whose files of these kinds are intact, or None."""
-    paths: list[Path] = ranks.gather([checkpoint.path for checkpoint in checkpoints])[0]
-    return next((Checkpoint(path) for path in paths if _problem(path, kinds, ranks) is None), None)
+    paths = ranks.from_zero([checkpoint.path for checkpoint in checkpoints])
+    verified = (_verified(path, kinds, ranks) for path in paths)
+    return next((checkpoint for checkpoint in verified if isinstance(checkpoint, Checkpoint)), None)
 
 
 def restore(engine: Engine, checkpoint: Checkpoint, *, weights_only: bool = False) -> None:
@@ -75,8 +78,8 @@ def restore(engine: Engine, checkpoint: Checkpoint, *, weights_only: bool = Fals
     engine.restore(
         Saved(
             checkpoint.path,
-            SavedTensors(checkpoint.files(WEIGHTS)),
-            None if weights_only else SavedTensors(checkpoint.files(OPTIMIZER)),
+            SavedTensors(checkpoint.files(WEIGHTS), opens_all=False),
+            None if weights_only else SavedTensors(checkpoint.files(OPTIMIZER), opens_all=False),
             manifest.shapes,
             manifest.optimizer_keys,
             manifest.optimizer_scalars,
@@ -105,16 +108,22 @@ def fork(run_dir: Path, recipe_hash: str, ranks: Ranks) -> Found | None:
     The files are hard links where the file system allows it, else copies. Dev metrics are dropped, because the new
     recipe may name another dev split. Raises CheckpointError if the forked run has no intact checkpoint.
     """
-    if not (run_dir / FORKED_FROM).is_file():
+    source = run_on_zero(ranks, lambda: _source_of_fork(run_dir))
+    if source is None:
         return None
-    source = Path(json.loads((run_dir / FORKED_FROM).read_text(encoding="utf-8"))["run_dir"]) / CHECKPOINTS
     found = find_newest(source, ranks)
     if found.checkpoint is None:
         raise CheckpointError("\n".join([f"{source} has no intact checkpoint to start from", *found.damaged.values()]))
     path = run_dir / CHECKPOINTS / found.checkpoint.path.name
     newest = found.checkpoint
-    run_on_every_rank(ranks, lambda: _adopt(newest, path, recipe_hash) if ranks.is_zero else None)
-    return Found(open_checkpoint(path), found.damaged)
+    return Found(run_on_zero(ranks, lambda: _adopt(newest, path, recipe_hash)), found.damaged)
+
+
+def _source_of_fork(run_dir: Path) -> Path | None:
+    """The checkpoints of the run that this one was forked from; None if it is no fork."""
+    if not (run_dir / FORKED_FROM).is_file():
+        return None
+    return Path(json.loads((run_dir / FORKED_FROM).read_text(encoding="utf-8"))["run_dir"]) / CHECKPOINTS
 
 
 def refuse_other_labels(run_dir: Path, facts: Mapping[str, Any]) -> None:
@@ -130,7 +139,8 @@ def refuse_other_labels(run_dir: Path, facts: Mapping[str, Any]) -> None:
             )
 
 
-def _adopt(source: Checkpoint, path: Path, recipe_hash: str) -> None:
+def _adopt(source: Checkpoint, path: Path, recipe_hash: str) -> Checkpoint:
+    """Makes the checkpoint one of another run, in the folder `path`."""
     draft = path.with_name(f".{path.name}")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
@@ -145,19 +155,36 @@ def _adopt(source: Checkpoint, path: Path, recipe_hash: str) -> None:
         left_out=(),  # step numbers, which may stand for other rows now
     )
     publish_folder(draft, path, replace(source.manifest, state=state, dev_metrics=None, recipe_hash=recipe_hash))
+    return open_checkpoint(path)
 
 
-def _problem(path: Path, kinds: Sequence[str], ranks: Ranks) -> str | None:
-    """Collective: what is wrong with a checkpoint's files of these kinds, or None."""
+def _verified(path: Path, kinds: Sequence[str], ranks: Ranks) -> Checkpoint | str:
+    """Collective: the checkpoint in a folder if its files of these kinds are intact, else what is wrong with it.
+
+    Rank 0 reads the manifest, and each rank verifies a share of the files: those that it has written itself, if they
+    are as many as then.
+    """
+    checkpoint = run_on_zero(ranks, lambda: _with_manifest(path))
+    if isinstance(checkpoint, str):
+        return checkpoint
 
     def look() -> str | None:
+        own = [name for kind in KINDS for name in ranks.share([path.name for path in checkpoint.files(kind)])]
         try:
-            checkpoint = open_checkpoint(path)
-        except UnknownFormatError:
-            raise
+            refuse_other_sizes(checkpoint, own)
         except CheckpointError as error:
             return str(error)
-        names = sorted(name for name in checkpoint.manifest.files if name.startswith(tuple(kinds)))
-        return damage(checkpoint, names[ranks.rank :: ranks.world_size])
+        return damage(checkpoint, [name for name in own if name.startswith(tuple(kinds))])
 
-    return next((problem for problem in run_on_every_rank(ranks, look) if problem), None)
+    problems = Background(ranks, look).results_on_zero()
+    return ranks.from_zero(next(filter(None, problems), None)) or checkpoint
+
+
+def _with_manifest(path: Path) -> Checkpoint | str:
+    """The checkpoint in a folder, or what is wrong with its manifest. Raises UnknownFormatError."""
+    try:
+        return with_manifest(path)
+    except UnknownFormatError:
+        raise
+    except CheckpointError as error:
+        return str(error)

@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from shardtune.errors import ShardtuneError
 from shardtune.trainer.distributed.ranks import Ranks
@@ -37,15 +37,20 @@ class Background(Generic[T]):
         Raises on every rank what the work raised on one: a ShardtuneError as itself, any other exception as a
         RuntimeError with its traceback.
         """
+        return self._ranks.from_zero(self.results_on_zero())
+
+    def results_on_zero(self) -> list[T]:
+        """Collective: as `results`, on rank 0; an empty list on the others, which is cheaper."""
         while not self.is_done():
             beat()  # a slow disk is not a hang; a process that waits for one that never answers ends by no signal
             time.sleep(POLL_S)
         self._pool.shutdown()
         failure = self._future.exception()
-        outcomes = self._ranks.gather(_Failure(failure) if failure else self._future.result())
-        for rank, outcome in enumerate(outcomes):
-            if isinstance(outcome, _Failure):
-                raise outcome.error(rank)
+        outcomes = self._ranks.to_zero(_Failure(failure) if failure else self._future.result())
+        failures = ((rank, outcome) for rank, outcome in enumerate(outcomes) if isinstance(outcome, _Failure))
+        if (failed := self._ranks.from_zero(next(failures, None))) is not None:
+            rank, outcome = failed
+            raise outcome.error(rank)
         return [outcome for outcome in outcomes if not isinstance(outcome, _Failure)]
 
 
@@ -59,6 +64,12 @@ class _Failure:
 
     def error(self, rank: int) -> Exception:
         return self.type(self.text if issubclass(self.type, ShardtuneError) else f"on rank {rank}:\n{self.text}")
+
+
+def run_on_zero(ranks: Ranks, work: Callable[[], T]) -> T:
+    """Collective: what `work` returned on rank 0, which alone calls it, however long it takes. Raises the same."""
+    value = Background(ranks, work if ranks.is_zero else lambda: None).results_on_zero()
+    return cast(T, ranks.from_zero(value[0] if value else None))
 
 
 def run_on_every_rank(ranks: Ranks, work: Callable[[], T]) -> list[T]:

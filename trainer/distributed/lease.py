@@ -70,7 +70,7 @@ def leased(run_dir: Path, ranks: Ranks, *, job: str | None = None, held: FileLea
         except CheckpointError as error:
             refusal = str(error)
     mine = held or taken
-    refusal, token, writer = ranks.gather((refusal, mine.token if mine else "", mine.writer if mine else None))[0]
+    refusal, token, writer = ranks.from_zero((refusal, mine.token if mine else "", mine.writer if mine else None))
     if refusal is not None:
         raise CheckpointError(refusal)
     try:

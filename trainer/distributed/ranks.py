@@ -6,13 +6,12 @@ The only module that knows how the ranks were started: by torchrun, by deepspeed
 import os
 import pickle
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import pairwise
 from typing import Literal, TypeVar, cast
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -20,11 +19,17 @@ from torch.distributed.distributed_c10d import Store
 
 from shardtune.errors import LaunchError
 from shardtune.machine.open_files import raise_open_files
+from shardtune.trainer.distributed import tree
 from shardtune.trainer.distributed.interfaces import give_gloo_the_interface_of_nccl
 from shardtune.trainer.distributed.own_gpu import choose_own_gpu
 from shardtune.trainer.distributed.rank_env import global_rank, local_rank, world_size
 
 T = TypeVar("T")
+
+MOST_MESHED = 64
+"""Most ranks that gloo connects with each other at the start, each group by sockets of its own. With more, a pair is
+connected when it has something to say: of 512 ranks each has about 20 sockets a group then, not 511, of which two
+groups would need all 1,024 descriptors that a process usually may have."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,16 @@ class Ranks:
     def is_zero(self) -> bool:
         return self.rank == 0
 
+    @property
+    def _host_group(self) -> dist.ProcessGroup | None:
+        """The group of messages between processes, which are in the memory of the CPU."""
+        return self.group if self.control is None else self.control
+
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """The consecutive items of which this rank takes care: each of them is in the share of one rank."""
+        first, last = (len(items) * rank // self.world_size for rank in (self.rank, self.rank + 1))
+        return items[first:last]
+
     def sum(self, *values: float | Tensor) -> list[float]:
         """Collective: each value's sum over the ranks, in float64 (exact for counts up to 2**53)."""
         totals = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=self.device) for value in values])
@@ -62,25 +77,40 @@ class Ranks:
         return totals
 
     def any(self, flag: bool) -> bool:
-        """Collective: whether the flag is set on at least one rank."""
-        return self.sum(flag)[0] > 0
+        """Collective: whether the flag is set on at least one rank. Waits for no GPU."""
+        return tree.any_of(flag, self.rank, self.world_size, self._host_group)
 
-    def ask_any(self, flag: bool) -> Callable[[], bool]:
-        """Collective: as `any`, without waiting: the function returned waits for all ranks and returns the answer."""
-        count = torch.tensor([int(flag)])
-        work = dist.all_reduce(count, group=self.control, async_op=True)
+    def poll(self) -> tree.Poll:
+        """A question that is asked again and again, for which no rank waits."""
+        return tree.Poll(self.rank, self.world_size, self._host_group)
 
-        def answer() -> bool:
-            work.wait()
-            return bool(count)
+    def tensor_from_zero(self, values: Tensor) -> Tensor:
+        """Collective: rank 0's values, of the same shape on every rank, on this rank's device."""
+        there = values.to(self.device, copy=True)
+        dist.broadcast(there, 0, group=self.group)
+        return there
 
-        return answer
+    def to_zero(self, value: T) -> list[T]:
+        """Collective: every rank's value in rank order on rank 0, an empty list on the others; of any type."""
+        payloads = tree.gather_to_zero(pickle.dumps(value), self.rank, self.world_size, self._host_group)
+        return [] if payloads is None else [value, *(cast(T, pickle.loads(payload)) for payload in payloads[1:])]
+
+    def from_zero(self, value: T) -> T:
+        """Collective: rank 0's value on every rank; those of the others are ignored. Of any type."""
+        content = tree.bytes_tensor(pickle.dumps(value) if self.is_zero else b"")
+        size = torch.tensor([len(content)])
+        dist.broadcast(size, 0, group=self._host_group)
+        if not self.is_zero:
+            content = torch.empty(int(size), dtype=torch.uint8)
+        dist.broadcast(content, 0, group=self._host_group)
+        return value if self.is_zero else cast(T, pickle.loads(content.numpy().tobytes()))
 
     def gather(self, value: T) -> list[T]:
-        """Collective: every rank's value, in rank order; for small values of any type."""
-        values: list[T] = [value] * self.world_size
-        dist.all_gather_object(values, value, group=self.group)
-        return values
+        """Collective: every rank's value, in rank order; for small values of any type.
+
+        Where rank 0 alone needs them, or they are rank 0's alone, `to_zero` and `from_zero` send less.
+        """
+        return self.from_zero(self.to_zero(value))
 
     def gather_numbers(self, value: float) -> list[float]:
         """Collective: every rank's number, in rank order; cheaper than `gather`."""
@@ -109,7 +139,7 @@ class Ranks:
         sizes = torch.tensor([len(part) for part in packed], device=self.device)
         other_sizes = torch.empty_like(sizes)
         dist.all_to_all_single(other_sizes, sizes, group=self.group)
-        sent = torch.from_numpy(np.frombuffer(bytearray(b"".join(packed)), dtype=np.uint8)).to(self.device)
+        sent = tree.bytes_tensor(b"".join(packed)).to(self.device)
         received = torch.empty(int(other_sizes.sum()), dtype=torch.uint8, device=self.device)
         dist.all_to_all_single(received, sent, other_sizes.tolist(), sizes.tolist(), group=self.group)
         content = received.cpu().numpy().tobytes()
@@ -154,7 +184,11 @@ def connect(
         # DeepSpeed reads these even in a world of one; a free port, so that two such runs do not meet.
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
         os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    if size > MOST_MESHED:
+        os.environ.setdefault("TORCH_GLOO_LAZY_INIT", "1")
     backend = "gloo" if where.type == "cpu" else "nccl"
+    if store is not None:
+        store.set_timeout(timeout)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     control = dist.new_group(backend="gloo", timeout=timeout) if backend == "nccl" else None
     return Ranks(rank, size, local, where, control, notes=tuple(note for note in notes if note is not None))

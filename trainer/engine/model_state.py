@@ -1,13 +1,16 @@
 """Saves and restores all that training changes in a model, wherever an engine keeps it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.engine import zero_layout as zero
-from shardtune.trainer.engine.snapshot import Fragment, Saved, Snapshot, state_name
+from shardtune.trainer.engine.snapshot import Fragment, Read, Saved, SavedTensors, Snapshot, state_name
+
+_Part = tuple[zero.Home | zero.Frozen, str, Tensor]
+"""Where a part of a tensor is kept, its name in files, and a view of its values."""
 
 
 class ModelState:
@@ -41,7 +44,7 @@ class ModelState:
             states=[fragment for fragment in states if fragment.values.numel()],
             keys=sorted({key for home in homes for key in home.states()}),
             shapes=self._shapes(),
-            scalars={home.name: home.scalars() for home in homes if home.has_state},
+            scalars={home.name: home.scalars() for home in homes if home.has_state and self._is_first(home)},
             loss_scale=loss_scale,
         )
 
@@ -52,24 +55,39 @@ class ModelState:
         Raises CheckpointError if they belong to a different model.
         """
         saved.refuse_another_model(self._shapes())
-        for frozen in self._frozen():
-            saved.weights.read(frozen.name, frozen.start, frozen.values)
-        for name, values in zero.buffers(self._model).items():
-            saved.weights.read(name, 0, values)
+        buffers = zero.buffers(self._model)
         homes = self._homes()
-        for home in homes:
-            saved.weights.read(home.name, home.start, home.master)
+        weights: list[_Part] = [(frozen, frozen.name, frozen.values) for frozen in self._frozen()]
+        weights += [(home, home.name, home.master) for home in homes]
+        self._read(saved.weights, weights, buffers)
         weights_from_masters()
         if saved.states is None:
             return
         for home in homes:
             if home.name not in saved.scalars:
                 home.forget_states()  # it had no state yet
+        states: list[_Part] = []
         for home in homes:
             if (scalars := saved.scalars.get(home.name)) is not None:
                 home.make_states(saved.keys, scalars)
-                for key, values in home.states().items():
-                    saved.states.read(state_name(key, home.name), home.start, values)
+                states += [(home, state_name(key, home.name), values) for key, values in home.states().items()]
+        self._read(saved.states, states, {})
+
+    def _read(self, saved: SavedTensors, parts: Sequence[_Part], buffers: Mapping[str, Tensor]) -> None:
+        """Collective: reads these parts from files. What all ranks hold is read by one of them, and sent to the others:
+        each reads what it has saved itself, if the ranks are as many as then."""
+        shares = [(values, self._own_share(part, name, values)) for part, name, values in parts if part.replicated]
+        reads = [Read(name, part.start, values) for part, name, values in parts if not part.replicated]
+        reads += [Read(share.name, share.start, share.values) for _, share in shares]
+        reads += [Read(name, 0, values) for name, values in buffers.items() if self._ranks.is_zero]
+        saved.read_together(reads, self._ranks)
+        for values, share in shares:
+            begin = 0
+            for of_rank in self._ranks.gather_rows(share.values.to(self._ranks.device)):
+                values[begin : begin + len(of_rank)].copy_(of_rank)
+                begin += len(of_rank)
+        for values in buffers.values():
+            values.copy_(self._ranks.tensor_from_zero(values))
 
     def _shapes(self) -> dict[str, list[int]]:
         return zero.shapes(self._model, trained_alone=not self._keeps_frozen)
@@ -77,6 +95,10 @@ class ModelState:
     def _frozen(self) -> list[zero.Frozen]:
         """The parameters that are saved although they are not trained."""
         return zero.frozen(self._model) if self._keeps_frozen else []
+
+    def _is_first(self, home: zero.Home) -> bool:
+        """Whether this rank tells the others of the states that a parameter has once, and not for each element."""
+        return self._ranks.is_zero if home.replicated else home.start == 0
 
     def _own_share(self, part: zero.Home | zero.Frozen, name: str, values: Tensor) -> Fragment:
         """The elements of this part that this rank writes: all of them, or its share of what all ranks hold."""

@@ -7,7 +7,7 @@ layout of its own: it can be read with any number of ranks, ZeRO stage and preci
 
 import json
 import os
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from shardtune.errors import CheckpointError
 from shardtune.run_dir.files import follow_umask
+from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.distributed.watchdog import beat
 from shardtune.trainer.engine.memory.host_room import HostRoom
 
@@ -67,32 +68,82 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+@dataclass(frozen=True)
+class Read:
+    """Elements of a saved tensor that are to be read."""
+
+    name: str
+    start: int
+    into: Tensor
+    """All of it is overwritten; shape (elements,)."""
+
+
+Part = tuple[int, int, int]
+"""Elements of a tensor in a file: the first one, how many, and the number of the file."""
+
+
 class SavedTensors:
     """The tensors of several files, by name, as if each tensor were whole."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        """Raises CheckpointError if a file cannot be read."""
+    def __init__(self, paths: Sequence[Path], *, opens_all: bool = True) -> None:
+        """Raises CheckpointError if a file cannot be read. Without `opens_all`, only read_together may be called."""
         self._paths = list(paths)
-        self._files: list[Any] = []
-        self._parts: dict[str, list[tuple[int, int, int]]] = {}
-        for number, path in enumerate(paths):
-            try:
-                # pread: a truncated file is then an error; mapped, it would be a SIGBUS.
-                file: Any = safe_open(path, framework="pt", backend="pread")
-            except (OSError, SafetensorError) as error:
-                raise CheckpointError(f"{path} cannot be read: {error}") from error
-            self._files.append(file)
-            starts = json.loads(file.metadata()[STARTS])
-            for name in file.keys():  # noqa: SIM118  it is not a dict
-                (numel,) = file.get_slice(name).get_shape()
-                self._parts.setdefault(name, []).append((starts[name], numel, number))
-        for parts in self._parts.values():
-            parts.sort()
+        self._files: dict[int, Any] = {}
+        self._parts: dict[str, list[Part]] = {}
+        for number in range(len(paths) if opens_all else 0):
+            self._add(self._parts_in(number))
 
     def dtype(self, name: str) -> torch.dtype:
         """The dtype in which the tensor of this name was saved."""
-        part: Tensor = self._files[self._parts[name][0][2]].get_slice(name)[:1]
+        part: Tensor = self._open(self._parts[name][0][2]).get_slice(name)[:1]
         return part.dtype
+
+    def read_together(self, reads: Sequence[Read], ranks: Ranks) -> None:
+        """Collective: each rank reads what it needs, out of the files that hold it. Raises the same as `read`.
+
+        If there are as many files as ranks, that is the file that the rank itself has written, and no other is opened.
+        Otherwise each rank opens a share of the files, and all tell each other what is in them.
+        """
+        if len(self._paths) == ranks.world_size:
+            self._add(self._parts_in(ranks.rank))
+        is_enough = not ranks.any(not all(self._has(read) for read in reads))
+        if not is_enough:
+            needed = {read.name for read in reads}
+            found = [self._parts_in(number) for number in ranks.share(range(len(self._paths)))]
+            self._parts = {}
+            for of_rank in ranks.gather(found):
+                for parts in of_rank:
+                    self._add({name: part for name, part in parts.items() if name in needed})
+        for read in reads:
+            self.read(read.name, read.start, read.into)
+
+    def _has(self, read: Read) -> bool:
+        """Whether the elements are in files whose content is known."""
+        done = read.start
+        for begin, numel, _ in self._parts.get(read.name, ()):
+            if begin <= done:
+                done = max(done, begin + numel)
+        return done >= read.start + read.into.numel()
+
+    def _add(self, parts: Mapping[str, Part]) -> None:
+        for name, part in parts.items():
+            insort(self._parts.setdefault(name, []), part)
+
+    def _parts_in(self, number: int) -> dict[str, Part]:
+        """What is in a file, by the names of the tensors."""
+        file = self._open(number)
+        starts = json.loads(file.metadata()[STARTS])
+        return {name: (starts[name], file.get_slice(name).get_shape()[0], number) for name in file.keys()}  # noqa: SIM118  it is not a dict
+
+    def _open(self, number: int) -> Any:
+        if (file := self._files.get(number)) is None:
+            path = self._paths[number]
+            try:
+                # pread: a truncated file is then an error; mapped, it would be a SIGBUS.
+                file = self._files[number] = safe_open(path, framework="pt", backend="pread")
+            except (OSError, SafetensorError) as error:
+                raise CheckpointError(f"{path} cannot be read: {error}") from error
+        return file
 
     def read(self, name: str, start: int, into: Tensor) -> None:
         """Copies the elements from `start` on into all of `into`, of shape (elements,), cast to its dtype.
@@ -109,7 +160,7 @@ class SavedTensors:
             if take <= 0:
                 raise CheckpointError(f"{name}: no file of the checkpoint holds its elements from {first} on")
             try:
-                values = self._files[number].get_slice(name)[first - begin : first - begin + take]
+                values = self._open(number).get_slice(name)[first - begin : first - begin + take]
             except SafetensorError as error:
                 raise CheckpointError(f"{self._paths[number]} cannot be read: {error}") from error
             into[done : done + take].copy_(values)
@@ -130,7 +181,7 @@ class Snapshot:
     shapes: Mapping[str, Sequence[int]]
     """Whole shapes of the parameters and persistent buffers in the snapshot."""
     scalars: Mapping[str, Mapping[str, float | int]]
-    """The optimizer's other states of each parameter that has states of either kind."""
+    """The optimizer's other states of each parameter that has states of either kind, and begins in this part."""
     loss_scale: Mapping[str, float]
 
     @property

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,10 @@ class WeightFiles:
     def __init__(self, model: Any, checkpoint: Checkpoint, max_bytes: int) -> None:
         """`model` is on the meta device; the weights get its dtype. `max_bytes` is the largest size of a file.
 
-        Raises CheckpointError if the checkpoint is of another model, or a file of it cannot be read.
+        Raises CheckpointError if the checkpoint is of another model.
         """
-        self._model = model
-        self._saved, self._shapes = SavedTensors(checkpoint.files(WEIGHTS)), checkpoint.manifest.shapes
+        self._model, self._checkpoint = model, checkpoint
+        self._shapes = checkpoint.manifest.shapes
         self._saved_names = _saved_names(model, checkpoint)
         self._parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         tensors = {name: self._empty(name, "meta") for name in _kept(model)}
@@ -68,6 +69,12 @@ class WeightFiles:
         tensors = _as_on_the_hub(self._model, tensors)
         for file, names in piece.files.items():
             save_file({name: tensors.pop(name).contiguous() for name in names}, folder / file, {"format": "pt"})
+
+    @cached_property
+    def _saved(self) -> SavedTensors:
+        """Opened by a rank that writes a piece, and not by the others. Raises CheckpointError if a file cannot be
+        read."""
+        return SavedTensors(self._checkpoint.files(WEIGHTS))
 
     def _empty(self, name: str, device: str) -> Tensor:
         saved_name = self._saved_names[name]

@@ -56,7 +56,7 @@ def preflight(recipe: Recipe, run_dir: Path, ranks: Ranks, *, job: str | None = 
 
 def _exclude_bad_nodes(verdict: Verdict, run_dir: Path, ranks: Ranks, hosts: set[str], job: str) -> None:
     """Collective: raises BadNodesError if the job is to exclude some machines."""
-    known = ranks.gather(read_bad_nodes(run_dir) if ranks.is_zero else [])[0]
+    known = ranks.from_zero(read_bad_nodes(run_dir) if ranks.is_zero else [])
     if not (nodes := may_be_excluded(verdict.bad_hosts, known, hosts)):
         return
     if ranks.is_zero:

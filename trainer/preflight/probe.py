@@ -84,22 +84,22 @@ def probe(run_dir: Path, ranks: Ranks, *, recipe: str | None = None, gpus: bool)
 
 def _share_files(run_dir: Path, ranks: Ranks, *, is_first: bool) -> tuple[bool, bool, bool]:
     """Collective: whether this rank sees a file of rank 0, whether it sees the text change, and whether rank 0 sees the
-    file of this rank's machine."""
-    token = ranks.gather(uuid.uuid4().hex)[0]
+    file of this rank's machine. One rank of each machine looks; for the others, all is true."""
+    token = ranks.from_zero(uuid.uuid4().hex)
     of_zero, mine = (run_dir / f".preflight-{token}-{rank}" for rank in (0, ranks.rank))
     if is_first:
         with suppress(OSError):  # rank 0 then does not see it
             mine.write_text(token, encoding="ascii")
     ranks.barrier()
-    sees = _appear([of_zero], token) == [True]
-    writers = [rank for rank, writes in enumerate(ranks.gather(is_first)) if writes]
+    sees = not is_first or _appear([of_zero], token) == [True]
+    writers = [rank for rank, writes in enumerate(ranks.to_zero(is_first)) if writes]
     seen: list[int] = []
     if ranks.is_zero:
         there = _appear([run_dir / f".preflight-{token}-{rank}" for rank in writers], token)
         seen = [rank for rank, appeared in zip(writers, there, strict=True) if appeared]
         write_atomically(of_zero, token[::-1])
-    seen = ranks.gather(seen)[0]
-    is_fresh = not sees or _appear([of_zero], token[::-1]) == [True]
+    seen = ranks.from_zero(seen)
+    is_fresh = not (is_first and sees) or _appear([of_zero], token[::-1]) == [True]
     ranks.barrier()
     if is_first:
         mine.unlink(missing_ok=True)

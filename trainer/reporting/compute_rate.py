@@ -39,7 +39,7 @@ class ComputeRate:
 
 def measure_compute_rate(model: Any, precision: str, ranks: Ranks) -> ComputeRate:
     """Collective: for training the model, whose trained parameters require gradients, in this precision."""
-    peak = sum(ranks.gather_numbers(device_peak(ranks.device, precision)))
+    (peak,) = ranks.sum(device_peak(ranks.device, precision))
     return ComputeRate(count_flops(model), bool(model.config.is_encoder_decoder), peak, ranks.world_size)
 
 

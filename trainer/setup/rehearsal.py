@@ -50,7 +50,7 @@ def settle_budget(
     if given != "auto":
         return Budget(given)
     wanted = most_wanted(train, recipe, batch_maker)
-    kept = ranks.gather(read_budget(run_dir) if ranks.is_zero else None)[0]
+    kept = ranks.from_zero(read_budget(run_dir) if ranks.is_zero else None)
     if kept is None:
         tokens = estimate(
             recipe,
@@ -61,7 +61,7 @@ def settle_budget(
             world_size=ranks.world_size,
             memory=share_of_memory(ranks.device, ranks_here()),
         )
-        kept = KeptBudget(min(ranks.gather(tokens)), fits=False)
+        kept = KeptBudget(ranks.from_zero(min(ranks.to_zero(tokens), default=0)), fits=False)
     budget = Budget(kept.tokens, least=recipe.data.max_tokens)
     small = replace(batch_maker, micro_batch_tokens=1).largest_batch(train)
     filled = replace(batch_maker, micro_batch_tokens=min(wanted, budget.tokens))

@@ -6,9 +6,14 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
 
 from shardtune.run_dir.files import alive_path, stacks_path
-from shardtune.trainer.distributed.watchdog import beat, watching
+from shardtune.trainer.distributed import watchdog
+from shardtune.trainer.distributed.tree import num_rounds
+from shardtune.trainer.distributed.watchdog import beat, follow_heartbeats, peers_of, watching
 
 HANG_S = 1.0
 
@@ -53,7 +58,7 @@ def wait_unwatched(run_dir: Path) -> None:
 
 
 def wait_while_a_peer_hangs(run_dir: Path) -> None:
-    with watching(run_dir, 3, 10 * HANG_S):
+    with watching(run_dir, 3, 10 * HANG_S, num_ranks=5):
         stacks_path(run_dir, 4).write_text("Timeout!")
         wait_a_little()
     wait_unwatched(run_dir)
@@ -64,12 +69,12 @@ def wait_a_little() -> None:
 
 
 def lose_a_peer(run_dir: Path) -> None:
-    with watching(run_dir, 3, 10 * HANG_S):
+    with watching(run_dir, 3, 10 * HANG_S, num_ranks=5):
         wait_for_its_answer()
 
 
 def lose_a_hung_peer(run_dir: Path) -> None:
-    with watching(run_dir, 3, 10 * HANG_S):
+    with watching(run_dir, 3, 10 * HANG_S, num_ranks=5):
         stacks_path(run_dir, 4).write_text("Timeout!")
         wait_for_its_answer()
 
@@ -146,3 +151,32 @@ def later_start(run_dir: Path) -> None:
 def test_nobody_watches_unless_asked_to(tmp_path: Path) -> None:
     assert exit_code(wait_unwatched, tmp_path) == 0
     beat()  # outside of any watch: nothing
+
+
+@pytest.mark.parametrize(("is_followed", "every_s"), [(True, 1), (False, 10)])
+def test_a_heartbeat_is_written_at_most_every_ten_seconds_where_nobody_follows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_followed: bool, every_s: int
+) -> None:
+    (tmp_path / "logs").mkdir()
+    now = 0.0
+    monkeypatch.setattr(watchdog, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(watchdog, "_touch_s", None)
+    follow_heartbeats(is_followed=is_followed)
+    touches = []
+    monkeypatch.setattr(os, "utime", touches.append)
+    with watching(tmp_path, 3, 600, num_ranks=512):
+        for _ in range(1000):
+            now += 0.1
+            beat()
+    assert 100 / every_s * 0.9 <= len(touches) <= 100 / every_s + 1
+
+
+def test_of_512_ranks_each_looks_at_nine_and_all_hear_of_a_hang_within_nine_looks() -> None:
+    assert [len(peers_of(rank, 512)) for rank in (0, 137, 511)] == [9, 9, 9]
+    for num_ranks in (2, 3, 100, 512):
+        have_written, num_looks = {num_ranks // 3}, 0
+        while len(have_written) < num_ranks:
+            have_written |= {rank for rank in range(num_ranks) if have_written & {*peers_of(rank, num_ranks)}}
+            num_looks += 1
+        assert num_looks <= num_rounds(num_ranks)
+    assert peers_of(0, 1) == []

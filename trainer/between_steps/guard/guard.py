@@ -15,6 +15,7 @@ from shardtune.trainer.checkpoint.manifest import OPTIMIZER, WEIGHTS
 from shardtune.trainer.checkpoint.resume import first_whole, restore, state_of
 from shardtune.trainer.checkpoint.train_state import TrainState
 from shardtune.trainer.data.batches.steps import Step
+from shardtune.trainer.distributed.background import run_on_zero
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.engine.engine import Engine
 from shardtune.trainer.reporting.reporter import Reporter
@@ -92,7 +93,8 @@ class Guard(Callback):
                 "faults.max_rollbacks. Lower optim.lr or optim.max_grad_norm, or check the rows of this step"
             )
         self.checkpoints.finish()
-        complete = [checkpoint for checkpoint in self.checkpoints.complete() if checkpoint.step <= step.number]
+        complete = run_on_zero(self.ranks, self.checkpoints.complete)
+        complete = [checkpoint for checkpoint in complete if checkpoint.step <= step.number]
         newest = first_whole(complete[::-1], self.ranks, (WEIGHTS, OPTIMIZER))
         if newest is None:
             self._alert(step, "rollback is not possible", "no checkpoint from before the spike exists")

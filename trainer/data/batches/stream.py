@@ -232,16 +232,22 @@ def open_stream(facts: Mapping[str, Any], columns: Sequence[Mapping[str, str]], 
         if may_misfit:
             known.observe("train", [row for row in rows if row.key not in faults.rows], faults)
 
-    sources = sources_of(recipe)
-    num_sources = len(recipe.data.sources("train"))
-    size = ranks.world_size
     # One rank looks at all files, which may be many thousands, and whose sizes may not change from rank to rank.
-    found = lanes_of(sources, num_sources) if ranks.is_zero else None
-    lanes = ranks.exchange([found and found.of_rank(rank, size) for rank in range(size)])[0]
-    assert lanes is not None, "rank 0 sends them"
+    parts = _parts(recipe, ranks.world_size) if ranks.is_zero else [None] * ranks.world_size
+    part = ranks.exchange(parts)[0]
+    assert part is not None, "rank 0 sends them"
+    lanes, sources = part
     windows = lanes.windows(recipe.data.shuffle_window)
     own = {
         number: Lane(recipe, sources, unit, columns[unit.source], check, number=number, window=windows[number])
         for number, unit in lanes.units.items()
     }
     return Stream(lanes, own, ranks, recipe.train.global_batch_size)
+
+
+def _parts(recipe: Recipe, world_size: int) -> list[tuple[Lanes, Sources] | None]:
+    """For each rank the lanes, with what it reads itself, and the sources with these files alone."""
+    sources = sources_of(recipe)
+    lanes = lanes_of(sources, len(recipe.data.sources("train")))
+    of_ranks = [lanes.of_rank(rank, world_size) for rank in range(world_size)]
+    return [(own, sources.limited_to(list(own.units.values()))) for own in of_ranks]

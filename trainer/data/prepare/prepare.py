@@ -11,7 +11,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +71,10 @@ class Prepared:
     def exists(self) -> bool:
         return (self.folder / "meta.json").is_file()
 
+    def described(self) -> dict[str, Any]:
+        """These data in JSON's types, for ranks that are to read nothing but the examples (`described_data`)."""
+        return {"folder": str(self.folder), "identity": asdict(self.identity), "meta": self.meta}
+
     def split(self, name: str) -> Split | None:
         """The examples of a split, or None if the recipe does not name it."""
         shards = self.meta["shards"].get(name)
@@ -109,13 +113,35 @@ def prepare(
     if not were_notes_said:
         for note in prepared.meta["notes"]:
             say(note)
+    _refuse_more_ranks(prepared, num_ranks)
+    return replace(prepared, was_made=was_made)
+
+
+def described_data(description: Mapping[str, Any]) -> Prepared:
+    """The data that another process has described."""
+    prepared = Prepared(Path(description["folder"]), DataIdentity(**description["identity"]))
+    vars(prepared)["meta"] = description["meta"]
+    return prepared
+
+
+def find_prepared(recipe: Recipe, *, num_ranks: int = 1) -> Prepared | None:
+    """The recipe's prepared data from the cache; None if they are not there. Raises DataError as `prepare` does."""
+    identity = data_identity(recipe)
+    prepared = Prepared(expand_home(recipe.data.cache_dir) / identity.fingerprint, identity)
+    if not prepared.exists:
+        return None
+    _refuse_more_ranks(prepared, num_ranks)
+    return prepared
+
+
+def _refuse_more_ranks(prepared: Prepared, num_ranks: int) -> None:
+    """Raises DataError if there are fewer training rows than ranks."""
     num_examples = prepared.meta["splits"]["train"]["examples"]
     if num_examples < num_ranks:
         raise DataError(
             f"data.train: {counted(num_examples, 'training row')} for {counted(num_ranks, 'rank')}; "
             f"set job.ranks={num_examples} or fewer"
         )
-    return replace(prepared, was_made=was_made)
 
 
 def encoder_of(recipe: Recipe, task: Task) -> Encoder:

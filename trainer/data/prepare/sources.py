@@ -68,18 +68,44 @@ READ_CLASSES = (ReadResult, RowPiece, *FAULT_CLASSES)
 class Sources:
     """The sources of all splits, by their numbers."""
 
-    def __init__(self, numbered: Sequence[tuple[str, SourceConfig]], options: Sequence[ReadOptions]) -> None:
-        """`numbered` has the split and the configuration of each source, `options` how its files are read."""
+    def __init__(
+        self,
+        numbered: Sequence[tuple[str, SourceConfig]],
+        options: Sequence[ReadOptions],
+        found: Sequence[SourceFiles | None] | None = None,
+    ) -> None:
+        """`numbered` has the split and the configuration of each source, `options` how its files are read, and `found`
+        its files, if they are known."""
         self.numbered = numbered
         self._options = options
+        self._known = found
 
     @cached_property
     def found(self) -> list[SourceFiles | None]:
         """The files of each source; None of a data set. Raises FindError if a path matches nothing."""
+        if self._known is not None:
+            return list(self._known)
         return [
             None if is_dataset(source.path) else find_source(source.path, options)
             for (_, source), options in zip(self.numbered, self._options, strict=True)
         ]
+
+    def limited_to(self, units: Sequence[ReadUnit]) -> "Sources":
+        """The sources with the files of these units alone, for a process that reads no others and looks for none."""
+        paths = [
+            {path for unit in units if unit.source == number for path, _ in unit.files}
+            for number in range(len(self.numbered))
+        ]
+        found = [
+            files
+            and replace(
+                files,
+                files=[path for path in files.files if path in own] if own else [],
+                labels={path: files.labels[path] for path in own if path in files.labels},
+            )
+            for files, own in zip(self.found, paths, strict=True)
+        ]
+        return Sources(self.numbered, self._options, found)
 
     @property
     def files(self) -> list[list[Path]]:
