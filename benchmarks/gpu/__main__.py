@@ -1,0 +1,91 @@
+"""Checks a machine with GPUs: whether it computes the right numbers, how much memory that takes, and how fast it is.
+
+Needs no network and no weights: models and rows are made from seeds. Each part is printed as it ends; a part that fails
+does not end the check. The exit code is 1 if a bound does not hold or a part failed.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu import faults, losses
+from benchmarks.gpu.bench import Bench, Outcome, Part, run_parts
+from benchmarks.gpu.workers import Workers
+
+PARTS = (
+    Part("losses", "the same losses everywhere", 0.22, losses.run),
+    Part("resumes", "a run that is moved", 0.07, faults.run_resumes),
+    Part("shortage", "out of memory", 0.05, faults.run_shortage),
+    Part("saves", "checkpoints in the background", 0.04, faults.run_saves),
+)
+
+
+FACTS_S = 120.0
+"""How long a process may take to start and name its device."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = _parse(arguments)
+    folder = Path(tempfile.mkdtemp(prefix="shardtune-gpu-", dir=given.folder))
+    workers = Workers(given.device, folder)
+    bench = Bench(given.device, given.tiny, folder, workers, ends_at=time.monotonic() + 60 * given.minutes)
+    try:
+        bench.facts = workers.next_one().do("facts", within_s=FACTS_S)
+        if given.device == "cuda" and not bench.facts["num_gpus"]:
+            print("benchmarks.gpu: torch sees no GPU; check nvidia-smi, or run with --device cpu", file=sys.stderr)
+            return 2
+        print(describe(bench.facts))
+        outcomes = run_parts(bench, [part for part in PARTS if part.name in (given.part or [part.name])])
+    finally:
+        workers.close()
+        if not given.keep:
+            shutil.rmtree(folder, ignore_errors=True)
+    report = summary(bench, outcomes)
+    if given.json:
+        given.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps({"passed": report["passed"], "parts": {name: each.status for name, each in outcomes.items()}}))
+    return 0 if report["passed"] else 1
+
+
+def describe(facts: Mapping[str, Any]) -> str:
+    """The device and the versions, on a line each."""
+    packages = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    optional = ", ".join(facts["optional"]) or "none of the optional packages"
+    return (
+        f"{facts['name']}: {facts['num_gpus']} GPUs, {facts['memory_bytes'] / 1e9:.0f} GB each; "
+        f"{facts['num_cores']} cores\nPython {facts['python']}, CUDA {facts['cuda']}, {packages}; {optional}\n"
+    )
+
+
+def summary(bench: Bench, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+    """What the JSON holds."""
+    return {
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "is_tiny": bench.is_tiny,
+        "machine": bench.facts,
+        "passed": all(outcome.status in ("passed", "skipped") for outcome in outcomes.values()),
+        "parts": {name: outcome.as_json() for name, outcome in outcomes.items()},
+    }
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="default: %(default)s")
+    parser.add_argument("--tiny", action="store_true", help="the smallest models and the fewest trainings")
+    parser.add_argument("--minutes", type=float, default=8.0, help="time for all parts (default: %(default)g)")
+    parser.add_argument("--part", choices=[part.name for part in PARTS], action="append", help="only this part")
+    parser.add_argument("--json", type=Path, help="also writes all numbers to this file")
+    parser.add_argument("--folder", type=Path, help="where to write models and runs (default: the temporary folder)")
+    parser.add_argument("--keep", action="store_true", help="keep the models and the runs")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
