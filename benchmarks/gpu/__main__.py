@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu import faults, losses
+from benchmarks.gpu import faults, losses, memory, speed, waits
 from benchmarks.gpu.bench import Bench, Outcome, Part, run_parts
 from benchmarks.gpu.workers import Workers
 
@@ -24,6 +24,9 @@ PARTS = (
     Part("resumes", "a run that is moved", 0.07, faults.run_resumes),
     Part("shortage", "out of memory", 0.05, faults.run_shortage),
     Part("saves", "checkpoints in the background", 0.04, faults.run_saves),
+    Part("waits", "host waits and gaps between kernels", 0.09, waits.run),
+    Part("memory", "memory by strategy", 0.1, memory.run),
+    Part("speed", "speed", 0.43, speed.run),
 )
 
 

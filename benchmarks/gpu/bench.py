@@ -1,4 +1,4 @@
-"""What the parts of the check have in common: their size, their processes, the clock, and how their outcome is shown."""
+"""What the parts of the check share: their size, their processes, the clock, and how their outcome is shown."""
 
 import time
 import traceback

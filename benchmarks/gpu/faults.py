@@ -7,7 +7,7 @@ checkpoint that is written while training goes on is the one that training would
 from typing import Any
 
 from benchmarks.gpu.bench import Bench, Outcome
-from benchmarks.gpu.losses import NUM_STEPS, REFERENCE, TOLERANCE, Layout, difference, task_recipe
+from benchmarks.gpu.losses import REFERENCE, TOLERANCE, Layout, difference, task_recipe
 from benchmarks.gpu.workers import Worker
 
 STOP_AT = 10

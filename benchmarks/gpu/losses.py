@@ -183,4 +183,3 @@ def summarize(todo: Sequence[Training], losses: dict[Training, list[float]], out
             )
             if not apart <= bound:
                 outcome.failures.append(f"{subject} on {training.layout}: a loss is off by {apart:.1e} of {bound:.0e}")
-

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-WORDS = tuple(f"{start}{end}" for start in ("ba", "de", "fi", "go", "ku", "la") for end in ("b", "d", "k", "m", "n", "s"))
+WORDS = tuple(
+    f"{start}{end}" for start in ("ba", "de", "fi", "go", "ku", "la") for end in ("b", "d", "k", "m", "n", "s")
+)
 """Words of a text, in which most follow from the one before."""
 CUES = {"negative": "grim", "positive": "bright"}
 """Label -> the word that decides it."""

@@ -9,12 +9,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import AttentionInterface
 
 from benchmarks.gpu.training import Place
 
@@ -67,7 +69,7 @@ def _run(place: Place, training: Training) -> tuple[list[float], Any]:
     # As its users do: weights that are trained are kept in fp32, and computed with in bf16.
     dtype = torch.float32 if training.lora_r is None else torch.bfloat16
     model: Any = AutoModelForCausalLM.from_pretrained(
-        training.model, dtype=dtype, attn_implementation=training.attention, trust_remote_code=False
+        training.model, dtype=dtype, attn_implementation=_known(training.attention), trust_remote_code=False
     )
     if training.lora_r is not None:
         model = _adapted(model, training.lora_r)
@@ -109,6 +111,15 @@ def _run(place: Place, training: Training) -> tuple[list[float], Any]:
     )
     trainer.train()
     return times, trainer
+
+
+def _known(attention: str) -> str:
+    """The name by which transformers knows this implementation; that of shardtune is made known to it."""
+    if attention in AttentionInterface().valid_keys() or attention in ("eager", "flash_attention_2"):
+        return attention
+    own = import_module("shardtune.trainer.model.attention.varlen")
+    own.register()
+    return str(own.VARLEN)
 
 
 def _adapted(model: Any, r: int) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 from shardtune.recipe.schema import Recipe
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # each is one of a few, and none is equal to another
 class Variant:
     """A way to compute."""
 
@@ -49,7 +49,7 @@ def _names(at: Any) -> Iterator[str]:
 
 
 def variants(installed: Sequence[str], schema: Mapping[str, Any] | None = None) -> tuple[Variant, ...]:
-    """The variants, each with what the one before it has: eager, varlen or flash attention, the compiler, Liger.
+    """The variants: not compiled with sdpa, then with varlen or flash attention, and with it the compiler, or Liger.
 
     `installed` are optional packages that are there.
     """
@@ -69,9 +69,7 @@ def variants(installed: Sequence[str], schema: Mapping[str, Any] | None = None) 
         missing = None if value in legal_values(key, schema) else "not in this version"
         if missing is None and package is not None and package not in installed:
             missing = f"{package} is not installed"
-        if missing is None:
-            keys[key] = value
-        found.append(Variant(name, dict(keys), missing))
+        found.append(Variant(name, keys if missing else {**keys, key: value}, missing))
     return tuple(found)
 
 
