@@ -36,6 +36,8 @@ FACTS_S = 120.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     given = _parse(arguments)
+    if given.folder is not None:
+        given.folder.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="shardtune-gpu-", dir=given.folder))
     workers = Workers(given.device, folder)
     bench = Bench(given.device, given.tiny, folder, workers, ends_at=time.monotonic() + 60 * given.minutes)
@@ -52,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             shutil.rmtree(folder, ignore_errors=True)
     report = summary(bench, outcomes)
     if given.json:
+        given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({"passed": report["passed"], "parts": {name: each.status for name, each in outcomes.items()}}))
     return 0 if report["passed"] else 1

@@ -7,14 +7,14 @@ checkpoint that is written while training goes on is the one that training would
 from typing import Any
 
 from benchmarks.gpu.bench import Bench, Outcome
-from benchmarks.gpu.losses import REFERENCE, TOLERANCE, Layout, difference, task_recipe
+from benchmarks.gpu.losses import REFERENCE, TOLERANCE, Layout, difference, task_recipe, write_tasks
 from benchmarks.gpu.workers import Worker
 
 STOP_AT = 10
-ROWS_AT_ONCE = 4096
-"""Rows of a step that runs out of memory: 89,000 tokens."""
-SHORT_OF = {"cpu": 300 * 2**20, "cuda": 150 * 2**20}
-"""Bytes that may be allocated in addition. All rows at once take three times as much, in fp32 and in bf16."""
+ROWS_AT_ONCE = {"cpu": 2048, "cuda": 4096}
+"""Rows of a step that runs out of memory: 22 tokens each."""
+SHORT_OF = {"cpu": 200 * 2**20, "cuda": 150 * 2**20}
+"""Bytes that may be allocated in addition. All rows at once take more than twice as much."""
 SAVES = (5, 10)
 APART = 1e-2
 """How far two checkpoints may be apart, relative to how far five steps move the weights: a copy that the next step had
@@ -24,6 +24,7 @@ overwritten would be a fifth."""
 def run_resumes(bench: Bench, outcome: Outcome) -> None:
     """Stops each run at a step on one layout, and resumes it on another."""
     with bench.workers.fresh() as fresh:
+        write_tasks(bench, fresh)
         whole = bench.train(_worker(bench, fresh, REFERENCE), "resume-whole", task_recipe(bench, "causal", REFERENCE))
         reference = _losses(whole)
         outcome.data = {"reference": reference, "moves": []}
@@ -49,9 +50,9 @@ def _moves(bench: Bench) -> list[tuple[Layout, Layout]]:
     here = bench.device
     moves = [
         (Layout("cpu", "fp32", "zero3"), Layout(here, "bf16", "zero2")),
-        (Layout(here, "bf16", "zero3"), Layout("cpu", "fp32", None)),
+        (Layout(here, "bf16", "zero1"), Layout("cpu", "fp32", None)),
         (Layout(here, "fp32", None), Layout(here, "bf16", "zero3")),
-        (Layout(here, "bf16", "zero1"), Layout(here, "fp32", "zero2")),
+        (Layout(here, "bf16", "zero3"), Layout(here, "fp32", "zero2")),
         (Layout(here, "bf16", "zero0"), Layout(here, "bf16", None)),
     ]
     return moves[:2] if bench.is_tiny else moves
@@ -68,9 +69,11 @@ def _losses(trained: dict[str, Any]) -> list[float | None]:
 def run_shortage(bench: Bench, outcome: Outcome) -> None:
     """Trains with less memory than the rows of a step take at once."""
     layout = Layout(bench.device, "bf16" if bench.device == "cuda" else "fp32", None)
-    train: dict[str, Any] = {"global_batch_size": ROWS_AT_ONCE, "max_steps": 3}
+    num_rows = ROWS_AT_ONCE[bench.device]
+    train: dict[str, Any] = {"global_batch_size": num_rows, "max_steps": 2}
     with bench.workers.fresh() as worker:
-        bench.do(worker, "write_task_rows", path=str(bench.folder / "many.jsonl"), task="causal", num_rows=ROWS_AT_ONCE)
+        write_tasks(bench, worker)
+        bench.do(worker, "write_task_rows", path=str(bench.folder / "many.jsonl"), task="causal", num_rows=num_rows)
         recipes = [
             task_recipe(bench, "causal", layout, **train, micro_batch_tokens=tokens) for tokens in (4096, "auto")
         ]
@@ -93,9 +96,10 @@ def run_shortage(bench: Bench, outcome: Outcome) -> None:
 
 def run_saves(bench: Bench, outcome: Outcome) -> None:
     """Trains twice, once with checkpoints in the background, and compares these."""
-    layout = Layout(bench.device, "bf16" if bench.device == "cuda" else "fp32", "zero2")
+    layout = Layout(bench.device, "fp32", "zero2")
     folders = []
     with bench.workers.fresh() as worker:
+        write_tasks(bench, worker)
         for is_asynchronous in (False, True):
             recipe = task_recipe(bench, "causal", layout, max_steps=12)
             every = SAVES[1] - SAVES[0]

@@ -59,6 +59,7 @@ def write_task_rows(place: Place, path: str, task: str, num_rows: int) -> dict[s
 
 def write_shape(place: Place, folder: str, config: Mapping[str, Any], longest: int) -> dict[str, Any]:
     """Writes a Llama of this config with random weights; returns their bytes."""
+    assert place.ranks.world_size == 1  # connected before a GPU's memory is used, which that configures
     return {"num_bytes": models.write_llama(Path(folder), dict(config), longest=longest, device=place.device)}
 
 

@@ -1,5 +1,6 @@
 """The same steps on every device, in every precision and strategy: the losses have to be those of a CPU in fp32."""
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -89,7 +90,7 @@ def trainings(device: str, *, is_tiny: bool) -> list[Training]:
         for lora in (False, True)
         for layout in layouts(device)
         for task in ROWS
-        if not lora or layout.strategy in (None, "zero3")
+        if not lora or layout.strategy in (None, "zero2", "zero3")
     ]
     if is_tiny:
         references = [training for training in references if not training.is_lora or training.task == "chat"]
@@ -101,15 +102,21 @@ def _is_in_tiny(training: Training) -> bool:
     """Whether a training is among the few: every strategy for one task, one strategy for every task."""
     layout = training.layout
     if training.is_lora:
-        return training.task == "chat" and (layout.precision, layout.strategy) == ("fp32", "zero3")
+        return training.task == "chat" and (layout.precision, layout.strategy) == ("fp32", "zero2")
     if layout.precision == "bf16":
         return training.task == "causal" and layout.strategy is None
     return training.task == "causal" or layout.strategy == "zero2"
 
 
+def write_tasks(bench: Bench, worker: Worker) -> None:
+    """Writes the models and the rows of all tasks, unless they are there."""
+    if not (bench.folder / "tasks").exists():
+        bench.do(worker, "write_tasks", folder=str(bench.folder / "tasks"), num_rows=NUM_ROWS)
+
+
 def run(bench: Bench, outcome: Outcome) -> None:
     """Trains everything, the devices and precisions side by side, and compares the losses."""
-    bench.do(bench.workers.on_cpu(), "write_tasks", folder=str(bench.folder / "tasks"), num_rows=NUM_ROWS)
+    write_tasks(bench, bench.workers.on_cpu())
     todo = trainings(bench.device, is_tiny=bench.is_tiny)
     losses: dict[Training, list[float]] = {}
     try:
@@ -155,12 +162,13 @@ def _train_all(
 def difference(losses: Sequence[float | None], reference: Sequence[float | None]) -> float:
     """The largest difference of a step's loss, relative to the reference's; infinite if one has no number, or another
     number of steps."""
-    if len(losses) != len(reference) or not losses:
-        return float("inf")
-    return max(
-        float("inf") if one is None or other is None else abs(one - other) / max(abs(other), 1e-6)
-        for one, other in zip(losses, reference, strict=True)
-    )
+    pairs = list(zip(losses, reference, strict=False))
+    if len(losses) != len(reference) or not pairs:
+        return math.inf
+    apart = [
+        math.inf if one is None or other is None else abs(one - other) / max(abs(other), 1e-6) for one, other in pairs
+    ]
+    return max(apart) if all(map(math.isfinite, apart)) else math.inf
 
 
 def summarize(todo: Sequence[Training], losses: dict[Training, list[float]], outcome: Outcome) -> None:

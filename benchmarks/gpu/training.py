@@ -173,7 +173,7 @@ def _memory_limit(place: Place, num_bytes: int | None) -> Iterator[None]:
     if num_bytes is None:
         yield
     elif place.device == "cuda":
-        total = torch.cuda.get_device_properties().total_memory
+        total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, (torch.cuda.memory_reserved() + num_bytes) / total))
         try:
             yield

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.gpu.bench import Bench, Outcome
-from benchmarks.gpu.losses import Layout, task_recipe
+from benchmarks.gpu.losses import Layout, task_recipe, write_tasks
 from benchmarks.gpu.shapes import MEDIUM, TINY, Shape, shape_recipe, write_shape
 from benchmarks.gpu.trace import GPU_WAITS, READS, Counts, Waits, read_trace, separate
 from benchmarks.gpu.workers import JobFailed, Worker
@@ -50,7 +50,7 @@ def run(bench: Bench, outcome: Outcome) -> None:
     shown = READS if bench.device == "cpu" else GPU_WAITS
     outcome.lines.append(f"{'waits':32}{'a micro-batch':>14}{'the rest of a step':>20}")
     with bench.workers.fresh() as worker:
-        bench.do(worker, "write_tasks", folder=str(bench.folder / "tasks"), num_rows=64)
+        write_tasks(bench, worker)
         for subject in SUBJECTS[: NUM_TINY if bench.is_tiny else None]:
             try:
                 waits = _trace(bench, worker, subject)

@@ -41,6 +41,9 @@ class Worker:
         if device == "cpu":
             # One thread: what is computed on a CPU is small, and threads that wait for each other are slower.
             environment |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+        else:
+            # One GPU, because the Trainer would use all.
+            environment["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
         with log.open("w", encoding="utf-8") as file:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.gpu.worker", device],
