@@ -16,6 +16,7 @@ from benchmarks.gpu.bench import Bench, Outcome, Part
 from benchmarks.gpu.losses import REFERENCE, task_recipe
 from benchmarks.gpu.workers import JobFailed, OutOfTime, Worker
 
+pytestmark = pytest.mark.timeout(1800)
 NAMES = [part.name for part in check.PARTS]
 
 
@@ -29,7 +30,7 @@ def checked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, str
     folder = tmp_path_factory.mktemp("gpu")
     printed = StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
-        patch.setattr(check, "PARTS", (Part("broken", "a part that fails", 0.0001, train_on_nothing), *check.PARTS))
+        patch.setattr(check, "PARTS", (Part("broken", "a part that fails", 0.05, train_on_nothing), *check.PARTS))
         options = ["--device=cpu", "--tiny", "--minutes=30", f"--json={folder / 'check.json'}", f"--folder={folder}"]
         code = check.main(options)
     yield code, printed.getvalue(), json.loads((folder / "check.json").read_text(encoding="utf-8"))
@@ -42,7 +43,6 @@ def data_of(checked: tuple[int, str, dict[str, Any]], part: str) -> dict[str, An
     return found
 
 
-@pytest.mark.timeout(1800)
 def test_a_part_that_fails_shows_its_error_and_stops_no_other(checked: tuple[int, str, dict[str, Any]]) -> None:
     code, printed, report = checked
     assert code == 1 and not report["passed"]
