@@ -6,7 +6,9 @@ does not end the check. The exit code is 1 if a bound does not hold or a part fa
 
 import argparse
 import json
+import math
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu import faults, losses, memory, speed, waits
-from benchmarks.gpu.bench import Bench, Outcome, Part, run_parts
+from benchmarks.gpu.bench import Bench, Outcome, Part, render, run_parts
 from benchmarks.gpu.workers import Workers
 
 PARTS = (
@@ -41,37 +43,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = Path(tempfile.mkdtemp(prefix="shardtune-gpu-", dir=given.folder))
     workers = Workers(given.device, folder)
     bench = Bench(given.device, given.tiny, folder, workers, ends_at=time.monotonic() + 60 * given.minutes)
+    outcomes: dict[str, Outcome] = {}
     try:
         bench.facts = workers.next_one().do("facts", within_s=FACTS_S)
         if given.device == "cuda" and not bench.facts["num_gpus"]:
             print("benchmarks.gpu: torch sees no GPU; check nvidia-smi, or run with --device cpu", file=sys.stderr)
             return 2
-        print(describe(bench.facts))
-        outcomes = run_parts(bench, [part for part in PARTS if part.name in (given.part or [part.name])])
+        print(describe(bench.facts), flush=True)
+        for part, outcome in run_parts(bench, [part for part in PARTS if part.name in (given.part or [part.name])]):
+            outcomes[part.name] = outcome
+            print(render(part, outcome), flush=True)
+            if given.json:
+                write(given.json, summary(bench, outcomes))
     finally:
         workers.close()
         if not given.keep:
             shutil.rmtree(folder, ignore_errors=True)
     report = summary(bench, outcomes)
-    if given.json:
-        given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({"passed": report["passed"], "parts": {name: each.status for name, each in outcomes.items()}}))
     return 0 if report["passed"] else 1
 
 
 def describe(facts: Mapping[str, Any]) -> str:
     """The device and the versions, on a line each."""
+    gpu = f", {facts['memory_bytes'] / 1e9:.0f} GB" if facts["device"] == "cuda" else ""
     packages = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     optional = ", ".join(facts["optional"]) or "none of the optional packages"
     return (
-        f"{facts['name']}: {facts['num_gpus']} GPUs, {facts['memory_bytes'] / 1e9:.0f} GB each; "
-        f"{facts['num_cores']} cores\nPython {facts['python']}, CUDA {facts['cuda']}, {packages}; {optional}\n"
+        f"{facts['name']}{gpu}; {facts['num_cores']} cores\n"
+        f"Python {facts['python']}, CUDA {facts['cuda']}, {packages}; {optional}\n"
     )
 
 
 def summary(bench: Bench, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
-    """What the JSON holds."""
+    """What the JSON holds; it is written anew after each part, in case that the check is ended from outside."""
     return {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "is_tiny": bench.is_tiny,
@@ -79,6 +84,21 @@ def summary(bench: Bench, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
         "passed": all(outcome.status in ("passed", "skipped") for outcome in outcomes.values()),
         "parts": {name: outcome.as_json() for name, outcome in outcomes.items()},
     }
+
+
+def write(path: Path, report: Mapping[str, Any]) -> None:
+    """Writes the report as JSON, which has no number that is not finite."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(finite(report), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def finite(value: Any) -> Any:
+    """The value with None for each number that is not finite."""
+    if isinstance(value, Mapping):
+        return {key: finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -94,4 +114,5 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the processes are ended too
     sys.exit(main())

@@ -2,7 +2,7 @@
 
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,29 +100,29 @@ class Part:
     """Fills the outcome as it goes, so that what was found is kept if it fails."""
 
 
-def run_parts(bench: Bench, parts: Sequence[Part], say: Callable[[str], None] = print) -> dict[str, Outcome]:
-    """Runs the parts in order, each within its time, and says the outcome of each as it ends; none ends another."""
-    outcomes = {}
-    began, whole = time.monotonic(), bench.ends_at - time.monotonic()
-    share = 0.0
+def run_parts(bench: Bench, parts: Sequence[Part]) -> Iterator[tuple[Part, Outcome]]:
+    """Runs the parts in order, each within its time; yields the outcome of each as it ends. None ends another."""
+    began, whole, share = time.monotonic(), bench.ends_at - time.monotonic(), 0.0
     for part in parts:
         share += part.share
         bench.part_ends_at = began + whole * share
-        outcome = outcomes[part.name] = Outcome()
-        part_began = time.monotonic()
-        try:
-            if bench.left_s <= 0:
-                raise OutOfTime
-            part.run(bench, outcome)
-        except OutOfTime:
-            outcome.skipped.append("the time of this part is used up")
-        except JobFailed as error:
-            outcome.error = str(error)
-        except Exception as error:
-            outcome.error = last_lines("".join(traceback.format_exception(error)))
-        outcome.seconds = time.monotonic() - part_began
-        say(render(part, outcome))
-    return outcomes
+        yield part, _run_part(bench, part)
+
+
+def _run_part(bench: Bench, part: Part) -> Outcome:
+    outcome, began = Outcome(), time.monotonic()
+    try:
+        if bench.left_s <= 0:
+            raise OutOfTime
+        part.run(bench, outcome)
+    except OutOfTime:
+        outcome.skipped.append("the time of this part is used up")
+    except JobFailed as error:
+        outcome.error = str(error)
+    except Exception as error:
+        outcome.error = last_lines("".join(traceback.format_exception(error)))
+    outcome.seconds = time.monotonic() - began
+    return outcome
 
 
 def render(part: Part, outcome: Outcome) -> str:

@@ -9,7 +9,7 @@ from benchmarks.gpu.workers import JobFailed
 NUM_STEPS = 3
 TOLERANCE = 0.25
 """How far the measured peak of a GPU may be from the formulas, relative to them. They count neither the workspaces of
-kernels nor fragments."""
+kernels nor fragments. What is offloaded has no bound: the formulas do not say what of it is on the GPU at a time."""
 LORA_R = 16
 WAYS: tuple[dict[str, Any], ...] = (
     {},
@@ -53,7 +53,7 @@ def run(bench: Bench, outcome: Outcome) -> None:
                 f"{name:26}{found['peak'] / 1e6:9,.0f} MB{found['reserved'] / 1e6:9,.0f} MB"
                 f"{formulas['total'] / 1e6:9,.0f} MB{found['ratio']:17.2f}"
             )
-            if is_bound and not abs(found["ratio"] - 1) <= TOLERANCE:
+            if is_bound and "offload" not in name and not abs(found["ratio"] - 1) <= TOLERANCE:
                 outcome.failures.append(f"{name}: the peak is {found['ratio']:.2f} times what the formulas say")
 
 

@@ -55,9 +55,9 @@ LLAMA_8B = Shape("8B", _config(4096, 32, 32, 14336, 128256, kv=8, tied=False), 4
 
 
 def needs_disk(bench: Bench, shape: Shape) -> str | None:
-    """What to say if the disk has no room for the weights."""
+    """What to say if the disk has no room for the weights, and they are not there yet."""
     free = shutil.disk_usage(bench.folder).free
-    if free > 1.2 * shape.num_bytes + 2e9:
+    if (folder_of(bench, shape) / "train.jsonl").exists() or free > 1.2 * shape.num_bytes + 2e9:
         return None
     return f"{bench.folder} has {free / 1e9:.0f} GB free, and the weights take {shape.num_bytes / 1e9:.0f} GB"
 

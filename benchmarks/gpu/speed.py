@@ -67,7 +67,7 @@ def measurements(found: Sequence[Variant], *, is_gpu: bool, has_trainer: bool) -
     """All measurements, the most important first: those that the marks are about, then the other variants."""
     if not is_gpu:
         models: list[tuple[Shape, int | None]] = [(TINY, LORA_R), (TINY, None)]
-        ways = [replace(way, missing=way.missing or "not on a CPU") for way in found[1:]]
+        ways = [replace(way, missing=way.missing or "not on a CPU, nor with --tiny") for way in found[1:]]
         found = [found[0], *ways]
     else:
         models = [(LLAMA_8B, LORA_R), (LLAMA_1B, None)]
@@ -84,35 +84,39 @@ def measurements(found: Sequence[Variant], *, is_gpu: bool, has_trainer: bool) -
 
 def run(bench: Bench, outcome: Outcome) -> None:
     """Measures as many as there is time for, each in a process of its own, and compares them with the marks."""
-    is_gpu = bench.device == "cuda" and not bench.is_tiny
-    todo = measurements(
-        variants(bench.facts["optional"]), is_gpu=is_gpu, has_trainer="accelerate" in bench.facts["optional"]
-    )
+    installed = bench.facts["optional"]
+    is_gpu, has_trainer = bench.device == "cuda" and not bench.is_tiny, "accelerate" in installed
     outcome.data = {"measurements": {}}
     outcome.lines.append(
         f"{'':34}{'tokens/s':>10}{'TFLOP/s':>9}{'MFU':>7}{'peak':>10}{'step':>9}{'first and last loss':>22}"
     )
-    if "accelerate" not in bench.facts["optional"]:
+    if not has_trainer:
         outcome.skipped.append("transformers.Trainer: accelerate is not installed")
     found: dict[Measurement, dict[str, Any]] = {}
-    for each in todo:
-        reason = each.variant.missing or needs_disk(bench, each.shape)
-        if reason is None and bench.left_s < LEAST_S[each.shape.name]:
-            reason = "no time is left for it"
-        if reason is not None:
-            outcome.skipped.append(f"{each}: {reason}")
-            continue
-        try:
-            numbers = measure(bench, each, outcome)
-        except JobFailed as error:
-            outcome.failures.append(f"{each}: {error}")
-            continue
-        if numbers is not None:
-            found[each] = numbers
-            _with_flops(found, each)
-            outcome.data["measurements"][str(each)] = numbers
-            outcome.lines.append(render(each, numbers))
-    judge(found, bench.facts["name"], outcome)
+    try:
+        for each in measurements(variants(installed), is_gpu=is_gpu, has_trainer=has_trainer):
+            if (numbers := _attempt(bench, each, outcome)) is not None:
+                found[each] = numbers
+                _with_flops(found, each)
+                outcome.data["measurements"][str(each)] = numbers
+                outcome.lines.append(render(each, numbers))
+    finally:
+        judge(found, bench.facts["name"], outcome)
+
+
+def _attempt(bench: Bench, each: Measurement, outcome: Outcome) -> dict[str, Any] | None:
+    """The numbers of a measurement; None if it cannot be done or fails, which the outcome then says."""
+    reason = each.variant.missing or needs_disk(bench, each.shape)
+    if reason is None and bench.left_s < LEAST_S[each.shape.name]:
+        reason = "no time is left for it"
+    if reason is not None:
+        outcome.skipped.append(f"{each}: {reason}")
+        return None
+    try:
+        return measure(bench, each, outcome)
+    except JobFailed as error:
+        outcome.failures.append(f"{each}: {error}")
+        return None
 
 
 def measure(bench: Bench, each: Measurement, outcome: Outcome) -> dict[str, Any] | None:

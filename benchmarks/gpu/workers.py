@@ -73,9 +73,9 @@ class Worker:
 
     def close(self) -> None:
         """Ends the process, and those that it started."""
-        with suppress(ProcessLookupError):
+        if self.is_alive:
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+            self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             with suppress(BrokenPipeError):
                 assert pipe is not None

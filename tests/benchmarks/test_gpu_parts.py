@@ -1,5 +1,6 @@
 """What the check of a GPU machine decides: what is measured, in which order, and what a measurement has to be."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,9 @@ import pytest
 import torch
 import transformers
 
-from benchmarks.gpu import shapes, speed
-from benchmarks.gpu.bench import Bench, Outcome, Part, run_parts
+from benchmarks.gpu import models, shapes, speed
+from benchmarks.gpu.__main__ import write
+from benchmarks.gpu.bench import Bench, Outcome, Part, render, run_parts
 from benchmarks.gpu.losses import REFERENCE, Layout, Training, difference, summarize, trainings
 from benchmarks.gpu.rows import ROWS, cut_sequences
 from benchmarks.gpu.trace import Counts, count, idle_share, separate
@@ -227,16 +229,38 @@ def test_parts_share_the_time_and_what_is_too_late_is_skipped(tmp_path: Path) ->
         outcome.lines.append("half of it")
         raise ValueError("a fault")
 
-    said: list[str] = []
     parts = [Part("a", "first", 0.25, note), Part("b", "second", 0.25, fail), Part("c", "third", 0.5, note)]
-    outcomes = run_parts(bench_of(tmp_path), parts, said.append)
-    assert [outcome.status for outcome in outcomes.values()] == ["passed", "error", "passed"]
+    outcomes = [outcome for _, outcome in run_parts(bench_of(tmp_path), parts)]
+    assert [outcome.status for outcome in outcomes] == ["passed", "error", "passed"]
     assert 14 < ends[0] < 15 < 59 < ends[1] < 60, "what the others leave is the third part's"
-    assert "half of it" in said[1] and "ValueError: a fault" in said[1]
+    shown = render(parts[1], outcomes[1])
+    assert "half of it" in shown and "ValueError: a fault" in shown
 
-    outcomes = run_parts(bench_of(tmp_path, minutes=-1), parts, said.append)
-    assert [outcome.status for outcome in outcomes.values()] == ["skipped"] * 3
-    assert "not measured: the time of this part is used up" in said[-1]
+    late = list(run_parts(bench_of(tmp_path, minutes=-1), parts))
+    assert [outcome.status for _, outcome in late] == ["skipped"] * 3
+    assert "not measured: the time of this part is used up" in render(*late[0])
+
+
+def test_the_json_has_no_number_that_json_lacks(tmp_path: Path) -> None:
+    write(tmp_path / "new" / "check.json", {"a": [1.0, float("inf")], "b": {"c": float("nan"), "d": None}})
+    assert json.loads((tmp_path / "new" / "check.json").read_text()) == {"a": [1.0, None], "b": {"c": None, "d": None}}
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_the_weights_of_a_shape_are_whole_in_several_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_tied: bool
+) -> None:
+    monkeypatch.setattr(models, "FILE_BYTES", 40_000)
+    config = {**shapes.TINY.config, "tie_word_embeddings": is_tied}
+    num_bytes = models.write_llama(tmp_path / "model", config, longest=256, device="cpu")
+    assert len(list((tmp_path / "model").glob("*.safetensors"))) > 2
+    model, info = transformers.LlamaForCausalLM.from_pretrained(
+        tmp_path / "model", dtype=torch.bfloat16, output_loading_info=True
+    )
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert num_bytes == 2 * sum(parameter.numel() for parameter in model.parameters())
+    assert float(model.model.embed_tokens.weight.float().std()) == pytest.approx(0.02, rel=0.1)
+    assert bool((model.model.norm.weight == 1).all())
 
 
 def test_a_training_is_asked_to_stop_at_its_step_and_left_after_it(tmp_path: Path) -> None:
