@@ -50,6 +50,10 @@ test-long: .venv/.installed ## hours: 500 faults, 20,000 malformed inputs, 50 ti
 	@$(BIN)/python -m tests.faults --rounds 500
 	@$(BIN)/python -m tests.fuzz --rounds 20000 --seed 500
 
+.PHONY: gpu-check
+gpu-check: .venv/.installed ## 8 minutes on a GPU: the same losses as on a CPU, memory, host waits, speed; no downloads
+	@$(BIN)/python -m benchmarks.gpu --json runs/gpu-check.json
+
 .PHONY: slurm-lab
 slurm-lab: .venv/.installed ## open a shell on a Slurm cluster of two virtual nodes on this machine (root)
 	@tests/support/slurm_lab/install.sh
