@@ -17,6 +17,7 @@ OWNED_BY_RECIPE = {
     "scheduler.params.cos_min_ratio": "optim.min_lr_ratio",
     "fp16.enabled": "engine.precision",
     "bf16.enabled": "engine.precision",
+    "communication_data_type": "engine.communication_data_type",
 }
 """DeepSpeed key -> the recipe key that sets it. "auto", which users of transformers write there, and a value that
 agrees with the recipe are accepted; a contradiction is refused."""

@@ -23,7 +23,13 @@ from shardtune.ds_config.keys import (
     TOP_LEVEL,
 )
 from shardtune.ds_config.nested import get_value, pop_value
-from shardtune.ds_config.owned import batch_faults, clipping_faults, optimizer_faults, scheduler_faults
+from shardtune.ds_config.owned import (
+    batch_faults,
+    clipping_faults,
+    communication_faults,
+    optimizer_faults,
+    scheduler_faults,
+)
 from shardtune.ds_config.precision import PRECISIONS, precision_faults, precisions_of
 from shardtune.errors import ConfigError
 from shardtune.home import expand_home
@@ -228,7 +234,7 @@ def _owned_faults(config: dict[str, Any], recipe: Recipe) -> Iterator[str]:
     """Removes from the config what belongs to the recipe; yields a fault for what contradicts it."""
     for key in ("bf16.enabled", "fp16.enabled"):  # checked by precision_faults
         pop_value(config, key)
-    for faults in (batch_faults, clipping_faults, optimizer_faults, scheduler_faults):
+    for faults in (batch_faults, clipping_faults, communication_faults, optimizer_faults, scheduler_faults):
         yield from faults(config, recipe)
     for key, reason in REFUSED.items():
         if pop_value(config, key) is not None:

@@ -21,6 +21,7 @@ from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.distributed.watchdog import beat
 from shardtune.trainer.engine.deepspeed_engine import DeepSpeedEngine, refuse_bad_ds_config, sharded_birth
 from shardtune.trainer.engine.engine import Engine
+from shardtune.trainer.engine.exchange.buckets import WIRE_DTYPES
 from shardtune.trainer.engine.optimizers import OPTIMIZERS
 from shardtune.trainer.engine.replicated_engine import ReplicatedEngine
 from shardtune.trainer.model.load import load_model
@@ -90,8 +91,17 @@ def _load_engine(
     common: dict[str, Any] = {"ranks": ranks, "seed": recipe.train.seed, "keeps_frozen": recipe.model.lora is None}
     if ds_config is not None:
         return DeepSpeedEngine(model, ds_config, make_optimizer, **common), model
-    precision, norm = recipe.engine.precision, recipe.optim.max_grad_norm
-    return ReplicatedEngine(model, make_optimizer, precision=precision, max_grad_norm=norm, **common), model
+    return (
+        ReplicatedEngine(
+            model,
+            make_optimizer,
+            precision=recipe.engine.precision,
+            max_grad_norm=recipe.optim.max_grad_norm,
+            exchanged_in=WIRE_DTYPES[recipe.engine.communication_data_type],
+            **common,
+        ),
+        model,
+    )
 
 
 def _pass_once(engine: Engine, task: Task, train: Split, ranks: Ranks) -> None:

@@ -208,6 +208,32 @@ def test_a_scheduler_is_accepted_only_if_it_is_that_of_the_recipe(kind: str, sch
         assert line.startswith(f"my.json: scheduler: {fault}")
 
 
+@pytest.mark.parametrize(
+    ("given", "ours", "resolved"),
+    [
+        (None, "auto", None),
+        ("auto", "auto", None),
+        ("fp32", "auto", "fp32"),
+        (None, "fp32", "fp32"),
+        ("auto", "bf16", "bf16"),
+        ("BF16", "bf16", "bf16"),
+    ],
+)
+def test_gradients_are_exchanged_in_the_precision_of_the_recipe_or_else_of_the_ds_config(
+    given: str | None, ours: str, resolved: str | None
+) -> None:
+    base = {"communication_data_type": given}
+    config = resolve_ds_config(base, recipe(f"engine.communication_data_type={ours}"), hidden_size=None)
+    assert config.get("communication_data_type") == resolved
+
+
+def test_a_precision_of_the_exchange_that_contradicts_the_recipe_is_refused() -> None:
+    assert faults_of({"communication_data_type": "fp32"}, "engine.communication_data_type=bf16") == [
+        'my.json: communication_data_type: is "fp32", but engine.communication_data_type is "bf16" in the recipe; make '
+        'them equal, or write "auto" here'
+    ]
+
+
 @pytest.mark.parametrize("stage", [4, -1, "2", True, None, "auto"])
 def test_a_stage_is_0_1_2_or_3(stage: Any) -> None:
     assert faults_of({"zero_optimization": {"stage": stage}})[0].startswith(

@@ -16,8 +16,8 @@ BUCKET_BYTES = 25 * 2**20
 """Bytes of gradients that are exchanged at once, by default: those of DistributedDataParallel."""
 LONGEST_DOT = 2**30
 """Most elements of one torch.dot: cuBLAS counts in 32 bits, and torch (2.13) refuses more than 2^31 - 1."""
-WIRE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-"""engine.communication_data_type -> dtype in which gradients are exchanged; `auto` is fp32."""
+WIRE_DTYPES = {"auto": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16}
+"""engine.communication_data_type -> dtype in which gradients are exchanged."""
 
 
 @dataclass(frozen=True)
