@@ -6,6 +6,7 @@ from shardtune.ds_config.resolve import named_precisions, open_precisions, preci
 from shardtune.errors import LaunchError
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.distributed.ranks import Ranks
+from shardtune.trainer.engine.exchange.quantized import refuse_without_gpus
 
 CPU_UNITS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 """Names of bf16 units in torch.cpu.get_capabilities, on x86 and on ARM. A CPU without them computes in bf16 too, but
@@ -16,8 +17,10 @@ def settle_precision(recipe: Recipe, ranks: Ranks) -> Recipe:
     """Collective: the recipe with `auto` replaced by a precision that the devices of all ranks support.
 
     The one that the ds_config names, if it does; else bf16 if all of them have units for it; else fp16 on GPUs with
-    DeepSpeed, and fp32 otherwise. Raises LaunchError if this device does not support the precision asked for.
+    DeepSpeed, and fp32 otherwise. Raises LaunchError if this device does not support the precision asked for, or quantized
+    exchanges that are.
     """
+    refuse_without_gpus(recipe, ranks.device.type)
     left = open_precisions(recipe)
     if len(left) == 1:
         (settled,) = left

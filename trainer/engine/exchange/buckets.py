@@ -119,5 +119,5 @@ def square_sum(gradients: Sequence[Tensor], longest: int = LONGEST_DOT) -> Tenso
 
     More exact than vector_norm, which is off by a thousandth.
     """
-    parts = [part for gradient in gradients for part in gradient.split(longest)]
+    parts = [part for gradient in gradients for part in torch.split(gradient, longest)]
     return torch.stack([torch.dot(part, part) for part in parts]).sum()
