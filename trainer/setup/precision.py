@@ -17,8 +17,8 @@ def settle_precision(recipe: Recipe, ranks: Ranks) -> Recipe:
     """Collective: the recipe with `auto` replaced by a precision that the devices of all ranks support.
 
     The one that the ds_config names, if it does; else bf16 if all of them have units for it; else fp16 on GPUs with
-    DeepSpeed, and fp32 otherwise. Raises LaunchError if this device does not support the precision asked for, or quantized
-    exchanges that are.
+    DeepSpeed, and fp32 otherwise. Raises LaunchError if this device supports neither the precision nor the quantized
+    exchanges asked for.
     """
     refuse_without_gpus(recipe, ranks.device.type)
     left = open_precisions(recipe)

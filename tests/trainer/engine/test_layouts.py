@@ -1,6 +1,7 @@
 """What a model learns depends on the recipe, never on how the step is computed."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,10 @@ from typing import Any
 import pytest
 from torch import Tensor
 
+from shardtune.ds_config.fill import PARTITION
 from shardtune.trainer.engine import replicated_engine
 from shardtune.trainer.engine.deepspeed_engine import DeepSpeedEngine
+from shardtune.trainer.engine.exchange import nodes
 from shardtune.trainer.engine.exchange.buckets import GradientBuckets
 from shardtune.trainer.tasks.example import IGNORED
 from tests.support.runs import STEPS_PER_EPOCH, curve, tiny_recipe, train
@@ -99,6 +102,29 @@ def test_gradients_exchanged_in_bf16_teach_nearly_the_same(
     assert norm == pytest.approx(expected_norm, rel=1e-3) and norm != pytest.approx(expected_norm, rel=1e-6)
     for (step, loss, _), (_, expected, _) in zip(curve(events), curve(reference), strict=True):
         assert loss == pytest.approx(expected, rel=0.02), f"loss of step {step}"
+
+
+def machines_of_two_ranks() -> None:
+    nodes.host_name = lambda: f"node{int(os.environ['RANK']) // 2}"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_second_copy_of_the_weights_on_each_machine_teaches_the_same(
+    tiny: Path, tmp_path: Path, reference: Events, precision: str
+) -> None:
+    overrides = ("train.micro_batch_tokens=64", f"engine.precision={precision}")
+    recipe = tiny_recipe(tiny, "engine.deepspeed=zero3_hpz", *overrides)
+    events = train(recipe, tmp_path / "hpz", world_size=4, before=machines_of_two_ranks)[1]
+    assert json.loads((tmp_path / "hpz/deepspeed.json").read_text())["zero_optimization"][PARTITION] == 2
+    assert [event["text"] for event in events if PARTITION in event.get("text", "")] == [
+        f'ds_configs/zero3_hpz.json: {PARTITION}: "auto" is 2, the ranks of a machine: each machine keeps a second copy '
+        "of the weights"
+    ]
+    if precision == "bf16":
+        reference = train(tiny_recipe(tiny, "engine.deepspeed=zero3", *overrides), tmp_path / "zero3", world_size=4)[1]
+        assert curve(events) == curve(reference), "the same numbers are added up in the same order"
+    else:
+        assert_same_training(events, reference)
 
 
 def test_adapters_of_an_encoder_decoder_with_dropout_learn_the_same_on_every_strategy(tmp_path: Path) -> None:
