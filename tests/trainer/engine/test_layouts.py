@@ -117,8 +117,8 @@ def test_a_second_copy_of_the_weights_on_each_machine_teaches_the_same(
     events = train(recipe, tmp_path / "hpz", world_size=4, before=machines_of_two_ranks)[1]
     assert json.loads((tmp_path / "hpz/deepspeed.json").read_text())["zero_optimization"][PARTITION] == 2
     assert [event["text"] for event in events if PARTITION in event.get("text", "")] == [
-        f'ds_configs/zero3_hpz.json: {PARTITION}: "auto" is 2, the ranks of a machine: each machine keeps a second copy '
-        "of the weights"
+        f'ds_configs/zero3_hpz.json: {PARTITION}: "auto" is 2, the ranks of a machine: each machine keeps a second '
+        "copy of the weights"
     ]
     if precision == "bf16":
         reference = train(tiny_recipe(tiny, "engine.deepspeed=zero3", *overrides), tmp_path / "zero3", world_size=4)[1]
