@@ -243,9 +243,12 @@ class EngineConfig(Section):
     """How a step is computed. Apart from rounding, nothing here changes what is learned."""
 
     deepspeed: str | None = "zero2"
-    """zero0, zero1, zero2, zero3, zero2_offload or zero3_offload (the files in ds_configs/), or the path of a DeepSpeed
-    JSON file. None trains without DeepSpeed: every rank holds a full replica, as with zero0, with fewer and larger
-    operations; CPU ranks on one machine communicate through shared memory."""
+    """zero0, zero1, zero2, zero3, zero2_offload, zero3_offload, zero3_hpz, zero3_qwz or zero3_zeropp (the files in
+    ds_configs/), or the path of a DeepSpeed JSON file. For several machines: zero3_hpz keeps the weights on each of
+    them, besides dividing them among all ranks, so only one of two passes waits for other machines. zero3_qwz sends
+    weights rounded to 8 bits, and computes with them; zero3_zeropp does both and sends gradients in 4 bits. These two
+    need NVIDIA GPUs, the last one fp16. None trains without DeepSpeed: every rank holds a full replica, as with zero0,
+    with fewer and larger operations; CPU ranks on one machine communicate through shared memory."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Precision of weights and activations in the forward and backward pass. The optimizer always works in fp32, so a
     run may resume in another precision. `auto` is the one that a DeepSpeed JSON of your own turns on, if it does;

@@ -64,7 +64,9 @@ def count_collectives(sent: Counter[tuple[str, int]]) -> None:
     dist.all_gather_into_tensor, dist.reduce_scatter_tensor = all_gather, reduce_scatter
 
 
-def third_step(ranks: Ranks, strategy: str, world_size: int, num_frozen: int) -> tuple[dict[Any, int], int, int]:
+def third_step(
+    ranks: Ranks, strategy: str, world_size: int, num_frozen: int = 0, num_micro_batches: int = 1
+) -> tuple[dict[Any, int], int, int]:
     """What a step sends, and the elements of both kinds of partitions within it."""
     ranks, recipe = fake_group(world_size), tiny_recipe(Path("/"), f"engine.deepspeed={strategy}")
     sent: Counter[tuple[str, int]] = Counter()
@@ -77,19 +79,20 @@ def third_step(ranks: Ranks, strategy: str, world_size: int, num_frozen: int) ->
     second = 0
     for number in range(3):
         sent.clear()
-        engine.begin_step(number, num_micro_batches=1)
-        x = torch.ones(2, SIZE)
-        loss = engine.forward(Batch({"x": x}, x)).square().sum()
-        parameters: list[Any] = [*engine._engine.module.parameters()]
-        second = sum(p.ds_secondary_tensor.numel() for p in parameters if p.ds_secondary_tensor is not None)
-        engine.backward(loss, num_targets=2)
+        engine.begin_step(number, num_micro_batches=num_micro_batches)
+        for _ in range(num_micro_batches):
+            x = torch.ones(2, SIZE)
+            loss = engine.forward(Batch({"x": x}, x)).square().sum()
+            parameters: list[Any] = [*engine._engine.module.parameters()]
+            second = sum(p.ds_secondary_tensor.numel() for p in parameters if p.ds_secondary_tensor is not None)
+            engine.backward(loss, num_targets=2)
         assert engine.step(lr=1e-3).applied
     return dict(sent), sum(p.ds_tensor.numel() for p in parameters), second
 
 
 @pytest.mark.parametrize("world_size", [16, 64])
 def test_weights_are_gathered_from_all_machines_once_a_step_and_then_within_each(world_size: int) -> None:
-    ((sent, first, second),) = run_ranks(third_step, "zero3_hpz", world_size, 0, world_size=1)
+    ((sent, first, second),) = run_ranks(third_step, "zero3_hpz", world_size, world_size=1)
     assert (first, second) == (WEIGHTS // world_size, WEIGHTS // PER_NODE)
     assert sent == {
         ("gather", world_size): WEIGHTS,
@@ -98,8 +101,13 @@ def test_weights_are_gathered_from_all_machines_once_a_step_and_then_within_each
     }
 
 
+def test_further_micro_batches_of_a_step_gather_within_machines_only() -> None:
+    ((sent, _, _),) = run_ranks(third_step, "zero3_hpz", 64, 0, 3, world_size=1)
+    assert (sent["gather", 64], sent["gather", PER_NODE], sent["scatter", 64]) == (WEIGHTS, 5 * WEIGHTS, 3 * WEIGHTS)
+
+
 def test_without_a_second_partition_every_pass_gathers_from_all_machines() -> None:
-    ((sent, first, second),) = run_ranks(third_step, "zero3", 64, 0, world_size=1)
+    ((sent, first, second),) = run_ranks(third_step, "zero3", 64, world_size=1)
     assert (first, second) == (WEIGHTS // 64, 0)
     assert sent == {("gather", 64): 2 * WEIGHTS, ("scatter", 64): WEIGHTS}
 
@@ -111,6 +119,6 @@ def test_frozen_weights_never_leave_their_machine_again() -> None:
 
 
 def test_on_one_machine_nothing_is_held_twice() -> None:
-    ((sent, first, second),) = run_ranks(third_step, "zero3_hpz", PER_NODE, 0, world_size=1)
+    ((sent, first, second),) = run_ranks(third_step, "zero3_hpz", PER_NODE, world_size=1)
     assert (first, second) == (WEIGHTS // PER_NODE, 0)
     assert set(sent) == {("gather", PER_NODE), ("scatter", PER_NODE)}
