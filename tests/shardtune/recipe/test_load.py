@@ -92,6 +92,12 @@ def test_an_override_replaces_a_mapping_as_a_whole_and_a_deeper_one_only_its_key
     assert parse_recipe(text, ["data.columns.text=review"]).data.columns == {"text": "review", "label": "b"}
 
 
+def test_mics_is_refused_with_what_is_nearest_to_it(tmp_path: Path) -> None:
+    values = {"engine": {"deepspeed": "zero_mics"}}
+    (fault,) = path_faults(values, tmp_path)
+    assert fault.what.endswith("or null; DeepSpeed has removed MiCS, zero3_hpz is the nearest to it")
+
+
 def test_all_faults_of_the_file_and_the_overrides_are_reported_at_once_and_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
