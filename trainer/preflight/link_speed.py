@@ -62,7 +62,7 @@ def rounds_of(hosts: Sequence[str]) -> Iterator[Round]:
     yield from (between[int(number * every)] for number in range(min(len(between), MOST_ROUNDS)))
 
 
-def measure_neighbours(ranks: Ranks, hosts: Sequence[str]) -> list[Link]:
+def measure_neighbors(ranks: Ranks, hosts: Sequence[str]) -> list[Link]:
     """Collective: as measure_links, but only the links from each rank to the next, as in a ring."""
     pairs = list(pairwise(range(len(hosts))))
     return _measure(ranks, hosts, [pairs[::2], pairs[1::2]])

@@ -23,7 +23,7 @@ from shardtune.trainer.distributed.watchdog import beat
 from shardtune.trainer.engine.deepspeed_engine import DeepSpeedEngine, refuse_bad_ds_config, sharded_birth
 from shardtune.trainer.engine.engine import Engine
 from shardtune.trainer.engine.exchange.buckets import BUCKET_BYTES, WIRE_DTYPES
-from shardtune.trainer.engine.exchange.nodes import describe_partition, look_at_cluster
+from shardtune.trainer.engine.exchange.nodes import describe_cluster, look_at_cluster
 from shardtune.trainer.engine.optimizers import OPTIMIZERS
 from shardtune.trainer.engine.replicated_engine import ReplicatedEngine
 from shardtune.trainer.model.load import load_model
@@ -81,7 +81,7 @@ def _load_engine(
     hidden_size = getattr(load_model_config(recipe).get_text_config(), "hidden_size", None)
     cluster = look_at_cluster(ranks)
     ds_config = ds_config_of(recipe, hidden_size=hidden_size, cluster=cluster)
-    if (text := describe_partition(recipe, ds_config, cluster)) is not None:
+    for text in describe_cluster(recipe, ds_config, cluster):
         reporter.report("notice", text=text)
     if ranks.is_zero and ds_config is not None:
         write_atomically(run_dir / "deepspeed.json", json.dumps(ds_config, indent=2))

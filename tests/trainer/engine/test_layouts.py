@@ -82,11 +82,11 @@ def buckets_of_one_kilobyte() -> None:
     replicated_engine.GradientBuckets = small  # type: ignore[misc,assignment]
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize(("world_size", "micro_batch_tokens"), [(2, "64"), (4, "auto")])
 def test_gradients_exchanged_in_buckets_teach_the_same(
-    tiny: Path, tmp_path: Path, reference: Events, world_size: int
+    tiny: Path, tmp_path: Path, reference: Events, world_size: int, micro_batch_tokens: str
 ) -> None:
-    recipe = tiny_recipe(tiny, "engine.deepspeed=null", "train.micro_batch_tokens=64")
+    recipe = tiny_recipe(tiny, "engine.deepspeed=null", f"train.micro_batch_tokens={micro_batch_tokens}")
     events = train(recipe, tmp_path, world_size=world_size, before=buckets_of_one_kilobyte)[1]
     assert_same_training(events, reference)
 
@@ -117,7 +117,7 @@ def test_a_second_copy_of_the_weights_on_each_machine_teaches_the_same(
     events = train(recipe, tmp_path / "hpz", world_size=4, before=machines_of_two_ranks)[1]
     assert json.loads((tmp_path / "hpz/deepspeed.json").read_text())["zero_optimization"][PARTITION] == 2
     assert [event["text"] for event in events if PARTITION in event.get("text", "")] == [
-        f'ds_configs/zero3_hpz.json: {PARTITION}: "auto" is 2, the ranks of a machine: each machine keeps a second '
+        f'ds_configs/zero3_hpz.json: {PARTITION}: "auto" is 2: every 2 ranks, which share a machine, keep a second '
         "copy of the weights"
     ]
     if precision == "bf16":
