@@ -29,7 +29,6 @@ from shardtune.trainer.data.prepare.sources import SPLITS
 from shardtune.trainer.data.prepare.splits import REPORTED
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.engine.deepspeed_engine import refuse_bad_ds_config
-from shardtune.trainer.engine.exchange.quantized import refuse_without_gpus
 from shardtune.trainer.model.head import choose_head
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
 from shardtune.trainer.reporting.ineffective_settings import settings_without_effect
@@ -49,7 +48,6 @@ def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
     Raises ConfigError or DataError with every fault that was found.
     """
     refuse_bad_ds_config(recipe)
-    refuse_without_gpus(recipe, recipe.job.device)
     notes = [notice] if (notice := ds_config_notice(recipe)) is not None else []
     prepared = prepare(recipe, num_ranks=world_size, say=notes.append)
     tokenizer, config = load_tokenizer(recipe), load_model_config(recipe)

@@ -2,11 +2,11 @@
 
 import torch
 
+from shardtune.ds_config.devices import refuse_on_cpus
 from shardtune.ds_config.resolve import named_precisions, open_precisions, precision_key
 from shardtune.errors import LaunchError
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.distributed.ranks import Ranks
-from shardtune.trainer.engine.exchange.quantized import refuse_without_gpus
 
 CPU_UNITS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 """Names of bf16 units in torch.cpu.get_capabilities, on x86 and on ARM. A CPU without them computes in bf16 too, but
@@ -20,7 +20,8 @@ def settle_precision(recipe: Recipe, ranks: Ranks) -> Recipe:
     DeepSpeed, and fp32 otherwise. Raises LaunchError if this device supports neither the precision nor the quantized
     exchanges asked for.
     """
-    refuse_without_gpus(recipe, ranks.device.type)
+    if ranks.device.type == "cpu":
+        refuse_on_cpus(recipe)
     left = open_precisions(recipe)
     if len(left) == 1:
         (settled,) = left

@@ -42,7 +42,8 @@ def describe_cluster(recipe: Recipe, ds_config: Mapping[str, Any] | None, cluste
 
 def _asks_for_partition(recipe: Recipe) -> bool:
     assert recipe.engine.deepspeed is not None, "a recipe without DeepSpeed has no ds_config"
-    return get_value(load_ds_config(recipe.engine.deepspeed), f"zero_optimization.{PARTITION}") == "auto"
+    asked: object = get_value(load_ds_config(recipe.engine.deepspeed), f"zero_optimization.{PARTITION}")
+    return asked == "auto"
 
 
 def _on_partition(source: str, size: int, cluster: Cluster) -> str:
