@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from shardtune.ds_config.cluster import Cluster, bucket_bytes, persistent_elements
-from shardtune.recipe.explain import shown
 
 PARTITION = "zero_hpz_partition_size"
 
@@ -20,21 +19,19 @@ def fill_sizes(
     By the formulas of transformers.integrations.deepspeed, so that a ds_config means the same in both, or more if the
     link is used better so. What is learned does not depend on them.
     """
-    zero, hidden = config["zero_optimization"], hidden_size
-    link = None if cluster is None else cluster.link
+    zero, hidden = config["zero_optimization"], hidden_size or 0
     in_bucket = persistent = 0
-    if cluster is not None and link is not None:
-        in_bucket = bucket_bytes(link, cluster.world_size) // bytes_per_element
-        persistent = persistent_elements(link, bytes_per_element)
+    if cluster is not None and cluster.link is not None:
+        in_bucket = bucket_bytes(cluster.link, cluster.world_size) // bytes_per_element
+        persistent = persistent_elements(cluster.link, bytes_per_element)
     for key, size in (
-        ("reduce_bucket_size", max(hidden * hidden, in_bucket) if hidden else in_bucket),
-        ("stage3_prefetch_bucket_size", int(0.9 * max(hidden * hidden, in_bucket)) if hidden else in_bucket),
-        ("stage3_param_persistence_threshold", max(10 * hidden, persistent) if hidden else persistent),
+        ("reduce_bucket_size", max(hidden * hidden, in_bucket)),
+        ("stage3_prefetch_bucket_size", int(0.9 * max(hidden * hidden, in_bucket))),
+        ("stage3_param_persistence_threshold", max(10 * hidden, persistent)),
     ):
         if zero.get(key) == "auto":
-            if size:
-                zero[key] = size
-            else:
+            zero[key] = size
+            if not size:
                 del zero[key]
 
 
@@ -45,13 +42,10 @@ def fill_partition(zero: dict[str, Any], cluster: Cluster | None) -> Iterator[st
         zero.pop(PARTITION)
         if cluster is not None:
             zero[PARTITION] = cluster.secondary_partition
-    elif (
-        isinstance(size, int)
-        and size > 1
-        and cluster is not None
-        and cluster.world_size % min(size, cluster.world_size)
-    ):
-        yield (
-            f"zero_optimization.{PARTITION}: the {cluster.world_size} ranks cannot be divided into groups of "
-            f'{shown(size)}; write "auto", which takes the ranks of a machine'
-        )
+    elif cluster is not None and isinstance(size, int) and size > 1:
+        ranks = cluster.world_size
+        if ranks % min(size, ranks):
+            yield (
+                f"zero_optimization.{PARTITION}: the {ranks} ranks cannot be divided into groups of {size}; write "
+                '"auto", which takes the ranks of a machine'
+            )

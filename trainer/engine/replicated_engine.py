@@ -147,7 +147,7 @@ class ReplicatedEngine:
         if self._left == 0:
             for parameter in self._step_grads.keys() - self._seen - self._sparse:
                 self._step_grads[parameter].zero_()  # the step's micro-batches did not pass through it
-            self._buckets.launch_rest()  # here: ranks that stop between two steps have to match, too
+            self._buckets.launch_rest()  # not in step(): ranks that are asked to stop before it have to match, too
 
     @torch.no_grad()
     def step(self, *, lr: float) -> StepStats:
