@@ -88,9 +88,11 @@ start of a run list them in one notice. `RUN_DIR/deepspeed.json` can be used as 
 {ignored}
 
 `"auto"` for `reduce_bucket_size`, `stage3_prefetch_bucket_size` and `stage3_param_persistence_threshold` is computed
-from the model's hidden size with the formulas of transformers (h², 0.9 h² and 10 h); for a model without a hidden
-size, and for `"auto"` elsewhere, DeepSpeed's defaults apply. Keys that DeepSpeed does not know are refused, values that
-its own checks refuse too, before any rank starts, and so are these:
+from the model's hidden size with the formulas of transformers (h², 0.9 h² and 10 h), between GPUs at least from their
+link ([performance.md](performance.md#several-machines)). `"auto"` for `zero_hpz_partition_size` is the number of ranks
+of a machine, or 1 if there is only one machine. For a model without a hidden size, and for `"auto"` elsewhere,
+DeepSpeed's defaults apply. `RUN_DIR/deepspeed.json` has the numbers. Keys that DeepSpeed does not know are refused,
+values that its own checks refuse too, before any rank starts, and so are these:
 
 | ds_config, refused | why |
 | --- | --- |

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shardtune.counted import counted
+from shardtune.ds_config.devices import refuse_on_cpus
 from shardtune.ds_config.resolve import ds_config_notice, ds_config_of, open_precisions, precision_key
 from shardtune.errors import LaunchError
 from shardtune.launcher.plan.backends import BACKENDS
@@ -177,6 +178,7 @@ def _ranks(recipe: Recipe, machine: Machine) -> tuple[str, int]:
                 f"job.ranks: {world_size} ranks need {world_size} GPUs, but there are {machine.num_gpus}; lower it"
             )
         return device, world_size
+    refuse_on_cpus(recipe)
     if open_precisions(recipe) == ("fp16",):
         key, cure = precision_key(recipe, "fp16")
         raise LaunchError(f"{key}: fp16 needs a GPU (DeepSpeed does not support it on CPUs); {cure}")

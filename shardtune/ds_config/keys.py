@@ -17,6 +17,7 @@ OWNED_BY_RECIPE = {
     "scheduler.params.cos_min_ratio": "optim.min_lr_ratio",
     "fp16.enabled": "engine.precision",
     "bf16.enabled": "engine.precision",
+    "communication_data_type": "engine.communication_data_type",
 }
 """DeepSpeed key -> the recipe key that sets it. "auto", which users of transformers write there, and a value that
 agrees with the recipe are accepted; a contradiction is refused."""
@@ -54,6 +55,9 @@ REFUSED = {
     "weight_quantization": "only for inference",
     "zero_optimization.compute_grad_norm": "the gradient norm is reported at every step",
     "zero_optimization.zenflow": "updates some weights later than others, which changes what is learned",
+    "zero_optimization.zero_quantized_nontrainable_weights": (
+        "DeepSpeed (0.19.8) quantizes what is frozen before it is loaded, adapters' base models are frozen after it"
+    ),
 }
 """DeepSpeed keys that would break a guarantee of shardtune, and why. Values that turn nothing on are ignored."""
 
@@ -164,6 +168,15 @@ REMOVED_FROM_DEEPSPEED = frozenset(
         "zero_optimization.zeropp_loco_param",
     }
 )
+
+
+REPLACED = {
+    "zero_optimization.mics_shard_size": (
+        'DeepSpeed has removed MiCS; zero_hpz_partition_size: "auto" (engine.deepspeed: zero3_hpz) also gathers '
+        "weights within a machine, all but once a step; remove it"
+    ),
+}
+"""Removed key -> what is nearest to it today."""
 
 
 BLOCKS: dict[str, frozenset[str]] = {

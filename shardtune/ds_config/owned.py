@@ -52,6 +52,16 @@ def clipping_faults(config: dict[str, Any], recipe: Recipe) -> Iterator[str]:
     yield from _disagreements(config, "", {"gradient_clipping": ("optim.max_grad_norm", recipe.optim.max_grad_norm)})
 
 
+def communication_faults(config: dict[str, Any], recipe: Recipe) -> Iterator[str]:
+    """A fault if communication_data_type contradicts the recipe; with engine.communication_data_type: auto it stays."""
+    key, value = "communication_data_type", recipe.engine.communication_data_type
+    if value != "auto":
+        given = config.get(key)
+        ours = {key: (f"engine.{key}", value)}
+        yield from _disagreements({key: given.lower() if isinstance(given, str) else given}, "", ours)
+        config[key] = value
+
+
 def optimizer_faults(config: dict[str, Any], recipe: Recipe) -> Iterator[str]:
     """A fault for each value of the `optimizer` block that contradicts the recipe."""
     optimizer, optim = config.pop("optimizer", None) or {}, recipe.optim

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from shardtune.ds_config.clean import drop_autos, drop_comments, drop_what_changes_nothing, rename_old_keys
+from shardtune.ds_config.cluster import Cluster
+from shardtune.ds_config.fill import fill_partition, fill_sizes
 from shardtune.ds_config.keys import (
     BLOCKS,
     CHOICES,
@@ -20,11 +22,19 @@ from shardtune.ds_config.keys import (
     NUMBERS,
     REFUSED,
     REMOVED_FROM_DEEPSPEED,
+    REPLACED,
     TOP_LEVEL,
 )
 from shardtune.ds_config.nested import get_value, pop_value
-from shardtune.ds_config.owned import batch_faults, clipping_faults, optimizer_faults, scheduler_faults
+from shardtune.ds_config.owned import (
+    batch_faults,
+    clipping_faults,
+    communication_faults,
+    optimizer_faults,
+    scheduler_faults,
+)
 from shardtune.ds_config.precision import PRECISIONS, precision_faults, precisions_of
+from shardtune.ds_config.zeropp import zeropp_faults
 from shardtune.errors import ConfigError
 from shardtune.home import expand_home
 from shardtune.recipe.explain import did_you_mean, shown
@@ -52,20 +62,24 @@ def load_ds_config(name_or_path: str) -> dict[str, Any]:
     return config
 
 
-def resolve_ds_config(base: Mapping[str, Any], recipe: Recipe, *, hidden_size: int | None) -> dict[str, Any]:
+def resolve_ds_config(
+    base: Mapping[str, Any], recipe: Recipe, *, hidden_size: int | None, cluster: Cluster | None = None
+) -> dict[str, Any]:
     """Return the ds_config for DeepSpeed: the engine settings of `base` and the recipe's values, without "auto".
 
-    `hidden_size` fills the three "auto" of zero_optimization that depend on it, as transformers does; if it is None
-    they are removed, and DeepSpeed's defaults apply. Raises one ConfigError with a line for each fault.
+    `hidden_size` fills the three "auto" of zero_optimization that depend on it, as transformers does, but larger where
+    the link of the cluster asks for it; `cluster` fills zero_hpz_partition_size. Those that depend on what is None are
+    removed, and DeepSpeed's defaults apply. Raises one ConfigError with a line for each fault.
     """
-    return _resolve(base, recipe, hidden_size)[0]
+    return _resolve(base, recipe, hidden_size, cluster)[0]
 
 
-def ds_config_of(recipe: Recipe, *, hidden_size: int | None) -> dict[str, Any] | None:
+def ds_config_of(recipe: Recipe, *, hidden_size: int | None, cluster: Cluster | None = None) -> dict[str, Any] | None:
     """Return the ds_config for a recipe, or None without DeepSpeed. Raises ConfigError as the functions above."""
     if recipe.engine.deepspeed is None:
         return None
-    return resolve_ds_config(load_ds_config(recipe.engine.deepspeed), recipe, hidden_size=hidden_size)
+    base = load_ds_config(recipe.engine.deepspeed)
+    return resolve_ds_config(base, recipe, hidden_size=hidden_size, cluster=cluster)
 
 
 def ds_config_notice(recipe: Recipe) -> str | None:
@@ -75,7 +89,7 @@ def ds_config_notice(recipe: Recipe) -> str | None:
     """
     if recipe.engine.deepspeed is None:
         return None
-    notes = _resolve(load_ds_config(recipe.engine.deepspeed), recipe, None)[1]
+    notes = _resolve(load_ds_config(recipe.engine.deepspeed), recipe, None, None)[1]
     return f"{source_of(recipe)}: {'; '.join(notes)}" if notes else None
 
 
@@ -131,7 +145,9 @@ def source_of(recipe: Recipe) -> str:
     return _source(recipe.engine.deepspeed)
 
 
-def _resolve(base: Mapping[str, Any], recipe: Recipe, hidden_size: int | None) -> tuple[dict[str, Any], list[str]]:
+def _resolve(
+    base: Mapping[str, Any], recipe: Recipe, hidden_size: int | None, cluster: Cluster | None
+) -> tuple[dict[str, Any], list[str]]:
     """The resolved ds_config, and what was done to it, for the user. Raises ConfigError."""
     config = copy.deepcopy(dict(base))
     comments = drop_comments(config)
@@ -146,7 +162,9 @@ def _resolve(base: Mapping[str, Any], recipe: Recipe, hidden_size: int | None) -
     for reason, keys in _without_effect(config).items():
         ignored.setdefault(reason, []).extend(keys)
     faults += [*_owned_faults(config, recipe), *_zero_faults(config)]
-    _fill_sizes(config["zero_optimization"], hidden_size)
+    faults += [*zeropp_faults(config, open_to if recipe.engine.precision == "auto" else (recipe.engine.precision,))]
+    fill_sizes(config, hidden_size, cluster, bytes_per_element=4 if recipe.engine.precision == "fp32" else 2)
+    faults += [*fill_partition(config["zero_optimization"], cluster)]
     autos = drop_autos(config)
     for key in (*FLAGS, *NUMBERS, *CHOICES):
         if get_value(config, key) is None:  # null is DeepSpeed's default; it would compute with it
@@ -219,7 +237,7 @@ def _unknown_faults(config: Mapping[str, Any]) -> Iterator[str]:
     for block, legal in BLOCKS.items():
         for key in [key for key in get_value(config, block) or {} if key not in legal]:
             if f"{block}.{key}" in REMOVED_FROM_DEEPSPEED:
-                yield f"{block}.{key}: no longer exists in DeepSpeed; remove it"
+                yield f"{block}.{key}: {REPLACED.get(f'{block}.{key}', 'no longer exists in DeepSpeed; remove it')}"
             else:
                 yield f"{block}.{key}: unknown key{did_you_mean(key, legal)}"
 
@@ -228,7 +246,7 @@ def _owned_faults(config: dict[str, Any], recipe: Recipe) -> Iterator[str]:
     """Removes from the config what belongs to the recipe; yields a fault for what contradicts it."""
     for key in ("bf16.enabled", "fp16.enabled"):  # checked by precision_faults
         pop_value(config, key)
-    for faults in (batch_faults, clipping_faults, optimizer_faults, scheduler_faults):
+    for faults in (batch_faults, clipping_faults, communication_faults, optimizer_faults, scheduler_faults):
         yield from faults(config, recipe)
     for key, reason in REFUSED.items():
         if pop_value(config, key) is not None:
@@ -247,20 +265,6 @@ def _zero_faults(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"zero_optimization.{block}.device: checkpoints cannot include what is on nvme; write cpu"
         elif device not in ("none", "auto") and stage < lowest:
             yield f"zero_optimization.{block}: needs stage {lowest} or above, got stage {stage}"
-
-
-def _fill_sizes(zero: dict[str, Any], hidden_size: int | None) -> None:
-    # The formulas of transformers.integrations.deepspeed, so that a ds_config means the same in both.
-    for key, size in (
-        ("reduce_bucket_size", lambda hidden: hidden * hidden),
-        ("stage3_prefetch_bucket_size", lambda hidden: int(0.9 * hidden * hidden)),
-        ("stage3_param_persistence_threshold", lambda hidden: 10 * hidden),
-    ):
-        if zero.get(key) == "auto":
-            if hidden_size is None:
-                del zero[key]
-            else:
-                zero[key] = size(hidden_size)
 
 
 def _with_recipe(config: Mapping[str, Any], recipe: Recipe, open_to: Sequence[str]) -> dict[str, Any]:

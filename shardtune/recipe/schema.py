@@ -248,14 +248,22 @@ class EngineConfig(Section):
     """How a step is computed. Apart from rounding, nothing here changes what is learned."""
 
     deepspeed: str | None = "zero2"
-    """zero0, zero1, zero2, zero3, zero2_offload or zero3_offload (the files in ds_configs/), or the path of a DeepSpeed
-    JSON file. None trains without DeepSpeed: every rank holds a full replica, as with zero0, with fewer and larger
-    operations; CPU ranks on one machine communicate through shared memory."""
+    """zero0, zero1, zero2, zero3, zero2_offload, zero3_offload, zero3_hpz, zero3_qwz or zero3_zeropp (the files in
+    ds_configs/), or the path of a DeepSpeed JSON file. For several machines: zero3_hpz keeps the weights on each of
+    them, besides dividing them among all ranks, so only one of two passes waits for other machines. zero3_qwz sends
+    weights rounded to 8 bits, and computes with them; zero3_zeropp does both and sends gradients in 4 bits. These two
+    need NVIDIA GPUs, the last one fp16. None trains without DeepSpeed: every rank holds a full replica, as with zero0,
+    with fewer and larger operations; CPU ranks on one machine communicate through shared memory."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Precision of weights and activations in the forward and backward pass. The optimizer always works in fp32, so a
     run may resume in another precision. `auto` is the one that a DeepSpeed JSON of your own turns on, if it does;
     otherwise bf16 if the devices of all ranks support it in hardware (NVIDIA GPUs since Ampere, CPUs with AVX512-BF16
     or AMX), and else fp16 on GPUs and fp32 on CPUs."""
+    communication_data_type: Literal["auto", "fp32", "bf16"] = "auto"
+    """Precision in which ranks exchange gradients. `auto` is fp32 without DeepSpeed, and what the ds_config says, or
+    else engine.precision, with it. bf16 halves what is sent, and keeps two to three digits: summed over 2 ranks, the
+    gradient of MiniLM-L6 is off by 0.22 %, over 4 by 0.31 % (in fp32 by 0.000004 %), over 64 by about 0.8 %. CPU ranks
+    without DeepSpeed on one machine read each other's gradients in fp32, whatever this says."""
 
     @model_validator(mode="after")
     def _a_loss_scale_is_deepspeeds(self) -> "EngineConfig":

@@ -20,4 +20,5 @@ def is_path(name_or_path: str) -> bool:
 
 def not_a_strategy(name: str) -> str:
     """The message for a name that is neither a strategy nor a path."""
-    return f"got {shown(name)}; legal: {', '.join(strategies())}, the path of a DeepSpeed JSON, or null"
+    gone = "; DeepSpeed has removed MiCS, zero3_hpz is the nearest to it" if "mics" in name.lower() else ""
+    return f"got {shown(name)}; legal: {', '.join(strategies())}, the path of a DeepSpeed JSON, or null{gone}"

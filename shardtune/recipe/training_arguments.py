@@ -26,7 +26,9 @@ _ORDER = Counterpart(
 _LOGS = Counterpart(None, "logs are lines of RUN_DIR/metrics.jsonl, written by rank 0")
 _BEST = Counterpart(None, "the best model by checkpoint.best_metric is always tested and exported")
 _FSDP = Counterpart(None, "parameters are sharded by ZeRO: engine.deepspeed zero3")
-_DDP = Counterpart(None, "gradients are averaged by DeepSpeed, or by one all-reduce (engine.deepspeed: null)")
+_DDP = Counterpart(
+    None, "gradients are averaged by DeepSpeed, or in buckets of a size that is chosen (engine.deepspeed: null)"
+)
 _HUB = Counterpart(None, "nothing is uploaded; push the exported model with the hf command")
 _EVAL = Counterpart(None, "evaluation gathers sums, never outputs, so there is nothing to tune")
 _SPLITS = Counterpart(None, "data.train, data.dev and data.test are used if set")

@@ -26,6 +26,7 @@ from shardtune.trainer.distributed.rank_env import has_plain_gpu_numbers
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.engine import zero_layout as zero
 from shardtune.trainer.engine.engine import StepStats, seed_step
+from shardtune.trainer.engine.exchange.quantized import refuse_uneven_parts
 from shardtune.trainer.engine.generation_beats import Beats
 from shardtune.trainer.engine.model_state import ModelState
 from shardtune.trainer.engine.snapshot import Saved, Snapshot
@@ -85,6 +86,7 @@ class DeepSpeedEngine:
             config=self._accumulation.ds_config,
         )
         self._accumulation.begin()
+        refuse_uneven_parts(self._engine.module, ds_config)
         zero.undo_first_step(self._engine)
         self._state = ModelState(
             self._engine.module, lambda: zero.homes(self._engine), ranks, keeps_frozen=keeps_frozen

@@ -1,9 +1,10 @@
 """Plain data parallelism, by torch alone: every rank has the whole model.
 
 For models that fit on a rank as a whole. Weights, their fp32 masters and the gradients lie in a few flat tensors, so
-that an update is a handful of operations whatever the number of parameters, and an all-reduce or two. CPU ranks of one
-machine share the weights and read each other's gradients, and each updates a part. Of a large vocabulary's embedding,
-CPU ranks exchange only the rows that the step has looked up.
+that an update is a handful of operations whatever the number of parameters. Gradients are exchanged in buckets while
+the step's last backward pass still runs (exchange/buckets.py). CPU ranks of one machine share the weights and read each
+other's gradients instead, and each updates a part. Of a large vocabulary's embedding, CPU ranks exchange only the rows
+that the step has looked up.
 """
 
 import math
@@ -11,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -22,6 +24,7 @@ from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.distributed.shared_memory import common_memory
 from shardtune.trainer.engine import zero_layout as zero
 from shardtune.trainer.engine.engine import StepStats, seed_step
+from shardtune.trainer.engine.exchange.buckets import BUCKET_BYTES, GradientBuckets, Span, square_sum
 from shardtune.trainer.engine.generation_beats import Beats
 from shardtune.trainer.engine.model_state import ModelState
 from shardtune.trainer.engine.snapshot import Saved, Snapshot
@@ -71,8 +74,13 @@ class ReplicatedEngine:
         ranks: Ranks,
         seed: int,
         keeps_frozen: bool = True,
+        exchanged_in: torch.dtype = torch.float32,
+        bucket_bytes: int = BUCKET_BYTES,
     ) -> None:
-        """Collective. With keeps_frozen, snapshots include what is not trained; without it, restore keeps that."""
+        """Collective. With keeps_frozen, snapshots include what is not trained; without it, restore keeps that.
+
+        Gradients are exchanged in the dtype exchanged_in, bucket_bytes at once, by ranks without common memory.
+        """
         self._model = model.to(ranks.device)
         for parameter in model.parameters():  # not buffers: the frequencies of rotary positions stay exact
             parameter.data = parameter.data.to(DTYPES[precision])
@@ -113,6 +121,7 @@ class ReplicatedEngine:
                 self._flats.append(self._flatten(parameters, begin, weights))
                 group["params"].append(self._flats[-1].master)
                 begin = self._flats[-1].place.stop
+        self._buckets = GradientBuckets(self._spans(), self._grads, ranks, dtype=exchanged_in, num_bytes=bucket_bytes)
         self._meet()
         self._state = ModelState(model, self._homes, ranks, keeps_frozen=keeps_frozen)
         self._stopwatch = Stopwatch(model, ranks.device, sharded=False)
@@ -124,6 +133,7 @@ class ReplicatedEngine:
         self._stopwatch.start()
         self._left, self._is_skipped = num_micro_batches, num_micro_batches == 0
         self._seen.clear()
+        self._buckets.begin()
         for parts in self._rows.values():
             parts.clear()
 
@@ -134,6 +144,10 @@ class ReplicatedEngine:
         # An infinite loss can have a finite gradient (that of a target with probability 0). It is made non-finite.
         (loss_sum * torch.where(loss_sum.detach().isfinite(), 1 / num_targets, math.nan)).backward()  # type: ignore[no-untyped-call]
         self._left -= 1
+        if self._left == 0:
+            for parameter in self._step_grads.keys() - self._seen - self._sparse:
+                self._step_grads[parameter].zero_()  # the step's micro-batches did not pass through it
+            self._buckets.launch_rest()  # not in step(): ranks that are asked to stop before it have to match, too
 
     @torch.no_grad()
     def step(self, *, lr: float) -> StepStats:
@@ -142,9 +156,7 @@ class ReplicatedEngine:
             return StepStats(lr, math.nan, applied=False)
         compute_s = self._stopwatch.stop()
         self._exchange()
-        # More exact than vector_norm, which is off by a thousandth.
-        grads = [self._own_grad(flat) for flat in self._flats]
-        square = float(sum(torch.dot(grad, grad) for grad in grads))
+        square = float(square_sum([self._own_grad(flat) for flat in self._flats]))
         norm = math.sqrt(self._ranks.sum(square)[0] if self._is_shared else square)
         if not math.isfinite(norm):
             return StepStats(lr, math.inf, applied=False, compute_s=compute_s)
@@ -209,6 +221,18 @@ class ReplicatedEngine:
         master.grad = grads[own]
         return _Flat(parameters, offsets, parameters[0] in self._sparse, place, own, weights, master)
 
+    def _spans(self) -> list[Span]:
+        """Places of the gradients that ranks send each other whole; empty if there is nobody to send them to."""
+        if self._is_shared or self._ranks.world_size == 1:
+            return []
+        numbers = {parameter: number for number, parameter in enumerate(self._names)}
+        return [
+            Span(parameter, slice(flat.place.start + first, flat.place.start + last), numbers[parameter])
+            for flat in self._flats
+            if not flat.are_sparse
+            for parameter, (first, last) in zip(flat.parameters, pairwise(_places(flat.parameters)), strict=True)
+        ]
+
     @property
     def _grads(self) -> Tensor:
         """This rank's gradients of all flats, one behind another."""
@@ -241,11 +265,12 @@ class ReplicatedEngine:
             step_grad.copy_(grad)
         self._seen.add(parameter)
         parameter.grad = None
+        if self._left == 1:
+            self._buckets.fill(parameter)
 
     def _exchange(self) -> None:
         """Collective: adds up the gradients of all ranks, for the parts that this rank updates."""
-        for parameter in self._step_grads.keys() - self._seen - self._sparse:
-            self._step_grads[parameter].zero_()  # the step's micro-batches did not pass through it
+        self._buckets.finish()
         self._meet()
         for flat in self._flats:
             if flat.are_sparse:
@@ -256,8 +281,6 @@ class ReplicatedEngine:
                 for rank, grads in enumerate(self._grads_of_ranks):
                     if rank != self._ranks.rank:
                         grad.add_(grads[flat.place][flat.own])
-            else:
-                dist.all_reduce(self._grads[flat.place])
 
     def _exchange_rows(self, parameter: nn.Parameter) -> None:
         """Collective: adds up, on every rank, the gradients of the rows that the ranks have looked up."""

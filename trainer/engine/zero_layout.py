@@ -147,12 +147,24 @@ def weights_from_masters(engine: Any) -> None:
         for sub_group in range(len(wrapper.fp16_groups)):
             wrapper._reassign_or_swap_out_partitioned_parameters(sub_group)
         wrapper.checkpoint_event_epilogue()  # and gathers them again
+        forget_secondary_partitions(engine.module)
     elif hasattr(wrapper, "update_lp_params"):
         wrapper.update_lp_params()
     elif hasattr(wrapper, "fp32_groups"):
         for weights, masters in zip(wrapper.fp16_groups, wrapper.fp32_groups, strict=True):
             for weight, master in zip(weights, masters, strict=True):
                 weight.copy_(master)
+
+
+def forget_secondary_partitions(model: nn.Module) -> None:
+    """Has ZeRO++ copy the partitions anew with which the ranks of a machine gather weights without the others.
+
+    DeepSpeed (0.19.8) does so by itself after a step, but for trained weights only: restored frozen ones would be those
+    of before.
+    """
+    for parameter in model.parameters():
+        if getattr(parameter, "ds_secondary_tensor", None) is not None:
+            parameter.ds_secondary_tensor = None  # type: ignore[attr-defined]
 
 
 def undo_first_step(engine: Any) -> None:

@@ -6,9 +6,9 @@ MOST_ROUNDS.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, zip_longest
+from itertools import chain, pairwise, zip_longest
 
 import torch
 import torch.distributed as dist
@@ -62,10 +62,20 @@ def rounds_of(hosts: Sequence[str]) -> Iterator[Round]:
     yield from (between[int(number * every)] for number in range(min(len(between), MOST_ROUNDS)))
 
 
+def measure_neighbors(ranks: Ranks, hosts: Sequence[str]) -> list[Link]:
+    """Collective: as measure_links, but only the links from each rank to the next, as in a ring."""
+    pairs = list(pairwise(range(len(hosts))))
+    return _measure(ranks, hosts, [pairs[::2], pairs[1::2]])
+
+
 def measure_links(ranks: Ranks, hosts: Sequence[str]) -> list[Link]:
     """Collective: returns all measured links on every rank; `hosts` names the machine of every rank."""
+    return _measure(ranks, hosts, rounds_of(hosts))
+
+
+def _measure(ranks: Ranks, hosts: Sequence[str], rounds: Iterable[Round]) -> list[Link]:
     mine: list[Link] = []
-    for pairs in rounds_of(hosts):
+    for pairs in rounds:
         ranks.barrier()
         for a, b in pairs:
             if ranks.rank in (a, b):

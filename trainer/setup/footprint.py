@@ -1,8 +1,11 @@
 """Estimate of one rank's memory from the model's config only: nothing is loaded or allocated."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from shardtune.ds_config.cluster import Cluster
+from shardtune.ds_config.fill import PARTITION
 from shardtune.ds_config.resolve import adds_up_in_fp32, ds_config_of
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.model.pretrained import first_number
@@ -37,8 +40,8 @@ def footprint(
 
     Model states as in Rajbhandari et al., 2020 (ZeRO, section 3.1), but with gradients that are added up in fp32 unless
     the ds_config says otherwise: 2 + 4 + 12 bytes a parameter in half precision, 4 + 4 + 8 in fp32; 1/N of the
-    optimizer's from stage 1 on, of the gradients from 2, of the weights at 3. What model.lora does not train has
-    weights only.
+    optimizer's from stage 1 on, of the gradients from 2, of the weights at 3, and a second copy of these, divided among
+    the ranks of a machine, with zero_hpz_partition_size. What model.lora does not train has weights only.
     Activations as in Korthikanti et al., 2023 (section 4): 34 bytes for each token, layer and hidden unit in half
     precision, without the attention scores, which sdpa and flash attention do not keep; 2 with activation
     checkpointing, and one whole layer. Logits: three copies in fp32 (loss, softmax, gradient) and one in the
@@ -61,8 +64,9 @@ def footprint(
         parameters += adapters.num_added(model, lora.r)
     each = BYTES[expected_precision(recipe)]
     states = 12 if each == 2 else 8
-    ds_config = ds_config_of(recipe, hidden_size=None)
-    of_gradient = BYTES["fp32"] if ds_config is None or adds_up_in_fp32(ds_config) else each
+    cluster = Cluster(world_size, max(1, world_size // recipe.job.nodes), None)
+    ds_config = ds_config_of(recipe, hidden_size=None, cluster=cluster) or {}
+    of_gradient = BYTES["fp32"] if not ds_config or adds_up_in_fp32(ds_config) else each
     rows, longest = batch
     text = config.get_text_config()
     hidden = first_number(text, "hidden_size", "d_model")
@@ -78,12 +82,18 @@ def footprint(
     return Footprint(
         num_parameters=parameters,
         num_trained=trained,
-        weights=parameters * each // (world_size if stage >= 3 else 1),
+        weights=sum(parameters * each // parts for parts in _divisions(ds_config, world_size, stage)),
         gradients=trained * of_gradient // (world_size if stage >= 2 else 1),
         optimizer=trained * states // (world_size if stage >= 1 else 1),
         activations=activations,
         logits=num_targets * width * (3 * 4 + each),
     )
+
+
+def _divisions(ds_config: Mapping[str, Any], world_size: int, stage: int) -> list[int]:
+    """Into how many parts the weights are divided, for each copy of them."""
+    second = ds_config.get("zero_optimization", {}).get(PARTITION, 1)
+    return [world_size if stage >= 3 else 1, *([second] if second > 1 else [])]
 
 
 def largest_footprint(

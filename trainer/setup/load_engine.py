@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from shardtune.ds_config.cluster import bucket_bytes
 from shardtune.ds_config.resolve import ds_config_of
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.files import write_atomically
@@ -21,6 +22,8 @@ from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.distributed.watchdog import beat
 from shardtune.trainer.engine.deepspeed_engine import DeepSpeedEngine, refuse_bad_ds_config, sharded_birth
 from shardtune.trainer.engine.engine import Engine
+from shardtune.trainer.engine.exchange.buckets import BUCKET_BYTES, WIRE_DTYPES
+from shardtune.trainer.engine.exchange.nodes import describe_cluster, look_at_cluster
 from shardtune.trainer.engine.optimizers import OPTIMIZERS
 from shardtune.trainer.engine.replicated_engine import ReplicatedEngine
 from shardtune.trainer.model.load import load_model
@@ -76,7 +79,10 @@ def _load_engine(
     """Collective: the engine, sharded as the ds_config asks, and the pretrained model within it."""
     refuse_bad_ds_config(recipe)
     hidden_size = getattr(load_model_config(recipe).get_text_config(), "hidden_size", None)
-    ds_config = ds_config_of(recipe, hidden_size=hidden_size)
+    cluster = look_at_cluster(ranks)
+    ds_config = ds_config_of(recipe, hidden_size=hidden_size, cluster=cluster)
+    for text in describe_cluster(recipe, ds_config, cluster):
+        reporter.report("notice", text=text)
     if ranks.is_zero and ds_config is not None:
         write_atomically(run_dir / "deepspeed.json", json.dumps(ds_config, indent=2))
     # transformers (5.23) draws other weights where they are born sharded: the stage would decide what is learned.
@@ -90,8 +96,18 @@ def _load_engine(
     common: dict[str, Any] = {"ranks": ranks, "seed": recipe.train.seed, "keeps_frozen": recipe.model.lora is None}
     if ds_config is not None:
         return DeepSpeedEngine(model, ds_config, make_optimizer, **common), model
-    precision, norm = recipe.engine.precision, recipe.optim.max_grad_norm
-    return ReplicatedEngine(model, make_optimizer, precision=precision, max_grad_norm=norm, **common), model
+    return (
+        ReplicatedEngine(
+            model,
+            make_optimizer,
+            precision=recipe.engine.precision,
+            max_grad_norm=recipe.optim.max_grad_norm,
+            exchanged_in=WIRE_DTYPES[recipe.engine.communication_data_type],
+            bucket_bytes=BUCKET_BYTES if cluster.link is None else bucket_bytes(cluster.link, cluster.world_size),
+            **common,
+        ),
+        model,
+    )
 
 
 def _pass_once(engine: Engine, task: Task, train: Split, ranks: Ranks) -> None:

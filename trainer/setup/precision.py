@@ -2,6 +2,7 @@
 
 import torch
 
+from shardtune.ds_config.devices import refuse_on_cpus
 from shardtune.ds_config.resolve import named_precisions, open_precisions, precision_key
 from shardtune.errors import LaunchError
 from shardtune.recipe.schema import Recipe
@@ -16,8 +17,11 @@ def settle_precision(recipe: Recipe, ranks: Ranks) -> Recipe:
     """Collective: the recipe with `auto` replaced by a precision that the devices of all ranks support.
 
     The one that the ds_config names, if it does; else bf16 if all of them have units for it; else fp16 on GPUs with
-    DeepSpeed, and fp32 otherwise. Raises LaunchError if this device does not support the precision asked for.
+    DeepSpeed, and fp32 otherwise. Raises LaunchError if this device supports neither the precision nor the quantized
+    exchanges asked for.
     """
+    if ranks.device.type == "cpu":
+        refuse_on_cpus(recipe)
     left = open_precisions(recipe)
     if len(left) == 1:
         (settled,) = left

@@ -90,6 +90,8 @@ def test_the_recipe_has_the_last_word_on_ranks_threads_and_device() -> None:
     [
         (["job.ranks=9"], WORKSTATION, "job.ranks: 9 ranks need 9 GPUs"),
         (["engine.precision=fp16"], LAPTOP, "engine.precision: fp16 needs a GPU"),
+        (["engine.deepspeed=zero3_qwz"], LAPTOP, "zero_quantized_weights: DeepSpeed quantizes on NVIDIA GPUs only"),
+        (["engine.deepspeed=zero3_zeropp"], LAPTOP, "and zero_quantized_gradients: DeepSpeed quantizes on NVIDIA GPUs"),
         (["job.device=cuda"], LAPTOP, "job.device: cuda is requested, but nvidia-smi finds no GPU"),
     ],
 )

@@ -154,7 +154,8 @@ def test_all_faults_are_reported_at_once_with_the_file() -> None:
         "my.json: train_batch_size: is 16, but train.global_batch_size is 32 in the recipe; make them equal, "
         'or write "auto" here',
         "my.json: zero_optimisation: unknown key; did you mean 'zero_optimization'?",
-        "my.json: zero_optimization.mics_shard_size: no longer exists in DeepSpeed; remove it",
+        'my.json: zero_optimization.mics_shard_size: DeepSpeed has removed MiCS; zero_hpz_partition_size: "auto" '
+        "(engine.deepspeed: zero3_hpz) also gathers weights within a machine, all but once a step; remove it",
         "my.json: zero_optimization.overlap_com: unknown key; did you mean 'overlap_comm'?",
     ]  # fmt: skip
 
@@ -208,6 +209,32 @@ def test_a_scheduler_is_accepted_only_if_it_is_that_of_the_recipe(kind: str, sch
         assert line.startswith(f"my.json: scheduler: {fault}")
 
 
+@pytest.mark.parametrize(
+    ("given", "ours", "resolved"),
+    [
+        (None, "auto", None),
+        ("auto", "auto", None),
+        ("fp32", "auto", "fp32"),
+        (None, "fp32", "fp32"),
+        ("auto", "bf16", "bf16"),
+        ("BF16", "bf16", "bf16"),
+    ],
+)
+def test_gradients_are_exchanged_in_the_precision_of_the_recipe_or_else_of_the_ds_config(
+    given: str | None, ours: str, resolved: str | None
+) -> None:
+    base = {"communication_data_type": given}
+    config = resolve_ds_config(base, recipe(f"engine.communication_data_type={ours}"), hidden_size=None)
+    assert config.get("communication_data_type") == resolved
+
+
+def test_a_precision_of_the_exchange_that_contradicts_the_recipe_is_refused() -> None:
+    assert faults_of({"communication_data_type": "fp32"}, "engine.communication_data_type=bf16") == [
+        'my.json: communication_data_type: is "fp32", but engine.communication_data_type is "bf16" in the recipe; make '
+        'them equal, or write "auto" here'
+    ]
+
+
 @pytest.mark.parametrize("stage", [4, -1, "2", True, None, "auto"])
 def test_a_stage_is_0_1_2_or_3(stage: Any) -> None:
     assert faults_of({"zero_optimization": {"stage": stage}})[0].startswith(
@@ -258,7 +285,7 @@ def test_no_json_object_ends_in_anything_but_a_ds_config_or_a_config_error(base:
 def test_every_strategy_is_engine_knobs_only_and_resolves(name: str) -> None:
     base = load_ds_config(name)
     assert set(base) <= ENGINE_KNOBS
-    resolved = resolve_ds_config(base, recipe(f"engine.deepspeed={name}"), hidden_size=768)
+    resolved = resolve_ds_config(base, recipe(f"engine.deepspeed={name}", "engine.precision=auto"), hidden_size=768)
     assert zero_stage(resolved) == zero_stage(base) == int(name[4])
     assert ("offload" in name) == ("offload_optimizer" in base["zero_optimization"])
 
@@ -383,8 +410,9 @@ def test_the_choices_are_deepspeeds(deepspeed_config: Any) -> None:
 
 @pytest.mark.parametrize("name", strategies())
 def test_deepspeed_accepts_every_resolved_strategy(name: str, deepspeed_config: Any) -> None:
-    ours = recipe(f"engine.deepspeed={name}", "optim.max_grad_norm=0.5")
+    precision = "fp16" if name == "zero3_zeropp" else "bf16"
+    ours = recipe(f"engine.deepspeed={name}", f"engine.precision={precision}", "optim.max_grad_norm=0.5")
     parsed = deepspeed_config.DeepSpeedConfig(resolve_ds_config(load_ds_config(name), ours, hidden_size=64))
     assert parsed.zero_optimization_stage == int(name[4])
     assert parsed.gradient_clipping == 0.5
-    assert parsed.bfloat16_config.enabled and not parsed.float16_config.enabled
+    assert (parsed.bfloat16_config.enabled, parsed.float16_config.enabled) == (precision == "bf16", precision == "fp16")

@@ -92,6 +92,12 @@ def test_an_override_replaces_a_mapping_as_a_whole_and_a_deeper_one_only_its_key
     assert parse_recipe(text, ["data.columns.text=review"]).data.columns == {"text": "review", "label": "b"}
 
 
+def test_mics_is_refused_with_what_is_nearest_to_it(tmp_path: Path) -> None:
+    values = {"engine": {"deepspeed": "zero_mics"}}
+    (fault,) = path_faults(values, tmp_path)
+    assert fault.what.endswith("or null; DeepSpeed has removed MiCS, zero3_hpz is the nearest to it")
+
+
 def test_all_faults_of_the_file_and_the_overrides_are_reported_at_once_and_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,8 +124,8 @@ train:
         load_recipe(Path("x.yaml"), ["optim.lr=abc", "no-equals", "job.rank=2", "data.dev=x.yml", "model.dropout=1"])
     assert str(error.value).splitlines() == [
         "x.yaml:4: engine.precision: got 'bf61'; legal: auto, bf16, fp16, fp32",
-        "x.yaml:5: engine.deepspeed: got 'zero9'; legal: zero0, zero1, zero2, zero2_offload, zero3, zero3_offload, "
-        "the path of a DeepSpeed JSON, or null",
+        "x.yaml:5: engine.deepspeed: got 'zero9'; legal: zero0, zero1, zero2, zero2_offload, zero3, zero3_hpz, "
+        "zero3_offload, zero3_qwz, zero3_zeropp, the path of a DeepSpeed JSON, or null",
         f"x.yaml:7: model.path: no such folder: './models' in {tmp_path}",
         "x.yaml:10: optim.warmup_step: unknown key; did you mean 'warmup_steps'?",
         "x.yaml:11: optim.max_grad_norm: expected a number, got 'yes'",

@@ -10,6 +10,7 @@ import torch
 from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
 from torch import nn
 
+from shardtune.ds_config.cluster import Cluster
 from shardtune.ds_config.resolve import ds_config_of
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.engine.deepspeed_engine import DeepSpeedEngine
@@ -62,7 +63,10 @@ class Model(nn.Module):
 def make_engine(ranks: Ranks, layout: tuple[str, str], seed: int) -> Engine:
     strategy, precision = layout
     recipe = tiny_recipe(Path("/"), f"engine.deepspeed={strategy}", f"engine.precision={precision}")
-    ds_config = ds_config_of(recipe, hidden_size=8)
+    ds_config = ds_config_of(recipe, hidden_size=8, cluster=Cluster(ranks.world_size, 2, None))
+    if strategy == "zero3_hpz":  # or these weights would all stay whole
+        assert ds_config is not None
+        ds_config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     model = Model(seed).to(DTYPES[precision])
 
     def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
@@ -172,6 +176,17 @@ def test_three_ranks_of_any_layout_hold_what_two_of_any_other_saved(
     written: list[Path], tmp_path: Path, layout: tuple[str, str]
 ) -> None:
     assert run_ranks(differences, written, layout, tmp_path, world_size=3) == [[], [], []]
+
+
+def test_secondary_partitions_are_neither_saved_nor_kept_when_something_is_restored(
+    written: list[Path], tmp_path: Path
+) -> None:
+    hpz, out = tmp_path / "hpz", tmp_path / "out"
+    hpz.mkdir(), out.mkdir()
+    torch.save(run_ranks(write, hpz, ("zero3_hpz", "fp32"), world_size=4), hpz / "notes.pt")
+    folders = [hpz, *(folder for folder in written if folder.name.startswith(("null-fp", "zero2-bf", "zero3-fp")))]
+    assert run_ranks(differences, folders, ("zero3_hpz", "fp32"), out, world_size=4) == [[]] * 4
+    assert run_ranks(differences, [hpz], ("zero2", "fp32"), out, world_size=3) == [[]] * 3
 
 
 def test_all_of_the_model_is_saved_once_with_both_moments_of_what_is_trained(written: list[Path]) -> None:

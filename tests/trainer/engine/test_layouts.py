@@ -1,6 +1,7 @@
 """What a model learns depends on the recipe, never on how the step is computed."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,11 @@ from typing import Any
 import pytest
 from torch import Tensor
 
+from shardtune.ds_config.fill import PARTITION
+from shardtune.trainer.engine import replicated_engine
 from shardtune.trainer.engine.deepspeed_engine import DeepSpeedEngine
+from shardtune.trainer.engine.exchange import nodes
+from shardtune.trainer.engine.exchange.buckets import GradientBuckets
 from shardtune.trainer.tasks.example import IGNORED
 from tests.support.runs import STEPS_PER_EPOCH, curve, tiny_recipe, train
 from tests.support.translators import WORDS, write_translator
@@ -63,6 +68,63 @@ def test_ranks_zero_stages_and_ragged_micro_batches_change_nothing(
 ) -> None:
     recipe = tiny_recipe(tiny, f"engine.deepspeed={strategy}", f"train.micro_batch_tokens={micro_batch_tokens}")
     assert_same_training(train(recipe, tmp_path, world_size=world_size)[1], reference)
+
+
+def buckets_of_one_kilobyte() -> None:
+    """As GPUs, or CPU ranks of several machines, exchange the gradients of a model that is much larger."""
+    replicated_engine.common_memory = lambda *_: None
+
+    def small(*args: Any, **words: Any) -> GradientBuckets:
+        made = GradientBuckets(*args, **words | {"num_bytes": 1024})
+        assert len(made.buckets) > 10
+        return made
+
+    replicated_engine.GradientBuckets = small  # type: ignore[misc,assignment]
+
+
+@pytest.mark.parametrize(("world_size", "micro_batch_tokens"), [(2, "64"), (4, "auto")])
+def test_gradients_exchanged_in_buckets_teach_the_same(
+    tiny: Path, tmp_path: Path, reference: Events, world_size: int, micro_batch_tokens: str
+) -> None:
+    recipe = tiny_recipe(tiny, "engine.deepspeed=null", f"train.micro_batch_tokens={micro_batch_tokens}")
+    events = train(recipe, tmp_path, world_size=world_size, before=buckets_of_one_kilobyte)[1]
+    assert_same_training(events, reference)
+
+
+@pytest.mark.parametrize("strategy", ["null", "zero2"])
+def test_gradients_exchanged_in_bf16_teach_nearly_the_same(
+    tiny: Path, tmp_path: Path, reference: Events, strategy: str
+) -> None:
+    recipe = tiny_recipe(tiny, f"engine.deepspeed={strategy}", "engine.communication_data_type=bf16")
+    events = train(recipe, tmp_path, world_size=2, before=buckets_of_one_kilobyte)[1]
+    (_, loss, norm), (_, expected, expected_norm) = curve(events)[0], curve(reference)[0]
+    assert loss == pytest.approx(expected, rel=1e-5), "the first loss has no gradient yet"
+    assert norm == pytest.approx(expected_norm, rel=1e-3) and norm != pytest.approx(expected_norm, rel=1e-6)
+    for (step, loss, _), (_, expected, _) in zip(curve(events), curve(reference), strict=True):
+        assert loss == pytest.approx(expected, rel=0.02), f"loss of step {step}"
+
+
+def machines_of_two_ranks() -> None:
+    nodes.host_name = lambda: f"node{int(os.environ['RANK']) // 2}"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_second_copy_of_the_weights_on_each_machine_teaches_the_same(
+    tiny: Path, tmp_path: Path, reference: Events, precision: str
+) -> None:
+    overrides = ("train.micro_batch_tokens=64", f"engine.precision={precision}")
+    recipe = tiny_recipe(tiny, "engine.deepspeed=zero3_hpz", *overrides)
+    events = train(recipe, tmp_path / "hpz", world_size=4, before=machines_of_two_ranks)[1]
+    assert json.loads((tmp_path / "hpz/deepspeed.json").read_text())["zero_optimization"][PARTITION] == 2
+    assert [event["text"] for event in events if PARTITION in event.get("text", "")] == [
+        f'ds_configs/zero3_hpz.json: {PARTITION}: "auto" is 2: every 2 ranks, which share a machine, keep a second '
+        "copy of the weights"
+    ]
+    if precision == "bf16":
+        reference = train(tiny_recipe(tiny, "engine.deepspeed=zero3", *overrides), tmp_path / "zero3", world_size=4)[1]
+        assert curve(events) == curve(reference), "the same numbers are added up in the same order"
+    else:
+        assert_same_training(events, reference)
 
 
 def test_adapters_of_an_encoder_decoder_with_dropout_learn_the_same_on_every_strategy(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from shardtune.errors import CheckpointError, RestartError, ShortOfMemoryError, TakenOverError
+from shardtune.recipe.job import JobConfig
 from shardtune.recipe.schema import EngineConfig, Recipe
 from shardtune.run_dir.files import LEASE
 from shardtune.run_dir.lease import take_lease
@@ -86,6 +87,19 @@ def test_a_parameter_takes_as_many_bytes_as_its_engine_holds_of_it(
         batch=(1, 24),
     )
     assert footprint.weights + footprint.gradients + footprint.optimizer == num_bytes * footprint.num_parameters
+
+
+@pytest.mark.parametrize(
+    ("strategy", "num_nodes", "parts"), [("zero3", 2, [16]), ("zero3_hpz", 2, [16, 8]), ("zero3_hpz", 1, [16])]
+)
+def test_a_second_copy_of_the_weights_on_each_machine_takes_memory(
+    recipe: Recipe, task: Any, strategy: str, num_nodes: int, parts: list[int]
+) -> None:
+    update = {"engine": EngineConfig(deepspeed=strategy, precision="bf16"), "job": JobConfig(nodes=num_nodes)}
+    config = load_model_config(recipe, task)
+    ours = recipe.model_copy(update=update)
+    footprint = largest_footprint(ours, task, config, stage=3, world_size=16, batch=(1, 24))
+    assert footprint.weights == sum(2 * footprint.num_parameters // part for part in parts)
 
 
 @pytest.mark.parametrize(("wanted", "memory", "tokens"), [(500, 1e12, 500), (500, 0, 24), (10, 1e12, 24), (10, 0, 24)])

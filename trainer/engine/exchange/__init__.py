@@ -1,0 +1,1 @@
+"""What the ranks send each other in a step, in which precision, and how much at a time."""
