@@ -100,7 +100,7 @@ class DeepSpeedEngine:
         self._engine.set_gradient_accumulation_boundary(self._left == 1)
 
     def forward(self, batch: Batch) -> Any:
-        return self._engine(**batch.inputs)
+        return self._engine(**batch.arrived().inputs)
 
     def backward(self, loss_sum: Tensor, *, num_targets: float) -> None:
         # DeepSpeed averages over the ranks; the gradient has to be the mean over all targets of all ranks.
