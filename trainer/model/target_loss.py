@@ -66,8 +66,8 @@ class _TargetLoss:
         self._head.forward = self._answer
 
     def _take(self, _: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        names = ("target_positions", "targets", "target_weights")
-        self._positions, self._labels, self._weights = (kwargs.pop(name, None) for name in names)
+        self._labels, self._weights = kwargs.pop("targets", None), kwargs.pop("target_weights", None)
+        self._positions = None if self._labels is None else kwargs.pop("target_positions")
         return args, self._uncached | kwargs
 
     def _select(self, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
