@@ -1,0 +1,174 @@
+"""In a micro-batch nothing waits for the device: its forward pass, its loss, its backward pass and what is between.
+
+On a device without values (tests/support/fake_gpu.py) this is seen without a GPU.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from shardtune.recipe.load import parse_recipe
+from shardtune.rows.source import Row
+from shardtune.trainer.data.batches.batch_maker import BatchMaker, seeds_of_rows
+from shardtune.trainer.data.batches.bins import Packing
+from shardtune.trainer.distributed.ranks import Ranks
+from shardtune.trainer.engine.deepspeed_engine import DeepSpeedEngine
+from shardtune.trainer.engine.replicated_engine import ReplicatedEngine
+from shardtune.trainer.model import target_loss
+from shardtune.trainer.model.load import load_model
+from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
+from shardtune.trainer.setup.first_token import _last_attention, _narrow
+from shardtune.trainer.tasks import TASKS, Task, task_of
+from shardtune.trainer.tasks.batch import Batch
+from shardtune.trainer.tasks.example import Example
+from shardtune.trainer.tasks.run_survey import survey
+from tests.support.fake_gpu import batch_to_fake_gpu, fake_gpu, to_fake_gpu
+from tests.support.tiny import BAD, GOOD, PLAIN, write_causal, write_encoder
+from tests.support.translators import write_translator
+
+MASKS = "transformers.masking_utils."
+CAUSAL_MASK, PACKED_MASK, ENCODER_MASK = (
+    {MASKS + name}
+    for name in ("_ignore_causal_mask_sdpa", "find_packed_sequence_indices", "_ignore_bidirectional_mask_sdpa")
+)
+"""What of transformers (5.23) waits once in a pass, to see whether it can do without a mask."""
+BOTH_MASKS = CAUSAL_MASK | ENCODER_MASK
+TEXTS = ["the film was good", "a dull plot", "so very warm and bright was it", "grim"]
+CHAT = [
+    {"messages": [{"role": "user", "content": "the film"}, {"role": "assistant", "content": text, **weight}]}
+    for text, weight in zip(TEXTS, [{}, {"weight": 0.5}, {}, {"weight": 2}], strict=True)
+]
+TAGGED = [{"tokens": text.split(), "tags": ["B-PER", *["O"] * text.count(" ")]} for text in TEXTS]
+PAIRS = [{"source": "a quiet wonder", "target": "un calme"}, {"source": "the film was a wonder", "target": "le film"}]
+NUM_TARGETS = 7.0
+"""Those of the whole step."""
+PROMPT = ("task.source_language=en", "task.target_language=fr")
+LORA = ("model.lora.r=4", "model.lora.alpha=8")
+
+
+def labeled(*labels: Any) -> list[dict[str, Any]]:
+    return [{"text": text, "label": label} for text, label in zip(TEXTS, labels, strict=True)]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A task with a model and rows, and the waits of transformers that are known."""
+
+    model: str
+    task: str
+    rows: Sequence[dict[str, Any]]
+    waits: set[str]
+    overrides: Sequence[str] = ()
+    packs: bool = False
+
+
+NAMES, SETS, NUMBERS = labeled("a", "b", "a", "b"), labeled(["a"], [], ["a", "b"], ["b"]), labeled(1.5, -1, 0, 2)
+TEXT_ROWS = [{"text": text} for text in TEXTS]
+WEIGHED = "task.train_on=weights"
+CASES = {
+    "one label": Case("encoder", "classification", NAMES, ENCODER_MASK, ["task.class_weights=balanced"]),
+    "one label, LoRA": Case("encoder", "classification", NAMES, ENCODER_MASK, LORA),
+    "one label by a causal model": Case("causal", "classification", NAMES, CAUSAL_MASK),
+    "several labels": Case("encoder", "classification", SETS, ENCODER_MASK, ["task.problem=multi_label"]),
+    "a number": Case("encoder", "classification", NUMBERS, ENCODER_MASK, ["task.problem=regression"]),
+    "tags": Case("encoder", "token_classification", TAGGED, ENCODER_MASK),
+    "tags, packed": Case("encoder", "token_classification", TAGGED, set(), packs=True),
+    "tags, packed, LoRA": Case("encoder", "token_classification", TAGGED, set(), LORA, packs=True),
+    "hidden words": Case("encoder", "language_modeling", TEXT_ROWS, ENCODER_MASK),
+    "next words": Case("causal", "language_modeling", TEXT_ROWS, CAUSAL_MASK),
+    "next words, packed": Case("causal", "language_modeling", TEXT_ROWS, PACKED_MASK, packs=True),
+    "next words, recomputed": Case(
+        "causal", "language_modeling", TEXT_ROWS, CAUSAL_MASK, ["model.activation_checkpointing=true"]
+    ),
+    "chat": Case("causal", "chat", CHAT, CAUSAL_MASK),
+    "chat with weights": Case("causal", "chat", CHAT, CAUSAL_MASK, [WEIGHED]),
+    "chat with weights, packed": Case("causal", "chat", CHAT, PACKED_MASK, [WEIGHED], packs=True),
+    "chat, LoRA": Case("causal", "chat", CHAT, CAUSAL_MASK, LORA),
+    "chat, packed, LoRA": Case("causal", "chat", CHAT, PACKED_MASK, [WEIGHED, *LORA], packs=True),
+    "translation by a prompt": Case("causal", "translation", PAIRS, CAUSAL_MASK, PROMPT),
+    "translation by a prompt, packed": Case("causal", "translation", PAIRS, PACKED_MASK, PROMPT, packs=True),
+    "translation by T5": Case("t5", "translation", PAIRS, ENCODER_MASK),
+    "translation by Marian": Case("marian", "translation", PAIRS, BOTH_MASKS),
+    "translation by BART, LoRA": Case("bart", "translation", PAIRS, BOTH_MASKS, LORA),
+}
+
+
+@pytest.fixture(autouse=True)
+def chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(target_loss.CHUNK_BYTES, "meta", 2**10)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The models of the cases."""
+    folder = tmp_path_factory.mktemp("models")
+    write_encoder(folder / "encoder", dropout=0.1)
+    write_causal(folder / "causal", [*GOOD, *BAD, *PLAIN])
+    for family in ("t5", "marian", "bart"):
+        write_translator(family, folder / family)
+    return folder
+
+
+class InMemory:
+    """Examples of rows, in the place of a Split."""
+
+    def __init__(self, task: Task, rows: Sequence[Row]) -> None:
+        self._examples = [example for (example,) in task.encode(rows, 64, labeled=True)]
+        self.lengths = np.array([task.num_tokens(example) for example in self._examples], dtype=np.int32)
+        self.num_targets = np.array([task.num_targets(example) for example in self._examples])
+
+    def examples(self, rows: Any) -> list[Example]:
+        return [self._examples[row] for row in rows]
+
+
+def load(folder: Path, case: Case) -> tuple[Task, Any, Batch]:
+    """The task, its model as a run loads it, and the batch of all rows."""
+    text = f"task: {{kind: {case.task}}}\nmodel: {{path: {folder / case.model}}}\ndata: {{train: t.jsonl}}"
+    recipe = parse_recipe(f"{text}\nengine: {{precision: fp32}}", case.overrides)
+    rows = [Row(values, Path("t.jsonl"), line) for line, values in enumerate(case.rows, start=1)]
+    tokenizer, config = load_tokenizer(recipe), load_model_config(recipe)
+    task = task_of(recipe, survey(TASKS[case.task], recipe.task, {"train": rows}), tokenizer, config)
+    ranks = Ranks(0, 1, 0, torch.device("cpu"))
+    packing = Packing(64, is_flat=False) if case.packs else None
+    numbers = np.arange(len(rows))
+    bins = [numbers[:2], numbers[2:]] if case.packs else [numbers[at : at + 1] for at in numbers]
+    batch = BatchMaker(task, ranks, packing).batch(InMemory(task, rows), numbers, seeds_of_rows(numbers), bins)
+    model = load_model(recipe, task, tokenizer)
+    with torch.no_grad():
+        model(**batch.inputs)  # the first pass decides how the loss is computed
+    return task, model.train(), batch
+
+
+def micro_batch(task: Task, model: Any, batch: Batch) -> Tensor:
+    """What trainer/loop.py does with one; returns the sum of the losses."""
+    engine: Any = SimpleNamespace(_model=model, _left=1)
+    loss_sum = torch.zeros((), dtype=torch.float64, device=batch.labels.device)
+    loss = task.loss_sum(ReplicatedEngine.forward(engine, batch), batch)
+    ReplicatedEngine.backward(engine, loss, num_targets=NUM_TARGETS)
+    return loss_sum.add_(loss.detach())
+
+
+def waits_of(folder: Path, case: Case) -> set[str]:
+    """What waits in each micro-batch from the second one on, one without targets included."""
+    task, model, batch = load(folder, case)
+    batches = [batch_to_fake_gpu(batch), batch_to_fake_gpu(batch.muted())]
+    to_fake_gpu(model)
+    for number in range(2):
+        with fake_gpu() as gpu:
+            for each in batches:
+                model.zero_grad()
+                assert micro_batch(task, model, each).shape == ()
+                assert any(parameter.grad is not None for parameter in model.parameters())
+    return {*gpu.waits}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_micro_batch_waits_for_nothing_but_what_is_known_of_transformers(folder: Path, name: str) -> None:
+    assert waits_of(folder, CASES[name]) == CASES[name].waits
