@@ -47,7 +47,7 @@ class FakeGpu(TorchDispatchMode):
 
 
 class _Uploads(TorchFunctionMode):
-    """Notes the tensors that are made on the device of Python's numbers: they are copied, and the copy is waited for."""
+    """Notes the tensors that are made of Python's numbers on the device: the host waits for their copy."""
 
     def __init__(self, gpu: FakeGpu) -> None:
         super().__init__()

@@ -19,12 +19,10 @@ from shardtune.rows.source import Row
 from shardtune.trainer.data.batches.batch_maker import BatchMaker, seeds_of_rows
 from shardtune.trainer.data.batches.bins import Packing
 from shardtune.trainer.distributed.ranks import Ranks
-from shardtune.trainer.engine.deepspeed_engine import DeepSpeedEngine
 from shardtune.trainer.engine.replicated_engine import ReplicatedEngine
 from shardtune.trainer.model import target_loss
 from shardtune.trainer.model.load import load_model
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
-from shardtune.trainer.setup.first_token import _last_attention, _narrow
 from shardtune.trainer.tasks import TASKS, Task, task_of
 from shardtune.trainer.tasks.batch import Batch
 from shardtune.trainer.tasks.example import Example
@@ -46,7 +44,15 @@ CHAT = [
     for text, weight in zip(TEXTS, [{}, {"weight": 0.5}, {}, {"weight": 2}], strict=True)
 ]
 TAGGED = [{"tokens": text.split(), "tags": ["B-PER", *["O"] * text.count(" ")]} for text in TEXTS]
-PAIRS = [{"source": "a quiet wonder", "target": "un calme"}, {"source": "the film was a wonder", "target": "le film"}]
+PAIRS = [
+    {"source": source, "target": target}
+    for source, target in [
+        ("a quiet wonder", "un calme"),
+        ("the film was a wonder", "le film"),
+        ("a", "un"),
+        ("a film", "le"),
+    ]
+]
 NUM_TARGETS = 7.0
 """Those of the whole step."""
 PROMPT = ("task.source_language=en", "task.target_language=fr")
