@@ -22,8 +22,9 @@ class Batch:
     Where its targets are is found out when it is made, on the host: to select by a mask on a GPU would wait for it.
     """
 
-    inputs: dict[str, Tensor]
-    """The model's keyword arguments, each of shape (rows, longest) or (rows, …); TARGET_INPUTS have shape (targets,)."""
+    inputs: dict[str, Any]
+    """The model's keyword arguments: tensors of shape (rows, longest) or (rows, …), and TARGET_INPUTS of shape
+    (targets,)."""
     labels: Tensor
     """IGNORED where there is no target (IGNORED_NUMBER if labels are real numbers); shape (rows,) or (rows, …)."""
     weights: Tensor | None = None
@@ -50,9 +51,9 @@ class Batch:
         return self._changed(inputs=inputs)
 
     @property
-    def plain_inputs(self) -> dict[str, Tensor]:
+    def plain_inputs(self) -> dict[str, Any]:
         """The inputs without TARGET_INPUTS: a model answers them with logits."""
-        return {name: tensor for name, tensor in self.inputs.items() if name not in TARGET_INPUTS}
+        return {name: value for name, value in self.inputs.items() if name not in TARGET_INPUTS}
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on the device. Copies to a GPU are asynchronous, from pinned memory, on the current stream."""
@@ -73,17 +74,18 @@ class Batch:
             stream = torch.cuda.current_stream(self.labels.device)
             stream.wait_event(self._arrival)
             for tensor in (*self.inputs.values(), self.labels, self.weights, self.positions):
-                if tensor is not None:
+                if isinstance(tensor, Tensor):
                     tensor.record_stream(stream)  # or the next copies could take its memory while it is in use
         return self
 
     def mapped(self, function: Callable[[Tensor], Tensor]) -> "Batch":
         """The batch with this function of each of its tensors, which must not change where the targets are."""
+        inputs = {name: function(value) if isinstance(value, Tensor) else value for name, value in self.inputs.items()}
         return self._changed(
-            inputs={name: function(tensor) for name, tensor in self.inputs.items()},
+            inputs=inputs,
             labels=function(self.labels),
             weights=None if self.weights is None else function(self.weights),
-            positions=function(self.positions),
+            positions=inputs["target_positions"] if "target_positions" in inputs else function(self.positions),
         )
 
     def _changed(self, **fields: Any) -> "Batch":

@@ -44,15 +44,8 @@ CHAT = [
     for text, weight in zip(TEXTS, [{}, {"weight": 0.5}, {}, {"weight": 2}], strict=True)
 ]
 TAGGED = [{"tokens": text.split(), "tags": ["B-PER", *["O"] * text.count(" ")]} for text in TEXTS]
-PAIRS = [
-    {"source": source, "target": target}
-    for source, target in [
-        ("a quiet wonder", "un calme"),
-        ("the film was a wonder", "le film"),
-        ("a", "un"),
-        ("a film", "le"),
-    ]
-]
+SOURCES, TARGETS = ["a quiet wonder", "the film was a wonder", "a", "a film"], ["un calme", "le film était", "un", "le"]
+PAIRS = [{"source": source, "target": target} for source, target in zip(SOURCES, TARGETS, strict=True)]
 NUM_TARGETS = 7.0
 """Those of the whole step."""
 PROMPT = ("task.source_language=en", "task.target_language=fr")
@@ -166,7 +159,7 @@ def waits_of(folder: Path, case: Case) -> set[str]:
     task, model, batch = load(folder, case)
     batches = [batch_to_fake_gpu(batch), batch_to_fake_gpu(batch.muted())]
     to_fake_gpu(model)
-    for number in range(2):
+    for _ in range(2):
         with fake_gpu() as gpu:
             for each in batches:
                 model.zero_grad()
