@@ -34,8 +34,9 @@ class FakeGpu(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         tensors = [leaf for leaf in tree_leaves((args, kwargs or {})) if isinstance(leaf, Tensor)]
-        if function is torch.ops.aten._local_scalar_dense.default and tensors[0].device == DEVICE:
-            self.waits.append(_caller())
+        if function is torch.ops.aten._local_scalar_dense.default:
+            if tensors[0].device == DEVICE:  # to read numbers of the host nothing is waited for
+                self.waits.append(_caller())
             return _zero(tensors[0].dtype)
         result = function(*args, **(kwargs or {}))
         tensors += [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
@@ -80,7 +81,7 @@ def to_fake_gpu(model: nn.Module) -> None:
 
     def move(tensor: Tensor) -> Any:
         if id(tensor) not in moved:
-            fake = _on_device(tensor.detach())
+            fake = on_fake_gpu(tensor.detach())
             is_parameter = isinstance(tensor, nn.Parameter)
             moved[id(tensor)] = nn.Parameter(fake, requires_grad=tensor.requires_grad) if is_parameter else fake
         return moved[id(tensor)]
@@ -92,10 +93,11 @@ def to_fake_gpu(model: nn.Module) -> None:
 
 def batch_to_fake_gpu(batch: Batch) -> Batch:
     """The batch on the device."""
-    return batch.mapped(_on_device)
+    return batch.mapped(on_fake_gpu)
 
 
-def _on_device(tensor: Tensor) -> Tensor:
+def on_fake_gpu(tensor: Tensor) -> Tensor:
+    """The tensor on the device."""
     with _VALUELESS:
         return _VALUELESS.from_tensor(tensor).to(DEVICE)
 

@@ -1,25 +1,36 @@
 """In a micro-batch nothing waits for the device: its forward pass, its loss, its backward pass and what is between.
+In a step the host waits once, while the device updates the weights.
 
 On a device without values (tests/support/fake_gpu.py) this is seen without a GPU.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import DynamicOutputShapeException
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from shardtune.recipe.load import parse_recipe
 from shardtune.rows.source import Row
+from shardtune.trainer.between_steps.stop_checks import StopChecks
+from shardtune.trainer.checkpoint.train_state import TrainState
 from shardtune.trainer.data.batches.batch_maker import BatchMaker, seeds_of_rows
 from shardtune.trainer.data.batches.bins import Packing
+from shardtune.trainer.data.batches.steps import Step
 from shardtune.trainer.distributed.ranks import Ranks
+from shardtune.trainer.distributed.stop import Stop
 from shardtune.trainer.engine.replicated_engine import ReplicatedEngine
+from shardtune.trainer.loop import fit
 from shardtune.trainer.model import target_loss
 from shardtune.trainer.model.load import load_model
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
@@ -27,7 +38,7 @@ from shardtune.trainer.tasks import TASKS, Task, task_of
 from shardtune.trainer.tasks.batch import Batch
 from shardtune.trainer.tasks.example import Example
 from shardtune.trainer.tasks.run_survey import survey
-from tests.support.fake_gpu import batch_to_fake_gpu, fake_gpu, to_fake_gpu
+from tests.support.fake_gpu import DEVICE, batch_to_fake_gpu, fake_gpu, on_fake_gpu, to_fake_gpu
 from tests.support.tiny import BAD, GOOD, PLAIN, write_causal, write_encoder
 from tests.support.translators import write_translator
 
@@ -171,3 +182,93 @@ def waits_of(folder: Path, case: Case) -> set[str]:
 @pytest.mark.parametrize("name", CASES)
 def test_a_micro_batch_waits_for_nothing_but_what_is_known_of_transformers(folder: Path, name: str) -> None:
     assert waits_of(folder, CASES[name]) == CASES[name].waits
+
+
+@pytest.mark.parametrize("name", ["one label", "tags", "chat"])
+def test_a_number_that_a_loss_reads_is_seen(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    loss_sum = type(load(folder, CASES[name])[0]).loss_sum
+
+    def reads(self: Any, output: Any, batch: Batch) -> Tensor:
+        loss = loss_sum(self, output, batch)
+        return loss + loss.item()
+
+    monkeypatch.setattr(TASKS[CASES[name].task], "loss_sum", reads)
+    assert waits_of(folder, CASES[name]) - CASES[name].waits == {f"{__name__}.{reads.__qualname__}"}
+
+
+WAITING: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "a condition": lambda logits, _: logits.sum() if logits.isnan().any() else logits.mean(),
+    "a list": lambda logits, _: logits[0].tolist(),
+    "numbers of the host": lambda logits, _: logits.new_tensor([1.0, 2.0]),
+    "a tensor of the host": lambda logits, _: logits * torch.ones(2).to(logits.device),
+    "a tensor for the host": lambda logits, _: logits.cpu(),
+    "indices of the host": lambda logits, _: logits[torch.tensor([0, 1])],
+}
+SELECTING: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "a mask": lambda logits, mask: logits[mask],
+    "nonzero": lambda _, mask: mask.nonzero(),
+    "different values": lambda logits, _: logits.unique(),
+}
+
+
+@pytest.mark.parametrize("name", [*WAITING, *SELECTING])
+def test_whatever_waits_is_seen(name: str) -> None:
+    logits, mask = on_fake_gpu(torch.ones(3, 2)), on_fake_gpu(torch.tensor([True, False, True]))
+    with fake_gpu() as gpu:
+        if name in SELECTING:
+            with pytest.raises(DynamicOutputShapeException):
+                SELECTING[name](logits, mask)
+        else:
+            WAITING[name](logits, mask)
+            assert {*gpu.waits} == {f"{__name__}.<lambda>"}
+            gpu.waits.clear()
+            torch.where(mask, 0.5, math.nan) * torch.tensor(2.0)  # arguments of the kernel
+            assert not gpu.waits
+
+
+@contextmanager
+def group_of_nobody() -> Iterator[Ranks]:
+    """Rank 0 of 4 on the device; a collective does nothing."""
+    backend, place = "cpu:fake,meta:fake", {"rank": 0, "world_size": 4}
+    torch.distributed.init_process_group(backend, store=FakeStore(), **place)
+    try:
+        yield Ranks(local_rank=0, device=DEVICE, **place)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("max_grad_norm", [1.0, 0.0])
+@pytest.mark.parametrize("name", ["one label", "chat with weights, packed"])
+def test_a_step_is_waited_for_once_while_the_weights_are_updated(
+    folder: Path, name: str, max_grad_norm: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, model, batch = load(folder, CASES[name])
+    batches = [batch_to_fake_gpu(batch), batch_to_fake_gpu(batch.muted())]
+    to_fake_gpu(model)
+    monkeypatch.setattr(import_module("torch.optim.adam"), "_device_dtype_check_for_fused", lambda *_, **__: None)
+    monkeypatch.setattr(model, "to", lambda _: model)  # it is there
+    with fake_gpu() as gpu, group_of_nobody() as ranks:
+        engine = ReplicatedEngine(
+            model, fused_adamw, precision="bf16", max_grad_norm=max_grad_norm, ranks=ranks, seed=0
+        )
+        engine._updates_unread = True  # as on CUDA
+        engine._optimizer.register_step_post_hook(lambda *_: gpu.waits.append("(updated)"))
+        milestones: Any = SimpleNamespace(step_done=lambda state, *_, **__: state, is_over=False)
+        checks = StopChecks(Stop(), cast(Any, SimpleNamespace(check=lambda: None)), ranks)
+        by_step: list[list[str]] = []
+
+        def steps() -> Iterator[Step]:
+            for number in range(3):
+                yield Step(number, batches, num_samples=4, num_targets=NUM_TARGETS, num_tokens=9, num_padded_tokens=9)
+                by_step.append([wait for wait in gpu.waits if wait not in CASES[name].waits])
+                gpu.waits.clear()
+
+        parts: Any = {"schedule": lambda _: 1e-3, "ranks": ranks, "stop_checks": checks, "milestones": milestones}
+        assert fit(engine, task, steps(), TrainState(), **parts).step == 3
+    read = "shardtune.trainer.distributed.host_copy.HostCopy.read"
+    norm, loss_and_stop = [read], [read, read]
+    assert by_step[1:] == [["(updated)", *norm, *loss_and_stop]] * 2
+
+
+def fused_adamw(model: torch.nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
