@@ -23,4 +23,4 @@ def upload(batch: Batch, device: torch.device) -> Batch:
 @cache
 def _stream_of(device: torch.device) -> torch.cuda.Stream:
     """The one stream of all copies to this device."""
-    return torch.cuda.Stream(device)
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
