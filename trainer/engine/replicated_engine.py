@@ -27,6 +27,7 @@ from shardtune.trainer.engine.generation_beats import Beats
 from shardtune.trainer.engine.model_state import ModelState
 from shardtune.trainer.engine.snapshot import Saved, Snapshot
 from shardtune.trainer.engine.stopwatch import Stopwatch
+from shardtune.trainer.model.known_masks import masks_known
 from shardtune.trainer.model.layer_drop import LayerDrop
 from shardtune.trainer.model.load import generate
 from shardtune.trainer.tasks.batch import Batch
@@ -130,7 +131,8 @@ class ReplicatedEngine:
             parts.clear()
 
     def forward(self, batch: Batch) -> Any:
-        return self._model(**batch.arrived().inputs)
+        with masks_known(batch):
+            return self._model(**batch.arrived().inputs)
 
     def backward(self, loss_sum: Tensor, *, num_targets: float) -> None:
         # An infinite loss can have a finite gradient (that of a target with probability 0). It is made non-finite.

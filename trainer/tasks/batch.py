@@ -19,7 +19,8 @@ TARGET_INPUTS = ("targets", "target_positions", "target_weights")
 class Batch:
     """The input of one forward pass: a micro-batch of padded rows.
 
-    Where its targets are is found out when it is made, on the host: to select by a mask on a GPU would wait for it.
+    What depends on its numbers (where its targets are, whether it is padded) is found out when it is made, on the host:
+    to ask a GPU would be to wait for it.
     """
 
     inputs: dict[str, Any]
@@ -33,6 +34,8 @@ class Batch:
     """The positions of the targets in the flattened labels, in rising order; int64, of shape (targets,)."""
     num_targets: float = field(init=False, compare=False)
     """The number of targets, or the sum of their weights."""
+    is_padded: bool = field(init=False, compare=False)
+    """Whether the attention mask of shape (rows, longest), if there is one, hides anything."""
     _arrival: Any = field(init=False, compare=False, default=None)
     """The CUDA event behind the copies of this batch to a GPU, if they were issued on another stream."""
 
@@ -42,6 +45,8 @@ class Batch:
         object.__setattr__(self, "positions", positions)
         count = float(len(positions)) if weights is None else float(weights.sum(dtype=torch.float64))
         object.__setattr__(self, "num_targets", count)
+        mask = self.inputs.get("attention_mask")
+        object.__setattr__(self, "is_padded", mask is not None and mask.ndim == 2 and not bool(mask.all()))
 
     def with_target_inputs(self) -> "Batch":
         """The batch with TARGET_INPUTS, for a model that returns the loss of its targets; made on the host."""
