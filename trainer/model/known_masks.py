@@ -40,20 +40,20 @@ def masks_known(batch: Batch) -> Iterator[None]:
             setattr(masking_utils, name, function)
 
 
-def _ignores_causal(mask: Tensor | None, *args: Any) -> Any:
+def _ignores_causal(mask: Tensor | None, *args: Any, **more: Any) -> Any:
     """Whether attention needs no mask beside the causal one."""
-    return _ignores(mask, _is_hiding(mask, is_causal=True), "_ignore_causal_mask_sdpa", *args)
+    return _ignores(mask, _is_hiding(mask, is_causal=True), "_ignore_causal_mask_sdpa", *args, **more)
 
 
-def _ignores_bidirectional(mask: Tensor | None, *args: Any) -> Any:
+def _ignores_bidirectional(mask: Tensor | None, *args: Any, **more: Any) -> Any:
     """Whether attention needs no mask at all."""
-    return _ignores(mask, _is_hiding(mask, is_causal=False), "_ignore_bidirectional_mask_sdpa", *args)
+    return _ignores(mask, _is_hiding(mask, is_causal=False), "_ignore_bidirectional_mask_sdpa", *args, **more)
 
 
-def _ignores(mask: Tensor | None, is_hiding: bool | None, question: str, *args: Any) -> Any:
+def _ignores(mask: Tensor | None, is_hiding: bool | None, question: str, *args: Any, **more: Any) -> Any:
     if is_hiding:
         return False
-    return _ASKED[question](mask if is_hiding is None else None, *args)
+    return _ASKED[question](mask if is_hiding is None else None, *args, **more)
 
 
 def _is_hiding(mask: Tensor | None, *, is_causal: bool) -> bool | None:
