@@ -41,8 +41,9 @@ def fit(
             batch_loss = task.loss_sum(engine.forward(batch), batch)
             engine.backward(batch_loss, num_targets=step.num_targets)
             loss_sum += batch_loss.detach()
+        sums = ranks.sum_later(loss_sum / step.num_targets, stop_checks.requested())
         stats = engine.step(lr=schedule(step.number))
-        loss, stop = ranks.sum(loss_sum / step.num_targets, stop_checks.requested())
+        loss, stop = sums()
         state = milestones.step_done(state.after(step), step, stats, loss=loss)
         if stop:
             raise StopAsked

@@ -71,7 +71,8 @@ def evaluate(
         for batch in batches:
             output = engine.forward(batch)
             add(totals, task.score(output, batch))
-            add(totals, {"loss_sum": task.loss_sum(output, batch), "num_targets": batch.num_targets})
+            num_targets = torch.tensor(batch.num_targets, dtype=torch.float64)
+            add(totals, {"loss_sum": task.loss_sum(output, batch), "num_targets": num_targets})
         if asked is not None:
             assert isinstance(task, GeneratingTask), "only such a task's answers are asked for"
             scores, answers = score_answers(engine, task, asked, tokenizer, ranks=ranks)

@@ -143,8 +143,7 @@ def _answers(task: Task, model: Any, examples: Sequence[Example], tokenizer: Any
     with torch.inference_mode():
         if not isinstance(task, GeneratingTask):
             batch = task.collate(examples).to(model.device)
-            inputs = {name: value for name, value in batch.inputs.items() if name not in ("targets", "target_weights")}
-            return task.predictions(model(**inputs), batch)
+            return task.predictions(model(**batch.plain_inputs), batch)
         inputs = {name: value.to(model.device) for name, value in task.collate_prompts(examples).items()}
         ids = generate(model, inputs, settings_of(task.generation, tokenizer))
         return [task.prediction(answer) for answer in tokenizer.batch_decode(ids, skip_special_tokens=True)]

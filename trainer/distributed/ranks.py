@@ -20,6 +20,7 @@ from torch.distributed.distributed_c10d import Store
 from shardtune.errors import LaunchError
 from shardtune.machine.open_files import raise_open_files
 from shardtune.trainer.distributed import tree
+from shardtune.trainer.distributed.host_copy import HostCopy
 from shardtune.trainer.distributed.interfaces import give_gloo_the_interface_of_nccl
 from shardtune.trainer.distributed.own_gpu import choose_own_gpu
 from shardtune.trainer.distributed.rank_env import global_rank, local_rank, world_size
@@ -63,9 +64,19 @@ class Ranks:
 
     def sum(self, *values: float | Tensor) -> list[float]:
         """Collective: each value's sum over the ranks, in float64 (exact for counts up to 2**53)."""
-        totals = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=self.device) for value in values])
+        return self.sum_later(*values)()
+
+    def sum_later(self, *values: float | Tensor) -> Callable[[], list[float]]:
+        """Collective: as `sum`, without waiting for a GPU: the function returned waits for it and returns the sums."""
+        totals = torch.stack([self._number(value) for value in values])
         dist.all_reduce(totals, group=self.group)
-        return [float(total) for total in totals.tolist()]
+        return HostCopy(totals).read
+
+    def _number(self, value: float | Tensor) -> Tensor:
+        if isinstance(value, Tensor):
+            return value.to(self.device, torch.float64)
+        # Not a copy of the number to the device, which would wait for it.
+        return torch.full((), value, dtype=torch.float64, device=self.device)
 
     def sum_counts(self, counts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Collective: the named tensors summed over the ranks, on the CPU. All ranks hold the same names and shapes."""

@@ -38,6 +38,7 @@ from shardtune.trainer.engine.zero_gradients import (
     refuse_old_versions,
 )
 from shardtune.trainer.model.experts import call_all_experts
+from shardtune.trainer.model.known_masks import masks_known
 from shardtune.trainer.model.layer_drop import LayerDrop
 from shardtune.trainer.model.load import generate
 from shardtune.trainer.tasks.batch import Batch
@@ -103,7 +104,8 @@ class DeepSpeedEngine:
         self._engine.set_gradient_accumulation_boundary(self._left == 1)
 
     def forward(self, batch: Batch) -> Any:
-        return self._engine(**batch.inputs)
+        with masks_known(batch):
+            return self._engine(**batch.arrived().inputs)
 
     def backward(self, loss_sum: Tensor, *, num_targets: float) -> None:
         # DeepSpeed averages over the ranks; the gradient has to be the mean over all targets of all ranks.

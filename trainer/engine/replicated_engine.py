@@ -20,6 +20,7 @@ import torch.distributed as dist
 import transformers
 from torch import Tensor, nn
 
+from shardtune.trainer.distributed.host_copy import HostCopy
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.distributed.shared_memory import common_memory
 from shardtune.trainer.engine import zero_layout as zero
@@ -29,6 +30,7 @@ from shardtune.trainer.engine.generation_beats import Beats
 from shardtune.trainer.engine.model_state import ModelState
 from shardtune.trainer.engine.snapshot import Saved, Snapshot
 from shardtune.trainer.engine.stopwatch import Stopwatch
+from shardtune.trainer.model.known_masks import masks_known
 from shardtune.trainer.model.layer_drop import LayerDrop
 from shardtune.trainer.model.load import generate
 from shardtune.trainer.tasks.batch import Batch
@@ -112,6 +114,7 @@ class ReplicatedEngine:
             sum(_places(parameters)[-1] for _, parameters in kinds), DTYPES[precision]
         )
         self._is_shared = len(self._grads_of_ranks) > 1
+        self._updates_unread = ranks.device.type == "cuda" and self._takes_scale
         self._flats: list[_Flat] = []
         for group in self._optimizer.param_groups:
             group["params"] = []
@@ -138,7 +141,8 @@ class ReplicatedEngine:
             parts.clear()
 
     def forward(self, batch: Batch) -> Any:
-        return self._model(**batch.inputs)
+        with masks_known(batch):
+            return self._model(**batch.arrived().inputs)
 
     def backward(self, loss_sum: Tensor, *, num_targets: float) -> None:
         # An infinite loss can have a finite gradient (that of a target with probability 0). It is made non-finite.
@@ -154,18 +158,36 @@ class ReplicatedEngine:
         assert self._left == 0, "engine.step() before the step's last micro-batch"
         if self._is_skipped:
             return StepStats(lr, math.nan, applied=False)
-        compute_s = self._stopwatch.stop()
         self._exchange()
-        square = float(square_sum([self._own_grad(flat) for flat in self._flats]))
-        norm = math.sqrt(self._ranks.sum(square)[0] if self._is_shared else square)
-        if not math.isfinite(norm):
-            return StepStats(lr, math.inf, applied=False, compute_s=compute_s)
-        self._clip(norm)
         for group in self._optimizer.param_groups:
             group["lr"] = lr
-        self._optimizer.step()
+        square = square_sum([self._own_grad(flat) for flat in self._flats])
+        norm = self._update_unread(square) if self._updates_unread else self._update(square)
+        is_applied = math.isfinite(norm)
+        compute_s = self._stopwatch.stop()  # after the norm, for which the host has waited anyway
+        return StepStats(lr, norm if is_applied else math.inf, applied=is_applied, compute_s=compute_s)
+
+    def _update(self, square: Tensor) -> float:
+        """Updates the weights unless the gradient, of this squared norm, is not finite; returns the norm."""
+        own = float(square)
+        norm = math.sqrt(self._ranks.sum(own)[0] if self._is_shared else own)
+        if math.isfinite(norm):
+            self._clip(norm)
+            self._optimizer.step()
+            self._weights_from_masters()
+        return norm
+
+    def _update_unread(self, square: Tensor) -> float:
+        """As _update; the device itself leaves the weights as they are, and the host waits for the norm meanwhile."""
+        norm = square.double().sqrt()
+        copy = HostCopy(norm[None])
+        optimizer: Any = self._optimizer
+        if self._max_grad_norm:
+            optimizer.grad_scale = ((norm + 1e-6) / self._max_grad_norm).clamp(min=1).float()
+        optimizer.found_inf = norm.isfinite().logical_not().float()
+        optimizer.step()
         self._weights_from_masters()
-        return StepStats(lr, norm, applied=True, compute_s=compute_s)
+        return copy.read()[0]
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -298,12 +320,17 @@ class ReplicatedEngine:
         if not self._max_grad_norm:
             return
         excess = max(1.0, (norm + 1e-6) / self._max_grad_norm)
-        if getattr(self._optimizer, "_step_supports_amp_scaling", False):  # divides in the step, as for a GradScaler
+        if self._takes_scale:
             self._optimizer.grad_scale = self._grads.new_tensor(excess)  # type: ignore[attr-defined]
             self._optimizer.found_inf = self._grads.new_zeros(())  # type: ignore[attr-defined]
         elif excess > 1:
             for flat in self._flats:
                 self._own_grad(flat).div_(excess)
+
+    @property
+    def _takes_scale(self) -> bool:
+        """Whether the optimizer divides the gradient in its step, and skips one that is infinite (for a GradScaler)."""
+        return getattr(self._optimizer, "_step_supports_amp_scaling", False)
 
     def _weights_from_masters(self) -> None:
         for flat in self._flats:

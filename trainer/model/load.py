@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,9 +95,21 @@ def load_model(
         say(note)
     if task.wants_target_loss:
         keep_target_loss(model)
+    else:
+        _keep_no_cache(model)
     if recipe.model.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
+
+
+def _keep_no_cache(model: nn.Module) -> None:
+    """Makes a causal model keep no copy of its keys and values, which only generation uses."""
+
+    def without_cache(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, {"use_cache": False} | kwargs
+
+    if "use_cache" in signature(type(model).forward).parameters:
+        model.register_forward_pre_hook(without_cache, with_kwargs=True)
 
 
 def _load_weights(recipe: Recipe, task: Task, config: "PreTrainedConfig") -> tuple["PreTrainedModel", set[str]]:

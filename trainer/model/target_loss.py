@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
 from shardtune.errors import DataError
-from shardtune.trainer.tasks.example import IGNORED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,7 +25,8 @@ CHUNK_BYTES = {"cpu": 2**26, "cuda": 2**29}
 
 
 def keep_target_loss(model: "PreTrainedModel") -> None:
-    """Makes the model accept `targets`, the labels, and `target_weights`, the weight of each (1 by default).
+    """Makes the model accept `targets`, the label of each target, `target_positions`, where they are in the flattened
+    rows, and `target_weights`, the weight of each (1 by default); all of shape (targets,).
 
     output.logits is then a tensor of shape (2,) in fp32: the weighted cross entropy summed over the targets, and the
     number of targets that are the likeliest token. The latter is nan if gradients are needed: it would take time, and
@@ -50,8 +50,8 @@ class _TargetLoss:
         # Generation requests the cache of keys and values itself. For a whole text the cache would be a copy of them,
         # and position ids that start again would not keep examples apart (transformers' _preprocess_mask_arguments).
         self._uncached = {"use_cache": False} if is_cached else {}
-        self._wanted: Tensor | None = None
-        """Where there is a target; None in a pass without targets."""
+        self._positions: Tensor | None = None
+        """Where the targets are; None in a pass without targets."""
         self._labels: Tensor | None = None
         self._weights: Tensor | None = None
         """Weights of the targets; shape (targets,)."""
@@ -66,15 +66,13 @@ class _TargetLoss:
         self._head.forward = self._answer
 
     def _take(self, _: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        labels, weights = kwargs.pop("targets", None), kwargs.pop("target_weights", None)
-        # Once per pass: on a GPU each selection waits for the number of targets.
-        self._wanted = None if labels is None else labels != IGNORED
-        self._labels = None if labels is None else labels[self._wanted]
-        self._weights = None if weights is None else weights[self._wanted]
+        self._labels, self._weights = kwargs.pop("targets", None), kwargs.pop("target_weights", None)
+        self._positions = None if self._labels is None else kwargs.pop("target_positions")
         return args, self._uncached | kwargs
 
     def _select(self, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return args if self._wanted is None else (args[0][self._wanted], *args[1:])
+        # By positions, not by a mask: on a GPU that would wait for the number of targets.
+        return args if self._positions is None else (args[0].flatten(0, -2).index_select(0, self._positions), *args[1:])
 
     def _answer(self, hidden: Tensor) -> Tensor:
         if self._labels is None:
@@ -107,7 +105,7 @@ class _TargetLoss:
 def _loss(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
     logits = logits.float()
     losses = cross_entropy(logits, labels, reduction="none")
-    right = logits.new_tensor(float("nan")) if losses.requires_grad else (logits.argmax(-1) == labels).sum()
+    right = logits.new_full((), float("nan")) if losses.requires_grad else (logits.argmax(-1) == labels).sum()
     return torch.stack((losses.sum() if weights is None else (losses * weights).sum(), right.float()))
 
 

@@ -7,6 +7,7 @@ convolutions), all without a warning.
 
 import math
 from collections.abc import Collection
+from dataclasses import replace
 from inspect import signature
 from typing import Any
 
@@ -104,11 +105,10 @@ def _measure(engine: Engine, task: Task, vocabulary_size: int, packing: Packing,
 
     def logits(*rows: Example) -> Tensor:
         """Logits of the watched example at each of its tokens; shape (tokens, vocabulary or labels)."""
-        batch = task.collate(rows).to(ranks.device)
-        batch.inputs.pop("targets", None)
+        batch = task.collate(rows)
+        batch = replace(batch, inputs=batch.plain_inputs).to(ranks.device)
         with engine.evaluating():
-            result: Tensor = engine.forward(batch).logits[batch.targets].float()
-        return result
+            return batch.of_targets(engine.forward(batch).logits).float()
 
     def packed(before: Example) -> Tensor:
         rows = [[before, watched, third]] if packing.is_flat else [[before, watched], [third]]

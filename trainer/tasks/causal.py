@@ -59,7 +59,7 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
 
     ids = [example["input_ids"] for example in examples]
     labels = pad([example["labels"] for example in examples], IGNORED)
-    inputs = {"input_ids": pad(ids, pad_id), "targets": labels}
+    inputs = {"input_ids": pad(ids, pad_id)}
     if "position_ids" in examples[0]:
         longest = inputs["input_ids"].shape[1]
         inputs["position_ids"] = torch.tensor(
@@ -68,11 +68,11 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
     else:
         inputs["attention_mask"] = pad([[1] * len(row) for row in ids], 0)
     if not any(example.get("weights") for example in examples):
-        return Batch(inputs, labels)
+        return Batch(inputs, labels).with_target_inputs()
     weights = torch.zeros(labels.shape)
     for row, example in zip(weights, examples, strict=True):
         row[: len(example["labels"])] = torch.tensor(weights_of(example))
-    return Batch(inputs | {"target_weights": weights}, labels, weights)
+    return Batch(inputs, labels, weights).with_target_inputs()
 
 
 def collate_prompts(prompts: Sequence[Sequence[int]], pad_id: int) -> dict[str, Tensor]:
@@ -91,7 +91,9 @@ def loss_sum(output: Any) -> Tensor:
 
 def score(output: Any, batch: Batch) -> dict[str, Tensor]:
     """How many targets are the model's most likely token, and how many targets there are."""
-    return {"tokens_right": output.logits[1], "tokens": batch.targets.sum()}
+    import torch
+
+    return {"tokens_right": output.logits[1], "tokens": torch.tensor(len(batch.positions))}
 
 
 def metrics(totals: Mapping[str, Tensor]) -> dict[str, float]:

@@ -198,8 +198,7 @@ class Task(ABC):
     """The name of the transformers Auto class that loads the model with the right head."""
     wants_target_loss: bool = False
     """The model returns the loss of its targets in place of logits: output.logits of shape (2,), see
-    trainer/model/target_loss.py. For large vocabularies. The batch's inputs then contain the labels as `targets`, and
-    its weights, if there are any, as `target_weights`."""
+    trainer/model/target_loss.py. For large vocabularies. The batch then has Batch.with_target_inputs."""
     packable: bool = False
     """Examples may share a row, merged as in trainer/data/batches/bins.py. Where examples have `position_ids`, collate
     ensures that none in a row attends to another, by the position ids alone or by a mask, and score respects it."""

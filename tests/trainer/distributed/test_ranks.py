@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+
 from shardtune.trainer.distributed.ranks import Ranks
 from tests.support.ranks import run_ranks
 
@@ -16,3 +18,13 @@ def test_each_value_of_an_exchange_goes_to_its_rank_alone() -> None:
             assert [(value["from"], value["to"]) for value in values] == [(other, rank) for other in range(world_size)]
             assert {len(value["padding"]) for value in values} == {100_000 * rank}
             assert nothing == [None] * world_size
+
+
+def test_a_sum_may_be_read_later_than_others_are_requested() -> None:
+    def body(ranks: Ranks) -> list[list[float]]:
+        first = ranks.sum_later(torch.tensor(0.1) * (ranks.rank + 1), ranks.rank == 1)
+        second = ranks.sum(ranks.rank, 2**53)
+        return [second, first()]
+
+    expected = [[3.0, 3 * 2.0**53], [sum(float(torch.tensor(0.1) * rank) for rank in (1, 2, 3)), 1.0]]
+    assert run_ranks(body, world_size=3) == [expected] * 3

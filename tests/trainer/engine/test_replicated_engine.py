@@ -1,5 +1,6 @@
 """Data parallelism without DeepSpeed learns what a few lines of torch do, on any number of ranks."""
 
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -109,6 +110,34 @@ def test_weights_and_norms_are_those_of_a_plain_loop(
         assert norms == pytest.approx(expected_norms, rel=1e-5)
         for name, weight in weights.items():
             torch.testing.assert_close(torch.from_numpy(weight), expected[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def steps_of(ranks: Ranks, precision: str, max_grad_norm: float, is_unread: bool) -> list[Any]:
+    """After each step: its numbers, the weights and the moments of AdamW. The gradient of the first two is infinite."""
+    engine = ReplicatedEngine(Model(), adamw, precision=precision, max_grad_norm=max_grad_norm, ranks=ranks, seed=0)
+    engine._updates_unread = is_unread
+    found: list[Any] = []
+    for number, factor in enumerate((math.inf, math.nan, 1.0, 1.0, math.inf, 1.0)):
+        engine.begin_step(number, num_micro_batches=1)
+        words = torch.tensor(STEPS[number % 3][ranks.rank])
+        engine.backward(factor * loss_sum(engine.forward(Batch({"x": words}, words)), words), num_targets=6)
+        stats = engine.step(lr=0.1)
+        snapshot = engine.snapshot()
+        states = {fragment.name: fragment.values.tolist() for fragment in (*snapshot.weights, *snapshot.states)}
+        steps = {home.scalars()["step"] for home in engine._homes() if home.has_state}
+        found.append((stats.grad_norm, stats.applied, steps - {0}, {k: v for k, v in states.items() if any(v)}))
+    return found
+
+
+@pytest.mark.parametrize("max_grad_norm", [MAX_NORM, 0.0])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_the_device_decides_by_a_norm_that_nobody_has_read_is_what_the_host_decides(
+    precision: str, max_grad_norm: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_common_memory(monkeypatch)
+    read, unread = (run_ranks(steps_of, precision, max_grad_norm, is_unread) for is_unread in (False, True))
+    assert [applied for _, applied, _, _ in read[0]] == [False, False, True, True, False, True]
+    assert read == unread
 
 
 @pytest.mark.parametrize("is_shared", [False, True])

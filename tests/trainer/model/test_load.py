@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers
 
 from shardtune.errors import DataError
@@ -14,7 +15,7 @@ from shardtune.recipe.load import parse_recipe
 from shardtune.trainer.model.load import MOST_NAMES, describe_loading, load_model
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
 from shardtune.trainer.tasks.classification.classification import Classification
-from tests.support.tiny import write_encoder
+from tests.support.tiny import write_causal, write_encoder
 
 
 def load(folder: Path, labels: list[str], *overrides: str, say: Callable[[str], None] = lambda _: None) -> Any:
@@ -75,3 +76,12 @@ def test_skipped_layers_are_said_and_so_is_a_probability_that_the_model_lacks(tm
     bart.save_pretrained(folder)
     load(folder, ["a", "b"], "model.from_scratch=true", "model.layerdrop=0.1", say=said.append)
     assert "a step skips a layer with probability 0.1 (LayerDrop), the same layers on all ranks; " in said[-1]
+
+
+def test_a_causal_model_that_classifies_keeps_no_copy_of_its_keys_and_values(tmp_path: Path) -> None:
+    folder = write_causal(tmp_path / "causal", ["good", "bad"])
+    model, inputs = load(folder, ["a", "b"]).eval(), {"input_ids": torch.tensor([[9, 10, 9]])}
+    with torch.no_grad():
+        found, with_cache = model(**inputs), model(**inputs, use_cache=True)
+    assert found.past_key_values is None and with_cache.past_key_values is not None
+    assert torch.equal(found.logits, with_cache.logits)

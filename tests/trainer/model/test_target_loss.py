@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from shardtune.trainer.model import target_loss
 from shardtune.trainer.model.target_loss import keep_target_loss
+from shardtune.trainer.tasks.batch import Batch
 from shardtune.trainer.tasks.example import IGNORED
 
 VOCABULARY, TOKENS = 640, 48
@@ -84,6 +85,11 @@ def batch_of(model: Any) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     return inputs, labels, torch.rand(2, TOKENS)
 
 
+def targets_of(labels: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+    """What the model with target loss reads besides."""
+    return Batch({}, labels, weights).with_target_inputs().inputs
+
+
 def plain(model: Any, inputs: dict[str, Tensor], labels: Tensor, weights: Tensor | None) -> Tensor:
     losses = cross_entropy(model(**inputs).logits.float().flatten(0, 1), labels.flatten(), reduction="none")
     return (losses if weights is None else losses * weights.flatten()).sum()
@@ -102,7 +108,7 @@ def test_loss_and_gradients_are_those_of_all_logits(
 ) -> None:
     model = model_of(name, auto, settings)
     inputs, labels, weights = batch_of(model)
-    more = {"targets": labels} | ({"target_weights": weights} if is_weighted else {})
+    more = targets_of(labels, weights if is_weighted else None)
     expected = plain(model, inputs, labels, weights if is_weighted else None)
     expected_gradients = gradients(model, expected)
     keep_target_loss(model)
@@ -126,7 +132,7 @@ def test_an_evaluation_counts_the_likeliest_tokens(name: str, auto: str, setting
         expected = plain(model, inputs, labels, None)
         keep_target_loss(model)
         for _ in ("whole", "in chunks"):
-            loss, right = model(**inputs, targets=labels).logits
+            loss, right = model(**inputs, **targets_of(labels)).logits
             assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
             assert int(right) == int((likeliest == labels).sum()) >= 2 * TOKENS // 3
 
@@ -143,9 +149,9 @@ def test_the_logits_of_all_targets_are_never_there(
     keep_target_loss(model)
     one = torch.full_like(labels, IGNORED)
     one[0, 0] = 5
-    model(**inputs, targets=one)
+    model(**inputs, **targets_of(one))
     with Largest() as largest:
-        model(**inputs, targets=labels).logits[0].backward()
+        model(**inputs, **targets_of(labels)).logits[0].backward()
     whole = int((labels != IGNORED).sum()) * VOCABULARY
     weight = VOCABULARY * 32
     assert largest.elements == weight if is_chunked else largest.elements >= whole > weight
@@ -157,7 +163,7 @@ def test_a_batch_without_targets_has_no_loss_and_a_gradient_of_zeros() -> None:
     keep_target_loss(model)
     none = torch.full_like(labels, IGNORED)
     for targets in (none, labels, none):  # of none, nothing is found out
-        loss, _ = model(**inputs, targets=targets, target_weights=weights).logits
+        loss, _ = model(**inputs, **targets_of(targets, weights)).logits
         found = gradients(model, loss)
         if targets is none:
             assert loss.item() == 0
@@ -172,8 +178,8 @@ def test_what_is_frozen_gets_no_gradient() -> None:
     model.get_output_embeddings().requires_grad_(False)
     expected = gradients(model, plain(model, inputs, labels, None))
     keep_target_loss(model)
-    model(**inputs, targets=labels)
-    found = gradients(model, model(**inputs, targets=labels).logits[0])
+    model(**inputs, **targets_of(labels))
+    found = gradients(model, model(**inputs, **targets_of(labels)).logits[0])
     assert found.keys() == expected.keys()
     for parameter, gradient in found.items():
         torch.testing.assert_close(gradient, expected[parameter], rtol=1e-4, atol=1e-5)
@@ -187,8 +193,8 @@ def test_in_half_precision_it_is_no_further_from_the_truth_than_all_logits_are()
     truth = gradients(exact, plain(exact, inputs, labels, None))
     of_all = {name: gradient.double() for name, gradient in gradients(half, plain(half, inputs, labels, None)).items()}
     keep_target_loss(half)
-    half(**inputs, targets=labels)
-    found = gradients(half, half(**inputs, targets=labels).logits[0])
+    half(**inputs, **targets_of(labels))
+    found = gradients(half, half(**inputs, **targets_of(labels)).logits[0])
     for name, gradient in found.items():
         error, error_of_all = (gradient.double() - truth[name]).norm(), (of_all[name] - truth[name]).norm()
         assert error <= 1.5 * error_of_all + 1e-3 * truth[name].norm(), name
@@ -203,6 +209,6 @@ def test_without_targets_nothing_changes() -> None:
         for _ in range(2):
             torch.testing.assert_close(model(**inputs).logits, expected)
             assert model(**inputs).past_key_values is None
-            model(**inputs, targets=labels)
+            model(**inputs, **targets_of(labels))
     answer = model.generate(**inputs, max_new_tokens=3, do_sample=False)
     assert answer.shape == (2, TOKENS + 3)

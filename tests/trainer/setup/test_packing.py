@@ -114,10 +114,8 @@ def test_no_example_sees_its_neighbour(name: str, attention: str, settings: dict
             first["input_ids"] = [(token + 1) % 64 for token in first["input_ids"]]
         first["labels"] = [IGNORED] * len(first["labels"])
         batch = causal.collate([merge([first, *others])], 0)
-        inputs = {name: tensor for name, tensor in batch.inputs.items() if not name.startswith("target")} | more
         with torch.no_grad():
-            result: Tensor = model(**inputs).logits[batch.targets]
-        return result
+            return batch.of_targets(model(**batch.plain_inputs | more).logits)
 
     torch.testing.assert_close(logits(False), logits(True), rtol=0, atol=1e-6)
     one_text = {"position_ids": torch.arange(sum(LENGTHS) + len(LENGTHS))[None]}
@@ -125,14 +123,15 @@ def test_no_example_sees_its_neighbour(name: str, attention: str, settings: dict
 
 
 def test_padding_is_a_segment_of_its_own() -> None:
-    inputs = packed().inputs
+    batch = packed()
+    inputs = batch.inputs
     lengths = [length + 1 for length in LENGTHS]
     first, second = inputs["position_ids"].tolist()
     assert first == [place for length in lengths[:3] for place in range(length)]
     assert second == [
         place for length in (*lengths[3:], sum(lengths[:3]) - sum(lengths[3:])) for place in range(length)
     ]
-    assert (inputs["targets"][1, sum(lengths[3:]) :] == IGNORED).all()
+    assert not batch.targets[1, sum(lengths[3:]) :].any()
 
 
 class Plain:

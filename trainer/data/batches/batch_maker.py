@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from shardtune.trainer.data.batches.bins import Packing, Share, lay_out, merge, shape_of
 from shardtune.trainer.data.batches.deal import Positions
 from shardtune.trainer.distributed.ranks import Ranks
+from shardtune.trainer.distributed.upload import upload
 from shardtune.trainer.tasks import Task
 from shardtune.trainer.tasks.batch import Batch
 from shardtune.trainer.tasks.example import Example
@@ -64,7 +65,7 @@ class BatchMaker:
         )
         shapes = [self.shape_of(bins, lengths) for share in shares for bins in share]
         num_padded_tokens = sum(num_rows * longest for num_rows, longest in shapes)
-        return (batch.to(self.ranks.device) for batch in batches), num_padded_tokens
+        return (upload(batch, self.ranks.device) for batch in batches), num_padded_tokens
 
     def batch(
         self, split: Examples, rows: Positions, seeds: Seeds, bins: Sequence[Positions], *, masked: bool = False

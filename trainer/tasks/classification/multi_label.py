@@ -88,13 +88,15 @@ class MultiLabel(Problem):
     def loss_sum(self, logits: Tensor, batch: Batch) -> Tensor:
         from torch.nn.functional import binary_cross_entropy_with_logits
 
-        targets = batch.targets
-        return binary_cross_entropy_with_logits(logits[targets], batch.labels[targets].float(), reduction="sum")
+        labels = batch.of_targets(batch.labels).float()
+        return binary_cross_entropy_with_logits(batch.of_targets(logits), labels, reduction="sum")
 
     def score(self, logits: Tensor, batch: Batch) -> Scores:
         """Counts at the thresholds; all probabilities and labels if the thresholds are still to be tuned."""
-        known = batch.targets.all(-1)
-        probabilities, true = logits.sigmoid()[known], batch.labels[known] == 1
+        # A row has all labels or none.
+        shape = (-1, len(self._names))
+        probabilities = batch.of_targets(logits.sigmoid()).view(shape)
+        true = batch.of_targets(batch.labels).view(shape) == 1
         if self._thresholds is None:
             return {"probabilities": PerExample(probabilities), "true": PerExample(true)}
         return self._counts(probabilities, true, self._thresholds)
@@ -109,7 +111,7 @@ class MultiLabel(Problem):
             "tp": (found & true).sum(0),
             "fp": (found & ~true).sum(0),
             "fn": (~found & true).sum(0),
-            "rows": hits.new_tensor(len(true)),
+            "rows": hits.new_full((), len(true)),
             "rows_right": (found == true).all(1).sum(),
             "f1_of_rows": (2 * hits.double() / either.clamp(min=1)).sum(),
         }

@@ -83,14 +83,16 @@ class Regression(Problem):
         return int(not math.isnan(labels))
 
     def loss_sum(self, logits: Tensor, batch: Batch) -> Tensor:
-        return ((logits[:, 0][batch.targets] - batch.labels[batch.targets]) ** 2).sum()
+        return ((batch.of_targets(logits[:, 0]) - batch.of_targets(batch.labels)) ** 2).sum()
 
     def score(self, logits: Tensor, batch: Batch) -> Scores:
         """Sums in float64, centered on the mean of the training labels, so that labels far from zero lose no digits."""
-        found = logits[:, 0][batch.targets].double() - self._mean
-        true = batch.labels[batch.targets].double() - self._mean
+        import torch
+
+        found = batch.of_targets(logits[:, 0]).double() - self._mean
+        true = batch.of_targets(batch.labels).double() - self._mean
         return {
-            "rows": batch.targets.sum(),
+            "rows": torch.tensor(len(batch.positions)),
             "errors": (found - true).abs().sum(),
             "squared_errors": ((found - true) ** 2).sum(),
             "found": found.sum(),

@@ -14,6 +14,7 @@ from shardtune.trainer.tasks.classification.problem import Counted, Problem
 from shardtune.trainer.tasks.example import IGNORED
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from shardtune.recipe.tasks.classification import ClassificationOptions
@@ -30,6 +31,7 @@ class SingleLabel(Problem):
         self._ids = {name: number for number, name in enumerate(self._names)}
         self._smoothing = options.label_smoothing
         self._weights = _class_weights(options, facts)
+        self._weights_by_device: dict[torch.device, Tensor] = {}
 
     @staticmethod
     def parse(label: Any, options: ClassificationOptions) -> str:
@@ -86,15 +88,25 @@ class SingleLabel(Problem):
         )
         if self._weights is not None:
             # Not cross_entropy's own weight: with smoothing it would weight the smoothed labels instead of the row.
-            losses = losses * logits.new_tensor(self._weights)[batch.labels.clamp(min=0)]
+            losses = losses * self._weights_on(logits.device)[batch.labels.clamp(min=0)]
         return losses.sum()
+
+    def _weights_on(self, device: torch.device) -> Tensor:
+        """The labels' weights, copied to a device once: each copy to a GPU would wait for it."""
+        import torch
+
+        if device not in self._weights_by_device:
+            self._weights_by_device[device] = torch.tensor(self._weights, device=device)
+        return self._weights_by_device[device]
 
     def score(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
         """The confusion matrix: rows are the true labels, columns the predicted ones."""
-        found, true = logits.argmax(-1)[batch.targets], batch.labels[batch.targets]
+        found, true = batch.of_targets(logits.argmax(-1)), batch.of_targets(batch.labels)
         num_labels = len(self._names)
-        cells = (true * num_labels + found).bincount(minlength=num_labels**2)
-        return {"confusion": cells.reshape(num_labels, num_labels)}
+        cells = true * num_labels + found
+        # Not bincount, which waits for the largest number.
+        confusion = cells.new_zeros(num_labels**2).index_add_(0, cells, cells.new_ones(len(cells)))
+        return {"confusion": confusion.reshape(num_labels, num_labels)}
 
     def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
         """Accuracy, F1 and MCC as in scikit-learn; a label without rows and predictions does not count in the means.

@@ -186,7 +186,7 @@ class LanguageModeling(Task):
         shown = [self._hide(example, example.get("draw")) for example in examples]
         labels = pad([text.labels for text in shown], IGNORED)
         inputs = padded_inputs([text.input_ids for text in shown], pad_id)
-        return Batch(inputs | {"targets": labels}, labels)
+        return Batch(inputs, labels).with_target_inputs()
 
     def loss_sum(self, output: Any, batch: Batch) -> Tensor:
         """Cross entropy, as the model returns it (trainer/model/target_loss.py)."""

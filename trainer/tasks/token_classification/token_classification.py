@@ -242,9 +242,10 @@ class TokenClassification(Task):
         """
         import torch
 
-        found_ids, known = output.logits.argmax(-1), batch.labels != IGNORED
+        labels, found_ids = torch.stack((batch.labels, output.logits.argmax(-1))).cpu()  # one wait for a GPU, not many
+        known = labels != IGNORED
         counts = torch.zeros(3, len(self._types), dtype=torch.int64)
-        for true_row, found_row, known_row in _by_example(batch, batch.labels, found_ids, known):
+        for true_row, found_row, known_row in _by_example(batch, labels, found_ids, known):
             true_tags = [self._names[number] for number in true_row[known_row].tolist()]
             found = set(spans_of([self._names[number] for number in found_row[known_row].tolist()]))
             gold = set(spans_of(true_tags))
@@ -252,8 +253,8 @@ class TokenClassification(Task):
             for row, spans in enumerate((found & whole, found, gold)):
                 for span in spans:
                     counts[row, self._types.index(span.type)] += 1
-        hit, found_count, gold_count = counts.to(batch.labels.device)
-        right = ((found_ids == batch.labels) & known).sum()
+        hit, found_count, gold_count = counts
+        right = ((found_ids == labels) & known).sum()
         return {"hit": hit, "found": found_count, "gold": gold_count, "words_right": right, "words": known.sum()}
 
     def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -318,13 +319,14 @@ class TokenClassification(Task):
 
 
 def _by_example(batch: Batch, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The parts of tensors of shape (rows, longest) that belong to each example; padding yields further examples."""
-    for row, parts in enumerate(zip(*tensors, strict=True)):
-        if (places := batch.inputs.get("position_ids")) is None:
-            yield parts
-            continue
-        begins = (places[row].diff() != 1).nonzero().flatten() + 1
-        yield from zip(*(part.tensor_split(begins.cpu()) for part in parts), strict=True)
+    """The parts of tensors on the host, of shape (rows, longest), that belong to each example; padding yields further
+    examples."""
+    if (places := batch.inputs.get("position_ids")) is None:
+        yield from zip(*tensors, strict=True)
+        return
+    for of_row, *parts in zip(places.cpu(), *tensors, strict=True):
+        begins = (of_row.diff() != 1).nonzero().flatten() + 1
+        yield from zip(*(part.tensor_split(begins) for part in parts), strict=True)
 
 
 def _rates(hit: Tensor, found: Tensor, gold: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -181,8 +181,8 @@ class EncoderDecoder:
         labels = pad([example["labels"] for example in examples], IGNORED)
         # The decoder needs no mask: padding is on the right, where no earlier token attends to it.
         decoder = pad([example["decoder_input_ids"] for example in examples], self._tokenizer.pad_token_id)
-        inputs = self.collate_prompts(examples) | {"decoder_input_ids": decoder, "targets": labels}
-        return Batch(inputs, labels)
+        inputs = self.collate_prompts(examples) | {"decoder_input_ids": decoder}
+        return Batch(inputs, labels).with_target_inputs()
 
     def collate_prompts(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         from shardtune.trainer.tasks.batch import padded_inputs

@@ -328,8 +328,7 @@ def test_the_masked_loss_is_transformers_own(folder: Path) -> None:
     encoded = [examples[0] for examples in task.encode([row(text) for text in texts], MAX_TOKENS, labeled=True)]
     batch = task.collate([example | {"draw": (1, at)} for at, example in enumerate(encoded)])
     assert batch.num_targets == sum(map(task.num_targets, encoded)) == 4 + 1 + 1
-    plain = {name: tensor for name, tensor in batch.inputs.items() if name != "targets"}
-    expected = model(**plain, labels=batch.labels).loss * batch.num_targets
+    expected = model(**batch.plain_inputs, labels=batch.labels).loss * batch.num_targets
     keep_target_loss(model)
     output = model(**batch.inputs)
     assert task.loss_sum(output, batch).item() == pytest.approx(expected.item(), rel=1e-5)

@@ -282,8 +282,7 @@ def assert_batches_add_up(task: Translation, model: Any, examples: Sequence[dict
         alone = 0.0
         for example in examples:
             batch = task.collate([example])
-            inputs = {name: tensor for name, tensor in batch.inputs.items() if name != "targets"}
-            logits = plain(**inputs).logits
+            logits = plain(**batch.plain_inputs).logits
             alone += float(
                 torch.nn.functional.cross_entropy(
                     logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED, reduction="sum"
