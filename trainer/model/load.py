@@ -17,6 +17,9 @@ from torch import Tensor, nn
 
 from shardtune.errors import DataError
 from shardtune.recipe.schema import Recipe
+from shardtune.trainer.model.attention.choice import VARLEN, choose
+from shardtune.trainer.model.attention.observe import machine_of, needs_of
+from shardtune.trainer.model.attention.varlen import register
 from shardtune.trainer.model.generation import (
     decoding_of_recipe,
     describe_unused,
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 EVALUATION = "evaluation.json"
 """File of an exported folder: the dev metrics of its model."""
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+CPU = torch.device("cpu")
 MOST_NAMES = 10
 """Names of weights that one line of the log has room for."""
 _MISMATCH = re.compile(r"^(\S.*?) *\| *MISMATCH", re.MULTILINE)
@@ -57,12 +61,14 @@ def load_model(
     tokenizer: "PreTrainedTokenizerBase",
     *,
     say: Callable[[str], None] = lambda _: None,
+    device: torch.device = CPU,
 ) -> "PreTrainedModel":
     """Collective under ZeRO-3: the pretrained weights with the task's head, the same on every rank and stage.
 
     If the tokenizer has more tokens than the model, embeddings are added. With model.lora it has adapters, and few of
-    its parameters require a gradient. `say` is called with what is not as the pretrained model has it. Raises DataError
-    if the path has no model of this kind, or no head that model.head asks for.
+    its parameters require a gradient. `say` is called with what is not as the pretrained model has it, and with the
+    attention chosen for the `device`. Raises DataError if the path has no model of this kind, or no head that
+    model.head asks for, and ConfigError if model.attention asks for what is not to be had here.
     """
     pretrained = load_model_config(recipe)
     head = choose_head(recipe, task, pretrained)
@@ -71,8 +77,9 @@ def load_model(
     config = load_model_config(recipe, task)
     if head.is_replaced:
         set_labels(config, pretrained)  # for as long as the weights are loaded, which have this shape
+    attention = choose_attention(recipe, task, config, device, say)
     torch.manual_seed(recipe.train.seed)
-    model, new = _load_weights(recipe, task, config)
+    model, new = _load_weights(recipe, task, config, attention)
     if head.is_replaced:
         draw_head(model, load_model_config(recipe, task), seed=recipe.train.seed)
     # Without a vocabulary (CANINE) there is nothing to add to.
@@ -99,7 +106,27 @@ def load_model(
     return model
 
 
-def _load_weights(recipe: Recipe, task: Task, config: "PreTrainedConfig") -> tuple["PreTrainedModel", set[str]]:
+def choose_attention(
+    recipe: Recipe, task: Task, config: "PreTrainedConfig", device: torch.device, say: Callable[[str], None]
+) -> str | None:
+    """The attention implementation for this device, by its name for transformers; None leaves it to transformers.
+
+    Raises ConfigError.
+    """
+    needs = needs_of(
+        getattr(transformers, task.auto_model), config, is_packed=task.packable and recipe.data.packing != "off"
+    )
+    choice = choose(recipe.model.attention, machine_of(device), needs, recipe.engine.precision)
+    if choice.notice is not None:
+        say(choice.notice)
+    if choice.implementation == VARLEN:
+        register()
+    return choice.implementation
+
+
+def _load_weights(
+    recipe: Recipe, task: Task, config: "PreTrainedConfig", attention: str | None
+) -> tuple["PreTrainedModel", set[str]]:
     """Collective under ZeRO-3: the model of this config, and the names of its weights that are not pretrained.
 
     Raises DataError.
@@ -107,8 +134,8 @@ def _load_weights(recipe: Recipe, task: Task, config: "PreTrainedConfig") -> tup
     auto_model = getattr(transformers, task.auto_model)
     path = recipe.model.path
     how: dict[str, Any] = {"config": config, "dtype": DTYPES[recipe.engine.precision]}
-    if recipe.model.attention != "auto":
-        how["attn_implementation"] = recipe.model.attention
+    if attention is not None:
+        how["attn_implementation"] = attention
     fault = unreachable(recipe)
     try:
         if recipe.model.from_scratch:
