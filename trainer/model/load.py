@@ -17,9 +17,7 @@ from torch import Tensor, nn
 
 from shardtune.errors import DataError
 from shardtune.recipe.schema import Recipe
-from shardtune.trainer.model.attention.choice import VARLEN, choose
-from shardtune.trainer.model.attention.observe import machine_of, needs_of
-from shardtune.trainer.model.attention.varlen import register
+from shardtune.trainer.model.attention.settle import settle_attention
 from shardtune.trainer.model.generation import (
     decoding_of_recipe,
     describe_unused,
@@ -77,7 +75,7 @@ def load_model(
     config = load_model_config(recipe, task)
     if head.is_replaced:
         set_labels(config, pretrained)  # for as long as the weights are loaded, which have this shape
-    attention = choose_attention(recipe, task, config, device, say)
+    attention = settle_attention(recipe, task, config, device, say)
     torch.manual_seed(recipe.train.seed)
     model, new = _load_weights(recipe, task, config, attention)
     if head.is_replaced:
@@ -104,24 +102,6 @@ def load_model(
     if recipe.model.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
-
-
-def choose_attention(
-    recipe: Recipe, task: Task, config: "PreTrainedConfig", device: torch.device, say: Callable[[str], None]
-) -> str | None:
-    """The attention implementation for this device, by its name for transformers; None leaves it to transformers.
-
-    Raises ConfigError.
-    """
-    needs = needs_of(
-        getattr(transformers, task.auto_model), config, is_packed=task.packable and recipe.data.packing != "off"
-    )
-    choice = choose(recipe.model.attention, machine_of(device), needs, recipe.engine.precision)
-    if choice.notice is not None:
-        say(choice.notice)
-    if choice.implementation == VARLEN:
-        register()
-    return choice.implementation
 
 
 def _load_weights(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardtune.trainer.data.batches.bins import Packing, Share, lay_out, merge, shape_of
-from shardtune.trainer.data.batches.cost import Cost
+from shardtune.trainer.data.batches.cost import TYPICAL, Cost
 from shardtune.trainer.data.batches.deal import Positions
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.tasks import Task
@@ -50,7 +50,7 @@ class BatchMaker:
     """At most this many tokens in a micro-batch, padding included."""
     masks: Masks = Masks.KEPT
     """Those of batches in which no two examples share a row."""
-    cost: Cost = Cost()
+    cost: Cost = TYPICAL
     """What a pass costs, by which examples are distributed."""
 
     def micro_batches(self, split: Examples, rows: Positions, seeds: Seeds) -> tuple[Iterator[Batch], int]:

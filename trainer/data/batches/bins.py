@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shardtune.trainer.data.batches.cost import Cost
+from shardtune.trainer.data.batches.cost import TYPICAL, Cost
 from shardtune.trainer.data.batches.deal import Positions, deal, deal_texts
 from shardtune.trainer.tasks.example import Example, weights_of
 
@@ -95,7 +95,7 @@ def lay_out(
     world_size: int,
     micro_batch_tokens: int,
     packing: Packing | None,
-    cost: Cost,
+    cost: Cost = TYPICAL,
 ) -> list[Share]:
     """The share of each rank: each example is in one bin of one rank, and all ranks get as many micro-batches.
 

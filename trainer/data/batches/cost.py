@@ -28,3 +28,7 @@ class Cost:
             pairs += each * (sizes if window is None else np.minimum(sizes, window))
         costs: NDArray[np.float64] = sizes * (1 + pairs)
         return costs
+
+
+TYPICAL = Cost()
+"""Of a model that is not known."""

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shardtune.trainer.data.batches.cost import Cost
+from shardtune.trainer.data.batches.cost import TYPICAL, Cost
 
 Positions = NDArray[np.int64]
 
 
-def deal(lengths: NDArray[np.int32], *, world_size: int, micro_batch_tokens: int, cost: Cost) -> list[list[Positions]]:
+def deal(
+    lengths: NDArray[np.int32], *, world_size: int, micro_batch_tokens: int, cost: Cost = TYPICAL
+) -> list[list[Positions]]:
     """The micro-batches of each rank: positions in `lengths`, by [rank][micro_batch].
 
     Each position goes to one rank, and all ranks get the same number of micro-batches, empty ones where there are fewer
@@ -38,7 +40,7 @@ def deal(lengths: NDArray[np.int32], *, world_size: int, micro_batch_tokens: int
 
 
 def deal_texts(
-    lengths: NDArray[np.int32], *, world_size: int, micro_batch_tokens: int, cost: Cost
+    lengths: NDArray[np.int32], *, world_size: int, micro_batch_tokens: int, cost: Cost = TYPICAL
 ) -> list[list[Positions]]:
     """As deal, for texts that lie one behind another, without padding, and are attended to alone.
 

@@ -22,7 +22,7 @@ DESCRIBED = {
     FLEX: "compiled for the mask of packed rows",
     SDPA: "torch's scaled_dot_product_attention",
     EAGER: "unfused",
-} | {name: "flash-attn" for name in FLASH.values()}
+} | dict.fromkeys(FLASH.values(), "of the flash-attn package")
 
 
 @dataclass(frozen=True)
@@ -78,16 +78,17 @@ def choose(asked: str, machine: Machine, needs: Needs, precision: str) -> Choice
     if asked != "auto":
         if (fault := fault_of(asked, machine, needs, precision)) is not None:
             raise ConfigError(f"model.attention: {asked} {fault}; set it to auto")
-        is_slow = asked == VARLEN and machine.device == "cpu"
-        return Choice(
-            asked, f"attention: {asked}, on a CPU a reference that is not made for speed" if is_slow else None
+        is_reference = asked == VARLEN and machine.device == "cpu"
+        note = (
+            f"attention: {asked}, which on a CPU attends to one text after another, for tests" if is_reference else None
         )
+        return Choice(asked, note)
     if machine.device != "cuda":
         return Choice(None)
     better: list[str] = []
     for name in _from_best(machine.capability, is_packed=needs.is_packed):
         if (fault := fault_of(name, machine, needs, precision)) is None:
-            return Choice(name, "; ".join([f"attention: {name} ({DESCRIBED[name]})", *better[:2]]))
+            return Choice(name, "; ".join([f"attention: {name} ({DESCRIBED[name]})", *better]))
         better.append(f"{name} {fault}")
     raise AssertionError("every model has eager attention")
 

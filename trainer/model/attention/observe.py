@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
 
 from shardtune.trainer.model.attention.choice import FLASH, Machine, Needs
 from shardtune.trainer.model.pretrained import dropouts_of, first_number
@@ -68,7 +67,7 @@ def _has_flash(version: int) -> bool:
 
     if getattr(import_utils, f"is_flash_attn_{version}_available")():
         return True
-    if not transformers.utils.is_kernels_available():
+    if not import_utils.is_kernels_available():
         return False
     name = FLASH_ATTN_KERNEL_FALLBACK[FLASH[version]].replace("/", "--")
     return any(any(Path(HF_HUB_CACHE, f"{kind}--{name}", "snapshots").glob("*")) for kind in ("models", "kernels"))

@@ -1,6 +1,7 @@
 """What torch.nn.attention.varlen.varlen_attn computes, where it has no kernel: on CPUs, one text after another."""
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,13 +29,12 @@ def varlen_reference(
     assert places == cu_seq_k.tolist(), "self-attention"
     assert max_q == max_k == max(end - start for start, end in pairwise(places)), "the longest text"
     outputs = []
+    how: dict[str, Any] = {"is_causal": window_size == (-1, 0), "scale": scale, "enable_gqa": enable_gqa}
     for start, end in pairwise(places):
         # Shape (1, heads, tokens, size): a batch of one, for which there are fused kernels.
-        text = [states[start:end].transpose(0, 1)[None] for states in (query, key, value)]
+        text = (states[start:end].transpose(0, 1)[None] for states in (query, key, value))
         mask = None if window_size in ((-1, -1), (-1, 0)) else _window_mask(end - start, window_size)
-        attended = functional.scaled_dot_product_attention(
-            *text, attn_mask=mask, is_causal=window_size == (-1, 0), scale=scale, enable_gqa=enable_gqa
-        )
+        attended = functional.scaled_dot_product_attention(*text, mask, **how)
         outputs.append(attended[0].transpose(0, 1))
     return torch.cat(outputs)
 

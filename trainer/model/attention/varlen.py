@@ -54,14 +54,14 @@ def attend(
     """
     causal = bool(getattr(module, "is_causal", True)) if is_causal is None else is_causal
     if cu_seq_lens_q is None or cu_seq_lens_k is None:
-        return sdpa_attention_forward(  # type: ignore[no-any-return]
+        return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=is_causal, **more
         )
     _refuse(module, dropout, more)
     rows, heads, length, _ = query.shape
     if length < key.shape[2]:
         mask = first_text_mask(cu_seq_lens_k, rows, key.shape[2])
-        return sdpa_attention_forward(module, query, key, value, mask, scaling=scaling, is_causal=False)  # type: ignore[no-any-return]
+        return sdpa_attention_forward(module, query, key, value, mask, scaling=scaling, is_causal=False)
     output: Tensor = kernel_of(query.device)(
         *(states.transpose(1, 2).reshape(-1, states.shape[1], states.shape[3]) for states in (query, key, value)),
         cu_seq_lens_q,

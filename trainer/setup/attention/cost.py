@@ -3,7 +3,7 @@
 from typing import Any
 
 from shardtune.trainer.data.batches.bins import Packing
-from shardtune.trainer.data.batches.cost import Cost
+from shardtune.trainer.data.batches.cost import TYPICAL, Cost
 from shardtune.trainer.data.prepare.example_shards import Split
 from shardtune.trainer.model.flops import ModelFlops, count_flops
 from shardtune.trainer.tasks.masks import Masks
@@ -26,7 +26,7 @@ def cost_by_flops(flops: ModelFlops, *, targets_per_token: float, without_mask: 
     share = 0.5 if is_encoder_decoder else 1.0
     linear = share * (each["source"] + each["target"]) + each["loss"] * min(1.0, share * targets_per_token)
     if not linear:
-        return Cost()
+        return TYPICAL
     attention = []
     for part in flops.attention:
         pairs = share**2 * (0.5 if part.is_causal and without_mask else 1.0)

@@ -57,6 +57,7 @@ class _Probe:
 
     def __init__(self, engine: Engine, task: Task, like: Example, vocabulary_size: int, ranks: Ranks) -> None:
         self._engine, self._task, self._like, self._size, self._ranks = engine, task, like, vocabulary_size, ranks
+        self._is_per_row = task.auto_model == "AutoModelForSequenceClassification"
         self._expected: dict[bool, tuple[Tensor, float]] = {}
 
     def measure(self, masks: Masks) -> tuple[float, float]:
@@ -74,7 +75,8 @@ class _Probe:
             return math.nan, math.nan
         found = self._logits(masks, is_padded)
         # A head that looks for the end of a text finds it by the padding, which therefore has to be such.
-        padding = found if found.dim() == 1 or not is_padded else self._logits(masks, is_padded, padding=7)
+        is_told = is_padded and not self._is_per_row
+        padding = self._logits(masks, is_padded, padding=7) if is_told else found
         return float((found - expected).norm()) / scale, float((found - padding).norm()) / scale
 
     def _logits(self, masks: Masks, is_padded: bool, *, words: int = 20, padding: int | None = None) -> Tensor:
@@ -89,7 +91,7 @@ class _Probe:
         batch = batch.to(self._ranks.device)
         with self._engine.evaluating():
             logits: Tensor = self._engine.forward(batch).logits[0].float()
-        return logits[[0, SHORT - 1]] if isinstance(self._like["labels"], list) and logits.dim() == 2 else logits
+        return logits if self._is_per_row else logits[[0, SHORT - 1]]
 
     def _example(self, words: int, length: int) -> Example:
         """An example of the task whose first and last token are always the same."""
@@ -99,6 +101,6 @@ class _Probe:
         example.pop("weights", None)
         if "token_type_ids" in example:
             example["token_type_ids"] = [0] * length
-        if isinstance(example["labels"], list) and len(self._like["labels"]) == len(self._like["input_ids"]):
+        if not self._is_per_row and "labels" in example:
             example["labels"] = [IGNORED] * length
         return example
