@@ -28,7 +28,7 @@ def machine_of(device: torch.device) -> Machine:
 
 def needs_of(auto_model: Any, config: "PreTrainedConfig", *, is_packed: bool) -> Needs:
     """What the model of this config needs; `auto_model` is the class of transformers that loads it."""
-    found = auto_model._model_mapping.get(type(config))
+    found = auto_model._model_mapping.get(type(config), None)
     model: Any = found[0] if isinstance(found, tuple) else found
     if model is None:  # transformers says so when it is to load it
         return Needs(config.model_type, has_flash=False, has_sdpa=False, has_flex=False)
