@@ -1,6 +1,7 @@
 """Whatever computes attention, and whatever keeps texts apart: the same loss and the same gradient."""
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,12 +13,14 @@ from shardtune.trainer.data.batches.bins import Packing
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.model.attention.varlen import register
 from shardtune.trainer.setup.attention.masks import choose_masks
+from shardtune.trainer.setup.first_token import read_first_alone
 from shardtune.trainer.setup.packing import choose_packing
 from shardtune.trainer.tasks import causal
 from shardtune.trainer.tasks.batch import Batch
 from shardtune.trainer.tasks.example import Example
-from shardtune.trainer.tasks.masks import Masks
+from shardtune.trainer.tasks.masks import Masks, with_masks
 from tests.support.ranks import run_ranks
+from tests.trainer.setup.test_first_token import batch, classifier
 from tests.trainer.setup.test_packing import (
     DISTILBERT,
     GPT2,
@@ -222,12 +225,12 @@ def lengths_of(rows: Sequence[Example]) -> list[int]:
 def test_masks_are_left_out_where_they_say_nothing() -> None:
     rows = examples()
     even: list[Example] = [{key: row[key][:2] for key in ("input_ids", "labels")} for row in rows]
-    for batch in (rows, even):
-        whole = causal.collate(batch, 0)
-        assert collate_alone(Task(), batch, Masks.KEPT).inputs.keys() == whole.inputs.keys()  # type: ignore[arg-type]
-        assert "attention_mask" not in collate_alone(Task(), batch, Masks.NONE).inputs  # type: ignore[arg-type]
-        is_padded = len(set(lengths_of(batch))) > 1
-        unpadded = collate_alone(Task(), batch, Masks.UNPADDED)  # type: ignore[arg-type]
+    for one in (rows, even):
+        whole = causal.collate(one, 0)
+        assert collate_alone(Task(), one, Masks.KEPT).inputs.keys() == whole.inputs.keys()  # type: ignore[arg-type]
+        assert "attention_mask" not in collate_alone(Task(), one, Masks.NONE).inputs  # type: ignore[arg-type]
+        is_padded = len(set(lengths_of(one))) > 1
+        unpadded = collate_alone(Task(), one, Masks.UNPADDED)  # type: ignore[arg-type]
         assert ("attention_mask" in unpadded.inputs) == is_padded
 
 
@@ -241,3 +244,27 @@ def test_borders_of_padded_rows_make_padding_a_text_of_its_own() -> None:
     assert batch.inputs["max_length_q"] == batch.inputs["max_length_k"] == max(torch.tensor(expected).diff().tolist())
     moved = batch.to(torch.device("cpu"))
     assert type(moved.inputs["max_length_q"]) is int and "attention_mask" not in moved.inputs
+
+
+@pytest.mark.parametrize("kind", ["Bert", "Roberta"])
+def test_a_last_layer_of_one_token_sees_its_own_text_by_the_borders(kind: str) -> None:
+    register()
+    rows = batch()
+    lengths = [[9], [5]]
+    expected = classifier(kind, "sdpa").eval()(**rows.inputs).logits
+    model = classifier(kind, "varlen").eval()
+    marked = with_masks(rows, lengths, Masks.MARKED)
+    engine, alone_rank = Plain(model), SimpleNamespace(any=bool)
+    assert read_first_alone(engine, model, marked, "fp32", alone_rank)  # type: ignore[arg-type]
+    torch.testing.assert_close(model.eval()(**marked.inputs).logits, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "settings"), [("llama", SMALL), ("gemma2", WINDOWED)])
+def test_the_document_mask_of_flex_attention_keeps_packed_rows_apart(name: str, settings: dict[str, Any]) -> None:
+    """Forwards: it has no backward pass on a CPU."""
+    first, *others = examples()
+    packed = collate_packed(Task(), [[first, *others[:2]], others[2:]], BY_MASK)  # type: ignore[arg-type]
+    expected = model_of(name, "eager", settings)(**padded(Masks.KEPT).inputs).logits[0]
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):  # it takes half a minute to compile
+        found = model_of(name, "flex_attention", settings)(**packed.inputs).logits[0]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
