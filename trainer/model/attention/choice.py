@@ -54,6 +54,8 @@ class Needs:
     has_flex: bool = True
     has_own_kernels: bool = False
     """Whether it needs kernels of its own, for attention sinks."""
+    reads_mask: bool = False
+    """Whether something besides attention reads the mask: the loss of a router."""
     dropout: float = 0.0
     """The largest probability with which attention weights are dropped in training."""
     softcap: bool = False
@@ -129,6 +131,8 @@ def _faults(name: str, machine: Machine, needs: Needs, precision: str) -> Iterat
     if needs.softcap and name in (VARLEN, FLASH[4]):
         yield f"has no soft cap of scores, which {needs.name} needs"
     if name == VARLEN:
+        if needs.reads_mask:
+            yield f"has no mask, which the router of {needs.name} reads (output_router_logits in its config.json)"
         if needs.crosses:
             yield f"attends within a text only, and {needs.name} has an encoder and a decoder"
         if machine.device != "cpu":

@@ -43,6 +43,7 @@ def needs_of(auto_model: Any, config: "PreTrainedConfig", *, is_packed: bool) ->
         has_sdpa=bool(model._supports_sdpa),
         has_flex=bool(model._supports_flex_attn),
         has_own_kernels=bool(getattr(model, "_compatible_flash_implementations", None)),
+        reads_mask=bool(getattr(text, "output_router_logits", False)),
         dropout=max((getattr(config, name) for name in dropouts_of(config) if "att" in name), default=0.0),
         softcap=getattr(text, "attn_logit_softcapping", None) is not None,
         crosses=bool(config.is_encoder_decoder),

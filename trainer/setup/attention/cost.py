@@ -2,10 +2,16 @@
 
 from typing import Any
 
+import torch
+import transformers
+
+from shardtune.recipe.schema import Recipe
 from shardtune.trainer.data.batches.bins import Packing
 from shardtune.trainer.data.batches.cost import TYPICAL, Cost
 from shardtune.trainer.data.prepare.example_shards import Split
 from shardtune.trainer.model.flops import ModelFlops, count_flops
+from shardtune.trainer.model.pretrained import load_model_config
+from shardtune.trainer.tasks import Task
 from shardtune.trainer.tasks.masks import Masks
 
 
@@ -16,6 +22,13 @@ def cost_of(model: Any, train: Split, packing: Packing | None, masks: Masks) -> 
     return cost_by_flops(
         count_flops(model), targets_per_token=float(train.num_targets.sum()) / num_tokens, without_mask=without_mask
     )
+
+
+def expected_cost(recipe: Recipe, task: Task, train: Split) -> Cost:
+    """The cost of a pass of the recipe's model with masks, as if all weights were trained; nothing is loaded."""
+    with torch.device("meta"):
+        model = getattr(transformers, task.auto_model).from_config(load_model_config(recipe, task))
+    return cost_of(model, train, None, Masks.KEPT)
 
 
 def cost_by_flops(flops: ModelFlops, *, targets_per_token: float, without_mask: bool) -> Cost:

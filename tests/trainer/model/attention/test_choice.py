@@ -71,6 +71,7 @@ CHOSEN: list[tuple[Machine, Needs, str, str | None, str]] = [
         "sdpa",
         "lacks the attention sinks of GptOss",
     ),
+    (AMPERE, replace(LLAMA, name="Mixtral", reads_mask=True), "bf16", "flex_attention", "which the router of Mixtral"),
     (
         AMPERE,
         replace(LLAMA, name="T5", crosses=True, is_packed=False),

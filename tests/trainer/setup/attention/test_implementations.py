@@ -6,11 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention.varlen import varlen_attn
+from transformers import masking_utils
 
 from shardtune.trainer.data.batches.batch_maker import collate_alone, collate_packed
 from shardtune.trainer.data.batches.bins import Packing
 from shardtune.trainer.distributed.ranks import Ranks
+from shardtune.trainer.model.attention import varlen
 from shardtune.trainer.model.attention.varlen import register
 from shardtune.trainer.setup.attention.masks import choose_masks
 from shardtune.trainer.setup.first_token import read_first_alone
@@ -268,3 +273,37 @@ def test_the_document_mask_of_flex_attention_keeps_packed_rows_apart(name: str, 
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):  # it takes half a minute to compile
         found = model_of(name, "flex_attention", settings)(**packed.inputs).logits[0]
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_pass_by_borders_reads_neither_position_ids_nor_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers would read them, and so wait for a GPU; under fake tensors, whatever else waits raises."""
+    register()
+    reads: list[str] = []
+    monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", lambda _: reads.append("position ids"))
+    monkeypatch.setattr(varlen, "kernel_of", lambda device: varlen_attn)
+
+    def pass_over(rows: Batch) -> None:
+        with FakeTensorMode() as fake:
+            config = transformers.AutoConfig.for_model("mistral", **MISTRAL)
+            model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="varlen")
+            inputs = {
+                name: fake.from_tensor(value) if isinstance(value, Tensor) else value
+                for name, value in rows.inputs.items()
+                if not name.startswith("target")
+            }
+            model(**inputs, use_cache=False).logits.sum().backward()
+            assert all(parameter.grad is not None for parameter in model.parameters())
+
+    pass_over(collate_packed(Task(), [examples()], FLAT))  # type: ignore[arg-type]
+    pass_over(padded(Masks.MARKED))
+    assert not reads
+    pass_over(padded(Masks.NONE))
+    assert reads, "the test would see a read"
+
+
+def test_convolutions_see_the_other_texts_of_a_row_whatever_the_borders() -> None:
+    register()
+    model = model_of("lfm2", "varlen", SMALL | {"layer_types": ["conv", "full_attention"]})
+    packing, (note,) = chosen_packing(model, Causal(), "language_modeling")
+    assert packing is None and note.startswith("rows are not packed: Lfm2ForCausalLM does not keep packed rows apart")
+    assert chosen_masks(model, Causal(), examples()[0]) == (Masks.MARKED, [])
