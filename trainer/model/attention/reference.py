@@ -32,9 +32,9 @@ def varlen_reference(
     how: dict[str, Any] = {"is_causal": window_size == (-1, 0), "scale": scale, "enable_gqa": enable_gqa}
     for start, end in pairwise(places):
         # Shape (1, heads, tokens, size): a batch of one, for which there are fused kernels.
-        text = (states[start:end].transpose(0, 1)[None] for states in (query, key, value))
+        queries, keys, values = (states[start:end].transpose(0, 1)[None] for states in (query, key, value))
         mask = None if window_size in ((-1, -1), (-1, 0)) else _window_mask(end - start, window_size)
-        attended = functional.scaled_dot_product_attention(*text, mask, **how)
+        attended = functional.scaled_dot_product_attention(queries, keys, values, mask, **how)
         outputs.append(attended[0].transpose(0, 1))
     return torch.cat(outputs)
 
