@@ -38,6 +38,8 @@ class Machine:
     """The parameters of torch's varlen_attn, or None if this torch has none."""
     flash: frozenset[int] = frozenset()
     """The versions of flash attention that can be loaded."""
+    has_triton: bool = False
+    """Whether there is what compiles flex_attention for GPUs."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,8 @@ def _faults_of_machine(name: str, machine: Machine, precision: str) -> Iterator[
         yield f"trains on GPUs only, and this run is on {machine.device}"
     elif not LEAST_CAPABILITY[name] <= machine.capability <= MOST_CAPABILITY.get(name, machine.capability):
         yield f"is not for GPUs of compute capability {machine.capability[0]}.{machine.capability[1]}"
+    elif name == FLEX and not machine.has_triton:
+        yield "is compiled by triton, which is not installed"
     if name != FLEX and precision not in ("bf16", "fp16"):
         yield f"computes in bf16 and fp16, and engine.precision is {precision}"
 

@@ -1,5 +1,6 @@
 """What the choice of an attention implementation is made from: the machine, and the model's class and config."""
 
+from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ def machine_of(device: torch.device) -> Machine:
         torch=str(torch.__version__),
         varlen=_varlen_parameters(),
         flash=frozenset(version for version in FLASH if _has_flash(version)),
+        has_triton=find_spec("triton") is not None,
     )
 
 

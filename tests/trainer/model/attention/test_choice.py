@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from transformers.utils import import_utils
 
 from shardtune.errors import ConfigError
 from shardtune.trainer.model.attention.choice import CALLED_WITH, Choice, Machine, Needs, choose
 from shardtune.trainer.model.attention.observe import machine_of, needs_of
 
 CPU = Machine("cpu", torch="2.13.0", varlen=CALLED_WITH)
-AMPERE = Machine("cuda", (8, 0), torch="2.13.0", varlen=CALLED_WITH)
+AMPERE = Machine("cuda", (8, 0), torch="2.13.0", varlen=CALLED_WITH, has_triton=True)
 HOPPER, BLACKWELL, VOLTA = (replace(AMPERE, capability=capability) for capability in ((9, 0), (10, 0), (7, 0)))
 OLD = replace(AMPERE, torch="2.10.0", varlen=frozenset({"is_causal"}))
 OLDER = replace(AMPERE, torch="2.9.1", varlen=None)
@@ -42,6 +43,7 @@ CHOSEN: list[tuple[Machine, Needs, str, str | None, str]] = [
     (OLD, replace(LLAMA, is_packed=False), "bf16", "sdpa", "varlen of torch 2.10.0 lacks"),
     (AMPERE, LLAMA, "fp32", "flex_attention", "varlen computes in bf16 and fp16, and engine.precision is fp32"),
     (VOLTA, LLAMA, "fp16", "sdpa", "varlen is not for GPUs of compute capability 7.0"),
+    (replace(AMPERE, has_triton=False), LLAMA, "fp32", "sdpa", "flex_attention is compiled by triton, which is not"),
     (AMPERE, CAPPED, "bf16", "flex_attention", "varlen has no soft cap of scores, which Gemma2 needs"),
     (having(AMPERE, 2), CAPPED, "bf16", "flash_attention_2", ""),
     (VOLTA, CAPPED, "fp16", "eager", "sdpa is not supported by transformers for Gemma2"),
@@ -187,7 +189,26 @@ def test_what_a_model_needs_is_read_from_its_class_and_config(
     assert needs_of(getattr(transformers, f"AutoModelFor{kind}"), config, is_packed=True) == needs
 
 
-def test_this_machine_is_seen_as_it_is(tmp_path: Path) -> None:
+def test_this_machine_is_seen_as_it_is() -> None:
     machine = machine_of(torch.device("cpu"))
     assert machine.device == "cpu" and machine.varlen is not None and machine.varlen >= CALLED_WITH
     assert choose("auto", machine, LLAMA, "bf16") == Choice(None)
+
+
+def test_flash_attention_is_found_in_its_package_or_in_files_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+
+    def found() -> frozenset[int]:
+        machine = machine_of(torch.device("cuda"))
+        assert (machine.device, machine.capability) == ("cuda", (9, 0))
+        return machine.flash
+
+    (tmp_path / "models--kernels-community--vllm-flash-attn3" / "snapshots" / "1").mkdir(parents=True)
+    assert found() == frozenset()  # without the kernels package, its files are of no use
+    monkeypatch.setattr(import_utils, "is_kernels_available", lambda: True)
+    assert found() == {3}
+    monkeypatch.setattr(import_utils, "is_flash_attn_2_available", lambda: True)
+    assert found() == {2, 3}

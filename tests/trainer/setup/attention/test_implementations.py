@@ -22,6 +22,7 @@ from shardtune.trainer.setup.first_token import read_first_alone
 from shardtune.trainer.setup.packing import choose_packing
 from shardtune.trainer.tasks import causal
 from shardtune.trainer.tasks.batch import Batch
+from shardtune.trainer.tasks.classification.classification import Classification
 from shardtune.trainer.tasks.example import Example
 from shardtune.trainer.tasks.masks import Masks, with_masks
 from tests.support.ranks import run_ranks
@@ -194,6 +195,33 @@ def test_an_encoder_needs_one_where_rows_are_padded_unless_it_has_borders(
     model, task = tagging(name, settings, attention)
     model.to(torch.bfloat16 if precision == "bf16" else torch.float32)
     assert chosen_masks(model, task, tagged()[0], precision) == (masks, [])
+
+
+LLAMA_HEAD = SMALL | {"num_labels": 3}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("name", "attention", "masks"),
+    [
+        ("bert", "sdpa", Masks.UNPADDED),
+        ("bert", "varlen", Masks.MARKED),
+        ("llama", "sdpa", Masks.NONE),
+        ("llama", "varlen", Masks.MARKED),
+    ],
+)
+def test_a_classifier_needs_them_as_its_model_does(name: str, attention: str, masks: Masks, precision: str) -> None:
+    register()
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(name, **LLAMA_HEAD)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    model = transformers.AutoModelForSequenceClassification.from_config(
+        config, attn_implementation=attention, dtype=dtype
+    )
+    facts = {"label_names": ["a", "b", "c"], "has_pairs": False}
+    tokenizer: Any = SimpleNamespace(pad_token_id=0, pad_token="[PAD]")
+    task = Classification(Classification.Options(kind="classification"), facts, tokenizer, config)
+    assert chosen_masks(model, task, {"input_ids": [5, 7, 6], "labels": 1}, precision) == (masks, [])
 
 
 def test_a_model_whose_padding_is_seen_behind_a_text_keeps_its_masks() -> None:
