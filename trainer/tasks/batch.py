@@ -24,8 +24,8 @@ class Batch:
     """
 
     inputs: dict[str, Any]
-    """The model's keyword arguments: tensors of shape (rows, longest) or (rows, …), and TARGET_INPUTS of shape
-    (targets,)."""
+    """The model's keyword arguments: tensors of shape (rows, longest) or (rows, …), TARGET_INPUTS of shape (targets,),
+    and what with_masks adds (trainer/tasks/masks.py)."""
     labels: Tensor
     """IGNORED where there is no target (IGNORED_NUMBER if labels are real numbers); shape (rows,) or (rows, …)."""
     weights: Tensor | None = None
