@@ -23,6 +23,9 @@ from shardtune.trainer.distributed.rank_env import global_rank, local_rank, worl
 
 T = TypeVar("T")
 
+ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+"""The variable that configures torch's allocator, and its earlier name."""
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -143,6 +146,7 @@ def connect(
     if where.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     else:
+        _let_segments_grow()
         torch.cuda.set_device(where)
     if "MASTER_ADDR" not in os.environ:
         # DeepSpeed reads these even in a world of one; a free port, so that two such runs do not meet.
@@ -152,6 +156,15 @@ def connect(
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     control = dist.new_group(backend="gloo", timeout=timeout) if backend == "nccl" else None
     return Ranks(rank, size, local, where, control)
+
+
+def _let_segments_grow() -> None:
+    """Lets torch's CUDA allocator extend its segments (before it is first used), unless the user has configured it.
+
+    Micro-batches have ever new shapes: with segments of fixed sizes, memory fragments.
+    """
+    if not any(os.environ.get(name) for name in ALLOCATOR_SETTINGS):
+        os.environ[ALLOCATOR_SETTINGS[0]] = "expandable_segments:True"
 
 
 def disconnect() -> None:

@@ -24,6 +24,8 @@ from shardtune.trainer.model.generation import (
     unset_invalid,
 )
 from shardtune.trainer.model.head import choose_head, draw_head, set_labels
+from shardtune.trainer.model.kernels.choice import Choice
+from shardtune.trainer.model.kernels.liger import liger_loss, use_liger
 from shardtune.trainer.model.layer_drop import describe_layer_drop
 from shardtune.trainer.model.lora import adapt, choose
 from shardtune.trainer.model.pretrained import (
@@ -57,12 +59,14 @@ def load_model(
     tokenizer: "PreTrainedTokenizerBase",
     *,
     say: Callable[[str], None] = lambda _: None,
+    kernels: Choice | None = None,
 ) -> "PreTrainedModel":
     """Collective under ZeRO-3: the pretrained weights with the task's head, the same on every rank and stage.
 
     If the tokenizer has more tokens than the model, embeddings are added. With model.lora it has adapters, and few of
-    its parameters require a gradient. `say` is called with what is not as the pretrained model has it. Raises DataError
-    if the path has no model of this kind, or no head that model.head asks for.
+    its parameters require a gradient. `say` is called with what is not as the pretrained model has it. Without
+    `kernels`, torch computes everything. Raises DataError if the path has no model of this kind, or no head that
+    model.head asks for.
     """
     pretrained = load_model_config(recipe)
     head = choose_head(recipe, task, pretrained)
@@ -92,8 +96,10 @@ def load_model(
         _settle_generation(model, task, say)
     for note in _notes_on_dropout(recipe, pretrained, model):
         say(note)
+    if kernels is not None and kernels.uses_liger:
+        use_liger(model)
     if task.wants_target_loss:
-        keep_target_loss(model)
+        keep_target_loss(model, liger_loss if kernels is not None and kernels.has_liger_loss else None)
     if recipe.model.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model

@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 
 class Reporter(Protocol):
     """Takes events: `start` (num_steps, …), `phase` (name), `notice` (text), `step`, `eval` (split, …), `checkpoint`,
-    `alert` (title, text: what the user should know at once), `stopped` (reason) and `done`."""
+    `alert` (title, text: what the user should know at once), `compile` (compilations, …), `stopped` (reason) and
+    `done`."""
 
     def report(self, event: str, /, **values: Any) -> None: ...
 

@@ -1,7 +1,7 @@
 """From examples to this rank's batches: the one place that knows the task, the ranks, the budget and the packing."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.tasks import Task
 from shardtune.trainer.tasks.batch import Batch
 from shardtune.trainer.tasks.example import Example
+from shardtune.trainer.tasks.padding import EXACT, Rounding
 
 NO_LIMIT = 2**40
 """Tokens of a micro-batch that takes a rank's whole share of a step."""
@@ -46,6 +47,8 @@ class BatchMaker:
     """None if each example has a row for itself."""
     micro_batch_tokens: int = NO_LIMIT
     """At most this many tokens in a micro-batch, padding included."""
+    rounding: Rounding = EXACT
+    """To which lengths rows are padded."""
 
     def micro_batches(self, split: Examples, rows: Positions, seeds: Seeds) -> tuple[Iterator[Batch], int]:
         """This rank's micro-batches of these rows, and the tokens that all ranks run through the model."""
@@ -78,20 +81,31 @@ class BatchMaker:
             {**example, "draw": seeds[at]}
             for at, example in zip(chosen.tolist(), split.examples(rows[chosen]), strict=True)
         ]
+        with self._rounding.applied():
+            return self.task.collate(self._rows(examples, bins, masked=masked))
+
+    def _rows(self, examples: list[Example], bins: Sequence[Positions], *, masked: bool) -> list[Example]:
+        """The examples as the rows of a batch: merged where several share one, or if the batch is to be masked."""
         if self.packing is None:
-            return self.task.collate(examples)
+            return examples
         first = self.packing.first_position
         if self.packing.is_flat:
-            return self.task.collate([merge(examples, first)])
-        if len(chosen) == len(bins) and not masked:
-            return self.task.collate(examples)
+            return [merge(examples, first)]
+        if len(examples) == len(bins) and not masked:
+            return examples
         ends = np.cumsum([len(positions) for positions in bins]).tolist()
-        return self.task.collate([merge(examples[start:end], first) for start, end in pairwise([0, *ends])])
+        return [merge(examples[start:end], first) for start, end in pairwise([0, *ends])]
+
+    @property
+    def _rounding(self) -> Rounding:
+        """The limit is that of a text's positions, which restart within a single row of all texts."""
+        is_flat = self.packing is not None and self.packing.is_flat
+        return replace(self.rounding, limit=Rounding.limit) if is_flat else self.rounding
 
     def largest_batch(self, split: Examples) -> Batch:
         """As large a batch as there can be: the longest example as often as the budget allows, at least once."""
         longest = int(split.lengths.argmax())
-        num_rows = max(1, self.micro_batch_tokens // int(split.lengths[longest]))
+        num_rows = max(1, self.micro_batch_tokens // self.rounding.up(int(split.lengths[longest])))
         rows = np.full(num_rows, longest, dtype=np.int64)
         bins = [np.array([at]) for at in range(num_rows)]
         return self.batch(split, rows, seeds_of_rows(rows), bins, masked=True).to(self.ranks.device)
@@ -103,6 +117,7 @@ class BatchMaker:
             world_size=self.ranks.world_size,
             micro_batch_tokens=self.micro_batch_tokens,
             packing=self.packing,
+            rounding=self.rounding,
         )
 
     @staticmethod
@@ -113,7 +128,8 @@ class BatchMaker:
 
     def shape_of(self, bins: Sequence[Positions], lengths: NDArray[np.int32]) -> tuple[int, int]:
         """(rows, longest) of a micro-batch; (0, 0) of an empty one."""
-        return shape_of(bins, lengths, self.packing)
+        rows, longest = shape_of(bins, lengths, self.packing)
+        return rows, self._rounding.up(longest)
 
 
 def seeds_of_step(seed: int, step: int, num_examples: int) -> list[tuple[int, int]]:

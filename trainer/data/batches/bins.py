@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from shardtune.trainer.data.batches.deal import Positions, cost, deal
 from shardtune.trainer.tasks.example import Example, weights_of
+from shardtune.trainer.tasks.padding import EXACT, Rounding
 
 MAX_BINS_A_RANK, SLACK = 8, 1.02
 """Bins of lengths that give each rank 1 to 8 of them are tried, 2 % longer than if they could be filled to the brim. On
@@ -86,7 +87,12 @@ def pack(lengths: NDArray[np.int32], capacity: int) -> list[Positions]:
 
 
 def lay_out(
-    lengths: NDArray[np.int32], *, world_size: int, micro_batch_tokens: int, packing: Packing | None
+    lengths: NDArray[np.int32],
+    *,
+    world_size: int,
+    micro_batch_tokens: int,
+    packing: Packing | None,
+    rounding: Rounding = EXACT,
 ) -> list[Share]:
     """The share of each rank: each example is in one bin of one rank, and all ranks get as many micro-batches.
 
@@ -95,13 +101,13 @@ def lay_out(
     """
     alone = [np.array([at]) for at in range(len(lengths))]
     if packing is None:
-        shares = deal(lengths, world_size=world_size, micro_batch_tokens=micro_batch_tokens)
+        shares = deal(rounding.up(lengths), world_size=world_size, micro_batch_tokens=micro_batch_tokens)
         return [[[alone[at] for at in positions] for positions in share] for share in shares]
     best: list[Share] = []
     least = float("inf")
     for limit in _limits(lengths, world_size, packing.capacity):
         bins = pack(lengths, limit) if limit else alone
-        sizes = np.array([lengths[positions].sum() for positions in bins], dtype=np.int32)
+        sizes = rounding.up(np.array([lengths[positions].sum() for positions in bins], dtype=np.int32))
         shares = deal(sizes, world_size=world_size, micro_batch_tokens=micro_batch_tokens)
         costs = [[cost(sizes[at].max(), len(at)) if len(at) else 0 for at in share] for share in shares]
         total = sum(max(by_rank) for by_rank in zip(*costs, strict=True))
