@@ -78,5 +78,5 @@ def uncompiled() -> Iterator[None]:
     """Runs what is compiled as if it were not."""
     import torch
 
-    with torch.compiler.set_stance("force_eager"):  # type: ignore[no-untyped-call]
+    with torch.compiler.set_stance("force_eager"):
         yield

@@ -78,13 +78,16 @@ def warm_up(engine: Engine, train: Split, batch_maker: BatchMaker) -> None:
 
 
 def kinds_of_batches(train: Split, batch_maker: BatchMaker) -> Iterator[Batch]:
-    """A small micro-batch of each kind that is compiled by itself: of one row and of two, with a mask and without."""
-    longest = int(train.lengths.argmax())
-    fits_twice = 2 * batch_maker.rounding.up(int(train.lengths[longest])) <= batch_maker.micro_batch_tokens
+    """A small micro-batch of each kind that is compiled by itself: with one row, and with two, padded or not.
+
+    transformers drops a mask that hides nothing, so that without padding there is none.
+    """
+    longest, shortest = int(train.lengths.argmax()), int(train.lengths.argmin())
+    fit_together = 2 * batch_maker.rounding.up(int(train.lengths[longest])) <= batch_maker.micro_batch_tokens
+    pairs = ((longest, longest), (longest, shortest)) if fit_together else ()
     is_packed = batch_maker.packing is not None and not batch_maker.packing.is_flat
-    for num_rows in (1, 2) if fits_twice else (1,):
-        rows = np.full(num_rows, longest, dtype=np.int64)
-        bins = [np.array([at]) for at in range(num_rows)]
+    for chosen in ((longest,), *pairs):
+        rows, bins = np.array(chosen), [np.array([at]) for at in range(len(chosen))]
         for masked in (False, True) if is_packed else (False,):
             batch = batch_maker.batch(train, rows, seeds_of_rows(rows), bins, masked=masked)
             yield batch.to(batch_maker.ranks.device)
