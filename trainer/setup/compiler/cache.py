@@ -34,7 +34,9 @@ def _private_folder() -> tuple[Path, str | None]:
         fault = str(error)
     if fault is None:
         return folder, None
-    note = f"engine.compile: compiled code is not kept for the next start ({fault}); set {VARIABLE} to a folder of yours"
+    note = (
+        f"engine.compile: compiled code is not kept for the next start ({fault}); set {VARIABLE} to a folder of yours"
+    )
     return Path(tempfile.mkdtemp(prefix="shardtune-compiled-")), note
 
 

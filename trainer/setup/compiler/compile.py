@@ -28,8 +28,8 @@ def parts_to_compile(recipe: Recipe, model: Any) -> Sequence[nn.Module]:
     if how == "full":
         if describe_layer_drop(model) is not None:
             raise ConfigError(
-                "engine.compile: full is not possible while layers are skipped (LayerDrop); set engine.compile=regional, "
-                "or model.layerdrop=0"
+                "engine.compile: full is not possible while steps skip layers (LayerDrop); set "
+                "engine.compile=regional, or model.layerdrop=0"
             )
         return (getattr(model, "base_model", model),)
     blocks = repeated_blocks(model)

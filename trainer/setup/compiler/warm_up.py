@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-
 from torch import nn
 
 from shardtune.recipe.schema import Recipe
