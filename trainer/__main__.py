@@ -136,6 +136,7 @@ def _prepare(training_run: Run, process: _Process, stop: Stop) -> None:
             from shardtune.trainer.engine.deepspeed_engine import refuse_bad_ds_config
 
             refuse_bad_ds_config(training_run.recipe)
+    _refuse_uncompilable(training_run)
     prepared = prepare(
         training_run.recipe,
         num_ranks=process.arguments.prepare,
@@ -143,6 +144,14 @@ def _prepare(training_run: Run, process: _Process, stop: Stop) -> None:
         progress=PreparationProgress(sys.stderr),
     )
     refuse_other_data(training_run.run_dir, prepared.identity)
+
+
+def _refuse_uncompilable(training_run: Run) -> None:
+    """Raises ConfigError or LaunchError if the model is to be compiled and cannot be, or not on this machine."""
+    from shardtune.trainer.setup.compiler.refusals import refuse_no_compiler, refuse_uncompilable
+
+    refuse_uncompilable(training_run.recipe)
+    refuse_no_compiler(training_run.recipe)
 
 
 def _watch_stop_file(training_run: Run, process: _Process, stop: Stop) -> None:
@@ -171,6 +180,7 @@ def _train(training_run: Run, process: _Process, stop: Stop) -> int:
             f"{world_size()} ranks are running, but {arguments.ranks} are expected; did a node start on its own? "
             "Its part of the log shows which address it waited for"
         )
+    _refuse_uncompilable(training_run)
     # Before the ranks connect, so that no collective times out while one of them tokenizes.
     follow_heartbeats(is_followed=arguments.followed)
     startup_hang_s = recipe.faults.startup_hang_s

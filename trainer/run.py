@@ -5,7 +5,7 @@ The composition root: the only module that may import every other.
 
 import json
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
@@ -19,6 +19,7 @@ from shardtune.run_dir.files import CHECKPOINTS, FACTS, MODEL, STOP, read_events
 from shardtune.run_dir.lease import FileLease
 from shardtune.run_dir.view.time_use import time_use
 from shardtune.trainer.between_steps.callback import Callback, RolledBack
+from shardtune.trainer.between_steps.compile_report import CompileReport
 from shardtune.trainer.between_steps.dev_evaluation import DevEvaluation
 from shardtune.trainer.between_steps.early_stop import EarlyStop
 from shardtune.trainer.between_steps.evaluate import Evaluator
@@ -96,8 +97,9 @@ def run(
     transformers.utils.logging.disable_progress_bar()  # they would fill the log files of the ranks
     with (
         leased(run_dir, ranks, job=job, held=held) as lease,
-        fast_dropout(ranks.device),
-        fast_attention(ranks.device),
+        # What is compiled has torch's own: it can look into these, and fuses them.
+        nullcontext() if recipe.engine.compile != "off" else fast_dropout(ranks.device),
+        nullcontext() if recipe.engine.compile != "off" else fast_attention(ranks.device),
     ):
         with watching(run_dir, ranks.rank, recipe.faults.startup_hang_s, num_ranks=ranks.world_size):
             found = find_newest(run_dir / CHECKPOINTS, ranks)
@@ -235,6 +237,7 @@ def _compose(start: Start, loaded: Loaded, resumed: Resumed, steps: TrainingStep
         *_early_stop(start, dev),
         _saver(start, loaded, resumed, dev, phases),
         *_profiler(start),
+        *_compile_report(start, loaded),
     ]
     milestones = Milestones(callbacks, resumed.state, num_steps=steps.num_steps)
     return Training(loaded, resumed, steps, evaluator, stop_checks, phases, milestones)
@@ -293,6 +296,16 @@ def _profiler(start: Start) -> list[Callback]:
         return []
     first, last = steps
     return [Profiler(first=first, last=last, run_dir=start.run_dir, reporter=start.reporter, ranks=start.ranks)]
+
+
+def _compile_report(start: Start, loaded: Loaded) -> list[Callback]:
+    if (compilations := loaded.compilations) is None:
+        return []
+    every_steps = start.recipe.report.every_steps
+    report = CompileReport(
+        compilations=compilations, every_steps=every_steps, reporter=start.reporter, ranks=start.ranks
+    )
+    return [report]
 
 
 def _saver(start: Start, loaded: Loaded, resumed: Resumed, dev: DevEvaluation, phases: Phases) -> Saver:

@@ -76,7 +76,7 @@ DONE_ANYWAY: dict[str, tuple[object, ...]] = {
 
 _METRICS = "metrics go to metrics.jsonl and to report.wandb"
 _OPTIMIZER = "the optimizer is always torch's AdamW"
-NOT_COMPILED = "the model is not compiled"
+NOT_COMPILED = "engine.compile sets what is compiled"
 
 
 IGNORED = {

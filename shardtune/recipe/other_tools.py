@@ -158,9 +158,10 @@ OTHER_TOOLS: tuple[Names, ...] = (
     Names(("hf_use_auth_token", "hf_hub_token", "use_auth_token"), _HUB_ACCESS),
     Names(("image_max_pixels", "video_max_pixels", "image_dir", "media_dir"), _NO_MEDIA),
     Names(
-        ("use_unsloth", "enable_liger_kernel", "liger_rope", "liger_rms_norm", "lora_mlp_kernel", "lora_qkv_kernel"),
-        Counterpart(None, "not supported"),
+        ("enable_liger_kernel", "liger_rope", "liger_rms_norm"),
+        Counterpart("engine.kernels", "liger; auto uses it where it is installed and knows the model"),
     ),
+    Names(("use_unsloth", "lora_mlp_kernel", "lora_qkv_kernel"), Counterpart(None, "not supported")),
     Names(
         ("context_parallel_size", "tensor_parallel_size", "sequence_parallel_degree", "expert_parallel_size"),
         Counterpart(None, "not supported: ranks share the rows, and engine.deepspeed=zero3 shards the weights"),

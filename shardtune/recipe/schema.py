@@ -279,6 +279,21 @@ class EngineConfig(Section):
     else engine.precision, with it. bf16 halves what is sent, and keeps two to three digits: summed over 2 ranks, the
     gradient of MiniLM-L6 is off by 0.22 %, over 4 by 0.31 % (in fp32 by 0.000004 %), over 64 by about 0.8 %. CPU ranks
     without DeepSpeed on one machine read each other's gradients in fp32, whatever this says."""
+    compile: Literal["off", "regional", "full"] = "off"
+    """Compiles the model with torch.compile, which fuses operations. `regional` compiles the layers that repeat, once
+    for all of them; `full` compiles the model without its head in one piece, which takes longer to compile, and is not
+    possible under ZeRO-3 or with LayerDrop. Micro-batches of all shapes share a few compiled variants; their lengths
+    are rounded up to multiples of 8. The variants are compiled before training begins, and later ones are reported in
+    metrics.jsonl. Generation is not compiled. Needs a C++ compiler on CPUs, and Triton and a C compiler on GPUs."""
+    kernels: Literal["auto", "liger", "torch"] = "auto"
+    """Who computes norms, rotary positions and gated activations on a GPU. `liger` uses the kernels of Liger Kernel
+    (`pip install 'shardtune[gpu]'`), and its loss for large vocabularies where targets have no weights; it is an error
+    if that is not possible. `torch` uses none of them. `auto` uses Liger's kernels, but shardtune's own loss, if they
+    are installed, know the model, and `compile` is off. The start of a run says what is used, and why."""
+    tf32: bool = False
+    """On NVIDIA GPUs since Ampere, multiplies fp32 matrices in TF32: several times faster, but each number is rounded
+    to 11 bits (3 decimal digits instead of 7) before it is multiplied; sums stay in fp32. No effect in bf16 and fp16,
+    and on CPUs."""
 
     @model_validator(mode="after")
     def _a_loss_scale_is_deepspeeds(self) -> "EngineConfig":

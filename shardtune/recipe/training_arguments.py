@@ -32,7 +32,7 @@ _DDP = Counterpart(
 _HUB = Counterpart(None, "nothing is uploaded; push the exported model with the hf command")
 _EVAL = Counterpart(None, "evaluation gathers sums, never outputs, so there is nothing to tune")
 _SPLITS = Counterpart(None, "data.train, data.dev and data.test are used if set")
-_KERNELS = Counterpart(None, "not supported")
+_NOT_THERE = Counterpart(None, "not supported")
 
 TRAINING_ARGUMENTS: tuple[Names, ...] = (
     Names(("model_name_or_path",), Counterpart("model.path")),
@@ -199,7 +199,16 @@ TRAINING_ARGUMENTS: tuple[Names, ...] = (
         ),
         _HUB,
     ),
-    Names(("bf16_full_eval", "fp16_full_eval", "tf32"), Counterpart(None, "evaluation uses engine.precision")),
+    Names(("bf16_full_eval", "fp16_full_eval"), Counterpart(None, "evaluation uses engine.precision")),
+    Names(("tf32",), Counterpart("engine.tf32")),
+    Names(
+        ("torch_compile", "torch_compile_backend", "torch_compile_mode"),
+        Counterpart("engine.compile", "regional or full, always by inductor in its default mode"),
+    ),
+    Names(
+        ("use_liger_kernel", "liger_kernel_config"),
+        Counterpart("engine.kernels", "liger; auto uses it where it is installed and knows the model"),
+    ),
     Names(("full_determinism",), Counterpart(None, "row order and seeds do not depend on the number of ranks")),
     Names(
         ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs", "use_cache"),
@@ -211,13 +220,8 @@ TRAINING_ARGUMENTS: tuple[Names, ...] = (
             "label_smoothing_factor",
             "neftune_noise_alpha",
             "optim_target_modules",
-            "use_liger_kernel",
-            "liger_kernel_config",
-            "torch_compile",
-            "torch_compile_backend",
-            "torch_compile_mode",
         ),
-        _KERNELS,
+        _NOT_THERE,
     ),
 )
 

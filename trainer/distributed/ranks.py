@@ -6,7 +6,7 @@ The only module that knows how the ranks were started: by torchrun, by deepspeed
 import os
 import pickle
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import pairwise
@@ -31,6 +31,8 @@ MOST_MESHED = 64
 """Most ranks that gloo connects with each other at the start, each group by sockets of its own. With more, a pair is
 connected when it has something to say: of 512 ranks each has about 20 sockets a group then, not 511, of which two
 groups would need all 1,024 descriptors that a process usually may have."""
+ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+"""The variable that configures torch's allocator, and its earlier name."""
 
 
 @dataclass(frozen=True)
@@ -190,6 +192,7 @@ def connect(
     if where.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     else:
+        _let_segments_grow()
         torch.cuda.set_device(where)
     if "MASTER_ADDR" not in os.environ:
         # DeepSpeed reads these even in a world of one; a free port, so that two such runs do not meet.
@@ -203,6 +206,15 @@ def connect(
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     control = dist.new_group(backend="gloo", timeout=timeout) if backend == "nccl" else None
     return Ranks(rank, size, local, where, control, notes=tuple(note for note in notes if note is not None))
+
+
+def _let_segments_grow() -> None:
+    """Lets torch's CUDA allocator extend its segments (before it is first used), unless the user has configured it.
+
+    Micro-batches have ever new shapes: with segments of fixed sizes, memory fragments.
+    """
+    if not any(os.environ.get(name) for name in ALLOCATOR_SETTINGS):
+        os.environ[ALLOCATOR_SETTINGS[0]] = "expandable_segments:True"
 
 
 def disconnect() -> None:

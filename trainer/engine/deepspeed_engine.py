@@ -7,7 +7,7 @@ import copy
 import logging
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from typing import Any
@@ -60,8 +60,12 @@ class DeepSpeedEngine:
         ranks: Ranks,
         seed: int,
         keeps_frozen: bool = True,
+        undivided: Sequence[nn.Module] = (),
     ) -> None:
-        """With keeps_frozen, snapshots include what is not trained; without it, restore does not touch that."""
+        """With keeps_frozen, snapshots include what is not trained; without it, restore does not touch that.
+
+        ZeRO-3 gathers the weights of each of the `undivided` modules at once, with those of all modules inside it.
+        """
         import deepspeed
 
         self._ranks = ranks
@@ -78,6 +82,8 @@ class DeepSpeedEngine:
         self.num_parameters, self.num_trained = (
             sum(getattr(p, "ds_numel", p.numel()) for p in parameters) for parameters in (model.parameters(), trained)
         )
+        for module in undivided:
+            deepspeed.utils.set_z3_leaf_module(module, True)
         open_deepspeed()
         self._accumulation = Accumulation(trained, ds_config)
         self._engine, *_ = deepspeed.initialize(

@@ -78,10 +78,12 @@ class ReplicatedEngine:
         keeps_frozen: bool = True,
         exchanged_in: torch.dtype = torch.float32,
         bucket_bytes: int = BUCKET_BYTES,
+        has_sparse_gradients: bool = True,
     ) -> None:
         """Collective. With keeps_frozen, snapshots include what is not trained; without it, restore keeps that.
 
-        Gradients are exchanged in the dtype exchanged_in, bucket_bytes at once, by ranks without common memory.
+        Gradients are exchanged in the dtype exchanged_in, bucket_bytes at once, by ranks without common memory. On
+        CPUs, large embeddings have sparse gradients unless that is turned off: torch.compile knows none.
         """
         self._model = model.to(ranks.device)
         for parameter in model.parameters():  # not buffers: the frequencies of rotary positions stay exact
@@ -93,7 +95,8 @@ class ReplicatedEngine:
         for tensor in (*model.parameters(), *model.buffers()):
             dist.broadcast(tensor.data, 0)
         # A GPU adds up rows in an arbitrary order, which a resumed run could not repeat.
-        self._sparse = _look_up_sparsely(model) if ranks.device.type == "cpu" else set()
+        is_sparse = has_sparse_gradients and ranks.device.type == "cpu"
+        self._sparse = _look_up_sparsely(model) if is_sparse else set()
         self._optimizer = make_optimizer(model)
         self._layer_drop = LayerDrop(model)
         self._left = 0

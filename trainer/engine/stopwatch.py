@@ -5,6 +5,7 @@ same factor as forward passes.
 """
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ class Stopwatch:
         self._passes: list[tuple[Any, Any]] = []
         timed = [model]
         if sharded:  # it waits between layers; in a module without children it computes
-            timed = [leaf for leaf in model.modules() if not [*leaf.children()] and [*leaf.parameters(recurse=False)]]
+            timed = [*_fetched_at_once(model)]
         for module in timed:
             module.register_forward_pre_hook(self._begin)  # after the hooks that fetch the parameters
             module.register_forward_hook(self._end, prepend=True)  # before the hooks that release them
@@ -55,3 +56,15 @@ class Stopwatch:
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         return event
+
+
+def _fetched_at_once(module: nn.Module) -> Iterator[nn.Module]:
+    """The modules without children that have parameters, and those that DeepSpeed treats as if they had no children."""
+    if getattr(module, "_z3_leaf", False):
+        yield module
+        return
+    children = [*module.children()]
+    if not children and [*module.parameters(recurse=False)]:
+        yield module
+    for child in children:
+        yield from _fetched_at_once(child)

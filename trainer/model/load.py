@@ -26,6 +26,8 @@ from shardtune.trainer.model.generation import (
     unset_invalid,
 )
 from shardtune.trainer.model.head import choose_head, draw_head, set_labels
+from shardtune.trainer.model.kernels.choice import Choice
+from shardtune.trainer.model.kernels.liger import liger_loss, use_liger
 from shardtune.trainer.model.layer_drop import describe_layer_drop
 from shardtune.trainer.model.lora import adapt, choose
 from shardtune.trainer.model.pretrained import (
@@ -61,13 +63,15 @@ def load_model(
     *,
     say: Callable[[str], None] = lambda _: None,
     device: torch.device = CPU,
+    kernels: Choice | None = None,
 ) -> "PreTrainedModel":
     """Collective under ZeRO-3: the pretrained weights with the task's head, the same on every rank and stage.
 
     If the tokenizer has more tokens than the model, embeddings are added. With model.lora it has adapters, and few of
     its parameters require a gradient. `say` is called with what is not as the pretrained model has it, and with the
-    attention chosen for the `device`. Raises DataError if the path has no model of this kind, or no head that
-    model.head asks for, and ConfigError if model.attention asks for what is not to be had here.
+    attention chosen for the `device`. Without `kernels`, torch computes everything. Raises DataError if the path has no
+    model of this kind, or no head that model.head asks for, and ConfigError if model.attention asks for what is not to
+    be had here.
     """
     pretrained = load_model_config(recipe)
     head = choose_head(recipe, task, pretrained)
@@ -98,8 +102,10 @@ def load_model(
         _settle_generation(model, task, say)
     for note in _notes_on_dropout(recipe, pretrained, model):
         say(note)
+    if kernels is not None and kernels.uses_liger:
+        use_liger(model)
     if task.wants_target_loss:
-        keep_target_loss(model)
+        keep_target_loss(model, liger_loss if kernels is not None and kernels.has_liger_loss else None)
     else:
         _keep_no_cache(model)
     if recipe.model.activation_checkpointing:

@@ -24,7 +24,11 @@ CHUNK_BYTES = {"cpu": 2**26, "cuda": 2**29}
 """Device -> bytes of a chunk's logits in fp32. Small chunks read all weights of the last layer for a few targets."""
 
 
-def keep_target_loss(model: "PreTrainedModel") -> None:
+ChunkedLoss = Callable[[Tensor, Tensor, Tensor | None, Tensor, Tensor | None], Tensor]
+"""What computes the loss from the hidden states without all of the logits; see chunked_loss."""
+
+
+def keep_target_loss(model: "PreTrainedModel", in_chunks: ChunkedLoss | None = None) -> None:
     """Makes the model accept `targets`, the label of each target, `target_positions`, where they are in the flattened
     rows, and `target_weights`, the weight of each (1 by default); all of shape (targets,).
 
@@ -33,19 +37,21 @@ def keep_target_loss(model: "PreTrainedModel") -> None:
     only evaluations use it. Without `targets` nothing changes.
 
     The first pass with targets decides whether to compute in chunks: not if the model changes the logits after its last
-    layer (Gemma's soft cap, Marian's biases), and not in fp16, whose gradients need the loss scale throughout.
+    layer (Gemma's soft cap, Marian's biases), and not in fp16, whose gradients need the loss scale throughout. In
+    chunks, `in_chunks` computes it in place of chunked_loss.
     """
     head = model.get_output_embeddings()
     if head is None:
         raise DataError(f"model.path: {type(model).__name__} does not report which of its layers computes the logits")
-    _TargetLoss(head, is_cached="use_cache" in signature(type(model).forward).parameters).watch(model)
+    is_cached = "use_cache" in signature(type(model).forward).parameters
+    _TargetLoss(head, is_cached=is_cached, in_chunks=in_chunks or chunked_loss).watch(model)
 
 
 class _TargetLoss:
     """The targets of the current pass, and what the last layer computes for them."""
 
-    def __init__(self, head: nn.Module, *, is_cached: bool) -> None:
-        self._head = head
+    def __init__(self, head: nn.Module, *, is_cached: bool, in_chunks: ChunkedLoss) -> None:
+        self._head, self._in_chunks = head, in_chunks
         self._whole: Callable[[Tensor], Tensor] = head.forward
         # Generation requests the cache of keys and values itself. For a whole text the cache would be a copy of them,
         # and position ids that start again would not keep examples apart (transformers' _preprocess_mask_arguments).
@@ -79,7 +85,7 @@ class _TargetLoss:
             return self._whole(hidden)
         if self._is_chunked:
             head: Any = self._head
-            return chunked_loss(hidden, head.weight, head.bias, self._labels, self._weights)
+            return self._in_chunks(hidden, head.weight, head.bias, self._labels, self._weights)
         logits = self._whole(hidden)
         self._answered = logits, logits.detach().clone() if self._is_chunked is None else None
         return logits

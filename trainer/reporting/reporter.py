@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 
 class Reporter(Protocol):
     """Takes events: `begin` (when the process began), `start` (num_steps, …), `phase` (name), `notice` (text), `step`,
-    `eval` (split, …), `checkpoint`, `alert` (title, text: what the user should know at once), `time_use` (goodput,
-    seconds by cause), `stopped` (reason) and `done`."""
+    `eval` (split, …), `checkpoint`, `alert` (title, text: what the user should know at once), `compile`
+    (compilations, …), `time_use` (goodput, seconds by cause), `stopped` (reason) and `done`."""
 
     def report(self, event: str, /, **values: Any) -> None: ...
 

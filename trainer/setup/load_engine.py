@@ -1,6 +1,7 @@
 """The model on its engine, ready to train: loaded, tried out, and given a micro-batch budget."""
 
 import json
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,15 +27,20 @@ from shardtune.trainer.engine.exchange.buckets import BUCKET_BYTES, WIRE_DTYPES
 from shardtune.trainer.engine.exchange.nodes import describe_cluster, look_at_cluster
 from shardtune.trainer.engine.optimizers import OPTIMIZERS
 from shardtune.trainer.engine.replicated_engine import ReplicatedEngine
+from shardtune.trainer.model.kernels.liger import settle_kernels
 from shardtune.trainer.model.load import load_model
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
 from shardtune.trainer.reporting.reporter import Reporter
 from shardtune.trainer.setup.attention.cost import cost_of
 from shardtune.trainer.setup.attention.masks import choose_masks
+from shardtune.trainer.setup.compiler.compilations import Compilations
+from shardtune.trainer.setup.compiler.compile import parts_to_compile
+from shardtune.trainer.setup.compiler.warm_up import compile_and_try, rounding_of
 from shardtune.trainer.setup.first_token import read_first_alone
 from shardtune.trainer.setup.micro_batch import Budget
 from shardtune.trainer.setup.out_of_memory import memory_said
 from shardtune.trainer.setup.packing import choose_packing
+from shardtune.trainer.setup.precision import settle_tf32
 from shardtune.trainer.setup.rehearsal import settle_budget
 from shardtune.trainer.tasks import Task, task_of
 from shardtune.trainer.tasks.batch import Batch
@@ -52,6 +58,8 @@ class Loaded:
     tokenizer: Any
     budget: Budget
     batch_maker: BatchMaker
+    compilations: Compilations | None
+    """None if nothing is compiled."""
 
 
 def load(
@@ -65,7 +73,7 @@ def load(
     tokenizer = load_tokenizer(recipe)
     task = task_of(recipe, prepared.facts, tokenizer, load_model_config(recipe))
     with memory_said(recipe, task, ranks, lambda: None, micro_batch_tokens=recipe.data.max_tokens):
-        engine, model = _load_engine(recipe, run_dir, task, tokenizer, ranks, reporter)
+        engine, model, parts = _load_engine(recipe, run_dir, task, tokenizer, ranks, reporter)
         beat()
         packing = choose_packing(recipe, task, engine, model, ranks=ranks, reporter=reporter)
         masks = choose_masks(recipe, task, engine, model, like=_shortest(train), ranks=ranks, reporter=reporter)
@@ -74,28 +82,45 @@ def load(
             ends = _ends_of(train, task, masks).to(ranks.device)
             read_first_alone(engine, model, ends, recipe.engine.precision, ranks)
         beat()
-    batch_maker = BatchMaker(task, ranks, packing, masks=masks, cost=cost_of(model, train, packing, masks))
+        batch_maker = BatchMaker(
+            task, ranks, packing, masks=masks, cost=cost_of(model, train, packing, masks), rounding=rounding_of(recipe)
+        )
+        compilations = compile_and_try(engine, model, parts, train, batch_maker, reporter=reporter)
     budget = settle_budget(recipe, run_dir, engine, train, batch_maker, reporter=reporter, lease=lease)
-    return Loaded(engine, model, task, tokenizer, budget, replace(batch_maker, micro_batch_tokens=budget.tokens))
+    batch_maker = replace(batch_maker, micro_batch_tokens=budget.tokens)
+    return Loaded(engine, model, task, tokenizer, budget, batch_maker, compilations)
 
 
 def _load_engine(
     recipe: Recipe, run_dir: Path, task: Task, tokenizer: Any, ranks: Ranks, reporter: Reporter
-) -> tuple[Engine, Any]:
-    """Collective: the engine, sharded as the ds_config asks, and the pretrained model within it."""
+) -> tuple[Engine, Any, Sequence[nn.Module]]:
+    """Collective: the engine, sharded as the ds_config asks, and the pretrained model within it; the parts of it that
+    are to be compiled."""
+
+    def say(text: str | None) -> None:
+        if text is not None:
+            reporter.report("notice", text=text)
+
     refuse_bad_ds_config(recipe)
+    say(settle_tf32(recipe, ranks.device))
+    kernels = settle_kernels(
+        recipe.engine.kernels,
+        device=ranks.device.type,
+        model_type=load_model_config(recipe).model_type,
+        is_compiled=recipe.engine.compile != "off",
+    )
+    say(kernels.note)
     hidden_size = getattr(load_model_config(recipe).get_text_config(), "hidden_size", None)
     cluster = look_at_cluster(ranks)
     ds_config = ds_config_of(recipe, hidden_size=hidden_size, cluster=cluster)
     for text in describe_cluster(recipe, ds_config, cluster):
-        reporter.report("notice", text=text)
+        say(text)
     if ranks.is_zero and ds_config is not None:
         write_atomically(run_dir / "deepspeed.json", json.dumps(ds_config, indent=2))
     # transformers (5.23) draws other weights where they are born sharded: the stage would decide what is learned.
     with nullcontext() if ds_config is None or recipe.model.from_scratch else sharded_birth(ds_config):
-        model = load_model(
-            recipe, task, tokenizer, say=lambda text: reporter.report("notice", text=text), device=ranks.device
-        )
+        model = load_model(recipe, task, tokenizer, say=say, device=ranks.device, kernels=kernels)
+    parts = parts_to_compile(recipe, model)
     beat()
 
     def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
@@ -103,19 +128,18 @@ def _load_engine(
 
     common: dict[str, Any] = {"ranks": ranks, "seed": recipe.train.seed, "keeps_frozen": recipe.model.lora is None}
     if ds_config is not None:
-        return DeepSpeedEngine(model, ds_config, make_optimizer, **common), model
-    return (
-        ReplicatedEngine(
-            model,
-            make_optimizer,
-            precision=recipe.engine.precision,
-            max_grad_norm=recipe.optim.max_grad_norm,
-            exchanged_in=WIRE_DTYPES[recipe.engine.communication_data_type],
-            bucket_bytes=BUCKET_BYTES if cluster.link is None else bucket_bytes(cluster.link, cluster.world_size),
-            **common,
-        ),
+        return DeepSpeedEngine(model, ds_config, make_optimizer, undivided=parts, **common), model, parts
+    engine = ReplicatedEngine(
         model,
+        make_optimizer,
+        precision=recipe.engine.precision,
+        max_grad_norm=recipe.optim.max_grad_norm,
+        exchanged_in=WIRE_DTYPES[recipe.engine.communication_data_type],
+        bucket_bytes=BUCKET_BYTES if cluster.link is None else bucket_bytes(cluster.link, cluster.world_size),
+        has_sparse_gradients=recipe.engine.compile != "full",
+        **common,
     )
+    return engine, model, parts
 
 
 def _pass_once(engine: Engine, task: Task, train: Split, ranks: Ranks) -> None:

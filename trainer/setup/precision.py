@@ -33,6 +33,20 @@ def settle_precision(recipe: Recipe, ranks: Ranks) -> Recipe:
     return recipe.model_copy(update={"engine": recipe.engine.model_copy(update={"precision": settled})})
 
 
+def settle_tf32(recipe: Recipe, device: torch.device) -> str | None:
+    """Lets this device multiply in TF32 if engine.tf32 asks for it; returns why that has no effect, if it has none."""
+    if not recipe.engine.tf32:
+        return None
+    if device.type == "cpu":
+        return "engine.tf32 has no effect on CPUs"
+    if recipe.engine.precision != "fp32":
+        return f"engine.tf32 has no effect in {recipe.engine.precision}: only fp32 matrices are multiplied in TF32"
+    if not has_bf16(device.type):  # both came with Ampere
+        return f"engine.tf32 has no effect: {torch.cuda.get_device_name(device)} cannot compute in TF32"
+    torch.set_float32_matmul_precision("high")
+    return None
+
+
 def _refuse_unsupported(precision: str, recipe: Recipe, device: torch.device) -> None:
     key, cure = precision_key(recipe, precision)
     if precision == "fp16" and device.type == "cpu":

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from shardtune.trainer.tasks.example import IGNORED, IGNORED_NUMBER
+from shardtune.trainer.tasks.padding import padded_length
 
 TARGET_INPUTS = ("targets", "target_positions", "target_weights")
 """The inputs that only a model with target loss takes (trainer/model/target_loss.py)."""
@@ -127,8 +128,11 @@ def padded_inputs(rows: Sequence[Sequence[int]], pad_id: int) -> dict[str, Tenso
 
 
 def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    """The rows as an int64 tensor of shape (rows, longest), padded with this value on the right."""
-    padded = torch.full((len(rows), max(map(len, rows))), value, dtype=torch.int64)
+    """The rows as an int64 tensor of shape (rows, longest), padded with this value on the right.
+
+    `longest` is rounded up where that is asked for (trainer/tasks/padding.py).
+    """
+    padded = torch.full((len(rows), padded_length(max(map(len, rows)))), value, dtype=torch.int64)
     for target, row in zip(padded, rows, strict=True):
         target[: len(row)] = torch.as_tensor(row)
     return padded

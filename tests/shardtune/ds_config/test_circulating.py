@@ -79,7 +79,10 @@ def test_one_notice_lists_what_was_ignored_renamed_and_adopted(tmp_path: Path) -
     )
     assert notice_of({"zero_optimization": {"stage": 2, "reduce_bucket_size": "auto"}}, tmp_path) is None
     compiled = {"compile": {"backend": "inductor", "deepcompile": True, "double_buffer": False}}
-    assert notice_of(compiled, tmp_path) == "ignored compile.backend, compile.deepcompile (the model is not compiled)"
+    assert (
+        notice_of(compiled, tmp_path)
+        == "ignored compile.backend, compile.deepcompile (engine.compile sets what is compiled)"
+    )
 
 
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())

@@ -1,7 +1,7 @@
 """From examples to this rank's batches: the one place that knows the task, the ranks, the budget and the packing."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from shardtune.trainer.tasks import Task
 from shardtune.trainer.tasks.batch import Batch
 from shardtune.trainer.tasks.example import Example
 from shardtune.trainer.tasks.masks import Masks, with_masks
+from shardtune.trainer.tasks.padding import EXACT, Rounding
 
 NO_LIMIT = 2**40
 """Tokens of a micro-batch that takes a rank's whole share of a step."""
@@ -53,6 +54,8 @@ class BatchMaker:
     """Those of batches in which no two examples share a row."""
     cost: Cost = TYPICAL
     """What a pass costs, by which examples are distributed."""
+    rounding: Rounding = EXACT
+    """To which lengths rows are padded."""
 
     def micro_batches(self, split: Examples, rows: Positions, seeds: Seeds) -> tuple[Iterator[Batch], int]:
         """This rank's micro-batches of these rows, and the tokens that all ranks run through the model."""
@@ -85,10 +88,18 @@ class BatchMaker:
             {**example, "draw": seeds[at]}
             for at, example in zip(chosen.tolist(), split.examples(rows[chosen]), strict=True)
         ]
-        if self.packing is None or not (self.packing.is_flat or masked or len(chosen) > len(bins)):
-            return collate_alone(self.task, examples, self.masks)
-        ends = np.cumsum([len(positions) for positions in bins]).tolist()
-        return collate_packed(self.task, [examples[start:end] for start, end in pairwise([0, *ends])], self.packing)
+        with self._rounding.applied():
+            if self.packing is None or not (self.packing.is_flat or masked or len(chosen) > len(bins)):
+                return collate_alone(self.task, examples, self.masks)
+            ends = np.cumsum([len(positions) for positions in bins]).tolist()
+            rows_of_texts = [examples[start:end] for start, end in pairwise([0, *ends])]
+            return collate_packed(self.task, rows_of_texts, self.packing)
+
+    @property
+    def _rounding(self) -> Rounding:
+        """The limit is that of a text's positions, which restart within a single row of all texts."""
+        is_flat = self.packing is not None and self.packing.is_flat
+        return replace(self.rounding, limit=Rounding.limit) if is_flat else self.rounding
 
     def largest_batch(self, split: Examples) -> Batch:
         """As large a batch as there can be: the longest example as often as the budget allows, at least once."""
@@ -96,7 +107,7 @@ class BatchMaker:
 
     def full_batch(self, split: Examples, row: int, *, most_rows: int) -> Batch:
         """The example of this row as often as the budget allows, at least once, and at most `most_rows` times."""
-        num_rows = min(most_rows, max(1, self.micro_batch_tokens // int(split.lengths[row])))
+        num_rows = min(most_rows, max(1, self.micro_batch_tokens // self.rounding.up(int(split.lengths[row]))))
         rows = np.full(num_rows, row, dtype=np.int64)
         bins = [np.array([at]) for at in range(num_rows)]
         return self.batch(split, rows, seeds_of_rows(rows), bins, masked=True).to(self.ranks.device)
@@ -109,6 +120,7 @@ class BatchMaker:
             micro_batch_tokens=self.micro_batch_tokens,
             packing=self.packing,
             cost=self.cost,
+            rounding=self.rounding,
         )
 
     @staticmethod
@@ -119,7 +131,8 @@ class BatchMaker:
 
     def shape_of(self, bins: Sequence[Positions], lengths: NDArray[np.int32]) -> tuple[int, int]:
         """(rows, longest) of a micro-batch; (0, 0) of an empty one."""
-        return shape_of(bins, lengths, self.packing)
+        rows, longest = shape_of(bins, lengths, self.packing)
+        return rows, self._rounding.up(longest)
 
 
 def collate_alone(task: Task, examples: Sequence[Example], masks: Masks) -> Batch:

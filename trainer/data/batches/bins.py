@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from shardtune.trainer.data.batches.cost import TYPICAL, Cost
 from shardtune.trainer.data.batches.deal import Positions, deal, deal_texts
 from shardtune.trainer.tasks.example import Example, weights_of
+from shardtune.trainer.tasks.padding import EXACT, Rounding
 
 MAX_BINS_A_RANK, SLACK = 8, 1.02
 """Bins of lengths that give each rank 1 to 8 of them are tried, 2 % longer than if they could be filled to the brim. On
@@ -96,6 +97,7 @@ def lay_out(
     micro_batch_tokens: int,
     packing: Packing | None,
     cost: Cost = TYPICAL,
+    rounding: Rounding = EXACT,
 ) -> list[Share]:
     """The share of each rank: each example is in one bin of one rank, and all ranks get as many micro-batches.
 
@@ -105,16 +107,17 @@ def lay_out(
     """
     how: dict[str, Any] = {"world_size": world_size, "micro_batch_tokens": micro_batch_tokens, "cost": cost}
     if packing is not None and packing.is_flat:
+        how["micro_batch_tokens"] = rounding.down(micro_batch_tokens)  # the sum of a micro-batch is rounded up
         return [[[at] if len(at) else [] for at in share] for share in deal_texts(lengths, **how)]
     alone = [np.array([at]) for at in range(len(lengths))]
     if packing is None:
-        shares = deal(lengths, **how)
+        shares = deal(rounding.up(lengths), **how)
         return [[[alone[at] for at in positions] for positions in share] for share in shares]
     best: list[Share] = []
     least = float("inf")
     for limit in _limits(lengths, world_size, packing.capacity):
         bins = pack(lengths, limit) if limit else alone
-        sizes = np.array([lengths[positions].sum() for positions in bins], dtype=np.int32)
+        sizes = rounding.up(np.array([lengths[positions].sum() for positions in bins], dtype=np.int32))
         shares = deal(sizes, **how)
         costs = [[cost.of_rows(sizes[at].max(), len(at)) if len(at) else 0 for at in share] for share in shares]
         total = sum(max(by_rank) for by_rank in zip(*costs, strict=True))

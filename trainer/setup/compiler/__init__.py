@@ -1,0 +1,1 @@
+"""torch.compile (engine.compile): what is compiled, with which shapes, and how often."""
