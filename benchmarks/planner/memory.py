@@ -127,7 +127,7 @@ def litgpt() -> list[Published]:
             software=Software(),
             batch=Batch(rows=micro_batch, tokens=1304),
             cluster=_one("a100-sxm-40g"),
-            adapters=Adapters(rank=8, on_mlp=False, on_all_attention=False),
+            adapters=Adapters(rank=8, on_mlp=False, on_all_attention=False, dropout=True),
         )
         rows.append(
             Published(f"litgpt LoRA, micro-batch {micro_batch}", "Lightning-AI/litgpt tutorials", job, gigabytes)

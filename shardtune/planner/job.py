@@ -67,6 +67,8 @@ class Adapters:
     """Whether the MLP's layers have adapters too, and not only the attention's."""
     on_all_attention: bool = True
     """Whether all four projections have one, and not only those of queries and values."""
+    dropout: bool = False
+    """Whether the inputs of adapters are dropped out: each adapter then keeps a copy and a mask of its own."""
     base_weight: float = 2
     """Bytes of a frozen weight of the layers: 0.5 and its scales in 4 bits."""
 
