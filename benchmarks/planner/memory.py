@@ -101,7 +101,7 @@ def torchtune() -> list[Published]:
         cluster=_one("a100-sxm-80g"),
     )
     compiled = replace(packed, software=Software(loss="whole", fused=COMPILED))
-    chunked = replace(packed, software=Software(loss="chunked", loss_chunk=2 * 4096 / 8 * 128256 * 4, fused=COMPILED))
+    chunked = replace(packed, software=Software(loss="fused", fused=COMPILED))
     checkpointed = replace(chunked, software=replace(chunked.software, activation_checkpointing=True))
     in_backward = replace(checkpointed, states=replace(ALL_BF16, gradient=0))
     rungs = (

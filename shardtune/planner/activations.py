@@ -95,18 +95,21 @@ def working_bytes(job: Job, stack: Layers) -> float:
     return tokens * element_bytes(job) * ((3 if stack.is_gated else 2) * hidden + 2 * stack.hidden)
 
 
-def logits_bytes(job: Job) -> float:
-    """Bytes of the logits, the loss and their gradients.
+def loss_bytes(job: Job) -> tuple[float, float]:
+    """Bytes of the logits and the loss: when the loss is computed, and when its gradient is.
 
-    Whole: logits, and in fp32 logits, softmax and gradient. In chunks (trainer/model/target_loss.py): a chunk's logits
-    in fp32 and twice in the model's precision; the gradients of the hidden states, and in fp32 those of the last layer,
-    of which the backward pass makes a second copy and one in the model's precision.
+    Whole: logits, and in fp32 logits, softmax and gradient. By a fused kernel: logits and gradient. In chunks
+    (trainer/model/target_loss.py): a chunk's logits in fp32 and twice in the model's precision, and the gradients of
+    the hidden states and, in fp32, of the last layer; of the latter the backward pass makes a second copy, and one in
+    the model's precision.
     """
     width, shape, losses = element_bytes(job), job.shape, job.num_losses
     if job.software.loss == "whole" or shape.num_labels is not None:
-        return losses * shape.width * (width + 3 * 4)
+        both = losses * shape.width * (width + 3 * 4)
+        return both, both
     if job.software.loss == "fused":
-        return losses * shape.width * width
+        return losses * shape.width * width, losses * shape.width * 2 * width
     chunk = min(losses, max(1.0, job.software.loss_chunk / 4 / shape.width)) * shape.width
-    matrix = 0.0 if job.adapters is not None else shape.hidden * shape.width
-    return chunk * (4 + 2 * width) + losses * shape.hidden * width + matrix * (4 + 4 + width)
+    of_hidden = losses * shape.hidden * width
+    matrix = 0.0 if job.adapters is not None else float(shape.hidden * shape.width)
+    return chunk * (4 + 2 * width) + of_hidden + 4 * matrix, of_hidden + (4 + 4 + width) * matrix
