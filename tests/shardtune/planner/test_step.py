@@ -25,7 +25,7 @@ JOB = Job(
 
 def test_the_peak_is_at_the_end_of_the_backward_pass_if_activations_are_recomputed() -> None:
     on_one = replace(JOB, states=States(gradient=2, master=0, moments=4), cluster=replace(JOB.cluster, gpus_per_node=1))
-    assert gpu_memory(on_one).peak_instant == "loss"
+    assert gpu_memory(on_one).peak_instant == "gradient of the loss"
     lean = replace(
         on_one, software=replace(JOB.software, activation_checkpointing=True), batch=Batch(rows=1, tokens=512)
     )
