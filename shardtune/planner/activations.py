@@ -1,5 +1,7 @@
 """Bytes of what a forward pass keeps for its backward pass, and of the logits."""
 
+from dataclasses import replace
+
 from shardtune.planner.job import Adapters, Job
 from shardtune.planner.model_shape import Layers
 
@@ -40,6 +42,15 @@ def _norms(job: Job, stack: Layers) -> float:
     of_queries = inside * (stack.query_width + stack.kv_width) * stack.norms_queries
     masks = 2 * stack.hidden if job.software.dropout else 0
     return (stack.norms * inside + outputs * width) * stack.hidden + of_queries + masks
+
+
+def ends_bytes(job: Job) -> float:
+    """Bytes that the norms before the first and after the last layer keep of a micro-batch."""
+    last = job.shape.stacks[-1] if job.shape.stacks else None
+    if last is None:
+        return 0.0
+    tokens = job.batch.rows * (job.batch.tokens if last.side == "source" else job.batch.target_tokens)
+    return tokens * job.shape.end_norms * _norms(job, replace(last, norms=1, norms_queries=False))
 
 
 def _attention(job: Job, stack: Layers) -> float:

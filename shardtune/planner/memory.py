@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from shardtune.planner.activations import layer_bytes, loss_bytes, working_bytes
+from shardtune.planner.activations import ends_bytes, layer_bytes, loss_bytes, working_bytes
 from shardtune.planner.job import Adapters, Job
 from shardtune.planner.network import kept_gathered
 
@@ -64,14 +64,15 @@ def gpu_memory(job: Job) -> GpuMemory:
     gradients = gradient_bytes(job)
     passing = passing_gradient_bytes(job)
     stays = not job.states.frees_gradients or job.batch.num_micro_batches > 1
-    activations = sum(stack.num * layer_bytes(job, stack) for stack in job.shape.stacks)
+    layers = sum(stack.num * layer_bytes(job, stack) for stack in job.shape.stacks)
     layer = max(layer_bytes(job, stack, within=True) for stack in job.shape.stacks)
     recomputed = layer if job.software.activation_checkpointing else 0.0
     of_loss, of_its_gradient = loss_bytes(job)
     working = max(working_bytes(job, stack) for stack in job.shape.stacks)
     gathered = {"gathered weights": gathered_bytes(job)} if job.states.shards_weights else {}
     if job.software.offloads_checkpoints:
-        activations *= 2 / max(2, job.shape.num_layers)  # a layer's on its way out, and another's on its way in
+        layers *= 2 / max(2, job.shape.num_layers)  # a layer's on its way out, and another's on its way in
+    activations = layers + ends_bytes(job)
     at_loss = {**kept, "gradients": gradients if stays else 0.0, "activations": activations, **gathered}
     layer_back = {**at_loss, **buckets, "activations": activations + recomputed, "working memory": working}
     instants = {
@@ -83,7 +84,7 @@ def gpu_memory(job: Job) -> GpuMemory:
             **gathered,
             **buckets,
             "gradients": gradients,
-            "activations": recomputed + activations / max(1, job.shape.num_layers),
+            "activations": recomputed + layers / max(1, job.shape.num_layers),
             "working memory": working,
             "gradients on their way": passing,
         },

@@ -10,7 +10,7 @@ import transformers
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from shardtune.planner.activations import adapter_inputs, layer_bytes
+from shardtune.planner.activations import adapter_inputs, ends_bytes, layer_bytes
 from shardtune.planner.hardware import find_gpu
 from shardtune.planner.job import Adapters, Batch, Cluster, Job, Software, States
 from shardtune.planner.model_shape import shape_of_config
@@ -90,6 +90,13 @@ def test_a_frozen_layer_keeps_what_its_adapters_need(targets: list[str], adapter
     assert planned == pytest.approx((many - few) / 2, rel=0.03)
 
 
+@pytest.mark.parametrize("kind", ["llama", "bert", "gpt2"])
+def test_a_model_keeps_what_its_layers_and_its_ends_are_planned_to(kind: str) -> None:
+    kept, config = _kept(kind, 2, "bf16", "sdpa")
+    job = _job(config, "bf16", Software())
+    assert 2 * layer_bytes(job, job.shape.stacks[0]) + ends_bytes(job) == pytest.approx(kept, rel=0.03)
+
+
 def test_eager_attention_keeps_its_scores() -> None:
     few, config = _kept("llama", 1, "bf16", "eager")
     many, _ = _kept("llama", 3, "bf16", "eager")
@@ -97,9 +104,13 @@ def test_eager_attention_keeps_its_scores() -> None:
 
 
 def _planned(config: dict[str, Any], precision: str, software: Software, adapters: Adapters | None = None) -> float:
-    shape = shape_of_config(config)
-    job = Job(
-        shape=shape,
+    job = _job(config, precision, software, adapters)
+    return layer_bytes(job, job.shape.stacks[0])
+
+
+def _job(config: dict[str, Any], precision: str, software: Software, adapters: Adapters | None = None) -> Job:
+    return Job(
+        shape=shape_of_config(config),
         states=States(),
         software=software,
         batch=Batch(rows=ROWS, tokens=TOKENS),
@@ -107,4 +118,3 @@ def _planned(config: dict[str, Any], precision: str, software: Software, adapter
         precision=precision,
         adapters=adapters,
     )
-    return layer_bytes(job, shape.stacks[0])
