@@ -36,7 +36,7 @@ def _norms(job: Job, stack: Layers) -> float:
     is_slow = stack.is_rms_norm and "norm" not in job.software.fused
     normalized = 0 if adapters else 4 if stack.scales_in_fp32 else width
     inside = 4 + normalized if is_slow else width
-    outputs = stack.norms if adapters is None or adapters.on_mlp else stack.norms - 1
+    outputs = stack.norms if adapters is None or _adapts_mlp(stack, adapters) else stack.norms - 1
     if adapters and adapters.dropout:  # _adapters counts the copies
         outputs = 0
     of_queries = inside * (stack.query_width + stack.kv_width) * stack.norms_queries
@@ -74,7 +74,7 @@ def _mlp(job: Job, stack: Layers) -> float:
     hidden = stack.mlp_width * stack.experts_per_token + stack.shared_width
     of_activation = 1 if "mlp" in job.software.fused else stack.activation_tensors
     tensors = of_activation + ((1 if "mlp" in job.software.fused else 2) if stack.is_gated else 0)
-    if job.adapters is None or (job.adapters.on_mlp and not job.adapters.dropout):
+    if job.adapters is None or (_adapts_mlp(stack, job.adapters) and not job.adapters.dropout):
         tensors += 1  # the input of the last matrix
     copies = 2 * stack.hidden * stack.experts_per_token if stack.num_experts > 1 else 0
     return width * (tensors * hidden + copies)
@@ -86,7 +86,7 @@ def _adapters(job: Job, stack: Layers) -> float:
     if (adapters := job.adapters) is None:
         return 0.0
     width = element_bytes(job)
-    between = width * adapters.rank * (2 + 2 * adapters.on_all_attention + 3 * adapters.on_mlp)
+    between = width * adapters.rank * (2 + 2 * adapters.on_all_attention + 3 * _adapts_mlp(stack, adapters))
     return between + (width + 1) * adapter_inputs(stack, adapters) * adapters.dropout
 
 
@@ -95,7 +95,11 @@ def adapter_inputs(stack: Layers, adapters: Adapters) -> float:
     inputs = (3 if adapters.on_all_attention else 2) * stack.hidden
     inputs += stack.query_width * adapters.on_all_attention
     halves = 2 if stack.is_gated else 1
-    return inputs + adapters.on_mlp * (halves * stack.hidden + stack.mlp_width) * stack.experts_per_token
+    return inputs + _adapts_mlp(stack, adapters) * (halves * stack.hidden + stack.mlp_width)
+
+
+def _adapts_mlp(stack: Layers, adapters: Adapters) -> bool:
+    return adapters.on_mlp and stack.num_experts == 1
 
 
 def working_bytes(job: Job, stack: Layers) -> float:
