@@ -101,7 +101,7 @@ def torchtune() -> list[Published]:
         cluster=_one("a100-sxm-80g"),
     )
     compiled = replace(packed, software=Software(loss="whole", fused=COMPILED))
-    chunked = replace(packed, software=Software(loss="chunked", loss_chunk=2 * 4096 / 8 * 128256 * 4, fused=COMPILED))
+    chunked = replace(packed, software=Software(loss="fused", fused=COMPILED))
     checkpointed = replace(chunked, software=replace(chunked.software, activation_checkpointing=True))
     in_backward = replace(checkpointed, states=replace(ALL_BF16, gradient=0))
     rungs = (
@@ -127,7 +127,7 @@ def litgpt() -> list[Published]:
             software=Software(),
             batch=Batch(rows=micro_batch, tokens=1304),
             cluster=_one("a100-sxm-40g"),
-            adapters=Adapters(rank=8, on_mlp=False, on_all_attention=False),
+            adapters=Adapters(rank=8, on_mlp=False, on_all_attention=False, dropout=True),
         )
         rows.append(
             Published(f"litgpt LoRA, micro-batch {micro_batch}", "Lightning-AI/litgpt tutorials", job, gigabytes)

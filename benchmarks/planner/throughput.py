@@ -20,7 +20,7 @@ MPT = {
     "30b": (48, 7168, 56),
     "70b": (80, 8192, 64),
 }
-"""Layers, hidden size, heads of llm-foundry's models (scripts/train/yamls/pretrain/mpt-*.yaml)."""
+"""Layers, hidden size, heads of llm-foundry's models (scripts/train/yamls/mpt/*.yaml: attn_impl: triton)."""
 GPUS = {"a100_40gb": "a100-sxm-40g", "a100_80gb": "a100-sxm-80g", "h100_80gb": "h100-sxm-80g"}
 
 

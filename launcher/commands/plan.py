@@ -51,8 +51,8 @@ def plan(
         heads: its attention heads.
         kv_heads: its heads of keys and values.
         vocabulary: its vocabulary.
-        rows: training rows of an epoch (default: estimated from the files).
-        tokens: tokens of these rows together (default: estimated from the files).
+        rows: training rows of an epoch (default: those of an earlier start of the run, or estimated from the files).
+        tokens: tokens of these rows together (default: as for rows).
         price_per_gpu_hour: what a GPU costs for an hour.
         json: print the forecast as JSON.
     """

@@ -61,7 +61,9 @@ def plan_forecast(
     price: str | None,
 ) -> Forecast:
     """The forecast. Raises ConfigError for a recipe or a flag that is wrong, and CheckpointError as find_run."""
-    recipe = find_run(path, overrides, run_dir).recipe
+    run = find_run(path, overrides, run_dir)
+    recipe = run.recipe
     cluster = machines.cluster(recipe, machine)
     cost = None if price is None else number_of(price, "--price-per-gpu-hour")
-    return forecast(recipe, model_shape(recipe, sizes), cluster, data_size(recipe, rows, tokens), price=cost)
+    data = data_size(recipe, run.run_dir, rows, tokens)
+    return forecast(recipe, model_shape(recipe, sizes), cluster, data, price=cost)

@@ -10,6 +10,7 @@ from shardtune.planner.forecast.of_recipe import DataSize
 from shardtune.planner.model_shape import ModelShape, shape_of_config, shape_of_sizes
 from shardtune.recipe.schema import Recipe
 from shardtune.rows.source_files import find_files, is_hub
+from shardtune.run_dir.files import read_events
 
 LINES = (".jsonl", ".csv", ".tsv", ".txt")
 """Files with a row on each line, which a sample of their lines is enough to count."""
@@ -86,16 +87,25 @@ def _fetched(recipe: Recipe) -> Path:
         ) from None
 
 
-def data_size(recipe: Recipe, rows: str | None, tokens: str | None) -> DataSize:
-    """Rows of an epoch and their length: as given, or else estimated from the files of data.train, as far as those are
-    on this machine and have a row on each line. Raises ConfigError for what is no number."""
-    found = _estimated(recipe)
+def data_size(recipe: Recipe, run_dir: Path, rows: str | None, tokens: str | None) -> DataSize:
+    """Rows of an epoch and their length: as given; as an earlier start of the run found them; or else estimated from
+    the files of data.train, as far as those are on this machine and have a row on each line. Raises ConfigError for
+    what is no number."""
+    found = _of_earlier_start(run_dir) or _estimated(recipe)
     num_rows = number_of(rows, "--rows") if rows else found.num_rows
     if tokens is None:
         return DataSize(num_rows, found.tokens_per_row, found.is_estimated)
     if num_rows is None:
         raise ConfigError("shardtune: --tokens are those of all training rows, whose number is not known; give --rows")
     return DataSize(num_rows, number_of(tokens, "--tokens") / num_rows, is_estimated=rows is None)
+
+
+def _of_earlier_start(run_dir: Path) -> DataSize | None:
+    """What the newest start of this run has prepared; None if there was none."""
+    for event in reversed(read_events(run_dir)):
+        if event.get("event") == "start" and (train := event.get("data", {}).get("train")) and train["rows"]:
+            return DataSize(train["rows"], train["tokens"] / train["rows"])
+    return None
 
 
 def _estimated(recipe: Recipe) -> DataSize:

@@ -74,20 +74,20 @@ class Rates:
         """Seconds to read and write so many bytes of the GPU's memory."""
         return num_bytes / (self.gpu.bandwidth_gb_s * 1e9 * self.constants.bandwidth)
 
-    def product(self, rows: float, columns: float, inner: float) -> float:
-        """Seconds of a matrix product, of shape (rows, inner) x (inner, columns).
+    def product(self, rows: float, columns: float, inner: float, groups: int = 1) -> float:
+        """Seconds of `groups` matrix products in one kernel, each of shape (rows, inner) x (inner, columns).
 
         The output is divided into tiles, which the multiprocessors compute in waves: the last is not full. The inner
         dimension has a start and an end, in which nothing is multiplied. Small products are limited by memory.
         """
         rows, columns, inner = max(rows, 1), max(columns, 1), max(inner, 1)
-        tiles = math.ceil(rows / TILE[0]) * math.ceil(columns / TILE[1])
+        tiles = groups * math.ceil(rows / TILE[0]) * math.ceil(columns / TILE[1])
         waves = tiles / self.gpu.sms
         full = waves / math.ceil(waves) if waves < 1e6 else 1.0
-        useful = rows * columns / (tiles * TILE[0] * TILE[1])
+        useful = groups * rows * columns / (tiles * TILE[0] * TILE[1])
         efficiency = full * useful * inner / (inner + self.constants.short_k * self.per_sm)
-        computing = 2 * rows * columns * inner / (self.operations * efficiency)
-        traffic = self.width * (rows * inner + inner * columns + rows * columns)
+        computing = 2 * groups * rows * columns * inner / (self.operations * efficiency)
+        traffic = groups * self.width * (rows * inner + inner * columns + rows * columns)
         return max(computing, self.moving(traffic))
 
 
@@ -111,8 +111,9 @@ def _layer_seconds(job: Job, stack: Layers, rates: Rates) -> tuple[Seconds, Seco
     tokens = batch.rows * length
     trains = job.adapters is None
     matrices = sum(rates.product(*shape) for shape in _products(stack, tokens))
-    of_inputs = sum(rates.product(rows, inner, columns) for rows, columns, inner in _products(stack, tokens))
-    of_weights = sum(rates.product(inner, columns, rows) for rows, columns, inner in _products(stack, tokens))
+    products = [*_products(stack, tokens)]
+    of_inputs = sum(rates.product(rows, inner, columns, num) for rows, columns, inner, num in products)
+    of_weights = sum(rates.product(inner, columns, rows, num) for rows, columns, inner, num in products)
     added = _adapter_seconds(stack, tokens, job.adapters, rates) if job.adapters else 0.0
     scores = _attention_seconds(job, stack, rates)
     below, above = _traffic(job, stack)
@@ -136,25 +137,26 @@ def _at_least(seconds: Seconds, least: float) -> Seconds:
     return seconds + Seconds(elementwise=missing)
 
 
-def _products(stack: Layers, tokens: float) -> Iterator[tuple[float, float, float]]:
-    """The matrix products of a layer's forward pass: rows, columns, inner dimension."""
+def _products(stack: Layers, tokens: float) -> Iterator[tuple[float, float, float, int]]:
+    """The matrix products of a layer's forward pass: rows, columns, inner dimension, and how many are one kernel (all
+    experts: grouped_mm)."""
     hidden, query, key = stack.hidden, stack.query_width, stack.kv_width
     for _ in range(2 if stack.has_cross_attention else 1):
-        yield tokens, query + 2 * key, hidden
-        yield tokens, hidden, query
+        yield tokens, query + 2 * key, hidden, 1
+        yield tokens, hidden, query, 1
     each = tokens * stack.experts_per_token / stack.num_experts
-    for _ in range(stack.num_experts):
-        yield each, stack.mlp_width * (2 if stack.is_gated else 1), hidden
-        yield each, hidden, stack.mlp_width
+    yield each, stack.mlp_width * (2 if stack.is_gated else 1), hidden, stack.num_experts
+    yield each, hidden, stack.mlp_width, stack.num_experts
     if stack.shared_width:
-        yield tokens, stack.shared_width * (2 if stack.is_gated else 1), hidden
-        yield tokens, hidden, stack.shared_width
+        yield tokens, stack.shared_width * (2 if stack.is_gated else 1), hidden, 1
+        yield tokens, hidden, stack.shared_width, 1
 
 
 def _adapter_seconds(stack: Layers, tokens: float, adapters: Adapters, rates: Rates) -> float:
     """Forward pass of a layer's adapters: small products, and additions to the outputs, which memory limits."""
     outputs = 2 * stack.query_width + 2 * stack.kv_width if adapters.on_all_attention else stack.query_width
-    outputs += (2 * stack.mlp_width + stack.hidden) * stack.experts_per_token if adapters.on_mlp else 0
+    if adapters.on_mlp and stack.num_experts == 1:
+        outputs += 2 * stack.mlp_width + stack.hidden
     return rates.moving(tokens * outputs * rates.width * 5)
 
 

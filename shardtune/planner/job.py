@@ -64,9 +64,11 @@ class Adapters:
 
     rank: int
     on_mlp: bool = True
-    """Whether the MLP's layers have adapters too, and not only the attention's."""
+    """Whether the MLP's layers have adapters too, and not only the attention's. Experts have none."""
     on_all_attention: bool = True
     """Whether all four projections have one, and not only those of queries and values."""
+    dropout: bool = False
+    """Whether the inputs of adapters are dropped out: each adapter then keeps a copy and a mask of its own."""
     base_weight: float = 2
     """Bytes of a frozen weight of the layers: 0.5 and its scales in 4 bits."""
 
@@ -137,7 +139,10 @@ class Job:
 
 
 def adapter_parameters(shape: ModelShape, adapters: Adapters) -> float:
-    """Number of parameters of LoRA's matrices: rank * (inputs + outputs) for each layer with one."""
+    """Number of parameters of LoRA's matrices: rank * (inputs + outputs) for each layer with one.
+
+    Experts have none: transformers keeps those of a layer in one tensor, and peft adapts linear layers.
+    """
     total = 0.0
     for stack in shape.stacks:
         hidden, query, key = stack.hidden, stack.query_width, stack.kv_width
@@ -147,8 +152,7 @@ def adapter_parameters(shape: ModelShape, adapters: Adapters) -> float:
         if stack.has_cross_attention:
             ends *= 2
         if adapters.on_mlp:
-            experts = stack.num_experts if stack.num_experts > 1 else 1
-            ends += (3 if stack.is_gated else 2) * (hidden + stack.mlp_width) * experts
-            ends += (3 if stack.is_gated else 2) * (hidden + stack.shared_width) * bool(stack.shared_width)
+            widths = [stack.shared_width] if stack.num_experts > 1 else [stack.mlp_width]
+            ends += sum((3 if stack.is_gated else 2) * (hidden + width) for width in widths if width)
         total += stack.num * adapters.rank * ends
     return total

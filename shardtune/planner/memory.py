@@ -1,9 +1,9 @@
-"""Bytes of a GPU's memory, term by term and at three instants of a step, of which one is the peak."""
+"""Bytes of a GPU's memory, term by term and at five instants of a step, of which one is the peak."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from shardtune.planner.activations import layer_bytes, logits_bytes, working_bytes
+from shardtune.planner.activations import ends_bytes, layer_bytes, loss_bytes, working_bytes
 from shardtune.planner.job import Adapters, Job
 from shardtune.planner.network import kept_gathered
 
@@ -22,7 +22,7 @@ class GpuMemory:
     """What a rank holds."""
 
     instants: Mapping[str, Mapping[str, float]]
-    """`loss`, `end of backward`, `update` -> term -> bytes of tensors."""
+    """`loss`, `gradient of the loss`, `start of backward`, `end of backward`, `update` -> term -> bytes of tensors."""
     world_size: int
 
     @property
@@ -64,25 +64,27 @@ def gpu_memory(job: Job) -> GpuMemory:
     gradients = gradient_bytes(job)
     passing = passing_gradient_bytes(job)
     stays = not job.states.frees_gradients or job.batch.num_micro_batches > 1
-    activations = sum(stack.num * layer_bytes(job, stack) for stack in job.shape.stacks)
+    layers = sum(stack.num * layer_bytes(job, stack) for stack in job.shape.stacks)
     layer = max(layer_bytes(job, stack, within=True) for stack in job.shape.stacks)
     recomputed = layer if job.software.activation_checkpointing else 0.0
-    logits = logits_bytes(job)
+    of_loss, of_its_gradient = loss_bytes(job)
     working = max(working_bytes(job, stack) for stack in job.shape.stacks)
     gathered = {"gathered weights": gathered_bytes(job)} if job.states.shards_weights else {}
     if job.software.offloads_checkpoints:
-        activations *= 2 / max(2, job.shape.num_layers)  # a layer's on its way out, and another's on its way in
+        layers *= 2 / max(2, job.shape.num_layers)  # a layer's on its way out, and another's on its way in
+    activations = layers + ends_bytes(job)
     at_loss = {**kept, "gradients": gradients if stays else 0.0, "activations": activations, **gathered}
     layer_back = {**at_loss, **buckets, "activations": activations + recomputed, "working memory": working}
     instants = {
-        "loss": {**at_loss, "logits and loss": logits},
+        "loss": {**at_loss, "logits and loss": of_loss},
+        "gradient of the loss": {**at_loss, "logits and loss": of_its_gradient},
         "start of backward": {**layer_back, "gradients on their way": passing},
         "end of backward": {
             **kept,
             **gathered,
             **buckets,
             "gradients": gradients,
-            "activations": recomputed + activations / max(1, job.shape.num_layers),
+            "activations": recomputed + layers / max(1, job.shape.num_layers),
             "working memory": working,
             "gradients on their way": passing,
         },

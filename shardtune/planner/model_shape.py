@@ -101,6 +101,8 @@ class ModelShape:
     vocabulary: int
     embeddings: int
     """Parameters of what is looked up: tokens, positions, types."""
+    end_norms: int = 1
+    """Normalizations outside of the layers."""
     others: int = 0
     """Parameters outside of the layers and the embeddings: final norms, poolers, biases of the last layer."""
     is_tied: bool = False
@@ -251,6 +253,7 @@ class _ConfigReader:
             hidden=hidden,
             vocabulary=vocabulary,
             embeddings=embeddings,
+            end_norms=family.embedding_norms + family.final_norms,
             others=others,
             is_tied=bool(config.get("tie_word_embeddings", family.is_tied)),
             num_labels=num_labels,

@@ -16,7 +16,7 @@ GIB = 2**30
 SPREAD = 1.25
 """By which factor times may be off: of 116 published runs all but one are within it (docs/planner.md)."""
 MEMORY_SPREAD = 0.08
-"""By which part the memory of a GPU may be off: the largest error of the published figures is 4 %, in few rows."""
+"""By which part the memory of a GPU may be off: the largest error of the published figures is 6 %, in few rows."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 from shardtune.ds_config.resolve import ds_config_of, open_precisions
 from shardtune.errors import ConfigError
@@ -118,14 +119,14 @@ def _software(recipe: Recipe) -> Software:
 
 def _adapters(lora: LoraConfig, precision: str) -> Adapters:
     width = 4 if precision == "fp32" else 2
+    common: dict[str, Any] = {"rank": lora.r, "base_weight": width, "dropout": lora.dropout > 0}
     if lora.targets == "all-linear":
-        return Adapters(rank=lora.r, base_weight=width)
+        return Adapters(**common)
     words = {word for name in lora.targets for word in name.removesuffix("_proj").replace(".", "_").split("_")}
     return Adapters(
-        rank=lora.r,
+        **common,
         on_mlp=any(word in MLP_NAMES for word in words),
         on_all_attention=any(word in ALL_ATTENTION_NAMES for word in words),
-        base_weight=width,
     )
 
 

@@ -66,6 +66,16 @@ def test_the_text_says_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
     assert "10 steps: " in text
 
 
+def test_an_earlier_start_has_counted_the_rows(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "run").mkdir()
+    start = {"event": "start", "data": {"train": {"rows": 1280, "tokens": 128_000}}}
+    (folder / "run/metrics.jsonl").write_text(f"{json.dumps(start)}\n", encoding="utf-8")
+    found = _planned(capsys, "--run-dir=run")
+    assert found["steps"] == 20
+    assert found["step"]["tokens"] == 6_400
+    assert not found["data_is_estimated"]
+
+
 @pytest.mark.usefixtures("folder")
 def test_rows_and_tokens_that_are_given_count(capsys: pytest.CaptureFixture[str]) -> None:
     found = _planned(capsys, "--rows=6400", "--tokens=6.4M")

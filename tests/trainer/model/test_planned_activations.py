@@ -1,16 +1,18 @@
 """The planner's bytes of activations are those that the models of transformers keep for their backward pass."""
 
+from dataclasses import replace
 from typing import Any
 
+import peft
 import pytest
 import torch
 import transformers
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from shardtune.planner.activations import layer_bytes
+from shardtune.planner.activations import adapter_inputs, ends_bytes, layer_bytes
 from shardtune.planner.hardware import find_gpu
-from shardtune.planner.job import Batch, Cluster, Job, Software, States
+from shardtune.planner.job import Adapters, Batch, Cluster, Job, Software, States
 from shardtune.planner.model_shape import shape_of_config
 from shardtune.trainer.model.load import DTYPES
 
@@ -27,7 +29,14 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-def _kept(kind: str, num_layers: int, precision: str, attention: str) -> tuple[int, dict[str, Any]]:
+def _kept(
+    kind: str,
+    num_layers: int,
+    precision: str,
+    attention: str,
+    targets: list[str] | None = None,
+    dropout: float = 0.0,
+) -> tuple[int, dict[str, Any]]:
     """Bytes that a forward pass keeps, and the model's config."""
     layers = {"n_layer" if kind == "gpt2" else "num_hidden_layers": num_layers}
     config = transformers.AutoConfig.for_model(kind, vocab_size=50, **MODELS[kind], **layers)
@@ -35,6 +44,9 @@ def _kept(kind: str, num_layers: int, precision: str, attention: str) -> tuple[i
         if "drop" in name and isinstance(value, float):
             setattr(config, name, 0.0)
     model = transformers.AutoModel.from_config(config, dtype=DTYPES[precision], attn_implementation=attention).train()
+    if targets is not None:
+        choice = peft.LoraConfig(r=2, target_modules=targets, lora_dropout=dropout)
+        model = peft.get_peft_model(model, choice, autocast_adapter_dtype=False)
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     found: dict[int, int] = {}
     held: list[Tensor] = []
@@ -60,20 +72,49 @@ def test_a_layer_keeps_what_is_planned(kind: str, precision: str) -> None:
     assert _planned(config, precision, Software()) == pytest.approx((many - few) / 2, rel=0.03)
 
 
+@pytest.mark.parametrize(
+    ("targets", "adapters"),
+    [
+        (["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], Adapters(rank=2)),
+        (["q_proj", "v_proj"], Adapters(rank=2, on_mlp=False, on_all_attention=False)),
+    ],
+)
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_a_frozen_layer_keeps_what_its_adapters_need(targets: list[str], adapters: Adapters, dropout: float) -> None:
+    few, config = _kept("llama", 2, "bf16", "sdpa", targets, dropout)
+    many, _ = _kept("llama", 4, "bf16", "sdpa", targets, dropout)
+    adapters = replace(adapters, dropout=dropout > 0)
+    planned = _planned(config, "bf16", Software(), adapters)
+    if dropout:  # on a CPU a mask has the model's precision, on a GPU a byte an element
+        planned += ROWS * TOKENS * adapter_inputs(shape_of_config(config).stacks[0], adapters)
+    assert planned == pytest.approx((many - few) / 2, rel=0.03)
+
+
+@pytest.mark.parametrize("kind", ["llama", "bert", "gpt2"])
+def test_a_model_keeps_what_its_layers_and_its_ends_are_planned_to(kind: str) -> None:
+    kept, config = _kept(kind, 2, "bf16", "sdpa")
+    job = _job(config, "bf16", Software())
+    assert 2 * layer_bytes(job, job.shape.stacks[0]) + ends_bytes(job) == pytest.approx(kept, rel=0.03)
+
+
 def test_eager_attention_keeps_its_scores() -> None:
     few, config = _kept("llama", 1, "bf16", "eager")
     many, _ = _kept("llama", 3, "bf16", "eager")
     assert _planned(config, "bf16", Software(attention="eager")) == pytest.approx((many - few) / 2, rel=0.1)
 
 
-def _planned(config: dict[str, Any], precision: str, software: Software) -> float:
-    shape = shape_of_config(config)
-    job = Job(
-        shape=shape,
+def _planned(config: dict[str, Any], precision: str, software: Software, adapters: Adapters | None = None) -> float:
+    job = _job(config, precision, software, adapters)
+    return layer_bytes(job, job.shape.stacks[0])
+
+
+def _job(config: dict[str, Any], precision: str, software: Software, adapters: Adapters | None = None) -> Job:
+    return Job(
+        shape=shape_of_config(config),
         states=States(),
         software=software,
         batch=Batch(rows=ROWS, tokens=TOKENS),
         cluster=Cluster(gpu=find_gpu("h100")),
         precision=precision,
+        adapters=adapters,
     )
-    return layer_bytes(job, shape.stacks[0])
