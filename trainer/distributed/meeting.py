@@ -17,7 +17,7 @@ from shardtune import errors
 from shardtune.errors import ShardtuneError
 from shardtune.trainer.distributed.rank_env import global_rank, local_rank, world_size
 
-POLL_S = 0.5
+POLL_S, LEAST_POLL_S = 0.5, 0.02
 WORKING, ANSWER, HEARD = "working", "answer", "heard"
 
 Answer = Mapping[str, Any]
@@ -46,12 +46,12 @@ def settled_by_zero(
     """
     if store is None or global_rank() == 0:
         return _settle(store, look, work)
-    takes_part = local_rank() == 0
+    takes_part, since = local_rank() == 0, time.monotonic()
     while not store.check([ANSWER]):
         if takes_part and store.check([WORKING]):
             work()
             takes_part = False
-        time.sleep(POLL_S)
+        time.sleep(min(POLL_S, LEAST_POLL_S + (time.monotonic() - since) / 10))  # rarely, once it takes long
     told = json.loads(store.get(ANSWER))
     store.add(HEARD, 1)
     if "error" in told:
@@ -88,4 +88,4 @@ def _tell(store: Store, told: Answer) -> None:
     store.set(ANSWER, json.dumps(told))
     until = time.monotonic() + 6 * POLL_S
     while store.add(HEARD, 0) < world_size() - 1 and time.monotonic() < until:
-        time.sleep(POLL_S / 10)
+        time.sleep(LEAST_POLL_S)

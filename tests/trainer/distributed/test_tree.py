@@ -1,15 +1,20 @@
 """Votes and gathers of hundreds of ranks: as many rounds of messages as log2 of their number."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from shardtune.errors import DataError
+from shardtune.trainer.between_steps.step_report import StepReport
 from shardtune.trainer.between_steps.stop_checks import StopChecks
+from shardtune.trainer.checkpoint.train_state import TrainState
 from shardtune.trainer.distributed.background import Background, run_on_zero
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.distributed.stop import Stop, StopAsked
 from shardtune.trainer.distributed.tree import num_rounds
+from shardtune.trainer.reporting.gpu_sensors import GpuSensors
+from shardtune.trainer.reporting.stragglers import Pace, RankLocation
 from tests.support.many_ranks import on_threads
 from tests.support.ranks import run_ranks
 
@@ -96,6 +101,44 @@ def test_what_rank_zero_or_any_other_raises_is_raised_on_all_ranks(monkeypatch: 
         return said
 
     assert on_threads(body, 8, monkeypatch)[0] == [["by 0"]] * 8
+
+
+class Meter:
+    """Of a rank that has computed for a second, rank 300 for two."""
+
+    num_steps = 1
+
+    def __init__(self, rank: int) -> None:
+        self.compute_s = 2.0 if rank == 300 else 1.0
+
+    def report(self) -> dict[str, Any]:
+        return {"step_time_s": 2.0}
+
+
+class Events(list[tuple[str, dict[str, Any]]]):
+    def report(self, event: str, /, **values: Any) -> None:
+        self.append((event, values))
+
+
+def test_a_report_of_512_ranks_names_the_slowest_and_costs_each_of_them_two_messages(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def report(ranks: Ranks) -> Events:
+        meter: Any = Meter(ranks.rank)
+        reporter: Any = Events()
+        pace = Pace(ranks.to_zero(RankLocation(f"node{ranks.rank // 8}", ranks.local_rank)))
+        sensors = GpuSensors(ranks.device)
+        common: dict[str, Any] = {"every_steps": 1, "num_steps": 1, "steps_per_epoch": 1}
+        report = StepReport(**common, meter=meter, pace=pace, sensors=sensors, reporter=reporter, ranks=ranks)
+        report.finish(TrainState(step=1))
+        return Events(reporter)
+
+    events, messages = on_threads(report, 512, monkeypatch)
+    ((event, numbers),) = events[0]
+    assert (event, numbers["slowest_rank"], numbers["slowest_host"]) == ("step", 300, "node37")
+    assert numbers["lost_share"] == pytest.approx(511 / 1024, abs=1e-6)
+    assert not any(events[1:])
+    assert max(messages.sent.values()) <= 2 * 2, "where they are, and their numbers; the sizes and the content of each"
 
 
 def test_with_many_ranks_few_pairs_are_connected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
