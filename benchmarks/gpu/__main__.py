@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.gpu import faults, losses, memory, speed, waits
 from benchmarks.gpu.bench import Bench, Outcome, Part, render, run_parts
-from benchmarks.gpu.workers import Workers
+from benchmarks.gpu.workers import JobFailed, OutOfTime, Workers
 
 PARTS = (
     Part("losses", "the same losses everywhere", 0.22, losses.run),
@@ -45,7 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bench = Bench(given.device, given.tiny, folder, workers, ends_at=time.monotonic() + 60 * given.minutes)
     outcomes: dict[str, Outcome] = {}
     try:
-        bench.facts = workers.next_one().do("facts", within_s=FACTS_S)
+        try:
+            bench.facts = workers.next_one().do("facts", within_s=FACTS_S)
+        except (JobFailed, OutOfTime) as error:
+            print(f"benchmarks.gpu: a process that trains cannot start: {error}", file=sys.stderr)
+            return 2
         if given.device == "cuda" and not bench.facts["num_gpus"]:
             print("benchmarks.gpu: torch sees no GPU; check nvidia-smi, or run with --device cpu", file=sys.stderr)
             return 2

@@ -128,26 +128,29 @@ def run(bench: Bench, outcome: Outcome) -> None:
 def _train_in_lanes(
     bench: Bench, todo: Sequence[Training], losses: dict[Training, list[float]], outcome: Outcome
 ) -> None:
-    """Fills `losses`; on a GPU the CPU, fp32 and bf16 train at the same time, each in a process of its own."""
+    """Fills `losses`; on a GPU the CPU, fp32 and bf16 train at the same time, in processes of their own."""
     lanes = {key: list(group) for key, group in groupby(sorted(todo, key=_lane), key=_lane)}
-    with ExitStack() as stack, ThreadPoolExecutor(len(lanes)) as threads:
+    with ThreadPoolExecutor(len(lanes)) as threads, ExitStack() as stack:  # the processes end first, then the threads
         works = []
-        for (device, _), lane in lanes.items():
+        for (device, *_), lane in lanes.items():
             worker = bench.workers.on_cpu() if device == "cpu" else stack.enter_context(bench.workers.fresh())
             works.append(threads.submit(_train_all, bench, worker, lane, losses, outcome))
         for work in works:
             work.result()
 
 
-def _lane(training: Training) -> tuple[str, str]:
-    """The device, and on a GPU the precision: what trains in one process."""
+def _lane(training: Training) -> tuple[str, ...]:
+    """What trains in one process: the device first, and on a GPU the precision, and whether it is the slow stage."""
     layout = training.layout
-    return layout.device, "" if layout.device == "cpu" else layout.precision
+    if layout.device == "cpu":
+        return ("cpu",)
+    return layout.device, layout.precision, "zero3" if layout.strategy == "zero3" else ""
 
 
 def _train_all(
     bench: Bench, worker: Worker, todo: Sequence[Training], losses: dict[Training, list[float]], outcome: Outcome
 ) -> None:
+    """Trains one after another, until the time is used up or the process dies."""
     for training in todo:
         recipe = task_recipe(bench, training.task, training.layout, is_lora=training.is_lora)
         try:
@@ -155,6 +158,8 @@ def _train_all(
             losses[training] = [step["loss"] for step in steps]
         except JobFailed as error:
             outcome.failures.append(f"{training.subject} on {training.layout}: {error}")
+            if not worker.is_alive:
+                return
         except OutOfTime:
             return
 

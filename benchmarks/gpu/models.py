@@ -28,13 +28,8 @@ FILE_BYTES = 2 * 10**9
 """Size from which on weights go to a further file."""
 
 
-@dataclass(frozen=True)
-class Size:
-    """The size of the small models."""
-
-    hidden: int = 64
-    layers: int = 2
-    heads: int = 2
+HIDDEN, LAYERS, HEADS = 64, 2, 2
+"""The size of the small models. A head of 32 is one that flash attention has kernels for."""
 
 
 def write_model(folder: Path, task: str) -> None:
@@ -43,13 +38,13 @@ def write_model(folder: Path, task: str) -> None:
     model: Any
     if task in ("chat", "causal"):
         special = write_word_tokenizer(folder, is_chat=task == "chat")
-        model = transformers.LlamaForCausalLM(_llama(special + len(VOCABULARY), Size()))
+        model = transformers.LlamaForCausalLM(_llama(special + len(VOCABULARY)))
     elif task == "translation":
         special = _write_translation_tokenizer(folder)
-        model = transformers.MarianMTModel(_marian(special + len(VOCABULARY), Size()))
+        model = transformers.MarianMTModel(_marian(special + len(VOCABULARY)))
     else:
         special = _write_encoder_tokenizer(folder)
-        model = _encoder(task, _bert(special + len(VOCABULARY), Size()))
+        model = _encoder(task, _bert(special + len(VOCABULARY)))
     model.save_pretrained(folder)
 
 
@@ -64,13 +59,13 @@ def _encoder(task: str, config: Any) -> Any:
     return transformers.BertForTokenClassification(config)
 
 
-def _bert(vocab_size: int, size: Size) -> transformers.BertConfig:
+def _bert(vocab_size: int) -> transformers.BertConfig:
     return transformers.BertConfig(
         vocab_size=vocab_size,
-        hidden_size=size.hidden,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
-        intermediate_size=2 * size.hidden,
+        hidden_size=HIDDEN,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        intermediate_size=2 * HIDDEN,
         max_position_embeddings=64,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
@@ -78,14 +73,14 @@ def _bert(vocab_size: int, size: Size) -> transformers.BertConfig:
     )
 
 
-def _llama(vocab_size: int, size: Size) -> transformers.LlamaConfig:
+def _llama(vocab_size: int) -> transformers.LlamaConfig:
     return transformers.LlamaConfig(
         vocab_size=vocab_size,
-        hidden_size=size.hidden,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
+        hidden_size=HIDDEN,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
         num_key_value_heads=1,
-        intermediate_size=2 * size.hidden,
+        intermediate_size=2 * HIDDEN,
         max_position_embeddings=128,
         initializer_range=INITIAL,
         tie_word_embeddings=True,
@@ -95,16 +90,16 @@ def _llama(vocab_size: int, size: Size) -> transformers.LlamaConfig:
     )
 
 
-def _marian(vocab_size: int, size: Size) -> transformers.MarianConfig:
+def _marian(vocab_size: int) -> transformers.MarianConfig:
     return transformers.MarianConfig(
         vocab_size=vocab_size,
-        d_model=size.hidden,
-        encoder_layers=size.layers,
-        decoder_layers=size.layers,
-        encoder_attention_heads=size.heads,
-        decoder_attention_heads=size.heads,
-        encoder_ffn_dim=2 * size.hidden,
-        decoder_ffn_dim=2 * size.hidden,
+        d_model=HIDDEN,
+        encoder_layers=LAYERS,
+        decoder_layers=LAYERS,
+        encoder_attention_heads=HEADS,
+        decoder_attention_heads=HEADS,
+        encoder_ffn_dim=2 * HIDDEN,
+        decoder_ffn_dim=2 * HIDDEN,
         max_position_embeddings=64,
         dropout=0.0,
         init_std=INITIAL / 4,

@@ -88,7 +88,7 @@ class Worker:
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([descriptor], [], [], left)[0]:
                 self.close()
-                raise OutOfTime
+                raise OutOfTime("it took too long")
             received = os.read(descriptor, 2**16)
             if not received:
                 code = self._process.wait()

@@ -125,3 +125,14 @@ def test_a_process_that_dies_is_a_job_that_failed(tmp_path: Path, monkeypatch: p
     with pytest.raises(JobFailed, match="ended with code 1"):
         worker.do("facts", within_s=60)
     worker.close()
+
+
+def test_a_check_whose_processes_cannot_start_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    assert check.main([f"--folder={tmp_path}"]) == 2
+    assert (
+        "benchmarks.gpu: a process that trains cannot start: the process ended with code 1" in capsys.readouterr().err
+    )
+    assert not list(tmp_path.iterdir())

@@ -12,13 +12,13 @@ import transformers
 from benchmarks.gpu import models, shapes, speed
 from benchmarks.gpu.__main__ import write
 from benchmarks.gpu.bench import Bench, Outcome, Part, render, run_parts
-from benchmarks.gpu.losses import REFERENCE, Layout, Training, difference, summarize, trainings
+from benchmarks.gpu.losses import REFERENCE, Layout, Training, _train_all, difference, summarize, trainings
 from benchmarks.gpu.rows import ROWS, cut_sequences
 from benchmarks.gpu.trace import Counts, count, idle_share, separate
 from benchmarks.gpu.trainer_side import collate
 from benchmarks.gpu.training import Left, Place, StopAfter, _memory_limit
 from benchmarks.gpu.variants import legal_values, variants
-from benchmarks.gpu.workers import Workers
+from benchmarks.gpu.workers import JobFailed, Workers
 
 WITH_ALL = {
     "properties": {
@@ -167,6 +167,23 @@ def test_a_loss_that_is_off_fails_and_one_that_is_missing_is_named() -> None:
     summarize([reference, off, late], {reference: [2.0, 1.0], off: [2.0, 1.002]}, outcome)
     assert outcome.failures == ["causal on cuda fp32 null: a loss is off by 2.0e-03 of 1e-03"]
     assert outcome.skipped == ["causal on cuda fp32 zero3"]
+
+
+def test_a_process_that_dies_ends_its_trainings_and_not_those_of_others(tmp_path: Path) -> None:
+    class Dead:
+        is_alive = False
+        num_jobs = 0
+
+        def do(self, job: str, **_: Any) -> dict[str, Any]:
+            self.num_jobs += 1
+            raise JobFailed("the process ended with code -11")
+
+    dead, outcome = Dead(), Outcome()
+    bench = bench_of(tmp_path)
+    bench.part_ends_at = bench.ends_at
+    _train_all(bench, dead, trainings("cpu", is_tiny=True), {}, outcome)  # type: ignore[arg-type]
+    assert dead.num_jobs == 1
+    assert outcome.failures == ["classification on cpu fp32 null: the process ended with code -11"]
 
 
 @pytest.mark.parametrize("losses", [[], [2.0], [2.0, None], [2.0, float("nan")]])
