@@ -98,6 +98,7 @@ CASES = {
     "hidden words": Case("encoder", "language_modeling", TEXT_ROWS, ENCODER_MASK),
     "next words": Case("causal", "language_modeling", TEXT_ROWS, CAUSAL_MASK),
     "next words, packed": Case("causal", "language_modeling", TEXT_ROWS, PACKED_MASK, packs=True),
+    "next words, packed, LoRA": Case("causal", "language_modeling", TEXT_ROWS, PACKED_MASK, LORA, packs=True),
     "next words, recomputed": Case(
         "causal", "language_modeling", TEXT_ROWS, CAUSAL_MASK, ["model.activation_checkpointing=true"]
     ),
@@ -201,6 +202,13 @@ def waits_of(folder: Path, case: Case) -> set[str]:
             assert micro_batch(engine, task, each).shape == ()
             assert any(parameter.grad is not None for parameter in model.parameters())
     return {*gpu.waits}
+
+
+def test_each_task_is_a_case_with_and_without_adapters_and_packed_if_it_can_be() -> None:
+    for kind in TASKS:
+        cases = [case for case in CASES.values() if case.task == kind]
+        assert {LORA[0] in case.overrides for case in cases} == {True, False}, kind
+        assert {case.packs for case in cases} == ({False} if kind == "classification" else {True, False}), kind
 
 
 @pytest.mark.parametrize("name", CASES)
