@@ -7,9 +7,9 @@ import transformers
 
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.data.batches.bins import Packing
-from shardtune.trainer.data.batches.cost import TYPICAL, Cost
+from shardtune.trainer.data.batches.cost import TYPICAL, Cost, Pairs
 from shardtune.trainer.data.prepare.example_shards import Split
-from shardtune.trainer.model.flops import ModelFlops, count_flops
+from shardtune.trainer.model.flops import Attention, ModelFlops, count_flops
 from shardtune.trainer.model.pretrained import load_model_config
 from shardtune.trainer.tasks import Task
 from shardtune.trainer.tasks.masks import Masks
@@ -34,15 +34,16 @@ def expected_cost(recipe: Recipe, task: Task, train: Split) -> Cost:
 def cost_by_flops(flops: ModelFlops, *, targets_per_token: float, without_mask: bool) -> Cost:
     """Operations of attention for each pair of tokens, in those of all else for a token."""
     each = flops.per_weight
-    is_encoder_decoder = each["target"] > 0
     # In an encoder-decoder each side has about half of a row's tokens, and so about a quarter of its pairs.
-    share = 0.5 if is_encoder_decoder else 1.0
-    linear = share * (each["source"] + each["target"]) + each["loss"] * min(1.0, share * targets_per_token)
+    share = 0.5 if each["target"] else 1.0
+    linear = share * (each["source"] + each["target"]) + each["loss"] * min(1.0, targets_per_token)
     if not linear:
         return TYPICAL
-    attention = []
-    for part in flops.attention:
-        pairs = share**2 * (0.5 if part.is_causal and without_mask else 1.0)
-        seen = part.window if part.is_causal or part.window is None else 2 * part.window
-        attention.append((part.per_pair * pairs / linear, seen if without_mask else None))
-    return Cost(tuple(attention))
+    return Cost(tuple(_pairs(part, share**2 / linear, without_mask=without_mask) for part in flops.attention))
+
+
+def _pairs(part: Attention, scale: float, *, without_mask: bool) -> Pairs:
+    if not without_mask:
+        return Pairs(part.per_pair * scale)
+    window = part.window if part.is_causal or part.window is None else 2 * part.window - 1
+    return Pairs(part.per_pair * scale, window, part.is_causal)

@@ -76,18 +76,19 @@ class _Probe:
         found = self._logits(masks, is_padded)
         # A head that looks for the end of a text finds it by the padding, which therefore has to be such.
         is_told = is_padded and not self._is_per_row
-        padding = self._logits(masks, is_padded, padding=7) if is_told else found
-        return float((found - expected).norm()) / scale, float((found - padding).norm()) / scale
+        other = self._logits(masks, is_padded, other_padding=True) if is_told else found
+        return float((found - expected).norm()) / scale, float((found - other).norm()) / scale
 
-    def _logits(self, masks: Masks, is_padded: bool, *, words: int = 20, padding: int | None = None) -> Tensor:
+    def _logits(self, masks: Masks, is_padded: bool, *, words: int = 20, other_padding: bool = False) -> Tensor:
         """Collective: the logits of the watched example, at its first and its last token if it has labels there."""
         watched = self._example(words, SHORT)
         other = self._example(11, LONG if is_padded else SHORT)
         batch = collate_alone(self._task, [watched, other], masks)
         batch.inputs.pop("targets", None)
         batch.inputs.pop("target_weights", None)
-        if padding is not None:
-            batch.inputs["input_ids"][0, SHORT:] = padding % self._size
+        if other_padding:
+            padding = batch.inputs["input_ids"][0, SHORT:]
+            padding.copy_((padding + 7) % self._size)
         batch = batch.to(self._ranks.device)
         with self._engine.evaluating():
             logits: Tensor = self._engine.forward(batch).logits[0].float()

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardtune.trainer.data.batches.bins import Packing, lay_out, shape_of
-from shardtune.trainer.data.batches.cost import TYPICAL, Cost
+from shardtune.trainer.data.batches.cost import TYPICAL, Cost, Pairs
 from shardtune.trainer.data.batches.deal import deal_texts
-from shardtune.trainer.model.flops import count_flops
+from shardtune.trainer.model.flops import ModelFlops, count_flops
 from shardtune.trainer.setup.attention.cost import cost_by_flops
 
 LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=120).map(lambda lengths: np.array(lengths, dtype=np.int32))
@@ -26,10 +26,16 @@ LLAMA: dict[str, Any] = {
 }
 
 
+T5 = {"vocab_size": 96, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
+
+
+def flops_of(name: str, kind: str = "CausalLM", **settings: Any) -> ModelFlops:
+    config = transformers.AutoConfig.for_model(name, **(settings if name == "t5" else LLAMA | settings))
+    return count_flops(getattr(transformers, f"AutoModelFor{kind}").from_config(config))
+
+
 def cost_of(name: str, *, targets_per_token: float = 1.0, without_mask: bool = True, **settings: Any) -> Cost:
-    config = transformers.AutoConfig.for_model(name, **LLAMA | settings)
-    flops = count_flops(transformers.AutoModelForCausalLM.from_config(config))
-    return cost_by_flops(flops, targets_per_token=targets_per_token, without_mask=without_mask)
+    return cost_by_flops(flops_of(name, **settings), targets_per_token=targets_per_token, without_mask=without_mask)
 
 
 def test_the_cost_of_a_model_is_that_of_its_own_shape() -> None:
@@ -42,17 +48,36 @@ def test_the_cost_of_a_model_is_that_of_its_own_shape() -> None:
     assert without_head.of_rows(100) == pytest.approx(100 * (1 + 100 * pair / 2 / (6 * 2 * layer)))
 
 
-def test_attention_costs_less_of_a_wider_model_and_no_more_than_its_window() -> None:
+@pytest.mark.parametrize(
+    ("name", "kind", "settings"),
+    [
+        ("llama", "CausalLM", {}),
+        ("mistral", "CausalLM", {"sliding_window": 128}),
+        ("gemma3_text", "CausalLM", {"head_dim": 16, "sliding_window": 64}),
+        ("bert", "MaskedLM", {}),
+        ("modernbert", "MaskedLM", {"local_attention": 128, "pad_token_id": 0}),
+        ("t5", "Seq2SeqLM", T5 | {"decoder_start_token_id": 0}),
+    ],
+)
+def test_rows_cost_as_many_operations_as_are_counted(name: str, kind: str, settings: dict[str, Any]) -> None:
+    flops, lengths = flops_of(name, kind, **settings), np.array([64, 300, 2048])
+    cost = cost_by_flops(flops, targets_per_token=0.5, without_mask=True)
+    counted = [
+        flops.of_rows(np.array([one]), np.array([one // 2]), is_encoder_decoder=kind == "Seq2SeqLM") for one in lengths
+    ]
+    ratios = cost.of_texts(lengths) / counted
+    assert ratios / ratios[0] == pytest.approx(1, rel=0.02)
+
+
+def test_attention_costs_less_of_a_wider_model() -> None:
     narrow, wide = cost_of("llama"), cost_of("llama", hidden_size=512, intermediate_size=1280)
     assert narrow.of_rows(4096) > 1.5 * wide.of_rows(4096)
-    windowed = cost_of("mistral", sliding_window=128)
-    assert windowed.of_rows(4096) == pytest.approx(2 * windowed.of_rows(2048))
-    assert narrow.of_rows(4096) > 2.5 * narrow.of_rows(2048)
+    assert cost_of("llama", without_mask=False).of_rows(4096) > 1.5 * narrow.of_rows(4096)
 
 
 @given(LENGTHS)
 def test_a_text_costs_as_much_alone_as_a_row_of_it(lengths: np.ndarray) -> None:
-    cost = Cost(((1e-3, None), (2e-3, 50)))
+    cost = Cost((Pairs(1e-3), Pairs(2e-3, window=50), Pairs(3e-3, window=70, is_causal=True)))
     assert cost.of_texts(lengths).tolist() == pytest.approx([cost.of_rows(length) for length in lengths.tolist()])
 
 

@@ -19,18 +19,9 @@ from shardtune.trainer.model.attention import varlen
 from shardtune.trainer.model.attention.reference import varlen_reference
 from shardtune.trainer.model.attention.varlen import attend, first_text_mask, register, window_of
 from shardtune.trainer.tasks.masks import borders
+from tests.trainer.setup.test_packing import SMALL
 
 LENGTHS = (5, 1, 9, 3)
-LLAMA: dict[str, Any] = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 64,
-    "initializer_range": 0.2,
-    "pad_token_id": 0,
-}
 Kernel = Callable[..., Tensor]
 
 
@@ -151,7 +142,7 @@ def test_what_the_kernel_lacks_is_named_with_the_cure(needed: dict[str, Any]) ->
 def model_of(attention: str) -> Any:
     register()
     torch.manual_seed(0)
-    config = transformers.LlamaConfig(**LLAMA)
+    config = transformers.LlamaConfig(**SMALL)
     return transformers.AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
 
 

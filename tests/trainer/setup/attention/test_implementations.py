@@ -1,6 +1,7 @@
 """Whatever computes attention, and whatever keeps texts apart: the same loss and the same gradient."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,6 +27,7 @@ from shardtune.trainer.tasks.classification.classification import Classification
 from shardtune.trainer.tasks.example import Example
 from shardtune.trainer.tasks.masks import Masks, with_masks
 from tests.support.ranks import run_ranks
+from tests.support.runs import curve, tiny_recipe, train
 from tests.trainer.setup.test_first_token import batch, classifier
 from tests.trainer.setup.test_packing import (
     DISTILBERT,
@@ -335,3 +337,14 @@ def test_convolutions_see_the_other_texts_of_a_row_whatever_the_borders() -> Non
     packing, (note,) = chosen_packing(model, Causal(), "language_modeling")
     assert packing is None and note.startswith("rows are not packed: Lfm2ForCausalLM does not keep packed rows apart")
     assert chosen_masks(model, Causal(), examples()[0]) == (Masks.MARKED, [])
+
+
+def test_a_classifier_learns_the_same_by_masks_and_by_borders(tiny: Path, tmp_path: Path) -> None:
+    shared = ("train.max_steps=4", "data.test=null", "train.micro_batch_tokens=64")
+    (_, expected), (_, found) = (
+        train(tiny_recipe(tiny, *shared, f"model.attention={name}"), tmp_path / name, world_size=2)
+        for name in ("sdpa", "varlen")
+    )
+    assert len(curve(found)) == 4
+    for (_, loss, norm), (_, expected_loss, expected_norm) in zip(curve(found), curve(expected), strict=True):
+        assert (loss, norm) == (pytest.approx(expected_loss, rel=1e-4), pytest.approx(expected_norm, rel=1e-3))
