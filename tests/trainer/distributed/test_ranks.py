@@ -1,8 +1,11 @@
-"""The collectives, on real ranks."""
+"""The collectives, on real ranks; and what is set before ranks use a GPU."""
 
+import os
 from typing import Any
 
-from shardtune.trainer.distributed.ranks import Ranks
+import pytest
+
+from shardtune.trainer.distributed.ranks import ALLOCATOR_SETTINGS, Ranks, _let_segments_grow
 from tests.support.ranks import run_ranks
 
 
@@ -16,3 +19,18 @@ def test_each_value_of_an_exchange_goes_to_its_rank_alone() -> None:
             assert [(value["from"], value["to"]) for value in values] == [(other, rank) for other in range(world_size)]
             assert {len(value["padding"]) for value in values} == {100_000 * rank}
             assert nothing == [None] * world_size
+
+
+@pytest.mark.parametrize("setting", ALLOCATOR_SETTINGS)
+def test_segments_grow_unless_the_user_has_configured_the_allocator(
+    setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ALLOCATOR_SETTINGS:
+        monkeypatch.setenv(name, "")
+    _let_segments_grow()
+    assert os.environ["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "")
+    monkeypatch.setenv(setting, "max_split_size_mb:128")
+    _let_segments_grow()
+    values = {name: os.environ[name] for name in ALLOCATOR_SETTINGS}
+    assert values == dict.fromkeys(ALLOCATOR_SETTINGS, "") | {setting: "max_split_size_mb:128"}
