@@ -82,8 +82,8 @@ class DeepSpeedEngine:
         self.num_parameters, self.num_trained = (
             sum(getattr(p, "ds_numel", p.numel()) for p in parameters) for parameters in (model.parameters(), trained)
         )
-        for module in undivided:
-            deepspeed.utils.set_z3_leaf_module(module, True)
+        if self.zero_stage == 3:
+            _gather_at_once(model, undivided)
         open_deepspeed()
         self._accumulation = Accumulation(trained, ds_config)
         self._engine, *_ = deepspeed.initialize(
@@ -203,6 +203,30 @@ class DeepSpeedEngine:
         # ZeRO-0 in fp32 reports none (DeepSpeed 0.19.8); its gradients are whole on every rank, and already averaged.
         grads = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
         return float(torch.nn.utils.get_total_norm(grads))
+
+
+def _gather_at_once(model: Any, modules: Sequence[nn.Module]) -> None:
+    """Makes ZeRO-3 gather the weights of each module together with those of all modules inside it.
+
+    DeepSpeed (0.19.8) takes the gradients of such a module when that of its inputs is there, or, if they have none, too
+    early. With LoRA the first layer's input has a gradient only if it is asked for.
+    """
+    from deepspeed.utils import set_z3_leaf_module
+
+    for module in modules:
+        set_z3_leaf_module(module, True)
+        module.register_forward_pre_hook(_refuse_without_gradient)
+    if modules and not any(parameter.requires_grad for parameter in model.get_input_embeddings().parameters()):
+        model.enable_input_require_grads()
+
+
+def _refuse_without_gradient(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    has_gradient = any(isinstance(value, Tensor) and value.requires_grad for value in inputs)
+    if module.training and torch.is_grad_enabled() and not has_gradient:
+        raise ConfigError(
+            f"engine.compile: {type(module).__name__} gets no input with a gradient, which ZeRO-3 needs for regional "
+            "compilation; set engine.compile=off, or engine.deepspeed=zero2"
+        )
 
 
 def open_deepspeed() -> None:

@@ -1,10 +1,12 @@
-"""The collectives, on real ranks."""
+"""The collectives, on real ranks; and what is set before ranks use a GPU."""
 
+import os
 from typing import Any
 
+import pytest
 import torch
 
-from shardtune.trainer.distributed.ranks import Ranks
+from shardtune.trainer.distributed.ranks import ALLOCATOR_SETTINGS, Ranks, _let_segments_grow
 from tests.support.ranks import run_ranks
 
 
@@ -28,3 +30,18 @@ def test_a_sum_may_be_read_later_than_others_are_requested() -> None:
 
     expected = [[3.0, 3 * 2.0**53], [sum(float(torch.tensor(0.1) * rank) for rank in (1, 2, 3)), 1.0]]
     assert run_ranks(body, world_size=3) == [expected] * 3
+
+
+@pytest.mark.parametrize("setting", ALLOCATOR_SETTINGS)
+def test_segments_grow_unless_the_user_has_configured_the_allocator(
+    setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ALLOCATOR_SETTINGS:
+        monkeypatch.setenv(name, "")
+    _let_segments_grow()
+    assert os.environ["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "")
+    monkeypatch.setenv(setting, "max_split_size_mb:128")
+    _let_segments_grow()
+    values = {name: os.environ[name] for name in ALLOCATOR_SETTINGS}
+    assert values == dict.fromkeys(ALLOCATOR_SETTINGS, "") | {setting: "max_split_size_mb:128"}

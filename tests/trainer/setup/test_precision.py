@@ -1,6 +1,7 @@
 """All ranks compute in one precision, which every device has units for."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from shardtune.errors import LaunchError
 from shardtune.recipe.load import parse_recipe
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.distributed.ranks import Ranks
-from shardtune.trainer.setup.precision import expected_precision, has_bf16, settle_precision
+from shardtune.trainer.setup.precision import expected_precision, has_bf16, settle_precision, settle_tf32
 from tests.support.ranks import run_ranks
 
 
@@ -73,3 +74,38 @@ def test_a_precision_that_the_ds_config_names_is_settled_on(
         return settle_precision(ours, ranks).engine.precision, expected_precision(ours)
 
     assert run_ranks(body, world_size=1) == [(expected, expected)]
+
+
+GPU = torch.device("cuda", 0)
+
+
+@pytest.fixture
+def _fp32_is_exact_again() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+def is_ampere(monkeypatch: pytest.MonkeyPatch, answer: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: answer)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla V100")
+
+
+@pytest.mark.usefixtures("_fp32_is_exact_again")
+def test_fp32_stays_exact_unless_tf32_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    is_ampere(monkeypatch, True)
+    assert settle_tf32(recipe("engine.precision=fp32"), GPU) is None
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert settle_tf32(recipe("engine.tf32=true", "engine.precision=fp32"), GPU) is None
+    assert torch.get_float32_matmul_precision() == "high"
+
+
+@pytest.mark.usefixtures("_fp32_is_exact_again")
+def test_where_tf32_has_no_effect_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = recipe("engine.tf32=true", "engine.precision=fp32")
+    is_ampere(monkeypatch, False)
+    assert settle_tf32(asked, torch.device("cpu")) == "engine.tf32 has no effect on CPUs"
+    assert settle_tf32(asked, GPU) == "engine.tf32 has no effect: Tesla V100 cannot compute in TF32"
+    half = recipe("engine.tf32=true", "engine.precision=bf16")
+    assert (settle_tf32(half, GPU) or "").startswith("engine.tf32 has no effect in bf16: only fp32 matrices")
+    assert torch.get_float32_matmul_precision() == "highest"

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from shardtune.recipe.schema import Recipe
@@ -81,12 +82,24 @@ def kinds_of_batches(train: Split, batch_maker: BatchMaker) -> Iterator[Batch]:
 
     transformers drops a mask that hides nothing, so that without padding there is none.
     """
-    longest, shortest = int(train.lengths.argmax()), int(train.lengths.argmin())
-    fit_together = 2 * batch_maker.rounding.up(int(train.lengths[longest])) <= batch_maker.micro_batch_tokens
-    pairs = ((longest, longest), (longest, shortest)) if fit_together else ()
     is_packed = batch_maker.packing is not None and not batch_maker.packing.is_flat
-    for chosen in ((longest,), *pairs):
+    for chosen in rows_of_kinds(train.lengths, batch_maker):
         rows, bins = np.array(chosen), [np.array([at]) for at in range(len(chosen))]
         for masked in (False, True) if is_packed else (False,):
             batch = batch_maker.batch(train, rows, seeds_of_rows(rows), bins, masked=masked)
             yield batch.to(batch_maker.ranks.device)
+
+
+def rows_of_kinds(lengths: NDArray[np.int32], batch_maker: BatchMaker) -> list[tuple[int, ...]]:
+    """The rows of each of these micro-batches; long ones, as far as two fit together."""
+    longest, shortest = int(lengths.argmax()), int(lengths.argmin())
+    is_padded = batch_maker.rounding.up(lengths) != lengths
+    full, padded = (
+        int(np.where(chosen, lengths, 0).argmax()) if chosen.any() else None for chosen in (~is_padded, is_padded)
+    )
+    kinds = [(row,) for row in (full, padded) if row is not None]
+    pairs = [] if full is None else [(full, full)]
+    if padded is not None or lengths[longest] != lengths[shortest]:
+        pairs.append((longest if padded is None else padded, shortest))
+    fits_twice = 2 * batch_maker.rounding.up(int(lengths[longest])) <= batch_maker.micro_batch_tokens
+    return [*kinds, *(pairs if fits_twice else [])]
