@@ -169,8 +169,8 @@ def _train(training_run: Run, process: _Process, stop: Stop) -> int:
     drop_deprecation_warnings()
     _watch_stop_file(training_run, process, stop)
     with stop.postponed(), lasting_objects():
+        from shardtune.trainer.distributed.gpu.own_gpu import gpu_number
         from shardtune.trainer.distributed.meeting import meet
-        from shardtune.trainer.distributed.own_gpu import gpu_number
         from shardtune.trainer.distributed.ranks import connect, disconnect
         from shardtune.trainer.distributed.watchdog import follow_heartbeats, watching
         from shardtune.trainer.run import run

@@ -44,8 +44,8 @@ from shardtune.trainer.data.batches.prefetch import prefetch
 from shardtune.trainer.data.batches.steps import TrainingSteps, training_steps_of
 from shardtune.trainer.data.prepare.prepare import Prepared
 from shardtune.trainer.distributed.background import run_on_zero
+from shardtune.trainer.distributed.gpu.own_gpu import gpu_number
 from shardtune.trainer.distributed.lease import leased
-from shardtune.trainer.distributed.own_gpu import gpu_number
 from shardtune.trainer.distributed.rank_env import begin_times
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.distributed.stop import Stop, StopAsked

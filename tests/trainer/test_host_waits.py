@@ -163,7 +163,8 @@ def load(folder: Path, case: Case) -> tuple[Task, Any, Batch]:
 
 def replicated(model: Any) -> Any:
     """Passes as ReplicatedEngine does them."""
-    engine: Any = SimpleNamespace(_model=model, _left=1)
+    buckets = SimpleNamespace(launch_rest=lambda: None)
+    engine: Any = SimpleNamespace(_model=model, _left=1, _step_grads={}, _seen=set(), _sparse=set(), _buckets=buckets)
     return SimpleNamespace(
         forward=partial(ReplicatedEngine.forward, engine), backward=partial(ReplicatedEngine.backward, engine)
     )
@@ -302,7 +303,7 @@ def test_a_step_is_waited_for_once_while_the_weights_are_updated(
 
         parts: Any = {"schedule": lambda _: 1e-3, "ranks": ranks, "stop_checks": checks, "milestones": milestones}
         assert fit(engine, task, steps(), TrainState(), **parts).step == 2
-    read = "shardtune.trainer.distributed.host_copy.HostCopy.read"
+    read = "shardtune.trainer.distributed.gpu.host_copy.HostCopy.read"
     norm, loss_and_stop = [read], [read, read]
     assert by_step[1] == ["(updated)", *norm, *loss_and_stop]
 

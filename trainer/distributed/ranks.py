@@ -20,9 +20,9 @@ from torch.distributed.distributed_c10d import Store
 from shardtune.errors import LaunchError
 from shardtune.machine.open_files import raise_open_files
 from shardtune.trainer.distributed import tree
-from shardtune.trainer.distributed.host_copy import HostCopy
+from shardtune.trainer.distributed.gpu.host_copy import HostCopy
+from shardtune.trainer.distributed.gpu.own_gpu import choose_own_gpu
 from shardtune.trainer.distributed.interfaces import give_gloo_the_interface_of_nccl
-from shardtune.trainer.distributed.own_gpu import choose_own_gpu
 from shardtune.trainer.distributed.rank_env import global_rank, local_rank, world_size
 
 T = TypeVar("T")

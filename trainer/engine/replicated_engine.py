@@ -20,7 +20,7 @@ import torch.distributed as dist
 import transformers
 from torch import Tensor, nn
 
-from shardtune.trainer.distributed.host_copy import HostCopy
+from shardtune.trainer.distributed.gpu.host_copy import HostCopy
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.distributed.shared_memory import common_memory
 from shardtune.trainer.engine import zero_layout as zero

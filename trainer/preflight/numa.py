@@ -14,7 +14,7 @@ import torch
 
 from shardtune.counted import counted
 from shardtune.recipe.schema import Recipe
-from shardtune.trainer.distributed.own_gpu import pci_address
+from shardtune.trainer.distributed.gpu.own_gpu import pci_address
 from shardtune.trainer.distributed.rank_env import is_bound_by_slurm
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.preflight.probe import host_name

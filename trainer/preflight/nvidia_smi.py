@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from shardtune.machine.nvidia_smi import Answer, ask_nvidia_smi
-from shardtune.trainer.distributed.own_gpu import number_on_machine
+from shardtune.trainer.distributed.gpu.own_gpu import number_on_machine
 
 IDENTITY = ("index", "pci.bus_id")
 COUNTED = {

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from shardtune.run_dir.files import write_atomically
-from shardtune.trainer.distributed.own_gpu import gpu_number, pci_address
+from shardtune.trainer.distributed.gpu.own_gpu import gpu_number, pci_address
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.preflight.clock_skew import clock_offsets
 from shardtune.trainer.preflight.nvidia_smi import GpuHealth, look_at_gpus

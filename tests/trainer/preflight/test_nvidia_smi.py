@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from shardtune.machine import nvidia_smi as asking
-from shardtune.trainer.distributed import own_gpu
+from shardtune.trainer.distributed.gpu import own_gpu
 from shardtune.trainer.preflight.nvidia_smi import CLOCKS, FIELDS, OLD_CLOCKS, Gpu, GpuHealth, look_at_gpus
 from tests.support.fake_nvidia_smi import install_nvidia_smi
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from shardtune.trainer.data.batches.bins import Packing, Share, lay_out, merge, shape_of
 from shardtune.trainer.data.batches.cost import TYPICAL, Cost
 from shardtune.trainer.data.batches.deal import Positions
+from shardtune.trainer.distributed.gpu.upload import upload
 from shardtune.trainer.distributed.ranks import Ranks
-from shardtune.trainer.distributed.upload import upload
 from shardtune.trainer.tasks import Task
 from shardtune.trainer.tasks.batch import Batch
 from shardtune.trainer.tasks.example import Example

@@ -6,6 +6,7 @@ its attention is given the borders of the texts.
 """
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -84,8 +85,7 @@ class _Probe:
         watched = self._example(words, SHORT)
         other = self._example(11, LONG if is_padded else SHORT)
         batch = collate_alone(self._task, [watched, other], masks)
-        batch.inputs.pop("targets", None)
-        batch.inputs.pop("target_weights", None)
+        batch = replace(batch, inputs=batch.plain_inputs)
         if other_padding:
             padding = batch.inputs["input_ids"][0, SHORT:]
             padding.copy_((padding + 7) % self._size)

@@ -37,7 +37,7 @@ class CausalTask:
 
 
 def batches(packing: Packing | None, rounding: Rounding) -> tuple[list[Batch], int]:
-    maker = BatchMaker(cast(Any, CausalTask()), Ranks(0, 1, 0, torch.device("cpu")), packing, BUDGET, rounding)
+    maker = BatchMaker(cast(Any, CausalTask()), Ranks(0, 1, 0, torch.device("cpu")), packing, BUDGET, rounding=rounding)
     rows = np.arange(len(LENGTHS))
     made, num_padded_tokens = maker.micro_batches(Rows(), rows, seeds_of_rows(rows))
     return list(made), num_padded_tokens

@@ -9,9 +9,9 @@ import torch
 
 from shardtune.errors import LaunchError
 from shardtune.machine.visible_gpus import VISIBLE_GPUS
-from shardtune.trainer.distributed import own_gpu as choosing
 from shardtune.trainer.distributed import ranks as connecting
-from shardtune.trainer.distributed.own_gpu import choose_own_gpu, gpu_number, number_on_machine, pci_address
+from shardtune.trainer.distributed.gpu import own_gpu as choosing
+from shardtune.trainer.distributed.gpu.own_gpu import choose_own_gpu, gpu_number, number_on_machine, pci_address
 from tests.support.fake_nvidia_smi import install_nvidia_smi
 
 A, B = "MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f", "MIG-cba663e8-9bed-5b25-b243-5985ef7c9beb"

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from shardtune.trainer.distributed import upload as uploads
-from shardtune.trainer.distributed.host_copy import HostCopy
-from shardtune.trainer.distributed.upload import upload
+from shardtune.trainer.distributed.gpu import upload as uploads
+from shardtune.trainer.distributed.gpu.host_copy import HostCopy
+from shardtune.trainer.distributed.gpu.upload import upload
 from shardtune.trainer.engine.deepspeed_engine import DeepSpeedEngine
 from shardtune.trainer.engine.replicated_engine import ReplicatedEngine
 from shardtune.trainer.tasks.batch import Batch
