@@ -69,6 +69,8 @@ def test_the_environment_is_read_where_it_belongs() -> None:
         "shardtune/home.py",
         "trainer/data/prepare/work_queue.py",
         "trainer/reporting/wandb_choice.py",
+        "trainer/setup/compiler/cache.py",
+        "trainer/setup/compiler/refusals.py",
     }
     assert readers == launching | this_rank | others
 

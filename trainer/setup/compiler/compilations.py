@@ -11,10 +11,10 @@ from typing import Any
 
 from shardtune.trainer.distributed.watchdog import beat
 
-USUAL = 16
+USUAL = 32
 """Variants of a function beyond which something makes the compiler start again and again. One row or several, with or
-without a mask, training or evaluation: these give 8. Each kind of layer that differs by a number (windows of attention)
-has its own."""
+without a mask, training or evaluation: these give 8 for each kind of layer. Kinds that share a function: the last layer
+of a BERT (trainer/setup/first_token.py), layers with a window of attention and those without."""
 LIMIT = 64
 """Variants of a function beyond which torch does not compile further ones; its own limit is 8."""
 BEAT_EVERY_S, LONGEST_S = 10.0, 3600.0

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.fx.experimental import _config as shape_config
 
 from shardtune.errors import ConfigError
 from shardtune.recipe.schema import Recipe
@@ -46,6 +47,8 @@ def compile_parts(model: Any, parts: Sequence[nn.Module]) -> None:
     All sizes are dynamic: otherwise each length would be compiled first for itself. Modules of one class share the
     compiled code.
     """
+    # Sizes that happen to be equal in the first micro-batch, such as a length and the hidden size, may differ later.
+    shape_config.use_duck_shape = False
     for part in parts:
         part.forward = torch.compile(part.forward, dynamic=True, backend=BACKEND)
     if parts and hasattr(model, "generate"):
