@@ -18,7 +18,9 @@ def keep_compiled_code() -> str | None:
 
     Returns what the user should know: where the code cannot be kept for the next start.
     """
-    if os.environ.get(VARIABLE):
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    if os.environ.get(VARIABLE, "") not in ("", default_cache_dir()):  # torch itself sets it when it is imported
         return None
     folder, note = _private_folder()
     os.environ[VARIABLE] = str(folder)

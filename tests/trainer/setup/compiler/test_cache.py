@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from shardtune.trainer.setup.compiler.cache import VARIABLE, keep_compiled_code
 
@@ -15,7 +16,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_it_survives_a_start_in_a_folder_that_others_cannot_enter(home: Path) -> None:
+@pytest.mark.parametrize("before", ["", default_cache_dir()])
+def test_it_survives_a_start_in_a_folder_that_others_cannot_enter(
+    home: Path, before: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, before)
     assert keep_compiled_code() is None
     folder = Path(os.environ[VARIABLE])
     assert folder == home / ".cache" / "shardtune" / "compiled"
