@@ -1,7 +1,7 @@
 """Seconds of collectives: how many bytes go over which link, and how long the first of them takes."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shardtune.planner.constants import Constants
 from shardtune.planner.job import Cluster, Job
@@ -21,6 +21,8 @@ class Traffic:
     """Bytes of the whole tensors of all of them together, before they are divided among the ranks."""
     passes: float = 1.0
     """How often they go around: 1 for gathering and reduce-scatter, 2 for an all-reduce."""
+    within_node: bool = False
+    """Whether each node has a collective of its own."""
 
 
 def collective_seconds(traffic: Traffic, cluster: Cluster, constants: Constants) -> float:
@@ -29,6 +31,8 @@ def collective_seconds(traffic: Traffic, cluster: Cluster, constants: Constants)
     Each rank sends (N - 1) / N of a whole tensor around the ring; between nodes all of a node's ranks share its
     network (NCCL lays as many rings as there are adapters).
     """
+    if traffic.within_node:
+        cluster = replace(cluster, num_nodes=1)
     world, nodes = cluster.world_size, cluster.num_nodes
     if world == 1:
         return 0.0
@@ -64,20 +68,25 @@ def step_traffic(job: Job) -> list[Traffic]:
     """The collectives of a step, by what is kept in parts.
 
     Weights in parts are gathered in each forward pass, and those that did not stay in each backward pass again; not
-    once more with checkpointing, as a layer is recomputed when it is there for its backward pass. Their gradients are
-    reduced in each micro-batch. Otherwise gradients are reduced once a step (in each micro-batch at stage 2, where no
-    rank keeps those of others), and updated weights gathered once.
+    once more with checkpointing, as a layer is recomputed when it is there for its backward pass. With a second copy
+    on each node (hpZ), only the forward pass asks other nodes for weights. Gradients of weights in parts are reduced in
+    each micro-batch; others once a step (in each micro-batch at stage 2, where no rank keeps those of others), and the
+    updated weights are gathered once.
     """
     states, micro_batches, layers = job.states, job.batch.num_micro_batches, job.shape.num_layers + 1
     weights, trained = float(job.shape.num_parameters), float(job.num_trained)
     times = micro_batches if states.shards_gradients else 1
     reduced = times * trained * states.exchanged
     if states.shards_weights:
-        gathered = micro_batches * (2 * weights - kept_gathered(job))
-        return [
-            Traffic("gather weights", layers * gathered / weights, gathered * states.weight),
-            Traffic("reduce gradients", micro_batches * layers, reduced),
-        ]
+        first, again = micro_batches * weights, micro_batches * (weights - kept_gathered(job))
+        found = [Traffic("reduce gradients", micro_batches * layers, reduced)]
+        if states.group:
+            found.append(
+                Traffic("gather again", layers * again / weights, again * states.weight, within_node=True)
+            )
+        else:
+            first += again
+        return [Traffic("gather weights", layers * first / weights, first * states.weight), *found]
     buckets = max(1.0, trained / states.bucket) if states.bucket else 1.0
     passes = 2.0 if states.all_reduces or not states.shards_optimizer else 1.0
     found = [Traffic("reduce gradients", times * buckets, reduced, passes)]

@@ -45,7 +45,7 @@ class Forecast:
     @property
     def verdict(self) -> str:
         """`fits`, `tight` or `does not fit`."""
-        if self.memory.used * (1 + MEMORY_SPREAD) <= self.capacity:
+        if has_room(self.memory.used, self.capacity):
             return "fits"
         return "tight" if self.memory.used * (1 - MEMORY_SPREAD) <= self.capacity else "does not fit"
 
@@ -158,6 +158,11 @@ class Forecast:
             yield "", "rows and tokens are estimated from the bytes of the files; --rows and --tokens are exact"
         if self.data.tokens_per_row is None:
             yield "", "the length of rows is not known; data.max_tokens is taken for it (--tokens is exact)"
+
+
+def has_room(used: float, capacity: float) -> bool:
+    """Whether this much fits into a GPU even if the planner is off by MEMORY_SPREAD."""
+    return used * (1 + MEMORY_SPREAD) <= capacity
 
 
 def forecast(
