@@ -81,9 +81,7 @@ def step_traffic(job: Job) -> list[Traffic]:
         first, again = micro_batches * weights, micro_batches * (weights - kept_gathered(job))
         found = [Traffic("reduce gradients", micro_batches * layers, reduced)]
         if states.group:
-            found.append(
-                Traffic("gather again", layers * again / weights, again * states.weight, within_node=True)
-            )
+            found.append(Traffic("gather again", layers * again / weights, again * states.weight, within_node=True))
         else:
             first += again
         return [Traffic("gather weights", layers * first / weights, first * states.weight), *found]

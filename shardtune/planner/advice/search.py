@@ -12,7 +12,7 @@ from shardtune.planner.model_shape import ModelShape
 from shardtune.recipe.schema import Recipe
 
 HOST_GIB_PER_GPU = 128
-"""Host memory of a node for each GPU, where nobody says: 1 TiB beside 8 GPUs, as in a DGX A100 and AWS's p4d. Assumed."""
+"""Host memory of a node for each GPU, where nobody says: 1 TiB beside 8 GPUs, as in a DGX A100. Assumed."""
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from shardtune.errors import ShortOfMemoryError
+from shardtune.machine.host_memory import limits_of_memory
 from shardtune.trainer.data.prepare.prepare import prepare
 from shardtune.trainer.distributed.rank_env import ranks_here
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.engine.deepspeed_engine import DeepSpeedEngine
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
-from shardtune.trainer.setup.out_of_memory import limits_of_memory, memory_said, share_of_memory
+from shardtune.trainer.setup.out_of_memory import memory_said, share_of_memory
 from shardtune.trainer.tasks import TASKS
 from tests.support.runs import tiny_recipe, train
 
