@@ -75,7 +75,8 @@ def test_the_run_directory_has_it_resolved_and_keeps_it_on_another_machine() -> 
 
 
 def test_a_run_directory_that_still_says_auto_is_written_anew() -> None:
-    run = plan_submission(Path("x.yaml"), ["model.path=model", "engine.deepspeed=auto"], None, None).run
+    overrides = ["model.path=model", "engine.deepspeed=auto", "job.gpus_per_node=8"]
+    run = plan_submission(Path("x.yaml"), overrides, None, None).run
     write_run_dir(run)
     assert read_config(run.run_dir).engine.deepspeed == "auto"
     plan = _plan(str(run.run_dir))
