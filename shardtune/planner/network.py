@@ -69,22 +69,26 @@ def step_traffic(job: Job) -> list[Traffic]:
 
     Weights in parts are gathered in each forward pass, and those that did not stay in each backward pass again; not
     once more with checkpointing, as a layer is recomputed when it is there for its backward pass. With a second copy
-    on each node (hpZ), only the forward pass asks other nodes for weights. Gradients of weights in parts are reduced in
-    each micro-batch; others once a step (in each micro-batch at stage 2, where no rank keeps those of others), and the
-    updated weights are gathered once.
+    on each node (hpZ), other nodes are asked once a step, for what is trained. Gradients of weights in parts are
+    reduced in each micro-batch; others once a step (in each micro-batch at stage 2, where no rank keeps those of
+    others), and the updated weights are gathered once.
     """
     states, micro_batches, layers = job.states, job.batch.num_micro_batches, job.shape.num_layers + 1
     weights, trained = float(job.shape.num_parameters), float(job.num_trained)
     times = micro_batches if states.shards_gradients else 1
     reduced = times * trained * states.exchanged
     if states.shards_weights:
-        first, again = micro_batches * weights, micro_batches * (weights - kept_gathered(job))
-        found = [Traffic("reduce gradients", micro_batches * layers, reduced)]
-        if states.group:
-            found.append(Traffic("gather again", layers * again / weights, again * states.weight, within_node=True))
-        else:
-            first += again
-        return [Traffic("gather weights", layers * first / weights, first * states.weight), *found]
+        gathered = micro_batches * (2 * weights - kept_gathered(job))
+        # Each node has a copy of what the last update has not changed, and of the rest after its first use in a step.
+        on_node = gathered - trained if states.group else 0.0
+        return [
+            Traffic(name, layers * elements / weights, elements * states.weight, within_node=is_within)
+            for name, elements, is_within in (
+                ("gather weights", gathered - on_node, False),
+                ("gather within the node", on_node, True),
+            )
+            if elements > 0
+        ] + [Traffic("reduce gradients", micro_batches * layers, reduced)]
     buckets = max(1.0, trained / states.bucket) if states.bucket else 1.0
     passes = 2.0 if states.all_reduces or not states.shards_optimizer else 1.0
     found = [Traffic("reduce gradients", times * buckets, reduced, passes)]

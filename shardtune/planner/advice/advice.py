@@ -107,6 +107,8 @@ class Advice:
             yield "What fits, the fastest of each strategy:"
             rows = [("", *HEAD), *((setting_name(one), *figures(one)) for one in shown)]
             yield from (f"  {line}" for line in lined_up(rows))
+            if (hidden := len(self.searched.others) - MOST_OTHERS) > 0:
+                yield f"  and {hidden} slower (--json or --page has them)"
         if self.searched.too_large:
             near = sorted(self.searched.too_large, key=lambda one: one.excess)
             yield "What does not fit, and what it needs at least:"
