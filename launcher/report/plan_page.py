@@ -4,7 +4,16 @@ from collections.abc import Iterator
 
 from shardtune.launcher.report.memory_bars import Bar, render_bars
 from shardtune.launcher.report.templates import render_template
-from shardtune.planner.advice.advice import HEAD, Advice, figures, machine_name, needs, setting_name
+from shardtune.planner.advice.advice import (
+    HEAD,
+    SCALING_HEAD,
+    Advice,
+    figures,
+    machine_name,
+    needs,
+    scaling_row,
+    setting_name,
+)
 from shardtune.planner.advice.search import Candidate
 from shardtune.planner.forecast.forecast import GIB
 from shardtune.run_dir.view.chart import Series, render_chart
@@ -34,7 +43,8 @@ def render_plan(name: str, advice: Advice) -> str:
         settings=[(setting_name(one), *figures(one)) for one in shown if one.fits],
         too_large=[(setting_name(one), needs(one)) for one in advice.searched.too_large],
         charts=[chart for chart in _charts(advice) if chart],
-        scaling=[_scaling_row(advice, number) for number in range(len(advice.curve))],
+        scaling_head=SCALING_HEAD,
+        scaling=[scaling_row(point) for point in advice.curve],
         about_nodes=advice.about_nodes(),
         smallest=None if advice.smallest is None else machine_name(advice.smallest.forecast.cluster),
         smallest_overrides="" if advice.smallest is None else advice.smallest.setting.overrides,
@@ -60,12 +70,3 @@ def _charts(advice: Advice) -> Iterator[str]:
     )
     hours = [(float(gpus), best.forecast.gpu_hours) for gpus, best in fitting if best.forecast.gpu_hours is not None]
     yield render_chart("GPU-hours of the run, by GPUs", [Series("GPU-hours", hours, COLOUR, dots=True)])
-
-
-def _scaling_row(advice: Advice, number: int) -> tuple[str, ...]:
-    point = advice.curve[number]
-    ends = (str(point.cluster.num_nodes), str(point.cluster.world_size))
-    if point.best is None:
-        return (*ends, "", "", "", "", "does not fit")
-    _, _, step, run, hours = figures(point.best)
-    return (*ends, step, run, f"{point.efficiency:.0%}", hours, setting_name(point.best))

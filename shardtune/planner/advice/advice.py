@@ -17,6 +17,8 @@ MOST_OTHERS = 8
 """Runners-up that are shown."""
 HEAD = ("GPU GiB", "tokens/s", "step", "run", "GPU-hours")
 
+SCALING_HEAD = ("nodes", "GPUs", "step", "run", "efficiency", "GPU-hours", "setting")
+
 
 @dataclass(frozen=True)
 class Advice:
@@ -123,16 +125,8 @@ class Advice:
         yield f"  {_run_or_step(self.smallest)}, with {self.smallest.setting.overrides}"
 
     def _scaling(self) -> Iterator[str]:
-        rows: list[tuple[str, ...]] = [("nodes", "GPUs", "step", "run", "efficiency", "GPU-hours", "setting")]
-        for point in self.curve:
-            ends = (str(point.cluster.num_nodes), str(point.cluster.world_size))
-            if point.best is None:
-                rows.append((*ends, *["-"] * 4, "does not fit"))
-                continue
-            _, _, step, run, hours = figures(point.best)
-            rows.append((*ends, step, run, f"{point.efficiency:.0%}", hours, setting_name(point.best)))
         yield "More nodes, each with its best setting:"
-        yield from (f"  {line}" for line in lined_up(rows))
+        yield from (f"  {line}" for line in lined_up([SCALING_HEAD, *map(scaling_row, self.curve)]))
         yield self.about_nodes()
 
     def about_nodes(self) -> str:
@@ -192,6 +186,15 @@ def figures(candidate: Candidate) -> tuple[str, str, str, str, str]:
         "-" if found.run_s is None else duration(found.run_s),
         "-" if found.gpu_hours is None else f"{found.gpu_hours:,.1f}",
     )
+
+
+def scaling_row(point: ScalePoint) -> tuple[str, ...]:
+    """A line of the scaling curve, as SCALING_HEAD names its columns."""
+    ends = (str(point.cluster.num_nodes), str(point.cluster.world_size))
+    if point.best is None:
+        return (*ends, *["-"] * 4, "does not fit")
+    _, _, step, run, hours = figures(point.best)
+    return (*ends, step, run, f"{point.efficiency:.0%}", hours, setting_name(point.best))
 
 
 def needs(candidate: Candidate) -> str:

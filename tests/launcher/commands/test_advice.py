@@ -9,17 +9,8 @@ from typing import Any
 import pytest
 
 from shardtune.launcher import cli
-from tests.launcher.commands.test_plan import LLAMA_8B, RECIPE
 
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model/config.json").write_text(json.dumps(LLAMA_8B), encoding="utf-8")
-    (tmp_path / "train.txt").write_text(f"{'word ' * 400}\n" * 640, encoding="utf-8")
-    (tmp_path / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def _out(capsys: pytest.CaptureFixture[str], *words: str) -> str:
