@@ -14,7 +14,6 @@ from shardtune.launcher.slurm.submission import plan_array
 from shardtune.launcher.start import execute
 from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_OK
 from shardtune.run_dir.files import is_finished
-from shardtune.run_dir.trust import settle_trust
 from shardtune.shell_line import shell_line
 
 POLL_S = 5.0
@@ -46,10 +45,7 @@ def run_here(sweep: SweepPlan, say: Callable[[str], None]) -> int:
         point = sweep.points[number]
         say(f"== point {number} of {len(sweep.points)}: {' '.join(point.overrides)}")
         signals: list[execute.Interrupt] = []
-        plan = plan_job(point.run_dir, (), None, execute.find_machine())
-        if not plan.run.is_as_kept:
-            settle_trust(plan.run, ())
-        code = execute.run_job(plan, signals)
+        code = execute.run_job(plan_job(point.run_dir, (), None, execute.find_machine()), signals)
         if signals:
             resume = shell_line("sweep", sweep.sweep_dir)
             say(f"the sweep is stopped at point {number}; to resume: {resume}")
