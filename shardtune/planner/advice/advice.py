@@ -112,9 +112,10 @@ class Advice:
             if (hidden := len(self.searched.others) - MOST_OTHERS) > 0:
                 yield f"  and {hidden} slower (--json or --page has them)"
         if self.searched.too_large:
-            near = sorted(self.searched.too_large, key=lambda one: one.excess)
             yield "What does not fit, and what it needs at least:"
-            yield from (f"  {line}" for line in lined_up([(setting_name(one), needs(one)) for one in near]))
+            yield from (
+                f"  {line}" for line in lined_up([(setting_name(one), needs(one)) for one in self.searched.too_large])
+            )
 
     def _machines(self) -> Iterator[str]:
         if self.smallest is None:
@@ -202,7 +203,8 @@ def needs(candidate: Candidate) -> str:
     found = candidate.forecast
     parts = []
     if found.verdict != "fits":
-        parts.append(f"{found.memory.used / GIB:,.1f} of {found.capacity / GIB:g} GiB per GPU")
+        tight = " (tight)" if found.verdict == "tight" else ""
+        parts.append(f"{found.memory.used / GIB:,.1f} of {found.capacity / GIB:g} GiB per GPU{tight}")
     if not candidate.has_host:
         parts.append(f"{sum(found.host.values()) / GIB:,.0f} GiB of host memory per node")
     return " and ".join(parts)

@@ -77,7 +77,7 @@ class Searched:
     others: Sequence[Candidate]
     """The fastest that fits of each other strategy, with and without checkpointing; fastest first."""
     too_large: Sequence[Candidate]
-    """The nearest one of each strategy, with and without checkpointing, of which nothing fits."""
+    """The nearest one of each strategy, with and without checkpointing, of which nothing fits; nearest first."""
     num_tried: int
 
 
@@ -90,12 +90,10 @@ def search(question: Question, cluster: Cluster) -> Searched:
     # min and sorted keep the first of several that are equally fast: the preferred one.
     fastest = [min(fitting, key=_time) for group in groups.values() if (fitting := [one for one in group if one.fits])]
     fastest.sort(key=_time)
+    too_large = [min(group, key=_excess) for group in groups.values() if not any(one.fits for one in group)]
+    too_large.sort(key=_excess)
     return Searched(
-        fastest[0] if fastest else None,
-        min(found, key=_excess),
-        fastest[1:],
-        [min(group, key=_excess) for group in groups.values() if not any(one.fits for one in group)],
-        len(found),
+        fastest[0] if fastest else None, min(found, key=_excess), fastest[1:], too_large, num_tried=len(found)
     )
 
 

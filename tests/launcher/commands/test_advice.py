@@ -53,6 +53,8 @@ def test_where_nothing_fits_the_nearest_is_named(capsys: pytest.CaptureFixture[s
     text = _out(capsys, *words)
     assert "nothing fits: of " in text
     assert "the nearest needs " in text
+    tight = _out(capsys, "--gpu=l4", "--auto", "data.max_tokens=2048")
+    assert re.search(r"zero3_offload, 2,048 tokens +[\d.]+ of 22.5 GiB per GPU \(tight\)", tight)
     advice = _json(capsys, *words)
     assert advice["best"] is None
     assert advice["overrides"] is None
