@@ -57,7 +57,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
 }
 
 
-PATH_FLAGS = ("--run-dir", "--fork", "--sweep-dir", "--points", "--file", "--out", "--hardware")
+PATH_FLAGS = ("--run-dir", "--fork", "--sweep-dir", "--points", "--file", "--out", "--hardware", "--page")
 
 
 def main() -> None:

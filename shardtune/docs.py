@@ -69,7 +69,8 @@ _DEEPSPEED = """\
 ## What a ds_config may set
 
 `engine.deepspeed` is the name of a strategy or the path of your own DeepSpeed JSON. The strategies are {strategies}.
-`null` trains without DeepSpeed ([docs/performance.md](performance.md#without-deepspeed)).
+`null` trains without DeepSpeed ([docs/performance.md](performance.md#without-deepspeed)), and `auto` is the fastest of
+them that fits ([docs/planner.md](planner.md#what-would-be-better)).
 
 The recipe defines what is learned, the ds_config how it is computed. Where a ds_config also says what the recipe says
 (below), `"auto"`, as is usual with transformers, and a value that agrees are accepted; a contradiction is refused, with

@@ -31,6 +31,8 @@ EXAMPLES = {
     "gpu": "h100-sxm-80g",
     "hardware": "FILE",
     "params": "7B",
+    "gpus": "a100-80g,h100",
+    "page": "plan.html",
 }
 """What stands for the value of a flag in a message."""
 

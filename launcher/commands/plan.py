@@ -1,14 +1,22 @@
 """The subcommand that foresees what a run will need."""
 
 import json as words
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from shardtune.errors import ConfigError
 from shardtune.launcher.commands.command import Command, refuse_values, refuse_words, say_at_once
 
+if TYPE_CHECKING:
+    from shardtune.launcher.plan.forecast import Inquiry
+    from shardtune.launcher.plan.job import Machine
+
 HELP = """\
   shardtune plan RECIPE [key=value …]       what run would do, and the memory, time and cost it will take
       --gpu=h100-sxm-80g --nodes=4          on other machines than this one; --gpus-per-node=8 --json
+      --auto                                the fastest settings that fit, and other machines; --page=plan.html
+      --table --gpus=a100-80g,h100          a table of machines; --nodes=1,2,4,8, with --auto the best of each
 """
 WITHOUT_GPU = "this machine has no GPU; --gpu=h100-sxm-80g shows memory and time on others"
 
@@ -31,6 +39,10 @@ def plan(
     rows: str | None = None,
     tokens: str | None = None,
     price_per_gpu_hour: str | None = None,
+    auto: str = "False",
+    table: str = "False",
+    gpus: str | None = None,
+    page: str | None = None,
     json: str = "False",
 ) -> Command:
     """Prints what `shardtune run` would do with the same arguments, and how much memory and time it will take. Nothing
@@ -42,7 +54,7 @@ def plan(
         run_dir: the run directory (default: runs/RECIPE-HASH).
         gpu: the kind of GPU, such as h100-sxm-80g, a100-80g or rtx-4090 (default: this machine's).
         gpus_per_node: GPUs of a node (default: job.gpus_per_node; 8 with --gpu).
-        nodes: number of nodes (default: job.nodes).
+        nodes: number of nodes (default: job.nodes); with --table several, such as 1,2,4,8.
         network: network of a node in Gbit/s, in each direction (default: what is usual for the GPU).
         hardware: a YAML file with GPUs of your own, as in shardtune/planner/hardware.yaml.
         params: parameters of a model like Llama, such as 7B, instead of the recipe's; needs --layers.
@@ -54,9 +66,13 @@ def plan(
         rows: training rows of an epoch (default: those of an earlier start of the run, or estimated from the files).
         tokens: tokens of these rows together (default: as for rows).
         price_per_gpu_hour: what a GPU costs for an hour.
+        auto: search for the fastest settings that fit with the same global batch, and for other machines.
+        table: print a table of machines to choose from instead, for the recipe as it is, or with --auto the best.
+        gpus: for --table, kinds of GPUs with commas between them, such as a100-80g,h100.
+        page: with --auto, also write all of it as a page to this file.
         json: print the forecast as JSON.
     """
-    refuse_values(json=json)
+    refuse_values(json=json, auto=auto, table=table)
     refuse_words(layers=layers, hidden=hidden, heads=heads, kv_heads=kv_heads, vocabulary=vocabulary)
     sizes = {
         "params": params,
@@ -67,25 +83,79 @@ def plan(
         "vocabulary": vocabulary,
     }
 
-    def perform() -> int:
-        from shardtune.launcher.plan.forecast import Machines, plan_forecast
-        from shardtune.launcher.plan.job import plan_job
-        from shardtune.launcher.start import execute
+    wanted = _Wanted(auto == "True", table == "True", json == "True", gpus, page)
+    _refuse_contradictions(wanted, nodes)
 
-        machine = execute.find_machine()
-        folder = Path(run_dir) if run_dir else None
+    def perform() -> int:
+        from shardtune.launcher.plan.forecast import Inquiry, Machines
+
         machines = Machines(gpu, gpus_per_node, nodes, network, Path(hardware) if hardware else None)
-        if gpu is None and json != "True":
-            print(plan_job(Path(recipe), overrides, folder, machine).describe())
-        if gpu is None and not machine.gpu_name:
-            if json == "True":
-                raise ConfigError(f"shardtune: plan: {WITHOUT_GPU}")
-            say_at_once(WITHOUT_GPU)
-            return 0
-        found = plan_forecast(
-            Path(recipe), overrides, folder, machine, machines, sizes, rows, tokens, price_per_gpu_hour
+        folder = Path(run_dir) if run_dir else None
+        return _perform(
+            Inquiry(Path(recipe), overrides, folder, machines, sizes, rows, tokens, price_per_gpu_hour), wanted
         )
-        print(words.dumps(found.as_json(), indent=1) if json == "True" else found.describe())
-        return 0
 
     return Command(perform)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is to be found out, and how it is shown."""
+
+    auto: bool
+    table: bool
+    json: bool
+    gpus: str | None
+    page: str | None
+
+
+def _refuse_contradictions(wanted: _Wanted, nodes: str | None) -> None:
+    """Raises ConfigError for flags that belong to others which are missing."""
+    if wanted.gpus is not None and not wanted.table:
+        raise ConfigError("shardtune: --gpus takes several kinds of GPUs for --table; for one machine write --gpu=…")
+    if nodes is not None and "," in nodes and not wanted.table:
+        raise ConfigError(f"shardtune: --nodes takes a number above 0, got {nodes!r}; with --table several")
+    if wanted.page is not None and (wanted.table or not wanted.auto):
+        raise ConfigError("shardtune: --page shows what --auto finds; write --auto, and no --table")
+
+
+def _perform(inquiry: "Inquiry", wanted: _Wanted) -> int:
+    """Finds out what is wanted and prints it; returns the exit code. Raises ConfigError and CheckpointError."""
+    from shardtune.launcher.plan.job import plan_job
+    from shardtune.launcher.start import execute
+
+    machine = execute.find_machine()
+    is_here = inquiry.machines.gpu is None and wanted.gpus is None
+    is_forecast_only = not (wanted.auto or wanted.table or wanted.json)
+    if is_here and is_forecast_only:
+        print(plan_job(inquiry.path, inquiry.overrides, inquiry.run_dir, machine).describe())
+    if is_here and not machine.gpu_name:
+        if not is_forecast_only:
+            raise ConfigError(f"shardtune: plan: {WITHOUT_GPU}")
+        say_at_once(WITHOUT_GPU)
+        return 0
+    text, facts = _found(inquiry, wanted, machine)
+    print(words.dumps(facts, indent=1) if wanted.json else text)
+    return 0
+
+
+def _found(inquiry: "Inquiry", wanted: _Wanted, machine: "Machine") -> tuple[str, Any]:
+    """What is wanted, as text and for programs; the page is written."""
+    from shardtune.launcher.plan.advice import plan_advice, plan_matrix
+    from shardtune.launcher.plan.forecast import plan_forecast
+    from shardtune.planner.advice.matrix import describe
+
+    if wanted.table:
+        cells = plan_matrix(inquiry, machine, wanted.gpus, is_searched=wanted.auto)
+        return describe(cells, has_price=inquiry.price is not None), [cell.as_json() for cell in cells]
+    if not wanted.auto:
+        found = plan_forecast(inquiry, machine)
+        return found.describe(), found.as_json()
+    advice = plan_advice(inquiry, machine)
+    if wanted.page is not None:
+        from shardtune.launcher.report.plan_page import render_plan
+        from shardtune.run_dir.files import write_atomically
+
+        write_atomically(Path(wanted.page), render_plan(inquiry.path.name, advice))
+        say_at_once(f"page: {wanted.page}")
+    return advice.describe(), advice.as_json()

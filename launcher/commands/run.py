@@ -146,7 +146,10 @@ def check(recipe: str, *overrides: str, previews: str = "3", json: str = "False"
         job = plan_job(Path(recipe), overrides, None, execute.find_machine())
         say_at_once(f"checking {recipe}")
         given = [*_options(ranks=str(job.world_size), previews=previews), *_flags(json=json)]
-        return execute.run_module("shardtune.trainer.commands.check", [recipe, *overrides, *given])
+        settled = [] if job.strategy_notice is None else [f"engine.deepspeed={job.recipe.engine.deepspeed or 'null'}"]
+        if job.strategy_notice is not None:
+            say_at_once(job.strategy_notice)
+        return execute.run_module("shardtune.trainer.commands.check", [recipe, *overrides, *settled, *given])
 
     return Command(perform)
 

@@ -1,16 +1,20 @@
 """A recipe and the flags of `shardtune plan` -> the forecast."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shardtune.errors import ConfigError
 from shardtune.launcher.plan.job import Machine
 from shardtune.launcher.plan.model_and_data import data_size, model_shape, number_of
-from shardtune.planner.forecast.forecast import Forecast, forecast
-from shardtune.planner.hardware import find_gpu, gpus_of_file
+from shardtune.planner.advice.choice import choose_strategy
+from shardtune.planner.advice.search import Question
+from shardtune.planner.advice.settings import with_strategy
+from shardtune.planner.forecast.forecast import GIB, Forecast, forecast
+from shardtune.planner.hardware import Gpu, find_gpu, gpus_of_file
 from shardtune.planner.job import Cluster
 from shardtune.recipe.schema import Recipe
+from shardtune.recipe.strategies import AUTO
 from shardtune.run_dir.run import find_run
 
 USUAL_GPUS = 8
@@ -27,14 +31,18 @@ class Machines:
     network: str | None
     hardware: Path | None
 
-    def cluster(self, recipe: Recipe, machine: Machine) -> Cluster:
-        """The machines. Raises ConfigError for a GPU that is not known, and for numbers that are not above 0."""
-        more = gpus_of_file(self.hardware) if self.hardware else ()
+    def own_gpus(self) -> tuple[Gpu, ...]:
+        """The GPUs of the user's table. Raises ConfigError if it is none."""
+        return gpus_of_file(self.hardware) if self.hardware else ()
+
+    def cluster(self, recipe: Recipe, machine: Machine, *, flag: str = "--gpu") -> Cluster:
+        """The machines. Raises ConfigError for a GPU that is not known, which `flag` named, and for numbers that are
+        not above 0."""
         name = self.gpu or machine.gpu_name
         assert name is not None, "a forecast needs a GPU"
         here = recipe.job.ranks or (USUAL_GPUS if self.gpu else machine.num_gpus)
         return Cluster(
-            gpu=find_gpu(name, more),
+            gpu=find_gpu(name, self.own_gpus(), flag=flag),
             gpus_per_node=_count(self.gpus_per_node, "--gpus-per-node", recipe.job.gpus_per_node or here),
             num_nodes=_count(self.nodes, "--nodes", recipe.job.nodes),
             network_gb_s=None if self.network is None else number_of(self.network, "--network") / 8,
@@ -49,21 +57,38 @@ def _count(text: str | None, flag: str, default: int) -> int:
     return int(text)
 
 
-def plan_forecast(
-    path: Path,
-    overrides: Sequence[str],
-    run_dir: Path | None,
-    machine: Machine,
-    machines: Machines,
-    sizes: dict[str, str | None],
-    rows: str | None,
-    tokens: str | None,
-    price: str | None,
-) -> Forecast:
-    """The forecast. Raises ConfigError for a recipe or a flag that is wrong, and CheckpointError as find_run."""
-    run = find_run(path, overrides, run_dir)
-    recipe = run.recipe
-    cluster = machines.cluster(recipe, machine)
-    cost = None if price is None else number_of(price, "--price-per-gpu-hour")
-    data = data_size(recipe, run.run_dir, rows, tokens)
-    return forecast(recipe, model_shape(recipe, sizes), cluster, data, price=cost)
+@dataclass(frozen=True)
+class Inquiry:
+    """What a user asks about a recipe, as typed; None where the recipe, its data or this machine say."""
+
+    path: Path
+    overrides: Sequence[str]
+    run_dir: Path | None
+    machines: Machines
+    sizes: dict[str, str | None]
+    rows: str | None
+    tokens: str | None
+    price: str | None
+
+    def question(self, machine: Machine) -> Question:
+        """The recipe, and what is known of its model, its data and the nodes. Raises ConfigError for a recipe or a flag
+        that is wrong, and CheckpointError as find_run."""
+        run = find_run(self.path, self.overrides, self.run_dir)
+        price = None if self.price is None else number_of(self.price, "--price-per-gpu-hour")
+        data = data_size(run.recipe, run.run_dir, self.rows, self.tokens)
+        given = run.recipe.job.memory_per_node_gb
+        here = None if self.machines.gpu else machine.memory
+        return Question(run.recipe, model_shape(run.recipe, self.sizes), data, price, given * GIB if given else here)
+
+
+def plan_forecast(inquiry: Inquiry, machine: Machine) -> Forecast:
+    """The forecast of the recipe as it is. Raises ConfigError and CheckpointError as Inquiry.question."""
+    question = inquiry.question(machine)
+    recipe = question.recipe
+    cluster = inquiry.machines.cluster(recipe, machine)
+    choice = None
+    if recipe.engine.deepspeed == AUTO:
+        choice = choose_strategy(question, cluster)
+        recipe = with_strategy(recipe, choice.deepspeed)
+    found = forecast(recipe, question.shape, cluster, question.data, price=question.price)
+    return found if choice is None else replace(found, strategy_notice=str(choice))

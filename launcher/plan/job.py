@@ -12,6 +12,7 @@ from shardtune.ds_config.devices import refuse_on_cpus
 from shardtune.ds_config.resolve import ds_config_notice, ds_config_of, open_precisions, precision_key
 from shardtune.errors import LaunchError
 from shardtune.launcher.plan.backends import BACKENDS
+from shardtune.launcher.plan.strategy import Nodes, settle_strategy
 from shardtune.machine.visible_gpus import MIG, VISIBLE_GPUS
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.micro_batch_budget import KeptBudget, read_budget
@@ -47,6 +48,8 @@ class Machine:
     """Why the GPUs cannot be counted."""
     gpu_name: str | None = None
     """The first GPU's, as its driver says it; None if there is none, or if it is not known."""
+    memory: int | None = None
+    """Bytes of host memory that a job may use; None if that is not known."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,8 @@ class JobPlan:
     """What the ds_config had renamed, ignored and adopted."""
     machine_notices: tuple[str, ...] = ()
     """What the user may not expect of this machine's GPUs."""
+    strategy_notice: str | None = None
+    """What engine.deepspeed: auto stands for, and why."""
 
     @property
     def recipe(self) -> Recipe:
@@ -85,6 +90,11 @@ class JobPlan:
     @property
     def run_dir(self) -> Path:
         return self.run.run_dir
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What to tell the user when the run starts."""
+        return self.machine_notices if self.strategy_notice is None else (*self.machine_notices, self.strategy_notice)
 
     def describe(self) -> str:
         """The plan in readable form (`shardtune run --dry-run`)."""
@@ -107,7 +117,7 @@ class JobPlan:
             f"length         {length}",
             f"environment    {' '.join(f'{name}={value}' for name, value in self.environment.items())}",
             f"command        {' '.join(self.argv)}",
-            *(f"notice         {text}" for text in self.machine_notices),
+            *(f"notice         {text}" for text in self.notices),
         ]
         if self.ds_config is None:
             return "\n".join(
@@ -134,8 +144,11 @@ def plan_job(
 ) -> JobPlan:
     """Plans `shardtune run`. Raises ConfigError, CheckpointError or LaunchError if that is not possible."""
     run = find_run(path, overrides, run_dir, fork)
+    ranks = plan_ranks(run.recipe, machine)
+    run, strategy_notice = settle_strategy(
+        run, Nodes(ranks.device, ranks.num_ranks, 1, machine.gpu_name, machine.memory)
+    )
     recipe = run.recipe
-    ranks = plan_ranks(recipe, machine)
     return JobPlan(
         run,
         BACKENDS[recipe.job.backend].argv(ranks.num_ranks, ["shardtune.trainer", str(run.run_dir), "--followed"]),
@@ -146,6 +159,7 @@ def plan_job(
         read_budget(run.run_dir),
         ds_config_notice(recipe),
         machine.notices if recipe.job.device != "cpu" else (),
+        strategy_notice,
     )
 
 

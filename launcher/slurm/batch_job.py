@@ -19,6 +19,7 @@ from pathlib import Path
 from shardtune.counted import counted
 from shardtune.errors import ShardtuneError, TakenOverError
 from shardtune.launcher.plan.job import RankPlan, plan_ranks
+from shardtune.launcher.plan.strategy import Nodes, settle_strategy
 from shardtune.launcher.registry import remember
 from shardtune.launcher.report.page import write_report
 from shardtune.launcher.slurm import cluster
@@ -51,8 +52,10 @@ from shardtune.launcher.slurm.stop_requests import (
     is_asked_to_stop,
 )
 from shardtune.launcher.slurm.text import parse_node_list
+from shardtune.launcher.start import execute
 from shardtune.launcher.start.follow import first_failure, hung_ranks
 from shardtune.recipe.load import machine_recipe
+from shardtune.recipe.strategies import AUTO
 from shardtune.run_dir.bad_nodes import keep_bad_nodes, may_be_excluded, read_bad_nodes
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_RESTART, EXIT_RESUME, EXIT_USER
 from shardtune.run_dir.files import LEASE, is_finished, write_atomically
@@ -112,6 +115,7 @@ def begin(
     if another user's words would be executed."""
     run = find_run(path, overrides, run_dir)
     ranks = plan_ranks(run.recipe, allocation.machine)
+    run = _settled(run, ranks, allocation)
     if not run.is_as_kept:
         settle_trust(run, overrides, is_trusted=is_trusted)
     lease = take_lease(run.run_dir / LEASE, allocation.job, pid=allocation.shell, patience_s=OWNER_GRACE_S, say=say)
@@ -122,6 +126,18 @@ def begin(
         raise
     lease.leave()  # to the batch shell
     return settings
+
+
+def _settled(run: Run, ranks: RankPlan, allocation: Allocation) -> Run:
+    """The run with a strategy in the place of engine.deepspeed: auto."""
+    if run.recipe.engine.deepspeed != AUTO:
+        return run
+    here = execute.find_machine()
+    nodes = Nodes(ranks.device, ranks.num_ranks, allocation.num_nodes, here.gpu_name, here.memory)
+    run, text = settle_strategy(run, nodes)
+    if text is not None:
+        say(text)
+    return run
 
 
 def _begin(run: Run, ranks: RankPlan, allocation: Allocation) -> str:

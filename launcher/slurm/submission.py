@@ -16,6 +16,7 @@ from shardtune.recipe.job import JobConfig, seconds_of
 from shardtune.recipe.load import machine_recipe
 from shardtune.recipe.paths import local_folders
 from shardtune.recipe.schema import Recipe
+from shardtune.recipe.strategies import AUTO
 from shardtune.run_dir.run import Run, find_run
 
 JOB_SCRIPT, PREPARE_SCRIPT, SUBMISSION = "job.sbatch", "prepare.sbatch", "submission.json"
@@ -70,7 +71,8 @@ def plan_submission(
     """
     run = find_run(path, overrides, run_dir)
     recipe, run_dir = run.recipe, run.run_dir
-    ds_config_of(recipe, hidden_size=None)
+    if recipe.engine.deepspeed != AUTO:  # which the job chooses for the nodes that it gets
+        ds_config_of(recipe, hidden_size=None)
     share = share_of_node(recipe.job, cluster)
     options = [
         f"--job-name={run_dir.name}",

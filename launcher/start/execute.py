@@ -24,6 +24,7 @@ from shardtune.launcher.start.exit_report import StartOutcome, explain_outcome, 
 from shardtune.launcher.start.follow import Events, Heartbeats, first_failure, hung_ranks, newest_saved
 from shardtune.launcher.start.orphans import START_MARK, end_orphans
 from shardtune.launcher.start.restart import Failure, Restart, next_start
+from shardtune.machine.host_memory import host_memory
 from shardtune.machine.nvidia_smi import ask_nvidia_smi
 from shardtune.machine.open_files import raise_open_files
 from shardtune.machine.visible_gpus import CUDA_VISIBLE_DEVICES, model_of, parse_listing, visible_gpus
@@ -65,14 +66,16 @@ def find_machine() -> Machine:
     num_cores = len(os.sched_getaffinity(0))
     answer = ask_nvidia_smi("-L")
     if answer is None:
-        return Machine(0, num_cores)
+        return Machine(0, num_cores, memory=host_memory())
     if answer.exit_code is None:
-        return Machine(0, num_cores, fault=answer.fault)
+        return Machine(0, num_cores, fault=answer.fault, memory=host_memory())
     listed = parse_listing(answer.output)
     seen = visible_gpus(listed, os.environ.get(CUDA_VISIBLE_DEVICES))
     notices = seen.notices if answer.fault is None else (*seen.notices, answer.fault)
     gpu_name = model_of(listed, seen.names[0]) if seen.names else None
-    return Machine(len(seen.names), num_cores, gpus=seen.names, notices=notices, gpu_name=gpu_name)
+    return Machine(
+        len(seen.names), num_cores, gpus=seen.names, notices=notices, gpu_name=gpu_name, memory=host_memory()
+    )
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ def run_job(plan: JobPlan, received: list[Interrupt] | None = None) -> int:
         (plan.run_dir / STOP).unlink(missing_ok=True)
         # Before the imports of the preparation, which take seconds.
         say(f"{counted(plan.world_size, 'rank')} on {plan.device}; run directory: {plan.run_dir}")
-        for text in plan.machine_notices:
+        for text in plan.notices:
             say(text)
         raise_open_files(plan.world_size)  # the ranks report a limit that is too low
         with _interrupts([] if received is None else received) as interrupts:

@@ -39,7 +39,7 @@ from shardtune.errors import ConfigError
 from shardtune.home import expand_home
 from shardtune.recipe.explain import did_you_mean, shown
 from shardtune.recipe.schema import Recipe
-from shardtune.recipe.strategies import FOLDER, is_path, not_a_strategy, strategies
+from shardtune.recipe.strategies import AUTO, FOLDER, is_path, not_a_strategy, strategies
 
 
 def load_ds_config(name_or_path: str) -> dict[str, Any]:
@@ -102,6 +102,8 @@ def named_precisions(recipe: Recipe) -> tuple[str, ...]:
     """The precisions that the ds_config leaves to engine.precision: auto, best first. Raises ConfigError."""
     if recipe.engine.deepspeed is None:  # which has the loss scale that fp16 needs
         return tuple(name for name in PRECISIONS if name != "fp16")
+    if recipe.engine.deepspeed == AUTO:  # whose strategies leave all to choose from
+        return PRECISIONS
     config = load_ds_config(recipe.engine.deepspeed)
     rename_old_keys(config)
     return precisions_of(config) or PRECISIONS

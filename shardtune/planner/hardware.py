@@ -65,8 +65,9 @@ def gpus_of_file(path: Path) -> tuple[Gpu, ...]:
     return tuple(gpus)
 
 
-def find_gpu(name: str, more: Iterable[Gpu] = ()) -> Gpu:
-    """The GPU of this name, alias or driver's name; `more` are looked at first. Raises ConfigError if it is unknown."""
+def find_gpu(name: str, more: Iterable[Gpu] = (), *, flag: str = "--gpu") -> Gpu:
+    """The GPU of this name, alias or driver's name; `more` are looked at first. Raises ConfigError, which names the
+    flag, if it is unknown."""
     gpus = (*more, *known_gpus())
     wanted = re.sub(r"[\s_]+", "-", name.strip().lower())
     for gpu in gpus:
@@ -77,7 +78,7 @@ def find_gpu(name: str, more: Iterable[Gpu] = ()) -> Gpu:
     names = [gpu.name for gpu in gpus]
     near = did_you_mean(wanted, [*names, *(alias for gpu in gpus for alias in gpu.aliases)])
     rest = near or f"; known: {', '.join(names)}"
-    raise ConfigError(f"--gpu: unknown GPU {name!r}{rest}")
+    raise ConfigError(f"{flag}: unknown GPU {name!r}{rest}")
 
 
 def peak_tflops(device_name: str, precision: str) -> float | None:

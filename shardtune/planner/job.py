@@ -37,6 +37,8 @@ class States:
     bucket: float = 0
     """Elements of a bucket in which gradients are exchanged."""
     num_buckets: int = 1
+    group: int = 0
+    """Ranks of a machine that keep another copy of weights in parts among themselves (hpZ); 0 without one."""
     reuse: float = 0
     """Gathered weights stay if they are used again within so many elements (stage3_max_reuse_distance)."""
 

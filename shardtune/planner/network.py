@@ -1,7 +1,7 @@
 """Seconds of collectives: how many bytes go over which link, and how long the first of them takes."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shardtune.planner.constants import Constants
 from shardtune.planner.job import Cluster, Job
@@ -21,6 +21,8 @@ class Traffic:
     """Bytes of the whole tensors of all of them together, before they are divided among the ranks."""
     passes: float = 1.0
     """How often they go around: 1 for gathering and reduce-scatter, 2 for an all-reduce."""
+    within_node: bool = False
+    """Whether each node has a collective of its own."""
 
 
 def collective_seconds(traffic: Traffic, cluster: Cluster, constants: Constants) -> float:
@@ -29,6 +31,8 @@ def collective_seconds(traffic: Traffic, cluster: Cluster, constants: Constants)
     Each rank sends (N - 1) / N of a whole tensor around the ring; between nodes all of a node's ranks share its
     network (NCCL lays as many rings as there are adapters).
     """
+    if traffic.within_node:
+        cluster = replace(cluster, num_nodes=1)
     world, nodes = cluster.world_size, cluster.num_nodes
     if world == 1:
         return 0.0
@@ -64,9 +68,10 @@ def step_traffic(job: Job) -> list[Traffic]:
     """The collectives of a step, by what is kept in parts.
 
     Weights in parts are gathered in each forward pass, and those that did not stay in each backward pass again; not
-    once more with checkpointing, as a layer is recomputed when it is there for its backward pass. Their gradients are
-    reduced in each micro-batch. Otherwise gradients are reduced once a step (in each micro-batch at stage 2, where no
-    rank keeps those of others), and updated weights gathered once.
+    once more with checkpointing, as a layer is recomputed when it is there for its backward pass. With a second copy
+    on each node (hpZ), other nodes are asked once a step, for what is trained. Gradients of weights in parts are
+    reduced in each micro-batch; others once a step (in each micro-batch at stage 2, where no rank keeps those of
+    others), and the updated weights are gathered once.
     """
     states, micro_batches, layers = job.states, job.batch.num_micro_batches, job.shape.num_layers + 1
     weights, trained = float(job.shape.num_parameters), float(job.num_trained)
@@ -74,10 +79,16 @@ def step_traffic(job: Job) -> list[Traffic]:
     reduced = times * trained * states.exchanged
     if states.shards_weights:
         gathered = micro_batches * (2 * weights - kept_gathered(job))
+        # Each node has a copy of what the last update has not changed, and of the rest after its first use in a step.
+        on_node = gathered - trained if states.group else 0.0
         return [
-            Traffic("gather weights", layers * gathered / weights, gathered * states.weight),
-            Traffic("reduce gradients", micro_batches * layers, reduced),
-        ]
+            Traffic(name, layers * elements / weights, elements * states.weight, within_node=is_within)
+            for name, elements, is_within in (
+                ("gather weights", gathered - on_node, False),
+                ("gather within the node", on_node, True),
+            )
+            if elements > 0
+        ] + [Traffic("reduce gradients", micro_batches * layers, reduced)]
     buckets = max(1.0, trained / states.bucket) if states.bucket else 1.0
     passes = 2.0 if states.all_reduces or not states.shards_optimizer else 1.0
     found = [Traffic("reduce gradients", times * buckets, reduced, passes)]

@@ -7,6 +7,7 @@ bytes and the collectives of the real ones by tests/trainer/engine/test_planned_
 from collections.abc import Mapping
 from typing import Any
 
+from shardtune.ds_config.fill import PARTITION
 from shardtune.ds_config.resolve import adds_up_in_fp32, zero_stage
 from shardtune.planner.job import States
 
@@ -52,6 +53,7 @@ def states_of(ds_config: Mapping[str, Any] | None, precision: str) -> States:
             shards_gradients=True,
             offloads_weights=_is_on_cpu(zero, "offload_param"),
             bucket=bucket,
+            group=size if (size := int(zero.get(PARTITION) or 1)) > 1 else 0,
             reuse=float(zero.get("stage3_max_reuse_distance", 1e9)),
         )
     if stage == 1:

@@ -7,7 +7,7 @@ from typing import Any
 from shardtune.home import expand_home, home_fault
 from shardtune.recipe.explain import Fault, did_you_mean, shown
 from shardtune.recipe.schema import DataConfig, Recipe
-from shardtune.recipe.strategies import is_path, not_a_strategy, strategies
+from shardtune.recipe.strategies import AUTO, is_path, not_a_strategy, strategies
 from shardtune.recipe.tasks import TASK_OPTIONS
 from shardtune.recipe.yaml_lines import KeyPath
 from shardtune.rows.formats import FORMATS
@@ -38,7 +38,7 @@ def path_faults(values: Mapping[str, Any], folder: Path) -> list[Fault]:
     ds_config = engine.get("deepspeed")
     if isinstance(ds_config, str):
         if not is_path(ds_config):
-            if ds_config not in strategies():
+            if ds_config not in (AUTO, *strategies()):
                 faults.append(Fault(("engine", "deepspeed"), not_a_strategy(ds_config)))
         elif missing := _missing(ds_config, folder, "file"):
             faults.append(Fault(("engine", "deepspeed"), missing))

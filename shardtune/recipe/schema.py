@@ -267,7 +267,9 @@ class EngineConfig(Section):
     ds_configs/), or the path of a DeepSpeed JSON file. For several machines: zero3_hpz keeps the weights on each of
     them, besides dividing them among all ranks, so only one of two passes waits for other machines. zero3_qwz sends
     weights rounded to 8 bits, and computes with them; zero3_zeropp does both and sends gradients in 4 bits. These two
-    need NVIDIA GPUs, the last one fp16. None trains without DeepSpeed: every rank holds a full replica, as with zero0,
+    need NVIDIA GPUs, the last one fp16. `auto` is the fastest of the others that fits, by the planner
+    (docs/planner.md), and on CPUs null or else the lowest ZeRO stage that fits; it is chosen and reported when a run
+    begins, and kept when it resumes. None trains without DeepSpeed: every rank holds a full replica, as with zero0,
     with fewer and larger operations; CPU ranks on one machine communicate through shared memory."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Precision of weights and activations in the forward and backward pass. The optimizer always works in fp32, so a

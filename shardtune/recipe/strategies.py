@@ -5,6 +5,8 @@ from pathlib import Path
 
 from shardtune.recipe.explain import shown
 
+AUTO = "auto"
+"""Stands for the fastest strategy that fits, which the launcher chooses (shardtune/planner/advice/choice.py)."""
 FOLDER = Path(str(files("shardtune") / "ds_configs"))
 
 
@@ -20,5 +22,10 @@ def is_path(name_or_path: str) -> bool:
 
 def not_a_strategy(name: str) -> str:
     """The message for a name that is neither a strategy nor a path."""
+    if name == AUTO:
+        return (
+            "auto is chosen by shardtune run, submit and sweep; started in another way, name a strategy: "
+            f"{', '.join(strategies())} or null"
+        )
     gone = "; DeepSpeed has removed MiCS, zero3_hpz is the nearest to it" if "mics" in name.lower() else ""
-    return f"got {shown(name)}; legal: {', '.join(strategies())}, the path of a DeepSpeed JSON, or null{gone}"
+    return f"got {shown(name)}; legal: {', '.join(strategies())}, auto, the path of a DeepSpeed JSON, or null{gone}"

@@ -54,7 +54,9 @@ def _refuse_foreign(run: Run, overrides: Sequence[str], foreign: dict[str, Any])
     config = run.recipe_path / CONFIG
     text, status = _read(config)
     # Somebody may have exchanged the file since the run was found: owner and content have to be those of one file.
-    if with_absolute_paths(parse_recipe(text, overrides, name=str(config)), Path.cwd()) != run.recipe:
+    # The strategy that engine.deepspeed: auto stands for is in the run alone, and executes nothing.
+    found = with_absolute_paths(parse_recipe(text, overrides, name=str(config)), Path.cwd())
+    if found.model_copy(update={"engine": run.recipe.engine}) != run.recipe:
         raise CheckpointError(f"{config} changed while it was read; run again")
     if is_own(status):
         return

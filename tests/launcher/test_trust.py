@@ -80,6 +80,21 @@ def test_the_programs_of_another_users_config_are_refused_without_trust(
     assert Path("ran").exists() if command == "run" else EVIL in submitted.read_text()
 
 
+def test_a_strategy_that_is_still_to_be_chosen_does_not_make_them_ours(
+    folder: Path, give_to_another: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "x.yaml").write_text(f"{(folder / 'x.yaml').read_text()}engine: {{deepspeed: auto}}\n")
+    submit()
+    poison(Path("r/config.yaml"))
+    give_to_another(Path("r/config.yaml"))
+    written = Path("r/config.yaml").read_text()
+    assert "deepspeed: auto" in written
+    assert shardtune("run", "r") == 2
+    assert f"job.preamble: {Path(EVIL).absolute()}" in capsys.readouterr().err
+    assert Path("r/config.yaml").read_text() == written
+    assert shardtune("run", "r", "--trust") == 0
+
+
 def test_a_plan_of_it_is_shown(give_to_another: Callable[[Path], None], capsys: pytest.CaptureFixture[str]) -> None:
     submit()
     poison(Path("r/config.yaml"))

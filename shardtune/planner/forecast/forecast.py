@@ -37,6 +37,8 @@ class Forecast:
     """job.memory_per_node_gb in bytes; None if the recipe does not say."""
     price: float | None
     """Of a GPU for an hour."""
+    strategy_notice: str | None = None
+    """What engine.deepspeed: auto stands for, and why."""
 
     @property
     def capacity(self) -> float:
@@ -45,7 +47,7 @@ class Forecast:
     @property
     def verdict(self) -> str:
         """`fits`, `tight` or `does not fit`."""
-        if self.memory.used * (1 + MEMORY_SPREAD) <= self.capacity:
+        if has_room(self.memory.used, self.capacity):
             return "fits"
         return "tight" if self.memory.used * (1 - MEMORY_SPREAD) <= self.capacity else "does not fit"
 
@@ -53,6 +55,16 @@ class Forecast:
     def run_s(self) -> float | None:
         """Seconds of all steps; None if their number is not known."""
         return None if self.planned.num_steps is None else self.planned.num_steps * self.step.total_s
+
+    @property
+    def gpu_hours(self) -> float | None:
+        """Of all steps; None if their number is not known."""
+        return None if self.run_s is None else self.run_s * self.cluster.world_size / 3600
+
+    @property
+    def cost(self) -> float | None:
+        """Of all steps; None if their number or the price is not known."""
+        return None if self.gpu_hours is None or self.price is None else self.gpu_hours * self.price
 
     @property
     def tokens_per_s_per_gpu(self) -> float:
@@ -69,7 +81,7 @@ class Forecast:
     def as_json(self) -> dict[str, Any]:
         """All of it, for programs."""
         run = self.run_s
-        hours = None if run is None else run * self.cluster.world_size / 3600
+        hours = self.gpu_hours
         return {
             "model": {
                 "name": self.shape.name,
@@ -82,6 +94,7 @@ class Forecast:
                 "nodes": self.cluster.num_nodes,
                 "gpus_per_node": self.cluster.gpus_per_node,
             },
+            "strategy": self.strategy_notice,
             "memory": {
                 "verdict": self.verdict,
                 "capacity_bytes": round(self.capacity),
@@ -108,7 +121,7 @@ class Forecast:
             "run_seconds": run,
             "run_seconds_range": None if run is None else [run / SPREAD, run * SPREAD],
             "gpu_hours": hours,
-            "cost": None if hours is None or self.price is None else hours * self.price,
+            "cost": self.cost,
             "kwh": None if hours is None else hours * self.cluster.gpu.tdp_w / 1000,
             "data_is_estimated": self.data.is_estimated,
         }
@@ -125,6 +138,8 @@ class Forecast:
         yield "model", f"{shape.name}: {_billions(shape.num_parameters)} parameters{active}{lora}"
         nodes = f"{cluster.num_nodes} nodes x " if cluster.num_nodes > 1 else ""
         yield "machine", f"{nodes}{cluster.gpus_per_node} x {gpu.name}, {gpu.memory_gib:g} GiB each"
+        if self.strategy_notice is not None:
+            yield "strategy", self.strategy_notice
         used = f"{self.memory.used / GIB:.1f} of {gpu.memory_gib:g} GiB per GPU, at the {self.memory.peak_instant}"
         yield "memory", f"{self.verdict}: {used}"
         yield "", _terms({**self.memory.terms, **self.memory.around})
@@ -160,6 +175,11 @@ class Forecast:
             yield "", "the length of rows is not known; data.max_tokens is taken for it (--tokens is exact)"
 
 
+def has_room(used: float, capacity: float) -> bool:
+    """Whether this much fits into a GPU even if the planner is off by MEMORY_SPREAD."""
+    return used * (1 + MEMORY_SPREAD) <= capacity
+
+
 def forecast(
     recipe: Recipe, shape: ModelShape, cluster: Cluster, data: DataSize, *, price: float | None = None
 ) -> Forecast:
@@ -191,10 +211,11 @@ def _billions(number: float) -> str:
 
 def _range(seconds: float) -> str:
     """`2.3 s (1.8 to 2.9 s)`."""
-    return f"{_duration(seconds)} ({_duration(seconds / SPREAD)} to {_duration(seconds * SPREAD)})"
+    return f"{duration(seconds)} ({duration(seconds / SPREAD)} to {duration(seconds * SPREAD)})"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """`2.31 s`, `12.5 h`."""
     for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"

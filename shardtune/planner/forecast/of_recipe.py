@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+from shardtune.ds_config.cluster import Cluster as RankLayout
 from shardtune.ds_config.resolve import ds_config_of, open_precisions
 from shardtune.errors import ConfigError
 from shardtune.planner.hardware import Gpu
@@ -52,10 +53,11 @@ def plan_recipe(recipe: Recipe, shape: ModelShape, cluster: Cluster, data: DataS
     precision = precision_on(recipe, cluster.gpu)
     longest = recipe.data.max_tokens
     mean = min(longest, data.tokens_per_row or longest)
-    rows = _rows_per_step(recipe, mean)
+    rows = rows_per_step(recipe, mean)
+    ranks = RankLayout(cluster.world_size, cluster.gpus_per_node, link=None)
     job = Job(
         shape=shape,
-        states=states_of(ds_config_of(recipe, hidden_size=shape.hidden), precision),
+        states=states_of(ds_config_of(recipe, hidden_size=shape.hidden, cluster=ranks), precision),
         software=_software(recipe),
         batch=Batch(rows=1, tokens=longest),
         cluster=cluster,
@@ -95,7 +97,8 @@ def precision_on(recipe: Recipe, gpu: Gpu) -> str:
     return chosen
 
 
-def _rows_per_step(recipe: Recipe, mean: float) -> float:
+def rows_per_step(recipe: Recipe, mean: float) -> float:
+    """Rows of a step on all ranks, if they have so many tokens on average."""
     if recipe.train.global_batch_tokens is not None:
         return max(1.0, recipe.train.global_batch_tokens / mean)
     return float(recipe.train.global_batch_size)

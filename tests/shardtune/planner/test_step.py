@@ -10,7 +10,7 @@ from shardtune.planner.hardware import find_gpu
 from shardtune.planner.job import Adapters, Batch, Cluster, Job, Software, States, adapter_parameters
 from shardtune.planner.memory import gpu_memory, held_states
 from shardtune.planner.model_shape import shape_of_config
-from shardtune.planner.network import Traffic, collective_seconds
+from shardtune.planner.network import Traffic, collective_seconds, step_traffic
 from shardtune.planner.schedule import model_operations, step_time
 
 ZERO2 = States(shards_optimizer=True, shards_gradients=True, all_reduces=True, bucket=2e7, num_buckets=2)
@@ -95,3 +95,23 @@ def test_an_encoder_decoder_and_experts_can_be_planned() -> None:
     # Experts are one kernel and have no adapters, so that their number costs little but memory.
     assert step_time(replace(JOB, shape=many)).compute_s < 2 * step_time(replace(JOB, shape=few)).compute_s
     assert adapter_parameters(many, Adapters(rank=4)) == adapter_parameters(few, Adapters(rank=4))
+
+
+@pytest.mark.parametrize("adapters", [None, Adapters(rank=8)])
+def test_with_a_second_copy_on_each_node_other_nodes_are_asked_once_a_step(adapters: Adapters | None) -> None:
+    states = States(shards_optimizer=True, shards_gradients=True, shards_weights=True, group=8)
+    batch = Batch(rows=1, tokens=4096, num_micro_batches=4)
+    job = replace(JOB, states=states, batch=batch, adapters=adapters, cluster=replace(JOB.cluster, num_nodes=4))
+    without = replace(job, states=replace(states, group=0))
+    sent = {traffic.name: traffic for traffic in step_traffic(job)}
+    (alone,) = (traffic for traffic in step_traffic(without) if traffic.name == "gather weights")
+    near, far = sent["gather within the node"], sent["gather weights"]
+    assert far.num_bytes == 2 * job.num_trained
+    assert near.num_bytes + far.num_bytes == alone.num_bytes
+    assert (near.within_node, far.within_node) == (True, False)
+    one_node = replace(job.cluster, num_nodes=1)
+    assert collective_seconds(near, job.cluster, DEFAULTS) == collective_seconds(near, one_node, DEFAULTS)
+    assert step_time(job).total_s < step_time(without).total_s
+    copy = held_states(job)["weights for the node"]
+    assert copy == pytest.approx(held_states(without)["weights"] * without.cluster.world_size / 8)
+    assert gpu_memory(job).allocated == pytest.approx(gpu_memory(without).allocated + copy)

@@ -125,7 +125,7 @@ train:
     assert str(error.value).splitlines() == [
         "x.yaml:4: engine.precision: got 'bf61'; legal: auto, bf16, fp16, fp32",
         "x.yaml:5: engine.deepspeed: got 'zero9'; legal: zero0, zero1, zero2, zero2_offload, zero3, zero3_hpz, "
-        "zero3_offload, zero3_qwz, zero3_zeropp, the path of a DeepSpeed JSON, or null",
+        "zero3_offload, zero3_qwz, zero3_zeropp, auto, the path of a DeepSpeed JSON, or null",
         f"x.yaml:7: model.path: no such folder: './models' in {tmp_path}",
         "x.yaml:10: optim.warmup_step: unknown key; did you mean 'warmup_steps'?",
         "x.yaml:11: optim.max_grad_norm: expected a number, got 'yes'",

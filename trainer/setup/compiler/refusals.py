@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from shardtune.ds_config.resolve import stage_of
 from shardtune.errors import ConfigError, LaunchError
 from shardtune.recipe.schema import Recipe
+from shardtune.recipe.strategies import AUTO
 
 C_COMPILERS = ("gcc", "clang")
 """The programs that Triton looks for, without CC."""
@@ -14,7 +15,7 @@ C_COMPILERS = ("gcc", "clang")
 
 def refuse_uncompilable(recipe: Recipe) -> None:
     """Raises ConfigError if engine.compile contradicts another key."""
-    if recipe.engine.compile == "full" and stage_of(recipe) == 3:
+    if recipe.engine.compile == "full" and recipe.engine.deepspeed != AUTO and stage_of(recipe) == 3:
         raise ConfigError(
             "engine.compile: full is not possible under ZeRO-3, which gathers the weights of one layer after another; "
             "set engine.compile=regional, or engine.deepspeed=zero2"

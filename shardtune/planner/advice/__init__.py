@@ -1,0 +1,1 @@
+"""What would be better: settings, machines and numbers of nodes, compared by their forecasts."""
