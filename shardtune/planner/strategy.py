@@ -7,6 +7,7 @@ bytes and the collectives of the real ones by tests/trainer/engine/test_planned_
 from collections.abc import Mapping
 from typing import Any
 
+from shardtune.ds_config.fill import PARTITION
 from shardtune.ds_config.resolve import adds_up_in_fp32, zero_stage
 from shardtune.planner.job import States
 
@@ -15,8 +16,9 @@ DEEPSPEED_BUCKET = 5e8
 BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 
 
-def states_of(ds_config: Mapping[str, Any] | None, precision: str) -> States:
-    """The states of a trained parameter under this resolved ds_config, or without DeepSpeed."""
+def states_of(ds_config: Mapping[str, Any] | None, precision: str, *, shares_memory: bool = False) -> States:
+    """The states of a trained parameter under this resolved ds_config, or without DeepSpeed, where CPU ranks of one
+    machine share memory: they have the weights in common, and each has a part of the optimizer's states."""
     width = BYTES[precision]
     if ds_config is None:
         # Weights, gradients and masters lie in flat tensors for as long as the run (trainer/engine/replicated_engine).
@@ -26,6 +28,8 @@ def states_of(ds_config: Mapping[str, Any] | None, precision: str) -> States:
             master=4 if width == 2 else 0,
             exchanged=4,
             frees_gradients=False,
+            shards_optimizer=shares_memory,
+            shares_weights=shares_memory,
             bucket=0,
         )
     stage, zero = zero_stage(ds_config), ds_config.get("zero_optimization", {})
@@ -52,6 +56,7 @@ def states_of(ds_config: Mapping[str, Any] | None, precision: str) -> States:
             shards_gradients=True,
             offloads_weights=_is_on_cpu(zero, "offload_param"),
             bucket=bucket,
+            second_copy=int(zero.get(PARTITION, 1)),
             reuse=float(zero.get("stage3_max_reuse_distance", 1e9)),
         )
     if stage == 1:

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+from shardtune.ds_config.cluster import Cluster as RanksOfJob
 from shardtune.ds_config.resolve import ds_config_of, open_precisions
 from shardtune.errors import ConfigError
 from shardtune.planner.hardware import Gpu
@@ -19,6 +20,8 @@ USEFUL = {"packed": 0.97, "sorted": 0.94, "random": 0.6}
 data.length_window (94 % were measured, on rows of 8 to 256 tokens); and in random order."""
 FILLS = 0.9
 """The part of a GPU's memory that `micro_batch_tokens: auto` is assumed to fill."""
+CPU_LOSS_CHUNK = 2.0**26
+"""Bytes of a chunk of logits on a CPU (trainer/model/target_loss.py)."""
 MLP_NAMES = ("gate", "up", "down", "fc", "mlp", "dense", "wi", "wo", "w1", "w2", "w3")
 ALL_ATTENTION_NAMES = ("k", "o", "out", "key", "dense")
 
@@ -53,15 +56,7 @@ def plan_recipe(recipe: Recipe, shape: ModelShape, cluster: Cluster, data: DataS
     longest = recipe.data.max_tokens
     mean = min(longest, data.tokens_per_row or longest)
     rows = _rows_per_step(recipe, mean)
-    job = Job(
-        shape=shape,
-        states=states_of(ds_config_of(recipe, hidden_size=shape.hidden), precision),
-        software=_software(recipe),
-        batch=Batch(rows=1, tokens=longest),
-        cluster=cluster,
-        precision=precision,
-        adapters=None if recipe.model.lora is None else _adapters(recipe.model.lora, precision),
-    )
+    job = job_of(recipe, shape, cluster, precision)
     is_packed = recipe.task.can_pack and recipe.data.packing != "off" and not shape.is_encoder_decoder
     share = max(1.0, rows / cluster.world_size)
     budget = _budget(recipe, job, share)
@@ -81,6 +76,22 @@ def plan_recipe(recipe: Recipe, shape: ModelShape, cluster: Cluster, data: DataS
         tokens_per_step=rows * mean,
         num_steps=_num_steps(recipe, rows, data),
         micro_batch_tokens=budget,
+    )
+
+
+def job_of(recipe: Recipe, shape: ModelShape, cluster: Cluster, precision: str) -> Job:
+    """The job of a recipe, in micro-batches of one row of data.max_tokens."""
+    ranks = RanksOfJob(cluster.world_size, cluster.gpus_per_node, None)
+    ds_config = ds_config_of(recipe, hidden_size=shape.hidden, cluster=ranks)
+    shares_memory = cluster.gpu.is_cpu and cluster.num_nodes == 1 and cluster.world_size > 1
+    return Job(
+        shape=shape,
+        states=states_of(ds_config, precision, shares_memory=shares_memory),
+        software=_software(recipe, is_on_cpu=cluster.gpu.is_cpu),
+        batch=Batch(rows=1, tokens=recipe.data.max_tokens),
+        cluster=cluster,
+        precision=precision,
+        adapters=None if recipe.model.lora is None else _adapters(recipe.model.lora, precision),
     )
 
 
@@ -109,8 +120,10 @@ def _num_steps(recipe: Recipe, rows_per_step: float, data: DataSize) -> int | No
     return max(1, round(recipe.train.num_epochs * math.ceil(data.num_rows / rows_per_step)))
 
 
-def _software(recipe: Recipe) -> Software:
+def _software(recipe: Recipe, *, is_on_cpu: bool = False) -> Software:
+    chunk = {"loss_chunk": CPU_LOSS_CHUNK} if is_on_cpu else {}
     return Software(
+        **chunk,
         attention="eager" if recipe.model.attention == "eager" else "flash",
         activation_checkpointing=recipe.model.activation_checkpointing,
         dropout=bool(recipe.model.dropout),
