@@ -71,10 +71,17 @@ def plan(
         from shardtune.launcher.plan.forecast import Machines, plan_forecast
         from shardtune.launcher.plan.job import plan_job
         from shardtune.launcher.start import execute
+        from shardtune.run_dir.files import read_events
+        from shardtune.run_dir.view.plan_file import read_plan
+        from shardtune.run_dir.view.predicted import compare, render_compared
 
         machine = execute.find_machine()
         folder = Path(run_dir) if run_dir else None
         machines = Machines(gpu, gpus_per_node, nodes, network, Path(hardware) if hardware else None)
+        earlier = Path(run_dir or recipe)
+        compared = compare(read_plan(earlier), read_events(earlier))
+        if compared and json != "True":
+            print(render_compared(compared))
         if gpu is None and json != "True":
             print(plan_job(Path(recipe), overrides, folder, machine).describe())
         if gpu is None and not machine.gpu_name:
@@ -85,7 +92,9 @@ def plan(
         found = plan_forecast(
             Path(recipe), overrides, folder, machine, machines, sizes, rows, tokens, price_per_gpu_hour
         )
-        print(words.dumps(found.as_json(), indent=1) if json == "True" else found.describe())
+        real = {each.name: {"predicted": each.predicted, "real": each.real} for each in compared}
+        as_json = found.as_json() | ({"predicted_and_real": real} if real else {})
+        print(words.dumps(as_json, indent=1) if json == "True" else found.describe())
         return 0
 
     return Command(perform)

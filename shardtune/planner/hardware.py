@@ -86,6 +86,12 @@ def find_gpu(name: str, more: Iterable[Gpu] = ()) -> Gpu:
     raise ConfigError(f"--gpu: unknown GPU {name!r}{rest}")
 
 
+def gpu_of_slurm(kind: str) -> Gpu:
+    """The GPU of this type in Slurm's gres, such as a100 or nvidia_h100_80gb_hbm3. Raises ConfigError if it is
+    unknown."""
+    return _of_driver(re.sub(r"[_-]+", " ", kind), known_gpus()) or find_gpu(kind)
+
+
 def memory_only(kind: str, num_bytes: float) -> Gpu:
     """A device (`cpu` or `cuda`) of which nothing but the memory of a rank is known: it has no rates."""
     return Gpu(

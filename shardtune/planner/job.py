@@ -37,8 +37,8 @@ class States:
     bucket: float = 0
     """Elements of a bucket in which gradients are exchanged."""
     num_buckets: int = 1
-    second_copy: int = 1
-    """Among how many ranks a second copy of the weights is divided (zero_hpz_partition_size); 1 for none."""
+    group: int = 0
+    """Ranks of a machine that keep another copy of weights in parts among themselves (hpZ); 0 without one."""
     shares_weights: bool = False
     """Whether the ranks of a machine have the trained weights in common memory, once."""
     reuse: float = 0

@@ -114,7 +114,7 @@ def held_states(job: Job) -> dict[str, float]:
     on_gpu = not states.offloads_optimizer
     return {
         "weights": 0.0 if states.offloads_weights else weights / share,
-        "second copy of the weights": weights / states.second_copy if states.second_copy > 1 else 0.0,
+        "weights for the node": weights / states.group if states.group else 0.0,
         "gradients": gradient_bytes(job),
         "master weights": on_gpu * trained * states.master / optimizer,
         "optimizer states": on_gpu * trained * states.moments / optimizer,

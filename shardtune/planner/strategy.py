@@ -56,7 +56,7 @@ def states_of(ds_config: Mapping[str, Any] | None, precision: str, *, shares_mem
             shards_gradients=True,
             offloads_weights=_is_on_cpu(zero, "offload_param"),
             bucket=bucket,
-            second_copy=int(zero.get(PARTITION, 1)),
+            group=size if (size := int(zero.get(PARTITION) or 1)) > 1 else 0,
             reuse=float(zero.get("stage3_max_reuse_distance", 1e9)),
         )
     if stage == 1:

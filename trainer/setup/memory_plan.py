@@ -134,7 +134,7 @@ def grouped(memory: GpuMemory) -> Mapping[str, float]:
 
 
 GROUPS = {
-    "second copy of the weights": "weights",
+    "weights for the node": "weights",
     "gathered weights": "weights",
     "gradients on their way": "gradients",
     "buckets": "gradients",

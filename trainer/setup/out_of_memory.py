@@ -1,15 +1,13 @@
 """The error of a rank that runs out of memory: what was requested of how much, and which settings would fit."""
 
-import contextlib
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 
 from shardtune.ds_config.resolve import stage_of
 from shardtune.errors import ShortOfMemoryError
+from shardtune.machine.host_memory import host_memory
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.distributed.rank_env import ranks_here
 from shardtune.trainer.distributed.ranks import Ranks
@@ -123,21 +121,4 @@ def share_of_memory(device: torch.device, num_ranks: int) -> float:
 def _capacity(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    found = re.search(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"))
-    return min([int(found[1]) * 1024 if found else 0, *limits_of_memory()])
-
-
-def limits_of_memory(root: Path = Path("/")) -> Iterator[int]:
-    """The memory limits of this process's control groups in bytes: those of a container or of a Slurm job."""
-    for line in (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers not in ("", "memory"):
-            continue
-        mount, name = ("memory", "memory.limit_in_bytes") if controllers else ("", "memory.max")
-        group = root / "sys/fs/cgroup" / mount / path.lstrip("/")
-        # In a container the path may be the one outside of it, which does not exist; the folders above it still apply.
-        for folder in (group, *group.parents[: len(Path(path).parts) - 1]):
-            with contextlib.suppress(OSError):
-                text = (folder / name).read_text(encoding="ascii").strip()
-                if text.isdecimal():  # or `max`
-                    yield int(text)
+    return host_memory()

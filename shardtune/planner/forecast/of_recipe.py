@@ -4,12 +4,12 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from shardtune.ds_config.cluster import Cluster as RanksOfJob
+from shardtune.ds_config.cluster import Cluster as RankLayout
 from shardtune.ds_config.resolve import ds_config_of, open_precisions
 from shardtune.errors import ConfigError
 from shardtune.planner.hardware import Gpu
 from shardtune.planner.job import Adapters, Batch, Cluster, Job, Software
-from shardtune.planner.memory import gpu_memory
+from shardtune.planner.memory import GpuMemory, gpu_memory
 from shardtune.planner.model_shape import ModelShape
 from shardtune.planner.strategy import states_of
 from shardtune.recipe.lora import LoraConfig
@@ -35,6 +35,9 @@ class DataSize:
     """Tokens of a row on average, after truncation."""
     is_estimated: bool = False
     """Whether the numbers are from a sample of the files, and tokens from their bytes."""
+    dev_tokens: float = 0.0
+    """Tokens of dev together, as far as they are known; of test likewise."""
+    test_tokens: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def plan_recipe(recipe: Recipe, shape: ModelShape, cluster: Cluster, data: DataS
     precision = precision_on(recipe, cluster.gpu)
     longest = recipe.data.max_tokens
     mean = min(longest, data.tokens_per_row or longest)
-    rows = _rows_per_step(recipe, mean)
+    rows = rows_per_step(recipe, mean)
     job = job_of(recipe, shape, cluster, precision)
     is_packed = recipe.task.can_pack and recipe.data.packing != "off" and not shape.is_encoder_decoder
     share = max(1.0, rows / cluster.world_size)
@@ -81,7 +84,7 @@ def plan_recipe(recipe: Recipe, shape: ModelShape, cluster: Cluster, data: DataS
 
 def job_of(recipe: Recipe, shape: ModelShape, cluster: Cluster, precision: str) -> Job:
     """The job of a recipe, in micro-batches of one row of data.max_tokens."""
-    ranks = RanksOfJob(cluster.world_size, cluster.gpus_per_node, None)
+    ranks = RankLayout(cluster.world_size, cluster.gpus_per_node, link=None)
     ds_config = ds_config_of(recipe, hidden_size=shape.hidden, cluster=ranks)
     shares_memory = cluster.gpu.is_cpu and cluster.num_nodes == 1 and cluster.world_size > 1
     return Job(
@@ -95,6 +98,15 @@ def job_of(recipe: Recipe, shape: ModelShape, cluster: Cluster, precision: str) 
     )
 
 
+def memory_on_cpus(recipe: Recipe, shape: ModelShape, cluster: Cluster, precision: str) -> GpuMemory:
+    """The memory of a CPU rank in its largest micro-batch; with train.micro_batch_tokens: auto, in one of a row."""
+    job, longest = job_of(recipe, shape, cluster, precision), recipe.data.max_tokens
+    budget = longest if recipe.train.micro_batch_tokens == "auto" else recipe.train.micro_batch_tokens
+    rows = max(1, min(budget // longest, math.ceil(rows_per_step(recipe, longest) / cluster.world_size)))
+    batch = replace(_batch(recipe, shape, rows, longest, longest), num_micro_batches=2)
+    return gpu_memory(replace(job, batch=batch))
+
+
 def precision_on(recipe: Recipe, gpu: Gpu) -> str:
     """The precision in which the GPU would compute. Raises ConfigError if it does not have it."""
     left = open_precisions(recipe)
@@ -106,7 +118,8 @@ def precision_on(recipe: Recipe, gpu: Gpu) -> str:
     return chosen
 
 
-def _rows_per_step(recipe: Recipe, mean: float) -> float:
+def rows_per_step(recipe: Recipe, mean: float) -> float:
+    """Rows of a step on all ranks, if they have so many tokens on average."""
     if recipe.train.global_batch_tokens is not None:
         return max(1.0, recipe.train.global_batch_tokens / mean)
     return float(recipe.train.global_batch_size)
@@ -121,9 +134,8 @@ def _num_steps(recipe: Recipe, rows_per_step: float, data: DataSize) -> int | No
 
 
 def _software(recipe: Recipe, *, is_on_cpu: bool = False) -> Software:
-    chunk = {"loss_chunk": CPU_LOSS_CHUNK} if is_on_cpu else {}
     return Software(
-        **chunk,
+        loss_chunk=CPU_LOSS_CHUNK if is_on_cpu else Software.loss_chunk,
         attention="eager" if recipe.model.attention == "eager" else "flash",
         activation_checkpointing=recipe.model.activation_checkpointing,
         dropout=bool(recipe.model.dropout),

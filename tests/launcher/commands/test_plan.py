@@ -50,7 +50,8 @@ def test_a_forecast_has_memory_time_and_cost(capsys: pytest.CaptureFixture[str])
     assert found["memory"]["used_bytes"] == pytest.approx(sum(found["memory"]["terms"].values()), rel=1e-6)
     assert found["steps"] == 10
     assert found["data_is_estimated"]
-    assert found["run_seconds"] == pytest.approx(10 * found["step"]["seconds"])
+    assert found["run_parts_s"]["steps"] == pytest.approx(10 * found["step"]["seconds"])
+    assert found["run_seconds"] == pytest.approx(sum(found["run_parts_s"].values()))
     assert found["gpu_hours"] == pytest.approx(8 * found["run_seconds"] / 3600)
     assert found["cost"] == pytest.approx(2 * found["gpu_hours"])
     assert 5_000 < found["tokens_per_s_per_gpu"] < 12_000

@@ -13,7 +13,7 @@ from shardtune.trainer.distributed.rank_env import ranks_here
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.engine.deepspeed_engine import DeepSpeedEngine
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
-from shardtune.trainer.setup.out_of_memory import limits_of_memory, memory_said, share_of_memory
+from shardtune.trainer.setup.out_of_memory import memory_said, share_of_memory
 from shardtune.trainer.tasks import TASKS
 from tests.support.runs import tiny_recipe, train
 
@@ -21,20 +21,20 @@ MUCH = 40 * 10**9
 
 
 def hungry() -> None:
-    """The fifth forward pass (three are made at the start) wants more memory than the process may have, and the kernel
-    really refuses it."""
-    forward, calls = DeepSpeedEngine.forward, iter(range(1, 1000))
+    """The second backward pass of the training wants more memory than the process may have, and the kernel really
+    refuses it."""
+    backward, calls = DeepSpeedEngine.backward, iter(range(1, 1000))
 
-    def refused(self, batch):  # type: ignore[no-untyped-def]
-        if next(calls) == 5:
+    def refused(self, loss_sum, *, num_targets):  # type: ignore[no-untyped-def]
+        if next(calls) == 2:
             resource.setrlimit(resource.RLIMIT_AS, (MUCH // 2, resource.RLIM_INFINITY))
             try:
                 torch.empty(MUCH, dtype=torch.uint8)
             finally:
                 resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        return forward(self, batch)
+        return backward(self, loss_sum, num_targets=num_targets)
 
-    DeepSpeedEngine.forward = refused  # type: ignore[method-assign]
+    DeepSpeedEngine.backward = refused  # type: ignore[method-assign]
 
 
 def test_a_rank_whose_memory_is_short_says_in_which_micro_batch_and_by_how_much(tiny: Path, tmp_path: Path) -> None:
@@ -69,20 +69,6 @@ def test_the_settings_that_would_fit_are_named_with_what_they_would_take(tiny: P
         memory_said(recipe, task, ranks, lambda: None, micro_batch_tokens=512),
     ):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
-
-
-def test_a_container_or_a_jobs_limit_is_the_memory_that_there_is(tmp_path: Path) -> None:
-    def write(path: str, text: str) -> None:
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_text(text)
-
-    write("proc/self/cgroup", "4:memory:/slurm/job_7\n1:cpu:/slurm\n0::/user/one\n")
-    write("sys/fs/cgroup/memory/slurm/job_7/memory.limit_in_bytes", "9223372036854771712\n")
-    write("sys/fs/cgroup/memory/slurm/memory.limit_in_bytes", "8000\n")
-    write("sys/fs/cgroup/user/one/memory.max", "max\n")
-    write("sys/fs/cgroup/memory.max", "7000\n")
-    write("sys/fs/memory.max", "1\n")
-    assert list(limits_of_memory(tmp_path)) == [9223372036854771712, 8000, 7000]
 
 
 def test_a_machines_memory_is_shared_by_the_ranks_that_are_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
