@@ -9,6 +9,8 @@ from shardtune.launcher.commands.command import Command, refuse_values, refuse_w
 HELP = """\
   shardtune plan RECIPE [key=value …]       what run would do, and the memory, time and cost it will take
       --gpu=h100-sxm-80g --nodes=4          on other machines than this one; --gpus-per-node=8 --json
+      --node-mtbf-hours=1000 --simulate     with failures of machines, restarts and queues
+  shardtune plan RUN_DIR                    also what was predicted of the run, beside the real numbers
 """
 WITHOUT_GPU = "this machine has no GPU; --gpu=h100-sxm-80g shows memory and time on others"
 
@@ -31,6 +33,9 @@ def plan(
     rows: str | None = None,
     tokens: str | None = None,
     price_per_gpu_hour: str | None = None,
+    node_mtbf_hours: str | None = None,
+    queue_hours: str | None = None,
+    simulate: str = "False",
     json: str = "False",
 ) -> Command:
     """Prints what `shardtune run` would do with the same arguments, and how much memory and time it will take. Nothing
@@ -54,9 +59,12 @@ def plan(
         rows: training rows of an epoch (default: those of an earlier start of the run, or estimated from the files).
         tokens: tokens of these rows together (default: as for rows).
         price_per_gpu_hour: what a GPU costs for an hour.
+        node_mtbf_hours: mean time between failures of a node (default: the published ones of two clusters).
+        queue_hours: mean wait in the queue of a job that is requeued (default: none).
+        simulate: also simulate failures, restarts and queues, event by event.
         json: print the forecast as JSON.
     """
-    refuse_values(json=json)
+    refuse_values(json=json, simulate=simulate)
     refuse_words(layers=layers, hidden=hidden, heads=heads, kv_heads=kv_heads, vocabulary=vocabulary)
     sizes = {
         "params": params,
@@ -68,10 +76,12 @@ def plan(
     }
 
     def perform() -> int:
+        from shardtune.launcher.plan.endurance import failures_of
         from shardtune.launcher.plan.forecast import Machines, plan_forecast
         from shardtune.launcher.plan.job import plan_job
         from shardtune.launcher.start import execute
         from shardtune.run_dir.files import read_events
+        from shardtune.run_dir.run import find_run
         from shardtune.run_dir.view.plan_file import read_plan
         from shardtune.run_dir.view.predicted import compare, render_compared
 
@@ -92,9 +102,19 @@ def plan(
         found = plan_forecast(
             Path(recipe), overrides, folder, machine, machines, sizes, rows, tokens, price_per_gpu_hour
         )
+        failures = failures_of(
+            found,
+            find_run(Path(recipe), overrides, folder).recipe,
+            node_mtbf_hours,
+            queue_hours,
+            simulates=simulate == "True",
+        )
         real = {each.name: {"predicted": each.predicted, "real": each.real} for each in compared}
-        as_json = found.as_json() | ({"predicted_and_real": real} if real else {})
-        print(words.dumps(as_json, indent=1) if json == "True" else found.describe())
+        if json == "True":
+            more = {"failures": failures.as_json()} | ({"predicted_and_real": real} if real else {})
+            print(words.dumps(found.as_json() | more, indent=1))
+        else:
+            print("\n".join(filter(None, (found.describe(), failures.describe()))))
         return 0
 
     return Command(perform)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shardtune.planner.forecast.of_recipe import DataSize, Planned
 from shardtune.planner.job import Cluster
@@ -69,14 +69,14 @@ def run_time(recipe: Recipe, planned: Planned, step: StepTime, data: DataSize, c
     saving = saving_of(recipe, job.num_trained, cluster)
     num_checkpoints = _num_checkpoints(recipe, num_steps, step.total_s, evaluations)
     interval = training / num_checkpoints
-    waiting = max(saving.stall_s, saving.stall_s + saving.write_s - interval)
     weights = job.shape.num_parameters * job.states.weight
     load = (weights + CHECKPOINT_BYTES * job.num_trained) / (DISK_GB_S * 1e9)
     start = START_S + load
     seconds = {
         "steps": training,
         "evaluations": evaluations * each + data.test_tokens * _seconds_per_token(planned, step, cluster),
-        "checkpoints": num_checkpoints * waiting + saving.write_s,  # nothing hides the last one
+        "checkpoints": num_checkpoints * waiting(saving, interval).stall_s
+        + saving.write_s,  # nothing hides the last one
         "export": 2 * weights / (DISK_GB_S * 1e9),  # the best and the last model
     }
     limit = _usable(recipe, start)
@@ -102,6 +102,11 @@ def saving_of(recipe: Recipe, num_trained: float, cluster: Cluster) -> Saving:
     if not recipe.checkpoint.asynchronous:
         return Saving(stall_s=write)
     return Saving(stall_s=size / cluster.world_size / (PCIE_GB_S * 1e9), write_s=write)
+
+
+def waiting(saving: Saving, interval_s: float) -> Saving:
+    """The same for checkpoints so soon one after another that one waits until the one before is on disk."""
+    return replace(saving, stall_s=saving.stall_s + max(0.0, saving.write_s - interval_s))
 
 
 def _seconds_per_token(planned: Planned, step: StepTime, cluster: Cluster) -> float:

@@ -28,8 +28,8 @@ OLD = ("MIG-GPU-e91edf3b-b297-37c1-a2a7-7601c3238fa2/1/0", "MIG-GPU-e91edf3b-b29
 def test_a_listing_has_gpus_and_their_instances() -> None:
     assert [gpu.instances for gpu in parse_listing(WHOLE)] == [(), (), ()]
     assert parse_listing(DIVIDED) == (
-        ListedGpu("GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77", (FIRST, SECOND)),
-        ListedGpu(WHOLE_ONE),
+        ListedGpu("GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77", (FIRST, SECOND), "NVIDIA A100-SXM4-40GB"),
+        ListedGpu(WHOLE_ONE, model="NVIDIA A100-SXM4-40GB"),
     )
     assert parse_listing(BEFORE_R470)[0].instances == OLD
     assert parse_listing("No devices were found\n") == ()
