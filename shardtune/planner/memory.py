@@ -65,6 +65,8 @@ MOVING = ("activations", "logits and loss", "working memory", "gathered weights"
 def gpu_memory(job: Job) -> GpuMemory:
     """The memory of a rank at its peak, in micro-batches of the size of job.batch."""
     kept = {name: size for name, size in held_states(job).items() if name != "gradients"}
+    if job.cluster.gpu.is_cpu:  # which has no other memory to put states into
+        kept["offloaded states"] = sum(host_states(job).values())
     buckets = {} if job.states.shards_weights else {"buckets": bucket_bytes(job)}
     gradients = gradient_bytes(job)
     passing = passing_gradient_bytes(job)

@@ -141,6 +141,7 @@ GROUPS = {
     "offload buffer": "gradients",
     "master weights": "optimizer",
     "optimizer states": "optimizer",
+    "offloaded states": "optimizer",
     "update": "optimizer",
     "working memory": "activations",
 }

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from shardtune.planner.forecast.of_recipe import FILLS
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.data.batches.batch_maker import NO_LIMIT, BatchMaker
 from shardtune.trainer.data.batches.order import Order
@@ -15,9 +16,6 @@ from shardtune.trainer.model.pretrained import load_model_config
 from shardtune.trainer.setup.memory_plan import memory_of, model_size, rank_job
 from shardtune.trainer.tasks import Task
 
-ESTIMATE_FILLS = 0.9
-"""The part of a rank's memory that the planner's estimate may fill, which is off by 6 % at most where it was compared
-(docs/planner.md). Too high an estimate costs a start, too low an estimate a micro-batch more per step."""
 STEPS_LOOKED_AT = 50
 
 
@@ -90,7 +88,7 @@ def estimate(recipe: Recipe, task: Task, *, longest: int, wanted: int, world_siz
     job = rank_job(recipe, size, world_size=world_size)
 
     def fits(num_rows: int) -> bool:
-        return memory_of(job, size, (num_rows, longest)).used <= ESTIMATE_FILLS * memory
+        return memory_of(job, size, (num_rows, longest)).used <= FILLS * memory
 
     if fits(-(-wanted // longest)):
         return wanted

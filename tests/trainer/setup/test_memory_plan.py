@@ -97,3 +97,12 @@ def test_what_is_shown_adds_up_to_what_is_used(recipe: Recipe, size: ModelSize) 
     shown = grouped(memory)
     assert sum(shown.values()) == pytest.approx(memory.used)
     assert {"weights", "gradients", "process"} <= shown.keys()
+
+
+def test_what_is_offloaded_stays_in_the_memory_of_a_cpu_rank(recipe: Recipe, size: ModelSize) -> None:
+    offloaded, held = (
+        grouped(memory_of(rank_job(engine(recipe, strategy, "fp32"), size, world_size=2), size, (1, 24)))
+        for strategy in ("zero2_offload", "zero2")
+    )
+    assert offloaded["optimizer"] > 12 / 2 * size.num_parameters
+    assert held["optimizer"] > 12 / 2 * size.num_parameters

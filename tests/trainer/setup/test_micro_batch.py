@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from shardtune.errors import CheckpointError, RestartError, ShortOfMemoryError, TakenOverError
+from shardtune.planner.forecast.of_recipe import FILLS
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.files import LEASE
 from shardtune.run_dir.lease import take_lease
@@ -26,7 +27,7 @@ from shardtune.trainer.distributed.lease import PeersLease
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
 from shardtune.trainer.setup.memory_plan import memory_of, model_size, rank_job
-from shardtune.trainer.setup.micro_batch import ESTIMATE_FILLS, Budget, estimate, most_wanted
+from shardtune.trainer.setup.micro_batch import Budget, estimate, most_wanted
 from shardtune.trainer.setup.rehearsal import halved_when_short
 from shardtune.trainer.tasks import TASKS, causal
 from shardtune.trainer.tasks.batch import Batch
@@ -64,10 +65,10 @@ def test_what_is_estimated_fits_and_one_row_more_does_not(recipe: Recipe, task: 
     def needed(num_tokens: int) -> float:
         return memory_of(job, size, (num_tokens // 24, 24)).used
 
-    memory = needed(40 * 24) / ESTIMATE_FILLS + 1
+    memory = needed(40 * 24) / FILLS + 1
     tokens = estimate(recipe, task, longest=24, wanted=10**6, world_size=2, memory=memory)
     assert tokens == 40 * 24
-    assert needed(tokens) <= ESTIMATE_FILLS * memory < needed(tokens + 24)
+    assert needed(tokens) <= FILLS * memory < needed(tokens + 24)
 
 
 @pytest.mark.parametrize(("wanted", "memory", "tokens"), [(500, 1e12, 500), (500, 0, 24), (10, 1e12, 24), (10, 0, 24)])
