@@ -104,5 +104,5 @@ def test_what_is_offloaded_stays_in_the_memory_of_a_cpu_rank(recipe: Recipe, siz
         grouped(memory_of(rank_job(engine(recipe, strategy, "fp32"), size, world_size=2), size, (1, 24)))
         for strategy in ("zero2_offload", "zero2")
     )
-    assert offloaded["optimizer"] > 12 / 2 * size.num_parameters
-    assert held["optimizer"] > 12 / 2 * size.num_parameters
+    assert offloaded["optimizer"] >= 12 / 2 * size.num_parameters
+    assert held["optimizer"] >= 12 / 2 * size.num_parameters
