@@ -1,7 +1,9 @@
 """What a forecast needs to know of the model and the data: their sizes, without weights, tokenizer or torch."""
 
 import json
+import math
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,13 @@ from shardtune.planner.forecast.of_recipe import DataSize
 from shardtune.planner.model_shape import ModelShape, shape_of_config, shape_of_sizes
 from shardtune.recipe.schema import Recipe
 from shardtune.rows.source_files import find_files, is_hub
-from shardtune.run_dir.files import read_events
+from shardtune.run_dir.files import METRICS
 
 LINES = (".jsonl", ".csv", ".tsv", ".txt")
 """Files with a row on each line, which a sample of their lines is enough to count."""
 SAMPLE_BYTES = 2**20
+MOST_SAMPLED = 16
+"""Files of a source whose lines are counted: a run says its plan before it starts, and must not wait for that."""
 BYTES_PER_TOKEN = 4.0
 """Of English text in UTF-8, with a vocabulary of 30 thousand tokens or more; other languages have fewer."""
 SIZES = ("params", "layers", "hidden", "heads", "kv_heads", "vocabulary")
@@ -122,7 +126,10 @@ def data_size(recipe: Recipe, run_dir: Path, rows: str | None, tokens: str | Non
 
 def _of_earlier_start(run_dir: Path) -> DataSize | None:
     """What the newest start of this run has prepared; None if there was none."""
-    for event in reversed(read_events(run_dir)):
+    path = run_dir / METRICS
+    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+    # Of a long run's many events only those that may be a start are parsed.
+    for event in (json.loads(line) for line in reversed(lines) if b'"start"' in line):
         if event.get("event") != "start":
             continue
         splits = event.get("data", {})
@@ -153,16 +160,23 @@ def _sampled(recipe: Recipe, split: str) -> DataSize:
     for source in recipe.data.sources(split):
         try:
             files = [] if is_hub(source.path) else find_files(source.path)
+            if not files or any(file.suffix not in LINES for file in files):
+                return DataSize()
+            lines, num_bytes = _lines_of_all(files)
         except (DataError, OSError):
-            files = []
-        if not files or any(file.suffix not in LINES for file in files):
             return DataSize()
-        for file in files:
-            lines, num_bytes = _lines_of(file)
-            rows, size = rows + lines * source.weight, size + num_bytes * source.weight
+        rows, size = rows + lines * source.weight, size + num_bytes * source.weight
     if not rows:
         return DataSize()
     return DataSize(rows, max(1.0, size / rows / BYTES_PER_TOKEN), is_estimated=True)
+
+
+def _lines_of_all(files: Sequence[Path]) -> tuple[float, float]:
+    """Number of lines of these files together, from at most MOST_SAMPLED of them, and their bytes. Raises OSError."""
+    sampled = [_lines_of(file) for file in files[:: math.ceil(len(files) / MOST_SAMPLED)]]
+    looked_at = sum(num_bytes for _, num_bytes in sampled)
+    size = float(sum(file.stat().st_size for file in files))
+    return (sum(lines for lines, _ in sampled) * size / looked_at if looked_at else 0.0), size
 
 
 def _lines_of(file: Path) -> tuple[float, float]:

@@ -77,6 +77,21 @@ def test_an_earlier_start_has_counted_the_rows(folder: Path, capsys: pytest.Capt
     assert not found["data_is_estimated"]
 
 
+def test_of_many_files_a_sample_is_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "parts").mkdir()
+    for number in range(100):
+        (folder / f"parts/{number:03}.txt").write_text(f"{'word ' * 400}\n" * 64, encoding="utf-8")
+    assert _planned(capsys, "data.train=parts")["steps"] == 100
+
+
+def test_dev_is_estimated_as_train_is(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "dev.txt").write_text(f"{'word ' * 400}\n" * 320, encoding="utf-8")
+    whole, half = (_planned(capsys, f"data.dev={dev}")["run_parts_s"] for dev in ("train.txt", "dev.txt"))
+    assert whole["evaluations"] == pytest.approx(2 * half["evaluations"], rel=0.01)
+    share = _planned(capsys, "data.dev={fraction: 0.5}")["run_parts_s"]
+    assert share["evaluations"] == pytest.approx(half["evaluations"], rel=0.01)
+
+
 @pytest.mark.usefixtures("folder")
 def test_rows_and_tokens_that_are_given_count(capsys: pytest.CaptureFixture[str]) -> None:
     found = _planned(capsys, "--rows=6400", "--tokens=6.4M")
