@@ -11,12 +11,15 @@ from shardtune.launcher.commands.command import Command, refuse_values, refuse_w
 if TYPE_CHECKING:
     from shardtune.launcher.plan.forecast import Inquiry
     from shardtune.launcher.plan.job import Machine
+    from shardtune.run_dir.view.predicted import Compared
 
 HELP = """\
   shardtune plan RECIPE [key=value …]       what run would do, and the memory, time and cost it will take
       --gpu=h100-sxm-80g --nodes=4          on other machines than this one; --gpus-per-node=8 --json
       --auto                                the fastest settings that fit, and other machines; --page=plan.html
       --table --gpus=a100-80g,h100          a table of machines; --nodes=1,2,4,8, with --auto the best of each
+      --node-mtbf-hours=1000 --simulate     with failures of machines, restarts and queues
+  shardtune plan RUN_DIR                    also what was predicted of the run, beside the real numbers
 """
 WITHOUT_GPU = "this machine has no GPU; --gpu=h100-sxm-80g shows memory and time on others"
 
@@ -43,6 +46,9 @@ def plan(
     table: str = "False",
     gpus: str | None = None,
     page: str | None = None,
+    node_mtbf_hours: str | None = None,
+    queue_hours: str | None = None,
+    simulate: str = "False",
     json: str = "False",
 ) -> Command:
     """Prints what `shardtune run` would do with the same arguments, and how much memory and time it will take. Nothing
@@ -70,9 +76,12 @@ def plan(
         table: print a table of machines to choose from instead, for the recipe as it is, or with --auto the best.
         gpus: for --table, kinds of GPUs with commas between them, such as a100-80g,h100.
         page: with --auto, also write all of it as a page to this file.
+        node_mtbf_hours: mean time between failures of a node (default: the published ones of two clusters).
+        queue_hours: mean wait in the queue of a job that is requeued (default: none).
+        simulate: also simulate failures, restarts and queues, event by event.
         json: print the forecast as JSON.
     """
-    refuse_values(json=json, auto=auto, table=table)
+    refuse_values(json=json, auto=auto, table=table, simulate=simulate)
     refuse_words(layers=layers, hidden=hidden, heads=heads, kv_heads=kv_heads, vocabulary=vocabulary)
     sizes = {
         "params": params,
@@ -83,7 +92,8 @@ def plan(
         "vocabulary": vocabulary,
     }
 
-    wanted = _Wanted(auto == "True", table == "True", json == "True", gpus, page)
+    failures = _Failures(node_mtbf_hours, queue_hours, simulate == "True")
+    wanted = _Wanted(auto == "True", table == "True", json == "True", gpus, page, failures)
     _refuse_contradictions(wanted, nodes)
 
     def perform() -> int:
@@ -99,6 +109,19 @@ def plan(
 
 
 @dataclass(frozen=True)
+class _Failures:
+    """What is known of failures, as typed."""
+
+    node_mtbf_hours: str | None
+    queue_hours: str | None
+    simulates: bool
+
+    @property
+    def is_asked_for(self) -> bool:
+        return self.simulates or self.node_mtbf_hours is not None or self.queue_hours is not None
+
+
+@dataclass(frozen=True)
 class _Wanted:
     """What is to be found out, and how it is shown."""
 
@@ -107,6 +130,7 @@ class _Wanted:
     json: bool
     gpus: str | None
     page: str | None
+    failures: _Failures
 
 
 def _refuse_contradictions(wanted: _Wanted, nodes: str | None) -> None:
@@ -115,6 +139,8 @@ def _refuse_contradictions(wanted: _Wanted, nodes: str | None) -> None:
         raise ConfigError("shardtune: --gpus takes several kinds of GPUs for --table; for one machine write --gpu=…")
     if nodes is not None and "," in nodes and not wanted.table:
         raise ConfigError(f"shardtune: --nodes takes a number above 0, got {nodes!r}; with --table several")
+    if wanted.failures.is_asked_for and (wanted.table or wanted.auto):
+        raise ConfigError("shardtune: failures are planned for the recipe as it is; remove --auto and --table")
     if wanted.page is not None and (wanted.table or not wanted.auto):
         raise ConfigError("shardtune: --page shows what --auto finds; write --auto, and no --table")
 
@@ -123,7 +149,11 @@ def _perform(inquiry: "Inquiry", wanted: _Wanted) -> int:
     """Finds out what is wanted and prints it; returns the exit code. Raises ConfigError and CheckpointError."""
     from shardtune.launcher.plan.job import plan_job
     from shardtune.launcher.start import execute
+    from shardtune.run_dir.view.predicted import render_compared
 
+    compared = _compared(inquiry)
+    if compared and not wanted.json:
+        print(render_compared(compared))
     machine = execute.find_machine()
     is_here = inquiry.machines.gpu is None and wanted.gpus is None
     is_forecast_only = not (wanted.auto or wanted.table or wanted.json)
@@ -135,13 +165,26 @@ def _perform(inquiry: "Inquiry", wanted: _Wanted) -> int:
         say_at_once(WITHOUT_GPU)
         return 0
     text, facts = _found(inquiry, wanted, machine)
+    if compared and isinstance(facts, dict):
+        facts["predicted_and_real"] = {each.name: {"predicted": each.predicted, "real": each.real} for each in compared}
     print(words.dumps(facts, indent=1) if wanted.json else text)
     return 0
+
+
+def _compared(inquiry: "Inquiry") -> "list[Compared]":
+    """What was predicted of the run so far, and what became of it; empty without a prediction."""
+    from shardtune.run_dir.files import read_events
+    from shardtune.run_dir.view.plan_file import read_plan
+    from shardtune.run_dir.view.predicted import compare
+
+    run_dir = inquiry.run_dir or inquiry.path
+    return compare(read_plan(run_dir), read_events(run_dir))
 
 
 def _found(inquiry: "Inquiry", wanted: _Wanted, machine: "Machine") -> tuple[str, Any]:
     """What is wanted, as text and for programs; the page is written."""
     from shardtune.launcher.plan.advice import plan_advice, plan_matrix
+    from shardtune.launcher.plan.endurance import failures_of
     from shardtune.launcher.plan.forecast import plan_forecast
     from shardtune.planner.advice.matrix import describe
 
@@ -150,7 +193,11 @@ def _found(inquiry: "Inquiry", wanted: _Wanted, machine: "Machine") -> tuple[str
         return describe(cells, has_price=inquiry.price is not None), [cell.as_json() for cell in cells]
     if not wanted.auto:
         found = plan_forecast(inquiry, machine)
-        return found.describe(), found.as_json()
+        asked = wanted.failures
+        recipe = inquiry.question(machine).recipe
+        failures = failures_of(found, recipe, asked.node_mtbf_hours, asked.queue_hours, simulates=asked.simulates)
+        text = "\n".join(filter(None, (found.describe(), failures.describe())))
+        return text, found.as_json() | {"failures": failures.as_json()}
     advice = plan_advice(inquiry, machine)
     if wanted.page is not None:
         from shardtune.launcher.report.plan_page import render_plan

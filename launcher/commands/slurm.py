@@ -27,6 +27,7 @@ def submit(
     *overrides: str,
     run_dir: str | None = None,
     depends: str | None = None,
+    gpu: str | None = None,
     prepare: str = "False",
     wait: str = "False",
     trust: str = "False",
@@ -39,6 +40,7 @@ def submit(
         overrides: keys of the recipe, such as job.nodes=2 job.time_limit=8:00:00 optim.lr=2e-5 (docs/recipe.md).
         run_dir: the run directory (default: runs/RECIPE-HASH).
         depends: what the job waits for, in sbatch's syntax, such as afterok:1234.
+        gpu: the kind of GPU of the nodes, such as h100-sxm-80g, for the plan (default: as Slurm's gres says).
         prepare: first submit a CPU job that tokenizes the data; the training waits for it.
         wait: follow the run until it ends; the exit code is then the run's.
         trust: accept the programs and options that the run directory names, also if they are another user's words.
@@ -47,10 +49,14 @@ def submit(
     refuse_values(prepare=prepare, wait=wait, trust=trust, dry_run=dry_run)
 
     def perform() -> int:
+        import time
+
         from shardtune.errors import LaunchError
         from shardtune.launcher.runs import monitor
         from shardtune.launcher.slurm import cluster
+        from shardtune.launcher.slurm.outlook import outlook_of_submission, written_late
         from shardtune.launcher.slurm.submission import plan_preparation, plan_submission
+        from shardtune.launcher.start.announce import announce
         from shardtune.run_dir.files import already_finished, is_finished
         from shardtune.run_dir.trust import settle_trust
 
@@ -68,6 +74,9 @@ def submit(
             return 0
         cluster.refuse_queued(training.run_dir)
         settle_trust(training.run, overrides, is_trusted=trust == "True")
+        outlook = outlook_of_submission(training, nodes, gpu, now=time.time())
+        for line in outlook.lines:
+            say_at_once(line)
         begins = cluster.try_submission(training)
         if preparation is not None:
             cluster.try_submission(preparation)
@@ -80,6 +89,7 @@ def submit(
                 settle_trust(training.run, overrides, is_trusted=trust == "True")
                 begins = None
             number = cluster.submit(training)
+        announce(written_late(outlook), training.run_dir, say_at_once)
         print(
             f"job {number}{f' is expected to start at {begins}' if begins else ''}; run directory: {training.run_dir}"
         )

@@ -78,6 +78,8 @@ class JobPlan:
     """The value of train.micro_batch_tokens: auto in this run directory, if an earlier start has determined it."""
     ds_config_notice: str | None = None
     """What the ds_config had renamed, ignored and adopted."""
+    gpu_name: str | None = None
+    """The GPU's, as its driver says it; None on CPUs, or if it is not known."""
     machine_notices: tuple[str, ...] = ()
     """What the user may not expect of this machine's GPUs."""
     strategy_notice: str | None = None
@@ -158,6 +160,7 @@ def plan_job(
         ds_config_of(recipe, hidden_size=_hidden_size(recipe)),
         read_budget(run.run_dir),
         ds_config_notice(recipe),
+        machine.gpu_name if ranks.device == "cuda" else None,
         machine.notices if recipe.job.device != "cpu" else (),
         strategy_notice,
     )

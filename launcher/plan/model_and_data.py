@@ -1,7 +1,10 @@
 """What a forecast needs to know of the model and the data: their sizes, without weights, tokenizer or torch."""
 
 import json
+import math
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +13,28 @@ from shardtune.planner.forecast.of_recipe import DataSize
 from shardtune.planner.model_shape import ModelShape, shape_of_config, shape_of_sizes
 from shardtune.recipe.schema import Recipe
 from shardtune.rows.source_files import find_files, is_hub
-from shardtune.run_dir.files import read_events
+from shardtune.run_dir.files import METRICS
 
 LINES = (".jsonl", ".csv", ".tsv", ".txt")
 """Files with a row on each line, which a sample of their lines is enough to count."""
 SAMPLE_BYTES = 2**20
+MOST_SAMPLED = 16
+"""Files of a source whose lines are counted: a run says its plan before it starts, and must not wait for that."""
 BYTES_PER_TOKEN = 4.0
 """Of English text in UTF-8, with a vocabulary of 30 thousand tokens or more; other languages have fewer."""
 SIZES = ("params", "layers", "hidden", "heads", "kv_heads", "vocabulary")
 
 
-def model_shape(recipe: Recipe, sizes: dict[str, str | None]) -> ModelShape:
-    """The shape of the recipe's model, or of the sizes given. Raises ConfigError if it cannot be found out."""
+def model_shape(recipe: Recipe, sizes: dict[str, str | None], *, fetches: bool = True) -> ModelShape:
+    """The shape of the recipe's model, or of the sizes given; `fetches` is as for read_config. Raises ConfigError if it
+    cannot be found out."""
     given = {name: value for name, value in sizes.items() if value is not None}
     if given:
         return _shape_given(given)
     num_labels = 2 if recipe.task.has_labels else None
-    return shape_of_config(read_config(recipe), num_labels=num_labels, name=Path(recipe.model.path).name)
+    return shape_of_config(
+        read_config(recipe, fetches=fetches), num_labels=num_labels, name=Path(recipe.model.path).name
+    )
 
 
 def _shape_given(given: dict[str, str]) -> ModelShape:
@@ -55,10 +63,11 @@ def number_of(text: str, flag: str) -> float:
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 
 
-def read_config(recipe: Recipe) -> dict[str, Any]:
-    """The config.json of the recipe's model, in a local folder or fetched from the hub. Raises ConfigError."""
+def read_config(recipe: Recipe, *, fetches: bool = True) -> dict[str, Any]:
+    """The config.json of the recipe's model, in a local folder or fetched from the hub; without `fetches` only from the
+    hub's cache. Raises ConfigError."""
     path = Path(recipe.model.path)
-    file = path / "config.json" if path.is_dir() else _fetched(recipe)
+    file = path / "config.json" if path.is_dir() else _fetched(recipe) if fetches else _cached(recipe)
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -67,6 +76,20 @@ def read_config(recipe: Recipe) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ConfigError(f"model.path: {file} is not a JSON object; or give --params and --layers")
     return config
+
+
+def _cached(recipe: Recipe) -> Path:
+    """The config.json of a hub id in the hub's cache. Raises ConfigError if it is not there."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        path = try_to_load_from_cache(recipe.model.path, "config.json", revision=recipe.model.revision)
+    except HFValidationError:  # a local folder that is not there: the run itself says so
+        path = None
+    if not isinstance(path, str):
+        raise ConfigError(f"model.path: the config.json of {recipe.model.path!r} is not on this machine yet")
+    return Path(path)
 
 
 def _fetched(recipe: Recipe) -> Path:
@@ -94,35 +117,66 @@ def data_size(recipe: Recipe, run_dir: Path, rows: str | None, tokens: str | Non
     found = _of_earlier_start(run_dir) or _estimated(recipe)
     num_rows = number_of(rows, "--rows") if rows else found.num_rows
     if tokens is None:
-        return DataSize(num_rows, found.tokens_per_row, found.is_estimated)
+        return replace(found, num_rows=num_rows)
     if num_rows is None:
         raise ConfigError("shardtune: --tokens are those of all training rows, whose number is not known; give --rows")
-    return DataSize(num_rows, number_of(tokens, "--tokens") / num_rows, is_estimated=rows is None)
+    mean = number_of(tokens, "--tokens") / num_rows
+    return replace(found, num_rows=num_rows, tokens_per_row=mean, is_estimated=rows is None)
 
 
 def _of_earlier_start(run_dir: Path) -> DataSize | None:
     """What the newest start of this run has prepared; None if there was none."""
-    for event in reversed(read_events(run_dir)):
-        if event.get("event") == "start" and (train := event.get("data", {}).get("train")) and train["rows"]:
-            return DataSize(train["rows"], train["tokens"] / train["rows"])
+    path = run_dir / METRICS
+    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+    # Of a long run's many events only those that may be a start are parsed.
+    for event in (json.loads(line) for line in reversed(lines) if b'"start"' in line):
+        if event.get("event") != "start":
+            continue
+        splits = event.get("data", {})
+        if (train := splits.get("train")) and train["rows"]:
+            dev, test = (float(splits.get(name, {}).get("tokens", 0)) for name in ("dev", "test"))
+            return DataSize(train["rows"], train["tokens"] / train["rows"], dev_tokens=dev, test_tokens=test)
     return None
 
 
 def _estimated(recipe: Recipe) -> DataSize:
+    train = _sampled(recipe, "train")
+    return replace(
+        train, dev_tokens=_held_out_tokens(recipe, "dev", train), test_tokens=_held_out_tokens(recipe, "test", train)
+    )
+
+
+def _held_out_tokens(recipe: Recipe, split: str, train: DataSize) -> float:
+    """Tokens of dev or test, as far as they can be estimated; 0 without it."""
+    if (share := recipe.data.share(split)) is not None:
+        return share.fraction * (train.num_rows or 0.0) * (train.tokens_per_row or 0.0)
+    found = _sampled(recipe, split)
+    return (found.num_rows or 0.0) * (found.tokens_per_row or 0.0)
+
+
+def _sampled(recipe: Recipe, split: str) -> DataSize:
+    """The rows of a split, and their length, by a sample of its files."""
     rows = size = 0.0
-    for source in recipe.data.sources("train"):
+    for source in recipe.data.sources(split):
         try:
             files = [] if is_hub(source.path) else find_files(source.path)
+            if not files or any(file.suffix not in LINES for file in files):
+                return DataSize()
+            lines, num_bytes = _lines_of_all(files)
         except (DataError, OSError):
-            files = []
-        if not files or any(file.suffix not in LINES for file in files):
             return DataSize()
-        for file in files:
-            lines, num_bytes = _lines_of(file)
-            rows, size = rows + lines * source.weight, size + num_bytes * source.weight
+        rows, size = rows + lines * source.weight, size + num_bytes * source.weight
     if not rows:
         return DataSize()
     return DataSize(rows, max(1.0, size / rows / BYTES_PER_TOKEN), is_estimated=True)
+
+
+def _lines_of_all(files: Sequence[Path]) -> tuple[float, float]:
+    """Number of lines of these files together, from at most MOST_SAMPLED of them, and their bytes. Raises OSError."""
+    sampled = [_lines_of(file) for file in files[:: math.ceil(len(files) / MOST_SAMPLED)]]
+    looked_at = sum(num_bytes for _, num_bytes in sampled)
+    size = float(sum(file.stat().st_size for file in files))
+    return (sum(lines for lines, _ in sampled) * size / looked_at if looked_at else 0.0), size
 
 
 def _lines_of(file: Path) -> tuple[float, float]:

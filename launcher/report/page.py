@@ -16,6 +16,8 @@ from shardtune.recipe.load import parse_recipe
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.files import CONFIG, FACTS, REPORT, RESULTS, read_events, write_atomically
 from shardtune.run_dir.view.curves import as_float, charts, metric_names
+from shardtune.run_dir.view.plan_file import read_plan
+from shardtune.run_dir.view.predicted import HEAD, compare
 from shardtune.run_dir.view.results import render_time
 from shardtune.run_dir.view.step_line import slowest
 from shardtune.run_dir.view.time_use import time_use
@@ -44,7 +46,9 @@ def write_report(run_dir: Path) -> Path:
     """Writes RUN_DIR/report.html from what the directory holds so far; returns its path."""
     path = run_dir / REPORT
     facts, results = _json(run_dir / FACTS), _json(run_dir / RESULTS)
-    page = render_page(run_dir.name, read_events(run_dir), _text(run_dir / CONFIG), facts or {}, results)
+    page = render_page(
+        run_dir.name, read_events(run_dir), _text(run_dir / CONFIG), facts or {}, results, read_plan(run_dir)
+    )
     write_atomically(path, page)
     return path
 
@@ -55,8 +59,10 @@ def render_page(
     config: str,
     facts: Mapping[str, Any],
     results: Mapping[str, Any] | None,
+    plan: Mapping[str, Any] | None = None,
 ) -> str:
-    """The page of one run, from its name, events, resolved config, task facts, and results if it is finished."""
+    """The page of one run, from its name, events, resolved config, task facts, results if it is finished, and what was
+    predicted of it."""
     steps = [event for event in events if event["event"] == "step"]
     evaluations = [event for event in events if event["event"] == "eval"]
     start = next((event for event in reversed(events) if event["event"] == "start"), None)
@@ -64,6 +70,7 @@ def render_page(
     tables = [
         _data(start, recipe),
         _stragglers(steps),
+        _predicted(plan, events),
         _evaluations(evaluations),
         _confusion(evaluations, facts.get("label_names")),
         *_answers(evaluations),
@@ -161,6 +168,12 @@ def _stragglers(steps: Sequence[Mapping[str, Any]], num_named: int = 3) -> Table
     most = sorted(lost.items(), key=lambda item: -item[1])[:num_named]
     rows = [(name, f"{share:.1%}") for name, share in most]
     return Table("Time lost waiting for a rank", ("slowest rank", "share of all ranks' time"), rows) if rows else None
+
+
+def _predicted(plan: Mapping[str, Any] | None, events: Sequence[Mapping[str, Any]]) -> Table | None:
+    """What the planner predicted, beside the real numbers; None without a prediction."""
+    rows = [each.cells() for each in compare(plan, events)]
+    return Table("Predicted and real", HEAD, rows, has_row_heads=True) if rows else None
 
 
 def _evaluations(evaluations: Sequence[Mapping[str, Any]]) -> Table | None:

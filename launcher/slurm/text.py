@@ -74,6 +74,8 @@ class Nodes:
     """None: unlimited."""
     default_time_s: int | None = None
     """The time limit of a job that gives none; None: the partition's limit."""
+    gpu_kind: str | None = None
+    """The type of the GPUs in Slurm's gres; None if it gives none, or several."""
 
 
 def parse_nodes(text: str) -> list[Nodes]:
@@ -91,6 +93,7 @@ def parse_nodes(text: str) -> list[Nodes]:
                 gpus=parse_gpus(gres),
                 time_limit_s=parse_duration(limit),
                 default_time_s=parse_duration(default),
+                gpu_kind=parse_gpu_kind(gres),
             )
         )
     return nodes
@@ -100,6 +103,13 @@ def parse_gpus(gres: str) -> int:
     """`gpu:a100:4(S:0-1),shard:8` -> 4; 0 for `(null)`."""
     items = re.sub(r"\([^)]*\)", "", gres).split(",")
     return sum(int(item.rsplit(":", 1)[1]) if ":" in item else 1 for item in items if item.split(":")[0] == "gpu")
+
+
+def parse_gpu_kind(gres: str) -> str | None:
+    """`gpu:a100:4(S:0-1),shard:8` -> a100; None for `gpu:4`, and if there are several kinds."""
+    items = [item.split(":") for item in re.sub(r"\([^)]*\)", "", gres).split(",")]
+    kinds = {item[1] for item in items if item[0] == "gpu" and len(item) == 3}
+    return kinds.pop() if len(kinds) == 1 else None
 
 
 def parse_duration(text: str) -> int | None:

@@ -20,6 +20,7 @@ from shardtune.launcher.plan.backends import BACKENDS
 from shardtune.launcher.plan.job import JobPlan, Machine
 from shardtune.launcher.registry import remember
 from shardtune.launcher.report.page import write_report
+from shardtune.launcher.start.announce import announce_plan
 from shardtune.launcher.start.exit_report import StartOutcome, explain_outcome, remedy_for_killed
 from shardtune.launcher.start.follow import Events, Heartbeats, first_failure, hung_ranks, newest_saved
 from shardtune.launcher.start.orphans import START_MARK, end_orphans
@@ -143,6 +144,7 @@ def run_job(plan: JobPlan, received: list[Interrupt] | None = None) -> int:
         say(f"{counted(plan.world_size, 'rank')} on {plan.device}; run directory: {plan.run_dir}")
         for text in plan.notices:
             say(text)
+        announce_plan(plan, say)
         raise_open_files(plan.world_size)  # the ranks report a limit that is too low
         with _interrupts([] if received is None else received) as interrupts:
             of_start = {LEASE_TOKEN: lease.token, LAUNCHED_AT: f"{began:.3f}"}

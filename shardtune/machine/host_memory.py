@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def host_memory() -> int:
-    """Bytes of this machine's memory, or of that part of it which this process may use."""
+    """Bytes of memory, of the machine or of the container or Slurm job that this process is in; 0 if not known."""
     found = re.search(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"))
     return min([int(found[1]) * 1024 if found else 0, *limits_of_memory()])
 

@@ -14,6 +14,7 @@ from shardtune.errors import ConfigError
 from shardtune.recipe.explain import did_you_mean
 
 PRECISIONS = ("bf16", "fp16", "tf32", "fp32")
+CPU = "cpu"
 NUMBERS = ("memory_gib", "bandwidth_gb_s", "sms", "link_gb_s", "network_gb_s", "tdp_w")
 
 
@@ -39,6 +40,11 @@ class Gpu:
     """From its node to the others, in each direction."""
     tdp_w: float
     source: str
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether this stands for a rank on processors, whose memory is its share of the machine's."""
+        return self.generation == CPU
 
 
 @cache
@@ -79,6 +85,29 @@ def find_gpu(name: str, more: Iterable[Gpu] = (), *, flag: str = "--gpu") -> Gpu
     near = did_you_mean(wanted, [*names, *(alias for gpu in gpus for alias in gpu.aliases)])
     rest = near or f"; known: {', '.join(names)}"
     raise ConfigError(f"{flag}: unknown GPU {name!r}{rest}")
+
+
+def gpu_of_slurm(kind: str) -> Gpu:
+    """The GPU of this type in Slurm's gres, such as a100 or nvidia_h100_80gb_hbm3. Raises ConfigError if it is
+    unknown."""
+    return _of_driver(re.sub(r"[_-]+", " ", kind), known_gpus()) or find_gpu(kind)
+
+
+def memory_only(kind: str, num_bytes: float) -> Gpu:
+    """A device (`cpu` or `cuda`) of which nothing but the memory of a rank is known: it has no rates."""
+    return Gpu(
+        name=kind,
+        pattern="",
+        generation=kind,
+        tflops={},
+        memory_gib=num_bytes / 2**30,
+        bandwidth_gb_s=0.0,
+        sms=0,
+        link_gb_s=0.0,
+        network_gb_s=0.0,
+        tdp_w=0.0,
+        source="",
+    )
 
 
 def peak_tflops(device_name: str, precision: str) -> float | None:

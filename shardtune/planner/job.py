@@ -39,6 +39,8 @@ class States:
     num_buckets: int = 1
     group: int = 0
     """Ranks of a machine that keep another copy of weights in parts among themselves (hpZ); 0 without one."""
+    shares_weights: bool = False
+    """Whether the ranks of a machine have the trained weights in common memory, once."""
     reuse: float = 0
     """Gathered weights stay if they are used again within so many elements (stage3_max_reuse_distance)."""
 
@@ -73,6 +75,8 @@ class Adapters:
     """Whether the inputs of adapters are dropped out: each adapter then keeps a copy and a mask of its own."""
     base_weight: float = 2
     """Bytes of a frozen weight of the layers: 0.5 and its scales in 4 bits."""
+    num_trained: float | None = None
+    """All that is trained, as counted in the model itself; None counts the matrices of a usual model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +130,9 @@ class Job:
     @property
     def num_trained(self) -> float:
         """Parameters with a gradient."""
-        return self.shape.num_parameters if self.adapters is None else adapter_parameters(self.shape, self.adapters)
+        if self.adapters is None:
+            return self.shape.num_parameters
+        return self.adapters.num_trained or adapter_parameters(self.shape, self.adapters)
 
     @property
     def tokens(self) -> float:

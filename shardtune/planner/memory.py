@@ -13,6 +13,8 @@ computed one product. Assumed: 0.4 to 0.8 GB, by GPU and driver."""
 COMMUNICATOR = 0.5e9
 """NCCL's buffers of a communicator that spans 8 GPUs or more: 4 MB of Simple, 0.5 of LL128 and LL for each of up to 24
 channels and each of its peers. Assumed: 0.3 to 1 GB."""
+CPU_PROCESS = 0.45e9
+"""A rank on processors before its model: Python with torch, transformers and DeepSpeed. 0.43 GB were measured."""
 FRAGMENTED = 0.05
 """The part of activations and other memory that comes and goes which the allocator cannot use again. Assumed."""
 
@@ -24,6 +26,7 @@ class GpuMemory:
     instants: Mapping[str, Mapping[str, float]]
     """`loss`, `gradient of the loss`, `start of backward`, `end of backward`, `update` -> term -> bytes of tensors."""
     world_size: int
+    is_on_cpu: bool = False
 
     @property
     def peak_instant(self) -> str:
@@ -42,8 +45,10 @@ class GpuMemory:
 
     @property
     def around(self) -> Mapping[str, float]:
-        """What is no tensor, and still fills the GPU."""
+        """What is no tensor, and still fills the GPU, or the memory of a rank on processors."""
         moving = sum(size for name, size in self.terms.items() if name in MOVING)
+        if self.is_on_cpu:
+            return {"process": CPU_PROCESS, "fragmentation": FRAGMENTED * moving}
         terms = {"CUDA context": CONTEXT, "fragmentation": FRAGMENTED * moving}
         return terms | ({"NCCL buffers": COMMUNICATOR} if self.world_size > 1 else {})
 
@@ -60,6 +65,8 @@ MOVING = ("activations", "logits and loss", "working memory", "gathered weights"
 def gpu_memory(job: Job) -> GpuMemory:
     """The memory of a rank at its peak, in micro-batches of the size of job.batch."""
     kept = {name: size for name, size in held_states(job).items() if name != "gradients"}
+    if job.cluster.gpu.is_cpu:  # which has no other memory to put states into
+        kept["offloaded states"] = sum(host_states(job).values())
     buckets = {} if job.states.shards_weights else {"buckets": bucket_bytes(job)}
     gradients = gradient_bytes(job)
     passing = passing_gradient_bytes(job)
@@ -93,6 +100,7 @@ def gpu_memory(job: Job) -> GpuMemory:
     return GpuMemory(
         {name: {term: size for term, size in terms.items() if size > 0} for name, terms in instants.items()},
         job.cluster.world_size,
+        job.cluster.gpu.is_cpu,
     )
 
 
@@ -101,9 +109,8 @@ def held_states(job: Job) -> dict[str, float]:
     DeepSpeed keeps for as long as it runs."""
     states, world = job.states, job.cluster.world_size
     shape, trained = job.shape, job.num_trained
-    weights = shape.num_parameters * states.weight
-    if job.adapters is not None:
-        weights = _frozen_bytes(job, job.adapters) + trained * states.weight
+    of_trained = trained * states.weight / (world if states.shares_weights else 1)
+    weights = of_trained if job.adapters is None else _frozen_bytes(job, job.adapters) + of_trained
     share = world if states.shards_weights else 1
     optimizer = world if states.shards_optimizer else 1
     on_gpu = not states.offloads_optimizer

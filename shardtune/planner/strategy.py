@@ -16,8 +16,9 @@ DEEPSPEED_BUCKET = 5e8
 BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 
 
-def states_of(ds_config: Mapping[str, Any] | None, precision: str) -> States:
-    """The states of a trained parameter under this resolved ds_config, or without DeepSpeed."""
+def states_of(ds_config: Mapping[str, Any] | None, precision: str, *, shares_memory: bool = False) -> States:
+    """The states of a trained parameter under this resolved ds_config, or without DeepSpeed, where CPU ranks of one
+    machine share memory: they have the weights in common, and each has a part of the optimizer's states."""
     width = BYTES[precision]
     if ds_config is None:
         # Weights, gradients and masters lie in flat tensors for as long as the run (trainer/engine/replicated_engine).
@@ -27,6 +28,8 @@ def states_of(ds_config: Mapping[str, Any] | None, precision: str) -> States:
             master=4 if width == 2 else 0,
             exchanged=4,
             frees_gradients=False,
+            shards_optimizer=shares_memory,
+            shares_weights=shares_memory,
             bucket=0,
         )
     stage, zero = zero_stage(ds_config), ds_config.get("zero_optimization", {})

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from shardtune.argument_parser import OneLineParser
-from shardtune.ds_config.resolve import ds_config_notice, stage_of
+from shardtune.ds_config.resolve import ds_config_notice
 from shardtune.recipe.load import load_recipe
 from shardtune.recipe.schema import Recipe
-from shardtune.trainer.commands.check_report import Cut, Lengths, Report, SplitReport
+from shardtune.trainer.commands.check_report import Cut, Lengths, MemoryReport, Report, SplitReport
 from shardtune.trainer.commands.json_output import print_report
 from shardtune.trainer.data.batches.batch_maker import BatchMaker
 from shardtune.trainer.data.batches.bins import Packing
@@ -33,8 +33,8 @@ from shardtune.trainer.model.head import choose_head
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
 from shardtune.trainer.reporting.ineffective_settings import settings_without_effect
 from shardtune.trainer.setup.attention.cost import expected_cost
-from shardtune.trainer.setup.footprint import footprint
-from shardtune.trainer.setup.micro_batch import estimate, lay_out_first_steps, most_wanted
+from shardtune.trainer.setup.memory_plan import grouped, memory_of, model_size, rank_job
+from shardtune.trainer.setup.micro_batch import FirstSteps, estimate, lay_out_first_steps, most_wanted
 from shardtune.trainer.setup.out_of_memory import share_of_memory
 from shardtune.trainer.tasks import Task, task_of
 
@@ -63,10 +63,9 @@ def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
     packing = Packing(recipe.data.max_tokens, is_flat=False) if is_packed else None
     ranks = Ranks(0, world_size, 0, torch.device("cpu"))  # of rank 0; no collectives
     batch_maker = BatchMaker(task, ranks, packing, cost=expected_cost(recipe, task, train))
-    stage = stage_of(recipe)
     budget = recipe.train.micro_batch_tokens
     if budget == "auto":
-        budget = _estimated_budget(recipe, task, train, batch_maker, stage=stage, world_size=world_size)
+        budget = _estimated_budget(recipe, task, train, batch_maker, world_size=world_size)
         notes.append(f"train.micro_batch_tokens: auto is estimated as {budget:,}; a run tries it out first")
     num_steps = order.num_steps(recipe.train.num_epochs, recipe.train.max_steps)
     steps = lay_out_first_steps(train, order, replace(batch_maker, micro_batch_tokens=budget))
@@ -91,21 +90,26 @@ def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
         micro_batch_tokens=budget,
         largest_micro_batch=steps.largest,
         padding_efficiency=steps.padding_efficiency,
-        memory=footprint(
-            recipe,
-            task,
-            load_model_config(recipe, task),
-            stage=stage,
-            world_size=world_size,
-            batch=steps.largest,
-            num_targets=steps.num_targets,
-        ),
+        memory=_memory(recipe, task, steps, world_size=world_size),
     )
 
 
-def _estimated_budget(
-    recipe: Recipe, task: Task, train: Split, batch_maker: BatchMaker, *, stage: int, world_size: int
-) -> int:
+def _memory(recipe: Recipe, task: Task, steps: FirstSteps, *, world_size: int) -> MemoryReport:
+    """The memory of a rank in the largest of the first micro-batches."""
+    size = model_size(recipe, task, load_model_config(recipe, task))
+    memory = memory_of(
+        rank_job(recipe, size, world_size=world_size), size, steps.largest, num_targets=steps.num_targets
+    )
+    return MemoryReport(
+        num_parameters=size.num_parameters,
+        num_trained=size.num_trained,
+        peak=memory.peak_instant,
+        terms={name: round(num_bytes) for name, num_bytes in grouped(memory).items()},
+        total=round(memory.used),
+    )
+
+
+def _estimated_budget(recipe: Recipe, task: Task, train: Split, batch_maker: BatchMaker, *, world_size: int) -> int:
     """train.micro_batch_tokens, as `auto` would begin with it on this machine."""
     has_gpu = recipe.job.device != "cpu" and torch.cuda.is_available()
     return estimate(
@@ -113,7 +117,6 @@ def _estimated_budget(
         task,
         longest=int(train.lengths.max()),
         wanted=most_wanted(train, recipe, batch_maker),
-        stage=stage,
         world_size=world_size,
         memory=share_of_memory(torch.device("cuda" if has_gpu else "cpu"), world_size),
     )

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from shardtune.trainer.setup.footprint import Footprint
 from shardtune.trainer.tasks.task import PreviewSpan
 
 
@@ -56,6 +55,20 @@ class SplitReport:
 
 
 @dataclass(frozen=True)
+class MemoryReport:
+    """The planner's estimate of a rank's memory, in bytes."""
+
+    num_parameters: int
+    num_trained: int
+    """Parameters that have a gradient and optimizer states."""
+    peak: str
+    """The instant of a step at which the most is held."""
+    terms: Mapping[str, int]
+    """What is held then: weights, gradients, optimizer, activations, logits and loss, and what is around tensors."""
+    total: int
+
+
+@dataclass(frozen=True)
 class Report:
     """All findings of a check."""
 
@@ -77,4 +90,4 @@ class Report:
     """(rows, longest) of the micro-batch with the most tokens among the first steps."""
     padding_efficiency: float
     """The share of the first steps' tokens that is not padding."""
-    memory: Footprint
+    memory: MemoryReport

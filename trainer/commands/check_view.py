@@ -135,16 +135,14 @@ def _memory(report: Report) -> Table:
     memory = report.memory
     is_partial = memory.num_trained < memory.num_parameters
     table = Table(title="\nestimated memory of a rank", title_justify="left", show_header=False, box=None)
-    parts = {
-        f"weights ({memory.num_parameters:,} parameters)": memory.weights,
-        "gradients" + (f" ({memory.num_trained:,} trained)" if is_partial else ""): memory.gradients,
-        "optimizer": memory.optimizer,
-        f"activations ({rows:,} rows x {longest:,} tokens)": memory.activations,
-        "logits": memory.logits,
-        "total": memory.total,
+    details = {
+        "weights": f" ({memory.num_parameters:,} parameters)",
+        "gradients": f" ({memory.num_trained:,} trained)" if is_partial else "",
+        "activations": f" ({rows:,} rows x {longest:,} tokens)",
     }
-    for name, size in parts.items():
-        table.add_row(name, f"{size / 2**30:.2f} GiB")
+    for name, size in memory.terms.items():
+        table.add_row(name + details.get(name, ""), f"{size / 2**30:.2f} GiB")
+    table.add_row(f"total at the peak ({memory.peak})", f"{memory.total / 2**30:.2f} GiB")
     table.caption = (
         f"micro-batches of at most {report.micro_batch_tokens:,} tokens; "
         f"{counted(report.num_steps, 'step')}, {report.steps_per_epoch:,} per epoch; "

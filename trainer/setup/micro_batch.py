@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from shardtune.planner.forecast.of_recipe import FILLS
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.data.batches.batch_maker import NO_LIMIT, BatchMaker
 from shardtune.trainer.data.batches.order import Order
@@ -12,12 +13,9 @@ from shardtune.trainer.data.batches.steps import training_order
 from shardtune.trainer.data.prepare.example_shards import Split
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.model.pretrained import load_model_config
-from shardtune.trainer.setup.footprint import largest_footprint
+from shardtune.trainer.setup.memory_plan import memory_of, model_size, rank_job
 from shardtune.trainer.tasks import Task
 
-ESTIMATE_FILLS = 0.8
-"""The part of a rank's memory that the estimate may fill: it does not include the CUDA context, the buffers of
-collectives and fragmentation. Too high an estimate costs a start, too low an estimate a micro-batch more per step."""
 STEPS_LOOKED_AT = 50
 
 
@@ -80,21 +78,20 @@ def most_wanted(train: Split, recipe: Recipe, batch_maker: BatchMaker) -> int:
     return math.prod(whole.largest)
 
 
-def estimate(
-    recipe: Recipe, task: Task, *, longest: int, wanted: int, stage: int, world_size: int, memory: float
-) -> int:
+def estimate(recipe: Recipe, task: Task, *, longest: int, wanted: int, world_size: int, memory: float) -> int:
     """The largest number of tokens up to `wanted` that fits in a rank's memory (bytes), in rows of `longest` tokens; at
     least one row, and data.max_tokens."""
-    config = load_model_config(recipe, task)
+    least = recipe.data.max_tokens
+    if wanted <= least:
+        return least
+    size = model_size(recipe, task, load_model_config(recipe, task))
+    job = rank_job(recipe, size, world_size=world_size)
 
     def fits(num_rows: int) -> bool:
-        batch = (num_rows, longest)
-        needed = largest_footprint(recipe, task, config, stage=stage, world_size=world_size, batch=batch)
-        return needed.total <= ESTIMATE_FILLS * memory
+        return memory_of(job, size, (num_rows, longest)).used <= FILLS * memory
 
-    least = recipe.data.max_tokens
-    if wanted <= least or fits(-(-wanted // longest)):
-        return max(wanted, least)
+    if fits(-(-wanted // longest)):
+        return wanted
     low, high = 1, -(-wanted // longest)
     while high - low > 1:
         middle = (low + high) // 2

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
@@ -15,7 +14,7 @@ from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.engine.memory.shortage import is_memory_error, requested_bytes
 from shardtune.trainer.engine.memory.usage import gpu_memory, peak_memory
 from shardtune.trainer.model.pretrained import load_model_config
-from shardtune.trainer.setup.footprint import largest_footprint
+from shardtune.trainer.setup.memory_plan import memory_of, model_size, rank_job
 from shardtune.trainer.tasks import Task
 
 HEADROOM = 0.95
@@ -36,15 +35,13 @@ def memory_said(
     except Exception as error:
         if not is_memory_error(error, free=gpu_memory(ranks.device).free):
             raise
-        config = load_model_config(recipe, task)
-        raise _explained(error, recipe, task, config, shape(), ranks, micro_batch_tokens) from error
+        raise _explained(error, recipe, task, shape(), ranks, micro_batch_tokens) from error
 
 
 def _explained(
     error: BaseException,
     recipe: Recipe,
     task: Task,
-    config: Any,
     shape: tuple[int, int] | None,
     ranks: Ranks,
     budget: int,
@@ -60,7 +57,7 @@ def _explained(
     fitting = [
         f"  {setting:40} about {size / 1e9:.2f} GB a rank"
         for setting, size in _alternatives(
-            recipe, task, config, shape or (1, recipe.data.max_tokens), ranks, used + asked, budget
+            recipe, task, shape or (1, recipe.data.max_tokens), ranks, used + asked, budget
         )
         if size <= HEADROOM * share_of_memory(ranks.device, ranks_here())
     ]
@@ -72,31 +69,31 @@ def _explained(
 
 
 def _alternatives(
-    recipe: Recipe, task: Task, config: Any, shape: tuple[int, int], ranks: Ranks, wanted: int, budget: int
+    recipe: Recipe, task: Task, shape: tuple[int, int], ranks: Ranks, wanted: int, budget: int
 ) -> Iterator[tuple[str, float]]:
     """Settings, and the bytes that a rank would need with each instead of `wanted`."""
     rows, longest = shape
-    stage = stage_of(recipe)
+    model = model_size(recipe, task, load_model_config(recipe, task))
 
-    def size(recipe: Recipe, rows: int, stage: int, *, offloaded: bool = False) -> int:
-        step = largest_footprint(recipe, task, config, stage=stage, world_size=ranks.world_size, batch=(rows, longest))
-        return step.total - (step.optimizer if offloaded else 0)
+    def size(recipe: Recipe, rows: int) -> float:
+        return memory_of(rank_job(recipe, model, world_size=ranks.world_size), model, (rows, longest)).used
 
-    now = size(recipe, rows, stage)
+    now = size(recipe, rows)
     while budget // 2 >= recipe.data.max_tokens:
         budget //= 2
         fewer = max(1, budget // longest)
         if fewer < rows:
-            yield f"train.micro_batch_tokens={budget}", wanted - now + size(recipe, fewer, stage)
+            yield f"train.micro_batch_tokens={budget}", wanted - now + size(recipe, fewer)
     if not recipe.model.activation_checkpointing:
-        model = recipe.model.model_copy(update={"activation_checkpointing": True})
-        lean = recipe.model_copy(update={"model": model})
-        yield "model.activation_checkpointing=true", wanted - now + size(lean, rows, stage)
-    if ranks.world_size > 1:
-        for higher in range(max(stage, 1) + 1, 4):
-            yield f"engine.deepspeed=zero{higher}", wanted - now + size(recipe, rows, higher)
-    if ranks.device.type == "cuda":
-        yield "engine.deepspeed=zero3_offload", wanted - now + size(recipe, rows, 3, offloaded=True)
+        checkpointing = recipe.model.model_copy(update={"activation_checkpointing": True})
+        lean = recipe.model_copy(update={"model": checkpointing})
+        yield "model.activation_checkpointing=true", wanted - now + size(lean, rows)
+    strategies = [f"zero{stage}" for stage in range(max(stage_of(recipe), 1) + 1, 4) if ranks.world_size > 1]
+    strategies += ["zero3_offload"] if ranks.device.type == "cuda" else []
+    for strategy in strategies:
+        engine = recipe.engine.model_copy(update={"deepspeed": strategy})
+        sharded = recipe.model_copy(update={"engine": engine})
+        yield f"engine.deepspeed={strategy}", wanted - now + size(sharded, rows)
 
 
 def _room(device: torch.device, asked: int) -> str:

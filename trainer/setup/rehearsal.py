@@ -57,7 +57,6 @@ def settle_budget(
             task,
             longest=int(train.lengths.max()),
             wanted=wanted,
-            stage=engine.zero_stage or 0,
             world_size=ranks.world_size,
             memory=share_of_memory(ranks.device, ranks_here()),
         )

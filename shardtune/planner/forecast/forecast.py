@@ -6,6 +6,7 @@ from typing import Any
 
 from shardtune.planner.forecast.host import checkpoint_bytes, host_memory
 from shardtune.planner.forecast.of_recipe import DataSize, Planned, plan_recipe
+from shardtune.planner.forecast.run_time import RunTime, run_time
 from shardtune.planner.job import Cluster
 from shardtune.planner.memory import GpuMemory, gpu_memory
 from shardtune.planner.model_shape import ModelShape
@@ -37,6 +38,8 @@ class Forecast:
     """job.memory_per_node_gb in bytes; None if the recipe does not say."""
     price: float | None
     """Of a GPU for an hour."""
+    run: RunTime | None
+    """None if the number of steps is not known."""
     strategy_notice: str | None = None
     """What engine.deepspeed: auto stands for, and why."""
 
@@ -53,17 +56,17 @@ class Forecast:
 
     @property
     def run_s(self) -> float | None:
-        """Seconds of all steps; None if their number is not known."""
-        return None if self.planned.num_steps is None else self.planned.num_steps * self.step.total_s
+        """Seconds of the whole run without queues; None if the number of steps is not known."""
+        return None if self.run is None else self.run.total_s
 
     @property
     def gpu_hours(self) -> float | None:
-        """Of all steps; None if their number is not known."""
+        """Of the whole run; None if its steps are not known."""
         return None if self.run_s is None else self.run_s * self.cluster.world_size / 3600
 
     @property
     def cost(self) -> float | None:
-        """Of all steps; None if their number or the price is not known."""
+        """Of the whole run; None if its steps or the price are not known."""
         return None if self.gpu_hours is None or self.price is None else self.gpu_hours * self.price
 
     @property
@@ -119,6 +122,8 @@ class Forecast:
             "mfu": self.mfu,
             "steps": self.planned.num_steps,
             "run_seconds": run,
+            "run_parts_s": None if self.run is None else dict(self.run.seconds),
+            "starts": None if self.run is None else self.run.num_starts,
             "run_seconds_range": None if run is None else [run / SPREAD, run * SPREAD],
             "gpu_hours": hours,
             "cost": self.cost,
@@ -165,14 +170,23 @@ class Forecast:
         if (run := self.run_s) is None:
             yield "run", "the number of rows is not known; give --rows and --tokens, or train.max_steps"
             return
-        hours = run * self.cluster.world_size / 3600
-        cost = f", costs {hours * self.price:,.2f}" if self.price is not None else ""
-        energy = f", up to {hours * self.cluster.gpu.tdp_w / 1000:,.1f} kWh"
-        yield "run", f"{self.planned.num_steps:,} steps: {_range(run)}; {hours:,.1f} GPU-hours{cost}{energy}"
+        assert self.run is not None and self.gpu_hours is not None
+        yield "run", f"{self.planned.num_steps:,} steps: {_range(run)}; {resources(self)}"
+        yield "", self.run.describe()
         if self.data.is_estimated:
             yield "", "rows and tokens are estimated from the bytes of the files; --rows and --tokens are exact"
         if self.data.tokens_per_row is None:
             yield "", "the length of rows is not known; data.max_tokens is taken for it (--tokens is exact)"
+
+
+def resources(forecast: Forecast) -> str:
+    """`12.0 GPU-hours (9.6 to 15.0), costs 24.00, up to 8.4 kWh`, of a forecast whose steps are known."""
+    hours = forecast.gpu_hours or 0.0
+    cost = ""
+    if forecast.cost is not None:
+        cost = f", costs {forecast.cost:,.2f} ({forecast.cost / SPREAD:,.2f} to {forecast.cost * SPREAD:,.2f})"
+    energy = hours * forecast.cluster.gpu.tdp_w / 1000
+    return f"{hours:,.1f} GPU-hours ({hours / SPREAD:,.1f} to {hours * SPREAD:,.1f}){cost}, up to {energy:,.1f} kWh"
 
 
 def has_room(used: float, capacity: float) -> bool:
@@ -185,6 +199,7 @@ def forecast(
 ) -> Forecast:
     """The forecast of a recipe. Raises ConfigError if the GPU cannot do what the recipe asks for."""
     planned = plan_recipe(recipe, shape, cluster, data)
+    step = step_time(planned.average)
     limit = recipe.job.memory_per_node_gb
     return Forecast(
         shape,
@@ -192,11 +207,12 @@ def forecast(
         data,
         planned,
         gpu_memory(planned.largest),
-        step_time(planned.average),
+        step,
         host_memory(recipe, planned.average),
         checkpoint_bytes(recipe, planned.average),
         limit * GIB if limit else None,
         price,
+        run_time(recipe, planned, step, data, cluster),
     )
 
 

@@ -9,7 +9,7 @@ from shardtune.ds_config.resolve import ds_config_of, open_precisions
 from shardtune.errors import ConfigError
 from shardtune.planner.hardware import Gpu
 from shardtune.planner.job import Adapters, Batch, Cluster, Job, Software
-from shardtune.planner.memory import gpu_memory
+from shardtune.planner.memory import GpuMemory, gpu_memory
 from shardtune.planner.model_shape import ModelShape
 from shardtune.planner.strategy import states_of
 from shardtune.recipe.lora import LoraConfig
@@ -19,7 +19,10 @@ USEFUL = {"packed": 0.97, "sorted": 0.94, "random": 0.6}
 """The part of the computed tokens that is not padding: packed into rows of data.max_tokens; sorted by length within
 data.length_window (94 % were measured, on rows of 8 to 256 tokens); and in random order."""
 FILLS = 0.9
-"""The part of a GPU's memory that `micro_batch_tokens: auto` is assumed to fill."""
+"""The part of a rank's memory that `micro_batch_tokens: auto` fills by the planner, whose largest error where it was
+compared is 6 % (docs/planner.md). Too much costs a start, too little a micro-batch more per step."""
+CPU_LOSS_CHUNK = 2.0**26
+"""Bytes of a chunk of logits on a CPU (trainer/model/target_loss.py)."""
 MLP_NAMES = ("gate", "up", "down", "fc", "mlp", "dense", "wi", "wo", "w1", "w2", "w3")
 ALL_ATTENTION_NAMES = ("k", "o", "out", "key", "dense")
 
@@ -33,6 +36,9 @@ class DataSize:
     """Tokens of a row on average, after truncation."""
     is_estimated: bool = False
     """Whether the numbers are from a sample of the files, and tokens from their bytes."""
+    dev_tokens: float = 0.0
+    """Tokens of dev together, as far as they are known; of test likewise."""
+    test_tokens: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -54,16 +60,7 @@ def plan_recipe(recipe: Recipe, shape: ModelShape, cluster: Cluster, data: DataS
     longest = recipe.data.max_tokens
     mean = min(longest, data.tokens_per_row or longest)
     rows = rows_per_step(recipe, mean)
-    ranks = RankLayout(cluster.world_size, cluster.gpus_per_node, link=None)
-    job = Job(
-        shape=shape,
-        states=states_of(ds_config_of(recipe, hidden_size=shape.hidden, cluster=ranks), precision),
-        software=_software(recipe),
-        batch=Batch(rows=1, tokens=longest),
-        cluster=cluster,
-        precision=precision,
-        adapters=None if recipe.model.lora is None else _adapters(recipe.model.lora, precision),
-    )
+    job = job_of(recipe, shape, cluster, precision)
     is_packed = recipe.task.can_pack and recipe.data.packing != "off" and not shape.is_encoder_decoder
     share = max(1.0, rows / cluster.world_size)
     budget = _budget(recipe, job, share)
@@ -84,6 +81,31 @@ def plan_recipe(recipe: Recipe, shape: ModelShape, cluster: Cluster, data: DataS
         num_steps=_num_steps(recipe, rows, data),
         micro_batch_tokens=budget,
     )
+
+
+def job_of(recipe: Recipe, shape: ModelShape, cluster: Cluster, precision: str) -> Job:
+    """The job of a recipe, in micro-batches of one row of data.max_tokens."""
+    ranks = RankLayout(cluster.world_size, cluster.gpus_per_node, link=None)
+    ds_config = ds_config_of(recipe, hidden_size=shape.hidden, cluster=ranks)
+    shares_memory = cluster.gpu.is_cpu and cluster.num_nodes == 1 and cluster.world_size > 1
+    return Job(
+        shape=shape,
+        states=states_of(ds_config, precision, shares_memory=shares_memory),
+        software=_software(recipe, is_on_cpu=cluster.gpu.is_cpu),
+        batch=Batch(rows=1, tokens=recipe.data.max_tokens),
+        cluster=cluster,
+        precision=precision,
+        adapters=None if recipe.model.lora is None else _adapters(recipe.model.lora, precision),
+    )
+
+
+def memory_on_cpus(recipe: Recipe, shape: ModelShape, cluster: Cluster, precision: str) -> GpuMemory:
+    """The memory of a CPU rank in its largest micro-batch; with train.micro_batch_tokens: auto, in one of a row."""
+    job, longest = job_of(recipe, shape, cluster, precision), recipe.data.max_tokens
+    budget = longest if recipe.train.micro_batch_tokens == "auto" else recipe.train.micro_batch_tokens
+    rows = max(1, min(budget // longest, math.ceil(rows_per_step(recipe, longest) / cluster.world_size)))
+    batch = replace(_batch(recipe, shape, rows, longest, longest), num_micro_batches=2)
+    return gpu_memory(replace(job, batch=batch))
 
 
 def precision_on(recipe: Recipe, gpu: Gpu) -> str:
@@ -112,8 +134,9 @@ def _num_steps(recipe: Recipe, rows_per_step: float, data: DataSize) -> int | No
     return max(1, round(recipe.train.num_epochs * math.ceil(data.num_rows / rows_per_step)))
 
 
-def _software(recipe: Recipe) -> Software:
+def _software(recipe: Recipe, *, is_on_cpu: bool = False) -> Software:
     return Software(
+        loss_chunk=CPU_LOSS_CHUNK if is_on_cpu else Software.loss_chunk,
         attention="eager" if recipe.model.attention == "eager" else "flash",
         activation_checkpointing=recipe.model.activation_checkpointing,
         dropout=bool(recipe.model.dropout),

@@ -23,7 +23,8 @@ def test_a_forecast_has_memory_time_and_cost(capsys: pytest.CaptureFixture[str])
     assert found["memory"]["used_bytes"] == pytest.approx(sum(found["memory"]["terms"].values()), rel=1e-6)
     assert found["steps"] == 10
     assert found["data_is_estimated"]
-    assert found["run_seconds"] == pytest.approx(10 * found["step"]["seconds"])
+    assert found["run_parts_s"]["steps"] == pytest.approx(10 * found["step"]["seconds"])
+    assert found["run_seconds"] == pytest.approx(sum(found["run_parts_s"].values()))
     assert found["gpu_hours"] == pytest.approx(8 * found["run_seconds"] / 3600)
     assert found["cost"] == pytest.approx(2 * found["gpu_hours"])
     assert 5_000 < found["tokens_per_s_per_gpu"] < 12_000
@@ -47,6 +48,21 @@ def test_an_earlier_start_has_counted_the_rows(folder: Path, capsys: pytest.Capt
     assert found["steps"] == 20
     assert found["step"]["tokens"] == 6_400
     assert not found["data_is_estimated"]
+
+
+def test_of_many_files_a_sample_is_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "parts").mkdir()
+    for number in range(100):
+        (folder / f"parts/{number:03}.txt").write_text(f"{'word ' * 400}\n" * 64, encoding="utf-8")
+    assert _planned(capsys, "data.train=parts")["steps"] == 100
+
+
+def test_dev_is_estimated_as_train_is(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "dev.txt").write_text(f"{'word ' * 400}\n" * 320, encoding="utf-8")
+    whole, half = (_planned(capsys, f"data.dev={dev}")["run_parts_s"] for dev in ("train.txt", "dev.txt"))
+    assert whole["evaluations"] == pytest.approx(2 * half["evaluations"], rel=0.01)
+    share = _planned(capsys, "data.dev={fraction: 0.5}")["run_parts_s"]
+    assert share["evaluations"] == pytest.approx(half["evaluations"], rel=0.01)
 
 
 @pytest.mark.usefixtures("folder")
@@ -90,6 +106,7 @@ def test_sizes_stand_in_for_a_model(capsys: pytest.CaptureFixture[str]) -> None:
         (["--gpu=h100", "--params=seven", "--layers=32"], "--params takes a number above 0, such as 7B"),
         (["--gpu=h100", "--params=7B", "--layers=32", "--heads=30"], "--heads=30 does not divide"),
         (["--gpu=h100", "--layers=x"], "--layers takes a number, got 'x'"),
+        (["--gpu=h100", "--node-mtbf-hours=never"], "--node-mtbf-hours takes a number above 0"),
         (["--gpu=h100", "--network=fast"], "--network takes a number above 0"),
         (["--gpu=h100", "--hardware=none.yaml"], "none.yaml: cannot be read as a table of GPUs"),
         (["--gpu=v100", "engine.precision=bf16"], "engine.precision: v100-sxm2-32g has no tensor cores for bf16"),
@@ -126,3 +143,42 @@ def test_the_longest_time_that_is_shown_is_in_days(folder: Path, capsys: pytest.
     assert cli._carry_out(["plan", "recipe.yaml", *words]) == 0
     assert " days (" in capsys.readouterr().out
     assert folder
+
+
+def test_what_was_predicted_of_a_run_stands_beside_what_became_of_it(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli._carry_out(["plan", "recipe.yaml", "--gpu=h100"]) == 0
+    assert "predicted" not in capsys.readouterr().out
+    (folder / "run").mkdir()
+    step = {"event": "step", "step": 1, "memory_bytes": 25e9, "step_time_s": 2.5, "tokens_per_s": 800.0}
+    (folder / "run/metrics.jsonl").write_text(f"{json.dumps(step)}\n", encoding="utf-8")
+    (folder / "run/plan.json").write_text('{"memory_bytes": 2e10, "step_s": 2.0}', encoding="utf-8")
+    assert cli._carry_out(["plan", "recipe.yaml", "--gpu=h100", "--run-dir=run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["peak", "memory", "of", "a", "rank", "20.00", "GB", "25.00", "GB", "-20%"]
+    found = _planned(capsys, "--run-dir=run")["predicted_and_real"]
+    assert found["time of a step"] == {"predicted": 2.0, "real": 2.5}
+
+
+@pytest.mark.usefixtures("folder")
+def test_failures_are_those_of_published_clusters_or_of_the_rate_given(capsys: pytest.CaptureFixture[str]) -> None:
+    often, seldom = _planned(capsys, "--nodes=2", "train.max_steps=5000")["failures"]
+    assert often["failures"] > seldom["failures"] > 0
+    (given,) = _planned(capsys, "train.max_steps=5000", "--node-mtbf-hours=20", "--queue-hours=1", "--simulate")[
+        "failures"
+    ]
+    assert given["node_mtbf_s"] == 72_000
+    assert len(given["simulated_goodput"]) == 20 and 0 < max(given["simulated_goodput"]) < 1
+    assert cli._carry_out(["plan", "recipe.yaml", "--gpu=h100", "--node-mtbf-hours=20", "--simulate"]) == 0
+    text = capsys.readouterr().out
+    assert "failures " in text and "simulated: goodput" in text
+
+
+def test_failures_of_a_run_of_unknown_length_are_not_known(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "train.txt").rename(folder / "train.jsonl.gz")
+    words = ["plan", "recipe.yaml", "--gpu=h100", "data.train=train.jsonl.gz"]
+    assert cli._carry_out(words) == 0
+    assert "failures" not in capsys.readouterr().out
+    assert cli._carry_out([*words, "--simulate"]) == 2
+    assert "give --rows and --tokens, or train.max_steps" in capsys.readouterr().err

@@ -39,6 +39,14 @@ def write_run(folder: Path, events: list[dict[str, Any]], **files: str) -> Path:
     return folder
 
 
+def test_what_was_predicted_stands_beside_what_became_of_it(tmp_path: Path) -> None:
+    events = [START, {**STEP, "step": 1}]
+    assert "Predicted and real" not in write_report(write_run(tmp_path, events)).read_text()
+    page = write_report(write_run(tmp_path, events, plan_json='{"memory_bytes": 1000000000}')).read_text()
+    assert "Predicted and real" in page
+    assert "1.00 GB" in page and "2.00 GB" in page and "-50%" in page
+
+
 def test_the_page_has_the_curves_the_evaluations_and_the_config(tmp_path: Path) -> None:
     events = [START, *({**STEP, "step": step} for step in range(1, 10)), {**EVAL, "step": 9}]
     facts = json.dumps({"label_names": ["<bad>", "good"]})

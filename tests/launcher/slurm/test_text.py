@@ -31,7 +31,7 @@ cpu|1|4|2048|(null)|30:00|n/a
 def test_what_sinfo_says_of_the_nodes() -> None:
     assert parse_nodes(SINFO) == [
         Nodes("main", True, 14, 8, 64000, 2, None),
-        Nodes("big", False, 2, 128, 1031000, 8, 2 * 86400, 3600),
+        Nodes("big", False, 2, 128, 1031000, 8, 2 * 86400, 3600, "a100"),
         Nodes("cpu", False, 1, 4, 2048, 0, 1800),
     ]
     assert next(partitions(parse_nodes(SINFO))) == "main (default): 14 nodes of 8 CPUs, 62 GiB, 2 GPUs"

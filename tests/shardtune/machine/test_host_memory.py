@@ -1,8 +1,8 @@
-"""A machine's memory is what a job may use of it."""
+"""The memory of a machine is what its processes may use of it."""
 
 from pathlib import Path
 
-from shardtune.machine.host_memory import limits_of_memory
+from shardtune.machine.host_memory import host_memory, limits_of_memory
 
 
 def test_a_container_or_a_jobs_limit_is_the_memory_that_there_is(tmp_path: Path) -> None:
@@ -17,3 +17,7 @@ def test_a_container_or_a_jobs_limit_is_the_memory_that_there_is(tmp_path: Path)
     write("sys/fs/cgroup/memory.max", "7000\n")
     write("sys/fs/memory.max", "1\n")
     assert list(limits_of_memory(tmp_path)) == [9223372036854771712, 8000, 7000]
+
+
+def test_a_machine_has_memory() -> None:
+    assert 2**28 < host_memory() < 2**46

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from shardtune.errors import CheckpointError, RestartError, ShortOfMemoryError, TakenOverError
-from shardtune.recipe.job import JobConfig
-from shardtune.recipe.schema import EngineConfig, Recipe
+from shardtune.planner.forecast.of_recipe import FILLS
+from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.files import LEASE
 from shardtune.run_dir.lease import take_lease
 from shardtune.run_dir.micro_batch_budget import KEPT_BUDGET, KeptBudget, keep_budget, read_budget
@@ -26,8 +26,8 @@ from shardtune.trainer.data.prepare.prepare import Prepared, prepare
 from shardtune.trainer.distributed.lease import PeersLease
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
-from shardtune.trainer.setup.footprint import largest_footprint
-from shardtune.trainer.setup.micro_batch import ESTIMATE_FILLS, Budget, estimate, most_wanted
+from shardtune.trainer.setup.memory_plan import memory_of, model_size, rank_job
+from shardtune.trainer.setup.micro_batch import Budget, estimate, most_wanted
 from shardtune.trainer.setup.rehearsal import halved_when_short
 from shardtune.trainer.tasks import TASKS, causal
 from shardtune.trainer.tasks.batch import Batch
@@ -59,54 +59,23 @@ def rows_of(prepared: Prepared) -> Split:
 
 
 def test_what_is_estimated_fits_and_one_row_more_does_not(recipe: Recipe, task: Any) -> None:
-    def needed(num_tokens: int) -> int:
-        batch = (num_tokens // 24, 24)
-        config = load_model_config(recipe, task)
-        return largest_footprint(recipe, task, config, stage=2, world_size=2, batch=batch).total
+    size = model_size(recipe, task, load_model_config(recipe, task))
+    job = rank_job(recipe, size, world_size=2)
 
-    memory = needed(40 * 24) / ESTIMATE_FILLS + 1
-    tokens = estimate(recipe, task, longest=24, wanted=10**6, stage=2, world_size=2, memory=memory)
+    def needed(num_tokens: int) -> float:
+        return memory_of(job, size, (num_tokens // 24, 24)).used
+
+    memory = needed(40 * 24) / FILLS + 1
+    tokens = estimate(recipe, task, longest=24, wanted=10**6, world_size=2, memory=memory)
     assert tokens == 40 * 24
-    assert needed(tokens) <= ESTIMATE_FILLS * memory < needed(tokens + 24)
-
-
-@pytest.mark.parametrize(
-    ("strategy", "precision", "num_bytes"),
-    [("zero0", "bf16", 18), ("zero0", "fp32", 16), ("null", "bf16", 18), ("null", "fp32", 16)],
-)
-def test_a_parameter_takes_as_many_bytes_as_its_engine_holds_of_it(
-    recipe: Recipe, task: Any, strategy: str, precision: str, num_bytes: int
-) -> None:
-    engine = EngineConfig(deepspeed=None if strategy == "null" else strategy, precision=precision)  # type: ignore[arg-type]
-    footprint = largest_footprint(
-        recipe.model_copy(update={"engine": engine}),
-        task,
-        load_model_config(recipe, task),
-        stage=0,
-        world_size=2,
-        batch=(1, 24),
-    )
-    assert footprint.weights + footprint.gradients + footprint.optimizer == num_bytes * footprint.num_parameters
-
-
-@pytest.mark.parametrize(
-    ("strategy", "num_nodes", "parts"), [("zero3", 2, [16]), ("zero3_hpz", 2, [16, 8]), ("zero3_hpz", 1, [16])]
-)
-def test_a_second_copy_of_the_weights_on_each_machine_takes_memory(
-    recipe: Recipe, task: Any, strategy: str, num_nodes: int, parts: list[int]
-) -> None:
-    update = {"engine": EngineConfig(deepspeed=strategy, precision="bf16"), "job": JobConfig(nodes=num_nodes)}
-    config = load_model_config(recipe, task)
-    ours = recipe.model_copy(update=update)
-    footprint = largest_footprint(ours, task, config, stage=3, world_size=16, batch=(1, 24))
-    assert footprint.weights == sum(2 * footprint.num_parameters // part for part in parts)
+    assert needed(tokens) <= FILLS * memory < needed(tokens + 24)
 
 
 @pytest.mark.parametrize(("wanted", "memory", "tokens"), [(500, 1e12, 500), (500, 0, 24), (10, 1e12, 24), (10, 0, 24)])
 def test_an_estimate_is_never_less_than_the_longest_row_nor_more_than_is_wanted(
     recipe: Recipe, task: Any, wanted: int, memory: float, tokens: int
 ) -> None:
-    assert estimate(recipe, task, longest=24, wanted=wanted, stage=2, world_size=2, memory=memory) == tokens
+    assert estimate(recipe, task, longest=24, wanted=wanted, world_size=2, memory=memory) == tokens
 
 
 @pytest.mark.parametrize("budget", [24, 60, 16384])

@@ -21,20 +21,20 @@ MUCH = 40 * 10**9
 
 
 def hungry() -> None:
-    """The fifth forward pass (three are made at the start) wants more memory than the process may have, and the kernel
-    really refuses it."""
-    forward, calls = DeepSpeedEngine.forward, iter(range(1, 1000))
+    """The second backward pass of the training wants more memory than the process may have, and the kernel really
+    refuses it."""
+    backward, calls = DeepSpeedEngine.backward, iter(range(1, 1000))
 
-    def refused(self, batch):  # type: ignore[no-untyped-def]
-        if next(calls) == 5:
+    def refused(self, loss_sum, *, num_targets):  # type: ignore[no-untyped-def]
+        if next(calls) == 2:
             resource.setrlimit(resource.RLIMIT_AS, (MUCH // 2, resource.RLIM_INFINITY))
             try:
                 torch.empty(MUCH, dtype=torch.uint8)
             finally:
                 resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        return forward(self, batch)
+        return backward(self, loss_sum, num_targets=num_targets)
 
-    DeepSpeedEngine.forward = refused  # type: ignore[method-assign]
+    DeepSpeedEngine.backward = refused  # type: ignore[method-assign]
 
 
 def test_a_rank_whose_memory_is_short_says_in_which_micro_batch_and_by_how_much(tiny: Path, tmp_path: Path) -> None:
