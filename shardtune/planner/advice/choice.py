@@ -6,16 +6,13 @@ from shardtune.errors import ConfigError
 from shardtune.planner.advice.search import Candidate, Question, judged
 from shardtune.planner.advice.settings import Setting, strategies_for, with_strategy
 from shardtune.planner.forecast.forecast import GIB, duration
-from shardtune.planner.forecast.of_recipe import plan_recipe
-from shardtune.planner.hardware import Gpu
+from shardtune.planner.forecast.of_recipe import job_of, memory_on_cpus
+from shardtune.planner.hardware import CPU, memory_only
 from shardtune.planner.job import Cluster
-from shardtune.planner.memory import gpu_memory
 from shardtune.recipe.schema import EngineConfig
 
 ON_CPUS = (None, "zero1", "zero2", "zero3")
 """What CPU ranks choose from: the first that fits. zero0 holds as much as null, and offloading has nowhere to go."""
-CPU_PROCESS = 1e9
-"""Bytes of a CPU rank with torch, DeepSpeed and the batches that it prepares. Assumed: 0.6 to 1 GB."""
 CPU_SHARE = 0.8
 """The part of a machine's memory that the ranks may fill; the rest is for the launcher, the data and the cache of
 files."""
@@ -71,7 +68,7 @@ def choose_on_cpus(question: Question, *, num_ranks: int, num_nodes: int) -> Str
     """The first of ON_CPUS that fits on this many ranks a node, in the node's memory that the question says."""
     assert question.host_limit is not None, "CPU ranks have the memory of their node"
     share = question.host_limit * CPU_SHARE / num_ranks
-    cpus = _cpus(question, num_ranks, num_nodes, share)
+    cpus = Cluster(gpu=memory_only(CPU, share), gpus_per_node=num_ranks, num_nodes=num_nodes)
     possible = strategies_for(question.recipe, cpus)
     needed: dict[str | None, float] = {}
     for deepspeed in (name for name in ON_CPUS if name in possible):
@@ -85,28 +82,10 @@ def choose_on_cpus(question: Question, *, num_ranks: int, num_nodes: int) -> Str
     return StrategyChoice(least, f"nothing fits by the planner, and this needs the least, {each}")
 
 
-def _cpus(question: Question, num_ranks: int, num_nodes: int, share: float) -> Cluster:
-    """The ranks as the planner's machines: only their memory and precision count."""
-    asked = question.recipe.engine.precision
-    gpu = Gpu(
-        name="cpu",
-        pattern="cpu",
-        generation="cpu",
-        tflops={"fp32": 1.0, **({} if asked == "auto" else {asked: 1.0})},
-        memory_gib=share / GIB,
-        bandwidth_gb_s=1.0,
-        sms=1,
-        link_gb_s=1.0,
-        network_gb_s=1.0,
-        tdp_w=1.0,
-        source="this machine",
-    )
-    return Cluster(gpu=gpu, gpus_per_node=num_ranks, num_nodes=num_nodes)
-
-
 def _bytes_on_cpu(question: Question, deepspeed: str | None, cluster: Cluster) -> float:
     """Bytes of a rank at its peak, in fp32 unless the recipe says otherwise; with a copy of the checkpoint."""
     recipe = with_strategy(question.recipe, deepspeed)
-    job = plan_recipe(recipe, question.shape, cluster, question.data).largest
-    copied = 12 * job.num_trained / cluster.world_size if recipe.checkpoint.asynchronous else 0.0
-    return gpu_memory(job).allocated + copied + CPU_PROCESS
+    precision = "fp32" if recipe.engine.precision == "auto" else recipe.engine.precision
+    trained = job_of(recipe, question.shape, cluster, precision).num_trained
+    copied = 12 * trained / cluster.world_size if recipe.checkpoint.asynchronous else 0.0
+    return memory_on_cpus(recipe, question.shape, cluster, precision).used + copied

@@ -10,7 +10,7 @@ from shardtune.launcher.plan.job import JobPlan, Machine, plan_job
 from shardtune.launcher.plan.outlook import outlook_of, steps_done
 from shardtune.launcher.start.announce import announce_plan
 from shardtune.run_dir.view.plan_file import read_plan
-from tests.launcher.commands.test_plan import LLAMA_8B, RECIPE
+from tests.launcher.commands.conftest import LLAMA_8B, RECIPE
 
 SERVER = Machine(8, 64, gpu_name="NVIDIA H100 80GB HBM3")
 
