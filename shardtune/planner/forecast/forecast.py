@@ -231,7 +231,9 @@ def _range(seconds: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`2.31 s`, `12.5 h`."""
+    """`2.9 ms`, `2.31 s`, `12.5 h`."""
+    if seconds < 0.1:
+        return f"{1000 * seconds:.1f} ms"
     for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
