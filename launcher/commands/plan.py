@@ -196,7 +196,8 @@ def _found(inquiry: "Inquiry", wanted: _Wanted, machine: "Machine") -> tuple[str
         asked = wanted.failures
         recipe = inquiry.question(machine).recipe
         failures = failures_of(found, recipe, asked.node_mtbf_hours, asked.queue_hours, simulates=asked.simulates)
-        text = "\n".join(filter(None, (found.describe(), failures.describe())))
+        shown = failures.describe() if asked.is_asked_for or failures.are_likely else ""
+        text = "\n".join(filter(None, (found.describe(), shown)))
         return text, found.as_json() | {"failures": failures.as_json()}
     advice = plan_advice(inquiry, machine)
     if wanted.page is not None:

@@ -18,6 +18,11 @@ class Failures:
     found: dict[str, Endurance]
     simulated: dict[str, list[Life]]
 
+    @property
+    def are_likely(self) -> bool:
+        """Whether one run in a hundred, or more, will have a failure."""
+        return any(each.failures >= 0.01 for each in self.found.values())
+
     def describe(self) -> str:
         """The lines that follow those of the forecast."""
         return "\n".join(f"{name:14} {text}" for name, text in describe(self.found, self.simulated))

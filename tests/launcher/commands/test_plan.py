@@ -182,3 +182,12 @@ def test_failures_of_a_run_of_unknown_length_are_not_known(folder: Path, capsys:
     assert "failures" not in capsys.readouterr().out
     assert cli._carry_out([*words, "--simulate"]) == 2
     assert "give --rows and --tokens, or train.max_steps" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("folder")
+def test_failures_that_hardly_any_run_will_see_are_shown_only_if_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plan", "recipe.yaml", "--gpu=h100", "train.max_steps=5"]
+    assert cli._carry_out(words) == 0
+    assert "failures" not in capsys.readouterr().out
+    assert cli._carry_out([*words, "--node-mtbf-hours=1000"]) == 0
+    assert "failures" in capsys.readouterr().out
