@@ -1,5 +1,6 @@
 """Bytes of a GPU's memory, term by term and at five instants of a step, of which one is the peak."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -53,6 +54,8 @@ class GpuMemory:
         return self.allocated + sum(self.around.values())
 
 
+SECOND_COPY = "second copy of weights"
+"""The term of weights that each machine has whole; the update drops it."""
 MOVING = ("activations", "logits and loss", "working memory", "gathered weights", "update")
 """The terms that come and go within a step."""
 
@@ -88,7 +91,7 @@ def gpu_memory(job: Job) -> GpuMemory:
             "working memory": working,
             "gradients on their way": passing,
         },
-        "update": {**kept, "gradients": gradients, "update": update_bytes(job)},
+        "update": {**kept, SECOND_COPY: 0.0, "gradients": own_gradient_bytes(job), "update": update_bytes(job)},
     }
     return GpuMemory(
         {name: {term: size for term, size in terms.items() if size > 0} for name, terms in instants.items()},
@@ -109,6 +112,9 @@ def held_states(job: Job) -> dict[str, float]:
     on_gpu = not states.offloads_optimizer
     return {
         "weights": 0.0 if states.offloads_weights else weights / share,
+        # Stage 3 keeps vectors whole as well.
+        "whole vectors": (1 - 1 / world) * shape.num_small * states.weight if states.fetched else 0.0,
+        SECOND_COPY: weights / states.secondary if 1 < states.secondary < world else 0.0,
         "gradients": gradient_bytes(job),
         "master weights": on_gpu * trained * states.master / optimizer,
         "optimizer states": on_gpu * trained * states.moments / optimizer,
@@ -128,7 +134,9 @@ def host_states(job: Job) -> dict[str, float]:
     if states.offloads_optimizer:
         held["master weights"] = own * states.master
         held["optimizer states"] = own * states.moments
-        held["gradients"] = own * 2 * states.gradient  # those of the step, and those handed to the optimizer
+        # Those of the step, and those handed to the optimizer.
+        added_up = _with_whole_tensors(job, own) if states.views_gradients else own
+        held["gradients"] = (own + added_up) * states.gradient
         if not states.shards_weights:
             held["offload buffers"] = (own + job.shape.largest_parameter) * states.weight
     return {name: size for name, size in held.items() if size}
@@ -148,6 +156,23 @@ def gradient_bytes(job: Job) -> float:
     return job.num_trained * states.gradient / (job.cluster.world_size if states.shards_gradients else 1)
 
 
+def own_gradient_bytes(job: Job) -> float:
+    """Bytes of the gradients that are on a rank's GPU once the backward passes are done."""
+    states = job.states
+    if not (states.keeps_own_part or states.shards_gradients) or states.offloads_optimizer:
+        return gradient_bytes(job)
+    own = job.num_trained / job.cluster.world_size
+    if states.views_gradients:
+        own = _with_whole_tensors(job, own)
+    return own * states.gradient
+
+
+def _with_whole_tensors(job: Job, own: float) -> float:
+    """Elements of the gradients that a rank's part of this size lies in: those of a parameter that is only partly in it
+    count whole."""
+    return max(own, min(job.num_trained, job.shape.largest_parameter))
+
+
 def passing_gradient_bytes(job: Job) -> float:
     """Bytes of a gradient between its computation and its place: the largest parameter's, whole."""
     if job.adapters is not None:
@@ -158,7 +183,8 @@ def passing_gradient_bytes(job: Job) -> float:
 def bucket_bytes(job: Job) -> float:
     """Bytes of the buffers in which gradients wait to be exchanged."""
     states = job.states
-    return states.bucket * states.num_buckets * states.exchanged
+    filled = job.num_trained if math.isinf(states.num_buckets) else states.bucket * states.num_buckets
+    return filled * states.exchanged
 
 
 def gathered_bytes(job: Job) -> float:

@@ -81,6 +81,19 @@ class Layers:
         return self.attention_weights + self.expert_weights * self.num_experts + self.shared_weights
 
     @property
+    def sizes_of_matrices(self) -> list[int]:
+        """Elements of each tensor of weights of a layer: an expert's are in those of all experts, with the gate's."""
+        attention = 2 * [self.hidden * self.query_width] + 2 * [self.hidden * self.kv_width]
+        halves = 2 if self.is_gated else 1
+        experts = [self.hidden * self.mlp_width * self.num_experts]
+        if self.num_experts > 1:
+            experts.append(experts[0] * halves)
+        else:
+            experts *= halves + 1
+        shared = [self.hidden * self.shared_width] * (halves + 1) if self.shared_width else []
+        return attention * (2 if self.has_cross_attention else 1) + experts + shared
+
+    @property
     def active(self) -> int:
         """Those that a token is multiplied by."""
         return self.attention_weights + self.expert_weights * self.experts_per_token + self.shared_weights
@@ -134,13 +147,14 @@ class ModelShape:
         return sum(stack.num for stack in self.stacks)
 
     @property
+    def num_small(self) -> int:
+        """Parameters of the layers that are in vectors: norms and biases."""
+        return sum(stack.num * stack.small for stack in self.stacks)
+
+    @property
     def largest_parameter(self) -> int:
         """Elements of the largest tensor of weights."""
-        matrices = [
-            stack.hidden * max(stack.mlp_width * stack.num_experts, stack.query_width, stack.shared_width)
-            for stack in self.stacks
-        ]
-        return max([self.hidden * self.vocabulary, *matrices])
+        return max([self.hidden * self.vocabulary, *(max(stack.sizes_of_matrices) for stack in self.stacks)])
 
     @property
     def is_encoder_decoder(self) -> bool:

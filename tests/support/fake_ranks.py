@@ -14,8 +14,6 @@ import torch.distributed as dist
 from shardtune.trainer.distributed.ranks import Ranks
 
 T = TypeVar("T")
-FEW = 4096
-"""Bytes: smaller collectives are of norms and flags, or of parameters that ZeRO-3 keeps whole."""
 
 
 def as_rank_zero(body: Callable[..., T], *args: Any, world_size: int, timeout_s: float = 120) -> T:
@@ -51,16 +49,16 @@ def _rank(world_size: int, body: Callable[..., Any], args: Any, answers: Any) ->
 
 
 def record_collectives() -> list[tuple[str, int]]:
-    """A list that fills with the name and the bytes of the whole tensor of each collective from now on, other than
-    those of a few numbers; of this process, which is to end soon."""
+    """A list that fills with the name and the bytes of the whole tensor of each collective from now on.
+
+    For a process that ends soon."""
     found: list[tuple[str, int]] = []
 
     def recorded(name: str, collective: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
             size = max((tensor.nbytes for tensor in tensors), default=0)
-            if size > FEW:
-                found.append((name, size))
+            found.append((name, size))
             return collective(*args, **kwargs)
 
         return call

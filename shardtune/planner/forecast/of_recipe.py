@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+from shardtune.ds_config.cluster import Cluster as RankLayout
 from shardtune.ds_config.resolve import ds_config_of, open_precisions
 from shardtune.errors import ConfigError
 from shardtune.planner.hardware import Gpu
@@ -55,7 +56,11 @@ def plan_recipe(recipe: Recipe, shape: ModelShape, cluster: Cluster, data: DataS
     rows = _rows_per_step(recipe, mean)
     job = Job(
         shape=shape,
-        states=states_of(ds_config_of(recipe, hidden_size=shape.hidden), precision),
+        states=states_of(
+            ds_config_of(recipe, hidden_size=shape.hidden, cluster=_ranks(cluster)),
+            precision,
+            recipe.engine.communication_data_type,
+        ),
         software=_software(recipe),
         batch=Batch(rows=1, tokens=longest),
         cluster=cluster,
@@ -82,6 +87,11 @@ def plan_recipe(recipe: Recipe, shape: ModelShape, cluster: Cluster, data: DataS
         num_steps=_num_steps(recipe, rows, data),
         micro_batch_tokens=budget,
     )
+
+
+def _ranks(cluster: Cluster) -> RankLayout:
+    """The ranks, for the sizes in a ds_config that depend on their number."""
+    return RankLayout(cluster.world_size, cluster.gpus_per_node, None)
 
 
 def precision_on(recipe: Recipe, gpu: Gpu) -> str:
