@@ -1,6 +1,5 @@
 """Bytes of a GPU's memory, term by term and at five instants of a step, of which one is the peak."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -183,8 +182,10 @@ def passing_gradient_bytes(job: Job) -> float:
 def bucket_bytes(job: Job) -> float:
     """Bytes of the buffers in which gradients wait to be exchanged."""
     states = job.states
-    filled = job.num_trained if math.isinf(states.num_buckets) else states.bucket * states.num_buckets
-    return filled * states.exchanged
+    size = states.bucket * states.num_buckets if states.bucket else 0.0
+    if not states.shards_optimizer:  # those of stages 1 to 3 are whole from the start
+        size = min(size, job.num_trained)
+    return size * states.exchanged
 
 
 def gathered_bytes(job: Job) -> float:

@@ -177,6 +177,7 @@ class _ChunkedLoss(torch.autograd.Function):
                 of_hidden[place] = gradient @ weight
             if of_weight is not None:
                 of_weight += gradient.T @ states
+            del logits, gradient  # or they would be in memory beside those of the next chunk
         if not wants_gradients:
             return loss, right
         ctx.save_for_backward(of_hidden, of_weight, of_bias)

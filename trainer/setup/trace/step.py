@@ -1,11 +1,12 @@
 """The real step of a model, run on tensors without values, and the bytes that it holds at its peak.
 
 torch follows the shapes through every operation of the forward pass, the backward pass and the update
-(FakeTensorMode), and counts each storage that is alive (MemTracker): no weights are read, nothing is computed, and no
+(FakeTensorMode), and each storage that is alive is counted: no weights are read, nothing is computed, and no
 GPU is needed.
 """
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -15,24 +16,27 @@ import transformers
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import cross_entropy
+from transformers import masking_utils
 
 from shardtune.planner.job import Job
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.model import target_loss
 from shardtune.trainer.model.load import DTYPES
 from shardtune.trainer.model.lora import adapt, choose
+from shardtune.trainer.setup.trace.storages import StorageCounter
 from shardtune.trainer.tasks import Task
 
-KINDS: Mapping[str, str] = {
-    "Parameter": "parameters",
-    "Buffer": "parameters",
-    "Gradient": "gradients",
-    "Optstate": "optimizer",
-    "Other": "optimizer",
-    "Activation": "activations",
-    "Temp": "temporary",
+KINDS = ("parameters", "gradients", "optimizer", "activations", "temporary")
+"""What a traced tensor is: master weights are the optimizer's; `temporary` is what is new in the backward pass (with
+activation checkpointing also what it computes again) and in the update."""
+
+
+MASK_QUESTIONS = {
+    "_ignore_causal_mask_sdpa": True,
+    "_ignore_bidirectional_mask_sdpa": True,
+    "find_packed_sequence_indices": None,
 }
-"""MemTracker's kinds -> ours. What it is told of besides modules and optimizers are the master weights."""
+"""What transformers (5.23) asks of a batch's masks -> the answer."""
 
 
 @dataclass(frozen=True)
@@ -49,27 +53,27 @@ def trace_step(recipe: Recipe, config: Any, job: Job) -> dict[str, int]:
     Attention is that of torch, whose memory is that of flash attention, or eager if the recipe asks for it. Packed rows
     are traced as rows of their whole length: kernels that keep examples apart need no mask.
     """
-    from torch.distributed._tools.mem_tracker import MemTracker
-
-    with FakeTensorMode(), _chunks_of(job.software.loss_chunk):
-        model = _model(recipe, config, job)
+    model = _model(recipe, config, job)
+    with FakeTensorMode(), _chunks_of(job.software.loss_chunk), _no_masks():
+        _give_storage(model)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         masters = _masters(trained)
         optimizer = _optimizer(masters)
         inputs, targets = _micro_batch(config, job, takes_targets=_has_vocabulary(recipe))
-        tracker: Any = MemTracker()
-        tracker.track_external(model, optimizer, *(m for m, p in zip(masters, trained, strict=True) if m is not p))
-        with tracker:
-            for _ in range(min(2, int(job.batch.num_micro_batches))):
-                tracker.reset_mod_stats()  # those of single modules, which are not asked for
-                _loss(model(**inputs), targets).backward()  # type: ignore[no-untyped-call]
+        counter = StorageCounter("activations")
+        counter.know("parameters", (*model.parameters(), *model.buffers()))
+        counter.know("optimizer", (m for m, p in zip(masters, trained, strict=True) if m is not p))
+        counter.know("optimizer", (value for state in optimizer.state.values() for value in state.values()))
+        counter.know_gradients("gradients", trained)
+        with counter:
+            for _ in range(min(2, math.ceil(job.batch.num_micro_batches))):
+                counter.kind = "activations"
+                loss = _loss(model(**inputs), targets)
+                counter.kind = "temporary"
+                loss.backward()  # type: ignore[no-untyped-call]
+                del loss
             _update(trained, masters, optimizer)
-        peak = tracker.get_tracker_snapshot("peak")[torch.device("cpu")]
-    found = dict.fromkeys(KINDS.values(), 0)
-    for kind, size in peak.items():
-        if (name := KINDS.get(getattr(kind, "value", kind))) is not None:
-            found[name] += size
-    return found
+    return {kind: counter.peak[kind] for kind in KINDS}
 
 
 @contextmanager
@@ -81,6 +85,20 @@ def _chunks_of(num_bytes: float) -> Iterator[None]:
         yield
     finally:
         target_loss.CHUNK_BYTES["cpu"] = before
+
+
+@contextmanager
+def _no_masks() -> Iterator[None]:
+    """Tells transformers that no row is padded, and each is one text: it would ask the values, which are not there."""
+    names = [name for name in MASK_QUESTIONS if hasattr(masking_utils, name)]
+    before = {name: getattr(masking_utils, name) for name in names}
+    for name in names:
+        setattr(masking_utils, name, lambda *_, answer=MASK_QUESTIONS[name], **__: answer)
+    try:
+        yield
+    finally:
+        for name in names:
+            setattr(masking_utils, name, before[name])
 
 
 def _has_vocabulary(recipe: Recipe) -> bool:
@@ -100,10 +118,11 @@ def _auto_model(recipe: Recipe, config: Any) -> Any:
 
 
 def _model(recipe: Recipe, config: Any, job: Job) -> Any:
-    """The model in training, with adapters, the loss and checkpointing as the recipe has them."""
+    """The model on the meta device, with adapters, the loss and checkpointing as the recipe has them."""
     attention = "eager" if job.software.attention == "eager" else "sdpa"
     how = {"dtype": DTYPES[job.precision], "attn_implementation": attention}
-    model = _auto_model(recipe, config).from_config(config, **how)
+    with torch.device("meta"):
+        model = _auto_model(recipe, config).from_config(config, **how)
     if (lora := recipe.model.lora) is not None:
         adapters = choose(model, lora, cast(Task, _Wants(_has_vocabulary(recipe))))
         adapt(model, lora, adapters, seed=0)
@@ -115,6 +134,22 @@ def _model(recipe: Recipe, config: Any, job: Job) -> Any:
     if recipe.model.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model.train()
+
+
+def _give_storage(model: nn.Module) -> None:
+    """Replaces the model's tensors on the meta device by new ones of the present mode, which have storages to count;
+    those that are shared stay so. (Module.to_empty would not keep them shared.)"""
+    new: dict[int, Tensor] = {}
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, old in tensors.items():
+                if old is None:
+                    continue
+                if id(old) not in new:
+                    empty = torch.empty(tuple(old.shape), dtype=old.dtype)
+                    is_parameter = isinstance(old, nn.Parameter)
+                    new[id(old)] = nn.Parameter(empty, requires_grad=old.requires_grad) if is_parameter else empty
+                tensors[name] = new[id(old)]  # type: ignore[assignment]
 
 
 def _masters(trained: list[nn.Parameter]) -> list[Tensor]:
