@@ -9,6 +9,7 @@ from shardtune.launcher.commands.command import Command, refuse_values, refuse_w
 HELP = """\
   shardtune plan RECIPE [key=value …]       what run would do, and the memory, time and cost it will take
       --gpu=h100-sxm-80g --nodes=4          on other machines than this one; --gpus-per-node=8 --json
+      --trace                               its memory beside that of the real step, traced without weights
 """
 WITHOUT_GPU = "this machine has no GPU; --gpu=h100-sxm-80g shows memory and time on others"
 
@@ -31,6 +32,7 @@ def plan(
     rows: str | None = None,
     tokens: str | None = None,
     price_per_gpu_hour: str | None = None,
+    trace: str = "False",
     json: str = "False",
 ) -> Command:
     """Prints what `shardtune run` would do with the same arguments, and how much memory and time it will take. Nothing
@@ -54,9 +56,10 @@ def plan(
         rows: training rows of an epoch (default: those of an earlier start of the run, or estimated from the files).
         tokens: tokens of these rows together (default: as for rows).
         price_per_gpu_hour: what a GPU costs for an hour.
+        trace: check the memory: trace the model's real step, without weights and without a GPU.
         json: print the forecast as JSON.
     """
-    refuse_values(json=json)
+    refuse_values(json=json, trace=trace)
     refuse_words(layers=layers, hidden=hidden, heads=heads, kv_heads=kv_heads, vocabulary=vocabulary)
     sizes = {
         "params": params,
@@ -73,6 +76,10 @@ def plan(
         from shardtune.launcher.start import execute
 
         machine = execute.find_machine()
+        if trace == "True":
+            given = [f"--gpu={name}" for name in (gpu or machine.gpu_name,) if name]
+            given += ["--json"] if json == "True" else []
+            return execute.run_module("shardtune.trainer.commands.trace", [recipe, *overrides, *given])
         folder = Path(run_dir) if run_dir else None
         machines = Machines(gpu, gpus_per_node, nodes, network, Path(hardware) if hardware else None)
         if gpu is None and json != "True":

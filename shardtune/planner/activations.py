@@ -119,7 +119,7 @@ def loss_bytes(job: Job) -> tuple[float, float]:
     the model's precision.
     """
     width, shape, losses = element_bytes(job), job.shape, job.num_losses
-    if job.software.loss == "whole" or shape.num_labels is not None:
+    if job.software.loss == "whole" or shape.num_labels is not None or shape.changes_logits:
         both = losses * shape.width * (width + 3 * 4)
         return both, both
     if job.software.loss == "fused":

@@ -120,6 +120,8 @@ class ModelShape:
     """Parameters outside of the layers and the embeddings: final norms, poolers, biases of the last layer."""
     is_tied: bool = False
     """Whether the last layer's weights are the embedding's."""
+    changes_logits: bool = False
+    """Whether logits are changed after the last layer: biases, a soft cap."""
     num_labels: int | None = None
     """The width of the last layer of a classifier; None if the last layer computes logits of the vocabulary."""
 
@@ -270,6 +272,7 @@ class _ConfigReader:
             end_norms=family.embedding_norms + family.final_norms,
             others=others,
             is_tied=bool(config.get("tie_word_embeddings", family.is_tied)),
+            changes_logits=family.changes_logits or bool(config.get("final_logit_softcapping")),
             num_labels=num_labels,
         )
 
