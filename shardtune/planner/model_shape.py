@@ -10,6 +10,8 @@ from shardtune.planner.model_families import FAMILIES, Family
 from shardtune.recipe.explain import did_you_mean
 
 Side = Literal["source", "target"]
+DROPOUTS = ("hidden_dropout_prob", "hidden_dropout", "resid_pdrop", "dropout", "dropout_rate")
+"""Names of the probability with which outputs of layers are dropped out."""
 ACTIVATION_TENSORS = {"relu": 0, "gelu_new": 4, "gelu_fast": 4, "gelu_python": 4, "quick_gelu": 2}
 """Names of activations in configs that keep another number of tensors than their input."""
 
@@ -120,6 +122,8 @@ class ModelShape:
     """Parameters outside of the layers and the embeddings: final norms, poolers, biases of the last layer."""
     is_tied: bool = False
     """Whether the last layer's weights are the embedding's."""
+    has_dropout: bool = False
+    """Whether the outputs of layers are dropped out, if the recipe does not say."""
     changes_logits: bool = False
     """Whether logits are changed after the last layer: biases, a soft cap."""
     num_labels: int | None = None
@@ -272,6 +276,7 @@ class _ConfigReader:
             end_norms=family.embedding_norms + family.final_norms,
             others=others,
             is_tied=bool(config.get("tie_word_embeddings", family.is_tied)),
+            has_dropout=any(config.get(name) for name in DROPOUTS),
             changes_logits=family.changes_logits or bool(config.get("final_logit_softcapping")),
             num_labels=num_labels,
         )

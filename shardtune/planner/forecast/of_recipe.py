@@ -61,7 +61,7 @@ def plan_recipe(recipe: Recipe, shape: ModelShape, cluster: Cluster, data: DataS
             precision,
             recipe.engine.communication_data_type,
         ),
-        software=_software(recipe),
+        software=_software(recipe, shape),
         batch=Batch(rows=1, tokens=longest),
         cluster=cluster,
         precision=precision,
@@ -119,11 +119,11 @@ def _num_steps(recipe: Recipe, rows_per_step: float, data: DataSize) -> int | No
     return max(1, round(recipe.train.num_epochs * math.ceil(data.num_rows / rows_per_step)))
 
 
-def _software(recipe: Recipe) -> Software:
+def _software(recipe: Recipe, shape: ModelShape) -> Software:
     return Software(
         attention="eager" if recipe.model.attention == "eager" else "flash",
         activation_checkpointing=recipe.model.activation_checkpointing,
-        dropout=bool(recipe.model.dropout),
+        dropout=shape.has_dropout if recipe.model.dropout is None else recipe.model.dropout > 0,
     )
 
 

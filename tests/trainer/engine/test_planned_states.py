@@ -25,13 +25,9 @@ from shardtune.recipe.load import parse_recipe
 from shardtune.recipe.schema import Recipe
 from shardtune.recipe.strategies import FOLDER
 from shardtune.trainer.distributed.ranks import Ranks
-from shardtune.trainer.engine import replicated_engine
-from shardtune.trainer.engine.deepspeed_engine import DeepSpeedEngine, sharded_birth
-from shardtune.trainer.engine.exchange.buckets import BUCKET_BYTES, WIRE_DTYPES
-from shardtune.trainer.engine.optimizers import adamw
-from shardtune.trainer.engine.replicated_engine import ReplicatedEngine
+from shardtune.trainer.engine.deepspeed_engine import sharded_birth
 from shardtune.trainer.model.load import DTYPES
-from tests.support.fake_ranks import as_rank_zero, record_collectives, tensor_bytes
+from tests.support.fake_ranks import as_rank_zero, engine_of, record_collectives, tensor_bytes
 
 assert tests.support.runs
 KINDS = {"all_reduce": "all_reduce", "all_gather_into_tensor": "gather", "reduce_scatter_tensor": "reduce"}
@@ -125,21 +121,7 @@ def _engine(ranks: Ranks, recipe: Recipe, model_name: str) -> tuple[Any, Any]:
     auto_model = getattr(transformers, AUTO_MODELS.get(config.model_type, "AutoModelForCausalLM"))
     with sharded_birth(ds_config) if ds_config and zero_stage(ds_config) == 3 else nullcontext():
         model = auto_model.from_config(config, dtype=DTYPES[recipe.engine.precision])
-    if ds_config is not None:
-        engine = DeepSpeedEngine(model, ds_config, lambda model: adamw(model, recipe.optim), ranks=ranks, seed=0)
-        return engine._engine, engine
-    replicated_engine.common_memory = lambda *_: None  # type: ignore[assignment]  # as on GPUs; the process ends soon
-    return model, ReplicatedEngine(
-        model,
-        lambda model: adamw(model, recipe.optim),
-        precision=recipe.engine.precision,
-        max_grad_norm=1.0,
-        ranks=ranks,
-        seed=0,
-        exchanged_in=WIRE_DTYPES[recipe.engine.communication_data_type],
-        bucket_bytes=BUCKET_BYTES,
-        has_sparse_gradients=False,
-    )
+    return engine_of(model, recipe, ds_config, ranks)
 
 
 def _totals(collectives: Sequence[tuple[str, int]]) -> tuple[dict[str, float], dict[str, float]]:

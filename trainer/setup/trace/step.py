@@ -5,6 +5,7 @@ torch follows the shapes through every operation of the forward pass, the backwa
 GPU is needed.
 """
 
+import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ KINDS = ("parameters", "gradients", "optimizer", "activations", "temporary")
 activation checkpointing also what it computes again) and in the update."""
 
 
+ATTENTION_DROPOUTS = {"attention_probs_dropout_prob", "attention_dropout", "attn_pdrop"}
+"""Names in configs of the probability with which scores are dropped out."""
 MASK_QUESTIONS = {
     "_ignore_causal_mask_sdpa": True,
     "_ignore_bidirectional_mask_sdpa": True,
@@ -120,6 +123,10 @@ def _auto_model(recipe: Recipe, config: Any) -> Any:
 def _model(recipe: Recipe, config: Any, job: Job) -> Any:
     """The model on the meta device, with adapters, the loss and checkpointing as the recipe has them."""
     attention = "eager" if job.software.attention == "eager" else "sdpa"
+    if attention == "sdpa":  # with dropout torch would keep the scores on a CPU, which flash attention never does
+        config = copy.deepcopy(config)
+        for name in ATTENTION_DROPOUTS & vars(config).keys():
+            setattr(config, name, 0.0)
     how = {"dtype": DTYPES[job.precision], "attn_implementation": attention}
     with torch.device("meta"):
         model = _auto_model(recipe, config).from_config(config, **how)

@@ -33,6 +33,11 @@ class StorageCounter(TorchDispatchMode):
         self._known: dict[int, tuple[str, int, weakref.ref[Any]]] = {}
         """Address of a storage -> kind, bytes, and what calls back when it is freed."""
 
+    def restart(self) -> None:
+        """Forgets the peak, but not what is alive."""
+        self._most = 0
+        self._look()
+
     def know(self, kind: str, tensors: Iterable[Tensor | None]) -> None:
         """Counts these tensors as of this kind, and those that are known as of another one."""
         for tensor in tensors:

@@ -34,8 +34,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "num_attention_heads": 4,
         "intermediate_size": 1024,
         "max_position_embeddings": 1024,
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
     },
     "bart": {
         "d_model": 256,
