@@ -79,7 +79,7 @@ def gpu_memory(job: Job) -> GpuMemory:
     layer_back = {**at_loss, **buckets, "activations": activations + recomputed, "working memory": working}
     instants = {
         "loss": {**at_loss, "logits and loss": of_loss},
-        "gradient of the loss": {**at_loss, "logits and loss": of_its_gradient},
+        "gradient of the loss": {**at_loss, **buckets, "logits and loss": of_its_gradient},
         "start of backward": {**layer_back, "gradients on their way": passing},
         "end of backward": {
             **kept,

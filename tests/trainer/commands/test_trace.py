@@ -8,13 +8,14 @@ import transformers
 
 from shardtune.trainer.commands.trace import main
 
-RECIPE = "{task: {kind: language_modeling}, model: {path: %s}, data: {train: x.txt, max_tokens: 128}}"
+RECIPE = "{task: {kind: language_modeling}, model: {path: %s}, data: {train: %s, max_tokens: 128}}"
 SIZES = {"vocab_size": 400, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 
 
 def _recipe(folder: Path, kind: str) -> str:
     transformers.AutoConfig.for_model(kind, **SIZES, intermediate_size=128).save_pretrained(folder / "model")
-    (folder / "recipe.yaml").write_text(RECIPE % (folder / "model"), encoding="utf-8")
+    (folder / "rows.txt").write_text("a film\n", encoding="utf-8")
+    (folder / "recipe.yaml").write_text(RECIPE % (folder / "model", folder / "rows.txt"), encoding="utf-8")
     return str(folder / "recipe.yaml")
 
 
