@@ -40,7 +40,7 @@ def keep_target_loss(
 
     The first pass with targets decides whether to compute in chunks: not if the model changes the logits after its last
     layer (Gemma's soft cap, Marian's biases), and not in fp16, whose gradients need the loss scale throughout. In
-    chunks, `in_chunks` computes it in place of chunked_loss. With `is_chunked`, that is decided, and no values are read.
+    chunks, `in_chunks` computes it in place of chunked_loss. With `is_chunked` that is decided, and no value is read.
     """
     head = model.get_output_embeddings()
     if head is None:
