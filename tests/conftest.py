@@ -25,6 +25,8 @@ SLOW = (
     "test_package.py",
     "trainer/checkpoint",
     "trainer/engine/test_layouts.py",
+    "trainer/engine/test_planned_peak.py",
+    "trainer/engine/test_planned_states.py",
     "trainer/model/test_lora.py",
     "trainer/between_steps",
     "trainer/distributed",

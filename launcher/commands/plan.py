@@ -20,6 +20,7 @@ HELP = """\
       --table --gpus=a100-80g,h100          a table of machines; --nodes=1,2,4,8, with --auto the best of each
       --node-mtbf-hours=1000 --simulate     with failures of machines, restarts and queues
   shardtune plan RUN_DIR                    also what was predicted of the run, beside the real numbers
+      --trace                               its memory beside that of the real step, traced without weights
 """
 WITHOUT_GPU = "this machine has no GPU; --gpu=h100-sxm-80g shows memory and time on others"
 
@@ -49,6 +50,7 @@ def plan(
     node_mtbf_hours: str | None = None,
     queue_hours: str | None = None,
     simulate: str = "False",
+    trace: str = "False",
     json: str = "False",
 ) -> Command:
     """Prints what `shardtune run` would do with the same arguments, and how much memory and time it will take. Nothing
@@ -79,9 +81,10 @@ def plan(
         node_mtbf_hours: mean time between failures of a node (default: the published ones of two clusters).
         queue_hours: mean wait in the queue of a job that is requeued (default: none).
         simulate: also simulate failures, restarts and queues, event by event.
+        trace: check the memory: trace the model's real step, without weights and without a GPU.
         json: print the forecast as JSON.
     """
-    refuse_values(json=json, auto=auto, table=table, simulate=simulate)
+    refuse_values(json=json, auto=auto, table=table, simulate=simulate, trace=trace)
     refuse_words(layers=layers, hidden=hidden, heads=heads, kv_heads=kv_heads, vocabulary=vocabulary)
     sizes = {
         "params": params,
@@ -99,6 +102,8 @@ def plan(
     def perform() -> int:
         from shardtune.launcher.plan.forecast import Inquiry, Machines
 
+        if trace == "True":
+            return _trace([recipe, *overrides], gpu, is_json=json == "True")
         machines = Machines(gpu, gpus_per_node, nodes, network, Path(hardware) if hardware else None)
         folder = Path(run_dir) if run_dir else None
         return _perform(
@@ -131,6 +136,15 @@ class _Wanted:
     gpus: str | None
     page: str | None
     failures: _Failures
+
+
+def _trace(words_of_recipe: list[str], gpu: str | None, *, is_json: bool) -> int:
+    """Traces a step in a process of its own; returns its exit code."""
+    from shardtune.launcher.start import execute
+
+    name = gpu or execute.find_machine().gpu_name
+    flags = [*([f"--gpu={name}"] if name else []), *(["--json"] if is_json else [])]
+    return execute.run_module("shardtune.trainer.commands.trace", [*words_of_recipe, *flags])
 
 
 def _refuse_contradictions(wanted: _Wanted, nodes: str | None) -> None:

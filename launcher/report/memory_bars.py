@@ -11,7 +11,8 @@ CLIP = 2.0
 """Bars end at so many times of what a GPU has; their number says the rest."""
 COLOURS = {
     "weights": "#0969da",
-    "weights for the node": "#54aeff",
+    "second copy of weights": "#54aeff",
+    "whole vectors": "#0550ae",
     "gathered weights": "#80ccff",
     "gradients": "#bf3989",
     "gradients on their way": "#ff80c8",

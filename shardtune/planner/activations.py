@@ -114,12 +114,12 @@ def loss_bytes(job: Job) -> tuple[float, float]:
     """Bytes of the logits and the loss: when the loss is computed, and when its gradient is.
 
     Whole: logits, and in fp32 logits, softmax and gradient. By a fused kernel: logits and gradient. In chunks
-    (trainer/model/target_loss.py): a chunk's logits in fp32 and twice in the model's precision, and the gradients of
+    (trainer/model/target_loss.py): a chunk's logits in fp32, and their exponentials or copies, and the gradients of
     the hidden states and, in fp32, of the last layer; of the latter the backward pass makes a second copy, and one in
     the model's precision.
     """
     width, shape, losses = element_bytes(job), job.shape, job.num_losses
-    if job.software.loss == "whole" or shape.num_labels is not None:
+    if job.software.loss == "whole" or shape.num_labels is not None or shape.changes_logits:
         both = losses * shape.width * (width + 3 * 4)
         return both, both
     if job.software.loss == "fused":
@@ -127,4 +127,4 @@ def loss_bytes(job: Job) -> tuple[float, float]:
     chunk = min(losses, max(1.0, job.software.loss_chunk / 4 / shape.width)) * shape.width
     of_hidden = losses * shape.hidden * width
     matrix = 0.0 if job.adapters is not None else float(shape.hidden * shape.width)
-    return chunk * (4 + 2 * width) + of_hidden + 4 * matrix, of_hidden + (4 + 4 + width) * matrix
+    return chunk * 8 + of_hidden + 4 * matrix, of_hidden + (4 + 4 + width) * matrix

@@ -36,13 +36,24 @@ class States:
     """Bytes of the copy of the gradients that the update makes."""
     bucket: float = 0
     """Elements of a bucket in which gradients are exchanged."""
-    num_buckets: int = 1
-    group: int = 0
-    """Ranks of a machine that keep another copy of weights in parts among themselves (hpZ); 0 without one."""
+    num_buckets: float = 1
+    """How many of them are there at once: 0 if gradients are exchanged where they are, infinity for as many as the
+    gradients fill."""
     shares_weights: bool = False
     """Whether the ranks of a machine have the trained weights in common memory, once."""
     reuse: float = 0
     """Gathered weights stay if they are used again within so many elements (stage3_max_reuse_distance)."""
+    fetched: float = 0
+    """Elements that are gathered at once, if weights of single matrices are (stage3_prefetch_bucket_size); 0 if those
+    of a layer are."""
+    secondary: int = 1
+    """Ranks among which a second copy of the weights is divided (zero_hpz_partition_size), from which the backward pass
+    gathers them; 1 without."""
+    keeps_own_part: bool = False
+    """Whether the end of the backward passes leaves a rank its own part of the gradients only."""
+    views_gradients: bool = False
+    """Whether that part (or, of an offloaded optimizer, the sum of the micro-batches on the host) has the gradients of
+    all parameters in it whole."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,6 +58,8 @@ class GpuMemory:
         return self.allocated + sum(self.around.values())
 
 
+SECOND_COPY = "second copy of weights"
+"""The term of weights that each machine has whole; the update drops it."""
 MOVING = ("activations", "logits and loss", "working memory", "gathered weights", "update")
 """The terms that come and go within a step."""
 
@@ -84,7 +86,7 @@ def gpu_memory(job: Job) -> GpuMemory:
     layer_back = {**at_loss, **buckets, "activations": activations + recomputed, "working memory": working}
     instants = {
         "loss": {**at_loss, "logits and loss": of_loss},
-        "gradient of the loss": {**at_loss, "logits and loss": of_its_gradient},
+        "gradient of the loss": {**at_loss, **buckets, "logits and loss": of_its_gradient},
         "start of backward": {**layer_back, "gradients on their way": passing},
         "end of backward": {
             **kept,
@@ -95,7 +97,7 @@ def gpu_memory(job: Job) -> GpuMemory:
             "working memory": working,
             "gradients on their way": passing,
         },
-        "update": {**kept, "gradients": gradients, "update": update_bytes(job)},
+        "update": {**kept, SECOND_COPY: 0.0, "gradients": own_gradient_bytes(job), "update": update_bytes(job)},
     }
     return GpuMemory(
         {name: {term: size for term, size in terms.items() if size > 0} for name, terms in instants.items()},
@@ -116,7 +118,9 @@ def held_states(job: Job) -> dict[str, float]:
     on_gpu = not states.offloads_optimizer
     return {
         "weights": 0.0 if states.offloads_weights else weights / share,
-        "weights for the node": weights / states.group if states.group else 0.0,
+        # Stage 3 keeps vectors whole as well.
+        "whole vectors": (1 - 1 / world) * shape.num_small * states.weight if states.fetched else 0.0,
+        SECOND_COPY: weights / states.secondary if 1 < states.secondary < world else 0.0,
         "gradients": gradient_bytes(job),
         "master weights": on_gpu * trained * states.master / optimizer,
         "optimizer states": on_gpu * trained * states.moments / optimizer,
@@ -136,7 +140,9 @@ def host_states(job: Job) -> dict[str, float]:
     if states.offloads_optimizer:
         held["master weights"] = own * states.master
         held["optimizer states"] = own * states.moments
-        held["gradients"] = own * 2 * states.gradient  # those of the step, and those handed to the optimizer
+        # Those of the step, and those handed to the optimizer.
+        added_up = _with_whole_tensors(job, own) if states.views_gradients else own
+        held["gradients"] = (own + added_up) * states.gradient
         if not states.shards_weights:
             held["offload buffers"] = (own + job.shape.largest_parameter) * states.weight
     return {name: size for name, size in held.items() if size}
@@ -156,6 +162,23 @@ def gradient_bytes(job: Job) -> float:
     return job.num_trained * states.gradient / (job.cluster.world_size if states.shards_gradients else 1)
 
 
+def own_gradient_bytes(job: Job) -> float:
+    """Bytes of the gradients that are on a rank's GPU once the backward passes are done."""
+    states = job.states
+    if not (states.keeps_own_part or states.shards_gradients) or states.offloads_optimizer:
+        return gradient_bytes(job)
+    own = job.num_trained / job.cluster.world_size
+    if states.views_gradients:
+        own = _with_whole_tensors(job, own)
+    return own * states.gradient
+
+
+def _with_whole_tensors(job: Job, own: float) -> float:
+    """Elements of the gradients that a rank's part of this size lies in: those of a parameter that is only partly in it
+    count whole."""
+    return max(own, min(job.num_trained, job.shape.largest_parameter))
+
+
 def passing_gradient_bytes(job: Job) -> float:
     """Bytes of a gradient between its computation and its place: the largest parameter's, whole."""
     if job.adapters is not None:
@@ -166,7 +189,10 @@ def passing_gradient_bytes(job: Job) -> float:
 def bucket_bytes(job: Job) -> float:
     """Bytes of the buffers in which gradients wait to be exchanged."""
     states = job.states
-    return states.bucket * states.num_buckets * states.exchanged
+    size = states.bucket * states.num_buckets if states.bucket else 0.0
+    if not states.shards_optimizer:  # those of stages 1 to 3 are whole from the start
+        size = min(size, job.num_trained)
+    return size * states.exchanged
 
 
 def gathered_bytes(job: Job) -> float:

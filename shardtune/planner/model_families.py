@@ -41,6 +41,8 @@ class Family:
     head_dense: bool = False
     """Whether a layer and a norm come before the logits of the vocabulary (BERT)."""
     head_bias: bool = False
+    changes_logits: bool = False
+    """Whether the model adds to its logits, so that its loss cannot be computed in chunks."""
     labels_hidden: int = 0
     """Layers of hidden x hidden before the last layer of a classifier."""
     labels_bias: bool = False
@@ -66,6 +68,7 @@ _BART = replace(
     positions_offset=2,
     embedding_norms=2,
     final_norms=0,
+    changes_logits=True,
     labels_hidden=1,
     labels_bias=True,
 )
@@ -100,6 +103,6 @@ FAMILIES: Mapping[str, Family] = {
     "bart": _BART,
     "mbart": replace(_BART, final_norms=2),
     "marian": replace(_BART, positions_offset=0, embedding_norms=0),
-    "m2m_100": replace(_BART, positions_offset=None, embedding_norms=0, final_norms=2),
+    "m2m_100": replace(_BART, changes_logits=False, positions_offset=None, embedding_norms=0, final_norms=2),
 }
 """model_type of a config -> family."""

@@ -10,6 +10,8 @@ from shardtune.planner.model_families import FAMILIES, Family
 from shardtune.recipe.explain import did_you_mean
 
 Side = Literal["source", "target"]
+DROPOUTS = ("hidden_dropout_prob", "hidden_dropout", "resid_pdrop", "dropout", "dropout_rate")
+"""Names of the probability with which outputs of layers are dropped out."""
 ACTIVATION_TENSORS = {"relu": 0, "gelu_new": 4, "gelu_fast": 4, "gelu_python": 4, "quick_gelu": 2}
 """Names of activations in configs that keep another number of tensors than their input."""
 
@@ -81,6 +83,19 @@ class Layers:
         return self.attention_weights + self.expert_weights * self.num_experts + self.shared_weights
 
     @property
+    def sizes_of_matrices(self) -> list[int]:
+        """Elements of each tensor of weights of a layer: an expert's are in those of all experts, with the gate's."""
+        attention = 2 * [self.hidden * self.query_width] + 2 * [self.hidden * self.kv_width]
+        halves = 2 if self.is_gated else 1
+        experts = [self.hidden * self.mlp_width * self.num_experts]
+        if self.num_experts > 1:
+            experts.append(experts[0] * halves)
+        else:
+            experts *= halves + 1
+        shared = [self.hidden * self.shared_width] * (halves + 1) if self.shared_width else []
+        return attention * (2 if self.has_cross_attention else 1) + experts + shared
+
+    @property
     def active(self) -> int:
         """Those that a token is multiplied by."""
         return self.attention_weights + self.expert_weights * self.experts_per_token + self.shared_weights
@@ -107,6 +122,10 @@ class ModelShape:
     """Parameters outside of the layers and the embeddings: final norms, poolers, biases of the last layer."""
     is_tied: bool = False
     """Whether the last layer's weights are the embedding's."""
+    has_dropout: bool = False
+    """Whether the outputs of layers are dropped out, if the recipe does not say."""
+    changes_logits: bool = False
+    """Whether logits are changed after the last layer: biases, a soft cap."""
     num_labels: int | None = None
     """The width of the last layer of a classifier; None if the last layer computes logits of the vocabulary."""
 
@@ -134,13 +153,14 @@ class ModelShape:
         return sum(stack.num for stack in self.stacks)
 
     @property
+    def num_small(self) -> int:
+        """Parameters of the layers that are in vectors: norms and biases."""
+        return sum(stack.num * stack.small for stack in self.stacks)
+
+    @property
     def largest_parameter(self) -> int:
         """Elements of the largest tensor of weights."""
-        matrices = [
-            stack.hidden * max(stack.mlp_width * stack.num_experts, stack.query_width, stack.shared_width)
-            for stack in self.stacks
-        ]
-        return max([self.hidden * self.vocabulary, *matrices])
+        return max([self.hidden * self.vocabulary, *(max(stack.sizes_of_matrices) for stack in self.stacks)])
 
     @property
     def is_encoder_decoder(self) -> bool:
@@ -256,6 +276,8 @@ class _ConfigReader:
             end_norms=family.embedding_norms + family.final_norms,
             others=others,
             is_tied=bool(config.get("tie_word_embeddings", family.is_tied)),
+            has_dropout=any(config.get(name) for name in DROPOUTS),
+            changes_logits=family.changes_logits or bool(config.get("final_logit_softcapping")),
             num_labels=num_labels,
         )
 

@@ -1,10 +1,11 @@
 """Seconds of collectives: how many bytes go over which link, and how long the first of them takes."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from shardtune.planner.constants import Constants
 from shardtune.planner.job import Cluster, Job
+from shardtune.planner.model_shape import ModelShape
 
 HOP_S = {"link": 3.4e-6, "network": 14e-6}
 """Latency of a step of a ring over NVLink or PCIe, and between nodes (NCCL, src/graph/tuning.cc: hwLat, Simple)."""
@@ -21,8 +22,8 @@ class Traffic:
     """Bytes of the whole tensors of all of them together, before they are divided among the ranks."""
     passes: float = 1.0
     """How often they go around: 1 for gathering and reduce-scatter, 2 for an all-reduce."""
-    within_node: bool = False
-    """Whether each node has a collective of its own."""
+    ranks: int | None = None
+    """How many ranks take part, all of a node; None for all ranks."""
 
 
 def collective_seconds(traffic: Traffic, cluster: Cluster, constants: Constants) -> float:
@@ -31,9 +32,9 @@ def collective_seconds(traffic: Traffic, cluster: Cluster, constants: Constants)
     Each rank sends (N - 1) / N of a whole tensor around the ring; between nodes all of a node's ranks share its
     network (NCCL lays as many rings as there are adapters).
     """
-    if traffic.within_node:
-        cluster = replace(cluster, num_nodes=1)
     world, nodes = cluster.world_size, cluster.num_nodes
+    if traffic.ranks is not None:
+        world, nodes = min(world, traffic.ranks), 1
     if world == 1:
         return 0.0
     share = (world - 1) / world
@@ -73,25 +74,50 @@ def step_traffic(job: Job) -> list[Traffic]:
     reduced in each micro-batch; others once a step (in each micro-batch at stage 2, where no rank keeps those of
     others), and the updated weights are gathered once.
     """
-    states, micro_batches, layers = job.states, job.batch.num_micro_batches, job.shape.num_layers + 1
+    states, micro_batches = job.states, job.batch.num_micro_batches
     weights, trained = float(job.shape.num_parameters), float(job.num_trained)
     times = micro_batches if states.shards_gradients else 1
     reduced = times * trained * states.exchanged
     if states.shards_weights:
         gathered = micro_batches * (2 * weights - kept_gathered(job))
         # Each node has a copy of what the last update has not changed, and of the rest after its first use in a step.
-        on_node = gathered - trained if states.group else 0.0
+        has_copy = 1 < states.secondary < job.cluster.world_size
+        on_node = gathered - trained if has_copy else 0.0
+        each = collectives_of_matrices(job.shape, states.fetched) / weights
+        parts = (("gather weights", gathered - on_node, None), ("gather within the node", on_node, states.secondary))
         return [
-            Traffic(name, layers * elements / weights, elements * states.weight, within_node=is_within)
-            for name, elements, is_within in (
-                ("gather weights", gathered - on_node, False),
-                ("gather within the node", on_node, True),
-            )
-            if elements > 0
-        ] + [Traffic("reduce gradients", micro_batches * layers, reduced)]
-    buckets = max(1.0, trained / states.bucket) if states.bucket else 1.0
+            *(
+                Traffic(name, each * elements, elements * states.weight, ranks=ranks)
+                for name, elements, ranks in parts
+                if elements > 0
+            ),
+            Traffic("reduce gradients", micro_batches * _reduces(job), reduced),
+        ]
+    buckets = math.ceil(trained / states.bucket) if states.bucket else 1.0
     passes = 2.0 if states.all_reduces or not states.shards_optimizer else 1.0
     found = [Traffic("reduce gradients", times * buckets, reduced, passes)]
     if states.shards_optimizer:
         found.append(Traffic("gather weights", 1, trained * states.weight))
     return found
+
+
+def _reduces(job: Job) -> float:
+    """How often the gradients of a micro-batch are reduced where weights are in parts."""
+    if job.states.fetched == 0:
+        return job.shape.num_layers + 1.0
+    if job.adapters is not None:  # whose matrices are small
+        return max(1.0, job.num_trained / job.states.bucket)
+    return collectives_of_matrices(job.shape, job.states.bucket)
+
+
+def collectives_of_matrices(shape: ModelShape, at_once: float) -> float:
+    """In how many collectives the weights of all matrices are sent, if small ones go together until they are so many
+    elements; once a layer if at_once is 0."""
+    if at_once == 0:
+        return shape.num_layers + 1.0
+    tokens = shape.hidden * shape.vocabulary
+    ends = [tokens, max(0, shape.embeddings - tokens), shape.head, shape.others]
+    layers = sum(
+        stack.num * sum(min(1.0, size / at_once) for size in stack.sizes_of_matrices) for stack in shape.stacks
+    )
+    return max(1.0, layers + sum(min(1.0, size / at_once) for size in ends))

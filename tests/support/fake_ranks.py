@@ -11,11 +11,15 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from shardtune.recipe.schema import Recipe
 from shardtune.trainer.distributed.ranks import Ranks
+from shardtune.trainer.engine import replicated_engine
+from shardtune.trainer.engine.deepspeed_engine import DeepSpeedEngine
+from shardtune.trainer.engine.exchange.buckets import BUCKET_BYTES, WIRE_DTYPES
+from shardtune.trainer.engine.optimizers import adamw
+from shardtune.trainer.engine.replicated_engine import ReplicatedEngine
 
 T = TypeVar("T")
-FEW = 4096
-"""Bytes: smaller collectives are of norms and flags, or of parameters that ZeRO-3 keeps whole."""
 
 
 def as_rank_zero(body: Callable[..., T], *args: Any, world_size: int, timeout_s: float = 120) -> T:
@@ -51,16 +55,16 @@ def _rank(world_size: int, body: Callable[..., Any], args: Any, answers: Any) ->
 
 
 def record_collectives() -> list[tuple[str, int]]:
-    """A list that fills with the name and the bytes of the whole tensor of each collective from now on, other than
-    those of a few numbers; of this process, which is to end soon."""
+    """A list that fills with the name and the bytes of the whole tensor of each collective from now on.
+
+    For a process that ends soon."""
     found: list[tuple[str, int]] = []
 
     def recorded(name: str, collective: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
             size = max((tensor.nbytes for tensor in tensors), default=0)
-            if size > FEW:
-                found.append((name, size))
+            found.append((name, size))
             return collective(*args, **kwargs)
 
         return call
@@ -68,6 +72,25 @@ def record_collectives() -> list[tuple[str, int]]:
     for name in ("all_reduce", "reduce", "broadcast", "all_gather_into_tensor", "reduce_scatter_tensor"):
         setattr(dist, name, recorded(name, getattr(dist, name)))
     return found
+
+
+def engine_of(model: Any, recipe: Recipe, ds_config: dict[str, Any] | None, ranks: Ranks) -> tuple[Any, Any]:
+    """What computes a forward pass of the recipe's engine, and the engine; in a process that ends soon."""
+    if ds_config is not None:
+        engine = DeepSpeedEngine(model, ds_config, lambda model: adamw(model, recipe.optim), ranks=ranks, seed=0)
+        return engine._engine, engine
+    replicated_engine.common_memory = lambda *_: None  # type: ignore[assignment]  # as on GPUs
+    return model, ReplicatedEngine(
+        model,
+        lambda model: adamw(model, recipe.optim),
+        precision=recipe.engine.precision,
+        max_grad_norm=1.0,
+        ranks=ranks,
+        seed=0,
+        exchanged_in=WIRE_DTYPES[recipe.engine.communication_data_type],
+        bucket_bytes=BUCKET_BYTES,
+        has_sparse_gradients=False,
+    )
 
 
 def tensor_bytes() -> Counter[str]:

@@ -28,7 +28,9 @@ ChunkedLoss = Callable[[Tensor, Tensor, Tensor | None, Tensor, Tensor | None], T
 """What computes the loss from the hidden states without all of the logits; see chunked_loss."""
 
 
-def keep_target_loss(model: "PreTrainedModel", in_chunks: ChunkedLoss | None = None) -> None:
+def keep_target_loss(
+    model: "PreTrainedModel", in_chunks: ChunkedLoss | None = None, *, is_chunked: bool | None = None
+) -> None:
     """Makes the model accept `targets`, the label of each target, `target_positions`, where they are in the flattened
     rows, and `target_weights`, the weight of each (1 by default); all of shape (targets,).
 
@@ -38,19 +40,19 @@ def keep_target_loss(model: "PreTrainedModel", in_chunks: ChunkedLoss | None = N
 
     The first pass with targets decides whether to compute in chunks: not if the model changes the logits after its last
     layer (Gemma's soft cap, Marian's biases), and not in fp16, whose gradients need the loss scale throughout. In
-    chunks, `in_chunks` computes it in place of chunked_loss.
+    chunks, `in_chunks` computes it in place of chunked_loss. With `is_chunked` that is decided, and no value is read.
     """
     head = model.get_output_embeddings()
     if head is None:
         raise DataError(f"model.path: {type(model).__name__} does not report which of its layers computes the logits")
     is_cached = "use_cache" in signature(type(model).forward).parameters
-    _TargetLoss(head, is_cached=is_cached, in_chunks=in_chunks or chunked_loss).watch(model)
+    _TargetLoss(head, is_cached=is_cached, in_chunks=in_chunks or chunked_loss, is_chunked=is_chunked).watch(model)
 
 
 class _TargetLoss:
     """The targets of the current pass, and what the last layer computes for them."""
 
-    def __init__(self, head: nn.Module, *, is_cached: bool, in_chunks: ChunkedLoss) -> None:
+    def __init__(self, head: nn.Module, *, is_cached: bool, in_chunks: ChunkedLoss, is_chunked: bool | None) -> None:
         self._head, self._in_chunks = head, in_chunks
         self._whole: Callable[[Tensor], Tensor] = head.forward
         # Generation requests the cache of keys and values itself. For a whole text the cache would be a copy of them,
@@ -63,7 +65,7 @@ class _TargetLoss:
         """Weights of the targets; shape (targets,)."""
         self._answered: tuple[Tensor, Tensor | None] | None = None
         """The last layer's logits and, until it is known whether the model changes them, a copy."""
-        self._is_chunked: bool | None = None
+        self._is_chunked = is_chunked
 
     def watch(self, model: nn.Module) -> None:
         model.register_forward_pre_hook(self._take, with_kwargs=True)
@@ -175,6 +177,7 @@ class _ChunkedLoss(torch.autograd.Function):
                 of_hidden[place] = gradient @ weight
             if of_weight is not None:
                 of_weight += gradient.T @ states
+            del logits, gradient  # or they would be in memory beside those of the next chunk
         if not wants_gradients:
             return loss, right
         ctx.save_for_backward(of_hidden, of_weight, of_bias)

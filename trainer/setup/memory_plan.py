@@ -134,7 +134,8 @@ def grouped(memory: GpuMemory) -> Mapping[str, float]:
 
 
 GROUPS = {
-    "weights for the node": "weights",
+    "second copy of weights": "weights",
+    "whole vectors": "weights",
     "gathered weights": "weights",
     "gradients on their way": "gradients",
     "buckets": "gradients",

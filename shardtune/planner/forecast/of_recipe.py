@@ -90,8 +90,8 @@ def job_of(recipe: Recipe, shape: ModelShape, cluster: Cluster, precision: str) 
     shares_memory = cluster.gpu.is_cpu and cluster.num_nodes == 1 and cluster.world_size > 1
     return Job(
         shape=shape,
-        states=states_of(ds_config, precision, shares_memory=shares_memory),
-        software=_software(recipe, is_on_cpu=cluster.gpu.is_cpu),
+        states=states_of(ds_config, precision, recipe.engine.communication_data_type, shares_memory=shares_memory),
+        software=_software(recipe, shape, is_on_cpu=cluster.gpu.is_cpu),
         batch=Batch(rows=1, tokens=recipe.data.max_tokens),
         cluster=cluster,
         precision=precision,
@@ -134,12 +134,12 @@ def _num_steps(recipe: Recipe, rows_per_step: float, data: DataSize) -> int | No
     return max(1, round(recipe.train.num_epochs * math.ceil(data.num_rows / rows_per_step)))
 
 
-def _software(recipe: Recipe, *, is_on_cpu: bool = False) -> Software:
+def _software(recipe: Recipe, shape: ModelShape, *, is_on_cpu: bool = False) -> Software:
     return Software(
         loss_chunk=CPU_LOSS_CHUNK if is_on_cpu else Software.loss_chunk,
         attention="eager" if recipe.model.attention == "eager" else "flash",
         activation_checkpointing=recipe.model.activation_checkpointing,
-        dropout=bool(recipe.model.dropout),
+        dropout=shape.has_dropout if recipe.model.dropout is None else recipe.model.dropout > 0,
     )
 
 

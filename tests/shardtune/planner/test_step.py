@@ -99,19 +99,19 @@ def test_an_encoder_decoder_and_experts_can_be_planned() -> None:
 
 @pytest.mark.parametrize("adapters", [None, Adapters(rank=8)])
 def test_with_a_second_copy_on_each_node_other_nodes_are_asked_once_a_step(adapters: Adapters | None) -> None:
-    states = States(shards_optimizer=True, shards_gradients=True, shards_weights=True, group=8)
+    states = States(shards_optimizer=True, shards_gradients=True, shards_weights=True, secondary=8)
     batch = Batch(rows=1, tokens=4096, num_micro_batches=4)
     job = replace(JOB, states=states, batch=batch, adapters=adapters, cluster=replace(JOB.cluster, num_nodes=4))
-    without = replace(job, states=replace(states, group=0))
+    without = replace(job, states=replace(states, secondary=1))
     sent = {traffic.name: traffic for traffic in step_traffic(job)}
     (alone,) = (traffic for traffic in step_traffic(without) if traffic.name == "gather weights")
     near, far = sent["gather within the node"], sent["gather weights"]
     assert far.num_bytes == 2 * job.num_trained
     assert near.num_bytes + far.num_bytes == alone.num_bytes
-    assert (near.within_node, far.within_node) == (True, False)
+    assert (near.ranks, far.ranks) == (8, None)
     one_node = replace(job.cluster, num_nodes=1)
     assert collective_seconds(near, job.cluster, DEFAULTS) == collective_seconds(near, one_node, DEFAULTS)
     assert step_time(job).total_s < step_time(without).total_s
-    copy = held_states(job)["weights for the node"]
+    copy = held_states(job)["second copy of weights"]
     assert copy == pytest.approx(held_states(without)["weights"] * without.cluster.world_size / 8)
     assert gpu_memory(job).allocated == pytest.approx(gpu_memory(without).allocated + copy)

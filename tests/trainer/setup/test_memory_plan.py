@@ -66,7 +66,7 @@ def test_a_second_copy_of_the_weights_on_each_machine_takes_memory(
     recipe: Recipe, size: ModelSize, strategy: str, num_nodes: int, parts: list[int]
 ) -> None:
     held = held_states(rank_job(engine(recipe, strategy, "bf16", num_nodes), size, world_size=16))
-    second = held["weights for the node"]
+    second = held["second copy of weights"]
     assert held["weights"] + second == pytest.approx(sum(2 * size.num_parameters / part for part in parts))
 
 

@@ -1,0 +1,1 @@
+"""The memory of a step, traced without values: the check of what the planner computes."""
