@@ -106,7 +106,7 @@ def test_memory_waits_and_speed_are_measured(checked: tuple[int, str, dict[str, 
         assert subject["num_micro_batches"] > 2 and sum(subject["per_step"].values()) >= 1
     speed = data_of(checked, "speed")
     ours, trainer = (speed["measurements"][f"tiny full, eager, {side}"] for side in ("shardtune", "Trainer"))
-    assert ours["is_packed"] and ours["padding_efficiency"] > 0.9 and ours["tflops_per_s"] > 0
+    assert ours["is_packed"] and ours["padding_efficiency"] > 0.75 and ours["tflops_per_s"] > 0
     assert ours["losses"] == pytest.approx(trainer["losses"], rel=1e-3), "the same rows, weights and optimizer"
     assert not any(mark["is_compared"] for mark in speed["marks"].values()), "the marks are for other devices"
     assert any("+ liger" in text for text in checked[2]["parts"]["speed"]["skipped"])

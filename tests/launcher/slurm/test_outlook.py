@@ -10,7 +10,7 @@ from shardtune.launcher.plan.outlook import Outlook
 from shardtune.launcher.slurm.outlook import UNKNOWN, outlook_of_submission
 from shardtune.launcher.slurm.submission import plan_submission
 from shardtune.launcher.slurm.text import Nodes, parse_gpu_kind
-from tests.launcher.commands.test_plan import LLAMA_8B, RECIPE
+from tests.launcher.commands.conftest import LLAMA_8B, RECIPE
 
 CLUSTER = [
     Nodes("main", True, 14, 8, 64000, 2, None),

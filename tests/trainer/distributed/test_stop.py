@@ -181,13 +181,17 @@ def test_a_step_of_many_micro_batches_is_left_in_the_middle(tiny: Path, tmp_path
     assert same_end(tmp_path, unbroken)
 
 
+AT_START = 8
+"""Passes by which a model is asked at the start: six of its masks, one of its loss, one of its first token."""
+
+
 def test_an_evaluation_is_left_in_the_middle_and_done_again(tiny: Path, tmp_path: Path, unbroken: Path) -> None:
     recipe = tiny_recipe(tiny, *SHORT)
-    evaluating = signal_at("evaluating", 3)  # that after step 6; two are passes at the start
+    evaluating = signal_at("evaluating", AT_START + 1)  # that after step 6
     assert train(recipe, tmp_path, world_size=2, before=evaluating)[0] == [False, False]
     assert not events(tmp_path, "eval")
     assert [checkpoint.step for checkpoint in complete_checkpoints(tmp_path / "checkpoints")] == [6]
-    at_the_end = signal_at("evaluating", 5)  # after 6 again, after 8, and then test
+    at_the_end = signal_at("evaluating", AT_START + 3)  # after 6 again, after 8, and then test
     assert train(recipe, tmp_path, world_size=2, before=at_the_end)[0] == [False, False]
     assert not (tmp_path / RESULTS).exists()
     assert train(recipe, tmp_path, world_size=2)[0] == [True, True]

@@ -13,6 +13,7 @@ from shardtune.trainer.distributed.background import Background, run_on_zero
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.distributed.stop import Stop, StopAsked
 from shardtune.trainer.distributed.tree import num_rounds
+from shardtune.trainer.reporting.fragmentation import Fragmentation
 from shardtune.trainer.reporting.gpu_sensors import GpuSensors
 from shardtune.trainer.reporting.stragglers import Pace, RankLocation
 from tests.support.many_ranks import on_threads
@@ -129,7 +130,8 @@ def test_a_report_of_512_ranks_names_the_slowest_and_costs_each_of_them_two_mess
         pace = Pace(ranks.to_zero(RankLocation(f"node{ranks.rank // 8}", ranks.local_rank)))
         sensors = GpuSensors(ranks.device)
         common: dict[str, Any] = {"every_steps": 1, "num_steps": 1, "steps_per_epoch": 1}
-        report = StepReport(**common, meter=meter, pace=pace, sensors=sensors, reporter=reporter, ranks=ranks)
+        common |= {"sensors": sensors, "fragmentation": Fragmentation(2**40), "reporter": reporter, "ranks": ranks}
+        report = StepReport(**common, meter=meter, pace=pace)
         report.finish(TrainState(step=1))
         return Events(reporter)
 

