@@ -56,6 +56,7 @@ def test_a_parameter_takes_as_many_bytes_as_its_engine_holds_of_it(
 ) -> None:
     held = held_states(rank_job(engine(recipe, strategy, precision), size, world_size=world_size))
     held.pop("buckets")
+    held.pop("whole vectors")  # norms and biases, of which stage 3 keeps more than a part
     assert sum(held.values()) == pytest.approx(num_bytes * size.num_parameters)
 
 
