@@ -152,6 +152,7 @@ def _assemble(start: Start) -> Training:
         zero_stage=loaded.engine.zero_stage,
         precision=recipe.engine.precision,
         packed=loaded.batch_maker.packing is not None,
+        attention=loaded.model.config._attn_implementation,
     )
     return training
 

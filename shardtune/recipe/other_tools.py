@@ -38,8 +38,11 @@ _BY_TOKENIZER = Counterpart(
 OTHER_TOOLS: tuple[Names, ...] = (
     Names(("base_model", "model_name"), Counterpart("model.path")),
     Names(("revision_of_model", "base_model_revision"), Counterpart("model.revision")),
-    Names(("flash_attention", "flash_attn", "sdp_attention", "eager_attention"), Counterpart("model.attention")),
-    Names(("xformers_attention", "s2_attention", "shift_attn", "flex_attention", "sage_attention"), _NO_KERNEL),
+    Names(
+        ("flash_attention", "flash_attn", "flex_attention", "sdp_attention", "eager_attention"),
+        Counterpart("model.attention"),
+    ),
+    Names(("xformers_attention", "s2_attention", "shift_attn", "sage_attention"), _NO_KERNEL),
     Names(("disable_gradient_checkpointing",), Counterpart("model.activation_checkpointing")),
     Names(
         ("finetuning_type", "adapter"),

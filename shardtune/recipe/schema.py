@@ -23,6 +23,18 @@ Tokens = Annotated[
 """A number of tokens, or `auto`. The discriminator makes a wrong value one fault instead of two."""
 
 
+Attention = Literal[
+    "auto",
+    "eager",
+    "sdpa",
+    "varlen",
+    "flash_attention_2",
+    "flash_attention_3",
+    "flash_attention_4",
+    "flex_attention",
+]
+
+
 class ModelConfig(Section):
     """The pretrained model to fine-tune."""
 
@@ -38,8 +50,11 @@ class ModelConfig(Section):
     """The pretrained head of a classification or token_classification model. `auto` keeps it if it has the labels of
     the rows, which then take the order of the head; and draws a new one if it has other labels, or another number of
     them. `keep` refuses to train with a new one, and `new` always draws one."""
-    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
-    """The attention implementation of transformers; `auto` leaves the choice to transformers."""
+    attention: Attention = "auto"
+    """The attention implementation. `varlen` is torch's own flash kernel (torch 2.11 and newer), called with the
+    borders of the texts, so that neither packed rows nor padding need a mask; the others are those of transformers. On
+    a GPU `auto` takes the fastest one that the GPU, the precision, the installed packages and the model allow, and
+    reports which; on a CPU it leaves the choice to transformers."""
     dropout: Fraction | None = None
     """Sets every dropout probability in the model's config. None keeps the pretrained values."""
     layerdrop: Fraction | None = None

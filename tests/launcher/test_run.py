@@ -453,8 +453,8 @@ def test_a_rank_short_of_memory_costs_a_start_and_no_more(
     settings = ["train.micro_batch_tokens=auto", "train.max_steps=4", "data.dev=null", "checkpoint.every_steps=1"]
     plan = plan_job(folder / "tiny.yaml", [*settings, "faults.max_restarts=0"], tmp_path / "r", Machine(0, 2))
     words = tuple("tests.support.shortage" if word == "shardtune.trainer" else word for word in plan.argv)
-    # The rehearsal is three passes; three by which the model is asked what it does come before. These are training's.
-    short = {**plan.environment, "SHORTAGE": "100 8"}
+    # The rehearsal is three passes, those after it are of the training.
+    short = {**plan.environment, "SHORTAGE": "100 5"}
     assert run_job(replace(plan, argv=words, environment=short)) == 0
     budgets = re.findall(r"auto is (\d+) \(memory ran out with (\d+)\); restarting now\n", capsys.readouterr().err)
     assert len(budgets) == 1 and int(budgets[0][0]) <= 100 < int(budgets[0][1])

@@ -1,7 +1,7 @@
 """Ranks of which one is short of memory; for `train(…, before=…)`, and as a program in the trainer's stead.
 
-`SHORTAGE="100 6" python -m tests.support.shortage RUN_DIR …` is `python -m shardtune.trainer`, with
-short_of_memory(100, 6).
+`SHORTAGE="100 5" python -m tests.support.shortage RUN_DIR …` is `python -m shardtune.trainer`, with
+short_of_memory(100, 5).
 """
 
 import os
@@ -16,13 +16,14 @@ from shardtune.trainer.engine.deepspeed_engine import DeepSpeedEngine
 
 
 def short_of_memory(limit: int, from_call: int = 0) -> Callable[[], None]:
-    """From this forward pass on, rank 1 has no memory for micro-batches of more tokens than this."""
+    """From this forward pass of a step on, rank 1 has no memory for micro-batches of more tokens than this."""
 
     def before() -> None:
         forward, calls = DeepSpeedEngine.forward, count()
 
         def refused(self: DeepSpeedEngine, batch: Any) -> Any:
-            if os.environ["RANK"] == "1" and next(calls) >= from_call and batch.inputs["input_ids"].numel() > limit:
+            is_short = self._engine.module.training and next(calls) >= from_call
+            if os.environ["RANK"] == "1" and is_short and batch.inputs["input_ids"].numel() > limit:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.50 GiB.")
             return forward(self, batch)
 

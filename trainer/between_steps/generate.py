@@ -40,8 +40,8 @@ def questions(
     shown = set(_spread(generation.num_shown, len(asked)).tolist())
     # Prompt and expected answer together bound the prompt; every beam holds its own row.
     lengths = ((split.lengths[asked] + generation.max_new_tokens) * generation.num_beams).astype(np.int32)
-    ranks, budget = batch_maker.ranks, batch_maker.micro_batch_tokens
-    for piece in deal(lengths, world_size=ranks.world_size, micro_batch_tokens=budget)[ranks.rank]:
+    ranks, budget, cost = batch_maker.ranks, batch_maker.micro_batch_tokens, batch_maker.cost
+    for piece in deal(lengths, world_size=ranks.world_size, micro_batch_tokens=budget, cost=cost)[ranks.rank]:
         muted = len(piece) == 0
         places = np.array([int(lengths.argmin())]) if muted else piece
         yield Questions(

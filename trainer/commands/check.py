@@ -32,6 +32,7 @@ from shardtune.trainer.engine.deepspeed_engine import refuse_bad_ds_config
 from shardtune.trainer.model.head import choose_head
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
 from shardtune.trainer.reporting.ineffective_settings import settings_without_effect
+from shardtune.trainer.setup.attention.cost import expected_cost
 from shardtune.trainer.setup.footprint import footprint
 from shardtune.trainer.setup.micro_batch import estimate, lay_out_first_steps, most_wanted
 from shardtune.trainer.setup.out_of_memory import share_of_memory
@@ -60,7 +61,8 @@ def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
     # As if the model kept packed rows apart: whether it does is asked when it has been loaded.
     is_packed = task.packable and recipe.data.packing != "off"
     packing = Packing(recipe.data.max_tokens, is_flat=False) if is_packed else None
-    batch_maker = BatchMaker(task, Ranks(0, world_size, 0, torch.device("cpu")), packing)  # of rank 0; no collectives
+    ranks = Ranks(0, world_size, 0, torch.device("cpu"))  # of rank 0; no collectives
+    batch_maker = BatchMaker(task, ranks, packing, cost=expected_cost(recipe, task, train))
     stage = stage_of(recipe)
     budget = recipe.train.micro_batch_tokens
     if budget == "auto":

@@ -153,8 +153,11 @@ def _attention(model: Any, first_trained: float) -> Iterator[Attention]:
         yield Attention("target", "target", per_pair * layers(above), is_causal=True)
         yield Attention("target", "source", per_pair * layers(above))
         return
-    kinds = getattr(config, "layer_types", None) or ["full_attention"] * first_number(config, "num_hidden_layers")
     width = first_number(config, "sliding_window", "attention_chunk_size") or None
+    # Mistral and similar models have a window in all layers, and no list of their kinds.
+    is_windowed = first_number(config, "sliding_window") and getattr(config, "use_sliding_window", True)
+    kind_of_all = "sliding_attention" if is_windowed else "full_attention"
+    kinds = getattr(config, "layer_types", None) or [kind_of_all] * first_number(config, "num_hidden_layers")
     is_causal = not _is_encoder(model)
     by_window: dict[int | None, float] = {}
     for layer, kind in enumerate(kinds):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from shardtune.errors import DataError
 from shardtune.recipe.schema import Recipe
+from shardtune.trainer.model.attention.settle import settle_attention
 from shardtune.trainer.model.generation import (
     decoding_of_recipe,
     describe_unused,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 EVALUATION = "evaluation.json"
 """File of an exported folder: the dev metrics of its model."""
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+CPU = torch.device("cpu")
 MOST_NAMES = 10
 """Names of weights that one line of the log has room for."""
 _MISMATCH = re.compile(r"^(\S.*?) *\| *MISMATCH", re.MULTILINE)
@@ -57,12 +59,14 @@ def load_model(
     tokenizer: "PreTrainedTokenizerBase",
     *,
     say: Callable[[str], None] = lambda _: None,
+    device: torch.device = CPU,
 ) -> "PreTrainedModel":
     """Collective under ZeRO-3: the pretrained weights with the task's head, the same on every rank and stage.
 
     If the tokenizer has more tokens than the model, embeddings are added. With model.lora it has adapters, and few of
-    its parameters require a gradient. `say` is called with what is not as the pretrained model has it. Raises DataError
-    if the path has no model of this kind, or no head that model.head asks for.
+    its parameters require a gradient. `say` is called with what is not as the pretrained model has it, and with the
+    attention chosen for the `device`. Raises DataError if the path has no model of this kind, or no head that
+    model.head asks for, and ConfigError if model.attention asks for what is not to be had here.
     """
     pretrained = load_model_config(recipe)
     head = choose_head(recipe, task, pretrained)
@@ -71,8 +75,9 @@ def load_model(
     config = load_model_config(recipe, task)
     if head.is_replaced:
         set_labels(config, pretrained)  # for as long as the weights are loaded, which have this shape
+    attention = settle_attention(recipe, task, config, device, say)
     torch.manual_seed(recipe.train.seed)
-    model, new = _load_weights(recipe, task, config)
+    model, new = _load_weights(recipe, task, config, attention)
     if head.is_replaced:
         draw_head(model, load_model_config(recipe, task), seed=recipe.train.seed)
     # Without a vocabulary (CANINE) there is nothing to add to.
@@ -99,7 +104,9 @@ def load_model(
     return model
 
 
-def _load_weights(recipe: Recipe, task: Task, config: "PreTrainedConfig") -> tuple["PreTrainedModel", set[str]]:
+def _load_weights(
+    recipe: Recipe, task: Task, config: "PreTrainedConfig", attention: str | None
+) -> tuple["PreTrainedModel", set[str]]:
     """Collective under ZeRO-3: the model of this config, and the names of its weights that are not pretrained.
 
     Raises DataError.
@@ -107,8 +114,8 @@ def _load_weights(recipe: Recipe, task: Task, config: "PreTrainedConfig") -> tup
     auto_model = getattr(transformers, task.auto_model)
     path = recipe.model.path
     how: dict[str, Any] = {"config": config, "dtype": DTYPES[recipe.engine.precision]}
-    if recipe.model.attention != "auto":
-        how["attn_implementation"] = recipe.model.attention
+    if attention is not None:
+        how["attn_implementation"] = attention
     fault = unreachable(recipe)
     try:
         if recipe.model.from_scratch:

@@ -13,7 +13,7 @@ from torch import nn
 from shardtune.ds_config.resolve import ds_config_of
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.files import write_atomically
-from shardtune.trainer.data.batches.batch_maker import BatchMaker
+from shardtune.trainer.data.batches.batch_maker import BatchMaker, collate_alone
 from shardtune.trainer.data.prepare.example_shards import Split
 from shardtune.trainer.data.prepare.prepare import Prepared
 from shardtune.trainer.distributed.lease import Lease
@@ -26,6 +26,8 @@ from shardtune.trainer.engine.replicated_engine import ReplicatedEngine
 from shardtune.trainer.model.load import load_model
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
 from shardtune.trainer.reporting.reporter import Reporter
+from shardtune.trainer.setup.attention.cost import cost_of
+from shardtune.trainer.setup.attention.masks import choose_masks
 from shardtune.trainer.setup.first_token import read_first_alone
 from shardtune.trainer.setup.micro_batch import Budget
 from shardtune.trainer.setup.out_of_memory import memory_said
@@ -33,6 +35,8 @@ from shardtune.trainer.setup.packing import choose_packing
 from shardtune.trainer.setup.rehearsal import settle_budget
 from shardtune.trainer.tasks import Task, task_of
 from shardtune.trainer.tasks.batch import Batch
+from shardtune.trainer.tasks.example import Example
+from shardtune.trainer.tasks.masks import Masks
 
 
 @dataclass(frozen=True)
@@ -61,11 +65,13 @@ def load(
         engine, model = _load_engine(recipe, run_dir, task, tokenizer, ranks, reporter)
         beat()
         packing = choose_packing(recipe, task, engine, model, ranks=ranks, reporter=reporter)
+        masks = choose_masks(recipe, task, engine, model, like=_shortest(train), ranks=ranks, reporter=reporter)
         _pass_once(engine, task, train, ranks)
         if task.auto_model == "AutoModelForSequenceClassification":
-            read_first_alone(engine, model, _ends_of(train, task).to(ranks.device), recipe.engine.precision, ranks)
+            ends = _ends_of(train, task, masks).to(ranks.device)
+            read_first_alone(engine, model, ends, recipe.engine.precision, ranks)
         beat()
-    batch_maker = BatchMaker(task, ranks, packing)
+    batch_maker = BatchMaker(task, ranks, packing, masks=masks, cost=cost_of(model, train, packing, masks))
     budget = settle_budget(recipe, run_dir, engine, train, batch_maker, reporter=reporter, lease=lease)
     return Loaded(engine, model, task, tokenizer, budget, replace(batch_maker, micro_batch_tokens=budget.tokens))
 
@@ -81,7 +87,9 @@ def _load_engine(
         write_atomically(run_dir / "deepspeed.json", json.dumps(ds_config, indent=2))
     # transformers (5.23) draws other weights where they are born sharded: the stage would decide what is learned.
     with nullcontext() if ds_config is None or recipe.model.from_scratch else sharded_birth(ds_config):
-        model = load_model(recipe, task, tokenizer, say=lambda text: reporter.report("notice", text=text))
+        model = load_model(
+            recipe, task, tokenizer, say=lambda text: reporter.report("notice", text=text), device=ranks.device
+        )
     beat()
 
     def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
@@ -96,13 +104,17 @@ def _load_engine(
 
 def _pass_once(engine: Engine, task: Task, train: Split, ranks: Ranks) -> None:
     """Collective: a forward pass of the shortest example, by which the model shows how its loss can be computed."""
-    shortest = np.where(train.num_targets > 0, train.lengths, np.iinfo(np.int32).max).argmin()
-    (example,) = train.examples(np.array([shortest]))
     with engine.evaluating():
-        engine.forward(task.collate([{**example, "draw": (0, 0)}]).to(ranks.device))
+        engine.forward(task.collate([{**_shortest(train), "draw": (0, 0)}]).to(ranks.device))
 
 
-def _ends_of(train: Split, task: Task) -> Batch:
+def _shortest(train: Split) -> Example:
+    """The shortest example that has targets."""
+    shortest = np.where(train.num_targets > 0, train.lengths, np.iinfo(np.int32).max).argmin()
+    return train.examples(np.array([shortest]))[0]
+
+
+def _ends_of(train: Split, task: Task, masks: Masks) -> Batch:
     """A batch of the shortest and the longest example."""
     rows = np.array([train.lengths.argmin(), train.lengths.argmax()])
-    return task.collate([{**example, "draw": (0, 0)} for example in train.examples(rows)])
+    return collate_alone(task, [{**example, "draw": (0, 0)} for example in train.examples(rows)], masks)

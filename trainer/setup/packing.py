@@ -1,24 +1,28 @@
 """Whether a run packs its examples, which is measured on the model; there is no list of architectures.
 
 transformers builds the attention mask of packed examples from their position ids, for the causal models that pass these
-on to it; an encoder is given a mask. Other models ignore them, and so do layers other than attention (Mamba,
-convolutions), all without a warning.
+on to it; an encoder is given a mask. Flash attention of any kind is given the borders of the examples, all of which are
+then in one row. Other models ignore them, and so do layers other than attention (Mamba, convolutions), all without a
+warning.
 """
 
 import math
-from collections.abc import Collection
-from inspect import signature
+from collections.abc import Collection, Iterator
+from inspect import Parameter, signature
 from typing import Any
 
 from torch import Tensor
 
 from shardtune.errors import DataError
 from shardtune.recipe.schema import Recipe
-from shardtune.trainer.data.batches.bins import Packing, merge
+from shardtune.trainer.data.batches.batch_maker import collate_packed
+from shardtune.trainer.data.batches.bins import Packing
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.engine.engine import Engine
+from shardtune.trainer.model.attention.choice import VARLEN
 from shardtune.trainer.reporting.reporter import Reporter
 from shardtune.trainer.tasks import Task
+from shardtune.trainer.tasks.batch import Batch
 from shardtune.trainer.tasks.example import IGNORED, Example
 
 MAX_LEAK = {"fp32": 1e-5, "bf16": 3e-3, "fp16": 3e-3}
@@ -39,18 +43,12 @@ def choose_packing(
     """
     if recipe.data.packing == "off" or (recipe.data.packing == "auto" and not task.packable):
         return None
-    # RoBERTa and similar models count positions from the one after the padding's id.
-    firsts = dict.fromkeys((0, (getattr(model.config, "pad_token_id", None) or 0) + 1))
     faults: list[str] = []
-    for first_position in firsts:
-        packing = Packing(
-            capacity=recipe.data.max_tokens,
-            # Flash attention keeps packed examples apart in a single row only (transformers' _is_packed_sequence).
-            is_flat="flash" in (model.config._attn_implementation or ""),
-            first_position=first_position,
-        )
+    for packing in _packings(recipe, model):
         fault = _fault(task, engine, model, packing, recipe.engine.precision, ranks)
         if fault is None:
+            if faults and not packing.is_flat and model.config._attn_implementation == VARLEN:
+                reporter.report("notice", text=f"packed rows have a mask, and {VARLEN} is not used: {faults[0]}")
             return packing
         faults.append(fault)
     if recipe.data.packing == "on":
@@ -59,17 +57,35 @@ def choose_packing(
     return None
 
 
+def _packings(recipe: Recipe, model: Any) -> Iterator[Packing]:
+    """The ways to pack that the attention implementation may support, the fastest first."""
+    name = model.config._attn_implementation or ""
+    # RoBERTa and similar models count positions from the one after the padding's id.
+    firsts = dict.fromkeys((0, (getattr(model.config, "pad_token_id", None) or 0) + 1))
+    # Flash attention keeps examples apart by their borders alone, varlen by masks too.
+    for is_flat in [True] * (name == VARLEN or "flash" in name) + [False] * ("flash" not in name):
+        for first_position in firsts:
+            yield Packing(
+                capacity=recipe.data.max_tokens,
+                is_flat=is_flat,
+                first_position=first_position,
+                is_marked=is_flat and name == VARLEN,
+            )
+
+
 def _fault(task: Task, engine: Engine, model: Any, packing: Packing, precision: str, ranks: Ranks) -> str | None:
     """Collective: why these examples cannot be packed for this model, or None if they can."""
     name = type(model).__name__
     if not task.packable:
         return f"the examples of this task cannot be packed for {name}"
-    if "position_ids" not in signature(type(model).forward).parameters:
+    parameters = signature(type(model).forward).parameters
+    if "position_ids" not in parameters:
         return f"{name} takes no position_ids"
-    if not task.wants_target_loss and any(kind != "full_attention" for kind in _kinds_of_layers(model)):
+    if packing.is_flat and not any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return f"{name} does not pass on where packed rows begin and end"
+    has_mask = not (task.wants_target_loss or packing.is_flat)
+    if has_mask and any(kind != "full_attention" for kind in _kinds_of_layers(model)):
         return f"some layers of {name} attend within a window, which the mask of packed rows cannot express"
-    if packing.is_flat and not task.wants_target_loss:
-        return f"flash attention takes no mask, which {name} needs to keep examples apart; set model.attention=sdpa"
     size = getattr(model.config.get_text_config(), "vocab_size", None)
     if size is None:
         return f"{name} has no vocabulary, from which rows could be made to see whether it keeps packed ones apart"
@@ -102,21 +118,20 @@ def _measure(engine: Engine, task: Task, vocabulary_size: int, packing: Packing,
     first, other, watched, third = example(1, 5), example(2, 5), example(20, 7), example(11, 15)
     watched["labels"] = watched["input_ids"]
 
-    def logits(*rows: Example) -> Tensor:
+    def logits(batch: Batch) -> Tensor:
         """Logits of the watched example at each of its tokens; shape (tokens, vocabulary or labels)."""
-        batch = task.collate(rows).to(ranks.device)
+        batch = batch.to(ranks.device)
         batch.inputs.pop("targets", None)
         with engine.evaluating():
             result: Tensor = engine.forward(batch).logits[batch.targets].float()
         return result
 
     def packed(before: Example) -> Tensor:
-        rows = [[before, watched, third]] if packing.is_flat else [[before, watched], [third]]
-        return logits(*(merge(row, packing.first_position) for row in rows))
+        return logits(collate_packed(task, [[before, watched], [third]], packing))
 
     def one_text(before: Example) -> Tensor:
-        return logits({key: [*before[key], *watched[key]] for key in before})
+        return logits(task.collate([{key: [*before[key], *watched[key]] for key in before}]))
 
-    behind, alone, seen = packed(first), logits(watched), one_text(first)
+    behind, alone, seen = packed(first), logits(task.collate([watched])), one_text(first)
     leak = (behind - packed(other)).norm(dim=1).max() / (seen - one_text(other)).norm(dim=1).max()
     return float(leak), float((behind - alone).norm() / (seen - alone).norm())

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,8 +14,9 @@ from shardtune.trainer.tasks.example import IGNORED, IGNORED_NUMBER
 class Batch:
     """The input of one forward pass: a micro-batch of padded rows."""
 
-    inputs: dict[str, Tensor]
-    """The model's keyword arguments, each of shape (rows, longest) or (rows, …)."""
+    inputs: dict[str, Any]
+    """The model's keyword arguments: tensors of shape (rows, longest) or (rows, …), and what with_masks adds to them
+    (trainer/tasks/masks.py)."""
     labels: Tensor
     """IGNORED where there is no target (IGNORED_NUMBER if labels are real numbers); shape (rows,) or (rows, …)."""
     weights: Tensor | None = None
@@ -23,7 +25,9 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """The batch on the device. Copies to a GPU are asynchronous, from pinned memory."""
 
-        def moved(tensor: Tensor) -> Tensor:
+        def moved(tensor: Any) -> Any:
+            if not isinstance(tensor, Tensor):
+                return tensor
             source = tensor.pin_memory() if device.type == "cuda" and not tensor.is_cuda else tensor
             return source.to(device, non_blocking=True)
 

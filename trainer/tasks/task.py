@@ -202,7 +202,8 @@ class Task(ABC):
     its weights, if there are any, as `target_weights`."""
     packable: bool = False
     """Examples may share a row, merged as in trainer/data/batches/bins.py. Where examples have `position_ids`, collate
-    ensures that none in a row attends to another, by the position ids alone or by a mask, and score respects it."""
+    ensures that none in a row attends to another, by the position ids alone or by a mask, and score respects it. Where
+    they also have `has_borders`, no mask is needed: borders are added to the batch (trainer/tasks/masks.py)."""
     generation: Generation | None = None
     """How answers are generated; None for a task whose answers are not generated."""
     escapes_special_tokens: bool = False

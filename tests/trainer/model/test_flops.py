@@ -126,6 +126,12 @@ def test_packed_rows_need_the_attention_of_each_row_alone() -> None:
     assert rows == sum(alone) < flops.of_rows(np.array([40]), np.array([40]), is_encoder_decoder=False)
 
 
+def test_a_window_of_all_layers_counts_though_no_list_names_their_kinds() -> None:
+    (windowed,) = count_flops(model_of("mistral", "CausalLM", SMALL | {"sliding_window": 8})).attention
+    (whole,) = count_flops(model_of("mistral", "CausalLM", SMALL | {"sliding_window": None})).attention
+    assert (windowed.window, whole.window, windowed.per_pair) == (8, None, whole.per_pair)
+
+
 def test_a_window_bounds_what_a_token_sees() -> None:
     causal = Attention("source", "source", 1.0, is_causal=True, window=3)
     lengths = np.array([5.0])

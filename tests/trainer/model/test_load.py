@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import transformers
 
-from shardtune.errors import DataError
+from shardtune.errors import ConfigError, DataError
 from shardtune.recipe.load import parse_recipe
 from shardtune.trainer.model.load import MOST_NAMES, describe_loading, load_model
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
@@ -39,6 +39,23 @@ def test_one_line_names_the_new_and_the_unused_weights(tmp_path: Path, caplog: p
     assert line.startswith(f"model.path: {folder}: newly initialized, because the checkpoint lacks them: ")
     assert "bert.pooler.dense.bias, bert.pooler.dense.weight, classifier.bias, classifier.weight; " in line
     assert "in the checkpoint, but not used by this model: cls.predictions." in line
+
+
+def test_attention_that_is_not_to_be_had_is_refused_and_what_is_unusual_is_said(tmp_path: Path) -> None:
+    notes: list[str] = []
+    folder = write_encoder(tmp_path / "encoder")
+    with pytest.raises(
+        ConfigError, match=r"^model\.attention: flash_attention_2 trains on GPUs only, .* set it to auto$"
+    ):
+        load(folder, ["a", "b"], "model.attention=flash_attention_2", say=notes.append)
+    with pytest.raises(
+        ConfigError, match=r"varlen has no dropout, and the model's attention has 0\.5 \(model\.dropout=0"
+    ):
+        load(folder, ["a", "b"], "model.attention=varlen", "model.dropout=0.5", say=notes.append)
+    assert load(folder, ["a", "b"], say=notes.append).config._attn_implementation == "sdpa" and not notes
+    model = load(folder, ["a", "b"], "model.attention=varlen", say=notes.append)
+    assert model.config._attn_implementation == "varlen"
+    assert notes == ["attention: varlen, which on a CPU attends to one text after another, for tests"]
 
 
 def test_weights_of_another_shape_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -103,7 +103,7 @@ def test_one_rank_short_of_memory_in_the_middle_goes_on_from_the_newest_checkpoi
 ) -> None:
     recipe = tiny_recipe(dry, AUTO, *SHORT)
     with pytest.raises(AssertionError, match="RestartError: rank 1"):
-        train(recipe, tmp_path, world_size=2, before=short_of_memory(100, from_call=8))
+        train(recipe, tmp_path, world_size=2, before=short_of_memory(100, from_call=5))
     half = kept(tmp_path)
     assert 64 <= half.tokens <= 100 < (half.too_many or 0) and not half.fits
     train(recipe, tmp_path, world_size=2, before=short_of_memory(100))
@@ -116,7 +116,7 @@ def test_one_rank_short_of_memory_in_the_middle_goes_on_from_the_newest_checkpoi
 def test_what_does_not_fit_with_the_longest_row_alone_ends_with_what_would(tmp_path: Path, dry: Path) -> None:
     keep_budget(tmp_path, KeptBudget(64, fits=False, too_many=100))
     with pytest.raises(AssertionError, match="ShortOfMemoryError: rank 1") as raised:
-        train(tiny_recipe(dry, AUTO, *SHORT), tmp_path, world_size=2, before=short_of_memory(0, from_call=3))
+        train(tiny_recipe(dry, AUTO, *SHORT), tmp_path, world_size=2, before=short_of_memory(0))
     assert "By estimate, each of these alone would fit" in str(raised.value)
     assert kept(tmp_path) == KeptBudget(64, fits=False, too_many=100)
 

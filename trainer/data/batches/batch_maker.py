@@ -9,11 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardtune.trainer.data.batches.bins import Packing, Share, lay_out, merge, shape_of
+from shardtune.trainer.data.batches.cost import TYPICAL, Cost
 from shardtune.trainer.data.batches.deal import Positions
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.tasks import Task
 from shardtune.trainer.tasks.batch import Batch
 from shardtune.trainer.tasks.example import Example
+from shardtune.trainer.tasks.masks import Masks, with_masks
 
 NO_LIMIT = 2**40
 """Tokens of a micro-batch that takes a rank's whole share of a step."""
@@ -46,6 +48,10 @@ class BatchMaker:
     """None if each example has a row for itself."""
     micro_batch_tokens: int = NO_LIMIT
     """At most this many tokens in a micro-batch, padding included."""
+    masks: Masks = Masks.KEPT
+    """Those of batches in which no two examples share a row."""
+    cost: Cost = TYPICAL
+    """What a pass costs, by which examples are distributed."""
 
     def micro_batches(self, split: Examples, rows: Positions, seeds: Seeds) -> tuple[Iterator[Batch], int]:
         """This rank's micro-batches of these rows, and the tokens that all ranks run through the model."""
@@ -78,15 +84,10 @@ class BatchMaker:
             {**example, "draw": seeds[at]}
             for at, example in zip(chosen.tolist(), split.examples(rows[chosen]), strict=True)
         ]
-        if self.packing is None:
-            return self.task.collate(examples)
-        first = self.packing.first_position
-        if self.packing.is_flat:
-            return self.task.collate([merge(examples, first)])
-        if len(chosen) == len(bins) and not masked:
-            return self.task.collate(examples)
+        if self.packing is None or not (self.packing.is_flat or masked or len(chosen) > len(bins)):
+            return collate_alone(self.task, examples, self.masks)
         ends = np.cumsum([len(positions) for positions in bins]).tolist()
-        return self.task.collate([merge(examples[start:end], first) for start, end in pairwise([0, *ends])])
+        return collate_packed(self.task, [examples[start:end] for start, end in pairwise([0, *ends])], self.packing)
 
     def largest_batch(self, split: Examples) -> Batch:
         """As large a batch as there can be: the longest example as often as the budget allows, at least once."""
@@ -103,6 +104,7 @@ class BatchMaker:
             world_size=self.ranks.world_size,
             micro_batch_tokens=self.micro_batch_tokens,
             packing=self.packing,
+            cost=self.cost,
         )
 
     @staticmethod
@@ -114,6 +116,22 @@ class BatchMaker:
     def shape_of(self, bins: Sequence[Positions], lengths: NDArray[np.int32]) -> tuple[int, int]:
         """(rows, longest) of a micro-batch; (0, 0) of an empty one."""
         return shape_of(bins, lengths, self.packing)
+
+
+def collate_alone(task: Task, examples: Sequence[Example], masks: Masks) -> Batch:
+    """A batch of the examples, each in a row of its own."""
+    batch = task.collate(examples)
+    return batch if masks is Masks.KEPT else with_masks(batch, [[len(one["input_ids"])] for one in examples], masks)
+
+
+def collate_packed(task: Task, bins: Sequence[Sequence[Example]], packing: Packing) -> Batch:
+    """A batch of the examples, those of a bin in one row, or all of them if the packing is flat."""
+    if not packing.is_flat:
+        return task.collate([merge(examples, packing.first_position) for examples in bins])
+    examples = [example for one_bin in bins for example in one_bin]
+    merged = merge(examples, packing.first_position) | {"has_borders": True}
+    lengths = [len(example["input_ids"]) for example in examples]
+    return with_masks(task.collate([merged]), [lengths], Masks.MARKED if packing.is_marked else Masks.BORDERS)
 
 
 def seeds_of_step(seed: int, step: int, num_examples: int) -> list[tuple[int, int]]:

@@ -7,11 +7,13 @@ import math
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shardtune.trainer.data.batches.deal import Positions, cost, deal
+from shardtune.trainer.data.batches.cost import TYPICAL, Cost
+from shardtune.trainer.data.batches.deal import Positions, deal, deal_texts
 from shardtune.trainer.tasks.example import Example, weights_of
 
 MAX_BINS_A_RANK, SLACK = 8, 1.02
@@ -38,6 +40,8 @@ class Packing:
     """Whether all bins of a micro-batch are put into one row, without padding, for variable-length attention."""
     first_position: int = 0
     """The position id of an example's first token."""
+    is_marked: bool = False
+    """Of a flat one: whether its batches have Masks.MARKED (trainer/tasks/masks.py) instead of BORDERS."""
 
 
 def merge(examples: Sequence[Example], first_position: int = 0) -> Example:
@@ -86,24 +90,33 @@ def pack(lengths: NDArray[np.int32], capacity: int) -> list[Positions]:
 
 
 def lay_out(
-    lengths: NDArray[np.int32], *, world_size: int, micro_batch_tokens: int, packing: Packing | None
+    lengths: NDArray[np.int32],
+    *,
+    world_size: int,
+    micro_batch_tokens: int,
+    packing: Packing | None,
+    cost: Cost = TYPICAL,
 ) -> list[Share]:
     """The share of each rank: each example is in one bin of one rank, and all ranks get as many micro-batches.
 
     Longer bins are not always better: the cost of attention grows with the square of a row's length, and too few bins
-    leave ranks idle. Of several lengths up to the capacity, and of a bin for each example, the cheapest is taken.
+    leave ranks idle. Of several lengths up to the capacity, and of a bin for each example, the cheapest is taken. A
+    flat packing needs no bins: there, examples are attended to alone and nothing is padded.
     """
+    how: dict[str, Any] = {"world_size": world_size, "micro_batch_tokens": micro_batch_tokens, "cost": cost}
+    if packing is not None and packing.is_flat:
+        return [[[at] if len(at) else [] for at in share] for share in deal_texts(lengths, **how)]
     alone = [np.array([at]) for at in range(len(lengths))]
     if packing is None:
-        shares = deal(lengths, world_size=world_size, micro_batch_tokens=micro_batch_tokens)
+        shares = deal(lengths, **how)
         return [[[alone[at] for at in positions] for positions in share] for share in shares]
     best: list[Share] = []
     least = float("inf")
     for limit in _limits(lengths, world_size, packing.capacity):
         bins = pack(lengths, limit) if limit else alone
         sizes = np.array([lengths[positions].sum() for positions in bins], dtype=np.int32)
-        shares = deal(sizes, world_size=world_size, micro_batch_tokens=micro_batch_tokens)
-        costs = [[cost(sizes[at].max(), len(at)) if len(at) else 0 for at in share] for share in shares]
+        shares = deal(sizes, **how)
+        costs = [[cost.of_rows(sizes[at].max(), len(at)) if len(at) else 0 for at in share] for share in shares]
         total = sum(max(by_rank) for by_rank in zip(*costs, strict=True))
         if total < least:
             least = total if limit else total * WORTH_IT

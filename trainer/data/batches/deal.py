@@ -3,13 +3,20 @@
 Every rank computes the shares of all ranks from the lengths alone, without communication.
 """
 
+from heapq import heapify, heappop, heappush
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+
+from shardtune.trainer.data.batches.cost import TYPICAL, Cost
 
 Positions = NDArray[np.int64]
 
 
-def deal(lengths: NDArray[np.int32], *, world_size: int, micro_batch_tokens: int) -> list[list[Positions]]:
+def deal(
+    lengths: NDArray[np.int32], *, world_size: int, micro_batch_tokens: int, cost: Cost = TYPICAL
+) -> list[list[Positions]]:
     """The micro-batches of each rank: positions in `lengths`, by [rank][micro_batch].
 
     Each position goes to one rank, and all ranks get the same number of micro-batches, empty ones where there are fewer
@@ -18,40 +25,79 @@ def deal(lengths: NDArray[np.int32], *, world_size: int, micro_batch_tokens: int
     """
     longest_first = np.argsort(-lengths.astype(np.int64), kind="stable")
     sizes = lengths[longest_first].astype(np.int64)
-    num_micro_batches = -(-len(_cut(sizes, micro_batch_tokens=micro_batch_tokens)) // world_size)
+    how: dict[str, Any] = {"micro_batch_tokens": micro_batch_tokens, "cost": cost}
+    num_micro_batches = -(-len(_cut(sizes, **how)) // world_size)
     num_cuts = num_micro_batches * world_size
     # The smallest cost limit that needs no more cuts: between that of the longest row alone and that of all rows.
-    low, high = int(cost(sizes[0], 1)) - 1, int(cost(sizes[0], len(sizes))) + 1
+    low, high = int(cost.of_rows(sizes[0])) - 1, int(cost.of_rows(sizes[0], len(sizes))) + 1
     while high - low > 1:
         limit = (low + high) // 2
-        fits = len(_cut(sizes, micro_batch_tokens=micro_batch_tokens, max_cost=limit)) <= num_cuts
+        fits = len(_cut(sizes, **how, max_cost=limit)) <= num_cuts
         low, high = (low, limit) if fits else (limit, high)
-    cuts = _cut(sizes, micro_batch_tokens=micro_batch_tokens, max_cost=high)
+    cuts = _cut(sizes, **how, max_cost=high)
     pieces = np.split(longest_first, np.cumsum(cuts)[:-1])
-    pieces = _split_to(pieces, num_cuts)
-    # Micro-batches of similar cost run at the same time on different ranks; every other round is reversed, to balance
-    # the sums.
-    rounds = [pieces[start : start + world_size] for start in range(0, num_cuts, world_size)]
+    return _by_rank(_split_to(pieces, num_cuts), world_size)
+
+
+def deal_texts(
+    lengths: NDArray[np.int32], *, world_size: int, micro_batch_tokens: int, cost: Cost = TYPICAL
+) -> list[list[Positions]]:
+    """As deal, for texts that lie one behind another, without padding, and are attended to alone.
+
+    So a micro-batch has at most micro_batch_tokens tokens in sum (or a single text). All of them cost nearly the same:
+    the most expensive texts first, each is put into the cheapest one with room (Graham, 1969).
+    """
+    costs = cost.of_texts(lengths)
+    longest_first = np.argsort(-costs, kind="stable").tolist()
+    num_micro_batches = max(1, -(-int(lengths.sum()) // (micro_batch_tokens * world_size)))
+    while (parts := _filled(longest_first, lengths, costs, num_micro_batches * world_size, micro_batch_tokens)) is None:
+        num_micro_batches += 1
+    parts.sort(key=lambda part: -float(costs[part].sum()))
+    return _by_rank(parts, world_size)
+
+
+def _filled(
+    order: list[int], lengths: NDArray[np.int32], costs: NDArray[np.float64], number: int, most_tokens: int
+) -> list[Positions] | None:
+    """The texts in so many parts, taken in this order; None if they do not fit."""
+    parts: list[list[int]] = [[] for _ in range(number)]
+    room = [most_tokens] * number
+    cheapest = [(0.0, part) for part in range(number)]
+    heapify(cheapest)
+    for at in order:
+        length, too_full = int(lengths[at]), []
+        while cheapest and parts[cheapest[0][1]] and room[cheapest[0][1]] < length:
+            too_full.append(heappop(cheapest))
+        if not cheapest:
+            return None
+        so_far, part = heappop(cheapest)
+        parts[part].append(at)
+        room[part] -= length
+        for entry in (*too_full, (so_far + float(costs[at]), part)):
+            heappush(cheapest, entry)
+    return [np.array(sorted(part), dtype=np.int64) for part in parts]
+
+
+def _by_rank(pieces: list[Positions], world_size: int) -> list[list[Positions]]:
+    """The pieces of each rank; they are as many as a multiple of the ranks, in falling order of their cost.
+
+    Micro-batches of similar cost run at the same time on different ranks; every other round is reversed, to balance the
+    sums.
+    """
+    rounds = [pieces[start : start + world_size] for start in range(0, len(pieces), world_size)]
     return [
         [round_[rank] if number % 2 == 0 else round_[-1 - rank] for number, round_ in enumerate(rounds)]
         for rank in range(world_size)
     ]
 
 
-def cost(longest: np.int64 | int, num_rows: int) -> float:
-    """The cost of a forward and backward pass over `num_rows` rows, in tokens of very short rows."""
-    # Attention's quadratic term against the linear rest of a layer: s / 6h (Narayanan et al., 2021, section 5.1: flops
-    # of a layer 24 b s h^2 (1 + s / 6h)), at a hidden size of 1024.
-    return float(longest) * num_rows * (1 + float(longest) / 6144)
-
-
-def _cut(sizes: NDArray[np.int64], *, micro_batch_tokens: int, max_cost: float = float("inf")) -> list[int]:
+def _cut(sizes: NDArray[np.int64], *, micro_batch_tokens: int, cost: Cost, max_cost: float = float("inf")) -> list[int]:
     """How many rows each micro-batch takes when they are filled one after the other; `sizes` is in falling order."""
     counts: list[int] = []
     start = 0
     while start < len(sizes):
         longest = int(sizes[start])
-        room = min(micro_batch_tokens / longest, max_cost / cost(longest, 1), len(sizes) - start)
+        room = min(micro_batch_tokens / longest, max_cost / cost.of_rows(longest), len(sizes) - start)
         counts.append(max(1, int(room)))
         start += counts[-1]
     return counts

@@ -213,7 +213,9 @@ class TokenClassification(Task):
 
         ids = [example["input_ids"] for example in examples]
         inputs = {"input_ids": pad(ids, self._tokenizer.pad_token_id or 0)}
-        if "position_ids" in examples[0]:
+        if "has_borders" in examples[0]:
+            inputs["position_ids"] = pad([example["position_ids"] for example in examples], 0)
+        elif "position_ids" in examples[0]:
             # Encoders derive no mask from position ids (transformers 5.23), so this mask lets tokens attend only to
             # those of the same example. Padding is one more example.
             places = pad([example["position_ids"] for example in examples], 0)

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardtune.trainer.data.batches.bins import Packing, Share, lay_out, pack, shape_of
-from shardtune.trainer.data.batches.deal import Positions, cost, deal
+from shardtune.trainer.data.batches.cost import TYPICAL
+from shardtune.trainer.data.batches.deal import Positions, deal
 
 CAPACITY = 60
 LENGTHS = st.lists(st.integers(1, CAPACITY), min_size=1, max_size=80).map(
@@ -82,7 +83,8 @@ def total_cost(shares: list[Share], lengths: np.ndarray) -> float:
     """The cost of a step whose ranks wait for each other after each micro-batch."""
     shapes = [[shape_of(bins, lengths, PACKING) for bins in share] for share in shares]
     return sum(
-        max(cost(longest, rows) if rows else 0 for rows, longest in by_rank) for by_rank in zip(*shapes, strict=True)
+        max(TYPICAL.of_rows(longest, rows) if rows else 0 for rows, longest in by_rank)
+        for by_rank in zip(*shapes, strict=True)
     )
 
 

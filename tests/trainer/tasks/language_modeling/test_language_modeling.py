@@ -476,15 +476,16 @@ def test_it_learns(references: Callable[[str], Events], model: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "world_size", "stage", "packing", "micro_batch_tokens"),
+    ("model", "world_size", "stage", "packing", "micro_batch_tokens", "attention"),
     [
-        ("causal", 1, 0, "on", 64),
-        ("causal", 2, 2, "auto", 16384),
-        ("causal", 4, 3, "on", 64),
-        ("masked", 2, 3, "auto", 64),
+        ("causal", 1, 0, "on", 64, "auto"),
+        ("causal", 2, 2, "auto", 16384, "varlen"),
+        ("causal", 2, 3, "on", 64, "varlen"),
+        ("causal", 4, 3, "on", 64, "auto"),
+        ("masked", 2, 3, "auto", 64, "auto"),
     ],
 )
-def test_neither_packing_nor_ranks_nor_zero_stages_change_what_is_learned(
+def test_neither_packing_nor_ranks_nor_zero_stages_nor_attention_change_what_is_learned(
     folder: Path,
     tmp_path: Path,
     references: Callable[[str], Events],
@@ -493,6 +494,7 @@ def test_neither_packing_nor_ranks_nor_zero_stages_change_what_is_learned(
     stage: int,
     packing: str,
     micro_batch_tokens: int,
+    attention: str,
 ) -> None:
     recipe = recipe_of(
         folder,
@@ -500,10 +502,14 @@ def test_neither_packing_nor_ranks_nor_zero_stages_change_what_is_learned(
         f"engine.deepspeed=zero{stage}",
         f"data.packing={packing}",
         f"train.micro_batch_tokens={micro_batch_tokens}",
+        f"model.attention={attention}",
     )
     run = train(recipe, tmp_path, world_size=world_size)[1]
     (start,) = events(tmp_path, "start")
     assert start["packed"] == (model == "causal")
+    assert start["attention"] == ("sdpa" if attention == "auto" else attention)
+    if attention == "varlen":
+        assert {event["padding_efficiency"] for event in events(tmp_path, "step")} == {1.0}
     assert_same_training(run, references(model))
 
 

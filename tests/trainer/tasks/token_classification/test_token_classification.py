@@ -359,15 +359,16 @@ def write_tagged(path: Path, num_rows: int, *, seed: int) -> None:
     path.write_text("".join(lines), encoding="utf-8")
 
 
-def test_one_rank_and_two_learn_and_score_the_same_however_ragged(tiny: Path, tmp_path: Path) -> None:
+def test_one_rank_and_two_learn_and_score_the_same_however_ragged_and_whatever_attends(
+    tiny: Path, tmp_path: Path
+) -> None:
     overrides = ["task={kind: token_classification, stride: 2}", "data.max_tokens=20", "train.micro_batch_tokens=64"]
     for split, num_rows in (("train", 67), ("dev", 29), ("test", 31)):
         write_tagged(tmp_path / f"{split}.jsonl", num_rows, seed=num_rows)
         overrides.append(f"data.{split}={tmp_path}/{split}.jsonl")
-    recipe = tiny_recipe(tiny, *overrides)
     (_, one), (_, two) = (
-        train(recipe, tmp_path / "one", world_size=1),
-        train(recipe, tmp_path / "two", world_size=2),
+        train(tiny_recipe(tiny, *overrides), tmp_path / "one", world_size=1),
+        train(tiny_recipe(tiny, *overrides, "model.attention=varlen"), tmp_path / "two", world_size=2),
     )
     assert len(curve(one)) == len(curve(two)) > 18  # windows are examples: more steps than the rows alone would make
     for (_, loss, norm), (_, other_loss, other_norm) in zip(curve(one), curve(two), strict=True):

@@ -1,0 +1,1 @@
+"""What attention needs of the batches, measured on the model."""
