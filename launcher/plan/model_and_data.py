@@ -8,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from shardtune.ds_config.resolve import open_precisions
 from shardtune.errors import ConfigError, DataError
+from shardtune.machine.cpu_units import has_bf16_units
 from shardtune.planner.forecast.of_recipe import DataSize
 from shardtune.planner.model_shape import ModelShape, shape_of_config, shape_of_sizes
 from shardtune.recipe.schema import Recipe
@@ -187,3 +189,11 @@ def _lines_of(file: Path) -> tuple[float, float]:
     whole = sample if len(sample) == size else sample[: sample.rfind(b"\n") + 1] or sample
     lines = sum(bool(line.strip()) for line in whole.split(b"\n"))
     return (lines * size / len(whole) if whole else 0.0), float(size)
+
+
+def precision_on_cpus(recipe: Recipe) -> str:
+    """The precision in which the processors of machines like this one will compute."""
+    left = open_precisions(recipe)
+    if len(left) == 1:
+        return left[0]
+    return "bf16" if "bf16" in left and has_bf16_units() else "fp32"

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shardtune.ds_config.resolve import open_precisions
 from shardtune.errors import ShardtuneError
 from shardtune.launcher.plan.job import JobPlan
-from shardtune.launcher.plan.model_and_data import data_size, model_shape
+from shardtune.launcher.plan.model_and_data import data_size, model_shape, precision_on_cpus
 from shardtune.machine.host_memory import host_memory
 from shardtune.planner.forecast.brief import brief, brief_on_cpus, record, record_on_cpus, warnings
 from shardtune.planner.forecast.forecast import forecast
@@ -18,8 +17,6 @@ from shardtune.planner.job import Cluster
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.files import METRICS
 
-BF16_UNITS = ("avx512_bf16", "amx_bf16")
-"""Flags in /proc/cpuinfo of processors that compute in bf16."""
 TAIL_BYTES = 2**17
 
 
@@ -65,17 +62,8 @@ def on_gpus(
 
 def _on_cpus(recipe: Recipe, num_ranks: int) -> Outlook:
     cluster = Cluster(gpu=memory_only(CPU, host_memory() / num_ranks), gpus_per_node=num_ranks)
-    memory = memory_on_cpus(recipe, model_shape(recipe, {}, fetches=False), cluster, _precision(recipe))
+    memory = memory_on_cpus(recipe, model_shape(recipe, {}, fetches=False), cluster, precision_on_cpus(recipe))
     return Outlook((f"plan: {brief_on_cpus(memory, host_memory() / num_ranks)}",), record_on_cpus(memory))
-
-
-def _precision(recipe: Recipe) -> str:
-    """The precision in which this machine's processors will compute."""
-    left = open_precisions(recipe)
-    if len(left) == 1:
-        return left[0]
-    flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    return "bf16" if any(unit in flags for unit in BF16_UNITS) and "bf16" in left else "fp32"
 
 
 def steps_done(run_dir: Path) -> int:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shardtune.errors import ConfigError
-from shardtune.launcher.plan.model_and_data import data_size, model_shape
+from shardtune.launcher.plan.model_and_data import data_size, model_shape, precision_on_cpus
 from shardtune.planner.advice.choice import StrategyChoice, choose_on_cpus, choose_strategy, usual_strategy
 from shardtune.planner.advice.search import Question
 from shardtune.planner.advice.settings import with_strategy
@@ -67,7 +67,8 @@ def choose(recipe: Recipe, run_dir: Path, nodes: Nodes) -> StrategyChoice:
         data = data_size(recipe, run_dir, None, None)
         question = Question(recipe, model_shape(recipe, {}), data, host_limit=memory)
         if nodes.device == "cpu":
-            return choose_on_cpus(question, num_ranks=nodes.ranks_per_node, num_nodes=nodes.num_nodes)
+            precision = precision_on_cpus(with_strategy(recipe, None))
+            return choose_on_cpus(question, precision, num_ranks=nodes.ranks_per_node, num_nodes=nodes.num_nodes)
         gpu = find_gpu(nodes.gpu_name or "")
         return choose_strategy(
             question, Cluster(gpu=gpu, gpus_per_node=nodes.ranks_per_node, num_nodes=nodes.num_nodes)

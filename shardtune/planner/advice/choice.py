@@ -64,15 +64,16 @@ def _memory(candidate: Candidate) -> str:
     return f"{candidate.forecast.memory.used / GIB:.1f} of {candidate.forecast.capacity / GIB:g} GiB per GPU"
 
 
-def choose_on_cpus(question: Question, *, num_ranks: int, num_nodes: int) -> StrategyChoice:
-    """The first of ON_CPUS that fits on this many ranks a node, in the node's memory that the question says."""
+def choose_on_cpus(question: Question, precision: str, *, num_ranks: int, num_nodes: int) -> StrategyChoice:
+    """The first of ON_CPUS that fits on this many ranks a node, which compute in this precision, in the node's memory
+    that the question says."""
     assert question.host_limit is not None, "CPU ranks have the memory of their node"
     share = question.host_limit * CPU_SHARE / num_ranks
     cpus = Cluster(gpu=memory_only(CPU, share), gpus_per_node=num_ranks, num_nodes=num_nodes)
     possible = strategies_for(question.recipe, cpus)
     needed: dict[str | None, float] = {}
     for deepspeed in (name for name in ON_CPUS if name in possible):
-        needed[deepspeed] = _bytes_on_cpu(question, deepspeed, cpus)
+        needed[deepspeed] = _bytes_on_cpu(question, deepspeed, cpus, precision)
         if needed[deepspeed] <= share:
             each = f"{needed[deepspeed] / GIB:.1f} of {share / GIB:.1f} GiB of each rank"
             what = "a whole copy fits" if deepspeed is None else "the lowest ZeRO stage that fits"
@@ -82,10 +83,9 @@ def choose_on_cpus(question: Question, *, num_ranks: int, num_nodes: int) -> Str
     return StrategyChoice(least, f"nothing fits by the planner, and this needs the least, {each}")
 
 
-def _bytes_on_cpu(question: Question, deepspeed: str | None, cluster: Cluster) -> float:
-    """Bytes of a rank at its peak, in fp32 unless the recipe says otherwise; with a copy of the checkpoint."""
+def _bytes_on_cpu(question: Question, deepspeed: str | None, cluster: Cluster, precision: str) -> float:
+    """Bytes of a rank at its peak, with a copy of the checkpoint."""
     recipe = with_strategy(question.recipe, deepspeed)
-    precision = "fp32" if recipe.engine.precision == "auto" else recipe.engine.precision
     trained = job_of(recipe, question.shape, cluster, precision).num_trained
     copied = 12 * trained / cluster.world_size if recipe.checkpoint.asynchronous else 0.0
     return memory_on_cpus(recipe, question.shape, cluster, precision).used + copied

@@ -24,16 +24,11 @@ from shardtune.trainer.model.load import DTYPES
 from shardtune.trainer.model.target_loss import CHUNK_BYTES, keep_target_loss
 from shardtune.trainer.setup.trace.storages import StorageCounter
 from tests.support.fake_ranks import as_rank_zero, engine_of
+from tests.support.shapes import decoder
 
 assert tests.support.runs
 WORLD_SIZE, ROWS, VOCABULARY = 8, 2, 4000
-DECODER: dict[str, Any] = {
-    "hidden_size": 256,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "intermediate_size": 768,
-}
+DECODER = decoder(3)
 CONFIGS: dict[str, dict[str, Any]] = {
     "llama": DECODER,
     "mixtral": {**DECODER, "num_local_experts": 4},

@@ -59,7 +59,7 @@ def chosen_on_cpus(num_nodes: int) -> dict[tuple[str | None, str], int]:
     """(strategy, why) -> the most GiB a node of 8 ranks at which it is chosen."""
     seen: dict[tuple[str | None, str], int] = {}
     for gib in range(2000, 50, -10):
-        choice = choose_on_cpus(_question(host_gib=gib), num_ranks=8, num_nodes=num_nodes)
+        choice = choose_on_cpus(_question(host_gib=gib), "fp32", num_ranks=8, num_nodes=num_nodes)
         seen.setdefault((choice.deepspeed, choice.reason.split(",")[0]), gib)
     return seen
 
@@ -92,5 +92,5 @@ def test_ranks_that_share_the_memory_of_a_machine_share_the_weights_too_until_on
 
 def test_more_cpu_nodes_need_less_of_each() -> None:
     question = _question(host_gib=200)
-    assert "nothing fits" in choose_on_cpus(question, num_ranks=8, num_nodes=1).reason
-    assert "nothing fits" not in choose_on_cpus(question, num_ranks=8, num_nodes=8).reason
+    assert "nothing fits" in choose_on_cpus(question, "fp32", num_ranks=8, num_nodes=1).reason
+    assert "nothing fits" not in choose_on_cpus(question, "fp32", num_ranks=8, num_nodes=8).reason

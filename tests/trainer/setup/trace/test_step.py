@@ -17,14 +17,9 @@ from shardtune.recipe.load import parse_recipe
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.setup.trace.step import trace_step
 from shardtune.trainer.setup.trace.storages import StorageCounter
+from tests.support.shapes import decoder
 
-DECODER: dict[str, Any] = {
-    "hidden_size": 256,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "intermediate_size": 768,
-}
+DECODER = decoder(4)
 CONFIGS: dict[str, dict[str, Any]] = {
     "llama": DECODER,
     "mixtral": {**DECODER, "num_local_experts": 4},
