@@ -206,10 +206,11 @@ def _found(inquiry: "Inquiry", wanted: _Wanted, machine: "Machine") -> tuple[str
         cells = plan_matrix(inquiry, machine, wanted.gpus, is_searched=wanted.auto)
         return describe(cells, has_price=inquiry.price is not None), [cell.as_json() for cell in cells]
     if not wanted.auto:
-        found = plan_forecast(inquiry, machine)
-        asked = wanted.failures
-        recipe = inquiry.question(machine).recipe
-        failures = failures_of(found, recipe, asked.node_mtbf_hours, asked.queue_hours, simulates=asked.simulates)
+        question, asked = inquiry.question(machine), wanted.failures
+        found = plan_forecast(question, inquiry.machines, machine)
+        failures = failures_of(
+            found, question.recipe, asked.node_mtbf_hours, asked.queue_hours, simulates=asked.simulates
+        )
         shown = failures.describe() if asked.is_asked_for or failures.are_likely else ""
         text = "\n".join(filter(None, (found.describe(), shown)))
         return text, found.as_json() | {"failures": failures.as_json()}

@@ -81,11 +81,10 @@ class Inquiry:
         return Question(run.recipe, model_shape(run.recipe, self.sizes), data, price, given * GIB if given else here)
 
 
-def plan_forecast(inquiry: Inquiry, machine: Machine) -> Forecast:
-    """The forecast of the recipe as it is. Raises ConfigError and CheckpointError as Inquiry.question."""
-    question = inquiry.question(machine)
+def plan_forecast(question: Question, machines: Machines, machine: Machine) -> Forecast:
+    """The forecast of the recipe as it is. Raises ConfigError for machines that are not known."""
     recipe = question.recipe
-    cluster = inquiry.machines.cluster(recipe, machine)
+    cluster = machines.cluster(recipe, machine)
     choice = None
     if recipe.engine.deepspeed == AUTO:
         choice = choose_strategy(question, cluster)
