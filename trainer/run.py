@@ -202,6 +202,7 @@ def _resume(start: Start, loaded: Loaded) -> Resumed:
         reporter=start.reporter,
         newest=found.step,
         damaged=found.damaged,
+        refuse_if_lost=start.lease.check_here,
     )
     if found.checkpoint is None:
         return Resumed(checkpoints, policy, TrainState())

@@ -93,8 +93,14 @@ class Checkpoints:
         reporter: Reporter,
         newest: int,
         damaged: Iterable[int],
+        refuse_if_lost: Callable[[], None] = lambda: None,
     ) -> None:
-        """`newest` is the step that the run resumes from, or 0; `damaged` are the steps of damaged checkpoints."""
+        """`newest` is the step that the run resumes from, or 0; `damaged` are the steps of damaged checkpoints.
+
+        `refuse_if_lost` raises TakenOverError if another start owns the run directory by now. Rank 0 calls it right
+        before it creates a folder and before it publishes one: a process that stood still may be between any two lines.
+        """
+        self._refuse_if_lost = refuse_if_lost
         self._folder = folder
         self._policy = policy
         self._ranks = ranks
@@ -123,7 +129,7 @@ class Checkpoints:
         manifest = self._manifest(state, dev_metrics, snapshot)
         draft = self._draft(state.step)
         needed = int(self._ranks.sum(snapshot.num_bytes)[0])
-        outcome = _attempt(lambda: _make_draft(draft, needed)) if self._ranks.is_zero else _Outcome()
+        outcome = _attempt(lambda: self._begin(draft, needed)) if self._ranks.is_zero else _Outcome()
         if (problem := self._ranks.from_zero(outcome.problem)) is not None:
             self._not_saved(state.step, problem)
             return
@@ -230,7 +236,12 @@ class Checkpoints:
             files[name] = record_file(draft / name)
         return _Outcome(files)
 
+    def _begin(self, draft: Path, needed: int) -> _Outcome:
+        self._refuse_if_lost()
+        return _make_draft(draft, needed)
+
     def _publish(self, manifest: Manifest) -> _Outcome:
+        self._refuse_if_lost()
         final = self._folder / f"step-{manifest.step}"
         publish_folder(self._draft(manifest.step), final, manifest)
         others = [checkpoint for checkpoint in self.complete() if checkpoint.path != final]

@@ -9,6 +9,7 @@ import huggingface_hub.constants
 import pytest
 
 from shardtune.errors import DataError
+from shardtune.rows import hub_access
 from shardtune.rows.hub import dataset_digest
 from shardtune.rows.row_faults import Faults
 from shardtune.rows.source import Row, read_source
@@ -44,6 +45,7 @@ def offline(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    hub_access.hub_fault.cache_clear()  # of what another test has been told
 
 
 @pytest.fixture(scope="module")

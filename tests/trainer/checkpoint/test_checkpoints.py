@@ -1,5 +1,6 @@
 """How a checkpoint comes to be: beside the training, whole or not at all, and whatever the disk says."""
 
+import json
 import resource
 import shutil
 import time
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from shardtune.recipe.load import learning_hash
-from shardtune.run_dir.files import RESULTS
+from shardtune.run_dir.files import LEASE, RESULTS, write_atomically
 from shardtune.trainer.checkpoint import checkpoints as checkpoint
 from shardtune.trainer.checkpoint.manifest import complete_checkpoints, damage, open_checkpoint
 from tests.support.runs import curve, events, tiny_recipe, train
@@ -194,3 +195,23 @@ def test_drafts_of_a_run_that_was_killed_are_taken_away(tiny: Path, tmp_path: Pa
     (tmp_path / "checkpoints" / ".step-1").mkdir(parents=True)
     train(tiny_recipe(tiny, "train.max_steps=2", "data.dev=null"), tmp_path, world_size=1)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["latest", "step-2"]
+
+
+@pytest.mark.parametrize(("method", "left"), [("_manifest", set()), ("_write", {".step-2"})])
+def test_a_start_that_is_taken_over_in_the_middle_of_a_save_publishes_nothing(
+    tiny: Path, tmp_path: Path, method: str, left: set[str]
+) -> None:
+    def taken_over() -> None:
+        original = getattr(checkpoint.Checkpoints, method)
+
+        def before_or_after(self: Any, *args: Any) -> Any:
+            value = original(self, *args)
+            lease = tmp_path / LEASE
+            write_atomically(lease, json.dumps(json.loads(lease.read_text()) | {"token": "another"}))
+            return value
+
+        setattr(checkpoint.Checkpoints, method, before_or_after)
+
+    with pytest.raises(AssertionError, match="TakenOverError"):
+        train(tiny_recipe(tiny, "checkpoint.every_steps=2"), tmp_path, world_size=1, before=taken_over)
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == left
