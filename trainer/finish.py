@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shardtune.errors import CheckpointError
-from shardtune.run_dir.files import EXPORT, EXPORT_PENDING, RESULTS, write_atomically
-from shardtune.trainer.between_steps.evaluate import without_answers
+from shardtune.run_dir.files import EXPORT, EXPORT_PENDING, RESULTS, TEST_ROWS, write_atomically
 from shardtune.trainer.between_steps.stop_checks import StopChecks
 from shardtune.trainer.checkpoint.manifest import Checkpoint
 from shardtune.trainer.checkpoint.resume import (
@@ -14,6 +13,8 @@ from shardtune.trainer.checkpoint.resume import (
     restore,
 )
 from shardtune.trainer.distributed.background import run_on_zero
+from shardtune.trainer.evaluation.evaluate import without_answers
+from shardtune.trainer.evaluation.row_file import write_rows
 from shardtune.trainer.export.export import Export, copy_export, in_order, write_together
 from shardtune.trainer.training import Start, Training
 
@@ -38,7 +39,10 @@ def finish(start: Start, training: Training) -> dict[str, Any]:
     if best.step != state.step:
         restore(training.loaded.engine, best, weights_only=True)
     if (test := start.prepared.split("test")) is not None:
-        results["test"] = without_answers(training.evaluator.evaluate("test", test, best.step))
+        evaluated = training.evaluator.evaluate_rows("test", test, best.step)
+        results["test"] = without_answers(evaluated.metrics)
+        if evaluated.rows is not None:
+            write_rows(start.run_dir / TEST_ROWS, evaluated.rows, test)
     _write_results(start, results | {EXPORT_PENDING: True})
     with training.phases("exporting the models"):
         _export(start, training.stop_checks, best, last, results)

@@ -22,7 +22,7 @@ from shardtune.trainer.between_steps.callback import Callback, RolledBack
 from shardtune.trainer.between_steps.compile_report import CompileReport
 from shardtune.trainer.between_steps.dev_evaluation import DevEvaluation
 from shardtune.trainer.between_steps.early_stop import EarlyStop
-from shardtune.trainer.between_steps.evaluate import Evaluator
+from shardtune.trainer.between_steps.evaluator import Evaluator
 from shardtune.trainer.between_steps.guard.bad_rows import BadRowSearch
 from shardtune.trainer.between_steps.guard.guard import Guard
 from shardtune.trainer.between_steps.milestones import Milestones

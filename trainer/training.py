@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shardtune.recipe.schema import Recipe
-from shardtune.trainer.between_steps.evaluate import Evaluator
+from shardtune.trainer.between_steps.evaluator import Evaluator
 from shardtune.trainer.between_steps.milestones import Milestones
 from shardtune.trainer.between_steps.stop_checks import StopChecks
 from shardtune.trainer.checkpoint.checkpoints import CheckpointPolicy, Checkpoints

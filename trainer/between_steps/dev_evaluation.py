@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from shardtune.trainer.between_steps.callback import Callback, StepDone
-from shardtune.trainer.between_steps.evaluate import Evaluator, without_answers
+from shardtune.trainer.between_steps.evaluator import Evaluator
 from shardtune.trainer.checkpoint.manifest import rankable
 from shardtune.trainer.checkpoint.train_state import TrainState
 from shardtune.trainer.data.prepare.example_shards import Split
+from shardtune.trainer.evaluation.evaluate import without_answers
 
 
 @dataclass(kw_only=True)

@@ -42,7 +42,7 @@ class Talk:
         write: Callable[[str], None],
     ) -> None:
         """With a temperature of 0 the likeliest token is taken. Raises DataError if no room is left for a prompt."""
-        from shardtune.trainer.between_steps.generate import settings_of
+        from shardtune.trainer.evaluation.generate import settings_of
 
         assert task.generation is not None, "a chat generates"
         longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)

@@ -137,7 +137,7 @@ def open_model(recipe: Recipe, folder: Path, facts: Mapping[str, Any]) -> tuple[
 def _answers(task: Task, model: Any, examples: Sequence[Example], tokenizer: Any) -> list[dict[str, Any]]:
     import torch
 
-    from shardtune.trainer.between_steps.generate import settings_of
+    from shardtune.trainer.evaluation.generate import settings_of
     from shardtune.trainer.model.load import generate
 
     with torch.inference_mode():

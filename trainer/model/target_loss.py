@@ -36,7 +36,8 @@ def keep_target_loss(
 
     output.logits is then a tensor of shape (2,) in fp32: the weighted cross entropy summed over the targets, and the
     number of targets that are the likeliest token. The latter is nan if gradients are needed: it would take time, and
-    only evaluations use it. Without `targets` nothing changes.
+    only evaluations use it. With `each_target` it has the shape (2, targets) instead: the loss of each target, and
+    whether it is the likeliest token. Without `targets` nothing changes.
 
     The first pass with targets decides whether to compute in chunks: not if the model changes the logits after its last
     layer (Gemma's soft cap, Marian's biases), and not in fp16, whose gradients need the loss scale throughout. In
@@ -63,6 +64,8 @@ class _TargetLoss:
         self._labels: Tensor | None = None
         self._weights: Tensor | None = None
         """Weights of the targets; shape (targets,)."""
+        self._is_each = False
+        """Whether each target's loss is wanted, in place of their sum."""
         self._answered: tuple[Tensor, Tensor | None] | None = None
         """The last layer's logits and, until it is known whether the model changes them, a copy."""
         self._is_chunked = is_chunked
@@ -75,6 +78,7 @@ class _TargetLoss:
 
     def _take(self, _: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         self._labels, self._weights = kwargs.pop("targets", None), kwargs.pop("target_weights", None)
+        self._is_each = kwargs.pop("each_target", False)
         self._positions = None if self._labels is None else kwargs.pop("target_positions")
         return args, self._uncached | kwargs
 
@@ -87,6 +91,8 @@ class _TargetLoss:
             return self._whole(hidden)
         if self._is_chunked:
             head: Any = self._head
+            if self._is_each:
+                return _each_in_chunks(self._whole, hidden, head.weight, self._labels, self._weights)
             return self._in_chunks(hidden, head.weight, head.bias, self._labels, self._weights)
         logits = self._whole(hidden)
         self._answered = logits, logits.detach().clone() if self._is_chunked is None else None
@@ -106,8 +112,27 @@ class _TargetLoss:
             )
             self._is_chunked = is_untouched and type(self._head) is nn.Linear and logits.dtype != torch.float16
         self._answered = None
-        output.logits = _loss(logits, self._labels, self._weights)
+        loss = _loss_of_each if self._is_each else _loss
+        output.logits = loss(logits, self._labels, self._weights)
         return output
+
+
+def _loss_of_each(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+    logits = logits.float()
+    losses = cross_entropy(logits, labels, reduction="none")
+    return torch.stack((losses if weights is None else losses * weights, (logits.argmax(-1) == labels).float()))
+
+
+def _each_in_chunks(
+    head: Callable[[Tensor], Tensor], hidden: Tensor, weight: Tensor, labels: Tensor, weights: Tensor | None
+) -> Tensor:
+    """As _loss_of_each, without gradients and without all of the logits at once."""
+    size = targets_at_once(len(weight), hidden.device.type)
+    pieces = [hidden.new_empty((2, 0), dtype=torch.float32)]
+    for start in range(0, len(hidden), size):
+        place = slice(start, start + size)
+        pieces.append(_loss_of_each(head(hidden[place]), labels[place], None if weights is None else weights[place]))
+    return torch.cat(pieces, 1)
 
 
 def _loss(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from shardtune.trainer.tasks.example import IGNORED, IGNORED_NUMBER
 from shardtune.trainer.tasks.padding import padded_length
 
-TARGET_INPUTS = ("targets", "target_positions", "target_weights")
+TARGET_INPUTS = ("targets", "target_positions", "target_weights", "each_target")
 """The inputs that only a model with target loss takes (trainer/model/target_loss.py)."""
 
 
@@ -25,7 +25,8 @@ class Batch:
     """
 
     inputs: dict[str, Any]
-    """The model's keyword arguments: tensors of shape (rows, longest) or (rows, …), TARGET_INPUTS of shape (targets,),
+    """The model's keyword arguments: tensors of shape (rows, longest) or (rows, …), TARGET_INPUTS of shape (targets,)
+    (but for `each_target`, a flag),
     and what with_masks adds (trainer/tasks/masks.py)."""
     labels: Tensor
     """IGNORED where there is no target (IGNORED_NUMBER if labels are real numbers); shape (rows,) or (rows, …)."""
@@ -93,6 +94,23 @@ class Batch:
             weights=None if self.weights is None else function(self.weights),
             positions=inputs["target_positions"] if "target_positions" in inputs else function(self.positions),
         )
+
+    def with_each_target(self) -> "Batch":
+        """The batch for which a model with target loss returns the loss of each target in place of their sum."""
+        return self._changed(inputs={**self.inputs, "each_target": True}) if "targets" in self.inputs else self
+
+    def sum_by_row(self, values: Tensor) -> Tensor:
+        """The values of the targets, of shape (targets, …), summed in float64 for each row; shape (rows, …)."""
+        num_rows = self.labels.shape[0]
+        rows = self.positions.div(max(1, self.labels.numel() // num_rows), rounding_mode="floor")
+        sums = values.new_zeros((num_rows, *values.shape[1:]), dtype=torch.float64)
+        return sums.index_add_(0, rows, values.double())
+
+    @property
+    def targets_of_rows(self) -> Tensor:
+        """The number of targets of each row, or the sum of their weights; float64 of shape (rows,)."""
+        weights = self.labels.new_ones(self.labels.shape) if self.weights is None else self.weights
+        return self.sum_by_row(self.of_targets(weights))
 
     def _changed(self, **fields: Any) -> "Batch":
         """As dataclasses.replace, which would look for the targets again, and wait for a GPU if they are on one."""

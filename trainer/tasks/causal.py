@@ -96,6 +96,17 @@ def score(output: Any, batch: Batch) -> dict[str, Tensor]:
     return {"tokens_right": output.logits[1], "tokens": torch.tensor(len(batch.positions))}
 
 
+def loss_of_rows(output: Any, batch: Batch) -> Tensor:
+    """The loss of each row, from that of each target (trainer/model/target_loss.py)."""
+    return batch.sum_by_row(output.logits[0])
+
+
+def score_rows(output: Any, batch: Batch) -> dict[str, Tensor]:
+    """As score, for each row."""
+    right = output.logits[1]
+    return {"tokens_right": batch.sum_by_row(right), "tokens": batch.sum_by_row(right.new_ones(right.shape))}
+
+
 def metrics(totals: Mapping[str, Tensor]) -> dict[str, float]:
     """Perplexity, the exponential of the mean loss; and the fraction of targets that are the most likely token."""
     loss = float(totals["loss_sum"]) / (float(totals["num_targets"]) or 1.0)

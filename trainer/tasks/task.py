@@ -275,6 +275,31 @@ class Task(ABC):
         """The metrics of the summed counts, which include the evaluation's own `loss_sum` and `num_targets`."""
         return {}
 
+    # What each row adds to them. By this, intervals are estimated, and the same rows of two runs are compared.
+
+    @property
+    def proportions(self) -> frozenset[str]:
+        """The metrics that are the fraction of the rows for which something is true."""
+        return frozenset()
+
+    @abstractmethod
+    def loss_of_rows(self, output: Any, batch: Batch) -> Tensor:
+        """The loss summed over the targets of each row, of shape (rows,).
+
+        The batch has Batch.with_each_target, and no two examples share a row of it.
+        """
+
+    def score_rows(self, output: Any, batch: Batch) -> dict[str, Tensor]:
+        """What is counted in each row of such a batch: tensors of shape (rows, …)."""
+        return {}
+
+    def totals(self, scores: Mapping[str, Tensor], times: Tensor) -> dict[str, Tensor]:
+        """The counts that `metrics` takes, from those of rows, each of them counted as often as `times` says.
+
+        Shape (rows,); integers. Default: counts of rows add up.
+        """
+        return summed(scores, times)
+
     def calibrate(self, dev_metrics: Mapping[str, Any]) -> None:
         """Takes what later answers need, such as thresholds, from the dev metrics of the chosen model."""
         return
@@ -291,6 +316,13 @@ class Task(ABC):
         return only
 
 
+def summed(scores: Mapping[str, Tensor], times: Tensor) -> dict[str, Tensor]:
+    """Scores of shape (rows, …) summed over the rows in float64, each row counted as often as `times` says."""
+    weights = times.double()
+    tables = {name: score.double().view(len(score), -1) for name, score in scores.items()}
+    return {name: (weights @ table).view(scores[name].shape[1:]) for name, table in tables.items()}
+
+
 class GeneratingTask(Task):
     """A task whose model answers with a text: `generation` is set, and predictions come from generated answers."""
 
@@ -302,7 +334,7 @@ class GeneratingTask(Task):
 
     @abstractmethod
     def score_answers(self, answers: Sequence[str], examples: Sequence[Example]) -> dict[str, Tensor]:
-        """Counts that add up over batches and ranks; without answers, zeros of the same names and shapes."""
+        """The counts of each answer, which add up over batches and ranks: shape (answers, …), also without answers."""
 
     @abstractmethod
     def show_answer(self, answer: str, example: Example) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """How similar a generated text is to its reference: BLEU, chrF, exact match and ROUGE-L, as counts that add up.
 
-Counts are summed over batches and ranks before any score is computed, so that the scores are those of the whole set.
+Counts are summed over answers and ranks before any score is computed, so that the scores are those of the whole set.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class TextScores:
         self._bleu_tokenizer = bleu_tokenizer
 
     def count(self, answers: Sequence[str], references: Sequence[str]) -> dict[str, Tensor]:
-        """The counts of these answers, one reference each; int64, of the same names and shapes for any number."""
+        """The counts of each of these answers, one reference each; int64 of shape (answers, …)."""
         import torch
 
         assert len(answers) == len(references), "a reference for each answer"
@@ -37,10 +37,11 @@ class TextScores:
         for name, metric in self._metrics.items():
             width = 2 + 2 * metric.max_ngram_order if name == "bleu" else 3 * metric.order
             stats = metric._extract_corpus_statistics(answers, [references]) if answers else []
-            counts[f"{name}_stats"] = torch.tensor(stats or [[0] * width], dtype=torch.int64).sum(0)
+            counts[f"{name}_stats"] = torch.tensor(stats, dtype=torch.int64).view(-1, width)
         pairs = zip(answers, references, strict=True)
-        counts["num_exact"] = torch.tensor(sum(answer.strip() == reference.strip() for answer, reference in pairs))
-        counts["num_answers"] = torch.tensor(len(answers))
+        exact = [int(answer.strip() == reference.strip()) for answer, reference in pairs]
+        counts["num_exact"] = torch.tensor(exact, dtype=torch.int64)
+        counts["num_answers"] = torch.ones(len(answers), dtype=torch.int64)
         return counts
 
     def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -70,7 +71,7 @@ class TextScores:
 
 
 def rouge_l_counts(answers: Sequence[str], references: Sequence[str]) -> dict[str, Tensor]:
-    """The F1 of the longest common subsequence of words, summed over the answers, and the number of answers.
+    """The F1 of the longest common subsequence of words of each answer, and a 1 for each; shape (answers,).
 
     ROUGE-L measures how much of a text occurs in another, in the same order (Lin, "ROUGE", 2004, section 3.1, with
     beta = 1).
@@ -78,13 +79,13 @@ def rouge_l_counts(answers: Sequence[str], references: Sequence[str]) -> dict[st
     import torch
     from rapidfuzz.distance import LCSseq
 
-    total = 0.0
+    f1 = []
     for answer, reference in zip(answers, references, strict=True):
         answered, expected = rouge_words(answer), rouge_words(reference)
-        total += 2 * LCSseq.similarity(answered, expected) / max(1, len(answered) + len(expected))
+        f1.append(2 * LCSseq.similarity(answered, expected) / max(1, len(answered) + len(expected)))
     return {
-        "rouge_l_sum": torch.tensor(total, dtype=torch.float64),
-        "rouge_l_answers": torch.tensor(len(answers)),
+        "rouge_l_sum": torch.tensor(f1, dtype=torch.float64),
+        "rouge_l_answers": torch.ones(len(answers), dtype=torch.int64),
     }
 
 

@@ -69,7 +69,7 @@ def test_a_model_that_computes_nan_is_not_the_best_by_an_accuracy_that_is_finite
 
 
 def give_nan_on_dev() -> None:
-    from shardtune.trainer.between_steps import evaluate as module
+    from shardtune.trainer.between_steps import evaluator as module
 
     original = module.evaluate
 

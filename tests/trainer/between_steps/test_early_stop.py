@@ -68,7 +68,7 @@ def get_worse_after(step: int) -> Callable[[], None]:
     """The loss on dev rises from this step on."""
 
     def before() -> None:
-        from shardtune.trainer.between_steps.evaluate import Evaluator
+        from shardtune.trainer.between_steps.evaluator import Evaluator
 
         original = Evaluator.evaluate
 

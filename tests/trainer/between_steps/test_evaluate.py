@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from shardtune.recipe.tasks.classification import ClassificationOptions
-from shardtune.trainer.between_steps.evaluate import add
 from shardtune.trainer.distributed.ranks import Ranks
+from shardtune.trainer.evaluation.evaluate import add
 from shardtune.trainer.tasks import causal
 from shardtune.trainer.tasks.classification.multi_label import MultiLabel
 from shardtune.trainer.tasks.task import PerExample

@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from shardtune.recipe.load import parse_recipe
-from shardtune.trainer.between_steps.generate import settings_of
+from shardtune.trainer.evaluation.generate import settings_of
 from shardtune.trainer.model.generation import decoding_of_recipe, describe_unused, unset_invalid
 from shardtune.trainer.model.load import generate, keep_model_files, load_model
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer

@@ -189,6 +189,15 @@ class Split:
         file, line, item = self._places[row].tolist()
         return place_in_words(Path(self._files[file]), line, item)
 
+    @cached_property
+    def row_of_example(self) -> NDArray[np.int64]:
+        """The number of the row of each example, counted from 0 in the order of the examples; shape (examples,).
+
+        The windows of a long row are neighbors.
+        """
+        is_new = np.any(self._places[1:] != self._places[:-1], axis=1)
+        return np.concatenate([np.zeros(min(1, len(self._places)), dtype=np.int64), np.cumsum(is_new)])
+
     def examples(self, rows: NDArray[np.int64]) -> list[Example]:
         """The examples of these numbers, in this order."""
         return [self._example(row) for row in rows.tolist()]

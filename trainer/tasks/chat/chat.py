@@ -290,6 +290,12 @@ class Chat(GeneratingTask):
     def score(self, output: Any, batch: Batch) -> dict[str, Tensor]:
         return causal.score(output, batch)
 
+    def loss_of_rows(self, output: Any, batch: Batch) -> Tensor:
+        return causal.loss_of_rows(output, batch)
+
+    def score_rows(self, output: Any, batch: Batch) -> dict[str, Tensor]:
+        return causal.score_rows(output, batch)
+
     def score_answers(self, answers: Sequence[str], examples: Sequence[Example]) -> dict[str, Tensor]:
         replies, references = [answer.strip() for answer in answers], [example["reference"] for example in examples]
         counts = rouge_l_counts(replies, references) if "rouge_l" in self._options.reference_metrics else {}

@@ -315,6 +315,19 @@ class Classification(Task):
     def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
         return self._problem.metrics(totals)
 
+    @property
+    def proportions(self) -> frozenset[str]:
+        return self._problem.proportions
+
+    def loss_of_rows(self, output: Any, batch: Batch) -> Tensor:
+        return self._problem.loss_of_rows(output.logits.float(), batch)
+
+    def score_rows(self, output: Any, batch: Batch) -> dict[str, Tensor]:
+        return self._problem.score_rows(output.logits.float(), batch)
+
+    def totals(self, scores: Mapping[str, Tensor], times: Tensor) -> dict[str, Tensor]:
+        return self._problem.totals(scores, times)
+
     def calibrate(self, dev_metrics: Mapping[str, Any]) -> None:
         self._problem.calibrate(dev_metrics)
 

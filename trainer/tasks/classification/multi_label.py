@@ -91,6 +91,12 @@ class MultiLabel(Problem):
         labels = batch.of_targets(batch.labels).float()
         return binary_cross_entropy_with_logits(batch.of_targets(logits), labels, reduction="sum")
 
+    def loss_of_rows(self, logits: Tensor, batch: Batch) -> Tensor:
+        from torch.nn.functional import binary_cross_entropy_with_logits
+
+        losses = binary_cross_entropy_with_logits(logits, (batch.labels == 1).float(), reduction="none")
+        return (losses * batch.targets).sum(1)
+
     def score(self, logits: Tensor, batch: Batch) -> Scores:
         """Counts at the thresholds; all probabilities and labels if the thresholds are still to be tuned."""
         # A row has all labels or none.
@@ -100,6 +106,18 @@ class MultiLabel(Problem):
         if self._thresholds is None:
             return {"probabilities": PerExample(probabilities), "true": PerExample(true)}
         return self._counts(probabilities, true, self._thresholds)
+
+    @property
+    def proportions(self) -> frozenset[str]:
+        return frozenset({"subset_accuracy"})
+
+    def score_rows(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """The probabilities, and which labels are true; shape (rows, labels)."""
+        return {"probabilities": logits.sigmoid(), "true": batch.labels == 1}
+
+    def totals(self, scores: Mapping[str, Tensor], times: Tensor) -> dict[str, Tensor]:
+        repeated = {name: score.repeat_interleave(times, 0) for name, score in scores.items()}
+        return repeated if self._thresholds is None else self._counts(**repeated, thresholds=self._thresholds)
 
     @staticmethod
     def _counts(probabilities: Tensor, true: Tensor, thresholds: Sequence[float]) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from shardtune.trainer.tasks.task import Scores
+from shardtune.trainer.tasks.task import Scores, summed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,6 +86,23 @@ class Problem(ABC):
     @abstractmethod
     def score(self, logits: Tensor, batch: Batch) -> Scores:
         """The counts of a batch; see Task."""
+
+    @property
+    def proportions(self) -> frozenset[str]:
+        """See Task."""
+        return frozenset()
+
+    @abstractmethod
+    def loss_of_rows(self, logits: Tensor, batch: Batch) -> Tensor:
+        """The loss summed over the targets of each row; see Task."""
+
+    @abstractmethod
+    def score_rows(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """What is counted in each row; see Task."""
+
+    def totals(self, scores: Mapping[str, Tensor], times: Tensor) -> dict[str, Tensor]:
+        """The counts of rows, each counted as often as `times` says; see Task."""
+        return summed(scores, times)
 
     @abstractmethod
     def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:

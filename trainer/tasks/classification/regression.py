@@ -85,14 +85,29 @@ class Regression(Problem):
     def loss_sum(self, logits: Tensor, batch: Batch) -> Tensor:
         return ((batch.of_targets(logits[:, 0]) - batch.of_targets(batch.labels)) ** 2).sum()
 
+    def loss_of_rows(self, logits: Tensor, batch: Batch) -> Tensor:
+        return ((logits[:, 0] - batch.labels) ** 2).where(batch.targets, 0.0)
+
     def score(self, logits: Tensor, batch: Batch) -> Scores:
         """Sums in float64, centered on the mean of the training labels, so that labels far from zero lose no digits."""
+        found, true = batch.of_targets(logits[:, 0]), batch.of_targets(batch.labels)
+        sums = self._sums(found.double() - self._mean, true.double() - self._mean)
+        return {name: PerExample(value) if value.ndim else value for name, value in sums.items()}
+
+    def score_rows(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """The true and the predicted number of each row, as far from the mean of the training labels."""
+        return {"found": logits[:, 0].double() - self._mean, "true": batch.labels.double() - self._mean}
+
+    def totals(self, scores: Mapping[str, Tensor], times: Tensor) -> dict[str, Tensor]:
+        times = times * ~scores["true"].isnan()
+        return self._sums(scores["found"].repeat_interleave(times), scores["true"].repeat_interleave(times))
+
+    @staticmethod
+    def _sums(found: Tensor, true: Tensor) -> dict[str, Tensor]:
         import torch
 
-        found = batch.of_targets(logits[:, 0]).double() - self._mean
-        true = batch.of_targets(batch.labels).double() - self._mean
         return {
-            "rows": torch.tensor(len(batch.positions)),
+            "rows": torch.tensor(len(true)),
             "errors": (found - true).abs().sum(),
             "squared_errors": ((found - true) ** 2).sum(),
             "found": found.sum(),
@@ -100,8 +115,8 @@ class Regression(Problem):
             "found_found": (found * found).sum(),
             "true_true": (true * true).sum(),
             "found_true": (found * true).sum(),
-            "every_found": PerExample(found),
-            "every_true": PerExample(true),
+            "every_found": found,
+            "every_true": true,
         }
 
     def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:

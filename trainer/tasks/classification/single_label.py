@@ -81,6 +81,9 @@ class SingleLabel(Problem):
         return int(labels != IGNORED)
 
     def loss_sum(self, logits: Tensor, batch: Batch) -> Tensor:
+        return self.loss_of_rows(logits, batch).sum()
+
+    def loss_of_rows(self, logits: Tensor, batch: Batch) -> Tensor:
         from torch.nn.functional import cross_entropy
 
         losses = cross_entropy(
@@ -89,7 +92,7 @@ class SingleLabel(Problem):
         if self._weights is not None:
             # Not cross_entropy's own weight: with smoothing it would weight the smoothed labels instead of the row.
             losses = losses * self._weights_on(logits.device)[batch.labels.clamp(min=0)]
-        return losses.sum()
+        return losses
 
     def _weights_on(self, device: torch.device) -> Tensor:
         """The labels' weights, copied to a device once: each copy to a GPU would wait for it."""
@@ -102,11 +105,25 @@ class SingleLabel(Problem):
     def score(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
         """The confusion matrix: rows are the true labels, columns the predicted ones."""
         found, true = batch.of_targets(logits.argmax(-1)), batch.of_targets(batch.labels)
+        return {"confusion": self._confusion(true, found, true.new_ones(len(true)))}
+
+    def _confusion(self, true: Tensor, found: Tensor, times: Tensor) -> Tensor:
         num_labels = len(self._names)
-        cells = true * num_labels + found
         # Not bincount, which waits for the largest number.
-        confusion = cells.new_zeros(num_labels**2).index_add_(0, cells, cells.new_ones(len(cells)))
-        return {"confusion": confusion.reshape(num_labels, num_labels)}
+        confusion = times.new_zeros(num_labels**2).index_add_(0, true * num_labels + found, times)
+        return confusion.reshape(num_labels, num_labels)
+
+    @property
+    def proportions(self) -> frozenset[str]:
+        return frozenset({"accuracy", "f1_micro"})
+
+    def score_rows(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """The true and the predicted label of each row."""
+        return {"true": batch.labels, "found": logits.argmax(-1)}
+
+    def totals(self, scores: Mapping[str, Tensor], times: Tensor) -> dict[str, Tensor]:
+        known = scores["true"] != IGNORED
+        return {"confusion": self._confusion(scores["true"][known], scores["found"][known], times[known])}
 
     def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
         """Accuracy, F1 and MCC as in scikit-learn; a label without rows and predictions does not count in the means.

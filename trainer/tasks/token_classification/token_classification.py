@@ -236,8 +236,20 @@ class TokenClassification(Task):
             output.logits.float().flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED, reduction="sum"
         )
 
+    def loss_of_rows(self, output: Any, batch: Batch) -> Tensor:
+        from torch.nn.functional import cross_entropy
+
+        logits = output.logits.float().flatten(0, 1)
+        losses = cross_entropy(logits, batch.labels.flatten(), ignore_index=IGNORED, reduction="none")
+        return losses.view(batch.labels.shape).sum(1)
+
     def score(self, output: Any, batch: Batch) -> dict[str, Tensor]:
-        """The number of correct, predicted and gold spans by type; and of correct words and all words.
+        """The sums of score_rows, also of rows that several examples share."""
+        return {name: counts.sum(0) for name, counts in self.score_rows(output, batch).items()}
+
+    def score_rows(self, output: Any, batch: Batch) -> dict[str, Tensor]:
+        """The number of correct, predicted and gold spans of each example by type, of shape (examples, types); and of
+        correct words and all words, of shape (rows,).
 
         A gold I- that continues nothing represents an entity longer than any window: it counts as gold, but cannot be
         found.
@@ -246,18 +258,19 @@ class TokenClassification(Task):
 
         labels, found_ids = torch.stack((batch.labels, output.logits.argmax(-1))).cpu()  # one wait for a GPU, not many
         known = labels != IGNORED
-        counts = torch.zeros(3, len(self._types), dtype=torch.int64)
-        for true_row, found_row, known_row in _by_example(batch, labels, found_ids, known):
-            true_tags = [self._names[number] for number in true_row[known_row].tolist()]
-            found = set(spans_of([self._names[number] for number in found_row[known_row].tolist()]))
+        examples = list(_by_example(batch, labels, found_ids, known))
+        counts = torch.zeros(3, len(examples), len(self._types), dtype=torch.int64)
+        for number, (true_row, found_row, known_row) in enumerate(examples):
+            true_tags = [self._names[label] for label in true_row[known_row].tolist()]
+            found = set(spans_of([self._names[label] for label in found_row[known_row].tolist()]))
             gold = set(spans_of(true_tags))
             whole = {span for span in gold if true_tags[span.start][0] == "B"}
             for row, spans in enumerate((found & whole, found, gold)):
                 for span in spans:
-                    counts[row, self._types.index(span.type)] += 1
+                    counts[row, number, self._types.index(span.type)] += 1
         hit, found_count, gold_count = counts
-        right = ((found_ids == labels) & known).sum()
-        return {"hit": hit, "found": found_count, "gold": gold_count, "words_right": right, "words": known.sum()}
+        right = ((found_ids == labels) & known).sum(1)
+        return {"hit": hit, "found": found_count, "gold": gold_count, "words_right": right, "words": known.sum(1)}
 
     def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
         """Precision, recall and F1 of spans as seqeval defines them by default; 0 where the denominator is 0.

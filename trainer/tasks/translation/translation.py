@@ -143,6 +143,12 @@ class Translation(GeneratingTask):
     def score(self, output: Any, batch: Batch) -> dict[str, Tensor]:
         return causal.score(output, batch)
 
+    def loss_of_rows(self, output: Any, batch: Batch) -> Tensor:
+        return causal.loss_of_rows(output, batch)
+
+    def score_rows(self, output: Any, batch: Batch) -> dict[str, Tensor]:
+        return causal.score_rows(output, batch)
+
     def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
         return {**causal.metrics(totals), **self._scores.metrics(totals)}
 

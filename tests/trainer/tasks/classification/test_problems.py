@@ -23,9 +23,9 @@ from torch.nn.functional import cross_entropy
 from shardtune.errors import ConfigError, DataError
 from shardtune.recipe.tasks.classification import METRICS, ClassificationOptions
 from shardtune.rows.source import Row, read_rows
-from shardtune.trainer.between_steps.evaluate import add
 from shardtune.trainer.commands.predict import predict
 from shardtune.trainer.data.prepare.prepare import prepare
+from shardtune.trainer.evaluation.evaluate import add
 from shardtune.trainer.tasks.batch import Batch
 from shardtune.trainer.tasks.classification.classification import Classification
 from shardtune.trainer.tasks.classification.multi_label import best_threshold

@@ -18,9 +18,9 @@ from shardtune.recipe.load import parse_recipe, render_recipe
 from shardtune.recipe.schema import Recipe
 from shardtune.recipe.tasks.translation import TranslationOptions
 from shardtune.rows.source import Faults, Row
-from shardtune.trainer.between_steps.generate import settings_of
 from shardtune.trainer.commands import predict
 from shardtune.trainer.data.prepare.prepare import prepare
+from shardtune.trainer.evaluation.generate import settings_of
 from shardtune.trainer.model.load import generate, load_model
 from shardtune.trainer.model.pretrained import load_tokenizer
 from shardtune.trainer.model.target_loss import keep_target_loss

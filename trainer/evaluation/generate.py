@@ -28,8 +28,22 @@ class Questions:
     examples: list[Example]
     shown: list[int]
     """For each example, its place among the rows if its answer is shown, else -1."""
+    rows: NDArray[np.int64]
+    """The number of each example in the split; shape (examples,)."""
     muted: bool
     """Generated only so that all ranks make equally many calls; the answers do not count."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The answers of this rank, scored."""
+
+    rows: NDArray[np.int64]
+    """The number of each answered example in the split; shape (answers,)."""
+    scores: dict[str, Tensor]
+    """The counts of each answer; shape (answers, …)."""
+    shown: list[dict[str, str]]
+    """On rank 0, the answers of all ranks that are shown, in row order."""
 
 
 def questions(
@@ -47,6 +61,7 @@ def questions(
         yield Questions(
             split.examples(asked[places]),
             [int(place) if place in shown and not muted else -1 for place in places],
+            asked[places],
             muted,
         )
 
@@ -79,11 +94,10 @@ def score_answers(
     tokenizer: "PreTrainedTokenizerBase",
     *,
     ranks: Ranks,
-) -> tuple[dict[str, Tensor], list[dict[str, str]]]:
-    """Collective: returns the counts of the answers of this rank, and on rank 0 the shown answers of all ranks in row
-    order."""
+) -> Answered:
+    """Collective: returns the counts of the answers of this rank, and some answers to show."""
     settings = settings_of(task.generation, tokenizer)
-    totals = task.score_answers([], [])
+    scores, rows = [task.score_answers([], [])], [np.zeros(0, dtype=np.int64)]
     shown: dict[int, dict[str, str]] = {}
     for call in asked:
         inputs = {name: tensor.to(ranks.device) for name, tensor in task.collate_prompts(call.examples).items()}
@@ -91,10 +105,11 @@ def score_answers(
         answers: list[str] = tokenizer.batch_decode(ids, skip_special_tokens=True)
         if call.muted:
             continue
-        scores = task.score_answers(answers, call.examples)
-        totals = {name: totals[name] + score for name, score in scores.items()}
+        scores.append(task.score_answers(answers, call.examples))
+        rows.append(call.rows)
         for place, answer, example in zip(call.shown, answers, call.examples, strict=True):
             if place >= 0:
                 shown[place] = task.show_answer(answer, example)
     by_place = {place: answer for answers in ranks.to_zero(shown) for place, answer in answers.items()}
-    return totals, [by_place[place] for place in sorted(by_place)]
+    by_name = {name: torch.cat([counts[name] for counts in scores]) for name in scores[0]}
+    return Answered(np.concatenate(rows), by_name, [by_place[place] for place in sorted(by_place)])

@@ -4,54 +4,17 @@ Each row is counted once, by one rank; counts are summed over the ranks, and the
 """
 
 from collections.abc import Iterable, Mapping
-from contextlib import closing
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from shardtune.trainer.between_steps.generate import Questions, questions, score_answers
-from shardtune.trainer.between_steps.stop_checks import StopChecks
-from shardtune.trainer.data.batches.batch_maker import BatchMaker
-from shardtune.trainer.data.batches.evaluation import evaluation_batches
-from shardtune.trainer.data.batches.prefetch import prefetch
-from shardtune.trainer.data.prepare.example_shards import Split
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.engine.engine import Engine
-from shardtune.trainer.reporting.phases import Phases
-from shardtune.trainer.reporting.reporter import Reporter
+from shardtune.trainer.evaluation.generate import Questions, score_answers
 from shardtune.trainer.tasks import Task
 from shardtune.trainer.tasks.batch import Batch
 from shardtune.trainer.tasks.task import GeneratingTask, PerExample, Scores
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluator:
-    """Evaluates splits with the model as it is now, and reports their metrics."""
-
-    engine: Engine
-    task: Task
-    tokenizer: Any
-    batch_maker: BatchMaker
-    stop_checks: StopChecks
-    phases: Phases
-    reporter: Reporter
-    ranks: Ranks
-
-    def evaluate(self, name: str, split: Split, step: int) -> dict[str, Any]:
-        """Collective: reports and returns the metrics of this split. Raises StopAsked."""
-        between = self.stop_checks.between
-        with self.phases(f"evaluating on {name}"):
-            batches = evaluation_batches(split, self.batch_maker)
-            asked = None
-            if (generation := self.task.generation) is not None and (num_rows := generation.num_rows(name)) != 0:
-                asked = between(questions(split, generation, num_rows, self.batch_maker))
-            with closing(prefetch(batches)) as ahead:
-                prefetched = between(entry.item for entry in ahead)
-                metrics = evaluate(self.engine, self.task, prefetched, asked, self.tokenizer, ranks=self.ranks)
-        self.reporter.report("eval", split=name, step=step, **metrics)
-        return metrics
 
 
 def evaluate(
@@ -75,14 +38,20 @@ def evaluate(
             add(totals, {"loss_sum": task.loss_sum(output, batch), "num_targets": num_targets})
         if asked is not None:
             assert isinstance(task, GeneratingTask), "only such a task's answers are asked for"
-            scores, answers = score_answers(engine, task, asked, tokenizer, ranks=ranks)
-            totals |= scores
+            answered = score_answers(engine, task, asked, tokenizer, ranks=ranks)
+            totals |= {name: counts.sum(0) for name, counts in answered.scores.items()}
+            answers = answered.shown
     summed = ranks.sum_counts({name: total for name, total in totals.items() if isinstance(total, Tensor)})
     for name, total in sorted(totals.items()):
         if isinstance(total, PerExample):
             summed[name] = torch.cat(ranks.gather(total.values.cpu()))
-    loss = float(summed["loss_sum"]) / (float(summed["num_targets"]) or 1.0)
-    return {"loss": loss, **task.metrics(summed), **({"answers": answers} if answers else {})}
+    return {**loss_and_metrics(task, summed), **({"answers": answers} if answers else {})}
+
+
+def loss_and_metrics(task: Task, totals: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The mean loss over all targets and the task's metrics, from the counts of all rows."""
+    loss = float(totals["loss_sum"]) / (float(totals["num_targets"]) or 1.0)
+    return {"loss": loss, **task.metrics(totals)}
 
 
 def add(totals: dict[str, Tensor | PerExample], scores: Scores) -> None:
