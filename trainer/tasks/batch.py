@@ -12,8 +12,10 @@ from torch import Tensor
 from shardtune.trainer.tasks.example import IGNORED, IGNORED_NUMBER
 from shardtune.trainer.tasks.padding import padded_length
 
-TARGET_INPUTS = ("targets", "target_positions", "target_weights", "each_target")
+TARGET_INPUTS = ("targets", "target_positions", "target_weights")
 """The inputs that only a model with target loss takes (trainer/model/target_loss.py)."""
+EACH_TARGET = "each_target"
+"""The flag that asks such a model for the loss of each target."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,8 @@ class Batch:
     """
 
     inputs: dict[str, Any]
-    """The model's keyword arguments: tensors of shape (rows, longest) or (rows, …), TARGET_INPUTS of shape (targets,)
-    (but for `each_target`, a flag),
-    and what with_masks adds (trainer/tasks/masks.py)."""
+    """The model's keyword arguments: tensors of shape (rows, longest) or (rows, …), TARGET_INPUTS of shape (targets,),
+    EACH_TARGET, and what with_masks adds (trainer/tasks/masks.py)."""
     labels: Tensor
     """IGNORED where there is no target (IGNORED_NUMBER if labels are real numbers); shape (rows,) or (rows, …)."""
     weights: Tensor | None = None
@@ -60,7 +61,7 @@ class Batch:
     @property
     def plain_inputs(self) -> dict[str, Any]:
         """The inputs without TARGET_INPUTS: a model answers them with logits."""
-        return {name: value for name, value in self.inputs.items() if name not in TARGET_INPUTS}
+        return {name: value for name, value in self.inputs.items() if name not in (*TARGET_INPUTS, EACH_TARGET)}
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on the device. Copies to a GPU are asynchronous, from pinned memory, on the current stream."""
@@ -97,7 +98,7 @@ class Batch:
 
     def with_each_target(self) -> "Batch":
         """The batch for which a model with target loss returns the loss of each target in place of their sum."""
-        return self._changed(inputs={**self.inputs, "each_target": True}) if "targets" in self.inputs else self
+        return self._changed(inputs={**self.inputs, EACH_TARGET: True}) if "targets" in self.inputs else self
 
     def sum_by_row(self, values: Tensor) -> Tensor:
         """The values of the targets, of shape (targets, …), summed in float64 for each row; shape (rows, …)."""

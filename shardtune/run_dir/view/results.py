@@ -66,7 +66,8 @@ def _wandb(run_dir: Path) -> str:
 def render_metrics(results: Mapping[str, Any]) -> str:
     """A row for each metric that is a single number, with a column for each split; an empty string without any.
 
-    Confusion matrices and the numbers of each class stay in results.json.
+    Behind a metric of the test split stands its 95 % interval. Confusion matrices and the numbers of each class stay in
+    results.json.
     """
     splits = {key: head for key, head in SPLITS.items() if isinstance(results.get(key), dict)}
     numbers = {key: _floats(results[key]) for key in splits}
@@ -80,7 +81,8 @@ def render_metrics(results: Mapping[str, Any]) -> str:
     for head in splits.values():
         table.add_column(head, justify="right")
     for name in names:
-        table.add_row(name, *(_number(numbers[key].get(name)) for key in splits))
+        intervals = {key: (results[key].get("intervals") or {}).get(name) for key in splits}
+        table.add_row(name, *(f"{_number(numbers[key].get(name))}{_interval(intervals[key])}" for key in splits))
     console = Console(file=io.StringIO(), width=WIDTH, color_system=None, highlight=False, markup=False)
     with console.capture() as capture:
         console.print(table)
@@ -140,6 +142,11 @@ def _best_step(results: Mapping[str, Any]) -> str:
 
 def _floats(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if isinstance(value, float)}
+
+
+def _interval(interval: Sequence[float] | None) -> str:
+    """` (low to high)`; an empty string for a metric without an interval."""
+    return "" if interval is None else f" ({_number(interval[0])} to {_number(interval[1])})"
 
 
 def _number(value: float | None) -> str:
