@@ -3,7 +3,7 @@
 From this follow the metrics, their intervals, and the file by which two runs are compared on the same rows.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,12 @@ class Scored:
         joined = {name: torch.cat([part[name] for part in scores]).cpu()[order] for name in scores[0]}
         return cls(examples[order.numpy()], joined)
 
+    def each(self) -> Iterator[tuple[int, dict[str, Tensor]]]:
+        """The number of each example, and what the task counts in it alone: tensors of shape (1, …)."""
+        counted = {name: score for name, score in self.scores.items() if name not in LOSS}
+        for at, example in enumerate(self.examples.tolist()):
+            yield example, {name: score[at : at + 1] for name, score in counted.items()}
+
 
 @dataclass(frozen=True)
 class RowScores:
@@ -72,6 +78,15 @@ class RowScores:
             totals |= summed(ours, counted)
             totals |= task.totals({name: score for name, score in scored.scores.items() if name not in LOSS}, counted)
         return loss_and_metrics(task, totals)
+
+    def is_right(self, task: Task, name: str) -> list[bool]:
+        """For each row, whether what this metric, one of the task's proportions, is a fraction of is true of it."""
+        once = torch.ones(1, dtype=torch.int64)
+        right = {
+            self.row_of_example[example]: task.metrics(task.totals(scores, once))[name] > 0.5
+            for example, scores in self.passed.each()
+        }
+        return [right[row] for row in range(self.num_rows)]
 
 
 @dataclass(frozen=True)
