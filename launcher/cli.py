@@ -14,6 +14,7 @@ from shardtune.errors import ConfigError, ShardtuneError, system_fault
 from shardtune.home import expand_home
 from shardtune.launcher.commands import arguments
 from shardtune.launcher.commands import plan as plan_commands
+from shardtune.launcher.commands import quality as quality_commands
 from shardtune.launcher.commands import run as run_commands
 from shardtune.launcher.commands import slurm as slurm_commands
 from shardtune.launcher.commands import sweep as sweep_commands
@@ -24,6 +25,7 @@ shardtune: supervised fine-tuning of pretrained transformers on one or many GPUs
 
 {run_commands.HELP}
 {plan_commands.HELP}
+{quality_commands.HELP}
 Many runs:
 
 {sweep_commands.HELP}
@@ -45,6 +47,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "checkpoints": run_commands.checkpoints,
     "export": run_commands.export,
     "report": run_commands.report,
+    "compare": quality_commands.compare,
     "sweep": sweep_commands.sweep,
     "submit": slurm_commands.submit,
     "status": slurm_commands.status,
