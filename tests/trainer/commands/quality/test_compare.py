@@ -14,10 +14,11 @@ from tests.support.tiny import write_reviews
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that has learned much, one that has learned nothing, and one with another test split."""
     folder = write_tiny(tmp_path_factory.mktemp("tiny"))
+    write_reviews(folder / "train.jsonl", 600, seed=4)
     write_reviews(folder / "test.jsonl", 120, seed=5)
     (folder / "other.jsonl").write_text((folder / "dev.jsonl").read_text())
     for name, overrides in (
-        ("long", ["train.num_epochs=12"]),
+        ("long", ["train.num_epochs=5"]),
         ("short", ["train.max_steps=1", "optim.lr=1e-9"]),
         ("other", ["train.max_steps=1", f"data.test={folder}/other.jsonl", "data.dev=null"]),
     ):
