@@ -130,8 +130,8 @@ class ColumnSurvey(Survey):
 class Task(ABC):
     """A task family. Rows -> facts (once, over all rows) -> examples -> batches -> loss and scores, as sums.
 
-    A task declares Options, columns, column_guesses and auto_model, and defines check_model, encode, collate, loss_sum
-    and predictions; all else has a default. A task whose model answers with a text is a GeneratingTask.
+    A task declares Options, columns, column_guesses and auto_model, and defines check_model, encode, collate, loss_sum,
+    loss_of_rows and predictions; all else has a default. A task whose model answers with a text is a GeneratingTask.
     """
 
     def __init__(

@@ -35,6 +35,9 @@ class Smallest(Task):
     def loss_sum(self, output: Any, batch: Batch) -> Any:
         raise NotImplementedError
 
+    def loss_of_rows(self, output: Any, batch: Batch) -> Any:
+        raise NotImplementedError
+
     def predictions(self, output: Any, batch: Batch) -> list[dict[str, Any]]:
         raise NotImplementedError
 

@@ -34,8 +34,13 @@ def summed(scores: TextScores, answers: list[str], references: list[str], cuts: 
     for start, end in pairwise(ends):
         counts = scores.count(answers[start:end], references[start:end])
         assert counts.keys() == totals.keys()
-        totals = {name: totals[name] + counts[name] for name in totals}
-    return totals
+        totals = {name: torch.cat([totals[name], counts[name]]) for name in totals}
+    return added(totals)
+
+
+def added(counts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The counts of all answers."""
+    return {name: of_answers.sum(0) for name, of_answers in counts.items()}
 
 
 @pytest.mark.parametrize("tokenizer", ["13a", "intl", "zh", "char", "none"])
@@ -61,13 +66,13 @@ def test_averages_of_pieces_would_not_be_the_whole_sets_score() -> None:
     """The negative control of the test above."""
     answers, references = ["the film was quiet", "un film"], ["the film was quiet", "a calm film it was"]
     scores = TextScores("13a")
-    apart = [scores.metrics(scores.count([a], [r]))["bleu"] for a, r in zip(answers, references, strict=True)]
-    assert sum(apart) / 2 != pytest.approx(scores.metrics(scores.count(answers, references))["bleu"], rel=0.05)
+    apart = [scores.metrics(added(scores.count([a], [r])))["bleu"] for a, r in zip(answers, references, strict=True)]
+    assert sum(apart) / 2 != pytest.approx(scores.metrics(added(scores.count(answers, references)))["bleu"], rel=0.05)
 
 
 def test_no_answers_score_nothing() -> None:
     scores = TextScores("13a")
-    metrics = scores.metrics(scores.count([], []))
+    metrics = scores.metrics(added(scores.count([], [])))
     assert [metrics[name] for name in ("bleu", "chrf", "exact_match", "num_answers")] == [0, 0, 0, 0]
     assert all(count.dtype == torch.int64 for count in scores.count(["a"], ["b"]).values())
 
@@ -110,7 +115,7 @@ def test_mecab_is_used_where_it_is_installed(
 def test_a_chinese_answer_of_other_words_is_not_scored_as_one_long_word() -> None:
     answer, reference = ["这部电影非常好看。"], ["这部电影很好看。"]
     by_language, by_spaces = (
-        TextScores(name).metrics(TextScores(name).count(answer, reference)) for name in ("zh", "13a")
+        TextScores(name).metrics(added(TextScores(name).count(answer, reference))) for name in ("zh", "13a")
     )
     assert by_language["bleu"] > 40 > by_spaces["bleu"]
 
@@ -160,15 +165,17 @@ def test_prompts_call_a_language_by_its_english_name(tag: str, name: str) -> Non
     ],
 )
 def test_rouge_l_is_the_f1_of_the_longest_common_subsequence(answer: str, reference: str, expected: float) -> None:
-    assert rouge_l(rouge_l_counts([answer], [reference])) == pytest.approx(expected)
+    assert rouge_l(added(rouge_l_counts([answer], [reference]))) == pytest.approx(expected)
 
 
 def test_rouge_counts_of_parts_add_up_and_those_of_nothing_are_zero() -> None:
     answers = ["police kill the gunman", "", "a b c d"]
     references = ["police killed the gunman", "no", "d c b a"]
-    parts = [rouge_l_counts(answers[start:end], references[start:end]) for start, end in ((0, 1), (1, 1), (1, 3))]
+    parts = [
+        added(rouge_l_counts(answers[start:end], references[start:end])) for start, end in ((0, 1), (1, 1), (1, 3))
+    ]
     total = {name: parts[0][name] + parts[1][name] + parts[2][name] for name in parts[0]}
-    whole = rouge_l(rouge_l_counts(answers, references))
+    whole = rouge_l(added(rouge_l_counts(answers, references)))
     assert rouge_l(total) == pytest.approx(whole) == pytest.approx((3 / 4 + 1 / 4) / 3)
     assert rouge_l(parts[1]) == 0
 
