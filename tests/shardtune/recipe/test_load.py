@@ -237,7 +237,7 @@ def test_an_invalid_override_is_reported_with_what_was_expected(override: str, w
 
 def test_a_metric_that_the_task_does_not_measure_is_refused() -> None:
     (fault,) = faults_of(SMALLEST, "checkpoint.best_metric=acuracy")
-    assert fault == "x.yaml: checkpoint.best_metric: got 'acuracy'; legal: loss, accuracy, f1_macro, f1_micro, mcc"
+    assert fault == "x.yaml: checkpoint.best_metric: got 'acuracy'; legal: loss, accuracy, f1_macro, f1_micro, mcc, ece"
     assert parse_recipe(SMALLEST, ["checkpoint.best_metric=f1_macro"]).checkpoint.best_metric == "f1_macro"
 
 

@@ -49,8 +49,7 @@ def test_a_loss_that_includes_class_weights_and_smoothing_says_so(
     for report in (checked(capsys, *weighted), checked(capsys, *weighted)):  # prepared, and taken from the cache
         assert [note for note in report["notes"] if "the loss" in note] == [
             "the loss, on dev and test too, includes task.class_weights (mapping) and task.label_smoothing=0.1: "
-            "compare it only with that of runs that have the same; accuracy, f1_macro, f1_micro, mcc do not depend "
-            "on it"
+            "compare it only with that of runs that have the same; accuracy and F1 do not depend on it"
         ]
     assert not any("the loss" in note for note in checked(capsys, str(recipe_path))["notes"])
 

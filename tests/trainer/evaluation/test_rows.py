@@ -18,8 +18,7 @@ UNPACKED = [name for name, case in CASES.items() if not case.packs]
 def test_the_counts_of_the_rows_add_up_to_those_of_their_batch(folder: Path, name: str) -> None:
     task, model, batch = load(folder, CASES[name])
     model.eval()
-    if "threshold" in name or CASES[name].overrides == ["task.problem=multi_label"]:
-        task.calibrate({"thresholds": {"a": 0.5, "b": 0.4}})
+    task.calibrate({"thresholds": {"a": 0.5, "b": 0.4}, "calibration": {"temperature": 1.5}})  # what only dev tells
     with torch.no_grad():
         whole, each = model(**batch.inputs), model(**batch.with_each_target().inputs)
     losses, scores = task.loss_of_rows(each, batch), task.score_rows(each, batch)

@@ -147,7 +147,7 @@ class Classification(Task):
             *("标签", "类别", "分类", "情感"),
         ),
     }
-    lower_is_better = frozenset({"loss", "mse", "mae"})
+    lower_is_better = frozenset({"loss", "mse", "mae", "ece", "ece_scaled"})
     auto_model = "AutoModelForSequenceClassification"
 
     def __init__(

@@ -8,6 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shardtune.errors import DataError
+from shardtune.trainer.tasks.classification.calibration import (
+    calibration_metrics,
+    confidence_of,
+    count_bins,
+    losses_by_temperature,
+)
 from shardtune.trainer.tasks.classification.label_lists import name_of, read_written
 from shardtune.trainer.tasks.classification.label_names import by_name, names_config, unknown_names
 from shardtune.trainer.tasks.classification.problem import Counted, Problem
@@ -22,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class SingleLabel(Problem):
-    """One of several names. Cross entropy, one target per row; accuracy, F1, MCC and the confusion matrix."""
+    """One of several names. Cross entropy, one target per row; accuracy, F1, MCC, the confusion matrix, calibration."""
 
     main_metric = "accuracy"
 
@@ -31,6 +37,8 @@ class SingleLabel(Problem):
         self._ids = {name: number for number, name in enumerate(self._names)}
         self._smoothing = options.label_smoothing
         self._weights = _class_weights(options, facts)
+        self._temperature: float | None = None
+        """By which the logits are divided for probabilities that are right on dev; None until that is known."""
         self._weights_by_device: dict[torch.device, Tensor] = {}
 
     @staticmethod
@@ -104,8 +112,17 @@ class SingleLabel(Problem):
 
     def score(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
         """The confusion matrix: rows are the true labels, columns the predicted ones."""
-        found, true = batch.of_targets(logits.argmax(-1)), batch.of_targets(batch.labels)
-        return {"confusion": self._confusion(true, found, true.new_ones(len(true)))}
+        logits, true = batch.of_targets(logits), batch.of_targets(batch.labels)
+        totals = self.totals(self._scores(logits, true), true.new_ones(len(true)))
+        if self._temperature is None:
+            totals["losses_by_temperature"] = losses_by_temperature(logits, true)
+        return totals
+
+    def _scores(self, logits: Tensor, true: Tensor) -> dict[str, Tensor]:
+        scores = {"true": true, "found": logits.argmax(-1), "confidence": confidence_of(logits)}
+        if self._temperature is not None:
+            scores["confidence_scaled"] = confidence_of(logits, self._temperature)
+        return scores
 
     def _confusion(self, true: Tensor, found: Tensor, times: Tensor) -> Tensor:
         num_labels = len(self._names)
@@ -118,12 +135,16 @@ class SingleLabel(Problem):
         return frozenset({"accuracy", "f1_micro"})
 
     def score_rows(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """The true and the predicted label of each row."""
-        return {"true": batch.labels, "found": logits.argmax(-1)}
+        """The true and the predicted label of each row, and the probability of the latter."""
+        return self._scores(logits, batch.labels)
 
     def totals(self, scores: Mapping[str, Tensor], times: Tensor) -> dict[str, Tensor]:
-        known = scores["true"] != IGNORED
-        return {"confusion": self._confusion(scores["true"][known], scores["found"][known], times[known])}
+        true, found = scores["true"], scores["found"]
+        totals = {"confusion": self._confusion(true, found, times)}
+        for name, confidence in scores.items():
+            if name.startswith("confidence"):
+                totals[name.replace("confidence", "bins")] = count_bins(confidence, true == found, times)
+        return totals
 
     def metrics(self, totals: Mapping[str, Tensor]) -> dict[str, Any]:
         """Accuracy, F1 and MCC as in scikit-learn; a label without rows and predictions does not count in the means.
@@ -141,8 +162,13 @@ class SingleLabel(Problem):
             "f1_macro": float(f1[present].mean()),
             "f1_micro": float(2 * hits.sum() / (true + found).sum()),
             "mcc": float(covariance / spread) if spread > 0 else 0.0,
+            **calibration_metrics(totals, self._temperature),
             "confusion": confusion.long().tolist(),
         }
+
+    def calibrate(self, dev_metrics: Mapping[str, Any]) -> None:
+        if "calibration" in dev_metrics:
+            self._temperature = dev_metrics["calibration"]["temperature"]
 
     def predictions(self, logits: Tensor) -> list[dict[str, Any]]:
         """The most likely label, its probability, and the probabilities of all labels."""
