@@ -1,0 +1,168 @@
+"""What the dashboard's page asks for, as JSON over HTTP."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from shardtune.launcher.dashboard.details import details, log_tail
+from shardtune.launcher.dashboard.read.downsample import Numbers
+from shardtune.launcher.dashboard.read.run import Run
+from shardtune.launcher.dashboard.read.series import SeriesStore, Window
+from shardtune.launcher.dashboard.table import last_values, plain, table
+from shardtune.launcher.dashboard.watch import Watch
+
+STATIC = Path(__file__).parent / "static"
+AXES = ("step", "tokens", "time", "epoch")
+MOST_POINTS, MOST_LINES, MOST_RUNS, MOST_METRICS = 20_000, 5_000, 200, 100
+READERS = 2
+"""Threads that read columns for one request."""
+STREAM_S, BEAT_S = 0.5, 15.0
+"""Between two looks for changes, and between two signs of life of a stream without any."""
+
+
+class Api:
+    """The answers to requests about the runs that are followed."""
+
+    def __init__(self, watch: Watch, is_over: Callable[[], bool]) -> None:
+        """`is_over` tells whether the server is to end, and its streams with it."""
+        self._watch, self._is_over = watch, is_over
+        self._store = SeriesStore()
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="series")
+
+    def runs(self, request: Request) -> Response:
+        """The table."""
+        return _json(table(self._watch))
+
+    def series(self, request: Request) -> Response:
+        """Curves of several runs."""
+        query = request.query_params
+        runs = [self._run(name) for name in dict.fromkeys(query.getlist("run"))]
+        metrics = list(dict.fromkeys(query.getlist("metric")))
+        if not runs or not metrics:
+            raise HTTPException(400, "give run=ID and metric=NAME, each at least once")
+        if len(runs) > MOST_RUNS or len(metrics) > MOST_METRICS:
+            raise HTTPException(400, f"at most {MOST_RUNS} runs and {MOST_METRICS} metrics at once")
+        window = _window(query)
+
+        def read(run: Run) -> list[dict[str, Any]]:
+            with run.lock:
+                known, began = last_values(run.digest), run.digest.first_time or 0.0
+            try:
+                curves = self._store.series(run.path, metrics, known, window, began)
+            except OSError:  # vanished just now, or not begun
+                return []
+            return [
+                {"run": run.id, "metric": metric, "x": _list(curve.x), "y": _list(curve.y), "count": curve.count}
+                for metric, curve in curves.items()
+            ]
+
+        return _json({"series": [curve for curves in self._readers.map(read, runs) for curve in curves]})
+
+    def run(self, request: Request) -> Response:
+        """Everything about one run."""
+        return _json(details(self._run(request.path_params["run"])))
+
+    def log(self, request: Request) -> Response:
+        """The end of the log of one run."""
+        lines = _number(request.query_params, "lines", 200)
+        if not 1 <= lines <= MOST_LINES:
+            raise HTTPException(400, f"lines is a number from 1 to {MOST_LINES}")
+        return _json(log_tail(self._run(request.path_params["run"]).path, int(lines)))
+
+    async def stream(self, request: Request) -> Response:
+        """Server-sent events about what has changed."""
+        return StreamingResponse(self._changes(), media_type="text/event-stream")
+
+    async def _changes(self) -> AsyncIterator[str]:
+        version, silent_s = self._watch.version, 0.0
+        yield _sent({"version": version, "changed": [], "added": [], "gone": []})
+        while not self._is_over():
+            await asyncio.sleep(STREAM_S)
+            silent_s += STREAM_S
+            if self._watch.version != version:
+                change = self._watch.since(version)
+                version, silent_s = change.version, 0.0
+                lists = {name: sorted(getattr(change, name)) for name in ("changed", "added", "gone")}
+                yield _sent({"version": version, **lists})
+            elif silent_s >= BEAT_S:
+                silent_s = 0.0
+                yield ": nothing new\n\n"
+
+    def _run(self, name: str) -> Run:
+        run = self._watch.run(name)
+        if run is None:
+            raise HTTPException(404, "there is no such run (any more)")
+        return run
+
+
+def make_app(watch: Watch, is_over: Callable[[], bool]) -> Starlette:
+    """The application, without the guard (security.py)."""
+    api = Api(watch, is_over)
+    return Starlette(
+        routes=[
+            Route("/", lambda request: FileResponse(STATIC / "index.html")),
+            Route("/api/runs", api.runs),
+            Route("/api/series", api.series),
+            Route("/api/runs/{run}", api.run),
+            Route("/api/runs/{run}/log", api.log),
+            Route("/api/stream", api.stream),
+            Mount("/static", StaticFiles(directory=STATIC)),
+        ],
+        exception_handlers={HTTPException: _refuse},  # type: ignore[dict-item]
+    )
+
+
+def _refuse(request: Request, error: HTTPException) -> Response:
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+
+def _json(value: Mapping[str, Any]) -> Response:
+    return Response(json.dumps(plain(value), allow_nan=False), media_type="application/json")
+
+
+def _sent(value: Mapping[str, Any]) -> str:
+    return f"event: runs\ndata: {json.dumps(value)}\n\n"
+
+
+def _window(query: Mapping[str, str]) -> Window:
+    """Raises HTTPException for what is no window."""
+    axis = query.get("x", "step")
+    if axis not in AXES:
+        raise HTTPException(400, f"x is one of {', '.join(AXES)}")
+    points = _number(query, "points", 1200)
+    if not 2 <= points <= MOST_POINTS:
+        raise HTTPException(400, f"points is a number from 2 to {MOST_POINTS}")
+    begin, end = (_number(query, name, None) for name in ("from", "to"))
+    return Window(axis, begin, end, int(points))  # type: ignore[arg-type]
+
+
+def _number(query: Mapping[str, str], name: str, default: Any) -> Any:
+    text = query.get(name)
+    if not text:
+        return default
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not np.isfinite(number):
+        raise HTTPException(400, f"{name} is a number")
+    return number
+
+
+def _list(numbers: Numbers) -> list[float | None]:
+    """The numbers with null for nan."""
+    values: list[float | None] = numbers.tolist()
+    for place in np.flatnonzero(np.isnan(numbers)):
+        values[place] = None
+    return values
