@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import traceback
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,19 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from shardtune.launcher.dashboard.details import details, log_tail
+from shardtune.launcher.dashboard.read.axes import Series, Window
 from shardtune.launcher.dashboard.read.downsample import Numbers
+from shardtune.launcher.dashboard.read.metrics_file import OverError
 from shardtune.launcher.dashboard.read.run import Run
-from shardtune.launcher.dashboard.read.series import SeriesStore, Window
+from shardtune.launcher.dashboard.read.series import SeriesStore
 from shardtune.launcher.dashboard.table import last_values, plain, table
 from shardtune.launcher.dashboard.watch import Watch
 
 STATIC = Path(__file__).parent / "static"
 AXES = ("step", "tokens", "time", "epoch")
 MOST_POINTS, MOST_LINES, MOST_RUNS, MOST_METRICS = 20_000, 5_000, 200, 100
-READERS = 2
-"""Threads that read columns for one request."""
+MOST_READ = 128 * 2**20
+"""Bytes of files that are read for one request, less than a second's work; beyond it, runs are shown by overviews."""
 STREAM_S, BEAT_S = 0.5, 15.0
 """Between two looks for changes, and between two signs of life of a stream without any."""
 
@@ -37,8 +39,7 @@ class Api:
     def __init__(self, watch: Watch, is_over: Callable[[], bool]) -> None:
         """`is_over` tells whether the server is to end, and its streams with it."""
         self._watch, self._is_over = watch, is_over
-        self._store = SeriesStore()
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="series")
+        self._store = SeriesStore(is_over)
 
     def runs(self, request: Request) -> Response:
         """The table."""
@@ -55,19 +56,38 @@ class Api:
             raise HTTPException(400, f"at most {MOST_RUNS} runs and {MOST_METRICS} metrics at once")
         window = _window(query)
 
-        def read(run: Run) -> list[dict[str, Any]]:
-            with run.lock:
-                known, began = last_values(run.digest), run.digest.first_time or 0.0
+        found, pending, room = [], [], float("inf")
+        for run in runs:
             try:
-                curves = self._store.series(run.path, metrics, known, window, began)
-            except OSError:  # vanished just now, or not begun
-                return []
-            return [
-                {"run": run.id, "metric": metric, "x": _list(curve.x), "y": _list(curve.y), "count": curve.count}
-                for metric, curve in curves.items()
-            ]
+                curves, is_coarse, num_read = self._curves(run, metrics, window, room)
+            except (OSError, OverError):  # vanished just now, or not begun
+                continue
+            room = (MOST_READ if room == float("inf") else room) - num_read
+            if curves is None:
+                pending.append(run.id)
+                self._watch.hurry(run)
+            for metric, curve in (curves or {}).items():
+                points = {"x": _list(curve.x), "y": _list(curve.y), "count": curve.count}
+                found.append({"run": run.id, "metric": metric, **points, "coarse": is_coarse})
+        return _json({"series": found, "pending": pending})
 
-        return _json({"series": [curve for curves in self._readers.map(read, runs) for curve in curves]})
+    def _curves(
+        self, run: Run, metrics: Sequence[str], window: Window, room: float
+    ) -> tuple[dict[str, Series] | None, bool, int]:
+        """The curves of a run, whether they are those of its overview, and the bytes that were read for them.
+
+        At most `room` bytes are read. None if that is too little and there is no overview yet. Raises OSError,
+        OverError.
+        """
+        with run.lock:
+            known, began = last_values(run.digest), run.digest.first_time or 0.0
+            is_whole, overview = run.digest.is_whole, run.overview
+            unread = self._store.unread(run.path, metrics, window, began)
+            if unread > room:
+                drawn = {metric: overview.series(metric, window, began) for metric in metrics}
+                found = {metric: curve for metric, curve in drawn.items() if curve is not None}
+                return (found if is_whole else None), True, 0
+        return self._store.series(run.path, metrics, known, window, began), False, unread
 
     def run(self, request: Request) -> Response:
         """Everything about one run."""
@@ -109,7 +129,7 @@ class Api:
 def make_app(watch: Watch, is_over: Callable[[], bool]) -> Starlette:
     """The application, without the guard (security.py)."""
     api = Api(watch, is_over)
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/", lambda request: FileResponse(STATIC / "index.html")),
             Route("/api/runs", api.runs),
@@ -119,12 +139,19 @@ def make_app(watch: Watch, is_over: Callable[[], bool]) -> Starlette:
             Route("/api/stream", api.stream),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
-        exception_handlers={HTTPException: _refuse},  # type: ignore[dict-item]
+        exception_handlers={HTTPException: _refuse, Exception: _fail},  # type: ignore[dict-item]
     )
+    app.router.redirect_slashes = False
+    return app
 
 
 def _refuse(request: Request, error: HTTPException) -> Response:
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+
+def _fail(request: Request, error: Exception) -> Response:
+    traceback.print_exception(error)
+    return JSONResponse({"error": "this is a bug of shardtune; its terminal has the traceback"}, 500)
 
 
 def _json(value: Mapping[str, Any]) -> Response:

@@ -33,7 +33,7 @@ class Dashboard:
         self.watch = Watch(root)
         app = make_app(self.watch, lambda: self.server.should_exit)
         config = uvicorn.Config(
-            Guard(app, self.token), log_level="warning", access_log=False, lifespan="off", server_header=False,
+            Guard(app, self.token), log_level="critical", access_log=False, lifespan="off", server_header=False,
             ws="none", timeout_graceful_shutdown=1,
         )  # fmt: skip
         self.server = uvicorn.Server(config)

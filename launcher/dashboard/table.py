@@ -13,6 +13,7 @@ from shardtune.launcher.dashboard.read.run import Run
 from shardtune.launcher.dashboard.states import UNREADABLE, state_name
 from shardtune.launcher.dashboard.watch import Watch
 
+NOT_READ = "not read yet"
 NOT_COMPARED = ("data.cache_dir",)
 """Keys of the recipe that tell nothing of what was trained."""
 
@@ -46,12 +47,13 @@ def row(run: Run, recipe_keys: Iterable[str]) -> dict[str, Any]:
         is_whole = digest.is_whole
     is_unreadable = fault is not None
     state = UNREADABLE if is_unreadable else state_name(status) if status is not None else "new"
+    why = fault if is_unreadable else (status.why or None) if status is not None else NOT_READ
     return {
         "id": run.id,
         "name": run.name.rpartition("/")[2] if not run.path.name.isdecimal() else run.name,
         "path": run.name,
         "state": state,
-        "why": fault if is_unreadable else (status.why or None) if status is not None else None,
+        "why": why,
         "step": step.get("step"),
         "steps": start.get("num_steps"),
         "epoch": step.get("epoch"),

@@ -20,6 +20,8 @@ POLL_S, FIND_S, STATES_S = 0.5, 3.0, 10.0
 """Between two looks at the files that are known, two searches for runs, and two looks at all states."""
 BUSY = 0.25
 """On a slow file system the thread pauses so long that it is busy for at most this part of the time."""
+STOP_S = 0.5
+"""How long the end of a thread is waited for."""
 KEPT = 1000
 """Changes that are remembered for pages that were away for a while."""
 
@@ -69,8 +71,12 @@ class Watch:
         self._is_over = threading.Event()
         self._unread: dict[str, Run] = {}
         """Runs with a long file of which both ends were read."""
+        self._urgent: set[str] = set()
+        """Ids of those that a page waits for."""
         self._has_unread = threading.Event()
         self._is_ready = threading.Event()
+        works = (self._follow, self._read_long_files)
+        self._threads = [threading.Thread(target=work, name=work.__name__, daemon=True) for work in works]
 
     @property
     def place(self) -> Path:
@@ -88,15 +94,22 @@ class Watch:
     def start(self, patience_s: float) -> None:
         """Begins to follow; returns when all runs were looked at once, or `patience_s` has passed."""
         self.slurm.start()
-        for work in (self._follow, self._read_long_files):
-            threading.Thread(target=work, name=work.__name__, daemon=True).start()
+        for thread in self._threads:
+            thread.start()
         self._is_ready.wait(patience_s)
 
     def stop(self) -> None:
-        """Ends the threads."""
+        """Ends the threads, without waiting long for one that a file system holds up."""
         self._is_over.set()
         self._has_unread.set()
         self.slurm.stop()
+        for thread in self._threads:
+            thread.join(STOP_S)
+
+    def hurry(self, run: Run) -> None:
+        """Has the file of a run read next."""
+        with self._lock:
+            self._urgent.add(run.id)
 
     def since(self, version: int) -> Change:
         """All that has changed since a version."""
@@ -130,13 +143,16 @@ class Watch:
         """Takes the runs that are new, and forgets those that are gone."""
         paths = find_runs(self.root)
         known = {run.path: run for run in self._runs.values()}
-        runs = [known.get(path) or Run(path, _name(path, self.place)) for path in paths]
-        added = [run for run in runs if run.path not in known]
         gone = {run.id for path, run in known.items() if path not in set(paths)}
-        for run in added:
-            self._look(run)
+        runs = [known.get(path) or Run(path, _name(path, self.place)) for path in paths]
         self._runs = {run.id: run for run in runs}
+        added = [run for run in runs if run.path not in known]
         self._note((), {run.id for run in added}, gone)
+        for run in added:
+            if self._is_over.is_set():
+                return
+            self._look(run)
+        self._note({run.id for run in added})
 
     def _look(self, run: Run) -> None:
         with contextlib.suppress(OSError):
@@ -178,6 +194,9 @@ class Watch:
                 self.version += 1
                 self._changes.append(Change(self.version, *map(frozenset, (changed, added, gone))))
 
+    def _urgency(self, run: Run) -> tuple[bool, float]:
+        return run.id in self._urgent, run.digest.last_time or 0.0
+
     def _read_later(self, run: Run) -> None:
         with self._lock:
             self._unread[run.id] = run
@@ -185,22 +204,20 @@ class Watch:
 
     def _read_long_files(self) -> None:
         """Reads the files that are too long to be read at once, one after another, the newest first."""
+        self._is_ready.wait()
         while not self._is_over.is_set():
             with self._lock:
-                run = max(self._unread.values(), key=_last_time, default=None)
+                run = max(self._unread.values(), key=self._urgency, default=None)
                 if run is None:
                     self._has_unread.clear()
                 else:
                     del self._unread[run.id]
+                    self._urgent.discard(run.id)
             if run is None:
                 self._has_unread.wait()
                 continue
-            run.read_all()
+            run.read_all(self._is_over.is_set)
             self._note({run.id})
-
-
-def _last_time(run: Run) -> float:
-    return run.digest.last_time or 0.0
 
 
 def _name(path: Path, root: Path) -> str:

@@ -52,7 +52,7 @@ class _Sorted:
 def parse_lines(data: bytes, keys: Sequence[str]) -> Lines:
     """The events in these lines; of `step` events, the numbers of these keys, `step` and `time`."""
     lines = _sort(data)
-    columns = _step_columns(lines.steps, (*AXES, *(key for key in keys if key not in AXES)))
+    columns = _step_columns(lines.steps, tuple(dict.fromkeys((*AXES, *keys))))
     good = np.isfinite(columns["step"]) & np.isfinite(columns["time"])
     if good.all():
         return Lines(columns, lines.others, lines.num_damaged)
@@ -92,6 +92,14 @@ def step_line_in(data: bytes) -> Event | None:
         if line.startswith(STEP_LINES) and (event := parse_event(line)) is not None:
             return event
     return None
+
+
+def without_most_steps(data: bytes) -> bytes:
+    """These lines without the `step` events, except for the first and the last one."""
+    lines = data.split(b"\n")
+    steps = [number for number, line in enumerate(lines) if line.startswith(STEP_LINES)]
+    dropped = set(steps[1:-1])
+    return b"\n".join(line for number, line in enumerate(lines) if number not in dropped)
 
 
 def _sort(data: bytes) -> _Sorted:
@@ -136,8 +144,19 @@ def _by_arrow(lines: Sequence[bytes], keys: Sequence[str]) -> dict[str, Column]:
             explicit_schema=pa.schema([(key, pa.float64()) for key in keys]), unexpected_field_behavior="ignore"
         ),
     )
-    # A null becomes nan.
-    return {key: np.array(table.column(key).to_numpy(), dtype=np.float64) for key in keys}
+    return {key: np.concatenate([_numbers(chunk) for chunk in table.column(key).chunks]) for key in keys}
+
+
+def _numbers(array: Any) -> Column:
+    """The numbers of an Arrow array of doubles, nan for null. (Its own to_numpy imports pandas: 50 MB.)"""
+    bitmap, values = array.buffers()
+    if values is None:
+        return np.full(len(array), np.nan)
+    numbers: Column = np.frombuffer(values, dtype=np.float64, count=array.offset + len(array))[array.offset :]
+    if not array.null_count:
+        return numbers
+    is_known = np.unpackbits(np.frombuffer(bitmap, dtype=np.uint8), bitorder="little").astype(bool)
+    return np.where(is_known[array.offset : array.offset + len(array)], numbers, np.nan)
 
 
 def _by_hand(lines: Sequence[bytes], keys: Sequence[str]) -> Iterator[list[float]]:

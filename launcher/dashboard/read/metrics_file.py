@@ -6,10 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-BLOCK = 4 * 2**20
+BLOCK = 2**20
 """Bytes that are read at once; a block ends with a whole line, however long that is."""
 MARK = 256
 """The bytes before the offset that must still be there, or else the file was written anew."""
+
+
+class OverError(Exception):
+    """The program is to end, and with it what it reads."""
 
 
 @dataclass(frozen=True)

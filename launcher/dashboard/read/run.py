@@ -4,14 +4,15 @@ import contextlib
 import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from shardtune.launcher.dashboard.read.digest import SUMMED, Digest
-from shardtune.launcher.dashboard.read.lines import parse_lines, step_line_in
-from shardtune.launcher.dashboard.read.metrics_file import MetricsFile, open_regular, read_ends
+from shardtune.launcher.dashboard.read.lines import parse_lines, step_line_in, without_most_steps
+from shardtune.launcher.dashboard.read.metrics_file import MetricsFile, OverError, open_regular, read_ends
+from shardtune.launcher.dashboard.read.overview import Overview
 from shardtune.launcher.dashboard.read.recipes import MOST_BYTES, flatten
 from shardtune.launcher.runs.status import RunStatus
 from shardtune.run_dir.files import CHECKPOINTS, CONFIG, METRICS, RESULTS
@@ -35,14 +36,14 @@ class Run:
         self.digest = Digest(is_whole=False)
         self.recipe: Mapping[str, Any] = {}
         self.num_checkpoints = 0
-        self.last_dev: dict[str, Any] | None = None
-        self._metrics = MetricsFile(path / METRICS)
+        self.overview = Overview()
+        self._reader = Reader(path)
         self._config_seen: tuple[int, int] | None = None
 
     def has_changed(self) -> bool:
         """Whether metrics.jsonl has, since the last call; a file that is missing is as it was. Raises OSError."""
         with contextlib.suppress(FileNotFoundError):
-            return self._metrics.has_changed()
+            return self._reader.has_changed()
         self.path.stat()  # raises if the directory is gone
         return False
 
@@ -50,9 +51,9 @@ class Run:
         """Reads what is new, as much as can be read at once; returns whether the rest is still to be read."""
         with self.lock:
             try:
-                size = self._metrics.size()
+                size = self._reader.size()
                 self.fault = None
-                if size - self._metrics.offset <= AT_ONCE:
+                if size - self._reader.offset <= AT_ONCE:
                     self._read_on()
                 else:
                     self._read_ends()
@@ -63,16 +64,16 @@ class Run:
                 self.fault = f"{METRICS} cannot be read: {error.strerror or error}"
             return False
 
-    def read_all(self) -> None:
-        """Reads the whole file, in its background; those who look meanwhile see the old numbers."""
-        metrics, digest = MetricsFile(self.path / METRICS), Digest()
+    def read_all(self, is_over: Callable[[], bool]) -> None:
+        """Reads the whole file, in the background: those who look meanwhile see the old numbers."""
+        reader = Reader(self.path)
         try:
-            metrics.has_changed()
-            digest = _read(metrics, digest)
-        except OSError:
+            reader.has_changed()
+            reader.read(is_over)
+        except (OSError, OverError):
             return  # the next look says so
         with self.lock:
-            self._metrics, self.digest = metrics, digest
+            self._reader, self.digest, self.overview = reader, reader.digest, reader.overview
 
     def look_around(self) -> None:
         """Reads what may change without new events: the recipe, and how many checkpoints there are."""
@@ -85,24 +86,37 @@ class Run:
 
     def _read_on(self) -> None:
         if not self.digest.is_whole:
-            self._metrics, self.digest = MetricsFile(self.path / METRICS), Digest()
-            self._metrics.has_changed()
-        self.digest = _read(self._metrics, self.digest)
+            self._reader = Reader(self.path)
+            self._reader.has_changed()
+        self._reader.read(lambda: False)
+        self.digest, self.overview = self._reader.digest, self._reader.overview
 
     def _read_ends(self) -> None:
         digest = Digest(is_whole=False)
         for data in read_ends(self.path / METRICS, ENDS):
-            digest.add(parse_lines(data, SUMMED), step_line_in(data))
-        self.digest = digest
+            digest.add(parse_lines(without_most_steps(data), SUMMED), step_line_in(data))
+        self.digest, self.overview = digest, Overview()
 
 
-def _read(metrics: MetricsFile, digest: Digest) -> Digest:
-    """The digest with what is new in the file, or one of its own for a file that was written anew."""
-    for block in metrics.blocks():
-        if block.is_first:
-            digest = Digest()
-        digest.add(parse_lines(block.data, SUMMED), step_line_in(block.data))
-    return digest
+class Reader(MetricsFile):
+    """The whole metrics.jsonl of a run, added up."""
+
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__(run_dir / METRICS)
+        self.digest, self.overview = Digest(), Overview()
+
+    def read(self, is_over: Callable[[], bool]) -> None:
+        """Takes what is new in the file, or all of one that was written anew. Raises OSError, OverError."""
+        for block in self.blocks():
+            if is_over():
+                raise OverError
+            if block.is_first:
+                self.digest, self.overview = Digest(), Overview()
+            last_step = step_line_in(block.data)
+            lines = parse_lines(block.data, (*SUMMED, *self.overview.wanted(last_step)))
+            self.digest.add(lines, last_step)
+            self.overview.add(lines)
+        self.overview.shrink()
 
 
 def run_id(path: Path) -> str:
