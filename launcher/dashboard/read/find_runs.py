@@ -53,7 +53,14 @@ def _under(root: Path) -> Iterator[Path]:
                 if CONFIG in names or METRICS in names:
                     yield folder  # which has no other runs in it
                 elif depth < DEEPEST:
-                    inner = (entry for name, entry in names.items() if not name.startswith(".") and entry.is_dir())
-                    pending += [(folder / entry.name, depth + 1) for entry in inner]
+                    inner = [name for name, entry in names.items() if not name.startswith(".") and _is_folder(entry)]
+                    pending += [(folder / name, depth + 1) for name in inner]
         except OSError:
             continue
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
