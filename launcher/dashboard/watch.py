@@ -14,7 +14,7 @@ from pathlib import Path
 from shardtune.launcher.dashboard.read.find_runs import DEFAULT, find_runs
 from shardtune.launcher.dashboard.read.run import Run
 from shardtune.launcher.dashboard.slurm_view import SlurmView
-from shardtune.launcher.dashboard.states import status_of_run
+from shardtune.launcher.dashboard.states import NOT_ANSWERED, status_of_run
 
 POLL_S, FIND_S, STATES_S = 0.5, 3.0, 10.0
 """Between two looks at the files that are known, two searches for runs, and two looks at all states."""
@@ -131,7 +131,7 @@ class Watch:
                     self._find()
             if poll.is_due:
                 with poll.timed():
-                    changed |= self._poll()
+                    changed |= self._poll() | self._look_again()
             if states.is_due:
                 with states.timed():
                     changed |= self._look_at_states()
@@ -181,12 +181,20 @@ class Watch:
         """Looks at the states of all runs; returns the ids of those that have changed."""
         changed = set()
         for run in self.runs():
-            before = run.status, run.num_checkpoints
+            before = run.num_checkpoints
             run.look_around()
-            run.status = status_of_run(run, self.slurm)
-            if (run.status, run.num_checkpoints) != before:
+            if self._has_new_state(run) or run.num_checkpoints != before:
                 changed.add(run.id)
         return changed
+
+    def _look_again(self) -> set[str]:
+        """Looks at the states that Slurm had not told yet; returns the ids of those that have changed."""
+        waiting = [run for run in self.runs() if run.status is not None and run.status.why == NOT_ANSWERED]
+        return {run.id for run in waiting if self._has_new_state(run)}
+
+    def _has_new_state(self, run: Run) -> bool:
+        before, run.status = run.status, status_of_run(run, self.slurm)
+        return run.status != before
 
     def _note(self, changed: Collection[str], added: Collection[str] = (), gone: Collection[str] = ()) -> None:
         if changed or added or gone:
