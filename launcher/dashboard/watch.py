@@ -65,7 +65,7 @@ class Watch:
     _runs: dict[str, Run] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.slurm = SlurmView(lambda: [run.path for run in self.runs()])
+        self.slurm = SlurmView()
         self._changes: deque[Change] = deque(maxlen=KEPT)
         self._lock = threading.Lock()
         self._is_over = threading.Event()
@@ -143,11 +143,12 @@ class Watch:
         """Takes the runs that are new, and forgets those that are gone."""
         paths = find_runs(self.root, self.slurm.folders)
         known = {run.path: run for run in self._runs.values()}
-        gone = {run.id for path, run in known.items() if path not in set(paths)}
+        vanished = known.keys() - set(paths)
+        self.slurm.forget(vanished)
         runs = [known.get(path) or Run(path, _name(path, self.place)) for path in paths]
         self._runs = {run.id: run for run in runs}
         added = [run for run in runs if run.path not in known]
-        self._note((), {run.id for run in added}, gone)
+        self._note((), {run.id for run in added}, {known[path].id for path in vanished})
         for run in added:
             if self._is_over.is_set():
                 return

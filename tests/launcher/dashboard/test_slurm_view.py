@@ -1,5 +1,6 @@
 """Slurm is asked once for all runs, and about each job that has left the queue once."""
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,8 @@ def test_the_queue_is_asked_once_for_all_runs(
     tmp_path: Path, no_slurm: Path, open_dashboard: Callable[[Path], Browser]
 ) -> None:
     runs = [write_run(tmp_path / f"run-{number:02}", [BEGIN, START, *steps(3)]) for number in range(20)]
+    for number, run in enumerate(runs[:10]):
+        (run / "submission.json").write_text(json.dumps({"job": str(100 + number), "submitted": 1.0}))
     queue = program(no_slurm / "squeue", "".join(line(run, 100 + number) for number, run in enumerate(runs[:10])))
     details = program(no_slurm / "scontrol", "exit 1")
     browser = open_dashboard(tmp_path)
@@ -46,7 +49,7 @@ def test_the_queue_is_asked_once_for_all_runs(
 def test_a_job_that_has_left_the_queue_is_asked_about_once(no_slurm: Path) -> None:
     identity = JobIdentity("7", None, None, None, 0, 0.0)
     calls = program(no_slurm / "scontrol", "echo 'JobId=7 JobState=TIMEOUT Reason=None'")
-    view = SlurmView(lambda: [])
+    view = SlurmView()
     for _ in range(3):
         with pytest.raises(NotAnsweredError):
             view.last_word("7", identity)
@@ -58,7 +61,7 @@ def test_a_job_that_has_left_the_queue_is_asked_about_once(no_slurm: Path) -> No
 
 def test_what_slurm_told_last_is_kept_while_it_does_not_answer(tmp_path: Path, no_slurm: Path) -> None:
     run_dir = write_run(tmp_path / "a", [])
-    view = SlurmView(lambda: [run_dir])
+    view = SlurmView()
     with pytest.raises(NotAnsweredError):
         view.job_of(run_dir)
     program(no_slurm / "squeue", line(run_dir, 7, "PENDING"))
