@@ -6,6 +6,7 @@ Files are looked at again and again: notices of the kernel do not reach the othe
 import contextlib
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -156,12 +157,16 @@ class Watch:
         self._note({run.id for run in added})
 
     def _look(self, run: Run) -> None:
-        with contextlib.suppress(OSError):
-            run.has_changed()
-        if run.look():
-            self._read_later(run)
-        run.look_around()
-        run.status = status_of_run(run, self.slurm)
+        try:
+            with contextlib.suppress(OSError):
+                run.has_changed()
+            if run.look():
+                self._read_later(run)
+            run.look_around()
+            run.status = status_of_run(run, self.slurm)
+        except Exception as error:  # a bug of ours must not end the thread that follows all other runs
+            run.fault = f"a bug of shardtune: {type(error).__name__}: {error}"
+            traceback.print_exc()
 
     def _poll(self) -> set[str]:
         """Reads the files that have changed; returns the ids of their runs."""
