@@ -14,11 +14,8 @@ from shardtune.run_dir.view.plan_file import PLAN
 from shardtune.run_dir.view.time_use import CAUSES, TimeUse
 
 MOST_FAILURES = 50
-ENVIRONMENT = (
-    "world_size", "device", "zero_stage", "precision", "attention", "packed", "num_parameters", "num_trained",
-    "num_rows", "data",
-)  # fmt: skip
-"""Entries of a `start` event that tell how the run is trained."""
+NOT_ENVIRONMENT = ("event", "time", "step", "num_steps")
+"""Entries of a `start` event that do not tell how or where the run is trained."""
 
 
 def details(run: Run) -> dict[str, Any]:
@@ -78,7 +75,7 @@ def _environment(
     run_dir: Path, start: Mapping[str, Any], status: RunStatus | None, manifest: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Where and how the run is trained."""
-    return {key: start[key] for key in ENVIRONMENT if key in start} | {
+    return {key: value for key, value in start.items() if key not in NOT_ENVIRONMENT} | {
         "forked_from": (read_json(run_dir / FORKED_FROM) or {}).get("run_dir"),
         "job": status.job if status is not None else None,
         "nodes": status.nodes if status is not None else None,
