@@ -13,6 +13,7 @@ from pathlib import Path
 from shardtune.errors import ConfigError, ShardtuneError, system_fault
 from shardtune.home import expand_home
 from shardtune.launcher.commands import arguments
+from shardtune.launcher.commands import dashboard as dashboard_commands
 from shardtune.launcher.commands import plan as plan_commands
 from shardtune.launcher.commands import quality as quality_commands
 from shardtune.launcher.commands import run as run_commands
@@ -28,7 +29,7 @@ shardtune: supervised fine-tuning of pretrained transformers on one or many GPUs
 {quality_commands.HELP}
 Many runs:
 
-{sweep_commands.HELP}
+{sweep_commands.HELP}{dashboard_commands.HELP}
 On a Slurm cluster:
 
 {slurm_commands.HELP}
@@ -49,6 +50,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "report": run_commands.report,
     "compare": quality_commands.compare,
     "sweep": sweep_commands.sweep,
+    "dashboard": dashboard_commands.dashboard,
     "submit": slurm_commands.submit,
     "status": slurm_commands.status,
     "watch": slurm_commands.watch,
