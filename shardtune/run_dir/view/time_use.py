@@ -106,6 +106,7 @@ def _of_start(start: Sequence[Event]) -> dict[str, float]:
             phase = (PHASES.get(name.split()[0], "other"), event["time"]) if name else None
     if phase is not None:
         seconds[phase[0]] += start[-1]["time"] - phase[1]
+    seconds = {cause: max(0.0, spent) for cause, spent in seconds.items()}  # a clock may be set back
     life = start[-1]["time"] - _began(start[0])
     seconds["other"] += max(0.0, life - sum(seconds.values()))
     return seconds
