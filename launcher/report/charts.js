@@ -131,7 +131,7 @@ function draw(figure, chart) {
   const xAt = x => LEFT + (x - range[0]) / (range[1] - range[0]) * (WIDTH - LEFT - RIGHT);
   const yAt = y => HEIGHT - BOTTOM - (scale(y) - scale(yFrom)) / ((scale(yTo) - scale(yFrom)) || 1) * (HEIGHT - TOP - BOTTOM);
   const clip = `clip-${figures.indexOf(figure)}`;
-  let parts = `<clipPath id="${clip}"><rect x="${LEFT}" y="${TOP - 4}" width="${WIDTH - LEFT - RIGHT}" height="${HEIGHT - TOP - BOTTOM + 8}"/></clipPath>`;
+  let parts = `<clipPath id="${clip}"><rect x="${LEFT - 4}" y="${TOP - 4}" width="${WIDTH - LEFT - RIGHT + 8}" height="${HEIGHT - TOP - BOTTOM + 8}"/></clipPath>`;
   parts += `<text x="${LEFT}" y="15" class="title">${escaped(chart.title)}</text>`;
   for (const y of ticks)
     parts += `<line x1="${LEFT}" x2="${WIDTH - RIGHT}" y1="${yAt(y).toFixed(1)}" y2="${yAt(y).toFixed(1)}" class="grid"/>` +
@@ -202,7 +202,7 @@ function point(figure, x) {
     figure.append(tip);
   }
   const more = rows.length > MOST_NAMED ? `<br>and ${rows.length - MOST_NAMED} more` : "";
-  tip.innerHTML = `<b>${AXES[view.axis]} ${exact(where)}</b>` + rows.slice(0, MOST_NAMED).map(({line, at}) =>
+  tip.innerHTML = `<strong>${AXES[view.axis]} ${exact(where)}</strong>` + rows.slice(0, MOST_NAMED).map(({line, at}) =>
     `<br><i style="background:${escaped(line.colour)}"></i>${escaped(line.name)} ${exact(line.y[at])}` +
     (line.x[at] === where ? "" : ` <small>at ${exact(line.x[at])}</small>`)).join("") + more;
   const box = figure.getBoundingClientRect(), left = xAt(where) / WIDTH * box.width;

@@ -17,7 +17,7 @@ MOST_SOURCES = 10
 MOST_LABELS = 100
 MOST_LENGTHS = 2_000_000
 """Of more examples every n-th is counted."""
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM, BINS = 440, 200, 58, 14, 30, 26, 40
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM, BINS = 440, 210, 58, 14, 42, 26, 40
 COLOUR = "#1f6feb"
 COUNTS = {
     "rows_dropped": "dropped",
@@ -113,7 +113,7 @@ def _lengths(record: RunRecord, split: str) -> str:
     words = f"median {median:,}, longest {longest:,}, of {len(lengths):,} examples"
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(f"{title}: {words}")}">']
     parts.append(f'<text x="{LEFT}" y="17" class="title">{escape(title)}</text>')
-    parts.append(f'<text x="{WIDTH - RIGHT}" y="17" text-anchor="end">{words}</text>')
+    parts.append(f'<text x="{LEFT}" y="32">{words}</text>')
     parts += _bars(counts.tolist(), edges.tolist())
     return "".join([*parts, "</svg>"])
 

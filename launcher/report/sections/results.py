@@ -21,7 +21,7 @@ HIDDEN = ("confusion", "answers", "intervals", "thresholds")
 
 def results(record: RunRecord) -> list[Table]:
     """The tables of the results."""
-    tables = [_metrics(record), _evaluations(record.evaluations)]
+    tables = [metrics_table(record), _evaluations(record.evaluations)]
     for split in ("test", "dev"):
         scores = record.scores(split)
         tables += [_per_class(split, scores, record.facts), _confusion(split, scores, record.facts)]
@@ -29,7 +29,7 @@ def results(record: RunRecord) -> list[Table]:
     return [table for table in tables if table is not None]
 
 
-def _metrics(record: RunRecord) -> Table | None:
+def metrics_table(record: RunRecord) -> Table | None:
     """Each metric that is one number, on each split, with its interval where there is one."""
     before = (record.results or {}).get("dev_at_start")
     columns: dict[str, Mapping[str, Any]] = {"dev before training": before} if isinstance(before, dict) else {}
@@ -74,6 +74,14 @@ def _names(facts: Mapping[str, Any], number: int) -> list[str]:
     return list(map(str, names)) if isinstance(names, list) and len(names) == number else list(map(str, range(number)))
 
 
+def per_class_tables(record: RunRecord) -> list[Table]:
+    """The classes and entity types on test, or on dev if there is no test split."""
+    split = "test" if record.scores("test") else "dev"
+    scores = record.scores(split)
+    classes = _per_class(split, scores, record.facts)
+    return [*([classes] if classes is not None else []), *_nested(split, scores)]
+
+
 def _per_class(split: str, scores: Mapping[str, Any], facts: Mapping[str, Any]) -> Table | None:
     """Precision, recall, F1 and support of each class, from the confusion matrix."""
     matrix = scores.get("confusion")
@@ -101,8 +109,9 @@ def _confusion(split: str, scores: Mapping[str, Any], facts: Mapping[str, Any]) 
     if len(matrix) <= MOST_LABELS:
         rows = [(name, *(f"{cell:,}" for cell in row)) for name, row in zip(names, matrix, strict=True)]
         shades = [[cell / total for cell in row] for row, total in zip(matrix, sums, strict=True)]
-        title = f"Confusion matrix on {split}: rows are true labels, columns predicted labels"
-        return Table(title, ("true \\ predicted", *names), rows, has_row_heads=True, shades=shades)
+        note = "Rows are true labels, columns predicted ones; the shade is the share of the true label's rows."
+        head = ("true \\ predicted", *names)
+        return Table(f"Confusion matrix on {split}", head, rows, has_row_heads=True, shades=shades, note=note)
     cells = [(cell, true, at) for true, row in enumerate(matrix) for at, cell in enumerate(row) if cell and true != at]
     cells = sorted(cells, reverse=True)[:MOST_CONFUSIONS]
     rows = [(names[true], names[at], f"{cell:,}", f"{cell / sums[true]:.1%}") for cell, true, at in cells]

@@ -33,11 +33,11 @@ def changed_settings(recipe: Recipe) -> dict[str, tuple[str, str]]:
     """Dotted key -> (value, default) of what the recipe sets to something else; no default for what has none."""
     values = recipe.model_dump(mode="json")
     changed = recipe.model_dump(mode="json", exclude_defaults=True)
-    defaults = dict(_leaves(_defaults(recipe)))
-    given = dict(_leaves(values))
+    defaults = dict(leaves(_defaults(recipe)))
+    given = dict(leaves(values))
     return {
         key: (given[key], defaults.get(key, ""))
-        for key in dict(_leaves(changed))
+        for key in dict(leaves(changed))
         if key in given and given[key] != defaults.get(key)
     }
 
@@ -62,10 +62,11 @@ def _plain(value: Any) -> Any:
     return value.model_dump(mode="json") if hasattr(value, "model_dump") else value
 
 
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted key, value as text) of nested settings."""
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
@@ -88,7 +89,8 @@ def reproduction(record: RunRecord) -> list[Part]:
     if record.run_dir is None or not record.config:
         return []
     versions = record.manifest.get("versions") or {}
-    pinned = [f"{package}=={versions[package]}" for package in PACKAGES if package in versions]
+    # Without the local part of a version such as 2.10.0+cu128, which no index has.
+    pinned = [f"{package}=={versions[package].partition('+')[0]}" for package in PACKAGES if package in versions]
     lines = [f"pip install {' '.join(pinned)}"] if pinned else []
     lines.append(f"{shell_line('run', record.run_dir / CONFIG)} --run-dir=NEW_DIR")
     known = [f"The data's fingerprint is {record.fingerprint}."] if record.fingerprint else []

@@ -151,15 +151,19 @@ def _dates(record: RunRecord) -> Iterator[str]:
     took = render_time(record.history.events, None, times[-1]) if times else ""
     if not took:
         return
-    first, last = (_date(moment) for moment in (times[0], times[-1]))
-    yield f"Training took {took}, {first} to {last}."
+    (first, began), (last, ended) = (_date(moment) for moment in (times[0], times[-1]))
+    yield f"Training took {took}, {first} {began} to {ended}." if first == last else (
+        f"Training took {took}, {first} {began} to {last} {ended}."
+    )
 
 
-def _date(moment: float) -> str:
+def _date(moment: float) -> tuple[str, str]:
+    """Day and time of day."""
     try:
-        return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))
+        local = time.localtime(moment)
     except (OverflowError, OSError, ValueError):  # a clock that is far off
-        return "at an unknown time"
+        return "an unknown day", "an unknown time"
+    return time.strftime("%Y-%m-%d", local), time.strftime("%H:%M", local)
 
 
 def _machines(record: RunRecord, start: Mapping[str, Any]) -> Iterator[str]:
@@ -214,8 +218,10 @@ def key_figures(record: RunRecord) -> list[tuple[str, str]]:
     for split in ("test", "dev"):
         if metric is not None and isinstance(value := record.scores(split).get(metric), int | float):
             interval = interval_of(metric, record.scores(split))
-            about = f" ± {(interval.high - interval.low) / 2:.3f}" if interval is not None else ""
-            figures.append((f"{metric} on {split}", f"{as_float(value):.3f}{about}"))
+            name = f"{metric} on {split}"
+            if interval is not None:
+                name += f", 95 %: {interval.low:.3f} to {interval.high:.3f}"
+            figures.append((name, f"{as_float(value):.3f}"))
     rates = record.history.of_steps("tokens_per_s")[1]
     if len(rates):
         figures.append(("tokens/s", f"{float(rates.mean()):,.0f}"))

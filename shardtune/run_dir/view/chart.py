@@ -62,7 +62,7 @@ def render_chart(title: str, series: Sequence[Series], bounds: tuple[float, floa
         parts.append(f'<polyline points="{path}" fill="none" stroke="{line.colour}" stroke-width="1.6"/>')
         if line.dots:
             parts += [f'<circle cx="{x_at(x):.1f}" cy="{y_at(y):.1f}" r="3" fill="{line.colour}"/>' for x, y in points]
-        if len(drawn) > 1:
+        if len(drawn) > 1 and legend + 7 * len(line.name) + 28 <= WIDTH:
             parts.append(f'<rect x="{legend:.0f}" y="22" width="10" height="4" fill="{line.colour}"/>')
             parts.append(f'<text x="{legend + 14:.0f}" y="28">{escape(line.name)}</text>')
             legend += 7 * len(line.name) + 28

@@ -54,6 +54,8 @@ class Line:
     """Whether each point is marked: those of evaluations."""
     is_noisy: bool = False
     """Whether it is drawn pale, with its moving average over it."""
+    is_one_of_many: bool = False
+    """Whether it stands beside those of other runs, so that only the average of a noisy one is drawn."""
 
     def series(self) -> list[Series]:
         """What is drawn of it, in at most a few hundred points."""
@@ -61,6 +63,8 @@ class Line:
         if not self.is_noisy:
             return [Series(self.name, points, self.colour, dots=self.dots)]
         average = smoothed(_points(*means(self.x, self.y, MAX_MEANS)))
+        if self.is_one_of_many:
+            return [Series(self.name, average, self.colour)]
         return [Series(self.name, points, PALE), Series("smoothed", average, self.colour)]
 
 
@@ -80,21 +84,25 @@ class Curve:
 
 def curves_of(history: History) -> list[Curve]:
     """The curves that have a point: loss, the dev metrics, learning rate, gradient norm, speed, lost time, memory."""
-    evaluations = history.of("eval")
-    dev = [event for event in evaluations if event.get("split") == "dev"]
+    dev = dev_evaluations(history)
     loss = [
         Line("each step", *history.of_steps("loss"), BLUE, is_noisy=True),
-        Line("dev", *_of_evaluations(dev, "loss"), ORANGE, dots=True),
+        Line("dev", *of_evaluations(dev, "loss"), ORANGE, dots=True),
     ]
     drawn = [Curve("loss", loss, POSITIVE if all((line.y >= 0).all() for line in loss) else FREE)]
     for names in same_metrics(dev):
-        line = Line(" = ".join(names), *_of_evaluations(dev, names[0]), ORANGE, dots=True)
+        line = Line(" = ".join(names), *of_evaluations(dev, names[0]), ORANGE, dots=True)
         drawn.append(Curve(f"dev {' = '.join(names)}", [line], bounds_of(names[0])))
     for title, key, factor, bounds, is_noisy in OF_STEPS:
         x, y = history.of_steps(key)
         name = "each report" if is_noisy else title
         drawn.append(Curve(title, [Line(name, x, y * factor, BLUE if is_noisy else GREEN, is_noisy=is_noisy)], bounds))
     return [curve for curve in drawn if any(len(line.x) for line in curve.lines)]
+
+
+def dev_evaluations(history: History) -> list[Mapping[str, Any]]:
+    """The `eval` events of dev."""
+    return [event for event in history.of("eval") if event.get("split") == "dev"]
 
 
 def charts(history: History) -> list[str]:
@@ -127,14 +135,6 @@ def bounds_of(metric: str) -> tuple[float, float]:
     return (0.0, 1.0) if any(word in metric for word in SHARES) else FREE
 
 
-def metric_names(evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The metrics of these `eval` events, in order of the alphabet; f1_micro only where it is not the accuracy."""
-    names = {key for event in evaluations for key, value in event.items() if is_metric(key, value)}
-    if "accuracy" in names and all(event.get("f1_micro") == event.get("accuracy") for event in evaluations):
-        names -= {"f1_micro"}
-    return sorted(names)
-
-
 def same_metrics(evaluations: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """The metrics of these `eval` events in groups that have the same values in each event, in order of the alphabet.
 
@@ -161,7 +161,7 @@ def as_float(value: Any) -> float:
     return float(value) if isinstance(value, int | float) else math.nan
 
 
-def _of_evaluations(evaluations: Sequence[Mapping[str, Any]], key: str) -> tuple[Column, Column]:
+def of_evaluations(evaluations: Sequence[Mapping[str, Any]], key: str) -> tuple[Column, Column]:
     """(steps, finite values) of a metric."""
     points = {as_float(event.get("step")): as_float(event.get(key)) for event in evaluations}
     finite = sorted((x, y) for x, y in points.items() if math.isfinite(x) and math.isfinite(y))
