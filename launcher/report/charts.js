@@ -155,12 +155,12 @@ function draw(figure, chart) {
   parts += "</g>";
   let legend = LEFT + 8;
   const named = lines.filter(line => line.x.length);
-  for (const line of named.length > 1 ? named : []) {
-    const width = 7 * line.name.length + 28;
-    if (legend + width > WIDTH) break;
+  const width = line => 7 * line.name.length + 28;
+  const fits = legend + named.reduce((sum, line) => sum + width(line), 0) <= WIDTH;
+  for (const line of named.length > 1 && fits ? named : []) {
     parts += `<rect x="${legend}" y="22" width="10" height="4" fill="${escaped(line.colour)}"/>` +
              `<text x="${legend + 14}" y="28">${escaped(line.name)}</text>`;
-    legend += width;
+    legend += width(line);
   }
   svg.innerHTML = parts + `<g class="over"></g>`;
   figure.state = {lines, range, xAt, yAt};

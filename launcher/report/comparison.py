@@ -167,7 +167,7 @@ def sentences(comparison: Comparison) -> list[str]:
     for split in ("dev", "test"):
         if metric is not None and isinstance(best.scores(split).get(metric), int | float):
             interval = interval_of(metric, best.scores(split))
-            about = f" (95 % interval {shown(interval.low)} to {shown(interval.high)})" if interval else ""
+            about = f" (95% interval {shown(interval.low)} to {shown(interval.high)})" if interval else ""
             texts.append(f"The best by {metric} is {comparison.names[0]}: {shown(best.scores(split)[metric])} on {split}{about}.")
             break
     for group in comparison.groups.values():
@@ -182,23 +182,32 @@ def _in_words(spread: Spread) -> str:
     mean, low, high = spread.mean, spread.mean - spread.half_width, spread.mean + spread.half_width
     return (
         f"{shown(mean)} ± {shown(spread.deviation)} over {spread.number} seeds "
-        f"(95 % interval of the mean {shown(low)} to {shown(high)})"
+        f"(95% interval of the mean {shown(low)} to {shown(high)})"
     )
 
 
 def results_table(comparison: Comparison) -> Table:
     """A row for each run."""
-    head = ["run", "state", *(f"{split}/{name}" for split, name in comparison.columns), "tokens/s", "wall time", "hours"]
+    scores = [f"{split}/{name}" for split, name in comparison.columns]
+    units = {hours_name(record.start) for record in comparison.records if record.start is not None}
+    head = ["run", "state", "best step", *scores, "tokens/s", "wall time", units.pop() if len(units) == 1 else "hours"]
     rows = []
     for name, record in zip(comparison.names, comparison.records, strict=True):
-        scores = (shown(record.scores(split).get(metric)) for split, metric in comparison.columns)
+        values = (shown(record.scores(split).get(metric)) for split, metric in comparison.columns)
         rates = record.history.of_steps("tokens_per_s")[1]
         start = record.start or {}
         ranks = start.get("world_size")
-        hours = f"{device_hours(record, ranks):,.3g} {hours_name(start)}" if isinstance(ranks, int) else ""
+        hours = f"{device_hours(record, ranks):,.3g}" if isinstance(ranks, int) else ""
         rate = f"{float(rates.mean()):,.0f}" if len(rates) else ""
-        rows.append((name, state(record), *scores, rate, duration(record.time_use.total_s), hours))
+        best = (record.results or {}).get("best_step")
+        best_step = f"{best:,}" if isinstance(best, int) else ""
+        rows.append((name, _state(record), best_step, *values, rate, duration(record.time_use.total_s), hours))
     return Table("Runs, the best first", head, rows, has_row_heads=True, colours=comparison.colours)
+
+
+def _state(record: RunRecord) -> str:
+    """`finished`, or how far it is."""
+    return "finished" if record.results is not None else state(record).partition(" (")[0]
 
 
 def seeds_tables(comparison: Comparison) -> list[Table]:
@@ -213,7 +222,7 @@ def seeds_tables(comparison: Comparison) -> list[Table]:
                 interval = f"{shown(spread.mean - spread.half_width)} to {shown(spread.mean + spread.half_width)}"
             cells = (name, shown(spread.mean), f"± {shown(spread.deviation)}", str(spread.number), interval)
             rows.append((_group_name(comparison, group), *cells))
-    head = ("runs", "metric", "mean", "standard deviation", "n", "95 % interval of the mean (t)")
+    head = ("runs", "metric", "mean", "standard deviation", "n", "95% interval of the mean (t)")
     return [Table("Runs that differ in their seeds alone", head, rows, has_row_heads=True)] if rows else []
 
 

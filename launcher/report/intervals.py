@@ -10,7 +10,7 @@ _Z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
 
 
 class Interval(NamedTuple):
-    """Where the value of a metric lies, with 95 % confidence."""
+    """Where the value of a metric lies, with 95% confidence."""
 
     low: float
     high: float
@@ -26,7 +26,7 @@ class Spread(NamedTuple):
     """The sample's standard deviation (n - 1); 0 for a single run."""
     number: int
     half_width: float
-    """The 95 % interval of the mean (Student's t) is mean ± this; nan for a single run."""
+    """The 95% interval of the mean (Student's t) is mean ± this; nan for a single run."""
 
 
 def interval_of(metric: str, scores: Mapping[str, Any]) -> Interval | None:

@@ -7,7 +7,7 @@ from shardtune.launcher.report.parts import Listing, Section
 from shardtune.launcher.report.record import RunRecord, read_record
 from shardtune.launcher.report.sections.data import data_card
 from shardtune.launcher.report.sections.machine import environment, speed_line, time_parts
-from shardtune.launcher.report.sections.results import results
+from shardtune.launcher.report.sections.results import evaluations, results
 from shardtune.launcher.report.sections.samples import samples
 from shardtune.launcher.report.sections.settings import reproduction, settings
 from shardtune.launcher.report.sections.summary import key_figures, state, summary
@@ -34,6 +34,7 @@ def render_page(record: RunRecord) -> str:
         Section("results", "Results", results(record)),
     ]
     after = [
+        Section("evaluations", "Evaluations", evaluations(record)),
         Section("time", "Where the time went", time_parts(record)),
         Section("samples", "Samples", samples(record)),
         Section("data", "Data", data_card(record)),

@@ -20,13 +20,27 @@ HIDDEN = ("confusion", "answers", "intervals", "thresholds")
 
 
 def results(record: RunRecord) -> list[Table]:
-    """The tables of the results."""
-    tables = [metrics_table(record), _evaluations(record.evaluations)]
-    for split in ("test", "dev"):
-        scores = record.scores(split)
-        tables += [_per_class(split, scores, record.facts), _confusion(split, scores, record.facts)]
-        tables += _nested(split, scores)
-    return [table for table in tables if table is not None]
+    """The metrics, and the tables of the split that counts: test, or dev if there is no test split."""
+    metrics = metrics_table(record)
+    return [*([metrics] if metrics is not None else []), *_tables(record, _main_split(record))]
+
+
+def evaluations(record: RunRecord) -> list[Table]:
+    """All evaluations, and the tables of dev beside a test split."""
+    listed = _evaluations(record.evaluations)
+    more = _tables(record, "dev") if _main_split(record) != "dev" else []
+    return [*([listed] if listed is not None else []), *more]
+
+
+def _main_split(record: RunRecord) -> str:
+    return "test" if record.scores("test") else "dev"
+
+
+def _tables(record: RunRecord, split: str) -> list[Table]:
+    """The tables of a split: classes, confusion matrix, whatever else has numbers by name."""
+    scores = record.scores(split)
+    tables = [_per_class(split, scores, record.facts), _confusion(split, scores, record.facts)]
+    return [*(table for table in tables if table is not None), *_nested(split, scores)]
 
 
 def metrics_table(record: RunRecord) -> Table | None:
@@ -42,7 +56,7 @@ def metrics_table(record: RunRecord) -> Table | None:
     for names in sorted(groups, key=lambda names: main not in names):
         cells = [_with_interval(names[0], scores) for scores in columns.values()]
         rows.append((" = ".join(names), *cells))
-    note = "In brackets: 95 % intervals." if any("[" in cell for row in rows for cell in row[1:]) else ""
+    note = "In brackets: 95% intervals." if any("[" in cell for row in rows for cell in row[1:]) else ""
     return Table("Metrics of the best model", ("metric", *columns), rows, has_row_heads=True, note=note)
 
 
@@ -76,10 +90,9 @@ def _names(facts: Mapping[str, Any], number: int) -> list[str]:
 
 def per_class_tables(record: RunRecord) -> list[Table]:
     """The classes and entity types on test, or on dev if there is no test split."""
-    split = "test" if record.scores("test") else "dev"
-    scores = record.scores(split)
-    classes = _per_class(split, scores, record.facts)
-    return [*([classes] if classes is not None else []), *_nested(split, scores)]
+    split = _main_split(record)
+    classes = _per_class(split, record.scores(split), record.facts)
+    return [*([classes] if classes is not None else []), *_nested(split, record.scores(split))]
 
 
 def _per_class(split: str, scores: Mapping[str, Any], facts: Mapping[str, Any]) -> Table | None:
@@ -116,7 +129,7 @@ def _confusion(split: str, scores: Mapping[str, Any], facts: Mapping[str, Any]) 
     cells = sorted(cells, reverse=True)[:MOST_CONFUSIONS]
     rows = [(names[true], names[at], f"{cell:,}", f"{cell / sums[true]:.1%}") for cell, true, at in cells]
     title = f"Largest confusions on {split}, of {len(matrix):,} labels"
-    return Table(title, ("true label", "predicted label", "rows", "of the true label's rows"), rows, holds_texts=True)
+    return Table(title, ("true label", "predicted label", "rows", "of the true label's rows"), rows, has_row_heads=True)
 
 
 def _nested(split: str, scores: Mapping[str, Any]) -> Iterator[Table]:

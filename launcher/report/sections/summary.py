@@ -112,13 +112,13 @@ def main_metric(record: RunRecord) -> str | None:
 
 
 def result_of(record: RunRecord, split: str, metric: str) -> str:
-    """`0.9120 (95 % interval 0.8930 to 0.9280; Wilson, 912 of 1,000)`; empty without a number."""
+    """`0.9120 (95% interval 0.8930 to 0.9280; Wilson, 912 of 1,000)`; empty without a number."""
     scores = record.scores(split)
     if not isinstance(scores.get(metric), int | float):
         return ""
     text = shown(scores[metric])
     if (interval := interval_of(metric, scores)) is not None:
-        text += f" (95 % interval {shown(interval.low)} to {shown(interval.high)}; {interval.how})"
+        text += f" (95% interval {shown(interval.low)} to {shown(interval.high)}; {interval.how})"
     return text
 
 
@@ -209,8 +209,8 @@ def _where_time_went(record: RunRecord) -> Iterator[str]:
     yield f"{use.goodput:.1%} of {in_words(use.total_s)} was training on real tokens{more}."
 
 
-def key_figures(record: RunRecord) -> list[tuple[str, str]]:
-    """(name, value) of what is seen first."""
+def key_figures(record: RunRecord) -> list[tuple[str, str, str]]:
+    """(name, value, a word more) of what is seen first."""
     if record.start is None or not record.last_step:
         return []
     figures = []
@@ -218,20 +218,18 @@ def key_figures(record: RunRecord) -> list[tuple[str, str]]:
     for split in ("test", "dev"):
         if metric is not None and isinstance(value := record.scores(split).get(metric), int | float):
             interval = interval_of(metric, record.scores(split))
-            name = f"{metric} on {split}"
-            if interval is not None:
-                name += f", 95 %: {interval.low:.3f} to {interval.high:.3f}"
-            figures.append((name, f"{as_float(value):.3f}"))
+            about = f"{interval.low:.3f} to {interval.high:.3f} (95%)" if interval is not None else ""
+            figures.append((f"{metric} on {split}", f"{as_float(value):.3f}", about))
     rates = record.history.of_steps("tokens_per_s")[1]
     if len(rates):
-        figures.append(("tokens/s", f"{float(rates.mean()):,.0f}"))
+        figures.append(("tokens/s", f"{float(rates.mean()):,.0f}", "without padding"))
     if record.time_use.total_s:
-        figures.append(("wall time", duration(record.time_use.total_s)))
+        figures.append(("wall time", duration(record.time_use.total_s), "with queue and restarts"))
         if isinstance(ranks := record.start.get("world_size"), int):
-            figures.append((hours_name(record.start), f"{device_hours(record, ranks):,.3g}"))
+            figures.append((hours_name(record.start), f"{device_hours(record, ranks):,.3g}", counted(ranks, "rank")))
     if record.time_use.goodput is not None:
-        figures.append(("goodput", f"{record.time_use.goodput:.1%}"))
+        figures.append(("goodput", f"{record.time_use.goodput:.1%}", "of the wall time"))
     memory = record.history.of_steps("memory_bytes")[1]
     if len(memory):
-        figures.append(("peak memory", f"{float(memory.max()) / 1e9:.2f} GB"))
+        figures.append(("peak memory", f"{float(memory.max()) / 1e9:.2f} GB", "of a rank"))
     return figures

@@ -57,12 +57,14 @@ def render_chart(title: str, series: Sequence[Series], bounds: tuple[float, floa
         if x_from <= x <= x_to:
             parts.append(f'<text x="{x_at(x):.1f}" y="{HEIGHT - 10}" text-anchor="middle">{short(x)}</text>')
     legend = LEFT + 8.0
+    # Names that do not fit would leave the others to be guessed.
+    has_legend = len(drawn) > 1 and legend + sum(7 * len(line.name) + 28 for line, _ in drawn) <= WIDTH
     for line, points in drawn:
         path = " ".join(f"{x_at(x):.1f},{y_at(y):.1f}" for x, y in points)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{line.colour}" stroke-width="1.6"/>')
         if line.dots:
             parts += [f'<circle cx="{x_at(x):.1f}" cy="{y_at(y):.1f}" r="3" fill="{line.colour}"/>' for x, y in points]
-        if len(drawn) > 1 and legend + 7 * len(line.name) + 28 <= WIDTH:
+        if has_legend:
             parts.append(f'<rect x="{legend:.0f}" y="22" width="10" height="4" fill="{line.colour}"/>')
             parts.append(f'<text x="{legend + 14:.0f}" y="28">{escape(line.name)}</text>')
             legend += 7 * len(line.name) + 28
