@@ -1,4 +1,4 @@
-// Zoom, values and other axes for the charts of a page, whose <svg> elements stand there without this script too.
+// Zoom, values and other axes for the charts of a page, which stand there as drawings without this script too.
 "use strict";
 (() => {
 const source = document.getElementById("chart-data");
