@@ -23,6 +23,13 @@ STEP_LINE = b'{"event": "step"'
 """How the reporter begins the line of a step."""
 FEW_LINES = 64
 """Blocks with fewer step lines are parsed one by one: Arrow's reader takes longer to begin than to read these."""
+NUM_LOOKED_AT = 16
+"""In so many step lines of a block keys are looked for that are not of KEYS."""
+KEYS = (
+    "step", "time", "epoch", "loss", "lr", "grad_norm", "tokens_per_s", "mfu", "padding_efficiency", "step_time_s",
+    "data_wait_s", "skipped_steps", "memory_bytes", "lost_share", "slowest_rank", "slowest_gpu",
+)  # fmt: skip
+"""What is read of every step line."""
 Event = dict[str, Any]
 Column = NDArray[np.float64]
 
@@ -169,13 +176,11 @@ def _read_by_arrow(rows: Sequence[bytes]) -> _Table | None:
     import pyarrow as pa
     from pyarrow import json as arrow_json
 
-    first, last = _parsed(rows[0]), _parsed(rows[-1])
-    if first is None or last is None:
-        return None
-    keys = [key for key, value in {**first, **last}.items() if value is None or _is_number(value)]
+    looked_at = [_parsed(row) for row in rows[:: len(rows) // NUM_LOOKED_AT + 1]]
+    found = {key for event in looked_at if event is not None for key, value in event.items() if _is_number(value)}
+    keys = list(dict.fromkeys([*KEYS, *sorted(found)]))
     fields = [pa.field(key, pa.float64()) for key in keys]
-    has_hosts = "slowest_host" in last and {"slowest_rank", "slowest_gpu", "lost_share"} <= set(keys)
-    schema = pa.schema([*fields, *([pa.field("slowest_host", pa.string())] if has_hosts else [])])
+    schema = pa.schema([*fields, pa.field("slowest_host", pa.string())])
     data = b"".join(rows)
     try:
         table = arrow_json.read_json(
@@ -186,9 +191,10 @@ def _read_by_arrow(rows: Sequence[bytes]) -> _Table | None:
     except pa.ArrowInvalid:
         return None
     columns = {key: table[key].to_numpy().astype(np.float64) for key in keys}
-    if table.num_rows != len(rows) or "step" not in columns or np.isnan(columns["step"]).any():
+    if table.num_rows != len(rows) or np.isnan(columns["step"]).any():
         return None
-    return _Table(columns, _waited_for(columns, table["slowest_host"].to_pylist()) if has_hosts else {})
+    waited_for = _waited_for(columns, table["slowest_host"].to_pylist())
+    return _Table({key: column for key, column in columns.items() if not np.isnan(column).all()}, waited_for)
 
 
 def _waited_for(columns: Mapping[str, Column], hosts: Sequence[str | None]) -> dict[str, float]:

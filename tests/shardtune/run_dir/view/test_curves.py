@@ -18,7 +18,7 @@ from shardtune.run_dir.view.history import history_of
         ("f1_macro", 0.9, 0.4, 1.0),
         ("mcc", 1.0, 0.5, 1.0),
         ("mcc", -1.0, -1.0, -0.5),
-        ("bleu", 100.0, 40.0, 100.0),
+        ("bleu", 100.0, 50.0, 100.0),
         ("perplexity", 2.0, 1.0, 3.0),
     ],
 )
