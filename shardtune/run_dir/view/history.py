@@ -6,6 +6,7 @@ they would take gigabytes. Between two other events, one `step` event stands for
 
 import io
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,15 @@ KEYS = (
     "data_wait_s", "skipped_steps", "memory_bytes", "lost_share", "slowest_rank", "slowest_gpu",
 )  # fmt: skip
 """What is read of every step line."""
+NEEDED: dict[str, dict[str, Any]] = {
+    "start": {"step": 0},
+    "lost": {"step": 0, "num_steps": 0, "seconds": 0.0},
+    "phase": {"name": None},
+    "alert": {"title": "", "text": ""},
+    "notice": {"text": ""},
+    "stopped": {"step": 0, "reason": ""},
+}
+"""Kind of an event -> what those who read it rely on; older versions did not write all of it."""
 Event = dict[str, Any]
 Column = NDArray[np.float64]
 
@@ -108,9 +118,9 @@ def _collect(blocks: Iterable[Sequence[bytes | Event]]) -> History:
             if at > begin:
                 step = _add_condensed(events, {key: column[begin:at] for key, column in table.columns.items()}, step)
             if event is not None:
-                events.append(event)
+                events.append(_completed(event, events))
                 if event["event"] in ("start", "lost"):
-                    step = _number(event.get("step", 0))
+                    step = events[-1]["step"]
         tables.append(table.columns)
     return History(events, _joined(tables), waited_for, num_unreadable)
 
@@ -135,15 +145,24 @@ def _sorted_out(block: Sequence[bytes | Event]) -> tuple[list[tuple[int, Event]]
     return others, rows, num_bad
 
 
+def _completed(event: Event, before: Sequence[Event]) -> Event:
+    """The event with what others rely on, where it is missing or no number: its time is that of the one before it."""
+    times = before[-1]["time"] if before else 0.0
+    needed = {"time": times, **NEEDED.get(event["event"], {})}
+    found = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in event.items()}
+    if event["event"] == "begin":  # a time that is not known is not there
+        found = {key: value for key, value in found.items() if value is not None}
+    wrong = {key: value for key, value in needed.items() if _is_number(value) and not _is_number(found.get(key))}
+    return {**needed, **found, **wrong}
+
+
 def _parsed(line: bytes) -> Event | None:
     """The event of a line; None if it is none."""
     try:
         event = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(event, dict) or not isinstance(event.get("event"), str) or not _is_number(event.get("time", 0)):
-        return None
-    return {"time": 0.0, **event}
+    return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
 
 
 @dataclass(frozen=True)
@@ -162,7 +181,7 @@ def _table(rows: Sequence[bytes]) -> tuple[_Table, list[int]]:
     bad = [number for number, event in enumerate(parsed) if event is None or not _is_number(event.get("step"))]
     events = [event for number, event in enumerate(parsed) if event is not None and number not in set(bad)]
     keys = dict.fromkeys(key for event in events for key, value in event.items() if _is_number(value))
-    columns = {key: np.array([_number(event.get(key)) for event in events], dtype=np.float64) for key in keys}
+    columns = {key: _finite(np.array([_number(event.get(key)) for event in events])) for key in keys}
     waited_for: dict[str, float] = {}
     for event in events:
         if _is_number(event.get("lost_share")) and "slowest_rank" in event:
@@ -190,7 +209,7 @@ def _read_by_arrow(rows: Sequence[bytes]) -> _Table | None:
         )
     except pa.ArrowInvalid:
         return None
-    columns = {key: table[key].to_numpy().astype(np.float64) for key in keys}
+    columns = {key: _finite(table[key].to_numpy().astype(np.float64)) for key in keys}
     if table.num_rows != len(rows) or np.isnan(columns["step"]).any():
         return None
     waited_for = _waited_for(columns, table["slowest_host"].to_pylist())
@@ -217,7 +236,7 @@ def _add_condensed(events: list[Event], part: Mapping[str, Column], step: float)
     Its means are weighted so that time_use finds in it what it finds in all of them.
     """
     numbers = np.diff(part["step"], prepend=step)
-    event: Event = {"time": 0.0}
+    event: Event = {"time": events[-1]["time"] if events else 0.0}
     event |= {key: float(column[-1]) for key, column in part.items() if np.isfinite(column[-1])}
     event |= {"event": "step", "step": int(part["step"][-1])}
 
@@ -258,8 +277,13 @@ def _joined(tables: Sequence[Mapping[str, Column]]) -> dict[str, Column]:
     return columns if is_kept.all() else {key: column[is_kept] for key, column in columns.items()}
 
 
+def _finite(column: Column) -> Column:
+    """The column with nan for what is not finite, or too large to be computed with."""
+    return np.where(np.abs(column) < 1e100, column, np.nan)
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _number(value: Any) -> float:
