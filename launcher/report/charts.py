@@ -73,9 +73,7 @@ def axes_of(history: History) -> dict[str, tuple[Column, Column]]:
     if "epoch" in steps and np.isfinite(steps["epoch"]).all():
         found["epoch"] = np.maximum.accumulate(steps["epoch"])
     kept = np.unique(np.linspace(0, len(numbers) - 1, min(len(numbers), MAX_AXIS)).astype(np.int64))
-    return {
-        name: (np.append(0.0, steps["step"][kept]), np.append(0.0, values[kept])) for name, values in found.items()
-    }
+    return {name: (np.append(0.0, steps["step"][kept]), np.append(0.0, values[kept])) for name, values in found.items()}
 
 
 def _line(line: Line, run: int) -> dict[str, Any]:

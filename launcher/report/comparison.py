@@ -80,7 +80,9 @@ class Comparison:
     @cached_property
     def differences(self) -> dict[str, list[str]]:
         """Dotted key of the recipe -> its value in each run, of the keys whose values differ."""
-        values = [dict(leaves(record.recipe.model_dump(mode="json"))) if record.recipe else {} for record in self.records]
+        values = [
+            dict(leaves(record.recipe.model_dump(mode="json"))) if record.recipe else {} for record in self.records
+        ]
         keys = dict.fromkeys(key for each in values for key in each)
         columns = {key: [each.get(key, "") for each in values] for key in keys if key not in NO_DIFFERENCE}
         return {key: column for key, column in columns.items() if len(set(column)) > 1}
@@ -114,7 +116,9 @@ def compare_runs(records: Sequence[RunRecord]) -> Comparison:
     metric = Comparison(records).metric
 
     def place(record: RunRecord) -> float:
-        value = record.scores("dev").get(metric or "") if record.scores("dev") else record.scores("test").get(metric or "")
+        value = (
+            record.scores("dev").get(metric or "") if record.scores("dev") else record.scores("test").get(metric or "")
+        )
         if not isinstance(value, int | float) or not math.isfinite(value):
             return math.inf
         return value if _is_lower_better(record, metric) else -value
@@ -168,7 +172,9 @@ def sentences(comparison: Comparison) -> list[str]:
         if metric is not None and isinstance(best.scores(split).get(metric), int | float):
             interval = interval_of(metric, best.scores(split))
             about = f" (95% interval {shown(interval.low)} to {shown(interval.high)})" if interval else ""
-            texts.append(f"The best by {metric} is {comparison.names[0]}: {shown(best.scores(split)[metric])} on {split}{about}.")
+            texts.append(
+                f"The best by {metric} is {comparison.names[0]}: {shown(best.scores(split)[metric])} on {split}{about}."
+            )
             break
     for group in comparison.groups.values():
         spreads = comparison.spreads(group)

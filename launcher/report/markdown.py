@@ -30,7 +30,9 @@ def render_run(record: RunRecord) -> str:
     parts += [render_table(table) for table in tables if table is not None]
     if record.recipe is not None:
         rows = list(key_settings(record.recipe).items())
-        parts.append(render_table(Table("Settings that differ from the defaults", ("key", "value"), rows), is_code=True))
+        parts.append(
+            render_table(Table("Settings that differ from the defaults", ("key", "value"), rows), is_code=True)
+        )
     return visible("\n\n".join(parts) + "\n")
 
 

@@ -19,7 +19,7 @@ from shardtune.recipe.schema import Recipe
 from shardtune.recipe.yaml_lines import write_yaml
 from shardtune.run_dir.files import FORKED_FROM, MODEL
 from shardtune.run_dir.view.curves import picture
-from shardtune.run_dir.view.history import read_history
+from shardtune.run_dir.view.history import read_history, read_milestones
 from shardtune.trainer.checkpoint.manifest import Manifest
 
 CURVES = "curves.svg"
@@ -52,7 +52,7 @@ def render_card(
 ) -> str:
     """README.md. It names no folder of this machine; the card of adapters names their base model."""
     start: Mapping[str, Any] = next(
-        (event for event in reversed(read_history(run_dir).events) if event["event"] == "start"), {}
+        (event for event in reversed(read_milestones(run_dir)) if event["event"] == "start"), {}
     )
     counts = start.get("data", {})
     metrics = {"dev": manifest.dev_metrics or {}, "test": (results or {}).get("test", {})}

@@ -50,7 +50,7 @@ def metrics_table(record: RunRecord) -> Table | None:
     columns |= {split: scores for split in ("dev", "test") if (scores := record.scores(split))}
     if not columns:
         return None
-    groups = {names: None for names in same_metrics(list(columns.values()))} | {("loss",): None}
+    groups = dict.fromkeys(same_metrics(list(columns.values()))) | {("loss",): None}
     main = main_metric(record)
     rows = []
     for names in sorted(groups, key=lambda names: main not in names):
@@ -135,7 +135,7 @@ def _confusion(split: str, scores: Mapping[str, Any], facts: Mapping[str, Any]) 
 def _nested(split: str, scores: Mapping[str, Any]) -> Iterator[Table]:
     """A table for each entry with numbers by name: entity types, labels, languages, thresholds."""
     for key, values in scores.items():
-        if not isinstance(values, Mapping) or key in HIDDEN and key != "thresholds" or not values:
+        if not isinstance(values, Mapping) or (key in HIDDEN and key != "thresholds") or not values:
             continue
         title = f"{key.replace('_', ' ').capitalize()} on {split}"
         if all(isinstance(value, Mapping) for value in values.values()):

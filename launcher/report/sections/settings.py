@@ -80,7 +80,7 @@ def _marked(config: str, changed: set[str]) -> list[tuple[str, bool]]:
             path = [(depth, key) for depth, key in path if depth < indent] + [(indent, text.partition(":")[0])]
         key = ".".join(key for _, key in path)
         is_value = bool(text) and not text.startswith("#") and not text.endswith(":")
-        lines.append((line, is_value and key in changed or text.endswith(":") and key in changed))
+        lines.append((line, (is_value and key in changed) or (text.endswith(":") and key in changed)))
     return lines
 
 

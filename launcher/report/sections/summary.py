@@ -152,8 +152,10 @@ def _dates(record: RunRecord) -> Iterator[str]:
     if not took:
         return
     (first, began), (last, ended) = (_date(moment) for moment in (times[0], times[-1]))
-    yield f"Training took {took}, {first} {began} to {ended}." if first == last else (
-        f"Training took {took}, {first} {began} to {last} {ended}."
+    yield (
+        f"Training took {took}, {first} {began} to {ended}."
+        if first == last
+        else (f"Training took {took}, {first} {began} to {last} {ended}.")
     )
 
 

@@ -41,7 +41,7 @@ def _of_data(prepared: Mapping[str, Any]) -> Iterator[str]:
     for leak in prepared.get("leaks") or []:
         if isinstance(leak, dict) and leak.get("rows"):
             yield (
-                f"leak: {counted(leak['rows'], f'row')} of {leak.get('of')} with the same input as a row of "
+                f"leak: {counted(leak['rows'], 'row')} of {leak.get('of')} with the same input as a row of "
                 f"{leak.get('inside')}; the scores on {leak.get('of')} are too good by what the model has memorized"
             )
     for name, split in (prepared.get("splits") or {}).items():

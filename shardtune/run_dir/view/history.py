@@ -24,13 +24,12 @@ STEP_LINE = b'{"event": "step"'
 """How the reporter begins the line of a step."""
 FEW_LINES = 64
 """Blocks with fewer step lines are parsed one by one: Arrow's reader takes longer to begin than to read these."""
-NUM_LOOKED_AT = 16
-"""In so many step lines of a block keys are looked for that are not of KEYS."""
 KEYS = (
     "step", "time", "epoch", "loss", "lr", "grad_norm", "tokens_per_s", "mfu", "padding_efficiency", "step_time_s",
-    "data_wait_s", "skipped_steps", "memory_bytes", "lost_share", "slowest_rank", "slowest_gpu",
+    "data_wait_s", "skipped_steps", "memory_bytes", "lost_share", "slowest_rank", "slowest_gpu", "gpu_utilization",
+    "gpu_power_w", "gpu_temperature_c",
 )  # fmt: skip
-"""What is read of every step line."""
+"""What is read of a step."""
 NEEDED: dict[str, dict[str, Any]] = {
     "start": {"step": 0},
     "lost": {"step": 0, "num_steps": 0, "seconds": 0.0},
@@ -52,8 +51,8 @@ class History:
     """All in their order, but one `step` event for the whole row of them between two others: the last of these, with
     `step_time_s` and its shares as means of all."""
     steps: Mapping[str, Column]
-    """Key of a `step` event -> its number in each of them, nan where it has none; all as long as `step`. Steps that a
-    resume did again are here once."""
+    """Key of a `step` event, of KEYS -> its number in each of them, nan where it has none; all as long as `step`. Keys
+    that no step has are not here, and steps that a resume did again are here once."""
     waited_for: Mapping[str, float]
     """Rank and where it runs -> sum of the `lost_share` of all step events in which it was the slowest."""
     num_unreadable: int = 0
@@ -90,6 +89,22 @@ def read_history(run_dir: Path) -> History:
 def history_of(events: Iterable[Mapping[str, Any]]) -> History:
     """The history of events in memory."""
     return _collect([[dict(event) for event in events]])
+
+
+def read_milestones(run_dir: Path) -> list[Event]:
+    """The events of a run directory, but of the `step` events between two others only the last: the other lines of
+    steps are not parsed. Raises OSError."""
+    events: list[Event] = []
+    step_line = b""
+    for block in _blocks(run_dir / METRICS) if (run_dir / METRICS).is_file() else ():
+        for line in block:
+            if line.startswith(STEP_LINE):
+                step_line = line
+                continue
+            lines, step_line = ([step_line, line] if step_line else [line]), b""
+            events += [_completed(event, events) for event in map(_parsed, lines) if event is not None]
+    last = _parsed(step_line) if step_line else None
+    return events if last is None else [*events, _completed(last, events)]
 
 
 def _blocks(path: Path) -> Iterator[list[bytes]]:
@@ -149,7 +164,9 @@ def _completed(event: Event, before: Sequence[Event]) -> Event:
     """The event with what others rely on, where it is missing or no number: its time is that of the one before it."""
     times = before[-1]["time"] if before else 0.0
     needed = {"time": times, **NEEDED.get(event["event"], {})}
-    found = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in event.items()}
+    found = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in event.items()
+    }
     if event["event"] == "begin":  # a time that is not known is not there
         found = {key: value for key, value in found.items() if value is not None}
     wrong = {key: value for key, value in needed.items() if _is_number(value) and not _is_number(found.get(key))}
@@ -180,8 +197,8 @@ def _table(rows: Sequence[bytes]) -> tuple[_Table, list[int]]:
     parsed = [_parsed(line) for line in rows]
     bad = [number for number, event in enumerate(parsed) if event is None or not _is_number(event.get("step"))]
     events = [event for number, event in enumerate(parsed) if event is not None and number not in set(bad)]
-    keys = dict.fromkeys(key for event in events for key, value in event.items() if _is_number(value))
-    columns = {key: _finite(np.array([_number(event.get(key)) for event in events])) for key in keys}
+    columns = {key: _finite(np.array([_number(event.get(key)) for event in events], dtype=np.float64)) for key in KEYS}
+    columns = {key: column for key, column in columns.items() if not np.isnan(column).all()}
     waited_for: dict[str, float] = {}
     for event in events:
         if _is_number(event.get("lost_share")) and "slowest_rank" in event:
@@ -195,11 +212,7 @@ def _read_by_arrow(rows: Sequence[bytes]) -> _Table | None:
     import pyarrow as pa
     from pyarrow import json as arrow_json
 
-    looked_at = [_parsed(row) for row in rows[:: len(rows) // NUM_LOOKED_AT + 1]]
-    found = {key for event in looked_at if event is not None for key, value in event.items() if _is_number(value)}
-    keys = list(dict.fromkeys([*KEYS, *sorted(found)]))
-    fields = [pa.field(key, pa.float64()) for key in keys]
-    schema = pa.schema([*fields, pa.field("slowest_host", pa.string())])
+    schema = pa.schema([*(pa.field(key, pa.float64()) for key in KEYS), pa.field("slowest_host", pa.string())])
     data = b"".join(rows)
     try:
         table = arrow_json.read_json(
@@ -209,7 +222,7 @@ def _read_by_arrow(rows: Sequence[bytes]) -> _Table | None:
         )
     except pa.ArrowInvalid:
         return None
-    columns = {key: _finite(table[key].to_numpy().astype(np.float64)) for key in keys}
+    columns = {key: _finite(table[key].to_numpy().astype(np.float64)) for key in KEYS}
     if table.num_rows != len(rows) or np.isnan(columns["step"]).any():
         return None
     waited_for = _waited_for(columns, table["slowest_host"].to_pylist())
@@ -262,13 +275,17 @@ def _add_condensed(events: list[Event], part: Mapping[str, Column], step: float)
     return float(part["step"][-1])
 
 
-def _joined(tables: Sequence[Mapping[str, Column]]) -> dict[str, Column]:
-    """The columns of all blocks one after another, without the steps that were done again later."""
+def _joined(tables: Sequence[dict[str, Column]]) -> dict[str, Column]:
+    """The columns of all blocks one after another, without the steps that were done again later; empties the blocks."""
     tables = [table for table in tables if table]
-    keys = dict.fromkeys(key for table in tables for key in table)
-    columns = {
-        key: np.concatenate([table.get(key, np.full(len(table["step"]), np.nan)) for table in tables]) for key in keys
-    }
+    keys = list(dict.fromkeys(key for table in tables for key in table))
+    lengths = [len(table["step"]) for table in tables]
+    columns = {}
+    for key in keys:  # each is taken out of the blocks, so that nothing is there twice
+        blocks = [table.pop(key, None) for table in tables]
+        columns[key] = np.concatenate(
+            [np.full(length, np.nan) if block is None else block for block, length in zip(blocks, lengths, strict=True)]
+        )
     if not columns:
         return {}
     steps = columns["step"]

@@ -33,9 +33,7 @@ class Compared:
         return self.name, _words(self.predicted, self.unit), _words(self.real, self.unit), f"{self.error:+.0%}"
 
 
-def compare(
-    plan: Mapping[str, Any] | None, events: Sequence[Event], typical: Event | None = None
-) -> list[Compared]:
+def compare(plan: Mapping[str, Any] | None, events: Sequence[Event], typical: Event | None = None) -> list[Compared]:
     """What was predicted (plan_file) and is known by now, by the events of metrics.jsonl; empty if nothing is.
 
     `typical` has the medians of the steps since the newest start, where the events do not have each step.

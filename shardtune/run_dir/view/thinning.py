@@ -28,4 +28,3 @@ def means(x: Numbers, y: Numbers, limit: int) -> tuple[Numbers, Numbers]:
     begins = np.arange(limit) * len(x) // limit
     ends = np.append(begins[1:], len(x))
     return x[ends - 1], np.add.reduceat(y, begins) / (ends - begins)
-

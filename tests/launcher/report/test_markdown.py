@@ -43,7 +43,11 @@ def test_several_runs_are_one_table(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 2)):
         (tmp_path / name).mkdir()
         config = f"{CONFIG}train: {{seed: {seed}}}\n"
-        records.append(read_record(write_run(tmp_path / name, [START, {**STEP, "step": 1}, EVAL | {"step": 1}], config_yaml=config)))
+        records.append(
+            read_record(
+                write_run(tmp_path / name, [START, {**STEP, "step": 1}, EVAL | {"step": 1}], config_yaml=config)
+            )
+        )
     text = render_runs(compare_runs(records))
     assert "They differ in their seeds alone." in text and "0.8750 ± 0.0000 over 2 seeds" in text
     assert "| a | `1` |" in text and "| b | `2` |" in text

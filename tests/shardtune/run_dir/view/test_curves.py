@@ -50,7 +50,9 @@ def test_metrics_that_are_the_same_are_one_curve_with_both_names() -> None:
 
 def test_metrics_that_are_no_numbers_once_are_drawn_without_that_point() -> None:
     values = [0.5, None, math.inf, 0.75]
-    events = [{"event": "eval", "split": "dev", "step": at, "time": 1.0, "f1": value} for at, value in enumerate(values)]
+    events = [
+        {"event": "eval", "split": "dev", "step": at, "time": 1.0, "f1": value} for at, value in enumerate(values)
+    ]
     (curve,) = curves_of(history_of(events))
     assert curve.lines[0].y.tolist() == [0.5, 0.75]
 

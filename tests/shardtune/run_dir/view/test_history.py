@@ -11,7 +11,8 @@ import pytest
 
 from shardtune.run_dir.files import METRICS
 from shardtune.run_dir.view import history as history_module
-from shardtune.run_dir.view.history import FEW_LINES, NUM_LOOKED_AT, STEP_LINE, history_of, read_history
+from shardtune.run_dir.view.history import FEW_LINES, STEP_LINE, history_of, read_history, read_milestones
+from shardtune.run_dir.view.results import render_time
 from shardtune.run_dir.view.time_use import time_use
 
 Event = dict[str, Any]
@@ -83,7 +84,7 @@ def test_lines_of_a_million_steps_are_read_by_arrow(tmp_path: Path, monkeypatch:
     steps = [{"event": "step", "time": float(step), "step": step, "loss": 1.0} for step in range(1, 5001)]
     history = read_history(write(tmp_path, steps))
     assert len(history.steps["step"]) == 5000 and len(history.events) == 1
-    assert len(parsed) <= NUM_LOOKED_AT  # for the names of the columns
+    assert parsed == []
 
 
 def test_a_line_that_is_no_event_is_counted_and_the_rest_is_read(tmp_path: Path) -> None:
@@ -119,6 +120,15 @@ def test_a_history_until_a_step_has_nothing_after_it() -> None:
     history = history_of(life()).until(150)
     assert history.steps["step"].max() == 150
     assert all(event.get("step", 0) <= 150 for event in history.events)
+
+
+def test_milestones_have_the_last_step_of_each_row_of_them(tmp_path: Path) -> None:
+    events = life()
+    milestones = read_milestones(write(tmp_path, events, b'{"event": "step", "st'))
+    others = [event for event in events if event["event"] != "step"]
+    assert [event for event in milestones if event["event"] != "step"] == others
+    assert render_time(milestones, None, 0.0) == render_time(events, None, 0.0)
+    assert len(milestones) < len(events) / 3
 
 
 def test_a_run_without_metrics_has_an_empty_history(tmp_path: Path) -> None:
