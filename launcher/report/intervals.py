@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from statistics import NormalDist, fmean, stdev
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 LEVEL = 0.95
 _Z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
@@ -63,7 +63,7 @@ def _counts(metric: str, scores: Mapping[str, Any]) -> tuple[int, int] | None:
     return None
 
 
-def is_confusion(matrix: Any) -> bool:
+def is_confusion(matrix: Any) -> TypeGuard[list[list[int]]]:
     """Whether a value is a square of counts."""
     return (
         isinstance(matrix, list)

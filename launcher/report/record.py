@@ -1,4 +1,4 @@
-"""A run directory -> all that a report is made of. What is missing or damaged is None; a report is written all the same."""
+"""A run directory -> all that a report is made of. What is missing or damaged is None."""
 
 import json
 from collections.abc import Mapping

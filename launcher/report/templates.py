@@ -20,7 +20,7 @@ _ENVIRONMENT = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-_VISIBLE = {
+_VISIBLE: dict[int, int | str] = {
     **{code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"},
     0x7F: 0x2421,
     **{code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029, 0xFEFF)},

@@ -1,4 +1,4 @@
-"""Where the run was and where its time went: lost time, the slowest ranks, the plan against reality, the environment."""
+"""Where the run was and where its time went: lost time, the slowest ranks, plan and reality, environment."""
 
 import numpy as np
 
@@ -51,7 +51,7 @@ def _typical(record: RunRecord) -> Event:
     steps = record.history.steps
     is_new = steps["step"] > (record.start or {}).get("step", 0)
     new = {key: column[is_new] for key, column in steps.items()}
-    found = {
+    found: Event = {
         key: float(np.nanmedian(new[key]))
         for key in ("step_time_s", "tokens_per_s")
         if key in new and np.isfinite(new[key]).any()

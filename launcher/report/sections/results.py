@@ -100,7 +100,6 @@ def _per_class(split: str, scores: Mapping[str, Any], facts: Mapping[str, Any]) 
     matrix = scores.get("confusion")
     if not is_confusion(matrix):
         return None
-    assert isinstance(matrix, list)
     found = [sum(column) for column in zip(*matrix, strict=True)]
     rows = []
     for at, name in enumerate(_names(facts, len(matrix))):
@@ -117,7 +116,6 @@ def _confusion(split: str, scores: Mapping[str, Any], facts: Mapping[str, Any]) 
     matrix = scores.get("confusion")
     if not is_confusion(matrix):
         return None
-    assert isinstance(matrix, list)
     names, sums = _names(facts, len(matrix)), [sum(row) or 1 for row in matrix]
     if len(matrix) <= MOST_LABELS:
         rows = [(name, *(f"{cell:,}" for cell in row)) for name, row in zip(names, matrix, strict=True)]

@@ -105,8 +105,8 @@ def _amount(record: RunRecord, recipe: Recipe, start: Mapping[str, Any]) -> str:
 def main_metric(record: RunRecord) -> str | None:
     """The metric that chose the best step, or the most common one of what was evaluated."""
     chosen = (record.results or {}).get("chosen_by")
-    if isinstance(chosen, dict) and isinstance(chosen.get("metric"), str):
-        return chosen["metric"]
+    if isinstance(chosen, dict) and isinstance(metric := chosen.get("metric"), str):
+        return metric
     known = {**record.scores("dev"), **record.scores("test")}
     return next((name for name in MAIN if isinstance(known.get(name), float)), None)
 

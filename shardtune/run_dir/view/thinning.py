@@ -16,7 +16,8 @@ def thinned(x: Numbers, y: Numbers, limit: int) -> tuple[Numbers, Numbers]:
     from tsdownsample import MinMaxDownsampler
 
     num_inner = max(2, (limit - 2) // 2 * 2)
-    inner = 1 + MinMaxDownsampler().downsample(np.ascontiguousarray(y[1:-1]), n_out=num_inner).astype(np.int64)
+    downsampler = MinMaxDownsampler()  # type: ignore[no-untyped-call]
+    inner = 1 + downsampler.downsample(np.ascontiguousarray(y[1:-1]), n_out=num_inner).astype(np.int64)
     kept = np.unique(np.concatenate(([0], inner, [len(x) - 1])))
     return x[kept], y[kept]
 
