@@ -15,7 +15,7 @@ class Interval(NamedTuple):
     low: float
     high: float
     how: str
-    """How it was found, in words."""
+    """How it was found, in words; empty if that is not known."""
 
 
 class Spread(NamedTuple):
@@ -32,15 +32,15 @@ class Spread(NamedTuple):
 def interval_of(metric: str, scores: Mapping[str, Any]) -> Interval | None:
     """The interval of a metric of one evaluation: the one that is stored with it, or Wilson's where the counts are
     known; None otherwise."""
+    counts = _counts(metric, scores)
+    counted = wilson(*counts) if counts is not None and counts[1] else None
     stored = scores.get("intervals")
     if isinstance(stored, Mapping) and isinstance(pair := stored.get(metric), list) and len(pair) == 2:
         low, high = pair
         if _is_finite(low) and _is_finite(high):
-            return Interval(float(low), float(high), "bootstrap")
-    counts = _counts(metric, scores)
-    if counts is None or counts[1] == 0:
-        return None
-    return wilson(*counts)
+            is_wilson = counted is not None and math.isclose(low, counted.low, abs_tol=1e-4)
+            return Interval(float(low), float(high), counted.how if counted is not None and is_wilson else "")
+    return counted
 
 
 def wilson(hits: int, trials: int) -> Interval:

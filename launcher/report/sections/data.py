@@ -102,51 +102,69 @@ def _labels(record: RunRecord) -> Table | None:
 
 
 def _lengths(record: RunRecord, split: str) -> str:
-    """The lengths of a split's examples in tokens as an <svg>; empty if the prepared data are no longer there."""
-    lengths = _read_lengths(record.prepared_folder, split)
-    if lengths is None or not len(lengths):
+    """The lengths of a split's examples in tokens as an <svg>; empty if they are not known."""
+    found = _read_histogram(record.prepared_folder, split) or _reported_histogram(record, split)
+    if found is None:
         return ""
-    longest = max(int(lengths.max()), 1)
-    counts, edges = np.histogram(lengths, bins=min(BINS, longest), range=(0, longest))
+    counts, edges, words = found
     title = f"{split}: tokens of an example"
-    median = int(np.median(lengths))
-    words = f"median {median:,}, longest {longest:,}, of {len(lengths):,} examples"
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(f"{title}: {words}")}">']
     parts.append(f'<text x="{LEFT}" y="17" class="title">{escape(title)}</text>')
     parts.append(f'<text x="{LEFT}" y="32">{words}</text>')
-    parts += _bars(counts.tolist(), edges.tolist())
+    parts += _bars(counts, edges)
     return "".join([*parts, "</svg>"])
 
 
 def _bars(counts: list[int], edges: list[float]) -> Iterator[str]:
     ticks = nice_ticks(0.0, float(max(counts)), 4)
-    width, height = (WIDTH - LEFT - RIGHT) / len(counts), HEIGHT - TOP - BOTTOM
-    bottom = HEIGHT - BOTTOM
+    height, bottom = HEIGHT - TOP - BOTTOM, HEIGHT - BOTTOM
+
+    def x_at(length: float) -> float:
+        return LEFT + length / edges[-1] * (WIDTH - LEFT - RIGHT)
+
     for tick in ticks:
         y = bottom - tick / ticks[-1] * height
         yield f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>'
         yield f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{short(tick)}</text>'
     for at, count in enumerate(counts):
-        tall = count / ticks[-1] * height
+        tall, width = count / ticks[-1] * height, x_at(edges[at + 1]) - x_at(edges[at])
         about = f"{edges[at]:,.0f} to {edges[at + 1]:,.0f} tokens: {count:,}"
         yield (
-            f'<rect x="{LEFT + at * width:.1f}" y="{bottom - tall:.1f}" width="{max(1.0, width - 1):.1f}" '
+            f'<rect x="{x_at(edges[at]):.1f}" y="{bottom - tall:.1f}" width="{max(1.0, width - 1):.1f}" '
             f'height="{tall:.1f}" fill="{COLOUR}"><title>{about}</title></rect>'
         )
     for tick in nice_ticks(0.0, edges[-1]):
         if tick <= edges[-1]:
-            x = LEFT + tick / edges[-1] * (WIDTH - LEFT - RIGHT)
+            x = x_at(tick)
             yield f'<text x="{x:.1f}" y="{HEIGHT - 8}" text-anchor="middle">{short(tick)}</text>'
 
 
-def _read_lengths(folder: Path | None, split: str) -> Any:
-    """The lengths, read only as far as they are counted; None if there are none."""
+Histogram = tuple[list[int], list[float], str]
+"""(counts, edges, which are one more, the whole in words)."""
+
+
+def _read_histogram(folder: Path | None, split: str) -> Histogram | None:
+    """That of the prepared data, which are read only as far as they are counted; None if they are no longer there."""
     if folder is None:
         return None
     try:
         lengths = np.load(folder / f"{split}.lengths.npy", mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError):
         return None
-    if lengths.ndim != 1 or lengths.dtype.kind not in "iu":
+    if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or not len(lengths):
         return None
-    return np.asarray(lengths[:: max(1, len(lengths) // MOST_LENGTHS)])
+    counted = np.asarray(lengths[:: -(-len(lengths) // MOST_LENGTHS)])
+    longest = max(int(counted.max()), 1)
+    counts, edges = np.histogram(counted, bins=min(BINS, longest), range=(0, longest))
+    words = f"median {int(np.median(counted)):,}, longest {longest:,}, of {len(lengths):,} examples"
+    return counts.tolist(), edges.tolist(), words
+
+
+def _reported_histogram(record: RunRecord, split: str) -> Histogram | None:
+    """That which a `start` event has; None for versions that wrote none."""
+    lengths = (record.start or {}).get("lengths")
+    found = lengths.get(split) if isinstance(lengths, dict) else None
+    counts, edges = (found.get(key) for key in ("counts", "edges")) if isinstance(found, dict) else (None, None)
+    if not isinstance(counts, list) or not isinstance(edges, list) or not counts or len(edges) != len(counts) + 1:
+        return None
+    return counts, edges, f"longest {edges[-1] - 1:,}, of {sum(counts):,} examples"

@@ -1,14 +1,20 @@
 """Where the run was and where its time went: lost time, the slowest ranks, plan and reality, environment."""
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 import numpy as np
 
 from shardtune.ds_config.resolve import sharding_name
 from shardtune.launcher.report.parts import Figure, Part, Table
 from shardtune.launcher.report.record import RunRecord
-from shardtune.launcher.report.sections.summary import device_name
+from shardtune.launcher.report.sections.summary import device_name, newest_environment
 from shardtune.run_dir.view.history import Event
 from shardtune.run_dir.view.predicted import HEAD, compare
 from shardtune.run_dir.view.waterfall import render_waterfall
+
+MOST_NAMED = 20
+"""Hosts and jobs that are named."""
 
 
 def time_parts(record: RunRecord) -> list[Part]:
@@ -62,22 +68,49 @@ def _typical(record: RunRecord) -> Event:
 
 
 def environment(record: RunRecord) -> list[Part]:
-    """Ranks, devices, hosts and versions, as far as the run wrote them."""
-    start, rows = record.start or {}, []
+    """Ranks, devices, hosts, code and versions, as far as the run wrote them."""
+    found = newest_environment(record)
+    rows = [*_layout(record), *_places(record, found)]
+    versions = found.get("versions")
+    versions = versions if isinstance(versions, dict) else record.manifest.get("versions") or {}
+    rows += [(package, str(number)) for package, number in versions.items()]
+    return [Table("Machine and versions", ("", "value"), rows, has_row_heads=True)] if rows else []
+
+
+def _layout(record: RunRecord) -> Iterator[tuple[str, str]]:
+    start = record.start or {}
     if "world_size" in start:
-        rows.append(("ranks", f"{start['world_size']} on {device_name(record)}"))
+        yield "ranks", f"{start['world_size']} on {device_name(record)}"
     if "zero_stage" in start:
-        rows.append(("sharding", sharding_name(start["zero_stage"])))
+        yield "sharding", sharding_name(start["zero_stage"])
     for key in ("precision", "attention"):
         if key in start:
-            rows.append((key, str(start[key])))
+            yield key, str(start[key])
     if "packed" in start:
-        rows.append(("packed rows", "yes" if start["packed"] else "no"))
-    hosts = sorted({name.partition("(")[2].rpartition(")")[0].partition(",")[0] for name in record.history.waited_for})
-    if hosts:
-        rows.append(("hosts seen", ", ".join(hosts[:20])))
+        yield "packed rows", "yes" if start["packed"] else "no"
+
+
+def _places(record: RunRecord, found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Devices, hosts, the commit and the jobs; `found` is the `environment` event."""
+    if isinstance(devices := found.get("devices"), dict) and devices:
+        yield "devices", ", ".join(f"{number} x {name}" for name, number in devices.items())
+    seen = {name.partition("(")[2].rpartition(")")[0].partition(",")[0] for name in record.history.waited_for}
+    hosts = found.get("hosts") or sorted(seen)
+    if isinstance(hosts, list) and hosts:
+        more = f" and {len(hosts) - MOST_NAMED} more" if len(hosts) > MOST_NAMED else ""
+        yield "hosts", ", ".join(map(str, hosts[:MOST_NAMED])) + more
+    if found.get("platform"):
+        yield "platform", str(found["platform"])
+    if commit := commit_of(record):
+        yield "git commit", commit
     jobs = list(dict.fromkeys(str(event["job"]) for event in record.history.of("begin") if event.get("job")))
     if jobs:
-        rows.append(("jobs", ", ".join(jobs[:20])))
-    rows += [(package, str(number)) for package, number in (record.manifest.get("versions") or {}).items()]
-    return [Table("Machine and versions", ("", "value"), rows, has_row_heads=True)] if rows else []
+        yield "jobs", ", ".join(jobs[-MOST_NAMED:])
+
+
+def commit_of(record: RunRecord) -> str:
+    """The commit that the newest start ran in; empty if it is not known."""
+    git = newest_environment(record).get("git")
+    if not isinstance(git, dict) or not git.get("commit"):
+        return ""
+    return f"{git['commit']}{', with changes that are not committed' if git.get('dirty') else ''}"

@@ -6,6 +6,7 @@ from typing import Any
 
 from shardtune.launcher.report.parts import Code, Part, Table, Text
 from shardtune.launcher.report.record import RunRecord
+from shardtune.launcher.report.sections.machine import commit_of
 from shardtune.recipe.load import learning_hash
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.files import CONFIG
@@ -93,7 +94,8 @@ def reproduction(record: RunRecord) -> list[Part]:
     pinned = [f"{package}=={versions[package].partition('+')[0]}" for package in PACKAGES if package in versions]
     lines = [f"pip install {' '.join(pinned)}"] if pinned else []
     lines.append(f"{shell_line('run', record.run_dir / CONFIG)} --run-dir=NEW_DIR")
-    known = [f"The data's fingerprint is {record.fingerprint}."] if record.fingerprint else []
+    known = [f"The run was started in commit {commit}."] if (commit := commit_of(record)) else []
+    known += [f"The data's fingerprint is {record.fingerprint}."] if record.fingerprint else []
     if record.recipe is not None:
         known.append(f"The recipe's hash is {learning_hash(record.recipe)}, the seed {record.recipe.train.seed}.")
     return [Code([(line, False) for line in lines]), *([Text([" ".join(known)])] if known else [])]

@@ -118,7 +118,8 @@ def result_of(record: RunRecord, split: str, metric: str) -> str:
         return ""
     text = shown(scores[metric])
     if (interval := interval_of(metric, scores)) is not None:
-        text += f" (95% interval {shown(interval.low)} to {shown(interval.high)}; {interval.how})"
+        how = f"; {interval.how}" if interval.how else ""
+        text += f" (95% interval {shown(interval.low)} to {shown(interval.high)}{how})"
     return text
 
 
@@ -182,9 +183,17 @@ def _machines(record: RunRecord, start: Mapping[str, Any]) -> Iterator[str]:
 
 def device_name(record: RunRecord) -> str:
     """The GPU's name if it is known, or the kind of the device."""
+    seen = newest_environment(record).get("devices")
+    if isinstance(seen, dict) and seen:
+        return " and ".join(str(name) for name in seen)
     planned = (record.plan or {}).get("device")
     kind = str((record.start or {}).get("device", "unknown device"))
     return str(planned) if planned and kind == "cuda" else kind
+
+
+def newest_environment(record: RunRecord) -> Mapping[str, Any]:
+    """The newest `environment` event; empty for versions that wrote none."""
+    return next(reversed(record.history.of("environment")), {})
 
 
 def device_hours(record: RunRecord, ranks: int) -> float:
@@ -226,7 +235,7 @@ def key_figures(record: RunRecord) -> list[tuple[str, str, str]]:
     if len(rates):
         figures.append(("tokens/s", f"{float(rates.mean()):,.0f}", "without padding"))
     if record.time_use.total_s:
-        figures.append(("wall time", duration(record.time_use.total_s), "with queue and restarts"))
+        figures.append(("wall time", duration(record.time_use.total_s), "of all starts"))
         if isinstance(ranks := record.start.get("world_size"), int):
             figures.append((hours_name(record.start), f"{device_hours(record, ranks):,.3g}", counted(ranks, "rank")))
     if record.time_use.goodput is not None:

@@ -33,7 +33,9 @@ def test_an_accuracy_has_the_interval_of_its_confusion_matrix_and_a_stored_one_g
     assert interval is not None and interval[:2] == wilson(7, 8)[:2] and interval.how == "Wilson, 7 of 8"
     assert interval_of("f1_macro", scores) is None
     stored = interval_of("accuracy", {**scores, "intervals": {"accuracy": [0.5, 0.9]}})
-    assert stored is not None and stored[:2] == (0.5, 0.9)
+    assert stored == (0.5, 0.9, "")
+    same = interval_of("accuracy", {**scores, "intervals": {"accuracy": list(interval[:2])}})
+    assert same == interval
 
 
 def test_an_exact_match_has_the_interval_of_its_answers() -> None:

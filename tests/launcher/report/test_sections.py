@@ -210,3 +210,23 @@ def test_axes_count_the_tokens_and_the_time_of_steps_whatever_the_clock_says() -
     assert [column.tolist() for column in axes["hours"]] == [[0, 2, 4], [0, 1, 2]]
     assert axes["tokens"][1].tolist() == [0, 7200, 14400] and axes["epoch"][1].tolist() == [0, 0.5, 1]
     assert axes_of(history_of([START])) == {}
+
+
+def test_what_a_start_reports_of_itself_is_shown(tmp_path: Path) -> None:
+    found = {
+        "event": "environment",
+        "versions": {"python": "3.11.2", "torch": "2.13.0"},
+        "platform": "Linux-6.1",
+        "hosts": ["甲", "b"],
+        "devices": {"NVIDIA H100": 16},
+        "git": {"commit": "0123abc", "dirty": True, "remote": None},
+    }
+    lengths = {"train": {"edges": [3, 8, 13], "counts": [5, 2]}, "dev": {"edges": [], "counts": []}}
+    events = [found, {**START, "device": "cuda", "lengths": lengths}, {**STEP, "step": 1}]
+    record = read_record(write_run(tmp_path, events, config_yaml=CONFIG))
+    rows = {row[0]: row[1] for row in tables(environment(record))["Machine and versions"].rows}
+    assert rows["git commit"] == "0123abc, with changes that are not committed"
+    assert (rows["hosts"], rows["devices"], rows["torch"]) == ("甲, b", "16 x NVIDIA H100", "2.13.0")
+    assert "in commit 0123abc" in str(reproduction(record)) and "(NVIDIA H100; " in " ".join(summary(record))
+    (figure,) = (part for part in data_card(record) if isinstance(part, Figure))
+    assert len(figure.drawings) == 1 and "longest 12, of 7 examples" in figure.drawings[0]
