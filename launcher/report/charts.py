@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from shardtune.run_dir.view.chart import means, thinned_columns
 from shardtune.run_dir.view.curves import MAX_MEANS, Curve, Line
 from shardtune.run_dir.view.history import Column, History
-from shardtune.run_dir.view.thinning import means, thinned
 
 MAX_NUMBERS = 2000
 """Points of a line in the page: more than its width has, so that zooming shows more."""
@@ -78,7 +78,7 @@ def axes_of(history: History) -> dict[str, tuple[Column, Column]]:
 
 def _line(line: Line, run: int) -> dict[str, Any]:
     """A line in JSON's types; what is smoothed of a long one are means of its parts."""
-    x, y = thinned(line.x, line.y, MAX_NUMBERS)
+    x, y = thinned_columns(line.x, line.y, MAX_NUMBERS)
     found = {"name": line.name, "run": run, "colour": line.colour, "x": _rounded(x), "y": _rounded(y)}
     if line.dots:
         found["dots"] = True

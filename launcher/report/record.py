@@ -12,7 +12,8 @@ from shardtune.home import expand_home
 from shardtune.recipe.load import parse_recipe
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.files import CHECKPOINTS, CONFIG, DATA, FACTS, RESULTS
-from shardtune.run_dir.view.history import Event, History, read_history
+from shardtune.run_dir.view.event_lines import Event
+from shardtune.run_dir.view.history import History, read_history
 from shardtune.run_dir.view.plan_file import read_plan
 from shardtune.run_dir.view.time_use import TimeUse, time_use
 

@@ -19,7 +19,8 @@ from shardtune.recipe.schema import Recipe
 from shardtune.recipe.yaml_lines import write_yaml
 from shardtune.run_dir.files import FORKED_FROM, MODEL
 from shardtune.run_dir.view.curves import picture
-from shardtune.run_dir.view.history import read_history, read_milestones
+from shardtune.run_dir.view.event_lines import read_milestones
+from shardtune.run_dir.view.history import read_history
 from shardtune.trainer.checkpoint.manifest import Manifest
 
 CURVES = "curves.svg"

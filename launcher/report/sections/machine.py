@@ -9,7 +9,7 @@ from shardtune.ds_config.resolve import sharding_name
 from shardtune.launcher.report.parts import Figure, Part, Table
 from shardtune.launcher.report.record import RunRecord
 from shardtune.launcher.report.sections.summary import device_name, newest_environment
-from shardtune.run_dir.view.history import Event
+from shardtune.run_dir.view.event_lines import Event
 from shardtune.run_dir.view.predicted import HEAD, compare
 from shardtune.run_dir.view.waterfall import render_waterfall
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from html import escape
 
 import numpy as np
-
-from shardtune.run_dir.view import thinning
+from numpy.typing import NDArray
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 240, 58, 14, 34, 30
+Numbers = NDArray[np.float64]
 MAX_POINTS = 800
 """At most this many points of a series are drawn: about two for each pixel of the width."""
 
@@ -129,9 +129,34 @@ def smoothed(points: Sequence[tuple[float, float]], weight: float = 0.9) -> list
 
 
 def thinned(points: Sequence[tuple[float, float]], limit: int = MAX_POINTS) -> list[tuple[float, float]]:
-    """At most `limit` of the points, with every spike (thinning.thinned). All values must be finite."""
+    """At most `limit` of the points, with every spike (thinned_columns). All values must be finite."""
     if len(points) <= limit:
         return list(points)
     x, y = np.array(points, dtype=np.float64).T
-    kept_x, kept_y = thinning.thinned(x, y, limit)
+    kept_x, kept_y = thinned_columns(x, y, limit)
     return list(zip(kept_x.tolist(), kept_y.tolist(), strict=True))
+
+
+def thinned_columns(x: Numbers, y: Numbers, limit: int) -> tuple[Numbers, Numbers]:
+    """At most `limit` of the points, in order: both ends, and the lowest and the highest of each part between them.
+
+    Every n-th point alone would lose the spikes. `x` ascends, and all values are finite.
+    """
+    if len(x) <= limit:
+        return x, y
+    from tsdownsample import MinMaxDownsampler  # only long curves need it
+
+    num_inner = max(2, (limit - 2) // 2 * 2)
+    downsampler = MinMaxDownsampler()  # type: ignore[no-untyped-call]
+    inner = 1 + downsampler.downsample(np.ascontiguousarray(y[1:-1]), n_out=num_inner).astype(np.int64)
+    kept = np.unique(np.concatenate(([0], inner, [len(x) - 1])))
+    return x[kept], y[kept]
+
+
+def means(x: Numbers, y: Numbers, limit: int) -> tuple[Numbers, Numbers]:
+    """(last x, mean y) of at most `limit` parts of about equal numbers of points; the points themselves if so few."""
+    if len(x) <= limit:
+        return x, y
+    begins = np.arange(limit) * len(x) // limit
+    ends = np.append(begins[1:], len(x))
+    return x[ends - 1], np.add.reduceat(y, begins) / (ends - begins)

@@ -7,9 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from shardtune.run_dir.view.chart import HEIGHT, MAX_POINTS, WIDTH, Series, render_chart, smoothed
+from shardtune.run_dir.view.chart import (
+    HEIGHT,
+    MAX_POINTS,
+    WIDTH,
+    Series,
+    means,
+    render_chart,
+    smoothed,
+    thinned_columns,
+)
 from shardtune.run_dir.view.history import Column, History
-from shardtune.run_dir.view.thinning import means, thinned
 
 BLUE, PALE, ORANGE, GREEN = "#1f6feb", "#9ec5fe", "#d9730d", "#2da44e"
 STYLE = (
@@ -59,7 +67,7 @@ class Line:
 
     def series(self) -> list[Series]:
         """What is drawn of it, in at most a few hundred points."""
-        points = _points(*thinned(self.x, self.y, MAX_POINTS))
+        points = _points(*thinned_columns(self.x, self.y, MAX_POINTS))
         if not self.is_noisy:
             return [Series(self.name, points, self.colour, dots=self.dots)]
         average = smoothed(_points(*means(self.x, self.y, MAX_MEANS)))

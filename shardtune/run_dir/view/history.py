@@ -6,8 +6,7 @@ they would take gigabytes. Between two other events, one `step` event stands for
 
 import io
 import json
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardtune.run_dir.files import METRICS
+from shardtune.run_dir.view.event_lines import STEP_LINE, Event, completed_event, is_number, line_blocks, parse_event
 from shardtune.run_dir.view.step_line import slowest
 
-BLOCK_BYTES = 1 << 24
-"""So much of the file is read at a time."""
-STEP_LINE = b'{"event": "step"'
-"""How the reporter begins the line of a step."""
 FEW_LINES = 64
 """Blocks with fewer step lines are parsed one by one: Arrow's reader takes longer to begin than to read these."""
 KEYS = (
@@ -30,16 +26,6 @@ KEYS = (
     "gpu_power_w", "gpu_temperature_c",
 )  # fmt: skip
 """What is read of a step."""
-NEEDED: dict[str, dict[str, Any]] = {
-    "start": {"step": 0},
-    "lost": {"step": 0, "num_steps": 0, "seconds": 0.0},
-    "phase": {"name": None},
-    "alert": {"title": "", "text": ""},
-    "notice": {"text": ""},
-    "stopped": {"step": 0, "reason": ""},
-}
-"""Kind of an event -> what those who read it rely on; older versions did not write all of it."""
-Event = dict[str, Any]
 Column = NDArray[np.float64]
 
 
@@ -83,35 +69,12 @@ def read_history(run_dir: Path) -> History:
     Raises OSError.
     """
     path = run_dir / METRICS
-    return _collect(_blocks(path)) if path.is_file() else history_of([])
+    return _collect(line_blocks(path)) if path.is_file() else history_of([])
 
 
 def history_of(events: Iterable[Mapping[str, Any]]) -> History:
     """The history of events in memory."""
     return _collect([[dict(event) for event in events]])
-
-
-def read_milestones(run_dir: Path) -> list[Event]:
-    """The events of a run directory, but of the `step` events between two others only the last: the other lines of
-    steps are not parsed. Raises OSError."""
-    events: list[Event] = []
-    step_line = b""
-    for block in _blocks(run_dir / METRICS) if (run_dir / METRICS).is_file() else ():
-        for line in block:
-            if line.startswith(STEP_LINE):
-                step_line = line
-                continue
-            lines, step_line = ([step_line, line] if step_line else [line]), b""
-            events += [_completed(event, events) for event in map(_parsed, lines) if event is not None]
-    last = _parsed(step_line) if step_line else None
-    return events if last is None else [*events, _completed(last, events)]
-
-
-def _blocks(path: Path) -> Iterator[list[bytes]]:
-    """The complete lines of a file, some megabytes at a time."""
-    with path.open("rb") as file:
-        while lines := file.readlines(BLOCK_BYTES):
-            yield [line for line in lines if line.endswith(b"\n")]
 
 
 def _collect(blocks: Iterable[Sequence[bytes | Event]]) -> History:
@@ -133,7 +96,7 @@ def _collect(blocks: Iterable[Sequence[bytes | Event]]) -> History:
             if at > begin:
                 step = _add_condensed(events, {key: column[begin:at] for key, column in table.columns.items()}, step)
             if event is not None:
-                events.append(_completed(event, events))
+                events.append(completed_event(event, events))
                 if event["event"] in ("start", "lost"):
                     step = events[-1]["step"]
         tables.append(table.columns)
@@ -150,7 +113,7 @@ def _sorted_out(block: Sequence[bytes | Event]) -> tuple[list[tuple[int, Event]]
         if isinstance(line, bytes) and line.startswith(STEP_LINE):
             rows.append(line)
             continue
-        event = line if isinstance(line, dict) else _parsed(line)
+        event = line if isinstance(line, dict) else parse_event(line)
         if event is None:
             num_bad += 1
         elif event["event"] == "step":
@@ -158,28 +121,6 @@ def _sorted_out(block: Sequence[bytes | Event]) -> tuple[list[tuple[int, Event]]
         else:
             others.append((len(rows), event))
     return others, rows, num_bad
-
-
-def _completed(event: Event, before: Sequence[Event]) -> Event:
-    """The event with what others rely on, where it is missing or no number: its time is that of the one before it."""
-    times = before[-1]["time"] if before else 0.0
-    needed = {"time": times, **NEEDED.get(event["event"], {})}
-    found = {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in event.items()
-    }
-    if event["event"] == "begin":  # a time that is not known is not there
-        found = {key: value for key, value in found.items() if value is not None}
-    wrong = {key: value for key, value in needed.items() if _is_number(value) and not _is_number(found.get(key))}
-    return {**needed, **found, **wrong}
-
-
-def _parsed(line: bytes) -> Event | None:
-    """The event of a line; None if it is none."""
-    try:
-        event = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
 
 
 @dataclass(frozen=True)
@@ -194,14 +135,14 @@ def _table(rows: Sequence[bytes]) -> tuple[_Table, list[int]]:
     """The columns of step lines, and the numbers of those that are none."""
     if len(rows) >= FEW_LINES and (read := _read_by_arrow(rows)) is not None:
         return read, []
-    parsed = [_parsed(line) for line in rows]
-    bad = [number for number, event in enumerate(parsed) if event is None or not _is_number(event.get("step"))]
+    parsed = [parse_event(line) for line in rows]
+    bad = [number for number, event in enumerate(parsed) if event is None or not is_number(event.get("step"))]
     events = [event for number, event in enumerate(parsed) if event is not None and number not in set(bad)]
     columns = {key: _finite(np.array([_number(event.get(key)) for event in events], dtype=np.float64)) for key in KEYS}
     columns = {key: column for key, column in columns.items() if not np.isnan(column).all()}
     waited_for: dict[str, float] = {}
     for event in events:
-        if _is_number(event.get("lost_share")) and "slowest_rank" in event:
+        if is_number(event.get("lost_share")) and "slowest_rank" in event:
             name = slowest({"slowest_host": "?", "slowest_gpu": None, **event})
             waited_for[name] = waited_for.get(name, 0.0) + float(event["lost_share"])
     return _Table(columns, waited_for), bad
@@ -299,9 +240,5 @@ def _finite(column: Column) -> Column:
     return np.where(np.abs(column) < 1e100, column, np.nan)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _number(value: Any) -> float:
-    return float(value) if _is_number(value) else float("nan")
+    return float(value) if is_number(value) else float("nan")

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.files import METRICS, REPORT, RESULTS, already_finished, wandb_sync_command
-from shardtune.run_dir.view.history import read_milestones
+from shardtune.run_dir.view.event_lines import read_milestones
 from shardtune.shell_line import shell_line
 
 WIDTH = 80

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from shardtune.run_dir.files import METRICS
+from shardtune.run_dir.view import event_lines
 from shardtune.run_dir.view import history as history_module
-from shardtune.run_dir.view.history import FEW_LINES, STEP_LINE, history_of, read_history, read_milestones
+from shardtune.run_dir.view.event_lines import STEP_LINE, read_milestones
+from shardtune.run_dir.view.history import FEW_LINES, history_of, read_history
 from shardtune.run_dir.view.results import render_time
 from shardtune.run_dir.view.time_use import time_use
 
@@ -58,7 +60,7 @@ def write(run_dir: Path, events: list[Event], more: bytes = b"") -> Path:
 def test_the_time_went_to_the_same_as_by_all_events(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int
 ) -> None:
-    monkeypatch.setattr(history_module, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(event_lines, "BLOCK_BYTES", block_bytes)
     events = life()
     condensed = read_history(write(tmp_path, events)).events
     assert time_use(condensed).seconds == pytest.approx(time_use(events).seconds)
@@ -79,7 +81,7 @@ def test_arrow_and_json_read_the_same(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_lines_of_a_million_steps_are_read_by_arrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parsed = []
     monkeypatch.setattr(
-        history_module, "_parsed", lambda line, parse=history_module._parsed: parsed.append(line) or parse(line)
+        history_module, "parse_event", lambda line, parse=history_module.parse_event: parsed.append(line) or parse(line)
     )
     steps = [{"event": "step", "time": float(step), "step": step, "loss": 1.0} for step in range(1, 5001)]
     history = read_history(write(tmp_path, steps))
