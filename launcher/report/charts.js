@@ -86,7 +86,7 @@ function niceTicks(low, high, wanted = 5) {
 }
 
 function valueTicks(low, high, bounds) {
-  if (view.isLog) {
+  if (view.isLog && high > 4 * low) {
     const ticks = [];
     for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power++)
       for (const factor of high / low > 100 ? [1] : [1, 2, 5]) ticks.push(factor * 10 ** power);
@@ -102,7 +102,7 @@ function valueTicks(low, high, bounds) {
     high = Math.min(upper, high + margin);
   }
   const ticks = niceTicks(low, high), room = 1e-9 * (ticks[ticks.length - 1] - ticks[0]);
-  return ticks.filter(tick => tick >= lower - room && tick <= upper + room);
+  return ticks.filter(tick => tick >= lower - room && tick <= upper + room && (!view.isLog || tick > 0));
 }
 
 function fullRange() {
