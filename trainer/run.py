@@ -15,8 +15,9 @@ import transformers
 from shardtune.ds_config.resolve import ds_config_notice
 from shardtune.recipe.load import learning_hash
 from shardtune.recipe.schema import Recipe
-from shardtune.run_dir.files import CHECKPOINTS, FACTS, MODEL, STOP, read_events, write_atomically
+from shardtune.run_dir.files import CHECKPOINTS, FACTS, MODEL, STOP, write_atomically
 from shardtune.run_dir.lease import FileLease
+from shardtune.run_dir.view.history import read_history
 from shardtune.run_dir.view.time_use import time_use
 from shardtune.trainer.between_steps.callback import Callback, RolledBack
 from shardtune.trainer.between_steps.compile_report import CompileReport
@@ -139,7 +140,7 @@ def _run(start: Start) -> bool:
 def _report_time_use(start: Start) -> None:
     """Reports what the time of all starts so far went to, for those who do not read metrics.jsonl."""
     if start.ranks.is_zero:
-        use = time_use(read_events(start.run_dir))
+        use = time_use(read_history(start.run_dir).events)
         start.reporter.report("time_use", goodput=use.goodput, **use.seconds)
 
 

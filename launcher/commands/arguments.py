@@ -33,6 +33,7 @@ EXAMPLES = {
     "params": "7B",
     "gpus": "a100-80g,h100",
     "page": "plan.html",
+    "format": "markdown",
 }
 """What stands for the value of a flag in a message."""
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from shardtune.home import expand_home
 from shardtune.launcher.commands.command import Command, refuse_values, refuse_words, say_at_once
 
 HELP = """\
@@ -18,7 +19,9 @@ HELP = """\
   shardtune checkpoints RUN_DIR             list checkpoints: step, metric, size, integrity (--json)
   shardtune export RUN_DIR                  export a checkpoint for Hugging Face; --step=N --dtype=bf16 --out=DIR
       --merge-lora                          merge the LoRA adapters into the base model
-  shardtune report RUN_DIR                  write RUN_DIR/report.html: curves, evaluations, config
+  shardtune report RUN_DIR                  write RUN_DIR/report.html: results, curves, data, recipe
+      RUN_DIR RUN_DIR …                     compare runs in comparison.html; means over seeds
+      --format=markdown --out=FILE          for a pull request
   shardtune schema                          print the JSON schema of recipes, for editors
 """
 
@@ -100,27 +103,21 @@ def chat(
     return Command(perform)
 
 
-def report(run_dir: str) -> Command:
-    """Writes RUN_DIR/report.html: the curves and evaluations of a run so far, or of all runs of a sweep.
+def report(run_dir: str, *run_dirs: str, format: str = "html", out: str | None = None) -> Command:
+    """Writes RUN_DIR/report.html: the results, curves and settings of a run so far, or of all runs of a sweep; of
+    several runs, comparison.html in this folder. As Markdown, for a pull request, it is printed.
 
     Args:
         run_dir: a run directory, or a sweep directory.
+        run_dirs: more of them, to compare.
+        format: html or markdown (default: html).
+        out: write to this file.
     """
 
     def perform() -> int:
-        from shardtune.errors import CheckpointError
-        from shardtune.launcher.plan.sweep import SWEEP, load_sweep
-        from shardtune.launcher.report.page import write_report
-        from shardtune.run_dir.files import CONFIG
+        from shardtune.launcher.runs.report_command import report_runs
 
-        if (Path(run_dir) / SWEEP).is_file():
-            from shardtune.launcher.runs import sweep_queue
-
-            print(sweep_queue.summary(load_sweep(Path(run_dir))))
-            return 0
-        if not (Path(run_dir) / CONFIG).is_file():
-            raise CheckpointError(f"{run_dir}: not a run directory (no {CONFIG})")
-        print(write_report(Path(run_dir)))
+        report_runs([Path(run_dir), *map(expand_home, run_dirs)], format, Path(out) if out else None)
         return 0
 
     return Command(perform)

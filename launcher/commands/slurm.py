@@ -115,7 +115,7 @@ def status(run_dir: str | None = None, json: str = "False") -> Command:
         from shardtune.launcher.plan.sweep import SWEEP
         from shardtune.launcher.runs import monitor
         from shardtune.launcher.runs.status import as_json, render_run, render_table
-        from shardtune.run_dir.files import read_events
+        from shardtune.run_dir.view.history import read_history
         from shardtune.run_dir.view.time_use import time_use
 
         is_sweep = run_dir is not None and (Path(run_dir) / SWEEP).is_file()
@@ -123,7 +123,7 @@ def status(run_dir: str | None = None, json: str = "False") -> Command:
             runs = monitor.known_runs()
         else:
             runs = monitor.look_at_sweep(Path(run_dir)) if is_sweep else [monitor.look_at(Path(run_dir))]
-        use = None if run_dir is None or is_sweep else time_use(read_events(Path(run_dir)))
+        use = None if run_dir is None or is_sweep else time_use(read_history(Path(run_dir)).events)
         if json == "True":
             print(words.dumps([as_json(run, use) for run in runs], indent=1, ensure_ascii=False))
         elif is_sweep:

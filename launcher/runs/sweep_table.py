@@ -3,18 +3,17 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from shardtune.launcher.plan.sweep import SweepPlan
+from shardtune.launcher.report.comparison import Comparison, overlaid, seeds_tables
+from shardtune.launcher.report.parts import Section, Table
+from shardtune.launcher.report.record import RunRecord, read_record
 from shardtune.launcher.report.templates import render_template
 from shardtune.launcher.runs.status import render_columns
-from shardtune.run_dir.files import REPORT, RESULTS, read_events, write_atomically
-from shardtune.run_dir.view.chart import Series, render_chart, smoothed
-from shardtune.run_dir.view.curves import metric_names
-
-COLOURS = ("#1f6feb", "#d9730d", "#2da44e", "#8250df", "#cf222e", "#0a7ea4", "#9a6700", "#bf3989", "#57606a", "#1a7f37")
+from shardtune.run_dir.files import REPORT, RESULTS, write_atomically
 
 
 @dataclass(frozen=True)
@@ -83,46 +82,31 @@ def write_sweep_report(sweep: SweepPlan, states: Mapping[int, str]) -> tuple[Pat
         outcome_of(point.number, point.overrides, states[point.number], _json(point.run_dir / RESULTS))
         for point in sweep.points
     ]
-    curves = {point.number: read_events(point.run_dir) for point in sweep.points}
+    records = {point.number: read_record(point.run_dir) for point in sweep.points}
     path = sweep.sweep_dir / REPORT
-    write_atomically(path, render_sweep_page(sweep.sweep_dir.name, outcomes, curves))
+    write_atomically(path, render_sweep_page(sweep.sweep_dir.name, outcomes, records))
     return path, outcomes
 
 
-def render_sweep_page(name: str, outcomes: Sequence[Outcome], curves: Mapping[int, Sequence[Mapping[str, Any]]]) -> str:
-    """The page of a sweep: the table, and charts of each dev metric and the loss with a line for each point."""
-    colours = {outcome.number: COLOURS[at % len(COLOURS)] for at, outcome in enumerate(in_order(outcomes))}
-    metrics = ["loss", *metric_names([event for events in curves.values() for event in _dev(events)])]
-    charts = []
-    for key in metrics:
-        values = {
-            number: [(e["step"], e[key]) for e in _dev(curves[number]) if key in _metrics(e)] for number in colours
-        }
-        lines = [Series(str(number), values[number], colour, dots=True) for number, colour in colours.items()]
-        charts.append(render_chart(f"dev {key}", lines))
-    losses = {
-        number: [(e["step"], e["loss"]) for e in events if e["event"] == "step" and e["loss"] is not None]
-        for number, events in curves.items()
-    }
-    lines = [Series(str(number), smoothed(losses[number]), colours[number]) for number in colours]
-    charts.append(render_chart("training loss, smoothed", lines))
+def render_sweep_page(name: str, outcomes: Sequence[Outcome], records: Mapping[int, RunRecord]) -> str:
+    """The page of a sweep: the table, means over seeds, and charts with a line for each point."""
+    ordered = in_order(outcomes)
+    comparison = Comparison([replace(records[outcome.number], name=str(outcome.number)) for outcome in ordered])
     head, *rows = _rows(outcomes)
+    points = Table(
+        "Points, the best first",
+        [cell.lower() for cell in head],
+        rows,
+        has_row_heads=True,
+        colours=comparison.colours,
+    )
+    sections = [Section("points", "Points", [points]), Section("seeds", "Over seeds", seeds_tables(comparison))]
     return render_template(
         "sweep.html.j2",
         name=name,
-        head=[cell.lower() for cell in head],
-        rows=rows,
-        colours={str(number): colour for number, colour in colours.items()},
-        charts=charts,
+        sections=[section for section in sections if section.parts],
+        charts=overlaid(comparison),
     )
-
-
-def _dev(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [event for event in events if event["event"] == "eval" and event["split"] == "dev"]
-
-
-def _metrics(event: Mapping[str, Any]) -> set[str]:
-    return {key for key, value in event.items() if isinstance(value, float) and key != "time"}
 
 
 def _json(path: Path) -> Any:

@@ -21,7 +21,6 @@ from shardtune.errors import ShardtuneError, TakenOverError
 from shardtune.launcher.plan.job import RankPlan, plan_ranks
 from shardtune.launcher.plan.strategy import Nodes, settle_strategy
 from shardtune.launcher.registry import remember
-from shardtune.launcher.report.page import write_report
 from shardtune.launcher.slurm import cluster
 from shardtune.launcher.slurm.allocation import Allocation, find_allocation, parse_time
 from shardtune.launcher.slurm.evidence import (
@@ -282,6 +281,8 @@ def _report(run_dir: Path, start: Start, ending: Ending, exit_code: int, culprit
     """Says how the start ended; returns what end() does."""
     say(ending.text)
     if ending.state == "finished":
+        from shardtune.launcher.report.page import write_report  # and numpy, which nothing else here needs
+
         write_report(run_dir)
         say(finished_message(recipe_of(run_dir), run_dir, start.began))
         return EXIT_OK, False

@@ -19,7 +19,6 @@ from shardtune.errors import LaunchError
 from shardtune.launcher.plan.backends import BACKENDS
 from shardtune.launcher.plan.job import JobPlan, Machine
 from shardtune.launcher.registry import remember
-from shardtune.launcher.report.page import write_report
 from shardtune.launcher.start.announce import announce_plan
 from shardtune.launcher.start.exit_report import StartOutcome, explain_outcome, remedy_for_killed
 from shardtune.launcher.start.follow import Events, Heartbeats, first_failure, hung_ranks, newest_saved
@@ -30,12 +29,13 @@ from shardtune.machine.nvidia_smi import ask_nvidia_smi
 from shardtune.machine.open_files import raise_open_files
 from shardtune.machine.visible_gpus import CUDA_VISIBLE_DEVICES, model_of, parse_listing, visible_gpus
 from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, EXIT_RESTART, EXIT_RESUME, EXIT_USER
-from shardtune.run_dir.files import LEASE, STOP, is_finished, open_in_place, read_events
+from shardtune.run_dir.files import LEASE, STOP, is_finished, open_in_place
 from shardtune.run_dir.launch_times import LAUNCHED_AT
 from shardtune.run_dir.lease import LEASE_TOKEN, OWNER_GRACE_S, refuse_if_lost, take_lease
 from shardtune.run_dir.micro_batch_budget import read_budget
 from shardtune.run_dir.run import write_run_dir
 from shardtune.run_dir.stop_file import ask_to_stop
+from shardtune.run_dir.view.event_lines import read_milestones
 from shardtune.run_dir.view.progress import Progress
 from shardtune.run_dir.view.results import finished_message
 from shardtune.safe_path import safe_environment
@@ -235,11 +235,13 @@ def _run_ranks(plan: JobPlan, interrupts: list[Interrupt]) -> tuple[int, Failure
                 end_orphans(mark)
     refuse_if_lost(plan.run_dir / LEASE, plan.environment[LEASE_TOKEN])
     if process.returncode == EXIT_OK:
+        from shardtune.launcher.report.page import write_report  # and numpy, which nothing else here needs
+
         write_report(plan.run_dir)
         return EXIT_OK, None
     failure = first_failure(plan.run_dir, since)
     exits = BACKENDS[plan.recipe.job.backend].parse_exits(log_path.read_text(encoding="utf-8", errors="replace"))
-    events = [event for event in read_events(plan.run_dir) if event["event"] in ("start", "step")]
+    events = [event for event in read_milestones(plan.run_dir) if event["event"] in ("start", "step")]
     has_begun = bool(events) and events[-1]["time"] >= since
     outcome = StartOutcome(failure, exits, hung_ranks(plan.run_dir, since), silence_s, has_begun)
     if interrupts or outcome.is_stop:

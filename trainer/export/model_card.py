@@ -17,8 +17,10 @@ from huggingface_hub.repocard import metadata_load
 from shardtune.ds_config.resolve import sharding_name
 from shardtune.recipe.schema import Recipe
 from shardtune.recipe.yaml_lines import write_yaml
-from shardtune.run_dir.files import FORKED_FROM, MODEL, read_events
+from shardtune.run_dir.files import FORKED_FROM, MODEL
 from shardtune.run_dir.view.curves import picture
+from shardtune.run_dir.view.event_lines import read_milestones
+from shardtune.run_dir.view.history import read_history
 from shardtune.trainer.checkpoint.manifest import Manifest
 
 CURVES = "curves.svg"
@@ -36,7 +38,7 @@ MAX_SOURCES = 5
 
 def render_curves(run_dir: Path, step: int) -> str:
     """The run's curves up to this step, as an SVG file; an empty string if there are none."""
-    return picture([event for event in read_events(run_dir) if event.get("step", 0) <= step])
+    return picture(read_history(run_dir).until(step))
 
 
 def render_card(
@@ -51,7 +53,7 @@ def render_card(
 ) -> str:
     """README.md. It names no folder of this machine; the card of adapters names their base model."""
     start: Mapping[str, Any] = next(
-        (event for event in reversed(read_events(run_dir)) if event["event"] == "start"), {}
+        (event for event in reversed(read_milestones(run_dir)) if event["event"] == "start"), {}
     )
     counts = start.get("data", {})
     metrics = {"dev": manifest.dev_metrics or {}, "test": (results or {}).get("test", {})}

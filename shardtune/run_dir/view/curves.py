@@ -1,58 +1,126 @@
-"""The curves of a run, from its events."""
+"""The curves of a run, from its history."""
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from shardtune.run_dir.view.chart import HEIGHT, WIDTH, Series, render_chart, smoothed
+import numpy as np
+
+from shardtune.run_dir.view.chart import (
+    HEIGHT,
+    MAX_POINTS,
+    WIDTH,
+    Series,
+    means,
+    render_chart,
+    smoothed,
+    thinned_columns,
+)
+from shardtune.run_dir.view.history import Column, History
 
 BLUE, PALE, ORANGE, GREEN = "#1f6feb", "#9ec5fe", "#d9730d", "#2da44e"
 STYLE = (
     "text{font:11px system-ui,sans-serif;fill:#59636e}.title{font-size:13px;fill:#1f2328;font-weight:600}"
     ".grid{stroke:#eaeef2}"
 )
+MAX_MEANS = 500
+"""What is smoothed of a long curve are so many means: the average then spans a part of the training, not few steps."""
+FREE = (-math.inf, math.inf)
+POSITIVE = (0.0, math.inf)
+SHARES = ("accuracy", "f1", "precision", "recall", "exact_match", "rouge", "mfu")
+"""Words in the names of metrics between 0 and 1."""
+BOUNDS = {
+    **dict.fromkeys(("mcc", "pearson", "spearman"), (-1.0, 1.0)),
+    **dict.fromkeys(("bleu", "chrf"), (0.0, 100.0)),
+    **dict.fromkeys(("loss", "perplexity", "mse", "mae"), POSITIVE),
+}
+OF_STEPS = (
+    ("learning rate", "lr", 1.0, POSITIVE, False),
+    ("gradient norm, before clipping", "grad_norm", 1.0, POSITIVE, True),
+    ("tokens per second, without padding", "tokens_per_s", 1.0, POSITIVE, True),
+    ("MFU, %", "mfu", 100.0, POSITIVE, True),
+    ("time lost waiting for the slowest rank, %", "lost_share", 100.0, (0.0, 100.0), True),
+    ("peak memory of a rank, GB", "memory_bytes", 1e-9, POSITIVE, False),
+    ("GPU utilization, %", "gpu_utilization", 100.0, (0.0, 100.0), True),
+    ("power of a GPU, W", "gpu_power_w", 1.0, POSITIVE, True),
+    ("highest GPU temperature, °C", "gpu_temperature_c", 1.0, POSITIVE, False),
+)
+"""(title, key of a `step` event, factor, bounds, whether it is smoothed) of the curves after the loss and metrics."""
 
 
-def charts(events: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One <svg> per curve that has a point: loss, the dev metrics, learning rate, gradient norm, speed, time lost by
-    waiting, memory."""
-    steps = [event for event in events if event["event"] == "step"]
-    evaluations = [event for event in events if event["event"] == "eval"]
+@dataclass(frozen=True)
+class Line:
+    """One line of a curve; all values are finite."""
 
-    def of_steps(key: str) -> list[tuple[float, float]]:
-        return [(step["step"], as_float(step[key])) for step in steps]
+    name: str
+    x: Column
+    """Steps, ascending."""
+    y: Column
+    colour: str
+    dots: bool = False
+    """Whether each point is marked: those of evaluations."""
+    is_noisy: bool = False
+    """Whether it is drawn pale, with its moving average over it."""
+    is_one_of_many: bool = False
+    """Whether it stands beside those of other runs, so that only the average of a noisy one is drawn."""
 
-    def of_dev(key: str) -> list[tuple[float, float]]:
-        return [(e["step"], as_float(e[key])) for e in evaluations if e["split"] == "dev" and key in e]
+    def series(self) -> list[Series]:
+        """What is drawn of it, in at most a few hundred points."""
+        points = _points(*thinned_columns(self.x, self.y, MAX_POINTS))
+        if not self.is_noisy:
+            return [Series(self.name, points, self.colour, dots=self.dots)]
+        average = smoothed(_points(*means(self.x, self.y, MAX_MEANS)))
+        if self.is_one_of_many:
+            return [Series(self.name, average, self.colour)]
+        return [Series(self.name, points, PALE), Series("smoothed", average, self.colour)]
 
+
+@dataclass(frozen=True)
+class Curve:
+    """A chart of a run."""
+
+    title: str
+    lines: Sequence[Line]
+    bounds: tuple[float, float] = FREE
+    """The lowest and highest value that there can be."""
+
+    def render(self) -> str:
+        """Its <svg>."""
+        return render_chart(self.title, [part for line in self.lines for part in line.series()], self.bounds)
+
+
+def curves_of(history: History) -> list[Curve]:
+    """The curves that have a point: loss, the dev metrics, learning rate, gradient norm, speed, lost time, memory."""
+    dev = dev_evaluations(history)
     loss = [
-        Series("each step", of_steps("loss"), PALE),
-        Series("smoothed", smoothed(of_steps("loss")), BLUE),
-        Series("dev", of_dev("loss"), ORANGE, dots=True),
+        Line("each step", *history.of_steps("loss"), BLUE, is_noisy=True),
+        Line("dev", *of_evaluations(dev, "loss"), ORANGE, dots=True),
     ]
-    drawn = [render_chart("loss", loss)]
-    for key in metric_names(evaluations):
-        drawn.append(render_chart(f"dev {key}", [Series(key, of_dev(key), ORANGE, dots=True)]))
-    drawn.append(render_chart("learning rate", [Series("lr", of_steps("lr"), GREEN)]))
-    norms = [
-        Series("each step", of_steps("grad_norm"), PALE),
-        Series("smoothed", smoothed(of_steps("grad_norm")), BLUE),
-    ]
-    drawn.append(render_chart("gradient norm, before clipping", norms))
-    speed = [Series("each report", of_steps("tokens_per_s"), PALE)]
-    speed.append(Series("smoothed", smoothed(of_steps("tokens_per_s")), BLUE))
-    drawn.append(render_chart("tokens per second, without padding", speed))
-    lost = [(step["step"], 100 * step["lost_share"]) for step in steps if "lost_share" in step]
-    waiting = [Series("each report", lost, PALE), Series("smoothed", smoothed(lost), BLUE)]
-    drawn.append(render_chart("time lost waiting for the slowest rank, %", waiting))
-    memory = [(x, y / 1e9) for x, y in of_steps("memory_bytes")]
-    drawn.append(render_chart("peak memory of a rank, GB", [Series("GB", memory, GREEN)]))
-    return [chart for chart in drawn if chart]
+    drawn = [Curve("loss", loss, POSITIVE if all((line.y >= 0).all() for line in loss) else FREE)]
+    for names in same_metrics(dev):
+        line = Line(" = ".join(names), *of_evaluations(dev, names[0]), ORANGE, dots=True)
+        drawn.append(Curve(f"dev {' = '.join(names)}", [line], bounds_of(names[0])))
+    for title, key, factor, bounds, is_noisy in OF_STEPS:
+        x, y = history.of_steps(key)
+        name = "each report" if is_noisy else title
+        drawn.append(Curve(title, [Line(name, x, y * factor, BLUE if is_noisy else GREEN, is_noisy=is_noisy)], bounds))
+    return [curve for curve in drawn if any(len(line.x) for line in curve.lines)]
 
 
-def picture(events: Sequence[Mapping[str, Any]], num_columns: int = 2) -> str:
+def dev_evaluations(history: History) -> list[Mapping[str, Any]]:
+    """The `eval` events of dev."""
+    return [event for event in history.of("eval") if event.get("split") == "dev"]
+
+
+def charts(history: History) -> list[str]:
+    """One <svg> per curve that has a point."""
+    return [curve.render() for curve in curves_of(history)]
+
+
+def picture(history: History, num_columns: int = 2) -> str:
     """All curves as one SVG file; an empty string if there are none."""
-    drawn = charts(events)
+    drawn = charts(history)
     placed = [
         chart.replace(
             "<svg ",
@@ -68,12 +136,27 @@ def picture(events: Sequence[Mapping[str, Any]], num_columns: int = 2) -> str:
     return f"{head}<style>{STYLE}</style>{ground}{''.join(placed)}</svg>\n" if drawn else ""
 
 
-def metric_names(evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The metrics of these `eval` events, in order of the alphabet; f1_micro only where it is not the accuracy."""
-    names = {key for event in evaluations for key, value in event.items() if is_metric(key, value)}
-    if "accuracy" in names and all(event.get("f1_micro") == event.get("accuracy") for event in evaluations):
-        names -= {"f1_micro"}
-    return sorted(names)
+def bounds_of(metric: str) -> tuple[float, float]:
+    """The lowest and the highest value that a metric of this name can have."""
+    if metric in BOUNDS:
+        return BOUNDS[metric]
+    return (0.0, 1.0) if any(word in metric for word in SHARES) else FREE
+
+
+def same_metrics(evaluations: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """The metrics of these `eval` events in groups that have the same values in each event, in order of the alphabet.
+
+    Those that are the same by chance are not one: only what is equal in at least two events, and f1_micro beside
+    accuracy, of which it is another name.
+    """
+    groups: dict[tuple[Any, ...], list[str]] = {}
+    names = sorted({key for event in evaluations for key, value in event.items() if is_metric(key, value)})
+    for name in names:
+        values = tuple(event.get(name) for event in evaluations)
+        is_varied = len({value for value in values if value is not None}) > 1
+        key = values if is_varied or name in ("accuracy", "f1_micro") else (name,)
+        groups.setdefault(key, []).append(name)
+    return [tuple(group) for group in groups.values()]
 
 
 def is_metric(key: str, value: Any) -> bool:
@@ -84,3 +167,15 @@ def is_metric(key: str, value: Any) -> bool:
 def as_float(value: Any) -> float:
     """The value as a float; NaN if it is not a number (JSON has no NaN)."""
     return float(value) if isinstance(value, int | float) else math.nan
+
+
+def of_evaluations(evaluations: Sequence[Mapping[str, Any]], key: str) -> tuple[Column, Column]:
+    """(steps, finite values) of a metric."""
+    points = {as_float(event.get("step")): as_float(event.get(key)) for event in evaluations}
+    finite = sorted((x, y) for x, y in points.items() if math.isfinite(x) and math.isfinite(y))
+    found = np.array(finite, dtype=np.float64).reshape(-1, 2)
+    return found[:, 0], found[:, 1]
+
+
+def _points(x: Column, y: Column) -> list[tuple[float, float]]:
+    return list(zip(x.tolist(), y.tolist(), strict=True))

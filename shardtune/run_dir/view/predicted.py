@@ -33,12 +33,15 @@ class Compared:
         return self.name, _words(self.predicted, self.unit), _words(self.real, self.unit), f"{self.error:+.0%}"
 
 
-def compare(plan: Mapping[str, Any] | None, events: Sequence[Event]) -> list[Compared]:
-    """What was predicted (plan_file) and is known by now, by the events of metrics.jsonl; empty if nothing is."""
+def compare(plan: Mapping[str, Any] | None, events: Sequence[Event], typical: Event | None = None) -> list[Compared]:
+    """What was predicted (plan_file) and is known by now, by the events of metrics.jsonl; empty if nothing is.
+
+    `typical` has the medians of the steps since the newest start, where the events do not have each step.
+    """
     if plan is None:
         return []
     found = []
-    for name, key, real, unit in _real(events):
+    for name, key, real, unit in _real(events, typical):
         predicted = plan.get(key)
         if isinstance(predicted, int | float) and predicted > 0 and real > 0:
             found.append(Compared(name, float(predicted), real, unit))
@@ -61,9 +64,9 @@ def render_compared(compared: Sequence[Compared]) -> str:
 HEAD = ("", "predicted", "real", "error")
 
 
-def _real(events: Sequence[Event]) -> Iterator[tuple[str, str, float, str]]:
+def _real(events: Sequence[Event], typical: Event | None) -> Iterator[tuple[str, str, float, str]]:
     """(name, key of the plan, real number, unit) of what the events tell."""
-    steps = _of_newest_start(events)
+    steps = _of_newest_start(events) if typical is None else [typical]
     if steps:
         yield "peak memory of a rank", "memory_bytes", float(max(step.get("memory_bytes", 0) for step in steps)), "GB"
         # Medians: the first steps of a start and those beside a checkpoint are slower.

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from shardtune.recipe.schema import Recipe
-from shardtune.run_dir.files import METRICS, REPORT, RESULTS, already_finished, read_events, wandb_sync_command
+from shardtune.run_dir.files import METRICS, REPORT, RESULTS, already_finished, wandb_sync_command
+from shardtune.run_dir.view.event_lines import read_milestones
 from shardtune.shell_line import shell_line
 
 WIDTH = 80
@@ -28,7 +29,7 @@ def finished_message(recipe: Recipe, run_dir: Path, began: float | None = None) 
     results = json.loads((run_dir / RESULTS).read_text(encoding="utf-8"))
     rows = {
         "best step": _best_step(results),
-        "time": render_time(read_events(run_dir), began, time.time()),
+        "time": render_time(read_milestones(run_dir), began, time.time()),
         "best model": run_dir / "export" / "best",
         "last model": run_dir / "export" / "last",
         "results": run_dir / RESULTS,

@@ -126,6 +126,7 @@ class _Start:
         """Seconds by cause until the newest event."""
         seconds = self._with_phase()
         seconds["starting"] = (self._last if self._ready is None else self._ready) - self._began
+        seconds = {cause: max(0.0, spent) for cause, spent in seconds.items()}  # a clock may be set back
         seconds["other"] += max(0.0, self._last - self._began - sum(seconds.values()))
         return seconds
 

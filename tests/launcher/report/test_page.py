@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shardtune.launcher.report import page as page_module
 from shardtune.launcher.report.page import write_report
 from shardtune.run_dir.files import read_events
 from shardtune.run_dir.view.chart import Series, nice_ticks, render_chart, short, smoothed
 
+SCRIPT = (Path(page_module.__file__).parent / "charts.js").read_text(encoding="utf-8")
 START = {
     "event": "start", "step": 0, "num_steps": 9, "num_rows": 67, "num_parameters": 1000, "world_size": 2,
     "device": "cpu", "zero_stage": 2, "precision": "bf16",
@@ -52,14 +54,15 @@ def test_the_page_has_the_curves_the_evaluations_and_the_config(tmp_path: Path) 
     facts = json.dumps({"label_names": ["<bad>", "good"]})
     page = write_report(write_run(tmp_path, events, config_yaml="optim:\n  lr: 1\n", facts_json=facts)).read_text()
     assert len(re.findall("<svg", page)) == 7
+    assert page.count('<figure class="chart">') == 6
     assert "step 9 of 9 (not finished)" in page
     assert "97.5% of the tokens are not padding · 0.40 ms data wait per step" in page
     assert "Time lost waiting" not in page
     assert "0.8750" in page
-    assert "<th>&lt;bad&gt;</th><td>3</td><td>1</td>" in page
+    assert re.search(r'<th scope="row">&lt;bad&gt;</th><td [^>]*>3</td><td [^>]*>1</td>', page)
     assert "optim:\n  lr: 1" in page
     assert '<meta name="viewport"' in page
-    assert not re.search(r"(src|href)=|https?://", page), "the page needs something from outside"
+    assert not re.search(r'(src|href)="(?!#)|https?://', page), "the page needs something from outside"
 
 
 def test_the_slowest_ranks_are_named_with_the_time_they_cost(tmp_path: Path) -> None:
@@ -89,9 +92,9 @@ def test_answers_are_shown_as_text_beside_those_of_the_first_evaluation(tmp_path
     page = write_report(write_run(tmp_path, events)).read_text(encoding="utf-8")
     cells = ["&lt;user&gt;\nSay &lt;script&gt;", "…", "&lt;b&gt;", "&lt;&amp;&gt;"]
     assert "".join(f"<td>{cell}</td>" for cell in cells) in page
-    assert "Answers on dev, step 9" in page and "<th>answer at step 0</th>" in page
+    assert "Answers on dev, step 9" in page and '<th scope="col">answer at step 0</th>' in page
     assert f"<tr><td>{cells[0]}</td><td>T</td><td>{cells[3]}</td></tr>" in page
-    assert "<script" not in page and "not shown" not in page
+    assert "<script>" not in page.replace(f"<script>{SCRIPT}</script>", "") and "not shown" not in page
     assert "Answers on" not in write_report(write_run(tmp_path, [START, {**EVAL, "step": 1}])).read_text()
 
 
@@ -111,7 +114,7 @@ data: {train: [/rows/a<b.csv, hf:owner/name], dev: {fraction: 0.05}}
     events = [start, *({**STEP, "step": step} for step in range(1, 4))]
     page = write_report(write_run(tmp_path, events, config_yaml=config)).read_text()
     stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d"
-    assert re.search(rf"<p>{stamp} to {stamp}; training took about 4 min 30 s in 1 start</p>", page)
+    assert re.search(rf"Training took about 4 min 30 s in 1 start, {stamp} to \d\d:\d\d\.", page)
     assert "<tr><td>train</td><td>/rows/a&lt;b.csv\nhf:owner/name</td><td>4,800</td><td>120,000</td></tr>" in page
     assert "<tr><td>dev</td><td>0.05 of the training rows</td><td>250</td><td>6,000</td></tr>" in page
     assert "<td>test</td>" not in page
@@ -122,9 +125,10 @@ def test_f1_micro_is_not_drawn_beside_an_equal_accuracy(tmp_path: Path) -> None:
         scored = {**EVAL, "step": 1, "f1_micro": f1_micro, "f1_macro": EVAL["accuracy"]}
         return write_report(write_run(tmp_path, [START, {**STEP, "step": 1}, scored])).read_text()
 
-    for shown in ("dev f1_micro<", "<th>f1_micro<"):
+    for shown in ("dev f1_micro<", '<th scope="col">f1_micro<'):
         assert shown not in page(0.875) and shown in page(0.5)
-    assert "dev f1_macro<" in page(0.875)
+    assert "dev accuracy = f1_micro<" in page(0.875)
+    assert "dev f1_macro<" in page(0.875), "it is equal by chance"
 
 
 def test_a_legend_is_as_dark_as_other_text(tmp_path: Path) -> None:
@@ -135,8 +139,8 @@ def test_a_legend_is_as_dark_as_other_text(tmp_path: Path) -> None:
 def test_alerts_are_on_the_page(tmp_path: Path) -> None:
     alert = {"event": "alert", "title": "not saved", "text": "no room on <disk>", "step": 4}
     page = write_report(write_run(tmp_path, [START, {**STEP, "step": 1}, alert])).read_text()
-    assert "<li>not saved: no room on &lt;disk&gt;</li>" in page
-    assert "Alerts" not in write_report(write_run(tmp_path, [START, {**STEP, "step": 1}])).read_text()
+    assert "<span>not saved: no room on &lt;disk&gt;</span></li>" in page
+    assert "Warnings" not in write_report(write_run(tmp_path, [START, {**STEP, "step": 1}])).read_text()
 
 
 def test_a_run_without_a_step_has_a_page_too(tmp_path: Path) -> None:

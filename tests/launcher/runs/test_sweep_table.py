@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from shardtune.launcher.plan.sweep import plan_sweep, write_sweep
+from shardtune.launcher.report.record import RunRecord
 from shardtune.launcher.runs.sweep_table import (
     in_order,
     outcome_of,
@@ -13,8 +14,13 @@ from shardtune.launcher.runs.sweep_table import (
     render_sweep_page,
     write_sweep_report,
 )
+from shardtune.run_dir.view.history import history_of
 
 CHOSEN = {"metric": "accuracy", "lower_is_better": False}
+
+
+def record(events: list[dict[str, Any]]) -> RunRecord:
+    return RunRecord(name="", history=history_of(events))
 
 
 def results(accuracy: float, **more: Any) -> dict[str, Any]:
@@ -57,7 +63,7 @@ def test_the_page_has_a_line_for_each_point_and_no_name_is_code() -> None:
         {"event": "eval", "split": "dev", "step": 1, "loss": 0.4, "accuracy": 0.5, "time": 1.0},
     ]
     points = [outcome_of(0, ("x=<b>",), "finished", results(0.5)), outcome_of(1, (), "failed", None)]
-    page = render_sweep_page("a <sweep>", points, {0: events, 1: []})
+    page = render_sweep_page("a <sweep>", points, {0: record(events), 1: record([])})
     assert page.count("<svg") == 3  # dev accuracy, dev loss, training loss
     assert "x=&lt;b&gt;" in page and "<b>" not in page and "a &lt;sweep&gt;" in page
     assert "dev time" not in page

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from shardtune.run_dir.view.chart import MAX_POINTS, Series, render_chart, thinned
 from shardtune.run_dir.view.curves import charts
+from shardtune.run_dir.view.history import history_of
 
 
 @pytest.mark.parametrize("at", [1, 777, 1_001, 12_345, 19_998])
@@ -35,8 +36,10 @@ def test_thinned_points_are_few_in_order_and_keep_the_ends_and_the_extremes(valu
 def test_a_curve_of_a_long_run_shows_its_spike_beside_steps_without_a_number() -> None:
     step = {"event": "step", "lr": 1e-5, "grad_norm": 1.0, "tokens_per_s": 1.0, "memory_bytes": 1}
     losses = [9.5 if number == 12_345 else None if number % 7 == 0 else 1.0 for number in range(20_000)]
-    loss = charts([{**step, "step": number, "loss": loss} for number, loss in enumerate(losses)])[0]
-    flat = charts([{**step, "step": number, "loss": loss and 1.0} for number, loss in enumerate(losses)])[0]
+    loss, flat = (
+        charts(history_of({**step, "step": number, "loss": value} for number, value in enumerate(values)))[0]
+        for values in (losses, [loss and 1.0 for loss in losses])
+    )
     assert loss.count(",") <= 3 * MAX_POINTS
     assert "nan" not in loss
     top_of, top_of_flat = (min(float(pair.split(",")[1]) for pair in _pairs(svg)) for svg in (loss, flat))

@@ -225,7 +225,7 @@ def test_replies_generated_during_training_are_shown(spoken: Path) -> None:
     assert test["answers"][0] == {"prompt": asked, "answer": "yo", "reference": "yo"}
     assert (first["step"], first["answers"][0]["prompt"]) == (0, asked) and first["answers"][0]["answer"] != "yo"
     page = write_report(spoken).read_text(encoding="utf-8")
-    assert page.count("&lt;|im_start|&gt;user\nhi&lt;|im_end|&gt;") == 6 and "<th>answer at step 0</th>" in page
+    assert page.count("&lt;|im_start|&gt;user\nhi&lt;|im_end|&gt;") == 6 and ">answer at step 0</th>" in page
 
 
 @pytest.mark.parametrize("name", ["best", "last"])
