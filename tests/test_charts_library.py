@@ -86,6 +86,8 @@ def test_a_build_that_cannot_have_it_warns_once_and_goes_on(
     build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(build.provide_uplot, "__defaults__", (tmp_path / "uplot",))
-    build.BuildWithCharts(Distribution({"packages": []})).run()
+    command = build.BuildWithCharts(Distribution({"packages": []}))
+    command.ensure_finalized()
+    command.run()
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: the dashboard is built without charts: uPlot 1.6.32 could not be fetched")
