@@ -18,11 +18,11 @@ export function t(key, values = {}) {
   return text.replace(/\{(\w+)\}/g, (hole, name) => (name in values ? String(values[name]) : hole));
 }
 
-/** Whether the dictionaries have a text for this key. */
-export const hasText = (key) => key in DICTIONARIES[language];
-
 /** Changes the language and loads the page again; its address holds everything else. */
 export function switchLanguage() {
   localStorage.setItem(CHOSEN, language === "zh" ? "en" : "zh");
   location.reload();
 }
+
+/** Whether there is a text for this key: for names that come from runs, such as causes of lost time. */
+export const hasText = (key) => key in DICTIONARIES[language];
