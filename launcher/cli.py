@@ -13,6 +13,7 @@ from pathlib import Path
 from shardtune.errors import ConfigError, ShardtuneError, system_fault
 from shardtune.home import expand_home
 from shardtune.launcher.commands import arguments
+from shardtune.launcher.commands import dashboard as dashboard_commands
 from shardtune.launcher.commands import plan as plan_commands
 from shardtune.launcher.commands import run as run_commands
 from shardtune.launcher.commands import slurm as slurm_commands
@@ -26,7 +27,7 @@ shardtune: supervised fine-tuning of pretrained transformers on one or many GPUs
 {plan_commands.HELP}
 Many runs:
 
-{sweep_commands.HELP}
+{sweep_commands.HELP}{dashboard_commands.HELP}
 On a Slurm cluster:
 
 {slurm_commands.HELP}
@@ -46,6 +47,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "export": run_commands.export,
     "report": run_commands.report,
     "sweep": sweep_commands.sweep,
+    "dashboard": dashboard_commands.dashboard,
     "submit": slurm_commands.submit,
     "status": slurm_commands.status,
     "watch": slurm_commands.watch,

@@ -113,7 +113,7 @@ def is_word(parameter: inspect.Parameter) -> bool:
     """Whether users give the parameter as a word, and not as a flag."""
     if parameter.kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD:
         return False
-    return parameter.default is inspect.Parameter.empty or parameter.name in ("recipe", "run_dir")
+    return parameter.default is inspect.Parameter.empty or parameter.name in ("recipe", "run_dir", "root")
 
 
 def _is_flag(parameter: inspect.Parameter) -> bool:

@@ -3,8 +3,9 @@
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from shardtune.errors import CheckpointError, LaunchError
 from shardtune.launcher.plan.sweep import point_dirs
@@ -47,25 +48,37 @@ def look_at(run_dir: Path, jobs: list[QueuedJob] | None = None) -> RunStatus:
     if not (run_dir / CONFIG).is_file():
         raise CheckpointError(f"{run_dir}: not a run directory (no {CONFIG})")
     job = cluster.job_of(run_dir, cluster.queued_jobs() if jobs is None else jobs)
+    return look_with(run_dir, job, outer_events(run_dir), cluster.last_word)
+
+
+def look_with(
+    run_dir: Path,
+    job: QueuedJob | None,
+    events: Sequence[Mapping[str, Any]],
+    last_word: Callable[[str, JobIdentity], str | None],
+) -> RunStatus:
+    """The status of a run with this job in the queue and these events, the first and the newest ones.
+
+    `last_word` says what Slurm reports about a job that has left the queue (cluster.last_word).
+    """
     starts, submitted = _starts(run_dir), _submitted(run_dir)
     unbegun = _unbegun(run_dir, starts, submitted.job if submitted else None)
     is_requeued = bool(starts) and unbegun is not None and unbegun[0] == starts[-1].job
     # The job of a start that never began, or did not record how it ended.
     unended = started_job(starts[-1]) if starts and starts[-1].state in ("running", "waiting") else None
     missing = submitted if unbegun is not None and not is_requeued else unended
-    events = outer_events(run_dir)
-    last_word = cluster.last_word(missing.job, missing) if job is None and missing else None
+    reported = last_word(missing.job, missing) if job is None and missing else None
     began = max((event["time"] for event in events if event["event"] == "start"), default=0.0)
     seen = RunEvidence(
         run_dir=run_dir,
         starts=starts,
         events=events,
         finished=is_finished(run_dir),
-        running_here=_is_held(run_dir, ended_job=missing.job if missing and last_word else None),
+        running_here=_is_held(run_dir, ended_job=missing.job if missing and reported else None),
         submitted_as=submitted.job if submitted else None,
         failure=_failure(run_dir, began),
-        early_end=early_end(*unbegun, last_word, is_requeued=is_requeued) if job is None and unbegun else None,
-        last_word=last_word,
+        early_end=early_end(*unbegun, reported, is_requeued=is_requeued) if job is None and unbegun else None,
+        last_word=reported,
         cancelled_by=_cancelled_by(run_dir, since=max(began, starts[-1].began if starts else 0.0)),
     )
     return status_of(seen, job)

@@ -43,72 +43,98 @@ class TimeUse:
         return self.seconds["useful"] / self.total_s if self.total_s > 0 else None
 
 
-def time_use(events: Sequence[Event]) -> TimeUse:
+def time_use(events: Iterable[Event]) -> TimeUse:
     """What the time went to that these events of metrics.jsonl, in their order, account for."""
-    seconds = dict.fromkeys(CAUSES, 0.0)
-    starts = _starts(events)
-    for start in starts:
-        for cause, spent in _of_start(start).items():
-            seconds[cause] += spent
-    for number, start in enumerate(starts):
-        for cause, spent in _before(starts[number - 1] if number else None, start[0]):
-            seconds[cause] += max(0.0, spent)
-    return TimeUse(seconds)
-
-
-def _starts(events: Sequence[Event]) -> list[list[Event]]:
-    """The events of each start, which begin with `begin`; those of versions that did not write it are one start."""
-    starts: list[list[Event]] = []
+    counter = TimeUseCounter()
     for event in events:
-        if event["event"] == "begin" or not starts:
-            starts.append([])
-        starts[-1].append(event)
-    return starts
+        counter.add(event)
+    return counter.result()
 
 
-def _began(event: Event) -> float:
-    """When the process of rank 0 began, by the first event of its start."""
-    return float(event.get("process_began", event["time"]))
+class TimeUseCounter:
+    """Adds up what the time of a run went to, so that what was counted once need not be kept."""
+
+    def __init__(self) -> None:
+        self._before = dict.fromkeys(CAUSES, 0.0)
+        """Seconds until this start began."""
+        self._start: _Start | None = None
+
+    def add(self, event: Event) -> None:
+        """Takes the next event."""
+        # The events of versions that did not write `begin` are one start.
+        if event["event"] == "begin" or self._start is None:
+            previous, self._start = self._start, _Start(event)
+            if previous is not None:
+                self._before = _sum(self._before, previous.seconds())
+            for cause, spent in self._start.time_since(previous):
+                self._before[cause] += max(0.0, spent)
+        self._start.add(event)
+
+    @property
+    def step(self) -> int:
+        """The step after which the next `step` event counts; 0 before the first start."""
+        return 0 if self._start is None else self._start.step
+
+    def result(self) -> TimeUse:
+        """What the time went to until the newest event."""
+        return TimeUse(self._before if self._start is None else _sum(self._before, self._start.seconds()))
 
 
-def _before(previous: Sequence[Event] | None, begin: Event) -> Iterable[tuple[str, float]]:
-    """What the time between the end of the previous start and the begin of this one went to."""
-    began, launched = _began(begin), begin.get("launched")
-    if launched is None:
-        return
-    ended = previous[-1]["time"] if previous else None
-    if previous and launched == previous[0].get("launched"):
-        yield "restarting", began - previous[-1]["time"]
-        return
-    yield "preparing", began - launched
-    if (queued := begin.get("queued")) is not None:
-        yield "queueing", launched - max(queued, ended or queued)
+def _sum(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+    return {cause: spent + other[cause] for cause, spent in one.items()}
 
 
-def _of_start(start: Sequence[Event]) -> dict[str, float]:
-    """What the time of one start went to, from the begin of its process to its last event."""
-    seconds = dict.fromkeys(CAUSES, 0.0)
-    ready = next((event for event in start if event["event"] == "start"), None)
-    seconds["starting"] = (ready or start[-1])["time"] - _began(start[0])
-    step = ready["step"] if ready is not None else 0
-    phase: tuple[str, float] | None = None
-    for event in start:
-        if event["event"] == "step":
-            _add_steps(seconds, event, event["step"] - step)
-            step = event["step"]
-        elif event["event"] == "lost":
-            seconds["repeated"] += event["seconds"]
-            step = min(step, event["step"])
-        elif event["event"] == "phase" and ready is not None and event["time"] >= ready["time"]:
-            if phase is not None:
-                seconds[phase[0]] += event["time"] - phase[1]
+class _Start:
+    """What the time of one start went to, from the begin of its process to its newest event."""
+
+    def __init__(self, first: Event) -> None:
+        self._first, self._last = first, float(first["time"])
+        self._began = float(first.get("process_began", first["time"]))
+        self._ready: float | None = None
+        self.step = 0
+        self._phase: tuple[str, float] | None = None
+        self._seconds = dict.fromkeys(CAUSES, 0.0)
+
+    def time_since(self, previous: "_Start | None") -> Iterable[tuple[str, float]]:
+        """What the time between the end of the previous start and the begin of this one went to."""
+        launched = self._first.get("launched")
+        if launched is None:
+            return
+        if previous is not None and launched == previous._first.get("launched"):
+            yield "restarting", self._began - previous._last
+            return
+        yield "preparing", self._began - launched
+        if (queued := self._first.get("queued")) is not None:
+            yield "queueing", launched - max(queued, previous._last if previous is not None else queued)
+
+    def add(self, event: Event) -> None:
+        kind, self._last = event["event"], event["time"]
+        if kind == "start" and self._ready is None:
+            self._ready, self.step = event["time"], event["step"]
+        elif kind == "step":
+            _add_steps(self._seconds, event, event["step"] - self.step)
+            self.step = event["step"]
+        elif kind == "lost":
+            self._seconds["repeated"] += event["seconds"]
+            self.step = min(self.step, event["step"])
+        elif kind == "phase" and self._ready is not None and event["time"] >= self._ready:
+            self._seconds = self._with_phase()
             name = event["name"]
-            phase = (PHASES.get(name.split()[0], "other"), event["time"]) if name else None
-    if phase is not None:
-        seconds[phase[0]] += start[-1]["time"] - phase[1]
-    life = start[-1]["time"] - _began(start[0])
-    seconds["other"] += max(0.0, life - sum(seconds.values()))
-    return seconds
+            self._phase = (PHASES.get(name.split()[0], "other"), event["time"]) if name else None
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds by cause until the newest event."""
+        seconds = self._with_phase()
+        seconds["starting"] = (self._last if self._ready is None else self._ready) - self._began
+        seconds["other"] += max(0.0, self._last - self._began - sum(seconds.values()))
+        return seconds
+
+    def _with_phase(self) -> dict[str, float]:
+        """The seconds so far, with those of the phase that it is in."""
+        seconds = dict(self._seconds)
+        if self._phase is not None:
+            seconds[self._phase[0]] += self._last - self._phase[1]
+        return seconds
 
 
 def _add_steps(seconds: dict[str, float], event: Event, num_steps: int) -> None:
@@ -122,6 +148,31 @@ def _add_steps(seconds: dict[str, float], event: Event, num_steps: int) -> None:
     seconds["waiting_for_ranks"] += lost_s
     seconds["useful"] += computed_s * (1.0 if real is None else real)
     seconds["padding"] += computed_s * (0.0 if real is None else 1 - real)
+
+
+def merged_steps(num_steps: Any, numbers: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of one `step` event to which as much time of each cause is due as to all of these together.
+
+    `num_steps` and the numbers (`step_time_s`, `data_wait_s`, `lost_share`, `padding_efficiency`, as in the events, but
+    without gaps) are NumPy arrays with an element for each of the events.
+    """
+    took_s, waited_s = num_steps * numbers["step_time_s"], num_steps * numbers["data_wait_s"]
+    waited_s = waited_s.clip(max=took_s)
+    busy_s = took_s - waited_s
+    lost_s = busy_s * numbers["lost_share"]
+    computed_s = busy_s - lost_s
+    useful_s = computed_s * numbers["padding_efficiency"]
+    return {
+        "step_time_s": _ratio(took_s, num_steps),
+        "data_wait_s": _ratio(waited_s, num_steps),
+        "lost_share": _ratio(lost_s, busy_s),
+        "padding_efficiency": _ratio(useful_s, computed_s),
+    }
+
+
+def _ratio(parts: Any, wholes: Any) -> float:
+    whole = float(wholes.sum())
+    return float(parts.sum()) / whole if whole else 0.0
 
 
 def lost_event(dropped: Sequence[Event], resumed_step: int) -> dict[str, Any] | None:

@@ -1,0 +1,1 @@
+"""A live page over many runs, served on this machine only."""
