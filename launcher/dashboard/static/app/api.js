@@ -31,7 +31,9 @@ export const getRuns = (signal) => getJson("/api/runs", signal);
 export const getRun = (id, signal) => getJson(`/api/runs/${encodeURIComponent(id)}`, signal);
 export const getLog = (id, lines, signal) => getJson(`/api/runs/${encodeURIComponent(id)}/log?lines=${lines}`, signal);
 
-/** The points of each run and metric: [{run, metric, x, y, count}]. `range` is [from, to] on the axis, or null. */
+/**
+ * The points of each run and metric, {series: [{run, metric, x, y, count}], pending: [runs that are still read]}. `range` is [from, to] on the axis, or null.
+ */
 export async function getSeries(runs, metrics, axis, range, points, signal) {
   const query = new URLSearchParams({ x: axis, points });
   for (const run of runs) query.append("run", run);
@@ -40,5 +42,6 @@ export async function getSeries(runs, metrics, axis, range, points, signal) {
     query.set("from", range[0]);
     query.set("to", range[1]);
   }
-  return (await getJson(`/api/series?${query}`, signal)).series;
+  const { series, pending = [] } = await getJson(`/api/series?${query}`, signal);
+  return { series, pending };
 }

@@ -38,7 +38,7 @@ export function icon(name) {
   svg.setAttribute("class", `icon icon-${name}`);
   svg.setAttribute("aria-hidden", "true");
   const path = document.createElementNS(space, "path");
-  path.setAttribute("d", PATHS[name]);
+  path.setAttribute("d", PATHS[name] ?? PATHS.queued);
   svg.append(path);
   return svg;
 }

@@ -57,7 +57,8 @@ export function duration(seconds) {
 /** A value of a recipe, an environment or a plan in one line. */
 export function plain(value) {
   if (value === null || value === undefined) return NOTHING;
-  if (typeof value === "number") return Math.abs(value) >= 1e-3 || value === 0 ? String(Number(value.toPrecision(6))) : number(value);
+  if (Number.isInteger(value)) return grouped.format(value);
+  if (typeof value === "number") return Math.abs(value) >= 1e-3 ? String(Number(value.toPrecision(4))) : number(value);
   if (Array.isArray(value)) return value.map(plain).join(", ");
   return typeof value === "object" ? JSON.stringify(value) : String(value);
 }

@@ -5,10 +5,10 @@ import { suggestions } from "./filter.js";
 import { count } from "./format.js";
 import { LAYOUTS } from "./hash.js";
 import { data, setView, view } from "./store.js";
-import { stateMark } from "./table/columns.js";
+import { stateMark, stateName } from "./table/columns.js";
 import { switchLanguage, t } from "./text.js";
 
-const STATES = ["running", "waiting", "queued", "crashed", "unreadable", "stopped", "finished"];
+const STATES = ["running", "waiting", "queued", "new", "crashed", "unreadable", "stopped", "finished"];
 
 export function makeHeader({ table, openPicker, openHelp, switchTheme }) {
   const root = h("span", { class: "root" });
@@ -51,7 +51,7 @@ export function makeHeader({ table, openPicker, openHelp, switchTheme }) {
     const words = view.filter.split(/\s+/).filter(Boolean);
     const isOn = words.includes(word);
     const others = words.filter((each) => !each.startsWith("state="));
-    return h("button", { type: "button", class: "state-count", "aria-pressed": String(isOn), title: t(`state.${state}`), onclick: () => setView({ filter: (isOn ? others : [...others, word]).join(" ") }) },
+    return h("button", { type: "button", class: "state-count", "aria-pressed": String(isOn), title: stateName(state), onclick: () => setView({ filter: (isOn ? others : [...others, word]).join(" ") }) },
       stateMark(state), count(number));
   }
 

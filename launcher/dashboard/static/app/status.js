@@ -2,6 +2,7 @@
 
 import { h, setText } from "./dom.js";
 import { timeOfDay } from "./format.js";
+import { stateName } from "./table/columns.js";
 import { t } from "./text.js";
 
 const MOST_ANNOUNCED = 3;
@@ -42,7 +43,7 @@ export function makeStatus() {
       lastTime = Date.now() / 1000;
       if (isOpen) say("");
       const news = answer.runs.filter((run) => before.has(run.id) && before.get(run.id).state !== run.state)
-        .map((run) => t("live.state", { name: run.name, state: t(`state.${run.state}`) }));
+        .map((run) => t("live.state", { name: run.name, state: stateName(run.state) }));
       if (news.length) setText(live, news.slice(0, MOST_ANNOUNCED).join(". "));
     },
   };

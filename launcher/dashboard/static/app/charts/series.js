@@ -9,6 +9,9 @@ const ALL_POINTS = 9000; // of all runs in one chart
 const MOST_METRICS = 6; // in one request
 const MOST_REQUESTS = 3; // at the same time
 const COLLECT_MS = 20;
+const PENDING_MS = 2000;
+
+const NO_POINTS = { x: [], y: [], count: 0 };
 
 /** A store of series for one axis and range. `onArrival(metrics)` is told which metrics have new points. */
 export function makeSeries({ onArrival, onFault }) {
@@ -18,6 +21,7 @@ export function makeSeries({ onArrival, onFault }) {
   const wanted = new Map(); // metric -> set of runs
   const asked = new Set(); // "metric run" on its way
   const stale = new Set(); // "metric run" to be asked for again
+  const pending = new Map(); // run -> when it may be asked for again: the server is still reading it
   const queue = [];
   let running = 0;
   const send = soon(flush, COLLECT_MS);
@@ -48,7 +52,7 @@ export function makeSeries({ onArrival, onFault }) {
   function want(metric, runs) {
     for (const run of runs) {
       const name = key(metric, run);
-      if ((kept.has(name) && !stale.has(name)) || asked.has(name)) continue;
+      if ((kept.has(name) && !stale.has(name)) || asked.has(name) || pending.get(run) > Date.now()) continue;
       if (!wanted.has(metric)) wanted.set(metric, new Set());
       wanted.get(metric).add(run);
     }
@@ -58,6 +62,7 @@ export function makeSeries({ onArrival, onFault }) {
   /** These runs have new points; they are asked for when a chart wants them. */
   function changed(runs) {
     const ids = new Set(runs);
+    for (const run of ids) pending.delete(run);
     for (const name of [...kept.keys(), ...asked]) if (ids.has(name.slice(name.lastIndexOf(" ") + 1))) stale.add(name);
   }
 
@@ -96,10 +101,11 @@ export function makeSeries({ onArrival, onFault }) {
   async function load({ runs, metrics }) {
     const now = { scope, signal: abort.signal };
     try {
-      const series = await getSeries(runs, metrics, scope.axis, scope.range, scope.points, now.signal);
+      const answer = await getSeries(runs, metrics, scope.axis, scope.range, scope.points, now.signal);
       if (now.signal.aborted) return;
-      for (const metric of metrics) for (const run of runs) kept.set(key(metric, run), { x: [], y: [], count: 0 });
-      for (const each of series) kept.set(key(each.metric, each.run), ascending(each));
+      for (const run of answer.pending) pending.set(run, Date.now() + PENDING_MS);
+      for (const run of runs.filter((id) => !pending.has(id))) for (const metric of metrics) kept.set(key(metric, run), NO_POINTS);
+      for (const each of answer.series) kept.set(key(each.metric, each.run), ascending(each));
       release(runs, metrics);
       onArrival(metrics);
     } catch (error) {

@@ -9,7 +9,7 @@ export function valueTicks(splits) {
   const step = finite.length > 1 ? Math.abs(finite[1] - finite[0]) : largest;
   if (largest >= 1e4) return splits.map((value) => (value === null ? "" : short(value)));
   if (largest > 0 && largest < 1e-2) return splits.map((value) => (value === null ? "" : value === 0 ? "0" : tiny(value)));
-  const digits = Math.max(0, Math.min(6, Math.ceil(-Math.log10(step) - 1e-9)));
+  const digits = [0, 1, 2, 3, 4, 5].find((each) => Math.abs(step * 10 ** each - Math.round(step * 10 ** each)) < 1e-6) ?? 6;
   return splits.map((value) => (value === null ? "" : value.toFixed(digits)));
 }
 

@@ -22,12 +22,13 @@ export function table(head, rows, numbers = []) {
       h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell, index) => h("td", { class: kind(index) }, cell)))))));
 }
 
-/** What the run's time went to: a bar for each cause, the longest first as they come. */
+/** What the run's time went to: a waterfall of causes, the longest first as they come. */
 export function timeUse(causes) {
   if (!causes.length) return null;
+  let before = 0;
   const rows = causes.map(({ cause, seconds, share }) => h("tr", {},
     h("th", { scope: "row" }, hasText(`cause.${cause}`) ? t(`cause.${cause}`) : cause),
-    h("td", { class: "meter-cell" }, meter(share, cause === "useful" ? "good" : "lost")),
+    h("td", { class: "meter-cell" }, meter(share, cause === "useful" ? "good" : "lost", (before += share) - share)),
     h("td", { class: "number" }, percent(share)), h("td", { class: "number" }, duration(seconds))));
   return h("table", { class: "meters" }, h("tbody", {}, rows));
 }
@@ -44,7 +45,9 @@ export function ranks(speeds) {
   return [h("p", { class: "quiet" }, t("ranks.about")), h("table", { class: "meters" }, h("tbody", {}, rows)), more];
 }
 
-const meter = (share, kind) => h("span", { class: `meter ${kind}`, "aria-hidden": "true" }, h("span", { style: { width: `${Math.min(100, 100 * share)}%` } }));
+/** A bar of this share of the width, which begins where that of `before` ends. */
+const meter = (share, kind, before = 0) => h("span", { class: `meter ${kind}`, "aria-hidden": "true" },
+  h("span", { style: { width: `${Math.min(100, 100 * share)}%`, marginLeft: `${Math.min(99, 100 * before)}%` } }));
 
 /** Faults and restarts in one list, the newest first. */
 export function incidents(faults, restarts) {
@@ -66,6 +69,7 @@ export function checkpoints(list) {
 export function flat(value, prefix = "") {
   if (value === null || value === undefined) return [];
   return Object.entries(value).flatMap(([key, inner]) => {
+    if (inner === null) return [];
     const isObject = inner !== null && typeof inner === "object" && !Array.isArray(inner);
     return isObject ? flat(inner, `${prefix}${key}.`) : [[`${prefix}${key}`, inner]];
   });

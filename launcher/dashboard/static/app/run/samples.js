@@ -4,7 +4,7 @@ import { h } from "../dom.js";
 import { count, plain } from "../format.js";
 import { t } from "../text.js";
 
-const KNOWN = ["step", "source", "target", "output", "split"];
+const KNOWN = ["step", "source", "target", "output", "split", "row"];
 
 /** The table of samples with a choice of the two steps; null without samples. */
 export function samples(all) {
@@ -26,7 +26,7 @@ export function samples(all) {
   return steps.length > 1 ? [h("div", { class: "part-buttons" }, before.label, after.label), place] : place;
 }
 
-const keyOf = (sample) => JSON.stringify([sample.split ?? "", sample.source]);
+const keyOf = (sample) => JSON.stringify([sample.split, sample.row, sample.source]);
 
 function choice(title, steps, value) {
   const select = h("select", {}, steps.map((step) => h("option", { value: step, selected: step === value }, t("at_step", { step: count(step) }))));

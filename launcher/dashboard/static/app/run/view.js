@@ -7,7 +7,7 @@ import { assign } from "../colours.js";
 import { h, iconButton, setText, soon } from "../dom.js";
 import { count, duration, moment, number, percent, short } from "../format.js";
 import { data, selection, setView, toggleSelected, view } from "../store.js";
-import { fillBar, progressBar, stateMark, stepsText } from "../table/columns.js";
+import { fillBar, progressBar, stateMark, stateName, stepsText } from "../table/columns.js";
 import { t } from "../text.js";
 import { makeLog } from "./log.js";
 import { checkpoints, facts, incidents, part, ranks, recipe, timeUse } from "./parts.js";
@@ -24,11 +24,12 @@ export function makeRunView({ onFault }) {
   let open = null; // {id, head, panels, series, log, parts, signature}
 
   function render() {
+    if (!data.loaded) return;
     if (open?.id !== view.run) start(view.run);
     if (!open) return;
     const run = data.byId.get(open.id);
     if (run) fillHead(run);
-    else if (data.loaded) setText(open.title, t("run.gone", { id: open.id }));
+    else setText(open.title, t("run.gone", { id: open.id }));
     open.series.setScope(view.axis, view.range, 1);
     arrangeCharts(run);
   }
@@ -67,15 +68,16 @@ export function makeRunView({ onFault }) {
     open.title.title = run.path;
     if (open.mark.dataset.state !== run.state) open.mark.replaceChildren(stateMark(run.state));
     open.mark.dataset.state = run.state;
-    setText(open.why, run.why ? `${t(`state.${run.state}`)}: ${run.why}` : "");
+    setText(open.why, run.why ? `${stateName(run.state)}: ${run.why}` : "");
     open.why.hidden = !run.why;
+    open.why.dataset.state = run.state;
     const isSelected = selection().includes(run.id);
     open.pick.setAttribute("aria-pressed", String(isSelected));
     setText(open.pick, isSelected ? t("run.compared") : t("run.compare"));
     fillBar(open.bar, run);
-    const best = Object.entries(run.best).map(([name, value]) => [t("column.best", { name }), `${number(value.value)} · ${t("at_step", { step: count(value.step) })}`]);
+    const best = Object.entries(run.best).sort(([a], [b]) => Number(a.endsWith("loss")) - Number(b.endsWith("loss"))).map(([name, value]) => [t("column.best", { name }), number(value.value), t("at_step", { step: count(value.step) })]);
     const tiles = [
-      [t("column.state"), t(`state.${run.state}`)], [t("column.step"), stepsText(run)], [t("column.eta_s"), run.eta_s === null ? "" : duration(run.eta_s)],
+      [t("column.state"), stateName(run.state)], [t("column.step"), stepsText(run)], [t("column.eta_s"), run.eta_s === null ? "" : duration(run.eta_s)],
       ...best.slice(0, 2), [t("column.goodput"), run.goodput === null ? "" : percent(run.goodput)], [t("column.mfu"), run.mfu === null ? "" : percent(run.mfu)],
       [t("column.tokens_per_s"), run.tokens_per_s === null ? "" : short(run.tokens_per_s)], [t("column.tokens"), run.tokens === null ? "" : short(run.tokens)],
       [t("column.ranks"), run.ranks === null ? "" : count(run.ranks)], [t("column.started"), run.started ? moment(run.started) : ""], [t("column.model"), run.model ?? ""],
@@ -83,7 +85,7 @@ export function makeRunView({ onFault }) {
     const signature = JSON.stringify(tiles);
     if (open.tiles.dataset.signature === signature) return;
     open.tiles.dataset.signature = signature;
-    open.tiles.replaceChildren(...tiles.map(([name, text]) => h("div", {}, h("dt", {}, name), h("dd", { title: text }, text))));
+    open.tiles.replaceChildren(...tiles.map(([name, text, more]) => h("div", {}, h("dt", { title: name }, name), h("dd", { title: text }, text, more ? h("small", {}, more) : ""))));
   }
 
   /** The few curves that say most about a run; all others are among the charts. */
@@ -124,7 +126,7 @@ export function makeRunView({ onFault }) {
       part("incidents", incidents(detail.faults ?? [], detail.restarts ?? [])),
       part("checkpoints", checkpoints(detail.checkpoints ?? [])),
       part("memory", facts({ ...detail.memory, ...detail.gpu })),
-      part("plan", planned(detail.plan)),
+      part("plan", planned(detail, data.byId.get(open.id))),
       part("results", facts(detail.results)),
       part("environment", facts(detail.environment)),
       part("recipe", recipe(detail.recipe_yaml)),

@@ -3,7 +3,7 @@
 import { h, icon, setText } from "../dom.js";
 import { asNumber, count, duration, moment, number, percent, plain, short } from "../format.js";
 import { data } from "../store.js";
-import { t } from "../text.js";
+import { hasText, t } from "../text.js";
 
 const MOST_METRICS = 3;
 const MOST_KEYS = 4;
@@ -17,7 +17,7 @@ const simple = (key, format, isNumber = true) => ({
 });
 
 const FIXED = [
-  { ...simple("state", (state) => t(`state.${state}`), false), hint: (run) => run.why ?? "" },
+  { ...simple("state", (state) => stateName(state), false), hint: (run) => run.why ?? "" },
   { key: "progress", title: t("column.progress"), isNumber: false, sortBy: share, fill: fillProgress },
   simple("eta_s", duration),
   simple("tokens_per_s", short),
@@ -72,7 +72,8 @@ const last = (name) => ({
 
 const best = (name) => ({
   key: `best:${name}`,
-  title: t("column.best", { name }),
+  title: t("column.best", { name: name.replace(/^dev\//, "") }),
+  name: t("column.best", { name }),
   isNumber: true,
   sortBy: (run) => asNumber(run.best[name]?.value) ?? null,
   text: (run) => number(run.best[name]?.value),
@@ -85,8 +86,11 @@ const ofRecipe = (key) => ({
   isNumber: false,
   isRecipe: true,
   sortBy: (run) => asNumber(run.recipe[key]) ?? run.recipe[key] ?? null,
-  text: (run) => (key in run.recipe ? plain(run.recipe[key]) : "–"),
+  text: (run) => (key in run.recipe ? recipeText(run.recipe[key]) : "–"),
 });
+
+/** A value of a recipe as one would write it: 3e-5, not 3e-05; 10000, not 10,000. */
+const recipeText = (value) => (typeof value === "number" ? String(value) : plain(value));
 
 const bestNames = () => [...new Set(data.runs.flatMap((run) => Object.keys(run.best)))].sort();
 
@@ -117,8 +121,10 @@ export function columnsOf(keys) {
   return keys.map((key) => all.get(key)).filter(Boolean);
 }
 
+/** A state in words; also one that this page does not know yet. */
+export const stateName = (state) => (hasText(`state.${state}`) ? t(`state.${state}`) : state);
+
 /** The icon of a state, with its name for screen readers. */
 export function stateMark(state) {
-  return h("span", { class: `state state-${state}`, title: t(`state.${state}`) }, icon(state),
-    h("span", { class: "unseen" }, t(`state.${state}`)));
+  return h("span", { class: `state state-${state}`, title: stateName(state) }, icon(state), h("span", { class: "unseen" }, stateName(state)));
 }

@@ -2,9 +2,9 @@
 
 import { colourOf } from "../colours.js";
 import { h, setText } from "../dom.js";
-import { duration } from "../format.js";
+import { count, duration } from "../format.js";
 import { t } from "../text.js";
-import { fillBar, progressBar, stateMark, stepsText } from "./columns.js";
+import { fillBar, progressBar, stateMark, stateName } from "./columns.js";
 
 /** A row for the run with this id. `actions` has toggle(id), open(id) and point(id or null). */
 export function makeRow(id, columns, actions) {
@@ -53,10 +53,10 @@ export function fillRow(made, run, { number, isSelected, isActive, address }) {
   });
 }
 
-/** The second line of a narrow row: steps, and the time that is left or the state. */
+/** The second line of a narrow row: how far it is, and the time that is left or the state. */
 function noteOf(run) {
-  const steps = stepsText(run);
-  if (run.state === "running" && run.eta_s !== null) return t("note.eta", { steps, eta: duration(run.eta_s) });
-  const why = run.why ? `${t(`state.${run.state}`)}: ${run.why}` : t(`state.${run.state}`);
-  return steps && run.state !== "finished" ? `${steps} · ${why}` : steps ? `${steps} · ${t("state.finished")}` : why;
+  const steps = run.step === null ? "" : run.state === "finished" ? t("note.steps", { step: count(run.step) }) : t("at_step", { step: count(run.step) });
+  const state = run.why ? `${stateName(run.state)}: ${run.why}` : stateName(run.state);
+  const rest = run.state === "running" && run.eta_s !== null ? t("note.eta", { eta: duration(run.eta_s) }) : run.state === "finished" ? "" : state;
+  return [steps, rest].filter(Boolean).join(" · ");
 }

@@ -1,6 +1,6 @@
 // The order of the runs in the table.
 
-const STATES = ["running", "waiting", "queued", "crashed", "unreadable", "stopped", "finished"];
+const STATES = ["running", "waiting", "queued", "new", "crashed", "unreadable", "stopped", "finished"];
 
 /** The runs in the order of a column ("key", or "-key" for descending); without one, what runs first, then the newest. */
 export function sorted(runs, sort, columns) {
@@ -16,7 +16,7 @@ export function nextSort(sort, key) {
   return sort === `-${key}` ? "" : key;
 }
 
-const rank = (run) => (run.state === "running" ? 0 : STATES.indexOf(run.state) < 3 ? 1 : 2);
+const rank = (run) => (run.state === "running" ? 0 : ["waiting", "queued"].includes(run.state) ? 1 : 2);
 const byName = (a, b) => a.name.localeCompare(b.name, undefined, { numeric: true });
 const isAbsent = (value) => value === null || value === undefined || Number.isNaN(value);
 

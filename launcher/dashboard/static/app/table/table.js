@@ -54,7 +54,7 @@ export function makeTable({ point, narrow }) {
       const direction = view.sort === column.key ? "ascending" : view.sort === `-${column.key}` ? "descending" : "none";
       const label = h("button", { type: "button", onclick: () => setView({ sort: nextSort(view.sort, column.key) }) },
         h("span", {}, column.title), icon("chevron"));
-      return h("th", { scope: "col", class: className, "aria-sort": direction, title: column.title }, label);
+      return h("th", { scope: "col", class: className, "aria-sort": direction, title: column.name ?? column.title }, label);
     };
     const signature = JSON.stringify([columns.map((column) => column.key), view.sort]);
     if (head.dataset.signature === signature) return;
