@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, Playwright, sync_playwright
 from playwright.sync_api import Browser as Chromium
+from playwright.sync_api import Page, Playwright, sync_playwright
 
 from shardtune.launcher.dashboard.server import Dashboard
 from tests.launcher.dashboard.conftest import BEGIN, START, step, write_run
@@ -110,7 +109,7 @@ class Visit:
 
     def points(self, metric: str) -> int:
         """The points that a chart draws, as soon as it draws any."""
-        selector = f".panel[data-metric='{metric}']"
+        selector = f".panel[data-metric='{metric}']:visible"
         self.page.locator(selector).first.scroll_into_view_if_needed()
         self.page.wait_for_selector(f"{selector}[data-points]:not([data-points='0']) canvas")
         return int(self.page.get_attribute(selector, "data-points") or 0)

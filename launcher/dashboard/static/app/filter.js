@@ -6,16 +6,17 @@ const CONDITION = /^([^=!<>~]+)(!=|>=|<=|=|>|<|~)(.*)$/;
 const FIELDS = ["state", "name", "path", "task", "model", "step", "steps", "epoch", "ranks", "mfu", "goodput",
   "tokens", "tokens_per_s", "eta_s", "faults", "restarts", "checkpoints"];
 
-/** The words of a filter; those in quotes may hold spaces. */
+/** The words of a filter: {word, isPlain}. Those in quotes may hold spaces, and stand for themselves. */
 function words(text) {
-  return (text.match(/(?:[^\s"]|"[^"]*"?)+/g) ?? []).map((word) => word.replaceAll('"', ""));
+  const found = text.match(/(?:[^\s"]|"[^"]*"?)+/g) ?? [];
+  return found.map((word) => ({ word: word.replaceAll('"', ""), isPlain: word.startsWith('"') }));
 }
 
 /** {matches(run), unknown: keys that no run has}. `names` are the recipe keys and the metrics that there are. */
 export function parseFilter(text, recipeKeys, metrics) {
   const unknown = [];
-  const tests = words(text).map((word) => {
-    const parts = CONDITION.exec(word);
+  const tests = words(text).map(({ word, isPlain }) => {
+    const parts = isPlain ? null : CONDITION.exec(word);
     if (!parts) return (run) => `${run.name} ${run.path}`.toLowerCase().includes(word.toLowerCase());
     const [, key, operator, wanted] = parts;
     const read = reader(key, recipeKeys, metrics);

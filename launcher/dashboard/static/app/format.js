@@ -9,10 +9,11 @@ const clock = new Intl.DateTimeFormat(locale, { hour: "2-digit", minute: "2-digi
 const NON_FINITE = { nan: "NaN", inf: "∞", "-inf": "−∞" };
 export const NOTHING = "–";
 
-/** A value of the interface as a number: also of "nan", "inf" and "-inf"; undefined for what is absent. */
+/** A value of the interface as a number: also of "nan", "inf", "-inf" and "1e-05"; undefined for what is none. */
 export function asNumber(value) {
-  if (typeof value === "number") return value;
-  return { nan: NaN, inf: Infinity, "-inf": -Infinity }[value];
+  if (typeof value !== "string") return typeof value === "number" ? value : undefined;
+  if (value in NON_FINITE) return { nan: NaN, inf: Infinity, "-inf": -Infinity }[value];
+  return value.trim() === "" || Number.isNaN(Number(value)) ? undefined : Number(value);
 }
 
 /** Four significant digits at most; large and tiny values with a power or a letter. */

@@ -61,12 +61,13 @@ async function load() {
     setRuns(answer);
     status.loaded(answer, before);
   } catch (error) {
-    ids.forEach((id) => changed.add(id));
+    ids.forEach((id) => changed.add(id)); // until the stream is open again, or has more
     status.fault(error);
-  } finally {
     isLoading = false;
-    if (changed.size) refresh();
+    return;
   }
+  isLoading = false;
+  if (changed.size) refresh();
 }
 
 const refresh = soon(load, REFRESH_MS);
@@ -82,7 +83,7 @@ load();
 const stream = openStream({
   onRuns(event) {
     for (const id of [...event.changed, ...event.added]) changed.add(id);
-    refresh();
+    if (!document.hidden) refresh();
   },
   onState(isOpen, wait_s) {
     status.connection(isOpen, wait_s);

@@ -14,6 +14,7 @@ export function makeStatus() {
   const live = h("div", { class: "unseen", "aria-live": "polite" });
   let lastTime = null; // of the newest answer, by this machine's clock
   let isOpen = true;
+  let isRefused = false;
 
   function say(message) {
     setText(text, message);
@@ -30,17 +31,19 @@ export function makeStatus() {
     connection(open, wait_s) {
       isOpen = open;
       if (open) say("");
-      else say(`${t("server.gone", { n: wait_s })} ${asOf()}`);
+      else if (!isRefused) say(`${t("server.gone", { n: wait_s })} ${asOf()}`);
     },
     /** A request failed: the server refuses, or is gone. */
     fault(error) {
-      if (error.status === 401 || error.status === 403) say(t("server.refused"));
+      isRefused = error.status === 401 || error.status === 403;
+      if (isRefused) say(t("server.refused"));
       else if (error.status) say(`${t("server.fault")} ${error.message}`);
       else if (isOpen) say(`${t("server.silent")} ${asOf()}`);
     },
     /** The runs were loaded: the banner goes, and runs whose state changed are named. */
     loaded(answer, before) {
       lastTime = Date.now() / 1000;
+      isRefused = false;
       if (isOpen) say("");
       const news = answer.runs.filter((run) => before.has(run.id) && before.get(run.id).state !== run.state)
         .map((run) => t("live.state", { name: run.name, state: stateName(run.state) }));

@@ -1,8 +1,10 @@
 // What is shown (the view, which the address holds) and what it is shown of (the runs), and who is told of changes.
 
+import { soon } from "./dom.js";
 import { decode, DEFAULTS, encode } from "./hash.js";
 
 const MOST_AUTOMATIC = 5;
+const ADDRESS_MS = 150; // browsers refuse hundreds of addresses in a few seconds, as a slider would make
 
 export const view = { ...DEFAULTS };
 export const data = { root: "", runs: [], byId: new Map(), metrics: [], recipeKeys: [], loaded: false };
@@ -21,10 +23,15 @@ function tell(names) {
 export function setView(patch, { push = false } = {}) {
   const changed = new Set(Object.keys(patch).filter((name) => JSON.stringify(view[name]) !== JSON.stringify(patch[name])));
   if (!changed.size) return;
+  if (push) writeAddress();
   Object.assign(view, patch);
-  history[push ? "pushState" : "replaceState"](null, "", `#${encode(view)}`);
+  if (push) history.pushState(null, "", `#${encode(view)}`);
+  else writeAddressSoon();
   tell(changed);
 }
+
+const writeAddress = () => history.replaceState(null, "", `#${encode(view)}`);
+const writeAddressSoon = soon(writeAddress, ADDRESS_MS);
 
 /** Takes the view over from the address: at the start, on Back, and when a link was pasted. */
 export function readAddress() {

@@ -15,6 +15,8 @@ import { planned } from "./planned.js";
 import { samples } from "./samples.js";
 
 const REFRESH_MS = 1000;
+const LOG_MS = 3000; // a log may go on without a new step
+const GOING_ON = ["running", "waiting", "queued"];
 const CHARTS = ["train/loss", "perf/tokens_per_s", "train/grad_norm", "train/lr"];
 const MOST_CHARTS = 4;
 
@@ -152,6 +154,7 @@ export function makeRunView({ onFault }) {
     load();
     open.log.refresh();
   }, REFRESH_MS);
+  setInterval(() => !document.hidden && GOING_ON.includes(data.byId.get(open?.id)?.state) && open.log.refresh(), LOG_MS);
   new ResizeObserver(() => requestAnimationFrame(() => open?.panels.forEach((panel) => panel.resize()))).observe(element);
   addEventListener("theme", () => open?.panels.forEach((panel) => panel.draw()));
 

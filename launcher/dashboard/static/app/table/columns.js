@@ -89,8 +89,8 @@ const ofRecipe = (key) => ({
   text: (run) => (key in run.recipe ? recipeText(run.recipe[key]) : "–"),
 });
 
-/** A value of a recipe as one would write it: 3e-5, not 3e-05; 10000, not 10,000. */
-const recipeText = (value) => (typeof value === "number" ? String(value) : plain(value));
+/** A value of a recipe as one would write it: 3e-5, not 0.00003; 10000, not 10,000. */
+const recipeText = (value) => (typeof value === "number" && Math.abs(value) >= 1e-3 ? String(value) : plain(value));
 
 const bestNames = () => [...new Set(data.runs.flatMap((run) => Object.keys(run.best)))].sort();
 
