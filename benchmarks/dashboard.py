@@ -120,7 +120,11 @@ class Client:
         """Ends it as Ctrl-C does; returns the seconds that it took."""
         began = time.monotonic()
         self.process.send_signal(signal.SIGINT)
-        self.process.wait(timeout=30)
+        try:
+            self.process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
         return time.monotonic() - began
 
 
@@ -136,8 +140,9 @@ def measure(root: Path, runs: int) -> list[tuple[str, float, float]]:
     """Rows of (what, seconds, peak memory in MB)."""
     client, rows = Client(root), []
     try:
-        while sum(run["step"] is not None for run in (table := client.get("/api/runs")["runs"])) < runs:
-            time.sleep(0.05)
+        table: list[dict[str, Any]] = []
+        while sum(run["step"] is not None for run in table) < runs:
+            table = client.get("/api/runs")["runs"]
         rows.append((f"opening: the table of {runs} runs", time.monotonic() - client.began, client.memory_mb("VmHWM")))
         ids = [run["id"] for run in table]
         metrics = ["train/loss", "train/lr", "train/grad_norm", "perf/tokens_per_s", "dev/accuracy"]

@@ -6,7 +6,7 @@ from shardtune.errors import ConfigError
 from shardtune.launcher.commands.command import Command
 
 HELP = """\
-  shardtune dashboard [ROOT]                a live page over all runs in a folder (default: runs/): http://127.0.0.1
+  shardtune dashboard [ROOT]                a live page over many runs, on 127.0.0.1 (default: those of status)
       --port=N                              the port (default: 8321, or the next free one)
 """
 
@@ -15,7 +15,7 @@ def dashboard(root: str | None = None, port: str | None = None) -> Command:
     """Serves a live page over all runs in a folder, on this machine's own address only. Ctrl-C ends it.
 
     Args:
-        root: a folder with run directories (default: runs/, and those started on this machine).
+        root: a folder with run directories (default: the runs that `shardtune status` lists).
         port: the port to serve on (default: 8321, or the next free one).
     """
     if port is not None and not (port.isdecimal() and 0 < int(port) < 2**16):
@@ -27,7 +27,7 @@ def dashboard(root: str | None = None, port: str | None = None) -> Command:
 
         folder = check_root(Path(root)) if root is not None else None
         served = Dashboard(folder, int(port) if port is not None else None)
-        print(welcome(served, str(folder or "runs/ and the runs started on this machine")), flush=True)
+        print(welcome(served, str(folder or "the runs that shardtune status lists")), flush=True)
         served.serve()
         return 0
 

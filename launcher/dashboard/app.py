@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
@@ -40,10 +41,15 @@ class Api:
         """`is_over` tells whether the server is to end, and its streams with it."""
         self._watch, self._is_over = watch, is_over
         self._store = SeriesStore(is_over)
+        self._table = 0, b""
 
     def runs(self, request: Request) -> Response:
         """The table."""
-        return _json(table(self._watch))
+        version, body = self._table
+        if version != (now := self._watch.version) or not version:
+            body = _body(table(self._watch))
+            self._table = now, body  # of this version, or already of a later one
+        return Response(body, media_type="application/json")
 
     def series(self, request: Request) -> Response:
         """Curves of several runs."""
@@ -142,6 +148,7 @@ def make_app(watch: Watch, is_over: Callable[[], bool]) -> Starlette:
         exception_handlers={HTTPException: _refuse, Exception: _fail},  # type: ignore[dict-item]
     )
     app.router.redirect_slashes = False
+    app.add_middleware(GZipMiddleware, minimum_size=2000, compresslevel=1)  # for tunnels
     return app
 
 
@@ -155,7 +162,11 @@ def _fail(request: Request, error: Exception) -> Response:
 
 
 def _json(value: Mapping[str, Any]) -> Response:
-    return Response(json.dumps(plain(value), allow_nan=False), media_type="application/json")
+    return Response(_body(value), media_type="application/json")
+
+
+def _body(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(plain(value), allow_nan=False).encode()
 
 
 def _sent(value: Mapping[str, Any]) -> str:

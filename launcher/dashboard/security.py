@@ -31,6 +31,8 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
+REVALIDATED = {"cache-control": "no-cache"}
+"""Of files of the page, which hold nothing of runs: a browser may keep them, but asks whether they have changed."""
 ENTER = '<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url=/"><a href="/">shardtune</a>'
 
 
@@ -50,7 +52,8 @@ class Guard:
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 own = {name.lower() for name, _ in message["headers"]}
-                extra = [(name.encode(), value.encode()) for name, value in HEADERS.items() if name.encode() not in own]
+                rules = HEADERS | (REVALIDATED if scope["path"].startswith("/static/") else {})
+                extra = [(name.encode(), value.encode()) for name, value in rules.items() if name.encode() not in own]
                 message["headers"] = [*message["headers"], *extra]
             await send(message)
 

@@ -9,6 +9,7 @@ from shardtune.errors import LaunchError
 from shardtune.launcher.slurm import cluster
 from shardtune.launcher.slurm.job_identity import JobIdentity
 from shardtune.launcher.slurm.text import QueuedJob
+from shardtune.run_dir.files import CONFIG
 
 EVERY_S = 10.0
 """Between two questions to Slurm, each of which is for all runs."""
@@ -31,6 +32,8 @@ class SlurmView:
         """`run_dirs` gives the runs that are looked at."""
         self._run_dirs = run_dirs
         self._jobs: dict[Path, QueuedJob] = {}
+        self.folders: list[Path] = []
+        """The run directories that jobs in the queue name."""
         self._words: dict[JobIdentity, tuple[float, str | None]] = {}
         self._asked: set[JobIdentity] = set()
         self._has_answered = False
@@ -76,8 +79,10 @@ class SlurmView:
                 continue
             if job is not None:
                 found[run_dir] = job
+        named = [Path(job.comment) for job in jobs if job.comment]
         with self._lock:
             self._jobs, self._has_answered = found, True
+            self.folders = [folder for folder in named if (folder / CONFIG).is_file()]
 
     def ask_for_words(self) -> None:
         """Asks what became of the jobs that `last_word` was called for. Raises LaunchError if Slurm does not answer."""

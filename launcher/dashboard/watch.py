@@ -141,7 +141,7 @@ class Watch:
 
     def _find(self) -> None:
         """Takes the runs that are new, and forgets those that are gone."""
-        paths = find_runs(self.root)
+        paths = find_runs(self.root, self.slurm.folders)
         known = {run.path: run for run in self._runs.values()}
         gone = {run.id for path, run in known.items() if path not in set(paths)}
         runs = [known.get(path) or Run(path, _name(path, self.place)) for path in paths]

@@ -59,7 +59,7 @@ def curve_of_evaluations(
 def tokens_of_steps(steps: Mapping[str, Numbers], before: float = 0.0) -> Numbers:
     """The tokens of each line: of the steps since the line before it; `before` is the step before the first one."""
     num_steps = np.diff(steps["step"], prepend=before).clip(min=0.0)
-    return np.nan_to_num(num_steps * steps["tokens_per_s"] * steps["step_time_s"])
+    return np.nan_to_num(num_steps * steps["tokens_per_s"] * steps["step_time_s"], posinf=0.0, neginf=0.0)
 
 
 def _not_repeated(steps: Numbers) -> NDArray[np.bool_]:
@@ -78,6 +78,7 @@ def _axis(steps: Mapping[str, Numbers], axis: Axis, began: float) -> Numbers:
         x = steps["epoch"]
     else:
         x = steps["tokens"] if "tokens" in steps else np.cumsum(tokens_of_steps(steps))
+    x = np.where(np.isfinite(x), x, np.nan)
     if len(x) and np.isnan(x[0]):
         x = np.concatenate([[0.0], x[1:]])
     return _never_falling(x)

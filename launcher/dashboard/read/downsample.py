@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 from tsdownsample import MinMaxDownsampler
 
 Numbers = NDArray[np.float64]
-FEWEST = 16
+FEWEST = 4
 
 
 def downsample(x: Numbers, y: Numbers, points: int) -> tuple[Numbers, Numbers]:

@@ -1,7 +1,7 @@
 """Which run directories there are under a folder, or known on this machine."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from shardtune.errors import LaunchError
@@ -24,15 +24,16 @@ def check_root(root: Path) -> Path:
     return path
 
 
-def find_runs(root: Path | None) -> list[Path]:
-    """The run directories under `root`, by path; by default those in runs/ and those started on this machine.
+def find_runs(root: Path | None, queued: Sequence[Path] = ()) -> list[Path]:
+    """The run directories under `root`, by path; by default those in runs/, those started on this machine, and those
+    of jobs in the queue, `queued`.
 
     Folders that cannot be read, or vanish meanwhile, are skipped. Nothing is listed twice, by whatever links it is
     reached.
     """
     if root is not None:
         return sorted(_under(root))
-    found = {folder.resolve(): folder for folder in sorted(known(), reverse=True)}
+    found = {folder.resolve(): folder for folder in sorted({*known(), *queued}, reverse=True)}
     found |= {folder.resolve(): folder for folder in _under(DEFAULT.absolute())}
     return sorted(found.values())
 
@@ -53,7 +54,14 @@ def _under(root: Path) -> Iterator[Path]:
                 if CONFIG in names or METRICS in names:
                     yield folder  # which has no other runs in it
                 elif depth < DEEPEST:
-                    inner = (entry for name, entry in names.items() if not name.startswith(".") and entry.is_dir())
-                    pending += [(folder / entry.name, depth + 1) for entry in inner]
+                    inner = [name for name, entry in names.items() if not name.startswith(".") and _is_folder(entry)]
+                    pending += [(folder / name, depth + 1) for name in inner]
         except OSError:
             continue
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False

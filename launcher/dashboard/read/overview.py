@@ -3,6 +3,7 @@ other without reading them again.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -84,7 +85,9 @@ class Overview:
         """The curve of a metric by the points that are kept; None if the run has none."""
         self.shrink()
         if (key := key_of(metric)) is not None:
-            return curve_of_steps(self._kept[key], key, window, began) if key in self._kept else None
+            curve = curve_of_steps(self._kept[key], key, window, began) if key in self._kept else None
+            is_all = window.begin is None and window.end is None
+            return replace(curve, count=self.num_steps) if curve is not None and is_all else curve
         steps = next(iter(self._kept.values()), dict.fromkeys(AXES, np.empty(0)))
         return curve_of_evaluations(self._evaluations.get(metric, ()), steps, window, began)
 

@@ -115,3 +115,11 @@ def eventually(holds: Callable[[], bool], within_s: float = 20.0) -> bool:
             return True
         time.sleep(0.05)
     return False
+
+
+DAMAGED = (
+    '{"event": "step", "time": 1.0, "step": 3, "loss"\n', '{"event": "step", "time": "x", "step": 3}\n', "[1]\n",
+    '{"event": "step", "time": 1.0}\n', "null\n", '{"event": 3, "time": 1.0}\n', '{"event": "eval", "time": NaN}\n',
+    '{"event": "eval"}\n', "\x00\x01\n", '{"event": "step", "time": 1.0, "step": true}\n', "[" * 10_000 + "\n",
+)  # fmt: skip
+"""Lines that are no events."""
