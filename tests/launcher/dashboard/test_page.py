@@ -26,7 +26,7 @@ def browser() -> Iterator[Chromium]:
 
 @pytest.fixture
 def visit(browser: Chromium, tmp_path: Path) -> Iterator[Open]:
-    """Opens the page over three runs in tmp_path. Afterwards nothing must have been complained of, or left the origin."""
+    """Opens the page over three runs. In the end no page must have complained, or have asked another origin."""
     write_runs(tmp_path)
     dashboard = Dashboard(tmp_path, None)
     visits = []
