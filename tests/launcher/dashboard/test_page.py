@@ -63,14 +63,17 @@ def test_the_curves_of_the_compared_runs_are_drawn_over_each_other(visit: Open) 
 
 def test_new_lines_appear_and_lines_that_were_taken_back_vanish(visit: Open, tmp_path: Path) -> None:
     page = visit()
-    page.page.click(f"{page.row('second')} .pick")
-    page.wait_for_points("train/loss", 200)
+    page.wait_for_points("train/loss", 300)
+    page.page.wait_for_timeout(1000)  # until the charts below are drawn, too
+    before = len(page.requests)
     append(tmp_path / "first", curve(10, first=201))
-    page.page.wait_for_selector(".panel[data-metric='train/loss'][data-points='210']", timeout=LIVE_MS)
+    page.page.wait_for_selector(".panel[data-metric='train/loss'][data-points='310']", timeout=LIVE_MS)
     expect(page.page.locator(f"{page.row('first')} .note")).to_contain_text("210")
+    asked = [url for url in page.requests[before:] if "/api/series" in url]
+    assert asked and all(page.id_of("first") in url and page.id_of("second") not in url for url in asked)
     path = tmp_path / "first" / "metrics.jsonl"
     path.write_text("".join(f"{json.dumps(event)}\n" for event in [BEGIN, START, *curve(50)]))
-    page.page.wait_for_selector(".panel[data-metric='train/loss'][data-points='50']", timeout=LIVE_MS)
+    page.page.wait_for_selector(".panel[data-metric='train/loss'][data-points='150']", timeout=LIVE_MS)
 
 
 def test_a_run_that_begins_joins_the_table(visit: Open, tmp_path: Path) -> None:

@@ -8,10 +8,13 @@ export class ApiError extends Error {
   }
 }
 
+const PATIENCE_MS = 30_000;
+
 async function getJson(path, signal) {
   let answer;
   try {
-    answer = await fetch(path, { signal, headers: { Accept: "application/json" } });
+    const limits = [AbortSignal.timeout(PATIENCE_MS), ...(signal ? [signal] : [])];
+    answer = await fetch(path, { signal: AbortSignal.any(limits), headers: { Accept: "application/json" } });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new ApiError(String(error.message), 0);

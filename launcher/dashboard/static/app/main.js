@@ -15,6 +15,7 @@ import { makeTable } from "./table/table.js";
 import { t } from "./text.js";
 
 const REFRESH_MS = 400;
+const ASK_MS = 30_000; // also without events: a server that hangs closes no stream
 const PHONE = matchMedia("(max-width: 719px)");
 const OF_TABLE = ["runs", "filter", "sort", "columns", "selected", "layout", "run"];
 const OF_CHARTS = ["runs", "selected", "axis", "smoothing", "log", "range", "metric", "closed", "large", "layout", "run"];
@@ -97,5 +98,6 @@ status.onRetry(() => {
   stream.retry();
   refresh();
 });
+setInterval(() => document.hidden || refresh(), ASK_MS);
 addEventListener("visibilitychange", () => document.hidden || refresh());
 Object.assign(globalThis, { shardtune: { view, data, setView } }); // for the console and for tests

@@ -12,6 +12,7 @@ import { makeTooltip } from "./tooltip.js";
 
 const MOST_RAW = 6; // runs that are drawn with their unsmoothed curve behind
 const FEW = 60; // points of a curve that are marked each
+const TOO_FEW = 25; // to be smoothed: those of evaluations, which are means already
 const NEAR_PX = 10;
 const HEIGHTS = { usual: 210, large: 420 };
 
@@ -53,7 +54,7 @@ export function makePanel({ metric, title, series, runs, sync = "panels" }) {
 
   function prepared({ id, points }) {
     const y = view.log ? points.y.map((value) => (value > 0 ? value : null)) : points.y;
-    return { id, name: data.byId.get(id)?.name ?? id, x: points.x, y, count: points.count, smooth: smoothed(points.x, y, view.smoothing) };
+    return { id, name: data.byId.get(id)?.name ?? id, x: points.x, y, count: points.count, smooth: points.x.length < TOO_FEW ? y : smoothed(points.x, y, view.smoothing) };
   }
 
   function update() {
@@ -80,7 +81,7 @@ export function makePanel({ metric, title, series, runs, sync = "panels" }) {
     return {
       width: Math.max(200, plot.clientWidth),
       height: height(),
-      padding: [10, 12, 0, 0],
+      padding: [10, view.axis === "time" ? 28 : 14, 0, 0],
       legend: { show: false },
       scales: {
         x: { time: false, range: (u, low, high) => view.range ?? widened(low, high) },

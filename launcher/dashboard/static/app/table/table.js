@@ -17,10 +17,10 @@ export function makeTable({ point, narrow }) {
   const head = h("tr", { "aria-rowindex": "1" });
   const [above, below] = [spacer(), spacer()];
   const body = h("tbody", {}, above, below);
-  const table = h("table", { class: "runs", role: "grid", "aria-label": t("table.label"), "aria-multiselectable": "true" },
+  const table = h("table", { class: "runs", role: "grid", "aria-label": t("table.label"), "aria-multiselectable": "true", tabindex: "0" },
     h("thead", {}, head), body);
   const empty = h("p", { class: "empty", hidden: true });
-  const scroller = h("div", { class: "table-scroll", tabindex: "0", role: "group", "aria-label": t("table.label") }, table, empty);
+  const scroller = h("div", { class: "table-scroll" }, table, empty);
   const actions = { toggle: toggleSelected, open, focus, point };
   let rows = new Map(); // id -> a row that was made
   let columns = [];
@@ -87,8 +87,8 @@ export function makeTable({ point, narrow }) {
     above.firstChild.style.height = `${first * height}px`;
     below.firstChild.style.height = `${(shown.length - end) * height}px`;
     table.setAttribute("aria-rowcount", String(shown.length + 1));
-    if (active && visible.some((run) => run.id === active)) scroller.setAttribute("aria-activedescendant", `run-${active}`);
-    else scroller.removeAttribute("aria-activedescendant");
+    if (active && visible.some((run) => run.id === active)) table.setAttribute("aria-activedescendant", `run-${active}`);
+    else table.removeAttribute("aria-activedescendant");
   }
 
   function rowHeight() {
