@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from shardtune.recipe.load import parse_recipe, render_recipe
+
 STEP = (
     '{{"event": "step", "time": {time:.3f}, "step": {step}, "epoch": {epoch}, "loss": {loss}, "lr": {lr}, '
     '"grad_norm": {norm}, "tokens_per_s": {rate}, "samples_per_s": 12.457385676899834, "tflops_per_s": '
@@ -29,19 +31,7 @@ STEP = (
     '3.632400330388919e-05, "eta_s": 32.32999325480196, "skipped_steps": 0, "memory_bytes": 3697364992, "compute_s": '
     '[0.249966, 0.246667], "slowest_rank": 0, "slowest_host": "node1", "slowest_gpu": 0, "lost_share": 0.013968}}\n'
 )
-CONFIG = """\
-task:
-  kind: classification
-model:
-  path: org/model
-data:
-  train: train.jsonl
-optim:
-  kind: adamw
-  lr: {lr}
-train:
-  seed: {seed}
-"""
+RECIPE = Path("recipes/sentiment.yaml")
 BEGAN, NUM_BODIES, EVAL_EVERY = 1.79e9, 4, 1000
 
 
@@ -72,7 +62,10 @@ def write_runs(root: Path, runs: int, points: int) -> int:
     for number in range(runs):
         run_dir = root / f"run-{number:03}"
         (run_dir / "logs").mkdir(parents=True)
-        (run_dir / "config.yaml").write_text(CONFIG.format(lr=1e-5 * (1 + number % 10), seed=number))
+        recipe = parse_recipe(
+            RECIPE.read_text(), [f"optim.lr={1 + number % 10}e-5", f"train.seed={number}"], name=RECIPE.name
+        )
+        (run_dir / "config.yaml").write_text(render_recipe(recipe))
         begin = [
             {"event": "begin", "time": BEGAN, "job": None, "process_began": BEGAN - 5},
             {"event": "start", "time": BEGAN + 60, "step": 0, "num_steps": points, "world_size": 2, "device": "cuda"},

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from shardtune.errors import LaunchError
@@ -28,15 +28,16 @@ class NotAnsweredError(Exception):
 class SlurmView:
     """The user's jobs, and what became of those that have left the queue, as Slurm told last."""
 
-    def __init__(self, run_dirs: Callable[[], Sequence[Path]]) -> None:
-        """`run_dirs` gives the runs that are looked at."""
-        self._run_dirs = run_dirs
-        self._jobs: dict[Path, QueuedJob] = {}
+    def __init__(self) -> None:
         self.folders: list[Path] = []
         """The run directories that jobs in the queue name."""
+        self._queue: list[QueuedJob] | None = None
+        self._jobs: dict[Path, QueuedJob | None] = {}
+        """Run directory -> its job in the queue."""
+        self._wanted: set[Path] = set()
+        """The run directories that `job_of` was called for."""
         self._words: dict[JobIdentity, tuple[float, str | None]] = {}
         self._asked: set[JobIdentity] = set()
-        self._has_answered = False
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._is_over = False
@@ -52,10 +53,17 @@ class SlurmView:
 
     def job_of(self, run_dir: Path) -> QueuedJob | None:
         """The job in the queue that trains this run; None if there is none. Raises NotAnsweredError."""
-        if not self._has_answered:
-            raise NotAnsweredError
         with self._lock:
-            return self._jobs.get(run_dir)
+            self._wanted.add(run_dir)
+            if run_dir not in self._jobs:
+                self._wake.set()
+                raise NotAnsweredError
+            return self._jobs[run_dir]
+
+    def forget(self, run_dirs: Iterable[Path]) -> None:
+        """Looks for the jobs of these runs no more."""
+        with self._lock:
+            self._wanted -= set(run_dirs)
 
     def last_word(self, number: str, identity: JobIdentity) -> str | None:
         """What Slurm reports of a job that has left the queue (cluster.last_word). Raises NotAnsweredError."""
@@ -70,19 +78,23 @@ class SlurmView:
 
     def ask(self) -> None:
         """Asks for the queue. Raises LaunchError if Slurm does not answer."""
-        jobs = cluster.queued_jobs()
-        found = {}
-        for run_dir in self._run_dirs() if jobs else ():
-            try:
-                job = cluster.job_of(run_dir, jobs)
-            except (OSError, ValueError, KeyError, IndexError, TypeError):  # damaged records of its jobs
-                continue
-            if job is not None:
-                found[run_dir] = job
-        named = [Path(job.comment) for job in jobs if job.comment]
+        queue = cluster.queued_jobs()
+        named = [Path(job.comment) for job in queue if job.comment]
+        folders = [folder for folder in named if (folder / CONFIG).is_file()]
         with self._lock:
-            self._jobs, self._has_answered = found, True
-            self.folders = [folder for folder in named if (folder / CONFIG).is_file()]
+            wanted = set(self._wanted)
+        jobs = {run_dir: _job_of(run_dir, queue) for run_dir in wanted}
+        with self._lock:
+            self._queue, self._jobs, self.folders = queue, jobs, folders
+
+    def find_jobs(self) -> None:
+        """Finds the jobs of the runs that `job_of` was called for the first time, in the queue as it was last."""
+        with self._lock:
+            new, queue = self._wanted - self._jobs.keys(), self._queue
+        if queue is not None:
+            jobs = {run_dir: _job_of(run_dir, queue) for run_dir in new}
+            with self._lock:
+                self._jobs |= jobs
 
     def ask_for_words(self) -> None:
         """Asks what became of the jobs that `last_word` was called for. Raises LaunchError if Slurm does not answer."""
@@ -101,7 +113,15 @@ class SlurmView:
                 if time.monotonic() >= next_s:
                     next_s = time.monotonic() + EVERY_S
                     self.ask()
+                self.find_jobs()
                 self.ask_for_words()
             except (LaunchError, OSError):
                 self._wake.wait(SHORT_S)  # what it told last is kept
             self._wake.wait(max(0.0, next_s - time.monotonic()))
+
+
+def _job_of(run_dir: Path, queue: list[QueuedJob]) -> QueuedJob | None:
+    try:
+        return cluster.job_of(run_dir, queue) if queue else None
+    except (OSError, ValueError, KeyError, IndexError, TypeError):  # damaged records of its jobs
+        return None

@@ -31,7 +31,7 @@ def status_of_run(run: Run, slurm: SlurmView) -> RunStatus:
         return before or replace(_none(run), state="waiting", why=NOT_ANSWERED)
     except OSError as error:
         return replace(_none(run), why=f"{error.filename or run.path} cannot be read: {error.strerror or error}")
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         return replace(_none(run), why=f"a file of the run directory is damaged ({type(error).__name__}: {error})")
 
 

@@ -6,6 +6,7 @@ Files are looked at again and again: notices of the kernel do not reach the othe
 import contextlib
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from pathlib import Path
 from shardtune.launcher.dashboard.read.find_runs import DEFAULT, find_runs
 from shardtune.launcher.dashboard.read.run import Run
 from shardtune.launcher.dashboard.slurm_view import SlurmView
-from shardtune.launcher.dashboard.states import status_of_run
+from shardtune.launcher.dashboard.states import NOT_ANSWERED, status_of_run
 
 POLL_S, FIND_S, STATES_S = 0.5, 3.0, 10.0
 """Between two looks at the files that are known, two searches for runs, and two looks at all states."""
@@ -65,7 +66,7 @@ class Watch:
     _runs: dict[str, Run] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.slurm = SlurmView(lambda: [run.path for run in self.runs()])
+        self.slurm = SlurmView()
         self._changes: deque[Change] = deque(maxlen=KEPT)
         self._lock = threading.Lock()
         self._is_over = threading.Event()
@@ -131,7 +132,7 @@ class Watch:
                     self._find()
             if poll.is_due:
                 with poll.timed():
-                    changed |= self._poll()
+                    changed |= self._poll() | self._look_again()
             if states.is_due:
                 with states.timed():
                     changed |= self._look_at_states()
@@ -143,11 +144,12 @@ class Watch:
         """Takes the runs that are new, and forgets those that are gone."""
         paths = find_runs(self.root, self.slurm.folders)
         known = {run.path: run for run in self._runs.values()}
-        gone = {run.id for path, run in known.items() if path not in set(paths)}
+        vanished = known.keys() - set(paths)
+        self.slurm.forget(vanished)
         runs = [known.get(path) or Run(path, _name(path, self.place)) for path in paths]
         self._runs = {run.id: run for run in runs}
         added = [run for run in runs if run.path not in known]
-        self._note((), {run.id for run in added}, gone)
+        self._note((), {run.id for run in added}, {known[path].id for path in vanished})
         for run in added:
             if self._is_over.is_set():
                 return
@@ -155,12 +157,16 @@ class Watch:
         self._note({run.id for run in added})
 
     def _look(self, run: Run) -> None:
-        with contextlib.suppress(OSError):
-            run.has_changed()
-        if run.look():
-            self._read_later(run)
-        run.look_around()
-        run.status = status_of_run(run, self.slurm)
+        try:
+            with contextlib.suppress(OSError):
+                run.has_changed()
+            if run.look():
+                self._read_later(run)
+            run.look_around()
+            run.status = status_of_run(run, self.slurm)
+        except Exception as error:  # a bug of ours must not end the thread that follows all other runs
+            run.fault = f"a bug of shardtune: {type(error).__name__}: {error}"
+            traceback.print_exc()
 
     def _poll(self) -> set[str]:
         """Reads the files that have changed; returns the ids of their runs."""
@@ -181,12 +187,20 @@ class Watch:
         """Looks at the states of all runs; returns the ids of those that have changed."""
         changed = set()
         for run in self.runs():
-            before = run.status, run.num_checkpoints
+            before = run.num_checkpoints
             run.look_around()
-            run.status = status_of_run(run, self.slurm)
-            if (run.status, run.num_checkpoints) != before:
+            if self._has_new_state(run) or run.num_checkpoints != before:
                 changed.add(run.id)
         return changed
+
+    def _look_again(self) -> set[str]:
+        """Looks at the states that Slurm had not told yet; returns the ids of those that have changed."""
+        waiting = [run for run in self.runs() if run.status is not None and run.status.why == NOT_ANSWERED]
+        return {run.id for run in waiting if self._has_new_state(run)}
+
+    def _has_new_state(self, run: Run) -> bool:
+        before, run.status = run.status, status_of_run(run, self.slurm)
+        return run.status != before
 
     def _note(self, changed: Collection[str], added: Collection[str] = (), gone: Collection[str] = ()) -> None:
         if changed or added or gone:

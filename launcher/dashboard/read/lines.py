@@ -4,6 +4,7 @@ Nearly all lines are `step` events. They are parsed by Arrow, which reads 300 MB
 each number; a block with a line that it does not take is parsed line by line, without the damaged lines.
 """
 
+import contextlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,9 @@ Column = NDArray[np.float64]
 STEP_LINES = (b'{"event": "step"', b'{"event":"step"')
 AXES = ("step", "time")
 """The columns without which a step is of no use."""
+FEW = 16
+"""So few lines are parsed one by one: Arrow is slow to begin."""
+_DECODER = json.JSONDecoder(strict=False)
 JUNK = b"\0 \r\t"
 """What a crash of the machine may leave before a line."""
 
@@ -67,7 +71,7 @@ def parse_lines(data: bytes, keys: Sequence[str]) -> Lines:
 def parse_event(line: bytes) -> Event | None:
     """The event of a line; None if it is none."""
     try:
-        value = json.loads(line.strip(JUNK).decode("utf-8", "replace"), strict=False)
+        value = _DECODER.decode(line.strip(JUNK).decode("utf-8", "replace"))
     except (ValueError, RecursionError):
         return None
     if not isinstance(value, dict) or not isinstance(value.get("event"), str):
@@ -124,12 +128,10 @@ def _step_columns(lines: Sequence[bytes], keys: Sequence[str]) -> dict[str, Colu
     """Key -> the numbers of these lines, nan for what is missing; a damaged line is nan throughout."""
     if not lines:
         return {key: np.empty(0) for key in keys}
-    try:
-        columns = _by_arrow(lines, keys)
-        if all(len(column) == len(lines) for column in columns.values()):
+    with contextlib.suppress(pa.ArrowInvalid):
+        columns = _by_arrow(lines, keys) if len(lines) > FEW else {}
+        if columns and all(len(column) == len(lines) for column in columns.values()):
             return columns
-    except pa.ArrowInvalid:
-        pass
     rows = list(_by_hand(lines, keys))
     return {key: np.array([row[number] for row in rows], dtype=np.float64) for number, key in enumerate(keys)}
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import threading
+import traceback
 from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -72,6 +73,10 @@ class Run:
             reader.read(is_over)
         except (OSError, OverError):
             return  # the next look says so
+        except Exception as error:  # a bug of ours must not end the thread that reads all other runs
+            self.fault = f"a bug of shardtune: {type(error).__name__}: {error}"
+            traceback.print_exc()
+            return
         with self.lock:
             self._reader, self.digest, self.overview = reader, reader.digest, reader.overview
 

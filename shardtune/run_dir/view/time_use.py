@@ -112,7 +112,7 @@ class _Start:
         if kind == "start" and self._ready is None:
             self._ready, self.step = event["time"], event["step"]
         elif kind == "step":
-            _add_steps(self._seconds, event, event["step"] - self.step)
+            add_steps(self._seconds, event, event["step"] - self.step)
             self.step = event["step"]
         elif kind == "lost":
             self._seconds["repeated"] += event["seconds"]
@@ -137,7 +137,7 @@ class _Start:
         return seconds
 
 
-def _add_steps(seconds: dict[str, float], event: Event, num_steps: int) -> None:
+def add_steps(seconds: dict[str, float], event: Event, num_steps: int) -> None:
     """Adds what the time of the steps of one `step` event went to."""
     took_s, waited_s = (num_steps * (event.get(key) or 0.0) for key in ("step_time_s", "data_wait_s"))
     waited_s = min(waited_s, took_s)

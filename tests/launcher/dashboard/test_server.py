@@ -13,6 +13,7 @@ import pytest
 from shardtune.errors import ConfigError, LaunchError
 from shardtune.launcher.commands.dashboard import dashboard as dashboard_command
 from shardtune.launcher.dashboard import app
+from shardtune.launcher.dashboard.read.run import Run
 from shardtune.launcher.dashboard.server import Dashboard, listen
 from shardtune.launcher.runs.monitor import look_at
 from shardtune.run_dir.files import read_events
@@ -241,6 +242,33 @@ def test_a_folder_without_runs_is_opened_and_what_is_no_folder_is_refused(
             dashboard_command(str(tmp_path / name)).perform()
     with pytest.raises(ConfigError, match="--port takes a number from 1 to 65535, got 'x'"):
         dashboard_command(str(tmp_path), port="x")
+
+
+def test_one_run_that_cannot_be_read_ends_nothing(
+    tmp_path: Path, open_dashboard: Open, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def look(run: Run) -> bool:
+        if run.path.name == "bug":
+            raise ZeroDivisionError("here")
+        return whole_look(run)
+
+    whole_look = Run.look
+    monkeypatch.setattr(Run, "look", look)
+    for name in ("a", "bug", "damaged", "folder"):
+        write_run(tmp_path / name, [BEGIN, START, *steps(3)])
+    (tmp_path / "damaged" / "results.json").write_text('{"step"')
+    (tmp_path / "folder" / "metrics.jsonl").unlink()
+    (tmp_path / "folder" / "metrics.jsonl").mkdir()
+    browser = open_dashboard(tmp_path)
+    assert eventually(lambda: browser.runs()["folder"]["state"] == "unreadable")
+    states = {path: (row["state"], row["why"]) for path, row in browser.runs().items()}
+    assert states["bug"] == ("unreadable", "a bug of shardtune: ZeroDivisionError: here")
+    assert states["damaged"][0] == "unreadable" and "is damaged" in states["damaged"][1]
+    assert states["folder"][1].startswith("metrics.jsonl cannot be read: ")
+    with (tmp_path / "a" / "metrics.jsonl").open("a") as file:
+        file.write(text_of([step(4, loss=1.0)]))
+    assert eventually(lambda: browser.runs()["a"]["step"] == 4)
+    assert "ZeroDivisionError" in capsys.readouterr().err
 
 
 def test_a_port_that_is_taken_is_said_and_without_one_the_next_is_used() -> None:
