@@ -97,6 +97,20 @@ def test_an_address_reproduces_a_view(visit: Open) -> None:
     other.wait_for_points("train/loss", 43)
 
 
+def test_a_run_keeps_its_color_wherever_it_is_shown(visit: Open) -> None:
+    page = visit()
+    page.points("train/loss")
+    page.page.click(f"{page.row('second')} .pick")
+    page.wait_for_points("train/loss", 200)
+    colors = page.page.evaluate(PAINTED, ".panel[data-metric='train/loss']")
+    page.page.click(f"{page.row('first')} .name")
+    page.points("train/loss")
+    assert set(page.page.evaluate(PAINTED, ".run-view .panel[data-metric='train/loss']")) & set(colors)
+    page.page.reload()
+    page.points("train/loss")
+    assert set(page.page.evaluate(PAINTED, ".run-view .panel[data-metric='train/loss']")) & set(colors)
+
+
 def test_dragging_zooms_all_charts_and_a_double_click_shows_all_again(visit: Open) -> None:
     page = visit()
     page.points("train/loss")

@@ -13,7 +13,7 @@ const slots = new Map();
 /** Gives each of the runs a style, by its id, that none of the others has; one that it has already stays. */
 export function assign(ids) {
   const taken = new Map();
-  for (const id of ids) {
+  for (const id of new Set(ids)) {
     let slot = slots.get(id);
     if (slot === undefined || (taken.has(slot) && taken.size < NUM_STYLES)) slot = freeSlot(hash(id), taken, ids);
     slots.set(id, slot);

@@ -19,7 +19,10 @@ export const DEFAULTS = {
   large: "", // the metric whose chart is enlarged
 };
 
-const list = { read: (text) => (text ? text.split(",").map(decodeURIComponent) : []), write: (v) => v.map(encodeURIComponent).join(",") };
+const list = {
+  read: (value) => (value ? value.split(",").map((each) => each.replaceAll("%2C", ",").replaceAll("%25", "%")) : []),
+  write: (values) => values.map((each) => each.replaceAll("%", "%25").replaceAll(",", "%2C")).join(","),
+};
 const text = { read: String, write: String };
 const oneOf = (values) => ({ read: (value) => (values.includes(value) ? value : values[0]), write: String });
 const CODECS = {

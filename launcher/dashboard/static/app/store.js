@@ -54,15 +54,17 @@ export function setRuns(answer) {
   tell(new Set(["runs"]));
 }
 
-/** The ids of the runs that are compared: those that were chosen, or else the newest ones that have a step. */
+/** The ids of the runs that are compared: those that were chosen, or else the newest that have a step, running ones first. */
 export function selection() {
   if (view.selected) return view.selected.filter((id) => data.byId.has(id));
   return data.runs
     .filter((run) => run.step > 0)
-    .sort((a, b) => (b.started ?? 0) - (a.started ?? 0) || (a.id < b.id ? -1 : 1))
+    .sort((a, b) => isRunning(b) - isRunning(a) || (b.started ?? 0) - (a.started ?? 0) || (a.id < b.id ? -1 : 1))
     .slice(0, MOST_AUTOMATIC)
     .map((run) => run.id);
 }
+
+const isRunning = (run) => Number(run.state === "running");
 
 export function toggleSelected(id) {
   const chosen = selection();
