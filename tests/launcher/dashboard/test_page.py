@@ -59,6 +59,10 @@ def test_the_curves_of_the_compared_runs_are_drawn_over_each_other(visit: Open) 
     words = page.page.get_attribute(".panel[data-metric='train/loss'] .plot", "aria-label") or ""
     assert "first: from 1 to 0.0707" in words and "second" not in words
     assert page.points("dev/accuracy") == 2
+    page.page.check("thead .pick")
+    page.wait_for_points("train/loss", 300)
+    page.page.uncheck("thead .pick")
+    expect(page.page.locator(".charts-scroll .empty")).to_contain_text("No run is chosen")
 
 
 def test_new_lines_appear_and_lines_that_were_taken_back_vanish(visit: Open, tmp_path: Path) -> None:

@@ -38,7 +38,8 @@ function hash(id) {
   return (value >>> 0) % PALETTE.light.length;
 }
 
-export const colourOf = (id) => PALETTE[isDark() ? "dark" : "light"][(slots.get(id) ?? hash(id)) % PALETTE.light.length];
+export const colourOf = (id) =>
+  PALETTE[isDark() ? "dark" : "light"][(slots.get(id) ?? hash(id)) % PALETTE.light.length];
 export const dashOf = (id) => DASHES[Math.floor((slots.get(id) ?? 0) / PALETTE.light.length)];
 
 export function isDark() {

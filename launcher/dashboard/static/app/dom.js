@@ -45,8 +45,11 @@ export function icon(name) {
 
 /** A button with an icon, whose label is read out and shown as a tooltip. */
 export function iconButton(name, label, onclick, props = {}) {
-  return h("button", { type: "button", class: "icon-button", "aria-label": label, title: label, onclick, ...props },
-    icon(name));
+  return h(
+    "button",
+    { type: "button", class: "icon-button", "aria-label": label, title: label, onclick, ...props },
+    icon(name),
+  );
 }
 
 /** Sets a text only where it differs: no layout, and no reading out, for what stays. */

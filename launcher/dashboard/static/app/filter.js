@@ -3,8 +3,25 @@
 import { asNumber } from "./format.js";
 
 const CONDITION = /^([^=!<>~]+)(!=|>=|<=|=|>|<|~)(.*)$/;
-const FIELDS = ["state", "name", "path", "task", "model", "step", "steps", "epoch", "ranks", "mfu", "goodput",
-  "tokens", "tokens_per_s", "eta_s", "faults", "restarts", "checkpoints"];
+const FIELDS = [
+  "state",
+  "name",
+  "path",
+  "task",
+  "model",
+  "step",
+  "steps",
+  "epoch",
+  "ranks",
+  "mfu",
+  "goodput",
+  "tokens",
+  "tokens_per_s",
+  "eta_s",
+  "faults",
+  "restarts",
+  "checkpoints",
+];
 
 /** The words of a filter: {word, isPlain}. Those in quotes may hold spaces, and stand for themselves. */
 function words(text) {
@@ -54,6 +71,7 @@ export function suggestions(recipeKeys, runs) {
   const values = recipeKeys.flatMap((key) =>
     [...new Set(runs.map((run) => run.recipe[key]).filter((value) => value !== undefined && typeof value !== "object"))]
       .slice(0, 8)
-      .map((value) => `${key}=${/\s/.test(String(value)) ? `"${value}"` : value}`));
+      .map((value) => `${key}=${/\s/.test(String(value)) ? `"${value}"` : value}`),
+  );
   return [...states, ...values].slice(0, 80);
 }

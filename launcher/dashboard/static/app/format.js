@@ -31,7 +31,8 @@ export function number(value) {
 
 export const count = (value) => (value === null || value === undefined ? NOTHING : grouped.format(value));
 export const short = (value) => (value === null || value === undefined ? NOTHING : compact.format(value));
-export const percent = (value, digits = 1) => (typeof value === "number" ? `${(100 * value).toFixed(digits)} %` : NOTHING);
+export const percent = (value, digits = 1) =>
+  typeof value === "number" ? `${(100 * value).toFixed(digits)} %` : NOTHING;
 export const moment = (epoch_s) => (epoch_s ? moments.format(epoch_s * 1000) : NOTHING);
 export const timeOfDay = (epoch_s) => clock.format(epoch_s * 1000);
 

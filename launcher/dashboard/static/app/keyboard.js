@@ -44,7 +44,11 @@ export function listenToKeys(parts) {
       return;
     }
     const isOnControl = target.matches?.("button, a, input, summary");
-    if (["Enter", "ArrowDown", "ArrowUp"].includes(event.key) && (isOnControl || (event.key !== "Enter" && !target.closest?.(".table-scroll") && target !== document.body))) return;
+    if (
+      ["Enter", "ArrowDown", "ArrowUp"].includes(event.key) &&
+      (isOnControl || (event.key !== "Enter" && !target.closest?.(".table-scroll") && target !== document.body))
+    )
+      return;
     const action = keys.get(event.key);
     if (!action) return;
     event.preventDefault();
@@ -55,11 +59,25 @@ export function listenToKeys(parts) {
 /** Opens the list of keys. */
 export function openHelp() {
   const list = bindings({});
-  const dialog = h("dialog", { class: "dialog", "aria-label": t("help.title"), onclose: () => dialog.remove() },
+  const dialog = h(
+    "dialog",
+    { class: "dialog", "aria-label": t("help.title"), onclose: () => dialog.remove() },
     h("h2", {}, t("help.title")),
-    h("dl", { class: "keys" }, list.map(([key, text]) => h("div", {}, h("dt", {}, h("kbd", {}, key === "Escape" ? "Esc" : key)), h("dd", {}, t(text))))),
-    h("p", { class: "quiet" }, t("help.mouse")), h("p", { class: "quiet" }, t("help.filter")),
-    h("div", { class: "dialog-buttons" }, h("button", { type: "button", class: "button primary", onclick: () => dialog.close() }, t("close"))));
+    h(
+      "dl",
+      { class: "keys" },
+      list.map(([key, text]) =>
+        h("div", {}, h("dt", {}, h("kbd", {}, key === "Escape" ? "Esc" : key)), h("dd", {}, t(text))),
+      ),
+    ),
+    h("p", { class: "quiet" }, t("help.mouse")),
+    h("p", { class: "quiet" }, t("help.filter")),
+    h(
+      "div",
+      { class: "dialog-buttons" },
+      h("button", { type: "button", class: "button primary", onclick: () => dialog.close() }, t("close")),
+    ),
+  );
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
   document.body.append(dialog);
   dialog.showModal();

@@ -18,15 +18,40 @@ const REFRESH_MS = 400;
 const ASK_MS = 30_000; // also without events: a server that hangs closes no stream
 const PHONE = matchMedia("(max-width: 719px)");
 const OF_TABLE = ["runs", "filter", "sort", "columns", "selected", "layout", "run"];
-const OF_CHARTS = ["runs", "selected", "axis", "smoothing", "log", "range", "metric", "closed", "large", "layout", "run"];
+const OF_CHARTS = [
+  "runs",
+  "selected",
+  "axis",
+  "smoothing",
+  "log",
+  "range",
+  "metric",
+  "closed",
+  "large",
+  "layout",
+  "run",
+];
 
 const status = makeStatus();
 const charts = makeCharts({ onFault: status.fault });
 const runView = makeRunView({ onFault: status.fault });
-const table = makeTable({ point: (id) => charts.highlight(id), narrow: () => PHONE.matches || view.layout !== "table" });
+const table = makeTable({
+  point: (id) => charts.highlight(id),
+  narrow: () => PHONE.matches || view.layout !== "table",
+});
 const header = makeHeader({ table, openPicker, openHelp, switchTheme });
-const left = h("section", { class: "pane pane-table", "aria-label": t("table.label") }, header.filterBar, table.element);
-const right = h("section", { class: "pane pane-charts", "aria-label": t("layout.charts") }, charts.element, runView.element);
+const left = h(
+  "section",
+  { class: "pane pane-table", "aria-label": t("table.label") },
+  header.filterBar,
+  table.element,
+);
+const right = h(
+  "section",
+  { class: "pane pane-charts", "aria-label": t("layout.charts") },
+  charts.element,
+  runView.element,
+);
 document.body.append(header.element, status.banner, h("main", { class: "main" }, left, right), status.live);
 
 let changed = new Set(); // the runs of events that were not dealt with yet

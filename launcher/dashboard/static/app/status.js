@@ -45,7 +45,8 @@ export function makeStatus() {
       lastTime = Date.now() / 1000;
       isRefused = false;
       if (isOpen) say("");
-      const news = answer.runs.filter((run) => before.has(run.id) && before.get(run.id).state !== run.state)
+      const news = answer.runs
+        .filter((run) => before.has(run.id) && before.get(run.id).state !== run.state)
         .map((run) => t("live.state", { name: run.name, state: stateName(run.state) }));
       if (news.length) setText(live, news.slice(0, MOST_ANNOUNCED).join(". "));
     },

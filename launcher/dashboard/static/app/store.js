@@ -4,6 +4,7 @@ import { soon } from "./dom.js";
 import { decode, DEFAULTS, encode } from "./hash.js";
 
 const MOST_AUTOMATIC = 5;
+export const MOST_COMPARED = 50;
 const ADDRESS_MS = 150; // browsers refuse hundreds of addresses in a few seconds, as a slider would make
 
 export const view = { ...DEFAULTS };
@@ -21,7 +22,9 @@ function tell(names) {
 
 /** Changes the view and the address; with `push`, the browser's Back returns to the view before. */
 export function setView(patch, { push = false } = {}) {
-  const changed = new Set(Object.keys(patch).filter((name) => JSON.stringify(view[name]) !== JSON.stringify(patch[name])));
+  const changed = new Set(
+    Object.keys(patch).filter((name) => JSON.stringify(view[name]) !== JSON.stringify(patch[name])),
+  );
   if (!changed.size) return;
   if (push) writeAddress();
   Object.assign(view, patch);
@@ -36,7 +39,9 @@ const writeAddressSoon = soon(writeAddress, ADDRESS_MS);
 /** Takes the view over from the address: at the start, on Back, and when a link was pasted. */
 export function readAddress() {
   const next = decode(location.hash.slice(1));
-  const changed = new Set(Object.keys(next).filter((name) => JSON.stringify(view[name]) !== JSON.stringify(next[name])));
+  const changed = new Set(
+    Object.keys(next).filter((name) => JSON.stringify(view[name]) !== JSON.stringify(next[name])),
+  );
   Object.assign(view, next);
   if (changed.size) tell(changed);
 }
@@ -56,7 +61,7 @@ export function setRuns(answer) {
 
 /** The ids of the runs that are compared: those that were chosen, or else the newest that have a step, running ones first. */
 export function selection() {
-  if (view.selected) return view.selected.filter((id) => data.byId.has(id));
+  if (view.selected) return view.selected.filter((id) => data.byId.has(id)).slice(0, MOST_COMPARED);
   return data.runs
     .filter((run) => run.step > 0)
     .sort((a, b) => isRunning(b) - isRunning(a) || (b.started ?? 0) - (a.started ?? 0) || (a.id < b.id ? -1 : 1))

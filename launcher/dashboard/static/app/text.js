@@ -7,7 +7,8 @@ const DICTIONARIES = { en, zh };
 const CHOSEN = "shardtune.language";
 
 const wanted = [localStorage.getItem(CHOSEN), ...navigator.languages].filter(Boolean);
-export const language = wanted.map((name) => name.slice(0, 2).toLowerCase()).find((name) => name in DICTIONARIES) ?? "en";
+export const language =
+  wanted.map((name) => name.slice(0, 2).toLowerCase()).find((name) => name in DICTIONARIES) ?? "en";
 export const locale = language === "zh" ? "zh-CN" : "en-US";
 document.documentElement.lang = locale;
 

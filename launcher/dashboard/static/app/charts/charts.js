@@ -15,7 +15,10 @@ const MOST_CHIPS = 12;
 export function makeCharts({ onFault }) {
   const panels = new Map(); // metric -> panel
   const sections = new Map(); // group -> {element, grid, …}
-  const series = makeSeries({ onArrival: (metrics) => metrics.forEach((metric) => panels.get(metric)?.draw()), onFault });
+  const series = makeSeries({
+    onArrival: (metrics) => metrics.forEach((metric) => panels.get(metric)?.draw()),
+    onFault,
+  });
   const bar = makeToolbar();
   const chips = h("div", { class: "chips", role: "list", "aria-label": t("charts.compared") });
   const place = h("div", { class: "sections" });
@@ -23,7 +26,8 @@ export function makeCharts({ onFault }) {
   const element = h("div", { class: "charts-scroll", tabindex: "-1" }, bar.element, chips, empty, place);
   const seen = new IntersectionObserver(
     (entries) => entries.forEach((entry) => panels.get(entry.target.dataset.metric)?.show(entry.isIntersecting)),
-    { root: element, rootMargin: "200px 0px" });
+    { root: element, rootMargin: "200px 0px" },
+  );
   new ResizeObserver(() => requestAnimationFrame(() => panels.forEach((panel) => panel.resize()))).observe(place);
   addEventListener("theme", () => panels.forEach((panel) => panel.draw()));
 
@@ -50,7 +54,11 @@ export function makeCharts({ onFault }) {
       panel.remove();
       panels.delete(name);
     }
-    for (const group of GROUPS) arrangeSection(group, wanted.filter((metric) => metric.group === group));
+    for (const group of GROUPS)
+      arrangeSection(
+        group,
+        wanted.filter((metric) => metric.group === group),
+      );
   }
 
   function arrangeSection(group, metrics) {
@@ -82,13 +90,23 @@ export function makeCharts({ onFault }) {
     chips.dataset.signature = signature;
     const shown = ids.slice(0, MOST_CHIPS).map((id) => {
       const { name } = data.byId.get(id);
-      return h("span", { class: "chip", role: "listitem", onmouseenter: () => highlight(id), onmouseleave: () => highlight(null) },
+      return h(
+        "span",
+        { class: "chip", role: "listitem", onmouseenter: () => highlight(id), onmouseleave: () => highlight(null) },
         h("span", { class: "swatch", style: { background: colourOf(id) } }),
-        h("button", { type: "button", class: "chip-name", title: name, onclick: () => setView({ run: id }, { push: true }) }, name),
-        iconButton("close", t("charts.remove", { name }), () => toggleSelected(id)));
+        h(
+          "button",
+          { type: "button", class: "chip-name", title: name, onclick: () => setView({ run: id }, { push: true }) },
+          name,
+        ),
+        iconButton("close", t("charts.remove", { name }), () => toggleSelected(id)),
+      );
     });
-    const more = ids.length > MOST_CHIPS ? [h("span", { class: "chip plain" }, t("more", { n: ids.length - MOST_CHIPS }))] : [];
-    const clear = view.selected?.length ? [h("button", { type: "button", class: "link", onclick: () => setView({ selected: null }) }, t("charts.usual"))] : [];
+    const more =
+      ids.length > MOST_CHIPS ? [h("span", { class: "chip plain" }, t("more", { n: ids.length - MOST_CHIPS }))] : [];
+    const clear = view.selected?.length
+      ? [h("button", { type: "button", class: "link", onclick: () => setView({ selected: null }) }, t("charts.usual"))]
+      : [];
     chips.replaceChildren(...shown, ...more, ...clear);
   }
 
@@ -113,7 +131,13 @@ export function makeCharts({ onFault }) {
 function makeSection(group, place) {
   const count = h("span", { class: "count" });
   const grid = h("div", { class: "panels" });
-  const button = h("button", { type: "button", class: "section-button", onclick: toggle }, icon("chevron"), t(`group.${group}`), count);
+  const button = h(
+    "button",
+    { type: "button", class: "section-button", onclick: toggle },
+    icon("chevron"),
+    t(`group.${group}`),
+    count,
+  );
   const element = h("section", { class: "group", "data-group": group }, h("h2", {}, button), grid);
   place.append(element);
 
@@ -127,17 +151,54 @@ function makeSection(group, place) {
 
 /** Axis, smoothing, log scale, search and zoom. */
 function makeToolbar() {
-  const axes = AXES.map((axis) => h("button", { type: "button", "data-axis": axis, onclick: () => setView({ axis, range: null }) }, t(`axis.${axis}`)));
-  const slider = h("input", { type: "range", min: "0", max: "0.99", step: "0.01", "aria-label": t("charts.smoothing"),
-    oninput: () => setView({ smoothing: Number(slider.value) }) });
+  const axes = AXES.map((axis) =>
+    h(
+      "button",
+      { type: "button", "data-axis": axis, onclick: () => setView({ axis, range: null }) },
+      t(`axis.${axis}`),
+    ),
+  );
+  const slider = h("input", {
+    type: "range",
+    min: "0",
+    max: "0.99",
+    step: "0.01",
+    "aria-label": t("charts.smoothing"),
+    oninput: () => setView({ smoothing: Number(slider.value) }),
+  });
   const amount = h("output", { class: "amount" });
-  const log = h("button", { type: "button", class: "toggle", onclick: () => setView({ log: !view.log }) }, t("charts.log"));
-  const search = h("input", { type: "search", class: "metric-search", placeholder: t("charts.search"), "aria-label": t("charts.search"),
-    oninput: () => setView({ metric: search.value }) });
-  const whole = h("button", { type: "button", class: "toggle on", onclick: () => setView({ range: null }) }, t("charts.whole"));
-  const element = h("div", { class: "toolbar", role: "toolbar", "aria-label": t("charts.toolbar") },
+  const log = h(
+    "button",
+    { type: "button", class: "toggle", onclick: () => setView({ log: !view.log }) },
+    t("charts.log"),
+  );
+  const search = h("input", {
+    type: "search",
+    class: "metric-search",
+    placeholder: t("charts.search"),
+    "aria-label": t("charts.search"),
+    oninput: () => setView({ metric: search.value }),
+  });
+  const whole = h(
+    "button",
+    { type: "button", class: "toggle on", onclick: () => setView({ range: null }) },
+    t("charts.whole"),
+  );
+  const element = h(
+    "div",
+    { class: "toolbar", role: "toolbar", "aria-label": t("charts.toolbar") },
     h("div", { class: "segments", role: "group", "aria-label": t("charts.axis") }, axes),
-    h("label", { class: "smoothing" }, h("span", {}, t("charts.smoothing")), slider, amount), log, whole, search);
+    h(
+      "label",
+      { class: "smoothing", title: t("charts.smoothing_hint") },
+      h("span", {}, t("charts.smoothing")),
+      slider,
+      amount,
+    ),
+    log,
+    whole,
+    search,
+  );
 
   function render() {
     for (const button of axes) button.setAttribute("aria-pressed", String(button.dataset.axis === view.axis));

@@ -19,12 +19,25 @@ const HEIGHTS = { usual: 210, large: 420 };
 /** A chart of `metric`. `series` is where its points are; `runs()` names the runs; `title` is its heading. */
 export function makePanel({ metric, title, series, runs, sync = "panels" }) {
   const value = h("span", { class: "panel-value" });
-  const enlarge = h("button", { type: "button", class: "icon-button", "aria-label": t("panel.enlarge", { metric }), title: t("panel.enlarge", { metric }),
-    onclick: () => setView({ large: view.large === metric ? "" : metric }) }, icon("expand"));
+  const enlarge = h(
+    "button",
+    {
+      type: "button",
+      class: "icon-button",
+      "aria-label": t("panel.enlarge", { metric }),
+      title: t("panel.enlarge", { metric }),
+      onclick: () => setView({ large: view.large === metric ? "" : metric }),
+    },
+    icon("expand"),
+  );
   const plot = h("div", { class: "plot", role: "img" });
   const note = h("p", { class: "plot-note" });
-  const element = h("section", { class: "panel", "aria-label": metric, "data-metric": metric },
-    h("header", {}, h("h3", { title: metric }, title), value, enlarge), h("div", { class: "plot-place" }, plot, note));
+  const element = h(
+    "section",
+    { class: "panel", "aria-label": metric, "data-metric": metric },
+    h("header", {}, h("h3", { title: metric }, title), value, enlarge),
+    h("div", { class: "plot-place" }, plot, note),
+  );
   const tooltip = makeTooltip(metric);
   let chart = null;
   let signature = "";
@@ -54,13 +67,28 @@ export function makePanel({ metric, title, series, runs, sync = "panels" }) {
 
   function prepared({ id, points }) {
     const y = view.log ? points.y.map((value) => (value > 0 ? value : null)) : points.y;
-    return { id, name: data.byId.get(id)?.name ?? id, x: points.x, y, count: points.count, smooth: points.x.length < TOO_FEW ? y : smoothed(points.x, y, view.smoothing) };
+    return {
+      id,
+      name: data.byId.get(id)?.name ?? id,
+      x: points.x,
+      y,
+      count: points.count,
+      smooth: points.x.length < TOO_FEW ? y : smoothed(points.x, y, view.smoothing),
+    };
   }
 
   function update() {
     const hasRaw = view.smoothing > 0 && drawn.length <= MOST_RAW;
-    const next = JSON.stringify([drawn.map((each) => [each.id, each.x.length < FEW, colourOf(each.id)]), view.axis, view.log, hasRaw, height()]);
-    const points = drawn.length ? uPlot.join(drawn.map((each) => (hasRaw ? [each.x, each.y, each.smooth] : [each.x, each.smooth]))) : [[]];
+    const next = JSON.stringify([
+      drawn.map((each) => [each.id, each.x.length < FEW, colourOf(each.id)]),
+      view.axis,
+      view.log,
+      hasRaw,
+      height(),
+    ]);
+    const points = drawn.length
+      ? uPlot.join(drawn.map((each) => (hasRaw ? [each.x, each.y, each.smooth] : [each.x, each.smooth])))
+      : [[]];
     if (next !== signature || !chart) {
       chart?.destroy();
       plot.replaceChildren();
@@ -77,7 +105,12 @@ export function makePanel({ metric, title, series, runs, sync = "panels" }) {
   function options(hasRaw) {
     const colours = canvasColours();
     const curves = drawn.flatMap((each) => curvesOf(each, hasRaw));
-    const axis = { stroke: colours.text, font: "11px system-ui, sans-serif", grid: { stroke: colours.grid, width: 1 }, ticks: { stroke: colours.axis, size: 4, width: 1 } };
+    const axis = {
+      stroke: colours.text,
+      font: "11px system-ui, sans-serif",
+      grid: { stroke: colours.grid, width: 1 },
+      ticks: { stroke: colours.axis, size: 4, width: 1 },
+    };
     return {
       width: Math.max(200, plot.clientWidth),
       height: height(),
@@ -88,7 +121,14 @@ export function makePanel({ metric, title, series, runs, sync = "panels" }) {
         y: { distr: view.log ? 3 : 1 },
       },
       axes: [
-        { ...axis, size: 26, gap: 4, space: 70, incrs: increments(view.axis), values: (u, splits) => axisTicks(view.axis)(splits) },
+        {
+          ...axis,
+          size: 26,
+          gap: 4,
+          space: 70,
+          incrs: increments(view.axis),
+          values: (u, splits) => axisTicks(view.axis)(splits),
+        },
         { ...axis, size: 50, gap: 4, space: 36, values: (u, splits) => (view.log ? logTicks : valueTicks)(splits) },
       ],
       cursor: {
@@ -111,7 +151,13 @@ export function makePanel({ metric, title, series, runs, sync = "panels" }) {
   /** uPlot's series of a run: its smoothed curve, behind it the raw one in a pale color. */
   function curvesOf(each, hasRaw) {
     const stroke = colourOf(each.id);
-    const curve = { label: each.id, stroke, width: 1.6, dash: dashOf(each.id), points: { show: each.x.length < FEW, size: each.x.length === 1 ? 7 : 5, fill: stroke } };
+    const curve = {
+      label: each.id,
+      stroke,
+      width: 1.6,
+      dash: dashOf(each.id),
+      points: { show: each.x.length < FEW, size: each.x.length === 1 ? 7 : 5, fill: stroke },
+    };
     const raw = { ...curve, stroke: `${stroke}55`, width: 1, dash: [], points: { show: false } };
     return hasRaw ? [raw, curve] : [curve];
   }
@@ -124,7 +170,8 @@ export function makePanel({ metric, title, series, runs, sync = "panels" }) {
     const tolerance = NEAR_PX * Math.abs(u.posToVal(1, "x") - u.posToVal(0, "x"));
     if (!own || x < own.x[0] - tolerance || x > own.x.at(-1) + tolerance) return null;
     for (let far = 1; far < values.length; far += 1) {
-      for (const near of [index - far, index + far]) if (values[near] !== undefined && values[near] !== null) return near;
+      for (const near of [index - far, index + far])
+        if (values[near] !== undefined && values[near] !== null) return near;
     }
     return null;
   }
@@ -154,7 +201,8 @@ export function makePanel({ metric, title, series, runs, sync = "panels" }) {
       if (visible) draw();
     },
     resize() {
-      if (chart && Math.abs(chart.width - plot.clientWidth) > 1) chart.setSize({ width: plot.clientWidth, height: height() });
+      if (chart && Math.abs(chart.width - plot.clientWidth) > 1)
+        chart.setSize({ width: plot.clientWidth, height: height() });
     },
     remove() {
       chart?.destroy();

@@ -28,7 +28,10 @@ export function makeSeries({ onArrival, onFault }) {
 
   /** Changes axis, range or number of runs; what was kept is forgotten if that matters. */
   function setScope(axis, range, numRuns) {
-    const points = Math.max(FEWEST_POINTS, Math.min(MOST_POINTS, Math.floor(ALL_POINTS / Math.max(1, numRuns) / 50) * 50));
+    const points = Math.max(
+      FEWEST_POINTS,
+      Math.min(MOST_POINTS, Math.floor(ALL_POINTS / Math.max(1, numRuns) / 50) * 50),
+    );
     const isSame = axis === scope.axis && JSON.stringify(range) === JSON.stringify(scope.range);
     if (isSame && points <= scope.points && points * 2 > scope.points) return;
     scope = { axis, range, points };
@@ -104,7 +107,8 @@ export function makeSeries({ onArrival, onFault }) {
       const answer = await getSeries(runs, metrics, scope.axis, scope.range, scope.points, now.signal);
       if (now.signal.aborted) return;
       for (const run of answer.pending) pending.set(run, Date.now() + PENDING_MS);
-      for (const run of runs.filter((id) => !pending.has(id))) for (const metric of metrics) kept.set(key(metric, run), NO_POINTS);
+      for (const run of runs.filter((id) => !pending.has(id)))
+        for (const metric of metrics) kept.set(key(metric, run), NO_POINTS);
       for (const each of answer.series) kept.set(key(each.metric, each.run), ascending(each));
       release(runs, metrics);
       onArrival(metrics);

@@ -8,14 +8,24 @@ export function valueTicks(splits) {
   const largest = Math.max(...finite.map(Math.abs));
   const step = finite.length > 1 ? Math.abs(finite[1] - finite[0]) : largest;
   if (largest >= 1e4) return splits.map((value) => (value === null ? "" : short(value)));
-  if (largest > 0 && largest < 1e-2) return splits.map((value) => (value === null ? "" : value === 0 ? "0" : tiny(value)));
-  const digits = [0, 1, 2, 3, 4, 5].find((each) => Math.abs(step * 10 ** each - Math.round(step * 10 ** each)) < 1e-6) ?? 6;
+  if (largest > 0 && largest < 1e-2)
+    return splits.map((value) => (value === null ? "" : value === 0 ? "0" : tiny(value)));
+  const digits =
+    [0, 1, 2, 3, 4, 5].find((each) => Math.abs(step * 10 ** each - Math.round(step * 10 ** each)) < 1e-6) ?? 6;
   return splits.map((value) => (value === null ? "" : value.toFixed(digits)));
 }
 
 /** Labels of a logarithmic value axis, each by itself: 0.001, 0.1, 10. */
 export function logTicks(splits) {
-  return splits.map((value) => (value === null ? "" : value >= 1e4 ? short(value) : value < 1e-3 ? tiny(value) : String(Number(value.toPrecision(3)))));
+  return splits.map((value) =>
+    value === null
+      ? ""
+      : value >= 1e4
+        ? short(value)
+        : value < 1e-3
+          ? tiny(value)
+          : String(Number(value.toPrecision(3))),
+  );
 }
 
 /** Labels of the axis of steps, tokens, seconds or epochs. */
@@ -27,6 +37,8 @@ export function axisTicks(axis) {
 
 const tiny = (value) => value.toExponential(1).replace(".0e", "e");
 
-const SECONDS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800, 2592000];
+const SECONDS = [
+  1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800, 2592000,
+];
 /** Distances between labels that suit an axis of seconds; elsewhere uPlot's own. */
 export const increments = (axis) => (axis === "time" ? SECONDS : undefined);

@@ -28,10 +28,19 @@ export function makeTooltip(metric) {
       box.dataset.metric = metric;
       box.replaceChildren(
         h("div", { class: "tooltip-head" }, `${t(`axis.${view.axis}`)} ${place(near.x)}`),
-        ...shown.map((row) => h("div", { class: row === near ? "tooltip-row near" : "tooltip-row" },
-          h("span", { class: "swatch", style: { background: colourOf(row.run.id) } }), h("b", {}, number(row.value)),
-          h("span", { class: "tooltip-name" }, row.run.name))),
-        rows.length > shown.length ? h("div", { class: "tooltip-head" }, t("more", { n: rows.length - shown.length })) : "");
+        ...shown.map((row) =>
+          h(
+            "div",
+            { class: row === near ? "tooltip-row near" : "tooltip-row" },
+            h("span", { class: "swatch", style: { background: colourOf(row.run.id) } }),
+            h("b", {}, number(row.value)),
+            h("span", { class: "tooltip-name" }, row.run.name),
+          ),
+        ),
+        rows.length > shown.length
+          ? h("div", { class: "tooltip-head" }, t("more", { n: rows.length - shown.length }))
+          : "",
+      );
       box.hidden = false;
       position(u.over.getBoundingClientRect(), left, top);
     },
@@ -49,7 +58,11 @@ function valueAt(u, run, index) {
   return u.data[number][index];
 }
 
-const around = (rows, index) => rows.slice(Math.max(0, Math.min(rows.length - MOST_ROWS, index - MOST_ROWS / 2)), Math.max(MOST_ROWS, Math.min(rows.length, index + MOST_ROWS / 2)));
+const around = (rows, index) =>
+  rows.slice(
+    Math.max(0, Math.min(rows.length - MOST_ROWS, index - MOST_ROWS / 2)),
+    Math.max(MOST_ROWS, Math.min(rows.length, index + MOST_ROWS / 2)),
+  );
 const place = (x) => (view.axis === "time" ? duration(x) : number(x));
 
 function position(over, left, top) {

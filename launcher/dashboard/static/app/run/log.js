@@ -11,7 +11,12 @@ const AT_END_PX = 24;
 export function makeLog(id) {
   const name = h("span", { class: "quiet" });
   const text = h("pre", { class: "code log", tabindex: "0", "aria-label": t("part.log") });
-  const element = h("section", { class: "part", "data-part": "log", "aria-label": t("part.log") }, h("h3", {}, t("part.log"), " ", name), text);
+  const element = h(
+    "section",
+    { class: "part", "data-part": "log", "aria-label": t("part.log") },
+    h("h3", {}, t("part.log"), " ", name),
+    text,
+  );
   let isLoading = false;
 
   async function refresh() {

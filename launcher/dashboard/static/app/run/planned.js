@@ -11,7 +11,12 @@ export function planned(detail, run) {
   const { plan } = detail;
   if (!plan) return null;
   const known = compared(detail, run).filter(({ key, real }) => typeof plan[key] === "number" && real > 0);
-  const rows = known.map(({ key, real, show }) => [t(`plan.${key}`), show(plan[key]), show(real), off(plan[key] / real - 1)]);
+  const rows = known.map(({ key, real, show }) => [
+    t(`plan.${key}`),
+    show(plan[key]),
+    show(real),
+    off(plan[key] / real - 1),
+  ]);
   const names = known.map(({ key }) => key);
   const rest = Object.fromEntries(flat(plan).filter(([key]) => !names.includes(key)));
   const head = [t("plan.what"), t("plan.predicted"), t("plan.real"), t("plan.error")];
@@ -20,7 +25,9 @@ export function planned(detail, run) {
 
 /** What can be predicted, with what it has become: {key of the plan, real, how it is shown}. */
 function compared({ memory, time_use: causes }, run) {
-  const spent = (causes ?? []).filter((each) => !NOT_PREDICTED.includes(each.cause)).reduce((sum, each) => sum + each.seconds, 0);
+  const spent = (causes ?? [])
+    .filter((each) => !NOT_PREDICTED.includes(each.cause))
+    .reduce((sum, each) => sum + each.seconds, 0);
   return [
     { key: "memory_bytes", real: 1e9 * (memory?.gpu_gb ?? memory?.host_gb ?? 0), show: bytes },
     { key: "step_s", real: run?.last["perf/step_time_s"], show: (value) => t("unit.s", { n: number(value) }) },

@@ -10,7 +10,10 @@ const KNOWN = ["step", "source", "target", "output", "split", "row"];
 export function samples(all) {
   if (!all.length) return null;
   const steps = [...new Set(all.map((sample) => sample.step))].sort((a, b) => a - b);
-  const [before, after] = [choice(t("samples.before"), steps, steps[0]), choice(t("samples.after"), steps, steps.at(-1))];
+  const [before, after] = [
+    choice(t("samples.before"), steps, steps[0]),
+    choice(t("samples.after"), steps, steps.at(-1)),
+  ];
   const place = h("div", { class: "samples" });
   before.select.addEventListener("change", fill);
   after.select.addEventListener("change", fill);
@@ -19,7 +22,9 @@ export function samples(all) {
     const [first, second] = [Number(before.select.value), Number(after.select.value)];
     const later = all.filter((sample) => sample.step === second);
     const earlier = new Map(all.filter((sample) => sample.step === first).map((sample) => [keyOf(sample), sample]));
-    place.replaceChildren(...later.map((sample) => card(sample, first === second ? null : earlier.get(keyOf(sample)), first, second)));
+    place.replaceChildren(
+      ...later.map((sample) => card(sample, first === second ? null : earlier.get(keyOf(sample)), first, second)),
+    );
   }
 
   fill();
@@ -29,17 +34,28 @@ export function samples(all) {
 const keyOf = (sample) => JSON.stringify([sample.split, sample.row, sample.source]);
 
 function choice(title, steps, value) {
-  const select = h("select", {}, steps.map((step) => h("option", { value: step, selected: step === value }, t("at_step", { step: count(step) }))));
+  const select = h(
+    "select",
+    {},
+    steps.map((step) => h("option", { value: step, selected: step === value }, t("at_step", { step: count(step) }))),
+  );
   return { select, label: h("label", {}, `${title} `, select) };
 }
 
 function card(sample, earlier, first, second) {
-  const line = (title, text, kind = "") => h("div", { class: `sample-line ${kind}` }, h("dt", {}, title), h("dd", {}, plain(text)));
-  const more = Object.keys(sample).filter((key) => !KNOWN.includes(key)).map((key) => line(key, sample[key]));
+  const line = (title, text, kind = "") =>
+    h("div", { class: `sample-line ${kind}` }, h("dt", {}, title), h("dd", {}, plain(text)));
+  const more = Object.keys(sample)
+    .filter((key) => !KNOWN.includes(key))
+    .map((key) => line(key, sample[key]));
   const isRight = sample.target !== undefined && sample.target !== null && sample.output === sample.target;
-  return h("dl", { class: "sample" },
+  return h(
+    "dl",
+    { class: "sample" },
     line(t("samples.source"), sample.source),
     sample.target === undefined || sample.target === null ? null : line(t("samples.target"), sample.target, "target"),
     earlier ? line(t("at_step", { step: count(first) }), earlier.output, "earlier") : null,
-    line(t("at_step", { step: count(second) }), sample.output, isRight ? "right" : ""), more);
+    line(t("at_step", { step: count(second) }), sample.output, isRight ? "right" : ""),
+    more,
+  );
 }

@@ -56,13 +56,46 @@ export function makeRunView({ onFault }) {
     const why = h("p", { class: "why" });
     const pick = h("button", { type: "button", class: "toggle", onclick: () => toggleSelected(id) });
     const bar = progressBar();
-    const header = h("header", { class: "run-header" },
-      h("div", { class: "run-line" }, iconButton("back", t("run.back"), () => setView({ run: null }, { push: true })), mark, title, pick), bar, why);
+    const header = h(
+      "header",
+      { class: "run-header" },
+      h(
+        "div",
+        { class: "run-line" },
+        iconButton("back", t("run.back"), () => setView({ run: null }, { push: true })),
+        mark,
+        title,
+        pick,
+      ),
+      bar,
+      why,
+    );
     const panels = new Map();
-    const series = makeSeries({ onArrival: (metrics) => metrics.forEach((metric) => panels.get(metric)?.draw()), onFault });
-    const seen = new IntersectionObserver((entries) => entries.forEach((entry) => panels.get(entry.target.dataset.metric)?.show(entry.isIntersecting)), { root: element });
-    return { id, title, mark, why, pick, bar, header, panels, series, seen, links: h("nav", { class: "run-links", "aria-label": t("run.parts") }),
-      tiles: h("dl", { class: "tiles" }), charts: h("div", { class: "panels" }), parts: h("div", {}), log: makeLog(id) };
+    const series = makeSeries({
+      onArrival: (metrics) => metrics.forEach((metric) => panels.get(metric)?.draw()),
+      onFault,
+    });
+    const seen = new IntersectionObserver(
+      (entries) => entries.forEach((entry) => panels.get(entry.target.dataset.metric)?.show(entry.isIntersecting)),
+      { root: element },
+    );
+    return {
+      id,
+      title,
+      mark,
+      why,
+      pick,
+      bar,
+      header,
+      panels,
+      series,
+      seen,
+      links: h("nav", { class: "run-links", "aria-label": t("run.parts") }),
+      tiles: h("dl", { class: "tiles" }),
+      charts: h("div", { class: "panels" }),
+      parts: h("div", {}),
+      log: makeLog(id),
+    };
   }
 
   function fillHead(run) {
@@ -77,17 +110,34 @@ export function makeRunView({ onFault }) {
     open.pick.setAttribute("aria-pressed", String(isSelected));
     setText(open.pick, isSelected ? t("run.compared") : t("run.compare"));
     fillBar(open.bar, run);
-    const best = Object.entries(run.best).sort(([a], [b]) => Number(a.endsWith("loss")) - Number(b.endsWith("loss"))).map(([name, value]) => [t("column.best", { name }), number(value.value), t("at_step", { step: count(value.step) })]);
+    const best = Object.entries(run.best)
+      .sort(([a], [b]) => Number(a.endsWith("loss")) - Number(b.endsWith("loss")))
+      .map(([name, value]) => [
+        t("column.best", { name }),
+        number(value.value),
+        t("at_step", { step: count(value.step) }),
+      ]);
     const tiles = [
-      [t("column.state"), stateName(run.state)], [t("column.step"), stepsText(run)], [t("column.eta_s"), run.eta_s === null ? "" : duration(run.eta_s)],
-      ...best.slice(0, 2), [t("column.goodput"), run.goodput === null ? "" : percent(run.goodput)], [t("column.mfu"), run.mfu === null ? "" : percent(run.mfu)],
-      [t("column.tokens_per_s"), run.tokens_per_s === null ? "" : short(run.tokens_per_s)], [t("column.tokens"), run.tokens === null ? "" : short(run.tokens)],
-      [t("column.ranks"), run.ranks === null ? "" : count(run.ranks)], [t("column.started"), run.started ? moment(run.started) : ""], [t("column.model"), run.model ?? ""],
+      [t("column.state"), stateName(run.state)],
+      [t("column.step"), stepsText(run)],
+      [t("column.eta_s"), run.eta_s === null ? "" : duration(run.eta_s)],
+      ...best.slice(0, 2),
+      [t("column.goodput"), run.goodput === null ? "" : percent(run.goodput)],
+      [t("column.mfu"), run.mfu === null ? "" : percent(run.mfu)],
+      [t("column.tokens_per_s"), run.tokens_per_s === null ? "" : short(run.tokens_per_s)],
+      [t("column.tokens"), run.tokens === null ? "" : short(run.tokens)],
+      [t("column.ranks"), run.ranks === null ? "" : count(run.ranks)],
+      [t("column.started"), run.started ? moment(run.started) : ""],
+      [t("column.model"), run.model ?? ""],
     ].filter(([, text]) => text);
     const signature = JSON.stringify(tiles);
     if (open.tiles.dataset.signature === signature) return;
     open.tiles.dataset.signature = signature;
-    open.tiles.replaceChildren(...tiles.map(([name, text, more]) => h("div", {}, h("dt", { title: name }, name), h("dd", { title: text }, text, more ? h("small", {}, more) : ""))));
+    open.tiles.replaceChildren(
+      ...tiles.map(([name, text, more]) =>
+        h("div", {}, h("dt", { title: name }, name), h("dd", { title: text }, text, more ? h("small", {}, more) : "")),
+      ),
+    );
   }
 
   /** The few curves that say most about a run; all others are among the charts. */
@@ -135,16 +185,22 @@ export function makeRunView({ onFault }) {
     ].filter(Boolean);
     replaceParts(made);
     const keys = [...made.map((each) => each.dataset.part), "log"];
-    open.links.replaceChildren(...keys.map((key) => h("button", { type: "button", class: "link", onclick: () => reveal(key) }, t(`part.${key}`))));
+    open.links.replaceChildren(
+      ...keys.map((key) =>
+        h("button", { type: "button", class: "link", onclick: () => reveal(key) }, t(`part.${key}`)),
+      ),
+    );
   }
 
   /** Parts that say the same stay, with what was chosen or scrolled in them. */
   function replaceParts(made) {
     const old = new Map([...open.parts.children].map((each) => [each.dataset.part, each]));
-    open.parts.replaceChildren(...made.map((each) => {
-      const before = old.get(each.dataset.part);
-      return before && before.isEqualNode(each) ? before : each;
-    }));
+    open.parts.replaceChildren(
+      ...made.map((each) => {
+        const before = old.get(each.dataset.part);
+        return before && before.isEqualNode(each) ? before : each;
+      }),
+    );
   }
 
   const reveal = (key) => element.querySelector(`[data-part="${key}"]`)?.scrollIntoView({ block: "start" });
@@ -154,8 +210,13 @@ export function makeRunView({ onFault }) {
     load();
     open.log.refresh();
   }, REFRESH_MS);
-  setInterval(() => !document.hidden && GOING_ON.includes(data.byId.get(open?.id)?.state) && open.log.refresh(), LOG_MS);
-  new ResizeObserver(() => requestAnimationFrame(() => open?.panels.forEach((panel) => panel.resize()))).observe(element);
+  setInterval(
+    () => !document.hidden && GOING_ON.includes(data.byId.get(open?.id)?.state) && open.log.refresh(),
+    LOG_MS,
+  );
+  new ResizeObserver(() => requestAnimationFrame(() => open?.panels.forEach((panel) => panel.resize()))).observe(
+    element,
+  );
   addEventListener("theme", () => open?.panels.forEach((panel) => panel.draw()));
 
   return {

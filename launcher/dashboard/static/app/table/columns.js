@@ -126,5 +126,10 @@ export const stateName = (state) => (hasText(`state.${state}`) ? t(`state.${stat
 
 /** The icon of a state, with its name for screen readers. */
 export function stateMark(state) {
-  return h("span", { class: `state state-${state}`, title: stateName(state) }, icon(state), h("span", { class: "unseen" }, stateName(state)));
+  return h(
+    "span",
+    { class: `state state-${state}`, title: stateName(state) },
+    icon(state),
+    h("span", { class: "unseen" }, stateName(state)),
+  );
 }

@@ -19,10 +19,18 @@ export function makeRow(id, columns, actions) {
   const bar = progressBar();
   const note = h("span", { class: "note" });
   const cells = columns.map((column) => h("td", { class: column.isNumber ? "number" : "words" }));
-  const row = h("tr", { id: `run-${id}`, onmouseenter: () => actions.point(id), onmouseleave: () => actions.point(null) },
+  const row = h(
+    "tr",
+    { id: `run-${id}`, onmouseenter: () => actions.point(id), onmouseleave: () => actions.point(null) },
     h("td", { class: "pick-cell" }, check),
-    h("th", { scope: "row", class: "run" }, h("div", { class: "run-line" }, mark, link), h("div", { class: "run-note" }, bar, note)),
-    cells);
+    h(
+      "th",
+      { scope: "row", class: "run" },
+      h("div", { class: "run-line" }, mark, link),
+      h("div", { class: "run-note" }, bar, note),
+    ),
+    cells,
+  );
   row.addEventListener("click", (event) => event.target.closest("a, input") || actions.focus(id));
   return { row, check, mark, link, bar, note, cells, columns, state: null };
 }
@@ -55,8 +63,18 @@ export function fillRow(made, run, { number, isSelected, isActive, address }) {
 
 /** The second line of a narrow row: how far it is, and the time that is left or the state. */
 function noteOf(run) {
-  const steps = run.step === null ? "" : run.state === "finished" ? t("note.steps", { step: count(run.step) }) : t("at_step", { step: count(run.step) });
+  const steps =
+    run.step === null
+      ? ""
+      : run.state === "finished"
+        ? t("note.steps", { step: count(run.step) })
+        : t("at_step", { step: count(run.step) });
   const state = run.why ? `${stateName(run.state)}: ${run.why}` : stateName(run.state);
-  const rest = run.state === "running" && run.eta_s !== null ? t("note.eta", { eta: duration(run.eta_s) }) : run.state === "finished" ? "" : state;
+  const rest =
+    run.state === "running" && run.eta_s !== null
+      ? t("note.eta", { eta: duration(run.eta_s) })
+      : run.state === "finished"
+        ? ""
+        : state;
   return [steps, rest].filter(Boolean).join(" · ");
 }

@@ -5,7 +5,8 @@ const STATES = ["running", "waiting", "queued", "new", "crashed", "unreadable", 
 /** The runs in the order of a column ("key", or "-key" for descending); without one, what runs first, then the newest. */
 export function sorted(runs, sort, columns) {
   const column = columns.find((each) => each.key === sort.replace(/^-/, ""));
-  if (!column) return [...runs].sort((a, b) => rank(a) - rank(b) || (b.started ?? 0) - (a.started ?? 0) || byName(a, b));
+  if (!column)
+    return [...runs].sort((a, b) => rank(a) - rank(b) || (b.started ?? 0) - (a.started ?? 0) || byName(a, b));
   const sign = sort.startsWith("-") ? -1 : 1;
   return [...runs].sort((a, b) => compare(column.sortBy(a), column.sortBy(b), sign) || byName(a, b));
 }

@@ -4,7 +4,7 @@ import { assign } from "../colours.js";
 import { h, icon, setText } from "../dom.js";
 import { parseFilter } from "../filter.js";
 import { encode } from "../hash.js";
-import { data, selection, setView, toggleSelected, view } from "../store.js";
+import { data, MOST_COMPARED, selection, setView, toggleSelected, view } from "../store.js";
 import { t } from "../text.js";
 import { columnsOf, columnGroups, usualColumns } from "./columns.js";
 import { fillRow, makeRow } from "./row.js";
@@ -17,8 +17,19 @@ export function makeTable({ point, narrow }) {
   const head = h("tr", { "aria-rowindex": "1" });
   const [above, below] = [spacer(), spacer()];
   const body = h("tbody", {}, above, below);
-  const table = h("table", { class: "runs", role: "grid", "aria-label": t("table.label"), "aria-multiselectable": "true", tabindex: "0" },
-    h("thead", {}, head), body);
+  const table = h(
+    "table",
+    { class: "runs", role: "grid", "aria-label": t("table.label"), "aria-multiselectable": "true", tabindex: "0" },
+    h("thead", {}, head),
+    body,
+  );
+  const all = h("input", {
+    type: "checkbox",
+    class: "pick",
+    "aria-label": t("table.all", { n: MOST_COMPARED }),
+    title: t("table.all", { n: MOST_COMPARED }),
+    onchange: () => setView({ selected: all.checked ? shown.slice(0, MOST_COMPARED).map((run) => run.id) : [] }),
+  });
   const empty = h("p", { class: "empty", hidden: true });
   const scroller = h("div", { class: "table-scroll" }, table, empty);
   const actions = { toggle: toggleSelected, open, focus, point };
@@ -38,31 +49,49 @@ export function makeTable({ point, narrow }) {
     const next = columnsOf(isNarrow && view.columns ? narrowed(view.columns) : keys);
     if (next.map((column) => column.key).join() !== columns.map((column) => column.key).join()) rows = new Map();
     columns = next;
-    const filter = parseFilter(view.filter, data.recipeKeys, data.metrics.map((metric) => metric.name));
+    const filter = parseFilter(
+      view.filter,
+      data.recipeKeys,
+      data.metrics.map((metric) => metric.name),
+    );
     unknown = filter.unknown;
-    const all = columnGroups().flatMap(([, group]) => group).concat(NAME);
-    shown = sorted(data.runs.filter(filter.matches), view.sort, all);
+    const known = columnGroups()
+      .flatMap(([, group]) => group)
+      .concat(NAME);
+    shown = sorted(data.runs.filter(filter.matches), view.sort, known);
     assign(selection());
     renderHead();
     place();
     empty.hidden = shown.length > 0;
-    setText(empty, data.loaded ? (data.runs.length ? t("table.none") : t("table.empty", { root: data.root })) : t("table.loading"));
+    setText(
+      empty,
+      data.loaded ? (data.runs.length ? t("table.none") : t("table.empty", { root: data.root })) : t("table.loading"),
+    );
   }
 
   function renderHead() {
     const columnHead = (column, className) => {
       const direction = view.sort === column.key ? "ascending" : view.sort === `-${column.key}` ? "descending" : "none";
-      const label = h("button", { type: "button", onclick: () => setView({ sort: nextSort(view.sort, column.key) }) },
-        h("span", {}, column.title), icon("chevron"));
-      return h("th", { scope: "col", class: className, "aria-sort": direction, title: column.name ?? column.title }, label);
+      const label = h(
+        "button",
+        { type: "button", onclick: () => setView({ sort: nextSort(view.sort, column.key) }) },
+        h("span", {}, column.title),
+        icon("chevron"),
+      );
+      return h(
+        "th",
+        { scope: "col", class: className, "aria-sort": direction, title: column.name ?? column.title },
+        label,
+      );
     };
     const signature = JSON.stringify([columns.map((column) => column.key), view.sort]);
     if (head.dataset.signature === signature) return;
     head.dataset.signature = signature;
     head.replaceChildren(
-      h("td", { class: "pick-cell" }),
+      h("td", { class: "pick-cell" }, all),
       columnHead(NAME, "run"),
-      ...columns.map((column) => columnHead(column, column.isNumber ? "number" : "words")));
+      ...columns.map((column) => columnHead(column, column.isNumber ? "number" : "words")),
+    );
     table.setAttribute("aria-colcount", String(columns.length + 2));
   }
 
@@ -73,11 +102,17 @@ export function makeTable({ point, narrow }) {
     const end = Math.min(shown.length, Math.ceil((scroller.scrollTop + scroller.clientHeight) / height) + MORE_ROWS);
     const chosen = new Set(selection());
     const visible = shown.slice(first, end);
+    all.checked = shown.length > 0 && shown.slice(0, MOST_COMPARED).every((run) => chosen.has(run.id));
     const made = visible.map((run, index) => {
       if (!rows.has(run.id)) rows.set(run.id, makeRow(run.id, columns, actions));
       const each = rows.get(run.id);
       const address = `#${encode({ ...view, run: run.id })}`;
-      fillRow(each, run, { number: first + index, isSelected: chosen.has(run.id), isActive: run.id === (active ?? view.run), address });
+      fillRow(each, run, {
+        number: first + index,
+        isSelected: chosen.has(run.id),
+        isActive: run.id === (active ?? view.run),
+        address,
+      });
       return each.row;
     });
     const present = [...body.children].slice(1, -1);
@@ -87,7 +122,8 @@ export function makeTable({ point, narrow }) {
     above.firstChild.style.height = `${first * height}px`;
     below.firstChild.style.height = `${(shown.length - end) * height}px`;
     table.setAttribute("aria-rowcount", String(shown.length + 1));
-    if (active && visible.some((run) => run.id === active)) table.setAttribute("aria-activedescendant", `run-${active}`);
+    if (active && visible.some((run) => run.id === active))
+      table.setAttribute("aria-activedescendant", `run-${active}`);
     else table.removeAttribute("aria-activedescendant");
   }
 
