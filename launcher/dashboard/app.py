@@ -16,7 +16,8 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from shardtune.launcher.dashboard.details import details, log_tail
+from shardtune.launcher.dashboard.details import details
+from shardtune.launcher.dashboard.log_tail import log_tail
 from shardtune.launcher.dashboard.read.axes import Series, Window
 from shardtune.launcher.dashboard.read.downsample import Numbers
 from shardtune.launcher.dashboard.read.metrics_file import OverError
@@ -30,8 +31,9 @@ AXES = ("step", "tokens", "time", "epoch")
 MOST_POINTS, MOST_LINES, MOST_RUNS, MOST_METRICS = 20_000, 5_000, 200, 100
 MOST_READ = 128 * 2**20
 """Bytes of files that are read for one request, less than a second's work; beyond it, runs are shown by overviews."""
-STREAM_S, BEAT_S = 0.5, 15.0
-"""Between two looks for changes, and between two signs of life of a stream without any."""
+TICK_S, STREAM_S, BEAT_S = 0.1, 0.5, 15.0
+"""Between two looks for changes or the end of the server, at least between two messages, and between two signs of life
+of a stream without changes."""
 
 
 class Api:
@@ -111,14 +113,14 @@ class Api:
         return StreamingResponse(self._changes(), media_type="text/event-stream")
 
     async def _changes(self) -> AsyncIterator[str]:
-        version, silent_s = self._watch.version, 0.0
+        version, silent_s, told_s = self._watch.version, 0.0, 0.0
         yield _sent({"version": version, "changed": [], "added": [], "gone": []})
         while not self._is_over():
-            await asyncio.sleep(STREAM_S)
-            silent_s += STREAM_S
-            if self._watch.version != version:
+            await asyncio.sleep(TICK_S)
+            silent_s, told_s = silent_s + TICK_S, told_s + TICK_S
+            if self._watch.version != version and told_s >= STREAM_S:
                 change = self._watch.since(version)
-                version, silent_s = change.version, 0.0
+                version, silent_s, told_s = change.version, 0.0, 0.0
                 lists = {name: sorted(getattr(change, name)) for name in ("changed", "added", "gone")}
                 yield _sent({"version": version, **lists})
             elif silent_s >= BEAT_S:

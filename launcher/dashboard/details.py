@@ -1,109 +1,86 @@
-"""Everything about one run: recipe, plan, results, faults, restarts, checkpoints, samples, machines; and its log."""
+"""Everything about one run: recipe, plan, results, faults, restarts, checkpoints, samples, machines."""
 
-import os
-import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from shardtune.launcher.dashboard.read.digest import MOST_TEXT, Digest
 from shardtune.launcher.dashboard.read.lines import as_number
-from shardtune.launcher.dashboard.read.metrics_file import open_regular
 from shardtune.launcher.dashboard.read.recipes import MOST_BYTES
 from shardtune.launcher.dashboard.read.run import Run, checkpoint_steps, read_json, read_results, read_text
-from shardtune.launcher.runs.monitor import job_outputs
+from shardtune.launcher.runs.status import RunStatus
 from shardtune.run_dir.files import CHECKPOINTS, CONFIG, FORKED_FROM, failed_rank, failure_path
 from shardtune.run_dir.view.plan_file import PLAN
-from shardtune.run_dir.view.time_use import CAUSES
+from shardtune.run_dir.view.time_use import CAUSES, TimeUse
 
-LOG_BYTES = 2**20
-"""Bytes of the end of a log that are read."""
-MOST_LINE = 10_000
-"""Characters of a line of a log that are shown."""
 MOST_FAILURES = 50
-ENVIRONMENT = (
-    "world_size", "device", "zero_stage", "precision", "attention", "packed", "num_parameters", "num_trained",
-    "num_rows", "data",
-)  # fmt: skip
-"""Entries of a `start` event that tell how the run is trained."""
+NOT_ENVIRONMENT = ("event", "time", "step", "num_steps")
+"""Entries of a `start` event that do not tell how or where the run is trained."""
 
 
 def details(run: Run) -> dict[str, Any]:
     """The answer to /api/runs/ID."""
     with run.lock:
-        digest = run.digest
-        step, start = digest.newest("step") or {}, digest.newest("start") or {}
-        use = digest.time_use()
-        found = {
+        digest, status, use = run.digest, run.status, run.digest.time_use()
+        known = {
+            "time_use": [] if use is None else _time_use(use),
             "rank_speed": _rank_speed(digest),
             "restarts": _restarts(digest),
             "samples": _samples(digest),
+            "memory": _memory(digest),
+            "gpu": _gpu(digest),
         }
-        faults, saved, peak = [_fault(event) for event in digest.alerts], dict(digest.saved), digest.peak_memory
-    results = read_results(run.path)
-    checkpoints = _checkpoints(run.path, saved, results)
-    seconds = sorted(use.seconds.items(), key=lambda item: -item[1]) if use is not None else []
-    is_gpu = start.get("device") == "cuda"
-    return {
+        start, alerts, saved = digest.newest("start") or {}, list(digest.alerts), dict(digest.saved)
+    results, steps = read_results(run.path), checkpoint_steps(run.path)
+    manifest = _newest_manifest(run.path, steps)
+    best = (results or {}).get("best_step", _mapping(manifest.get("state")).get("best_step"))
+    return known | {
         "id": run.id,
         "recipe_yaml": _text(run.path / CONFIG),
         "plan": read_json(run.path / PLAN),
         "results": results,
-        "time_use": [
-            {"cause": cause, "name": CAUSES.get(cause, cause), "seconds": spent, "share": spent / use.total_s}
-            for cause, spent in seconds
-            if spent and use is not None and use.total_s > 0
-        ],
-        "rank_speed": found["rank_speed"],
-        "faults": sorted([*faults, *_failures(run.path)], key=lambda fault: float(fault["time"])),
-        "restarts": found["restarts"],
-        "checkpoints": checkpoints,
-        "samples": found["samples"],
-        "environment": {key: start[key] for key in ENVIRONMENT if key in start}
-        | {"forked_from": (read_json(run.path / FORKED_FROM) or {}).get("run_dir")},
-        "memory": {
-            "gpu_gb": _gb(peak) if is_gpu else None,
-            "gpu_reserved_gb": _gb(step.get("memory_reserved_bytes")),
-            "host_gb": None if is_gpu else _gb(peak),
-        },
-        "gpu": {key.removeprefix("gpu_"): value for key, value in step.items() if key.startswith("gpu_")},
+        "faults": sorted([*map(_fault, alerts), *_failures(run.path)], key=lambda fault: float(fault["time"])),
+        "checkpoints": [_checkpoint(step, saved.get(step, {}), is_best=step == best) for step in steps],
+        "environment": _environment(run.path, start, status, manifest),
     }
 
 
-def log_tail(run_dir: Path, num_lines: int) -> dict[str, Any]:
-    """The last lines of the newest output of the run's jobs, or of rank 0's log."""
-    for path in _logs(run_dir):
-        try:
-            descriptor = open_regular(path)
-        except OSError:
-            continue
-        try:
-            size = os.fstat(descriptor).st_size
-            data = os.pread(descriptor, LOG_BYTES, max(0, size - LOG_BYTES))
-        finally:
-            os.close(descriptor)
-        lines = data.decode("utf-8", "replace").split("\n")
-        whole = lines[1:] if size > LOG_BYTES else lines
-        shown = whole[:-1] if whole[-1:] == [""] else whole
-        name = str(path.relative_to(run_dir.resolve()))
-        return {"file": name, "lines": [line.rpartition("\r")[2][:MOST_LINE] for line in shown[-num_lines:]]}
-    return {"file": "", "lines": []}
+def _time_use(use: TimeUse) -> list[dict[str, Any]]:
+    """What the time went to, the largest part first."""
+    seconds = sorted(use.seconds.items(), key=lambda item: -item[1])
+    return [
+        {"cause": cause, "name": CAUSES.get(cause, cause), "seconds": spent, "share": spent / use.total_s}
+        for cause, spent in seconds
+        if spent and use.total_s > 0
+    ]
 
 
-def _logs(run_dir: Path) -> Iterator[Path]:
-    """The logs of the run, those that tell most first; only files that lie within its directory."""
-    try:
-        outputs = job_outputs(run_dir)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):  # a damaged file
-        outputs = []
-    folder = run_dir.resolve()
-    for path in (*outputs, *(run_dir / "logs" / name for name in ("rank-0.log", "launcher.log"))):
-        try:
-            resolved = path.resolve()
-            if resolved.is_relative_to(folder) and stat.S_ISREG(resolved.stat().st_mode) and resolved.stat().st_size:
-                yield resolved
-        except (OSError, RuntimeError):
-            continue
+def _memory(digest: Digest) -> dict[str, float | None]:
+    """The peak memory of a rank, in GB, where it was measured: on its GPU, or without one on the host."""
+    is_gpu = (digest.newest("start") or {}).get("device") == "cuda"
+    return {
+        "gpu_gb": _gb(digest.peak_memory) if is_gpu else None,
+        "gpu_reserved_gb": _gb((digest.newest("step") or {}).get("memory_reserved_bytes")),
+        "host_gb": None if is_gpu else _gb(digest.peak_memory),
+    }
+
+
+def _gpu(digest: Digest) -> dict[str, Any]:
+    """The newest values of the GPUs' sensors: utilization, power_w, temperature_c."""
+    step = digest.newest("step") or {}
+    return {key.removeprefix("gpu_"): value for key, value in step.items() if key.startswith("gpu_")}
+
+
+def _environment(
+    run_dir: Path, start: Mapping[str, Any], status: RunStatus | None, manifest: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Where and how the run is trained."""
+    return {key: value for key, value in start.items() if key not in NOT_ENVIRONMENT} | {
+        "forked_from": (read_json(run_dir / FORKED_FROM) or {}).get("run_dir"),
+        "job": status.job if status is not None else None,
+        "nodes": status.nodes if status is not None else None,
+        "versions": manifest.get("versions"),
+    }
 
 
 def _rank_speed(digest: Digest) -> list[dict[str, Any]]:
@@ -161,24 +138,20 @@ def _samples(digest: Digest) -> list[dict[str, Any]]:
     ]
 
 
-def _checkpoints(
-    run_dir: Path, saved: Mapping[int, Mapping[str, Any]], results: Mapping[str, Any] | None
-) -> list[dict[str, Any]]:
-    """The checkpoints that are there."""
-    steps = checkpoint_steps(run_dir)
-    best = (results or {}).get("best_step")
-    if best is None and steps:
-        manifest = read_json(run_dir / CHECKPOINTS / f"step-{steps[-1]}" / "manifest.json") or {}
-        best = ((manifest.get("checkpoint") or {}).get("state") or {}).get("best_step")
-    return [
-        {
-            "step": step,
-            "time": saved.get(step, {}).get("time"),
-            "bytes": saved.get(step, {}).get("num_bytes"),
-            "best": step == best,
-        }
-        for step in steps
-    ]
+def _newest_manifest(run_dir: Path, steps: Sequence[int]) -> Mapping[str, Any]:
+    """What the newest checkpoint says of itself; empty without any, or if it is damaged."""
+    if not steps:
+        return {}
+    manifest = read_json(run_dir / CHECKPOINTS / f"step-{steps[-1]}" / "manifest.json") or {}
+    return _mapping(manifest.get("checkpoint"))
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _checkpoint(step: int, saved: Mapping[str, Any], *, is_best: bool) -> dict[str, Any]:
+    return {"step": step, "time": saved.get("time"), "bytes": saved.get("num_bytes"), "best": is_best}
 
 
 def _gb(num_bytes: Any) -> float | None:

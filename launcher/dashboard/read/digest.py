@@ -130,7 +130,7 @@ class Digest:
         self._see(event["time"])
         self._num_events += 1
         key = f"eval {event.get('split')}" if kind == "eval" else kind
-        self._newest[key] = (self._num_events, _without_texts(event))
+        self._newest[key] = (self._num_events, _without_texts(event) if kind == "eval" else event)
         self._counter_add(event)
         if kind == "eval":
             self._add_evaluation(event)
@@ -187,5 +187,5 @@ def _answers(event: Event) -> list[dict[str, str]]:
 
 
 def _without_texts(event: Event) -> Event:
-    """The event without what takes much memory: answers and matrices."""
+    """The evaluation without what takes much memory: answers and matrices."""
     return {key: value for key, value in event.items() if not isinstance(value, list)}

@@ -170,7 +170,7 @@ def test_what_is_shown_of_one_run(tmp_path: Path, open_dashboard: Open) -> None:
         {"event": "alert", "time": 1013.0, "step": 1, "title": "loss spike", "text": "9 deviations"},
         {"event": "checkpoint", "time": 1014.0, "step": 1, "num_bytes": 99},
         {**DEV, "answers": answers[1:]}, {"event": "stopped", "time": 1032.0, "step": 1, "reason": "SIGTERM"},
-        {**BEGIN, "time": 1040.0}, {**START, "step": 1, "time": 1041.0},
+        {**BEGIN, "time": 1040.0}, {**START, "step": 1, "time": 1041.0, "hosts": ["n1", "n2"]},
     ]  # fmt: skip
     run_dir = write_run(tmp_path / "a", events, results={"best_step": 1}, plan={"ranks": 2})
     (run_dir / "checkpoints" / "step-1").mkdir(parents=True)
@@ -191,6 +191,7 @@ def test_what_is_shown_of_one_run(tmp_path: Path, open_dashboard: Open) -> None:
     ]  # fmt: skip
     assert shown["rank_speed"] == [{"rank": 1, "host": "n1", "share": 0.125}]
     assert shown["memory"]["host_gb"] == 2.0 and shown["environment"]["world_size"] == 2
+    assert shown["environment"]["hosts"] == ["n1", "n2"]
     assert sum(use["share"] for use in shown["time_use"]) == pytest.approx(1.0)
 
 
