@@ -10,6 +10,7 @@ from playwright.sync_api import Browser as Chromium
 from playwright.sync_api import expect
 
 from shardtune.launcher.dashboard.server import Dashboard
+from shardtune.run_dir.view.chart import smoothed
 from tests.launcher.dashboard.conftest import BEGIN, START, eventually, write_run
 from tests.launcher.dashboard.page import PAINTED, PHONE, WIDE, Visit, append, chromium, curve, write_runs
 
@@ -113,6 +114,22 @@ def test_a_run_keeps_its_color_wherever_it_is_shown(visit: Open) -> None:
     page.page.reload()
     page.points("train/loss")
     assert set(page.page.evaluate(PAINTED, ".run-view .panel[data-metric='train/loss']")) & set(colors)
+
+
+SMOOTHED = """async ([x, y, weight]) => {
+  const { smoothed } = await import("/static/app/charts/smoothing.js");
+  return smoothed(x, y, weight);
+}"""
+
+
+def test_a_curve_is_smoothed_as_in_the_report_and_a_thinned_one_as_the_whole(visit: Open) -> None:
+    page = visit().page
+    steps, values = list(range(10, 310, 10)), [1 + (7 * number % 11) / 10 for number in range(30)]
+    drawn = page.evaluate(SMOOTHED, [steps, values, 0.9])
+    assert drawn == pytest.approx([value for _, value in smoothed(list(zip(steps, values, strict=True)), 0.9)])
+    gap = [*values[:10], None, *values[11:]]
+    assert page.evaluate(SMOOTHED, [steps, gap, 0.9])[10] is None
+    assert page.evaluate(SMOOTHED, [[0, 10, 1000], [0, 0, 1], 0.5])[-1] > 0.6  # 0.57 if distances did not count
 
 
 def test_dragging_zooms_all_charts_and_a_double_click_shows_all_again(visit: Open) -> None:
