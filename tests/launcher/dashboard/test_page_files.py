@@ -45,3 +45,9 @@ def test_nothing_comes_from_elsewhere() -> None:
 
 def test_no_module_is_longer_than_a_glance_takes() -> None:
     assert {path.name: lines for path, code in CODE.items() if (lines := code.count("\n")) > 250} == {}
+
+
+def test_the_page_asks_for_all_modules_at_once() -> None:
+    page = (STATIC / "index.html").read_text(encoding="utf-8")
+    named = set(re.findall(r'(?:src|rel="modulepreload" href)="/static/(app/[^"]+)"', page))
+    assert named == {path.relative_to(STATIC).as_posix() for path in SCRIPTS}

@@ -1,10 +1,10 @@
 // A colour for each compared run, from a palette that colour-blind people tell apart, and the colours of the theme.
 //
-// Okabe and Ito's palette without yellow and black, with wine and gray of Paul Tol's; repeated with dashes.
+// Okabe and Ito's palette, with Paul Tol's wine and a gray; on a dark ground lighter, with yellow. Repeated with dashes.
 
 const PALETTE = {
-  light: ["#0072b2", "#d55e00", "#009e73", "#b0508a", "#c98a00", "#3b9ad9", "#882255", "#5d6470"],
-  dark: ["#4ba3e3", "#f28444", "#2fc79a", "#e29ac4", "#ecb544", "#8fd0ff", "#d6709f", "#a9b1bd"],
+  light: ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#c98a00", "#3b9ad9", "#882255", "#5d6470"],
+  dark: ["#4ba3e3", "#f28444", "#2fc79a", "#e29ac4", "#ecb544", "#8fd0ff", "#f3ec78", "#a9b1bd"],
 };
 const DASHES = [[], [8, 4], [2, 3]];
 const NUM_STYLES = PALETTE.light.length * DASHES.length;

@@ -5,6 +5,7 @@ import { bytes, count, duration, moment, percent, plain } from "../format.js";
 import { hasText, t } from "../text.js";
 
 const MOST_RANKS = 16;
+const MOST_TEXT = 400;
 
 /** A part with a heading, which the list of parts leads to; nothing without contents. */
 export function part(key, ...contents) {
@@ -95,7 +96,9 @@ const meter = (share, kind, before = 0) =>
   h(
     "span",
     { class: `meter ${kind}`, "aria-hidden": "true" },
-    h("span", { style: { width: `${Math.min(100, 100 * share)}%`, marginLeft: `${Math.min(99, 100 * before)}%` } }),
+    h("span", {
+      style: { width: `${Math.max(0, Math.min(100, 100 * share))}%`, marginLeft: `${Math.min(99, 100 * before)}%` },
+    }),
   );
 
 /** Faults and restarts in one list, the newest first. */
@@ -144,14 +147,16 @@ export function flat(value, prefix = "") {
   });
 }
 
-/** Keys and values, as a list of definitions. */
+const cut = (text) => (text.length > MOST_TEXT ? `${text.slice(0, MOST_TEXT)}…` : text);
+
+/** Keys and values, as a list of definitions; of long values only their beginning. */
 export function facts(value) {
   const entries = flat(value);
   if (!entries.length) return null;
   return h(
     "dl",
     { class: "facts" },
-    entries.map(([key, inner]) => h("div", {}, h("dt", {}, key), h("dd", {}, plain(inner)))),
+    entries.map(([key, inner]) => h("div", {}, h("dt", {}, key), h("dd", {}, cut(plain(inner))))),
   );
 }
 
