@@ -137,7 +137,7 @@ PAINTED = """selector => {
   const colors = new Set();
   for (let i = 0; i < pixels.length; i += 4) if (pixels[i + 3] > 200) {
     const [r, g, b] = pixels.slice(i, i + 3);
-    if (Math.max(r, g, b) - Math.min(r, g, b) > 90) colors.add(`${r},${g},${b}`);
+    if (Math.max(r, g, b) - Math.min(r, g, b) > 50) colors.add(`${r},${g},${b}`);
   }
   return [...colors];
 }"""
