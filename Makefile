@@ -81,7 +81,7 @@ clean: ## remove .venv, builds and tool caches; keep runs/ and the downloads in 
 	@find . -name __pycache__ -not -path './runs/*' -prune -exec rm -rf {} +
 
 # Torch is installed first and alone: a version range, or an index without CPU builds, would fetch a CUDA build (GBs).
-.venv/.installed: pyproject.toml constraints.txt
+.venv/.installed: pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "make: the pinned versions need Python 3.11 or later; choose one with make PYTHON=python3.12"; exit 1; }
 	@if [ ! -x $(BIN)/python ]; then \
@@ -109,4 +109,6 @@ clean: ## remove .venv, builds and tool caches; keep runs/ and the downloads in 
 	@$(PIP) --constraint constraints.txt --use-pep517 seqeval >>$(LOG) 2>&1 && \
 	$(PIP) --constraint constraints.txt --editable '.[dev,demo,bench]' >>$(LOG) 2>&1 || { \
 		tail -n 5 $(LOG); echo "make: pip could not install shardtune; its whole output is in $(LOG)"; exit 1; }
+	@[ -e launcher/dashboard/static/vendor/uplot/LICENSE ] || \
+		echo "make: uPlot could not be fetched, neither by npm nor from GitHub: shardtune dashboard draws no charts"
 	@touch $@

@@ -19,6 +19,7 @@ TESTS = Path(__file__).parent
 SLOW = (
     "slurm",
     "launcher/test_run.py",
+    "launcher/dashboard/test_page.py",
     "benchmarks/test_gpu_check.py",
     "faults",
     "demo/test_demo.py",

@@ -26,7 +26,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("shardtune", "launcher", "trainer", "ds_configs", "slurm"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=ignored)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     build = f"from setuptools.build_meta import build_wheel; build_wheel({str(folder)!r})"
     done = subprocess.run([PYTHON, "-c", build], cwd=source, capture_output=True, text=True, check=False)
@@ -67,6 +67,14 @@ def test_one_package_is_installed_with_its_scripts_strategies_and_templates(whee
         assert names and {path.name for path in (wheel / "shardtune" / folder).glob(pattern)} == names
     templates = {path.relative_to(ROOT) for half in ("launcher", "trainer") for path in (ROOT / half).rglob("*.j2")}
     assert templates and {path.relative_to(wheel / "shardtune") for path in wheel.rglob("*.j2")} == templates
+
+
+def test_the_wheel_has_the_page_of_the_dashboard_with_all_that_it_loads(wheel: Path) -> None:
+    static = ROOT / "launcher/dashboard/static"
+    files = {path.relative_to(static) for path in static.rglob("*") if path.is_file()}
+    assert Path("index.html") in files
+    installed = wheel / "shardtune/launcher/dashboard/static"
+    assert {path.relative_to(installed) for path in installed.rglob("*") if path.is_file()} == files
 
 
 @pytest.mark.parametrize("install", [EDITABLE, CHECKOUT, WHEEL])
