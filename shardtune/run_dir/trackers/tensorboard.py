@@ -39,7 +39,7 @@ class TensorboardTracker:
             path.unlink(missing_ok=True)
 
     def open(self, run: str | None, began: float) -> str:
-        from tensorboard.plugins.hparams.api import hparams_pb
+        from tensorboard.plugins.hparams.summary_v2 import hparams_pb
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         if run is None:
