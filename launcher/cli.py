@@ -14,6 +14,7 @@ from shardtune.errors import ConfigError, ShardtuneError, system_fault
 from shardtune.home import expand_home
 from shardtune.launcher.commands import arguments
 from shardtune.launcher.commands import plan as plan_commands
+from shardtune.launcher.commands import replay as replay_commands
 from shardtune.launcher.commands import run as run_commands
 from shardtune.launcher.commands import slurm as slurm_commands
 from shardtune.launcher.commands import sweep as sweep_commands
@@ -22,7 +23,8 @@ from shardtune.launcher.commands.command import Command
 HELP = f"""\
 shardtune: supervised fine-tuning of pretrained transformers on one or many GPUs
 
-{run_commands.HELP}
+{run_commands.HELP.rstrip()}
+{replay_commands.HELP}
 {plan_commands.HELP}
 Many runs:
 
@@ -45,6 +47,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "checkpoints": run_commands.checkpoints,
     "export": run_commands.export,
     "report": run_commands.report,
+    "replay": replay_commands.replay,
     "sweep": sweep_commands.sweep,
     "submit": slurm_commands.submit,
     "status": slurm_commands.status,

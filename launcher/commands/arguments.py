@@ -33,6 +33,10 @@ EXAMPLES = {
     "params": "7B",
     "gpus": "a100-80g,h100",
     "page": "plan.html",
+    "to": "tensorboard",
+    "project": "NAME",
+    "name": "NAME",
+    "uri": "http://HOST:5000",
 }
 """What stands for the value of a flag in a message."""
 

@@ -22,6 +22,7 @@ from shardtune.run_dir.files import METRICS, write_atomically
 from shardtune.run_dir.view.progress import Progress
 from shardtune.run_dir.view.time_use import lost_event
 from shardtune.trainer.distributed.ranks import Ranks
+from shardtune.trainer.reporting.followers import Followers
 from shardtune.trainer.reporting.wandb_choice import WandbChoice, choose_wandb, give_wandb_a_home
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,9 @@ def open_reporter(
     choice = choose_wandb(recipe, run_dir)
     if choice.mode != "disabled":
         reporters.append(WandbReporter(recipe, run_dir, choice))
+    if recipe.report.also:
+        followers = Followers(recipe, run_dir, Reporters(list(reporters)).report)
+        reporters.insert(0, followers)  # closed first, because it still reports what it could not send
     every = Reporters(reporters)
     if (line := choice.line(run_dir)) is not None:
         every.report("notice", text=line)

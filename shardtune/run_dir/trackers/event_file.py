@@ -76,9 +76,9 @@ class EventFile:
     def _find_place(self, file: BinaryIO) -> None:
         """Moves to the first line that has not been read. Raises RewrittenError."""
         status = os.fstat(file.fileno())
-        if self._inode not in (None, status.st_ino) or status.st_size < self.num_bytes:
-            if _hash_of(file, self.num_bytes).hexdigest() != self.digest:
-                raise RewrittenError
+        is_another = self._inode not in (None, status.st_ino) or status.st_size < self.num_bytes
+        if is_another and _hash_of(file, self.num_bytes).hexdigest() != self.digest:
+            raise RewrittenError
         self._inode = status.st_ino
         file.seek(self.num_bytes)
 

@@ -3,10 +3,12 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from itertools import islice
 from typing import Any
 
-from shardtune.run_dir.trackers.tracker import End, RunFacts, Target
+from shardtune.errors import LaunchError
+from shardtune.run_dir.trackers.tracker import End, RunFacts, Target, Tracker
 from shardtune.run_dir.view.tracked import Record
 
 FOLDER = "mlruns"
@@ -15,10 +17,11 @@ AT_ONCE, PARAMS_AT_ONCE = 1000, 100
 """The most metrics and the most params that MLflow takes in a call."""
 MAX_PARAM, MAX_NAME = 500, 250
 """The lengths that every version of MLflow's servers stores."""
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 STATUS = {"finished": "FINISHED", "stopped": "KILLED", "running": "RUNNING"}
 
 
-class MlflowTracker:
+class MlflowTracker(Tracker):
     """A run of the experiment that is named like the project."""
 
     flags = frozenset({"project", "name", "out", "uri"})
@@ -30,12 +33,14 @@ class MlflowTracker:
         uri = target.uri or (os.environ.get("MLFLOW_TRACKING_URI") if target.out is None else None) or folder
         if uri == folder:
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # mlflow-skinny has no other local store
+        if uri.startswith(DATABASES) and find_spec("sqlalchemy") is None:
+            raise LaunchError("mlflow: databases need the package mlflow, mlflow-skinny has none; pip install mlflow")
         from mlflow import MlflowClient
 
         self._facts = facts
         self._client: Any = MlflowClient(tracking_uri=uri)
         # Servers keep metrics under a key of everything that a point says; the files of a folder are appended to.
-        self.ignores_repeats = uri.startswith(("http", "sqlite", "postgresql", "mysql", "mssql"))
+        self.ignores_repeats = uri.startswith(("http", *DATABASES))
         self.place = f"experiment {facts.project} at {uri}"
         self._run = ""
 

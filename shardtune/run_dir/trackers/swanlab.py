@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from shardtune.run_dir.trackers.tracker import End, RunFacts, Target
+from shardtune.run_dir.trackers.tracker import End, RunFacts, Target, Tracker
 from shardtune.run_dir.view.tracked import Record
 
 FOLDER = "swanlog"
@@ -19,7 +19,7 @@ FOLDER = "swanlog"
 STATES = {"finished": "success", "stopped": "aborted", "running": "aborted"}
 
 
-class SwanlabTracker:
+class SwanlabTracker(Tracker):
     """The folder of an offline run."""
 
     flags = frozenset({"project", "name", "out"})

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from shardtune.errors import LaunchError
-from shardtune.run_dir.trackers.tracker import End, RunFacts, Target
+from shardtune.run_dir.trackers.tracker import End, RunFacts, Target, Tracker
 from shardtune.run_dir.view.tracked import Record, Value
 
 OURS = ".shardtune"
@@ -18,7 +18,7 @@ FOLDER = "tensorboard"
 """In a run directory, unless another folder is given."""
 
 
-class TensorboardTracker:
+class TensorboardTracker(Tracker):
     """The event files of a run: in RUN_DIR/tensorboard, or in OUT/NAME."""
 
     flags = frozenset({"name", "out"})

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from shardtune.errors import LaunchError
-from shardtune.run_dir.trackers.tracker import End, RunFacts, Target
+from shardtune.run_dir.trackers.tracker import End, RunFacts, Target, Tracker
 from shardtune.run_dir.view.tracked import Record, Value
 
 
-class TrackioTracker:
+class TrackioTracker(Tracker):
     """A run in a project of trackio's local database."""
 
     flags = frozenset({"project", "name"})
