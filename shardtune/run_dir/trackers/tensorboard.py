@@ -100,8 +100,8 @@ def _text(name: str, cells: str | list[list[str]]) -> Any:
     from tensorboard.plugins.text.metadata import create_summary_metadata
     from tensorboard.util.tensor_util import make_tensor_proto
 
-    encoded = np.char.encode(np.array(cells), "utf-8", "replace").astype(object)
+    rows = cells.encode() if isinstance(cells, str) else [[cell.encode() for cell in row] for row in cells]
     summary = Summary()
     metadata = create_summary_metadata(display_name=name, description="")
-    summary.value.add(tag=name, tensor=make_tensor_proto(encoded), metadata=metadata)
+    summary.value.add(tag=name, tensor=make_tensor_proto(np.array(rows, dtype=object)), metadata=metadata)
     return summary
