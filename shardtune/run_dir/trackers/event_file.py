@@ -35,6 +35,9 @@ class EventFile:
 
     def skip(self, num_bytes: int, digest: str) -> bool:
         """Goes past the first bytes, which an earlier process has read; returns False if they are not the same now."""
+        self.rewind()
+        if num_bytes == 0:
+            return True
         try:
             with self.path.open("rb") as file:
                 self._hash, self.num_bytes = _hash_of(file, num_bytes), num_bytes

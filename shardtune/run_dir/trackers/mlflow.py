@@ -18,6 +18,12 @@ AT_ONCE, PARAMS_AT_ONCE = 1000, 100
 MAX_PARAM, MAX_NAME = 500, 250
 """The lengths that every version of MLflow's servers stores."""
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # read while mlflow is imported
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # by default it tries a server that is down for four minutes
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
+"""What holds unless the user has set it."""
 STATUS = {"finished": "FINISHED", "stopped": "KILLED", "running": "RUNNING"}
 
 
@@ -28,7 +34,8 @@ class MlflowTracker(Tracker):
     continues = True
 
     def __init__(self, facts: RunFacts, target: Target) -> None:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read while mlflow is imported
+        for variable, value in ENVIRONMENT.items():
+            os.environ.setdefault(variable, value)
         folder = (target.out or facts.run_dir.parent / FOLDER).absolute().as_uri()
         uri = target.uri or (os.environ.get("MLFLOW_TRACKING_URI") if target.out is None else None) or folder
         if uri == folder:
