@@ -22,7 +22,7 @@ from shardtune.launcher.registry import remember
 from shardtune.launcher.report.page import write_report
 from shardtune.launcher.start.announce import announce_plan
 from shardtune.launcher.start.exit_report import StartOutcome, explain_outcome, remedy_for_killed
-from shardtune.launcher.start.follow import Events, Heartbeats, first_failure, hung_ranks, newest_saved
+from shardtune.launcher.start.follow import Events, Heartbeats, first_failure, hung_ranks, newest_saved, outer_events
 from shardtune.launcher.start.orphans import START_MARK, end_orphans
 from shardtune.launcher.start.restart import Failure, Restart, next_start
 from shardtune.machine.host_memory import host_memory
@@ -30,7 +30,7 @@ from shardtune.machine.nvidia_smi import ask_nvidia_smi
 from shardtune.machine.open_files import raise_open_files
 from shardtune.machine.visible_gpus import CUDA_VISIBLE_DEVICES, model_of, parse_listing, visible_gpus
 from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, EXIT_RESTART, EXIT_RESUME, EXIT_USER
-from shardtune.run_dir.files import LEASE, STOP, is_finished, open_in_place, read_events
+from shardtune.run_dir.files import LEASE, STOP, is_finished, open_in_place
 from shardtune.run_dir.launch_times import LAUNCHED_AT
 from shardtune.run_dir.lease import LEASE_TOKEN, OWNER_GRACE_S, refuse_if_lost, take_lease
 from shardtune.run_dir.micro_batch_budget import read_budget
@@ -239,7 +239,7 @@ def _run_ranks(plan: JobPlan, interrupts: list[Interrupt]) -> tuple[int, Failure
         return EXIT_OK, None
     failure = first_failure(plan.run_dir, since)
     exits = BACKENDS[plan.recipe.job.backend].parse_exits(log_path.read_text(encoding="utf-8", errors="replace"))
-    events = [event for event in read_events(plan.run_dir) if event["event"] in ("start", "step")]
+    events = [event for event in outer_events(plan.run_dir) if event["event"] in ("start", "step")]
     has_begun = bool(events) and events[-1]["time"] >= since
     outcome = StartOutcome(failure, exits, hung_ranks(plan.run_dir, since), silence_s, has_begun)
     if interrupts or outcome.is_stop:

@@ -1,6 +1,5 @@
 """metrics.jsonl, read on from where the last call ended, also while the run writes it."""
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,8 +7,7 @@ from typing import Any, BinaryIO
 
 import xxhash
 
-CHUNK = 2**20
-"""Bytes that are read at a time."""
+from shardtune.run_dir.files import READ_AT_ONCE, events_in
 
 
 class RewrittenError(Exception):
@@ -24,7 +22,7 @@ class EventFile:
         self.num_bytes = 0
         """Of the lines that have been read."""
         self.num_skipped = 0
-        """Lines that are not JSON objects, such as the blocks of NULs that a crashed file system leaves."""
+        """Lines that are no events, such as the blocks of NULs that a crashed file system leaves."""
         self._hash = xxhash.xxh3_128()
         self._inode: int | None = None
 
@@ -66,7 +64,7 @@ class EventFile:
             return
         with file:
             self._find_place(file)
-            while lines := file.readlines(CHUNK):
+            while lines := file.readlines(READ_AT_ONCE):
                 if not lines[-1].endswith(b"\n"):
                     lines.pop()
                 if not lines:
@@ -74,7 +72,9 @@ class EventFile:
                 block = b"".join(lines)
                 self._hash.update(block)
                 self.num_bytes += len(block)
-                yield [event for line in lines if (event := self._parsed(line)) is not None]
+                events = events_in(lines)
+                self.num_skipped += len(lines) - len(events)
+                yield events
 
     def _find_place(self, file: BinaryIO) -> None:
         """Moves to the first line that has not been read. Raises RewrittenError."""
@@ -85,22 +85,12 @@ class EventFile:
         self._inode = status.st_ino
         file.seek(self.num_bytes)
 
-    def _parsed(self, line: bytes) -> dict[str, Any] | None:
-        try:
-            event = json.loads(line)
-        except ValueError:
-            event = None
-        if isinstance(event, dict):
-            return event
-        self.num_skipped += 1
-        return None
-
 
 def _hash_of(file: BinaryIO, num_bytes: int) -> xxhash.xxh3_128:
     """The hash of the first bytes of the file, or of all if there are fewer; leaves the file after them."""
     found = xxhash.xxh3_128()
     file.seek(0)
-    while num_bytes and (block := file.read(min(CHUNK, num_bytes))):
+    while num_bytes and (block := file.read(min(READ_AT_ONCE, num_bytes))):
         found.update(block)
         num_bytes -= len(block)
     return found
