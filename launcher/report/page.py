@@ -154,7 +154,7 @@ def _batches(steps: Sequence[Mapping[str, Any]]) -> str:
     if not measured:
         return ""
     real, waited_s = (fmean(step[key] for step in measured) for key in ("padding_efficiency", "data_wait_s"))
-    computed = [step["mfu"] for step in measured if "mfu" in step]
+    computed = [step["mfu"] for step in measured if step.get("mfu") is not None]
     of_peak = f" · {fmean(computed):.1%} MFU" if computed else ""
     return f"{of_peak} · {real:.1%} of the tokens are not padding · {1000 * waited_s:.2f} ms data wait per step"
 
