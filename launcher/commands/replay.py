@@ -39,6 +39,7 @@ def replay(
 
     def perform() -> int:
         from shardtune.run_dir.files import METRICS
+        from shardtune.run_dir.links import refuse_links
         from shardtune.run_dir.run import read_config
         from shardtune.run_dir.trackers import TRACKERS, refuse_missing
         from shardtune.run_dir.trackers.replay import Replay
@@ -53,6 +54,7 @@ def replay(
         if not (folder / METRICS).is_file():
             raise CheckpointError(f"{run_dir} has no {METRICS}: the run has not begun")
         refuse_missing([to], f"--to={to}")
+        refuse_links(folder)
         _refuse_while_it_reports(to, folder, recipe)
         facts = facts_of(recipe, folder, project=project, name=name)
         with _explained(to):
