@@ -16,6 +16,7 @@ from shardtune.launcher.commands import arguments
 from shardtune.launcher.commands import dashboard as dashboard_commands
 from shardtune.launcher.commands import plan as plan_commands
 from shardtune.launcher.commands import quality as quality_commands
+from shardtune.launcher.commands import replay as replay_commands
 from shardtune.launcher.commands import run as run_commands
 from shardtune.launcher.commands import slurm as slurm_commands
 from shardtune.launcher.commands import sweep as sweep_commands
@@ -24,7 +25,8 @@ from shardtune.launcher.commands.command import Command
 HELP = f"""\
 shardtune: supervised fine-tuning of pretrained transformers on one or many GPUs
 
-{run_commands.HELP}
+{run_commands.HELP.rstrip()}
+{replay_commands.HELP}
 {plan_commands.HELP}
 {quality_commands.HELP}
 Many runs:
@@ -49,6 +51,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "export": run_commands.export,
     "report": run_commands.report,
     "compare": quality_commands.compare,
+    "replay": replay_commands.replay,
     "sweep": sweep_commands.sweep,
     "dashboard": dashboard_commands.dashboard,
     "submit": slurm_commands.submit,

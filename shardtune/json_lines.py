@@ -5,7 +5,7 @@ They are escaped when written, so that every reader finds the same lines, and ar
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,3 +27,22 @@ def complete_lines(path: Path) -> Iterator[str]:
         for line in file:
             if line.endswith(b"\n"):
                 yield line[:-1].decode()
+
+
+def json_objects(lines: Sequence[bytes]) -> list[dict[str, Any]]:
+    """The objects in these lines; other lines, such as the NULs that a crashed file system leaves, are skipped.
+
+    They are parsed together, because objects of one call share the strings of their keys.
+    """
+    try:
+        values = json.loads(b"[" + b",".join(lines) + b"]")
+    except ValueError:
+        values = [_parsed(line) for line in lines]
+    return [value for value in values if isinstance(value, dict)]
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None

@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROOMS = ("launcher", "trainer", "shardtune")
 MODULES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
-HEAVY = {"torch", "deepspeed", "transformers", "datasets", "wandb", "peft"}
+TRACKERS = {"mlflow", "swanlab", "tensorboard", "trackio"}
+HEAVY = {"torch", "deepspeed", "transformers", "datasets", "wandb", "peft"} | TRACKERS
 VAGUE = {"utils.py", "util.py", "common.py", "helpers.py", "base.py", "manager.py", "misc.py"}
 
 
@@ -54,6 +55,7 @@ def test_deepspeed_is_the_engines_wandb_the_reporters_and_peft_the_adapters() ->
     assert importers("deepspeed") == {"trainer/engine/deepspeed_engine.py"}
     assert importers("wandb") == {"trainer/reporting/reporter.py"}
     assert importers("peft") == {"trainer/model/lora.py"}
+    assert all(importers(tracker) == {f"shardtune/run_dir/trackers/{tracker}.py"} for tracker in TRACKERS)
 
 
 def test_processes_are_started_by_the_launcher_and_to_ask_for_the_gpus_health() -> None:
@@ -67,6 +69,7 @@ def test_the_environment_is_read_where_it_belongs() -> None:
     others = {
         "shardtune/safe_path.py",
         "shardtune/home.py",
+        "shardtune/run_dir/trackers/mlflow.py",
         "trainer/data/prepare/work_queue.py",
         "trainer/reporting/wandb_choice.py",
         "trainer/setup/compiler/cache.py",

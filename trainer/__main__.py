@@ -31,6 +31,7 @@ from shardtune.run_dir.exit_codes import EXIT_BAD_NODES, EXIT_BUG, EXIT_OK, EXIT
 from shardtune.run_dir.files import LEASE, STOP, already_finished, failure_path, is_finished, open_in_place
 from shardtune.run_dir.lease import FileLease, is_of_another_start
 from shardtune.run_dir.run import Run, find_run, refuse_other_data, write_run_dir
+from shardtune.run_dir.trackers import refuse_missing
 from shardtune.run_dir.trust import settle_trust
 from shardtune.trainer.distributed.lease import hold
 from shardtune.trainer.distributed.rank_env import global_rank, lease_token, start_name, world_size
@@ -137,6 +138,7 @@ def _prepare(training_run: Run, process: _Process, stop: Stop) -> None:
 
             refuse_bad_ds_config(training_run.recipe)
     _refuse_uncompilable(training_run)
+    refuse_missing(training_run.recipe.report.also, "report.also")
     prepared = prepare(
         training_run.recipe,
         num_ranks=process.arguments.prepare,

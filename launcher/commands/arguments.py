@@ -34,6 +34,10 @@ EXAMPLES = {
     "gpus": "a100-80g,h100",
     "page": "plan.html",
     "format": "markdown",
+    "to": "tensorboard",
+    "project": "NAME",
+    "name": "NAME",
+    "uri": "http://HOST:5000",
 }
 """What stands for the value of a flag in a message."""
 

@@ -17,6 +17,7 @@ from shardtune.machine.visible_gpus import MIG, VISIBLE_GPUS
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.micro_batch_budget import KeptBudget, read_budget
 from shardtune.run_dir.run import Run, find_run
+from shardtune.run_dir.trackers import refuse_missing
 
 KEEP_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30),
@@ -151,6 +152,7 @@ def plan_job(
         run, Nodes(ranks.device, ranks.num_ranks, 1, machine.gpu_name, machine.memory)
     )
     recipe = run.recipe
+    refuse_missing(recipe.report.also, "report.also")
     return JobPlan(
         run,
         BACKENDS[recipe.job.backend].argv(ranks.num_ranks, ["shardtune.trainer", str(run.run_dir), "--followed"]),

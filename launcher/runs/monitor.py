@@ -92,7 +92,17 @@ def known_runs() -> list[RunStatus]:
     folders |= {Path(job.comment) for job in jobs if (Path(job.comment) / CONFIG).is_file() and job.comment}
     # One line for each, by whatever links it was reached; a job in the queue knows it by the name that it was given.
     named = {folder.resolve(): folder for folder in sorted(folders, reverse=True)}
-    return [look_at(folder, jobs) for folder in sorted(named.values())]
+    return [status for folder in sorted(named.values()) if (status := _look_if_there(folder, jobs)) is not None]
+
+
+def _look_if_there(run_dir: Path, jobs: list[QueuedJob]) -> RunStatus | None:
+    """The status of a run; None if its directory has been removed meanwhile."""
+    try:
+        return look_at(run_dir, jobs)
+    except (CheckpointError, FileNotFoundError):
+        if (run_dir / CONFIG).is_file():
+            raise
+        return None
 
 
 def look_at_sweep(sweep_dir: Path) -> list[RunStatus]:

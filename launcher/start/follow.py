@@ -2,61 +2,93 @@
 
 import contextlib
 import json
+import math
+import os
+import re
 import time
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from shardtune.run_dir.files import CHECKPOINTS, METRICS, alive_path, failure_path, stacks_path
+import xxhash
+
+from shardtune.run_dir.files import CHECKPOINTS, METRICS, alive_path, events_in, failure_path, stacks_path
+
+STEP = b'{"event": "step"'
+"""The begin of a line about a step (trainer/reporting/reporter.py)."""
+TIME = re.compile(rb'"time": ([0-9.]+)')
 
 
 class Events:
-    """The events written since a moment; a resumed run may rewrite the file in between."""
+    """The events written since a moment; a resumed run may rewrite the file in between.
+
+    Only those that are there at the first look are judged by their times: a clock may go back while a run writes.
+    """
 
     def __init__(self, run_dir: Path, since: float) -> None:
         self._path = run_dir / METRICS
         self._since = since
         self._file_id: tuple[int, int] | None = None
         self._offset = 0
+        self._seen = array("Q")
+        """Hashes of the lines that were read, by which those of a rewritten file are known."""
 
     def new(self) -> Iterator[dict[str, Any]]:
-        """The events that were written since the last call, in order."""
+        """The events that were written since the last call, in order; lines that are no events are skipped."""
         try:
-            with self._path.open("rb") as file:
-                file_id = (self._path.stat().st_dev, self._path.stat().st_ino)
-                if file_id != self._file_id:
-                    self._file_id, self._offset = file_id, 0
-                file.seek(self._offset)
-                for line in file:
-                    if not line.endswith(b"\n"):
-                        break  # still being written
-                    self._offset += len(line)
-                    event = json.loads(line)
-                    if event["time"] > self._since:
-                        self._since = event["time"] - 0.001  # times have milliseconds; events may share one
-                        yield event
+            file = self._path.open("rb")
         except FileNotFoundError:
             return
+        with file:
+            status = os.fstat(file.fileno())
+            old: set[int] = set()
+            is_first = self._file_id is None
+            if self._file_id != (status.st_dev, status.st_ino) or status.st_size < self._offset:
+                self._file_id, self._offset = (status.st_dev, status.st_ino), 0
+                old, self._seen = set(self._seen), array("Q")
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break  # still being written
+                self._offset += len(line)
+                self._seen.append(xxhash.xxh3_64_intdigest(line))
+                if self._seen[-1] not in old and not (is_first and _time(line) <= self._since):
+                    yield from events_in([line])
+
+
+def _time(line: bytes) -> float:
+    """The time of the event in this line, without parsing all of it."""
+    found = TIME.search(line, 0, 200)
+    return float(found[1]) if found is not None else math.inf
 
 
 def outer_events(run_dir: Path, num_bytes: int = 2**16) -> list[dict[str, Any]]:
-    """The first and the newest events, in order; of a long run only those at both ends of the file."""
+    """The first and the newest events, in order; of a long run only those at both ends of the file.
+
+    Those at its end begin before the newest step, however long the lines after it are.
+    """
     try:
-        with (run_dir / METRICS).open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(0)
-            head = file.read(num_bytes).splitlines(keepends=True)
-            file.seek(max(num_bytes, size - num_bytes))
-            tail = file.read().splitlines(keepends=True)
+        file = (run_dir / METRICS).open("rb")
     except FileNotFoundError:
         return []
-    if not tail:
-        lines = head
-    elif size <= 2 * num_bytes:
-        lines = b"".join(head + tail).splitlines(keepends=True)
-    else:
-        lines = head[:-1] + tail[1:]
-    return [json.loads(line) for line in lines if line.endswith(b"\n")]
+    with file:
+        size, reach = file.seek(0, os.SEEK_END), num_bytes
+        while True:
+            begin = size - reach if size - reach > num_bytes else 0
+            tail = _lines(file, begin, size)
+            if begin == 0:
+                return events_in(tail)
+            if any(line.startswith(STEP) for line in tail[1:]):
+                return events_in(_lines(file, 0, num_bytes)) + events_in(tail[1:])
+            reach *= 4
+
+
+def _lines(file: BinaryIO, begin: int, end: int) -> list[bytes]:
+    """The lines in this part of the file, the first of which may lack its begin; without an incomplete last one."""
+    file.seek(begin)
+    lines = file.read(end - begin).split(b"\n")
+    return lines[:-1]
 
 
 def failures_since(run_dir: Path, since: float) -> list[dict[str, Any]]:

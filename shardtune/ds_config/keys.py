@@ -74,7 +74,7 @@ DONE_ANYWAY: dict[str, tuple[object, ...]] = {
 """Refused or removed key -> the values that say what shardtune does in any case, where false would not."""
 
 
-_METRICS = "metrics go to metrics.jsonl and to report.wandb"
+_METRICS = "metrics go to metrics.jsonl, report.wandb and report.also"
 _OPTIMIZER = "the optimizer is always torch's AdamW"
 NOT_COMPILED = "engine.compile sets what is compiled"
 

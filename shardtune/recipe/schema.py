@@ -337,6 +337,10 @@ class ReportConfig(Section):
     group: str | None = None
     """The W&B group. None uses WANDB_RUN_GROUP of the environment, if it is set; so do WANDB_ENTITY, WANDB_TAGS and
     WANDB_NOTES, which have no key here."""
+    also: tuple[Literal["tensorboard", "mlflow", "trackio"], ...] = ()
+    """Other experiment trackers that follow the run while it trains, such as [tensorboard]. Each needs its package, as
+    in `pip install 'shardtune[tensorboard]'`. They use report.project and report.name, or else `shardtune` and the name
+    of the run directory. `shardtune replay` sends a run that is there already."""
     every_steps: PositiveInt = 1
     """Optimizer steps between step lines in metrics.jsonl; each line averages over the steps since the previous one."""
     profile_steps: tuple[PositiveInt, PositiveInt] | None = None

@@ -5,12 +5,12 @@ import os
 import secrets
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-from shardtune.json_lines import complete_lines
+from shardtune.json_lines import json_objects
 
 CONFIG, RECIPE, RESULTS, METRICS, STOP = "config.yaml", "recipe.yaml", "results.json", "metrics.jsonl", "stop"
 REPORT = "report.html"
@@ -34,15 +34,29 @@ FACTS = "facts.json"
 """What the task derived from the training data, such as label names; predict needs it too."""
 
 
+READ_AT_ONCE = 2**20
+"""Bytes of metrics.jsonl that are parsed together."""
+
+
 def absolute(path: Path) -> Path:
     """The absolute path of a run directory; one name for one directory, also if it was given with `..`."""
     return path.resolve() if ".." in path.parts else path.absolute()
 
 
 def read_events(run_dir: Path) -> list[dict[str, Any]]:
-    """The events in metrics.jsonl; an incomplete last line is skipped."""
-    path = run_dir / METRICS
-    return [json.loads(line) for line in complete_lines(path)] if path.exists() else []
+    """The events in metrics.jsonl; an incomplete last line is skipped, and so are lines that are no events."""
+    events: list[dict[str, Any]] = []
+    with suppress(FileNotFoundError), (run_dir / METRICS).open("rb") as file:
+        while lines := file.readlines(READ_AT_ONCE):
+            if not lines[-1].endswith(b"\n"):
+                lines.pop()
+            events += events_in(lines)
+    return events
+
+
+def events_in(lines: Sequence[bytes]) -> list[dict[str, Any]]:
+    """The events in these lines of metrics.jsonl; other lines are skipped."""
+    return [event for event in json_objects(lines) if isinstance(event.get("event"), str) and "time" in event]
 
 
 EXPORT_PENDING = "export_pending"

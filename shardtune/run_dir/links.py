@@ -7,7 +7,7 @@ from shardtune.errors import CheckpointError
 from shardtune.run_dir.files import CHECKPOINTS, EXPORT, MODEL
 from shardtune.users import user_name
 
-FOLDERS = ("logs", CHECKPOINTS, f"{CHECKPOINTS}/*", EXPORT, f"{EXPORT}/*", MODEL)
+FOLDERS = ("logs", CHECKPOINTS, f"{CHECKPOINTS}/*", EXPORT, f"{EXPORT}/*", MODEL, "trackers", "tensorboard", "swanlog")
 """The folders of a run directory that are written to, besides itself."""
 
 ROOT = 0

@@ -3,7 +3,6 @@
 Decided once: ranks above 0 get a reporter that does nothing. The only module that imports wandb.
 """
 
-import json
 import logging
 import math
 import os
@@ -16,12 +15,13 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from shardtune.json_lines import complete_lines, json_line
+from shardtune.json_lines import json_line
 from shardtune.recipe.schema import Recipe
-from shardtune.run_dir.files import METRICS, write_atomically
+from shardtune.run_dir.files import METRICS, events_in, published, write_atomically
 from shardtune.run_dir.view.progress import Progress
 from shardtune.run_dir.view.time_use import lost_event
 from shardtune.trainer.distributed.ranks import Ranks
+from shardtune.trainer.reporting.followers import Followers
 from shardtune.trainer.reporting.wandb_choice import WandbChoice, choose_wandb, give_wandb_a_home
 
 log = logging.getLogger(__name__)
@@ -53,6 +53,9 @@ def open_reporter(
     choice = choose_wandb(recipe, run_dir)
     if choice.mode != "disabled":
         reporters.append(WandbReporter(recipe, run_dir, choice))
+    if recipe.report.also:
+        followers = Followers(recipe, run_dir, Reporters(list(reporters)).report)
+        reporters.insert(0, followers)  # closed first, because it still reports what it could not send
     every = Reporters(reporters)
     if (line := choice.line(run_dir)) is not None:
         every.report("notice", text=line)
@@ -229,25 +232,20 @@ def wandb_id(run_dir: Path) -> str:
 
 
 def _drop_later_steps(path: Path, step: int) -> None:
-    """Removes the lines of later steps, and adds one on the time that is lost with them."""
-    kept, dropped = [], []
-    for line in complete_lines(path):
-        event = _parsed(line)
-        if event is not None and _is_kept(event, step):
-            kept.append(f"{line}\n")
-        elif event is not None:
-            dropped.append(event)
-    if (lost := lost_event(dropped, step)) is not None:
-        kept.append(json_line(lost))
-    write_atomically(path, "".join(kept))
+    """Removes the lines of later steps and those that are no events, and adds one on the time that is lost with them.
 
-
-def _parsed(line: str) -> dict[str, Any] | None:
-    try:
-        event: dict[str, Any] = json.loads(line)
-    except ValueError:  # the last line of a run that was killed while writing it
-        return None
-    return event
+    The last line of a run that was killed while writing it is no event.
+    """
+    dropped = []
+    with published(path) as draft, path.open("rb") as lines, draft.open("wb") as kept:
+        for line in lines:
+            for event in events_in([line] if line.endswith(b"\n") else []):
+                if _is_kept(event, step):
+                    kept.write(line)
+                else:
+                    dropped.append(event)
+        if (lost := lost_event(dropped, step)) is not None:
+            kept.write(json_line(lost).encode())
 
 
 def _is_kept(event: Mapping[str, Any], resumed_step: int) -> bool:

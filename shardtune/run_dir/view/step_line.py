@@ -1,5 +1,6 @@
 """The numbers of a step in one line: which are shown, and which of them a narrow terminal has room for."""
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -51,9 +52,8 @@ class StragglerWatch:
 
 def step_numbers(event: Mapping[str, Any], lost: LostTime | None = None, room: int | None = None) -> str:
     """The numbers of a `step` event; the less important ones are dropped until the text has at most `room` columns."""
-    loss = f"loss {'nan' if event['loss'] is None else format(event['loss'], '.4f')}"
-    rate = f"{event['tokens_per_s']:,.0f} tokens/s"
-    lr, left = f"lr {event['lr']:.2e}", f"{duration(event['eta_s'])} left"
+    loss, rate = f"loss {_number(event, 'loss'):.4f}", f"{_number(event, 'tokens_per_s'):,.0f} tokens/s"
+    lr, left = f"lr {_number(event, 'lr'):.2e}", f"{duration(_number(event, 'eta_s'))} left"
     mfu = [f"{event['mfu']:.{0 if event['mfu'] >= 0.1 else 1}%} MFU"] if event.get("mfu") is not None else []
     long = [f"{lost.share:.0%} lost waiting for {lost.name}"] if lost else []
     short = [f"{lost.share:.0%} lost to rank {lost.rank}"] if lost else []
@@ -69,6 +69,12 @@ def step_numbers(event: Mapping[str, Any], lost: LostTime | None = None, room: i
     return next((line for line in lines if room is None or len(line) <= room), loss)
 
 
+def _number(event: Mapping[str, Any], key: str) -> float:
+    """The entry of an event; NaN if it is null, or not there."""
+    value = event.get(key)
+    return math.nan if value is None else float(value)
+
+
 def slowest(event: Mapping[str, Any]) -> str:
     """The rank that the others waited for in a `step` event, and where it runs."""
     gpu = "" if event["slowest_gpu"] is None else f", GPU {event['slowest_gpu']}"
@@ -76,7 +82,9 @@ def slowest(event: Mapping[str, Any]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`1:02:03`, or `2:03` under an hour."""
+    """`1:02:03`, or `2:03` under an hour; `?` for what is no time."""
+    if not math.isfinite(seconds):
+        return "?"
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

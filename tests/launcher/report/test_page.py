@@ -153,6 +153,11 @@ def test_losses_that_are_not_numbers_are_skipped(tmp_path: Path) -> None:
     assert "nan" not in page
 
 
+def test_a_step_without_a_utilization_leaves_that_of_the_others(tmp_path: Path) -> None:
+    events = [START, {**STEP, "step": 1, "mfu": None}, {**STEP, "step": 2, "mfu": 0.25}]
+    assert "25.0% MFU" in write_report(write_run(tmp_path, events)).read_text()
+
+
 def test_a_line_that_is_still_being_written_is_skipped(tmp_path: Path) -> None:
     write_run(tmp_path, [START])
     with (tmp_path / "metrics.jsonl").open("a") as file:

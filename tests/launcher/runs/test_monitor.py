@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,7 @@ from shardtune.launcher.runs import monitor
 from shardtune.launcher.runs.logs import print_log
 from shardtune.launcher.slurm import cluster
 from shardtune.launcher.slurm.lifecycle import Start, render_status
+from shardtune.run_dir.files import CONFIG
 from shardtune.run_dir.lease import take_lease
 from shardtune.run_dir.lease_holder import render_holder, this_process
 
@@ -214,3 +217,23 @@ def test_tools_without_a_cluster_are_not_slurm(no_slurm: Path) -> None:
     for name in ("squeue", "sinfo"):
         program(no_slurm / name, "echo 'fatal: Could not establish a configuration source' >&2; exit 1")
     assert (cluster.queued_jobs(), cluster.find_nodes()) == ([], None)
+
+
+def test_a_run_whose_directory_vanishes_while_it_is_looked_at_is_not_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / CONFIG).write_text("", encoding="utf-8")
+    looked_at = monitor.outer_events
+
+    def removed_meanwhile(run_dir: Path) -> list[dict[str, Any]]:
+        if run_dir.name == "a":
+            shutil.rmtree(run_dir)
+            raise FileNotFoundError(run_dir)
+        return looked_at(run_dir)
+
+    monkeypatch.setattr(monitor, "known", list)
+    monkeypatch.setattr(monitor, "outer_events", removed_meanwhile)
+    assert [Path(status.run_dir).name for status in monitor.known_runs()] == ["b"]

@@ -74,7 +74,7 @@ def test_one_notice_lists_what_was_ignored_renamed_and_adopted(tmp_path: Path) -
     assert notice_of(base, tmp_path) == (
         "engine.precision: auto is bf16 by its bf16.enabled and fp16.enabled; renamed max_live_parameters to "
         'stage3_max_live_parameters; left to DeepSpeed zero_optimization.overlap_comm ("auto"); ignored '
-        "steps_per_print, wandb (metrics go to metrics.jsonl and to report.wandb); ignored "
+        "steps_per_print, wandb (metrics go to metrics.jsonl, report.wandb and report.also); ignored "
         "zero_allow_untested_optimizer (the optimizer is always torch's AdamW); ignored _comment (a comment)"
     )
     assert notice_of({"zero_optimization": {"stage": 2, "reduce_bucket_size": "auto"}}, tmp_path) is None

@@ -66,6 +66,16 @@ def test_a_resumed_run_drops_the_lines_of_steps_that_it_will_do_again(tmp_path: 
     assert [(line["step"], line["loss"]) for line in steps] == [(1, 1.0), (2, 1.0), (3, 1.0), (4, 2.0)]
 
 
+@pytest.mark.parametrize("bad", [b"\x00" * 512, b"\xff\xfe", b"[1]", b'{"step": 1}', b'{"event": "step", "ti'])
+def test_a_run_resumes_although_its_file_has_lines_that_are_no_events(tmp_path: Path, bad: bytes) -> None:
+    path = tmp_path / "m.jsonl"
+    JsonlReporter(path, 0).report("step", step=1, text="a\u2028b\x85c")
+    with path.open("ab") as file:
+        file.write(bad + b"\n")
+    JsonlReporter(path, 3).report("step", step=2)
+    assert [line["step"] for line in map(json.loads, path.read_bytes().splitlines())] == [1, 2]
+
+
 def test_the_time_of_dropped_steps_is_kept_and_never_dropped(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     reporter = JsonlReporter(path, 0)

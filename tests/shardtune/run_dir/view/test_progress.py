@@ -93,3 +93,8 @@ def test_events_are_lines_of_a_log() -> None:
     assert event_line({"event": "stopped", "step": 7, "reason": "SIGTERM"}) == "stopped at step 7: SIGTERM"
     assert event_line({"event": "done", "step": 9}) == "finished"
     assert event_line({"event": "alert", "title": "a", "text": "b"}) == "WARNING: a: b"
+
+
+def test_a_step_whose_numbers_are_null_is_shown() -> None:
+    event = {"event": "step", "step": 3, "loss": None, "lr": None, "tokens_per_s": None, "eta_s": None, "mfu": None}
+    assert step_numbers(event) == "loss nan  lr nan  nan tokens/s  ? left"
