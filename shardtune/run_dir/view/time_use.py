@@ -94,7 +94,7 @@ def _of_start(start: Sequence[Event]) -> dict[str, float]:
     phase: tuple[str, float] | None = None
     for event in start:
         if event["event"] == "step":
-            _add_steps(seconds, event, event["step"] - step)
+            add_steps(seconds, event, event["step"] - step)
             step = event["step"]
         elif event["event"] == "lost":
             seconds["repeated"] += event["seconds"]
@@ -111,7 +111,7 @@ def _of_start(start: Sequence[Event]) -> dict[str, float]:
     return seconds
 
 
-def _add_steps(seconds: dict[str, float], event: Event, num_steps: int) -> None:
+def add_steps(seconds: dict[str, float], event: Event, num_steps: int) -> None:
     """Adds what the time of the steps of one `step` event went to."""
     took_s, waited_s = (num_steps * (event.get(key) or 0.0) for key in ("step_time_s", "data_wait_s"))
     waited_s = min(waited_s, took_s)
