@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import IO
 
 from shardtune.errors import CheckpointError, LaunchError
 from shardtune.launcher.plan.sweep import point_dirs
@@ -106,7 +106,7 @@ def watch(*run_dirs: Path, is_plain: bool = False) -> int:
     That of a single run is a bar on a terminal; with `is_plain`, and of several runs, it is lines.
     """
     names = short_names(run_dirs) if len(run_dirs) > 1 else [""]
-    streams = [PlainLines(sys.stderr, name) if is_plain or name else sys.stderr for name in names]
+    streams: list[IO[str]] = [PlainLines(sys.stderr, name) if is_plain or name else sys.stderr for name in names]
     followed = [_Followed(run_dir, stream) for run_dir, stream in zip(run_dirs, streams, strict=True)]
     try:
         going_on = followed
@@ -133,7 +133,7 @@ def exit_code(states: Collection[str]) -> int:
 class _Followed:
     """A run whose progress is shown."""
 
-    def __init__(self, run_dir: Path, terminal: TextIO) -> None:
+    def __init__(self, run_dir: Path, terminal: IO[str]) -> None:
         self._run_dir = run_dir
         self._events = Events(run_dir, time.time())
         self._status: RunStatus | None = None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shardtune.run_dir.files import CHECKPOINTS, METRICS, alive_path, failure_path, stacks_path
+from shardtune.run_dir.follow.metrics_file import parse_events
 
 
 class Events:
@@ -31,10 +32,10 @@ class Events:
                     if not line.endswith(b"\n"):
                         break  # still being written
                     self._offset += len(line)
-                    event = json.loads(line)
-                    if event["time"] > self._since:
-                        self._since = event["time"] - 0.001  # times have milliseconds; events may share one
-                        yield event
+                    for event in parse_events([line]):
+                        if event["time"] > self._since:
+                            self._since = event["time"] - 0.001  # times have milliseconds; events may share one
+                            yield event
         except FileNotFoundError:
             return
 
@@ -56,7 +57,7 @@ def outer_events(run_dir: Path, num_bytes: int = 2**16) -> list[dict[str, Any]]:
         lines = b"".join(head + tail).splitlines(keepends=True)
     else:
         lines = head[:-1] + tail[1:]
-    return [json.loads(line) for line in lines if line.endswith(b"\n")]
+    return parse_events([line for line in lines if line.endswith(b"\n")])
 
 
 def failures_since(run_dir: Path, since: float) -> list[dict[str, Any]]:

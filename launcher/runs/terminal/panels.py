@@ -40,8 +40,8 @@ def rank_lines(history: RunHistory, width: int) -> list[Text]:
     lost = sum(share.lost_share for share in shares) / tally.num_reports
     size = f"{start['world_size']} ranks on {start['device']}" if start else f"{len(shares)} ranks"
     lines = [_plain(f"{size}; {lost:.1%} of the time of all ranks was lost waiting for the slowest since this start")]
-    if tally.straggler is not None:
-        lines.append(_warning(f"lately {tally.straggler.share:.0%} lost waiting for {tally.straggler.name}"))
+    if (straggler := tally.straggler()) is not None:
+        lines.append(_warning(f"lately {straggler.share:.0%} lost waiting for {straggler.name}"))
     longest = max(tally.compute_s, default=0.0)
     head = f"{'RANK':>5}  {'SLOWEST':>8}  {'LOST':>6}  {'COMPUTE':>9}  "
     bar_width = max(0, min(20, width - len(head) - 24))

@@ -93,7 +93,9 @@ class Poller:
         self._find, self._is_fixed = find, is_fixed
         self._find_at = self._jobs_at = 0.0
         self._jobs: list[QueuedJob] = []
-        self._wake, self._is_stopped = threading.Event(), False
+        self._is_news = self._was_busy = self._is_stopped = False
+        self._told_at = 0.0
+        self._wake = threading.Event()
 
     def start(self) -> None:
         """Polls until `stop`, in a daemon thread: a hanging file server does not keep the program from ending."""
@@ -127,7 +129,10 @@ class Poller:
         changed += [self._look(run, now) for run in self._due(now)]
         changed.append(self._read_output())
         is_busy = self._read_old()
-        if any(changed) or is_busy:
+        self._is_news = self._is_news or any(changed) or is_busy or self._was_busy
+        self._was_busy = is_busy
+        if self._is_news and (now - self._told_at >= POLL_S or not is_busy):
+            self._is_news, self._told_at = False, now
             self.version += 1
         return is_busy
 
@@ -164,7 +169,7 @@ class Poller:
     def _due(self, now: float) -> list[WatchedRun]:
         """The runs whose status is to be looked at in this round, the most urgent first."""
         queued = {Path(job.comment) for job in self._jobs if job.comment}
-        due = []
+        due: list[WatchedRun] = []
         for run in sorted((run for run in self.runs if run.look_at <= now), key=lambda run: run.look_at):
             if len(due) == LOOKS_PER_ROUND:
                 break

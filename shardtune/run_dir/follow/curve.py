@@ -2,10 +2,23 @@
 
 import math
 from array import array
-from typing import Literal
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
 
 MAX_BUCKETS = 1024
 Axis = Literal["step", "time"]
+
+
+class Bucket(NamedTuple):
+    """Some points in a row."""
+
+    step: float
+    time: float
+    """The lowest, which are the first point's unless the clock went back."""
+    low: float
+    high: float
+    total: float
+    count: int
 
 
 class Curve:
@@ -14,14 +27,16 @@ class Curve:
 
     def __init__(self) -> None:
         self._per_bucket = 1
-        self._steps, self._times = array("d"), array("d")
-        self._lows, self._highs, self._sums = array("d"), array("d"), array("d")
-        self._counts = array("l")
+        self._full = tuple(array("d") for _ in Bucket._fields)
+        """The full buckets, a column for each field of Bucket."""
+        self._step = self._time = self._low = self._high = self._total = 0.0
+        self._count = 0
+        """The bucket that is being filled."""
         self.newest: float | None = None
         """The newest value; None if it is not finite, or there is none."""
 
     def __len__(self) -> int:
-        return sum(self._counts)
+        return sum(bucket.count for bucket in self._buckets())
 
     def add(self, step: float, time: float, value: float | None) -> None:
         """Adds a point; only a finite one is drawn."""
@@ -29,44 +44,52 @@ class Curve:
             self.newest = None
             return
         self.newest = value
-        if self._counts and self._counts[-1] < self._per_bucket:
-            self._lows[-1], self._highs[-1] = min(self._lows[-1], value), max(self._highs[-1], value)
-            self._sums[-1] += value
-            self._counts[-1] += 1
-            return
-        if len(self._counts) == MAX_BUCKETS:
-            self._halve()
-        for numbers, number in zip(self._columns(), (step, time, value, value, value), strict=True):
-            numbers.append(number)
-        self._counts.append(1)
+        if not self._count:
+            self._step, self._time, self._low, self._high = step, time, value, value
+        elif value < self._low:
+            self._low = value
+        elif value > self._high:
+            self._high = value
+        self._total += value
+        self._count += 1
+        if self._count >= self._per_bucket:
+            self._close_bucket()
 
     def points(self, axis: Axis = "step") -> list[tuple[float, float]]:
         """(x, value) of what the curve spans: of each bucket the lowest and the highest value."""
-        xs = self._steps if axis == "step" else self._times
-        spans = zip(xs, self._lows, self._highs, strict=True)
+        spans = ((getattr(bucket, axis), bucket.low, bucket.high) for bucket in self._buckets())
         return [(x, y) for x, low, high in spans for y in ((low,) if low == high else (low, high))]
 
     def smoothed(self, weight: float, axis: Axis = "step") -> list[tuple[float, float]]:
         """(x, value) of the exponential moving average with this weight of the past, corrected for the bias of its
         start; a bucket counts as often as it has points."""
-        xs = self._steps if axis == "step" else self._times
         average = norm = 0.0
         out = []
-        for x, total, count in zip(xs, self._sums, self._counts, strict=True):
-            past = weight**count
-            average, norm = past * average + (1 - past) * total / count, past * norm + 1 - past
-            out.append((x, average / norm))
+        for bucket in self._buckets():
+            past = weight**bucket.count
+            average = past * average + (1 - past) * bucket.total / bucket.count
+            norm = past * norm + 1 - past
+            out.append((getattr(bucket, axis), average / norm))
         return out
 
-    def _columns(self) -> tuple["array[float]", ...]:
-        return self._steps, self._times, self._lows, self._highs, self._sums
+    def _buckets(self) -> Iterator[Bucket]:
+        for *numbers, count in zip(*self._full, strict=True):
+            yield Bucket(*numbers, int(count))
+        if self._count:
+            yield Bucket(self._step, self._time, self._low, self._high, self._total, self._count)
 
-    def _halve(self) -> None:
-        """Merges the buckets in pairs. They are full, and of an even number."""
+    def _close_bucket(self) -> None:
+        newest = (self._step, self._time, self._low, self._high, self._total, self._count)
+        for column, number in zip(self._full, newest, strict=True):
+            column.append(number)
+        self._total, self._count = 0.0, 0
+        if len(self._full[0]) >= MAX_BUCKETS:
+            self._merge_pairs()
+
+    def _merge_pairs(self) -> None:
+        """Halves the number of the buckets, which is even."""
         self._per_bucket *= 2
-        for numbers in (self._steps, self._times):
-            del numbers[1::2]
-        self._lows = array("d", map(min, self._lows[::2], self._lows[1::2]))
-        self._highs = array("d", map(max, self._highs[::2], self._highs[1::2]))
-        self._sums = array("d", map(float.__add__, self._sums[::2], self._sums[1::2]))
-        self._counts = array("l", map(int.__add__, self._counts[::2], self._counts[1::2]))
+        merges = (min, min, min, max, float.__add__, float.__add__)
+        self._full = tuple(
+            array("d", map(merge, column[::2], column[1::2])) for merge, column in zip(merges, self._full, strict=True)
+        )

@@ -10,7 +10,7 @@ from shardtune.run_dir.follow.curve import Curve
 from shardtune.run_dir.follow.life import Life
 from shardtune.run_dir.follow.rank_tally import RankTally
 from shardtune.run_dir.view.curves import is_metric
-from shardtune.run_dir.view.progress import PLAIN_EVERY_S, event_line
+from shardtune.run_dir.view.progress import PLAIN_EVERY_S, event_line, start_line
 from shardtune.run_dir.view.step_line import duration
 
 DRAWN = ("loss", "lr", "grad_norm", "tokens_per_s", "step_time_s", "mfu", "lost_share", "memory_bytes")
@@ -73,15 +73,16 @@ class RunHistory:
         if self._first_time is None:
             self._first_time = event["time"]
         match event["event"]:
+            case "step":
+                self._add_step(event)
             case "begin":
                 self._begin(event)
             case "start":
+                start_line(event)  # which uses what a start must have
                 self.start, self.phase, self.ended = event, None, None
                 self.ranks = RankTally(event["step"])
             case "phase":
                 self.phase = event["name"] or None
-            case "step":
-                self._add_step(event)
             case "eval" if event["split"] == "dev":
                 self._add_evaluation(event)
             case "alert":
@@ -107,12 +108,14 @@ class RunHistory:
             self.faults.append(Line(event["time"], f"start {self.num_starts}{job}"))
 
     def _add_step(self, event: Mapping[str, Any]) -> None:
-        self.step, self.ended = event, None
-        at = event["time"] - (self._first_time or 0.0)
+        number, at = int(event["step"]), event["time"] - (self._first_time or 0.0)
+        if not math.isfinite(event.get("eta_s") or 0.0):
+            raise ValueError("eta_s")
         for name in DRAWN:
             if name in event:
-                self._curve(name).add(event["step"], at, event[name])
+                self._curve(name).add(number, at, event[name])
         self.ranks.add(event)
+        self.step, self.ended = event, None
 
     def _add_evaluation(self, event: Mapping[str, Any]) -> None:
         at = event["time"] - (self._first_time or 0.0)
@@ -126,7 +129,9 @@ class RunHistory:
                 self.best[key] = better(self.best.get(key, value), value)
 
     def _curve(self, name: str) -> Curve:
-        return self.curves.setdefault(name, Curve())
+        if (curve := self.curves.get(name)) is None:
+            curve = self.curves[name] = Curve()
+        return curve
 
     def _add_line(self, event: Mapping[str, Any]) -> None:
         if event["event"] == "step":

@@ -6,6 +6,7 @@ written.
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -46,7 +47,7 @@ class MetricsFile:
     @property
     def progress(self) -> float:
         """The part of the file that has been read, from 0 to 1."""
-        return min(1.0, self._offset / self._size) if self._size > 0 else 1.0
+        return min(1.0, self._offset / self._size) if self._size > 0 else float(self._size == 0)
 
     def read(self, max_bytes: int = CHUNK_BYTES) -> NewEvents:
         """The next events, of about `max_bytes`; none of a file that cannot be read now."""
@@ -76,8 +77,7 @@ class MetricsFile:
         self._is_at_end = self._offset + len(data) - end >= status.st_size
         self._mark = (self._mark + data[:end])[-MARK_BYTES:]
         lines = data[:end].split(b"\n")[:-1]
-        parsed = [parse_event(line) for line in lines]
-        events = [event for event in parsed if event is not None]
+        events = parse_events(lines)
         return NewEvents(events, len(lines) - len(events), anew and not is_first, not self._is_at_end)
 
     _is_at_end = False
@@ -96,11 +96,25 @@ class MetricsFile:
         return file.read(len(self._mark)) == self._mark
 
 
-def parse_event(line: bytes) -> dict[str, Any] | None:
-    """The event in a line of metrics.jsonl; None for a line that is none, as a power failure may leave."""
+def parse_events(lines: Sequence[bytes]) -> list[dict[str, Any]]:
+    """The events in lines of metrics.jsonl, without lines that are none, as a power failure may leave."""
     try:
-        event = json.loads(line)
+        # All lines at once take less than half as long as one after the other.
+        values = json.loads(b"[" + b",".join(lines) + b"]")
+    except (ValueError, RecursionError):
+        values = []
+    if len(values) != len(lines):
+        values = [_parsed(line) for line in lines]
+    return [value for value in values if _is_event(value)]
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return json.loads(line)
     except (ValueError, RecursionError):
         return None
-    is_event = isinstance(event, dict) and isinstance(event.get("event"), str)
-    return event if is_event and isinstance(event.get("time"), int | float) else None
+
+
+def _is_event(value: Any) -> bool:
+    is_event = isinstance(value, dict) and isinstance(value.get("event"), str)
+    return is_event and isinstance(value.get("time"), int | float)

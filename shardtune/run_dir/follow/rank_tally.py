@@ -1,10 +1,11 @@
 """How often each rank was the one that the others waited for."""
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from shardtune.run_dir.view.step_line import LostTime, StragglerWatch
+from shardtune.run_dir.view.step_line import JUDGED_STEPS, LostTime, StragglerWatch
 
 
 @dataclass
@@ -28,16 +29,15 @@ class RankTally:
         self.num_reports = 0
         self.compute_s: list[float] = []
         """Seconds of computing per step of each rank, as the newest report has it; empty of many ranks."""
-        self.straggler: LostTime | None = None
-        """The rank that has cost most lately, if that is much."""
         self._shares: dict[int, RankShare] = {}
-        self._watch = StragglerWatch()
-        if step is not None:
-            self._watch.begin(step)
+        self._step = step
+        self._newest: deque[Mapping[str, Any]] = deque(maxlen=JUDGED_STEPS)
 
     def add(self, event: Mapping[str, Any]) -> None:
         """Takes a `step` event."""
-        self.straggler = self._watch.add(event)
+        if self._step is None:
+            self._step = event["step"] - 1
+        self._newest.append(event)
         if "slowest_rank" not in event:
             return
         self.num_reports += 1
@@ -47,6 +47,15 @@ class RankTally:
         share.lost_share += event["lost_share"]
         gpu = event.get("slowest_gpu")
         share.place = f"{event['slowest_host']}{'' if gpu is None else f', GPU {gpu}'}"
+
+    def straggler(self) -> LostTime | None:
+        """The rank that has cost most lately, if that is much."""
+        watch, found = StragglerWatch(), None
+        if self._step is not None:
+            watch.begin(self._step)
+        for event in self._newest:
+            found = watch.add(event)
+        return found
 
     def shares(self) -> list[RankShare]:
         """The ranks that have ever been the slowest, and those whose times are listed, the costliest first."""
