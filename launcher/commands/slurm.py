@@ -160,15 +160,14 @@ def watch(*run_dirs: str, plain: str = "False", no_color: str = "False") -> Comm
         from shardtune.launcher.runs import monitor, watched
 
         given = watched.given_run_dirs([Path(run_dir) for run_dir in run_dirs])
-        if plain != "True" and watched.is_full_terminal():
-            if given or watched.has_known_runs():
-                return watched.open_terminal(given, no_color=no_color == "True")
-        elif given or run_dirs:
-            return monitor.watch(*given, is_plain=plain == "True")
-        elif going_on := watched.going_on():
-            return monitor.watch(*going_on, is_plain=plain == "True")
-        print(watched.NO_RUNS)
-        return 0
+        is_full = plain != "True" and watched.is_full_terminal()
+        if is_full and (given or watched.has_known_runs()):
+            return watched.open_terminal(given, no_color=no_color == "True")
+        followed = given or ([] if is_full else watched.going_on())
+        if not followed:
+            print(watched.NO_RUNS if is_full else watched.NONE_GOING_ON)
+            return 0
+        return monitor.watch(*followed, is_plain=plain == "True" or watched.is_dumb_terminal())
 
     return Command(perform)
 

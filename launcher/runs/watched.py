@@ -16,10 +16,17 @@ from shardtune.run_dir.files import CONFIG, absolute
 NO_RUNS = "no runs in runs/, no runs started on this machine, and no jobs of yours in the queue"
 
 
+NONE_GOING_ON = "no run is going on; all runs: shardtune status"
+
+
 def is_full_terminal() -> bool:
     """Whether input and output are a terminal that can place text anywhere."""
-    streams = (sys.stdin, sys.stdout, sys.stderr)
-    return all(stream.isatty() for stream in streams) and not Console(file=sys.stderr).is_dumb_terminal
+    return all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)) and not is_dumb_terminal()
+
+
+def is_dumb_terminal() -> bool:
+    """Whether output goes to a terminal that only adds lines (TERM=dumb)."""
+    return Console(file=sys.stderr).is_dumb_terminal
 
 
 def given_run_dirs(paths: Sequence[Path]) -> list[Path]:

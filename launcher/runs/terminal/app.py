@@ -30,6 +30,8 @@ from shardtune.launcher.runs.terminal.widgets import ChartView, Lines, Tabs, Tex
 
 TICK_S = 0.25
 PANELS = ("charts", "ranks", "faults", "time", "log")
+NUM_LINES = 5
+"""Lines besides the list of runs and the panel."""
 FOUR_WIDTH, FOUR_HEIGHT = 96, 20
 """From this room on, the four main charts are seen at once."""
 KEYS = "q quit  j/k run  Tab panel  m metric  l log  s smooth  x axis  Spc mark  ? help"
@@ -152,7 +154,7 @@ class WatchApp(App[None]):
     @property
     def exit_code(self) -> int:
         """The exit code of the plain `watch` for runs with these states."""
-        return monitor.exit_code([run.state for run in self._poller.runs])
+        return monitor.exit_code([run.state for run in self._poller.runs if run.state != UNKNOWN] or ["running"])
 
     # What is shown.
 
@@ -175,7 +177,7 @@ class WatchApp(App[None]):
 
     def _chosen_number(self, runs: Sequence[WatchedRun]) -> int:
         number = next((number for number, run in enumerate(runs) if run.run_dir == self._chosen), 0)
-        if self._chosen is None and runs and all(run.state != UNKNOWN for run in runs):
+        if self._chosen is None and runs and all(run.is_read for run in runs):
             self._chosen = runs[0].run_dir  # only now their order is settled
         return number
 
@@ -192,7 +194,7 @@ class WatchApp(App[None]):
         metric = runs[chosen].reader.history.metric(runs[chosen].metric) if runs else None
         rows = [row_of(run.name, run.state, run.status, run.reader.history, metric) for run in runs]
         marked = {number: self._colour(run) for number, run in enumerate(runs) if run.run_dir in self._marked}
-        room = max(1, min(len(runs), (self.size.height - 8) // 3))
+        room = self._num_listed(runs)
         bar = 1 if len(runs) > room else 0
         columns, lines = run_lines(rows, chosen, marked, width - bar, metric)
         table = self.query_one("#runs", Lines)
@@ -202,6 +204,15 @@ class WatchApp(App[None]):
         self.query_one("#columns", TextLine).show(columns)
         self.query_one("#head", TextLine).show(self._head(runs, width))
         self.query_one("#why", TextLine).show(_why(runs[chosen], width) if runs else Text(""))
+
+    def _num_listed(self, runs: Sequence[WatchedRun]) -> int:
+        """How many runs the list shows without scrolling."""
+        return max(1, min(len(runs), (self.size.height - NUM_LINES) // 3))
+
+    def _has_four(self, runs: Sequence[WatchedRun]) -> bool:
+        """Whether there is room for the four main charts."""
+        height = self.size.height - NUM_LINES - self._num_listed(runs)
+        return self.size.width >= FOUR_WIDTH and height >= FOUR_HEIGHT
 
     def _head(self, runs: Sequence[WatchedRun], width: int) -> Text:
         states = [run.state for run in runs]
@@ -233,8 +244,7 @@ class WatchApp(App[None]):
         compared = [run for number, run in enumerate(runs) if run.run_dir in self._marked and number != chosen]
         shown = [*compared, *runs[chosen : chosen + 1]]  # the chosen one over the others
         drawn = [ShownRun(run.name, run.reader.history, self._colour(run)) for run in shown]
-        room = self.query_one("#room").size
-        is_four = self._metric is None and room.width >= FOUR_WIDTH and room.height >= FOUR_HEIGHT
+        is_four = self._metric is None and self._has_four(runs)
         self.query_one("#charts").set_class(is_four, "four")
         names = MAIN if is_four else (self._metric or MAIN[0],)
         for number, name in enumerate(names):
@@ -311,8 +321,7 @@ class WatchApp(App[None]):
     def action_metric(self, by: int) -> None:
         """Shows the next curve; before the first one, the four main ones if there is room."""
         names = [None, *curve_names([run.reader.history for run in self._poller.runs])]
-        room = self.query_one("#room").size
-        if not (room.width >= FOUR_WIDTH and room.height >= FOUR_HEIGHT):
+        if not self._has_four(self._poller.runs):
             names.remove(None)
         now = names.index(self._metric) if self._metric in names else 0
         self._metric, self._panel = names[(now + by) % len(names)], 0

@@ -137,4 +137,4 @@ def _newest(name: str, run: ShownRun, scale: float) -> str:
 def _label(name: str) -> Callable[[float], str]:
     if name == "lr":
         return lambda value: f"{value:.1e}"
-    return lambda value: short(float(f"{value:.4g}"))
+    return lambda value: short(float(f"{value:.4g}")) if abs(value) < 1e12 else f"{value:.1e}"

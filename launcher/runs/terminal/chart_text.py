@@ -13,6 +13,8 @@ from shardtune.run_dir.view.step_line import duration
 
 FINE, DOTS = "braille", "dot"
 GREY = 8
+MAX_POWER = 308.0
+"""Of the largest float."""
 TIME_STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
 Points = Sequence[tuple[float, float]]
 
@@ -57,14 +59,14 @@ def draw_chart(
     plot.xlim(x_low, x_high)
     plot.ylim(y_low, y_high)
     y_ticks = _y_ticks(y_low, y_high, height, is_log=is_log)
-    plot.yticks(y_ticks, [label(10**tick if is_log else tick) for tick in y_ticks])
+    plot.yticks(y_ticks, [label(10 ** min(tick, MAX_POWER) if is_log else tick) for tick in y_ticks])
     x_ticks = _x_ticks(x_low, x_high, width, axis)
     plot.xticks(x_ticks, [duration(tick) if axis == "time" else short(tick) for tick in x_ticks])
     for line, points in drawn:
         place = [x for x, _ in points], [y for _, y in points]
         draw = plot.plot if line.is_joined and len(points) > 1 else plot.scatter
         draw(*place, color=line.colour, marker=line.marker)
-    text = Text.from_ansi(plot.build())
+    text = Text.from_ansi(plot.build().removesuffix("\n"))
     text.no_wrap = True
     return text
 

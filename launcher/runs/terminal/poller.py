@@ -43,7 +43,8 @@ class WatchedRun:
         self.name = run_dir.name
         self.status: RunStatus | None = None
         self.problem: str | None = None
-        """Why the status is not known; None if it is."""
+        """Why the status could not be read the last time; None if it could."""
+        self.is_gone = False
         self.reader = RunReader(run_dir, lock)
         self.metric: str | None = None
         """checkpoint.best_metric of its recipe, read when the run is first followed."""
@@ -56,14 +57,16 @@ class WatchedRun:
 
     @property
     def state(self) -> str:
-        """The state as `status` says it; gone if the folder is, or … before it is known."""
-        if self.problem is not None:
-            return "gone" if not self.run_dir.is_dir() else "?"
+        """The state as `shardtune status` gives it; gone if the folder is, UNKNOWN before it was looked at."""
+        if self.is_gone:
+            return "gone"
         return UNKNOWN if self.status is None else self.status.state
 
     @property
     def why(self) -> str:
         """The reason for the state."""
+        if self.is_gone:
+            return "the folder does not exist any more; this is what was read of it"
         return self.problem or (self.status.why if self.status else "")
 
     @property
@@ -195,6 +198,7 @@ class Poller:
             run.problem = str(error)
         except (OSError, ValueError, KeyError, TypeError) as error:  # a file that is being replaced, or damaged
             run.problem = f"the status cannot be read: {error}"
+        run.is_gone = run.problem is not None and not run.run_dir.is_dir()
         if run.is_followed:
             run.outputs = _outputs(run.run_dir)
         run.look_at = now + (LOOK_S if run.is_going_on or run.problem else LOOK_AGAIN_S)

@@ -113,15 +113,15 @@ def _columns(rows: Sequence[RunRow], metric: str | None) -> list[_Column]:
     return [
         _Column("STATE", 8, lambda row: row.state, 0, at_right=False),
         _Column("STEP", max(4, steps), _step, 1),
-        _Column("DONE", 5, _percent, 6),
-        _Column("", 12, lambda row: _bar(row, 12), 8, at_right=False),
+        _Column("DONE", 5, _percent, 7),
+        _Column("", 12, lambda row: _bar(row, 12), 9, at_right=False),
         _Column("LEFT", 8, lambda row: "" if row.eta_s is None else duration(row.eta_s), 2),
         _Column("LOSS", 7, lambda row: _number(row.loss), 3),
         _Column(name, max(6, len(name)) if metric else 0, lambda row: _number(row.metric, 6), 4),
-        _Column("BEST", 6 if has_best else 0, lambda row: _number(row.best, 6), 5),
+        _Column("BEST", 6 if has_best else 0, lambda row: _number(row.best, 6), 6),
         _Column("TOK/S", 6, lambda row: _rate(row.tokens_per_s), 5),
-        _Column("WARN", 4 if warned else 0, lambda row: str(row.num_warnings or ""), 7),
-        _Column("JOB", jobs and max(3, jobs), lambda row: row.job, 9),
+        _Column("WARN", 4 if warned else 0, lambda row: str(row.num_warnings or ""), 8),
+        _Column("JOB", jobs and max(3, jobs), lambda row: row.job, 10),
     ]
 
 

@@ -68,7 +68,7 @@ def test_the_ranks_are_ordered_by_what_they_cost() -> None:
 
 def test_an_event_of_unexpected_content_is_counted_and_passed_over() -> None:
     odd = [event("step", 1.0), event("eval", 1.0), event("alert", 2.0), event("phase", 3.0), event("future", 4.0)]
-    odd += [step(3, 5.0, loss="high"), step(3, 6.0, step="x"), event("start", 7.0, step=None)]
+    odd += [step(3, 5.0, loss="high"), step(3, 6.0) | {"step": "x"}, event("start", 7.0, step=None)]
     history = history_of(odd)
     assert (history.num_damaged, history.step, history.start) == (7, None, None)
     history.add_all(life(10))
