@@ -131,7 +131,7 @@ def _help(name: str) -> str:
     for parameter in inspect.signature(COMMANDS[name]).parameters.values():
         typed = parameter.name.upper()
         if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
-            typed = "key=value"
+            typed = "RUN_DIR …" if parameter.name == "run_dirs" else "key=value"
         elif not arguments.is_word(parameter):
             typed = f"--{parameter.name.replace('_', '-')}"
         text = text.replace(f"\n    {parameter.name}: ", f"\n    {typed}: ")

@@ -13,6 +13,7 @@ from textual.containers import Container
 from textual.filter import LineFilter, NoColor
 from textual.screen import ModalScreen
 
+from shardtune.counted import counted
 from shardtune.launcher.runs import monitor
 from shardtune.launcher.runs.terminal.chart_choice import COLOURS, MAIN, Choice, ShownRun, chart, curve_names
 from shardtune.launcher.runs.terminal.panels import (
@@ -394,5 +395,8 @@ def _why(run: WatchedRun, width: int) -> Text:
         text.append(f"  {shown_text(history.phase)}", style="cyan")
     if not run.reader.exists and run.state != "gone":
         text.append("  no metrics.jsonl yet", style="bright_black")
+    if (start := history.start) is not None:
+        shape = f"{counted(start['world_size'], 'rank')} on {start['device']}, {start['precision']}"
+        text.append(f"  {shown_text(shape)}", style="bright_black")
     text.truncate(width, overflow="ellipsis")
     return text

@@ -14,6 +14,8 @@ from shardtune.run_dir.view.chart import short
 
 MAIN = ("loss", "lr", "tokens_per_s", "memory_bytes")
 """The charts that are seen at once where there is room."""
+WITHOUT_NOISE = ("lr", "memory_bytes")
+"""Curves that are never smoothed."""
 TITLES = {
     "loss": "loss",
     "lr": "learning rate",
@@ -26,7 +28,7 @@ TITLES = {
 }
 COLOURS = ("cyan", "yellow", "magenta", "green", "red", "blue", "bright_black")
 COLOUR_CODES = {"cyan": 6, "yellow": 3, "magenta": 5, "green": 2, "red": 1, "blue": 4, "bright_black": 8}
-SMOOTHINGS = (0.0, 0.9, 0.99)
+SMOOTHINGS = (0.9, 0.99, 0.0)
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -35,7 +37,7 @@ class Choice:
     """How the charts are drawn."""
 
     axis: Axis = "step"
-    smoothing: float = 0.0
+    smoothing: float = SMOOTHINGS[0]
     is_log: bool = False
     has_letters: bool = False
     """Whether lines of several runs are drawn with letters, because there are no colours or no fine characters."""
@@ -93,13 +95,12 @@ def _lines_of(
         return []
     colour, is_alone = COLOUR_CODES[run.colour], len(runs) == 1
     marker = LETTERS[number % len(LETTERS)] if choice.has_letters and not is_alone else FINE
-    is_evaluation = name.startswith("dev/")
     raw = DrawnLine(_times(curve.points(choice.axis), scale), colour, marker)
-    if not choice.smoothing or is_evaluation:
+    if not choice.smoothing or name in WITHOUT_NOISE or name.startswith("dev/"):
         lines = [raw]
     else:
         smooth = replace(raw, points=_times(curve.smoothed(choice.smoothing, choice.axis), scale))
-        lines = [*([replace(raw, colour=GREY)] if is_alone and not choice.has_letters else []), smooth]
+        lines = [*([replace(raw, colour=GREY, is_behind=True)] if is_alone and not choice.has_letters else []), smooth]
     dev = run.history.curves.get("dev/loss")
     if name == "loss" and is_alone and dev is not None:
         points = _times(dev.points(choice.axis), scale)

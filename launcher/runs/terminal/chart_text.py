@@ -30,6 +30,8 @@ class DrawnLine:
     marker: str = FINE
     """FINE, which draws 2 by 4 dots in a cell, or a character."""
     is_joined: bool = True
+    is_behind: bool = False
+    """Whether it lies behind a smoothed line: then its few most extreme values do not widen the chart."""
 
 
 def draw_chart(
@@ -47,7 +49,7 @@ def draw_chart(
     if not drawn or width < 16 or height < 4:
         return _message("no values yet" if not drawn else "no room", width, height)
     xs = [x for _, points in drawn for x, _ in points]
-    ys = [y for _, points in drawn for _, y in points]
+    ys = [y for line, points in drawn for y in _counted(line, points)]
     plot = Plot()
     plot.theme("clear")
     plot.plotsize(width, height)
@@ -81,6 +83,13 @@ def _scaled(points: Points, *, is_log: bool, limit: int) -> list[tuple[float, fl
     return thinned(shown, limit)
 
 
+def _counted(line: DrawnLine, points: Points) -> list[float]:
+    """The values that the chart must have room for."""
+    ys = [y for _, y in points]
+    outer = len(ys) // 50 if line.is_behind else 0
+    return sorted(ys)[outer : len(ys) - outer]
+
+
 def _span(low: float, high: float) -> tuple[float, float]:
     """The limits of an axis, which are never equal."""
     if high - low > 1e-9 * max(abs(low), abs(high)):
@@ -90,7 +99,7 @@ def _span(low: float, high: float) -> tuple[float, float]:
 
 
 def _y_ticks(low: float, high: float, height: int, *, is_log: bool) -> list[float]:
-    ticks = [tick for tick in nice_ticks(low, high, max(2, height // 3)) if low <= tick <= high]
+    ticks = [tick for tick in nice_ticks(low, high, max(2, 2 * height // 5)) if low <= tick <= high]
     powers = [float(power) for power in range(math.ceil(low), math.floor(high) + 1)] if is_log else []
     return powers if len(powers) >= 3 else ticks or [low, high]
 

@@ -15,7 +15,7 @@ j/k, arrows    choose a run (also Home, End, a click)
 Tab, 1 to 5    panel: charts, ranks, faults, time, log
 m, M           next, previous curve
 l              logarithmic values
-s              smoothing: none, 0.9, 0.99
+s              smoothing: 0.9, 0.99, none
 x              by step, or by time since the run began
 Space          mark the run: marked runs are drawn with the chosen one
 c              unmark all runs

@@ -141,10 +141,11 @@ class Poller:
 
     def _follow(self, run: WatchedRun) -> bool:
         """Reads what is new of a run that is going on or looked at; returns whether anything is."""
-        if not run.is_followed:
+        is_first = not run.is_followed
+        if is_first:
             run.metric, run.is_followed = _best_metric(run.run_dir), True
             run.outputs = _outputs(run.run_dir)
-        return run.reader.read_new()
+        return run.reader.read_new() or is_first
 
     def _update_runs(self, now: float) -> None:
         self._ask_queue(now)

@@ -131,15 +131,15 @@ def test_every_panel_shows_the_chosen_run(runs: list[Path]) -> None:
 
 def test_the_charts_follow_the_keys(runs: list[Path]) -> None:
     async def body(pilot: Pilot[None], app: WatchApp) -> None:
-        await shows(pilot, app, "60/100", "not smoothed, linear, by step")
+        await shows(pilot, app, "60/100", "smoothed 0.9, linear, by step")
         await pilot.press("m")
         await shows(pilot, app, " learning rate  1.0e-05")
         await pilot.press("m", "m", "m")
         await shows(pilot, app, " dev/f1  0.6")
         await pilot.press("M", "s", "l", "x")
-        await shows(pilot, app, " peak memory of a rank, GB  40", "smoothed 0.9, log, by time")
+        await shows(pilot, app, " peak memory of a rank, GB  40", "smoothed 0.99, log, by time")
         await pilot.press("s", "s", "l", "x")
-        await shows(pilot, app, "not smoothed, linear, by step")
+        await shows(pilot, app, "smoothed 0.9, linear, by step")
 
     watch(body, runs[0])
 

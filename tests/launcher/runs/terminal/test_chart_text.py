@@ -1,6 +1,7 @@
 """Curves as characters."""
 
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -39,7 +40,7 @@ def test_a_falling_curve_falls_and_its_logarithm_is_straight() -> None:
     lines = [line for line in drawn(FALLING) if "x" in line]
     assert lines[0].index("x") < 8 and lines[-1].rindex("x") > 50
     steps = [line.index("x") for line in drawn(FALLING, is_log=True) if "x" in line]
-    widths = [after - before for before, after in zip(steps, steps[1:], strict=False)]
+    widths = [after - before for before, after in pairwise(steps)]
     assert max(widths) - min(widths) <= 3
 
 
