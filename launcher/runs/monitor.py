@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import IO
+from typing import TextIO
 
 from shardtune.errors import CheckpointError, LaunchError
 from shardtune.launcher.plan.sweep import point_dirs
@@ -43,8 +43,11 @@ LEASE_FRESH_S = 60.0
 GOING_ON = ("running", "pending", "waiting")
 
 
-def look_at(run_dir: Path, jobs: list[QueuedJob] | None = None) -> RunStatus:
-    """The status of a run. Raises CheckpointError for a folder that is not a run directory."""
+def look_at(run_dir: Path, jobs: list[QueuedJob] | None = None, *, event_bytes: int = 2**16) -> RunStatus:
+    """The status of a run, by the first and the last `event_bytes` of its metrics.jsonl.
+
+    Raises CheckpointError for a folder that is not a run directory.
+    """
     run_dir = absolute(run_dir)
     refuse_other_folders(run_dir)
     job = cluster.job_of(run_dir, cluster.queued_jobs() if jobs is None else jobs)
@@ -54,7 +57,7 @@ def look_at(run_dir: Path, jobs: list[QueuedJob] | None = None) -> RunStatus:
     # The job of a start that never began, or did not record how it ended.
     unended = started_job(starts[-1]) if starts and starts[-1].state in ("running", "waiting") else None
     missing = submitted if unbegun is not None and not is_requeued else unended
-    events = outer_events(run_dir)
+    events = outer_events(run_dir, event_bytes)
     last_word = cluster.last_word(missing.job, missing) if job is None and missing else None
     began = max((event["time"] for event in events if event["event"] == "start"), default=0.0)
     seen = RunEvidence(
@@ -106,7 +109,7 @@ def watch(*run_dirs: Path, is_plain: bool = False) -> int:
     That of a single run is a bar on a terminal; with `is_plain`, and of several runs, it is lines.
     """
     names = short_names(run_dirs) if len(run_dirs) > 1 else [""]
-    streams: list[IO[str]] = [PlainLines(sys.stderr, name) if is_plain or name else sys.stderr for name in names]
+    streams: list[TextIO] = [PlainLines(sys.stderr, name) if is_plain or name else sys.stderr for name in names]
     followed = [_Followed(run_dir, stream) for run_dir, stream in zip(run_dirs, streams, strict=True)]
     try:
         going_on = followed
@@ -133,7 +136,7 @@ def exit_code(states: Collection[str]) -> int:
 class _Followed:
     """A run whose progress is shown."""
 
-    def __init__(self, run_dir: Path, terminal: IO[str]) -> None:
+    def __init__(self, run_dir: Path, terminal: TextIO) -> None:
         self._run_dir = run_dir
         self._events = Events(run_dir, time.time())
         self._status: RunStatus | None = None

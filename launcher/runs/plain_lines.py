@@ -4,7 +4,7 @@ import io
 from typing import TextIO
 
 
-class PlainLines(io.TextIOBase):
+class PlainLines(io.StringIO):
     """Writes whole lines to another stream, with a name before each."""
 
     def __init__(self, stream: TextIO, name: str = "") -> None:

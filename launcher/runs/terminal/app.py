@@ -25,8 +25,9 @@ from shardtune.launcher.runs.terminal.panels import (
     time_lines,
 )
 from shardtune.launcher.runs.terminal.plain_text import AsciiFilter, shown_text
-from shardtune.launcher.runs.terminal.poller import UNKNOWN, Poller, WatchedRun
+from shardtune.launcher.runs.terminal.poller import Poller
 from shardtune.launcher.runs.terminal.run_table import STATE_STYLES, row_of, run_lines
+from shardtune.launcher.runs.terminal.watched_run import UNKNOWN, WatchedRun
 from shardtune.launcher.runs.terminal.widgets import ChartView, Lines, Tabs, TextLine
 
 TICK_S = 0.25
@@ -178,7 +179,7 @@ class WatchApp(App[None]):
 
     def _chosen_number(self, runs: Sequence[WatchedRun]) -> int:
         number = next((number for number, run in enumerate(runs) if run.run_dir == self._chosen), 0)
-        if self._chosen is None and runs and all(run.is_read for run in runs):
+        if self._chosen is None and runs and all(run.is_looked_at for run in runs):
             self._chosen = runs[0].run_dir  # only now their order is settled
         return number
 
@@ -186,8 +187,8 @@ class WatchApp(App[None]):
         """Tells the poller what the user looks at."""
         wanted = frozenset([*self._marked, *([run.run_dir] if run else [])])
         output = self._outputs(run)[self._output][1] if run and PANELS[self._panel] == "log" else None
-        if (wanted, output) != (self._poller.wanted, self._poller.output):
-            self._poller.wanted, self._poller.output = wanted, output
+        if (wanted, output) != (self._poller.wanted, self._poller.output.path):
+            self._poller.wanted, self._poller.output.path = wanted, output
             self._poller.hasten()
 
     def _show_runs(self, runs: Sequence[WatchedRun], chosen: int) -> None:
@@ -266,7 +267,7 @@ class WatchApp(App[None]):
         history = run.reader.history
         is_log = panel == "log"
         if is_log and self._output:
-            lines = output_lines(self._poller.output_lines, width)
+            lines = output_lines(self._poller.output.lines, width)
         elif is_log:
             lines = event_lines(history, width)
         else:

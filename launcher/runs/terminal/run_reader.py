@@ -7,7 +7,7 @@ from shardtune.run_dir.files import METRICS
 from shardtune.run_dir.follow.history import RunHistory
 from shardtune.run_dir.follow.metrics_file import CHUNK_BYTES, MetricsFile, NewEvents
 
-TAIL_BYTES = 2**17
+TAIL_BYTES = 2**19
 HEAD_BYTES = 2**16
 OF_THE_HEAD = ("begin", "start")
 """Events that tell, at the head of a long file, what is trained."""

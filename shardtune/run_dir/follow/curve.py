@@ -1,12 +1,14 @@
 """A curve of any number of points in bounded memory: neighbours share a bucket, which keeps what a chart shows."""
 
 import math
+import operator
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
 MAX_BUCKETS = 1024
 Axis = Literal["step", "time"]
+Merge = Callable[[float, float], float]
 
 
 class Bucket(NamedTuple):
@@ -18,7 +20,7 @@ class Bucket(NamedTuple):
     low: float
     high: float
     total: float
-    count: int
+    num_points: int
 
 
 class Curve:
@@ -36,7 +38,7 @@ class Curve:
         """The newest value; None if it is not finite, or there is none."""
 
     def __len__(self) -> int:
-        return sum(bucket.count for bucket in self._buckets())
+        return sum(bucket.num_points for bucket in self._buckets())
 
     def add(self, step: float, time: float, value: float | None) -> None:
         """Adds a point; only a finite one is drawn."""
@@ -66,15 +68,15 @@ class Curve:
         average = norm = 0.0
         out = []
         for bucket in self._buckets():
-            past = weight**bucket.count
-            average = past * average + (1 - past) * bucket.total / bucket.count
+            past = weight**bucket.num_points
+            average = past * average + (1 - past) * bucket.total / bucket.num_points
             norm = past * norm + 1 - past
             out.append((getattr(bucket, axis), average / norm))
         return out
 
     def _buckets(self) -> Iterator[Bucket]:
-        for *numbers, count in zip(*self._full, strict=True):
-            yield Bucket(*numbers, int(count))
+        for step, time, low, high, total, count in zip(*self._full, strict=True):
+            yield Bucket(step, time, low, high, total, int(count))
         if self._count:
             yield Bucket(self._step, self._time, self._low, self._high, self._total, self._count)
 
@@ -89,7 +91,7 @@ class Curve:
     def _merge_pairs(self) -> None:
         """Halves the number of the buckets, which is even."""
         self._per_bucket *= 2
-        merges = (min, min, min, max, float.__add__, float.__add__)
+        merges: tuple[Merge, ...] = (min, min, min, max, operator.add, operator.add)
         self._full = tuple(
             array("d", map(merge, column[::2], column[1::2])) for merge, column in zip(merges, self._full, strict=True)
         )

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from shardtune.launcher.runs import monitor
-from shardtune.launcher.runs.terminal import poller as polling
 from shardtune.launcher.runs.terminal.poller import Poller
+from shardtune.launcher.runs.terminal.watched_run import best_metric
 from shardtune.launcher.slurm import cluster
 from tests.support.hand_made_run import life, lines, step, write_run
 
@@ -30,7 +30,7 @@ def test_a_round_without_news_opens_no_status_and_tells_nothing(
     poller.round()
     assert [run.state for run in poller.runs] == ["lost"] * 5
     version, looks = poller.version, []
-    monkeypatch.setattr(monitor, "look_at", lambda *_: looks.append(1))
+    monkeypatch.setattr(monitor, "look_at", lambda *_, **__: looks.append(1))
     for run in poller.runs:
         run.look_at = 0.0  # it is time again, but nothing has changed
     poller.round()
@@ -57,7 +57,7 @@ def test_of_many_runs_a_few_are_looked_at_in_a_round(tmp_path: Path) -> None:
     known = []
     for _ in range(3):
         poller.round()
-        known.append(sum(run.is_read for run in poller.runs))
+        known.append(sum(run.is_looked_at for run in poller.runs))
     assert known == [20, 40, 45]
 
 
@@ -93,7 +93,7 @@ def test_a_damaged_file_is_a_reason_and_no_crash(name: str, tmp_path: Path) -> N
     poller = poller_of(run_dir)
     poller.round()
     (run,) = poller.runs
-    assert "the status cannot be read" in run.why and run.is_read
+    assert "the status cannot be read" in run.why and run.is_looked_at
     (run_dir / name).unlink()
     run.look_at = 0.0
     poller.round()
@@ -111,20 +111,20 @@ def test_the_recipes_metric_is_shown(tmp_path: Path) -> None:
     assert run.reader.history.metric(run.metric) == "dev/loss"
     for text in ("[", "checkpoint: 3\n", "- a\n", "\xff"):
         (run_dir / "config.yaml").write_text(text, encoding="latin-1")
-        assert polling._best_metric(run_dir) is None
+        assert best_metric(run_dir) is None
 
 
 def test_the_newest_lines_of_an_output_are_read_when_it_changes(tmp_path: Path) -> None:
     run_dir = write_run(tmp_path / "r", [])
     log = run_dir / "logs" / "rank-0.log"
     poller = poller_of(run_dir)
-    poller.output = log
+    poller.output.path = log
     poller.round()
-    assert poller.output_lines == []
+    assert poller.output.lines == []
     log.write_text("".join(f"line {number}\n" for number in range(20_000)))
     poller.round()
-    assert poller.output_lines[-1] == "line 19999" and len(poller.output_lines) < 10_000
-    assert all(line.startswith("line ") for line in poller.output_lines)
+    assert poller.output.lines[-1] == "line 19999" and len(poller.output.lines) < 10_000
+    assert all(line.startswith("line ") for line in poller.output.lines)
 
 
 def test_runs_that_are_found_are_ordered_those_going_on_first_and_then_the_newest(tmp_path: Path) -> None:
