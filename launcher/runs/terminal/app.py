@@ -75,7 +75,7 @@ class WatchApp(App[None]):
     TextLine, Tabs { height: 1; background: ansi_default; }
     #runs { height: 1; }
     #room { height: 1fr; background: ansi_default; }
-    #text { display: none; height: 1fr; }
+    #text { display: none; height: 1fr; padding-left: 1; }
     #charts { height: 1fr; layout: grid; grid-size: 1 1; background: ansi_default; }
     #charts.four { grid-size: 2 2; grid-gutter: 0 2; }
     ChartView { width: 1fr; height: 1fr; background: ansi_default; }
@@ -179,8 +179,8 @@ class WatchApp(App[None]):
 
     def _chosen_number(self, runs: Sequence[WatchedRun]) -> int:
         number = next((number for number, run in enumerate(runs) if run.run_dir == self._chosen), 0)
-        if self._chosen is None and runs and all(run.is_looked_at for run in runs):
-            self._chosen = runs[0].run_dir  # only now their order is settled
+        if self._chosen is None and runs and self._poller.is_settled:
+            self._chosen = runs[0].run_dir
         return number
 
     def _ask_for(self, run: WatchedRun | None) -> None:
@@ -263,7 +263,7 @@ class WatchApp(App[None]):
 
     def _show_text(self, panel: str, run: WatchedRun) -> None:
         text = self.query_one("#text", Lines)
-        width = max(20, self.size.width - 1)
+        width = max(20, self.size.width - 2)  # the margin and the scroll bar
         history = run.reader.history
         is_log = panel == "log"
         if is_log and self._output:

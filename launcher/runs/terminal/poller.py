@@ -36,6 +36,8 @@ class Poller:
         self.runs: list[WatchedRun] = []
         self.version = 0
         """Raised when there is something new to show."""
+        self.is_settled = False
+        """Whether each run has been looked at, so that their order is known."""
         self.notice: str | None = None
         """What went wrong with Slurm, if it does not answer."""
         self.failure: Exception | None = None
@@ -81,7 +83,8 @@ class Poller:
         changed = [run.follow() for run in self.runs if self._is_followed(run)]
         changed += [self._look(run, now) for run in self._due(now)]
         changed.append(self.output.read())
-        is_busy = self._read_old() or any(not run.is_looked_at for run in self.runs)
+        self.is_settled = self.is_settled or all(run.is_looked_at for run in self.runs)
+        is_busy = self._read_old() or not self.is_settled
         self._is_news = self._is_news or any(changed) or is_busy or self._was_busy
         self._was_busy = is_busy
         if self._is_news and (now - self._told_at >= POLL_S or not is_busy):

@@ -11,12 +11,14 @@ from shardtune.run_dir.follow.life import Life
 from shardtune.run_dir.follow.rank_tally import RankTally
 from shardtune.run_dir.view.curves import is_metric
 from shardtune.run_dir.view.progress import PLAIN_EVERY_S, event_line, start_line
-from shardtune.run_dir.view.step_line import duration
+from shardtune.run_dir.view.step_line import duration, step_numbers
 
 DRAWN = ("loss", "lr", "grad_norm", "tokens_per_s", "step_time_s", "mfu", "lost_share", "memory_bytes")
 """The entries of `step` events that are curves."""
 MAX_LINES = 500
 MAX_METRICS = 40
+STEP_LINE_ROOM = 52
+"""Columns for the numbers of a step: so that a line of the log fits in 80."""
 LOWER_IS_BETTER = ("loss", "perplexity", "mse", "mae")
 MINOR = ("loss", "perplexity")
 """Metrics that are shown in the list of runs only if there is no other."""
@@ -138,7 +140,10 @@ class RunHistory:
             if event["time"] - self._step_line_at < PLAIN_EVERY_S:
                 return
             self._step_line_at = event["time"]
-        if (text := event_line(event)) is not None:
+            self.lines.append(
+                Line(event["time"], f"step {event['step']:,}  {step_numbers(event, room=STEP_LINE_ROOM)}")
+            )
+        elif (text := event_line(event)) is not None:
             self.lines.append(Line(event["time"], text, is_warning=event["event"] == "alert"))
 
 
