@@ -63,7 +63,9 @@ def runs(tmp_path: Path) -> list[Path]:
 
 def test_the_list_has_the_numbers_of_every_run_and_the_chart_those_of_the_chosen_one(runs: list[Path]) -> None:
     async def body(pilot: Pilot[None], app: WatchApp) -> None:
-        shown = await shows(pilot, app, "3 runs: 1 running, 1 finished, 1 failed", "┤")
+        shown = await shows(
+            pilot, app, "3 runs: 1 running, 1 finished, 1 failed", "┤", "1.0000  1.0000", "0.3000  0.3000"
+        )
         assert len(shown) == 24 and {cell_len(line) for line in shown} == {80}
         assert shown[1].split() == ["RUN", "STATE", "STEP", "LEFT", "LOSS", "F1", "BEST", "TOK/S"]
         assert shown[2].split() == [
