@@ -19,6 +19,7 @@ TESTS = Path(__file__).parent
 SLOW = (
     "slurm",
     "launcher/test_run.py",
+    "launcher/runs/test_watch_terminal.py",
     "benchmarks/test_gpu_check.py",
     "faults",
     "demo/test_demo.py",

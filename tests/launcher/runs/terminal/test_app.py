@@ -15,6 +15,7 @@ from shardtune.launcher.runs.terminal.app import WatchApp
 from shardtune.launcher.runs.terminal.poller import Poller
 from tests.support.hand_made_run import event, life, lines, step, write_run
 
+WITHIN_S = 60.0
 Body = Callable[[Pilot[None], WatchApp], Awaitable[None]]
 
 
@@ -38,13 +39,22 @@ def screen(app: WatchApp) -> list[str]:
     return [strip.text for strip in app.screen._compositor.render_strips()]
 
 
-async def shows(pilot: Pilot[None], app: WatchApp, *texts: str, within_s: float = 20.0) -> list[str]:
+async def shows(pilot: Pilot[None], app: WatchApp, *texts: str) -> list[str]:
     """The lines on the screen, as soon as they show all of the texts. Fails if that takes too long."""
-    until = time.monotonic() + within_s
-    while not all(text in "\n".join(screen(app)) for text in texts):
-        assert time.monotonic() < until, (texts, "\n".join(screen(app)))
-        await pilot.pause(0.05)
+
+    def is_shown() -> bool:
+        return all(text in "\n".join(screen(app)) for text in texts)
+
+    await becomes(pilot, is_shown, lambda: (texts, "\n".join(screen(app))))
     return screen(app)
+
+
+async def becomes(pilot: Pilot[None], is_so: Callable[[], bool], found: Callable[[], object] = tuple) -> None:
+    """Waits until it is so. Fails, with what was found, if that takes too long."""
+    until = time.monotonic() + WITHIN_S
+    while not is_so():
+        assert time.monotonic() < until, found()
+        await pilot.pause(0.05)
 
 
 @pytest.fixture
@@ -163,12 +173,10 @@ def test_a_large_terminal_has_the_four_main_charts_and_a_resize_draws_anew(runs:
         shown = await shows(pilot, app, "60/100", *titles)
         assert (len(shown), len(shown[0])) == (40, 120)
         await pilot.resize_terminal(80, 24)
-        await pilot.pause(0.5)
-        shown = await shows(pilot, app, " loss ")
-        assert (len(shown), len(shown[0])) == (24, 80) and "tokens/s" not in "".join(shown[6:])
+        await becomes(pilot, lambda: len(screen(app)) == 24 and "tokens/s" not in "".join(screen(app)[5:]))
+        assert {cell_len(line) for line in await shows(pilot, app, " loss ")} == {80}
         await pilot.resize_terminal(20, 6)
-        await pilot.pause(0.5)
-        assert (len(screen(app)), len(screen(app)[0])) == (6, 20)
+        await becomes(pilot, lambda: (len(screen(app)), len(screen(app)[0])) == (6, 20))
 
     watch(body, runs[0], size=(120, 40))
 
@@ -219,8 +227,7 @@ def test_quitting_leaves_the_run_alone_and_has_the_exit_code_of_what_was_shown(r
     async def body(pilot: Pilot[None], app: WatchApp) -> None:
         await shows(pilot, app, "60/100")
         await pilot.press(key)
-        await pilot.pause(0.2)
-        assert not app.is_running
+        await becomes(pilot, lambda: not app.is_running)
 
     app = watch(body, runs[0])
     assert app.exit_code == 130  # it is still going on
