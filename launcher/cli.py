@@ -139,7 +139,7 @@ def _help(name: str) -> str:
     for parameter in inspect.signature(COMMANDS[name]).parameters.values():
         typed = parameter.name.upper()
         if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
-            typed = "key=value" if parameter.name == "overrides" else parameter.name.upper()
+            typed = {"overrides": "key=value", "run_dirs": "RUN_DIR …"}.get(parameter.name, typed)
         elif not arguments.is_word(parameter):
             typed = f"--{parameter.name.replace('_', '-')}"
         text = text.replace(f"\n    {parameter.name}: ", f"\n    {typed}: ")

@@ -20,6 +20,7 @@ SLOW = (
     "slurm",
     "launcher/test_run.py",
     "launcher/dashboard/test_page.py",
+    "launcher/runs/test_watch_terminal.py",
     "benchmarks/test_gpu_check.py",
     "faults",
     "demo/test_demo.py",

@@ -58,6 +58,17 @@ def test_deepspeed_is_the_engines_wandb_the_reporters_and_peft_the_adapters() ->
     assert all(importers(tracker) == {f"shardtune/run_dir/trackers/{tracker}.py"} for tracker in TRACKERS)
 
 
+def test_textual_is_the_terminals() -> None:
+    rooms = {path.rpartition("/")[0] for path in importers("textual") | importers("textual_plotext")}
+    assert rooms == {"launcher/runs/terminal"}
+    opening = {
+        name(path)
+        for path in MODULES
+        if any("runs.terminal" in module for module in imports(path, at_import_time=True))
+    }
+    assert {path.rpartition("/")[0] for path in opening} == {"launcher/runs/terminal"}  # others only when it opens
+
+
 def test_processes_are_started_by_the_launcher_and_to_ask_for_the_gpus_health() -> None:
     assert importers("subprocess") == {"launcher/start/execute.py", "shardtune/machine/nvidia_smi.py"}
 
@@ -136,7 +147,7 @@ def test_planning_a_job_loads_no_torch() -> None:
     loaded = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    assert not HEAVY & {module.split(".")[0] for module in loaded.split()}
+    assert not (HEAVY | {"textual"}) & {module.split(".")[0] for module in loaded.split()}
 
 
 @pytest.mark.parametrize("room", ROOMS)

@@ -14,7 +14,8 @@ HELP = """\
       --prepare                             tokenize the data in a CPU job first
       --depends=afterok:JOB                 wait for another job
   shardtune status [RUN_DIR]                show the status of all known runs, or of one (--json)
-  shardtune watch RUN_DIR                   follow a run until it ends, across stops and restarts
+  shardtune watch [RUN_DIR …]               follow runs in the terminal: list, charts, ranks, faults, time, logs
+      --plain                               as lines, until they end; so it is, too, where there is no terminal
   shardtune logs RUN_DIR                    print the output of a run; --rank=N: of a rank; -f: follow it
   shardtune stop RUN_DIR                    stop a run after a checkpoint; --now: without one
   shardtune doctor --nodes=N [job.key=value …]  check nodes: versions, speed, links, clocks, shared file system
@@ -141,17 +142,32 @@ def status(run_dir: str | None = None, json: str = "False") -> Command:
     return Command(perform)
 
 
-def watch(run_dir: str) -> Command:
-    """Follows the progress of a run until it ends, across stops and restarts; the exit code is the run's.
+def watch(*run_dirs: str, plain: str = "False", no_color: str = "False") -> Command:
+    """Follows runs. In a terminal, opens a list of them with charts, ranks, faults, time use and logs (q quits, ? shows
+    the keys); elsewhere prints their progress as lines until all have ended, across stops and restarts. The exit code
+    is that of the runs given: 0 finished, 75 stopped, 1 failed, 130 left while one was going on. For files that W&B has
+    written offline there is also `wandb leet RUN_DIR/wandb`.
 
     Args:
-        run_dir: a run directory.
+        run_dirs: run directories, or sweep directories (default: in a terminal all known runs, those going on first;
+            elsewhere those going on).
+        plain: only lines, also in a terminal.
+        no_color: no colours in the terminal, as with NO_COLOR.
     """
+    refuse_values(plain=plain, no_color=no_color)
 
     def perform() -> int:
-        from shardtune.launcher.runs import monitor
+        from shardtune.launcher.runs import monitor, watched
 
-        return monitor.watch(Path(run_dir))
+        given = watched.given_run_dirs([Path(run_dir) for run_dir in run_dirs])
+        is_full = plain != "True" and watched.is_full_terminal()
+        if is_full and (given or watched.has_known_runs()):
+            return watched.open_terminal(given, no_color=no_color == "True")
+        followed = given or ([] if is_full else watched.going_on())
+        if not followed:
+            print(watched.NO_RUNS if is_full else watched.NONE_GOING_ON)
+            return 0
+        return monitor.watch(*followed, is_plain=plain == "True" or watched.is_dumb_terminal())
 
     return Command(perform)
 

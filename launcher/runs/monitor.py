@@ -3,22 +3,23 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from shardtune.errors import CheckpointError, LaunchError
 from shardtune.launcher.plan.sweep import point_dirs
 from shardtune.launcher.registry import known
 from shardtune.launcher.runs.early_end import early_end
-from shardtune.launcher.runs.status import RunEvidence, RunStatus, status_of
+from shardtune.launcher.runs.plain_lines import PlainLines
+from shardtune.launcher.runs.status import RunEvidence, RunStatus, short_names, status_of
 from shardtune.launcher.slurm import cluster
 from shardtune.launcher.slurm.job_identity import JobIdentity, started_job, submitted_job
 from shardtune.launcher.slurm.lifecycle import STATUS, STOP_REQUEST, Start, parse_status
 from shardtune.launcher.slurm.submission import JOB_SCRIPT, SUBMISSION, plan_submission
 from shardtune.launcher.slurm.text import QueuedJob
 from shardtune.launcher.start.follow import Events, first_failure, outer_events
-from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_OK, EXIT_RESUME, EXIT_USER
+from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, EXIT_RESUME, EXIT_USER
 from shardtune.run_dir.files import (
     CONFIG,
     LEASE,
@@ -42,13 +43,15 @@ LEASE_FRESH_S = 60.0
 GOING_ON = ("running", "pending", "waiting")
 
 
-def look_at(run_dir: Path, jobs: list[QueuedJob] | None = None) -> RunStatus:
-    """The status of a run. Raises CheckpointError for a folder that is not a run directory."""
+def look_at(run_dir: Path, jobs: list[QueuedJob] | None = None, *, event_bytes: int = 2**16) -> RunStatus:
+    """The status of a run, by the first and the last `event_bytes` of its metrics.jsonl.
+
+    Raises CheckpointError for a folder that is not a run directory.
+    """
     run_dir = absolute(run_dir)
-    if not (run_dir / CONFIG).is_file():
-        raise CheckpointError(f"{run_dir}: not a run directory (no {CONFIG})")
+    refuse_other_folders(run_dir)
     job = cluster.job_of(run_dir, cluster.queued_jobs() if jobs is None else jobs)
-    return look_with(run_dir, job, outer_events(run_dir), cluster.last_word)
+    return look_with(run_dir, job, outer_events(run_dir, event_bytes), cluster.last_word)
 
 
 def look_with(
@@ -84,15 +87,27 @@ def look_with(
     return status_of(seen, job)
 
 
+def refuse_other_folders(run_dir: Path) -> None:
+    """Raises CheckpointError for a folder that is not a run directory."""
+    if not (run_dir / CONFIG).is_file():
+        raise CheckpointError(f"{run_dir}: not a run directory (no {CONFIG})")
+
+
 def known_runs() -> list[RunStatus]:
-    """The status of all runs in runs/, in the register of this machine and of the user's jobs in the queue, by path."""
+    """The status of all known runs, by path."""
     jobs = cluster.queued_jobs()
+    statuses = (_look_if_there(folder, jobs) for folder in known_run_dirs(jobs))
+    return [status for status in statuses if status is not None]
+
+
+def known_run_dirs(jobs: Sequence[QueuedJob]) -> list[Path]:
+    """All runs in runs/, in the register of this machine and of the user's jobs in the queue, by path."""
     folders = {path.parent.absolute() for depth in ("*", "*/*") for path in Path("runs").glob(f"{depth}/{CONFIG}")}
     folders |= {*known()}
     folders |= {Path(job.comment) for job in jobs if (Path(job.comment) / CONFIG).is_file() and job.comment}
     # One line for each, by whatever links it was reached; a job in the queue knows it by the name that it was given.
     named = {folder.resolve(): folder for folder in sorted(folders, reverse=True)}
-    return [status for folder in sorted(named.values()) if (status := _look_if_there(folder, jobs)) is not None]
+    return sorted(named.values())
 
 
 def _look_if_there(run_dir: Path, jobs: list[QueuedJob]) -> RunStatus | None:
@@ -111,30 +126,69 @@ def look_at_sweep(sweep_dir: Path) -> list[RunStatus]:
     return [look_at(run_dir, jobs) for run_dir in point_dirs(sweep_dir) if (run_dir / CONFIG).is_file()]
 
 
-def watch(run_dir: Path) -> int:
-    """Shows the progress of a run until it ends; returns the exit code that matches how it ended."""
-    events = Events(run_dir, time.time())
-    progress = Progress(sys.stderr)
-    shown = ""
+def watch(*run_dirs: Path, is_plain: bool = False) -> int:
+    """Shows the progress of runs until all have ended; returns the exit code that matches how they ended.
+
+    That of a single run is a bar on a terminal; with `is_plain`, and of several runs, it is lines.
+    """
+    names = short_names(run_dirs) if len(run_dirs) > 1 else [""]
+    streams: list[TextIO] = [PlainLines(sys.stderr, name) if is_plain or name else sys.stderr for name in names]
+    followed = [_Followed(run_dir, stream) for run_dir, stream in zip(run_dirs, streams, strict=True)]
     try:
-        if _is_held(run_dir, ended_job=None):
-            _show_where_it_is(run_dir, progress)
-        while True:
-            status = look_patiently(run_dir, progress.say)
-            for event in events.new():
-                progress.show(event)
-            waiting = (
-                f"job {status.job} is {status.state}: {status.why}" if status.state in ("pending", "waiting") else ""
-            )
-            if waiting and waiting != shown:
-                progress.say(shown := waiting)
-            if status.state not in GOING_ON:
-                break
+        going_on = followed
+        while going_on := [run for run in going_on if run.show_new()]:
             time.sleep(POLL_S)
     finally:
-        progress.close()
-    print(f"{run_dir}: {status.state}{f' ({status.why})' if status.why else ''}")
-    return {"finished": EXIT_OK, "stopped": EXIT_RESUME}.get(status.state, EXIT_BUG)
+        for run in followed:
+            run.progress.close()
+    for run in followed:
+        print(run.ending())
+    return exit_code([run.state for run in followed])
+
+
+def exit_code(states: Collection[str]) -> int:
+    """What `watch` exits with when it is left while the runs are in these states: 0 if all have finished, 130 if one
+    is going on, as after Ctrl-C, 75 if one was stopped and none has failed."""
+    if any(state in GOING_ON for state in states):
+        return EXIT_INTERRUPTED
+    if all(state == "finished" for state in states):
+        return EXIT_OK
+    return EXIT_RESUME if all(state in ("finished", "stopped") for state in states) else EXIT_BUG
+
+
+class _Followed:
+    """A run whose progress is shown."""
+
+    def __init__(self, run_dir: Path, terminal: TextIO) -> None:
+        self._run_dir = run_dir
+        self._events = Events(run_dir, time.time())
+        self._status: RunStatus | None = None
+        self._shown = ""
+        self.progress = Progress(terminal)
+
+    @property
+    def state(self) -> str:
+        return self._status.state if self._status else ""
+
+    def show_new(self) -> bool:
+        """Shows what is new; returns whether the run is going on."""
+        if self._status is not None and self.state not in GOING_ON:
+            return False
+        if self._status is None and _is_held(self._run_dir, ended_job=None):
+            _show_where_it_is(self._run_dir, self.progress)
+        self._status = status = look_patiently(self._run_dir, self.progress.say)
+        for event in self._events.new():
+            self.progress.show(event)
+        waiting = f"job {status.job} is {status.state}: {status.why}" if status.state in ("pending", "waiting") else ""
+        if waiting and waiting != self._shown:
+            self.progress.say(waiting)
+            self._shown = waiting
+        return self.state in GOING_ON
+
+    def ending(self) -> str:
+        """How the run ended, in a line."""
+        why = self._status.why if self._status else ""
+        return f"{self._run_dir}: {self.state}{f' ({why})' if why else ''}"
 
 
 def _show_where_it_is(run_dir: Path, progress: Progress) -> None:

@@ -142,7 +142,7 @@ def _without_slurm(seen: RunEvidence) -> tuple[str, str]:
 def render_table(runs: Sequence[RunStatus]) -> str:
     """A table with a line for each run."""
     rows = [("RUN", "STATE", "JOB", "NODES", "STEP", "LEFT", "LOSS", "STARTS", "WHY")]
-    for run, name in zip(runs, _short_names([Path(run.run_dir) for run in runs]), strict=True):
+    for run, name in zip(runs, short_names([Path(run.run_dir) for run in runs]), strict=True):
         step = "" if run.step is None else f"{run.step}/{run.num_steps or '?'}"
         left = "" if run.eta_s is None else duration(run.eta_s)
         loss = f"{run.metrics['loss']:.4f}" if "loss" in run.metrics else ""
@@ -151,7 +151,7 @@ def render_table(runs: Sequence[RunStatus]) -> str:
     return render_columns(rows)
 
 
-def _short_names(paths: Sequence[Path]) -> list[str]:
+def short_names(paths: Sequence[Path]) -> list[str]:
     """The end of each path that tells it from the others: its name, for the point of a sweep with that of the sweep,
     and more if another path ends in the same way."""
 
