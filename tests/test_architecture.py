@@ -52,12 +52,13 @@ def importers(package: str) -> set[str]:
 
 def test_deepspeed_is_the_engines_wandb_the_reporters_and_peft_the_adapters() -> None:
     assert importers("deepspeed") == {"trainer/engine/deepspeed_engine.py"}
-    assert importers("wandb") == {"trainer/reporting/reporter.py"}
+    assert importers("wandb") == {"trainer/reporting/wandb_run/session.py"}
     assert importers("peft") == {"trainer/model/lora.py"}
 
 
-def test_processes_are_started_by_the_launcher_and_to_ask_for_the_gpus_health() -> None:
-    assert importers("subprocess") == {"launcher/start/execute.py", "shardtune/machine/nvidia_smi.py"}
+def test_processes_are_started_by_the_launcher_and_to_ask_nvidia_smi_and_git() -> None:
+    asking = {"shardtune/machine/nvidia_smi.py", "shardtune/machine/repository.py"}
+    assert importers("subprocess") == {"launcher/start/execute.py"} | asking
 
 
 def test_the_environment_is_read_where_it_belongs() -> None:
@@ -67,8 +68,11 @@ def test_the_environment_is_read_where_it_belongs() -> None:
     others = {
         "shardtune/safe_path.py",
         "shardtune/home.py",
+        "shardtune/redaction.py",
         "trainer/data/prepare/work_queue.py",
-        "trainer/reporting/wandb_choice.py",
+        "trainer/reporting/environment.py",
+        "trainer/reporting/wandb_run/choice.py",
+        "trainer/reporting/wandb_run/session.py",
         "trainer/setup/compiler/cache.py",
         "trainer/setup/compiler/refusals.py",
     }

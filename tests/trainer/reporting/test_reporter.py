@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from shardtune.trainer.reporting.wandb_choice import choose_wandb
 
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.distributed.ranks import Ranks
@@ -22,7 +23,6 @@ from shardtune.trainer.reporting.reporter import (
     open_reporter,
     wandb_id,
 )
-from shardtune.trainer.reporting.wandb_choice import choose_wandb
 from tests.support.runs import tiny_recipe, train
 
 STEP = {"step": 1, "loss": 0.5}

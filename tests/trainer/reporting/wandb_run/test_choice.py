@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shardtune.trainer.reporting.wandb_choice import WandbChoice, choose_wandb, give_wandb_a_home
 
 from shardtune.recipe.load import parse_recipe
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.view.results import finished_message
-from shardtune.trainer.reporting.wandb_choice import WandbChoice, choose_wandb, give_wandb_a_home
 
 SMALLEST = "task: {kind: classification}\nmodel: {path: m}\ndata: {train: t}\n"
 SELF_HOSTED = {"WANDB_BASE_URL": "https://wandb.our.org:8080/"}
