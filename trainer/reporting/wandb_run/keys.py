@@ -18,6 +18,8 @@ MOST_UNDONE = 100_000
 AXES = ("step", "tokens", "epoch")
 """In every row: what charts may have as their x axis. The first is the default."""
 
+_NOT_SHOWN = {"event", "time", "step", "split", "epoch"}
+"""Entries of an event that are no metrics, or axes."""
 _PERF = {
     "tokens_per_s", "samples_per_s", "tflops_per_s", "mfu", "padding_efficiency", "step_time_s", "data_wait_s",
     "eta_s", "gpu_utilization", "gpu_power_w", "gpu_temperature_c", "compilations", "compile_s",
@@ -46,6 +48,8 @@ class Row:
     number: int
     """W&B's `_step`."""
     values: Mapping[str, int | float | str]
+    time: float | None = None
+    """When it was reported, in seconds since the epoch; None for now."""
 
 
 @dataclass
@@ -73,7 +77,6 @@ class Rows:
             self._pending = int(values["num_steps"])
             self._go_to(int(values["step"]))
             self._count("faults/lost_steps", values["num_steps"])
-            self._count("faults/lost_s", values["seconds"])
         elif event == "alert":
             self._count("faults/alerts")
         elif event == "step":
@@ -85,8 +88,7 @@ class Rows:
     def rolled_back(self, step: int) -> None:
         """Takes note that this start goes back to a step, as the `lost` event in metrics.jsonl will say."""
         if (num_steps := self._step - step) > 0:
-            seconds = 0.0  # the file's event has them; they are a count, and no part of a row's number
-            self.add("lost", {"step": step, "num_steps": num_steps, "seconds": seconds})
+            self.add("lost", {"step": step, "num_steps": num_steps})
 
     def extra(self) -> Row:
         """One more row at the newest step, for what is no event of its own."""
@@ -100,24 +102,24 @@ class Rows:
         self._tokens += num_steps * (values.get("tokens_per_s") or 0.0) * (values.get("step_time_s") or 0.0)
         self._tokens_at.append((step, self._tokens))
         self._step, self._epoch = step, values.get("epoch") or 0.0
-        shown = {train_key(key): value for key, value in values.items() if key != "step"}
+        shown = {train_key(key): value for key, value in values.items() if key not in _NOT_SHOWN}
         self._number = max(self._number + 1, ROWS_PER_STEP * (step + self._redone))
-        return self._row(step, shown | self._counts)
+        return self._row(step, shown | self._counts, values.get("time"))
 
     def _other(self, event: str, values: Event) -> Row:
         self._settle()
         step = int(values.get("step", self._step))
         if event == "eval":
             split = str(values["split"])
-            shown = {eval_key(split, key): value for key, value in values.items() if key not in ("step", "split")}
+            shown = {eval_key(split, key): value for key, value in values.items() if key not in _NOT_SHOWN}
         else:
-            shown = {f"perf/{key}": value for key, value in values.items() if key != "step"}
+            shown = {f"perf/{key}": value for key, value in values.items() if key not in _NOT_SHOWN}
         self._number = max(self._number + 1, ROWS_PER_STEP * (self._step + self._redone) + 1)
-        return self._row(step, shown)
+        return self._row(step, shown, values.get("time"))
 
-    def _row(self, step: int, shown: Mapping[str, Any]) -> Row:
+    def _row(self, step: int, shown: Mapping[str, Any], time: float | None = None) -> Row:
         axes = {"step": step, "tokens": round(self._tokens), "epoch": self._epoch}
-        return Row(self._number, axes | {key: value for key, value in shown.items() if _is_plain(value)})
+        return Row(self._number, axes | {key: value for key, value in shown.items() if _is_plain(value)}, time)
 
     def _settle(self) -> None:
         """Takes the steps before which the training was rolled back as rows of their own."""

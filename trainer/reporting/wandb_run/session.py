@@ -18,6 +18,8 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
+import numpy as np
+
 from shardtune.redaction import Redactor, redactor
 from shardtune.run_dir.files import WANDB_BEHIND, write_atomically
 from shardtune.trainer.reporting.wandb_run.choice import WandbChoice, give_wandb_a_home
@@ -28,7 +30,7 @@ log = logging.getLogger(__name__)
 
 ANSWER_S = 8.0
 """How long the server may take to answer at all, before the run is kept offline."""
-START_S = 20.0
+START_S = 12.0
 """How long it may take to create the run."""
 FINISH_S = 12.0
 """How long the rest may be uploaded at the end of a start."""
@@ -64,6 +66,8 @@ class Session:
             if (best := best_of(key)) is not None:
                 self._run.define_metric(key, step_metric=AXES[0], summary=f"{best},last")
         values = self._hidden.value(row.values) | {key: self._drawn(each) for key, each in (media or {}).items()}
+        if row.time is not None:
+            values["_timestamp"] = row.time
         self._run.log(values, step=row.number, commit=True)
 
     def alert(self, title: str, text: str, *, is_error: bool = False) -> None:
@@ -108,14 +112,15 @@ class Session:
         import wandb
 
         if isinstance(media, SampleTable):
-            return wandb.Table(columns=list(media.columns), data=self._hidden.value(media.rows))
+            columns: list[str | int] = [*media.columns]
+            return wandb.Table(columns=columns, data=self._hidden.value(media.rows))
         if isinstance(media, ConfusionTable):
-            columns = ["Actual", "Predicted", "nPredictions"]
-            table = wandb.Table(columns=columns, data=self._hidden.value(media.rows))
-            fields = {column: column for column in columns}
+            names = ["Actual", "Predicted", "nPredictions"]
+            table = wandb.Table(columns=[*names], data=self._hidden.value(media.rows))
+            fields = {name: name for name in names}
             return wandb.plot_table("wandb/confusion_matrix/v1", table, fields, {"title": "Confusion matrix"})
         assert isinstance(media, Counts)
-        return wandb.Histogram(np_histogram=(list(media.counts), list(media.edges)))
+        return wandb.Histogram(np_histogram=(np.asarray(media.counts), np.asarray(media.edges)))
 
 
 def open_session(run_dir: Path, choice: WandbChoice, config: Mapping[str, Any]) -> Session:

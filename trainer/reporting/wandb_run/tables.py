@@ -79,7 +79,7 @@ class Tables:
             columns = list(answers[0])
             rows = [[answer.get(column, "") for column in columns] for answer in answers]
             found[eval_key(split, "answers")] = SampleTable(columns, rows)
-        matrix = values.get("confusion")
+        matrix: Any = values.get("confusion")
         if _is_matrix(matrix) and len(matrix) <= MOST_LABELS:
             names = self.label_names or ()
             names = names if len(names) == len(matrix) else [str(number) for number in range(len(matrix))]

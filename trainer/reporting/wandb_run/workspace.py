@@ -56,7 +56,7 @@ def build_workspace(entity: str, project: str, panels: dict[str, list[list[str]]
 
 
 def save_workspace(run_dir: Path) -> str:
-    """The address of the workspace that is saved in the W&B project of a run. Raises LaunchError, and what wandb raises."""
+    """The address of the workspace, saved in the W&B project of a run. Raises LaunchError, and what wandb raises."""
     choice = choose_wandb(read_config(run_dir), run_dir)
     entity = choice.entity or default_entity()
     if not entity:
