@@ -32,7 +32,7 @@ def _sync(run_dir: Path, *, workspace: bool) -> bool:
     print(f"uploading {run_dir}", file=sys.stderr, flush=True)
     try:
         uploaded = upload(run_dir)
-        print(f"{run_dir}: {counted(uploaded.num_rows, 'row')} in W&B: {uploaded.where}")
+        print(f"{run_dir}: {counted(uploaded.num_rows, 'row')} uploaded to W&B: {uploaded.where}")
         if workspace:
             print(f"workspace: {save_workspace(run_dir)}")
     except ShardtuneError as error:

@@ -34,16 +34,17 @@ class Feed:
         """Takes note that the training goes back to a step."""
         self._rows.rolled_back(step)
 
-    def pass_on(self, session: Session, event: str, values: Mapping[str, Any], *, alerts: bool = True) -> Row | None:
-        """Passes an event to W&B; returns the row that it became. Without `alerts` nobody is alerted."""
+    def pass_on(self, session: Session, event: str, values: Mapping[str, Any], *, alerts: bool = True) -> bool:
+        """Passes an event to W&B; returns whether it became a row that W&B had not got. Without `alerts` nobody is
+        alerted."""
         self._follow(event, values)
         row = self._rows.add(event, values)
         media = self._tables.of(event, values)
         if event == "start" and media and not values.get("step"):
             row = Row(0, dict.fromkeys(AXES, 0))  # the one before every step
         if row is not None:
-            session.log(row, media)
-        elif event == "environment":
+            return session.log(row, media)
+        if event == "environment":
             session.configure({"environment": _without_event(values)})
         elif event == "time_use":
             session.summarize({f"time/{key}": value for key, value in _without_event(values).items()})
@@ -53,7 +54,7 @@ class Feed:
             session.alert("the run was stopped", f"at step {values['step']}: {values['reason'] or 'asked to'}")
         elif event == "done":
             self._finish(session, values)
-        return row
+        return False
 
     def _follow(self, event: str, values: Mapping[str, Any]) -> None:
         if event in ("done", "stopped", "begin"):

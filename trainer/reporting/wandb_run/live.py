@@ -14,10 +14,19 @@ from shardtune.run_dir.files import METRICS, wandb_sync_command
 from shardtune.trainer.reporting.wandb_run.choice import WandbChoice
 from shardtune.trainer.reporting.wandb_run.config import config_of
 from shardtune.trainer.reporting.wandb_run.feed import Feed
-from shardtune.trainer.reporting.wandb_run.session import Session, behind_path, end_wandb_core, open_session
+from shardtune.trainer.reporting.wandb_run.session import (
+    FINISH_S,
+    UPLOAD_S,
+    Session,
+    behind_path,
+    end_wandb_core,
+    open_session,
+)
 
 log = logging.getLogger(__name__)
 
+PATIENCE_S = 20.0
+"""How long the end of a start waits for W&B at most, unless the recipe asked for files to be uploaded."""
 MOST_WAITING = 10_000
 """Events that wait for W&B in memory."""
 PASSED_ON = (
@@ -35,9 +44,10 @@ class WandbReporter:
     has all of them, and `shardtune sync` uploads what is missing.
     """
 
-    def __init__(self, recipe: Recipe, run_dir: Path, choice: WandbChoice, patience_s: float = 20.0) -> None:
+    def __init__(self, recipe: Recipe, run_dir: Path, choice: WandbChoice, patience_s: float = PATIENCE_S) -> None:
         self._events: queue.Queue[tuple[str, dict[str, Any]] | None] = queue.Queue(maxsize=MOST_WAITING)
-        self._run_dir, self._patience_s = run_dir, patience_s
+        self._finish_s = UPLOAD_S if recipe.report.artifacts else FINISH_S
+        self._run_dir, self._patience_s = run_dir, patience_s + self._finish_s - FINISH_S
         self._num_dropped = 0
         self._is_whole = False
         path = run_dir / METRICS
@@ -91,7 +101,7 @@ class WandbReporter:
             feed = Feed(recipe, run_dir)
             earlier = _events_before(run_dir / METRICS, size)
             feed.recall(earlier)
-            session = open_session(run_dir, choice, config_of(recipe, run_dir))
+            session = open_session(run_dir, choice, config_of(recipe, run_dir), finish_s=self._finish_s)
             if earlier and feed.ended is None:
                 session.alert(
                     "the run was restarted", f"the start before ended early, after step {feed.last_step}", is_error=True

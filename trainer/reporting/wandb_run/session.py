@@ -34,6 +34,8 @@ START_S = 12.0
 """How long it may take to create the run."""
 FINISH_S = 12.0
 """How long the rest may be uploaded at the end of a start."""
+UPLOAD_S = 600.0
+"""How long if that is what is waited for: files that the recipe asked for, or `shardtune sync`."""
 TEAR_DOWN_S = 3.0
 """How long wandb may take to notice that its process is gone."""
 MOST_ALERTS = 20
@@ -42,7 +44,6 @@ ALERT_PAUSE_S = 600
 """Shortest time between two alerts with the same title."""
 _OPTIONAL: Mapping[str, Any] = {
     "login_timeout": ANSWER_S,
-    "finish_timeout": FINISH_S,
     "finish_timeout_raises": True,
     "x_transaction_log_flush_interval": 2.0,
     "x_save_requirements": False,
@@ -55,12 +56,15 @@ class Session:
 
     def __init__(self, run: Any, mode: str, hidden: Redactor) -> None:
         self._run, self.mode, self._hidden = run, mode, hidden
+        self._first_number: int = getattr(run, "starting_step", 0)
         self._defined: set[str] = set()
         self._alerted: dict[str, float] = {}
         self._num_alerts = 0
 
-    def log(self, row: Row, media: Mapping[str, Media] | None = None) -> None:
-        """Adds a row to the history. A row that W&B has already, by its number, is dropped by W&B."""
+    def log(self, row: Row, media: Mapping[str, Media] | None = None) -> bool:
+        """Adds a row to the history; returns whether W&B had not got it already, by its number."""
+        if row.number < self._first_number:
+            return False
         for key in row.values.keys() - self._defined - set(AXES):
             self._defined.add(key)
             if (best := best_of(key)) is not None:
@@ -69,6 +73,7 @@ class Session:
         if row.time is not None:
             values["_timestamp"] = row.time
         self._run.log(values, step=row.number, commit=True)
+        return True
 
     def alert(self, title: str, text: str, *, is_error: bool = False) -> None:
         """Sends an alert, unless the same was sent a short time ago, or this start has sent too many."""
@@ -99,7 +104,7 @@ class Session:
         self._run.log_artifact(artifact)
 
     def finish(self, *, failed: bool = False) -> None:
-        """Uploads the rest, for FINISH_S at most, and ends wandb's own process. Raises TimeoutError if that was not
+        """Uploads the rest, within the time that was given for it, and ends wandb's own process. Raises TimeoutError if that was not
         enough; everything is on disk then."""
         import wandb
 
@@ -123,8 +128,11 @@ class Session:
         return wandb.Histogram(np_histogram=(np.asarray(media.counts), np.asarray(media.edges)))
 
 
-def open_session(run_dir: Path, choice: WandbChoice, config: Mapping[str, Any]) -> Session:
-    """The W&B run of this run directory: online if that was chosen and the server answers, else offline.
+def open_session(
+    run_dir: Path, choice: WandbChoice, config: Mapping[str, Any], *, finish_s: float = FINISH_S
+) -> Session:
+    """The W&B run of this run directory: online if that was chosen and the server answers, else offline. Its end waits
+    for the upload of the rest, `finish_s` at most.
 
     Raises whatever wandb raises.
     """
@@ -133,24 +141,25 @@ def open_session(run_dir: Path, choice: WandbChoice, config: Mapping[str, Any]) 
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     if choice.mode == "online" and (fault := server_fault(choice.server)) is not None:
         log.warning("W&B: %s; this start is kept offline", fault)
-        return _open(run_dir, choice, config, "offline")
+        return _open(run_dir, choice, config, "offline", finish_s)
     try:
-        return _open(run_dir, choice, config, choice.mode)
+        return _open(run_dir, choice, config, choice.mode, finish_s)
     except Exception as error:
         if choice.mode != "online":
             raise
         log.warning("W&B: %s: %s; this start is kept offline", type(error).__name__, error)
         end_wandb_core()  # which still has the run that could not be created
-        return _open(run_dir, choice, config, "offline")
+        return _open(run_dir, choice, config, "offline", finish_s)
 
 
-def _open(run_dir: Path, choice: WandbChoice, config: Mapping[str, Any], mode: str) -> Session:
+def _open(run_dir: Path, choice: WandbChoice, config: Mapping[str, Any], mode: str, finish_s: float) -> Session:
     import wandb
 
     hidden = redactor()
     known = wandb.Settings.model_fields
     given: dict[str, Any] = {"console": "off", "silent": True, "init_timeout": START_S, "disable_git": True}
-    given |= {name: value for name, value in _OPTIONAL.items() if name in known}
+    optional = {**_OPTIONAL, "finish_timeout": finish_s}
+    given |= {name: value for name, value in optional.items() if name in known}
     run = wandb.init(
         id=wandb_id(run_dir),
         entity=choice.entity,

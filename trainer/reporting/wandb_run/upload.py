@@ -13,7 +13,7 @@ from shardtune.run_dir.run import read_config
 from shardtune.trainer.reporting.wandb_run.choice import choose_wandb
 from shardtune.trainer.reporting.wandb_run.config import config_of
 from shardtune.trainer.reporting.wandb_run.feed import Feed
-from shardtune.trainer.reporting.wandb_run.session import behind_path, open_session, server_fault, wandb_id
+from shardtune.trainer.reporting.wandb_run.session import UPLOAD_S, behind_path, open_session, server_fault, wandb_id
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Uploaded:
     """What was passed on."""
 
     num_rows: int
-    """Rows of the history; those that W&B had already are not there twice."""
+    """Rows of the history that W&B had not got."""
     where: str
     """The run, in words."""
 
@@ -38,7 +38,7 @@ def upload(run_dir: Path, *, mode: str = "online") -> Uploaded:
         raise LaunchError(f"{run_dir}: nothing to upload yet; its metrics.jsonl has no event")
     if mode == "online" and (fault := server_fault(choice.server)) is not None:
         raise LaunchError(f"W&B: {fault}; nothing was uploaded. Check WANDB_BASE_URL, and run this again")
-    session = open_session(run_dir, choice, config_of(recipe, run_dir))
+    session = open_session(run_dir, choice, config_of(recipe, run_dir), finish_s=UPLOAD_S)
     if session.mode != mode:
         session.finish()
         raise LaunchError(
@@ -46,11 +46,11 @@ def upload(run_dir: Path, *, mode: str = "online") -> Uploaded:
             "and report.entity, and run this again"
         )
     feed = Feed(recipe, run_dir)
-    rows = [feed.pass_on(session, event["event"], event, alerts=False) for event in events]
+    are_new = [feed.pass_on(session, event["event"], event, alerts=False) for event in events]
     try:
         session.finish(failed=feed.ended is None)
     except TimeoutError:
         raise LaunchError("W&B: the server stopped answering; run this again to upload the rest") from None
     behind_path(run_dir).unlink(missing_ok=True)
     where = f"{choice.entity + '/' if choice.entity else ''}{choice.project}, run {choice.name} ({wandb_id(run_dir)})"
-    return Uploaded(sum(row is not None for row in rows), where)
+    return Uploaded(sum(are_new), where)
