@@ -104,8 +104,10 @@ class Session:
         self._run.log_artifact(artifact)
 
     def finish(self, *, failed: bool = False) -> None:
-        """Uploads the rest, within the time that was given for it, and ends wandb's own process. Raises TimeoutError if that was not
-        enough; everything is on disk then."""
+        """Uploads the rest, within the time that was given for it, and ends wandb's own process.
+
+        Raises TimeoutError if that was not enough; everything is on disk then.
+        """
         import wandb
 
         try:
