@@ -9,11 +9,14 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 HIDDEN = "***"
 SHORTEST = 6
 """A value of the environment shorter than this is left alone: `true` or `1` stand in every text."""
+CLEARLY_SECRET = 16
+"""A shorter value of the environment may stand in a recipe by chance, as the word `sentiment` does."""
 
 _NAME = re.compile(r"(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|PWD|PASS|CREDENTIALS?|PAT|COOKIE)($|_)", re.I)
 """Names of environment variables that hold secrets."""
@@ -75,6 +78,9 @@ class Redactor:
         return value
 
 
+NOTHING_KNOWN = Redactor(None)
+
+
 def redactor(environment: Mapping[str, str] = os.environ) -> Redactor:
     """The redactor that knows the secrets which this environment holds now."""
     known = sorted(set(_secrets_of(environment)), key=len, reverse=True)
@@ -86,8 +92,10 @@ def redact(text: str) -> str:
     return redactor().text(text)
 
 
-def secret_in(text: str) -> str | None:
+def secret_in(text: str, hidden: Redactor = NOTHING_KNOWN) -> str | None:
     """What a value of a recipe holds that belongs nowhere but into the environment; None if it holds no secret."""
+    if hidden.known is not None and any(len(found) >= CLEARLY_SECRET for found in hidden.known.findall(text)):
+        return "the value of a secret variable of the environment"
     if _TOKEN.search(text) or _PRIVATE_KEY.search(text):
         return "an access token"
     if any(_hide_user(match) == HIDDEN for match in _USER.finditer(text)):
@@ -97,18 +105,20 @@ def secret_in(text: str) -> str | None:
     return "a password or key" if _ASSIGNED.search(text) or _BEARER.search(text) else None
 
 
-def secret_values(values: Any, key_path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], str]]:
+def secret_values(
+    values: Any, hidden: Redactor = NOTHING_KNOWN, key_path: tuple[Any, ...] = ()
+) -> Iterator[tuple[tuple[Any, ...], str]]:
     """The key path of each text in these values, or of a key of theirs, that holds a secret, and what it holds."""
-    if isinstance(values, str) and (what := secret_in(values)) is not None:
+    if isinstance(values, str) and (what := secret_in(values, hidden)) is not None:
         yield key_path, what
     elif isinstance(values, Mapping):
         for key, inner in values.items():
-            if isinstance(key, str) and (what := secret_in(key)) is not None:
+            if isinstance(key, str) and (what := secret_in(key, hidden)) is not None:
                 yield key_path, what
-            yield from secret_values(inner, (*key_path, key))
+            yield from secret_values(inner, hidden, (*key_path, key))
     elif isinstance(values, list | tuple):
         for number, inner in enumerate(values):
-            yield from secret_values(inner, (*key_path, number))
+            yield from secret_values(inner, hidden, (*key_path, number))
 
 
 class RedactingStream(io.TextIOWrapper):
@@ -141,8 +151,16 @@ def _secrets_of(environment: Mapping[str, str]) -> Iterator[str]:
             if len(password) >= SHORTEST:
                 yield password
         value = value.strip()
-        if len(value) >= SHORTEST and _NAME.search(name) and not _NOT_SECRET.search(name):
+        if len(value) >= SHORTEST and _NAME.search(name) and not _NOT_SECRET.search(name) and not _is_path(value):
             yield value
+
+
+def _is_path(value: str) -> bool:
+    """Whether it names a file, which holds the secret."""
+    try:
+        return value[0] in "/~" and Path(value).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):
+        return False
 
 
 def _hide_user(match: re.Match[str]) -> str:

@@ -14,6 +14,7 @@ from shardtune.errors import ConfigError
 from shardtune.launcher.report.templates import render_template
 from shardtune.recipe.load import parse_recipe
 from shardtune.recipe.schema import Recipe
+from shardtune.redaction import redactor
 from shardtune.run_dir.files import CONFIG, FACTS, REPORT, RESULTS, read_events, write_atomically
 from shardtune.run_dir.view.curves import as_float, charts, metric_names
 from shardtune.run_dir.view.plan_file import read_plan
@@ -46,8 +47,14 @@ def write_report(run_dir: Path) -> Path:
     """Writes RUN_DIR/report.html from what the directory holds so far; returns its path."""
     path = run_dir / REPORT
     facts, results = _json(run_dir / FACTS), _json(run_dir / RESULTS)
+    hidden = redactor()
     page = render_page(
-        run_dir.name, read_events(run_dir), _text(run_dir / CONFIG), facts or {}, results, read_plan(run_dir)
+        run_dir.name,
+        [hidden.value(event) for event in read_events(run_dir)],
+        hidden.text(_text(run_dir / CONFIG)),
+        facts or {},
+        results,
+        read_plan(run_dir),
     )
     write_atomically(path, page)
     return path

@@ -18,7 +18,7 @@ from shardtune.recipe.explain import Fault, dotted, explain, sections_in, shown
 from shardtune.recipe.paths import _near, path_faults, with_absolute_paths
 from shardtune.recipe.schema import LEARNING_SECTIONS, NOT_LEARNED, Recipe
 from shardtune.recipe.yaml_lines import KeyPath, YamlError, read_yaml, write_yaml
-from shardtune.redaction import redact, secret_values
+from shardtune.redaction import redact, redactor, secret_values
 from shardtune.rows.source_files import HUB
 
 
@@ -46,7 +46,7 @@ def _secrets(values: Mapping[str, Any]) -> list[Fault]:
             f"looks like {what}; a recipe is copied into files and reports. Remove it here, and put it into the "
             "environment of the run, such as HF_TOKEN or WANDB_API_KEY, or into ~/.netrc",
         )
-        for key_path, what in secret_values(values)
+        for key_path, what in secret_values(values, redactor())
     ]
 
 
