@@ -133,7 +133,7 @@ def _help(name: str) -> str:
     for parameter in inspect.signature(COMMANDS[name]).parameters.values():
         typed = parameter.name.upper()
         if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
-            typed = "key=value"
+            typed = "key=value" if parameter.name == "overrides" else f"{typed.removesuffix('S')} …"
         elif not arguments.is_word(parameter):
             typed = f"--{parameter.name.replace('_', '-')}"
         text = text.replace(f"\n    {parameter.name}: ", f"\n    {typed}: ")
