@@ -23,9 +23,13 @@ class Feed:
         """`done` or `stopped`, if the newest start said how it ended."""
         self.last_step = 0
 
-    def recall(self, events: list[dict[str, Any]]) -> None:
-        """Takes the events of earlier starts, which W&B has got from those."""
+    def catch_up(self, session: Session, events: list[dict[str, Any]]) -> None:
+        """Takes the events of earlier starts. A server gets those that it has not got from these starts; an offline
+        log is of one start only."""
         for event in events:
+            if session.mode == "online":
+                self.pass_on(session, event["event"], event, alerts=False)
+                continue
             self._follow(event["event"], event)
             self._rows.add(event["event"], event)
             self._tables.of(event["event"], event)
@@ -51,7 +55,8 @@ class Feed:
         elif event == "alert" and alerts:
             session.alert(values["title"], values["text"])
         elif event == "stopped" and alerts:
-            session.alert("the run was stopped", f"at step {values['step']}: {values['reason'] or 'asked to'}")
+            why = values["reason"] or "it was asked to"
+            session.alert("the run was stopped", f"at step {values['step']}: {why}", is_last=True)
         elif event == "done":
             self._finish(session, values)
         return False

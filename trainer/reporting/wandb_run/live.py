@@ -75,10 +75,11 @@ class WandbReporter:
         self._thread.join(max(0.0, deadline - time.monotonic()))
         if self._thread.is_alive():
             end_wandb_core()
-        if self._is_whole and not self._num_dropped:
-            return
+        is_whole = self._is_whole and not self._num_dropped
         with contextlib.suppress(OSError):
-            behind_path(self._run_dir).touch()
+            behind_path(self._run_dir).unlink(missing_ok=True) if is_whole else behind_path(self._run_dir).touch()
+        if is_whole:
+            return
         dropped = f"{self._num_dropped} events were dropped there; " if self._num_dropped else ""
         log.warning(
             "W&B was too slow, or failed: %sit may miss the end of this run, and metrics.jsonl has all of it. To "
@@ -100,16 +101,15 @@ class WandbReporter:
         try:
             feed = Feed(recipe, run_dir)
             earlier = _events_before(run_dir / METRICS, size)
-            feed.recall(earlier)
             session = open_session(run_dir, choice, config_of(recipe, run_dir), finish_s=self._finish_s)
+            feed.catch_up(session, earlier)
             if earlier and feed.ended is None:
-                session.alert(
-                    "the run was restarted", f"the start before ended early, after step {feed.last_step}", is_error=True
-                )
+                text = f"the start before ended early, after step {feed.last_step}"
+                session.alert("the run was restarted", text, is_error=True)
             self._pass_on(feed, session)
             if feed.ended is None:
                 text = f"after step {feed.last_step}; RUN_DIR/logs says why"
-                session.alert("the run ended early", text, is_error=True)
+                session.alert("the run ended early", text, is_error=True, is_last=True)
             session.finish(failed=feed.ended is None)
             self._is_whole = session.mode == choice.mode
         except Exception as error:  # a failure of W&B ends no training

@@ -75,10 +75,13 @@ class Session:
         self._run.log(values, step=row.number, commit=True)
         return True
 
-    def alert(self, title: str, text: str, *, is_error: bool = False) -> None:
-        """Sends an alert, unless the same was sent a short time ago, or this start has sent too many."""
+    def alert(self, title: str, text: str, *, is_error: bool = False, is_last: bool = False) -> None:
+        """Sends an alert, unless the same was sent a short time ago, or this start has sent too many and it is not the
+        last."""
         now = time.monotonic()
-        if self._num_alerts >= MOST_ALERTS or now - self._alerted.get(title, -ALERT_PAUSE_S) < ALERT_PAUSE_S:
+        if (self._num_alerts >= MOST_ALERTS and not is_last) or now - self._alerted.get(
+            title, -ALERT_PAUSE_S
+        ) < ALERT_PAUSE_S:
             return
         self._alerted[title] = now
         self._num_alerts += 1

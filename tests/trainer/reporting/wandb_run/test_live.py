@@ -152,6 +152,47 @@ def test_a_live_start_writes_a_real_log_under_the_names_of_the_environment(
     assert alerts == [("not saved", "no room"), ("the run ended early", "after step 1; RUN_DIR/logs says why")]
 
 
+def test_the_model_and_the_fingerprints_of_the_data_are_uploaded_on_request(run_dir: Path) -> None:
+    (run_dir / CONFIG).write_text(render_recipe(recipe("report.artifacts=[model, data]")))
+    report_two_starts(run_dir)
+    (run_dir / "export" / "best").mkdir(parents=True)
+    (run_dir / "export" / "best" / "config.json").write_text("{}")
+    (run_dir / "data_fingerprint").write_text("abc\n{}")
+    upload(run_dir, mode="offline")
+    (log,) = run_dir.glob("wandb/offline-run-*/run-*.wandb")
+    kept = {
+        record.type: [entry.path for entry in record.manifest.contents]
+        for record in of_kind(log, "artifact")
+        if record.type != "run_table"
+    }
+    assert kept == {"model": ["config.json"], "dataset": ["data_fingerprint"]}
+
+
+def test_alerts_are_few(run_dir: Path) -> None:
+    reporter = opened(run_dir, "report.wandb=offline")
+    for number in range(60):
+        reporter.report("alert", title=f"trouble {number % 30}", text="x", step=number)
+    reporter.report("stopped", step=60, reason="SIGTERM: preempted")
+    reporter.close()
+    (log,) = run_dir.glob("wandb/offline-run-*/run-*.wandb")
+    assert [alert.title for alert in of_kind(log, "alert")] == [
+        *(f"trouble {number}" for number in range(20)),
+        "the run was stopped",
+    ]
+
+
+def test_a_stop_is_an_alert_and_no_crash(run_dir: Path) -> None:
+    reporter = opened(run_dir, "report.wandb=offline")
+    reporter.report("begin")
+    reporter.report("stopped", step=6, reason="SIGTERM")
+    reporter.close()
+    (log,) = run_dir.glob("wandb/offline-run-*/run-*.wandb")
+    assert [(alert.title, alert.text) for alert in of_kind(log, "alert")] == [
+        ("the run was stopped", "at step 6: SIGTERM")
+    ]
+    assert [record.exit_code for record in of_kind(log, "exit")] == [0]
+
+
 def test_a_server_gets_each_row_once_live_and_by_sync(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     with wandb_server("good") as server:
@@ -174,6 +215,20 @@ def test_a_server_gets_each_row_once_live_and_by_sync(run_dir: Path, monkeypatch
         assert upload(run_dir).num_rows == 0
     assert [(row["_step"], row["step"]) for row in server.history.values()] == [(10, 1), (20, 2), (30, 3)]
     assert server.exit_code == 0 and "the run was restarted" not in server.alerts
+
+
+def test_a_start_uploads_what_the_one_before_could_not(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    with wandb_server("good") as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        for mode, steps in (("offline", (1, 2)), ("online", (3, 4))):
+            reporter = opened(run_dir, f"report.wandb={mode}", resumed_step=steps[0] - 1)
+            reporter.report("begin")
+            for number in steps:
+                reporter.report("step", step=number, epoch=number / 4, **STEP)
+            reporter.close()
+        assert [row["step"] for row in server.history.values()] == [1, 2, 3, 4]
+        assert server.alerts == ["the run was restarted", "the run ended early"]
 
 
 def never_waits(self: queue.Queue[Any], item: Any, block: bool = True, timeout: float | None = None) -> None:
