@@ -69,7 +69,7 @@ class WandbReporter:
         """Waits until everything is sent or on disk, `patience_s` at most, and then ends wandb's own process."""
         deadline = time.monotonic() + self._patience_s
         try:
-            self._events.put(None, timeout=self._patience_s)
+            self._events.put(None, timeout=self._patience_s if self._thread.is_alive() else 0.001)
         except queue.Full:
             self._num_dropped += 1
         self._thread.join(max(0.0, deadline - time.monotonic()))
