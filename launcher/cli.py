@@ -21,6 +21,7 @@ from shardtune.launcher.commands import run as run_commands
 from shardtune.launcher.commands import slurm as slurm_commands
 from shardtune.launcher.commands import sweep as sweep_commands
 from shardtune.launcher.commands.command import Command
+from shardtune.redaction import redact
 
 HELP = f"""\
 shardtune: supervised fine-tuning of pretrained transformers on one or many GPUs
@@ -62,6 +63,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "requeue": slurm_commands.requeue,
     "doctor": slurm_commands.doctor,
     "schema": run_commands.schema,
+    "sync": run_commands.sync,
 }
 
 
@@ -100,7 +102,7 @@ def _carry_out(words: list[str]) -> int:
         at_home = [_at_home(word, is_first=not at) for at, word in enumerate(rest)]
         bound = arguments.bind(name, COMMANDS[name], sweep_commands.joined(at_home))
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        print(redact(str(error)), file=sys.stderr)
         return 2
     return _perform([name, *bound])
 
@@ -116,7 +118,7 @@ def _perform(words: list[str]) -> int:
         assert isinstance(command, Command), "every subcommand returns one"
         return command.perform()
     except ShardtuneError as error:
-        print(error, file=sys.stderr)
+        print(redact(str(error)), file=sys.stderr)
     except OSError as error:
         if isinstance(error, BrokenPipeError) or (fault := system_fault(error)) is None:
             raise
@@ -139,7 +141,7 @@ def _help(name: str) -> str:
     for parameter in inspect.signature(COMMANDS[name]).parameters.values():
         typed = parameter.name.upper()
         if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
-            typed = {"overrides": "key=value", "run_dirs": "RUN_DIR …"}.get(parameter.name, typed)
+            typed = "key=value" if parameter.name == "overrides" else f"{typed.removesuffix('S')} …"
         elif not arguments.is_word(parameter):
             typed = f"--{parameter.name.replace('_', '-')}"
         text = text.replace(f"\n    {parameter.name}: ", f"\n    {typed}: ")

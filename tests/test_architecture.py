@@ -53,7 +53,7 @@ def importers(package: str) -> set[str]:
 
 def test_deepspeed_is_the_engines_wandb_the_reporters_and_peft_the_adapters() -> None:
     assert importers("deepspeed") == {"trainer/engine/deepspeed_engine.py"}
-    assert importers("wandb") == {"trainer/reporting/reporter.py"}
+    assert importers("wandb") == {"trainer/reporting/wandb_run/session.py"}
     assert importers("peft") == {"trainer/model/lora.py"}
     assert all(importers(tracker) == {f"shardtune/run_dir/trackers/{tracker}.py"} for tracker in TRACKERS)
 
@@ -69,8 +69,9 @@ def test_textual_is_the_terminals() -> None:
     assert {path.rpartition("/")[0] for path in opening} == {"launcher/runs/terminal"}  # others only when it opens
 
 
-def test_processes_are_started_by_the_launcher_and_to_ask_for_the_gpus_health() -> None:
-    assert importers("subprocess") == {"launcher/start/execute.py", "shardtune/machine/nvidia_smi.py"}
+def test_processes_are_started_by_the_launcher_and_to_ask_nvidia_smi_and_git() -> None:
+    asking = {"shardtune/machine/nvidia_smi.py", "shardtune/machine/repository.py"}
+    assert importers("subprocess") == {"launcher/start/execute.py"} | asking
 
 
 def test_the_environment_is_read_where_it_belongs() -> None:
@@ -81,8 +82,11 @@ def test_the_environment_is_read_where_it_belongs() -> None:
         "shardtune/safe_path.py",
         "shardtune/home.py",
         "shardtune/run_dir/trackers/mlflow.py",
+        "shardtune/redaction.py",
         "trainer/data/prepare/work_queue.py",
-        "trainer/reporting/wandb_choice.py",
+        "trainer/reporting/environment.py",
+        "trainer/reporting/wandb_run/choice.py",
+        "trainer/reporting/wandb_run/session.py",
         "trainer/setup/compiler/cache.py",
         "trainer/setup/compiler/refusals.py",
     }

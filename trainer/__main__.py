@@ -27,6 +27,7 @@ from shardtune.ds_config.resolve import has_own_ds_config
 from shardtune.errors import BadNodesError, LaunchError, RestartError, ShardtuneError, TakenOverError
 from shardtune.machine.visible_gpus import CUDA_VISIBLE_DEVICES, OLD_NCCL
 from shardtune.recipe.fault_policy import FaultsConfig
+from shardtune.redaction import RedactingStream, hide_in_log_records, redact
 from shardtune.run_dir.exit_codes import EXIT_BAD_NODES, EXIT_BUG, EXIT_OK, EXIT_RESTART, EXIT_RESUME, EXIT_USER
 from shardtune.run_dir.files import LEASE, STOP, already_finished, failure_path, is_finished, open_in_place
 from shardtune.run_dir.lease import FileLease, is_of_another_start
@@ -109,6 +110,7 @@ def _main(process: _Process, stop: Stop) -> int:
 def _end(error: BaseException, process: _Process) -> int:
     """Prints and records why this rank ends; returns its exit code."""
     code, text = _explain(error)
+    text = redact(text)
     print(text, file=sys.stderr, flush=True)
     run_dir = process.run_dir
     if run_dir is None or process.arguments.prepare:
@@ -295,7 +297,17 @@ def _keep_log(run_dir: Path, rank: int) -> TextIO:
         log.flush()
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
+    _hide_secrets()
     return terminal
+
+
+def _hide_secrets() -> None:
+    """Keeps secrets out of the log file, whichever library writes there."""
+    sys.stdout, sys.stderr = (
+        RedactingStream(open(number, "wb", closefd=False), encoding="utf-8", errors="replace", line_buffering=True)  # noqa: SIM115
+        for number in (1, 2)
+    )
+    hide_in_log_records()
 
 
 def _is_first_failure(run_dir: Path, code: int, text: str, process: _Process) -> bool:

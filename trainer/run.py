@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import transformers
 
@@ -57,11 +57,13 @@ from shardtune.trainer.loop import fit
 from shardtune.trainer.model.load import keep_model_files
 from shardtune.trainer.preflight.numa import settle_ranks
 from shardtune.trainer.preflight.preflight import preflight
-from shardtune.trainer.preflight.probe import host_name
+from shardtune.trainer.preflight.probe import device_name, host_name
 from shardtune.trainer.reporting.compute_rate import measure_compute_rate
+from shardtune.trainer.reporting.environment import environment_of
 from shardtune.trainer.reporting.fragmentation import Fragmentation
 from shardtune.trainer.reporting.gpu_sensors import GpuSensors
 from shardtune.trainer.reporting.ineffective_settings import settings_without_effect
+from shardtune.trainer.reporting.lengths import length_histogram
 from shardtune.trainer.reporting.meter import Meter
 from shardtune.trainer.reporting.phases import Phases
 from shardtune.trainer.reporting.reporter import open_reporter
@@ -158,6 +160,8 @@ def _assemble(start: Start) -> Training:
         write_atomically(run_dir / FACTS, json.dumps(prepared.facts, ensure_ascii=False, indent=1))
     resumed = _resume(start, loaded)
     training = _compose(start, loaded, resumed, steps)
+    if devices := ranks.to_zero((host_name(), device_name(ranks.device))):
+        start.reporter.report("environment", **environment_of(devices))
     start.reporter.report(
         "start",
         step=resumed.state.step,
@@ -172,8 +176,15 @@ def _assemble(start: Start) -> Training:
         precision=recipe.engine.precision,
         packed=loaded.batch_maker.packing is not None,
         attention=loaded.model.config._attn_implementation,
+        lengths=_lengths(prepared) if ranks.is_zero else {},
     )
     return training
+
+
+def _lengths(prepared: Prepared) -> dict[str, Any]:
+    """How long the examples of each split are."""
+    splits = {name: prepared.split(name) for name in prepared.meta["splits"]}
+    return {name: length_histogram(split.lengths) for name, split in splits.items() if split is not None}
 
 
 def _resume(start: Start, loaded: Loaded) -> Resumed:

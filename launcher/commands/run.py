@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from shardtune.errors import ConfigError
 from shardtune.home import expand_home
 from shardtune.launcher.commands.command import Command, refuse_values, refuse_words, say_at_once
 
@@ -22,6 +23,7 @@ HELP = """\
   shardtune report RUN_DIR                  write RUN_DIR/report.html: results, curves, data, recipe
       RUN_DIR RUN_DIR …                     compare runs in comparison.html; means over seeds
       --format=markdown --out=FILE          for a pull request
+  shardtune sync RUN_DIR …                  upload runs to Weights & Biases (--workspace: with its panels)
   shardtune schema                          print the JSON schema of recipes, for editors
 """
 
@@ -121,6 +123,20 @@ def report(run_dir: str, *run_dirs: str, format: str = "html", out: str | None =
         return 0
 
     return Command(perform)
+
+
+def sync(*run_dirs: str, workspace: str = "False") -> Command:
+    """Uploads runs to Weights & Biases: each becomes one W&B run, with all of its starts, also if it was offline or W&B
+    failed. What is there already is not uploaded again.
+
+    Args:
+        run_dirs: run directories.
+        workspace: also save a workspace with the panels of shardtune in the W&B project.
+    """
+    refuse_values(workspace=workspace)
+    if not run_dirs:
+        raise ConfigError("shardtune sync: which run directory? Give one or more")
+    return _module("shardtune.trainer.commands.sync", *run_dirs, *_flags(workspace=workspace))
 
 
 def check(recipe: str, *overrides: str, previews: str = "3", json: str = "False") -> Command:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from shardtune.errors import ConfigError
 from shardtune.home import expand_home
 from shardtune.recipe.load import parse_recipe
 from shardtune.recipe.schema import Recipe
+from shardtune.redaction import redactor
 from shardtune.run_dir.files import CHECKPOINTS, CONFIG, DATA, FACTS, RESULTS
 from shardtune.run_dir.view.event_lines import Event
 from shardtune.run_dir.view.history import History, read_history
@@ -81,10 +82,12 @@ class RunRecord:
 
 def read_record(run_dir: Path) -> RunRecord:
     """The record of a run directory. Raises OSError."""
-    config, fingerprint = _text(run_dir / CONFIG), _text(run_dir / DATA).partition("\n")[0].strip()
+    hidden = redactor()
+    config, fingerprint = hidden.text(_text(run_dir / CONFIG)), _text(run_dir / DATA).partition("\n")[0].strip()
+    history = read_history(run_dir)
     record = RunRecord(
         name=run_dir.absolute().name,
-        history=read_history(run_dir),
+        history=replace(history, events=[hidden.value(event) for event in history.events]),
         run_dir=run_dir,
         config=config,
         facts=_json(run_dir / FACTS) or {},

@@ -18,6 +18,7 @@ from shardtune.recipe.explain import Fault, dotted, explain, sections_in, shown
 from shardtune.recipe.paths import _near, path_faults, with_absolute_paths
 from shardtune.recipe.schema import LEARNING_SECTIONS, NOT_LEARNED, Recipe
 from shardtune.recipe.yaml_lines import KeyPath, YamlError, read_yaml, write_yaml
+from shardtune.redaction import redact, redactor, secret_values
 from shardtune.rows.source_files import HUB
 
 
@@ -30,10 +31,23 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), *, checks_paths: bool
     draft = draft_recipe(read_yaml_file(path), overrides, name=str(path))
     folder = Path.cwd()
     recipe, faults = _validated(draft)
+    faults += _secrets(draft.values)
     faults += _missing_paths(draft.values, folder, path.absolute().parent) if checks_paths else []
     if recipe is None or faults or draft.faults:
         raise ConfigError(_report(draft, faults))
     return with_absolute_paths(recipe, folder)
+
+
+def _secrets(values: Mapping[str, Any]) -> list[Fault]:
+    """The faults of values that hold a secret: a recipe is copied into the run directory, and to where runs report."""
+    return [
+        Fault(
+            key_path,
+            f"looks like {what}; a recipe is copied into files and reports. Remove it here, and put it into the "
+            "environment of the run, such as HF_TOKEN or WANDB_API_KEY, or into ~/.netrc",
+        )
+        for key_path, what in secret_values(values, redactor())
+    ]
 
 
 def _missing_paths(values: Mapping[str, Any], folder: Path, recipe_folder: Path) -> list[Fault]:
@@ -65,7 +79,8 @@ def parse_recipe(text: str, overrides: Sequence[str] = (), *, name: str = "recip
     checked."""
     draft = draft_recipe(text, overrides, name=name)
     recipe, faults = _validated(draft)
-    if recipe is None or draft.faults:
+    faults += _secrets(draft.values)
+    if recipe is None or faults or draft.faults:
         raise ConfigError(_report(draft, faults))
     return recipe
 
@@ -259,4 +274,4 @@ def _report(draft: Draft, faults: Iterable[Fault]) -> str:
         for place, fault in placed
     ]
     ordered = sorted([*draft.faults, *lines], key=lambda line: line[0].order)
-    return "\n".join(dict.fromkeys(f"{place.label}: {what}" for place, what in ordered))
+    return redact("\n".join(dict.fromkeys(f"{place.label}: {what}" for place, what in ordered)))

@@ -116,8 +116,12 @@ OTHER_TOOLS: tuple[Names, ...] = (
     Names(("wandb_project",), Counterpart("report.project")),
     Names(("wandb_name", "wandb_run_name"), Counterpart("report.name")),
     Names(("wandb_mode", "use_wandb"), Counterpart("report.wandb")),
+    Names(("wandb_entity",), Counterpart("report.entity")),
+    Names(("wandb_tags",), Counterpart("report.tags")),
+    Names(("wandb_notes",), Counterpart("report.notes")),
+    Names(("wandb_log_model",), Counterpart("report.artifacts")),
     Names(
-        ("wandb_entity", "wandb_watch", "wandb_run_id", "wandb_log_model"),
+        ("wandb_watch", "wandb_run_id"),
         Counterpart(
             None, "no key of the recipe; wandb reads its own variables (WANDB_ENTITY, WANDB_TAGS, …), which count here"
         ),

@@ -335,8 +335,18 @@ class ReportConfig(Section):
     name: str | None = None
     """The name of the run in W&B. None uses WANDB_NAME of the environment, or else the name of the run directory."""
     group: str | None = None
-    """The W&B group. None uses WANDB_RUN_GROUP of the environment, if it is set; so do WANDB_ENTITY, WANDB_TAGS and
-    WANDB_NOTES, which have no key here."""
+    """The W&B group. None uses WANDB_RUN_GROUP of the environment, if it is set. The runs of a sweep are one group."""
+    entity: str | None = None
+    """The W&B user or team. None uses WANDB_ENTITY of the environment, or else the default of the API key."""
+    tags: Annotated[tuple[str, ...], Field(strict=False)] | None = None
+    """The tags of the run in W&B. None uses WANDB_TAGS of the environment."""
+    notes: str | None = None
+    """A description of the run in W&B. None uses WANDB_NOTES of the environment."""
+    job_type: str | None = None
+    """The W&B job type. None uses WANDB_JOB_TYPE of the environment, or else `train`."""
+    artifacts: Annotated[tuple[Literal["model", "data"], ...], Field(strict=False)] = ()
+    """What W&B gets at the end besides metrics: `model` uploads the exported best model, `data` the fingerprints of the
+    data files, with no data."""
     also: tuple[Literal["tensorboard", "mlflow", "trackio"], ...] = ()
     """Other experiment trackers that follow the run while it trains, such as [tensorboard]. Each needs its package, as
     in `pip install 'shardtune[tensorboard]'`. They use report.project and report.name, or else `shardtune` and the name

@@ -3,7 +3,6 @@
 import json
 import os
 import secrets
-import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 from shardtune.json_lines import json_objects
+from shardtune.shell_line import shell_line
 
 CONFIG, RECIPE, RESULTS, METRICS, STOP = "config.yaml", "recipe.yaml", "results.json", "metrics.jsonl", "stop"
 REPORT = "report.html"
@@ -74,9 +74,13 @@ def already_finished(run_dir: Path) -> str:
     return f"{run_dir} is already finished ({RESULTS} exists); to train it again, give another --run-dir or train.seed"
 
 
+WANDB_BEHIND = "wandb_behind"
+"""There as long as an online W&B run has less than metrics.jsonl."""
+
+
 def wandb_sync_command(run_dir: Path) -> str:
-    """The shell command that uploads what the starts of a run have written for W&B while offline."""
-    return f"wandb sync {shlex.quote(str(run_dir / 'wandb'))}/offline-run-*"
+    """The shell command that uploads to W&B what all starts of a run have reported."""
+    return shell_line("sync", run_dir)
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -14,6 +14,7 @@ from shardtune.home import expand_home
 from shardtune.recipe.load import learned_differences, learning_hash, load_recipe, parse_recipe, render_recipe
 from shardtune.recipe.paths import without_places
 from shardtune.recipe.schema import Recipe
+from shardtune.redaction import redact
 from shardtune.run_dir.files import (
     CHECKPOINTS,
     CONFIG,
@@ -174,6 +175,7 @@ def _write_run_dir(run: Run) -> None:
     for folder in (run_dir / "logs", run_dir / CHECKPOINTS, run_dir / EXPORT):
         folder.mkdir(exist_ok=True)
     if not run.recipe_path.is_dir() and not (run_dir / RECIPE).exists():
-        write_atomically(run_dir / RECIPE, run.recipe_path.read_text(encoding="utf-8"))
+        # What is left of secrets stands in comments.
+        write_atomically(run_dir / RECIPE, redact(run.recipe_path.read_text(encoding="utf-8")))
     if not run.is_as_kept:
         write_atomically(run_dir / CONFIG, render_recipe(run.recipe))

@@ -55,6 +55,11 @@ class Facts:
     """Health of its machine's GPUs, on one rank of each machine."""
 
 
+def device_name(device: torch.device) -> str:
+    """The name of the GPU, as its driver says it; `cpu` without one."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
 def probe(run_dir: Path, ranks: Ranks, *, recipe: str | None = None, gpus: bool) -> list[Facts]:
     """Collective: the facts of every rank, in rank order; `gpus`: whether to call nvidia-smi too."""
     hosts = ranks.gather(host_name())
@@ -62,13 +67,12 @@ def probe(run_dir: Path, ranks: Ranks, *, recipe: str | None = None, gpus: bool)
     sees_run_dir, is_fresh, is_seen = _share_files(run_dir, ranks, is_first=is_first)
     offsets = clock_offsets(ranks, hosts)
     tflops = matmul_tflops(ranks.device)
-    uses_gpu = ranks.device.type == "cuda"
     facts = Facts(
         rank=ranks.rank,
         host=host_name(),
         versions={name: installed for name in PACKAGES if (installed := _version(name)) is not None},
         recipe=recipe,
-        device=torch.cuda.get_device_name(ranks.device) if uses_gpu else "cpu",
+        device=device_name(ranks.device),
         gpu=pci_address(ranks.device),
         gpu_number=gpu_number(ranks.device),
         tflops=tflops,

@@ -1,15 +1,12 @@
 """Where events go: metrics.jsonl (authoritative), Weights & Biases (best effort), terminal.
 
-Decided once: ranks above 0 get a reporter that does nothing. The only module that imports wandb.
+Decided once: ranks above 0 get a reporter that does nothing.
 """
 
 import logging
 import math
 import os
-import queue
-import threading
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from io import FileIO
 from pathlib import Path
@@ -17,20 +14,22 @@ from typing import Any, Protocol, TextIO
 
 from shardtune.json_lines import json_line
 from shardtune.recipe.schema import Recipe
-from shardtune.run_dir.files import METRICS, events_in, published, write_atomically
+from shardtune.redaction import redactor
+from shardtune.run_dir.files import METRICS, events_in, published
 from shardtune.run_dir.view.progress import Progress
 from shardtune.run_dir.view.time_use import lost_event
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.reporting.followers import Followers
-from shardtune.trainer.reporting.wandb_choice import WandbChoice, choose_wandb, give_wandb_a_home
+from shardtune.trainer.reporting.wandb_run.choice import choose_wandb
+from shardtune.trainer.reporting.wandb_run.live import WandbReporter
 
 log = logging.getLogger(__name__)
 
 
 class Reporter(Protocol):
-    """Takes events: `begin` (when the process began), `start` (num_steps, …), `phase` (name), `notice` (text), `step`,
-    `eval` (split, …), `checkpoint`, `alert` (title, text: what the user should know at once), `compile`
-    (compilations, …), `time_use` (goodput, seconds by cause), `stopped` (reason) and `done`."""
+    """Takes events: `begin` (when the process began), `environment` (versions, hosts, git, …), `start` (num_steps, …),
+    `phase` (name), `notice` (text), `step`, `eval` (split, …), `checkpoint`, `alert` (title, text: what the user should
+    know at once), `compile` (compilations, …), `time_use` (goodput, seconds by cause), `stopped` (reason), `done`."""
 
     def report(self, event: str, /, **values: Any) -> None: ...
 
@@ -76,12 +75,14 @@ class NullReporter:
 
 
 class Reporters:
-    """Passes every event to each reporter."""
+    """Passes every event to each reporter, without the secrets that a text may quote."""
 
     def __init__(self, reporters: Sequence[Reporter]) -> None:
         self._reporters = reporters
+        self._hidden = redactor()
 
     def report(self, event: str, /, **values: Any) -> None:
+        values = {key: self._hidden.value(value) for key, value in values.items()}
         for reporter in self._reporters:
             reporter.report(event, **values)
 
@@ -148,89 +149,6 @@ class TerminalReporter:
         self._progress.close()
 
 
-class WandbReporter:
-    """Weights & Biases in a separate thread: a slow or failing W&B loses its own lines, never the training.
-
-    The W&B id of the run is kept in the run directory, so that a resumed run is the same one there.
-    """
-
-    def __init__(self, recipe: Recipe, run_dir: Path, choice: WandbChoice, patience_s: float = 30.0) -> None:
-        self._events: queue.Queue[tuple[str, dict[str, Any]] | None] = queue.Queue(maxsize=10_000)
-        self._patience_s = patience_s
-        self._num_dropped = 0
-        self._thread = threading.Thread(target=self._work, args=(recipe, run_dir, choice), name="wandb", daemon=True)
-        self._thread.start()
-
-    def report(self, event: str, /, **values: Any) -> None:
-        if event not in ("step", "eval", "alert", "time_use"):
-            return
-        try:
-            self._events.put_nowait((event, values))
-        except queue.Full:
-            self._num_dropped += 1
-
-    def go_back(self, step: int) -> None:
-        pass  # W&B keeps what it was sent; steps that are done again are drawn over it
-
-    def close(self) -> None:
-        """Waits until everything is sent, at most twice `patience_s`."""
-        try:
-            self._events.put(None, timeout=self._patience_s)
-        except queue.Full:
-            self._num_dropped += 1
-        self._thread.join(self._patience_s)
-        if self._thread.is_alive() or self._num_dropped:
-            log.warning(
-                "W&B was too slow: %d events were dropped there; metrics.jsonl has all of them", self._num_dropped
-            )
-
-    def _work(self, recipe: Recipe, run_dir: Path, choice: WandbChoice) -> None:
-        try:
-            give_wandb_a_home(run_dir)
-            import wandb
-
-            run = wandb.init(
-                id=wandb_id(run_dir),
-                # What is None here, and what is not named at all (entity, tags, notes, …), wandb takes from WANDB_*.
-                project=choice.project,
-                name=choice.name,
-                group=recipe.report.group,
-                config=recipe.model_dump(mode="json"),
-                dir=str(run_dir),
-                mode=choice.mode,  # type: ignore[arg-type]
-                resume="allow",
-                settings=wandb.Settings(console="off", silent=True, init_timeout=self._patience_s),
-            )
-            run.define_metric("*", step_metric="step")
-            while (event := self._events.get()) is not None:
-                kind, values = event
-                if kind == "alert":
-                    run.alert(values["title"], values["text"], level="WARN")
-                    continue
-                if kind == "time_use":
-                    run.summary.update({f"time/{key}": value for key, value in values.items()})
-                    continue
-                prefix = "train" if kind == "step" else str(values.pop("split"))
-                step = values.pop("step")
-                shown = {key: value for key, value in values.items() if _plain(value)}
-                if answers := values.get("answers"):
-                    columns = list(answers[0])
-                    rows = [[answer[column] for column in columns] for answer in answers]
-                    shown["answers"] = wandb.Table(columns=columns, data=rows)
-                run.log({"step": step} | {f"{prefix}/{key}": value for key, value in shown.items()})
-            run.finish()
-        except Exception as error:  # a failure of W&B ends no training
-            log.warning("W&B failed (%s: %s); metrics.jsonl is still written", type(error).__name__, error)
-
-
-def wandb_id(run_dir: Path) -> str:
-    """The W&B id of this run directory; created on the first call."""
-    path = run_dir / "wandb_id"
-    if not path.exists():
-        write_atomically(path, uuid.uuid4().hex[:8])
-    return path.read_text(encoding="utf-8").strip()
-
-
 def _drop_later_steps(path: Path, step: int) -> None:
     """Removes the lines of later steps and those that are no events, and adds one on the time that is lost with them.
 
@@ -260,7 +178,3 @@ def _finite(values: dict[str, Any]) -> dict[str, Any]:
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
     }
-
-
-def _plain(value: Any) -> bool:
-    return isinstance(value, int | float | str)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 from shardtune.recipe.schema import Recipe
+from shardtune.redaction import redactor
 from shardtune.run_dir.files import absolute
 from shardtune.run_dir.view.tracked import Record
 
@@ -78,7 +79,7 @@ def facts_of(recipe: Recipe, run_dir: Path, *, project: str | None = None, name:
         project or recipe.report.project or "shardtune",
         name or recipe.report.name or absolute(run_dir).name,
         recipe.report.group,
-        dict(_settings(recipe.model_dump(mode="json"))),
+        dict(_settings(redactor().value(recipe.model_dump(mode="json")))),
     )
 
 

@@ -12,7 +12,14 @@ from rich.console import Console
 from rich.table import Table
 
 from shardtune.recipe.schema import Recipe
-from shardtune.run_dir.files import METRICS, REPORT, RESULTS, already_finished, wandb_sync_command
+from shardtune.run_dir.files import (
+    METRICS,
+    REPORT,
+    RESULTS,
+    WANDB_BEHIND,
+    already_finished,
+    wandb_sync_command,
+)
 from shardtune.run_dir.view.event_lines import read_milestones
 from shardtune.shell_line import shell_line
 
@@ -57,8 +64,10 @@ def _in_python(folder: Path) -> str:
 
 
 def _wandb(run_dir: Path) -> str:
-    """Where the files of W&B are, and how to upload those of offline starts; an empty string if there are none."""
+    """Where the files of W&B are, and how to upload what it has not got; an empty string if there are none."""
     folder = run_dir / "wandb"
+    if (run_dir / WANDB_BEHIND).exists():
+        return f"{folder}; the server did not get all of it; to upload the rest: {wandb_sync_command(run_dir)}"
     if next(folder.glob("offline-run-*"), None) is not None:
         return f"{folder}; to upload: {wandb_sync_command(run_dir)}"
     return str(folder) if next(folder.glob("run-*"), None) is not None else ""

@@ -191,7 +191,8 @@ def test_a_broken_link_is_reported_with_its_target(tmp_path: Path, monkeypatch: 
         ),
         (
             "report:\n  qqqq: 1\n",
-            "x.yaml:8: report.qqqq: unknown key; legal: wandb, project, name, group, every_steps, profile_steps",
+            "x.yaml:8: report.qqqq: unknown key; legal: wandb, project, name, group, entity, "
+            "tags, notes, job_type, artifacts, every_steps, profile_steps",
         ),
     ],
 )  # fmt: skip
@@ -668,3 +669,15 @@ def test_legal_items_of_a_list_and_a_mapping_are_named() -> None:
         parse_recipe(text.format("reference_metrics: [rouge]"))
     with pytest.raises(ConfigError, match=r"task.roles.bot: got 'x'; legal: system, user, assistant, tool"):
         parse_recipe(text.format("roles: {bot: x}"))
+
+
+def test_a_secret_in_a_recipe_is_refused_without_being_quoted() -> None:
+    token = "hf_AbCdEfGhIjKlMnOpQrStUvWx"
+    with pytest.raises(ConfigError) as error:
+        parse_recipe(
+            f"task: {{kind: classification}}\nmodel: {{path: m}}\ndata:\n  train: https://me:{token}@host/x\n",
+            [f"report.notes=use {token}"],
+        )
+    text = str(error.value)
+    assert token not in text and "recipe:4: data.train: looks like an access token" in text
+    assert "override 'report.notes=use ***': looks like an access token" in text and "HF_TOKEN" in text

@@ -3,9 +3,6 @@
 import json
 import math
 import resource
-import sys
-import time
-import types
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +15,8 @@ from shardtune.trainer.reporting.reporter import (
     JsonlReporter,
     NullReporter,
     TerminalReporter,
-    WandbReporter,
     open_reporter,
-    wandb_id,
 )
-from shardtune.trainer.reporting.wandb_choice import choose_wandb
 from tests.support.runs import tiny_recipe, train
 
 STEP = {"step": 1, "loss": 0.5}
@@ -142,63 +136,14 @@ def test_a_step_event_has_all_that_a_dashboard_needs(tiny: Path, tmp_path: Path)
     assert step["eta_s"] == 0
 
 
-def test_a_run_directory_has_one_wandb_id(tmp_path: Path) -> None:
-    assert wandb_id(tmp_path) == wandb_id(tmp_path)
-
-
-def test_wandb_offline_writes_a_real_log_under_the_names_of_the_environment(
+def test_no_secret_of_the_environment_or_of_a_url_is_reported(
     tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = {
-        "PROJECT": "our-project",
-        "NAME": "my-run",
-        "ENTITY": "our-team",
-        "RUN_GROUP": "a-group",
-        "TAGS": "one,2",
-        "MODE": "dryrun",
-    }
-    for name, value in names.items():
-        monkeypatch.setenv(f"WANDB_{name}", value)
-    reporter = WandbReporter(recipe, tmp_path, choose_wandb(recipe, tmp_path))
-    reporter.report("step", **STEP)
-    answers = [
-        {"prompt": "Hi", "answer": "<b>", "reference": "Yes."},
-        {"prompt": "So?", "answer": "", "reference": "No."},
-    ]
-    reporter.report("eval", split="dev", step=1, accuracy=0.75, confusion=[[1, 0], [0, 1]], answers=answers)
-    reporter.report("alert", title="not saved", text="no room", step=1)
+    monkeypatch.setenv("HF_TOKEN", "open-sesame")
+    rank_zero = Ranks(0, 1, 0, torch.device("cpu"))
+    quiet = recipe.model_copy(update={"report": recipe.report.model_copy(update={"wandb": "disabled"})})
+    reporter = open_reporter(quiet, tmp_path, rank_zero, resumed_step=0, terminal=None)
+    reporter.report("alert", title="open-sesame", text="https://me:sesame@host refused", step=1)
     reporter.close()
-    (log,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
-    wanted = [wandb_id(tmp_path).encode(), b"train/loss", b"dev/accuracy", b"dev/answers", b"not saved"]
-    wanted += [b"our-project", b"my-run", b"our-team", b"a-group", b"one"]
-    began = time.monotonic()
-    while not all(word in log.read_bytes() for word in wanted):  # wandb's own process writes it, a little later
-        assert time.monotonic() - began < 60, log.read_bytes()
-        time.sleep(0.05)
-    (table,) = tmp_path.glob("wandb/offline-run-*/files/media/table/dev/answers*.table.json")
-    told = json.loads(table.read_text())
-    assert told["columns"] == ["prompt", "answer", "reference"]
-    assert told["data"] == [["Hi", "<b>", "Yes."], ["So?", "", "No."]]
-
-
-class _Run:
-    """A W&B run that hangs, or fails, at its first line."""
-
-    def __init__(self, deed: Any) -> None:
-        self.log = self.define_metric = lambda *_, **__: deed()
-        self.finish = lambda: None
-
-
-@pytest.mark.parametrize("deed", [lambda: time.sleep(60), lambda: 1 / 0], ids=["hangs", "fails"])
-def test_a_wandb_that_hangs_or_fails_does_not_disturb_the_training(
-    tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, deed: Any
-) -> None:
-    fake = types.SimpleNamespace(init=lambda **_: _Run(deed), Settings=lambda **_: None)
-    monkeypatch.setitem(sys.modules, "wandb", fake)  # type: ignore[arg-type]
-    began = time.monotonic()
-    reporter = WandbReporter(recipe, tmp_path, choose_wandb(recipe, tmp_path), patience_s=0.3)
-    for step in range(20_000):
-        reporter.report("step", step=step, loss=0.5)
-    reporter.close()
-    assert time.monotonic() - began < 30
-    assert "W&B" in caplog.text
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert "sesame" not in text and "https://***@host refused" in text

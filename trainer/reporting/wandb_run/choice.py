@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from shardtune.home import home_fault
+from shardtune.home import expand_home, home_fault
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.files import wandb_sync_command
 
@@ -25,6 +25,16 @@ MODES = {
 }
 """WANDB_MODE, older names included -> mode."""
 PUBLIC_SERVER = "https://api.wandb.ai"
+VARIABLES = {
+    "project": "WANDB_PROJECT",
+    "name": "WANDB_NAME",
+    "entity": "WANDB_ENTITY",
+    "group": "WANDB_RUN_GROUP",
+    "tags": "WANDB_TAGS",
+    "notes": "WANDB_NOTES",
+    "job_type": "WANDB_JOB_TYPE",
+}
+"""Key of the section `report` -> the variable that holds where the recipe is silent."""
 
 
 @dataclass(frozen=True)
@@ -36,29 +46,87 @@ class WandbChoice:
     why: str
     project: str
     name: str
+    entity: str | None
+    group: str | None
+    tags: tuple[str, ...]
+    notes: str | None
+    job_type: str
     server: str
+    folder: Path
+    """Where W&B puts its own files."""
+    sources: Mapping[str, str]
+    """What decided a name, such as `WANDB_PROJECT`, for each that is no default."""
 
     def line(self, run_dir: Path) -> str | None:
-        """What was decided, for the user; None if the recipe turns W&B off."""
+        """What was decided, and by what, for the user; None if the recipe turns W&B off."""
         if self.mode == "disabled":
             return None if self.why == "report.wandb" else f"W&B is disabled: {self.why}"
-        where = f"project {self.project}, run {self.name}, files in {run_dir / 'wandb'}"
+        names = {
+            "entity": self.entity,
+            "project": self.project,
+            "run": self.name,
+            "group": self.group,
+            "tags": " ".join(self.tags) or None,
+            "job type": self.job_type if "job type" in self.sources else None,
+            "notes": "as given" if self.notes else None,
+        }
+        shown = [f"{what} {value}{self._by(what)}" for what, value in names.items() if value is not None]
+        where = f"{', '.join(shown)}, files in {self.folder}{self._by('files')}"
         if self.mode == "online":
             return f"W&B is online at {self.server} ({self.why}): {where}"
         return f"W&B is offline ({self.why}): {where}; to upload: {wandb_sync_command(run_dir)}"
+
+    def _by(self, what: str) -> str:
+        return f" ({self.sources[what]})" if what in self.sources else ""
 
 
 def choose_wandb(recipe: Recipe, run_dir: Path, environment: Mapping[str, str] = os.environ) -> WandbChoice:
     """What the recipe decides; where it is silent, the variables of W&B; and else whether an API key is found."""
     server = _server(environment)
     mode, why = _mode(recipe.report.wandb, environment, server)
+    found = {key: _named(key, getattr(recipe.report, key), environment) for key in VARIABLES}
+    sources = {key.replace("_", " "): source for key, (_, source) in found.items() if source}
+    sources |= {"run": sources.pop("name")} if "name" in sources else {}
+    folder, by_folder = _folder(run_dir, environment)
     return WandbChoice(
         mode,
         why,
-        project=recipe.report.project or environment.get("WANDB_PROJECT") or "shardtune",
-        name=recipe.report.name or environment.get("WANDB_NAME") or run_dir.name,
+        project=found["project"][0] or "shardtune",
+        name=found["name"][0] or run_dir.name,
+        entity=found["entity"][0] or None,
+        group=found["group"][0] or None,
+        tags=_tags(recipe, environment),
+        notes=found["notes"][0] or None,
+        job_type=found["job_type"][0] or "train",
         server=server,
+        folder=folder,
+        sources=sources | by_folder,
     )
+
+
+def _named(key: str, by_recipe: object, environment: Mapping[str, str]) -> tuple[str, str]:
+    """What a name is, and what decided it; empty if nothing does."""
+    variable = VARIABLES[key]
+    by_environment = environment.get(variable, "")
+    if by_recipe is not None:
+        value = ",".join(by_recipe) if isinstance(by_recipe, tuple) else str(by_recipe)
+        differs = by_environment and by_environment != value
+        return value, f"report.{key}, not {variable}" if differs else f"report.{key}"
+    return by_environment, variable if by_environment else ""
+
+
+def _tags(recipe: Recipe, environment: Mapping[str, str]) -> tuple[str, ...]:
+    if recipe.report.tags is not None:
+        return recipe.report.tags
+    return tuple(filter(None, (tag.strip() for tag in environment.get("WANDB_TAGS", "").split(","))))
+
+
+def _folder(run_dir: Path, environment: Mapping[str, str]) -> tuple[Path, dict[str, str]]:
+    """Where wandb puts its files, and what decided that."""
+    if not (given := environment.get("WANDB_DIR")):
+        return run_dir / "wandb", {}
+    folder = given if home_fault(given) is not None else expand_home(given)
+    return Path(folder).absolute() / "wandb", {"files": "WANDB_DIR"}
 
 
 def give_wandb_a_home(run_dir: Path) -> None:

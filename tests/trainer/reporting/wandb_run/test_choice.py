@@ -10,7 +10,7 @@ import pytest
 from shardtune.recipe.load import parse_recipe
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.view.results import finished_message
-from shardtune.trainer.reporting.wandb_choice import WandbChoice, choose_wandb, give_wandb_a_home
+from shardtune.trainer.reporting.wandb_run.choice import WandbChoice, choose_wandb, give_wandb_a_home
 
 SMALLEST = "task: {kind: classification}\nmodel: {path: m}\ndata: {train: t}\n"
 SELF_HOSTED = {"WANDB_BASE_URL": "https://wandb.our.org:8080/"}
@@ -122,17 +122,67 @@ def test_wandb_needs_no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert [os.environ.get(name) for name in kept] == [folder, "/ours", folder]
 
 
+NAMES = {
+    "WANDB_PROJECT": "p",
+    "WANDB_NAME": "n",
+    "WANDB_ENTITY": "e",
+    "WANDB_RUN_GROUP": "g",
+    "WANDB_TAGS": "one, 2,",
+    "WANDB_NOTES": "why",
+    "WANDB_JOB_TYPE": "j",
+}
+RECIPE_NAMES = (
+    "report.project=P", "report.name=N", "report.entity=E", "report.group=G", "report.tags=[a, 'b,c']",
+    "report.notes=W", "report.job_type=J",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("overrides", "environment", "expected"),
+    [
+        ((), {}, ("shardtune", "run-7", None, None, (), None, "train")),
+        ((), NAMES, ("p", "n", "e", "g", ("one", "2"), "why", "j")),
+        ((), dict.fromkeys(NAMES, ""), ("shardtune", "run-7", None, None, (), None, "train")),
+        (RECIPE_NAMES, {}, ("P", "N", "E", "G", ("a", "b,c"), "W", "J")),
+        (RECIPE_NAMES, NAMES, ("P", "N", "E", "G", ("a", "b,c"), "W", "J")),
+        (("report.tags=[]",), NAMES, ("p", "n", "e", "g", (), "why", "j")),
+    ],
+)
+def test_every_name_comes_from_the_recipe_or_else_from_its_variable(
+    tmp_path: Path, overrides: tuple[str, ...], environment: dict[str, str], expected: tuple[object, ...]
+) -> None:
+    choice = chosen(tmp_path, environment, *overrides)
+    found = (choice.project, choice.name, choice.entity, choice.group, choice.tags, choice.notes, choice.job_type)
+    assert found == expected
+
+
+def test_the_files_are_where_wandb_dir_says(tmp_path: Path) -> None:
+    assert chosen(tmp_path, {}).folder == tmp_path / "run-7" / "wandb"
+    assert chosen(tmp_path, {"WANDB_DIR": str(tmp_path / "w")}).folder == tmp_path / "w" / "wandb"
+
+
+def test_it_is_said_what_decided_each_name(tmp_path: Path) -> None:
+    line = chosen(tmp_path, {**NAMES, "WANDB_DIR": "/w"}, "report.project=P", "report.name=n").line(tmp_path / "run-7")
+    assert line is not None
+    expected = (
+        "entity e (WANDB_ENTITY), project P (report.project, not WANDB_PROJECT), run n (report.name), "
+        "group g (WANDB_RUN_GROUP), tags one 2 (WANDB_TAGS), job type j (WANDB_JOB_TYPE), notes as given (WANDB_NOTES)"
+        ", files in /w/wandb (WANDB_DIR)"
+    )
+    assert expected in line
+
+
 def test_one_line_says_what_was_decided_with_the_folder_and_the_command(tmp_path: Path) -> None:
     run_dir = tmp_path / "a run"
     offline = choose_wandb(recipe_of("report.wandb=offline"), run_dir, {})
-    command = f"wandb sync '{run_dir}/wandb'/offline-run-*"
+    command = f"shardtune sync '{run_dir}'"
     assert offline.line(run_dir) == (
         f"W&B is offline (report.wandb): project shardtune, run a run, files in {run_dir}/wandb; to upload: {command}"
     )
     online = choose_wandb(recipe_of(), run_dir, {"WANDB_API_KEY": "k", **SELF_HOSTED, "WANDB_PROJECT": "p"})
     assert online.line(run_dir) == (
-        f"W&B is online at https://wandb.our.org:8080/ (WANDB_API_KEY is set): project p, run a run, files in "
-        f"{run_dir}/wandb"
+        f"W&B is online at https://wandb.our.org:8080/ (WANDB_API_KEY is set): project p (WANDB_PROJECT), run a run, "
+        f"files in {run_dir}/wandb"
     )
     assert choose_wandb(recipe_of("report.wandb=disabled"), run_dir, {}).line(run_dir) is None
     assert choose_wandb(recipe_of(), run_dir, {"WANDB_MODE": "disabled"}).line(run_dir) == (
