@@ -67,6 +67,11 @@ class ModelConfig(Section):
     """Trains low-rank adapters (LoRA) instead of all weights, as in `{r: 16}`, or `{}` for the defaults. None trains
     all weights."""
 
+    @property
+    def has_quantized_base(self) -> bool:
+        """Whether the frozen weights under adapters are held in few bits."""
+        return self.lora is not None and self.lora.quantize_base != "none"
+
     @model_validator(mode="after")
     def _a_kept_head_is_pretrained(self) -> "ModelConfig":
         if self.head == "keep" and self.from_scratch:
