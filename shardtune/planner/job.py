@@ -73,6 +73,9 @@ class Software:
     dropout: bool = False
 
 
+Base = Literal["none", "nf4", "int8"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Adapters:
     """LoRA: trained matrices beside frozen weights."""
@@ -84,8 +87,8 @@ class Adapters:
     """Whether all four projections have one, and not only those of queries and values."""
     dropout: bool = False
     """Whether the inputs of adapters are dropped out: each adapter then keeps a copy and a mask of its own."""
-    base_weight: float = 2
-    """Bytes of a frozen weight of the layers: 0.5 and its scales in 4 bits."""
+    base: Base = "none"
+    """How the frozen linear layers are held (model.lora.quantize_base); experts, embeddings and norms never are."""
     num_trained: float | None = None
     """All that is trained, as counted in the model itself; None counts the matrices of a usual model."""
 

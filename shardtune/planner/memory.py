@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from shardtune.planner.activations import ends_bytes, layer_bytes, loss_bytes, working_bytes
 from shardtune.planner.job import Adapters, Job
 from shardtune.planner.network import kept_gathered
+from shardtune.planner.quantized.base import held_bytes, restored_bytes
 
 CONTEXT = 0.6e9
 """The CUDA context with the kernels of torch and cuBLAS, and its workspace: what nvidia-smi shows of a process that has
@@ -77,7 +78,7 @@ def gpu_memory(job: Job) -> GpuMemory:
     layer = max(layer_bytes(job, stack, within=True) for stack in job.shape.stacks)
     recomputed = layer if job.software.activation_checkpointing else 0.0
     of_loss, of_its_gradient = loss_bytes(job)
-    working = max(working_bytes(job, stack) for stack in job.shape.stacks)
+    working = max(working_bytes(job, stack) for stack in job.shape.stacks) + restored_bytes(job)
     gathered = {"gathered weights": gathered_bytes(job)} if job.states.shards_weights else {}
     if job.software.offloads_checkpoints:
         layers *= 2 / max(2, job.shape.num_layers)  # a layer's on its way out, and another's on its way in
@@ -149,9 +150,13 @@ def host_states(job: Job) -> dict[str, float]:
 
 
 def _frozen_bytes(job: Job, adapters: Adapters) -> float:
-    """Bytes of LoRA's base: the matrices of the layers may be quantized, embeddings and norms are not."""
-    matrices = sum(stack.num * stack.matrices for stack in job.shape.stacks)
-    return matrices * adapters.base_weight + (job.shape.num_parameters - matrices) * job.states.weight
+    """Bytes of LoRA's base: the linear layers may be quantized, embeddings, norms and experts are not."""
+    whole, base = job.shape.num_parameters * job.states.weight, adapters.base
+    if base == "none":
+        return whole
+    quantized = sum(stack.num * stack.separate for stack in job.shape.stacks)
+    held = sum(stack.num * stack.separate * held_bytes(base, stack.hidden) for stack in job.shape.stacks)
+    return whole - quantized * job.states.weight + held
 
 
 def gradient_bytes(job: Job) -> float:

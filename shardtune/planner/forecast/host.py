@@ -12,12 +12,14 @@ def host_memory(recipe: Recipe, job: Job) -> dict[str, float]:
     """Bytes of a node's memory by term, at the larger of its two peaks: while the model is loaded, or in training.
 
     While loading, each rank holds a copy of the weights (at stage 3 the first rank alone: transformers gives the others
-    no values). In training the newest checkpoint is copied to pinned memory, 12 bytes for each trained parameter over
+    no values; those to be quantized go to the GPU one by one). In training the newest checkpoint is copied to pinned memory, 12 bytes for each trained parameter over
     all ranks, of which torch rounds each block up to a power of two: a third more on average.
     """
     ranks = job.cluster.gpus_per_node
     copies = 1 if job.states.shards_weights else ranks
-    loading = {"processes": ranks * PROCESS, "loading": copies * job.shape.num_parameters * job.states.weight}
+    is_quantized = job.adapters is not None and job.adapters.base != "none"
+    read = job.shape.largest_parameter if is_quantized else job.shape.num_parameters
+    loading = {"processes": ranks * PROCESS, "loading": copies * read * job.states.weight}
     training = {"processes": ranks * PROCESS}
     training |= {name: ranks * size for name, size in host_states(job).items()}
     if recipe.checkpoint.asynchronous:

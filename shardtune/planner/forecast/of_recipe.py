@@ -95,7 +95,7 @@ def job_of(recipe: Recipe, shape: ModelShape, cluster: Cluster, precision: str) 
         batch=Batch(rows=1, tokens=recipe.data.max_tokens),
         cluster=cluster,
         precision=precision,
-        adapters=None if recipe.model.lora is None else _adapters(recipe.model.lora, precision),
+        adapters=None if recipe.model.lora is None else _adapters(recipe.model.lora),
     )
 
 
@@ -143,9 +143,8 @@ def _software(recipe: Recipe, shape: ModelShape, *, is_on_cpu: bool = False) -> 
     )
 
 
-def _adapters(lora: LoraConfig, precision: str) -> Adapters:
-    width = 4 if precision == "fp32" else 2
-    common: dict[str, Any] = {"rank": lora.r, "base_weight": width, "dropout": lora.dropout > 0}
+def _adapters(lora: LoraConfig) -> Adapters:
+    common: dict[str, Any] = {"rank": lora.r, "base": lora.quantize_base, "dropout": lora.dropout > 0}
     if lora.targets == "all-linear":
         return Adapters(**common)
     words = {word for name in lora.targets for word in name.removesuffix("_proj").replace(".", "_").split("_")}

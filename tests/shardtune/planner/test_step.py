@@ -45,10 +45,10 @@ def test_what_saves_memory_saves_memory(change: str) -> None:
 
 def test_a_base_in_4_bits_holds_a_quarter_of_the_layers() -> None:
     whole = replace(JOB, adapters=Adapters(rank=8))
-    quantized = replace(JOB, adapters=Adapters(rank=8, base_weight=0.5))
+    quantized = replace(JOB, adapters=Adapters(rank=8, base="nf4"))
     layers = sum(stack.num * stack.matrices for stack in LLAMA_3_8B.stacks)
     saved = held_states(whole)["weights"] - held_states(quantized)["weights"]
-    assert saved == pytest.approx(1.5 * layers)
+    assert saved == pytest.approx((2 - 4.127 / 8) * layers, rel=1e-4)
 
 
 def test_adapters_have_rank_times_inputs_and_outputs() -> None:

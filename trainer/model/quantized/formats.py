@@ -5,6 +5,7 @@ precision does not touch them. Only this module imports bitsandbytes.
 """
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
@@ -29,6 +30,9 @@ class Format(Protocol):
     def unpack(self, packed: Sequence[Tensor], shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
         """The matrix of this shape from the values of `pack`, in their order."""
 
+    def empty(self, shape: tuple[int, int]) -> dict[str, Tensor]:
+        """What `pack` returns of a matrix of this shape, on the meta device."""
+
 
 class Nf4:
     """4 bits: the number of one of 16 quantiles of a normal distribution; a scale in 8 bits for each BLOCK weights, and
@@ -39,18 +43,36 @@ class Nf4:
             weight.contiguous(), blocksize=BLOCK, compress_statistics=True, quant_type="nf4"
         )
         ends = torch.cat((state.state2.absmax, state.offset.float().view(1)))
-        return {"packed": packed.view(-1), "scales": state.absmax, "scales_of_scales": ends.view(torch.int32)}
+        return {
+            "packed": packed.view(-1),
+            "scales": state.absmax,
+            "scales_of_scales": ends.view(torch.int32),
+            "scale_values": state.state2.code.view(torch.int32),  # the 256 values of an 8-bit scale
+        }
 
     def unpack(self, packed: Sequence[Tensor], shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-        values, scales, bits = packed
-        ends, operators = bits.view(torch.float32), torch.ops.bitsandbytes
+        values, scales, *bits = packed
+        ends, scale_values = (tensor.view(torch.float32) for tensor in bits)
+        operators = torch.ops.bitsandbytes
         largest = operators.dequantize_blockwise.default(
-            scales, ends[:-1], _dynamic_map(scales.device), SCALES_BLOCK, torch.float32
+            scales, ends[:-1], scale_values, SCALES_BLOCK, torch.float32
         )
+        rows, columns = shape
+        # A row of odd length has no kernel on CPUs, where bitsandbytes (0.50) would compile one.
+        whole = shape if columns % 2 == 0 else (1, 2 * values.numel())
         matrix: Tensor = operators.dequantize_4bit.default(
-            values.view(-1, 1), largest + ends[-1], BLOCK, "nf4", shape, dtype
+            values.view(-1, 1), largest + ends[-1], BLOCK, "nf4", whole, dtype
         )
-        return matrix
+        return matrix if whole == shape else matrix.view(-1)[: rows * columns].view(shape)
+
+    def empty(self, shape: tuple[int, int]) -> dict[str, Tensor]:
+        blocks = math.ceil(shape[0] * shape[1] / BLOCK)
+        return {
+            "packed": torch.empty(math.ceil(shape[0] * shape[1] / 2), dtype=torch.uint8, device="meta"),
+            "scales": torch.empty(blocks, dtype=torch.uint8, device="meta"),
+            "scales_of_scales": torch.empty(math.ceil(blocks / SCALES_BLOCK) + 1, dtype=torch.int32, device="meta"),
+            "scale_values": torch.empty(256, dtype=torch.int32, device="meta"),
+        }
 
 
 class Int8:
@@ -69,6 +91,12 @@ class Int8:
     def unpack(self, packed: Sequence[Tensor], shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
         values, bits = packed
         return (values * bits.view(torch.float32)[:, None]).to(dtype)
+
+    def empty(self, shape: tuple[int, int]) -> dict[str, Tensor]:
+        return {
+            "packed": torch.empty(shape, dtype=torch.int8, device="meta"),
+            "scales": torch.empty(shape[0], dtype=torch.int32, device="meta"),
+        }
 
 
 FORMATS: Mapping[str, Format] = {"nf4": Nf4(), "int8": Int8()}
@@ -90,10 +118,3 @@ def _bitsandbytes() -> Any:
     from bitsandbytes import functional
 
     return functional
-
-
-@lru_cache
-def _dynamic_map(device: torch.device) -> Tensor:
-    """The 256 values of bitsandbytes' 8-bit floats, in which it keeps scales."""
-    values: Tensor = _bitsandbytes().create_dynamic_map()
-    return values.to(device)

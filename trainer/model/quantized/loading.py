@@ -111,6 +111,14 @@ def empty_layer(layer: Any, kind: str) -> QuantizedLinear:
     )
 
 
+def quantize_empty(model: Any, layers: Collection[str], kind: str) -> None:
+    """Replaces these layers of a model on the meta device by quantized ones, which have no values either."""
+    for name in layers:
+        layer = empty_layer(model.get_submodule(name), kind)
+        layer.hold(FORMATS[kind].empty((layer.out_features, layer.in_features)))
+        model.set_submodule(name, layer)
+
+
 def quantizing(layers: Collection[str], kind: str, device: torch.device) -> dict[str, Any]:
     """The arguments by which from_pretrained quantizes these layers, on a device on which all weights then are."""
     return {"quantization_config": QuantizedLayers(layers, kind), "device_map": {"": device}}
