@@ -19,6 +19,8 @@ class States:
     master: float = 4
     """The fp32 copy that the optimizer updates; 0 without one."""
     moments: float = 8
+    rounds_moments: bool = False
+    """Whether the update rounds them to bf16 stochastically (trainer/engine/states)."""
     exchanged: float = 2
     """As gradients are sent to other ranks."""
     all_reduces: bool = False
@@ -54,6 +56,11 @@ class States:
     views_gradients: bool = False
     """Whether that part (or, of an offloaded optimizer, the sum of the micro-batches on the host) has the gradients of
     all parameters in it whole."""
+
+    @property
+    def saved(self) -> float:
+        """Bytes of a trained parameter in a checkpoint: fp32 weights, and moments as they are."""
+        return 4 + self.moments
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,9 @@ COMMUNICATOR = 0.5e9
 channels and each of its peers. Assumed: 0.3 to 1 GB."""
 CPU_PROCESS = 0.45e9
 """A rank on processors before its model: Python with torch, transformers and DeepSpeed. 0.43 GB were measured."""
+ROUNDED_ELEMENTS, ROUNDED_AT_ONCE = 2**22, 5 * 4
+"""Elements whose moments are rounded to bf16 at a time, and bytes that each takes meanwhile: five tensors in fp32
+(trainer/engine/states/bf16_adamw.py)."""
 FRAGMENTED = 0.05
 """The part of activations and other memory that comes and goes which the allocator cannot use again. Assumed."""
 
@@ -155,7 +158,7 @@ def _frozen_bytes(job: Job, adapters: Adapters) -> float:
     if base == "none":
         return whole
     quantized = sum(stack.num * stack.separate for stack in job.shape.stacks)
-    held = sum(stack.num * stack.separate * held_bytes(base, stack.hidden) for stack in job.shape.stacks)
+    held = sum(stack.num * held_bytes(base, stack) for stack in job.shape.stacks)
     return whole - quantized * job.states.weight + held
 
 
@@ -211,7 +214,8 @@ def gathered_bytes(job: Job) -> float:
 def update_bytes(job: Job) -> float:
     """Bytes that only the update needs: DeepSpeed flattens the gradients into a copy (stage 3: of 10^9 elements)."""
     states, world = job.states, job.cluster.world_size
-    if states.offloads_optimizer or states.copied == 0:
+    if states.offloads_optimizer:
         return 0.0
     own = job.num_trained / (world if states.shards_optimizer else 1)
-    return states.copied * (min(own, 1e9) if states.shards_weights else own)
+    rounding = ROUNDED_AT_ONCE * min(own, ROUNDED_ELEMENTS) if states.rounds_moments else 0.0
+    return states.copied * (min(own, 1e9) if states.shards_weights else own) + rounding

@@ -40,9 +40,9 @@ from shardtune.trainer.model.pretrained import (
 )
 from shardtune.trainer.model.quantized.loading import (
     describe_quantized,
-    forget_quantizer,
     quantizing,
     refuse_quantized,
+    settle_quantized,
 )
 from shardtune.trainer.model.target_loss import keep_target_loss
 from shardtune.trainer.tasks import Task
@@ -150,9 +150,9 @@ def _load_weights(
         how |= {"revision": recipe.model.revision, "output_loading_info": True, "trust_remote_code": False}
         with _load_report_dropped():
             quantization = _quantization(recipe, task, auto_model, how, device)
-            model, info = auto_model.from_pretrained(path, **how, **quantization)
+            model, info = auto_model.from_pretrained(path, **{**how, **quantization})
             if quantization:
-                forget_quantizer(model)
+                settle_quantized(model, how["dtype"])
     except (OSError, ValueError, ImportError) as error:
         if fault is not None:
             raise DataError(hub_words(recipe, fault)) from error
@@ -181,7 +181,7 @@ def _quantization(
     refuse_quantized(how["config"], recipe.model.path)
     shapes, info = auto_model.from_pretrained(recipe.model.path, device_map="meta", **how)
     layers = choose(shapes, lora, task, new=set(info["missing_keys"])).frozen
-    return quantizing(layers, lora.quantize_base, device)
+    return quantizing(how["config"], layers, lora.quantize_base, device)
 
 
 def _added_tokens(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase") -> list[str]:

@@ -18,7 +18,7 @@ from shardtune.errors import CheckpointError, DataError
 from shardtune.recipe.lora import LoraConfig
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.model.head import own_heads
-from shardtune.trainer.model.quantized.loading import forget_quantizer, quantizing
+from shardtune.trainer.model.quantized.loading import quantizing, settle_quantized
 from shardtune.trainer.tasks import Task
 
 if TYPE_CHECKING:
@@ -227,13 +227,13 @@ def open_base(
     logging: Any = transformers.utils.logging
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
-    how = {} if quantized is None else quantizing(quantized["layers"], quantized["kind"], torch.device(device))
+    how: dict[str, Any] = {"config": config, "dtype": dtype or "auto"}
+    if quantized is not None:
+        how |= quantizing(config, quantized["layers"], quantized["kind"], torch.device(device))
     try:
         model = model_class.from_pretrained(
             recipe.model.path,
             revision=recipe.model.revision,
-            config=config,
-            dtype=dtype or "auto",
             ignore_mismatched_sizes=True,
             trust_remote_code=False,
             **how,
@@ -243,7 +243,7 @@ def open_base(
     finally:
         logging.set_verbosity(verbosity)
     if quantized is not None:
-        forget_quantizer(model)
+        settle_quantized(model, dtype or model.dtype)
     return model
 
 

@@ -5,11 +5,18 @@ from shardtune.planner.model_shape import Layers
 
 BLOCK, SCALES_BLOCK = 64, 256
 """Weights with a scale in 8 bits, and scales with one in fp32 (Dettmers et al., 2023: QLoRA, section 3)."""
+OF_A_MATRIX = 4 * 257
+"""Bytes of NF4 that each matrix has once: the mean of its scales, and the 256 values of an 8-bit number."""
 
 
-def held_bytes(base: Base, columns: float) -> float:
-    """Bytes of a quantized weight in rows of so many, with its share of the scales."""
-    return {"nf4": 0.5 + (1 + 4 / SCALES_BLOCK) / BLOCK, "int8": 1 + 4 / columns}[base]
+def held_bytes(base: Base, stack: Layers) -> float:
+    """Bytes of the quantized matrices of a layer, with their scales."""
+    if base == "int8":
+        return stack.separate * (1 + 4 / stack.hidden)
+    halves = 3 if stack.is_gated else 2
+    num = 8 if stack.has_cross_attention else 4
+    num += halves * (stack.num_experts == 1) + halves * (stack.shared_width > 0)
+    return stack.separate * (0.5 + (1 + 4 / SCALES_BLOCK) / BLOCK) + num * OF_A_MATRIX
 
 
 def restored_bytes(job: Job) -> float:

@@ -4,6 +4,7 @@ Memory holds the quantized model and one weight matrix as it is in the file. Wei
 their file, so that the base is the same in each precision of training.
 """
 
+import copy
 from collections.abc import Collection, Mapping
 from importlib.util import find_spec
 from typing import Any
@@ -119,9 +120,19 @@ def quantize_empty(model: Any, layers: Collection[str], kind: str) -> None:
         model.set_submodule(name, layer)
 
 
-def quantizing(layers: Collection[str], kind: str, device: torch.device) -> dict[str, Any]:
-    """The arguments by which from_pretrained quantizes these layers, on a device on which all weights then are."""
-    return {"quantization_config": QuantizedLayers(layers, kind), "device_map": {"": device}}
+def quantizing(config: Any, layers: Collection[str], kind: str, device: torch.device) -> dict[str, Any]:
+    """The arguments by which from_pretrained quantizes these layers, on a device on which all weights then are.
+
+    They are read in the dtype of their files, whatever the config says; settle_quantized casts the others.
+    """
+    config = copy.deepcopy(config)
+    config.dtype = None
+    return {
+        "config": config,
+        "dtype": "auto",
+        "quantization_config": QuantizedLayers(layers, kind),
+        "device_map": {"": device},
+    }
 
 
 def refuse_quantized(config: Any, path: str) -> None:
@@ -155,8 +166,14 @@ def describe_quantized(model: nn.Module) -> str | None:
     )
 
 
-def forget_quantizer(model: Any) -> None:
-    """Removes what the loader has noted on the model and its config, which are saved as those of the whole model."""
+def settle_quantized(model: Any, dtype: torch.dtype) -> None:
+    """Casts what is not quantized of a model that was loaded in the dtype of its files, but for buffers; and removes
+    what the loader has noted on the model and its config, which are saved as those of the whole model."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    for layer in quantized_layers(model).values():
+        layer.weight = layer.weight.to(dtype)
+    model.config.dtype = dtype
     model.hf_quantizer.remove_quantization_config(model)
     for module in model.modules():
         config = getattr(module, "config", None)
