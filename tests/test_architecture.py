@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROOMS = ("launcher", "trainer", "shardtune")
 MODULES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
-HEAVY = {"torch", "deepspeed", "transformers", "datasets", "wandb", "peft"}
+HEAVY = {"torch", "deepspeed", "transformers", "datasets", "wandb", "peft", "bitsandbytes"}
 VAGUE = {"utils.py", "util.py", "common.py", "helpers.py", "base.py", "manager.py", "misc.py"}
 
 
@@ -50,10 +50,11 @@ def importers(package: str) -> set[str]:
     return {name(path) for path in MODULES if any(module.split(".")[0] == package for module in imports(path))}
 
 
-def test_deepspeed_is_the_engines_wandb_the_reporters_and_peft_the_adapters() -> None:
+def test_each_library_belongs_to_one_module() -> None:
     assert importers("deepspeed") == {"trainer/engine/deepspeed_engine.py"}
     assert importers("wandb") == {"trainer/reporting/reporter.py"}
     assert importers("peft") == {"trainer/model/lora.py"}
+    assert importers("bitsandbytes") == {"trainer/model/quantized/formats.py"}
 
 
 def test_processes_are_started_by_the_launcher_and_to_ask_for_the_gpus_health() -> None:

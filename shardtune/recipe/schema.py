@@ -329,9 +329,9 @@ class CheckpointConfig(Section):
     best_metric: str | None = None
     """The dev metric that selects the best model. None uses the task's default metric."""
     asynchronous: bool = True
-    """Training waits only until a checkpoint is copied to host memory, which needs 12 bytes per trained parameter, over
-    all ranks; the copy is written to disk in the background. `false` waits until it is on disk, and needs no extra
-    memory."""
+    """Training waits only until a checkpoint is copied to host memory, which needs 12 bytes per trained parameter (8
+    with optim.states=bf16), over all ranks; the copy is written to disk in the background. `false` waits until it is on
+    disk, and needs no extra memory."""
 
 
 class ReportConfig(Section):
