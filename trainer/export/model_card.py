@@ -40,7 +40,7 @@ def _rounding(recipe: Recipe, *, is_adapter: bool) -> str:
     if lora is None or lora.quantize_base == "none":
         return ""
     if is_adapter:
-        return f" trained over its weights quantized to {lora.quantize_base} (load it the same way for the same numbers),"
+        return f" trained over its weights quantized to {lora.quantize_base} (load it in the same format),"
     return f" with adapters merged that were trained over its weights quantized to {lora.quantize_base},"
 
 

@@ -91,7 +91,9 @@ def choose(model: "PreTrainedModel", lora: LoraConfig, task: Task, *, new: Colle
             )
     if not targets:
         raise DataError("model.lora: the model has no linear layer to adapt; remove model.lora")
-    return Adapters(tuple(dict.fromkeys(targets)), tuple(whole), tuple(name for name in alone if _is_plain(linear[name])))
+    return Adapters(
+        tuple(dict.fromkeys(targets)), tuple(whole), tuple(name for name in alone if _is_plain(linear[name]))
+    )
 
 
 def adapt(model: nn.Module, lora: LoraConfig, adapters: Adapters, *, seed: int) -> None:

@@ -12,8 +12,9 @@ def host_memory(recipe: Recipe, job: Job) -> dict[str, float]:
     """Bytes of a node's memory by term, at the larger of its two peaks: while the model is loaded, or in training.
 
     While loading, each rank holds a copy of the weights (at stage 3 the first rank alone: transformers gives the others
-    no values; those to be quantized go to the GPU one by one). In training the newest checkpoint is copied to pinned memory, 12 bytes (8 with moments in bf16) for each trained parameter over
-    all ranks, of which torch rounds each block up to a power of two: a third more on average.
+    no values; those to be quantized go to the GPU one by one). In training the newest checkpoint is
+    copied to pinned memory, 12 bytes (8 with moments in bf16) for each trained parameter over all ranks, of which torch
+    rounds each block up to a power of two: a third more on average.
     """
     ranks = job.cluster.gpus_per_node
     copies = 1 if job.states.shards_weights else ranks

@@ -94,7 +94,8 @@ def run_time(recipe: Recipe, planned: Planned, step: StepTime, data: DataSize, c
 
 
 def saving_of(recipe: Recipe, size: float, cluster: Cluster) -> Saving:
-    """What a checkpoint of so many bytes costs: each rank copies its part to the host's memory, which is written in the background."""
+    """What a checkpoint of so many bytes costs: each rank copies its part to the host's memory, which is written in the
+    background."""
     write = size / (DISK_GB_S * 1e9)
     if not recipe.checkpoint.asynchronous:
         return Saving(stall_s=write)

@@ -54,9 +54,7 @@ class Nf4:
         values, scales, *bits = packed
         ends, scale_values = (tensor.view(torch.float32) for tensor in bits)
         operators = torch.ops.bitsandbytes
-        largest = operators.dequantize_blockwise.default(
-            scales, ends[:-1], scale_values, SCALES_BLOCK, torch.float32
-        )
+        largest = operators.dequantize_blockwise.default(scales, ends[:-1], scale_values, SCALES_BLOCK, torch.float32)
         rows, columns = shape
         # A row of odd length has no kernel on CPUs, where bitsandbytes (0.50) would compile one.
         whole = shape if columns % 2 == 0 else (1, 2 * values.numel())

@@ -57,7 +57,7 @@ class _Product(torch.autograd.Function):
     """inputs @ weights.T, which keeps the packed weights for the backward pass, and restores them there once more."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, inputs: Tensor, bias: Tensor | None, kind: str, shape: tuple[int, int], *packed: Tensor
     ) -> Tensor:
         ctx.kind, ctx.shape = kind, shape
@@ -65,7 +65,7 @@ class _Product(torch.autograd.Function):
         return functional.linear(inputs, FORMATS[kind].unpack(packed, shape, inputs.dtype), bias)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         packed: Sequence[Tensor] = ctx.saved_tensors
         nothing = [None] * (3 + len(packed))
         if not ctx.needs_input_grad[0]:

@@ -37,21 +37,21 @@ def refuse_without_bitsandbytes(recipe: Recipe) -> None:
 
 
 @register_quantization_config(METHOD)
-class QuantizedLayers(QuantizationConfigMixin):  # type: ignore[misc]
+class QuantizedLayers(QuantizationConfigMixin):
     """Which layers are quantized, and in which format: an argument of from_pretrained."""
 
     def __init__(self, layers: Collection[str], kind: str) -> None:
-        self.quant_method = METHOD
+        self.quant_method: Any = METHOD
         self.layers, self.kind = tuple(layers), kind
 
 
-class _Pack(ConversionOps):  # type: ignore[misc]
+class _Pack(ConversionOps):
     """Packs a weight as soon as it is read. The loader gets an empty one in its place."""
 
     def __init__(self, quantizer: "_Quantizer") -> None:
         self._quantizer = quantizer
 
-    def convert(self, input_dict: dict[str, Any], *, model: Any, **_: Any) -> dict[str, Tensor]:
+    def convert(self, input_dict: dict[str, Any], *_: Any, **__: Any) -> Any:
         for name, values in input_dict.items():
             weight = values[0] if isinstance(values, list) else values
             layer = name.removesuffix(".weight")
@@ -62,7 +62,7 @@ class _Pack(ConversionOps):  # type: ignore[misc]
 
 
 @register_quantizer(METHOD)
-class _Quantizer(HfQuantizer):  # type: ignore[misc]
+class _Quantizer(HfQuantizer):
     """Puts QuantizedLinear layers in the place of those to be quantized, and packs their weights."""
 
     def __init__(self, quantization_config: QuantizedLayers, **kwargs: Any) -> None:

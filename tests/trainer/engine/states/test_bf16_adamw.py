@@ -90,5 +90,7 @@ def test_other_ranks_and_stages_resume_from_the_same_moments(tiny: Path, tmp_pat
     for mine, other in zip(curve(events(moved)), curve(events(whole)), strict=True):
         assert mine == pytest.approx(other, rel=1e-3)
     folder = moved / "checkpoints" / "step-3"
-    states = [tensor for path in folder.glob("*.safetensors") for tensor in load_file(path).items() if "exp_avg" in tensor[0]]
+    states = [
+        tensor for path in folder.glob("*.safetensors") for tensor in load_file(path).items() if "exp_avg" in tensor[0]
+    ]
     assert states and {tensor.dtype for _, tensor in states} == {torch.bfloat16}

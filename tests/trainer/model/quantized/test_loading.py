@@ -1,4 +1,4 @@
-"""A base is quantized weight by weight while it is read, in every architecture, and takes the bytes that were planned."""
+"""A base is quantized weight by weight while it is read, and takes the bytes that were planned."""
 
 import weakref
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Adapters over a quantized base learn the same on every layout, resume, and leave with the base they were trained on."""
+"""Adapters over a quantized base learn the same on every layout, resume, and leave with the base that they need."""
 
 import json
 from pathlib import Path
