@@ -9,7 +9,7 @@ from shardtune.planner.constants import Constants
 from shardtune.planner.hardware import Gpu
 from shardtune.planner.job import Adapters, Job
 from shardtune.planner.model_shape import Layers
-from shardtune.planner.quantized.base import restoring_bytes
+from shardtune.planner.quantized.frozen_weights import restoring_bytes
 
 TILE = (128, 256)
 """Rows and columns of the output that a multiprocessor computes at a time (CUTLASS's largest tiles in bf16)."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from shardtune.planner.activations import ends_bytes, layer_bytes, loss_bytes, working_bytes
 from shardtune.planner.job import Adapters, Job
 from shardtune.planner.network import kept_gathered
-from shardtune.planner.quantized.base import held_bytes, restored_bytes
+from shardtune.planner.quantized.frozen_weights import held_bytes, restored_bytes
 
 CONTEXT = 0.6e9
 """The CUDA context with the kernels of torch and cuBLAS, and its workspace: what nvidia-smi shows of a process that has

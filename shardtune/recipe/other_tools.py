@@ -6,9 +6,7 @@ training_arguments.py.
 
 from shardtune.recipe.training_arguments import Counterpart, Names
 
-_QUANTIZATION = Counterpart(
-    "model.lora.quantize_base", "nf4 (QLoRA, with double quantization) or int8; the base's weights without quantization"
-)
+_QUANTIZATION = Counterpart("model.lora.quantize_base", "nf4, which is QLoRA with double quantization, or int8")
 _OPTIMIZER = Counterpart(
     None,
     "not supported: the optimizer is AdamW (optim.kind). To save its memory: optim.states=bf16, "
