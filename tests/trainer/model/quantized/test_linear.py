@@ -97,3 +97,16 @@ def test_weights_that_are_quantized_already_are_refused() -> None:
 
     with pytest.raises(DataError, match="quantized already"):
         loading.refuse_quantized(SimpleNamespace(quantization_config={"quant_method": "gptq"}), "some/model")
+
+
+def test_check_and_the_start_refuse_before_data_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    from shardtune.run_dir.run import Run
+    from shardtune.trainer import __main__ as process
+    from shardtune.trainer.commands.check import check
+
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    recipe = tiny_recipe(Path("nowhere"), "model.lora.quantize_base=nf4")
+    with pytest.raises(LaunchError, match="needs bitsandbytes"):
+        check(recipe, world_size=1, num_previews=0)
+    with pytest.raises(LaunchError, match="needs bitsandbytes"):
+        process._refuse_without_packages(Run(recipe, Path("run"), Path("run")))

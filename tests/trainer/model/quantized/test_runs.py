@@ -43,7 +43,7 @@ def test_other_weights_of_the_base_are_seen(tiny: Path, tmp_path: Path, referenc
             assert_same(after, reference)
 
 
-@pytest.fixture(scope="module", params=["null-bf16-nf4", "zero2-fp32-int8"])
+@pytest.fixture(scope="module", params=["null-bf16-nf4", "zero2-bf16-int8"])
 def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a finished run of two ranks, on a base of its own."""
     strategy, precision, kind = request.param.split("-")
