@@ -22,6 +22,7 @@ from shardtune.trainer.model.load import load_model
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
 from shardtune.trainer.model.quantized.formats import FORMATS, rounded
 from shardtune.trainer.model.quantized.linear import quantized_layers
+from shardtune.trainer.model.quantized.loading import quantizing, settle_quantized
 from shardtune.trainer.tasks import task_of
 from tests.support.tiny import PLAIN, write_causal
 
@@ -114,3 +115,24 @@ def test_the_base_takes_the_bytes_that_the_planner_says(tmp_path: Path, kind: st
     cluster = Cluster(gpu=find_gpu("h100"), gpus_per_node=1)
     planned = held_states(job_of(recipe, shape_of_config(source.config.to_dict()), cluster, "bf16"))["weights"]
     assert planned == pytest.approx(held, rel=0.02)
+
+
+def test_layers_whose_weights_tell_the_dtype_of_inputs_tell_the_right_one(tmp_path: Path) -> None:
+    """T5 casts the inputs of an MLP's second layer to the dtype of its weights."""
+    sizes = {"d_model": 32, "d_ff": 64, "num_layers": 2, "num_heads": 2, "d_kv": 16, "decoder_start_token_id": 0}
+    config = transformers.AutoConfig.for_model("t5", vocab_size=50, **sizes)
+    torch.manual_seed(0)
+    source = transformers.AutoModelForSeq2SeqLM.from_config(config)
+    source.save_pretrained(tmp_path)
+    layers = [name for name, module in source.named_modules() if isinstance(module, nn.Linear) and name != "lm_head"]
+    how = quantizing(config, layers, "nf4", torch.device("cpu"))
+    model: Any = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path, **how)
+    settle_quantized(model, torch.bfloat16)
+    assert len(quantized_layers(model)) == len(layers) == 32
+    inputs = torch.arange(5, 12)[None]
+    embedded = model.get_input_embeddings()(inputs).detach().requires_grad_()
+    loss = model(inputs_embeds=embedded, labels=inputs).loss
+    loss.backward()
+    whole = source(inputs_embeds=embedded.detach().float(), labels=inputs).loss
+    assert loss.item() == pytest.approx(whole.item(), rel=0.05)
+    assert embedded.grad is not None and bool(embedded.grad.isfinite().all()) and bool(embedded.grad.any())
