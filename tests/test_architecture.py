@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ("launcher", "trainer", "shardtune")
 MODULES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 TRACKERS = {"mlflow", "swanlab", "tensorboard", "trackio"}
-HEAVY = {"torch", "deepspeed", "transformers", "datasets", "wandb", "peft"} | TRACKERS
+HEAVY = {"torch", "deepspeed", "transformers", "datasets", "wandb", "peft", "bitsandbytes"} | TRACKERS
 VAGUE = {"utils.py", "util.py", "common.py", "helpers.py", "base.py", "manager.py", "misc.py"}
 
 
@@ -51,11 +51,12 @@ def importers(package: str) -> set[str]:
     return {name(path) for path in MODULES if any(module.split(".")[0] == package for module in imports(path))}
 
 
-def test_deepspeed_is_the_engines_wandb_the_reporters_and_peft_the_adapters() -> None:
+def test_each_library_belongs_to_one_module() -> None:
     assert importers("deepspeed") == {"trainer/engine/deepspeed_engine.py"}
     assert importers("wandb") == {"trainer/reporting/wandb_run/session.py"}
     assert importers("peft") == {"trainer/model/lora.py"}
     assert all(importers(tracker) == {f"shardtune/run_dir/trackers/{tracker}.py"} for tracker in TRACKERS)
+    assert importers("bitsandbytes") == {"trainer/model/quantized/formats.py"}
 
 
 def test_textual_is_the_terminals() -> None:

@@ -141,6 +141,7 @@ def _prepare(training_run: Run, process: _Process, stop: Stop) -> None:
             refuse_bad_ds_config(training_run.recipe)
     _refuse_uncompilable(training_run)
     refuse_missing(training_run.recipe.report.also, "report.also")
+    _refuse_without_packages(training_run)
     prepared = prepare(
         training_run.recipe,
         num_ranks=process.arguments.prepare,
@@ -156,6 +157,14 @@ def _refuse_uncompilable(training_run: Run) -> None:
 
     refuse_uncompilable(training_run.recipe)
     refuse_no_compiler(training_run.recipe)
+
+
+def _refuse_without_packages(training_run: Run) -> None:
+    """Raises LaunchError if the recipe needs a package that is not installed."""
+    if training_run.recipe.model.has_quantized_base:  # transformers is slow to import
+        from shardtune.trainer.model.quantized.loading import refuse_without_bitsandbytes
+
+        refuse_without_bitsandbytes(training_run.recipe)
 
 
 def _watch_stop_file(training_run: Run, process: _Process, stop: Stop) -> None:
@@ -185,6 +194,7 @@ def _train(training_run: Run, process: _Process, stop: Stop) -> int:
             "Its part of the log shows which address it waited for"
         )
     _refuse_uncompilable(training_run)
+    _refuse_without_packages(training_run)
     # Before the ranks connect, so that no collective times out while one of them tokenizes.
     follow_heartbeats(is_followed=arguments.followed)
     startup_hang_s = recipe.faults.startup_hang_s

@@ -55,6 +55,7 @@ from shardtune.trainer.engine.schedule import make_schedule
 from shardtune.trainer.finish import finish
 from shardtune.trainer.loop import fit
 from shardtune.trainer.model.load import keep_model_files
+from shardtune.trainer.model.quantized.loading import quantized_as
 from shardtune.trainer.preflight.numa import settle_ranks
 from shardtune.trainer.preflight.preflight import preflight
 from shardtune.trainer.preflight.probe import device_name, host_name
@@ -192,6 +193,8 @@ def _resume(start: Start, loaded: Loaded) -> Resumed:
     recipe, ranks, engine, found = start.recipe, start.ranks, loaded.engine, start.found
     metric = recipe.checkpoint.best_metric or loaded.task.main_metric
     base = identify_together(recipe, ranks) if recipe.model.lora is not None else None
+    if base is not None and (quantized := quantized_as(loaded.model)) is not None:
+        base = {**base, "quantized": quantized}
     beat()
     policy = CheckpointPolicy(
         keep_last=recipe.checkpoint.keep_last,

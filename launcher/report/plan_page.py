@@ -35,7 +35,7 @@ def render_plan(name: str, advice: Advice) -> str:
         overrides=best.setting.overrides,
         needs="" if advice.best else needs(best),
         details=best.forecast.describe(),
-        notes=[advice.about_host(), *([f"LoRA: {advice.about_lora()}"] if advice.with_lora is not None else [])],
+        notes=[advice.about_host(), *(f"{one.name}: {advice.about_change(one)}" for one in advice.changes)],
         bars=render_bars(
             "Memory of a GPU at its peak, in GiB (red: what it has)", memory, best.forecast.capacity / GIB
         ),

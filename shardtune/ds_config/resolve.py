@@ -163,7 +163,7 @@ def _resolve(
     faults += [*_unknown_faults(config), *_scalar_faults(config), *precision_faults(config, recipe.engine.precision)]
     for reason, keys in _without_effect(config).items():
         ignored.setdefault(reason, []).extend(keys)
-    faults += [*_owned_faults(config, recipe), *_zero_faults(config)]
+    faults += [*_owned_faults(config, recipe), *_zero_faults(config, recipe)]
     faults += [*zeropp_faults(config, open_to if recipe.engine.precision == "auto" else (recipe.engine.precision,))]
     fill_sizes(config, hidden_size, cluster, bytes_per_element=4 if recipe.engine.precision == "fp32" else 2)
     faults += [*fill_partition(config["zero_optimization"], cluster)]
@@ -255,12 +255,17 @@ def _owned_faults(config: dict[str, Any], recipe: Recipe) -> Iterator[str]:
             yield f"{key}: {reason}; remove it here"
 
 
-def _zero_faults(config: Mapping[str, Any]) -> Iterator[str]:
+def _zero_faults(config: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
     zero = config["zero_optimization"]
     stage = zero.get("stage", 0)
     if isinstance(stage, bool) or stage not in (0, 1, 2, 3) or not isinstance(stage, int):
         yield f"zero_optimization.stage: expected 0, 1, 2 or 3, got {shown(stage)}"
         return
+    if stage == 3 and recipe.model.has_quantized_base:
+        yield (
+            "zero_optimization.stage: 3 divides weights among the ranks, and quantized ones (model.lora.quantize_base) "
+            "cannot be divided; set engine.deepspeed to null or zero2, or quantize_base=none"
+        )
     for block, lowest in (("offload_param", 3), ("offload_optimizer", 1)):
         device = (zero.get(block) or {}).get("device", "none")
         if device == "nvme":

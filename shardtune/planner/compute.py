@@ -9,6 +9,7 @@ from shardtune.planner.constants import Constants
 from shardtune.planner.hardware import Gpu
 from shardtune.planner.job import Adapters, Job
 from shardtune.planner.model_shape import Layers
+from shardtune.planner.quantized.frozen_weights import restoring_bytes
 
 TILE = (128, 256)
 """Rows and columns of the output that a multiprocessor computes at a time (CUTLASS's largest tiles in bf16)."""
@@ -117,12 +118,13 @@ def _layer_seconds(job: Job, stack: Layers, rates: Rates) -> tuple[Seconds, Seco
     added = _adapter_seconds(stack, tokens, job.adapters, rates) if job.adapters else 0.0
     scores = _attention_seconds(job, stack, rates)
     below, above = _traffic(job, stack)
+    restoring = rates.moving(restoring_bytes(job, stack))
     least = constants_floor(rates, "forward"), constants_floor(rates, "backward")
-    forward = Seconds(matrices + added, scores, rates.moving(below * tokens))
+    forward = Seconds(matrices + added, scores, rates.moving(below * tokens) + restoring)
     backward = Seconds(
         of_inputs + of_weights * trains + 2 * added,
         rates.constants.attention_backward * scores,
-        rates.moving(above * tokens),
+        rates.moving(above * tokens) + restoring,
     )
     return _at_least(forward, least[0]), _at_least(backward, least[1])
 

@@ -19,6 +19,8 @@ class States:
     master: float = 4
     """The fp32 copy that the optimizer updates; 0 without one."""
     moments: float = 8
+    rounds_moments: bool = False
+    """Whether the update rounds them to bf16 stochastically (trainer/engine/states)."""
     exchanged: float = 2
     """As gradients are sent to other ranks."""
     all_reduces: bool = False
@@ -55,6 +57,11 @@ class States:
     """Whether that part (or, of an offloaded optimizer, the sum of the micro-batches on the host) has the gradients of
     all parameters in it whole."""
 
+    @property
+    def saved(self) -> float:
+        """Bytes of a trained parameter in a checkpoint: fp32 weights, and moments as they are."""
+        return 4 + self.moments
+
 
 @dataclass(frozen=True, kw_only=True)
 class Software:
@@ -73,6 +80,9 @@ class Software:
     dropout: bool = False
 
 
+Base = Literal["none", "nf4", "int8"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Adapters:
     """LoRA: trained matrices beside frozen weights."""
@@ -84,8 +94,8 @@ class Adapters:
     """Whether all four projections have one, and not only those of queries and values."""
     dropout: bool = False
     """Whether the inputs of adapters are dropped out: each adapter then keeps a copy and a mask of its own."""
-    base_weight: float = 2
-    """Bytes of a frozen weight of the layers: 0.5 and its scales in 4 bits."""
+    base: Base = "none"
+    """How the frozen linear layers are held (model.lora.quantize_base); experts, embeddings and norms never are."""
     num_trained: float | None = None
     """All that is trained, as counted in the model itself; None counts the matrices of a usual model."""
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from shardtune.planner.activations import ends_bytes, layer_bytes, loss_bytes, working_bytes
 from shardtune.planner.job import Adapters, Job
 from shardtune.planner.network import kept_gathered
+from shardtune.planner.quantized.frozen_weights import held_bytes, restored_bytes
 
 CONTEXT = 0.6e9
 """The CUDA context with the kernels of torch and cuBLAS, and its workspace: what nvidia-smi shows of a process that has
@@ -15,6 +16,9 @@ COMMUNICATOR = 0.5e9
 channels and each of its peers. Assumed: 0.3 to 1 GB."""
 CPU_PROCESS = 0.45e9
 """A rank on processors before its model: Python with torch, transformers and DeepSpeed. 0.43 GB were measured."""
+ROUNDED_ELEMENTS, ROUNDED_AT_ONCE = 2**22, 5 * 4
+"""Elements whose moments are rounded to bf16 at a time, and bytes that each takes meanwhile: five tensors in fp32
+(trainer/engine/states/bf16_adamw.py)."""
 FRAGMENTED = 0.05
 """The part of activations and other memory that comes and goes which the allocator cannot use again. Assumed."""
 
@@ -77,7 +81,7 @@ def gpu_memory(job: Job) -> GpuMemory:
     layer = max(layer_bytes(job, stack, within=True) for stack in job.shape.stacks)
     recomputed = layer if job.software.activation_checkpointing else 0.0
     of_loss, of_its_gradient = loss_bytes(job)
-    working = max(working_bytes(job, stack) for stack in job.shape.stacks)
+    working = max(working_bytes(job, stack) for stack in job.shape.stacks) + restored_bytes(job)
     gathered = {"gathered weights": gathered_bytes(job)} if job.states.shards_weights else {}
     if job.software.offloads_checkpoints:
         layers *= 2 / max(2, job.shape.num_layers)  # a layer's on its way out, and another's on its way in
@@ -149,9 +153,13 @@ def host_states(job: Job) -> dict[str, float]:
 
 
 def _frozen_bytes(job: Job, adapters: Adapters) -> float:
-    """Bytes of LoRA's base: the matrices of the layers may be quantized, embeddings and norms are not."""
-    matrices = sum(stack.num * stack.matrices for stack in job.shape.stacks)
-    return matrices * adapters.base_weight + (job.shape.num_parameters - matrices) * job.states.weight
+    """Bytes of LoRA's base: the linear layers may be quantized, embeddings, norms and experts are not."""
+    whole, base = job.shape.num_parameters * job.states.weight, adapters.base
+    if base == "none":
+        return whole
+    quantized = sum(stack.num * stack.separate for stack in job.shape.stacks)
+    held = sum(stack.num * held_bytes(base, stack) for stack in job.shape.stacks)
+    return whole - quantized * job.states.weight + held
 
 
 def gradient_bytes(job: Job) -> float:
@@ -206,7 +214,8 @@ def gathered_bytes(job: Job) -> float:
 def update_bytes(job: Job) -> float:
     """Bytes that only the update needs: DeepSpeed flattens the gradients into a copy (stage 3: of 10^9 elements)."""
     states, world = job.states, job.cluster.world_size
-    if states.offloads_optimizer or states.copied == 0:
+    if states.offloads_optimizer:
         return 0.0
     own = job.num_trained / (world if states.shards_optimizer else 1)
-    return states.copied * (min(own, 1e9) if states.shards_weights else own)
+    rounding = ROUNDED_AT_ONCE * min(own, ROUNDED_ELEMENTS) if states.rounds_moments else 0.0
+    return states.copied * (min(own, 1e9) if states.shards_weights else own) + rounding

@@ -83,6 +83,12 @@ class Layers:
         return self.attention_weights + self.expert_weights * self.num_experts + self.shared_weights
 
     @property
+    def separate(self) -> int:
+        """Those of linear layers of their own: experts share a tensor, which adapters and quantization leave alone."""
+        experts = self.expert_weights if self.num_experts == 1 else 0
+        return self.attention_weights + experts + self.shared_weights
+
+    @property
     def sizes_of_matrices(self) -> list[int]:
         """Elements of each tensor of weights of a layer: an expert's are in those of all experts, with the gate's."""
         attention = 2 * [self.hidden * self.query_width] + 2 * [self.hidden * self.kv_width]

@@ -9,6 +9,9 @@ from shardtune.planner.network import collective_seconds, step_traffic
 
 HOST_GB_S = 200.0
 """Memory bandwidth of a node's processors, which its ranks share (two sockets of 8 channels DDR4-3200: 2 x 205)."""
+ROUNDING_TRAFFIC = 290.0
+"""Bytes that an update with moments in bf16 reads and writes for a parameter: 30 operations, each on tensors in memory
+(trainer/engine/states/bf16_adamw.py)."""
 PCIE_GB_S = 25.0
 """Pinned copies between a GPU and its host over PCIe 4 x16 (bandwidthTest of CUDA's samples)."""
 
@@ -84,6 +87,8 @@ def _update_seconds(job: Job, constants: Constants) -> tuple[float, float]:
     own = job.num_trained / (world if states.shards_optimizer else 1)
     # Norm and clipping read gradients twice and write them once; AdamW reads 4 tensors and writes 3.
     moved = own * (3 * 4 + 4 + 4 + 2 * (states.master or states.weight) + 2 * states.moments)
+    if states.rounds_moments:
+        moved = own * ROUNDING_TRAFFIC
     if not states.offloads_optimizer:
         return Rates(job.cluster.gpu, job.precision, constants).moving(moved), 0.0
     update = moved * job.cluster.gpus_per_node / (HOST_GB_S * 1e9)

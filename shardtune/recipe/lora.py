@@ -34,6 +34,13 @@ class LoraConfig(Section):
     """Modules that are trained in full, by name suffix, as in `[embed_tokens]`. The head of a classifier, and any
     module for which the pretrained model has no weights, is always trained in full."""
 
+    quantize_base: Literal["none", "nf4", "int8"] = "none"
+    """Holds the frozen linear layers in few bits, and restores their weights for each product; embeddings, norms,
+    heads, experts and the last layer stay as they are. `nf4` is QLoRA (Dettmers et al., 2023): 4 bits and 0.13 for
+    scales, with double quantization, by bitsandbytes (`pip install 'shardtune[quantized]'`). `int8` has 8 bits and a
+    scale for each row, and needs no other package; inputs are not quantized. Adapters learn around the rounded weights:
+    the result is close to that of `none`, and not the same. Not under ZeRO-3."""
+
     @model_validator(mode="after")
     def _targets_are_named(self) -> "LoraConfig":
         if self.targets == ():

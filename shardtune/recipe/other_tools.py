@@ -6,14 +6,11 @@ training_arguments.py.
 
 from shardtune.recipe.training_arguments import Counterpart, Names
 
-_NO_QUANTIZATION = Counterpart(
-    None,
-    "not supported: weights are not quantized. To save memory: model.lora, engine.deepspeed=zero3 or zero3_offload",
-)
+_QUANTIZATION = Counterpart("model.lora.quantize_base", "nf4, which is QLoRA with double quantization, or int8")
 _OPTIMIZER = Counterpart(
     None,
-    "not supported: the optimizer is AdamW (optim.kind). To save its memory: engine.deepspeed=zero2_offload or "
-    "zero3, or model.lora",
+    "not supported: the optimizer is AdamW (optim.kind). To save its memory: optim.states=bf16, "
+    "engine.deepspeed=zero2_offload or zero3, or model.lora",
 )
 _NO_PREFERENCES = Counterpart(
     None, "remove it: this is always supervised fine-tuning; preferences and rewards are not supported"
@@ -63,7 +60,7 @@ OTHER_TOOLS: tuple[Names, ...] = (
             "load_in_4bit", "load_in_8bit", "quantization_bit", "quantization_method", "gptq", "bnb_4bit_quant_type",
             "bnb_4bit_compute_dtype", "use_bnb_nested_quant", "double_quantization",
         ),
-        _NO_QUANTIZATION,
+        _QUANTIZATION,
     ),
     Names(
         ("dataset", "datasets", "dataset_name", "train_dataset"),

@@ -67,6 +67,11 @@ class ModelConfig(Section):
     """Trains low-rank adapters (LoRA) instead of all weights, as in `{r: 16}`, or `{}` for the defaults. None trains
     all weights."""
 
+    @property
+    def has_quantized_base(self) -> bool:
+        """Whether the frozen weights under adapters are held in few bits."""
+        return self.lora is not None and self.lora.quantize_base != "none"
+
     @model_validator(mode="after")
     def _a_kept_head_is_pretrained(self) -> "ModelConfig":
         if self.head == "keep" and self.from_scratch:
@@ -230,6 +235,11 @@ class OptimConfig(Section):
 
     kind: Literal["adamw"] = "adamw"
     """AdamW (Loshchilov and Hutter, 2019). Norms and biases have no weight decay."""
+    states: Literal["fp32", "bf16"] = "fp32"
+    """How AdamW's two moments are kept. `bf16` takes 4 bytes less for each trained parameter, of GPU memory and of
+    checkpoints; they are rounded stochastically, so that small changes are not lost, and the weights stay in fp32. The
+    noise is about that of a slightly smaller batch; the update itself is a series of operations instead of one, and
+    slower."""
     lr: PositiveFloat = 5e-5
     """Peak learning rate, reached after warm-up."""
     betas: Annotated[tuple[Fraction, Fraction], Field(strict=False)] = (0.9, 0.999)
@@ -319,9 +329,9 @@ class CheckpointConfig(Section):
     best_metric: str | None = None
     """The dev metric that selects the best model. None uses the task's default metric."""
     asynchronous: bool = True
-    """Training waits only until a checkpoint is copied to host memory, which needs 12 bytes per trained parameter, over
-    all ranks; the copy is written to disk in the background. `false` waits until it is on disk, and needs no extra
-    memory."""
+    """Training waits only until a checkpoint is copied to host memory, which needs 12 bytes per trained parameter (8
+    with optim.states=bf16), over all ranks; the copy is written to disk in the background. `false` waits until it is on
+    disk, and needs no extra memory."""
 
 
 class ReportConfig(Section):

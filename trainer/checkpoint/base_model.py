@@ -24,7 +24,8 @@ INDEXES = (
 """Where transformers looks for weights, in this order: a single file, or the index of several."""
 
 Base = Mapping[str, Any]
-"""`path` as in the recipe, `revision` (the commit of a hub id), and `files`: num_bytes and xxh3_128 of each file."""
+"""`path` as in the recipe, `revision` (the commit of a hub id), and `files`: num_bytes and xxh3_128 of each file; of
+adapters over a quantized base also `quantized`, its format and layers (trainer/model/quantized/loading.py)."""
 
 
 def identify(recipe: Recipe) -> Base:
@@ -70,7 +71,8 @@ def read_base(folder: Path) -> Base:
     """The base model that keep_base recorded. Raises CheckpointError if the file is missing or damaged."""
     try:
         base: Base = json.loads((folder / BASE).read_text(encoding="utf-8"))
-        return {key: base[key] for key in ("path", "revision", "files")}
+        kept = {key: base[key] for key in ("path", "revision", "files")}
+        return kept | ({"quantized": base["quantized"]} if "quantized" in base else {})
     except (OSError, ValueError, KeyError, TypeError):
         raise CheckpointError(f"{folder / BASE} is missing or damaged; export the checkpoint again") from None
 

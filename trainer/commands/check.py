@@ -31,6 +31,7 @@ from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.engine.deepspeed_engine import refuse_bad_ds_config
 from shardtune.trainer.model.head import choose_head
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
+from shardtune.trainer.model.quantized.loading import refuse_without_bitsandbytes
 from shardtune.trainer.reporting.ineffective_settings import settings_without_effect
 from shardtune.trainer.setup.attention.cost import expected_cost
 from shardtune.trainer.setup.memory_plan import grouped, memory_of, model_size, rank_job
@@ -49,6 +50,7 @@ def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
     Raises ConfigError or DataError with every fault that was found.
     """
     refuse_bad_ds_config(recipe)
+    refuse_without_bitsandbytes(recipe)
     notes = [notice] if (notice := ds_config_notice(recipe)) is not None else []
     prepared = prepare(recipe, num_ranks=world_size, say=notes.append)
     tokenizer, config = load_tokenizer(recipe), load_model_config(recipe)

@@ -111,6 +111,7 @@ def open_model(recipe: Recipe, folder: Path, facts: Mapping[str, Any]) -> tuple[
     from shardtune.trainer.model.load import DTYPES, calibrate
     from shardtune.trainer.model.lora import is_adapter, open_base, put_on
     from shardtune.trainer.model.pretrained import model_class
+    from shardtune.trainer.model.quantized.loading import refuse_without_bitsandbytes
 
     transformers.utils.logging.disable_progress_bar()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -119,8 +120,17 @@ def open_model(recipe: Recipe, folder: Path, facts: Mapping[str, Any]) -> tuple[
     task = task_of(recipe, facts, tokenizer, config)
     calibrate(task, folder)
     if adapted:
-        refuse_another_base(read_base(folder), identify(recipe), folder)
-        base = open_base(recipe, model_class(config), config, dtype=DTYPES[expected_precision(recipe)])
+        trained_on = read_base(folder)
+        refuse_another_base(trained_on, identify(recipe), folder)
+        refuse_without_bitsandbytes(recipe)
+        base = open_base(
+            recipe,
+            model_class(config),
+            config,
+            dtype=DTYPES[expected_precision(recipe)],
+            quantized=trained_on.get("quantized"),
+            device="cuda" if torch.cuda.is_available() else "cpu",
+        )
         model = put_on(base, folder)
         if (folder / MODEL / "generation_config.json").is_file():
             model.generation_config = transformers.GenerationConfig.from_pretrained(folder / MODEL)

@@ -41,6 +41,7 @@ from shardtune.trainer.model.experts import call_all_experts
 from shardtune.trainer.model.known_masks import masks_known
 from shardtune.trainer.model.layer_drop import LayerDrop
 from shardtune.trainer.model.load import generate
+from shardtune.trainer.model.quantized.linear import num_quantized
 from shardtune.trainer.tasks.batch import Batch
 
 
@@ -82,6 +83,7 @@ class DeepSpeedEngine:
         self.num_parameters, self.num_trained = (
             sum(getattr(p, "ds_numel", p.numel()) for p in parameters) for parameters in (model.parameters(), trained)
         )
+        self.num_parameters += num_quantized(model)
         if self.zero_stage == 3:
             _gather_at_once(model, undivided)
         open_deepspeed()

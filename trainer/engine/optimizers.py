@@ -6,15 +6,17 @@ import torch
 from torch import nn
 
 from shardtune.recipe.schema import OptimConfig
+from shardtune.trainer.engine.states.bf16_adamw import Bf16StatesAdamW
 
 
 def adamw(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
     """AdamW (Loshchilov and Hutter, 2019) with torch's fused step; no weight decay on norms and biases."""
     decayed, kept = split_by_decay(model)
     groups = [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": kept, "weight_decay": 0.0}]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True
-    )
+    groups = [group for group in groups if group["params"]]
+    if optim.states == "bf16":
+        return Bf16StatesAdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps)
+    return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True)
 
 
 def split_by_decay(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

@@ -33,6 +33,7 @@ from shardtune.trainer.engine.stopwatch import Stopwatch
 from shardtune.trainer.model.known_masks import masks_known
 from shardtune.trainer.model.layer_drop import LayerDrop
 from shardtune.trainer.model.load import generate
+from shardtune.trainer.model.quantized.linear import num_quantized
 from shardtune.trainer.tasks.batch import Batch
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -90,7 +91,7 @@ class ReplicatedEngine:
             parameter.data = parameter.data.to(DTYPES[precision])
         self._ranks, self._seed, self._max_grad_norm = ranks, seed, max_grad_norm
         self._names = {parameter: name for name, parameter in model.named_parameters()}
-        self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
+        self.num_parameters = num_quantized(model) + sum(parameter.numel() for parameter in model.parameters())
         self.num_trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         for tensor in (*model.parameters(), *model.buffers()):
             dist.broadcast(tensor.data, 0)

@@ -64,9 +64,9 @@ class Home:
 
     def make_states(self, keys: Sequence[str], scalars: Mapping[str, float | int]) -> None:
         """Creates these states, zeros where they are new, as if the optimizer had done steps before."""
-        state = self.optimizer.state[self.owner]
+        state, dtype = self.optimizer.state[self.owner], self.optimizer.defaults.get("state_dtype")
         for key in keys:
-            state.setdefault(key, torch.zeros_like(self.owner, requires_grad=False))
+            state.setdefault(key, torch.zeros_like(self.owner, dtype=dtype, requires_grad=False))
         # As in torch.optim.Optimizer.load_state_dict: a fused optimizer reads its step on the parameters' device.
         fused = self.optimizer.defaults.get("fused") or self.optimizer.defaults.get("capturable")
         device = self.owner.device if fused else torch.device("cpu")

@@ -1,6 +1,6 @@
 """Exports of a run with model.lora: adapters in peft's format, or the base model with the adapters merged."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from shardtune.trainer.checkpoint.base_model import keep_base
 from shardtune.trainer.checkpoint.manifest import WEIGHTS, Checkpoint
 from shardtune.trainer.engine.snapshot import SavedTensors
 from shardtune.trainer.model.lora import ADAPTER_WEIGHTS, adapter_names, merge, open_base, peft_config, peft_name
+from shardtune.trainer.model.quantized.formats import rounded
 
 
 def write_adapters(folder: Path, model: Any, checkpoint: Checkpoint, recipe: Recipe) -> None:
@@ -41,23 +42,29 @@ def merged_model(config: Any, model_class: Any, checkpoint: Checkpoint, recipe: 
     """The whole model with the adapters merged into its weights, in fp32 and cast once.
 
     The base is loaded in the dtype of its files, and each merged weight replaces the one of the base: memory holds no
-    more than the larger of the two models and one weight in fp32.
+    more than the larger of the two models and one weight in fp32. Layers that were quantized in training get the
+    rounded weights, with which the adapters were trained.
     """
     lora = _lora_of(recipe)
     model = open_base(recipe, model_class, config, dtype=None)
     saved = _Weights(checkpoint)
     layers = {f"{layer}.weight": (layer, down, up) for layer, down, up in adapter_names(saved.shapes)}
     trained = {id(parameter): name for name, parameter in saved.of_model(model).values()}
+    quantized: Mapping[str, Any] = (checkpoint.manifest.base or {}).get("quantized", {"layers": ()})
+    are_quantized = {f"{layer}.weight" for layer in quantized["layers"]}
     for name, parameter in model.named_parameters():
+        values = parameter.data
+        is_transposed = not isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Linear)
+        if name in are_quantized:
+            values = rounded(values, quantized["kind"], is_transposed=is_transposed)
         if name in layers:
-            layer, down, up = layers.pop(name)
-            is_transposed = not isinstance(model.get_submodule(layer), nn.Linear)
+            _, down, up = layers.pop(name)
             low, high = (saved.read(matrix, torch.float32) for matrix in (down, up))
-            _replace(parameter, merge(parameter.data, low, high, lora, is_transposed=is_transposed), dtype)
+            _replace(parameter, merge(values, low, high, lora, is_transposed=is_transposed), dtype)
         elif id(parameter) in trained:
             _replace(parameter, saved.read(trained[id(parameter)], dtype), dtype)
         elif parameter.is_floating_point():
-            _replace(parameter, parameter.data, dtype)
+            _replace(parameter, values, dtype)
     if layers:
         raise CheckpointError(f"{checkpoint.path} is of another model: the base has no {next(iter(layers))}")
     for name, values in model.named_buffers():

@@ -36,6 +36,16 @@ MAX_SOURCES = 5
 """Sources of a split that the card names; of the others it has the number."""
 
 
+def _rounding(recipe: Recipe, *, is_adapter: bool) -> str:
+    """What a reader has to know of a base that was quantized in training; empty if it was not."""
+    lora = recipe.model.lora
+    if lora is None or lora.quantize_base == "none":
+        return ""
+    if is_adapter:
+        return f" trained over its weights quantized to {lora.quantize_base} (load it in the same format),"
+    return f" with adapters merged that were trained over its weights quantized to {lora.quantize_base},"
+
+
 def render_curves(run_dir: Path, step: int) -> str:
     """The run's curves up to this step, as an SVG file; an empty string if there are none."""
     return picture(read_history(run_dir).until(step))
@@ -61,6 +71,7 @@ def render_card(
     subject = _public_model(recipe)
     if is_adapter and recipe.model.lora is not None:
         subject = f"LoRA adapters (r = {recipe.model.lora.r}) for {subject},"
+    subject += _rounding(recipe, is_adapter=is_adapter)
     return _template().render(
         metadata=_metadata(
             run_dir.name, recipe, architecture, metrics, library="peft" if is_adapter else "transformers"

@@ -17,6 +17,7 @@ from torch import nn
 
 from shardtune.trainer.model.lora import is_linear
 from shardtune.trainer.model.pretrained import first_number
+from shardtune.trainer.model.quantized.linear import QuantizedLinear
 
 FORWARD, BACKWARD_INPUTS, BACKWARD_WEIGHTS = 2, 2, 2
 """Operations for each weight and token that the weight is applied to."""
@@ -80,12 +81,12 @@ def count_flops(model: Any) -> ModelFlops:
     """
     per_weight = dict.fromkeys(("source", "target", "loss", "row"), 0.0)
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    order = {name: number for number, (name, _) in enumerate(model.named_parameters(remove_duplicate=False))}
+    order = {name: number for number, name in enumerate(_names(model))}
     first = min((order[name] for name in trained), default=math.inf)
     head = _head_weight(model)
-    for name, weight, size in _weights(model):
+    for name, is_trained, size in _weights(model):
         passes_on = order[name] > first
-        each = FORWARD + BACKWARD_INPUTS * passes_on + BACKWARD_WEIGHTS * weight.requires_grad
+        each = FORWARD + BACKWARD_INPUTS * passes_on + BACKWARD_WEIGHTS * is_trained
         per_weight["loss" if name == head else _side(model, name)] += each * size
     return ModelFlops(per_weight, tuple(_attention(model, _first_trained_layer(list(order), first))))
 
@@ -98,20 +99,32 @@ def _first_trained_layer(names: Sequence[str], first: float) -> float:
     return math.inf if is_behind else 0
 
 
-def _weights(model: Any) -> Iterator[tuple[str, nn.Parameter, float]]:
-    """Name and parameter of each weight that tokens are multiplied by, and how many numbers of it a token meets."""
+def _names(model: nn.Module) -> Iterator[str]:
+    """The names of all weights in their order, also of quantized ones, which are no parameters."""
+    for module_name, module in model.named_modules(remove_duplicate=False):
+        own = [name for name, _ in module.named_parameters(recurse=False, remove_duplicate=False)]
+        for name in ["weight", *own] if isinstance(module, QuantizedLinear) else own:
+            yield f"{module_name}.{name}".lstrip(".")
+
+
+def _weights(model: Any) -> Iterator[tuple[str, bool, float]]:
+    """Name of each weight that tokens are multiplied by, whether it is trained, and how many numbers of it a token
+    meets."""
     config = model.config.get_text_config()
     share = first_number(config, "num_experts_per_tok", "num_experts_per_token", "moe_topk") / (
         first_number(config, "num_local_experts", "num_experts", "n_routed_experts") or 1
     )
     for module_name, module in model.named_modules():
+        if isinstance(module, QuantizedLinear):
+            yield f"{module_name}.weight", False, module.in_features * module.out_features
+            continue
         is_router = type(module).__name__.endswith("Router")
         is_matrix = is_linear(module) or is_router or isinstance(module, nn.Conv1d)
         for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             size, dimensions = _numel(parameter), len(_shape(parameter))
             is_expert = dimensions == 3 and not is_matrix
             if dimensions > 1 and (is_matrix or is_expert):
-                yield f"{module_name}.{name}".lstrip("."), parameter, size * (share if is_expert else 1)
+                yield f"{module_name}.{name}".lstrip("."), parameter.requires_grad, size * (share if is_expert else 1)
 
 
 def _head_weight(model: Any) -> str | None:

@@ -38,6 +38,12 @@ from shardtune.trainer.model.pretrained import (
     load_tokenizer,
     unreachable,
 )
+from shardtune.trainer.model.quantized.loading import (
+    describe_quantized,
+    quantizing,
+    refuse_quantized,
+    settle_quantized,
+)
 from shardtune.trainer.model.target_loss import keep_target_loss
 from shardtune.trainer.tasks import Task
 
@@ -82,7 +88,7 @@ def load_model(
         set_labels(config, pretrained)  # for as long as the weights are loaded, which have this shape
     attention = settle_attention(recipe, task, config, device, say)
     torch.manual_seed(recipe.train.seed)
-    model, new = _load_weights(recipe, task, config, attention)
+    model, new = _load_weights(recipe, task, config, attention, device)
     if head.is_replaced:
         draw_head(model, load_model_config(recipe, task), seed=recipe.train.seed)
     # Without a vocabulary (CANINE) there is nothing to add to.
@@ -98,6 +104,8 @@ def load_model(
             names = f" ({_listed(added)})" if added else ""
             say(f"model.lora: the embeddings are trained as a whole, because the model lacks some tokens{names}")
         adapt(model, lora, choose(model, lora, task, new=new), seed=recipe.train.seed)
+        if (note := describe_quantized(model)) is not None:
+            say(note)
     if model.can_generate():
         _settle_generation(model, task, say)
     for note in _notes_on_dropout(recipe, pretrained, model):
@@ -124,11 +132,11 @@ def _keep_no_cache(model: nn.Module) -> None:
 
 
 def _load_weights(
-    recipe: Recipe, task: Task, config: "PreTrainedConfig", attention: str | None
+    recipe: Recipe, task: Task, config: "PreTrainedConfig", attention: str | None, device: torch.device
 ) -> tuple["PreTrainedModel", set[str]]:
     """Collective under ZeRO-3: the model of this config, and the names of its weights that are not pretrained.
 
-    Raises DataError.
+    A quantized one is read onto the device, weight by weight, all others into host memory. Raises DataError.
     """
     auto_model = getattr(transformers, task.auto_model)
     path = recipe.model.path
@@ -141,7 +149,10 @@ def _load_weights(
             return auto_model.from_config(**how), set()
         how |= {"revision": recipe.model.revision, "output_loading_info": True, "trust_remote_code": False}
         with _load_report_dropped():
-            model, info = auto_model.from_pretrained(path, **how)
+            quantization = _quantization(recipe, task, auto_model, how, device)
+            model, info = auto_model.from_pretrained(path, **{**how, **quantization})
+            if quantization:
+                settle_quantized(model, how["dtype"])
     except (OSError, ValueError, ImportError) as error:
         if fault is not None:
             raise DataError(hub_words(recipe, fault)) from error
@@ -155,6 +166,22 @@ def _load_weights(
     if text := describe_loading(info["missing_keys"], info["unexpected_keys"]):
         log.warning("model.path: %s: %s", path, text)
     return model, set(info["missing_keys"])
+
+
+def _quantization(
+    recipe: Recipe, task: Task, auto_model: Any, how: Mapping[str, Any], device: torch.device
+) -> dict[str, Any]:
+    """The arguments of from_pretrained that quantize a frozen base as model.lora.quantize_base says; none without it.
+
+    Which layers have no pretrained weights, and are trained, is found without reading any. Raises DataError.
+    """
+    lora = recipe.model.lora
+    if lora is None or lora.quantize_base == "none":
+        return {}
+    refuse_quantized(how["config"], recipe.model.path)
+    shapes, info = auto_model.from_pretrained(recipe.model.path, device_map="meta", **how)
+    layers = choose(shapes, lora, task, new=set(info["missing_keys"])).frozen
+    return quantizing(how["config"], layers, lora.quantize_base, device)
 
 
 def _added_tokens(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase") -> list[str]:

@@ -18,6 +18,7 @@ from shardtune.errors import CheckpointError, DataError
 from shardtune.recipe.lora import LoraConfig
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.model.head import own_heads
+from shardtune.trainer.model.quantized.loading import quantizing, settle_quantized
 from shardtune.trainer.tasks import Task
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ class Adapters:
     """The linear layers that get an adapter."""
     whole: tuple[str, ...]
     """The modules that are trained as a whole."""
+    frozen: tuple[str, ...] = ()
+    """The linear layers that may be quantized, with an adapter or without: all but the last, those of modules that are
+    trained as a whole, and those that share their weights."""
 
     def num_added(self, model: nn.Module, r: int) -> int:
         """Number of parameters that the adapters add to the model."""
@@ -74,8 +78,9 @@ def choose(model: "PreTrainedModel", lora: LoraConfig, task: Task, *, new: Colle
     }
     owners = _owners(model)
     sharing = {name: [owner for owner in owners[id(module.weight)] if owner != name] for name, module in linear.items()}
+    alone = [name for name, module in linear.items() if module is not last and not sharing[name]]
     if lora.targets == "all-linear":
-        targets = [name for name, module in linear.items() if module is not last and not sharing[name]]
+        targets = alone
     else:
         targets = [name for end in lora.targets for name in _named(end, linear, "targets", "linear layer")]
     for name in targets:
@@ -86,7 +91,9 @@ def choose(model: "PreTrainedModel", lora: LoraConfig, task: Task, *, new: Colle
             )
     if not targets:
         raise DataError("model.lora: the model has no linear layer to adapt; remove model.lora")
-    return Adapters(tuple(dict.fromkeys(targets)), tuple(whole))
+    return Adapters(
+        tuple(dict.fromkeys(targets)), tuple(whole), tuple(name for name in alone if _is_plain(linear[name]))
+    )
 
 
 def adapt(model: nn.Module, lora: LoraConfig, adapters: Adapters, *, seed: int) -> None:
@@ -129,6 +136,13 @@ def is_linear(module: nn.Module) -> bool:
     from transformers.pytorch_utils import Conv1D
 
     return isinstance(module, nn.Linear | Conv1D)
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether it is computed by its own forward method: classes derived from it may be read by others."""
+    from transformers.pytorch_utils import Conv1D
+
+    return type(module) in (nn.Linear, Conv1D)
 
 
 def features_of(module: Any) -> tuple[int, int]:
@@ -192,8 +206,18 @@ def is_adapter(folder: Path) -> bool:
     return (folder / ADAPTER_CONFIG).is_file()
 
 
-def open_base(recipe: Recipe, model_class: Any, config: Any, *, dtype: torch.dtype | None) -> Any:
+def open_base(
+    recipe: Recipe,
+    model_class: Any,
+    config: Any,
+    *,
+    dtype: torch.dtype | None,
+    quantized: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+) -> Any:
     """The pretrained model of a recipe, as a model of this config, on the CPU; dtype None is the dtype of its files.
+
+    With `quantized` (quantized_as) its layers are held in few bits, and the model is on the device.
 
     Weights that it lacks, or that differ in shape, are initialized at random without a warning: adapters bring these.
     Raises DataError if it cannot be loaded.
@@ -205,19 +229,24 @@ def open_base(recipe: Recipe, model_class: Any, config: Any, *, dtype: torch.dty
     logging: Any = transformers.utils.logging
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
+    how: dict[str, Any] = {"config": config, "dtype": dtype or "auto"}
+    if quantized is not None:
+        how |= quantizing(config, quantized["layers"], quantized["kind"], torch.device(device))
     try:
-        return model_class.from_pretrained(
+        model = model_class.from_pretrained(
             recipe.model.path,
             revision=recipe.model.revision,
-            config=config,
-            dtype=dtype or "auto",
             ignore_mismatched_sizes=True,
             trust_remote_code=False,
+            **how,
         )
     except (OSError, ValueError) as error:
         raise DataError(f"model.path: {recipe.model.path!r} cannot be loaded: {error}") from error
     finally:
         logging.set_verbosity(verbosity)
+    if quantized is not None:
+        settle_quantized(model, dtype or model.dtype)
+    return model
 
 
 def put_on(model: Any, folder: Path) -> Any:
@@ -256,9 +285,9 @@ def _outermost(names: Iterable[str]) -> list[str]:
 
 
 def _owners(model: nn.Module) -> dict[int, list[str]]:
-    """id of each parameter -> names of the modules that hold it."""
+    """id of each parameter and buffer -> names of the modules that hold it."""
     owners: dict[int, list[str]] = {}
     for name, module in model.named_modules():
-        for _, parameter in module.named_parameters(recurse=False):
-            owners.setdefault(id(parameter), []).append(name)
+        for _, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+            owners.setdefault(id(tensor), []).append(name)
     return owners

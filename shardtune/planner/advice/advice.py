@@ -1,17 +1,17 @@
 """What `shardtune plan --auto` says, as numbers and as text."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from shardtune.counted import counted
+from shardtune.planner.advice.changes import Change, changes
 from shardtune.planner.advice.machines import ScalePoint, nodes_that_help, scaling_curve, smallest_machine
 from shardtune.planner.advice.search import HOST_GIB_PER_GPU, Candidate, Question, Searched, search
 from shardtune.planner.advice.text_table import lined_up
 from shardtune.planner.forecast.forecast import GIB, duration
 from shardtune.planner.hardware import Gpu
 from shardtune.planner.job import Cluster
-from shardtune.recipe.lora import LoraConfig
 
 MOST_OTHERS = 8
 """Runners-up that are shown."""
@@ -27,8 +27,8 @@ class Advice:
     question: Question
     cluster: Cluster
     searched: Searched
-    with_lora: Searched | None
-    """The same with LoRA, if the recipe has none and could."""
+    changes: Sequence[Change]
+    """What would change what is learned: LoRA, a quantized base, optimizer states in bf16."""
     smallest: Candidate | None
     curve: Sequence[ScalePoint]
 
@@ -38,7 +38,6 @@ class Advice:
 
     def as_json(self) -> dict[str, Any]:
         """All of it, for programs."""
-        lora = self.with_lora.best if self.with_lora is not None else None
         return {
             "machine": machine_of(self.cluster),
             "host_memory_bytes_per_node": round(self.question.host_bytes(self.cluster)),
@@ -48,7 +47,11 @@ class Advice:
             "nearest": _json_of(self.searched.nearest),
             "others": [_json_of(one) for one in self.searched.others],
             "too_large": [_json_of(one) for one in self.searched.too_large],
-            "with_lora": _json_of(lora),
+            "changes": [
+                {"name": one.name, "overrides": one.overrides.split(), "best": _json_of(one.searched.best)}
+                for one in self.changes
+            ],
+            "with_lora": next((_json_of(one.searched.best) for one in self.changes if one.name == "LoRA"), None),
             "smallest_machine": None if self.smallest is None else machine_of(self.smallest.forecast.cluster),
             "on_smallest_machine": _json_of(self.smallest),
             "scaling": [
@@ -77,8 +80,10 @@ class Advice:
             yield f"advice         the fastest of {self.searched.num_tried} settings that fits:"
             yield f"               {self.best.setting.overrides}"
         yield f"               {self.about_host()}"
-        if self.with_lora is not None:
-            yield f"LoRA           {self.about_lora()}"
+        if self.changes:
+            yield "What changes what is learned, and is yours to decide:"
+        for change in self.changes:
+            yield f"{change.name:14} {self.about_change(change)}"
 
     def about_host(self) -> str:
         """Which memory of a node was counted on."""
@@ -90,17 +95,15 @@ class Advice:
             "job.memory_per_node_gb says what it has"
         )
 
-    def about_lora(self) -> str:
-        """What adapters would save."""
-        assert self.with_lora is not None, "the recipe has LoRA itself"
-        lora = self.with_lora.best
-        if lora is None:
-            return f"model.lora={{}} would not fit either: it needs {needs(self.with_lora.nearest)}"
-        memory, settings = lora.forecast.memory.used / GIB, lora.setting.overrides
-        compared = f", {self.best.step_s / lora.step_s:.1f} times as fast" if self.best else ""
+    def about_change(self, change: Change) -> str:
+        """What a change would save."""
+        best = change.searched.best
+        if best is None:
+            return f"{change.overrides} would not fit either: it needs {needs(change.searched.nearest)}"
+        memory, settings = best.forecast.memory.used / GIB, best.setting.overrides
         return (
-            f"model.lora={{}} would train {lora.forecast.planned.average.num_trained / 1e6:,.0f} M parameters in "
-            f"{memory:.1f} GiB per GPU{compared}, with {settings}"
+            f"{change.overrides} would train {best.forecast.planned.average.num_trained / 1e6:,.0f} M parameters in "
+            f"{memory:.1f} GiB per GPU{change.gain(self.best)}, with {settings}"
         )
 
     def _others(self) -> Iterator[str]:
@@ -144,16 +147,11 @@ class Advice:
 def advise(question: Question, cluster: Cluster, gpus: Sequence[Gpu]) -> Advice:
     """The advice for these machines; `gpus` are those of which smaller ones may consist. Raises ConfigError if the GPU
     cannot do what the recipe asks for."""
-    recipe = question.recipe
-    with_lora = None
-    if recipe.model.lora is None and not recipe.model.from_scratch:
-        model = recipe.model.model_copy(update={"lora": LoraConfig()})
-        with_lora = search(replace(question, recipe=recipe.model_copy(update={"model": model})), cluster)
     return Advice(
         question,
         cluster,
         search(question, cluster),
-        with_lora,
+        tuple(changes(question, cluster)),
         smallest_machine(question, gpus),
         scaling_curve(question, cluster),
     )

@@ -86,6 +86,6 @@ def choose_on_cpus(question: Question, precision: str, *, num_ranks: int, num_no
 def _bytes_on_cpu(question: Question, deepspeed: str | None, cluster: Cluster, precision: str) -> float:
     """Bytes of a rank at its peak, with a copy of the checkpoint."""
     recipe = with_strategy(question.recipe, deepspeed)
-    trained = job_of(recipe, question.shape, cluster, precision).num_trained
-    copied = 12 * trained / cluster.world_size if recipe.checkpoint.asynchronous else 0.0
+    job = job_of(recipe, question.shape, cluster, precision)
+    copied = job.states.saved * job.num_trained / cluster.world_size if recipe.checkpoint.asynchronous else 0.0
     return memory_on_cpus(recipe, question.shape, cluster, precision).used + copied

@@ -53,9 +53,9 @@ def strategies_for(recipe: Recipe, cluster: Cluster) -> list[str | None]:
 def _is_possible(name: str | None, recipe: Recipe, cluster: Cluster) -> bool:
     if name is None:
         return recipe.engine.precision != "fp16"  # which needs DeepSpeed's loss scale
-    if name == "zero3_hpz":  # on one node, or with one GPU on each, it is zero3
-        return cluster.num_nodes > 1 and cluster.gpus_per_node > 1 and recipe.engine.compile != "full"
-    return not (name.startswith("zero3") and recipe.engine.compile == "full")
+    if name == "zero3_hpz" and (cluster.num_nodes == 1 or cluster.gpus_per_node == 1):  # where it is zero3
+        return False
+    return not (name.startswith("zero3") and (recipe.engine.compile == "full" or recipe.model.has_quantized_base))
 
 
 def settings_for(recipe: Recipe, cluster: Cluster, data: DataSize) -> Iterator[Setting]:

@@ -12,21 +12,23 @@ def host_memory(recipe: Recipe, job: Job) -> dict[str, float]:
     """Bytes of a node's memory by term, at the larger of its two peaks: while the model is loaded, or in training.
 
     While loading, each rank holds a copy of the weights (at stage 3 the first rank alone: transformers gives the others
-    no values). In training the newest checkpoint is copied to pinned memory, 12 bytes for each trained parameter over
-    all ranks, of which torch rounds each block up to a power of two: a third more on average.
+    no values; those to be quantized go to the GPU one by one). In training the newest checkpoint is
+    copied to pinned memory, 12 bytes (8 with moments in bf16) for each trained parameter over all ranks, of which torch
+    rounds each block up to a power of two: a third more on average.
     """
     ranks = job.cluster.gpus_per_node
     copies = 1 if job.states.shards_weights else ranks
-    loading = {"processes": ranks * PROCESS, "loading": copies * job.shape.num_parameters * job.states.weight}
+    is_quantized = job.adapters is not None and job.adapters.base != "none"
+    read = job.shape.largest_parameter if is_quantized else job.shape.num_parameters
+    loading = {"processes": ranks * PROCESS, "loading": copies * read * job.states.weight}
     training = {"processes": ranks * PROCESS}
     training |= {name: ranks * size for name, size in host_states(job).items()}
     if recipe.checkpoint.asynchronous:
-        training["checkpoint copy"] = 12 * job.num_trained / job.cluster.num_nodes * 4 / 3
+        training["checkpoint copy"] = job.states.saved * job.num_trained / job.cluster.num_nodes * 4 / 3
     return max(loading, training, key=lambda terms: sum(terms.values()))
 
 
 def checkpoint_bytes(recipe: Recipe, job: Job) -> float:
-    """Bytes of all checkpoints that are kept, and the one that is being written: weights, master weights and moments in
-    fp32."""
+    """Bytes of all checkpoints that are kept, and the one that is being written: weights and moments."""
     kept = recipe.checkpoint.keep_last + recipe.checkpoint.keep_best + 1
-    return kept * 12.0 * job.num_trained
+    return kept * job.states.saved * job.num_trained

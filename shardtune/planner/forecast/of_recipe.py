@@ -88,14 +88,15 @@ def job_of(recipe: Recipe, shape: ModelShape, cluster: Cluster, precision: str) 
     ranks = RankLayout(cluster.world_size, cluster.gpus_per_node, link=None)
     ds_config = ds_config_of(recipe, hidden_size=shape.hidden, cluster=ranks)
     shares_memory = cluster.gpu.is_cpu and cluster.num_nodes == 1 and cluster.world_size > 1
+    states = states_of(ds_config, precision, recipe.engine.communication_data_type, shares_memory=shares_memory)
     return Job(
         shape=shape,
-        states=states_of(ds_config, precision, recipe.engine.communication_data_type, shares_memory=shares_memory),
+        states=states if recipe.optim.states == "fp32" else replace(states, moments=4, rounds_moments=True),
         software=_software(recipe, shape, is_on_cpu=cluster.gpu.is_cpu),
         batch=Batch(rows=1, tokens=recipe.data.max_tokens),
         cluster=cluster,
         precision=precision,
-        adapters=None if recipe.model.lora is None else _adapters(recipe.model.lora, precision),
+        adapters=None if recipe.model.lora is None else _adapters(recipe.model.lora),
     )
 
 
@@ -143,9 +144,8 @@ def _software(recipe: Recipe, shape: ModelShape, *, is_on_cpu: bool = False) -> 
     )
 
 
-def _adapters(lora: LoraConfig, precision: str) -> Adapters:
-    width = 4 if precision == "fp32" else 2
-    common: dict[str, Any] = {"rank": lora.r, "base_weight": width, "dropout": lora.dropout > 0}
+def _adapters(lora: LoraConfig) -> Adapters:
+    common: dict[str, Any] = {"rank": lora.r, "base": lora.quantize_base, "dropout": lora.dropout > 0}
     if lora.targets == "all-linear":
         return Adapters(**common)
     words = {word for name in lora.targets for word in name.removesuffix("_proj").replace(".", "_").split("_")}

@@ -17,8 +17,6 @@ system, or a local NVMe disk. Assumed; sites differ by a factor of 10 both ways.
 START_S = 60.0
 """From a start to its first step, without the weights: imports (15 s), CUDA and NCCL, checks, a first pass.
 Assumed."""
-CHECKPOINT_BYTES = 12
-"""Of a trained parameter: weights and both moments in fp32."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +61,14 @@ def run_time(recipe: Recipe, planned: Planned, step: StepTime, data: DataSize, c
     if planned.num_steps is None:
         return None
     job, num_steps = planned.average, planned.num_steps
-    training = num_steps * step.total_s
+    training, saved = num_steps * step.total_s, job.states.saved * job.num_trained
     evaluations = _num_evaluations(recipe, planned, data)
     each = data.dev_tokens * _seconds_per_token(planned, step, cluster)
-    saving = saving_of(recipe, job.num_trained, cluster)
+    saving = saving_of(recipe, saved, cluster)
     num_checkpoints = _num_checkpoints(recipe, num_steps, step.total_s, evaluations)
     interval = training / num_checkpoints
     weights = job.shape.num_parameters * job.states.weight
-    load = (weights + CHECKPOINT_BYTES * job.num_trained) / (DISK_GB_S * 1e9)
+    load = (weights + saved) / (DISK_GB_S * 1e9)
     start = START_S + load
     seconds = {
         "steps": training,
@@ -95,9 +93,9 @@ def run_time(recipe: Recipe, planned: Planned, step: StepTime, data: DataSize, c
     )
 
 
-def saving_of(recipe: Recipe, num_trained: float, cluster: Cluster) -> Saving:
-    """What a checkpoint costs: each rank copies its part to the host's memory, which is written in the background."""
-    size = CHECKPOINT_BYTES * num_trained
+def saving_of(recipe: Recipe, size: float, cluster: Cluster) -> Saving:
+    """What a checkpoint of so many bytes costs: each rank copies its part to the host's memory, which is written in the
+    background."""
     write = size / (DISK_GB_S * 1e9)
     if not recipe.checkpoint.asynchronous:
         return Saving(stall_s=write)

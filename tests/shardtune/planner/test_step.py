@@ -1,6 +1,7 @@
 """Laws of the planner's memory and time, which hold for any constants."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -45,10 +46,31 @@ def test_what_saves_memory_saves_memory(change: str) -> None:
 
 def test_a_base_in_4_bits_holds_a_quarter_of_the_layers() -> None:
     whole = replace(JOB, adapters=Adapters(rank=8))
-    quantized = replace(JOB, adapters=Adapters(rank=8, base_weight=0.5))
+    quantized = replace(JOB, adapters=Adapters(rank=8, base="nf4"))
     layers = sum(stack.num * stack.matrices for stack in LLAMA_3_8B.stacks)
     saved = held_states(whole)["weights"] - held_states(quantized)["weights"]
-    assert saved == pytest.approx(1.5 * layers)
+    assert saved == pytest.approx((2 - 4.127 / 8) * layers, rel=1e-4)
+
+
+@pytest.mark.parametrize("base", ["nf4", "int8"])
+def test_restoring_weights_takes_time_and_saves_memory(base: Any) -> None:
+    whole, quantized = (replace(JOB, adapters=Adapters(rank=8, base=each)) for each in ("none", base))
+    again = replace(quantized, software=replace(JOB.software, activation_checkpointing=True))
+    assert gpu_memory(quantized).allocated < gpu_memory(whole).allocated
+    layers = sum(stack.num * stack.separate for stack in LLAMA_3_8B.stacks)
+    bandwidth = JOB.cluster.gpu.bandwidth_gb_s * 1e9 * DEFAULTS.bandwidth
+    once = layers * {"nf4": 2.5, "int8": 11}[base] / bandwidth
+    added = [step_time(one).compute_s - step_time(whole).compute_s for one in (quantized, again)]
+    assert added[0] == pytest.approx(2 * once * JOB.batch.num_micro_batches, rel=0.02)
+    checkpointing = step_time(replace(again, adapters=whole.adapters)).compute_s - step_time(whole).compute_s
+    assert added[1] - checkpointing == pytest.approx(3 * once * JOB.batch.num_micro_batches, rel=0.02)
+
+
+def test_moments_in_bf16_take_half_and_their_update_more_time() -> None:
+    rounded = replace(JOB, states=replace(JOB.states, moments=4, rounds_moments=True))
+    fp32, bf16 = (held_states(job)["optimizer states"] for job in (JOB, rounded))
+    assert bf16 == fp32 / 2
+    assert step_time(rounded).update_s > 2 * step_time(JOB).update_s
 
 
 def test_adapters_have_rank_times_inputs_and_outputs() -> None:

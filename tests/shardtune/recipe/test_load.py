@@ -172,8 +172,11 @@ def test_a_broken_link_is_reported_with_its_target(tmp_path: Path, monkeypatch: 
             "ZeRO: engine.deepspeed zero3",
         ),
         ("cutoff_len: 64\n", "x.yaml:7: cutoff_len: unknown key; did you mean data.max_tokens?"),
+        ("train: {use_dora: true}\n",
+         f"x.yaml:7: train.use_dora: unknown key; {OTHER_COUNTERPARTS['use_dora'].note}"),
         ("train: {load_in_4bit: true}\n",
-         f"x.yaml:7: train.load_in_4bit: unknown key; {OTHER_COUNTERPARTS['load_in_4bit'].note}"),
+         "x.yaml:7: train.load_in_4bit: unknown key; did you mean model.lora.quantize_base? (nf4, which is QLoRA with "
+         "double quantization, or int8)"),
         (
             "data.max_tokens: 64\n",
             "x.yaml:7: data.max_tokens: a dotted key is for the command line only; here write max_tokens within the "
@@ -229,7 +232,7 @@ def test_an_unknown_key_is_reported_with_what_may_have_been_meant(extra: str, li
         ("report.name=a #b", "' #' starts a comment; add quotes inside those of the shell, as in key='\"a #b\"'"),
         ("report.name=@a", "not YAML: found character '@' at the start of a value; put the value in quotes"),
         ("optim={lr: 1, lr: 2}", "lr is given twice; keep one of them"),
-        ("model.lora.rank=4", "unknown key; legal: r, alpha, dropout, targets, train_whole"),
+        ("model.lora.rank=4", "unknown key; legal: r, alpha, dropout, targets, train_whole, quantize_base"),
     ],
 )
 def test_an_invalid_override_is_reported_with_what_was_expected(override: str, what: str) -> None:

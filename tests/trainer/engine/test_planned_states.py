@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +139,8 @@ def _job(recipe: Recipe, model_name: str, world_size: int) -> Job:
     states = states_of(
         _ds_config(recipe, model_name, world_size), recipe.engine.precision, recipe.engine.communication_data_type
     )
+    if recipe.optim.states == "bf16":
+        states = replace(states, moments=4)
     return Job(
         shape=shape_of_config(_config(model_name).to_dict()),
         states=states,
@@ -193,6 +195,13 @@ def test_rank_zero_holds_and_sends_what_is_planned(strategy: str, model: str, pr
 def test_gradients_are_sent_in_the_precision_that_the_recipe_asks_for(strategy: str) -> None:
     other = "bf16" if strategy == "null" else "fp32"
     recipe = _recipe(strategy, "bf16", f"engine.communication_data_type={other}")
+    seen = as_rank_zero(_second_step, recipe, "untied", world_size=8)
+    _compare(seen, _planned(_job(recipe, "untied", 8)))
+
+
+@pytest.mark.parametrize("strategy", ["zero0", "zero1", "zero2", "zero3", "null"])
+def test_moments_in_bf16_take_half(strategy: str) -> None:
+    recipe = _recipe(strategy, "bf16", "optim.states=bf16")
     seen = as_rank_zero(_second_step, recipe, "untied", world_size=8)
     _compare(seen, _planned(_job(recipe, "untied", 8)))
 

@@ -24,6 +24,7 @@ from shardtune.recipe.schema import Recipe
 from shardtune.trainer.model import target_loss
 from shardtune.trainer.model.load import DTYPES
 from shardtune.trainer.model.lora import adapt, choose
+from shardtune.trainer.model.quantized.loading import quantize_empty
 from shardtune.trainer.setup.trace.storages import StorageCounter
 from shardtune.trainer.tasks import Task
 
@@ -132,6 +133,8 @@ def _model(recipe: Recipe, config: Any, job: Job) -> Any:
         model = _auto_model(recipe, config).from_config(config, **how)
     if (lora := recipe.model.lora) is not None:
         adapters = choose(model, lora, cast(Task, _Wants(_has_vocabulary(recipe))))
+        if lora.quantize_base != "none":
+            quantize_empty(model, adapters.frozen, lora.quantize_base)
         adapt(model, lora, adapters, seed=0)
     if _has_vocabulary(recipe):
         head, text = model.get_output_embeddings(), config.get_text_config()

@@ -89,8 +89,8 @@ def test_the_overrides_make_the_setting() -> None:
 def _all(question: Question, cluster: Cluster) -> list[Candidate]:
     advice = advise(question, cluster, known_gpus())
     points = [point.best for point in advice.curve]
-    lora = advice.with_lora.best if advice.with_lora else None
-    found = [advice.best, *advice.searched.others, advice.smallest, lora, *points]
+    changed = [one.searched.best for one in advice.changes]
+    found = [advice.best, *advice.searched.others, advice.smallest, *changed, *points]
     return [one for one in found if one is not None]
 
 

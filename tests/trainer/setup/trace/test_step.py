@@ -10,7 +10,7 @@ from torch import nn
 
 from shardtune.planner.forecast.of_recipe import DataSize, plan_recipe
 from shardtune.planner.hardware import find_gpu
-from shardtune.planner.job import Batch, Cluster, Job
+from shardtune.planner.job import Adapters, Batch, Cluster, Job
 from shardtune.planner.memory import gpu_memory
 from shardtune.planner.model_shape import shape_of_config
 from shardtune.recipe.load import parse_recipe
@@ -73,6 +73,19 @@ def test_the_formulas_say_what_the_step_holds(kind: str, overrides: tuple[str, .
     states = sum(traced[part] for part in ("parameters", "gradients", "optimizer"))
     planned = sum(size for name, size in gpu_memory(job).terms.items() if name in STATES)
     assert planned == pytest.approx(states, rel=0.02)
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+@pytest.mark.parametrize("family", ["llama", "bert", "mixtral"])
+def test_the_formulas_say_what_a_quantized_base_holds(family: str, kind: str) -> None:
+    recipe = _recipe(family, LORA, f"model.lora.quantize_base={kind}")
+    job = _job(recipe, family, 256)
+    traced = trace_step(recipe, _config(family), job)
+    assert gpu_memory(job).allocated == pytest.approx(sum(traced.values()), rel=0.1)
+    planned = sum(size for name, size in gpu_memory(job).terms.items() if name == "weights")
+    assert planned == pytest.approx(traced["parameters"], rel=0.02)
+    whole = replace(job, adapters=Adapters(rank=8))
+    assert planned < gpu_memory(whole).terms["weights"]
 
 
 STATES = ("weights", "gradients", "master weights", "optimizer states")
