@@ -124,8 +124,16 @@ OTHER_TOOLS: tuple[Names, ...] = (
         ),
     ),
     Names(
-        ("plot_loss", "use_tensorboard", "use_swanlab", "use_mlflow"),
-        Counterpart(None, "metrics are in RUN_DIR/metrics.jsonl and report.html, and in W&B (report.wandb)"),
+        ("use_tensorboard", "use_mlflow"),
+        Counterpart("report.also", "a list of trackers, such as [tensorboard]"),
+    ),
+    Names(
+        ("plot_loss", "use_swanlab"),
+        Counterpart(
+            None,
+            "metrics are in RUN_DIR/metrics.jsonl and report.html, and in W&B (report.wandb); shardtune replay sends a run "
+            "to other trackers",
+        ),
     ),
     Names(
         ("loss_watchdog_threshold", "loss_watchdog_patience"),
