@@ -36,6 +36,12 @@ class DataSize:
     """Tokens of a row on average, after truncation."""
     is_estimated: bool = False
     """Whether the numbers are from a sample of the files, and tokens from their bytes."""
+    is_prepared: bool = False
+    """Whether the numbers are those of the prepared data of this recipe."""
+    attended: float | None = None
+    """Mean length of the rows that tokens are in; None if only the mean length of rows is known."""
+    useful: float | None = None
+    """The part of the computed tokens that is not padding; None if that is not known."""
     dev_tokens: float = 0.0
     """Tokens of dev together, as far as they are known; of test likewise."""
     test_tokens: float = 0.0
