@@ -20,6 +20,7 @@ from shardtune.launcher.plan.backends import BACKENDS
 from shardtune.launcher.plan.job import JobPlan, Machine
 from shardtune.launcher.registry import remember
 from shardtune.launcher.report.page import write_report
+from shardtune.known_machine.store import learn_from
 from shardtune.launcher.start.announce import announce_plan
 from shardtune.launcher.start.exit_report import StartOutcome, explain_outcome, remedy_for_killed
 from shardtune.launcher.start.follow import Events, Heartbeats, first_failure, hung_ranks, newest_saved
@@ -236,6 +237,7 @@ def _run_ranks(plan: JobPlan, interrupts: list[Interrupt]) -> tuple[int, Failure
     refuse_if_lost(plan.run_dir / LEASE, plan.environment[LEASE_TOKEN])
     if process.returncode == EXIT_OK:
         write_report(plan.run_dir)
+        learn_from(plan.run_dir)
         return EXIT_OK, None
     failure = first_failure(plan.run_dir, since)
     exits = BACKENDS[plan.recipe.job.backend].parse_exits(log_path.read_text(encoding="utf-8", errors="replace"))
