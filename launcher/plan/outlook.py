@@ -8,6 +8,7 @@ from typing import Any
 from shardtune.errors import ShardtuneError
 from shardtune.known_machine.fingerprint import identify
 from shardtune.known_machine.store import Known, read_known
+from shardtune.launcher.plan.forecast import basis_of
 from shardtune.launcher.plan.job import JobPlan
 from shardtune.launcher.plan.model_and_data import data_size, model_shape, precision_on_cpus
 from shardtune.machine.host_memory import host_memory
@@ -102,11 +103,6 @@ def _on_cpus(
     lines = [f"plan: {line}" for line in brief(found.forecast, steps_done=steps_done(run_dir), now=now)]
     more = warnings(found.forecast, recipe) if warns else ()
     return Outlook((*lines, *more), record(found.forecast, basis.machine))
-
-
-def basis_of(known: Known) -> Basis:
-    """What plans may build on."""
-    return Basis(known.calibration, known.runs, known.identity.fingerprint)
 
 
 def noticed(known: Known, outlook: Outlook) -> Outlook:

@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 from shardtune.counted import counted
 from shardtune.errors import LaunchError
+from shardtune.known_machine.store import learn_from
 from shardtune.launcher.plan.backends import BACKENDS
 from shardtune.launcher.plan.job import JobPlan, Machine
 from shardtune.launcher.registry import remember
 from shardtune.launcher.report.page import write_report
-from shardtune.known_machine.store import learn_from
 from shardtune.launcher.start.announce import announce_plan
 from shardtune.launcher.start.exit_report import StartOutcome, explain_outcome, remedy_for_killed
 from shardtune.launcher.start.follow import Events, Heartbeats, first_failure, hung_ranks, newest_saved

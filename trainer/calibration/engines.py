@@ -1,5 +1,6 @@
 """How long the engines take beside the model's passes: adding up and exchanging gradients, and the update."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,7 +102,12 @@ def _measure(clock: Clock, kind: _Kind) -> EngineTime:
     many = _step_seconds(clock, kind, least, MANY, 1)
     each = max(0.0, many - first[0][1]) / (MANY - FEW)
     # What few tensors take is in the curves already.
-    return EngineTime(*(Curve(tuple((size, max(s - FEW * each, 0.1 * s)) for size, s in points)) for points in (first, more)), each)
+    return EngineTime(_without(first, FEW * each), _without(more, FEW * each), each)
+
+
+def _without(points: Sequence[tuple[float, float]], seconds: float) -> Curve:
+    """The points less what their tensors take, but at least a tenth of each."""
+    return Curve(tuple((size, max(whole - seconds, 0.1 * whole)) for size, whole in points))
 
 
 def _step_seconds(clock: Clock, kind: _Kind, elements: int, num_tensors: int, num_micro_batches: int) -> float:

@@ -55,8 +55,8 @@ def _bandwidth(clock: Clock) -> float:
 
 def _attention(clock: Clock) -> float:
     dtype = torch.bfloat16 if has_bf16("cuda") else torch.float16
-    parts = [torch.ones(1, HEADS, LENGTH, HEAD_SIZE, device=clock.ranks.device, dtype=dtype) for _ in range(3)]
-    seconds = clock.each(lambda: functional.scaled_dot_product_attention(*parts, is_causal=True))
+    part = torch.ones(1, HEADS, LENGTH, HEAD_SIZE, device=clock.ranks.device, dtype=dtype)
+    seconds = clock.each(lambda: functional.scaled_dot_product_attention(part, part, part, is_causal=True))
     return 4 * HEADS * LENGTH**2 / 2 * HEAD_SIZE / seconds / 1e12
 
 

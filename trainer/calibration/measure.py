@@ -64,9 +64,8 @@ def _computing(clock: Clock, precision: str, say: Say) -> Computing:
     say(f"matrix products in {precision}")
     products = measure_products(clock, dtype)
     say(f"other operations in {precision}")
-    elementwise, attention, loss = (
-        measure(clock, dtype) for measure in (measure_elementwise, measure_attention, measure_loss)
-    )
+    elementwise, attention = measure_elementwise(clock, dtype), measure_attention(clock, dtype)
+    loss = measure_loss(clock, dtype)
     say(f"engines in {precision}")
     engines = measure_engines(clock, precision)
     found = Computing(products, elementwise, attention, loss, engines, passes={})

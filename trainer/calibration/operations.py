@@ -52,7 +52,8 @@ def _products(
                 else:  # as fast as the one before: the largest dimension that has a smaller size is a step down
                     rates[sizes] = rates[_one_before(sizes, rows, inner, columns)]
     seconds = tuple(math.prod(sizes) / rates[sizes] for sizes in rates)
-    return Products(*(tuple(map(float, each)) for each in (rows, inner, columns)), seconds)
+    of_grid = [tuple(map(float, each)) for each in (rows, inner, columns)]
+    return Products(of_grid[0], of_grid[1], of_grid[2], seconds)
 
 
 def _one_before(sizes: tuple[int, int, int], *grid: tuple[int, ...]) -> tuple[int, int, int]:

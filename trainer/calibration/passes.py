@@ -39,7 +39,9 @@ def measure_passes(clock: Clock, precision: str, found: Computing) -> dict[str, 
     passes = {}
     with fast_attention(clock.ranks.device), fast_dropout(clock.ranks.device):
         for family, build in (("encoder", _encoder), ("decoder", _decoder)):
-            small, whole = ((_measured(clock, precision, build, each), _planned(precision, build, each, found)) for each in sizes)
+            small, whole = (
+                (_measured(clock, precision, build, each), _planned(precision, build, each, found)) for each in sizes
+            )
             passes[family] = whole_pass(small, whole)
     return passes
 
@@ -91,7 +93,11 @@ def _decoder(sizes: _Sizes) -> tuple[Any, Any, dict[str, torch.Tensor]]:
     )
     ids = torch.arange(sizes.rows * sizes.tokens).view(sizes.rows, sizes.tokens) % 2048
     targets = ids.flatten()
-    return LlamaForCausalLM, config, {"input_ids": ids, "targets": targets, "target_positions": torch.arange(len(targets))}
+    return (
+        LlamaForCausalLM,
+        config,
+        {"input_ids": ids, "targets": targets, "target_positions": torch.arange(len(targets))},
+    )
 
 
 def _measured(clock: Clock, precision: str, build: _Build, sizes: _Sizes) -> float:

@@ -63,10 +63,13 @@ class Clock:
         blocks = [_seconds(block, self.ranks.device) / calls for _ in range(num_blocks)]
         return self._mean(quartile(blocks))
 
-    def both_ways(self, forward: Callable[[int], Any], backward: Callable[[Any], Any], ring: int) -> tuple[float, float]:
+    def both_ways(
+        self, forward: Callable[[int], Any], backward: Callable[[Any], Any], ring: int
+    ) -> tuple[float, float]:
         """Collective: seconds of a forward and of a backward pass without collectives, the ranks' means; with each of
         the numbers below `ring` in turn."""
-        forwards, backwards = [], []
+        forwards: list[float] = []
+        backwards: list[float] = []
         self.ranks.barrier()
         began = time.perf_counter()
         while len(forwards) < 4 or (time.perf_counter() - began < 4 * self.effort.each_s and len(forwards) < 25):

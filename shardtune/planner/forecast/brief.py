@@ -27,7 +27,8 @@ def brief(forecast: Forecast, *, steps_done: int, now: float) -> Iterator[str]:
     estimated = ", by exact token counts of prepared data" if forecast.data.is_prepared else estimated
     corrected = f", {forecast.correction}" if forecast.correction.spread else ""
     starts = f", in {forecast.run.num_starts} starts with waits between" if forecast.run.num_starts > 1 else ""
-    yield f"ends at about {_clock(now + left, now)} ({soonest} to {latest}), in {duration(left)}{starts}{estimated}{corrected}"
+    ends = f"{_clock(now + left, now)} ({soonest} to {latest})"
+    yield f"ends at about {ends}, in {duration(left)}{starts}{estimated}{corrected}"
     yield f"{resources(forecast)} for the whole run"
 
 

@@ -9,7 +9,7 @@ from shardtune.planner.forecast.of_recipe import DataSize, Planned, plan_recipe
 from shardtune.planner.forecast.run_time import USUAL_SITE, RunTime, Site, run_time
 from shardtune.planner.job import Cluster
 from shardtune.planner.measured.basis import NOTHING, Basis, constants_of
-from shardtune.planner.measured.corrections import Correction, correction_of, subject_of
+from shardtune.planner.measured.corrections import UNCORRECTED, Correction, correction_of, subject_of
 from shardtune.planner.memory import GpuMemory, gpu_memory
 from shardtune.planner.model_shape import ModelShape
 from shardtune.planner.schedule import StepTime, step_time
@@ -42,7 +42,7 @@ class Forecast:
     """Of a GPU for an hour."""
     run: RunTime | None
     """None if the number of steps is not known."""
-    correction: Correction = Correction()
+    correction: Correction = UNCORRECTED
     """By which factors the memory and the times were corrected, by earlier runs on this machine."""
     strategy: str | None = None
     """engine.deepspeed."""
@@ -164,8 +164,8 @@ class Forecast:
         yield "machine", f"{nodes}{cluster.gpus_per_node} x {each}, {gpu.memory_gib:.4g} GiB each"
         if self.strategy_notice is not None:
             yield "strategy", self.strategy_notice
-        used = f"{self.memory.used / GIB:.1f} of {gpu.memory_gib:.4g} GiB per {self.unit}, at the {self.memory.peak_instant}"
-        yield "memory", f"{self.verdict}: {used}"
+        used = f"{self.memory.used / GIB:.1f} of {gpu.memory_gib:.4g} GiB per {self.unit}"
+        yield "memory", f"{self.verdict}: {used}, at the {self.memory.peak_instant}"
         yield "", _terms({**self.memory.terms, **self.memory.around})
         total = sum(self.host.values())
         host = f"{total / GIB:.0f} GiB per node ({_terms(self.host)})"

@@ -77,7 +77,9 @@ def plan_recipe(recipe: Recipe, shape: ModelShape, cluster: Cluster, data: DataS
     most_rows = max(1, min(budget // longest, math.ceil(share * (mean / longest if is_packed else 1))))
     length = min(longest, each) if is_packed else mean
     average = replace(
-        _batch(recipe, shape, each / length, length, mean), num_micro_batches=num, attended=(data.attended or mean) if is_packed else None
+        _batch(recipe, shape, each / length, length, mean),
+        num_micro_batches=num,
+        attended=(data.attended or mean) if is_packed else None,
     )
     largest = replace(_batch(recipe, shape, most_rows, longest, longest), num_micro_batches=num)
     return Planned(

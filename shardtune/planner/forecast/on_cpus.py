@@ -66,7 +66,15 @@ def on_cpus(
         return OnCpus(memory, subject, None, why)
     site = _site(basis.calibration, layout)
     found = assembled(
-        recipe, shape, cluster, data, planned=planned, memory=memory, step=step, site=site, correction=correction,
+        recipe,
+        shape,
+        cluster,
+        data,
+        planned=planned,
+        memory=memory,
+        step=step,
+        site=site,
+        correction=correction,
         price=price,
     )
     return OnCpus(memory, subject, found, None)

@@ -140,7 +140,7 @@ class Calibration:
     def on_gpus(self, ranks: int) -> GpuLayout | None:
         """The layout of this many GPUs, or the largest that was measured; None without one."""
         exact = [layout for layout in self.gpus if layout.ranks == ranks]
-        return (exact or sorted(self.gpus, key=lambda layout: layout.ranks) or [None])[-1]
+        return next(reversed(exact or sorted(self.gpus, key=lambda layout: layout.ranks)), None)
 
     def as_json(self) -> dict[str, Any]:
         """All of it in JSON's types."""
@@ -153,9 +153,7 @@ def calibration_of(value: Any) -> Calibration:
         if value["format"] != FORMAT:
             raise ValueError(f"it has format {value['format']}, and this version of shardtune reads {FORMAT}")
         rest = {field.name: value[field.name] for field in fields(Calibration)}
-        return Calibration(
-            **rest | {"cpus": tuple(map(_cpus, rest["cpus"])), "gpus": tuple(map(_gpus, rest["gpus"]))}
-        )
+        return Calibration(**rest | {"cpus": tuple(map(_cpus, rest["cpus"])), "gpus": tuple(map(_gpus, rest["gpus"]))})
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"it is not a calibration ({type(error).__name__}: {error})") from None
 

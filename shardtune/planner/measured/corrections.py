@@ -74,6 +74,9 @@ class Correction:
         return f"corrected by {self.num_runs} earlier run{'s' if self.num_runs > 1 else ''} on this machine"
 
 
+UNCORRECTED = Correction()
+
+
 def past_run(value: Any) -> PastRun:
     """The inverse of as_json. Raises ValueError for anything else."""
     try:
@@ -89,10 +92,10 @@ def past_run(value: Any) -> PastRun:
 def correction_of(runs: Sequence[PastRun], subject: Subject) -> Correction:
     """The correction by the nearest of these runs: the median of their ratios."""
     alike = sorted((run for run in runs if run.subject.is_like(subject)), key=lambda run: subject.distance(run.subject))
-    steps, memories = ([ratio for run in alike if (ratio := _usable(getattr(run, name)))] for name in ("step", "memory"))
-    steps, memories = steps[:NEAREST], memories[:NEAREST]
+    steps = [ratio for run in alike if (ratio := _usable(run.step))][:NEAREST]
+    memories = [ratio for run in alike if (ratio := _usable(run.memory))][:NEAREST]
     if not steps and not memories:
-        return Correction()
+        return UNCORRECTED
     step = median(steps) if steps else 1.0
     spread = None
     if steps:

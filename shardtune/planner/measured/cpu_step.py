@@ -15,12 +15,15 @@ SPARSE_FROM = 4096
 UNMEASURED = WholePass(1.0, 0.0)
 
 
+_NOTHING = Seconds()
+
+
 @dataclass(frozen=True)
 class _Both:
     """Forward and backward."""
 
-    forward: Seconds = Seconds()
-    backward: Seconds = Seconds()
+    forward: Seconds = _NOTHING
+    backward: Seconds = _NOTHING
 
     def __add__(self, other: "_Both") -> "_Both":
         return _Both(self.forward + other.forward, self.backward + other.backward)
@@ -158,11 +161,12 @@ def _adapters(job: Job, stack: Layers, tokens: float, found: Computing) -> _Both
     for inputs, outputs in ends:
         total += _linear(found, tokens, inputs, rank) + _linear(found, tokens, rank, outputs)
         # Scaled and added to the output; the gradient of the input is added to that of the frozen layer.
-        both = 2 * add.forward.at(tokens * outputs), add.backward.at(tokens * outputs) + add.backward.at(tokens * inputs)
+        forward = 2 * add.forward.at(tokens * outputs)
+        backward = add.backward.at(tokens * outputs) + add.backward.at(tokens * inputs)
         if job.adapters.dropout:
-            elements = tokens * inputs
-            both = both[0] + dropped.forward.at(elements), both[1] + dropped.backward.at(elements)
-        total += _Both(Seconds(elementwise=both[0]), Seconds(elementwise=both[1]))
+            forward += dropped.forward.at(tokens * inputs)
+            backward += dropped.backward.at(tokens * inputs)
+        total += _Both(Seconds(elementwise=forward), Seconds(elementwise=backward))
     return total
 
 
@@ -175,9 +179,10 @@ def _attention(job: Job, stack: Layers, found: Computing) -> _Both:
     kind = "causal" if stack.is_causal and not is_packed else "masked"
     if job.software.dropout and not stack.is_rms_norm:
         kind = "dropout"
-    total = _attended(found.attention[kind], batch.rows * length * stack.num_heads, length, stack.head_size)
+    queries = batch.rows * length * stack.num_heads
+    total = _attended(found.attention[kind], queries, length, stack.head_size)
     if stack.has_cross_attention:
-        total += _attended(found.attention["masked"], batch.rows * length * stack.num_heads, batch.tokens, stack.head_size)
+        total += _attended(found.attention["masked"], queries, batch.tokens, stack.head_size)
     return total
 
 

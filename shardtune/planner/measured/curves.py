@@ -65,9 +65,7 @@ class Products:
         rate = 0.0
         for number in range(8):
             corner = [at + (number >> bit & 1) for bit, (at, _) in enumerate(places)]
-            weight = math.prod(
-                share if number >> bit & 1 else 1 - share for bit, (_, share) in enumerate(places)
-            )
+            weight = math.prod(share if number >> bit & 1 else 1 - share for bit, (_, share) in enumerate(places))
             if weight:
                 rate += weight * math.log(self._rate(*corner))
         operations = max(rows, self.rows[0]) * max(inner, self.inner[0]) * max(columns, self.columns[0])
@@ -81,8 +79,12 @@ class Products:
     @property
     def best_rate(self) -> float:
         """Operations a second of the fastest product, a multiplication and an addition counted as two."""
-        places = ((row, inner, column) for row in range(len(self.rows)) for inner in range(len(self.inner))
-                  for column in range(len(self.columns)))
+        places = (
+            (row, inner, column)
+            for row in range(len(self.rows))
+            for inner in range(len(self.inner))
+            for column in range(len(self.columns))
+        )
         return 2 * max(self._rate(*place) for place in places)
 
 
