@@ -115,8 +115,8 @@ def _fetched(recipe: Recipe) -> Path:
 
 def data_size(recipe: Recipe, run_dir: Path, rows: str | None, tokens: str | None) -> DataSize:
     """Rows of an epoch and their length: as given; as in the prepared data of the recipe, if they are in the cache; as
-    an earlier start of the run found them; or else estimated from the files of data.train, as far as those are on this machine and have a row on each line. Raises ConfigError for
-    what is no number."""
+    an earlier start of the run found them; or else estimated from the files of data.train, as far as those are on this
+    machine and have a row on each line. Raises ConfigError for what is no number."""
     found = _prepared(recipe) or _of_earlier_start(run_dir) or _estimated(recipe)
     if rows or tokens:
         found = replace(found, is_prepared=False, attended=None, useful=None)

@@ -1,7 +1,7 @@
 """The exact token counts of a recipe's prepared data, where they are in the cache; read without a tokenizer.
 
-What names prepared data is a digest of all that they depend on, which only the trainer computes. It notes here under
-which name the data of a recipe are; a note is that of the same recipe, and of files that have not been written to since.
+What names prepared data is a digest of all that they depend on, which only the trainer computes. It notes under which
+name the data of a recipe are; a note is valid for the same recipe, and for as long as nobody writes to its files.
 """
 
 import contextlib

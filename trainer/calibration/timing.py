@@ -19,13 +19,13 @@ RING_BYTES = 48 * 2**20
 class Effort:
     """How thoroughly a machine is measured."""
 
-    each_s: float = 0.006
+    each_s: float = 0.004
     """Seconds for each number, beside what a single call takes."""
-    operations: float = 3e8
+    operations: float = 1.5e8
     """Most multiplications of a matrix product, for each thread; larger ones reach the same rate."""
-    token_sizes: tuple[int, ...] = (16, 64, 256, 1024, 4096)
+    token_sizes: tuple[int, ...] = (16, 128, 1024, 4096)
     """Tokens of a micro-batch."""
-    feature_sizes: tuple[int, ...] = (8, 32, 128, 512, 2048, 8192)
+    feature_sizes: tuple[int, ...] = (8, 64, 256, 1024, 4096)
     """Widths of layers; of adapters the least."""
     elements: tuple[int, ...] = (2**12, 2**15, 2**18, 2**21)
     """Elements of other operations."""
