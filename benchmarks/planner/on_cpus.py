@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from shardtune.run_dir.files import read_events
 from shardtune.run_dir.view.plan_file import read_plan
@@ -26,7 +27,7 @@ BOUND = 0.15
 STEPS, WARM_UP = 16, 4
 """Steps of a training, and how many of the first are left out."""
 NUM_ROWS = 3000
-MINILM = {
+MINILM: dict[str, Any] = {
     "model_type": "bert",
     "vocab_size": 30522,
     "hidden_size": 384,
@@ -34,9 +35,8 @@ MINILM = {
     "num_attention_heads": 12,
     "intermediate_size": 1536,
     "max_position_embeddings": 512,
-    "architectures": ["BertModel"],
 }
-SMOLLM2 = {
+SMOLLM2: dict[str, Any] = {
     "model_type": "llama",
     "vocab_size": 49152,
     "hidden_size": 576,
@@ -48,11 +48,10 @@ SMOLLM2 = {
     "tie_word_embeddings": True,
     "bos_token_id": 2,
     "eos_token_id": 3,
-    "architectures": ["LlamaForCausalLM"],
 }
 RECIPE = """
 task: {{kind: {task}}}
-model: {{path: {folder}/{model}, from_scratch: true}}
+model: {{path: {folder}/{model}}}
 data: {{train: {folder}/{task}.jsonl, max_tokens: {max_tokens}, cache_dir: {folder}/cache}}
 train: {{global_batch_size: {batch}, max_steps: {steps}, micro_batch_tokens: {micro_batch_tokens}}}
 optim: {{lr: 1e-4}}
@@ -154,12 +153,22 @@ def write_data(folder: Path) -> None:
     """Writes the models without weights, and the texts."""
     for name, config in (("minilm", MINILM), ("smollm2", SMOLLM2)):
         (folder / name).mkdir()
-        (folder / name / "config.json").write_text(json.dumps(config), encoding="utf-8")
-        write_tokenizer(folder / name, int(str(config["vocab_size"])))
+        write_model(folder / name, config)
+        write_tokenizer(folder / name, config["vocab_size"])
     chosen = random.Random(0)
     for task in ("classification", "language_modeling"):
         lines = (json.dumps(row) + "\n" for row in rows(task, chosen))
         (folder / f"{task}.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def write_model(folder: Path, config: dict[str, Any]) -> None:
+    """A model with random weights."""
+    import torch
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+    kind = AutoModelForCausalLM if config["model_type"] == "llama" else AutoModel
+    torch.manual_seed(0)
+    kind.from_config(AutoConfig.for_model(**config)).save_pretrained(folder)
 
 
 def rows(task: str, chosen: random.Random) -> Iterator[dict[str, str]]:

@@ -31,7 +31,7 @@ class Effort:
     """Elements of other operations."""
     lengths: tuple[int, ...] = (16, 64, 256, 1024)
     """Tokens of a row."""
-    parameters: tuple[int, ...] = (2**16, 2**19, 2**23)
+    parameters: tuple[int, ...] = (2**16, 2**23)
     """Trained elements of an engine."""
     messages: tuple[int, ...] = (2**12, 2**18, 2**24)
     """Bytes of a collective."""

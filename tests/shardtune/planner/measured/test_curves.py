@@ -23,11 +23,14 @@ def test_a_curve_of_other_points_is_refused(points: tuple[tuple[float, float], .
         Curve(points)
 
 
-# 1 operation a second for the smallest product, 16 for the largest, and the geometric means between.
-PRODUCTS = Products((1.0, 4.0), (1.0, 4.0), (1.0, 4.0), tuple(rows * inner * columns / rate for rows, inner, columns, rate in [
-    (1, 1, 1, 1.0), (1, 1, 4, 2.0), (1, 4, 1, 2.0), (1, 4, 4, 4.0),
-    (4, 1, 1, 4.0), (4, 1, 4, 8.0), (4, 4, 1, 8.0), (4, 4, 4, 16.0),
-]))  # fmt: skip
+# Each step of the inner dimension and of the columns doubles the rate, one of the rows makes it fourfold.
+SIZES = (1.0, 4.0)
+PRODUCTS = Products(
+    SIZES,
+    SIZES,
+    SIZES,
+    tuple((inner * columns) ** 0.5 for _ in SIZES for inner in SIZES for columns in SIZES),
+)
 
 
 def test_products_interpolate_rates_in_each_of_the_three_sizes() -> None:
