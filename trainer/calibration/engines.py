@@ -122,7 +122,7 @@ def _step_seconds(clock: Clock, kind: _Kind, elements: int, num_tensors: int, nu
         for parameter in bare.parameters():
             parameter.grad = None
 
-    alone = clock.together(passes, clock.effort.steps)
+    alone = clock.each(passes)
     engine = kind.build(_Weights(elements, num_tensors), clock.ranks)
 
     def step() -> None:

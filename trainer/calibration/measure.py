@@ -65,7 +65,7 @@ def _computing(clock: Clock, precision: str, say: Say) -> Computing:
     products = measure_products(clock, dtype)
     say(f"other operations in {precision}")
     elementwise, attention = measure_elementwise(clock, dtype), measure_attention(clock, dtype)
-    loss = measure_loss(clock, dtype)
+    loss = measure_loss(clock, dtype, products)
     say(f"engines in {precision}")
     engines = measure_engines(clock, precision)
     found = Computing(products, elementwise, attention, loss, engines, passes={})

@@ -160,8 +160,9 @@ def _attention(clock: Clock, dtype: torch.dtype, kind: str, head_size: int) -> A
     return AttentionTime(head_size, Curve(tuple(forward)), Curve(tuple(backward)))
 
 
-def measure_loss(clock: Clock, dtype: torch.dtype) -> Curve:
-    """Collective: a cross entropy over a vocabulary and its gradient, without the last layer's products."""
+def measure_loss(clock: Clock, dtype: torch.dtype, products: Mapping[str, Products]) -> Curve:
+    """Collective: a cross entropy over a vocabulary and its gradient, without the last layer's products, whose times
+    are known."""
     points = []
     narrow = min(clock.effort.feature_sizes)
     weight = torch.ones(VOCABULARY, narrow, dtype=dtype, requires_grad=True)
@@ -172,7 +173,13 @@ def measure_loss(clock: Clock, dtype: torch.dtype) -> Curve:
         def run(hidden: Tensor = hidden, labels: Tensor = labels) -> None:
             chunked_loss(hidden, weight, None, labels, None)[0].backward()  # type: ignore[no-untyped-call]
 
-        points.append((float(targets * VOCABULARY), clock.each(run)))
+        whole = clock.each(run)
+        of_products = (
+            products["forward"].at(targets, narrow, VOCABULARY)
+            + products["of_inputs"].at(targets, VOCABULARY, narrow)
+            + products["of_weights"].at(VOCABULARY, targets, narrow)
+        )
+        points.append((float(targets * VOCABULARY), max(whole - of_products, 0.2 * whole)))
     return Curve(tuple(points))
 
 

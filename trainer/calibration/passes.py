@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from shardtune.planner.forecast.of_recipe import CPU_LOSS_CHUNK
 from shardtune.planner.hardware import CPU, memory_only
 from shardtune.planner.job import Batch, Cluster, Job, Software, States
 from shardtune.planner.measured.calibration import Computing, WholePass
@@ -113,7 +114,7 @@ def _measured(clock: Clock, precision: str, build: _Build, sizes: _Sizes) -> flo
         for parameter in model.parameters():
             parameter.grad = None
 
-    return clock.together(run, clock.effort.steps)
+    return clock.each(run)
 
 
 def _planned(precision: str, build: _Build, sizes: _Sizes, found: Computing) -> float:
@@ -123,7 +124,7 @@ def _planned(precision: str, build: _Build, sizes: _Sizes, found: Computing) -> 
     job = Job(
         shape=shape_of_config(config.to_dict(), num_labels=2 if is_classifier else None),
         states=States(),
-        software=Software(dropout=is_classifier),
+        software=Software(dropout=is_classifier, loss_chunk=CPU_LOSS_CHUNK),
         batch=Batch(rows=sizes.rows, tokens=sizes.tokens, losses=1 / sizes.tokens if is_classifier else 1.0),
         cluster=Cluster(gpu=memory_only(CPU, 0.0), gpus_per_node=1),
         precision=precision,

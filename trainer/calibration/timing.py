@@ -36,7 +36,7 @@ class Effort:
     messages: tuple[int, ...] = (2**12, 2**18, 2**24)
     """Bytes of a collective."""
     steps: int = 5
-    """Steps of an engine, and passes of a model, that are timed."""
+    """Steps of an engine that are timed."""
     tokens: int = 512
     """Of the larger pass of a small model."""
 
@@ -52,7 +52,7 @@ class Clock:
         """Collective: seconds of a call without collectives, the ranks' mean."""
         self.ranks.barrier()
         run()
-        first = _seconds(run, self.ranks.device)
+        first = self._seconds(run)
         calls = max(1, round(LEAST_BLOCK_S / first))
         num_blocks = min(25, max(3, round(self.effort.each_s / (calls * first))))
 
@@ -60,39 +60,49 @@ class Clock:
             for _ in range(calls):
                 run()
 
-        blocks = [_seconds(block, self.ranks.device) / calls for _ in range(num_blocks)]
-        return self._mean(quartile(blocks))
+        return self._mean(quartile([self._seconds(block) / calls for _ in range(num_blocks)]))
 
     def both_ways(
         self, forward: Callable[[int], Any], backward: Callable[[Any], Any], ring: int
     ) -> tuple[float, float]:
         """Collective: seconds of a forward and of a backward pass without collectives, the ranks' means; with each of
         the numbers below `ring` in turn."""
+        outputs: list[Any] = []
+
+        def all_forward() -> None:
+            outputs[:] = [forward(number) for number in range(ring)]
+
+        def all_backward() -> None:
+            for output in outputs:
+                backward(output)
+
         forwards: list[float] = []
         backwards: list[float] = []
         self.ranks.barrier()
-        began = time.perf_counter()
-        while len(forwards) < 4 or (time.perf_counter() - began < 4 * self.effort.each_s and len(forwards) < 25):
-            since = time.perf_counter()
-            outputs = [forward(number) for number in range(ring)]
-            _wait(self.ranks.device)
-            between = time.perf_counter()
-            for output in outputs:
-                backward(output)
-            _wait(self.ranks.device)
-            forwards.append((between - since) / ring)
-            backwards.append((time.perf_counter() - between) / ring)
+        while len(forwards) < 4 or (sum(forwards) + sum(backwards) < 4 * self.effort.each_s and len(forwards) < 25):
+            forwards.append(self._seconds(all_forward))
+            backwards.append(self._seconds(all_backward))
         # The first block has pages and code that are new.
-        return self._mean(quartile(forwards[1:])), self._mean(quartile(backwards[1:]))
+        return self._mean(quartile(forwards[1:]) / ring), self._mean(quartile(backwards[1:]) / ring)
+
+    def _seconds(self, run: Callable[[], Any]) -> float:
+        """Seconds of a call without collectives. On a CPU those of this thread, which has a part in all that others of
+        the rank do, so that what other programs take does not count."""
+        if self.ranks.device.type == "cuda":
+            return _wall_seconds(run, self.ranks.device)
+        since = time.thread_time()
+        run()
+        return max(time.thread_time() - since, 1e-9)
 
     def together(self, run: Callable[[], Any], times: int) -> float:
-        """Collective: seconds of a call that has collectives, and is done so often by each rank."""
+        """Collective: seconds of a call that has collectives, and is done so often by each rank: the shortest time, as
+        each of the others' delays is in it."""
         run()
         taken = []
         for _ in range(max(2, times)):
             self.ranks.barrier()
-            taken.append(_seconds(run, self.ranks.device))
-        return self._mean(quartile(taken))
+            taken.append(_wall_seconds(run, self.ranks.device))
+        return self._mean(min(taken))
 
     def _mean(self, seconds: float) -> float:
         (total,) = self.ranks.sum(seconds)
@@ -109,7 +119,7 @@ def ring_of(num_bytes: float) -> int:
     return int(min(16, max(2, RING_BYTES / num_bytes)))
 
 
-def _seconds(run: Callable[[], Any], device: torch.device) -> float:
+def _wall_seconds(run: Callable[[], Any], device: torch.device) -> float:
     since = time.perf_counter()
     run()
     _wait(device)

@@ -1,5 +1,6 @@
 """Seconds of a step on this machine's CPUs: the sum over its operations, each as long as it was measured to take."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -220,6 +221,10 @@ def ends(job: Job, found: Computing) -> _Both:
     if trains and (shape.is_tied or shape.vocabulary < SPARSE_FROM or job.states.bucket > 0):
         # A dense gradient of the table: zeros first, and if its weights are the last layer's, added to their gradient.
         backward += add.forward.at(table) * (2 if shape.is_tied and shape.num_labels is None else 1)
+    if trains and shape.num_labels is None:
+        # The gradient of the last layer is added up in fp32 over the chunks of the loss, scaled, and rounded.
+        chunks = math.ceil(4 * losses * shape.width / job.software.loss_chunk)
+        backward += add.forward.at(table) * (2 * chunks + 2)
     last = _linear(found, losses, shape.hidden, shape.width, trains=trains)
     loss = found.loss.at(losses * shape.width) if shape.num_labels is None else 0.0
     return last + _Both(Seconds(elementwise=forward + loss), Seconds(elementwise=backward))
