@@ -203,12 +203,15 @@ def _perform(inquiry: "Inquiry", wanted: _Wanted) -> int:
     if is_here and is_forecast_only:
         print(plan_job(inquiry.path, inquiry.overrides, inquiry.run_dir, machine).describe())
     if is_here and not machine.gpu_name:
-        if not (wanted.auto or wanted.table) and (found := _of_this_cpu(inquiry, wanted, machine, compared)):
-            print(found)
-            return 0
-        if not is_forecast_only:
-            raise ConfigError(f"shardtune: plan: {WITHOUT_GPU}")
-        say_at_once(WITHOUT_GPU)
+        shown, reason = (None, WITHOUT_GPU)
+        if not (wanted.auto or wanted.table):
+            shown, reason = _of_this_cpu(inquiry, wanted, machine, compared)
+        if shown is not None:
+            print(shown)
+        elif not is_forecast_only:
+            raise ConfigError(f"shardtune: plan: {reason}")
+        else:
+            say_at_once(reason)
         return 0
     print(_shown(*_found(inquiry, wanted, machine), wanted, compared))
     return 0
@@ -221,19 +224,19 @@ def _shown(text: str, facts: Any, wanted: _Wanted, compared: "list[Compared]") -
     return words.dumps(facts, indent=1) if wanted.json else text
 
 
-def _of_this_cpu(inquiry: "Inquiry", wanted: _Wanted, machine: "Machine", compared: "list[Compared]") -> str | None:
-    """The forecast of this machine's CPU ranks; None, after a line that says why, if their time is not planned."""
+def _of_this_cpu(
+    inquiry: "Inquiry", wanted: _Wanted, machine: "Machine", compared: "list[Compared]"
+) -> tuple[str | None, str]:
+    """The forecast of this machine's CPU ranks; None if their time is not planned, and then why."""
     from shardtune.launcher.plan.forecast import cpu_forecast
 
     question = inquiry.question(machine)
     found, notice = cpu_forecast(question, machine)
+    if found.forecast is None:
+        return None, "; ".join(filter(None, (WITHOUT_GPU, found.why_not, notice)))
     if notice is not None:
         say_at_once(notice)
-    if found.forecast is None:
-        if found.why_not is not None:
-            say_at_once(found.why_not)
-        return None
-    return _shown(*_with_failures(found.forecast, question, wanted), wanted, compared)
+    return _shown(*_with_failures(found.forecast, question, wanted), wanted, compared), ""
 
 
 def _compared(inquiry: "Inquiry") -> "list[Compared]":
