@@ -168,7 +168,8 @@ def write_model(folder: Path, config: dict[str, Any]) -> None:
 
     kind = AutoModelForCausalLM if config["model_type"] == "llama" else AutoModel
     torch.manual_seed(0)
-    kind.from_config(AutoConfig.for_model(**config)).save_pretrained(folder)
+    model: Any = kind.from_config(AutoConfig.for_model(**config))  # type: ignore[no-untyped-call]
+    model.save_pretrained(folder)
 
 
 def rows(task: str, chosen: random.Random) -> Iterator[dict[str, str]]:

@@ -23,9 +23,11 @@ def outlook_of_submission(
     named = None if gpu is None else find_gpu(gpu)
     recipe, run_dir = submission.recipe, submission.run_dir
     kinds = _kinds(recipe, cluster)
-    gpus = share_of_node(recipe.job, cluster).gpus
+    share = share_of_node(recipe.job, cluster)
+    gpus = share.gpus
     if not gpus:
-        return _on_cpus(_with_limit(recipe, kinds), run_dir, now=now)
+        ranks = recipe.job.ranks or min(2, share.cpus or 2)  # as `run` chooses on the node
+        return _on_cpus(_with_limit(recipe, kinds), run_dir, ranks, now=now)
     found = {nodes.gpu_kind for nodes in kinds if nodes.gpus >= gpus}
     if named is None and (len(found) != 1 or None in found):
         return Outlook((UNKNOWN,), None)
@@ -41,14 +43,14 @@ def written_late(outlook: Outlook) -> Outlook:
     return replace(outlook, lines=())
 
 
-def _on_cpus(recipe: Recipe, run_dir: Path, *, now: float) -> Outlook:
+def _on_cpus(recipe: Recipe, run_dir: Path, num_ranks: int, *, now: float) -> Outlook:
     """The outlook of CPU ranks of a single node, if the machine that submits was measured: nodes are taken to be like
     it. Nothing is said otherwise."""
     nothing = Outlook((), None)
-    if recipe.job.nodes > 1 or recipe.job.ranks is None:
+    if recipe.job.nodes > 1:
         return nothing
     try:
-        found = on_cpus_of_job(recipe, run_dir, recipe.job.ranks, now=now)
+        found = on_cpus_of_job(recipe, run_dir, num_ranks, now=now)
     except Exception:  # a plan is an extra: whatever it fails of must not cost the job
         return nothing
     if found.record is None or "step_s" not in found.record:

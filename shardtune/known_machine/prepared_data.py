@@ -76,9 +76,15 @@ def _counts(recipe: Recipe, folder: Path, splits: dict[str, Any]) -> TokenCounts
     import numpy as np
 
     lengths = np.load(folder / "train.lengths.npy", allow_pickle=False).astype(np.float64)
-    train, rest = splits["train"], [int(splits.get(name, {}).get("tokens", 0)) for name in SPLITS[1:]]
-    square_sum = float(np.square(lengths).sum())
-    return TokenCounts(int(train["examples"]), int(train["tokens"]), *rest, square_sum, _useful(recipe, lengths))
+    dev, test = (int(splits.get(name, {}).get("tokens", 0)) for name in SPLITS[1:])
+    return TokenCounts(
+        num_rows=int(splits["train"]["examples"]),
+        tokens=int(splits["train"]["tokens"]),
+        dev_tokens=dev,
+        test_tokens=test,
+        square_sum=float(np.square(lengths).sum()),
+        useful=_useful(recipe, lengths),
+    )
 
 
 def _useful(recipe: Recipe, lengths: Any) -> float | None:
