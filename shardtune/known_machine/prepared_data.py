@@ -100,7 +100,11 @@ def _useful(recipe: Recipe, lengths: Any) -> float | None:
     rows = max(1, batch // max(1, job.ranks or 1))
     if train.micro_batch_tokens != "auto":
         rows = min(rows, max(1, train.micro_batch_tokens // recipe.data.max_tokens))
-    chosen = np.random.default_rng(0).permutation(lengths)[: max(window, LOOKED_AT // window * window)]
+    count = max(window, LOOKED_AT // window * window)
+    generator = np.random.default_rng(0)
+    # To draw from many rows takes less time than to put all of them into another order.
+    many = len(lengths) > 10 * count
+    chosen = lengths[generator.integers(len(lengths), size=count)] if many else generator.permutation(lengths)[:count]
     padded = 0.0
     for start in range(0, len(chosen), window):
         part = chosen[start : start + window]
