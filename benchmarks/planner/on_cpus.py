@@ -13,7 +13,7 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -142,11 +142,18 @@ def train(configuration: Configuration, folder: Path, steps: int) -> Timed | Non
             print(f"{configuration.name}: {command} failed:\n{done.stderr}")
             return None
     plan = read_plan(run_dir) or {}
-    times = [event["step_time_s"] for event in read_events(run_dir) if event["event"] == "step"][WARM_UP:]
+    done_steps = [event for event in read_events(run_dir) if event["event"] == "step"][WARM_UP:]
     if "uncorrected_step_s" not in plan:
         print(f"{configuration.name}: no time is planned; run `shardtune plan --calibrate` first\n{done.stderr}")
         return None
-    return Timed(configuration.name, plan["uncorrected_step_s"], median(times))
+    return Timed(configuration.name, plan["uncorrected_step_s"], real_step_s(plan, done_steps))
+
+
+def real_step_s(plan: Mapping[str, float], events: Sequence[Mapping[str, float]]) -> float:
+    """Seconds of a step with as many tokens as the plan's: few steps have longer or shorter rows than the average."""
+    seconds = sum(event["step_time_s"] for event in events)
+    tokens = sum(event["step_time_s"] * event["tokens_per_s"] for event in events)
+    return plan["tokens_per_s"] * plan["step_s"] * seconds / tokens
 
 
 def write_data(folder: Path) -> None:

@@ -37,6 +37,12 @@ def test_an_error_is_relative_to_the_real_time() -> None:
     assert Timed("", planned_s=1.2, real_s=1.0).error == pytest.approx(0.2)
 
 
+def test_real_steps_are_compared_at_the_planned_number_of_tokens() -> None:
+    plan = {"tokens_per_s": 50.0, "step_s": 2.0}  # 100 tokens in a step
+    events = [{"step_time_s": 1.0, "tokens_per_s": 40.0}, {"step_time_s": 3.0, "tokens_per_s": 40.0}]
+    assert on_cpus.real_step_s(plan, events) == pytest.approx(100 / 40)
+
+
 def test_texts_have_words_of_both_vocabularies() -> None:
     rows = [*on_cpus.rows("classification", random.Random(0))]
     assert {row["label"] for row in rows} == {"positive", "negative"}

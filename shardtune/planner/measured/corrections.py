@@ -126,8 +126,11 @@ def subject_of(job: Job, strategy: str | None) -> Subject:
 
 
 def past_of(plan: Mapping[str, Any], real: Mapping[str, float]) -> PastRun | None:
-    """A run with this plan.json and these real numbers (`step_s`, `memory_bytes`); None if its plan does not say what
-    it is of, or nothing can be compared."""
+    """A run with this plan.json and these real numbers (`step_s`, `tokens_per_s`, `memory_bytes`); None if its plan does
+    not say what it is of, or nothing can be compared.
+
+    Where tokens are counted, the time of a step is compared by their rate, because steps have longer and shorter rows.
+    """
     try:
         subject = Subject(**plan["subject"])
     except (KeyError, TypeError):
@@ -135,10 +138,12 @@ def past_of(plan: Mapping[str, Any], real: Mapping[str, float]) -> PastRun | Non
     step, memory = (
         _ratio(real.get(name), plan.get(f"uncorrected_{name}", plan.get(name))) for name in ("step_s", "memory_bytes")
     )
+    if step is not None and (slower := _ratio(plan.get("tokens_per_s"), real.get("tokens_per_s"))) is not None:
+        step = slower * plan.get("step_s", 1.0) / plan.get("uncorrected_step_s", plan.get("step_s", 1.0))
     return None if step is None and memory is None else PastRun(subject, step, memory)
 
 
-def _ratio(real: float | None, planned: Any) -> float | None:
+def _ratio(real: Any, planned: Any) -> float | None:
     if not isinstance(planned, int | float) or planned <= 0 or not real:
         return None
     return real / planned

@@ -70,6 +70,9 @@ def test_what_a_run_teaches_is_relative_to_its_uncorrected_plan() -> None:
         "subject": asdict(SUBJECT), "step_s": 2.0, "uncorrected_step_s": 1.0, "memory_bytes": 100
     }  # fmt: skip
     assert past_of(plan, {"step_s": 1.5, "memory_bytes": 120.0}) == PastRun(SUBJECT, 1.5, 1.2)
+    # 50 tokens a second were planned after a correction by 2, so 100 without, and 80 were real.
+    real = {"step_s": 1.5, "tokens_per_s": 80.0}
+    assert past_of(plan | {"tokens_per_s": 50.0}, real) == PastRun(SUBJECT, 100 / 80, None)
     assert past_of(plan, {}) is None
     assert past_of({"step_s": 2.0}, {"step_s": 1.5}) is None
 
