@@ -126,8 +126,8 @@ def subject_of(job: Job, strategy: str | None) -> Subject:
 
 
 def past_of(plan: Mapping[str, Any], real: Mapping[str, float]) -> PastRun | None:
-    """A run with this plan.json and these real numbers (`step_s`, `tokens_per_s`, `memory_bytes`); None if its plan does
-    not say what it is of, or nothing can be compared.
+    """A run with this plan.json and these real numbers (`step_s`, `tokens_per_s`, `memory_bytes`); None if its plan
+    does not say what it is of, or nothing can be compared.
 
     Where tokens are counted, the time of a step is compared by their rate, because steps have longer and shorter rows.
     """
