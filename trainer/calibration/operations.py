@@ -1,7 +1,7 @@
 """How long the operations of a step take on CPU ranks: products, attention, the loss, and those by elements."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -49,19 +49,19 @@ def _products(
                 is_small = math.prod(sizes) <= most and max(row * between, between * column) <= MOST_WEIGHTS
                 if is_small or not rates:
                     rates[sizes] = math.prod(sizes) / clock.each(_product(name, *sizes, dtype))
-                else:  # as fast as the one before: the largest dimension that has a smaller size is a step down
-                    rates[sizes] = rates[_one_before(sizes, rows, inner, columns)]
+                else:  # rates rise with each of the sizes, until they stay
+                    rates[sizes] = max(rates[each] for each in _steps_down(sizes, rows, inner, columns))
     seconds = tuple(math.prod(sizes) / rates[sizes] for sizes in rates)
     of_grid = [tuple(map(float, each)) for each in (rows, inner, columns)]
     return Products(of_grid[0], of_grid[1], of_grid[2], seconds)
 
 
-def _one_before(sizes: tuple[int, int, int], *grid: tuple[int, ...]) -> tuple[int, int, int]:
-    """The sizes with the largest of them one step smaller, of those that have a smaller one."""
-    at = max((number for number in range(3) if sizes[number] > grid[number][0]), key=lambda number: sizes[number])
-    smaller = grid[at][grid[at].index(sizes[at]) - 1]
-    first, second, third = (smaller if number == at else size for number, size in enumerate(sizes))
-    return first, second, third
+def _steps_down(sizes: tuple[int, int, int], *grid: tuple[int, ...]) -> Iterator[tuple[int, int, int]]:
+    """The sizes with one of them a step smaller, for each that has a smaller one."""
+    for at, each in enumerate(grid):
+        if (number := each.index(sizes[at])) > 0:
+            first, second, third = (each[number - 1] if place == at else size for place, size in enumerate(sizes))
+            yield first, second, third
 
 
 def _product(name: str, rows: int, inner: int, columns: int, dtype: torch.dtype) -> Callable[[], Tensor]:

@@ -70,7 +70,7 @@ def test_all_that_a_plan_needs_is_measured_on_both_ranks_at_once(of_two_ranks: t
     assert any("fp32" in text for text in said)
 
 
-def test_a_product_that_would_take_long_is_as_fast_as_a_smaller_one() -> None:
+def test_a_product_that_would_take_long_is_as_fast_as_the_fastest_that_is_a_step_smaller() -> None:
     def body(ranks: Ranks) -> tuple[tuple[float, ...], ...]:
         found = measure_products(Clock(ranks, replace(LITTLE, operations=300.0)), torch.float32)["forward"]
         return found.rows, found.inner, found.columns, found.seconds
@@ -78,7 +78,7 @@ def test_a_product_that_would_take_long_is_as_fast_as_a_smaller_one() -> None:
     ((rows, inner, columns, seconds),) = run_ranks(body, world_size=1)
     assert (rows, inner, columns) == ((2.0, 4.0), (8.0, 16.0), (8.0, 16.0))
     # 2 x 8 x 16 = 256 multiplications are measured, 2 x 16 x 16 = 512 are not.
-    assert seconds[3] == pytest.approx(2 * seconds[1])
+    assert seconds[3] == pytest.approx(2 * min(seconds[1], seconds[2]))
 
 
 def test_two_passes_tell_what_operations_and_calls_take() -> None:
