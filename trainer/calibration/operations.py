@@ -24,6 +24,8 @@ HEAD_SIZES = (32, 128)
 TOKENS_AT_ONCE = 1024
 VOCABULARY = 8192
 DROPPED = 0.1
+LARGER = 8
+"""How many times as many elements `scaled` has."""
 
 
 def measure_products(clock: Clock, dtype: torch.dtype) -> dict[str, Products]:
@@ -82,7 +84,7 @@ def measure_elementwise(clock: Clock, dtype: torch.dtype) -> dict[str, BothWays]
 
 def _elementwise(clock: Clock, dtype: torch.dtype, name: str) -> BothWays:
     forward, backward = [], []
-    for elements in clock.effort.elements:
+    for elements in (size * (LARGER if name == "scaled" else 1) for size in clock.effort.elements):
         below, above = _timed(clock, dtype, name, elements)
         forward.append((float(elements), below))
         backward.append((float(elements), above))
@@ -129,6 +131,7 @@ def _operations(dtype: torch.dtype, rows: int) -> Mapping[str, Callable[[Tensor]
         "dropout": lambda values: dropout(values, DROPPED),
         "bias": lambda values: values + bias,
         "lookup": lambda _: table(ids),
+        "scaled": lambda values: (values.float() * 0.5).to(dtype, copy=True),
     }
 
 

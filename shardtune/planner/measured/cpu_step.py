@@ -218,13 +218,14 @@ def ends(job: Job, found: Computing) -> _Both:
         dropped = found.elementwise["dropout"]
         forward, backward = forward + dropped.forward.at(hidden), backward + dropped.backward.at(hidden)
     table = shape.hidden * shape.vocabulary
+    whole = found.elementwise["scaled"].forward.at(table)
     if trains and (shape.is_tied or shape.vocabulary < SPARSE_FROM or job.states.bucket > 0):
         # A dense gradient of the table: zeros first, and if its weights are the last layer's, added to their gradient.
-        backward += add.forward.at(table) * (2 if shape.is_tied and shape.num_labels is None else 1)
+        backward += whole * (1.0 if shape.is_tied and shape.num_labels is None else 0.5)
     if trains and shape.num_labels is None:
-        # The gradient of the last layer is added up in fp32 over the chunks of the loss, scaled, and rounded.
+        # The gradient of the last layer begins as zeros in fp32, to which those of the chunks are added; it is scaled.
         chunks = math.ceil(4 * losses * shape.width / job.software.loss_chunk)
-        backward += add.forward.at(table) * (2 * chunks + 2)
+        backward += whole * (2 + 0.5 * (chunks - 1))
     last = _linear(found, losses, shape.hidden, shape.width, trains=trains)
     loss = found.loss.at(losses * shape.width) if shape.num_labels is None else 0.0
     return last + _Both(Seconds(elementwise=forward + loss), Seconds(elementwise=backward))
