@@ -11,8 +11,8 @@ FORMAT = 1
 PRODUCTS = ("forward", "of_inputs", "of_weights")
 """The products of a linear layer: its output, and the gradients of its inputs and its weights."""
 ELEMENTWISE = ("add", "norm", "rms_norm", "gelu", "gated", "rotary", "dropout", "bias", "lookup", "scaled")
-"""Operations whose time is that of their elements, each with its seconds forward and backward. `scaled` is a product with
-a number in fp32, rounded, as of the last layer's gradient: of sizes whose memory is new each time."""
+"""Operations whose time is that of their elements, each with its seconds forward and backward. `scaled` is a product
+with a number in fp32, rounded, as of the last layer's gradient: of sizes whose memory is new each time."""
 ATTENTION = ("causal", "masked", "dropout")
 """Kinds of attention: with a causal mask, with another, and with a mask and dropout."""
 ENGINES = ("null", "zero1", "zero2", "zero3")
