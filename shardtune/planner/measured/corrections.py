@@ -144,6 +144,7 @@ def past_of(plan: Mapping[str, Any], real: Mapping[str, float]) -> PastRun | Non
 
 
 def _ratio(real: Any, planned: Any) -> float | None:
-    if not isinstance(planned, int | float) or planned <= 0 or not real:
+    """The quotient of two numbers above 0; None if one of them is none."""
+    if not all(isinstance(number, int | float) and number > 0 for number in (real, planned)):
         return None
-    return real / planned
+    return float(real / planned)
