@@ -172,9 +172,11 @@ def write_model(folder: Path, config: dict[str, Any]) -> None:
     """A model with random weights."""
     import torch
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+    from transformers.utils import logging
 
     kind = AutoModelForCausalLM if config["model_type"] == "llama" else AutoModel
     torch.manual_seed(0)
+    logging.disable_progress_bar()
     model: Any = kind.from_config(AutoConfig.for_model(**config))  # type: ignore[no-untyped-call]
     model.save_pretrained(folder)
 

@@ -95,11 +95,10 @@ def measure_engines(clock: Clock, precision: str) -> dict[str, EngineTime]:
 def _measure(clock: Clock, kind: _Kind) -> EngineTime:
     first, more = [], []
     for elements in clock.effort.parameters:
-        one, two = (_step_seconds(clock, kind, elements, FEW, micro_batches) for micro_batches in (1, 2))
+        one, two = _step_seconds(clock, kind, elements, FEW, (1, 2))
         first.append((float(elements), one))
         more.append((float(elements), max(two - one, 0.02 * one)))
-    least = clock.effort.parameters[0]
-    many = _step_seconds(clock, kind, least, MANY, 1)
+    (many,) = _step_seconds(clock, kind, clock.effort.parameters[0], MANY, (1,))
     each = max(0.0, many - first[0][1]) / (MANY - FEW)
     # What few tensors take is in the curves already.
     return EngineTime(_without(first, FEW * each), _without(more, FEW * each), each)
@@ -110,25 +109,30 @@ def _without(points: Sequence[tuple[float, float]], seconds: float) -> Curve:
     return Curve(tuple((size, max(whole - seconds, 0.1 * whole)) for size, whole in points))
 
 
-def _step_seconds(clock: Clock, kind: _Kind, elements: int, num_tensors: int, num_micro_batches: int) -> float:
-    """Collective: seconds of a step, without what the passes of the model itself take."""
+def _step_seconds(
+    clock: Clock, kind: _Kind, elements: int, num_tensors: int, micro_batches: Sequence[int]
+) -> list[float]:
+    """Collective: seconds of steps with these numbers of micro-batches, without what the passes of the model itself
+    take."""
     dtype = torch.bfloat16 if kind.recipe.engine.precision == "bf16" else torch.float32
     batch = Batch({"input_ids": torch.zeros(1, 1, dtype=torch.long)}, torch.zeros(1, dtype=torch.long))
     bare = _Weights(elements, num_tensors).to(dtype)
 
-    def passes() -> None:
-        for _ in range(num_micro_batches):
-            bare(**batch.inputs).backward()
+    def one_pass() -> None:
+        bare(**batch.inputs).backward()
         for parameter in bare.parameters():
             parameter.grad = None
 
-    alone = clock.each(passes)
+    alone = clock.each(one_pass)
     engine = kind.build(_Weights(elements, num_tensors), clock.ranks)
 
-    def step() -> None:
-        engine.begin_step(0, num_micro_batches=num_micro_batches)
-        for _ in range(num_micro_batches):
+    def step(num: int) -> None:
+        engine.begin_step(0, num_micro_batches=num)
+        for _ in range(num):
             engine.backward(engine.forward(batch), num_targets=1.0)
         engine.step(lr=1e-5)
 
-    return max(clock.together(step, clock.effort.steps) - alone, 1e-6)
+    return [
+        max(clock.together(lambda num=num: step(num), clock.effort.steps) - num * alone, 1e-6)  # type: ignore[misc]
+        for num in micro_batches
+    ]
