@@ -1,7 +1,9 @@
 """Prints the planner's predictions beside the published figures, and draws them.
 
     python -m benchmarks.planner [--svg=FILE]
+    python -m benchmarks.planner --cpu [--only=MiniLM] [--steps=16]
 
+The second compares planned steps with real ones on this machine's CPUs, after `shardtune plan --calibrate`.
 Exit code 1 if an error is above its bound. The rows that are held out were never used while constants were fitted.
 """
 
@@ -10,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.planner.memory import published, zero_paper
+from benchmarks.planner.on_cpus import STEPS, compare_on_cpus, names
 from benchmarks.planner.scatter import scatter
 from benchmarks.planner.score import BOUNDS, Score, score_of
 from benchmarks.planner.throughput import Comparison, compare
@@ -52,7 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Prints the tables; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--svg", type=Path, help="where to draw published against predicted throughput")
+    parser.add_argument("--cpu", action="store_true", help="train on this machine's CPUs, and compare the steps' times")
+    parser.add_argument("--only", help=f"with --cpu, a part of the names of what is trained: {names()}")
+    parser.add_argument("--steps", type=int, default=STEPS, help="with --cpu, steps of each (default: %(default)s)")
     args = parser.parse_args(argv)
+    if args.cpu:
+        return compare_on_cpus(args.only, args.steps)
     train, held_out = compare(held_out=False), compare(held_out=True)
     scores = {
         "throughput, fitted": _throughput("llm-foundry, the rows that constants were fitted to", train),

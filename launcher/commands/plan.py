@@ -11,6 +11,8 @@ from shardtune.launcher.commands.command import Command, refuse_values, refuse_w
 if TYPE_CHECKING:
     from shardtune.launcher.plan.forecast import Inquiry
     from shardtune.launcher.plan.job import Machine
+    from shardtune.planner.advice.search import Question
+    from shardtune.planner.forecast.forecast import Forecast
     from shardtune.run_dir.view.predicted import Compared
 
 HELP = """\
@@ -21,12 +23,13 @@ HELP = """\
       --node-mtbf-hours=1000 --simulate     with failures of machines, restarts and queues
   shardtune plan RUN_DIR                    also what was predicted of the run, beside the real numbers
       --trace                               its memory beside that of the real step, traced without weights
+  shardtune plan --calibrate                measures this machine, for later plans on it
 """
 WITHOUT_GPU = "this machine has no GPU; --gpu=h100-sxm-80g shows memory and time on others"
 
 
 def plan(
-    recipe: str,
+    recipe: str | None = None,
     *overrides: str,
     run_dir: str | None = None,
     gpu: str | None = None,
@@ -51,6 +54,8 @@ def plan(
     queue_hours: str | None = None,
     simulate: str = "False",
     trace: str = "False",
+    calibrate: str = "False",
+    ranks: str | None = None,
     json: str = "False",
 ) -> Command:
     """Prints what `shardtune run` would do with the same arguments, and how much memory and time it will take. Nothing
@@ -82,9 +87,18 @@ def plan(
         queue_hours: mean wait in the queue of a job that is requeued (default: none).
         simulate: also simulate failures, restarts and queues, event by event.
         trace: check the memory: trace the model's real step, without weights and without a GPU.
+        calibrate: measure this machine for later plans on it; needs no recipe.
+        ranks: with --calibrate, the numbers of ranks to measure, such as 1,2 (default: 1, and as many as runs have).
         json: print the forecast as JSON.
     """
-    refuse_values(json=json, auto=auto, table=table, simulate=simulate, trace=trace)
+    refuse_values(json=json, auto=auto, table=table, simulate=simulate, trace=trace, calibrate=calibrate)
+    if calibrate == "True":
+        return _calibrate(recipe, overrides, ranks, is_json=json == "True")
+    if recipe is None:
+        raise ConfigError("shardtune: plan: which recipe? Give its path, or --calibrate")
+    if ranks is not None:
+        raise ConfigError("shardtune: plan: --ranks are those that --calibrate measures; set job.ranks for a plan")
+    path = recipe
     refuse_words(layers=layers, hidden=hidden, heads=heads, kv_heads=kv_heads, vocabulary=vocabulary)
     sizes = {
         "params": params,
@@ -103,11 +117,11 @@ def plan(
         from shardtune.launcher.plan.forecast import Inquiry, Machines
 
         if trace == "True":
-            return _trace([recipe, *overrides], gpu, is_json=json == "True")
+            return _trace([path, *overrides], gpu, is_json=json == "True")
         machines = Machines(gpu, gpus_per_node, nodes, network, Path(hardware) if hardware else None)
         folder = Path(run_dir) if run_dir else None
         return _perform(
-            Inquiry(Path(recipe), overrides, folder, machines, sizes, rows, tokens, price_per_gpu_hour), wanted
+            Inquiry(Path(path), overrides, folder, machines, sizes, rows, tokens, price_per_gpu_hour), wanted
         )
 
     return Command(perform)
@@ -136,6 +150,21 @@ class _Wanted:
     gpus: str | None
     page: str | None
     failures: _Failures
+
+
+def _calibrate(recipe: str | None, overrides: tuple[str, ...], ranks: str | None, *, is_json: bool) -> Command:
+    """Measures this machine. Raises ConfigError if a recipe is given, or an override that is none of job.device."""
+    words = [*([] if recipe is None else [recipe]), *overrides]
+    devices = [word.removeprefix("job.device=") for word in words if word in ("job.device=cpu", "job.device=cuda")]
+    if len(devices) < len(words):
+        raise ConfigError("shardtune: plan: --calibrate measures the machine, whatever the recipe; remove the recipe")
+
+    def perform() -> int:
+        from shardtune.launcher.start.calibrate import calibrate
+
+        return calibrate(ranks, devices[-1] if devices else None, is_json=is_json)
+
+    return Command(perform)
 
 
 def _trace(words_of_recipe: list[str], gpu: str | None, *, is_json: bool) -> int:
@@ -174,15 +203,40 @@ def _perform(inquiry: "Inquiry", wanted: _Wanted) -> int:
     if is_here and is_forecast_only:
         print(plan_job(inquiry.path, inquiry.overrides, inquiry.run_dir, machine).describe())
     if is_here and not machine.gpu_name:
-        if not is_forecast_only:
-            raise ConfigError(f"shardtune: plan: {WITHOUT_GPU}")
-        say_at_once(WITHOUT_GPU)
+        shown, reason = (None, WITHOUT_GPU)
+        if not (wanted.auto or wanted.table):
+            shown, reason = _of_this_cpu(inquiry, wanted, machine, compared)
+        if shown is not None:
+            print(shown)
+        elif not is_forecast_only:
+            raise ConfigError(f"shardtune: plan: {reason}")
+        else:
+            say_at_once(reason)
         return 0
-    text, facts = _found(inquiry, wanted, machine)
+    print(_shown(*_found(inquiry, wanted, machine), wanted, compared))
+    return 0
+
+
+def _shown(text: str, facts: Any, wanted: _Wanted, compared: "list[Compared]") -> str:
+    """What was found out, in the form that is wanted."""
     if compared and isinstance(facts, dict):
         facts["predicted_and_real"] = {each.name: {"predicted": each.predicted, "real": each.real} for each in compared}
-    print(words.dumps(facts, indent=1) if wanted.json else text)
-    return 0
+    return words.dumps(facts, indent=1) if wanted.json else text
+
+
+def _of_this_cpu(
+    inquiry: "Inquiry", wanted: _Wanted, machine: "Machine", compared: "list[Compared]"
+) -> tuple[str | None, str]:
+    """The forecast of this machine's CPU ranks; None if their time is not planned, and then why."""
+    from shardtune.launcher.plan.forecast import cpu_forecast
+
+    question = inquiry.question(machine)
+    found, notice = cpu_forecast(question, machine)
+    if found.forecast is None:
+        return None, "; ".join(filter(None, (WITHOUT_GPU, found.why_not, notice)))
+    if notice is not None:
+        say_at_once(notice)
+    return _shown(*_with_failures(found.forecast, question, wanted), wanted, compared), ""
 
 
 def _compared(inquiry: "Inquiry") -> "list[Compared]":
@@ -198,7 +252,6 @@ def _compared(inquiry: "Inquiry") -> "list[Compared]":
 def _found(inquiry: "Inquiry", wanted: _Wanted, machine: "Machine") -> tuple[str, Any]:
     """What is wanted, as text and for programs; the page is written."""
     from shardtune.launcher.plan.advice import plan_advice, plan_matrix
-    from shardtune.launcher.plan.endurance import failures_of
     from shardtune.launcher.plan.forecast import plan_forecast
     from shardtune.planner.advice.matrix import describe
 
@@ -206,14 +259,8 @@ def _found(inquiry: "Inquiry", wanted: _Wanted, machine: "Machine") -> tuple[str
         cells = plan_matrix(inquiry, machine, wanted.gpus, is_searched=wanted.auto)
         return describe(cells, has_price=inquiry.price is not None), [cell.as_json() for cell in cells]
     if not wanted.auto:
-        question, asked = inquiry.question(machine), wanted.failures
-        found = plan_forecast(question, inquiry.machines, machine)
-        failures = failures_of(
-            found, question.recipe, asked.node_mtbf_hours, asked.queue_hours, simulates=asked.simulates
-        )
-        shown = failures.describe() if asked.is_asked_for or failures.are_likely else ""
-        text = "\n".join(filter(None, (found.describe(), shown)))
-        return text, found.as_json() | {"failures": failures.as_json()}
+        question = inquiry.question(machine)
+        return _with_failures(plan_forecast(question, inquiry.machines, machine), question, wanted)
     advice = plan_advice(inquiry, machine)
     if wanted.page is not None:
         from shardtune.launcher.report.plan_page import render_plan
@@ -222,3 +269,14 @@ def _found(inquiry: "Inquiry", wanted: _Wanted, machine: "Machine") -> tuple[str
         write_atomically(Path(wanted.page), render_plan(inquiry.path.name, advice))
         say_at_once(f"page: {wanted.page}")
     return advice.describe(), advice.as_json()
+
+
+def _with_failures(found: "Forecast", question: "Question", wanted: _Wanted) -> tuple[str, dict[str, Any]]:
+    """A forecast and what failures do to the run, as text and for programs."""
+    from shardtune.launcher.plan.endurance import failures_of
+
+    asked = wanted.failures
+    failures = failures_of(found, question.recipe, asked.node_mtbf_hours, asked.queue_hours, simulates=asked.simulates)
+    shown = failures.describe() if asked.is_asked_for or failures.are_likely else ""
+    text = "\n".join(filter(None, (found.describe(), shown)))
+    return text, found.as_json() | {"failures": failures.as_json()}

@@ -5,14 +5,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shardtune.errors import ConfigError
-from shardtune.launcher.plan.job import Machine
-from shardtune.launcher.plan.model_and_data import data_size, model_shape, number_of
-from shardtune.planner.advice.choice import choose_strategy
+from shardtune.known_machine.fingerprint import identify
+from shardtune.known_machine.store import Known, read_known
+from shardtune.launcher.plan.job import Machine, plan_ranks
+from shardtune.launcher.plan.model_and_data import data_size, model_shape, number_of, precision_on_cpus
+from shardtune.planner.advice.choice import choose_on_cpus, choose_strategy
 from shardtune.planner.advice.search import Question
 from shardtune.planner.advice.settings import with_strategy
 from shardtune.planner.forecast.forecast import GIB, Forecast, forecast
+from shardtune.planner.forecast.on_cpus import OnCpus, Ranks, on_cpus
 from shardtune.planner.hardware import Gpu, find_gpu, gpus_of_file
 from shardtune.planner.job import Cluster
+from shardtune.planner.measured.basis import NOTHING, Basis
 from shardtune.recipe.schema import Recipe
 from shardtune.recipe.strategies import AUTO
 from shardtune.run_dir.run import find_run
@@ -89,5 +93,32 @@ def plan_forecast(question: Question, machines: Machines, machine: Machine) -> F
     if recipe.engine.deepspeed == AUTO:
         choice = choose_strategy(question, cluster)
         recipe = with_strategy(recipe, choice.deepspeed)
-    found = forecast(recipe, question.shape, cluster, question.data, price=question.price)
+    here = machines.gpu is None and cluster.num_nodes == 1
+    basis = basis_of(read_known(identify(machine.gpu_text))) if here else NOTHING
+    found = forecast(recipe, question.shape, cluster, question.data, price=question.price, basis=basis)
     return found if choice is None else replace(found, strategy_notice=str(choice))
+
+
+def cpu_forecast(question: Question, machine: Machine) -> tuple[OnCpus, str | None]:
+    """What is foreseen of the recipe on this machine's CPUs, and what is wrong with what is known of the machine.
+    Raises ConfigError for a recipe that the planner cannot tell about, LaunchError for one that cannot run here."""
+    known = read_known(identify(machine.gpu_text))
+    recipe, num_ranks = question.recipe, plan_ranks(question.recipe, machine).num_ranks
+    memory = question.host_limit or machine.memory or 0.0
+    choice = None
+    if recipe.engine.deepspeed == AUTO:
+        within = replace(question, host_limit=memory)
+        choice = choose_on_cpus(
+            within, precision_on_cpus(with_strategy(recipe, None)), num_ranks=num_ranks, num_nodes=recipe.job.nodes
+        )
+        recipe = with_strategy(recipe, choice.deepspeed)
+    ranks = Ranks(num_ranks, precision_on_cpus(recipe), memory / num_ranks)
+    found = on_cpus(recipe, question.shape, ranks, question.data, basis_of(known), price=question.price)
+    if choice is not None and found.forecast is not None:
+        found = replace(found, forecast=replace(found.forecast, strategy_notice=str(choice)))
+    return found, known.notice
+
+
+def basis_of(known: Known) -> Basis:
+    """What plans may build on."""
+    return Basis(known.calibration, known.runs, known.identity.fingerprint)

@@ -52,6 +52,11 @@ class Machine:
     memory: int | None = None
     """Bytes of host memory that a job may use; None if that is not known."""
 
+    @property
+    def gpu_text(self) -> str:
+        """`8 x NVIDIA H100 80GB HBM3`; empty without a GPU whose name is known."""
+        return f"{self.num_gpus} x {self.gpu_name}" if self.gpu_name else ""
+
 
 @dataclass(frozen=True)
 class RankPlan:
@@ -85,6 +90,8 @@ class JobPlan:
     """What the user may not expect of this machine's GPUs."""
     strategy_notice: str | None = None
     """What engine.deepspeed: auto stands for, and why."""
+    machine_gpus: str = ""
+    """The GPUs of this machine, used or not, as they are in its fingerprint."""
 
     @property
     def recipe(self) -> Recipe:
@@ -165,6 +172,7 @@ def plan_job(
         machine.gpu_name if ranks.device == "cuda" else None,
         machine.notices if recipe.job.device != "cpu" else (),
         strategy_notice,
+        machine.gpu_text,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from shardtune.ds_config.resolve import open_precisions
 from shardtune.errors import ConfigError, DataError
+from shardtune.known_machine.prepared_data import token_counts
 from shardtune.machine.cpu_units import has_bf16_units
 from shardtune.planner.forecast.of_recipe import DataSize
 from shardtune.planner.model_shape import ModelShape, shape_of_config, shape_of_sizes
@@ -113,10 +114,12 @@ def _fetched(recipe: Recipe) -> Path:
 
 
 def data_size(recipe: Recipe, run_dir: Path, rows: str | None, tokens: str | None) -> DataSize:
-    """Rows of an epoch and their length: as given; as an earlier start of the run found them; or else estimated from
-    the files of data.train, as far as those are on this machine and have a row on each line. Raises ConfigError for
-    what is no number."""
-    found = _of_earlier_start(run_dir) or _estimated(recipe)
+    """Rows of an epoch and their length: as given; as in the prepared data of the recipe, if they are in the cache; as
+    an earlier start of the run found them; or else estimated from the files of data.train, as far as those are on this
+    machine and have a row on each line. Raises ConfigError for what is no number."""
+    found = _prepared(recipe) or _of_earlier_start(run_dir) or _estimated(recipe)
+    if rows or tokens:
+        found = replace(found, is_prepared=False, attended=None, useful=None)
     num_rows = number_of(rows, "--rows") if rows else found.num_rows
     if tokens is None:
         return replace(found, num_rows=num_rows)
@@ -124,6 +127,21 @@ def data_size(recipe: Recipe, run_dir: Path, rows: str | None, tokens: str | Non
         raise ConfigError("shardtune: --tokens are those of all training rows, whose number is not known; give --rows")
     mean = number_of(tokens, "--tokens") / num_rows
     return replace(found, num_rows=num_rows, tokens_per_row=mean, is_estimated=rows is None)
+
+
+def _prepared(recipe: Recipe) -> DataSize | None:
+    """The exact numbers of the prepared data; None if they are not in the cache."""
+    if (counts := token_counts(recipe)) is None or not counts.num_rows:
+        return None
+    return DataSize(
+        float(counts.num_rows),
+        counts.tokens / counts.num_rows,
+        is_prepared=True,
+        attended=counts.attended,
+        useful=None if recipe.task.can_pack and recipe.data.packing != "off" else counts.useful,
+        dev_tokens=float(counts.dev_tokens),
+        test_tokens=float(counts.test_tokens),
+    )
 
 
 def _of_earlier_start(run_dir: Path) -> DataSize | None:

@@ -1,19 +1,23 @@
 """A run and its machines -> the lines that it says of its plan before it starts, and what is kept of it."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from shardtune.errors import ShardtuneError
+from shardtune.known_machine.fingerprint import identify
+from shardtune.known_machine.store import Known, read_known
+from shardtune.launcher.plan.forecast import basis_of
 from shardtune.launcher.plan.job import JobPlan
 from shardtune.launcher.plan.model_and_data import data_size, model_shape, precision_on_cpus
 from shardtune.machine.host_memory import host_memory
 from shardtune.planner.forecast.brief import brief, brief_on_cpus, record, record_on_cpus, warnings
 from shardtune.planner.forecast.forecast import forecast
-from shardtune.planner.forecast.of_recipe import memory_on_cpus
-from shardtune.planner.hardware import CPU, Gpu, find_gpu, memory_only
+from shardtune.planner.forecast.on_cpus import Ranks, on_cpus
+from shardtune.planner.hardware import Gpu, find_gpu
 from shardtune.planner.job import Cluster
+from shardtune.planner.measured.basis import NOTHING, Basis
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.files import METRICS
 
@@ -33,10 +37,12 @@ def outlook_of(plan: JobPlan, *, now: float) -> Outlook:
     """The outlook of a job on this machine. Nothing that the planner does not know stops it."""
     try:
         if plan.device == "cpu":
-            return _on_cpus(plan.recipe, plan.world_size)
+            return on_this_cpu(plan, now=now)
         if plan.gpu_name is None:
             return Outlook(("plan: none, because the kind of the GPUs is not known",), None)
-        return on_gpus(plan.recipe, plan.run_dir, find_gpu(plan.gpu_name), plan.world_size, 1, now=now)
+        known = read_known(identify(plan.machine_gpus))
+        gpu, basis = find_gpu(plan.gpu_name), basis_of(known)
+        return noticed(known, on_gpus(plan.recipe, plan.run_dir, gpu, plan.world_size, 1, now=now, basis=basis))
     except Exception as error:  # a plan is an extra: whatever it fails of must not cost the run
         return Outlook((no_plan(error),), None)
 
@@ -49,21 +55,59 @@ def no_plan(error: Exception) -> str:
 
 
 def on_gpus(
-    recipe: Recipe, run_dir: Path, gpu: Gpu, gpus_per_node: int, num_nodes: int, *, now: float, warns: bool = False
+    recipe: Recipe,
+    run_dir: Path,
+    gpu: Gpu,
+    gpus_per_node: int,
+    num_nodes: int,
+    *,
+    now: float,
+    warns: bool = False,
+    basis: Basis = NOTHING,
 ) -> Outlook:
-    """The outlook on these GPUs; `warns` adds what will go wrong in a Slurm job. Raises ConfigError if the planner does
+    """The outlook on these GPUs; `warns` adds what will go wrong in a Slurm job, and the basis is what is known of the
+    machine if it is this one. Raises ConfigError if the planner does
     not know the model."""
     cluster = Cluster(gpu=gpu, gpus_per_node=gpus_per_node, num_nodes=num_nodes)
     shape = model_shape(recipe, {}, fetches=False)
-    found = forecast(recipe, shape, cluster, data_size(recipe, run_dir, None, None))
+    found = forecast(recipe, shape, cluster, data_size(recipe, run_dir, None, None), basis=basis)
     lines = [f"plan: {line}" for line in brief(found, steps_done=steps_done(run_dir), now=now)]
-    return Outlook((*lines, *(warnings(found, recipe) if warns else ())), record(found))
+    return Outlook((*lines, *(warnings(found, recipe) if warns else ())), record(found, basis.machine))
 
 
-def _on_cpus(recipe: Recipe, num_ranks: int) -> Outlook:
-    cluster = Cluster(gpu=memory_only(CPU, host_memory() / num_ranks), gpus_per_node=num_ranks)
-    memory = memory_on_cpus(recipe, model_shape(recipe, {}, fetches=False), cluster, precision_on_cpus(recipe))
-    return Outlook((f"plan: {brief_on_cpus(memory, host_memory() / num_ranks)}",), record_on_cpus(memory))
+def on_this_cpu(plan: JobPlan, *, now: float) -> Outlook:
+    """The outlook of CPU ranks on this machine. Raises ConfigError if the planner does not know the model."""
+    known = read_known(identify(plan.machine_gpus))
+    return noticed(known, _on_cpus(plan.recipe, plan.run_dir, plan.world_size, basis_of(known), now=now))
+
+
+def on_cpus_of_job(recipe: Recipe, run_dir: Path, num_ranks: int, *, now: float) -> Outlook:
+    """The outlook of a Slurm job of so many CPU ranks of one node, if that is like this machine."""
+    known = read_known(identify())
+    # What the job becomes is not learned of this machine, on which it may not run.
+    basis = replace(basis_of(known), machine=None)
+    return noticed(known, _on_cpus(recipe, run_dir, num_ranks, basis, now=now, warns=True))
+
+
+def _on_cpus(
+    recipe: Recipe, run_dir: Path, num_ranks: int, basis: Basis, *, now: float, warns: bool = False
+) -> Outlook:
+    share = host_memory() / num_ranks
+    ranks = Ranks(num_ranks, precision_on_cpus(recipe), share)
+    found = on_cpus(
+        recipe, model_shape(recipe, {}, fetches=False), ranks, data_size(recipe, run_dir, None, None), basis
+    )
+    if found.forecast is None:
+        line = brief_on_cpus(found.memory, share, found.why_not or "")
+        return Outlook((f"plan: {line}",), record_on_cpus(found.memory, found.subject, basis.machine))
+    lines = [f"plan: {line}" for line in brief(found.forecast, steps_done=steps_done(run_dir), now=now)]
+    more = warnings(found.forecast, recipe) if warns else ()
+    return Outlook((*lines, *more), record(found.forecast, basis.machine))
+
+
+def noticed(known: Known, outlook: Outlook) -> Outlook:
+    """The outlook, after a line on files that cannot be used."""
+    return outlook if known.notice is None else replace(outlook, lines=(f"plan: {known.notice}", *outlook.lines))
 
 
 def steps_done(run_dir: Path) -> int:

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
-from shardtune.launcher.plan.outlook import Outlook, no_plan, on_gpus
+from shardtune.launcher.plan.outlook import Outlook, no_plan, on_cpus_of_job, on_gpus
 from shardtune.launcher.slurm.submission import Submission, share_of_node
 from shardtune.launcher.slurm.text import Nodes
 from shardtune.planner.hardware import find_gpu, gpu_of_slurm
@@ -22,9 +23,11 @@ def outlook_of_submission(
     named = None if gpu is None else find_gpu(gpu)
     recipe, run_dir = submission.recipe, submission.run_dir
     kinds = _kinds(recipe, cluster)
-    gpus = share_of_node(recipe.job, cluster).gpus
+    share = share_of_node(recipe.job, cluster)
+    gpus = share.gpus
     if not gpus:
-        return Outlook((), None)
+        ranks = recipe.job.ranks or min(2, share.cpus or 2)  # as `run` chooses on the node
+        return _on_cpus(_with_limit(recipe, kinds), run_dir, ranks, now=now)
     found = {nodes.gpu_kind for nodes in kinds if nodes.gpus >= gpus}
     if named is None and (len(found) != 1 or None in found):
         return Outlook((UNKNOWN,), None)
@@ -38,6 +41,21 @@ def outlook_of_submission(
 def written_late(outlook: Outlook) -> Outlook:
     """The same without its lines: they are said before the job is submitted, and there is a run directory after it."""
     return replace(outlook, lines=())
+
+
+def _on_cpus(recipe: Recipe, run_dir: Path, num_ranks: int, *, now: float) -> Outlook:
+    """The outlook of CPU ranks of a single node, if the machine that submits was measured: nodes are taken to be like
+    it. Nothing is said otherwise."""
+    nothing = Outlook((), None)
+    if recipe.job.nodes > 1:
+        return nothing
+    try:
+        found = on_cpus_of_job(recipe, run_dir, num_ranks, now=now)
+    except Exception:  # a plan is an extra: whatever it fails of must not cost the job
+        return nothing
+    if found.record is None or "step_s" not in found.record:
+        return nothing
+    return replace(found, lines=(*found.lines, "plan: if the node is like this machine, which was measured"))
 
 
 def _kinds(recipe: Recipe, cluster: Sequence[Nodes] | None) -> list[Nodes]:

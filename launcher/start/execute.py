@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from shardtune.counted import counted
 from shardtune.errors import LaunchError
+from shardtune.known_machine.store import learn_from
 from shardtune.launcher.plan.backends import BACKENDS
 from shardtune.launcher.plan.job import JobPlan, Machine
 from shardtune.launcher.registry import remember
@@ -238,6 +239,7 @@ def _run_ranks(plan: JobPlan, interrupts: list[Interrupt]) -> tuple[int, Failure
         from shardtune.launcher.report.page import write_report  # and numpy, which nothing else here needs
 
         write_report(plan.run_dir)
+        learn_from(plan.run_dir)
         return EXIT_OK, None
     failure = first_failure(plan.run_dir, since)
     exits = BACKENDS[plan.recipe.job.backend].parse_exits(log_path.read_text(encoding="utf-8", errors="replace"))

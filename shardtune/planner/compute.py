@@ -111,8 +111,8 @@ def _layer_seconds(job: Job, stack: Layers, rates: Rates) -> tuple[Seconds, Seco
     length = batch.tokens if stack.side == "source" else batch.target_tokens
     tokens = batch.rows * length
     trains = job.adapters is None
-    matrices = sum(rates.product(*shape) for shape in _products(stack, tokens))
-    products = [*_products(stack, tokens)]
+    matrices = sum(rates.product(*shape) for shape in products_of(stack, tokens))
+    products = [*products_of(stack, tokens)]
     of_inputs = sum(rates.product(rows, inner, columns, num) for rows, columns, inner, num in products)
     of_weights = sum(rates.product(inner, columns, rows, num) for rows, columns, inner, num in products)
     added = _adapter_seconds(stack, tokens, job.adapters, rates) if job.adapters else 0.0
@@ -139,7 +139,7 @@ def _at_least(seconds: Seconds, least: float) -> Seconds:
     return seconds + Seconds(elementwise=missing)
 
 
-def _products(stack: Layers, tokens: float) -> Iterator[tuple[float, float, float, int]]:
+def products_of(stack: Layers, tokens: float) -> Iterator[tuple[float, float, float, int]]:
     """The matrix products of a layer's forward pass: rows, columns, inner dimension, and how many are one kernel (all
     experts: grouped_mm)."""
     hidden, query, key = stack.hidden, stack.query_width, stack.kv_width

@@ -31,6 +31,8 @@ class GpuMemory:
     """`loss`, `gradient of the loss`, `start of backward`, `end of backward`, `update` -> term -> bytes of tensors."""
     world_size: int
     is_on_cpu: bool = False
+    beyond: float = 0.0
+    """Bytes by which earlier runs on the same machine had more than was planned; below 0 if they had less."""
 
     @property
     def peak_instant(self) -> str:
@@ -51,9 +53,10 @@ class GpuMemory:
     def around(self) -> Mapping[str, float]:
         """What is no tensor, and still fills the GPU, or the memory of a rank on processors."""
         moving = sum(size for name, size in self.terms.items() if name in MOVING)
+        learned = {"as in earlier runs": self.beyond} if self.beyond else {}
         if self.is_on_cpu:
-            return {"process": CPU_PROCESS, "fragmentation": FRAGMENTED * moving}
-        terms = {"CUDA context": CONTEXT, "fragmentation": FRAGMENTED * moving}
+            return {"process": CPU_PROCESS, "fragmentation": FRAGMENTED * moving, **learned}
+        terms = {"CUDA context": CONTEXT, "fragmentation": FRAGMENTED * moving, **learned}
         return terms | ({"NCCL buffers": COMMUNICATOR} if self.world_size > 1 else {})
 
     @property

@@ -1,6 +1,6 @@
 """Seconds of a step: compute, the communication that it does not hide, the update, and what is moved to the host."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shardtune.planner.compute import Rates, Seconds, micro_batch_seconds
 from shardtune.planner.constants import DEFAULTS, Constants
@@ -45,6 +45,18 @@ class StepTime:
     def tokens_per_s(self) -> float:
         """Tokens a second of a rank."""
         return self.tokens / self.total_s
+
+    def times(self, factor: float) -> "StepTime":
+        """The same step if all of its parts take so many times as long."""
+        return replace(
+            self,
+            forward=self.forward.times(factor),
+            backward=self.backward.times(factor),
+            communication_s=self.communication_s * factor,
+            exposed_s=self.exposed_s * factor,
+            update_s=self.update_s * factor,
+            offload_s=self.offload_s * factor,
+        )
 
     def mfu(self, peak_tflops: float) -> float:
         """Model FLOPs utilization."""

@@ -131,8 +131,8 @@ OTHER_TOOLS: tuple[Names, ...] = (
         ("plot_loss", "use_swanlab"),
         Counterpart(
             None,
-            "metrics are in RUN_DIR/metrics.jsonl and report.html, and in W&B (report.wandb); shardtune replay sends a run "
-            "to other trackers",
+            "metrics are in RUN_DIR/metrics.jsonl and report.html, and in W&B (report.wandb); shardtune replay sends a "
+            "run to other trackers",
         ),
     ),
     Names(

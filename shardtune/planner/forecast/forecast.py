@@ -1,13 +1,15 @@
 """What `shardtune plan` says of memory, time and cost, as numbers and as text."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from shardtune.planner.forecast.host import checkpoint_bytes, host_memory
 from shardtune.planner.forecast.of_recipe import DataSize, Planned, plan_recipe
-from shardtune.planner.forecast.run_time import RunTime, run_time
+from shardtune.planner.forecast.run_time import USUAL_SITE, RunTime, Site, run_time
 from shardtune.planner.job import Cluster
+from shardtune.planner.measured.basis import NOTHING, Basis, constants_of
+from shardtune.planner.measured.corrections import UNCORRECTED, Correction, correction_of, subject_of
 from shardtune.planner.memory import GpuMemory, gpu_memory
 from shardtune.planner.model_shape import ModelShape
 from shardtune.planner.schedule import StepTime, step_time
@@ -40,8 +42,22 @@ class Forecast:
     """Of a GPU for an hour."""
     run: RunTime | None
     """None if the number of steps is not known."""
+    correction: Correction = UNCORRECTED
+    """By which factors the memory and the times were corrected, by earlier runs on this machine."""
+    strategy: str | None = None
+    """engine.deepspeed."""
     strategy_notice: str | None = None
     """What engine.deepspeed: auto stands for, and why."""
+
+    @property
+    def spread(self) -> float:
+        """By which factor times may be off both ways."""
+        return self.correction.spread or SPREAD
+
+    @property
+    def unit(self) -> str:
+        """What the machine has several of."""
+        return "rank" if self.cluster.gpu.is_cpu else "GPU"
 
     @property
     def capacity(self) -> float:
@@ -124,11 +140,13 @@ class Forecast:
             "run_seconds": run,
             "run_parts_s": None if self.run is None else dict(self.run.seconds),
             "starts": None if self.run is None else self.run.num_starts,
-            "run_seconds_range": None if run is None else [run / SPREAD, run * SPREAD],
+            "run_seconds_range": None if run is None else [run / self.spread, run * self.spread],
             "gpu_hours": hours,
             "cost": self.cost,
             "kwh": None if hours is None else hours * self.cluster.gpu.tdp_w / 1000,
             "data_is_estimated": self.data.is_estimated,
+            "data_is_prepared": self.data.is_prepared,
+            "corrected_by_runs": self.correction.num_runs,
         }
 
     def describe(self) -> str:
@@ -142,11 +160,12 @@ class Forecast:
         lora = f", {_billions(trained)} trained" if trained < shape.num_parameters else ""
         yield "model", f"{shape.name}: {_billions(shape.num_parameters)} parameters{active}{lora}"
         nodes = f"{cluster.num_nodes} nodes x " if cluster.num_nodes > 1 else ""
-        yield "machine", f"{nodes}{cluster.gpus_per_node} x {gpu.name}, {gpu.memory_gib:g} GiB each"
+        each = "a rank on CPUs" if gpu.is_cpu else gpu.name
+        yield "machine", f"{nodes}{cluster.gpus_per_node} x {each}, {gpu.memory_gib:.4g} GiB each"
         if self.strategy_notice is not None:
             yield "strategy", self.strategy_notice
-        used = f"{self.memory.used / GIB:.1f} of {gpu.memory_gib:g} GiB per GPU, at the {self.memory.peak_instant}"
-        yield "memory", f"{self.verdict}: {used}"
+        used = f"{self.memory.used / GIB:.1f} of {gpu.memory_gib:.4g} GiB per {self.unit}"
+        yield "memory", f"{self.verdict}: {used}, at the {self.memory.peak_instant}"
         yield "", _terms({**self.memory.terms, **self.memory.around})
         total = sum(self.host.values())
         host = f"{total / GIB:.0f} GiB per node ({_terms(self.host)})"
@@ -165,14 +184,18 @@ class Forecast:
             "offload": step.offload_s,
         }
         shares = ", ".join(f"{name} {part / step.total_s:.0%}" for name, part in parts.items() if part)
-        yield "step", f"{_range(step.total_s)}: {shares}"
-        yield "speed", f"{self.tokens_per_s_per_gpu:,.0f} tokens/s per GPU, MFU {self.mfu:.0%}"
+        yield "step", f"{_range(step.total_s, self.spread)}: {shares}"
+        yield "speed", f"{self.tokens_per_s_per_gpu:,.0f} tokens/s per {self.unit}, MFU {self.mfu:.0%}"
+        if self.correction.num_runs:
+            yield "", str(self.correction)
         if (run := self.run_s) is None:
             yield "run", "the number of rows is not known; give --rows and --tokens, or train.max_steps"
             return
         assert self.run is not None and self.gpu_hours is not None
-        yield "run", f"{self.planned.num_steps:,} steps: {_range(run)}; {resources(self)}"
+        yield "run", f"{self.planned.num_steps:,} steps: {_range(run, self.spread)}; {resources(self)}"
         yield "", self.run.describe()
+        if self.data.is_prepared:
+            yield "", "exact token counts of prepared data"
         if self.data.is_estimated:
             yield "", "rows and tokens are estimated from the bytes of the files; --rows and --tokens are exact"
         if self.data.tokens_per_row is None:
@@ -181,12 +204,14 @@ class Forecast:
 
 def resources(forecast: Forecast) -> str:
     """`12.0 GPU-hours (9.6 to 15.0), costs 24.00, up to 8.4 kWh`, of a forecast whose steps are known."""
-    hours = forecast.gpu_hours or 0.0
+    hours, spread = forecast.gpu_hours or 0.0, forecast.spread
     cost = ""
     if forecast.cost is not None:
-        cost = f", costs {forecast.cost:,.2f} ({forecast.cost / SPREAD:,.2f} to {forecast.cost * SPREAD:,.2f})"
+        cost = f", costs {forecast.cost:,.2f} ({forecast.cost / spread:,.2f} to {forecast.cost * spread:,.2f})"
+    if forecast.cluster.gpu.is_cpu:  # whose power is not known
+        return f"{hours:,.2g} rank-hours ({hours / spread:,.2g} to {hours * spread:,.2g}){cost}"
     energy = hours * forecast.cluster.gpu.tdp_w / 1000
-    return f"{hours:,.1f} GPU-hours ({hours / SPREAD:,.1f} to {hours * SPREAD:,.1f}){cost}, up to {energy:,.1f} kWh"
+    return f"{hours:,.1f} GPU-hours ({hours / spread:,.1f} to {hours * spread:,.1f}){cost}, up to {energy:,.1f} kWh"
 
 
 def has_room(used: float, capacity: float) -> bool:
@@ -195,24 +220,63 @@ def has_room(used: float, capacity: float) -> bool:
 
 
 def forecast(
-    recipe: Recipe, shape: ModelShape, cluster: Cluster, data: DataSize, *, price: float | None = None
+    recipe: Recipe,
+    shape: ModelShape,
+    cluster: Cluster,
+    data: DataSize,
+    *,
+    price: float | None = None,
+    basis: Basis = NOTHING,
 ) -> Forecast:
-    """The forecast of a recipe. Raises ConfigError if the GPU cannot do what the recipe asks for."""
+    """The forecast of a recipe on GPUs, of which the basis may know more than their data sheet. Raises ConfigError if
+    the GPU cannot do what the recipe asks for."""
     planned = plan_recipe(recipe, shape, cluster, data)
-    step = step_time(planned.average)
+    layout = None if basis.calibration is None else basis.calibration.on_gpus(cluster.world_size)
+    correction = correction_of(basis.runs, subject_of(planned.average, recipe.engine.deepspeed))
+    memory = gpu_memory(planned.largest)
+    return assembled(
+        recipe,
+        shape,
+        cluster,
+        data,
+        planned=planned,
+        memory=replace(memory, beyond=(correction.memory - 1) * memory.allocated),
+        step=step_time(planned.average, constants_of(layout, cluster.gpu)),
+        correction=correction,
+        price=price,
+    )
+
+
+def assembled(
+    recipe: Recipe,
+    shape: ModelShape,
+    cluster: Cluster,
+    data: DataSize,
+    *,
+    planned: Planned,
+    memory: GpuMemory,
+    step: StepTime,
+    correction: Correction,
+    site: Site = USUAL_SITE,
+    price: float | None = None,
+) -> Forecast:
+    """The forecast with this memory, corrected already, and this time of a step, which is corrected here."""
+    step = step.times(correction.step)
     limit = recipe.job.memory_per_node_gb
     return Forecast(
         shape,
         cluster,
         data,
         planned,
-        gpu_memory(planned.largest),
+        memory,
         step,
         host_memory(recipe, planned.average),
         checkpoint_bytes(recipe, planned.average),
         limit * GIB if limit else None,
         price,
-        run_time(recipe, planned, step, data, cluster),
+        run_time(recipe, planned, step, data, cluster, site),
+        correction,
+        recipe.engine.deepspeed,
     )
 
 
@@ -225,9 +289,9 @@ def _billions(number: float) -> str:
     return f"{number / 1e9:.2f} B" if number >= 1e9 else f"{number / 1e6:.1f} M"
 
 
-def _range(seconds: float) -> str:
+def _range(seconds: float, spread: float) -> str:
     """`2.3 s (1.8 to 2.9 s)`."""
-    return f"{duration(seconds)} ({duration(seconds / SPREAD)} to {duration(seconds * SPREAD)})"
+    return f"{duration(seconds)} ({duration(seconds / spread)} to {duration(seconds * spread)})"
 
 
 def duration(seconds: float) -> str:

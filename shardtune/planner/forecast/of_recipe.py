@@ -36,6 +36,12 @@ class DataSize:
     """Tokens of a row on average, after truncation."""
     is_estimated: bool = False
     """Whether the numbers are from a sample of the files, and tokens from their bytes."""
+    is_prepared: bool = False
+    """Whether the numbers are those of the prepared data of this recipe."""
+    attended: float | None = None
+    """Mean length of the rows that tokens are in; None if only the mean length of rows is known."""
+    useful: float | None = None
+    """The part of the computed tokens that is not padding; None if that is not known."""
     dev_tokens: float = 0.0
     """Tokens of dev together, as far as they are known; of test likewise."""
     test_tokens: float = 0.0
@@ -64,14 +70,16 @@ def plan_recipe(recipe: Recipe, shape: ModelShape, cluster: Cluster, data: DataS
     is_packed = recipe.task.can_pack and recipe.data.packing != "off" and not shape.is_encoder_decoder
     share = max(1.0, rows / cluster.world_size)
     budget = _budget(recipe, job, share)
-    useful = USEFUL["packed" if is_packed else "sorted" if recipe.data.length_window else "random"]
+    useful = data.useful or USEFUL["packed" if is_packed else "sorted" if recipe.data.length_window else "random"]
     own = share * mean / useful
     num = max(1, math.ceil(own / budget))
     each = own / num
     most_rows = max(1, min(budget // longest, math.ceil(share * (mean / longest if is_packed else 1))))
     length = min(longest, each) if is_packed else mean
     average = replace(
-        _batch(recipe, shape, each / length, length, mean), num_micro_batches=num, attended=mean if is_packed else None
+        _batch(recipe, shape, each / length, length, mean),
+        num_micro_batches=num,
+        attended=(data.attended or mean) if is_packed else None,
     )
     largest = replace(_batch(recipe, shape, most_rows, longest, longest), num_micro_batches=num)
     return Planned(

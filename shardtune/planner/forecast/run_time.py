@@ -20,6 +20,19 @@ Assumed."""
 
 
 @dataclass(frozen=True)
+class Site:
+    """What a job finds where it runs: as assumed, or as it was measured."""
+
+    disk_gb_s: float = DISK_GB_S
+    start_s: float = START_S
+    copy_gb_s: float = PCIE_GB_S
+    """Rate at which a rank copies its part of a checkpoint."""
+
+
+USUAL_SITE = Site()
+
+
+@dataclass(frozen=True)
 class RunTime:
     """What the time of a run goes to."""
 
@@ -56,7 +69,9 @@ class RunTime:
         return text
 
 
-def run_time(recipe: Recipe, planned: Planned, step: StepTime, data: DataSize, cluster: Cluster) -> RunTime | None:
+def run_time(
+    recipe: Recipe, planned: Planned, step: StepTime, data: DataSize, cluster: Cluster, site: Site = USUAL_SITE
+) -> RunTime | None:
     """The time of the run; None if the number of its steps is not known."""
     if planned.num_steps is None:
         return None
@@ -64,18 +79,18 @@ def run_time(recipe: Recipe, planned: Planned, step: StepTime, data: DataSize, c
     training, saved = num_steps * step.total_s, job.states.saved * job.num_trained
     evaluations = _num_evaluations(recipe, planned, data)
     each = data.dev_tokens * _seconds_per_token(planned, step, cluster)
-    saving = saving_of(recipe, saved, cluster)
+    saving = saving_of(recipe, saved, cluster, site)
     num_checkpoints = _num_checkpoints(recipe, num_steps, step.total_s, evaluations)
     interval = training / num_checkpoints
     weights = job.shape.num_parameters * job.states.weight
-    load = (weights + saved) / (DISK_GB_S * 1e9)
-    start = START_S + load
+    load = (weights + saved) / (site.disk_gb_s * 1e9)
+    start = site.start_s + load
     seconds = {
         "steps": training,
         "evaluations": evaluations * each + data.test_tokens * _seconds_per_token(planned, step, cluster),
         "checkpoints": num_checkpoints * waiting(saving, interval).stall_s
         + saving.write_s,  # nothing hides the last one
-        "export": 2 * weights / (DISK_GB_S * 1e9),  # the best and the last model
+        "export": 2 * weights / (site.disk_gb_s * 1e9),  # the best and the last model
     }
     limit = _usable(recipe, start)
     num_starts = 1 if limit is None else math.ceil(sum(seconds.values()) / limit)
@@ -93,13 +108,13 @@ def run_time(recipe: Recipe, planned: Planned, step: StepTime, data: DataSize, c
     )
 
 
-def saving_of(recipe: Recipe, size: float, cluster: Cluster) -> Saving:
+def saving_of(recipe: Recipe, size: float, cluster: Cluster, site: Site = USUAL_SITE) -> Saving:
     """What a checkpoint of so many bytes costs: each rank copies its part to the host's memory, which is written in the
     background."""
-    write = size / (DISK_GB_S * 1e9)
+    write = size / (site.disk_gb_s * 1e9)
     if not recipe.checkpoint.asynchronous:
         return Saving(stall_s=write)
-    return Saving(stall_s=size / cluster.world_size / (PCIE_GB_S * 1e9), write_s=write)
+    return Saving(stall_s=size / cluster.world_size / (site.copy_gb_s * 1e9), write_s=write)
 
 
 def waiting(saving: Saving, interval_s: float) -> Saving:

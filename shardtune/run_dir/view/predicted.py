@@ -48,6 +48,11 @@ def compare(plan: Mapping[str, Any] | None, events: Sequence[Event], typical: Ev
     return found
 
 
+def real_numbers(events: Sequence[Event]) -> dict[str, float]:
+    """What the events tell of what a plan predicts, by the plan's keys."""
+    return {key: real for _, key, real, _ in _real(events) if real > 0}
+
+
 def render_compared(compared: Sequence[Compared]) -> str:
     """The comparison as a table of text; an empty string if there is none."""
     rows = [HEAD, *(each.cells() for each in compared)]

@@ -66,7 +66,7 @@ def test_what_the_planner_does_not_know_is_one_short_line(
 
 
 def test_a_bug_of_the_planner_does_not_stop_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("division by zero")
 
     monkeypatch.setattr(module, "forecast", broken)

@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 
 from shardtune.errors import ConfigError
+from shardtune.known_machine.fingerprint import identify
+from shardtune.known_machine.store import keep_calibration
 from shardtune.launcher.plan.outlook import Outlook
 from shardtune.launcher.slurm.outlook import UNKNOWN, outlook_of_submission
 from shardtune.launcher.slurm.submission import plan_submission
 from shardtune.launcher.slurm.text import Nodes, parse_gpu_kind
 from tests.launcher.commands.conftest import LLAMA_8B, RECIPE
+from tests.support.calibrations import calibration
 
 CLUSTER = [
     Nodes("main", True, 14, 8, 64000, 2, None),
@@ -42,6 +45,16 @@ def test_the_gpus_are_those_of_slurms_gres_or_of_the_flag() -> None:
     assert outlook("job.partition=cpu", "job.device=cpu", "engine.precision=fp32") == Outlook((), None)
     with pytest.raises(ConfigError, match="unknown GPU 'h1000'"):
         outlook(gpu="h1000")
+
+
+def test_cpu_ranks_of_a_node_are_planned_if_the_machine_that_submits_was_measured() -> None:
+    keep_calibration(identify(), calibration(identify().fingerprint))
+    words = ("job.partition=cpu", "job.device=cpu", "engine.precision=fp32", "engine.deepspeed=null")
+    found = outlook(*words, "train.micro_batch_tokens=2048")
+    assert any(line.startswith("plan: ends at about ") for line in found.lines)
+    assert found.lines[-1] == "plan: if the node is like this machine, which was measured"
+    assert found.record is not None and "machine" not in found.record
+    assert outlook(*words, "job.nodes=2") == Outlook((), None)
 
 
 def test_gpus_that_cannot_hold_it_and_a_limit_that_is_too_short_are_warned_of() -> None:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from shardtune.counted import counted
 from shardtune.errors import DataError, ShardtuneError
 from shardtune.home import expand_home
+from shardtune.known_machine.prepared_data import note_prepared
 from shardtune.recipe.schema import Recipe
 from shardtune.rows.row_faults import Faults
 from shardtune.run_dir.files import write_atomically
@@ -113,6 +114,7 @@ def prepare(
     if not were_notes_said:
         for note in prepared.meta["notes"]:
             say(note)
+    note_prepared(recipe, prepared.folder)
     _refuse_more_ranks(prepared, num_ranks)
     return replace(prepared, was_made=was_made)
 

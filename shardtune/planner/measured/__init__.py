@@ -1,0 +1,1 @@
+"""What was measured on a machine, and the plans that follow from it. Pure."""
