@@ -50,7 +50,7 @@ def compare(plan: Mapping[str, Any] | None, events: Sequence[Event], typical: Ev
 
 def real_numbers(events: Sequence[Event]) -> dict[str, float]:
     """What the events tell of what a plan predicts, by the plan's keys."""
-    return {key: real for _, key, real, _ in _real(events) if real > 0}
+    return {key: real for _, key, real, _ in _real(events, None) if real > 0}
 
 
 def render_compared(compared: Sequence[Compared]) -> str:
