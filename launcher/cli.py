@@ -49,6 +49,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "export": run_commands.export,
     "report": run_commands.report,
     "compare": quality_commands.compare,
+    "eval": quality_commands.evaluate,
     "sweep": sweep_commands.sweep,
     "dashboard": dashboard_commands.dashboard,
     "submit": slurm_commands.submit,
@@ -62,7 +63,18 @@ COMMANDS: dict[str, Callable[..., Command]] = {
 }
 
 
-PATH_FLAGS = ("--run-dir", "--fork", "--sweep-dir", "--points", "--file", "--out", "--hardware", "--page")
+PATH_FLAGS = (
+    "--run-dir",
+    "--fork",
+    "--sweep-dir",
+    "--points",
+    "--file",
+    "--out",
+    "--hardware",
+    "--page",
+    "--data",
+    "--predictions",
+)
 
 
 def main() -> None:

@@ -111,8 +111,8 @@ def open_model(
 ) -> tuple[Task, Any, Any]:
     """The task, the model exported to `folder`, and its tokenizer.
 
-    The model is on the device, by default the first GPU if there is one. Adapters are added to their base model. Raises CheckpointError if the base model has changed, or the weights cannot
-    be read.
+    The model is on the device, by default the first GPU if there is one. Adapters are added to their base model. Raises
+    CheckpointError if the base model has changed, or the weights cannot be read.
     """
     import torch
     import transformers

@@ -172,8 +172,8 @@ def write_index(folder: Path, name: str, parts: Sequence[Written], sources: Sequ
         "sources": np.repeat(np.array(sources, dtype=np.int32), [len(part.lengths) for part in parts]),
         "places": np.concatenate([_renumbered(part, files) for part in parts]),
     }
-    for kind, array in arrays.items():
-        np.save(folder / f"{name}.{kind}.npy", array)
+    for kind, values in arrays.items():
+        np.save(folder / f"{name}.{kind}.npy", values)
     write_atomically(folder / f"{name}.files.json", json.dumps(list(files), ensure_ascii=False))
     return arrays
 
