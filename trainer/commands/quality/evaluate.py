@@ -138,8 +138,9 @@ def evaluate_run(exported: ExportedRun, rows: StoredRows, ranks: Ranks, *, with_
         if evaluated.rows is not None:
             losses = _losses(evaluated.rows, rows)
             predictions = [
-                {**row.values, "prediction": answers[number], "loss": losses.get(row.place), "place": row.place}
+                {**row.values, "prediction": answers[number], "loss": losses.get(place), "place": place}
                 for number, row in rows.share(0, 1)
+                for place in (str(row.place),)
             ]
     return Evaluation(without_answers(evaluated.metrics), predictions)
 

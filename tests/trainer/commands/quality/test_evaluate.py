@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 
 from shardtune.recipe.schema import Recipe
-from shardtune.trainer.commands.quality.evaluate import main
+from shardtune.trainer.commands import predict
+from shardtune.trainer.commands.quality.evaluate import Evaluation, ExportedRun, evaluate_run, main, prepare_rows
+from shardtune.trainer.commands.quality.stored_rows import open_rows
+from shardtune.trainer.distributed.ranks import Ranks
+from tests.support.ranks import run_ranks
 from tests.support.runs import tiny_recipe, train, write_tiny
-from tests.support.tiny import BAD, GOOD, PLAIN, write_causal, write_documents
+from tests.support.tiny import BAD, GOOD, PLAIN, SPOKEN, WRITTEN, write_causal, write_documents, write_toy_language
 from tests.trainer.tasks.token_classification.test_token_classification import write_tagged
 
 
@@ -62,7 +66,7 @@ def rounded(value: Any) -> Any:
     """Counts, names and fractions as they are; losses without the last digits of their float32 sums."""
     if isinstance(value, dict):
         return {name: rounded(inner) for name, inner in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [rounded(inner) for inner in value]
     return pytest.approx(value, rel=2e-6) if isinstance(value, float) else value
 
