@@ -23,7 +23,7 @@ import numpy as np
 
 from shardtune.argument_parser import OneLineParser
 from shardtune.counted import counted
-from shardtune.errors import DataError, ShardtuneError, system_fault
+from shardtune.errors import DataError, ShardtuneError, ShortOfMemoryError, system_fault
 from shardtune.json_lines import json_line
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, EXIT_USER
@@ -39,6 +39,8 @@ from shardtune.trainer.data.batches.prefetch import prefetch
 from shardtune.trainer.distributed.meeting import meet
 from shardtune.trainer.distributed.rank_env import global_rank
 from shardtune.trainer.distributed.ranks import Ranks, connect, disconnect
+from shardtune.trainer.engine.memory.shortage import is_memory_error
+from shardtune.trainer.engine.memory.usage import gpu_memory
 from shardtune.trainer.evaluation.evaluate import without_answers
 from shardtune.trainer.evaluation.exported import ExportedModel
 from shardtune.trainer.evaluation.generate import questions
@@ -129,7 +131,24 @@ def prepare_rows(exported: ExportedRun, paths: Sequence[str], folder: Path, say:
 
 
 def evaluate_run(exported: ExportedRun, rows: StoredRows, ranks: Ranks, *, with_predictions: bool) -> Evaluation:
-    """Collective: evaluates the rows, each on one rank; the metrics are the same on any number of ranks."""
+    """Collective: evaluates the rows, each on one rank; the metrics are the same on any number of ranks.
+
+    Raises CheckpointError if the model cannot be read, and ShortOfMemoryError.
+    """
+    try:
+        return _evaluate_run(exported, rows, ranks, with_predictions=with_predictions)
+    except Exception as error:
+        if not is_memory_error(error, free=gpu_memory(ranks.device).free):
+            raise
+        raise ShortOfMemoryError(
+            f"rank {ranks.rank} ran out of memory with the whole model of {exported.folder} and micro-batches of at "
+            f"most {exported.micro_batch_tokens:,} tokens, as in the training; evaluate on as large a machine, or on "
+            "fewer ranks (--ranks) if they share its memory"
+        ) from error
+
+
+def _evaluate_run(exported: ExportedRun, rows: StoredRows, ranks: Ranks, *, with_predictions: bool) -> Evaluation:
+    """Collective: as evaluate_run."""
     task, model, tokenizer = open_model(exported.recipe, exported.folder, exported.facts, ranks.device)
     evaluated = _evaluate(exported, rows, task, model, tokenizer, ranks)
     predictions = []

@@ -10,11 +10,11 @@ from shardtune.rows.columns import Synonyms, plain
 from shardtune.rows.row_faults import BadRowsError, Faults
 from shardtune.rows.source import Row, read_options, read_source
 from shardtune.rows.source_config import SourceConfig
-from shardtune.rows.source_files import is_dataset
+from shardtune.rows.source_files import is_hub
 from shardtune.shell_line import shell_line
 from shardtune.trainer.data.prepare.bad_row_policy import BadRowPolicy
 from shardtune.trainer.data.prepare.sources import HOW_READ, SPLITS, with_named_columns
-from shardtune.trainer.tasks import TASKS
+from shardtune.trainer.tasks import TASKS, Task
 
 Say = Callable[[str], None]
 
@@ -35,9 +35,9 @@ def read_labeled_rows(
     task.survey(recipe.task).observe("test", rows, faults)
     if known.adopt(facts):
         known.observe("test", [row for row in rows if row.key not in faults.rows], faults)
-    if rows and faults.rows >= {row.key for row in rows} and _are_unlabeled(rows, recipe):
+    if rows and faults.rows >= {row.key for row in rows} and _are_unlabeled(rows, task):
         line = f"{shell_line('predict', run_dir)} --file={paths[0]}"
-        raise DataError(f"{faults.first[0]}; no row has a label: such rows can only be predicted, by `{line}`")
+        raise DataError(f"{faults.first[0]}; rows without labels, or replies, can only be predicted, by `{line}`")
     policy = BadRowPolicy(recipe.data.on_bad_row)
     policy.skip(faults)
     good = [row for row in rows if row.key not in faults.rows]
@@ -48,11 +48,15 @@ def read_labeled_rows(
     return good
 
 
-def _are_unlabeled(rows: Sequence[Row], recipe: Recipe) -> bool:
-    """Whether the task has columns of labels, and no row has any of them."""
-    task = TASKS[recipe.task.kind]
-    labels = {*task.columns} - {*task.input_columns}
-    return bool(labels) and not any(labels & row.values.keys() for row in rows)
+def _are_unlabeled(rows: Sequence[Row], task: type[Task]) -> bool:
+    """Whether no row has a column of labels; or, where what is learned has no column of its own, whether all are as
+    a prediction needs them."""
+    if labels := {*task.columns} - {*task.input_columns}:
+        return not any(labels & row.values.keys() for row in rows)
+    faults = Faults()
+    for row in rows:
+        task.check_inputs(row, faults)
+    return not faults
 
 
 def _rows_of(number: int, path: str, recipe: Recipe, faults: Faults, say: Say) -> list[Row]:
@@ -78,7 +82,7 @@ def _source_of(path: str, recipe: Recipe) -> tuple[SourceConfig, Synonyms]:
     of its sources do.
     """
     data, task = recipe.data, TASKS[recipe.task.kind]
-    place = path if is_dataset(path) else str(Path(path).absolute())
+    place = path if is_hub(path) else str(Path(path).absolute())
     sources = [source for split in reversed(SPLITS) for source in data.sources(split)]
     own = next((source for source in sources if source.path == place), None)
     synonyms = {name: names if data.guess_columns else () for name, names in task.column_guesses.items()}

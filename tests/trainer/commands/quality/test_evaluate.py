@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.commands import predict
 from shardtune.trainer.commands.quality.evaluate import Evaluation, ExportedRun, evaluate_run, main, prepare_rows
 from shardtune.trainer.commands.quality.stored_rows import open_rows
 from shardtune.trainer.distributed.ranks import Ranks
+from shardtune.trainer.evaluation.exported import ExportedModel
 from tests.support.ranks import run_ranks
 from tests.support.runs import tiny_recipe, train, write_tiny
 from tests.support.tiny import BAD, GOOD, PLAIN, SPOKEN, WRITTEN, write_causal, write_documents, write_toy_language
@@ -156,7 +158,7 @@ def test_several_files_are_one_table_with_intervals(
     ("content", "message"),
     [
         ('{"text": "a film", "label": "lukewarm"}', "{path}:1: label 'lukewarm' is not in the training rows; legal: "),
-        ('{"text": "a film"}', "{path}:1: no label; no row has a label: such rows can only be predicted, by `"),
+        ('{"text": "a film"}', "{path}:1: no label; rows without labels, or replies, can only be predicted, by `"),
         ('{"text": "a film", "label": "positive"}\n{"text": "a film"}', "{path}:2: no label"),
         ('{"text": 3, "label": "positive"}', "{path}:1: text: expected a text, got 3"),
         ("", "{path}: "),
@@ -200,3 +202,15 @@ def test_bad_rows_are_skipped_and_counted_where_the_recipe_says_so(classifier: P
     notes: list[str] = []
     assert prepare_rows(exported, [str(path)], tmp_path, notes.append).num_rows == 1
     assert notes[0].startswith("rows skipped (data.on_bad_row)") and f"{path}:2: label 'odd'" in notes[0]
+
+
+def test_a_lack_of_memory_is_said_in_one_line(
+    classifier: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def forward(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(ExportedModel, "forward", forward)
+    assert main([str(classifier), f"--data={folder}/test.jsonl", "--device=cpu"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"rank 0 ran out of memory with the whole model of {classifier}/export/best and micro-")
