@@ -116,6 +116,7 @@ def open_model(
     """
     import torch
     import transformers
+    from safetensors import SafetensorError
 
     from shardtune.trainer.checkpoint.base_model import identify, read_base, refuse_another_base
     from shardtune.trainer.model.load import DTYPES
@@ -127,7 +128,10 @@ def open_model(
     if is_adapter(folder):
         refuse_another_base(read_base(folder), identify(recipe), folder)
         base = open_base(recipe, model_class(config), config, dtype=DTYPES[expected_precision(recipe)])
-        model = put_on(base, folder)
+        try:
+            model = put_on(base, folder)
+        except SafetensorError as error:
+            raise CheckpointError(f"{folder}: its adapters cannot be read ({error}); export them again") from error
         if (folder / MODEL / "generation_config.json").is_file():
             model.generation_config = transformers.GenerationConfig.from_pretrained(folder / MODEL)
     else:
@@ -135,7 +139,7 @@ def open_model(
         try:
             # Only safetensors: another file of weights, put in their place, would be unpickled.
             model = auto_model.from_pretrained(folder, trust_remote_code=False, use_safetensors=True)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{folder}: its weights cannot be read ({error}); export the model again") from error
     return task, model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(), tokenizer
 
