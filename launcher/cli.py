@@ -53,6 +53,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "report": run_commands.report,
     "compare": quality_commands.compare,
     "replay": replay_commands.replay,
+    "eval": quality_commands.evaluate,
     "sweep": sweep_commands.sweep,
     "dashboard": dashboard_commands.dashboard,
     "submit": slurm_commands.submit,
@@ -67,7 +68,18 @@ COMMANDS: dict[str, Callable[..., Command]] = {
 }
 
 
-PATH_FLAGS = ("--run-dir", "--fork", "--sweep-dir", "--points", "--file", "--out", "--hardware", "--page")
+PATH_FLAGS = (
+    "--run-dir",
+    "--fork",
+    "--sweep-dir",
+    "--points",
+    "--file",
+    "--out",
+    "--hardware",
+    "--page",
+    "--data",
+    "--predictions",
+)
 
 
 def main() -> None:

@@ -22,7 +22,8 @@ EXAMPLES = {
     **dict.fromkeys(("run_dir", "sweep_dir"), "DIR"),
     "out": "PATH",
     "fork": "NEW_DIR",
-    "file": "rows.jsonl",
+    **dict.fromkeys(("file", "data"), "rows.jsonl"),
+    "predictions": "out.jsonl",
     "points": "FILE",
     "grid": "key=A,B",
     "model": "last",
@@ -50,8 +51,9 @@ OTHER_NAMES = {
         ("resume", "continue", "restart"), "shardtune run RUN_DIR, or on Slurm shardtune submit RUN_DIR; both resume"
     ),
     **dict.fromkeys(
-        ("eval", "evaluate", "test"),
-        f"{_RUN}, which evaluates on data.dev and data.test (RUN_DIR/results.json); for other rows {_PREDICT}",
+        ("evaluate", "test"),
+        f"{_RUN}, which evaluates on data.dev and data.test (RUN_DIR/results.json); for other rows shardtune eval "
+        "RUN_DIR --data=PATH",
     ),
     **dict.fromkeys(
         ("init", "new", "create", "config"),

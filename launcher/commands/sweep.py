@@ -15,7 +15,7 @@ HELP = """\
   shardtune sweep SWEEP_DIR                 resume the runs that failed or were stopped
   shardtune report SWEEP_DIR                print the table of results and write a page with the curves
 """
-MANY = ("--grid",)
+MANY = ("--grid", "--data")
 """Flags that may be given several times."""
 
 

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
@@ -115,9 +116,14 @@ def run_module(module: str, arguments: Sequence[str]) -> int:
     return subprocess.run(words, env=environment, check=False, preexec_fn=_end_with_parent).returncode
 
 
-def run_ranks(argv: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Runs a command line that starts ranks, in the foreground; returns its exit code."""
-    return subprocess.run(argv, env=os.environ | safe_environment() | dict(environment), check=False).returncode
+def run_ranks(argv: Sequence[str], environment: Mapping[str, str], errors: Path | None = None) -> int:
+    """Runs a command line that starts ranks, in the foreground; returns its exit code.
+
+    What it writes to stderr goes to the file `errors`, if one is given.
+    """
+    whole = os.environ | safe_environment() | dict(environment)
+    with contextlib.nullcontext() if errors is None else errors.open("wb") as log:
+        return subprocess.run(argv, env=whole, stderr=log, check=False, preexec_fn=_end_with_parent).returncode
 
 
 def run_interactive(module: str, arguments: Sequence[str]) -> int:

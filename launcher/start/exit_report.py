@@ -46,7 +46,12 @@ class StartOutcome:
 
 
 def explain_outcome(outcome: StartOutcome, log_path: Path, remedy: str) -> str:
-    """Why the job ended, the first cause first; `remedy` is the advice for a rank that may have run out of memory."""
+    """Why the job ended, and where its logs are; `remedy` is the advice for a rank that may have run out of memory."""
+    return "\n".join([*causes(outcome, log_path, remedy), f"logs: {log_path.parent}"])
+
+
+def causes(outcome: StartOutcome, log_path: Path, remedy: str) -> list[str]:
+    """Why the job ended, the first cause first."""
     # A killed rank records nothing, and its peers then complain about the lost connection: it comes first.
     lines = [
         f"rank {rank} was killed by signal {number} ({signal.strsignal(number)})"
@@ -65,7 +70,7 @@ def explain_outcome(outcome: StartOutcome, log_path: Path, remedy: str) -> str:
         lines.append(f"{failed_rank(failure)} failed:\n{failure['text'].rstrip()}")
     if not lines:
         lines.append(f"the job failed: {_tail(log_path)}")
-    return "\n".join([*lines, f"logs: {log_path.parent}"])
+    return lines
 
 
 def remedy_for_killed(micro_batch_tokens: int | Literal["auto"], max_tokens: int, found: int | None) -> str:

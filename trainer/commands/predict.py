@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from shardtune.argument_parser import OneLineParser
 from shardtune.counted import counted
@@ -28,6 +28,9 @@ from shardtune.trainer.setup.precision import expected_precision
 from shardtune.trainer.tasks import TASKS, Task, task_of
 from shardtune.trainer.tasks.example import Example
 from shardtune.trainer.tasks.task import GeneratingTask
+
+if TYPE_CHECKING:
+    import torch
 
 BATCH_ROWS, WINDOW_ROWS = 32, 1024
 
@@ -84,42 +87,46 @@ def predict(
     starts: Sequence[int] = range(0, len(rows), WINDOW_ROWS)
     for start in track(starts, "predicting", console=Console(stderr=True), disable=not progress):
         window = rows[start : start + WINDOW_ROWS]
-        by_row = task.encode(window, recipe.data.max_tokens, labeled=False)
-        examples = [example for row_examples in by_row for example in row_examples]
-        by_length = sorted(range(len(examples)), key=lambda at: len(examples[at]["input_ids"]))
-        answers: dict[int, dict[str, Any]] = {}
-        for first in range(0, len(by_length), BATCH_ROWS):
-            chosen = by_length[first : first + BATCH_ROWS]
-            answers |= zip(chosen, _answers(task, model, [examples[at] for at in chosen], tokenizer), strict=True)
-        in_order = (answers[at] for at in range(len(examples)))
-        yield from (
-            task.answer(row, row_examples, list(islice(in_order, len(row_examples))))
-            for row, row_examples in zip(window, by_row, strict=True)
-        )
+        yield from predict_window(task, model, tokenizer, window, recipe.data.max_tokens)
 
 
-def open_model(recipe: Recipe, folder: Path, facts: Mapping[str, Any]) -> tuple[Task, Any, Any]:
-    """The task, the model exported to `folder`, and its tokenizer; the model is on the first GPU if there is one.
+def predict_window(
+    task: Task, model: Any, tokenizer: Any, rows: Sequence[Row], max_tokens: int
+) -> Iterator[dict[str, Any]]:
+    """A prediction for each row, in order; those of about the same length share a batch."""
+    by_row = task.encode(rows, max_tokens, labeled=False)
+    examples = [example for row_examples in by_row for example in row_examples]
+    by_length = sorted(range(len(examples)), key=lambda at: len(examples[at]["input_ids"]))
+    answers: dict[int, dict[str, Any]] = {}
+    for first in range(0, len(by_length), BATCH_ROWS):
+        chosen = by_length[first : first + BATCH_ROWS]
+        answers |= zip(chosen, _answers(task, model, [examples[at] for at in chosen], tokenizer), strict=True)
+    in_order = (answers[at] for at in range(len(examples)))
+    for row, row_examples in zip(rows, by_row, strict=True):
+        yield task.answer(row, row_examples, list(islice(in_order, len(row_examples))))
 
-    Adapters are added to their base model. Raises CheckpointError if the base model has changed, or the weights cannot
-    be read.
+
+def open_model(
+    recipe: Recipe, folder: Path, facts: Mapping[str, Any], device: "torch.device | None" = None
+) -> tuple[Task, Any, Any]:
+    """The task, the model exported to `folder`, and its tokenizer.
+
+    The model is on the device, by default the first GPU if there is one. Adapters are added to their base model. Raises
+    CheckpointError if the base model has changed, or the weights cannot be read.
     """
     import torch
     import transformers
+    from safetensors import SafetensorError
 
     from shardtune.trainer.checkpoint.base_model import identify, read_base, refuse_another_base
-    from shardtune.trainer.model.load import DTYPES, calibrate
+    from shardtune.trainer.model.load import DTYPES
     from shardtune.trainer.model.lora import is_adapter, open_base, put_on
     from shardtune.trainer.model.pretrained import model_class
     from shardtune.trainer.model.quantized.loading import refuse_without_bitsandbytes
 
     transformers.utils.logging.disable_progress_bar()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    adapted = is_adapter(folder)
-    config = transformers.AutoConfig.from_pretrained(folder / MODEL if adapted else folder, trust_remote_code=False)
-    task = task_of(recipe, facts, tokenizer, config)
-    calibrate(task, folder)
-    if adapted:
+    task, tokenizer, config = open_task(recipe, folder, facts)
+    if is_adapter(folder):
         trained_on = read_base(folder)
         refuse_another_base(trained_on, identify(recipe), folder)
         refuse_without_bitsandbytes(recipe)
@@ -131,7 +138,10 @@ def open_model(recipe: Recipe, folder: Path, facts: Mapping[str, Any]) -> tuple[
             quantized=trained_on.get("quantized"),
             device="cuda" if torch.cuda.is_available() else "cpu",
         )
-        model = put_on(base, folder)
+        try:
+            model = put_on(base, folder)
+        except SafetensorError as error:
+            raise CheckpointError(f"{folder}: its adapters cannot be read ({error}); export them again") from error
         if (folder / MODEL / "generation_config.json").is_file():
             model.generation_config = transformers.GenerationConfig.from_pretrained(folder / MODEL)
     else:
@@ -139,9 +149,24 @@ def open_model(recipe: Recipe, folder: Path, facts: Mapping[str, Any]) -> tuple[
         try:
             # Only safetensors: another file of weights, put in their place, would be unpickled.
             model = auto_model.from_pretrained(folder, trust_remote_code=False, use_safetensors=True)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{folder}: its weights cannot be read ({error}); export the model again") from error
-    return task, model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
+    return task, model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(), tokenizer
+
+
+def open_task(recipe: Recipe, folder: Path, facts: Mapping[str, Any]) -> tuple[Task, Any, Any]:
+    """The task of the model exported to `folder`, with what its dev metrics tell, its tokenizer and its config."""
+    import transformers
+
+    from shardtune.trainer.model.load import calibrate
+    from shardtune.trainer.model.lora import is_adapter
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    place = folder / MODEL if is_adapter(folder) else folder
+    config = transformers.AutoConfig.from_pretrained(place, trust_remote_code=False)
+    task = task_of(recipe, facts, tokenizer, config)
+    calibrate(task, folder)
+    return task, tokenizer, config
 
 
 def _answers(task: Task, model: Any, examples: Sequence[Example], tokenizer: Any) -> list[dict[str, Any]]:

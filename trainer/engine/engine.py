@@ -26,7 +26,20 @@ class StepStats:
     """Seconds of this rank's forward passes, without waiting for other ranks (trainer/engine/stopwatch.py)."""
 
 
-class Engine(Protocol):
+class Inference(Protocol):
+    """Computes outputs. Collective: all ranks call it, in the same order, unless each of them has the whole model."""
+
+    def forward(self, batch: Batch) -> Any:
+        """Returns the model's output."""
+
+    def evaluating(self) -> Any:
+        """Context manager: no dropout, no gradients."""
+
+    def generate(self, inputs: dict[str, Tensor], settings: Mapping[str, Any]) -> Tensor:
+        """Returns the token ids of the model's answers without the prompts; shape (rows, longest answer)."""
+
+
+class Engine(Inference, Protocol):
     """Computes steps. Everything but the numbers of parameters is Collective: all ranks call it, in the same order."""
 
     num_parameters: int
@@ -40,23 +53,14 @@ class Engine(Protocol):
     def begin_step(self, number: int, *, num_micro_batches: int) -> None:
         """Begins a step of this many forward and backward passes; with 0, the step is skipped."""
 
-    def forward(self, batch: Batch) -> Any:
-        """Returns the model's output."""
-
     def backward(self, loss_sum: Tensor, *, num_targets: float) -> None:
         """Adds to the gradient of the mean loss over the num_targets targets that all ranks have in this step."""
 
     def step(self, *, lr: float) -> StepStats:
         """Updates the weights once."""
 
-    def evaluating(self) -> Any:
-        """Context manager: no dropout, no gradients."""
-
     def rehearsing(self) -> Any:
         """Context manager before training: its steps leave nothing behind, if their lr and their gradients are 0."""
-
-    def generate(self, inputs: dict[str, Tensor], settings: Mapping[str, Any]) -> Tensor:
-        """Returns the token ids of the model's answers without the prompts; shape (rows, longest answer)."""
 
     def snapshot(self) -> Snapshot:
         """Returns this rank's part of all that training changes: views, which the next step overwrites."""

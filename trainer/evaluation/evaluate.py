@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from shardtune.trainer.distributed.ranks import Ranks
-from shardtune.trainer.engine.engine import Engine
+from shardtune.trainer.engine.engine import Inference
 from shardtune.trainer.evaluation.generate import Questions, score_answers
 from shardtune.trainer.tasks import Task
 from shardtune.trainer.tasks.batch import Batch
@@ -18,7 +18,7 @@ from shardtune.trainer.tasks.task import GeneratingTask, PerExample, Scores
 
 
 def evaluate(
-    engine: Engine,
+    engine: Inference,
     task: Task,
     batches: Iterable[Batch],
     asked: Iterable[Questions] | None,

@@ -13,7 +13,7 @@ from shardtune.trainer.data.batches.batch_maker import BatchMaker
 from shardtune.trainer.data.batches.deal import deal
 from shardtune.trainer.data.prepare.example_shards import Split
 from shardtune.trainer.distributed.ranks import Ranks
-from shardtune.trainer.engine.engine import Engine
+from shardtune.trainer.engine.engine import Inference
 from shardtune.trainer.tasks.example import Example
 from shardtune.trainer.tasks.task import GeneratingTask, Generation
 
@@ -88,7 +88,7 @@ def settings_of(generation: Generation, tokenizer: "PreTrainedTokenizerBase") ->
 
 @torch.no_grad()
 def score_answers(
-    engine: Engine,
+    engine: Inference,
     task: GeneratingTask,
     asked: Iterable[Questions],
     tokenizer: "PreTrainedTokenizerBase",

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from shardtune.trainer.data.prepare.example_shards import Split
 from shardtune.trainer.distributed.ranks import Ranks
-from shardtune.trainer.engine.engine import Engine
+from shardtune.trainer.engine.engine import Inference
 from shardtune.trainer.evaluation.evaluate import loss_and_metrics
 from shardtune.trainer.evaluation.generate import Questions, score_answers
 from shardtune.trainer.evaluation.intervals import Counts, intervals
@@ -100,7 +100,7 @@ class Evaluated:
 
 
 def evaluate_rows(
-    engine: Engine,
+    engine: Inference,
     task: Task,
     split: Split,
     batches: Iterable[tuple[Numbers, Batch]],

@@ -24,8 +24,8 @@ from shardtune.run_dir.view.event_lines import read_milestones
 from shardtune.shell_line import shell_line
 
 WIDTH = 80
-SPLITS = {"dev": "dev", "test": "test", "dev_at_start": "dev before training"}
-"""Keys of results.json that hold metrics -> the heads of their columns."""
+SPLITS = {"dev": "dev", "test": "test", "dev_at_start": "dev before training", "evaluated": "these rows"}
+"""Keys of results.json that hold metrics -> the heads of their columns; `evaluated` are those of other rows."""
 
 
 def finished_message(recipe: Recipe, run_dir: Path, began: float | None = None) -> str:

@@ -42,7 +42,9 @@ def test_no_command_shows_what_fire_says(name: str, capsys: pytest.CaptureFixtur
     ("words", "answer"),
     [
         ("train r.yaml", "use shardtune run RECIPE"),
-        ("eval x", "use shardtune run RECIPE, which evaluates on data.dev and data.test"),
+        ("test x", "use shardtune run RECIPE, which evaluates on data.dev and data.test"),
+        ("eval x", "--data is missing; write shardtune eval RUN_DIR --data=PATH"),
+        ("eval x --data=y --ranks=two", "--ranks takes a number, got 'two'"),
         ("init", "then shardtune check RECIPE"),
         ("merge x", "use shardtune export RUN_DIR --merge-lora"),
         ("resume x", "use shardtune run RUN_DIR"),

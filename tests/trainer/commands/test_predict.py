@@ -80,6 +80,17 @@ def test_weights_that_somebody_has_put_in_the_place_of_the_exported_ones_are_not
     assert not (tmp_path / "made").exists()
 
 
+def test_damaged_weights_are_named_in_one_line(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(run_dir, tmp_path / "run")
+    (tmp_path / "run/export/best/model.safetensors").write_bytes(b"")
+    assert main([str(tmp_path / "run"), "--text=a good film"]) == EXIT_USER
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{tmp_path}/run/export/best: its weights cannot be read (")
+    assert line.endswith("; export the model again")
+
+
 def test_a_file_without_the_text_is_refused_with_the_columns_that_it_has(
     run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,7 +23,7 @@ from shardtune.errors import DataError
 from shardtune.rows.input_file import place_in_words
 from shardtune.rows.row_faults import FAULT_CLASSES, BadRowsError, Faults
 from shardtune.rows.source import Row
-from shardtune.run_dir.files import published
+from shardtune.run_dir.files import published, write_atomically
 from shardtune.trainer.tasks.example import NOTED, TRUNCATED, Example
 from shardtune.trainer.tasks.task import Task
 
@@ -158,6 +158,33 @@ def _write(tables: Sequence[pa.Table], folder: Path, name: str) -> tuple[str, in
     with published(folder / name) as path, pa.ipc.new_file(str(path), table.schema) as file:
         file.write_table(table)
     return name, len(table)
+
+
+def write_index(folder: Path, name: str, parts: Sequence[Written], sources: Sequence[int]) -> dict[str, NDArray[Any]]:
+    """Writes the index of a split beside its shards, and returns its arrays by their kinds.
+
+    `parts` are what was written of each piece of its rows, `sources` the number of each piece's source.
+    """
+    files: dict[str, int] = {}
+    arrays: dict[str, NDArray[Any]] = {
+        "lengths": np.concatenate([part.lengths for part in parts]),
+        "num_targets": np.concatenate([part.num_targets for part in parts]),
+        "sources": np.repeat(np.array(sources, dtype=np.int32), [len(part.lengths) for part in parts]),
+        "places": np.concatenate([_renumbered(part, files) for part in parts]),
+    }
+    for kind, values in arrays.items():
+        np.save(folder / f"{name}.{kind}.npy", values)
+    write_atomically(folder / f"{name}.files.json", json.dumps(list(files), ensure_ascii=False))
+    return arrays
+
+
+def _renumbered(written: Written, files: dict[str, int]) -> NDArray[np.int32]:
+    """The places of some examples, their files numbered as in `files`, to which new ones are added."""
+    numbers = np.array([files.setdefault(file, len(files)) for file in written.files], dtype=np.int32)
+    places = written.places.copy()
+    if len(places):
+        places[:, 0] = numbers[places[:, 0]]
+    return places
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 from filelock import FileLock, Timeout
-from numpy.typing import NDArray
 
 from shardtune.counted import counted
 from shardtune.errors import DataError, ShardtuneError
@@ -29,7 +28,7 @@ from shardtune.recipe.schema import Recipe
 from shardtune.rows.row_faults import Faults
 from shardtune.run_dir.files import write_atomically
 from shardtune.run_dir.run import DataIdentity
-from shardtune.trainer.data.prepare.example_shards import WRITTEN_CLASSES, Encoder, Split, Written, damaged
+from shardtune.trainer.data.prepare.example_shards import WRITTEN_CLASSES, Encoder, Split, Written, damaged, write_index
 from shardtune.trainer.data.prepare.identity import FORMAT, data_identity, fingerprint
 from shardtune.trainer.data.prepare.sources import SPLITS, sources_of
 from shardtune.trainer.data.prepare.splits import SplitRows, read_splits
@@ -259,26 +258,15 @@ def _commit(folder: Path, split_rows: SplitRows, written: list[dict[str, Written
     splits, shards = {}, {}
     for name, rows in split_rows.rows.items():
         parts = [by_split[name] for by_split in written]
-        counts = [len(part.lengths) for part in parts]
-        files: dict[str, int] = {}
-        sources = [piece.source for piece in split_rows.pieces.pieces]
-        arrays = {
-            "lengths": np.concatenate([part.lengths for part in parts]),
-            "num_targets": np.concatenate([part.num_targets for part in parts]),
-            "sources": np.repeat(np.array(sources, dtype=np.int32), counts),
-            "places": np.concatenate([_renumbered(part, files) for part in parts]),
-        }
+        arrays = write_index(draft, name, parts, [piece.source for piece in split_rows.pieces.pieces])
         first = next(iter(rows)).path
         num_rows = sum(part.num_rows for part in parts)
         if not arrays["num_targets"].any():
             raise DataError(f"{first}: no targets are left in its {counted(num_rows, 'row')}; raise data.max_tokens")
-        for kind, array in arrays.items():
-            np.save(draft / f"{name}.{kind}.npy", array)
-        write_atomically(draft / f"{name}.files.json", json.dumps(list(files), ensure_ascii=False))
         splits[name] = {
             "path": str(first),
             "rows": num_rows,
-            "examples": sum(counts),
+            "examples": len(arrays["lengths"]),
             "rows_dropped": sum(part.num_dropped for part in parts),
             "rows_truncated": sum(part.num_truncated for part in parts),
             "tokens_truncated": sum(part.num_tokens_truncated for part in parts),
@@ -299,15 +287,6 @@ def _commit(folder: Path, split_rows: SplitRows, written: list[dict[str, Written
     write_atomically(draft / "meta.json", json.dumps(meta, ensure_ascii=False, indent=1))
     shutil.rmtree(folder, ignore_errors=True)
     draft.rename(folder)
-
-
-def _renumbered(written: Written, files: dict[str, int]) -> NDArray[np.int32]:
-    """The places of some examples, their files numbered as in `files`, to which new ones are added."""
-    numbers = np.array([files.setdefault(file, len(files)) for file in written.files], dtype=np.int32)
-    places = written.places.copy()
-    if len(places):
-        places[:, 0] = numbers[places[:, 0]]
-    return places
 
 
 def _notes_on(name: str, split: Mapping[str, Any], skipped: Sequence[Faults]) -> Iterator[str]:
