@@ -173,7 +173,7 @@ def _trace(words_of_recipe: list[str], gpu: str | None, *, is_json: bool) -> int
 
     name = gpu or execute.find_machine().gpu_name
     flags = [*([f"--gpu={name}"] if name else []), *(["--json"] if is_json else [])]
-    return execute.run_module("shardtune.trainer.commands.trace", [*words_of_recipe, *flags])
+    return execute.run_module("shardtune.trainer.commands.planning.trace", [*words_of_recipe, *flags])
 
 
 def _refuse_contradictions(wanted: _Wanted, nodes: str | None) -> None:

@@ -18,7 +18,7 @@ from shardtune.planner.measured.basis import peak_of
 from shardtune.planner.measured.calibration import Calibration, CpuLayout, GpuLayout, calibration_of
 from shardtune.recipe.load import machine_recipe
 
-MODULE = "shardtune.trainer.commands.calibrate"
+MODULE = "shardtune.trainer.commands.planning.calibrate"
 
 
 def calibrate(ranks: str | None, device: str | None, *, is_json: bool) -> int:

@@ -1,6 +1,6 @@
 """Measures the ranks of this machine for the planner, all of them at once.
 
-`torchrun … -m shardtune.trainer.commands.calibrate --machine=FINGERPRINT --began=TIME --out=FILE`, started by
+`torchrun … -m shardtune.trainer.commands.planning.calibrate --machine=FINGERPRINT --began=TIME --out=FILE`, started by
 `shardtune plan --calibrate`, which keeps what is written to the file.
 """
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import transformers
 
-from shardtune.trainer.commands.trace import main
+from shardtune.trainer.commands.planning.trace import main
 
 RECIPE = "{task: {kind: language_modeling}, model: {path: %s}, data: {train: %s, max_tokens: 128}}"
 SIZES = {"vocab_size": 400, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}

@@ -1,0 +1,1 @@
+"""Commands that measure for the planner."""
