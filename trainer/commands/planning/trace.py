@@ -1,7 +1,7 @@
 """Checks the planner's memory against the real step of a recipe's model, traced without weights and without a GPU.
 
-`python -m shardtune.trainer.commands.planning.trace RECIPE [key=value …] [--gpu=NAME]`: exit code 2 if anything is wrong
-with the recipe or the model.
+`python -m shardtune.trainer.commands.planning.trace RECIPE [key=value …] [--gpu=NAME]`: exit code 2 if anything
+is wrong with the recipe or the model.
 """
 
 import sys
