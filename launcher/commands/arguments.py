@@ -102,16 +102,18 @@ def bind(name: str, command: Callable[..., Any], words: Sequence[str]) -> list[s
     """
     parameters = inspect.signature(command).parameters
     flags = {f"--{key.replace('_', '-')}": key for key, value in parameters.items() if _is_flag(value)}
-    first = next((key for key, value in parameters.items() if is_word(value)), None)
+    positional = [key for key, value in parameters.items() if is_word(value)]
     has_overrides = any(value.kind is inspect.Parameter.VAR_POSITIONAL for value in parameters.values())
     switches = [key for key, parameter in parameters.items() if parameter.default == OFF]
     plain, given = _taken_apart(name, words, flags, switches)
-    if first is not None and not plain and parameters[first].default is inspect.Parameter.empty:
-        wanted = first.upper()
-        raise ConfigError(f"shardtune: {name}: {wanted} is missing; write shardtune {name} {wanted} (--help has more)")
-    limit = 0 if first is None else 1
+    needed = [key for key in positional if parameters[key].default is inspect.Parameter.empty]
+    if len(plain) < len(needed):
+        whole, wanted = (" ".join(names).upper() for names in (needed, needed[len(plain) :]))
+        raise ConfigError(f"shardtune: {name}: {wanted} is missing; write shardtune {name} {whole} (--help has more)")
+    limit = len(positional)
     if len(plain) > limit and not has_overrides:
-        takes = f"takes one word, {first.upper()}" if first else "takes no words"
+        listed = " ".join(positional).upper()
+        takes = {0: "takes no words", 1: f"takes one word, {listed}"}.get(limit, f"takes {limit} words, {listed}")
         raise ConfigError(f"shardtune: {name}: {takes}; got also {' '.join(map(repr, plain[limit:]))}{_aside(flags)}")
     return [*plain, *(f"--{key}={value}" for key, value in given.items())]
 
