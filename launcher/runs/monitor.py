@@ -188,7 +188,12 @@ class _Followed:
     def ending(self) -> str:
         """How the run ended, in a line."""
         why = self._status.why if self._status else ""
-        return f"{self._run_dir}: {self.state}{f' ({why})' if why else ''}"
+        return f"{_shortest(self._run_dir)}: {self.state}{f' ({why})' if why else ''}"
+
+
+def _shortest(path: Path) -> Path:
+    """The path as a user in the working directory would write it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _show_where_it_is(run_dir: Path, progress: Progress) -> None:

@@ -46,7 +46,7 @@ def absolute(path: Path) -> Path:
 def read_events(run_dir: Path) -> list[dict[str, Any]]:
     """The events in metrics.jsonl; an incomplete last line is skipped, and so are lines that are no events."""
     events: list[dict[str, Any]] = []
-    with suppress(FileNotFoundError), (run_dir / METRICS).open("rb") as file:
+    with suppress(FileNotFoundError, NotADirectoryError), (run_dir / METRICS).open("rb") as file:
         while lines := file.readlines(READ_AT_ONCE):
             if not lines[-1].endswith(b"\n"):
                 lines.pop()

@@ -62,7 +62,7 @@ def test_the_launcher_shows_the_run_and_says_where_everything_is(
     run_dir, done = finished
     assert "training for 18 steps" in done.stderr
     assert "dev  loss" in done.stderr and "test  loss" in done.stderr
-    assert re.search(r"\naccuracy +0\.\d{4} +0\.\d{4}\n", done.stdout)
+    assert re.search(r"\naccuracy +0\.\d{4} +0\.\d{4} \(0\.\d{4} to \d\.\d{4}\)\n", done.stdout)
     assert re.search(r"\nbest step   \d+ of 18: highest accuracy on dev\ntime        (\d+ min )?\d+ s\n", done.stdout)
     assert f"best model  {run_dir}/export/best" in done.stdout
     for name in ("config.yaml", "recipe.yaml", "deepspeed.json", "metrics.jsonl", "results.json", "logs/rank-1.log"):
@@ -122,9 +122,8 @@ def test_the_loss_curve_is_the_same_however_the_ranks_are_started(
     assert done.returncode == 0, done.stdout + done.stderr
     shown = done.stdout + done.stderr
     assert shown.count(f"finished: {tmp_path / 'by'}\n") == 1
-    assert (
-        re.search(r"\naccuracy +0\.\d{4} +0\.\d{4}\n", shown) and f"best model  {tmp_path / 'by'}/export/best" in shown
-    )
+    assert re.search(r"\naccuracy +0\.\d{4} +0\.\d{4} \(0\.\d{4} to \d\.\d{4}\)\n", shown)
+    assert f"best model  {tmp_path / 'by'}/export/best" in shown
     for by_hand, by_launcher in zip(curve(events(tmp_path / "by")), curve(events(finished[0])), strict=True):
         assert by_hand == pytest.approx(by_launcher, rel=1e-3)
 

@@ -20,8 +20,10 @@ class Terminal:
     """A command in a terminal."""
 
     def __init__(self, folder: str) -> None:
-        # os.environ lacks LINES and COLUMNS, which readline, in this process, has put into the environment beneath it.
-        self._environment = os.environ | {"TMUX_TMPDIR": folder}
+        # Readline, in this process, and pytest-xdist fix the size of terminals in the environment.
+        sizes = ("LINES", "COLUMNS")
+        self._environment = {key: value for key, value in os.environ.items() if key not in sizes}
+        self._environment["TMUX_TMPDIR"] = folder
 
     def press(self, *keys: str) -> None:
         """Presses keys, by the names that tmux gives them."""
