@@ -42,7 +42,7 @@ def test_the_text_says_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_an_earlier_start_has_counted_the_rows(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "run").mkdir()
-    start = {"event": "start", "data": {"train": {"rows": 1280, "tokens": 128_000}}}
+    start = {"event": "start", "time": 1.0, "data": {"train": {"rows": 1280, "tokens": 128_000}}}
     (folder / "run/metrics.jsonl").write_text(f"{json.dumps(start)}\n", encoding="utf-8")
     found = _planned(capsys, "--run-dir=run")
     assert found["steps"] == 20
@@ -151,7 +151,7 @@ def test_what_was_predicted_of_a_run_stands_beside_what_became_of_it(
     assert cli._carry_out(["plan", "recipe.yaml", "--gpu=h100"]) == 0
     assert "predicted" not in capsys.readouterr().out
     (folder / "run").mkdir()
-    step = {"event": "step", "step": 1, "memory_bytes": 25e9, "step_time_s": 2.5, "tokens_per_s": 800.0}
+    step = {"event": "step", "time": 2.0, "step": 1, "memory_bytes": 25e9, "step_time_s": 2.5, "tokens_per_s": 800.0}
     (folder / "run/metrics.jsonl").write_text(f"{json.dumps(step)}\n", encoding="utf-8")
     (folder / "run/plan.json").write_text('{"memory_bytes": 2e10, "step_s": 2.0}', encoding="utf-8")
     assert cli._carry_out(["plan", "recipe.yaml", "--gpu=h100", "--run-dir=run"]) == 0

@@ -190,7 +190,7 @@ def test_watch_returns_the_exit_code_of_the_run(
     if results:
         (run_dir / "results.json").write_text("{}")
     assert monitor.watch(run_dir) == code
-    assert capsys.readouterr().out == f"{run_dir}: {message}\n"
+    assert capsys.readouterr().out == f"{run_dir.relative_to(Path.cwd())}: {message}\n"
 
 
 def program(path: Path, body: str) -> None:
@@ -228,11 +228,11 @@ def test_a_run_whose_directory_vanishes_while_it_is_looked_at_is_not_listed(
         (tmp_path / "runs" / name / CONFIG).write_text("", encoding="utf-8")
     looked_at = monitor.outer_events
 
-    def removed_meanwhile(run_dir: Path) -> list[dict[str, Any]]:
+    def removed_meanwhile(run_dir: Path, num_bytes: int) -> list[dict[str, Any]]:
         if run_dir.name == "a":
             shutil.rmtree(run_dir)
             raise FileNotFoundError(run_dir)
-        return looked_at(run_dir)
+        return looked_at(run_dir, num_bytes)
 
     monkeypatch.setattr(monitor, "known", list)
     monkeypatch.setattr(monitor, "outer_events", removed_meanwhile)

@@ -58,7 +58,10 @@ def test_the_calibration_of_another_torch_is_named_and_not_used() -> None:
 def finished_run(folder: Path, *, step_s: float, machine: str = MACHINE.fingerprint) -> Path:
     folder.mkdir(parents=True)
     write_plan(folder, {"machine": machine, "subject": asdict(SUBJECT), "step_s": 1.0, "memory_bytes": 10**9})
-    events = [{"event": "start"}, *({"event": "step", "step_time_s": step_s, "memory_bytes": 2 * 10**9},) * 3]
+    events = [
+        {"event": "start", "time": 1.0},
+        *({"event": "step", "time": 2.0, "step_time_s": step_s, "memory_bytes": 2 * 10**9},) * 3,
+    ]
     (folder / METRICS).write_text("".join(json.dumps(event) + "\n" for event in events), encoding="utf-8")
     return folder
 

@@ -195,7 +195,7 @@ def test_a_broken_link_is_reported_with_its_target(tmp_path: Path, monkeypatch: 
         (
             "report:\n  qqqq: 1\n",
             "x.yaml:8: report.qqqq: unknown key; legal: wandb, project, name, group, entity, "
-            "tags, notes, job_type, artifacts, every_steps, profile_steps",
+            "tags, notes, job_type, artifacts, also, every_steps, profile_steps",
         ),
     ],
 )  # fmt: skip
