@@ -55,7 +55,7 @@ def test_without_names_and_without_a_terminal_only_runs_that_are_going_on_are_fo
     monkeypatch.setattr(monitor.time, "sleep", lambda _: (going_on / "lease.json").unlink())
     assert commands.watch().perform() == 1
     out, err = capsys.readouterr()
-    assert "/runs/new: lost" in out and "/runs/old" not in out and "step 3/100" in err
+    assert "runs/new: lost" in out and "/runs/old" not in out and "step 3/100" in err
 
 
 def test_a_power_failures_line_does_not_keep_a_run_from_being_looked_at(tmp_path: Path) -> None:
