@@ -36,7 +36,9 @@ def json_objects(lines: Sequence[bytes]) -> list[dict[str, Any]]:
     """
     try:
         values = json.loads(b"[" + b",".join(lines) + b"]")
-    except ValueError:
+    except (ValueError, RecursionError):
+        values = []
+    if len(values) != len(lines):  # a line may have several values with commas between them
         values = [_parsed(line) for line in lines]
     return [value for value in values if isinstance(value, dict)]
 
@@ -44,5 +46,5 @@ def json_objects(lines: Sequence[bytes]) -> list[dict[str, Any]]:
 def _parsed(line: bytes) -> Any:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from statistics import NormalDist, fmean, stdev
 from typing import Any, NamedTuple, TypeGuard
 
+from shardtune.run_dir.follow.wilson import wilson
+
 LEVEL = 0.95
 _Z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
 
@@ -33,7 +35,7 @@ def interval_of(metric: str, scores: Mapping[str, Any]) -> Interval | None:
     """The interval of a metric of one evaluation: the one that is stored with it, or Wilson's where the counts are
     known; None otherwise."""
     counts = _counts(metric, scores)
-    counted = wilson(*counts) if counts is not None and counts[1] else None
+    counted = counted_interval(*counts) if counts is not None and counts[1] else None
     stored = scores.get("intervals")
     if isinstance(stored, Mapping) and isinstance(pair := stored.get(metric), list) and len(pair) == 2:
         low, high = pair
@@ -43,12 +45,9 @@ def interval_of(metric: str, scores: Mapping[str, Any]) -> Interval | None:
     return counted
 
 
-def wilson(hits: int, trials: int) -> Interval:
-    """Wilson's interval of a share (Wilson 1927): also right for few trials and shares near 0 and 1."""
-    share = hits / trials
-    middle = (share + _Z**2 / (2 * trials)) / (1 + _Z**2 / trials)
-    half = _Z / (1 + _Z**2 / trials) * math.sqrt(share * (1 - share) / trials + (_Z / (2 * trials)) ** 2)
-    return Interval(max(0.0, middle - half), min(1.0, middle + half), f"Wilson, {hits:,} of {trials:,}")
+def counted_interval(hits: int, trials: int) -> Interval:
+    """Wilson's interval of a share, from its counts."""
+    return Interval(*wilson(hits / trials, trials), f"Wilson, {hits:,} of {trials:,}")
 
 
 def _counts(metric: str, scores: Mapping[str, Any]) -> tuple[int, int] | None:

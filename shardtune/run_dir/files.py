@@ -56,7 +56,12 @@ def read_events(run_dir: Path) -> list[dict[str, Any]]:
 
 def events_in(lines: Sequence[bytes]) -> list[dict[str, Any]]:
     """The events in these lines of metrics.jsonl; other lines are skipped."""
-    return [event for event in json_objects(lines) if isinstance(event.get("event"), str) and "time" in event]
+    return [event for event in json_objects(lines) if is_event(event)]
+
+
+def is_event(event: Mapping[str, Any]) -> bool:
+    """Whether an object in metrics.jsonl says what happened, and when."""
+    return isinstance(event.get("event"), str) and isinstance(event.get("time"), int | float)
 
 
 EXPORT_PENDING = "export_pending"

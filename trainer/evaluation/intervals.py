@@ -9,11 +9,12 @@ a row, which depend on each other.
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from shardtune.run_dir.follow.wilson import wilson
 
 CONFIDENCE = 0.95
 REPLICATES = 1000
@@ -52,17 +53,6 @@ def intervals(metrics_of: Metrics, num_rows: int, proportions: frozenset[str], *
 def is_number(value: object) -> bool:
     """Whether a metric is a single real number, not a count, a table or a text."""
     return isinstance(value, float)
-
-
-def wilson(share: float, num_rows: int, *, confidence: float = CONFIDENCE) -> Interval:
-    """Wilson's score interval of a fraction of `num_rows` independent rows."""
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    scale = 1 + z * z / num_rows
-    center = (share + z * z / (2 * num_rows)) / scale
-    half = z * math.sqrt(share * (1 - share) / num_rows + z * z / (4 * num_rows * num_rows)) / scale
-    # At 0 and 1 the formula gives these up to rounding.
-    low = 0.0 if share == 0 else max(0.0, center - half)
-    return low, 1.0 if share == 1 else min(1.0, center + half)
 
 
 def draws(num_rows: int, *, seed: int) -> Iterator[Counts]:

@@ -4,12 +4,12 @@ A resume or a rollback replaces the file, others may truncate it or remove its f
 written.
 """
 
-import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from shardtune.run_dir.files import events_in
 
 CHUNK_BYTES = 2**20
 MARK_BYTES = 64
@@ -77,7 +77,7 @@ class MetricsFile:
         self._is_at_end = self._offset + len(data) - end >= status.st_size
         self._mark = (self._mark + data[:end])[-MARK_BYTES:]
         lines = data[:end].split(b"\n")[:-1]
-        events = parse_events(lines)
+        events = events_in(lines)
         return NewEvents(events, len(lines) - len(events), anew and not is_first, not self._is_at_end)
 
     _is_at_end = False
@@ -94,27 +94,3 @@ class MetricsFile:
         """Whether the bytes before the offset are those that were read."""
         file.seek(self._offset - len(self._mark))
         return file.read(len(self._mark)) == self._mark
-
-
-def parse_events(lines: Sequence[bytes]) -> list[dict[str, Any]]:
-    """The events in lines of metrics.jsonl, without lines that are none, as a power failure may leave."""
-    try:
-        # All lines at once take less than half as long as one after the other.
-        values = json.loads(b"[" + b",".join(lines) + b"]")
-    except (ValueError, RecursionError):
-        values = []
-    if len(values) != len(lines):
-        values = [_parsed(line) for line in lines]
-    return [value for value in values if _is_event(value)]
-
-
-def _parsed(line: bytes) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _is_event(value: Any) -> bool:
-    is_event = isinstance(value, dict) and isinstance(value.get("event"), str)
-    return is_event and isinstance(value.get("time"), int | float)

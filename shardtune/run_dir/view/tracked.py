@@ -13,7 +13,7 @@ SECTIONS = {
         *("eta_s", "gpu_utilization", "gpu_power_w", "gpu_temperature_c"),
     ),
     "memory": ("memory_bytes", "memory_reserved_bytes", "memory_retries"),
-    "ranks": ("lost_share", "slowest_rank"),
+    "ranks": ("lost_share", "slowest_rank", "slowest_gpu", "slowest_host"),
 }
 """Section -> the entries of a `step` event that belong to it; the others are in `train`."""
 SECTION_OF = {key: section for section, keys in SECTIONS.items() for key in keys}

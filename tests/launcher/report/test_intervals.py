@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardtune.launcher.report.intervals import interval_of, spread_of, t_quantile, wilson
+from shardtune.launcher.report.intervals import counted_interval, interval_of, spread_of, t_quantile
 
 
 @pytest.mark.parametrize(
@@ -15,14 +15,14 @@ from shardtune.launcher.report.intervals import interval_of, spread_of, t_quanti
     [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0000, 0.1611), (1, 29, 0.0061, 0.1718)],
 )
 def test_wilsons_interval_is_that_of_the_literature(hits: int, trials: int, low: float, high: float) -> None:
-    interval = wilson(hits, trials)
+    interval = counted_interval(hits, trials)
     assert (interval.low, interval.high) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
 
 
 @given(st.integers(0, 500), st.integers(0, 500))
 def test_an_interval_holds_the_share_and_stays_between_0_and_1(hits: int, misses: int) -> None:
     if hits + misses:
-        interval = wilson(hits, hits + misses)
+        interval = counted_interval(hits, hits + misses)
         assert 0 <= interval.low <= hits / (hits + misses) + 1e-12 and interval.high <= 1
         assert interval.high >= hits / (hits + misses) - 1e-12
 
@@ -30,7 +30,7 @@ def test_an_interval_holds_the_share_and_stays_between_0_and_1(hits: int, misses
 def test_an_accuracy_has_the_interval_of_its_confusion_matrix_and_a_stored_one_goes_first() -> None:
     scores = {"accuracy": 0.875, "f1_macro": 0.87, "confusion": [[3, 1], [0, 4]]}
     interval = interval_of("accuracy", scores)
-    assert interval is not None and interval[:2] == wilson(7, 8)[:2] and interval.how == "Wilson, 7 of 8"
+    assert interval is not None and interval[:2] == counted_interval(7, 8)[:2] and interval.how == "Wilson, 7 of 8"
     assert interval_of("f1_macro", scores) is None
     stored = interval_of("accuracy", {**scores, "intervals": {"accuracy": [0.5, 0.9]}})
     assert stored == (0.5, 0.9, "")
@@ -40,7 +40,7 @@ def test_an_accuracy_has_the_interval_of_its_confusion_matrix_and_a_stored_one_g
 
 def test_an_exact_match_has_the_interval_of_its_answers() -> None:
     interval = interval_of("exact_match", {"exact_match": 0.25, "num_answers": 40})
-    assert interval is not None and interval[:2] == wilson(10, 40)[:2]
+    assert interval is not None and interval[:2] == counted_interval(10, 40)[:2]
 
 
 @pytest.mark.parametrize(

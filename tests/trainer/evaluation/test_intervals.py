@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, bootstrap
 
-from shardtune.trainer.evaluation.intervals import draws, intervals, num_replicates, percentiles, wilson
+from shardtune.run_dir.follow.wilson import wilson
+from shardtune.trainer.evaluation.intervals import draws, intervals, num_replicates, percentiles
 
 
 @pytest.mark.parametrize(("hits", "rows"), [(0, 5), (1, 7), (50, 100), (99, 100), (100, 100), (123, 4567)])

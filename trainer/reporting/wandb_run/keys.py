@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from shardtune.run_dir.view.tracked import SECTION_OF
+
 Event = Mapping[str, Any]
 ROWS_PER_STEP = 10
 """W&B's own `_step` is this times the step, so that evaluations after a step have a number of their own."""
@@ -20,13 +22,7 @@ AXES = ("step", "tokens", "epoch")
 
 _NOT_SHOWN = {"event", "time", "step", "split", "epoch"}
 """Entries of an event that are no metrics, or axes."""
-_PERF = {
-    "tokens_per_s", "samples_per_s", "tflops_per_s", "mfu", "padding_efficiency", "step_time_s", "data_wait_s",
-    "eta_s", "gpu_utilization", "gpu_power_w", "gpu_temperature_c", "compilations", "compile_s",
-}  # fmt: skip
-_RANKS = {"slowest_rank", "slowest_gpu", "slowest_host", "lost_share"}
-_FAULTS = {"skipped_steps"}
-_LOWER_IS_BETTER = ("loss", "perplexity", "mse", "mae", "rmse", "wer", "cer", "ter", "error")
+_LOWER_IS_BETTER = ("loss", "perplexity", "mse", "mae", "rmse", "wer", "cer", "ter", "ece", "error")
 _BEST = {
     "train/loss": "min",
     "perf/tokens_per_s": "max",
@@ -142,10 +138,8 @@ def train_key(key: str) -> str:
     """The key in W&B of an entry of a `step` event."""
     if key.startswith("memory_"):
         return f"memory/{key.removeprefix('memory_')}"
-    for section, keys in (("perf", _PERF), ("ranks", _RANKS), ("faults", _FAULTS)):
-        if key in keys:
-            return f"{section}/{key}"
-    return f"train/{key}"
+    section = "faults" if key == "skipped_steps" else SECTION_OF.get(key, "train")
+    return f"{section}/{key}"
 
 
 def eval_key(split: str, key: str) -> str:
