@@ -2,6 +2,8 @@
 
 import gc
 import os
+import shutil
+import tempfile
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,14 @@ SLOW = (
     "demo",
 )
 """Tests that start processes as users do, or that train for long: first the longest. `make test-quick` skips them."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Fixtures of modules and sessions, and what was imported before a test, leave the runs of the user alone, too."""
+    if not hasattr(config, "workerinput"):  # workers of xdist inherit it
+        folder = tempfile.mkdtemp(prefix="shardtune-state-")
+        os.environ["XDG_STATE_HOME"] = folder
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 @pytest.hookimpl(tryfirst=True)

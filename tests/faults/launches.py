@@ -22,7 +22,7 @@ from tests.faults.harness import WORLD_SIZE, naming, refuse_another_end
 from tests.support.runs import RECIPE, write_tiny
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 NUM_STEPS = 80
 SETTINGS = (
     f"train.max_steps={NUM_STEPS}",
@@ -95,7 +95,12 @@ class Launch:
         self._said = place.folder / f"{run_dir.name}.said"
         with self._said.open("w") as file:
             self.process = subprocess.Popen(
-                words, cwd=place.folder, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=file, stderr=file
+                words,
+                cwd=place.folder,
+                env=os.environ | ENVIRONMENT,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
             )
 
     @property

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,14 +26,15 @@ from tests.support.runs import RECIPE, curve, events, write_tiny
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}:.", "PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {"PYTHONPATH": f"{ROOT}:.", "PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
 """Many projects set PYTHONPATH=., and the folder of these tests holds a random.py and its like."""
 BY_HAND = ENVIRONMENT | {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"}
 """torchrun and deepspeed import torch before shardtune can say where not to look."""
 
 
-def command(*words: str, cwd: Path, environment: Mapping[str, str] = ENVIRONMENT) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=200)
+def command(*words: str, cwd: Path, environment: dict[str, str] = ENVIRONMENT) -> subprocess.CompletedProcess[str]:
+    env = os.environ | environment
+    return subprocess.run(words, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=200)
 
 
 def shardtune(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -309,7 +310,7 @@ def long_run(folder: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[st
     settings = ["train.num_epochs=5000", "faults.max_restarts=0", "engine.deepspeed=null"]
     words = [sys.executable, "-m", "shardtune.launcher", "run", "tiny.yaml", *settings, f"--run-dir={run_dir}"]
     process = subprocess.Popen(
-        words, cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        words, cwd=folder, env=os.environ | ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
         wait_for(lambda: (run_dir / "metrics.jsonl").exists() and len(events(run_dir, "step")) >= 8)
@@ -388,7 +389,7 @@ def test_a_killed_rank_is_started_again_and_the_run_comes_to_its_end_as_one(fold
     settings += ["faults.restart_delay_s=0", "report.wandb=offline", "engine.deepspeed=null"]
     words = [sys.executable, "-m", "shardtune.launcher", "run", "tiny.yaml", *settings, f"--run-dir={run_dir}"]
     process = subprocess.Popen(
-        words, cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        words, cwd=folder, env=os.environ | ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
         wait_for(lambda: (run_dir / "metrics.jsonl").exists() and len(events(run_dir, "step")) >= 12)

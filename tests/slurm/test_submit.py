@@ -229,7 +229,7 @@ def test_a_run_starts_after_the_job_it_depends_on(cluster: Cluster, shardtune: S
     words = [*CPU, "train.max_steps=2", "--run-dir=r", f"--depends=afterok:{first}", "--wait"]
     done = shardtune("submit", "tiny.yaml", *words)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == f"{tmp_path / 'r'}: finished"
+    assert done.stdout.splitlines()[-1] == "r: finished"
     job = done.stdout.split()[1]
     assert cluster.field(job, "StartTime") >= cluster.field(first, "EndTime")
     assert endings(tmp_path / "r") == [("finished", "finished")]
