@@ -10,8 +10,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from demo.apt import download, unpack
 from demo.fetch import CACHE, FetchError
 from demo.sentiment import write_unless_same
 
@@ -92,7 +91,7 @@ def fetch_packages(folder: Path) -> dict[str, Path]:
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (archives := _archives(folder)):
-            _download(folder)
+            download([*PACKAGES.values()], folder, size="8 MB")
             archives = _archives(folder)
     if not archives:
         raise FetchError(f"the packages in {folder} have different versions; delete them and run again to fetch them")
@@ -111,51 +110,14 @@ def _archives(folder: Path) -> dict[str, Path]:
     return {language: by_version[max(common)] for language, by_version in zip(PACKAGES, versions, strict=True)}
 
 
-def _download(folder: Path) -> None:
-    """Fetches the packages, all of one version, into the folder with apt-get."""
-    names = " ".join(PACKAGES.values())
-    by_hand = f"on a Debian or Ubuntu machine run `apt-get download {names}`, and put the files into {folder}"
-    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-        raise FetchError(f"this machine has no apt-get and dpkg-deb, which fetch and unpack {names}; {by_hand}")
-    print(f"fetching {names} with apt-get (8 MB)", file=sys.stderr, flush=True)
-    with TemporaryDirectory(dir=folder, prefix=".download-") as temporary:
-        # Private package lists: the machine's may be old, or missing as in a container, and only root may update them.
-        private = Path(temporary, "apt")
-        for needed in ("state/lists/partial", "cache/archives/partial"):
-            (private / needed).mkdir(parents=True)
-        options = {
-            "Dir::State": f"{private}/state",
-            "Dir::State::status": "/var/lib/dpkg/status",
-            "Dir::Cache": f"{private}/cache",
-        }
-        apt = ["apt-get", "--quiet", *(word for key, value in options.items() for word in ("-o", f"{key}={value}"))]
-        for command in (["update"], ["download", *PACKAGES.values()]):
-            result = subprocess.run(
-                [*apt, *command],
-                cwd=temporary,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-            )
-            if result.returncode:
-                lines = [line.removeprefix("E:").strip() for line in result.stderr.splitlines() if line[:2] == "E:"]
-                reason = lines[0] if lines else f"exit code {result.returncode}"
-                raise FetchError(f"`apt-get {' '.join(command)}` failed ({reason}); alternatively, {by_hand}")
-        for archive in Path(temporary).glob("*.deb"):
-            archive.replace(folder / archive.name)
-
-
 def read_help(archive: Path, folder: Path, language: str) -> dict[tuple[str, str], str]:
     """(page, id) -> the text of each paragraph in a package."""
     target = folder / language
-    result = subprocess.run(
-        ["dpkg-deb", "-x", str(archive), str(target)], stdin=subprocess.DEVNULL, capture_output=True, text=True
-    )
+    failed = unpack(archive, target)
     root = target / HELP / FOLDERS[language]
     pages = sorted((root / "text").rglob("*.html"))
-    if result.returncode or not pages:
-        reason = result.stderr.strip() or f"it has no {HELP}/{FOLDERS[language]}"
+    if failed or not pages:
+        reason = failed or f"it has no {HELP}/{FOLDERS[language]}"
         raise FetchError(f"{archive} cannot be read ({reason}); delete it and run again to fetch it")
     return {
         (str(page.relative_to(root)), name): text

@@ -61,6 +61,12 @@ CHAT = [
 TAGGED = [{"tokens": text.split(), "tags": ["B-PER", *["O"] * text.count(" ")]} for text in TEXTS]
 SOURCES, TARGETS = ["a quiet wonder", "the film was a wonder", "a", "a film"], ["un calme", "le film était", "un", "le"]
 PAIRS = [{"source": source, "target": target} for source, target in zip(SOURCES, TARGETS, strict=True)]
+QUESTIONS = [
+    {"question": question, "choices": choices, "answer": 1}
+    for question, choices in zip(
+        TEXTS, [["good", "very bad"], ["a", "the", "it"], ["is", "was"], ["so", "so bad"]], strict=True
+    )
+]
 NUM_TARGETS = 7.0
 """Those of the whole step."""
 PROMPT = ("task.source_language=en", "task.target_language=fr")
@@ -107,6 +113,8 @@ CASES = {
     "chat with weights, packed": Case("causal", "chat", CHAT, PACKED_MASK, [WEIGHED], packs=True),
     "chat, LoRA": Case("causal", "chat", CHAT, CAUSAL_MASK, LORA),
     "chat, packed, LoRA": Case("causal", "chat", CHAT, PACKED_MASK, [WEIGHED, *LORA], packs=True),
+    "multiple choice": Case("causal", "multiple_choice", QUESTIONS, CAUSAL_MASK),
+    "multiple choice, LoRA": Case("causal", "multiple_choice", QUESTIONS, CAUSAL_MASK, LORA),
     "translation by a prompt": Case("causal", "translation", PAIRS, CAUSAL_MASK, PROMPT),
     "translation by a prompt, packed": Case("causal", "translation", PAIRS, PACKED_MASK, PROMPT, packs=True),
     "translation by T5": Case("t5", "translation", PAIRS, ENCODER_MASK),

@@ -126,10 +126,10 @@ def _loss_of_each(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Ten
 def _each_in_chunks(
     head: Callable[[Tensor], Tensor], hidden: Tensor, weight: Tensor, labels: Tensor, weights: Tensor | None
 ) -> Tensor:
-    """As _loss_of_each, without gradients and without all of the logits at once."""
+    """As _loss_of_each; without all of the logits at once, if no gradients are needed."""
     size = targets_at_once(len(weight), hidden.device.type)
-    pieces = [hidden.new_empty((2, 0), dtype=torch.float32)]
-    for start in range(0, len(hidden), size):
+    pieces = []
+    for start in range(0, max(1, len(hidden)), size):  # without targets the result still depends on the weights
         place = slice(start, start + size)
         pieces.append(_loss_of_each(head(hidden[place]), labels[place], None if weights is None else weights[place]))
     return torch.cat(pieces, 1)

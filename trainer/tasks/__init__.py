@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from shardtune.trainer.tasks.chat.chat import Chat
 from shardtune.trainer.tasks.classification.classification import Classification
 from shardtune.trainer.tasks.language_modeling.language_modeling import LanguageModeling
+from shardtune.trainer.tasks.multiple_choice.multiple_choice import MultipleChoice
 from shardtune.trainer.tasks.task import Task
 from shardtune.trainer.tasks.token_classification.token_classification import TokenClassification
 from shardtune.trainer.tasks.translation.translation import Translation
@@ -25,6 +26,7 @@ TASKS: dict[str, type[Task]] = {
     "language_modeling": LanguageModeling,
     "translation": Translation,
     "chat": Chat,
+    "multiple_choice": MultipleChoice,
 }
 
 

@@ -93,7 +93,10 @@ class Batch:
             inputs=inputs,
             labels=function(self.labels),
             weights=None if self.weights is None else function(self.weights),
-            positions=inputs["target_positions"] if "target_positions" in inputs else function(self.positions),
+            # Copied once where they are the same.
+            positions=inputs["target_positions"]
+            if self.inputs.get("target_positions") is self.positions
+            else function(self.positions),
         )
 
     def with_each_target(self) -> "Batch":

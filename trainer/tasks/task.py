@@ -203,6 +203,8 @@ class Task(ABC):
     """Examples may share a row, merged as in trainer/data/batches/bins.py. Where examples have `position_ids`, collate
     ensures that none in a row attends to another, by the position ids alone or by a mask, and score respects it. Where
     they also have `has_borders`, no mask is needed: borders are added to the batch (trainer/tasks/masks.py)."""
+    has_row_per_example: bool = True
+    """Whether an example is one row of the batch's input_ids."""
     generation: Generation | None = None
     """How answers are generated; None for a task whose answers are not generated."""
     escapes_special_tokens: bool = False

@@ -3,6 +3,7 @@
 from shardtune.recipe.tasks.chat import ChatOptions
 from shardtune.recipe.tasks.classification import ClassificationOptions
 from shardtune.recipe.tasks.language_modeling import LanguageModelingOptions
+from shardtune.recipe.tasks.multiple_choice import MultipleChoiceOptions
 from shardtune.recipe.tasks.token_classification import TokenClassificationOptions
 from shardtune.recipe.tasks.translation import TranslationOptions
 from shardtune.section import TaskOptions
@@ -13,4 +14,5 @@ TASK_OPTIONS: dict[str, type[TaskOptions]] = {
     "language_modeling": LanguageModelingOptions,
     "translation": TranslationOptions,
     "chat": ChatOptions,
+    "multiple_choice": MultipleChoiceOptions,
 }

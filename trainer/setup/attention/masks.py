@@ -33,7 +33,9 @@ def choose_masks(
 
     Reports why, if an implementation that needs none gets some.
     """
-    if model.config.is_encoder_decoder or "attention_mask" not in task.collate([like]).inputs:
+    if model.config.is_encoder_decoder or not task.has_row_per_example:
+        return Masks.KEPT
+    if "attention_mask" not in task.collate([like]).inputs:
         return Masks.KEPT
     size = getattr(model.config.get_text_config(), "vocab_size", None)
     if size is None:
