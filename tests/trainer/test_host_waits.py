@@ -214,10 +214,10 @@ def waits_of(folder: Path, case: Case) -> set[str]:
 
 
 def test_each_task_is_a_case_with_and_without_adapters_and_packed_if_it_can_be() -> None:
-    for kind in TASKS:
+    for kind, task in TASKS.items():
         cases = [case for case in CASES.values() if case.task == kind]
         assert {LORA[0] in case.overrides for case in cases} == {True, False}, kind
-        assert {case.packs for case in cases} == ({False} if kind == "classification" else {True, False}), kind
+        assert {case.packs for case in cases} == ({True, False} if task.Options.can_pack else {False}), kind
 
 
 @pytest.mark.parametrize("name", CASES)
