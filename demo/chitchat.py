@@ -4,7 +4,6 @@ Will Myers, Tyler Etchart and Nancy Fulda, "Conversational Scaffolding: An Analo
 Prioritization in Open-domain Dialogs", ICAART 2020 (MIT). The one who begins is the user, the other the assistant.
 """
 
-import hashlib
 import json
 import os
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 from demo import smollm2
 from demo.fetch import CACHE, FetchError, fetch
 from demo.sentiment import write_unless_same
+from demo.splits import split_of
 
 SOURCE = "chitchat_dataset/dataset.json"
 MIN_TURNS = 4
@@ -41,7 +41,7 @@ def prepare(cache: Path = CACHE) -> str:
         messages = messages_of(conversation["messages"])
         if len(messages) >= MIN_TURNS:
             row = {"id": name, "messages": messages}
-            splits[split_of(name)].append(json.dumps(row, ensure_ascii=False) + "\n")
+            splits[split_of(name, SPLITS)].append(json.dumps(row, ensure_ascii=False) + "\n")
     for split, rows in splits.items():
         write_unless_same(folder / f"{split}.jsonl", "".join(rows))
     write_unless_same(folder / "README.txt", README)
@@ -69,16 +69,6 @@ def messages_of(turns: Sequence[Sequence[Mapping[str, str]]]) -> list[dict[str, 
         speakers.append(sender)
         messages.append({"role": "user" if sender == speakers[0] else "assistant", "content": text})
     return messages
-
-
-def split_of(name: str) -> str:
-    """The split of a conversation. It depends on its id only, so it is the same on any machine and in any order."""
-    place = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
-    for split, share in SPLITS.items():
-        if place < share:
-            return split
-        place -= share
-    return "train"
 
 
 def main() -> int:

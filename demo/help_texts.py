@@ -6,7 +6,6 @@ rows.
 """
 
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -20,6 +19,7 @@ from tempfile import TemporaryDirectory
 from demo.apt import download, unpack
 from demo.fetch import CACHE, FetchError
 from demo.sentiment import write_unless_same
+from demo.splits import split_of
 
 PACKAGES = {"en": "libreoffice-help-en-us", "fr": "libreoffice-help-fr", "zh": "libreoffice-help-zh-cn"}
 FOLDERS = {"en": "en-US", "fr": "fr", "zh": "zh-CN"}
@@ -54,12 +54,7 @@ class Pair:
     @property
     def split(self) -> str:
         """The split of the page, which depends on its name only."""
-        place = int.from_bytes(hashlib.sha256(self.page.encode()).digest()[:8], "big") / 2**64
-        for split, share in SPLITS.items():
-            if place < share:
-                return split
-            place -= share
-        return "train"
+        return split_of(self.page, SPLITS)
 
 
 def prepare(cache: Path = CACHE) -> str:

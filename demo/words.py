@@ -4,7 +4,6 @@ fine-tuning on something else can cost it.
 """
 
 import fcntl
-import hashlib
 import json
 import os
 import sys
@@ -17,6 +16,7 @@ from demo import smollm2
 from demo.apt import download, unpack
 from demo.fetch import CACHE, FetchError
 from demo.sentiment import write_unless_same
+from demo.splits import place, split_of
 
 PACKAGE = "wordnet-base"
 FOLDER = "usr/share/wordnet"
@@ -43,19 +43,10 @@ class Noun:
     word: str
     definition: str
 
-    def place(self, use: str) -> float:
-        """A number from 0 to 1 that depends on the word and the use alone."""
-        return int.from_bytes(hashlib.sha256(f"{use} {self.word}".encode()).digest()[:8], "big") / 2**64
-
     @property
     def split(self) -> str:
         """The split of the noun."""
-        place = self.place("split")
-        for split, share in SPLITS.items():
-            if place < share:
-                return split
-            place -= share
-        return "train"
+        return split_of(f"split {self.word}", SPLITS)
 
 
 def prepare(cache: Path = CACHE) -> str:
@@ -122,8 +113,8 @@ def questions(found: Sequence[Noun], split: str) -> Iterator[dict[str, object]]:
     """The rows of a split; the wrong choices are of the same split."""
     own = [noun for noun in found if noun.split == split]
     for noun in own:
-        others = sorted((other for other in own if other != noun), key=lambda other: other.place(noun.word))
-        chosen = sorted([noun, *others[: NUM_CHOICES - 1]], key=lambda each: each.place(f"order of {noun.word}"))
+        others = sorted((other for other in own if other != noun), key=lambda other: place(f"{noun.word} {other.word}"))
+        chosen = sorted([noun, *others[: NUM_CHOICES - 1]], key=lambda each: place(f"order of {noun.word} {each.word}"))
         yield {
             "question": noun.definition,
             "choices": [each.word for each in chosen],

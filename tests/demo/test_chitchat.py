@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from demo.chitchat import MIN_TURNS, README, messages_of, prepare, split_of
+from demo.chitchat import MIN_TURNS, README, SPLITS, messages_of, prepare
 from demo.fetch import CACHE
+from demo.splits import split_of
 
 
 def say(sender: str, *texts: str) -> list[dict[str, str]]:
@@ -41,7 +42,7 @@ def test_every_real_conversation_of_four_turns_is_in_one_split(splits: dict[str,
     assert len(set.union(*ids)) == 3242
     texts = [{json.dumps(row["messages"]) for row in rows} for rows in splits.values()]
     assert len(set.union(*texts)) == sum(map(len, texts))
-    assert all(split_of(str(row["id"])) == split for split, rows in splits.items() for row in rows)
+    assert all(split_of(str(row["id"]), SPLITS) == split for split, rows in splits.items() for row in rows)
 
 
 def test_the_two_speakers_take_turns_and_the_first_one_asks(splits: dict[str, list[dict[str, object]]]) -> None:
