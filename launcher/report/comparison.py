@@ -14,6 +14,7 @@ from shardtune.launcher.report.sections.numbers import in_list, shown
 from shardtune.launcher.report.sections.settings import leaves
 from shardtune.launcher.report.sections.summary import device_hours, hours_name, main_metric, state
 from shardtune.launcher.report.templates import render_template
+from shardtune.metrics.direction import is_lower_better
 from shardtune.recipe.load import learning_hash
 from shardtune.run_dir.view.curves import (
     FREE,
@@ -128,7 +129,7 @@ def compare_runs(records: Sequence[RunRecord]) -> Comparison:
 
 def _is_lower_better(record: RunRecord, metric: str | None) -> bool:
     chosen = (record.results or {}).get("chosen_by") or {}
-    return bool(chosen.get("lower_is_better", metric in ("loss", "perplexity", "mse", "mae")))
+    return bool(chosen.get("lower_is_better", metric is not None and is_lower_better(metric)))
 
 
 def _is_score(name: str, value: Any) -> bool:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from shardtune.launcher.dashboard.read.lines import Event, Lines, as_number
-from shardtune.launcher.dashboard.read.metric_names import is_lower_better, of_evaluation
+from shardtune.launcher.dashboard.read.metric_names import of_evaluation
+from shardtune.metrics.direction import is_lower_better
 from shardtune.run_dir.view.step_line import slowest
 from shardtune.run_dir.view.time_use import TimeUse, TimeUseCounter, merged_steps
 

@@ -16,8 +16,6 @@ GROUPS = {
 }  # fmt: skip
 """Group -> the keys of `step` events in it; all others are in train."""
 NOT_METRICS = ("event", "time", "step", "epoch", "slowest_gpu")
-LOWER_IS_BETTER = ("loss", "perplexity", "mse", "mae", "rmse", "ece", "ece_scaled")
-"""As the tasks of the trainer say."""
 _GROUP_OF = {key: group for group, keys in GROUPS.items() for key in keys}
 
 
@@ -51,8 +49,3 @@ def of_evaluation(event: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for key, value in event.items():
         if key not in NOT_METRICS and (value is None or isinstance(value, float)):
             yield f"{event.get('split')}/{key}", float("nan") if value is None else value
-
-
-def is_lower_better(metric: str) -> bool:
-    """Whether low values of a metric of an evaluation are good ones."""
-    return metric.rpartition("/")[2] in LOWER_IS_BETTER

@@ -29,6 +29,7 @@ from shardtune.launcher.runs.terminal.poller import Poller
 from shardtune.launcher.runs.terminal.run_table import STATE_STYLES, row_of, run_lines
 from shardtune.launcher.runs.terminal.watched_run import UNKNOWN, WatchedRun
 from shardtune.launcher.runs.terminal.widgets import ChartView, Lines, Tabs, TextLine
+from shardtune.run_dir.quality.retention import retention_line
 
 TICK_S = 0.25
 PANELS = ("charts", "ranks", "faults", "time", "log")
@@ -399,5 +400,7 @@ def _why(run: WatchedRun, width: int) -> Text:
     if (start := history.start) is not None:
         shape = f"{counted(start['world_size'], 'rank')} on {start['device']}, {start['precision']}"
         text.append(f"  {shown_text(shape)}", style="bright_black")
+    if retained := retention_line(history.retention()):
+        text.append(f"  retains {shown_text(retained)}")
     text.truncate(width, overflow="ellipsis")
     return text
