@@ -6,7 +6,7 @@ written. All who follow a run read its lines by this.
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,18 +58,18 @@ class LineFile:
         self.skipped_head = False
         """Whether reading began after the first line, as `tail_bytes` asked."""
 
-    def blocks(self, block_bytes: int | None = None) -> Iterator[Block]:
+    def blocks(self, block_bytes: int = BLOCK_BYTES) -> Generator[Block]:
         """Yields the lines that were written since the last call, or all lines of a file that is not the same or was
         written anew; of one that has become empty an empty block. An incomplete last line is left for the next call,
         and so is what is not taken. Raises OSError."""
         # Opened each time: a network file system looks at the server only then.
         descriptor = open_regular(self.path)
         try:
-            yield from self._blocks(descriptor, block_bytes or BLOCK_BYTES)
+            yield from self._blocks(descriptor, block_bytes)
         finally:
             os.close(descriptor)
 
-    def _blocks(self, descriptor: int, block_bytes: int) -> Iterator[Block]:
+    def _blocks(self, descriptor: int, block_bytes: int) -> Generator[Block]:
         status = os.fstat(descriptor)
         file_id, now = (status.st_dev, status.st_ino), (status.st_size, status.st_mtime_ns)
         if file_id == self._file_id and now == self._seen:

@@ -49,7 +49,7 @@ class RetentionSet:
     @property
     def last(self) -> float | None:
         """The newest value."""
-        return next(reversed(self.values.values()), None)
+        return list(self.values.values())[-1] if self.values else None
 
     @property
     def now(self) -> float | None:
@@ -64,7 +64,7 @@ class RetentionSet:
     @property
     def is_worse(self) -> bool:
         """Whether something was lost."""
-        return bool(self.change) and (self.change > 0) == self.lower_is_better  # type: ignore[operator]
+        return bool(self.change) and ((self.change or 0.0) > 0) == self.lower_is_better
 
     def trade_off(self, targets: Mapping[int, float], best_step: int | None) -> list[TradeOff]:
         """The points of its curve, in the order of the steps; `targets` has the metric on dev by step."""
