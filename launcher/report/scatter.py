@@ -8,7 +8,7 @@ from html import escape
 from shardtune.run_dir.quality.retention import TradeOff
 from shardtune.run_dir.view.chart import short, ticks_within
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 300, 58, 18, 50, 46
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 300, 58, 18, 58, 46
 MOST_POINTS = 200
 """Of a path with more evaluations every n-th is drawn, and the best, the first and the last one."""
 Bounds = tuple[float, float]

@@ -106,8 +106,8 @@ class Tables:
 
 def worst_table(worst: WorstRows) -> SampleTable | None:
     """The test rows with the highest loss; None without any."""
-    rows = [[row.place, row.loss, *(row.values.get(name, "") for name in worst.columns)] for row in worst.rows]
-    return SampleTable(("place", "loss", *worst.columns), rows) if rows else None
+    rows = [[row.loss, *(row.values.get(name, "") for name in worst.columns), row.place] for row in worst.rows]
+    return SampleTable(("loss", *worst.columns, "place"), rows) if rows else None
 
 
 def _is_small(value: Any) -> bool:
