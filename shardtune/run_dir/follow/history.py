@@ -22,7 +22,7 @@ MAX_METRICS = 40
 MAX_SETS = 20
 STEP_LINE_ROOM = 52
 """Columns for the numbers of a step: so that a line of the log fits in 80."""
-MINOR = ("loss", "perplexity")
+MINOR = ("loss", "perplexity", "kl_to_base")
 """Metrics that are shown in the list of runs only if there is no other."""
 
 

@@ -10,7 +10,7 @@ import { data, selection, setView, toggleSelected, view } from "../store.js";
 import { fillBar, progressBar, stateMark, stateName, stepsText } from "../table/columns.js";
 import { t } from "../text.js";
 import { makeLog } from "./log.js";
-import { checkpoints, facts, incidents, part, ranks, recipe, timeUse } from "./parts.js";
+import { checkpoints, facts, incidents, memoryName, part, ranks, recipe, timeUse } from "./parts.js";
 import { planned } from "./planned.js";
 import { retention } from "./retention.js";
 import { samples } from "./samples.js";
@@ -21,11 +21,13 @@ const GOING_ON = ["running", "waiting", "queued"];
 const CHARTS = ["train/loss", "perf/tokens_per_s", "train/grad_norm", "train/lr"];
 const MOST_CHARTS = 4;
 
-/** The metrics of dev and test, those that are no loss first; what is retained has a part of its own. */
+/** The metrics of dev and test, the loss and the distance from the base model last; what is retained has a part of its
+ * own. */
 const scores = (run) =>
   Object.keys(run.best)
     .filter((name) => !name.startsWith("retention/"))
-    .sort((a, b) => Number(a.endsWith("loss")) - Number(b.endsWith("loss")));
+    .sort((a, b) => rankOf(a) - rankOf(b));
+const rankOf = (name) => 1 + ["loss", "kl_to_base"].indexOf(name.slice(name.lastIndexOf("/") + 1));
 
 /** The results without what is in the part on retention. */
 const withoutSets = (results) => (results ? { ...results, retention: null } : results);
@@ -185,7 +187,7 @@ export function makeRunView({ onFault }) {
       part("ranks", ranks(detail.rank_speed ?? [])),
       part("incidents", incidents(detail.faults ?? [], detail.restarts ?? [])),
       part("checkpoints", checkpoints(detail.checkpoints ?? [])),
-      part("memory", facts({ ...detail.memory, ...detail.gpu })),
+      part("memory", facts({ ...detail.memory, ...detail.gpu }, memoryName)),
       part("plan", planned(detail, data.byId.get(open.id))),
       part("results", facts(withoutSets(detail.results))),
       part("environment", facts(detail.environment)),
