@@ -57,7 +57,7 @@ def events(**of_dev: Any) -> list[dict[str, Any]]:
         found.append(step(number, BEGAN + 10 + number, epoch=number / 50))
         if number % EVERY == 0:
             found += [dev_at(number, **of_dev), *sets_at(number)]
-    return [*found, event("done", BEGAN + 125, step=NUM_STEPS, best_step=BEST)]
+    return [*found, event("done", BEGAN + 125, **results())]
 
 
 def results() -> dict[str, Any]:

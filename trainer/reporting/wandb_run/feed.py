@@ -7,8 +7,9 @@ from typing import Any
 
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.files import DATA, EXPORT, FACTS
+from shardtune.run_dir.quality.retention import retention_sets
 from shardtune.run_dir.quality.worst_rows import read_worst_rows
-from shardtune.trainer.reporting.wandb_run.keys import AXES, Row, Rows
+from shardtune.trainer.reporting.wandb_run.keys import AXES, Row, Rows, best_key
 from shardtune.trainer.reporting.wandb_run.session import Session, wandb_id
 from shardtune.trainer.reporting.wandb_run.tables import BEFORE_AFTER, RETAINED, WORST, Tables, worst_table
 
@@ -78,6 +79,7 @@ class Feed:
             for key, value in (results.get(split) or {}).items()
             if isinstance(value, int | float)
         }
+        numbers |= {best_key(each): each.best for each in retention_sets([], results) if each.best is not None}
         session.summarize({"best/step": results.get("best_step"), **numbers})
         tables = {
             BEFORE_AFTER: self._tables.before_after(),

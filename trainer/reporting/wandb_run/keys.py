@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shardtune.metrics.direction import is_lower_better
+from shardtune.run_dir.quality.retention import RetentionSet
 from shardtune.run_dir.view.tracked import SECTION_OF
 
 Event = Mapping[str, Any]
@@ -142,6 +143,11 @@ def train_key(key: str) -> str:
 def section_of(evaluation: Event) -> str:
     """The section in W&B of the entries of an `eval` or `retention` event: eval/dev, retention/news."""
     return f"retention/{evaluation['set']}" if "set" in evaluation else f"eval/{evaluation['split']}"
+
+
+def best_key(retained: RetentionSet) -> str:
+    """The key in W&B's summary of what the exported model retains of a set."""
+    return f"best/retention/{retained.name}/{retained.metric}"
 
 
 def best_of(key: str) -> str | None:
