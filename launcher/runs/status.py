@@ -41,7 +41,7 @@ class RunStatus:
     restarts: tuple[str, ...] = ()
     """Why each start after which the ranks were restarted within the job ended."""
     retention: tuple[RetentionSet, ...] = ()
-    """How the model does on rows of other skills, by the first and the newest evaluations."""
+    """How the model does on rows of other skills: in the end, or by the first and the newest evaluations."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ def status_of(seen: RunEvidence, job: QueuedJob | None) -> RunStatus:
     dev: Mapping[str, Any] = next(
         (e for e in reversed(seen.events) if e["event"] == "eval" and e["split"] == "dev"), {}
     )
+    done = next((event for event in reversed(seen.events) if event["event"] == "done"), None)
     metrics = {"loss": steps[-1]["loss"]} if steps and steps[-1]["loss"] is not None else {}
     metrics |= {f"dev/{name}": value for name, value in dev.items() if isinstance(value, float) and name != "time"}
     return RunStatus(
@@ -89,7 +90,7 @@ def status_of(seen: RunEvidence, job: QueuedJob | None) -> RunStatus:
         num_starts=len(seen.starts),
         causes=tuple(start.cause for start in seen.starts if start.cause and start.state == "waiting"),
         restarts=tuple(start.cause for start in seen.starts if start.cause and start.state == "restarting"),
-        retention=tuple(retention_sets(seen.events)),
+        retention=tuple(retention_sets(seen.events, done)),
     )
 
 

@@ -53,6 +53,8 @@ class RunHistory:
         """The best value of each dev metric."""
         self._retained: dict[str, list[Mapping[str, Any]]] = {}
         """Retention set -> its first and its newest evaluation."""
+        self._results: Mapping[str, Any] | None = None
+        """Those of a run that has finished."""
         self.ranks = RankTally()
         self.life = Life()
         self.ended: str | None = None
@@ -77,7 +79,7 @@ class RunHistory:
 
     def retention(self) -> list[RetentionSet]:
         """What became of each retention set so far."""
-        return retention_sets(event for events in self._retained.values() for event in events)
+        return retention_sets((event for events in self._retained.values() for event in events), self._results)
 
     def _add(self, event: Mapping[str, Any]) -> None:
         if self._first_time is None:
@@ -108,7 +110,7 @@ class RunHistory:
                 self.ended = "stopped"
                 self.faults.append(Line(event["time"], str(event_line(event))))
             case "done":
-                self.ended = "finished"
+                self.ended, self._results = "finished", event
         self.life.add(event)
         self._add_line(event)
 

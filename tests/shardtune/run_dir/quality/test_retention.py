@@ -1,12 +1,9 @@
 """What became of each retention set: by its events, by the results, and both."""
 
-from pathlib import Path
-
 import pytest
 
 from shardtune.run_dir.quality.retention import RetentionSet, TradeOff, retention_line, retention_sets, targets_of
 from shardtune.run_dir.view.results import render_retention
-from shardtune.run_dir.view.tracked import sectioned
 from tests.support.retained_run import BEST, events, results, retention, sets_at
 
 
@@ -80,7 +77,3 @@ def test_the_end_of_a_run_prints_a_row_for_each_set() -> None:
         ["wiki:", "perplexity", "12.0000", "17.4000", "+5.4000"],
     ]
     assert render_retention({"best_step": 3}) == ""
-
-
-def test_trackers_get_the_numbers_of_each_set_under_its_name(tmp_path: Path) -> None:
-    assert sectioned(sets_at(20)[2]) == {"retention/wiki/loss": 0.7, "retention/wiki/perplexity": pytest.approx(13.8)}

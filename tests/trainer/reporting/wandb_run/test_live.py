@@ -117,7 +117,7 @@ def test_what_is_retained_and_the_worst_rows_are_in_the_log_at_the_end(tmp_path:
     (log,) = run_dir.glob("wandb/offline-run-*/run-*.wandb")
     *rows, last = history(log)
     assert (last["retention/table/nrows"], last["samples/worst/nrows"]) == (3, 4)
-    assert [row["retention/news/accuracy"] for row in rows if "retention/news/accuracy" in row][0] == 0.9
+    assert next(row["retention/news/accuracy"] for row in rows if "retention/news/accuracy" in row) == 0.9
     summary = {key: value for record in of_kind(log, "summary") for key, value in items(record.update).items()}
     assert summary["best/retention/wiki/perplexity"] == pytest.approx(17.4)
     assert summary["retention/news/accuracy"] == {"max": 0.9, "last": pytest.approx(0.7)}
