@@ -14,7 +14,7 @@ def worst_examples(record: RunRecord) -> list[Table]:
         (shown(row.loss), *(row.values.get(column, "") for column in worst.columns), row.place) for row in worst.rows
     ]
     lost = sum(not row.values for row in worst.rows)
-    note = f"Of {worst.num_rows:,} rows; a high loss is a wrong label as often as a wrong model."
+    note = f"Of {worst.num_rows:,} rows. A high loss may be a mistake of the model, or a wrong label."
     if lost:
         note += f" {lost} of these rows could not be read again from their files."
     head = ("loss", *worst.columns, "place")

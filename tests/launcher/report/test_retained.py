@@ -86,7 +86,7 @@ def test_the_worst_rows_are_shown_with_their_texts_and_no_secret(tmp_path: Path)
     loss, text, label, place = table.rows[0]
     assert (loss, label) == ("0.2500", "bad") and place.endswith("test.jsonl:2")
     assert HOSTILE in text and "hf_abc" not in text
-    assert table.note.startswith("Of 2 rows;") and "could not be read" not in table.note
+    assert table.note.startswith("Of 2 rows.") and "could not be read" not in table.note
 
 
 def test_rows_whose_file_is_gone_keep_their_place(tmp_path: Path) -> None:

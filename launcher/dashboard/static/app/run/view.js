@@ -6,6 +6,7 @@ import { makeSeries } from "../charts/series.js";
 import { assign } from "../colours.js";
 import { h, iconButton, setText, soon } from "../dom.js";
 import { count, duration, moment, number, percent, short } from "../format.js";
+import { scores } from "../scores.js";
 import { data, selection, setView, toggleSelected, view } from "../store.js";
 import { fillBar, progressBar, stateMark, stateName, stepsText } from "../table/columns.js";
 import { t } from "../text.js";
@@ -20,14 +21,6 @@ const LOG_MS = 3000; // a log may go on without a new step
 const GOING_ON = ["running", "waiting", "queued"];
 const CHARTS = ["train/loss", "perf/tokens_per_s", "train/grad_norm", "train/lr"];
 const MOST_CHARTS = 4;
-
-/** The metrics of dev and test, the loss and the distance from the base model last; what is retained has a part of its
- * own. */
-const scores = (run) =>
-  Object.keys(run.best)
-    .filter((name) => !name.startsWith("retention/"))
-    .sort((a, b) => rankOf(a) - rankOf(b));
-const rankOf = (name) => 1 + ["loss", "kl_to_base"].indexOf(name.slice(name.lastIndexOf("/") + 1));
 
 /** The results without what is in the part on retention. */
 const withoutSets = (results) => (results ? { ...results, retention: null } : results);
@@ -122,7 +115,7 @@ export function makeRunView({ onFault }) {
     open.pick.setAttribute("aria-pressed", String(isSelected));
     setText(open.pick, isSelected ? t("run.compared") : t("run.compare"));
     fillBar(open.bar, run);
-    const best = scores(run).map((name) => [
+    const best = scores(Object.keys(run.best)).map((name) => [
       t("column.best", { name }),
       number(run.best[name].value),
       t("at_step", { step: count(run.best[name].step) }),
@@ -154,7 +147,7 @@ export function makeRunView({ onFault }) {
   function arrangeCharts(run) {
     if (!run) return;
     const known = new Set(Object.keys(run.last));
-    const names = [CHARTS[0], ...scores(run), ...CHARTS.slice(1)].filter((name) => known.has(name)).slice(0, MOST_CHARTS);
+    const names = [CHARTS[0], ...scores(Object.keys(run.best)), ...CHARTS.slice(1)].filter((name) => known.has(name)).slice(0, MOST_CHARTS);
     for (const metric of names) {
       if (open.panels.has(metric)) continue;
       const panel = makePanel({ metric, title: metric, series: open.series, runs: () => [run.id], sync: "run" });
