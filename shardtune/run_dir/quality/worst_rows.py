@@ -6,7 +6,9 @@ They are where labels are wrong, or where the model is. test_rows.jsonl has thei
 import heapq
 import json
 import math
+import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,6 +26,7 @@ from shardtune.rows.source import labeled, read_options
 from shardtune.rows.source_files import FindError, find_source, is_dataset
 from shardtune.run_dir.accepted import is_own
 from shardtune.run_dir.files import TEST_ROWS
+from shardtune.users import is_private_group
 
 MOST_ROWS = 20
 MOST_COLUMNS = 8
@@ -66,13 +69,18 @@ def read_worst_rows(run_dir: Path, recipe: Recipe | None, most: int = MOST_ROWS)
     """The worst rows of a run directory; none without a test split, or if its file is damaged."""
     try:
         losses = list(_losses(complete_lines(run_dir / TEST_ROWS)))
-        # Whoever else may write the places could have any file of this user copied into a report.
-        is_trusted = is_own((run_dir / TEST_ROWS).lstat())
+        is_trusted = _is_this_users((run_dir / TEST_ROWS).lstat())
     except (OSError, ValueError, KeyError, TypeError):
         return WorstRows([], 0)
     worst = heapq.nlargest(most, losses, key=lambda found: found[1])
     texts = _texts_of([place for place, _ in worst], recipe) if is_trusted else {}
     return WorstRows([WorstRow(place, loss, texts.get(place, {})) for place, loss in worst], len(losses))
+
+
+def _is_this_users(status: os.stat_result) -> bool:
+    """Whether nobody else may have written a file: its places could have any file of this user copied into a report."""
+    is_of_group = status.st_uid == os.geteuid() and is_private_group(status.st_gid)
+    return is_own(status) or (stat.S_ISREG(status.st_mode) and is_of_group and not status.st_mode & stat.S_IWOTH)
 
 
 def _losses(lines: Iterable[str]) -> Iterator[tuple[str, float]]:

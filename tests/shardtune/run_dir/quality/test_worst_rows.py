@@ -81,6 +81,15 @@ def test_what_is_gone_or_too_large_or_no_place_has_no_text(run_dir: Path, monkey
     assert not any(row.values for row in read_worst_rows(run_dir, recipe_of(run_dir)).rows)
 
 
+@pytest.mark.parametrize("is_private", [True, False])
+def test_the_group_may_write_the_places_if_nobody_else_is_in_it(
+    run_dir: Path, is_private: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worst_rows, "is_private_group", lambda _: is_private)
+    (run_dir / "test_rows.jsonl").chmod(0o664)
+    assert [bool(row.values) for row in read_worst_rows(run_dir, None).rows] == [is_private] * 4
+
+
 def test_places_that_somebody_else_may_have_written_are_not_looked_up(run_dir: Path) -> None:
     (run_dir / "test_rows.jsonl").chmod(0o666)
     worst = read_worst_rows(run_dir, recipe_of(run_dir))
