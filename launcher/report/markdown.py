@@ -3,7 +3,14 @@
 import re
 from collections.abc import Iterator, Sequence
 
-from shardtune.launcher.report.comparison import Comparison, differences_tables, results_table, seeds_tables, sentences
+from shardtune.launcher.report.comparison import (
+    Comparison,
+    differences_tables,
+    results_table,
+    retention_tables,
+    seeds_tables,
+    sentences,
+)
 from shardtune.launcher.report.parts import Table
 from shardtune.launcher.report.record import RunRecord
 from shardtune.launcher.report.sections.results import metrics_table, per_class_tables
@@ -40,7 +47,7 @@ def render_run(record: RunRecord) -> str:
 def render_runs(comparison: Comparison) -> str:
     """Several runs."""
     parts = [f"## Comparison of {len(comparison.records)} runs", *map(escaped, sentences(comparison))]
-    tables = [results_table(comparison), *seeds_tables(comparison)]
+    tables = [results_table(comparison), *retention_tables(comparison), *seeds_tables(comparison)]
     parts += [render_table(table) for table in tables]
     parts += [render_table(table, is_code=True) for table in differences_tables(comparison)]
     return visible("\n\n".join(parts) + "\n")

@@ -74,6 +74,7 @@ def browser() -> Iterator[Chromium]:
 def test_the_view_of_a_run_draws_them_and_goes_on_as_they_grow(
     browser: Chromium, run_dir: Path, size: tuple[int, int], locale: str
 ) -> None:
+    (run_dir / "plan.json").write_text('{"step_s": 0.8}')
     dashboard = Dashboard(run_dir.parent, None)
     with dashboard.serving():
         context = browser.new_context(viewport={"width": size[0], "height": size[1]}, locale=locale)
@@ -85,6 +86,7 @@ def test_the_view_of_a_run_draws_them_and_goes_on_as_they_grow(
         assert part.locator("[data-set=news] .point").count() == 6 and part.locator(".ring").count() == 3
         head = part.locator("th").all_inner_texts()
         assert head[-1] == ("变化" if locale == "zh-CN" else "Change")
+        assert "-20 %" in page.page.locator("[data-part=plan]").inner_text()
         assert page.overflow() == 0
         append(run_dir, [dev_at(120), retention("news", 120, "accuracy", 0.65)])
         part.locator("[data-set=news] .point").nth(6).wait_for()

@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser
 
-from shardtune.launcher.report.markdown import render_run
+from shardtune.launcher.report.comparison import compare_runs, render_comparison, retention_tables
+from shardtune.launcher.report.markdown import render_run, render_runs
 from shardtune.launcher.report.page import render_page, write_report
 from shardtune.launcher.report.record import RunRecord, read_record
 from shardtune.launcher.report.scatter import Path as SetPath
@@ -16,6 +18,7 @@ from shardtune.launcher.report.sections.retained import retention_curves, retent
 from shardtune.launcher.report.sections.summary import summary
 from shardtune.launcher.report.sections.worst import worst_examples
 from shardtune.run_dir.quality.retention import TradeOff
+from shardtune.run_dir.view.history import history_of
 from tests.support.browser import open_browser, showing
 from tests.support.retained_run import write_retained_run
 
@@ -65,6 +68,21 @@ def test_the_summary_and_markdown_say_what_was_lost(record: RunRecord) -> None:
     assert "by the best model: accuracy on news went from 0.9000 to 0.8280, accuracy on questions" in words
     assert "perplexity on wiki went from 12.0000 to 17.4000." in words
     assert "| news | classification | accuracy | 0.9000 | 0.8280 | 0.7000 | -0.0720 |" in render_run(record)
+
+
+def test_runs_are_compared_by_what_they_learn_and_what_they_keep(tmp_path: Path) -> None:
+    runs = [read_record(write_retained_run(tmp_path / name)) for name in ("full", "lora")]
+    without = read_record(write_retained_run(tmp_path / "none"))
+    runs.append(replace(without, results=None, history=history_of(without.history.of("start"))))
+    comparison = compare_runs(runs)
+    (table,) = retention_tables(comparison)
+    assert table.head == ("run", "dev accuracy", "news accuracy", "questions accuracy", "wiki perplexity")
+    assert table.rows[0] == ("full", "0.9000", "0.8280 (-0.0720)", "0.7700 (-0.0300)", "17.4000 (+5.4000)")
+    assert table.rows[2] == ("none", "–", "", "", "")
+    page = render_comparison(comparison)
+    drawings = re.findall(r"<svg[^>]*aria-label=.(?:news|questions|wiki) .*?</svg>", page)
+    assert [drawing.count("<polyline") for drawing in drawings] == [2, 2, 2]
+    assert "| full | 0.9000 | 0.8280 (-0.0720) |" in render_runs(comparison)
 
 
 def test_a_run_without_sets_and_test_rows_has_neither_section(tmp_path: Path) -> None:
