@@ -1,4 +1,4 @@
-"""What several runs retain of other skills beside what they have learned: a row for each run, a drawing for each set."""
+"""What several runs retain of other skills beside what they learn: a row for each run, a drawing for each set."""
 
 from collections.abc import Sequence
 
