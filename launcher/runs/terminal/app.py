@@ -132,6 +132,7 @@ class WatchApp(App[None]):
         yield TextLine(id="columns")
         yield Lines(id="runs")
         yield TextLine(id="why")
+        yield TextLine(id="retains")
         yield Tabs(PANELS, id="tabs")
         with Container(id="room"):
             yield Lines(id="text")
@@ -207,6 +208,9 @@ class WatchApp(App[None]):
         self.query_one("#columns", TextLine).show(columns)
         self.query_one("#head", TextLine).show(self._head(runs, width))
         self.query_one("#why", TextLine).show(_why(runs[chosen], width) if runs else Text(""))
+        retains, line = self.query_one("#retains", TextLine), _retains(runs[chosen], width) if runs else Text("")
+        retains.display = bool(line)
+        retains.show(line)
 
     def _num_listed(self, runs: Sequence[WatchedRun]) -> int:
         """How many runs the list shows without scrolling."""
@@ -400,7 +404,13 @@ def _why(run: WatchedRun, width: int) -> Text:
     if (start := history.start) is not None:
         shape = f"{counted(start['world_size'], 'rank')} on {start['device']}, {start['precision']}"
         text.append(f"  {shown_text(shape)}", style="bright_black")
-    if retained := retention_line(history.retention()):
-        text.append(f"  retains {shown_text(retained)}")
+    text.truncate(width, overflow="ellipsis")
+    return text
+
+
+def _retains(run: WatchedRun, width: int) -> Text:
+    """What the chosen run retains of other skills, in one line; empty without retention sets."""
+    line = retention_line(run.reader.history.retention())
+    text = Text(f" retains {shown_text(line)}" if line else "", no_wrap=True)
     text.truncate(width, overflow="ellipsis")
     return text
