@@ -1,6 +1,7 @@
-"""Users by name, for messages."""
+"""Users by name, for messages, and their private groups."""
 
 import getpass
+import grp
 import os
 import pwd
 
@@ -19,3 +20,14 @@ def user_name(number: int) -> str:
         return f"user {pwd.getpwuid(number).pw_name}"
     except KeyError:
         return f"user {number}"
+
+
+def is_private_group(number: int) -> bool:
+    """Whether the group is this user's own, in which nobody else is: where systems give each user one, their umask lets
+    it write."""
+    try:
+        user, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(number)
+    except KeyError:
+        return False
+    is_own = (group.gr_gid, group.gr_name) == (user.pw_gid, user.pw_name)
+    return is_own and not set(group.gr_mem) - {user.pw_name}

@@ -8,6 +8,7 @@ from shardtune.launcher.dashboard.read.digest import MOST_TEXT, Digest
 from shardtune.launcher.dashboard.read.lines import as_number
 from shardtune.launcher.dashboard.read.recipes import MOST_BYTES
 from shardtune.launcher.dashboard.read.run import Run, checkpoint_steps, read_json, read_results, read_text
+from shardtune.launcher.dashboard.retained import retained
 from shardtune.launcher.runs.status import RunStatus
 from shardtune.run_dir.files import CHECKPOINTS, CONFIG, FORKED_FROM, failed_rank, failure_path
 from shardtune.run_dir.view.plan_file import PLAN
@@ -29,16 +30,20 @@ def details(run: Run) -> dict[str, Any]:
             "samples": _samples(digest),
             "memory": _memory(digest),
             "gpu": _gpu(digest),
+            "typical": digest.typical(),
         }
         start, alerts, saved = digest.newest("start") or {}, list(digest.alerts), dict(digest.saved)
     results, steps = read_results(run.path), checkpoint_steps(run.path)
     manifest = _newest_manifest(run.path, steps)
     best = (results or {}).get("best_step", _mapping(manifest.get("state")).get("best_step"))
+    with run.lock:
+        retention = retained(run, results, best)
     return known | {
         "id": run.id,
         "recipe_yaml": _text(run.path / CONFIG),
         "plan": read_json(run.path / PLAN),
         "results": results,
+        "retention": retention,
         "faults": sorted([*map(_fault, alerts), *_failures(run.path)], key=lambda fault: float(fault["time"])),
         "checkpoints": [_checkpoint(step, saved.get(step, {}), is_best=step == best) for step in steps],
         "environment": _environment(run.path, start, status, manifest),

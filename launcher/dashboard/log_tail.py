@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from shardtune.launcher.dashboard.read.metrics_file import open_regular
 from shardtune.launcher.runs.monitor import job_outputs
+from shardtune.run_dir.events.line_file import open_regular
 
 LOG_BYTES = 2**20
 """Bytes of the end of a log that are read."""

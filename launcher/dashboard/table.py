@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from shardtune.launcher.dashboard.read.digest import Best, Digest
-from shardtune.launcher.dashboard.read.metric_names import group_of, of_evaluation, of_steps
+from shardtune.launcher.dashboard.read.metric_names import EVALUATIONS, group_of, of_evaluation, of_steps
 from shardtune.launcher.dashboard.read.recipes import differing_keys
 from shardtune.launcher.dashboard.read.run import Run
 from shardtune.launcher.dashboard.states import UNREADABLE, state_name
@@ -82,7 +82,7 @@ def last_values(digest: Digest) -> dict[str, float]:
     """Metric -> its newest value, nan if that is null."""
     values = dict(of_steps(digest.newest("step") or {}))
     for event in digest.events():
-        if event["event"] == "eval":
+        if event["event"] in EVALUATIONS:
             values |= dict(of_evaluation(event))
     return values
 
@@ -104,5 +104,5 @@ def _best(best: Best) -> dict[str, Any]:
 
 def _place(metric: str) -> tuple[int, str]:
     """The place of a metric among all: by group, with the loss first."""
-    order = ("train", "eval", "perf", "memory", "ranks", "data")
+    order = ("train", "eval", "retention", "perf", "memory", "ranks", "data")
     return order.index(group_of(metric)), metric.replace("/loss", "/")

@@ -11,9 +11,11 @@ from shardtune.launcher.report.intervals import Spread, interval_of, spread_of
 from shardtune.launcher.report.parts import Section, Table
 from shardtune.launcher.report.record import RunRecord
 from shardtune.launcher.report.sections.numbers import in_list, shown
+from shardtune.launcher.report.sections.retained_by_runs import retained_by_runs, table_of_runs
 from shardtune.launcher.report.sections.settings import leaves
 from shardtune.launcher.report.sections.summary import device_hours, hours_name, main_metric, state
 from shardtune.launcher.report.templates import render_template
+from shardtune.metrics.direction import is_lower_better
 from shardtune.recipe.load import learning_hash
 from shardtune.run_dir.view.curves import (
     FREE,
@@ -128,7 +130,7 @@ def compare_runs(records: Sequence[RunRecord]) -> Comparison:
 
 def _is_lower_better(record: RunRecord, metric: str | None) -> bool:
     chosen = (record.results or {}).get("chosen_by") or {}
-    return bool(chosen.get("lower_is_better", metric in ("loss", "perplexity", "mse", "mae")))
+    return bool(chosen.get("lower_is_better", metric is not None and is_lower_better(metric)))
 
 
 def _is_score(name: str, value: Any) -> bool:
@@ -148,6 +150,7 @@ def render_comparison(comparison: Comparison, title: str = "Comparison") -> str:
     sections = [
         Section("results", "Results", [results_table(comparison)]),
         Section("seeds", "Over seeds", seeds_tables(comparison)),
+        Section("retention", "Retention", retained_by_runs(*_retaining(comparison))),
         Section("settings", "Settings that differ", differences_tables(comparison)),
     ]
     return render_template(
@@ -157,6 +160,16 @@ def render_comparison(comparison: Comparison, title: str = "Comparison") -> str:
         sections=[section for section in sections if section.parts],
         charts=overlaid(comparison),
     )
+
+
+def retention_tables(comparison: Comparison) -> list[Table]:
+    """What each run retains of other skills; empty without retention sets."""
+    table = table_of_runs(*_retaining(comparison))
+    return [table] if table is not None else []
+
+
+def _retaining(comparison: Comparison) -> tuple[Sequence[str], Sequence[RunRecord], Sequence[str], str | None]:
+    return comparison.names, comparison.records, comparison.colours, comparison.metric
 
 
 def sentences(comparison: Comparison) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import NormalDist, fmean, stdev
 from typing import Any, NamedTuple, TypeGuard
 
-from shardtune.run_dir.follow.wilson import wilson
+from shardtune.metrics.wilson import wilson
 
 LEVEL = 0.95
 _Z = NormalDist().inv_cdf(0.5 + LEVEL / 2)

@@ -3,10 +3,18 @@
 import re
 from collections.abc import Iterator, Sequence
 
-from shardtune.launcher.report.comparison import Comparison, differences_tables, results_table, seeds_tables, sentences
+from shardtune.launcher.report.comparison import (
+    Comparison,
+    differences_tables,
+    results_table,
+    retention_tables,
+    seeds_tables,
+    sentences,
+)
 from shardtune.launcher.report.parts import Table
 from shardtune.launcher.report.record import RunRecord
 from shardtune.launcher.report.sections.results import metrics_table, per_class_tables
+from shardtune.launcher.report.sections.retained import retention_table
 from shardtune.launcher.report.sections.settings import key_settings
 from shardtune.launcher.report.sections.summary import state, summary
 from shardtune.launcher.report.sections.warnings import ALERT, warnings_of
@@ -26,7 +34,7 @@ def render_run(record: RunRecord) -> str:
     found = [text for kind, text in warnings_of(record) if kind == ALERT]
     if found:
         parts.append("\n".join(["**Warnings**", "", *_listed(found)]))
-    tables = [metrics_table(record), *per_class_tables(record)]
+    tables = [metrics_table(record), retention_table(record), *per_class_tables(record)]
     parts += [render_table(table) for table in tables if table is not None]
     if record.recipe is not None:
         rows = list(key_settings(record.recipe).items())
@@ -39,7 +47,7 @@ def render_run(record: RunRecord) -> str:
 def render_runs(comparison: Comparison) -> str:
     """Several runs."""
     parts = [f"## Comparison of {len(comparison.records)} runs", *map(escaped, sentences(comparison))]
-    tables = [results_table(comparison), *seeds_tables(comparison)]
+    tables = [results_table(comparison), *retention_tables(comparison), *seeds_tables(comparison)]
     parts += [render_table(table) for table in tables]
     parts += [render_table(table, is_code=True) for table in differences_tables(comparison)]
     return visible("\n\n".join(parts) + "\n")

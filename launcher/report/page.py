@@ -8,10 +8,12 @@ from shardtune.launcher.report.record import RunRecord, read_record
 from shardtune.launcher.report.sections.data import data_card
 from shardtune.launcher.report.sections.machine import environment, speed_line, time_parts
 from shardtune.launcher.report.sections.results import evaluations, results
+from shardtune.launcher.report.sections.retained import retained, retention_curves
 from shardtune.launcher.report.sections.samples import samples
 from shardtune.launcher.report.sections.settings import reproduction, settings
 from shardtune.launcher.report.sections.summary import key_figures, state, summary
 from shardtune.launcher.report.sections.warnings import warnings_of
+from shardtune.launcher.report.sections.worst import worst_examples
 from shardtune.launcher.report.templates import render_template
 from shardtune.run_dir.files import REPORT, write_atomically
 from shardtune.run_dir.view.curves import curves_of
@@ -26,17 +28,19 @@ def write_report(run_dir: Path, path: Path | None = None) -> Path:
 
 def render_page(record: RunRecord) -> str:
     """The page of one run."""
-    curves = curves_of(record.history)
+    curves = [*curves_of(record.history), *retention_curves(record)]
     charts = charts_of(curves, [axes_of(record.history)], [0 for curve in curves for _ in curve.lines])
     found = warnings_of(record)
     before = [
         Section("warnings", "Warnings and notices", [Listing(found)] if found else []),
         Section("results", "Results", results(record)),
+        Section("retention", "Retention", retained(record)),
     ]
     after = [
         Section("evaluations", "Evaluations", evaluations(record)),
         Section("time", "Where the time went", time_parts(record)),
         Section("samples", "Samples", samples(record)),
+        Section("worst", "Worst examples", worst_examples(record)),
         Section("data", "Data", data_card(record)),
         Section("environment", "Environment", environment(record)),
         Section("recipe", "Recipe", settings(record)),

@@ -11,8 +11,10 @@ from shardtune.errors import ConfigError
 from shardtune.home import expand_home
 from shardtune.recipe.load import parse_recipe
 from shardtune.recipe.schema import Recipe
-from shardtune.redaction import redactor
+from shardtune.redaction import Redactor, redactor
 from shardtune.run_dir.files import CHECKPOINTS, CONFIG, DATA, FACTS, RESULTS
+from shardtune.run_dir.quality.retention import RetentionSet, retention_sets
+from shardtune.run_dir.quality.worst_rows import WorstRow, WorstRows, read_worst_rows
 from shardtune.run_dir.view.event_lines import Event
 from shardtune.run_dir.view.history import History, read_history
 from shardtune.run_dir.view.plan_file import read_plan
@@ -41,6 +43,8 @@ class RunRecord:
     """That of the newest checkpoint, without its files."""
     fingerprint: str = ""
     """Of the prepared data."""
+    worst_rows: WorstRows = field(default_factory=lambda: WorstRows([], 0))
+    """The test rows with the highest loss."""
 
     @cached_property
     def recipe(self) -> Recipe | None:
@@ -59,6 +63,13 @@ class RunRecord:
     def evaluations(self) -> list[Event]:
         """The `eval` events that say of what."""
         return [event for event in self.history.of("eval") if "split" in event and "step" in event]
+
+    @cached_property
+    def retention(self) -> list[RetentionSet]:
+        """What became of each retention set."""
+        state = self.manifest.get("state")
+        best_step = state.get("best_step") if isinstance(state, dict) else None
+        return retention_sets(self.history.of("retention"), self.results, best_step)
 
     @cached_property
     def time_use(self) -> TimeUse:
@@ -96,9 +107,15 @@ def read_record(run_dir: Path) -> RunRecord:
         manifest=_newest_manifest(run_dir / CHECKPOINTS),
         fingerprint=fingerprint,
     )
+    worst = read_worst_rows(run_dir, record.recipe)
+    record = _with(record, worst_rows=replace(worst, rows=[_hidden_row(row, hidden) for row in worst.rows]))
     folder = _prepared_folder(record)
     meta = _json(folder / "meta.json") if folder is not None else None
     return record if meta is None else _with(record, prepared=meta, prepared_folder=folder)
+
+
+def _hidden_row(row: WorstRow, hidden: Redactor) -> WorstRow:
+    return replace(row, values=hidden.value(row.values))
 
 
 def _with(record: RunRecord, **values: Any) -> RunRecord:

@@ -7,6 +7,7 @@ from typing import Any
 
 from shardtune.launcher.slurm.lifecycle import Cause, Start
 from shardtune.launcher.slurm.text import QueuedJob, explain_reason
+from shardtune.run_dir.quality.retention import RetentionSet, retention_line, retention_sets
 from shardtune.run_dir.view.step_line import duration
 from shardtune.run_dir.view.time_use import TimeUse
 from shardtune.run_dir.view.waterfall import render_line
@@ -39,6 +40,8 @@ class RunStatus:
     """Why each start after which the job was requeued ended."""
     restarts: tuple[str, ...] = ()
     """Why each start after which the ranks were restarted within the job ended."""
+    retention: tuple[RetentionSet, ...] = ()
+    """How the model does on rows of other skills: in the end, or by the first and the newest evaluations."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ def status_of(seen: RunEvidence, job: QueuedJob | None) -> RunStatus:
     dev: Mapping[str, Any] = next(
         (e for e in reversed(seen.events) if e["event"] == "eval" and e["split"] == "dev"), {}
     )
+    done = next((event for event in reversed(seen.events) if event["event"] == "done"), None)
     metrics = {"loss": steps[-1]["loss"]} if steps and steps[-1]["loss"] is not None else {}
     metrics |= {f"dev/{name}": value for name, value in dev.items() if isinstance(value, float) and name != "time"}
     return RunStatus(
@@ -86,6 +90,7 @@ def status_of(seen: RunEvidence, job: QueuedJob | None) -> RunStatus:
         num_starts=len(seen.starts),
         causes=tuple(start.cause for start in seen.starts if start.cause and start.state == "waiting"),
         restarts=tuple(start.cause for start in seen.starts if start.cause and start.state == "restarting"),
+        retention=tuple(retention_sets(seen.events, done)),
     )
 
 
@@ -186,6 +191,7 @@ def render_run(run: RunStatus, use: TimeUse | None = None) -> str:
         "step": None if run.step is None else f"{run.step} of {run.num_steps or '?'}",
         "left": None if run.eta_s is None else duration(run.eta_s),
         "metrics": metrics,
+        "retains": retention_line(run.retention),
         "time": render_line(use) if use is not None else None,
         "starts": f"{run.num_starts}{before}" if run.num_starts else None,
     }

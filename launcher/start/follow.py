@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 import xxhash
 
+from shardtune.run_dir.events.line_file import LineFile
 from shardtune.run_dir.files import CHECKPOINTS, METRICS, alive_path, events_in, failure_path, stacks_path
 
 STEP = b'{"event": "step"'
@@ -27,34 +28,27 @@ class Events:
     """
 
     def __init__(self, run_dir: Path, since: float) -> None:
-        self._path = run_dir / METRICS
+        self._file = LineFile(run_dir / METRICS)
         self._since = since
-        self._file_id: tuple[int, int] | None = None
-        self._offset = 0
+        self._has_looked = False
         self._seen = array("Q")
         """Hashes of the lines that were read, by which those of a rewritten file are known."""
 
     def new(self) -> Iterator[dict[str, Any]]:
         """The events that were written since the last call, in order; lines that are no events are skipped."""
+        old: set[int] = set()
         try:
-            file = self._path.open("rb")
+            for block in self._file.blocks():
+                is_first_look = not self._has_looked
+                if block.is_first:
+                    old, self._seen = set(self._seen), array("Q")
+                for line in block.lines():
+                    self._seen.append(xxhash.xxh3_64_intdigest(line))
+                    if self._seen[-1] not in old and not (is_first_look and _time(line) <= self._since):
+                        yield from events_in([line])
+            self._has_looked = True
         except FileNotFoundError:
             return
-        with file:
-            status = os.fstat(file.fileno())
-            old: set[int] = set()
-            is_first = self._file_id is None
-            if self._file_id != (status.st_dev, status.st_ino) or status.st_size < self._offset:
-                self._file_id, self._offset = (status.st_dev, status.st_ino), 0
-                old, self._seen = set(self._seen), array("Q")
-            file.seek(self._offset)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break  # still being written
-                self._offset += len(line)
-                self._seen.append(xxhash.xxh3_64_intdigest(line))
-                if self._seen[-1] not in old and not (is_first and _time(line) <= self._since):
-                    yield from events_in([line])
 
 
 def _time(line: bytes) -> float:

@@ -30,6 +30,8 @@ FIRST_START = [
     step_event(2, at=3.125, loss=None),
     {"event": "eval", "time": BEGAN + 4, "split": "dev", "step": 2, "loss": 1 / 3, "confusion": [[1, 0], [0, 1]]}
     | {"f1_by_class": {"Überraschung": 0.5, "R&D, 研究": None}, "answers": SAMPLES},
+    {"event": "retention", "time": BEGAN + 4.5, "set": "R&D news", "task": "classification", "step": 2}
+    | {"metric": "accuracy", "lower_is_better": False, "loss": 0.4, "accuracy": 0.5, "f1_by_class": {"a": None}},
     {"event": "checkpoint", "time": BEGAN + 5, "step": 2, "num_bytes": 123, "stall_s": 0.5},
 ]
 SECOND_START = [

@@ -24,6 +24,8 @@ class Server:
     """Row of the file -> its values, as file_stream numbers the lines."""
     alerts: list[str] = field(default_factory=list)
     queries: list[str] = field(default_factory=list)
+    views: list[dict[str, Any]] = field(default_factory=list)
+    """Saved workspaces, as the variables of the mutation."""
     exit_code: int | None = None
 
 
@@ -98,7 +100,12 @@ def _graphql(kept: Server, body: bytes) -> tuple[int, Any]:
         return 200, {"data": {"notifyScriptableRunAlert": {"success": True}}}
     if name.startswith("ServerFeatures"):
         return 200, {"data": {"serverInfo": {"features": []}}}
-    if name == "Viewer":
+    if name == "UpsertView2":
+        kept.views.append(query["variables"])
+        return 200, {
+            "data": {"upsertView": {"view": {"id": "w", "name": query["variables"]["name"]}, "inserted": True}}
+        }
+    if name in ("Viewer", "GetDefaultEntity"):
         return 200, {"data": {"viewer": {"id": "v", "entity": "us", "username": "me", "flags": "{}"}}}
     if name == "CreateRunFiles":
         return 200, {"data": {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": []}}}

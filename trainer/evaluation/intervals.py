@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shardtune.run_dir.follow.wilson import wilson
+from shardtune.metrics.wilson import wilson
 
 CONFIDENCE = 0.95
 REPLICATES = 1000

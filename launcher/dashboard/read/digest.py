@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from shardtune.launcher.dashboard.read.lines import Event, Lines, as_number
-from shardtune.launcher.dashboard.read.metric_names import is_lower_better, of_evaluation
+from shardtune.launcher.dashboard.read.metric_names import EVALUATIONS, of_evaluation, rows_of
+from shardtune.metrics.direction import is_lower_better
 from shardtune.run_dir.view.step_line import slowest
 from shardtune.run_dir.view.time_use import TimeUse, TimeUseCounter, merged_steps
 
@@ -18,6 +19,10 @@ KEPT = 500
 TIMES = ("step_time_s", "data_wait_s", "lost_share", "padding_efficiency")
 SUMMED = (*TIMES, "tokens_per_s", "memory_bytes", "slowest_rank")
 """Keys of `step` events whose numbers are added up."""
+PREDICTED = ("step_time_s", "tokens_per_s")
+"""Keys of `step` events that a plan predicts."""
+TYPICAL = 100
+"""Newest steps whose median is taken as what a step is like."""
 MOST_TEXT = 4000
 """Characters of a sample that are kept."""
 MOST_SAMPLES = 20
@@ -62,6 +67,8 @@ class Digest:
     names_by_rank: dict[int, Event] = field(default_factory=dict)
     """Rank -> a `step` event that names its machine."""
     _newest: dict[str, tuple[int, Event]] = field(default_factory=dict)
+    _steps_of_start: deque[tuple[float, ...]] = field(default_factory=lambda: deque(maxlen=TYPICAL))
+    """PREDICTED of the newest steps of the newest start."""
     _counter: TimeUseCounter = field(default_factory=TimeUseCounter)
     _num_events: int = 0
     _step: float = 0.0
@@ -89,6 +96,12 @@ class Digest:
         """The newest event of each kind, in the order of the file."""
         return [event for _, event in sorted(self._newest.values(), key=lambda found: found[0])]
 
+    def typical(self) -> dict[str, float]:
+        """The medians of PREDICTED over the newest steps: a single one may be that beside a checkpoint."""
+        rows = np.array(self._steps_of_start, dtype=np.float64).reshape(-1, len(PREDICTED))
+        columns = dict(zip(PREDICTED, rows.T, strict=True))
+        return {key: float(np.nanmedian(column)) for key, column in columns.items() if np.isfinite(column).any()}
+
     def time_use(self) -> TimeUse | None:
         """What the time of the run went to; None if that is not known yet."""
         if self.is_whole:
@@ -104,6 +117,7 @@ class Digest:
             return
         steps, times = lines.steps["step"][begin:end], lines.steps["time"][begin:end]
         part = {key: lines.steps[key][begin:end] for key in SUMMED}
+        self._steps_of_start.extend(zip(*(part[key][-TYPICAL:].tolist() for key in PREDICTED), strict=True))
         self._see(float(times[0]))
         if self._num_events == 0:  # a file whose first lines are missing
             self._counter.add({"event": "begin", "time": float(times[0])})
@@ -129,16 +143,18 @@ class Digest:
         kind = event["event"]
         self._see(event["time"])
         self._num_events += 1
-        key = f"eval {event.get('split')}" if kind == "eval" else kind
-        self._newest[key] = (self._num_events, _without_texts(event) if kind == "eval" else event)
+        key = f"{kind} {rows_of(event)}" if kind in EVALUATIONS else kind
+        self._newest[key] = (self._num_events, _without_texts(event) if kind in EVALUATIONS else event)
         self._counter_add(event)
-        if kind == "eval":
+        if kind in EVALUATIONS:
             self._add_evaluation(event)
         elif kind == "alert":
             self.num_alerts += 1
             self.alerts.append(event)
         elif kind in ("begin", "start", "stopped", "lost"):
-            self.num_starts += kind == "start"
+            if kind == "start":
+                self.num_starts += 1
+                self._steps_of_start.clear()
             self.starts.append(event)
             if kind == "lost" and as_number(event.get("step")) is not None:
                 self._step = min(self._step, float(event["step"]))
@@ -165,8 +181,8 @@ class Digest:
                 self.best[metric] = Best(value, int(step), higher)
         if answers := _answers(event):
             shown = {"step": event.get("step"), "time": event["time"], "answers": answers}
-            split = str(event.get("split"))
-            self.samples[split] = [*self.samples.get(split, [])[:1], shown]
+            rows = rows_of(event)
+            self.samples[rows] = [*self.samples.get(rows, [])[:1], shown]
 
     def _name_rank(self, step: Event) -> None:
         if {"slowest_rank", "slowest_host", "slowest_gpu"} <= set(step):

@@ -16,8 +16,8 @@ GROUPS = {
 }  # fmt: skip
 """Group -> the keys of `step` events in it; all others are in train."""
 NOT_METRICS = ("event", "time", "step", "epoch", "slowest_gpu")
-LOWER_IS_BETTER = ("loss", "perplexity", "mse", "mae", "rmse", "ece", "ece_scaled")
-"""As the tasks of the trainer say."""
+EVALUATIONS = ("eval", "retention")
+"""Kinds of events that have metrics."""
 _GROUP_OF = {key: group for group, keys in GROUPS.items() for key in keys}
 
 
@@ -27,15 +27,15 @@ def of_step(key: str) -> str:
 
 
 def group_of(metric: str) -> str:
-    """The group of a metric: train, perf, memory, ranks, data, or eval for those of a split."""
+    """The group of a metric: train, perf, memory, ranks, data, retention, or eval for those of a split."""
     group = metric.partition("/")[0]
-    return group if group == "train" or group in GROUPS else "eval"
+    return group if group in ("train", "retention") or group in GROUPS else "eval"
 
 
 def key_of(metric: str) -> str | None:
     """The key of `step` events that has this name; None for a metric of an evaluation."""
     key = metric.partition("/")[2]
-    return key if group_of(metric) != "eval" and key and of_step(key) == metric else None
+    return key if group_of(metric) not in EVALUATIONS and key and of_step(key) == metric else None
 
 
 def of_steps(event: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
@@ -46,13 +46,14 @@ def of_steps(event: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
             yield of_step(key), number
 
 
+def rows_of(evaluation: Mapping[str, Any]) -> str:
+    """The split that was evaluated, or `retention/NAME` for a retention set."""
+    return f"retention/{evaluation.get('set')}" if evaluation["event"] == "retention" else str(evaluation.get("split"))
+
+
 def of_evaluation(event: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """(name, number) of each metric of an `eval` event: `dev/accuracy`; nan for one that is null."""
+    """(name, number) of each metric of an event of EVALUATIONS: `dev/accuracy`; nan for one that is null."""
+    rows = rows_of(event)
     for key, value in event.items():
         if key not in NOT_METRICS and (value is None or isinstance(value, float)):
-            yield f"{event.get('split')}/{key}", float("nan") if value is None else value
-
-
-def is_lower_better(metric: str) -> bool:
-    """Whether low values of a metric of an evaluation are good ones."""
-    return metric.rpartition("/")[2] in LOWER_IS_BETTER
+            yield f"{rows}/{key}", float("nan") if value is None else value

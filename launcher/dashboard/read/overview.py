@@ -17,7 +17,7 @@ from shardtune.launcher.dashboard.read.axes import (
 )
 from shardtune.launcher.dashboard.read.downsample import Numbers, downsample
 from shardtune.launcher.dashboard.read.lines import Event, Lines, as_number
-from shardtune.launcher.dashboard.read.metric_names import NOT_METRICS, key_of, of_evaluation
+from shardtune.launcher.dashboard.read.metric_names import EVALUATIONS, NOT_METRICS, key_of, of_evaluation
 
 POINTS = 256
 """Points of a curve that are kept."""
@@ -81,6 +81,10 @@ class Overview:
                 columns = {name: column[kept] for name, column in columns.items()}
             self._kept[key] = columns
 
+    def evaluations(self, metric: str) -> dict[int, float]:
+        """Step -> the value of a metric of an evaluation, nan where it was null; the newest of a step."""
+        return {int(step): value for step, _, value in self._evaluations.get(metric, ())}
+
     def series(self, metric: str, window: Window, began: float) -> Series | None:
         """The curve of a metric by the points that are kept; None if the run has none."""
         self.shrink()
@@ -93,8 +97,8 @@ class Overview:
 
 
 def add_evaluations(evaluations: Evaluations, lines: Lines) -> None:
-    """Adds the `eval` events among these lines."""
+    """Adds the evaluations among these lines."""
     for _, event in lines.others:
-        if event["event"] == "eval" and (step := as_number(event.get("step"))) is not None:
+        if event["event"] in EVALUATIONS and (step := as_number(event.get("step"))) is not None:
             for metric, value in of_evaluation(event):
                 evaluations.setdefault(metric, []).append((step, event["time"], value))

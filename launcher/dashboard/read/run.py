@@ -12,10 +12,11 @@ from typing import Any
 
 from shardtune.launcher.dashboard.read.digest import SUMMED, Digest
 from shardtune.launcher.dashboard.read.lines import parse_lines, step_line_in, without_most_steps
-from shardtune.launcher.dashboard.read.metrics_file import MetricsFile, OverError, open_regular, read_ends
+from shardtune.launcher.dashboard.read.metrics_file import MetricsFile, OverError, read_ends
 from shardtune.launcher.dashboard.read.overview import Overview
 from shardtune.launcher.dashboard.read.recipes import MOST_BYTES, flatten
 from shardtune.launcher.runs.status import RunStatus
+from shardtune.run_dir.events.line_file import open_regular
 from shardtune.run_dir.files import CHECKPOINTS, CONFIG, METRICS, RESULTS
 
 ENDS = 2**16
@@ -52,9 +53,9 @@ class Run:
         """Reads what is new, as much as can be read at once; returns whether the rest is still to be read."""
         with self.lock:
             try:
-                size = self._reader.size()
+                num_unread = self._reader.num_unread()
                 self.fault = None
-                if size - self._reader.offset <= AT_ONCE:
+                if num_unread <= AT_ONCE:
                     self._read_on()
                 else:
                     self._read_ends()

@@ -16,8 +16,9 @@ from shardtune.launcher.dashboard.read.axes import NEEDED, Series, Window, curve
 from shardtune.launcher.dashboard.read.downsample import Numbers
 from shardtune.launcher.dashboard.read.lines import parse_lines
 from shardtune.launcher.dashboard.read.metric_names import key_of
-from shardtune.launcher.dashboard.read.metrics_file import MetricsFile, OverError
+from shardtune.launcher.dashboard.read.metrics_file import OverError
 from shardtune.launcher.dashboard.read.overview import Evaluations, add_evaluations
+from shardtune.run_dir.events.line_file import LineFile
 from shardtune.run_dir.files import METRICS
 
 MOST_BYTES = 64 * 2**20
@@ -76,9 +77,9 @@ class Columns:
             return curve_of_steps(steps, key, window, began)
         return curve_of_evaluations(rows, steps, window, began)
 
-    def _forget(self, keys: Sequence[str], metrics: MetricsFile | None = None) -> None:
+    def _forget(self, keys: Sequence[str], metrics: LineFile | None = None) -> None:
         self._keys = tuple(dict.fromkeys((*NEEDED, *keys)))
-        self._metrics = metrics or MetricsFile(self._path)
+        self._metrics = metrics or LineFile(self._path)
         self._parts: dict[str, list[Numbers]] = {key: [] for key in self._keys}
         self._evaluations: Evaluations = {}
 

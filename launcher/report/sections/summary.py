@@ -25,7 +25,7 @@ def summary(record: RunRecord) -> list[str]:
     """Paragraphs; each sentence is there only if its facts are."""
     if record.start is None or not record.last_step:
         return ["No training step has been done yet."]
-    paragraphs = [_what(record, record.start), _result(record), _how_long(record, record.start)]
+    paragraphs = [_what(record, record.start), _result(record), _retained(record), _how_long(record, record.start)]
     return [paragraph for paragraph in paragraphs if paragraph]
 
 
@@ -141,6 +141,16 @@ def _result(record: RunRecord) -> str:
         last = " (the last one)" if results["best_step"] == results["step"] else ""
         sentences.append(f"The best model is that of step {results['best_step']:,}{last}, by the {which} {metric}.")
     return " ".join(sentences)
+
+
+def _retained(record: RunRecord) -> str:
+    """What was lost of other skills, or won."""
+    known = [each for each in record.retention if each.change is not None]
+    if not known:
+        return ""
+    model = "the best model" if all(each.best is not None for each in known) else "the newest evaluation"
+    texts = [f"{each.metric} on {each.name} went from {shown(each.before)} to {shown(each.now)}" for each in known]
+    return f"Of other skills, by {model}: {in_list(texts)}."
 
 
 def _how_long(record: RunRecord, start: Mapping[str, Any]) -> str:

@@ -29,6 +29,7 @@ from shardtune.launcher.runs.terminal.poller import Poller
 from shardtune.launcher.runs.terminal.run_table import STATE_STYLES, row_of, run_lines
 from shardtune.launcher.runs.terminal.watched_run import UNKNOWN, WatchedRun
 from shardtune.launcher.runs.terminal.widgets import ChartView, Lines, Tabs, TextLine
+from shardtune.run_dir.quality.retention import retention_line
 
 TICK_S = 0.25
 PANELS = ("charts", "ranks", "faults", "time", "log")
@@ -131,6 +132,7 @@ class WatchApp(App[None]):
         yield TextLine(id="columns")
         yield Lines(id="runs")
         yield TextLine(id="why")
+        yield TextLine(id="retains")
         yield Tabs(PANELS, id="tabs")
         with Container(id="room"):
             yield Lines(id="text")
@@ -206,6 +208,9 @@ class WatchApp(App[None]):
         self.query_one("#columns", TextLine).show(columns)
         self.query_one("#head", TextLine).show(self._head(runs, width))
         self.query_one("#why", TextLine).show(_why(runs[chosen], width) if runs else Text(""))
+        retains, line = self.query_one("#retains", TextLine), _retains(runs[chosen], width) if runs else Text("")
+        retains.display = bool(line)
+        retains.show(line)
 
     def _num_listed(self, runs: Sequence[WatchedRun]) -> int:
         """How many runs the list shows without scrolling."""
@@ -399,5 +404,13 @@ def _why(run: WatchedRun, width: int) -> Text:
     if (start := history.start) is not None:
         shape = f"{counted(start['world_size'], 'rank')} on {start['device']}, {start['precision']}"
         text.append(f"  {shown_text(shape)}", style="bright_black")
+    text.truncate(width, overflow="ellipsis")
+    return text
+
+
+def _retains(run: WatchedRun, width: int) -> Text:
+    """What the chosen run retains of other skills, in one line; empty without retention sets."""
+    line = retention_line(run.reader.history.retention())
+    text = Text(f" retains {shown_text(line)}" if line else "", no_wrap=True)
     text.truncate(width, overflow="ellipsis")
     return text

@@ -62,11 +62,13 @@ class ShownRun:
 
 
 def curve_names(histories: Sequence[RunHistory]) -> list[str]:
-    """All curves that the runs have, in the order in which they are offered: the main ones, dev metrics, others."""
+    """All curves that the runs have, in the order in which they are offered: the main ones, those of dev, those of
+    retention sets, others."""
     known = {name for history in histories for name in history.curves}
     dev = sorted(name for name in known if name.startswith("dev/"))
+    retained = sorted(name for name in known if name.startswith("retention/"))
     others = [name for name in TITLES if name in known and name not in MAIN]
-    return [*MAIN, *dev, *others]
+    return [*MAIN, *dev, *retained, *others]
 
 
 def chart(
@@ -96,7 +98,7 @@ def _lines_of(
     colour, is_alone = COLOUR_CODES[run.colour], len(runs) == 1
     marker = LETTERS[number % len(LETTERS)] if choice.has_letters and not is_alone else FINE
     raw = DrawnLine(_times(curve.points(choice.axis), scale), colour, marker)
-    if not choice.smoothing or name in WITHOUT_NOISE or name.startswith("dev/"):
+    if not choice.smoothing or name in WITHOUT_NOISE or name.startswith(("dev/", "retention/")):
         lines = [raw]
     else:
         smooth = replace(raw, points=_times(curve.smoothed(choice.smoothing, choice.axis), scale))

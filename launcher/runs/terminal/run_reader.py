@@ -3,9 +3,10 @@
 from pathlib import Path
 from threading import RLock
 
+from shardtune.run_dir.events.line_file import BLOCK_BYTES
+from shardtune.run_dir.events.metrics_file import MetricsFile, NewEvents
 from shardtune.run_dir.files import METRICS
 from shardtune.run_dir.follow.history import RunHistory
-from shardtune.run_dir.follow.metrics_file import CHUNK_BYTES, MetricsFile, NewEvents
 
 TAIL_BYTES = 2**19
 HEAD_BYTES = 2**16
@@ -54,7 +55,7 @@ class RunReader:
                     self._begin()
                 return True
 
-    def read_old(self, max_bytes: int = CHUNK_BYTES) -> bool:
+    def read_old(self, max_bytes: int = BLOCK_BYTES) -> bool:
         """Takes a chunk of the older events of a long file; returns whether more are left."""
         if self._whole is None:
             return False

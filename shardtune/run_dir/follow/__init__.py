@@ -1,1 +1,1 @@
-"""A run that is going on, as a viewer follows it: new events of metrics.jsonl, and what is kept of them."""
+"""A run that is going on, as a viewer follows it: what is kept of its events."""

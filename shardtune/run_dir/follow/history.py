@@ -6,9 +6,11 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from shardtune.metrics.direction import is_lower_better
 from shardtune.run_dir.follow.curve import Curve
 from shardtune.run_dir.follow.life import Life
 from shardtune.run_dir.follow.rank_tally import RankTally
+from shardtune.run_dir.quality.retention import RetentionSet, retention_sets
 from shardtune.run_dir.view.curves import is_metric
 from shardtune.run_dir.view.progress import PLAIN_EVERY_S, event_line, start_line
 from shardtune.run_dir.view.step_line import duration, step_numbers
@@ -17,10 +19,10 @@ DRAWN = ("loss", "lr", "grad_norm", "tokens_per_s", "step_time_s", "mfu", "lost_
 """The entries of `step` events that are curves."""
 MAX_LINES = 500
 MAX_METRICS = 40
+MAX_SETS = 20
 STEP_LINE_ROOM = 52
 """Columns for the numbers of a step: so that a line of the log fits in 80."""
-LOWER_IS_BETTER = ("loss", "perplexity", "mse", "mae", "rmse", "ece", "ece_scaled")
-MINOR = ("loss", "perplexity")
+MINOR = ("loss", "perplexity", "kl_to_base")
 """Metrics that are shown in the list of runs only if there is no other."""
 
 
@@ -49,6 +51,10 @@ class RunHistory:
         self.num_starts = self.num_alerts = self.num_lost_steps = self.num_damaged = 0
         self.best: dict[str, float] = {}
         """The best value of each dev metric."""
+        self._retained: dict[str, list[Mapping[str, Any]]] = {}
+        """Retention set -> its first and its newest evaluation."""
+        self._results: Mapping[str, Any] | None = None
+        """Those of a run that has finished."""
         self.ranks = RankTally()
         self.life = Life()
         self.ended: str | None = None
@@ -71,6 +77,10 @@ class RunHistory:
             return f"dev/{wanted}"
         return next((name for name in names if name.removeprefix("dev/") not in MINOR), next(iter(names), None))
 
+    def retention(self) -> list[RetentionSet]:
+        """What became of each retention set so far."""
+        return retention_sets((event for events in self._retained.values() for event in events), self._results)
+
     def _add(self, event: Mapping[str, Any]) -> None:
         if self._first_time is None:
             self._first_time = event["time"]
@@ -87,6 +97,8 @@ class RunHistory:
                 self.phase = event["name"] or None
             case "eval" if event["split"] == "dev":
                 self._add_evaluation(event)
+            case "retention":
+                self._add_retention(event)
             case "alert":
                 self.num_alerts += 1
                 self.faults.append(Line(event["time"], f"{event['title']}: {event['text']}", is_warning=True))
@@ -98,7 +110,7 @@ class RunHistory:
                 self.ended = "stopped"
                 self.faults.append(Line(event["time"], str(event_line(event))))
             case "done":
-                self.ended = "finished"
+                self.ended, self._results = "finished", event
         self.life.add(event)
         self._add_line(event)
 
@@ -127,8 +139,18 @@ class RunHistory:
             key = f"dev/{name}"
             self._curve(key).add(event["step"], at, value)
             if isinstance(value, float) and math.isfinite(value):
-                better = min if name in LOWER_IS_BETTER else max
+                better = min if is_lower_better(name) else max
                 self.best[key] = better(self.best.get(key, value), value)
+
+    def _add_retention(self, event: Mapping[str, Any]) -> None:
+        name, metric, at = event["set"], event["metric"], event["time"] - (self._first_time or 0.0)
+        if name not in self._retained and len(self._retained) >= MAX_SETS:
+            return
+        for key in dict.fromkeys((metric, "loss")):
+            if key in event:
+                self._curve(f"retention/{name}/{key}").add(event["step"], at, event[key])
+        kept = {key: event[key] for key in ("event", "step", "set", "metric", metric)}
+        self._retained[name] = [*self._retained.get(name, [])[:1], kept]
 
     def _curve(self, name: str) -> Curve:
         if (curve := self.curves.get(name)) is None:

@@ -7,6 +7,7 @@ from typing import Any, BinaryIO
 
 import xxhash
 
+from shardtune.run_dir.events.line_file import Block, whole_lines
 from shardtune.run_dir.files import READ_AT_ONCE, events_in
 
 
@@ -63,27 +64,26 @@ class EventFile:
                 raise
             return
         with file:
-            self._find_place(file)
-            while lines := file.readlines(READ_AT_ONCE):
-                if not lines[-1].endswith(b"\n"):
-                    lines.pop()
-                if not lines:
+            self._check(file)
+            is_at_end = False
+            while not is_at_end:
+                data, is_at_end = whole_lines(file.fileno(), self.num_bytes)
+                if not data:
                     return
-                block = b"".join(lines)
-                self._hash.update(block)
-                self.num_bytes += len(block)
+                self._hash.update(data)
+                self.num_bytes += len(data)
+                lines = Block(data, is_first=False).lines()
                 events = events_in(lines)
                 self.num_skipped += len(lines) - len(events)
                 yield events
 
-    def _find_place(self, file: BinaryIO) -> None:
-        """Moves to the first line that has not been read. Raises RewrittenError."""
+    def _check(self, file: BinaryIO) -> None:
+        """Raises RewrittenError if the lines that were read are not in the file any more."""
         status = os.fstat(file.fileno())
         is_another = self._inode not in (None, status.st_ino) or status.st_size < self.num_bytes
         if is_another and _hash_of(file, self.num_bytes).hexdigest() != self.digest:
             raise RewrittenError
         self._inode = status.st_ino
-        file.seek(self.num_bytes)
 
 
 def _hash_of(file: BinaryIO, num_bytes: int) -> xxhash.xxh3_128:

@@ -33,7 +33,7 @@ SHARES = ("accuracy", "f1", "precision", "recall", "exact_match", "rouge", "mfu"
 BOUNDS = {
     **dict.fromkeys(("mcc", "pearson", "spearman"), (-1.0, 1.0)),
     **dict.fromkeys(("bleu", "chrf"), (0.0, 100.0)),
-    **dict.fromkeys(("loss", "perplexity", "mse", "mae"), POSITIVE),
+    **dict.fromkeys(("loss", "perplexity", "mse", "mae", "kl_to_base"), POSITIVE),
 }
 OF_STEPS = (
     ("learning rate", "lr", 1.0, POSITIVE, False),

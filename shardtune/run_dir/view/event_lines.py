@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from shardtune.run_dir.events.line_file import LineFile
 from shardtune.run_dir.files import METRICS
 
-BLOCK_BYTES = 1 << 24
+BLOCK_BYTES = 1 << 23
 """So much of the file is read at a time."""
 STEP_LINE = b'{"event": "step"'
 """How the reporter begins the line of a step."""
@@ -41,10 +42,9 @@ def read_milestones(run_dir: Path) -> list[Event]:
 
 
 def line_blocks(path: Path) -> Iterator[list[bytes]]:
-    """The complete lines of a file, some megabytes at a time."""
-    with path.open("rb") as file:
-        while lines := file.readlines(BLOCK_BYTES):
-            yield [line for line in lines if line.endswith(b"\n")]
+    """The complete lines of a file without their ends, some megabytes at a time. Raises OSError."""
+    for block in LineFile(path).blocks(BLOCK_BYTES):
+        yield block.lines()
 
 
 def completed_event(event: Event, before: Sequence[Event]) -> Event:

@@ -117,7 +117,7 @@ def _sorted_out(block: Sequence[bytes | Event]) -> tuple[list[tuple[int, Event]]
         if event is None:
             num_bad += 1
         elif event["event"] == "step":
-            rows.append(json.dumps(event).encode() + b"\n")
+            rows.append(json.dumps(event).encode())
         else:
             others.append((len(rows), event))
     return others, rows, num_bad
@@ -154,7 +154,7 @@ def _read_by_arrow(rows: Sequence[bytes]) -> _Table | None:
     from pyarrow import json as arrow_json
 
     schema = pa.schema([*(pa.field(key, pa.float64()) for key in KEYS), pa.field("slowest_host", pa.string())])
-    data = b"".join(rows)
+    data = b"\n".join(rows)
     try:
         table = arrow_json.read_json(
             io.BytesIO(data),

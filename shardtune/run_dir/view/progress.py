@@ -84,7 +84,7 @@ class Progress:
                 if not self._live and time.monotonic() - self._last_line_at > PLAIN_EVERY_S:
                     self._last_line_at = time.monotonic()
                     self._say(f"step {event['step']}/{self._num_steps or '?'}  {step_numbers(event, self._lost)}")
-            case "notice" | "eval" | "alert":
+            case "notice" | "eval" | "retention" | "alert":
                 self._say(str(event_line(event)))
 
     def _draw(self, description: str) -> None:
@@ -133,7 +133,7 @@ def event_line(event: Mapping[str, Any]) -> str | None:
             return f"step {event['step']}  {step_numbers(event)}"
         case "notice":
             return str(event["text"])
-        case "eval":
+        case "eval" | "retention":
             return evaluation_line(event)
         case "alert":
             return f"WARNING: {event['title']}: {event['text']}"
@@ -148,4 +148,5 @@ def evaluation_line(event: Mapping[str, Any]) -> str:
     """The metrics of an evaluation in one line; tables and lists are only in the files."""
     hidden = ("event", "time", "split", "step")
     shown = [f"{key} {value:.4f}" for key, value in event.items() if isinstance(value, float) and key not in hidden]
-    return f"step {event['step']}: {event['split']}  {'  '.join(shown)}"
+    rows = f"retention of {event['set']}" if event["event"] == "retention" else event["split"]
+    return f"step {event['step']}: {rows}  {'  '.join(shown)}"

@@ -4,13 +4,14 @@ import io
 import itertools
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from shardtune.metrics.numbers import change_text, metric_text
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.files import (
     METRICS,
@@ -20,6 +21,7 @@ from shardtune.run_dir.files import (
     already_finished,
     wandb_sync_command,
 )
+from shardtune.run_dir.quality.retention import retention_sets
 from shardtune.run_dir.view.event_lines import read_milestones
 from shardtune.shell_line import shell_line
 
@@ -48,10 +50,10 @@ def finished_message(recipe: Recipe, run_dir: Path, began: float | None = None) 
         "in Python": _in_python(run_dir / "export" / "best"),
         "talk to it": shell_line("chat", run_dir) if recipe.task.kind == "chat" else "",
     }
-    table = render_metrics(results)
+    tables = [table for table in (render_metrics(results), render_retention(results)) if table]
     lines = [f"{name:12}{value}" for name, value in rows.items() if value]
     first = already_finished(run_dir) if began is None else f"finished: {run_dir}"
-    return "\n".join([first, *(["", table, ""] if table else []), *lines])
+    return "\n\n".join([first, *tables, "\n".join(lines)]) if tables else "\n".join([first, *lines])
 
 
 def _in_python(folder: Path) -> str:
@@ -86,13 +88,34 @@ def render_metrics(results: Mapping[str, Any]) -> str:
     names = sorted(known, key=lambda name: name != chosen)  # the metric that chose the step comes first
     if not names:
         return ""
-    table = Table(box=None, pad_edge=False, padding=(0, 2))
-    table.add_column("")
-    for head in splits.values():
-        table.add_column(head, justify="right")
+    rows = []
     for name in names:
         intervals = {key: (results[key].get("intervals") or {}).get(name) for key in splits}
-        table.add_row(name, *(f"{_number(numbers[key].get(name))}{_interval(intervals[key])}" for key in splits))
+        rows.append((name, *(f"{metric_text(numbers[key].get(name))}{_interval(intervals[key])}" for key in splits)))
+    return _in_columns(("", *splits.values()), rows)
+
+
+def render_retention(results: Mapping[str, Any]) -> str:
+    """A row for each retention set; an empty string without any."""
+    rows = [
+        (
+            f"{each.name}: {each.metric}",
+            *(metric_text(value) for value in (each.before, each.best)),
+            change_text(each.change),
+        )
+        for each in retention_sets([], results)
+    ]
+    return _in_columns(("retention", "before", "best model", "change"), rows) if rows else ""
+
+
+def _in_columns(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """The rows as text under their heads; all columns but the first are aligned at the right."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2))
+    table.add_column(head[0])
+    for name in head[1:]:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*row)
     console = Console(file=io.StringIO(), width=WIDTH, color_system=None, highlight=False, markup=False)
     with console.capture() as capture:
         console.print(table)
@@ -156,10 +179,4 @@ def _floats(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 def _interval(interval: Sequence[float] | None) -> str:
     """` (low to high)`; an empty string for a metric without an interval."""
-    return "" if interval is None else f" ({_number(interval[0])} to {_number(interval[1])})"
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e6 else f"{value:.3e}"
+    return "" if interval is None else f" ({metric_text(interval[0])} to {metric_text(interval[1])})"

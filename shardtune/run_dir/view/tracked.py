@@ -17,7 +17,7 @@ SECTIONS = {
 }
 """Section -> the entries of a `step` event that belong to it; the others are in `train`."""
 SECTION_OF = {key: section for section, keys in SECTIONS.items() for key in keys}
-NO_NUMBERS = ("event", "time", "step", "split", "slowest_gpu")
+NO_NUMBERS = ("event", "time", "step", "split", "slowest_gpu", "lower_is_better")
 """Entries that are no measurements; slowest_gpu is null on a CPU."""
 
 
@@ -42,15 +42,15 @@ def records(events: Iterable[Mapping[str, Any]], step: int = 0) -> Iterator[Reco
 def sectioned(event: Mapping[str, Any]) -> dict[str, Value]:
     """The numbers and texts of an event by `section/name`; empty for events that trackers do not show.
 
-    The section of an evaluation is `eval` for the dev split, and else the name of the split. Lists, such as confusion
-    matrices, stay in metrics.jsonl.
+    The section of an evaluation is `eval` for the dev split, `retention/SET` for a retention set, and else the name of
+    the split. Lists, such as confusion matrices, stay in metrics.jsonl.
     """
     match event.get("event"):
         case "step":
             numbers = _numbers(event)
             return {f"{SECTION_OF.get(key.partition('/')[0], 'train')}/{key}": value for key, value in numbers}
-        case "eval":
-            section = "eval" if event.get("split") == "dev" else str(event.get("split"))
+        case "eval" | "retention":
+            section = _section_of(event)
             values: dict[str, Value] = {f"{section}/{key}": value for key, value in _numbers(event)}
             return values | ({f"{section}/answers": rows} if (rows := _rows(event.get("answers"))) else {})
         case "checkpoint":
@@ -62,6 +62,12 @@ def sectioned(event: Mapping[str, Any]) -> dict[str, Value]:
         case "alert":
             return {"faults/alert": f"{event.get('title')}: {event.get('text')}"}
     return {}
+
+
+def _section_of(evaluation: Mapping[str, Any]) -> str:
+    if evaluation["event"] == "retention":
+        return f"retention/{evaluation.get('set')}"
+    return "eval" if evaluation.get("split") == "dev" else str(evaluation.get("split"))
 
 
 def _numbers(entries: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

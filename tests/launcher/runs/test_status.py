@@ -1,14 +1,16 @@
 """The status of a run follows from its directory and the queue, whichever of them knows more."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from shardtune.launcher.runs.status import RunEvidence, RunStatus, render_run, render_table, status_of
+from shardtune.launcher.runs.status import RunEvidence, RunStatus, as_json, render_run, render_table, status_of
 from shardtune.launcher.slurm.lifecycle import Start
 from shardtune.launcher.slurm.text import QueuedJob
+from tests.support.retained_run import events
 
 JOB = QueuedJob(
     "12", "12", "PENDING", "Resources", "", 2, "0:00", "1:00:00", "2026-11-24T08:20:17", "main", "/runs/a"
@@ -121,3 +123,13 @@ def test_the_table_tells_apart_the_points_of_sweeps_and_runs_of_one_name() -> No
     table = render_table([status_of(replace(NEW, run_dir=Path(path)), None) for path in paths])
     names = ["a/sweep/0", "sweep/1", "b/sweep/0", "lr/10", "a/chat", "b/chat", "ner"]
     assert [line.split()[0] for line in table.splitlines()[1:]] == names
+
+
+def test_what_is_retained_is_a_line_and_in_the_json_in_full() -> None:
+    run = status_of(replace(NEW, events=events()), None)
+    line = next(line for line in render_run(run).splitlines() if line.startswith("retains"))
+    assert line.split(maxsplit=1)[1] == (
+        "news accuracy 0.8280 (-0.0720)  questions accuracy 0.7700 (-0.0300)  wiki perplexity 17.4000 (+5.4000)"
+    )
+    assert json.loads(json.dumps(as_json(run)))["retention"][2]["before"] == 12.0
+    assert "retains" not in render_run(status_of(replace(NEW, events=EVENTS), None))

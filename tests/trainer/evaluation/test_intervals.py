@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, bootstrap
 
-from shardtune.run_dir.follow.wilson import wilson
+from shardtune.metrics.wilson import wilson
 from shardtune.trainer.evaluation.intervals import draws, intervals, num_replicates, percentiles
 
 

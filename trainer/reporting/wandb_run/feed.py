@@ -7,9 +7,11 @@ from typing import Any
 
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.files import DATA, EXPORT, FACTS
-from shardtune.trainer.reporting.wandb_run.keys import AXES, Row, Rows
+from shardtune.run_dir.quality.retention import retention_sets
+from shardtune.run_dir.quality.worst_rows import read_worst_rows
+from shardtune.trainer.reporting.wandb_run.keys import AXES, Row, Rows, best_key
 from shardtune.trainer.reporting.wandb_run.session import Session, wandb_id
-from shardtune.trainer.reporting.wandb_run.tables import BEFORE_AFTER, Tables
+from shardtune.trainer.reporting.wandb_run.tables import BEFORE_AFTER, RETAINED, WORST, Tables, worst_table
 
 
 class Feed:
@@ -77,9 +79,15 @@ class Feed:
             for key, value in (results.get(split) or {}).items()
             if isinstance(value, int | float)
         }
+        numbers |= {best_key(each): each.best for each in retention_sets([], results) if each.best is not None}
         session.summarize({"best/step": results.get("best_step"), **numbers})
-        if (table := self._tables.before_after()) is not None:
-            session.log(self._rows.extra(), {BEFORE_AFTER: table})
+        tables = {
+            BEFORE_AFTER: self._tables.before_after(),
+            RETAINED: self._tables.retained(results),
+            WORST: worst_table(read_worst_rows(self._run_dir, self._recipe)),
+        }
+        if media := {key: table for key, table in tables.items() if table is not None}:
+            session.log(self._rows.extra(), media)
         name = f"run-{wandb_id(self._run_dir)}"
         if "model" in self._recipe.report.artifacts and (self._run_dir / EXPORT / "best").is_dir():
             session.add_files(f"{name}-model", "model", self._run_dir / EXPORT / "best", numbers)

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from shardtune.metrics.direction import is_lower_better
+from shardtune.run_dir.quality.retention import RetentionSet
 from shardtune.run_dir.view.tracked import SECTION_OF
 
 Event = Mapping[str, Any]
@@ -20,9 +22,8 @@ MOST_UNDONE = 100_000
 AXES = ("step", "tokens", "epoch")
 """In every row: what charts may have as their x axis. The first is the default."""
 
-_NOT_SHOWN = {"event", "time", "step", "split", "epoch"}
+_NOT_SHOWN = {"event", "time", "step", "split", "epoch", "set", "task", "metric", "lower_is_better"}
 """Entries of an event that are no metrics, or axes."""
-_LOWER_IS_BETTER = ("loss", "perplexity", "mse", "mae", "rmse", "wer", "cer", "ter", "ece", "error")
 _BEST = {
     "train/loss": "min",
     "perf/tokens_per_s": "max",
@@ -77,7 +78,7 @@ class Rows:
             self._count("faults/alerts")
         elif event == "step":
             return self._train(values)
-        elif event in ("eval", "compile"):
+        elif event in ("eval", "retention", "compile"):
             return self._other(event, values)
         return None
 
@@ -105,11 +106,8 @@ class Rows:
     def _other(self, event: str, values: Event) -> Row:
         self._settle()
         step = int(values.get("step", self._step))
-        if event == "eval":
-            split = str(values["split"])
-            shown = {eval_key(split, key): value for key, value in values.items() if key not in _NOT_SHOWN}
-        else:
-            shown = {f"perf/{key}": value for key, value in values.items() if key not in _NOT_SHOWN}
+        section = "perf" if event == "compile" else section_of(values)
+        shown = {f"{section}/{key}": value for key, value in values.items() if key not in _NOT_SHOWN}
         self._number = max(self._number + 1, ROWS_PER_STEP * (self._step + self._redone) + 1)
         return self._row(step, shown, values.get("time"))
 
@@ -142,10 +140,14 @@ def train_key(key: str) -> str:
     return f"{section}/{key}"
 
 
-def eval_key(split: str, key: str) -> str:
-    """The key in W&B of an entry of an `eval` event: eval/dev/f1, but retention/loss for what is to be retained."""
-    section = "" if split.startswith("retention") else "eval/"
-    return f"{section}{split}/{key}"
+def section_of(evaluation: Event) -> str:
+    """The section in W&B of the entries of an `eval` or `retention` event: eval/dev, retention/news."""
+    return f"retention/{evaluation['set']}" if "set" in evaluation else f"eval/{evaluation['split']}"
+
+
+def best_key(retained: RetentionSet) -> str:
+    """The key in W&B's summary of what the exported model retains of a set."""
+    return f"best/retention/{retained.name}/{retained.metric}"
 
 
 def best_of(key: str) -> str | None:
@@ -155,8 +157,7 @@ def best_of(key: str) -> str | None:
     section, _, rest = key.partition("/")
     if section not in ("eval", "retention") or not rest:
         return None
-    words = rest.rpartition("/")[2].split("_")
-    return "min" if any(word in _LOWER_IS_BETTER for word in words) else "max"
+    return "min" if is_lower_better(key) else "max"
 
 
 def _is_plain(value: Any) -> bool:

@@ -30,7 +30,8 @@ PATIENCE_S = 20.0
 MOST_WAITING = 10_000
 """Events that wait for W&B in memory."""
 PASSED_ON = (
-    "begin", "environment", "start", "step", "eval", "compile", "alert", "lost", "time_use", "stopped", "done",
+    "begin", "environment", "start", "step", "eval", "retention", "compile", "alert", "lost", "time_use", "stopped",
+    "done",
 )  # fmt: skip
 ROLLBACK = "rollback"
 """Not an event of metrics.jsonl, where `lost` takes its place."""

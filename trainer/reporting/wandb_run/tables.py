@@ -4,11 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from shardtune.trainer.reporting.wandb_run.keys import eval_key
+from shardtune.run_dir.quality.retention import retention_sets
+from shardtune.run_dir.quality.worst_rows import WorstRows
+from shardtune.trainer.reporting.wandb_run.keys import section_of
 
 MOST_LABELS = 50
 """A confusion matrix with more labels than this is not shown: it would have thousands of cells."""
 BEFORE_AFTER = "samples/before_after"
+RETAINED = "retention/table"
+WORST = "samples/worst"
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,14 @@ class Tables:
     label_names: Sequence[str] | None = None
     _first: dict[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     _last: dict[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    _retained: list[Mapping[str, Any]] = field(default_factory=list)
 
     def of(self, event: str, values: Mapping[str, Any]) -> dict[str, Media]:
         """The tables of this event, by their keys in W&B."""
-        if event == "eval":
-            return self._of_eval(values)
+        if event == "retention":
+            self._retained.append({"event": event, **{key: value for key, value in values.items() if _is_small(value)}})
+        if event in ("eval", "retention"):
+            return self._of_evaluation(values)
         if event == "start":
             return {
                 f"data/lengths_{split}": Counts(found["edges"], found["counts"])
@@ -59,10 +66,10 @@ class Tables:
 
     def before_after(self) -> SampleTable | None:
         """The answers to the same prompts in the first and the last evaluation; None with fewer than two."""
-        for split, first in self._first.items():
-            last = {_prompt(answer): answer for answer in self._last[split]}
+        for section, first in self._first.items():
+            last = {_prompt(answer): answer for answer in self._last[section]}
             both = [(answer, last[_prompt(answer)]) for answer in first if _prompt(answer) in last]
-            if first is not self._last[split] and both:
+            if first is not self._last[section] and both:
                 rows = [
                     [_prompt(before), before.get("reference", ""), before["answer"], after["answer"]]
                     for before, after in both
@@ -70,24 +77,41 @@ class Tables:
                 return SampleTable(("prompt", "reference", "before", "after"), rows)
         return None
 
-    def _of_eval(self, values: Mapping[str, Any]) -> dict[str, Media]:
+    def retained(self, results: Mapping[str, Any]) -> SampleTable | None:
+        """What became of each retention set; None without any."""
+        sets = retention_sets(self._retained, results)
+        rows = [[each.name, each.task, each.metric, each.before, each.best, each.last, each.change] for each in sets]
+        head = ("set", "task", "metric", "before", "best", "last", "change")
+        return SampleTable(head, rows) if rows else None
+
+    def _of_evaluation(self, values: Mapping[str, Any]) -> dict[str, Media]:
         found: dict[str, Media] = {}
-        split = str(values["split"])
+        section = section_of(values)
         if answers := values.get("answers"):
-            self._first.setdefault(split, answers)
-            self._last[split] = answers
+            self._first.setdefault(section, answers)
+            self._last[section] = answers
             columns = list(answers[0])
             rows = [[answer.get(column, "") for column in columns] for answer in answers]
-            found[eval_key(split, "answers")] = SampleTable(columns, rows)
+            found[f"{section}/answers"] = SampleTable(columns, rows)
         matrix: Any = values.get("confusion")
         if _is_matrix(matrix) and len(matrix) <= MOST_LABELS:
-            names = self.label_names or ()
+            names = self.label_names or () if "split" in values else ()  # those of another task are not known
             names = names if len(names) == len(matrix) else [str(number) for number in range(len(matrix))]
             cells = [
                 (names[true], names[taken], count) for true, row in enumerate(matrix) for taken, count in enumerate(row)
             ]
-            found[eval_key(split, "confusion")] = ConfusionTable(cells)
+            found[f"{section}/confusion"] = ConfusionTable(cells)
         return found
+
+
+def worst_table(worst: WorstRows) -> SampleTable | None:
+    """The test rows with the highest loss; None without any."""
+    rows = [[row.loss, *(row.values.get(name, "") for name in worst.columns), row.place] for row in worst.rows]
+    return SampleTable(("loss", *worst.columns, "place"), rows) if rows else None
+
+
+def _is_small(value: Any) -> bool:
+    return value is None or isinstance(value, str | int | float)
 
 
 def _prompt(answer: Mapping[str, Any]) -> str:

@@ -30,18 +30,21 @@ const PATHS = {
   chevron: "M4 6l4 4 4-4",
 };
 
-/** A drawn icon of 16 pixels, which screen readers skip. */
-export function icon(name) {
-  const space = "http://www.w3.org/2000/svg";
-  const svg = document.createElementNS(space, "svg");
-  svg.setAttribute("viewBox", "0 0 16 16");
-  svg.setAttribute("class", `icon icon-${name}`);
-  svg.setAttribute("aria-hidden", "true");
-  const path = document.createElementNS(space, "path");
-  path.setAttribute("d", PATHS[name] ?? PATHS.queued);
-  svg.append(path);
-  return svg;
+/** An element of a drawing with these attributes and children (elements or texts). */
+export function svg(tag, attributes = {}, ...children) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
+  return element;
 }
+
+/** A drawn icon of 16 pixels, which screen readers skip. */
+export const icon = (name) =>
+  svg(
+    "svg",
+    { viewBox: "0 0 16 16", class: `icon icon-${name}`, "aria-hidden": "true" },
+    svg("path", { d: PATHS[name] ?? PATHS.queued }),
+  );
 
 /** A button with an icon, whose label is read out and shown as a tooltip. */
 export function iconButton(name, label, onclick, props = {}) {

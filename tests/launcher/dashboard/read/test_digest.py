@@ -104,3 +104,11 @@ def test_texts_and_matrices_are_not_kept_with_the_newest_events_and_samples_are_
     assert "answers" not in newest
     (shown,) = digest.samples["dev"]
     assert len(shown["answers"]) == 20 and len(shown["answers"][0]["answer"]) == 4000
+
+
+def test_what_a_step_is_like_is_the_median_of_the_newest_start() -> None:
+    slow, odd = step(1, step_time_s=50.0), step(9, step_time_s=70.0, tokens_per_s=None)
+    assert digest_of([BEGIN, START, slow, *steps(3, first=2)]).typical() == {"step_time_s": 2.0, "tokens_per_s": 64.0}
+    again = digest_of([BEGIN, START, slow, slow, slow], [{**START, "step": 1}, *steps(2, first=2), odd])
+    assert again.typical() == {"step_time_s": 2.0, "tokens_per_s": 64.0}
+    assert digest_of([BEGIN, START]).typical() == {}

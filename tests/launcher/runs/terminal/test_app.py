@@ -14,6 +14,7 @@ from shardtune.launcher.runs import monitor
 from shardtune.launcher.runs.terminal.app import WatchApp
 from shardtune.launcher.runs.terminal.poller import Poller
 from tests.support.hand_made_run import event, life, lines, step, write_run
+from tests.support.retained_run import write_retained_run
 
 WITHIN_S = 60.0
 Body = Callable[[Pilot[None], WatchApp], Awaitable[None]]
@@ -154,6 +155,18 @@ def test_the_charts_follow_the_keys(runs: list[Path]) -> None:
         await shows(pilot, app, "smoothed 0.9, linear, by step")
 
     watch(body, runs[0])
+
+
+def test_what_is_retained_is_in_the_line_of_the_chosen_run_and_among_the_curves(tmp_path: Path) -> None:
+    run = write_retained_run(tmp_path / "kept")
+
+    async def body(pilot: Pilot[None], app: WatchApp) -> None:
+        await shows(pilot, app, "retains news accuracy 0.8280 (-0.0720)")
+        while not any("retention/wiki/perplexity" in line for line in screen(app)):
+            await pilot.press("M")
+        await shows(pilot, app, "retention/wiki/perplexity")
+
+    watch(body, run, size=(120, 24))
 
 
 def test_marked_runs_are_drawn_with_the_chosen_one(runs: list[Path]) -> None:

@@ -3,6 +3,8 @@
 import math
 
 from shardtune.run_dir.follow.history import MAX_LINES, RunHistory
+from shardtune.run_dir.quality.retention import retention_line
+from tests.support import retained_run
 from tests.support.hand_made_run import Event, event, life, start, step
 
 
@@ -78,3 +80,18 @@ def test_an_event_of_unexpected_content_is_counted_and_passed_over() -> None:
 def test_the_lines_are_bounded() -> None:
     history = history_of([event("notice", float(number), text=str(number)) for number in range(5000)])
     assert (len(history.lines), history.lines[-1].text) == (MAX_LINES, "4999")
+
+
+def test_what_is_retained_is_known_by_the_first_and_newest_evaluations_and_in_the_end_by_the_results() -> None:
+    events = retained_run.events()
+    history = history_of(events[:-1])
+    assert retention_line(history.retention()).startswith("news accuracy 0.7000 (-0.2000)  questions accuracy")
+    assert history.curves["retention/wiki/perplexity"].points()[0] == (0, 12.0)
+    assert next(line.text for line in history.lines if "retention of wiki" in line.text) == (
+        "step 0: retention of wiki  loss 0.5000  perplexity 12.0000"
+    )
+    history.add_all(events[-1:])
+    assert retention_line(history.retention()).startswith("news accuracy 0.8280 (-0.0720)")
+    assert (history.num_damaged, history.metric()) == (0, "dev/accuracy")
+    history.add_all([{"event": "retention", "time": 1.0, "set": "x"}])
+    assert history.num_damaged == 1

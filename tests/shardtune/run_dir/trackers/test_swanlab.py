@@ -57,7 +57,7 @@ def is_as_written(run_dir: Path) -> bool:
 
 def test_every_number_and_text_arrives_and_no_second_time(tmp_path: Path) -> None:
     run_dir = write_events(tmp_path / "run", WHOLE)
-    assert replayed(run_dir) == 9 and replayed(run_dir) == 0
+    assert replayed(run_dir) == 10 and replayed(run_dir) == 0
     assert is_as_written(run_dir)
     texts = [path.read_text(encoding="utf-8") for path in (run_dir / "swanlog").glob("run-*/media/text/*.txt")]
     samples, alert = sorted(texts)
@@ -68,5 +68,5 @@ def test_a_run_that_goes_on_is_written_again_as_a_whole(tmp_path: Path) -> None:
     run_dir = write_events(tmp_path / "run", FIRST_START)
     replayed(run_dir)
     add_events(run_dir, SECOND_START)
-    assert replayed(run_dir) == 9
+    assert replayed(run_dir) == 10
     assert is_as_written(run_dir)

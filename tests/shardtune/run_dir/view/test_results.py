@@ -9,6 +9,7 @@ import pytest
 
 from shardtune.recipe.load import parse_recipe
 from shardtune.run_dir.view.results import finished_message, in_words, render_metrics, render_time, start_spans
+from tests.support.retained_run import write_retained_run
 
 CHOSEN = {"metric": "accuracy", "lower_is_better": False}
 CLASSIFICATION = {
@@ -136,3 +137,11 @@ def test_a_run_that_was_finished_before_says_so_and_what_to_do(tmp_path: Path) -
         "to train it again, give another --run-dir or train.seed",
         "best step   3 of 3: the last one, because there is no dev split to choose by",
     ]
+
+
+def test_what_is_retained_stands_under_the_metrics(tmp_path: Path) -> None:
+    run_dir = write_retained_run(tmp_path / "run")
+    recipe = parse_recipe((run_dir / "config.yaml").read_text(), name="config.yaml")
+    message = finished_message(recipe, run_dir)
+    assert message.index("accuracy") < message.index("retention") < message.index("wiki: perplexity")
+    assert message.index("wiki: perplexity") < message.index("best step")

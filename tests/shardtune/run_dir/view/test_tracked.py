@@ -25,6 +25,11 @@ def test_dev_is_eval_other_splits_keep_their_names_and_inner_entries_get_a_path(
     assert sectioned({"event": "eval", "split": "test", "step": 1, "loss": 0.5}) == {"test/loss": 0.5}
 
 
+def test_a_retention_set_has_a_path_of_its_own_and_what_only_names_it_is_no_number() -> None:
+    event = {"event": "retention", "set": "news", "task": "t", "step": 1, "metric": "f1", "lower_is_better": False}
+    assert sectioned({**event, "f1": 0.5, "loss": 1.0}) == {"retention/news/f1": 0.5, "retention/news/loss": 1.0}
+
+
 def test_events_without_a_step_have_that_of_the_event_before() -> None:
     seen = [(record.step, sorted(record.values)[0]) for record in records(WHOLE)]
     assert seen[-1] == (3, "time/goodput")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from shardtune.trainer.reporting.wandb_run.keys import Row, Rows, best_of, eval_key, train_key
+from shardtune.trainer.reporting.wandb_run.keys import Row, Rows, best_of, section_of, train_key
 
 
 def step(number: int, **values: Any) -> tuple[str, dict[str, Any]]:
@@ -44,9 +44,9 @@ def test_each_number_of_a_step_is_in_a_section(key: str, in_wandb: str) -> None:
     assert train_key(key) == in_wandb
 
 
-def test_evaluations_are_by_split() -> None:
-    assert eval_key("dev", "f1_macro") == "eval/dev/f1_macro"
-    assert eval_key("retention", "loss") == "retention/loss"
+def test_evaluations_are_by_split_and_retention_by_set() -> None:
+    assert section_of({"event": "eval", "split": "dev"}) == "eval/dev"
+    assert section_of({"event": "retention", "set": "news"}) == "retention/news"
 
 
 @pytest.mark.parametrize(
@@ -58,6 +58,9 @@ def test_evaluations_are_by_split() -> None:
         ("eval/test/mae", "min"),
         ("eval/dev/accuracy", "max"),
         ("eval/dev/f1_macro", "max"),
+        ("eval/dev/kl_to_base", "min"),
+        ("retention/news/accuracy", "max"),
+        ("retention/wiki/perplexity", "min"),
         ("perf/tokens_per_s", "max"),
         ("train/lr", None),
         ("step", None),

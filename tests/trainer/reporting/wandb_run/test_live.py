@@ -24,6 +24,7 @@ from shardtune.trainer.reporting.wandb_run.keys import Rows
 from shardtune.trainer.reporting.wandb_run.live import WandbReporter
 from shardtune.trainer.reporting.wandb_run.session import wandb_id
 from shardtune.trainer.reporting.wandb_run.upload import upload
+from tests.support.retained_run import write_retained_run
 from tests.support.tiny import write_encoder  # noqa: F401  torch is imported before the clock runs
 from tests.support.wandb_log import history, items, of_kind
 from tests.support.wandb_server import wandb_server
@@ -108,6 +109,20 @@ def test_the_log_has_every_line_of_metrics_jsonl_under_its_key_in_order(run_dir:
         assert others <= {"_runtime", "answers", "confusion_table"}
     assert [row["_step"] for row in rows] == sorted({row["_step"] for row in rows}), "in order, none twice"
     assert before_after["samples/before_after/nrows"] == 1
+
+
+def test_what_is_retained_and_the_worst_rows_are_in_the_log_at_the_end(tmp_path: Path) -> None:
+    run_dir = write_retained_run(tmp_path / "retained")
+    upload(run_dir, mode="offline")
+    (log,) = run_dir.glob("wandb/offline-run-*/run-*.wandb")
+    *rows, last = history(log)
+    assert (last["retention/table/nrows"], last["samples/worst/nrows"]) == (3, 4)
+    assert next(row["retention/news/accuracy"] for row in rows if "retention/news/accuracy" in row) == 0.9
+    summary = {key: value for record in of_kind(log, "summary") for key, value in items(record.update).items()}
+    assert summary["best/retention/wiki/perplexity"] == pytest.approx(17.4)
+    assert summary["retention/news/accuracy"] == {"max": 0.9, "last": pytest.approx(0.7)}
+    assert summary["retention/wiki/perplexity"] == {"min": 12.0, "last": 21.0}
+    assert summary["eval/dev/kl_to_base"]["last"] == pytest.approx(0.2)
 
 
 def test_config_has_recipe_plan_and_environment_and_the_summary_what_is_known_at_the_end(run_dir: Path) -> None:

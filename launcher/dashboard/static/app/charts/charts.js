@@ -8,7 +8,7 @@ import { t } from "../text.js";
 import { makePanel } from "./panel.js";
 import { makeSeries } from "./series.js";
 
-const GROUPS = ["train", "eval", "perf", "memory", "ranks", "data"];
+const GROUPS = ["train", "eval", "retention", "perf", "memory", "ranks", "data"];
 const MOST_CHIPS = 12;
 
 /** The charts. `onFault(error)` is told of requests that failed. */

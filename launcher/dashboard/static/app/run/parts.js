@@ -149,16 +149,19 @@ export function flat(value, prefix = "") {
 
 const cut = (text) => (text.length > MOST_TEXT ? `${text.slice(0, MOST_TEXT)}…` : text);
 
-/** Keys and values, as a list of definitions; of long values only their beginning. */
-export function facts(value) {
+/** Keys and values, as a list of definitions; of long values only their beginning. `nameOf(key)` is what a key is called. */
+export function facts(value, nameOf = (key) => key) {
   const entries = flat(value);
   if (!entries.length) return null;
   return h(
     "dl",
     { class: "facts" },
-    entries.map(([key, inner]) => h("div", {}, h("dt", {}, key), h("dd", {}, cut(plain(inner))))),
+    entries.map(([key, inner]) => h("div", {}, h("dt", {}, nameOf(key)), h("dd", {}, cut(plain(inner))))),
   );
 }
+
+/** What is measured of memory and GPUs, in words. */
+export const memoryName = (key) => (hasText(`memory.${key}`) ? t(`memory.${key}`) : key);
 
 /** The recipe, with a button that copies it. */
 export function recipe(yaml) {

@@ -23,15 +23,16 @@ export function planned(detail, run) {
   return [rows.length ? table(head, rows, [1, 2, 3]) : null, facts(rest)];
 }
 
-/** What can be predicted, with what it has become: {key of the plan, real, how it is shown}. */
-function compared({ memory, time_use: causes }, run) {
+/** What can be predicted, with what it has become: {key of the plan, real, how it is shown}. Of a step these are the
+ * medians of the newest ones: a single one may be that beside a checkpoint. */
+function compared({ memory, time_use: causes, typical }, run) {
   const spent = (causes ?? [])
     .filter((each) => !NOT_PREDICTED.includes(each.cause))
     .reduce((sum, each) => sum + each.seconds, 0);
   return [
     { key: "memory_bytes", real: 1e9 * (memory?.gpu_gb ?? memory?.host_gb ?? 0), show: bytes },
-    { key: "step_s", real: run?.last["perf/step_time_s"], show: (value) => t("unit.s", { n: number(value) }) },
-    { key: "tokens_per_s", real: run?.tokens_per_s, show: short },
+    { key: "step_s", real: typical?.step_time_s, show: (value) => t("unit.s", { n: number(value) }) },
+    { key: "tokens_per_s", real: typical?.tokens_per_s, show: short },
     { key: "run_s", real: run?.state === "finished" ? spent : 0, show: duration },
   ];
 }

@@ -6,12 +6,14 @@ import { makeSeries } from "../charts/series.js";
 import { assign } from "../colours.js";
 import { h, iconButton, setText, soon } from "../dom.js";
 import { count, duration, moment, number, percent, short } from "../format.js";
+import { scores } from "../scores.js";
 import { data, selection, setView, toggleSelected, view } from "../store.js";
 import { fillBar, progressBar, stateMark, stateName, stepsText } from "../table/columns.js";
 import { t } from "../text.js";
 import { makeLog } from "./log.js";
-import { checkpoints, facts, incidents, part, ranks, recipe, timeUse } from "./parts.js";
+import { checkpoints, facts, incidents, memoryName, part, ranks, recipe, timeUse } from "./parts.js";
 import { planned } from "./planned.js";
+import { retention } from "./retention.js";
 import { samples } from "./samples.js";
 
 const REFRESH_MS = 1000;
@@ -19,6 +21,9 @@ const LOG_MS = 3000; // a log may go on without a new step
 const GOING_ON = ["running", "waiting", "queued"];
 const CHARTS = ["train/loss", "perf/tokens_per_s", "train/grad_norm", "train/lr"];
 const MOST_CHARTS = 4;
+
+/** The results without what is in the part on retention. */
+const withoutSets = (results) => (results ? { ...results, retention: null } : results);
 
 /** The view of whichever run is open. */
 export function makeRunView({ onFault }) {
@@ -110,13 +115,11 @@ export function makeRunView({ onFault }) {
     open.pick.setAttribute("aria-pressed", String(isSelected));
     setText(open.pick, isSelected ? t("run.compared") : t("run.compare"));
     fillBar(open.bar, run);
-    const best = Object.entries(run.best)
-      .sort(([a], [b]) => Number(a.endsWith("loss")) - Number(b.endsWith("loss")))
-      .map(([name, value]) => [
-        t("column.best", { name }),
-        number(value.value),
-        t("at_step", { step: count(value.step) }),
-      ]);
+    const best = scores(Object.keys(run.best)).map((name) => [
+      t("column.best", { name }),
+      number(run.best[name].value),
+      t("at_step", { step: count(run.best[name].step) }),
+    ]);
     const tiles = [
       [t("column.state"), stateName(run.state)],
       [t("column.step"), stepsText(run)],
@@ -143,9 +146,8 @@ export function makeRunView({ onFault }) {
   /** The few curves that say most about a run; all others are among the charts. */
   function arrangeCharts(run) {
     if (!run) return;
-    const scores = Object.keys(run.best).sort((a, b) => Number(a.endsWith("loss")) - Number(b.endsWith("loss")));
     const known = new Set(Object.keys(run.last));
-    const names = [CHARTS[0], ...scores, ...CHARTS.slice(1)].filter((name) => known.has(name)).slice(0, MOST_CHARTS);
+    const names = [CHARTS[0], ...scores(Object.keys(run.best)), ...CHARTS.slice(1)].filter((name) => known.has(name)).slice(0, MOST_CHARTS);
     for (const metric of names) {
       if (open.panels.has(metric)) continue;
       const panel = makePanel({ metric, title: metric, series: open.series, runs: () => [run.id], sync: "run" });
@@ -172,14 +174,15 @@ export function makeRunView({ onFault }) {
     if (open.signature === signature) return;
     open.signature = signature;
     const made = [
+      part("retention", retention(detail.retention)),
       part("samples", samples(detail.samples ?? [])),
       part("time", timeUse(detail.time_use ?? [])),
       part("ranks", ranks(detail.rank_speed ?? [])),
       part("incidents", incidents(detail.faults ?? [], detail.restarts ?? [])),
       part("checkpoints", checkpoints(detail.checkpoints ?? [])),
-      part("memory", facts({ ...detail.memory, ...detail.gpu })),
+      part("memory", facts({ ...detail.memory, ...detail.gpu }, memoryName)),
       part("plan", planned(detail, data.byId.get(open.id))),
-      part("results", facts(detail.results)),
+      part("results", facts(withoutSets(detail.results))),
       part("environment", facts(detail.environment)),
       part("recipe", recipe(detail.recipe_yaml)),
     ].filter(Boolean);

@@ -2,6 +2,7 @@
 
 import { h, icon, setText } from "../dom.js";
 import { asNumber, count, duration, moment, number, percent, plain, short } from "../format.js";
+import { scores } from "../scores.js";
 import { data } from "../store.js";
 import { hasText, t } from "../text.js";
 
@@ -106,8 +107,7 @@ export function columnGroups() {
 
 /** The keys of the usual columns: of a narrow table the two most telling metrics. */
 export function usualColumns(isNarrow) {
-  const scores = bestNames().filter((name) => !name.endsWith("loss"));
-  const bests = [...scores, ...bestNames().filter((name) => name.endsWith("loss"))];
+  const bests = scores(bestNames());
   const loss = data.metrics.some((metric) => metric.name === "train/loss") ? ["last:train/loss"] : [];
   if (isNarrow) return [...loss, ...bests.slice(0, 1).map((name) => `best:${name}`)];
   const keys = data.recipeKeys.slice(0, MOST_KEYS).map((key) => `recipe:${key}`);

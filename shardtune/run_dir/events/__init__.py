@@ -1,0 +1,1 @@
+"""metrics.jsonl as it grows: its new lines, and the events in them."""
