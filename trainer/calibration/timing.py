@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ class Effort:
     """Elements of other operations."""
     lengths: tuple[int, ...] = (16, 64, 256, 1024)
     """Tokens of a row."""
-    parameters: tuple[int, ...] = (2**16, 2**23)
+    parameters: tuple[int, ...] = (2**16, 2**24)
     """Trained elements of an engine."""
     messages: tuple[int, ...] = (2**12, 2**18, 2**24)
     """Bytes of a collective."""
@@ -95,15 +96,15 @@ class Clock:
         return max(time.thread_time() - since, 1e-9)
 
     def together(self, run: Callable[[], Any], times: int) -> float:
-        """Collective: seconds of a call that has collectives, and is done so often by each rank: the shortest time, as
-        each of the others' delays is in it."""
+        """Collective: seconds of a call that has collectives, and is done so often by each rank: the median, because
+        a step waits for the slowest rank each time."""
         run()
         taken = []
         for _ in range(max(2, times)):
             self.ranks.barrier()
             is_alone = self.ranks.world_size == 1
             taken.append(self._seconds(run) if is_alone else _wall_seconds(run, self.ranks.device))
-        return self._mean(min(taken))
+        return self._mean(median(taken))
 
     def _mean(self, seconds: float) -> float:
         (total,) = self.ranks.sum(seconds)
