@@ -14,12 +14,12 @@ from shardtune.launcher.plan.sweep import (
     Draft,
     Kind,
     SweepPlan,
-    drafts_of,
     lay_out,
     load_sweep,
+    seed_drafts,
     with_seed,
 )
-from shardtune.recipe.load import learning_hash
+from shardtune.recipe.load import learning_hash, load_recipe
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.files import CONFIG
 
@@ -34,22 +34,44 @@ def plan_several(
     """
     if path.is_dir():
         return _resumed(path, overrides, run_dir, fractions)
-    variations = [[]] if fractions is None else [[f"data.fraction={part:g}"] for part in fractions_of(fractions)]
-    drafts = drafts_of(path, overrides, variations)
-    kind: Kind = "seeds" if fractions is None else "fractions"
-    if kind == "seeds" and len(drafts) == 1:
+    recipe = load_recipe(path, overrides)
+    if fractions is None and recipe.train.seeds is None:
         _refuse_directory_of_several(run_dir)
         return None
-    if kind == "fractions":
-        _refuse_steps(drafts[0].recipe)
+    kind: Kind = "seeds" if fractions is None else "fractions"
+    drafts = seed_drafts(Draft((), recipe)) if fractions is None else _fraction_drafts(recipe, fractions_of(fractions))
     if len(drafts) > MOST_POINTS:
         raise ConfigError(f"{len(drafts)} runs are too many, at most {MOST_POINTS}; give fewer seeds or fractions")
     if run_dir is None:
-        run_dir = Path("runs") / f"{path.stem}-{kind}-{_common_hash(drafts[0].recipe)}"
+        run_dir = Path("runs") / f"{path.stem}-{kind}-{_common_hash(recipe)}"
     run_dir = expand_home(run_dir)
     _refuse_run_dir(run_dir, kind)
     numbers = [draft.recipe.train.seed for draft in drafts] if kind == "seeds" else _numbers(run_dir, drafts)
     return lay_out(kind, path, run_dir, dict(zip(numbers, drafts, strict=True)))
+
+
+def _fraction_drafts(recipe: Recipe, fractions: Sequence[float]) -> list[Draft]:
+    """What is trained on each fraction, with each of the seeds. Raises ConfigError where that is no learning curve."""
+    if recipe.data.streaming:
+        raise ConfigError("--fractions: a part of a stream cannot be chosen; set data.streaming=false")
+    if recipe.data.fraction != 1:
+        raise ConfigError(
+            f"--fractions: the recipe has data.fraction={recipe.data.fraction:g} already; remove one of them"
+        )
+    if recipe.train.max_steps is not None:
+        raise ConfigError(
+            f"train.max_steps={recipe.train.max_steps} would train each fraction for the same number of steps, not of "
+            "epochs; for --fractions set train.max_steps=null and train.num_epochs"
+        )
+    return [
+        draft
+        for fraction in fractions
+        for draft in seed_drafts(Draft((f"data.fraction={fraction:g}",), _with_fraction(recipe, fraction)))
+    ]
+
+
+def _with_fraction(recipe: Recipe, fraction: float) -> Recipe:
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"fraction": fraction})})
 
 
 def fractions_of(text: str) -> list[float]:
@@ -102,15 +124,6 @@ def _refuse_run_dir(run_dir: Path, kind: Kind) -> None:
         raise ConfigError(f"--run-dir: {run_dir} holds other runs ({found}, not {kind}); give another one")
 
 
-def _refuse_steps(recipe: Recipe) -> None:
-    if recipe.train.max_steps is not None:
-        raise ConfigError(
-            f"train.max_steps={recipe.train.max_steps} would train each fraction for the same number of steps, not of "
-            "epochs; for --fractions set train.max_steps=null and train.num_epochs"
-        )
-
-
 def _common_hash(recipe: Recipe) -> str:
     """Names what the runs have in common, so that a seed or a fraction that is added finds the others."""
-    recipe = with_seed(recipe, 0)
-    return learning_hash(recipe.model_copy(update={"data": recipe.data.model_copy(update={"fraction": 1.0})}))
+    return learning_hash(with_seed(recipe, 0))

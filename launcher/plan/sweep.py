@@ -118,13 +118,19 @@ class Draft:
 
 def drafts_of(path: Path, overrides: Sequence[str], variations: Sequence[Sequence[str]]) -> list[Draft]:
     """What each variation trains, with each of its train.seeds. Raises ConfigError."""
-    found = []
-    for variation, recipe in zip(variations, _load(path, overrides, variations), strict=True):
-        if recipe.train.seeds is None:
-            found.append(Draft(tuple(variation), recipe))
-        for seed in recipe.train.seeds or ():
-            found.append(Draft((*variation, f"train.seed={seed}"), with_seed(recipe, seed)))
-    return found
+    recipes = _load(path, overrides, variations)
+    drafts = (Draft(tuple(variation), recipe) for variation, recipe in zip(variations, recipes, strict=True))
+    return [each for draft in drafts for each in seed_drafts(draft)]
+
+
+def seed_drafts(draft: Draft) -> list[Draft]:
+    """The draft with each of its train.seeds; itself if it has none."""
+    if draft.recipe.train.seeds is None:
+        return [draft]
+    return [
+        Draft((*draft.overrides, f"train.seed={seed}"), with_seed(draft.recipe, seed))
+        for seed in draft.recipe.train.seeds
+    ]
 
 
 def with_seed(recipe: Recipe, seed: int) -> Recipe:

@@ -101,6 +101,8 @@ def sentence(curve: LearningCurve) -> str:
         if curve.points and min(abs(curve.best - point.value) for point in curve.points) <= 0:
             return f"More rows cannot help: {curve.metric} is at its best already."
         return "Whether more rows would help needs runs on at least three fractions that are finished."
+    if len({point.value for point in curve.points}) == 1:
+        return f"The rows make no difference: {curve.metric} is the same in all runs."
     twice = law.ratio(2 * curve.most)
     return f"{_verdict(twice)} {_outlook(curve)} {_caution(curve)}"
 

@@ -36,8 +36,8 @@ class _Drawing:
             math.exp(math.log(fewest) + (math.log(end * curve.most) - math.log(fewest)) * at / NUM_DRAWN)
             for at in range(NUM_DRAWN + 1)
         )
-        self.rows = sorted({*grid, float(curve.most)})
-        self.law = [curve.expected(rows) for rows in self.rows] if curve.law is not None else []
+        self.rows = sorted({*grid, float(curve.most)}) if curve.law is not None else []
+        self.law = [curve.expected(rows) for rows in self.rows]
         self.ticks = self._y_ticks()
 
     def _y_ticks(self) -> list[float]:
