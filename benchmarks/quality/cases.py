@@ -28,7 +28,7 @@ class Size:
     epochs: int
 
 
-FULL = Size((2000, 400, 1000), 2)
+FULL = Size((1500, 300, 1000), 2)
 """For three seeds and two sides, about 40 minutes on two cores with bf16 instructions."""
 QUICK = Size((64, 32, 32), 1)
 

@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.quality.cases import Case, Size, read_rows
 from benchmarks.quality.peer import WARMUP_FRACTION, WEIGHT_DECAY, PeerSettings, peer_command
 from benchmarks.quality.scoring import answers_of, gold_of, scorer_of
-from shardtune.run_dir.files import read_events
+from shardtune.run_dir.files import CHECKPOINTS, EXPORT, read_events
 
 OURS, PEER = "shardtune", "Trainer"
 BATCH = 32
@@ -103,7 +103,10 @@ def _run_ours(case: Case, seed: int, folder: Path, settings: Settings, execute: 
     words = ["shardtune.launcher", "predict", str(run_dir), f"--file={data / 'test.jsonl'}", f"--out={predicted}"]
     execute([sys.executable, "-m", *words, "--model=last"], log.with_suffix(".predict.log"), settings.threads)
     curve = curve_of(read_events(run_dir), case.metric)
-    return Reached(OURS, seed, answers_of(case, read_rows(predicted)), curve[-1][1], curve[-1][0], wall_s, curve)
+    answers = answers_of(case, read_rows(predicted))
+    for large in (run_dir / CHECKPOINTS, run_dir / EXPORT, _prepared(run_dir)):
+        shutil.rmtree(large)
+    return Reached(OURS, seed, answers, curve[-1][1], curve[-1][0], wall_s, curve)
 
 
 def our_command(case: Case, seed: int, data: Path, run_dir: Path, settings: Settings) -> list[str]:

@@ -163,6 +163,15 @@ def point_dirs(sweep_dir: Path) -> list[Path]:
     return [absolute(sweep_dir) / f"{prefix}{point['number']}" for point in kept["points"]]
 
 
+def refuse_sweep(folder: Path) -> None:
+    """Raises ConfigError for the directory of several runs where one run is asked for."""
+    if (folder / SWEEP).is_file():
+        raise ConfigError(
+            f"{folder} holds several runs; name one, such as {point_dirs(folder)[0]}; mean and spread of all: "
+            f"{shell_line('report', folder)}"
+        )
+
+
 def load_sweep(sweep_dir: Path) -> SweepPlan:
     """Loads the sweep in a directory. Raises ConfigError if the directory holds none, or a damaged one."""
     sweep_dir = absolute(sweep_dir)
