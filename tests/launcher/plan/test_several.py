@@ -6,7 +6,7 @@ import pytest
 
 from shardtune.errors import CheckpointError, ConfigError
 from shardtune.launcher.plan.several import fractions_of, plan_several
-from shardtune.launcher.plan.sweep import SweepPlan, grid, load_sweep, plan_sweep, point_dirs, write_sweep
+from shardtune.launcher.plan.sweep import SweepPlan, grid, load_sweep, plan_sweep, point_dirs, refuse_sweep, write_sweep
 from shardtune.recipe.load import learning_hash, load_recipe
 from shardtune.run_dir.run import Run, write_run_dir
 
@@ -125,6 +125,14 @@ def test_a_directory_holds_one_kind_of_runs() -> None:
         plan(fractions="0.1,1", run_dir=several)
     with pytest.raises(CheckpointError, match="belongs to another recipe"):
         plan("train.seeds=[1,2]", "optim.lr=1", run_dir=several)
+
+
+def test_where_one_run_is_asked_for_those_of_a_directory_are_named() -> None:
+    sweep = plan("train.seeds=[1,2]")
+    write_sweep(sweep)
+    with pytest.raises(ConfigError, match=r"holds several runs; name one, such as .*/seed-1; mean and spread"):
+        refuse_sweep(sweep.sweep_dir)
+    refuse_sweep(sweep.points[0].run_dir)
 
 
 def test_a_sweep_of_a_recipe_with_seeds_trains_each_point_with_each() -> None:

@@ -4,15 +4,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from shardtune.errors import ConfigError
+from shardtune.errors import ConfigError, DataError
 from shardtune.recipe.load import learning_hash
-from shardtune.trainer.data.batches.steps import training_split
+from shardtune.recipe.schema import Recipe
+from shardtune.trainer.data.batches.batch_maker import BatchMaker
+from shardtune.trainer.data.batches.steps import TrainingSteps, part_note, training_split, training_steps_of
 from shardtune.trainer.data.prepare.example_shards import Split, SplitPart, part_of
 from shardtune.trainer.data.prepare.prepare import prepare
+from shardtune.trainer.distributed.ranks import Ranks
+from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
+from shardtune.trainer.tasks import task_of
 from tests.support.runs import tiny_recipe, write_tiny
 
 
@@ -89,6 +95,30 @@ def test_the_parts_share_the_prepared_data_and_have_their_own_examples(folder: P
     assert part.lengths.tolist() == train.lengths[part.kept].tolist()
     again = training_split(prepared, tiny_recipe(folder, "data.fraction=0.5", "train.seed=6"))
     assert isinstance(again, SplitPart) and (again.kept == part.kept).all()
+
+
+def steps_of(recipe: Recipe, *, world_size: int = 1) -> TrainingSteps:
+    prepared = prepare(recipe)
+    task = task_of(recipe, prepared.facts, load_tokenizer(recipe), load_model_config(recipe))
+    maker = BatchMaker(task, Ranks(0, world_size, 0, torch.device("cpu")), None, micro_batch_tokens=4096)
+    return training_steps_of(prepared, recipe, maker)
+
+
+def test_training_takes_the_rows_of_the_part_and_fewer_steps(folder: Path) -> None:
+    steps = steps_of(tiny_recipe(folder, "data.fraction=0.5", "train.num_epochs=2"))
+    assert (steps.num_rows, steps.steps_per_epoch, steps.num_steps) == (34, 3, 6)
+    assert [step.num_samples for step in steps.begin(0, ())] == [12, 12, 10] * 2
+
+
+def test_a_part_with_fewer_rows_than_ranks_is_refused(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"data\.fraction=0\.03 leaves 2 training rows for 3 ranks"):
+        steps_of(tiny_recipe(folder, "data.fraction=0.03"), world_size=3)
+
+
+def test_the_note_names_the_rows_and_the_fraction(folder: Path) -> None:
+    assert part_note(tiny_recipe(folder, "data.fraction=0.5"), 34) == (
+        "data.fraction: trains on 34 rows, 0.5 of the training rows"
+    )
 
 
 def test_the_whole_leaves_the_hash_of_earlier_recipes_and_a_part_does_not(folder: Path) -> None:
