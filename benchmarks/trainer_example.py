@@ -210,6 +210,16 @@ def measure_side(side: str, settings: Settings) -> Result:
 def run_command(command: Sequence[str], folder: Path, threads: int) -> tuple[dict[str, Any], float]:
     """Runs a training that writes results.json into its folder; returns the results and the seconds of the command."""
     log = folder.with_suffix(".log")
+    wall_s = run_logged(command, log, threads)
+    results_path = folder / "results.json"
+    if not results_path.is_file():
+        raise SystemExit(f"{folder}: no results.json was written; the whole output is in {log}")
+    results: dict[str, Any] = json.loads(results_path.read_text(encoding="utf-8"))
+    return results, wall_s
+
+
+def run_logged(command: Sequence[str], log: Path, threads: int) -> float:
+    """Runs a command, whose output goes to the file; returns its seconds. Ends this process if it fails."""
     started = time.perf_counter()
     with log.open("w", encoding="utf-8") as output:
         result = subprocess.run(
@@ -220,12 +230,10 @@ def run_command(command: Sequence[str], folder: Path, threads: int) -> tuple[dic
             env={**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"},
         )
     wall_s = time.perf_counter() - started
-    results_path = folder / "results.json"
-    if result.returncode or not results_path.is_file():
+    if result.returncode:
         tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
-        raise SystemExit("\n".join([*tail, f"{folder}: no results.json was written; the whole output is in {log}"]))
-    results: dict[str, Any] = json.loads(results_path.read_text(encoding="utf-8"))
-    return results, wall_s
+        raise SystemExit("\n".join([*tail, f"exit code {result.returncode}; the whole output is in {log}"]))
+    return wall_s
 
 
 def render_table(results: Sequence[Result]) -> str:

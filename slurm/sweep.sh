@@ -5,7 +5,7 @@
 #   sbatch --array=0-1%2 --gpus-per-node=8 slurm/sweep.sh SWEEP_DIR
 #
 # `shardtune sweep` without --write-only does both. Each point is an ordinary run directory, SWEEP_DIR/N; the rest is
-# as in slurm/finetune.sh.
+# as in slurm/finetune.sh. `shardtune submit` of a recipe with train.seeds comes here too: SWEEP_DIR/seed-N.
 
 #SBATCH --job-name=shardtune-sweep
 #SBATCH --nodes=1
@@ -21,7 +21,11 @@ if [[ ! ${SLURM_ARRAY_TASK_ID:-} || ! ${1:-} ]]; then
     echo "shardtune: give the points and the sweep: sbatch --array=0-7%2 slurm/sweep.sh SWEEP_DIR" >&2
     exit 2
 fi
-set -- "$1/$SLURM_ARRAY_TASK_ID" "${@:2}"
+# The names of train.seeds' and --fractions' points have a word before the number.
+for point in "$1/"{seed-,part-,}"$SLURM_ARRAY_TASK_ID"; do
+    [[ -d $point ]] && break
+done
+set -- "$point" "${@:2}"
 command=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=//p')
 SHARDTUNE_CODE=${SHARDTUNE_CODE:-${command%%/slurm/sweep.sh*}}
 # shellcheck source=slurm/finetune.sh

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from shardtune.ds_config.resolve import has_own_ds_config
-from shardtune.errors import BadNodesError, LaunchError, RestartError, ShardtuneError, TakenOverError
+from shardtune.errors import BadNodesError, ConfigError, LaunchError, RestartError, ShardtuneError, TakenOverError
 from shardtune.machine.visible_gpus import CUDA_VISIBLE_DEVICES, OLD_NCCL
 from shardtune.recipe.fault_policy import FaultsConfig
 from shardtune.redaction import RedactingStream, hide_in_log_records, redact
@@ -44,6 +44,12 @@ if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
     from shardtune.trainer.data.prepare.prepare import Prepared
+
+
+SEVERAL_SEEDS = (
+    "train.seeds: a start of the ranks trains one seed; use shardtune run RECIPE (or submit), which trains one "
+    "after another, or give a single one: train.seeds=null train.seed=1"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -92,6 +98,8 @@ def _main(process: _Process, stop: Stop) -> int:
             arguments.fork,
             checks_paths=global_rank() == 0,
         )
+        if training_run.recipe.train.seeds is not None:
+            raise ConfigError(SEVERAL_SEEDS)
         process.run_dir = training_run.run_dir
         if not training_run.is_as_kept:
             settle_trust(training_run, arguments.overrides, is_trusted=arguments.trust)

@@ -42,7 +42,7 @@ from shardtune.trainer.checkpoint.resume import (
 )
 from shardtune.trainer.checkpoint.train_state import TrainState
 from shardtune.trainer.data.batches.prefetch import prefetch
-from shardtune.trainer.data.batches.steps import TrainingSteps, training_steps_of
+from shardtune.trainer.data.batches.steps import TrainingSteps, part_note, training_steps_of
 from shardtune.trainer.data.prepare.prepare import Prepared
 from shardtune.trainer.distributed.background import run_on_zero
 from shardtune.trainer.distributed.gpu.own_gpu import gpu_number
@@ -155,6 +155,8 @@ def _assemble(start: Start) -> Training:
     if not start.found.step:
         for text in settings_without_effect(recipe, prepared.facts, num_steps=steps.num_steps):
             start.reporter.report("notice", text=text)
+        if recipe.data.fraction != 1:
+            start.reporter.report("notice", text=part_note(recipe, steps.num_rows))
     run_on_zero(ranks, lambda: refuse_other_labels(run_dir, prepared.facts))
     if ranks.is_zero:
         keep_model_files(loaded.model, loaded.tokenizer, run_dir / MODEL)

@@ -22,6 +22,7 @@ EXAMPLES = {
     **dict.fromkeys(("run_dir", "sweep_dir"), "DIR"),
     "out": "PATH",
     "fork": "NEW_DIR",
+    "fractions": "0.1,0.3,1.0",
     **dict.fromkeys(("file", "data"), "rows.jsonl"),
     "predictions": "out.jsonl",
     "points": "FILE",

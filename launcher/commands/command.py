@@ -32,6 +32,16 @@ def refuse_words(**values: str | None) -> None:
             raise ConfigError(f"shardtune: --{name.replace('_', '-')} takes a number, got {value!r}")
 
 
+def refuse_with_several(**given: bool) -> None:
+    """Raises ConfigError if a flag that only a single run can have was given."""
+    for name, is_given in given.items():
+        if is_given:
+            raise ConfigError(
+                f"shardtune: --{name.replace('_', '-')} is of a single run; train.seeds and --fractions make several; "
+                "remove one of them"
+            )
+
+
 def say_at_once(text: str) -> None:
     """Says what is begun, because the imports of the trainer take seconds; not on stdout, which is for the result."""
     print(text, file=sys.stderr, flush=True)

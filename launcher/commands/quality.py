@@ -26,8 +26,11 @@ def compare(run_a: str, run_b: str, json: str = "False") -> Command:
     refuse_values(json=json)
 
     def perform() -> int:
+        from shardtune.launcher.plan.sweep import refuse_sweep
         from shardtune.launcher.start import execute
 
+        for run_dir in (run_a, run_b):
+            refuse_sweep(Path(run_dir))
         flags = ["--json"] if json == "True" else []
         return execute.run_module("shardtune.trainer.commands.quality.compare", [run_a, run_b, *flags])
 

@@ -4,12 +4,13 @@ from pathlib import Path
 
 from shardtune.errors import ConfigError
 from shardtune.home import expand_home
-from shardtune.launcher.commands.command import Command, refuse_values, refuse_words, say_at_once
+from shardtune.launcher.commands.command import Command, refuse_values, refuse_with_several, refuse_words, say_at_once
 
 HELP = """\
   shardtune run RECIPE [key=value …]        train, evaluate and export; the same command again resumes
       --run-dir=DIR                         the run directory (default: runs/RECIPE-HASH)
       --dry-run                             only print the plan: ranks, global batch, ds_config, command
+      --fractions=0.1,0.3,1.0               train on parts of the rows: would more data help?
       --fork=NEW_DIR                        start NEW_DIR from the run's newest checkpoint; the recipe may differ
       --trust                               accept the programs that a run directory of another user names
   shardtune check RECIPE [key=value …]      check the data as the loss will see it, without training (--json)
@@ -33,16 +34,19 @@ def run(
     *overrides: str,
     run_dir: str | None = None,
     fork: str | None = None,
+    fractions: str | None = None,
     trust: str = "False",
     dry_run: str = "False",
 ) -> Command:
-    """Trains a recipe on this machine, or resumes a run.
+    """Trains a recipe on this machine, or resumes a run. With train.seeds, trains it once with each seed.
 
     Args:
         recipe: a recipe such as recipes/sentiment.yaml, or a run directory.
         overrides: keys of the recipe, such as optim.lr=2e-5 train.num_epochs=2 (docs/recipe.md).
         run_dir: the run directory (default: runs/RECIPE-HASH).
         fork: a new run directory, which starts from the newest checkpoint of the run; the recipe may differ.
+        fractions: train once on each of these fractions of the training rows, such as 0.1,0.3,1.0, and say whether more
+            rows would help.
         trust: accept the programs and options that the run directory names, also if they are another user's words.
         dry_run: only print the plan.
     """
@@ -50,10 +54,21 @@ def run(
 
     def perform() -> int:
         from shardtune.launcher.plan.job import plan_job
+        from shardtune.launcher.plan.several import plan_several
+        from shardtune.launcher.runs import sweep_queue
         from shardtune.launcher.start import execute
         from shardtune.run_dir.trust import settle_trust
 
         folder, new_folder = (Path(path) if path else None for path in (run_dir, fork))
+        several = plan_several(Path(recipe), overrides, folder, fractions)
+        if several is not None:
+            refuse_with_several(fork=fork is not None)
+            if dry_run == "True":
+                print(several.describe())
+                return 0
+            for point in several.points:
+                settle_trust(several.run_of(point), overrides, is_trusted=trust == "True")
+            return sweep_queue.run_here(several, print)
         job = plan_job(Path(recipe), overrides, folder, execute.find_machine(), new_folder)
         if dry_run == "True":
             print(job.describe())

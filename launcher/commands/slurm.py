@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 
 from shardtune.errors import ConfigError
-from shardtune.launcher.commands.command import Command, refuse_values, refuse_words, say_at_once
+from shardtune.launcher.commands.command import Command, refuse_values, refuse_with_several, refuse_words, say_at_once
 from shardtune.shell_line import shell_line
 
 HELP = """\
@@ -29,12 +29,13 @@ def submit(
     run_dir: str | None = None,
     depends: str | None = None,
     gpu: str | None = None,
+    fractions: str | None = None,
     prepare: str = "False",
     wait: str = "False",
     trust: str = "False",
     dry_run: str = "False",
 ) -> Command:
-    """Trains a recipe on a Slurm cluster, or resumes a run there.
+    """Trains a recipe on a Slurm cluster, or resumes a run there. With train.seeds, a job array trains each seed.
 
     Args:
         recipe: a recipe such as recipes/sentiment.yaml, or a run directory.
@@ -42,6 +43,8 @@ def submit(
         run_dir: the run directory (default: runs/RECIPE-HASH).
         depends: what the job waits for, in sbatch's syntax, such as afterok:1234.
         gpu: the kind of GPU of the nodes, such as h100-sxm-80g, for the plan (default: as Slurm's gres says).
+        fractions: train once on each of these fractions of the training rows, such as 0.1,0.3,1.0, and say whether more
+            rows would help.
         prepare: first submit a CPU job that tokenizes the data; the training waits for it.
         wait: follow the run until it ends; the exit code is then the run's.
         trust: accept the programs and options that the run directory names, also if they are another user's words.
@@ -53,7 +56,8 @@ def submit(
         import time
 
         from shardtune.errors import LaunchError
-        from shardtune.launcher.runs import monitor
+        from shardtune.launcher.plan.several import plan_several
+        from shardtune.launcher.runs import monitor, sweep_queue
         from shardtune.launcher.slurm import cluster
         from shardtune.launcher.slurm.outlook import outlook_of_submission, written_late
         from shardtune.launcher.slurm.submission import plan_preparation, plan_submission
@@ -65,6 +69,15 @@ def submit(
         if nodes is None and dry_run != "True":
             raise LaunchError(cluster.NO_SLURM)
         folder = Path(run_dir) if run_dir else None
+        several = plan_several(Path(recipe), overrides, folder, fractions)
+        if several is not None:
+            refuse_with_several(depends=depends is not None, gpu=gpu is not None, prepare=prepare == "True")
+            if dry_run == "True":
+                print(several.describe())
+                return 0
+            for point in several.points:
+                settle_trust(several.run_of(point), overrides, is_trusted=trust == "True")
+            return sweep_queue.submit_or_wait(several, print, parallel=None, waits=wait == "True")
         training = plan_submission(Path(recipe), overrides, folder, nodes, depends=depends)
         preparation = plan_preparation(training) if prepare == "True" else None
         if dry_run == "True":

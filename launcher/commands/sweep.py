@@ -4,7 +4,6 @@ import shlex
 from pathlib import Path
 
 from shardtune.launcher.commands.command import Command, refuse_values, refuse_words
-from shardtune.shell_line import shell_line
 
 HELP = """\
   shardtune sweep RECIPE [key=value …]      train a recipe many times: as a Slurm job array, or here in turn
@@ -90,12 +89,9 @@ def sweep(
             return 0
         if local == "True" or cluster.find_nodes() is None:
             return sweep_queue.run_here(plan, print)
-        job = sweep_queue.submit(plan, parallel=int(parallel) if parallel else None)
-        if job is not None:
-            print(f"job array {job}; sweep directory: {plan.sweep_dir}\n{shell_line('report', plan.sweep_dir)}")
-        if job is None or wait == "True":
-            return sweep_queue.wait(plan, print)
-        return 0
+        return sweep_queue.submit_or_wait(
+            plan, print, parallel=int(parallel) if parallel else None, waits=wait == "True"
+        )
 
     return Command(perform)
 

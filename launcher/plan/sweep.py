@@ -5,10 +5,11 @@ import json
 import math
 import random
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from typing import Literal
 
 from shardtune.counted import counted
 from shardtune.errors import ConfigError
@@ -18,9 +19,15 @@ from shardtune.recipe.schema import Recipe
 from shardtune.recipe.yaml_lines import YamlError, read_yaml
 from shardtune.run_dir.files import CONFIG, absolute, write_atomically
 from shardtune.run_dir.run import Run, refuse_another_recipe, write_run_dir
+from shardtune.shell_line import shell_line
 
 SWEEP = "sweep.json"
 """The file that lists the points, and marks a folder as the directory of a sweep."""
+Kind = Literal["sweep", "seeds", "fractions"]
+PREFIXES: dict[str, str] = {"sweep": "", "seeds": "seed-", "fractions": "part-"}
+"""What a sweep is of -> what the name of a point's directory has before its number, as slurm/sweep.sh knows too."""
+MOST_NUMBER = 1000
+"""The highest number of a task of a job array by Slurm's default (MaxArraySize 1001)."""
 MOST_POINTS = 1000
 """Slurm's default limit of tasks in a job array (MaxArraySize)."""
 
@@ -43,8 +50,18 @@ class SweepPlan:
     recipe_path: Path
     sweep_dir: Path
     points: tuple[Point, ...]
+    kind: Kind = "sweep"
     is_loaded: bool = field(default=False, compare=False)
     """Whether it was found in its directory, so that the points' recipes are as they lie there."""
+
+    def point(self, number: int) -> Point:
+        """The point of this number: of train.seeds, the seed."""
+        return next(point for point in self.points if point.number == number)
+
+    @property
+    def to_resume(self) -> str:
+        """The command that resumes it."""
+        return shell_line("sweep" if self.kind == "sweep" else "run", self.sweep_dir)
 
     def run_of(self, point: Point) -> Run:
         """The run that trains a point."""
@@ -53,12 +70,14 @@ class SweepPlan:
     def describe(self) -> str:
         """The plan in readable form (`shardtune sweep --dry-run`)."""
         lines = [f"{point.number:3}  {' '.join(point.overrides)}" for point in self.points]
-        return "\n".join([f"{counted(len(self.points), 'point')} in {self.sweep_dir}", *lines])
+        noun = "point" if self.kind == "sweep" else "run"
+        return "\n".join([f"{counted(len(self.points), noun)} in {self.sweep_dir}", *lines])
 
     def as_json(self) -> str:
         """The content of SWEEP_DIR/sweep.json."""
         points = [{"number": point.number, "overrides": point.overrides} for point in self.points]
-        return json.dumps({"recipe": str(self.recipe_path), "points": points}, indent=1, ensure_ascii=False)
+        content = {"recipe": str(self.recipe_path), "kind": self.kind, "points": points}
+        return json.dumps(content, indent=1, ensure_ascii=False)
 
 
 def plan_sweep(
@@ -67,37 +86,90 @@ def plan_sweep(
     sweep_dir: Path | None,
     variations: Sequence[Sequence[str]],
 ) -> SweepPlan:
-    """Plans a sweep with a point for each variation, which is a list of overrides.
+    """Plans a sweep with a point for each variation, which is a list of overrides; of a recipe with train.seeds, for
+    each variation and seed.
 
     Raises ConfigError, with a line for each fault of any point, or CheckpointError if a point's directory belongs to
     another recipe.
     """
-    if not 0 < len(variations) <= MOST_POINTS:
-        raise ConfigError(f"a sweep has 1 to {MOST_POINTS} points, got {len(variations)}; --random=N draws N of them")
-    recipes = _load(path, overrides, variations)
-    hashes = [learning_hash(recipe) for recipe in recipes]
+    _refuse_number(len(variations))
+    drafts = drafts_of(path, overrides, variations)
+    _refuse_number(len(drafts))
+    hashes = [learning_hash(draft.recipe) for draft in drafts]
     for number, recipe_hash in enumerate(hashes):
         if (first := hashes.index(recipe_hash)) != number:
             raise ConfigError(
-                f"points {first} ({' '.join(variations[first])}) and {number} ({' '.join(variations[number])}) would "
-                "train the same model; vary a key that changes the training, or train.seed"
+                f"points {first} ({' '.join(drafts[first].overrides)}) and {number} "
+                f"({' '.join(drafts[number].overrides)}) would train the same model; vary a key that changes the "
+                "training, or train.seed"
             )
     if sweep_dir is None:
         sweep_dir = Path("runs") / f"{path.stem}-sweep-{sha256(' '.join(hashes).encode()).hexdigest()[:8]}"
+    return lay_out("sweep", path, sweep_dir, dict(enumerate(drafts)))
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a point trains, before it has a directory."""
+
+    overrides: tuple[str, ...]
+    recipe: Recipe
+
+
+def drafts_of(path: Path, overrides: Sequence[str], variations: Sequence[Sequence[str]]) -> list[Draft]:
+    """What each variation trains, with each of its train.seeds. Raises ConfigError."""
+    recipes = _load(path, overrides, variations)
+    drafts = (Draft(tuple(variation), recipe) for variation, recipe in zip(variations, recipes, strict=True))
+    return [each for draft in drafts for each in seed_drafts(draft)]
+
+
+def seed_drafts(draft: Draft) -> list[Draft]:
+    """The draft with each of its train.seeds; itself if it has none."""
+    if draft.recipe.train.seeds is None:
+        return [draft]
+    return [
+        Draft((*draft.overrides, f"train.seed={seed}"), with_seed(draft.recipe, seed))
+        for seed in draft.recipe.train.seeds
+    ]
+
+
+def with_seed(recipe: Recipe, seed: int) -> Recipe:
+    """The recipe with this one seed."""
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"seed": seed, "seeds": None})})
+
+
+def lay_out(kind: Kind, path: Path, sweep_dir: Path, drafts: Mapping[int, Draft]) -> SweepPlan:
+    """The plan of these points, by their numbers. Raises CheckpointError if a point's directory belongs to another
+    recipe."""
     sweep_dir = absolute(sweep_dir)
     points = tuple(
-        Point(number, tuple(variation), _named(recipe, sweep_dir, number, variation), sweep_dir / str(number))
-        for number, (recipe, variation) in enumerate(zip(recipes, variations, strict=True))
+        Point(number, draft.overrides, _named(draft, sweep_dir, kind, number), sweep_dir / f"{PREFIXES[kind]}{number}")
+        for number, draft in drafts.items()
     )
     for point in points:
         refuse_another_recipe(point.recipe, point.run_dir)
-    return SweepPlan(path.absolute(), sweep_dir, points)
+    return SweepPlan(path.absolute(), sweep_dir, points, kind)
+
+
+def _refuse_number(num_points: int) -> None:
+    if not 0 < num_points <= MOST_POINTS:
+        raise ConfigError(f"a sweep has 1 to {MOST_POINTS} points, got {num_points}; --random=N draws N of them")
 
 
 def point_dirs(sweep_dir: Path) -> list[Path]:
     """The run directories of the points of the sweep in a directory, in order."""
     kept = json.loads((sweep_dir / SWEEP).read_text(encoding="utf-8"))
-    return [absolute(sweep_dir) / str(point["number"]) for point in kept["points"]]
+    prefix = PREFIXES[kept.get("kind", "sweep")]
+    return [absolute(sweep_dir) / f"{prefix}{point['number']}" for point in kept["points"]]
+
+
+def refuse_sweep(folder: Path) -> None:
+    """Raises ConfigError for the directory of several runs where one run is asked for."""
+    if (folder / SWEEP).is_file():
+        raise ConfigError(
+            f"{folder} holds several runs; name one, such as {point_dirs(folder)[0]}; mean and spread of all: "
+            f"{shell_line('report', folder)}"
+        )
 
 
 def load_sweep(sweep_dir: Path) -> SweepPlan:
@@ -109,13 +181,15 @@ def load_sweep(sweep_dir: Path) -> SweepPlan:
         kept = json.loads((sweep_dir / SWEEP).read_text(encoding="utf-8"))
         listed = [(int(point["number"]), tuple(map(str, point["overrides"]))) for point in kept["points"]]
         recipe_path = Path(kept["recipe"])
+        kind: Kind = kept.get("kind", "sweep")
+        dirs = [sweep_dir / f"{PREFIXES[kind]}{number}" for number, _ in listed]
     except (ValueError, TypeError, KeyError) as error:
         raise ConfigError(f"{sweep_dir / SWEEP} is damaged ({error!r}); write the sweep anew") from None
     points = [
-        Point(number, overrides, load_recipe(sweep_dir / str(number) / CONFIG), sweep_dir / str(number))
-        for number, overrides in listed
+        Point(number, overrides, load_recipe(run_dir / CONFIG), run_dir)
+        for (number, overrides), run_dir in zip(listed, dirs, strict=True)
     ]
-    return SweepPlan(recipe_path, sweep_dir, tuple(points), is_loaded=True)
+    return SweepPlan(recipe_path, sweep_dir, tuple(points), kind, is_loaded=True)
 
 
 def write_sweep(sweep: SweepPlan, numbers: Collection[int] | None = None) -> None:
@@ -242,7 +316,9 @@ def _load(path: Path, overrides: Sequence[str], variations: Sequence[Sequence[st
     return recipes
 
 
-def _named(recipe: Recipe, sweep_dir: Path, number: int, variation: Sequence[str]) -> Recipe:
+def _named(draft: Draft, sweep_dir: Path, kind: Kind, number: int) -> Recipe:
     """The recipe with a W&B name that identifies the point, and the sweep's name as W&B group unless it has one."""
-    changed = {"group": recipe.report.group or sweep_dir.name, "name": f"{number} {' '.join(variation)}"}
-    return recipe.model_copy(update={"report": recipe.report.model_copy(update=changed)})
+    overrides = () if kind == "seeds" else draft.overrides
+    report = draft.recipe.report
+    changed = {"group": report.group or sweep_dir.name, "name": " ".join([f"{PREFIXES[kind]}{number}", *overrides])}
+    return draft.recipe.model_copy(update={"report": report.model_copy(update=changed)})

@@ -1,5 +1,6 @@
 """The status of runs, from their directories and the queue, and its rendering as text. Pure."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +18,9 @@ ENDED_BY_SLURM: dict[str, Cause] = {
     "CANCELLED": "scancel", "TIMEOUT": "time limit", "NODE_FAIL": "node failure", "PREEMPTED": "preemption",
 }  # fmt: skip
 """Slurm's state of a job -> why its last start ended, if it had no time to record that itself."""
+
+_OF_SWEEP = re.compile(r"(seed-|part-)?\d+")
+"""The name of a point's directory, in that of the sweep."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,7 @@ def short_names(paths: Sequence[Path]) -> list[str]:
 
     names = []
     for path in paths:
-        length = 2 if path.name.isdecimal() else 1
+        length = 2 if _OF_SWEEP.fullmatch(path.name) else 1
         others = {other for other in paths if other != path}
         while length < len(path.parts) and any(end(other, length) == end(path, length) for other in others):
             length += 1

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from shardtune.errors import LaunchError
 from shardtune.launcher.plan.job import plan_job
-from shardtune.launcher.plan.sweep import SweepPlan, write_sweep
+from shardtune.launcher.plan.sweep import PREFIXES, SweepPlan, write_sweep
 from shardtune.launcher.runs import monitor
-from shardtune.launcher.runs.sweep_table import render_outcomes, write_sweep_report
+from shardtune.launcher.runs.sweep_results import read_results
 from shardtune.launcher.slurm import cluster
 from shardtune.launcher.slurm.submission import plan_array
 from shardtune.launcher.start import execute
@@ -42,17 +42,21 @@ def run_here(sweep: SweepPlan, say: Callable[[str], None]) -> int:
     numbers, failed = unfinished(sweep), False
     write_sweep(sweep, numbers)
     for number in numbers:
-        point = sweep.points[number]
-        say(f"== point {number} of {len(sweep.points)}: {' '.join(point.overrides)}")
+        point = sweep.point(number)
+        say(f"== {name_of(sweep, number)} of {len(sweep.points)}: {' '.join(point.overrides)}")
         signals: list[execute.Interrupt] = []
         code = execute.run_job(plan_job(point.run_dir, (), None, execute.find_machine()), signals)
         if signals:
-            resume = shell_line("sweep", sweep.sweep_dir)
-            say(f"the sweep is stopped at point {number}; to resume: {resume}")
+            say(f"the sweep is stopped at {name_of(sweep, number)}; to resume: {sweep.to_resume}")
             return code
         failed = failed or code != EXIT_OK
     say(summary(sweep))
     return EXIT_BUG if failed else EXIT_OK
+
+
+def name_of(sweep: SweepPlan, number: int) -> str:
+    """What a point is called: `point 0` of a sweep, `run seed-1` of train.seeds."""
+    return f"point {number}" if sweep.kind == "sweep" else f"run {PREFIXES[sweep.kind]}{number}"
 
 
 def submit(sweep: SweepPlan, *, parallel: int | None) -> str | None:
@@ -74,6 +78,15 @@ def submit(sweep: SweepPlan, *, parallel: int | None) -> str | None:
         return cluster.submit_sweep(sweep, numbers, plan_array(sweep, numbers, nodes, parallel=parallel))
 
 
+def submit_or_wait(sweep: SweepPlan, say: Callable[[str], None], *, parallel: int | None, waits: bool) -> int:
+    """Submits the unfinished points; with `waits`, or if none was left to submit, waits for all. Returns the exit
+    code."""
+    job = submit(sweep, parallel=parallel)
+    if job is not None:
+        say(f"job array {job}; sweep directory: {sweep.sweep_dir}\n{shell_line('report', sweep.sweep_dir)}")
+    return wait(sweep, say) if job is None or waits else EXIT_OK
+
+
 def wait(sweep: SweepPlan, say: Callable[[str], None]) -> int:
     """Waits until no point is running or queued; returns exit code 1 if one of them is not finished."""
     while any(state in monitor.GOING_ON for state in states_of(sweep).values()):
@@ -83,9 +96,10 @@ def wait(sweep: SweepPlan, say: Callable[[str], None]) -> int:
 
 
 def summary(sweep: SweepPlan) -> str:
-    """Writes the page with the points' curves; returns their table."""
-    path, outcomes = write_sweep_report(sweep, states_of(sweep))
-    return f"{render_outcomes(outcomes)}\ncurves: {_shown(path)}"
+    """Writes the page with the points' curves, and results.json; returns their tables."""
+    results = read_results(sweep, states_of(sweep))
+    results.write()
+    return f"{results.render()}\ncurves: {_shown(results.page)}"
 
 
 def _shown(path: Path) -> str:

@@ -1,19 +1,17 @@
 """The comparison of a sweep's points: a table for a terminal, and a page with all curves in common charts."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from shardtune.launcher.plan.sweep import SweepPlan
 from shardtune.launcher.report.comparison import Comparison, overlaid, seeds_tables
-from shardtune.launcher.report.parts import Section, Table
-from shardtune.launcher.report.record import RunRecord, read_record
+from shardtune.launcher.report.learning_curve.curve import LearningCurve, rows_of_table, sentence
+from shardtune.launcher.report.learning_curve.drawing import draw
+from shardtune.launcher.report.parts import Figure, Part, Section, Table, Text
+from shardtune.launcher.report.record import RunRecord
 from shardtune.launcher.report.templates import render_template
 from shardtune.launcher.runs.status import render_columns
-from shardtune.run_dir.files import REPORT, RESULTS, write_atomically
 
 
 @dataclass(frozen=True)
@@ -64,10 +62,15 @@ def render_outcomes(outcomes: Sequence[Outcome]) -> str:
     return render_columns(_rows(outcomes))
 
 
-def _rows(outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
+def metric_names(outcomes: Sequence[Outcome]) -> list[str]:
+    """The metrics that any point has, the one that chose the models first."""
     first = next((outcome.metric for outcome in outcomes if outcome.metric), None)
     others = sorted({name for outcome in outcomes for name in outcome.metrics} - {first})
-    names = [*([first] if first else []), *others]
+    return [*([first] if first else []), *others]
+
+
+def _rows(outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
+    names = metric_names(outcomes)
     rows = [("POINT", "STATE", *names, "BEST STEP", "OVERRIDES")]
     for outcome in in_order(outcomes):
         values = (f"{outcome.metrics[name]:.4f}" if name in outcome.metrics else "" for name in names)
@@ -76,20 +79,13 @@ def _rows(outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
     return rows
 
 
-def write_sweep_report(sweep: SweepPlan, states: Mapping[int, str]) -> tuple[Path, list[Outcome]]:
-    """Writes SWEEP_DIR/report.html from the run directories so far; returns its path and the outcomes."""
-    outcomes = [
-        outcome_of(point.number, point.overrides, states[point.number], _json(point.run_dir / RESULTS))
-        for point in sweep.points
-    ]
-    records = {point.number: read_record(point.run_dir) for point in sweep.points}
-    path = sweep.sweep_dir / REPORT
-    write_atomically(path, render_sweep_page(sweep.sweep_dir.name, outcomes, records))
-    return path, outcomes
-
-
-def render_sweep_page(name: str, outcomes: Sequence[Outcome], records: Mapping[int, RunRecord]) -> str:
-    """The page of a sweep: the table, means over seeds, and charts with a line for each point."""
+def render_sweep_page(
+    name: str,
+    outcomes: Sequence[Outcome],
+    records: Mapping[int, RunRecord],
+    curves: Sequence[LearningCurve] = (),
+) -> str:
+    """The page of a sweep: the table, means over seeds, learning curves, and charts with a line for each point."""
     ordered = in_order(outcomes)
     comparison = Comparison([replace(records[outcome.number], name=str(outcome.number)) for outcome in ordered])
     head, *rows = _rows(outcomes)
@@ -100,7 +96,11 @@ def render_sweep_page(name: str, outcomes: Sequence[Outcome], records: Mapping[i
         has_row_heads=True,
         colours=comparison.colours,
     )
-    sections = [Section("points", "Points", [points]), Section("seeds", "Over seeds", seeds_tables(comparison))]
+    sections = [
+        Section("points", "Points", [points]),
+        Section("seeds", "Over seeds", seeds_tables(comparison)),
+        Section("learning-curve", "Would more data help?", [part for curve in curves for part in _parts(curve)]),
+    ]
     return render_template(
         "sweep.html.j2",
         name=name,
@@ -109,5 +109,8 @@ def render_sweep_page(name: str, outcomes: Sequence[Outcome], records: Mapping[i
     )
 
 
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+def _parts(curve: LearningCurve) -> list[Part]:
+    """The sentence, the drawing and the table of a learning curve."""
+    head, rows = rows_of_table(curve)
+    table = Table(f"{curve.metric} by training rows", head, rows, has_row_heads=True)
+    return [Text([sentence(curve)]), Figure([draw(curve)], is_wide=True), table]

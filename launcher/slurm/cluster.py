@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from shardtune.errors import CheckpointError, LaunchError, ShardtuneError
-from shardtune.launcher.plan.sweep import SweepPlan, write_sweep
+from shardtune.launcher.plan.sweep import PREFIXES, SweepPlan, write_sweep
 from shardtune.launcher.registry import remember
 from shardtune.launcher.slurm.allocation import parse_details
 from shardtune.launcher.slurm.job_identity import (
@@ -112,7 +112,8 @@ def _is_named_after(run_dir: Path, job: QueuedJob) -> bool:
     named = Path(job.comment)
     if named.name == run_dir.name and job.comment:
         return named == run_dir or named.resolve() == run_dir.resolve()  # by another link
-    return named == run_dir.parent and job.name.rpartition("_")[2] == run_dir.name
+    task = job.name.rpartition("_")[2]
+    return named == run_dir.parent and run_dir.name in [f"{prefix}{task}" for prefix in PREFIXES.values()]
 
 
 def _is_known(job: QueuedJob, known: Sequence[JobIdentity]) -> bool:
@@ -191,7 +192,7 @@ def submit_sweep(sweep: SweepPlan, numbers: Sequence[int], submission: Submissio
     write_sweep(sweep, numbers)
     job = hand_in(submission)
     for number in numbers:
-        keep(sweep.points[number].run_dir, f"{job}_{number}")
+        keep(sweep.point(number).run_dir, f"{job}_{number}")
     return job
 
 

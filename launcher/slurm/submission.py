@@ -10,7 +10,7 @@ from pathlib import Path
 
 from shardtune.ds_config.resolve import ds_config_of
 from shardtune.errors import LaunchError
-from shardtune.launcher.plan.sweep import SweepPlan
+from shardtune.launcher.plan.sweep import MOST_NUMBER, PREFIXES, SweepPlan
 from shardtune.launcher.slurm.text import Nodes, output_pattern, partitions, render_script, script_body
 from shardtune.recipe.job import JobConfig, seconds_of
 from shardtune.recipe.load import machine_recipe
@@ -136,11 +136,16 @@ def plan_array(
         raise LaunchError(
             "all points of a job array must have the same job keys; do not vary job keys, or use sweep --local"
         )
+    if (highest := max(numbers)) > MOST_NUMBER:
+        raise LaunchError(
+            f"train.seeds: {highest} cannot be the number of a task in a job array, at most {MOST_NUMBER} can "
+            "(MaxArraySize); give smaller seeds, or train here with shardtune run"
+        )
     options = [
         f"--job-name={sweep.sweep_dir.name}",
         f"--comment={sweep.sweep_dir}",
         f"--array={','.join(map(str, numbers))}{'' if parallel is None else f'%{parallel}'}",
-        f"--output={output_pattern(sweep.sweep_dir)}/%a/logs/slurm-%A_%a.out",
+        f"--output={output_pattern(sweep.sweep_dir)}/{PREFIXES[sweep.kind]}%a/logs/slurm-%A_%a.out",
         *resource_options(recipe.job, share_of_node(recipe.job, cluster)),
         *recipe.job.sbatch_options,
     ]

@@ -21,7 +21,7 @@ from shardtune.run_dir.files import write_atomically
 NOTES = "notes"
 """The folder of the cache with the names of prepared data."""
 SPLITS = ("train", "dev", "test")
-NOT_CONTENT = frozenset({"cache_dir", "prepare_processes", "length_window", "packing", "shuffle_window"})
+NOT_CONTENT = frozenset({"cache_dir", "prepare_processes", "length_window", "packing", "shuffle_window", "fraction"})
 """Keys of `data` on which the prepared rows do not depend."""
 LOOKED_AT = 20_000
 """Rows by whose lengths padding is estimated, at most: the first whole windows."""

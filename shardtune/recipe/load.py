@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from shardtune.errors import ConfigError
 from shardtune.recipe.explain import Fault, dotted, explain, sections_in, shown
 from shardtune.recipe.paths import _near, path_faults, with_absolute_paths
-from shardtune.recipe.schema import LEARNING_SECTIONS, NOT_LEARNED, Recipe
+from shardtune.recipe.schema import LEARNED_LATER, LEARNING_SECTIONS, NOT_LEARNED, Recipe
 from shardtune.recipe.yaml_lines import KeyPath, YamlError, read_yaml, write_yaml
 from shardtune.redaction import redact, redactor, secret_values
 from shardtune.rows.source_files import HUB
@@ -106,11 +106,15 @@ def render_recipe(recipe: Recipe) -> str:
 def learning_hash(recipe: Recipe) -> str:
     """Eight hex digits that depend on what is learned, and not on the machine or the reports."""
     learned = {
-        section: {key: value for key, value in keys.items() if f"{section}.{key}" not in NOT_LEARNED}
+        section: {key: value for key, value in keys.items() if _is_learned(f"{section}.{key}", value)}
         for section, keys in recipe.model_dump(mode="json", include=set(LEARNING_SECTIONS)).items()
     }
     canonical = json.dumps(learned, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+
+
+def _is_learned(key: str, value: Any) -> bool:
+    return key not in NOT_LEARNED and (key not in LEARNED_LATER or value != LEARNED_LATER[key])
 
 
 def differences(a: Recipe, b: Recipe) -> list[str]:

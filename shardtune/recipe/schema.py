@@ -15,6 +15,7 @@ from shardtune.rows.source_config import Column, HeldOutConfig, SourceConfig, So
 from shardtune.section import Section, TaskOptions
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 Tokens = Annotated[
     Annotated[PositiveInt, Tag("number")] | Annotated[Literal["auto"], Tag("word")],
@@ -129,6 +130,11 @@ class DataConfig(Section):
     length_window: Annotated[int, Field(ge=0)] = 50
     """Rows are sorted by length within windows of this many global batches, to reduce padding; the batches are then
     shuffled. 0 makes the order fully random."""
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Trains on this part of the training rows, chosen at random from each source and the same for every train.seed. A
+    smaller part is contained in a larger one. dev, test, label names and all else come from all rows, whose prepared
+    data the parts share. `shardtune run RECIPE --fractions=0.1,0.3,1.0` trains on several parts, and says whether more
+    rows would help."""
     streaming: bool = False
     """Trains on the rows of train as they are read and stores nothing on disk: for data that is read only once. Rows
     are shuffled in a buffer of shuffle_window rows and not sorted by length. What must be known in advance, such as
@@ -182,6 +188,8 @@ class DataConfig(Section):
             faults.append("a stream cannot be searched for duplicates; remove deduplicate")
         if any(source.weight != 1 for source in self.sources("train")):
             faults.append("the sources of a stream cannot be weighted; remove the weights")
+        if self.fraction != 1:
+            faults.append("a part of a stream cannot be chosen; remove fraction, and lower train.max_steps")
         if self.streaming and faults:
             raise ValueError(f"streaming: {'; '.join(faults)}")
         return self
@@ -226,8 +234,22 @@ class TrainConfig(Section):
     default the task's main metric). None trains to the end. The learning rate follows its schedule for all steps."""
     min_delta: Annotated[float, Field(ge=0)] = 0.0
     """For patience: how much better a value has to be to count."""
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Seed of new layers, the order of the rows, and dropout."""
+    seed: Seed = 0
+    """Seed of new layers, the order of the rows, and dropout. Not of what is held out or kept of the data, by
+    data.dev.fraction and data.fraction."""
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=2, strict=False)] | None = None
+    """Trains the recipe once with each of these seeds, as in `[1, 2, 3]`, and reports mean and spread of every metric.
+    `shardtune run`, `submit` and `sweep` do this, each seed in a run directory of its own. Instead of seed."""
+
+    @model_validator(mode="after")
+    def _seed_or_seeds(self) -> "TrainConfig":
+        if self.seeds is None:
+            return self
+        if "seed" in self.model_fields_set:
+            raise ValueError("seed and seeds are both given; keep one of them")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds: a seed is given twice; give each once")
+        return self
 
 
 class OptimConfig(Section):
@@ -475,6 +497,11 @@ NOT_LEARNED = frozenset(
         "train.eval_at_start",
         "train.patience",
         "train.min_delta",
+        "train.seeds",
     }
 )
 """The keys of these sections that only decide where and how fast training runs."""
+
+LEARNED_LATER = {"data.fraction": 1.0}
+"""Keys that earlier versions did not have, with the value that means what recipes without them meant: it is left out of
+the recipe's hash, which names run directories."""

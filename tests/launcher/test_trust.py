@@ -129,6 +129,27 @@ def test_a_sweep_whose_points_another_user_has_written_is_refused_without_trust(
     assert EVIL in capsys.readouterr().err and not submitted.exists()
 
 
+def test_seeds_whose_recipe_another_user_has_written_are_refused_without_trust(
+    submitted: Path, give_to_another: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["x.yaml", "job.device=cpu", f"job.preamble={OURS}", "train.seeds=[1,2]", "--run-dir=s"]
+    assert shardtune("submit", *words) == 0 and submitted.exists()
+    submitted.unlink()
+    poison(Path("s/seed-2/config.yaml"))
+    give_to_another(Path("s/seed-2/config.yaml"))
+    for command in ("submit", "run", "sweep"):
+        assert shardtune(command, "s") == 2
+    assert EVIL in capsys.readouterr().err and not submitted.exists()
+
+
+@pytest.mark.parametrize("flag", ["--depends=afterok:1", "--prepare", "--gpu=h100-sxm-80g"])
+def test_several_runs_take_no_flag_of_a_single_one(
+    submitted: Path, flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert shardtune("submit", "x.yaml", "job.device=cpu", "train.seeds=[1,2]", flag) == 2
+    assert "is of a single run" in capsys.readouterr().err and not submitted.exists()
+
+
 def test_a_sweep_reads_nothing_from_outside_that_its_file_names(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

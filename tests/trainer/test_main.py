@@ -48,6 +48,19 @@ def test_ranks_by_hand_that_are_refused_have_written_nothing(
     assert contents(run_dir) == before
 
 
+def test_ranks_by_hand_train_one_seed_and_say_how_several_are_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.csv").write_text("text,label\na,b\n")
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(RECIPE.format(folder=tmp_path))
+    words = [f"data={{train: {tmp_path}/x.csv}}", "model.path=org/name", "train.seeds=[1,2]"]
+    assert main([str(recipe), *words, f"--run-dir={tmp_path / 'run'}"]) == EXIT_USER
+    said = capsys.readouterr().err
+    assert said.startswith("train.seeds: ") and "use shardtune run RECIPE" in said and said.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
 def rank(run_dir: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> _Process:
     for name, value in {"RANK": str(number), "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}.items():
         monkeypatch.setenv(name, value)

@@ -22,7 +22,7 @@ from shardtune.trainer.commands.check_report import Cut, Lengths, MemoryReport, 
 from shardtune.trainer.commands.json_output import print_report
 from shardtune.trainer.data.batches.batch_maker import BatchMaker
 from shardtune.trainer.data.batches.bins import Packing
-from shardtune.trainer.data.batches.steps import training_order
+from shardtune.trainer.data.batches.steps import part_note, training_order, training_split
 from shardtune.trainer.data.prepare.example_shards import Split
 from shardtune.trainer.data.prepare.prepare import NO_LIMIT, Prepared, most_tokens, prepare
 from shardtune.trainer.data.prepare.sources import SPLITS
@@ -57,8 +57,9 @@ def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
     task = task_of(recipe, prepared.facts, tokenizer, config)
     if note := choose_head(recipe, task, config).note:
         notes.append(note)
-    train = prepared.split("train")
-    assert train is not None, "a recipe always names training data"
+    train = training_split(prepared, recipe)
+    if recipe.data.fraction != 1:
+        notes.append(part_note(recipe, len(train)))
     order = training_order(train, recipe)
     # As if the model kept packed rows apart: whether it does is asked when it has been loaded.
     is_packed = task.packable and recipe.data.packing != "off"

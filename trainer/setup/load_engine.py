@@ -16,6 +16,7 @@ from shardtune.ds_config.resolve import ds_config_of
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.files import write_atomically
 from shardtune.trainer.data.batches.batch_maker import BatchMaker, collate_alone
+from shardtune.trainer.data.batches.steps import training_split
 from shardtune.trainer.data.prepare.example_shards import Split
 from shardtune.trainer.data.prepare.prepare import Prepared
 from shardtune.trainer.distributed.lease import Lease
@@ -68,8 +69,7 @@ def load(
     """Collective: loads the model onto its engine, and finds out what micro-batches it can take."""
     beat()
     reporter.report("phase", name="loading the model")
-    train = prepared.split("train")
-    assert train is not None, "a recipe always names training data"
+    train = training_split(prepared, recipe)
     tokenizer = load_tokenizer(recipe)
     task = task_of(recipe, prepared.facts, tokenizer, load_model_config(recipe))
     with memory_said(recipe, task, ranks, lambda: None, micro_batch_tokens=recipe.data.max_tokens):

@@ -140,7 +140,8 @@ def _num_steps(recipe: Recipe, rows_per_step: float, data: DataSize) -> int | No
         return recipe.train.max_steps
     if data.num_rows is None:
         return None
-    return max(1, round(recipe.train.num_epochs * math.ceil(data.num_rows / rows_per_step)))
+    num_rows = max(1.0, data.num_rows * recipe.data.fraction)
+    return max(1, round(recipe.train.num_epochs * math.ceil(num_rows / rows_per_step)))
 
 
 def _software(recipe: Recipe, shape: ModelShape, *, is_on_cpu: bool = False) -> Software:

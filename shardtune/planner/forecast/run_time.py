@@ -134,15 +134,16 @@ def _num_evaluations(recipe: Recipe, planned: Planned, data: DataSize) -> int:
     train, num_steps = recipe.train, planned.num_steps or 0
     if recipe.data.dev is None:
         return 0
-    every = train.eval_every_steps or _steps_per_epoch(planned, data) or num_steps
+    every = train.eval_every_steps or _steps_per_epoch(recipe, planned, data) or num_steps
     return math.ceil(num_steps / every) + train.eval_at_start
 
 
-def _steps_per_epoch(planned: Planned, data: DataSize) -> int | None:
+def _steps_per_epoch(recipe: Recipe, planned: Planned, data: DataSize) -> int | None:
     """None if it is not known how many rows there are."""
     if data.num_rows is None or data.tokens_per_row is None:
         return None
-    return max(1, math.ceil(data.num_rows * data.tokens_per_row / planned.tokens_per_step))
+    num_tokens = data.num_rows * recipe.data.fraction * data.tokens_per_row
+    return max(1, math.ceil(num_tokens / planned.tokens_per_step))
 
 
 def _num_checkpoints(recipe: Recipe, num_steps: int, step_s: float, evaluations: int) -> int:

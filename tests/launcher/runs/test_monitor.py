@@ -20,6 +20,7 @@ from shardtune.launcher.slurm.lifecycle import Start, render_status
 from shardtune.run_dir.files import CONFIG
 from shardtune.run_dir.lease import take_lease
 from shardtune.run_dir.lease_holder import render_holder, this_process
+from tests.launcher.runs.test_status import JOB
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +85,14 @@ def test_the_status_of_a_sweep_is_that_of_its_points(
     *table, last = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in table[1:]] == [["sweep/0", "new"], ["sweep/1", "new"]]
     assert last == f"metrics and curves: shardtune report {sweep}"
+
+
+def test_a_task_of_a_job_array_is_the_job_of_the_point_with_its_number(run_dir: Path) -> None:
+    several = run_dir.parent / "several"
+    tasks = [replace(JOB, name=f"12_{task}", comment=str(several)) for task in (7, 1)]
+    for name, job in (("7", "12_7"), ("seed-1", "12_1"), ("part-7", "12_7"), ("seed-2", None), ("best-1", None)):
+        found = cluster.job_of(several / name, tasks)
+        assert (found.name if found else None) == job
 
 
 def test_a_job_that_stop_has_cancelled_is_stopped_as_asked_until_the_run_begins_again(run_dir: Path) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 from shardtune.launcher.plan.sweep import plan_sweep, write_sweep
 from shardtune.launcher.report.record import RunRecord
+from shardtune.launcher.runs.sweep_results import read_results
 from shardtune.launcher.runs.sweep_table import (
     in_order,
     outcome_of,
     render_outcomes,
     render_sweep_page,
-    write_sweep_report,
 )
 from shardtune.run_dir.view.history import history_of
 
@@ -79,6 +79,7 @@ def test_a_sweep_that_has_just_begun_has_a_page_too(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(json.dumps(recipe))
     sweep = plan_sweep(tmp_path / "x.yaml", (), tmp_path / "s", [["train.seed=1"], ["train.seed=2"]])
     write_sweep(sweep)
-    path, outcomes = write_sweep_report(sweep, {0: "new", 1: "pending"})
-    assert [outcome.state for outcome in outcomes] == ["new", "pending"]
-    assert path.read_text().count("<tr>") == 3
+    results = read_results(sweep, {0: "new", 1: "pending"})
+    results.write()
+    assert [outcome.state for outcome in results.outcomes] == ["new", "pending"]
+    assert results.page.read_text().count("<tr>") == 3

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardtune.errors import ConfigError, LaunchError
+from shardtune.launcher.plan.several import plan_several
 from shardtune.launcher.plan.sweep import grid, plan_sweep
 from shardtune.launcher.slurm import submission
 from shardtune.launcher.slurm.submission import (
@@ -145,6 +146,35 @@ def test_the_jobs_that_do_not_train_have_headers_of_their_own(folder: Path) -> N
         "--requeue",
         f"set -- {folder}/s",
     ]
+
+
+def test_seeds_are_the_tasks_of_an_array_by_their_own_numbers(folder: Path) -> None:
+    sweep = plan_several(Path("x.yaml"), ["job.nodes=2", "train.seeds=[7,1]"], Path("s"))
+    assert sweep is not None
+    options = plan_array(sweep, [7, 1], CLUSTER, parallel=None).options
+    assert "--array=7,1" in options and f"--output={folder}/s/seed-%a/logs/slurm-%A_%a.out" in options
+    large = plan_several(Path("x.yaml"), ["job.nodes=2", "train.seeds=[1,1001]"], Path("t"))
+    assert large is not None
+    with pytest.raises(LaunchError, match=r"train\.seeds: 1001 cannot be the number of a task in a job array"):
+        plan_array(large, [1, 1001], CLUSTER, parallel=None)
+
+
+@pytest.mark.parametrize(("name", "task"), [("3", "3"), ("seed-12", "12"), ("part-1", "1")])
+def test_the_task_of_an_array_trains_the_point_of_its_number(folder: Path, name: str, task: str) -> None:
+    (folder / "s" / name).mkdir(parents=True)
+    (folder / "slurm").mkdir()
+    (folder / "slurm/finetune.sh").write_text('echo "$1" "$2"')
+    (folder / "scontrol").write_text("#!/bin/bash\n")
+    (folder / "scontrol").chmod(0o755)
+    environment = {"SLURM_ARRAY_TASK_ID": task, "SLURM_JOB_ID": "1", "SHARDTUNE_CODE": str(folder)}
+    script = Path(__file__).parents[3] / "slurm" / "sweep.sh"
+    done = subprocess.run(
+        ["bash", script, "s", "more"],
+        env={**environment, "PATH": f"{folder}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr) == (f"s/{name} more\n", "")
 
 
 def test_slurm_leaves_a_job_its_other_nodes_when_one_is_lost_unless_it_is_to_wait_for_all() -> None:

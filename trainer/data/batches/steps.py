@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from shardtune.counted import counted
 from shardtune.errors import DataError
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.data.batches.batch_maker import BatchMaker, Examples, Seeds, seeds_of_step
@@ -15,7 +16,7 @@ from shardtune.trainer.data.batches.exchange import StepExamples, deliver, encod
 from shardtune.trainer.data.batches.lanes import encoders_of
 from shardtune.trainer.data.batches.order import Order
 from shardtune.trainer.data.batches.stream import StepRows, Stream, open_stream
-from shardtune.trainer.data.prepare.example_shards import Encoder, Split
+from shardtune.trainer.data.prepare.example_shards import Encoder, Split, part_of
 from shardtune.trainer.data.prepare.prepare import Prepared, encoder_of
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.tasks.batch import Batch
@@ -73,14 +74,30 @@ class TrainingSteps(Protocol):
 
 def training_steps_of(prepared: Prepared, recipe: Recipe, batch_maker: BatchMaker) -> TrainingSteps:
     """Collective: the steps in which the recipe trains."""
-    train = prepared.split("train")
-    assert train is not None, "a recipe always names training data"
+    train = training_split(prepared, recipe)
     if recipe.data.streaming:
         assert recipe.train.max_steps is not None, "the schema requires it of a stream"
         encoding_ranks, searching_ranks = (batch_maker.ranks.apart() for _ in range(2))
         return StreamSteps(prepared, recipe, recipe.train.max_steps, batch_maker, encoding_ranks, searching_ranks)
+    if len(train) < batch_maker.ranks.world_size:
+        raise DataError(
+            f"data.fraction={recipe.data.fraction:g} leaves {counted(len(train), 'training row')} for "
+            f"{counted(batch_maker.ranks.world_size, 'rank')}; raise it, or lower job.ranks"
+        )
     order = training_order(train, recipe)
     return PreparedSteps(train, order, order.num_steps(recipe.train.num_epochs, recipe.train.max_steps), batch_maker)
+
+
+def training_split(prepared: Prepared, recipe: Recipe) -> Split:
+    """The examples that the recipe trains on."""
+    train = prepared.split("train")
+    assert train is not None, "a recipe always names training data"
+    return part_of(train, recipe.data.fraction)
+
+
+def part_note(recipe: Recipe, num_rows: int) -> str:
+    """What data.fraction leaves, in words."""
+    return f"data.fraction: trains on {counted(num_rows, 'row')}, {recipe.data.fraction:g} of the training rows"
 
 
 def training_order(train: Split, recipe: Recipe) -> Order:

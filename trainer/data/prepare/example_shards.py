@@ -5,6 +5,7 @@ distribution of its rows to ranks are decided without opening a shard.
 """
 
 import json
+import math
 from array import array
 from bisect import bisect_right
 from collections import Counter
@@ -29,6 +30,8 @@ from shardtune.trainer.tasks.task import Task
 
 SHARD_BYTES = 1 << 26
 """A shard is closed when it reaches this length, which is also what a process holds of the one that it is writing."""
+PART_KEY = 2**32
+"""Of the draws that choose a part of the rows; no train.seed, so that they are not those of an epoch's order."""
 
 
 @dataclass
@@ -264,6 +267,38 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+
+@dataclass(frozen=True, eq=False)
+class SplitPart(Split):
+    """Some of the examples of a split, numbered anew."""
+
+    kept: NDArray[np.int64]
+    """Their numbers in the whole split, in rising order."""
+
+    def examples(self, rows: NDArray[np.int64]) -> list[Example]:
+        return super().examples(self.kept[rows])
+
+    def _array(self, kind: str) -> NDArray[Any]:
+        array: NDArray[Any] = super()._array(kind)[self.kept]
+        return array
+
+
+def part_of(split: Split, fraction: float) -> Split:
+    """A random part of the rows of each source, at least one; always the same one, and for a smaller fraction a part of
+    that for a larger one. All examples of a row stay together."""
+    if fraction == 1:
+        return split
+    is_kept = np.zeros(len(split), dtype=bool)
+    for source in np.unique(split.sources):
+        of_source = np.flatnonzero(split.sources == source)
+        rows, row_of_example = np.unique(split.row_of_example[of_source], return_inverse=True)
+        draws = np.random.Philox(key=np.array([PART_KEY, source], dtype=np.uint64)).random_raw(len(rows))
+        num_kept = max(1, math.floor(len(rows) * fraction + 0.5))
+        of_part = np.zeros(len(rows), dtype=bool)
+        of_part[np.argsort(draws, kind="stable")[:num_kept]] = True
+        is_kept[of_source] = of_part[row_of_example]
+    return SplitPart(split.folder, split.name, split.shards, np.flatnonzero(is_kept))
 
 
 def damaged(path: Path, error: Exception) -> DataError:

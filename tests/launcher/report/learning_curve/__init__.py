@@ -1,0 +1,1 @@
+"""Learning curves: fits, words and drawings."""
