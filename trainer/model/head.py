@@ -113,7 +113,7 @@ def _has_weights(module: "nn.Module") -> bool:
 
 
 def labels_of_head(config: "PreTrainedConfig", auto_model: str) -> list[str] | None:
-    """The labels of the head that the checkpoint has for models of this Auto class, in their order; None if it has none."""
+    """The labels of the head that the checkpoint has for this Auto class, in their order; None if it has none."""
     labels: Mapping[int, str] = getattr(config, "id2label", None) or {}
     names = [str(labels[number]) for number in sorted(labels)]
     if config.architectures is None:

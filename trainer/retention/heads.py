@@ -33,6 +33,7 @@ PROBLEM_TYPES = {
 }
 """The problems of classification, as configs of transformers name them."""
 
+
 @dataclass(frozen=True)
 class Answerer:
     """Who may answer the rows of a set."""
@@ -49,11 +50,8 @@ class Answerer:
         head = self.labels
         if head is None:
             return
-        if not are_named(head):
-            fits = not labels or len(labels) == len(head)
-        else:
-            fits = in_head_order(labels, head) == labels
-        if not fits:
+        fits_by_number = not are_named(head) and len(labels) in (0, len(head))
+        if not fits_by_number and in_head_order(labels, head) != labels:
             raise DataError(f"its rows have the labels {_listed(labels)}, and the head has {_listed(head)}")
 
 
@@ -200,7 +198,9 @@ def _refuse_another_model(trained: Trained, head: str) -> None:
                 "of its own size only"
             )
     if load_tokenizer(recipe).get_vocab() != load_tokenizer(trained.recipe).get_vocab():
-        raise DataError(f"model: the tokenizer of {head} has another vocabulary than that of {trained.recipe.model.path}")
+        raise DataError(
+            f"model: the tokenizer of {head} has another vocabulary than that of {trained.recipe.model.path}"
+        )
 
 
 def _described(config: "PreTrainedConfig") -> str:

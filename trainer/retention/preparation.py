@@ -8,6 +8,7 @@ from shardtune.trainer.data.prepare.work_queue import Progress
 from shardtune.trainer.retention.heads import Trained
 from shardtune.trainer.retention.sequential import earlier_set, is_export
 from shardtune.trainer.retention.sets import (
+    NO_RETENTION,
     Get,
     NotPreparedError,
     Retention,
@@ -41,7 +42,7 @@ def _retention(recipe: Recipe, prepared: Prepared, get: Get, say: Say) -> Retent
     follows = wanted.sequential and is_export(Path(recipe.model.path))
     if not wanted.sets and not follows:
         refuse_unknown_limits(recipe, ())
-        return Retention()
+        return NO_RETENTION
     trained = Trained.of(recipe, prepared.facts)
     sets, notice = [*prepare_sets(recipe, trained, get, say)], None
     if follows:

@@ -79,6 +79,9 @@ class Retention:
         return {"sets": [held_out.described() for held_out in self.sets], "notices": list(self.notices)}
 
 
+NO_RETENTION = Retention()
+
+
 def described_retention(description: Mapping[str, Any]) -> Retention:
     """The sets that another process has described."""
     sets = [

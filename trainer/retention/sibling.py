@@ -1,0 +1,129 @@
+"""The model in training below another head: the same modules, and the head of another model, which is never trained."""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from shardtune.errors import DataError
+from shardtune.recipe.schema import Recipe
+from shardtune.trainer.model.head import own_heads
+from shardtune.trainer.model.load import load_weights
+from shardtune.trainer.model.pretrained import load_model_config
+from shardtune.trainer.model.target_loss import keep_target_loss
+from shardtune.trainer.tasks import Task
+
+MOST_NAMES = 5
+"""Weights that a message names."""
+
+
+def open_sibling(model: Any, recipe: Recipe, task: Task, device: torch.device) -> Any:
+    """A model with the head of the recipe's model, for this task, on top of all that `model` has below its own head.
+
+    What is below is shared: it is trained with `model`, and each of its weights is in memory once. Where the head uses
+    a weight from below (the embeddings, in language models), it uses the one in training. The other weights of the head
+    stay as they were. Raises DataError if the recipe's model has no weights for the head, or the two classes have
+    nothing in common below theirs.
+    """
+    whole, missing = load_weights(
+        recipe, task, load_model_config(recipe, task), model.config._attn_implementation, device
+    )
+    prefix = whole.base_model_prefix
+    own, shared = getattr(whole, prefix, None), getattr(model, prefix, None)
+    if own is None or type(own) is not type(shared):
+        raise DataError(
+            f"{type(whole).__name__} and the model in training, {type(model).__name__}, have no part in common that "
+            "transformers tells apart from their heads"
+        )
+    lacking = [name for name, child in own.named_children() if getattr(shared, name, None) is None]
+    _refuse_missing(recipe, missing, prefix, lacking)
+    ties = [*_ties(whole, own)]
+    added = {name: own.get_submodule(name) for name in lacking}
+    for part in (*(whole.get_submodule(name) for name in own_heads(whole)), *added.values()):
+        part.to(device).requires_grad_(False)
+    whole.train(False)
+    setattr(whole, prefix, _with_children(shared, added) if added else shared)
+    for tie in ties:
+        tie.follow(shared)
+    if task.wants_target_loss:
+        keep_target_loss(whole)
+    return whole
+
+
+@dataclass(frozen=True)
+class _Tie:
+    """A weight of a head that is one of those below it."""
+
+    owner: nn.Module
+    attribute: str
+    name: str
+    """Its name below the head."""
+
+    def follow(self, shared: nn.Module) -> None:
+        """Uses the weight in training, if there is one of that name and shape, for example no embedding of an adapter.
+
+        Under ZeRO-3 the owner gathers it, because no other module does so at that moment.
+        """
+        weight: Any = dict(shared.named_parameters()).get(self.name)
+        own = self.owner._parameters[self.attribute]
+        assert own is not None, "it was found there"
+        if weight is None or getattr(weight, "ds_shape", weight.shape) != own.shape:
+            return
+        self.owner._parameters[self.attribute] = weight
+        if hasattr(weight, "ds_status"):
+            _Gathering(weight).watch(self.owner)
+
+
+class _Gathering:
+    """Makes a weight that ZeRO-3 has divided whole for as long as a module computes."""
+
+    def __init__(self, weight: Any) -> None:
+        self._weight = weight
+        self._is_ours = False
+
+    def watch(self, module: nn.Module) -> None:
+        module.register_forward_pre_hook(self._gather)
+        module.register_forward_hook(self._release)
+
+    def _gather(self, *_: Any) -> None:
+        self._is_ours = self._weight.ds_status.name == "NOT_AVAILABLE"
+        if self._is_ours:
+            self._weight.all_gather([self._weight])
+
+    def _release(self, *_: Any) -> None:
+        if self._is_ours:
+            self._weight.partition([self._weight])
+
+
+def _ties(whole: nn.Module, own: nn.Module) -> Iterator[_Tie]:
+    """The weights of the head that are also below it."""
+    names = {id(weight): name for name, weight in own.named_parameters()}
+    below = {id(module) for module in own.modules()}
+    for module in whole.modules():
+        if id(module) in below:
+            continue
+        for attribute, weight in module.named_parameters(recurse=False):
+            if id(weight) in names:
+                yield _Tie(module, attribute, names[id(weight)])
+
+
+def _with_children(module: nn.Module, added: dict[str, nn.Module]) -> Any:
+    """The module with further children, such as a pooler; all it has is shared with the original."""
+    copy = object.__new__(type(module))
+    copy.__dict__.update(vars(module))
+    copy.__dict__["_modules"] = {**module._modules, **added}
+    return copy
+
+
+def _refuse_missing(recipe: Recipe, missing: Collection[str], prefix: str, lacking: Collection[str]) -> None:
+    """Raises DataError if weights are missing that are not below the head."""
+    needed = tuple(f"{prefix}.{name}." for name in lacking)
+    names = sorted(name for name in missing if not name.startswith(f"{prefix}.") or name.startswith(needed))
+    if names:
+        more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+        raise DataError(
+            f"neither the model in training nor {recipe.model.path} has a head for {recipe.task.kind}: there are no "
+            f"weights for {', '.join(names[:MOST_NAMES])}{more}; name a model that has them by `model`"
+        )
