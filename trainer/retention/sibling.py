@@ -113,6 +113,8 @@ def _with_children(module: nn.Module, added: dict[str, nn.Module]) -> Any:
     """The module with further children, such as a pooler; all it has is shared with the original."""
     copy = object.__new__(type(module))
     copy.__dict__.update(vars(module))
+    for name in added:
+        copy.__dict__.pop(name, None)  # an attribute that is None would hide the child
     copy.__dict__["_modules"] = {**module._modules, **added}
     return copy
 
