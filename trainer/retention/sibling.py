@@ -31,7 +31,8 @@ def open_sibling(model: Any, recipe: Recipe, task: Task, device: torch.device) -
         recipe, task, load_model_config(recipe, task), model.config._attn_implementation, device
     )
     prefix = whole.base_model_prefix
-    own, shared = getattr(whole, prefix, None), getattr(model, prefix, None)
+    own: Any = getattr(whole, prefix, None)
+    shared: Any = getattr(model, prefix, None)
     if own is None or type(own) is not type(shared):
         raise DataError(
             f"{type(whole).__name__} and the model in training, {type(model).__name__}, have no part in common that "

@@ -109,10 +109,9 @@ def forgets(accuracies: Mapping[int, float]) -> Callable[[], None]:
 KEPT = {0: 0.9, 1: 0.89, 2: 0.9, 3: 0.5, 4: 0.895, 5: 0.4, 6: 0.3}
 
 
-@pytest.mark.parametrize("broken_off_at", [None, 3, 4])
-@pytest.mark.parametrize("on_drop", ["pick", "stop"])
+@pytest.mark.parametrize(("on_drop", "broken_off_at"), [("pick", None), ("pick", 4), ("stop", 2)])
 def test_a_run_exports_the_model_that_has_forgotten_little_also_if_it_was_broken_off(
-    tiny: Path, tmp_path: Path, broken_off_at: int | None, on_drop: str
+    tiny: Path, tmp_path: Path, on_drop: str, broken_off_at: int | None
 ) -> None:
     recipe = tiny_recipe(
         tiny,
@@ -127,7 +126,7 @@ def test_a_run_exports_the_model_that_has_forgotten_little_also_if_it_was_broken
         forgets(KEPT)()
         stop_after(broken_off_at or 0)()
 
-    if broken_off_at is not None and (on_drop == "pick" or broken_off_at < 3):
+    if broken_off_at is not None:
         assert train(recipe, tmp_path, world_size=1, before=broken_off)[0] == [False]
     assert train(recipe, tmp_path, world_size=1, before=forgets(KEPT))[0] == [True]
     results = json.loads((tmp_path / "results.json").read_text())
@@ -147,7 +146,7 @@ def test_a_run_exports_the_model_that_has_forgotten_little_also_if_it_was_broken
         ({"retention.max_drop": "0.1", "data.dev": "null"}, r"retention\.max_drop: no data\.dev to choose"),
         ({"retention.on_drop": "stop"}, r"on_drop: stop counts only with max_drop"),
         ({"retention": "{max_drop: {x: 1}, sequential: false}"}, r"max_drop: no set is called 'x'"),
-        ({"retention.max_drop": "-0.1"}, r"retention\.max_drop: must be at least 0"),
+        ({"retention.max_drop": "-0.1"}, r"retention\.max_drop=-0\.1': must be at least 0"),
     ],
 )
 def test_limits_without_a_meaning_are_refused(tiny: Path, keys: dict[str, str], fault: str) -> None:
