@@ -18,11 +18,13 @@ from shardtune.trainer.data.prepare.prepare import prepare
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.evaluation.evaluate import evaluate
 from shardtune.trainer.evaluation.exported import ExportedModel
-from shardtune.trainer.retention.preparation import prepare_retention
+from shardtune.trainer.retention.preparation import find_retention, prepare_retention
+from shardtune.trainer.retention.sets import described_retention
+from shardtune.trainer.retention.sibling import open_sibling
 from tests.support.ranks import run_ranks
 from tests.support.runs import events, tiny_recipe, train, write_tiny
 from tests.support.stops import stop_after
-from tests.support.tiny import give_masked_head, write_documents, write_reviews
+from tests.support.tiny import BAD, GOOD, PLAIN, give_masked_head, write_causal, write_documents, write_reviews
 
 SHORT = ("train.num_epochs=1", "train.eval_every_steps=3")
 
@@ -206,13 +208,9 @@ def test_a_head_of_a_run_answers_for_a_model_without_a_pooler(folder: Path, earl
         f"retention.sets={{reviews: {{task: {{kind: classification}}, data: {folder}/dev.jsonl, model: {earlier}}}}}",
     )
     for engine, world_size in (("null", 1), ("zero3", 2)):
-        assert train(
-            recipe.model_copy(
-                update={"engine": recipe.engine.model_copy(update={"deepspeed": None if engine == "null" else engine})}
-            ),
-            tmp_path / engine,
-            world_size=world_size,
-        )[0][0]
+        way = recipe.engine.model_copy(update={"deepspeed": None if engine == "null" else engine})
+        run_recipe = recipe.model_copy(update={"engine": way})
+        assert train(run_recipe, tmp_path / engine, world_size=world_size)[0][0]
     one, other = (
         [(e["step"], e["accuracy"], e["loss"]) for e in events(tmp_path / engine, "retention")]
         for engine in ("null", "zero3")
@@ -288,8 +286,6 @@ def test_a_head_without_weights_is_named(tmp_path: Path) -> None:
     write_documents(folder / "general.jsonl", 9)
     recipe = masked(folder)
     retention = prepare_retention(recipe, prepare(recipe))
-    from shardtune.trainer.retention.sibling import open_sibling
-
     model: Any = transformers.BertForSequenceClassification.from_pretrained(folder / "encoder")
     (held_out,) = retention.sets
     with pytest.raises(DataError, match=r"has a head for language_modeling: there are no weights for cls\.predictions"):
@@ -299,3 +295,81 @@ def test_a_head_without_weights_is_named(tmp_path: Path) -> None:
             held_out.task()[0],
             torch.device("cpu"),
         )
+
+
+def test_the_labels_of_the_rows_decide_which_head_answers(folder: Path, earlier: Path, tmp_path: Path) -> None:
+    write_topics(folder)
+    model = earlier / "export" / "best"
+    sets = ", ".join(
+        f"{name}: {{task: {{kind: classification}}, data: {folder}/{rows}.jsonl}}"
+        for name, rows in (("old", "test"), ("new", "topics-dev"))
+    )
+    recipe = topics(folder, model, f"retention={{sequential: false, sets: {{{sets}}}}}")
+    retention = prepare_retention(recipe, prepare(recipe))
+    assert [(one.name, one.head) for one in retention.sets] == [("old", str(model)), ("new", None)]
+    assert retention.sets[0].prepared.facts["label_names"] == ["negative", "positive"]
+    assert find_retention(recipe, prepare(recipe)) == described_retention(json.loads(json.dumps(retention.described())))
+
+
+TEXTS = (
+    "general: {{task: {{kind: language_modeling}}, data: {0}/general.jsonl}}, "
+    "talk: {{task: {{kind: chat, max_new_tokens: 4, generate_dev_rows: 2}}, data: {0}/talk.jsonl}}"
+)
+
+
+def write_causal_rows(folder: Path) -> None:
+    write_causal(folder / "causal", [*GOOD, *BAD, *PLAIN])
+    write_documents(folder / "general.jsonl", 15)
+    write_documents(folder / "train.jsonl", 24, seed=1)
+    write_reviews(folder / "reviews.jsonl", 30)
+    talk = [{"role": "user", "content": "the film"}, {"role": "assistant", "content": "good plot"}]
+    (folder / "talk.jsonl").write_text(3 * (json.dumps({"messages": talk}) + "\n"), encoding="utf-8")
+
+
+def test_a_causal_model_answers_texts_and_chats_itself(tmp_path: Path) -> None:
+    write_causal_rows(tmp_path)
+    recipe = tiny_recipe(
+        tmp_path,
+        "task={kind: language_modeling}",
+        f"model.path={tmp_path}/causal",
+        "data.dev=null",
+        "data.test=null",
+        "train.max_steps=2",
+        f"retention.sets={{{TEXTS.format(tmp_path)}}}",
+    )
+    assert train(recipe, tmp_path / "run", world_size=2)[0] == [True, True]
+    assert [(event["set"], event["step"]) for event in events(tmp_path / "run", "retention")] == [
+        (name, step) for step in (0, 2, 2) for name in ("general", "talk")
+    ]
+    results = results_of(tmp_path / "run")["retention"]
+    assert results["talk"]["metric"] == "perplexity" and results["general"]["best"]["token_accuracy"] >= 0
+    assert len(events(tmp_path / "run", "retention")[1]["answers"]) == 2
+
+
+def test_a_causal_model_that_learns_to_classify_answers_texts_through_its_old_head(tmp_path: Path) -> None:
+    write_causal_rows(tmp_path)
+    found = []
+    for engine, world_size in (("null", 1), ("zero3", 2)):
+        recipe = tiny_recipe(
+            tmp_path,
+            f"model.path={tmp_path}/causal",
+            f"data.train={tmp_path}/reviews.jsonl",
+            "data.dev=null",
+            "data.test=null",
+            "train.max_steps=2",
+            f"engine.deepspeed={engine}",
+            f"retention.sets={{{TEXTS.format(tmp_path).partition(', talk')[0]}}}",
+        )
+        assert train(recipe, tmp_path / engine, world_size=world_size)[0][0]
+        found.append([loss for _, loss, _ in measured(tmp_path / engine)])
+    assert found[0] == pytest.approx(found[1], rel=1e-4) and found[0][0] != found[0][1]
+    recipe = tiny_recipe(
+        tmp_path,
+        f"model.path={tmp_path}/causal",
+        f"data.train={tmp_path}/reviews.jsonl",
+        "data.dev=null",
+        "data.test=null",
+        f"retention.sets={{{TEXTS.format(tmp_path)}}}",
+    )
+    with pytest.raises(DataError, match=r"retention\.sets\.talk: task\.kind: chat generates answers"):
+        prepare_retention(recipe, prepare(recipe))
