@@ -259,7 +259,7 @@ def _compose(start: Start, loaded: Loaded, resumed: Resumed, steps: TrainingStep
         _step_report(start, steps, meter),
         dev,
         *_early_stop(start, dev),
-        *retention_limits(start.recipe.retention, dev, start.reporter),
+        *retention_limits(start.recipe.retention, start.reporter),
         _saver(start, loaded, resumed, dev, phases),
         *_profiler(start),
         *_compile_report(start, loaded),

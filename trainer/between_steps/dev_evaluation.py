@@ -68,7 +68,9 @@ class DevEvaluation(Callback):
         retained = None if self.retention is None else self.retention.evaluate(state)
         dev = None if self.dev is None else without_answers(self.evaluator.evaluate("dev", self.dev, state.step))
         self._last = _Evaluation(state.step, dev, retained)  # only now: a stop may cut either of them short
-        return state if dev is None else self._with_best(state, dev, 0.0 if retained is None else retained.excess)
+        excess = 0.0 if retained is None else retained.excess
+        state = replace(state, is_beyond_retention=state.is_beyond_retention or excess > 0)
+        return state if dev is None else self._with_best(state, dev, excess)
 
     def _with_best(self, state: TrainState, dev: Mapping[str, Any], excess: float) -> TrainState:
         """The state with this step as the best, if it is: within all limits of retention, or nearer to them; and if

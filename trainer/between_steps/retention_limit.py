@@ -1,28 +1,20 @@
 """Training ends at the first evaluation in which a retention set is beyond its limit, or it is only told of."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from shardtune.recipe.retention import RetentionConfig
-from shardtune.trainer.between_steps.callback import Callback, StepDone
-from shardtune.trainer.between_steps.dev_evaluation import DevEvaluation
+from shardtune.trainer.between_steps.callback import Callback
 from shardtune.trainer.checkpoint.train_state import TrainState
 from shardtune.trainer.reporting.reporter import Reporter
 
 
 @dataclass(kw_only=True)
 class RetentionLimit(Callback):
-    """Keeps to retention.max_drop and retention.on_drop. Comes after `dev` in the list of callbacks."""
+    """Keeps to retention.max_drop and retention.on_drop, by what the evaluations have left in the state."""
 
-    dev: DevEvaluation
     stops: bool
     """Whether training ends, instead of only choosing the best model by it."""
     reporter: Reporter
-
-    def begin(self, state: TrainState) -> TrainState:
-        return self._judged(state) if state.step else state
-
-    def step_done(self, state: TrainState, done: StepDone) -> TrainState:
-        return self._judged(state)
 
     def ends_training(self, state: TrainState) -> bool:
         return self.stops and state.is_beyond_retention
@@ -43,16 +35,9 @@ class RetentionLimit(Callback):
                 step=state.step,
             )
 
-    def _judged(self, state: TrainState) -> TrainState:
-        """The state after the evaluation of this step, if there was one in this start."""
-        retained = self.dev.retained_at(state)
-        if retained is None or not retained.excess:
-            return state
-        return replace(state, is_beyond_retention=True)
 
-
-def retention_limits(config: RetentionConfig, dev: DevEvaluation, reporter: Reporter) -> list[RetentionLimit]:
+def retention_limits(config: RetentionConfig, reporter: Reporter) -> list[RetentionLimit]:
     """What keeps to the recipe's limits; empty if it has none."""
     if config.max_drop is None:
         return []
-    return [RetentionLimit(dev=dev, stops=config.on_drop == "stop", reporter=reporter)]
+    return [RetentionLimit(stops=config.on_drop == "stop", reporter=reporter)]

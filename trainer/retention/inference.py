@@ -12,7 +12,7 @@ from shardtune.recipe.schema import Recipe
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.engine.engine import Engine, Inference
 from shardtune.trainer.retention.sets import HeldOut
-from shardtune.trainer.retention.sibling import open_sibling
+from shardtune.trainer.retention.sibling import Sibling, open_sibling
 from shardtune.trainer.setup.first_token import reading_every_token
 from shardtune.trainer.tasks import Task
 from shardtune.trainer.tasks.batch import Batch
@@ -38,9 +38,9 @@ class OtherHead:
     the weights that the two share.
     """
 
-    def __init__(self, engine: Engine, model: Any, sibling: Any) -> None:
+    def __init__(self, engine: Engine, model: Any, sibling: Sibling) -> None:
         self._engine, self._model, self._sibling = engine, model, sibling
-        parameters = signature(type(sibling).forward).parameters
+        parameters = signature(type(sibling.model).forward).parameters
         takes_all = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values())
         self._takes_cache = takes_all or "use_cache" in parameters
 
@@ -50,7 +50,7 @@ class OtherHead:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        with self._engine.evaluating():
+        with self._engine.evaluating(), self._sibling.ready():
             yield
 
     def generate(self, inputs: dict[str, Tensor], settings: Mapping[str, Any]) -> Tensor:
@@ -59,7 +59,7 @@ class OtherHead:
     def _call(self, **inputs: Any) -> Any:
         if not self._takes_cache:
             inputs.pop("use_cache", None)  # a hook of the model in training adds it
-        return self._sibling(**inputs)
+        return self._sibling.model(**inputs)
 
     @contextmanager
     def _in_place(self) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """The model in training below another head: the same modules, and the head of another model, which is never trained."""
 
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,27 @@ MOST_NAMES = 5
 """Weights that a message names."""
 
 
-def open_sibling(model: Any, recipe: Recipe, task: Task, device: torch.device) -> Any:
+@dataclass(frozen=True)
+class Sibling:
+    """The model in training below another head."""
+
+    model: Any
+    divided: "tuple[_Tie, ...]"
+    """The weights from below that its head uses and that ZeRO-3 has divided: no hook gathers them for the head."""
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """Collective: the head has these weights whole, as they are now, for as long as it is in use."""
+        for tie in self.divided:
+            tie.gather()
+        try:
+            yield
+        finally:
+            for tie in self.divided:
+                tie.drop()
+
+
+def open_sibling(model: Any, recipe: Recipe, task: Task, device: torch.device) -> Sibling:
     """A model with the head of the recipe's model, for this task, on top of all that `model` has below its own head.
 
     What is below is shared: it is trained with `model`, and each of its weights is in memory once. Where the head uses
@@ -40,17 +61,16 @@ def open_sibling(model: Any, recipe: Recipe, task: Task, device: torch.device) -
         )
     lacking = [name for name, child in own.named_children() if getattr(shared, name, None) is None]
     _refuse_missing(recipe, missing, prefix, lacking)
-    ties = [*_ties(whole, own)]
+    ties = [*_ties(whole, own, shared)]
     added = {name: own.get_submodule(name) for name in lacking}
     for part in (*(whole.get_submodule(name) for name in own_heads(whole)), *added.values()):
         part.to(device).requires_grad_(False)
     whole.train(False)
     setattr(whole, prefix, _with_children(shared, added) if added else shared)
-    for tie in ties:
-        tie.follow(shared)
+    divided = tuple(tie for tie in ties if tie.follow())
     if task.wants_target_loss:
         keep_target_loss(whole)
-    return whole
+    return Sibling(whole, divided)
 
 
 @dataclass(frozen=True)
@@ -59,55 +79,46 @@ class _Tie:
 
     owner: nn.Module
     attribute: str
-    name: str
-    """Its name below the head."""
+    weight: Any
+    """The one in training."""
 
-    def follow(self, shared: nn.Module) -> None:
-        """Uses the weight in training, if there is one of that name and shape, for example no embedding of an adapter.
+    def follow(self) -> bool:
+        """Lets the head use the weight in training; returns whether ZeRO-3 has divided that, so that it is gathered."""
+        if hasattr(self.weight, "ds_status"):
+            self.drop()
+            return True
+        self.owner._parameters[self.attribute] = self.weight
+        return False
 
-        Under ZeRO-3 the owner gathers it, because no other module does so at that moment.
-        """
-        weight: Any = dict(shared.named_parameters()).get(self.name)
-        own = self.owner._parameters[self.attribute]
-        assert own is not None, "it was found there"
-        if weight is None or getattr(weight, "ds_shape", weight.shape) != own.shape:
-            return
-        self.owner._parameters[self.attribute] = weight
-        if hasattr(weight, "ds_status"):
-            _Gathering(weight).watch(self.owner)
+    def gather(self) -> None:
+        """Collective: gives the head a copy of the whole weight."""
+        # Not while it computes: by then DeepSpeed (0.19.8) may have begun to fetch the weight for a later pass.
+        is_divided = self.weight.ds_status.name == "NOT_AVAILABLE"
+        if is_divided:
+            self.weight.all_gather([self.weight])
+        self.owner._parameters[self.attribute] = nn.Parameter(self.weight.detach().clone(), requires_grad=False)
+        if is_divided:
+            self.weight.partition([self.weight])
 
-
-class _Gathering:
-    """Makes a weight that ZeRO-3 has divided whole for as long as a module computes."""
-
-    def __init__(self, weight: Any) -> None:
-        self._weight = weight
-        self._is_ours = False
-
-    def watch(self, module: nn.Module) -> None:
-        module.register_forward_pre_hook(self._gather)
-        module.register_forward_hook(self._release)
-
-    def _gather(self, *_: Any) -> None:
-        self._is_ours = self._weight.ds_status.name == "NOT_AVAILABLE"
-        if self._is_ours:
-            self._weight.all_gather([self._weight])
-
-    def _release(self, *_: Any) -> None:
-        if self._is_ours:
-            self._weight.partition([self._weight])
+    def drop(self) -> None:
+        """Leaves the head without the weight."""
+        empty = self.weight.new_empty(0)
+        self.owner._parameters[self.attribute] = nn.Parameter(empty, requires_grad=False)
 
 
-def _ties(whole: nn.Module, own: nn.Module) -> Iterator[_Tie]:
-    """The weights of the head that are also below it."""
+def _ties(whole: nn.Module, own: nn.Module, shared: nn.Module) -> Iterator[_Tie]:
+    """The weights of the head that are also below it, where the model in training has one of that name and shape there:
+    its embeddings may have grown."""
     names = {id(weight): name for name, weight in own.named_parameters()}
     below = {id(module) for module in own.modules()}
+    trained: dict[str, Any] = dict(shared.named_parameters())
     for module in whole.modules():
         if id(module) in below:
             continue
         for attribute, weight in module.named_parameters(recurse=False):
-            if id(weight) in names:
-                yield _Tie(module, attribute, names[id(weight)])
+            of_trained = trained.get(names.get(id(weight), ""))
+            if of_trained is not None and getattr(of_trained, "ds_shape", of_trained.shape) == weight.shape:
+                yield _Tie(module, attribute, of_trained)
 
 
 def _with_children(module: nn.Module, added: dict[str, nn.Module]) -> Any:

@@ -55,7 +55,7 @@ def ends(*values: tuple[float, float], stops: bool = False) -> tuple[int, int | 
         lower_is_better=False,
         retention=told,  # type: ignore[arg-type]
     )
-    limit = RetentionLimit(dev=dev, stops=stops, reporter=told)  # type: ignore[arg-type]
+    limit = RetentionLimit(stops=stops, reporter=told)  # type: ignore[arg-type]
     for step in range(1, len(values) + 1):
         state = TrainState(
             step,
@@ -64,7 +64,7 @@ def ends(*values: tuple[float, float], stops: bool = False) -> tuple[int, int | 
             best_excess=state.best_excess,
             is_beyond_retention=state.is_beyond_retention,
         )
-        state = limit.step_done(dev.step_done(state, None), None)  # type: ignore[arg-type]
+        state = dev.step_done(state, None)  # type: ignore[arg-type]
         if limit.ends_training(state):
             break
     limit.finish(state)

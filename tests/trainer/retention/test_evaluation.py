@@ -346,30 +346,29 @@ def test_a_causal_model_answers_texts_and_chats_itself(tmp_path: Path) -> None:
     assert len(events(tmp_path / "run", "retention")[1]["answers"]) == 2
 
 
+def classifying(folder: Path, sets: str, *overrides: str) -> Recipe:
+    """A causal model that learns to tell reviews apart."""
+    return tiny_recipe(
+        folder,
+        f"model.path={folder}/causal",
+        f"data.train={folder}/reviews.jsonl",
+        "data.dev=null",
+        "data.test=null",
+        "train.max_steps=2",
+        f"retention.sets={{{sets}}}",
+        *overrides,
+    )
+
+
 def test_a_causal_model_that_learns_to_classify_answers_texts_through_its_old_head(tmp_path: Path) -> None:
     write_causal_rows(tmp_path)
     found = []
     for engine, world_size in (("null", 1), ("zero3", 2)):
-        recipe = tiny_recipe(
-            tmp_path,
-            f"model.path={tmp_path}/causal",
-            f"data.train={tmp_path}/reviews.jsonl",
-            "data.dev=null",
-            "data.test=null",
-            "train.max_steps=2",
-            f"engine.deepspeed={engine}",
-            f"retention.sets={{{TEXTS.format(tmp_path).partition(', talk')[0]}}}",
-        )
+        general = TEXTS.format(tmp_path).partition(", talk")[0]
+        recipe = classifying(tmp_path, general, f"engine.deepspeed={engine}")
         assert train(recipe, tmp_path / engine, world_size=world_size)[0][0]
         found.append([loss for _, loss, _ in measured(tmp_path / engine)])
     assert found[0] == pytest.approx(found[1], rel=1e-4) and found[0][0] != found[0][1]
-    recipe = tiny_recipe(
-        tmp_path,
-        f"model.path={tmp_path}/causal",
-        f"data.train={tmp_path}/reviews.jsonl",
-        "data.dev=null",
-        "data.test=null",
-        f"retention.sets={{{TEXTS.format(tmp_path)}}}",
-    )
+    recipe = classifying(tmp_path, TEXTS.format(tmp_path))
     with pytest.raises(DataError, match=r"retention\.sets\.talk: task\.kind: chat generates answers"):
         prepare_retention(recipe, prepare(recipe))
