@@ -83,7 +83,8 @@ class RetentionConfig(Section):
     one for each, as in `{topics: 0.02}`, and none for the others. Of a fraction such as accuracy or F1 it is the
     difference: 0.02 lets 0.90 fall to 0.88. Of a metric without a fixed scale (loss, perplexity, errors, BLEU and chrF)
     it is relative: 0.02 lets a perplexity of 10 rise to 10.2. The best model is chosen among the evaluations within all
-    limits, or if there are none, it is the one that exceeds a limit by the least."""
+    limits, or if there are none, it is the one that exceeds a limit by the least. A change between two starts counts
+    for the evaluations after it."""
     on_drop: Literal["pick", "stop"] = "pick"
     """What happens when a set drops by more than max_drop: `pick` trains on, and only chooses the best model by it;
     `stop` ends the training after this evaluation."""
