@@ -10,7 +10,6 @@ from torch import nn
 
 from shardtune.errors import DataError
 from shardtune.recipe.schema import Recipe
-from shardtune.trainer.model.head import own_heads
 from shardtune.trainer.model.load import load_weights
 from shardtune.trainer.model.pretrained import load_model_config
 from shardtune.trainer.model.target_loss import keep_target_loss
@@ -63,9 +62,9 @@ def open_sibling(model: Any, recipe: Recipe, task: Task, device: torch.device) -
     _refuse_missing(recipe, missing, prefix, lacking)
     ties = [*_ties(whole, own, shared)]
     added = {name: own.get_submodule(name) for name in lacking}
-    for part in (*(whole.get_submodule(name) for name in own_heads(whole)), *added.values()):
-        part.to(device).requires_grad_(False)
-    whole.train(False)
+    delattr(whole, prefix)  # so that only what is kept goes to the device
+    for part in (whole, *added.values()):
+        part.to(device).requires_grad_(False).train(False)
     setattr(whole, prefix, _with_children(shared, added) if added else shared)
     divided = tuple(tie for tie in ties if tie.follow())
     if task.wants_target_loss:

@@ -236,6 +236,12 @@ def test_the_rows_of_an_earlier_run_are_prepared_again_if_its_cache_is_gone(
     assert retention.sets == ()
     assert "gone.jsonl" in retention.notices[0] and "is not evaluated" in retention.notices[0]
 
+    share = config.replace(f"dev: {folder}/dev.jsonl", "dev: {fraction: 0.2}")
+    assert share != config
+    (run_dir / "config.yaml").write_text(share)
+    (notice,) = prepare_retention(recipe, prepare(recipe)).notices
+    assert "its dev rows are a share of its training rows, and its prepared data are no longer in" in notice
+
 
 def test_rows_with_the_labels_in_training_are_answered_by_the_model_in_training(folder: Path, tmp_path: Path) -> None:
     write_reviews(tmp_path / "other.jsonl", 11, seed=5)
