@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from shardtune.ds_config.resolve import has_own_ds_config
 from shardtune.errors import BadNodesError, ConfigError, LaunchError, RestartError, ShardtuneError, TakenOverError
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
     from shardtune.trainer.data.prepare.prepare import Prepared
+    from shardtune.trainer.retention.sets import Retention
 
 
 SEVERAL_SEEDS = (
@@ -142,6 +143,7 @@ def _prepare(training_run: Run, process: _Process, stop: Stop) -> None:
     with stop.postponed(), lasting_objects():
         from shardtune.run_dir.view.progress import PreparationProgress
         from shardtune.trainer.data.prepare.prepare import prepare
+        from shardtune.trainer.retention.preparation import prepare_retention
 
         if has_own_ds_config(training_run.recipe):  # DeepSpeed is slow to import
             from shardtune.trainer.engine.deepspeed_engine import refuse_bad_ds_config
@@ -150,13 +152,15 @@ def _prepare(training_run: Run, process: _Process, stop: Stop) -> None:
     _refuse_uncompilable(training_run)
     refuse_missing(training_run.recipe.report.also, "report.also")
     _refuse_without_packages(training_run)
-    prepared = prepare(
-        training_run.recipe,
-        num_ranks=process.arguments.prepare,
-        say=lambda text: print(text, file=sys.stderr),
-        progress=PreparationProgress(sys.stderr),
-    )
+    recipe = training_run.recipe
+    how: dict[str, Any] = {"say": _say, "progress": PreparationProgress(sys.stderr)}
+    prepared = prepare(recipe, num_ranks=process.arguments.prepare, **how)
     refuse_other_data(training_run.run_dir, prepared.identity)
+    prepare_retention(recipe, prepared, **how)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def _refuse_uncompilable(training_run: Run) -> None:
@@ -208,7 +212,7 @@ def _train(training_run: Run, process: _Process, stop: Stop) -> int:
     startup_hang_s = recipe.faults.startup_hang_s
     with watching(run_dir, global_rank(), startup_hang_s, num_ranks=world_size(), joining=True):
         store = meet(_patience(recipe.faults))
-    prepared = _data_by_zero(training_run, store)
+    prepared, retention = _data_by_zero(training_run, store)
     if is_finished(run_dir):
         if global_rank() == 0:
             print(already_finished(run_dir), file=terminal)
@@ -217,7 +221,17 @@ def _train(training_run: Run, process: _Process, stop: Stop) -> int:
         ranks = connect(arguments.device or recipe.job.device, store=store, timeout=_patience(recipe.faults))
         process.gpu = gpu_number(ranks.device)
     progress = None if arguments.followed else terminal
-    is_done = run(recipe, run_dir, prepared, ranks, stop, terminal=progress, job=arguments.job, held=process.lease)
+    is_done = run(
+        recipe,
+        run_dir,
+        prepared,
+        ranks,
+        stop,
+        terminal=progress,
+        job=arguments.job,
+        held=process.lease,
+        retention=retention,
+    )
     ranks.barrier()  # a rank that exits with EXIT_RESUME would have rank 0 killed before it has sent its last lines
     disconnect()
     if ranks.is_zero and not arguments.followed:
@@ -225,27 +239,34 @@ def _train(training_run: Run, process: _Process, stop: Stop) -> int:
     return EXIT_OK if is_done else EXIT_RESUME
 
 
-def _data_by_zero(training_run: Run, store: "Store | None") -> "Prepared":
-    """The prepared data, which rank 0 finds for all ranks, or one rank of each machine prepares.
+def _data_by_zero(training_run: Run, store: "Store | None") -> "tuple[Prepared, Retention]":
+    """The prepared data and retention sets, which rank 0 finds for all ranks, or one rank of each machine prepares.
 
     Raises CheckpointError, on every rank, if the run began on other data.
     """
     from shardtune.trainer.data.prepare.prepare import Prepared, described_data, find_prepared, prepare
     from shardtune.trainer.distributed.meeting import Answer, settled_by_zero
+    from shardtune.trainer.retention.preparation import find_retention, prepare_retention
+    from shardtune.trainer.retention.sets import described_retention
 
-    def answer(prepared: Prepared) -> Answer:
+    recipe = training_run.recipe
+
+    def answer(prepared: Prepared, retention: "Retention") -> Answer:
         if global_rank() == 0:
             refuse_other_data(training_run.run_dir, prepared.identity)
-        return prepared.described()
+        return {"data": prepared.described(), "retention": retention.described()}
 
     def look() -> Answer | None:
-        prepared = find_prepared(training_run.recipe, num_ranks=world_size())
-        return None if prepared is None else answer(prepared)
+        prepared = find_prepared(recipe, num_ranks=world_size())
+        retention = None if prepared is None else find_retention(recipe, prepared)
+        return None if prepared is None or retention is None else answer(prepared, retention)
 
     def work() -> Answer:
-        return answer(prepare(training_run.recipe, num_ranks=world_size()))
+        prepared = prepare(recipe, num_ranks=world_size())
+        return answer(prepared, prepare_retention(recipe, prepared))
 
-    return described_data(settled_by_zero(store, look, work))
+    found = settled_by_zero(store, look, work)
+    return described_data(found["data"]), described_retention(found["retention"])
 
 
 def _last_words(training_run: Run, process: _Process, *, is_finished: bool) -> str:

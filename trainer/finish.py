@@ -43,6 +43,8 @@ def finish(start: Start, training: Training) -> dict[str, Any]:
         results["test"] = without_answers(evaluated.metrics)
         if evaluated.rows is not None:
             write_rows(start.run_dir / TEST_ROWS, evaluated.rows, test)
+    if training.retention is not None:
+        results["retention"] = training.retention.results(state, best.step)
     _write_results(start, results | {EXPORT_PENDING: True})
     with training.phases("exporting the models"):
         _export(start, training.stop_checks, best, last, results)

@@ -28,6 +28,8 @@ from shardtune.trainer.between_steps.guard.bad_rows import BadRowSearch
 from shardtune.trainer.between_steps.guard.guard import Guard
 from shardtune.trainer.between_steps.milestones import Milestones
 from shardtune.trainer.between_steps.profiler import Profiler
+from shardtune.trainer.between_steps.retention.assemble import retention_evaluation
+from shardtune.trainer.between_steps.retention_limit import retention_limits
 from shardtune.trainer.between_steps.saver import Publisher, Saver
 from shardtune.trainer.between_steps.step_report import StepReport
 from shardtune.trainer.between_steps.stop_checks import StopChecks
@@ -69,6 +71,7 @@ from shardtune.trainer.reporting.meter import Meter
 from shardtune.trainer.reporting.phases import Phases
 from shardtune.trainer.reporting.reporter import open_reporter
 from shardtune.trainer.reporting.stragglers import Pace, RankLocation
+from shardtune.trainer.retention.sets import NO_RETENTION, Retention
 from shardtune.trainer.setup.cpu_attention import fast_attention
 from shardtune.trainer.setup.cpu_dropout import fast_dropout
 from shardtune.trainer.setup.load_engine import Loaded, load
@@ -88,13 +91,14 @@ def run(
     terminal: TextIO | None = None,
     job: str | None = None,
     held: FileLease | None = None,
+    retention: Retention = NO_RETENTION,
 ) -> bool:
     """Collective: trains the recipe from where the run directory stands; returns whether the run is finished.
 
     False means that it was asked to stop: a checkpoint is saved, and the same call resumes from it. A stop request
     that comes while there is nothing to save raises StopAsked. `job` is the scheduler's name of the job of this start,
-    `held` the lease that its rank 0 has already. Raises DataError, ConfigError, CheckpointError or TrainingError for
-    what a user has to fix.
+    `held` the lease that its rank 0 has already, `retention` the retention sets. Raises DataError, ConfigError,
+    CheckpointError or TrainingError for what a user has to fix.
     """
     notice = ds_config_notice(recipe)
     recipe = settle_precision(recipe, ranks)
@@ -111,7 +115,7 @@ def run(
                 found = fork(run_dir, learning_hash(recipe), ranks) or found
         with closing(open_reporter(recipe, run_dir, ranks, resumed_step=found.step, terminal=terminal)) as reporter:
             reporter.report("begin", job=job, **begin_times())
-            return _run(Start(recipe, run_dir, prepared, ranks, stop, lease, job, reporter, found, notice))
+            return _run(Start(recipe, run_dir, prepared, ranks, stop, lease, job, reporter, found, notice, retention))
 
 
 def _run(start: Start) -> bool:
@@ -153,7 +157,10 @@ def _assemble(start: Start) -> Training:
     loaded = load(recipe, run_dir, prepared, ranks=ranks, reporter=start.reporter, lease=start.lease)
     steps = training_steps_of(prepared, recipe, loaded.batch_maker)
     if not start.found.step:
-        for text in settings_without_effect(recipe, prepared.facts, num_steps=steps.num_steps):
+        for text in (
+            *settings_without_effect(recipe, prepared.facts, num_steps=steps.num_steps),
+            *start.retention.notices,
+        ):
             start.reporter.report("notice", text=text)
         if recipe.data.fraction != 1:
             start.reporter.report("notice", text=part_note(recipe, steps.num_rows))
@@ -245,7 +252,8 @@ def _compose(start: Start, loaded: Loaded, resumed: Resumed, steps: TrainingStep
         reporter=start.reporter,
         ranks=start.ranks,
     )
-    dev = _dev_evaluation(start, resumed, steps, evaluator)
+    retention = retention_evaluation(start.retention, start.recipe, loaded, evaluator)
+    dev = replace(_dev_evaluation(start, resumed, steps, evaluator), retention=retention)
     # Called in this order after each step; each hands its state on to the next. Something new is one line here.
     callbacks: list[Callback] = [
         _guard(start, loaded, resumed, steps),
@@ -253,12 +261,13 @@ def _compose(start: Start, loaded: Loaded, resumed: Resumed, steps: TrainingStep
         _step_report(start, steps, meter),
         dev,
         *_early_stop(start, dev),
+        *retention_limits(start.recipe.retention, start.reporter),
         _saver(start, loaded, resumed, dev, phases),
         *_profiler(start),
         *_compile_report(start, loaded),
     ]
     milestones = Milestones(callbacks, resumed.state, num_steps=steps.num_steps)
-    return Training(loaded, resumed, steps, evaluator, stop_checks, phases, milestones)
+    return Training(loaded, resumed, steps, evaluator, stop_checks, phases, milestones, retention)
 
 
 def _guard(start: Start, loaded: Loaded, resumed: Resumed, steps: TrainingSteps) -> Guard:

@@ -6,6 +6,7 @@ from pathlib import Path
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.between_steps.evaluator import Evaluator
 from shardtune.trainer.between_steps.milestones import Milestones
+from shardtune.trainer.between_steps.retention.evaluation import RetentionEvaluation
 from shardtune.trainer.between_steps.stop_checks import StopChecks
 from shardtune.trainer.checkpoint.checkpoints import CheckpointPolicy, Checkpoints
 from shardtune.trainer.checkpoint.resume import Found
@@ -17,6 +18,7 @@ from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.distributed.stop import Stop
 from shardtune.trainer.reporting.phases import Phases
 from shardtune.trainer.reporting.reporter import Reporter
+from shardtune.trainer.retention.sets import Retention
 from shardtune.trainer.setup.load_engine import Loaded
 
 
@@ -37,6 +39,8 @@ class Start:
     """The checkpoint that this start resumes from, if there is one."""
     ds_config_notice: str | None
     """What the ds_config had ignored and adopted, by the recipe as the user gave it."""
+    retention: Retention
+    """The prepared retention sets."""
 
 
 @dataclass(frozen=True)
@@ -59,3 +63,5 @@ class Training:
     stop_checks: StopChecks
     phases: Phases
     milestones: Milestones
+    retention: RetentionEvaluation | None = None
+    """None if there are no retention sets."""

@@ -65,7 +65,8 @@ def holds_only_sections(annotation: Any) -> bool:
 def all_keys(model: type[Section]) -> Iterator[str]:
     """Every dotted key that can have a value."""
     for name, field in model.model_fields.items():
-        sections = sections_in(field.annotation)
+        # The names of sections in a mapping are the user's.
+        sections = () if get_origin(field.annotation) is dict else sections_in(field.annotation)
         if not sections or not holds_only_sections(field.annotation):
             yield name
         yield from dict.fromkeys(f"{name}.{key}" for section in sections for key in all_keys(section))
@@ -167,12 +168,16 @@ def _fields(
     """The keys that may occur at key_path; several fields per key if the section's kind leaves it open."""
     sections: tuple[type[Section], ...] = (model,)
     given: Any = values
+    is_name = False  # of a section in a mapping of sections
     for step in key_path:
         if isinstance(step, int):  # an item of a list of sections
             given = given[step] if isinstance(given, list) and step < len(given) else None
+        elif is_name:
+            given, is_name = given.get(step) if isinstance(given, dict) else None, False
         else:
             fields = [section.model_fields[step] for section in sections if step in section.model_fields]
             sections = tuple(section for field in fields for section in sections_in(field.annotation))
+            is_name = any(get_origin(field.annotation) is dict for field in fields)
             given = given.get(step) if isinstance(given, dict) else None
         if narrow and isinstance(given, dict):
             of_kind = [s for s in sections if "kind" in s.model_fields and given.get("kind") in _literals_of(s, "kind")]

@@ -6,6 +6,7 @@ from typing import Any
 
 from shardtune.home import expand_home, home_fault
 from shardtune.recipe.explain import Fault, did_you_mean, shown
+from shardtune.recipe.retention import RetentionSet
 from shardtune.recipe.schema import DataConfig, Recipe
 from shardtune.recipe.strategies import AUTO, is_path, not_a_strategy, strategies
 from shardtune.recipe.tasks import TASK_OPTIONS
@@ -31,10 +32,7 @@ def path_faults(values: Mapping[str, Any], folder: Path) -> list[Fault]:
     cache = data.get("cache_dir", DataConfig.model_fields["cache_dir"].default)
     if isinstance(cache, str) and (unknown := _unknown_home(cache, folder)):
         faults.append(Fault(("data", "cache_dir"), unknown))
-    path = model.get("path")
-    if isinstance(path, str):
-        fault = _missing(path, folder, "folder") if _is_local_model(path, folder) else _no_hub_cache()
-        faults += [] if fault is None else [Fault(("model", "path"), fault)]
+    faults += _model_faults(("model", "path"), model.get("path"), folder)
     ds_config = engine.get("deepspeed")
     if isinstance(ds_config, str):
         if not is_path(ds_config):
@@ -42,9 +40,31 @@ def path_faults(values: Mapping[str, Any], folder: Path) -> list[Fault]:
                 faults.append(Fault(("engine", "deepspeed"), not_a_strategy(ds_config)))
         elif missing := _missing(ds_config, folder, "file"):
             faults.append(Fault(("engine", "deepspeed"), missing))
+    faults += _retention_faults(_section(values, "retention"), folder)
     preamble = job.get("preamble")
     if isinstance(preamble, str) and (missing := _missing(preamble, folder, "file")):
         faults.append(Fault(("job", "preamble"), missing))
+    return faults
+
+
+def _model_faults(key_path: KeyPath, path: Any, folder: Path) -> list[Fault]:
+    """The fault of a model folder that does not exist, or of a hub id for which there is no cache."""
+    if not isinstance(path, str):
+        return []
+    fault = _missing(path, folder, "folder") if _is_local_model(path, folder) else _no_hub_cache()
+    return [] if fault is None else [Fault(key_path, fault)]
+
+
+def _retention_faults(retention: Mapping[str, Any], folder: Path) -> list[Fault]:
+    """The faults of the paths in retention.sets."""
+    faults = []
+    sets = _section(retention, "sets")
+    for name in sets:
+        held_out, place = _section(sets, name), ("retention", "sets", name)
+        for key_path, source in _sources_in(held_out.get("data")):
+            if missing := _no_rows(source["path"], folder, _options(source, _section(held_out, "task"))):
+                faults.append(Fault((*place, "data", *key_path), missing))
+        faults += _model_faults((*place, "model"), held_out.get("model"), folder)
     return faults
 
 
@@ -59,9 +79,23 @@ def with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
         engine = engine.model_copy(update={"deepspeed": _absolute(engine.deepspeed, folder)})
     if job.preamble is not None:
         job = job.model_copy(update={"preamble": _absolute(job.preamble, folder)})
+    sets = {name: _set_with_absolute_paths(held_out, folder) for name, held_out in recipe.retention.sets.items()}
     return recipe.model_copy(
-        update={"data": recipe.data.model_copy(update=data), "model": model, "engine": engine, "job": job},
+        update={
+            "data": recipe.data.model_copy(update=data),
+            "model": model,
+            "engine": engine,
+            "retention": recipe.retention.model_copy(update={"sets": sets}),
+            "job": job,
+        },
     )
+
+
+def _set_with_absolute_paths(held_out: RetentionSet, folder: Path) -> RetentionSet:
+    model = held_out.model
+    if model is not None and _is_local_model(model, folder):
+        model = _absolute(model, folder)
+    return held_out.model_copy(update={"data": _with_absolute_paths(held_out.data, folder), "model": model})
 
 
 def without_places(recipe: Recipe) -> Recipe:
@@ -83,7 +117,10 @@ def _without_places(value: Any) -> Any:
 def local_folders(recipe: Recipe) -> list[Path]:
     """The folders on this machine that the ranks read or write, besides the run directory."""
     data = [source.path.removeprefix(HUB) for split in _SPLITS for source in recipe.data.sources(split)]
-    paths = [expand_home(path) for path in (recipe.data.cache_dir, recipe.model.path, *data)]
+    held_out = recipe.retention.sets.values()
+    data += [source.path.removeprefix(HUB) for one in held_out for source in one.sources]
+    models = [recipe.model.path, *(one.model for one in held_out if one.model is not None)]
+    paths = [expand_home(path) for path in (recipe.data.cache_dir, *models, *data)]
     absolute = [path for path in paths if path.is_absolute()]
     # For a glob, or a cache that does not exist yet: the nearest folder above it that exists.
     return [next(folder for folder in (path, *path.parents) if folder.is_dir()) for path in absolute]

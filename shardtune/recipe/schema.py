@@ -3,16 +3,17 @@
 Torch is not imported: the launcher reads recipes too, on machines without it.
 """
 
-from typing import TYPE_CHECKING, Annotated, Literal, Union
+from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, field_validator, model_validator
 
 from shardtune.recipe.fault_policy import FaultsConfig
 from shardtune.recipe.job import JobConfig
 from shardtune.recipe.lora import LoraConfig
-from shardtune.recipe.tasks import TASK_OPTIONS
+from shardtune.recipe.retention import RetentionConfig
+from shardtune.recipe.tasks import AnyTask
 from shardtune.rows.source_config import Column, HeldOutConfig, SourceConfig, Sources, SourcesOrShare, listed
-from shardtune.section import Section, TaskOptions
+from shardtune.section import Section
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -397,13 +398,6 @@ class ReportConfig(Section):
         return steps
 
 
-if TYPE_CHECKING:
-    AnyTask = TaskOptions
-else:
-    _options = tuple(TASK_OPTIONS.values())
-    AnyTask = Annotated[Union[_options], Field(discriminator="kind")] if len(_options) > 1 else _options[0]  # noqa: UP007
-
-
 class Recipe(Section):
     """One fine-tuning job, from the model to the machines."""
 
@@ -415,6 +409,7 @@ class Recipe(Section):
     optim: OptimConfig = OptimConfig()
     engine: EngineConfig = EngineConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    retention: RetentionConfig = RetentionConfig()
     faults: FaultsConfig = FaultsConfig()
     report: ReportConfig = ReportConfig()
     job: JobConfig = JobConfig()
@@ -471,6 +466,12 @@ class Recipe(Section):
     def _start_can_be_evaluated(self) -> "Recipe":
         if self.train.eval_at_start and self.data.dev is None:
             raise ValueError("train.eval_at_start: no data.dev to evaluate on; set it, or remove eval_at_start")
+        return self
+
+    @model_validator(mode="after")
+    def _retention_weighs_against_dev(self) -> "Recipe":
+        if self.retention.max_drop is not None and self.data.dev is None:
+            raise ValueError("retention.max_drop: no data.dev to choose the best model on; set it, or remove max_drop")
         return self
 
     @model_validator(mode="after")

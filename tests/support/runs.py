@@ -13,6 +13,7 @@ from shardtune.run_dir.files import STOP, read_events
 from shardtune.trainer.data.prepare.prepare import prepare
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.distributed.stop import signals_ask_to_stop
+from shardtune.trainer.retention.preparation import prepare_retention
 from shardtune.trainer.run import run
 from tests.support.ranks import run_ranks
 from tests.support.tiny import write_encoder, write_reviews
@@ -64,12 +65,13 @@ def train(
     for folder in ("logs", "checkpoints", "export"):
         (run_dir / folder).mkdir(parents=True, exist_ok=True)
     prepared = prepare(recipe)
+    retention = prepare_retention(recipe, prepared)
 
     def body(ranks: Ranks) -> bool:
         before()
         with signals_ask_to_stop() as stop:
             stop.watch(run_dir / STOP if ranks.is_zero else None, recipe.faults.stop_after_minutes)
-            return run(recipe, run_dir, prepared, ranks, stop)
+            return run(recipe, run_dir, prepared, ranks, stop, retention=retention)
 
     ended = run_ranks(body, world_size=world_size)
     return ended, events(run_dir)

@@ -49,6 +49,15 @@ def write_encoder(folder: Path, *, dropout: float = 0.0) -> Path:
     return folder
 
 
+def give_masked_head(folder: Path) -> None:
+    """Gives the model in this folder a head for masked language modelling, with random weights."""
+    base = transformers.BertModel.from_pretrained(folder, add_pooling_layer=False)
+    torch.manual_seed(3)
+    model = transformers.BertForMaskedLM(base.config)
+    model.bert.load_state_dict(base.state_dict())
+    model.save_pretrained(folder)
+
+
 def poison(folder: Path, word: str = "[MASK]") -> None:
     """Gives a word of the model in this folder an embedding that is no number: so is the loss of a row that has it."""
     model = transformers.BertModel.from_pretrained(folder)

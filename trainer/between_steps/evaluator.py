@@ -11,7 +11,7 @@ from shardtune.trainer.data.batches.evaluation import evaluation_batches, row_ba
 from shardtune.trainer.data.batches.prefetch import prefetch
 from shardtune.trainer.data.prepare.example_shards import Split
 from shardtune.trainer.distributed.ranks import Ranks
-from shardtune.trainer.engine.engine import Engine
+from shardtune.trainer.engine.engine import Inference
 from shardtune.trainer.evaluation.evaluate import evaluate
 from shardtune.trainer.evaluation.generate import Questions, questions
 from shardtune.trainer.evaluation.rows import Evaluated, evaluate_rows
@@ -24,7 +24,7 @@ from shardtune.trainer.tasks import Task
 class Evaluator:
     """Evaluates splits with the model as it is now, and reports their metrics."""
 
-    engine: Engine
+    engine: Inference
     task: Task
     tokenizer: Any
     batch_maker: BatchMaker
@@ -35,24 +35,33 @@ class Evaluator:
 
     def evaluate(self, name: str, split: Split, step: int) -> dict[str, Any]:
         """Collective: reports and returns the metrics of this split. Raises StopAsked."""
-        between = self.stop_checks.between
-        with (
-            self.phases(f"evaluating on {name}"),
-            closing(prefetch(evaluation_batches(split, self.batch_maker))) as ahead,
-        ):
-            batches, asked = between(entry.item for entry in ahead), self._asked(name, split)
-            metrics = evaluate(self.engine, self.task, batches, asked, self.tokenizer, ranks=self.ranks)
+        metrics = self.measure(name, split)
         self.reporter.report("eval", split=name, step=step, **metrics)
         return metrics
 
     def evaluate_rows(self, name: str, split: Split, step: int) -> Evaluated:
         """Collective: as evaluate, with an interval for each metric, and what each row adds. Raises StopAsked."""
-        between = self.stop_checks.between
-        with self.phases(f"evaluating on {name}"), closing(prefetch(row_batches(split, self.batch_maker))) as ahead:
-            batches, asked = between(entry.item for entry in ahead), self._asked(name, split)
-            evaluated = evaluate_rows(self.engine, self.task, split, batches, asked, self.tokenizer, ranks=self.ranks)
+        evaluated = self.measure_rows(name, split)
         self.reporter.report("eval", split=name, step=step, **evaluated.metrics)
         return evaluated
+
+    def measure(self, name: str, split: Split, *, like: str | None = None) -> dict[str, Any]:
+        """Collective: as evaluate, without reporting the metrics; `like` is the split by whose number of rows answers
+        are generated, if it is not this one."""
+        between = self.stop_checks.between
+        with (
+            self.phases(f"evaluating on {name}"),
+            closing(prefetch(evaluation_batches(split, self.batch_maker))) as ahead,
+        ):
+            batches, asked = between(entry.item for entry in ahead), self._asked(like or name, split)
+            return evaluate(self.engine, self.task, batches, asked, self.tokenizer, ranks=self.ranks)
+
+    def measure_rows(self, name: str, split: Split, *, like: str | None = None) -> Evaluated:
+        """Collective: as evaluate_rows, without reporting the metrics; `like` as for measure."""
+        between = self.stop_checks.between
+        with self.phases(f"evaluating on {name}"), closing(prefetch(row_batches(split, self.batch_maker))) as ahead:
+            batches, asked = between(entry.item for entry in ahead), self._asked(like or name, split)
+            return evaluate_rows(self.engine, self.task, split, batches, asked, self.tokenizer, ranks=self.ranks)
 
     def _asked(self, name: str, split: Split) -> Iterator[Questions] | None:
         """The prompts of this rank whose answers are scored; None if none are."""

@@ -1,7 +1,8 @@
 """When a checkpoint is saved, and when one that is being written moves on."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from shardtune.recipe.schema import CheckpointConfig
 from shardtune.trainer.between_steps.callback import Callback, StepDone
@@ -47,9 +48,10 @@ class Saver(Callback):
 
     def begin(self, state: TrainState) -> TrainState:
         self._newest = state.step
-        if state.step and (metrics := self.dev.metrics_at(state)) is not None:
+        metrics, retained = self.dev.metrics_at(state), self._retained(state)
+        if state.step and (metrics is not None or retained is not None):
             with self.phases.meter.paused():
-                self.checkpoints.amend(state, metrics)
+                self.checkpoints.amend(state, metrics, retained)
         return state
 
     def step_done(self, state: TrainState, done: StepDone) -> TrainState:
@@ -72,8 +74,13 @@ class Saver(Callback):
         self.lease.check()
         self._newest = state.step
         with self.phases("saving a checkpoint"):
-            self.checkpoints.save(self.engine, state, self.dev.metrics_at(state))
+            self.checkpoints.save(self.engine, state, self.dev.metrics_at(state), self._retained(state))
         self._saved_at = time.monotonic()
+
+    def _retained(self, state: TrainState) -> dict[str, Any] | None:
+        """What was found of the retention sets at this step, as a manifest has it."""
+        retained = self.dev.retained_at(state)
+        return None if retained is None else asdict(retained)
 
     def _wait(self) -> None:
         """Collective: waits until every checkpoint is on disk."""

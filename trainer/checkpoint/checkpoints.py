@@ -116,17 +116,23 @@ class Checkpoints:
                 shutil.rmtree(draft, ignore_errors=True)
         ranks.barrier()
 
-    def save(self, engine: Engine, state: TrainState, dev_metrics: Mapping[str, Any] | None) -> None:
+    def save(
+        self,
+        engine: Engine,
+        state: TrainState,
+        dev_metrics: Mapping[str, Any] | None,
+        retention: Mapping[str, Any] | None = None,
+    ) -> None:
         """Collective: starts saving this state, unless it is saved already; first waits for a save in progress.
 
-        `dev_metrics` are the dev metrics of this step, or None.
+        `dev_metrics` are the dev metrics of this step, and `retention` what Manifest.retention is, or None.
         """
         if state.step == self._newest or (self._saving and state.step == self._saving.manifest.step):
             return
         self.finish()
         began = time.monotonic()
         snapshot = engine.snapshot()
-        manifest = self._manifest(state, dev_metrics, snapshot)
+        manifest = replace(self._manifest(state, dev_metrics, snapshot), retention=retention)
         draft = self._draft(state.step)
         needed = int(self._ranks.sum(snapshot.num_bytes)[0])
         outcome = _attempt(lambda: self._begin(draft, needed)) if self._ranks.is_zero else _Outcome()
@@ -142,13 +148,15 @@ class Checkpoints:
         if not self._policy.asynchronous:
             self.finish()
 
-    def amend(self, state: TrainState, dev_metrics: Mapping[str, Any]) -> None:
-        """Collective: adds dev metrics that came after the save to the checkpoint of this state's step, the newest."""
+    def amend(
+        self, state: TrainState, dev_metrics: Mapping[str, Any] | None, retention: Mapping[str, Any] | None = None
+    ) -> None:
+        """Collective: adds metrics that came after the save to the checkpoint of this state's step, the newest."""
         checkpoint = Checkpoint(self._folder / f"step-{state.step}")
 
         def write() -> _Outcome:
             if self._ranks.is_zero:
-                manifest = replace(checkpoint.manifest, state=state, dev_metrics=dev_metrics)
+                manifest = replace(checkpoint.manifest, state=state, dev_metrics=dev_metrics, retention=retention)
                 write_atomically(checkpoint.path / MANIFEST, render_manifest(manifest))
             return _Outcome()
 

@@ -70,6 +70,9 @@ class Manifest:
     loss_scale: Mapping[str, float]
     base: Mapping[str, Any] | None = None
     """The base model, whose weights are neither trained nor saved (trainer/checkpoint/base_model.py)."""
+    retention: Mapping[str, Any] | None = None
+    """Of the evaluation at this step: `metrics` of each retention set, and the `excess` over retention.max_drop; None
+    if there are no such sets, or they were not evaluated."""
     files: Mapping[str, FileRecord] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=lambda: installed_versions())
     written_at: float = 0.0
@@ -82,6 +85,16 @@ class Manifest:
     @property
     def num_bytes(self) -> int:
         return sum(record.num_bytes for record in self.files.values())
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether dev or the retention sets were evaluated at this step."""
+        return self.dev_metrics is not None or self.retention is not None
+
+    @property
+    def excess(self) -> float:
+        """By how much the model exceeds retention.max_drop; 0 if it is within it."""
+        return 0.0 if self.retention is None else float(self.retention["excess"])
 
     def with_files(self, files: Mapping[str, FileRecord]) -> "Manifest":
         """A copy of the manifest with these files."""
@@ -115,6 +128,8 @@ def render_manifest(manifest: Manifest) -> str:
     """The manifest as JSON with its own checksum."""
     content = asdict(manifest)
     format_ = FORMAT_WITH_BASE
+    if manifest.retention is None:
+        del content["retention"]
     if manifest.base is None:
         del content["base"]
         format_ = FORMAT
@@ -235,14 +250,17 @@ def rankable(metrics: Mapping[str, Any], name: str) -> float | None:
 
 
 def best_first(checkpoints: Iterable[Checkpoint], metric: str, *, lower_is_better: bool) -> list[Checkpoint]:
-    """The checkpoints evaluated on dev, best first; of equal ones the earlier first."""
+    """The checkpoints evaluated on dev, best first; of equal ones the earlier first.
+
+    Those within retention.max_drop come before all others, which follow by how much they exceed it.
+    """
     sign = 1 if lower_is_better else -1
     valued = [
-        (sign * value, checkpoint.step, checkpoint)
+        (checkpoint.manifest.excess, sign * value, checkpoint.step, checkpoint)
         for checkpoint in checkpoints
         if (value := checkpoint.manifest.metric(metric)) is not None
     ]
-    return [checkpoint for _, _, checkpoint in sorted(valued, key=lambda ranked: ranked[:2])]
+    return [checkpoint for *_, checkpoint in sorted(valued, key=lambda ranked: ranked[:3])]
 
 
 def installed_versions() -> dict[str, str]:

@@ -47,8 +47,8 @@ class Found:
 
     @property
     def is_evaluated(self) -> bool:
-        """Whether the checkpoint has an evaluation on dev."""
-        return self.checkpoint is not None and self.checkpoint.manifest.dev_metrics is not None
+        """Whether the checkpoint has an evaluation."""
+        return self.checkpoint is not None and self.checkpoint.manifest.is_evaluated
 
 
 def find_newest(folder: Path, ranks: Ranks) -> Found:
@@ -98,8 +98,9 @@ def state_of(checkpoint: Checkpoint, complete: Sequence[Checkpoint], policy: Che
     earlier = [candidate for candidate in complete if candidate.step <= state.step]
     best = best_first(earlier, policy.metric, lower_is_better=policy.lower_is_better)[:1]
     if not best:
-        return replace(state, best_step=None, best_value=None)
-    return replace(state, best_step=best[0].step, best_value=best[0].manifest.metric(policy.metric))
+        return replace(state, best_step=None, best_value=None, best_excess=0.0)
+    chosen = best[0].manifest
+    return replace(state, best_step=chosen.step, best_value=chosen.metric(policy.metric), best_excess=chosen.excess)
 
 
 def fork(run_dir: Path, recipe_hash: str, ranks: Ranks) -> Found | None:
@@ -150,11 +151,15 @@ def _adopt(source: Checkpoint, path: Path, recipe_hash: str) -> Checkpoint:
         source.manifest.state,
         best_step=None,
         best_value=None,
+        best_excess=0.0,
         dev_at_start=None,
+        is_beyond_retention=False,
         recent_losses=(),
         left_out=(),  # step numbers, which may stand for other rows now
     )
-    publish_folder(draft, path, replace(source.manifest, state=state, dev_metrics=None, recipe_hash=recipe_hash))
+    publish_folder(
+        draft, path, replace(source.manifest, state=state, dev_metrics=None, retention=None, recipe_hash=recipe_hash)
+    )
     return open_checkpoint(path)
 
 

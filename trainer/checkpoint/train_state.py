@@ -1,7 +1,7 @@
 """The state of a training, without the engine's tensors."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,12 +23,18 @@ class TrainState:
     best_step: int | None = None
     best_value: float | None = None
     """The value at best_step of the metric that chooses the best model."""
+    best_excess: float = 0.0
+    """By how much the best model exceeds retention.max_drop; 0 if it is within it."""
     value_to_beat: float | None = None
     """The value of that metric which an evaluation has to beat by train.min_delta to count as better."""
     without_gain: int = 0
     """How many of the last evaluations in a row were not better."""
     dev_at_start: Mapping[str, Any] | None = None
     """The dev metrics before the first step, if that evaluation is configured."""
+    retention_at_start: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """For each retention set, before the first step, its `metrics`, and the fingerprint of its `rows`."""
+    is_beyond_retention: bool = False
+    """Whether an evaluation has exceeded retention.max_drop."""
     recent_losses: Sequence[float] = ()
     """The last finite losses, by which a spike is measured (trainer/between_steps/guard/spikes.py)."""
     bad_in_a_row: int = 0

@@ -33,6 +33,8 @@ from shardtune.trainer.model.head import choose_head
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
 from shardtune.trainer.model.quantized.loading import refuse_without_bitsandbytes
 from shardtune.trainer.reporting.ineffective_settings import settings_without_effect
+from shardtune.trainer.retention.preparation import prepare_retention
+from shardtune.trainer.retention.sets import HeldOut
 from shardtune.trainer.setup.attention.cost import expected_cost
 from shardtune.trainer.setup.memory_plan import grouped, memory_of, model_size, rank_job
 from shardtune.trainer.setup.micro_batch import FirstSteps, estimate, lay_out_first_steps, most_wanted
@@ -53,6 +55,7 @@ def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
     refuse_without_bitsandbytes(recipe)
     notes = [notice] if (notice := ds_config_notice(recipe)) is not None else []
     prepared = prepare(recipe, num_ranks=world_size, say=notes.append)
+    retention = prepare_retention(recipe, prepared, say=notes.append)
     tokenizer, config = load_tokenizer(recipe), load_model_config(recipe)
     task = task_of(recipe, prepared.facts, tokenizer, config)
     if note := choose_head(recipe, task, config).note:
@@ -94,6 +97,7 @@ def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
         largest_micro_batch=steps.largest,
         padding_efficiency=steps.padding_efficiency,
         memory=_memory(recipe, task, steps, world_size=world_size),
+        retention={held_out.name: _report_on_set(held_out) for held_out in retention.sets},
     )
 
 
@@ -155,6 +159,12 @@ def _report(split: Split, prepared: Prepared, task: Task, recipe: Recipe, num_pr
         cut=count_cut(facts, recipe.task.kind),
         previews=[task.preview(example) for example in split.examples(rows)] if num_previews else [],
     )
+
+
+def _report_on_set(held_out: HeldOut) -> SplitReport:
+    """The rows of a retention set, without examples to read."""
+    task, _ = held_out.task()
+    return _report(held_out.split, held_out.prepared, task, held_out.recipe, 0)
 
 
 def bin_edges(shortest: int, longest: int) -> list[int]:

@@ -91,3 +91,5 @@ class Report:
     padding_efficiency: float
     """The share of the first steps' tokens that is not padding."""
     memory: MemoryReport
+    retention: Mapping[str, SplitReport]
+    """The retention sets, by name."""

@@ -48,7 +48,8 @@ def _splits(report: Report) -> Table:
     columns = ("split", "rows", "examples", "tokens", "targets", "mean", "median", "95 %", "longest")
     for name in (*columns, "cut", "tokens lost", "dropped"):
         table.add_column(name, justify="left" if name == "split" else "right")
-    for name, split in report.splits.items():
+    sets = {f"retention: {name}": split for name, split in report.retention.items()}
+    for name, split in {**report.splits, **sets}.items():
         facts, lengths = split.facts, split.lengths
         table.add_row(
             name,

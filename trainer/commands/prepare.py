@@ -19,6 +19,7 @@ from shardtune.run_dir.files import CONFIG
 from shardtune.run_dir.view.progress import PreparationProgress
 from shardtune.trainer.commands.json_output import print_report
 from shardtune.trainer.data.prepare.prepare import prepare
+from shardtune.trainer.retention.preparation import prepare_retention
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,16 @@ class Report:
     splits: dict[str, dict[str, Any]]
     """Counts of each split: rows, examples, tokens, targets, rows_dropped, rows_truncated, tokens_truncated."""
     notes: list[str]
+    retention: dict[str, dict[str, Any]]
+    """The same counts of each retention set, which is not in this folder."""
 
 
 def report_on(recipe: Recipe, notes: list[str]) -> Report:
     """Prepares the data and returns the report. Raises DataError if anything is wrong with the data."""
     since = time.monotonic()
-    prepared = prepare(recipe, say=notes.append, progress=PreparationProgress(sys.stderr))
+    how: dict[str, Any] = {"say": notes.append, "progress": PreparationProgress(sys.stderr)}
+    prepared = prepare(recipe, **how)
+    retention = prepare_retention(recipe, prepared, **how)
     seconds = time.monotonic() - since
     splits: dict[str, dict[str, Any]] = prepared.meta["splits"]
     totals = {name: sum(split[name] for split in splits.values()) for name in ("rows", "examples", "tokens")}
@@ -61,13 +66,15 @@ def report_on(recipe: Recipe, notes: list[str]) -> Report:
         bytes=sum(path.stat().st_size for path in files),
         splits=splits,
         notes=notes,
+        retention={held_out.name: held_out.prepared.meta["splits"][held_out.split_name] for held_out in retention.sets},
     )
 
 
 def _show(report: Report) -> None:
     for note in report.notes:
         print(note, file=sys.stderr)
-    for name, split in report.splits.items():
+    sets = {f"retention: {name}": split for name, split in report.retention.items()}
+    for name, split in {**report.splits, **sets}.items():
         counts = ", ".join(f"{split[key]:,.0f} {key}" for key in ("rows", "examples", "tokens", "targets"))
         print(f"{name:6} {counts}")
     speed = f", {report.tokens_per_s:,} tokens/s" if report.tokens_per_s is not None else "; they were already prepared"

@@ -33,7 +33,7 @@ def follow_head(task: Task, facts: dict[str, Any], config: "PreTrainedConfig") -
 
     `config` is the pretrained model's. The facts themselves and "" if they stay as they are.
     """
-    head, names = _labels_of_head(config, task), task.head_labels(facts)
+    head, names = labels_of_head(config, task.auto_model), task.head_labels(facts)
     ordered = in_head_order(names, head) if head and names else None
     if ordered is None or ordered == names:
         return facts, ""
@@ -48,7 +48,7 @@ def choose_head(recipe: Recipe, task: Task, config: "PreTrainedConfig") -> HeadC
     wanted = task.model_config()
     if recipe.model.from_scratch or "num_labels" not in wanted:
         return HeadChoice(is_replaced=False)
-    head, names = _labels_of_head(config, task), [*wanted.get("id2label", {}).values()]
+    head, names = labels_of_head(config, task.auto_model), [*wanted.get("id2label", {}).values()]
     fits = head is not None and len(head) == wanted["num_labels"] and _are_of(names, head)
     if recipe.model.head == "keep" and not fits:
         _refuse_new_head(recipe, config, head, names)
@@ -112,13 +112,13 @@ def _has_weights(module: "nn.Module") -> bool:
     return next(module.parameters(), None) is not None
 
 
-def _labels_of_head(config: "PreTrainedConfig", task: Task) -> list[str] | None:
-    """The labels of the head that the checkpoint has for this task, in their order; None if it has none."""
+def labels_of_head(config: "PreTrainedConfig", auto_model: str) -> list[str] | None:
+    """The labels of the head that the checkpoint has for this Auto class, in their order; None if it has none."""
     labels: Mapping[int, str] = getattr(config, "id2label", None) or {}
     names = [str(labels[number]) for number in sorted(labels)]
     if config.architectures is None:
         return names if names and are_named(names) else None
-    kind = task.auto_model.removeprefix("AutoModel")
+    kind = auto_model.removeprefix("AutoModel")
     is_same_kind = kind.endswith("Classification") and any(name.endswith(kind) for name in config.architectures)
     return names if is_same_kind and names else None
 

@@ -88,7 +88,7 @@ def load_model(
         set_labels(config, pretrained)  # for as long as the weights are loaded, which have this shape
     attention = settle_attention(recipe, task, config, device, say)
     torch.manual_seed(recipe.train.seed)
-    model, new = _load_weights(recipe, task, config, attention, device)
+    model, new = load_weights(recipe, task, config, attention, device)
     if head.is_replaced:
         draw_head(model, load_model_config(recipe, task), seed=recipe.train.seed)
     # Without a vocabulary (CANINE) there is nothing to add to.
@@ -131,7 +131,7 @@ def _keep_no_cache(model: nn.Module) -> None:
         model.register_forward_pre_hook(without_cache, with_kwargs=True)
 
 
-def _load_weights(
+def load_weights(
     recipe: Recipe, task: Task, config: "PreTrainedConfig", attention: str | None, device: torch.device
 ) -> tuple["PreTrainedModel", set[str]]:
     """Collective under ZeRO-3: the model of this config, and the names of its weights that are not pretrained.

@@ -28,8 +28,9 @@ log = logging.getLogger(__name__)
 
 class Reporter(Protocol):
     """Takes events: `begin` (when the process began), `environment` (versions, hosts, git, …), `start` (num_steps, …),
-    `phase` (name), `notice` (text), `step`, `eval` (split, …), `checkpoint`, `alert` (title, text: what the user should
-    know at once), `compile` (compilations, …), `time_use` (goodput, seconds by cause), `stopped` (reason), `done`."""
+    `phase` (name), `notice` (text), `step`, `eval` (split, …), `retention` (set, …), `checkpoint`, `alert` (title,
+    text: what the user should know at once), `compile` (compilations, …), `time_use` (goodput, seconds by cause),
+    `stopped` (reason), `done`."""
 
     def report(self, event: str, /, **values: Any) -> None: ...
 

@@ -6,6 +6,8 @@ architectures.
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from inspect import signature
 from typing import Any
 
@@ -37,6 +39,18 @@ def read_first_alone(engine: Engine, model: Any, batch: Batch, precision: str, r
         undo()
         return False
     return True
+
+
+@contextmanager
+def reading_every_token(model: Any) -> Iterator[None]:
+    """Lets the last layer compute all positions again, for a head that reads more than the first one."""
+    found = _last_attention(model)
+    narrowed = None if found is None else vars(found[0].self).pop("forward", None)
+    try:
+        yield
+    finally:
+        if found is not None and narrowed is not None:
+            found[0].self.forward = narrowed  # the hook beside it changes nothing where all positions are computed
 
 
 def _last_attention(model: Any) -> tuple[Any, Any] | None:

@@ -1,5 +1,9 @@
 """The options of each task, by the `kind` that selects it."""
 
+from typing import TYPE_CHECKING, Annotated, Union
+
+from pydantic import Field
+
 from shardtune.recipe.tasks.chat import ChatOptions
 from shardtune.recipe.tasks.classification import ClassificationOptions
 from shardtune.recipe.tasks.language_modeling import LanguageModelingOptions
@@ -16,3 +20,9 @@ TASK_OPTIONS: dict[str, type[TaskOptions]] = {
     "chat": ChatOptions,
     "multiple_choice": MultipleChoiceOptions,
 }
+
+if TYPE_CHECKING:
+    AnyTask = TaskOptions
+else:
+    _options = tuple(TASK_OPTIONS.values())
+    AnyTask = Annotated[Union[_options], Field(discriminator="kind")] if len(_options) > 1 else _options[0]  # noqa: UP007

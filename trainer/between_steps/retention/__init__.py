@@ -1,0 +1,1 @@
+"""Evaluates what the model could do before."""

@@ -1,0 +1,1 @@
+"""What a model could do before it is fine-tuned: held-out rows of other skills, and who answers them."""
