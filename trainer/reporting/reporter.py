@@ -170,7 +170,7 @@ def _drop_later_steps(path: Path, step: int) -> None:
 def _is_kept(event: Mapping[str, Any], resumed_step: int) -> bool:
     if event["event"] in ("alert", "lost"):
         return True
-    if event["event"] == "eval" and resumed_step == 0:  # train.eval_at_start evaluates once more
+    if event["event"] in ("eval", "retention") and resumed_step == 0:  # they are evaluated once more
         return False
     return int(event.get("step", 0)) <= resumed_step
 
