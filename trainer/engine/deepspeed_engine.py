@@ -136,7 +136,7 @@ class DeepSpeedEngine:
         if self._is_skipped:
             return StepStats(lr, math.nan, applied=False)
         stats = replace(self._update(lr), compute_s=self._stopwatch.stop())
-        return stats if self._penalty is None else replace(stats, penalty=self._penalty.take())
+        return replace(stats, penalty=self._penalty.take()) if self._penalty is not None and stats.applied else stats
 
     def hold_weights(self, fisher: Fisher | None = None) -> None:
         dtype = next(p.dtype for p in self._engine.module.parameters() if p.requires_grad)

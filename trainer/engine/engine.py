@@ -26,7 +26,8 @@ class StepStats:
     compute_s: float = 0.0
     """Seconds of this rank's forward passes, without waiting for other ranks (trainer/engine/stopwatch.py)."""
     penalty: Tensor | None = None
-    """This rank's part of what `regularize` adds to the loss, before the update; None without it."""
+    """This rank's part of what `regularize` adds to the loss, before the update; None without it, or if the weights did
+    not change."""
 
 
 class Inference(Protocol):

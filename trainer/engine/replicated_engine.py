@@ -171,7 +171,7 @@ class ReplicatedEngine:
         norm = self._update_unread(square) if self._updates_unread else self._update(square)
         is_applied = math.isfinite(norm)
         compute_s = self._stopwatch.stop()  # after the norm, for which the host has waited anyway
-        penalty = None if self._penalty is None else self._penalty.take()
+        penalty = self._penalty.take() if self._penalty is not None and is_applied else None
         return StepStats(lr, norm if is_applied else math.inf, is_applied, compute_s, penalty)
 
     def hold_weights(self, fisher: Fisher | None = None) -> None:

@@ -74,6 +74,8 @@ def load(
     task = task_of(recipe, prepared.facts, tokenizer, load_model_config(recipe))
     with memory_said(recipe, task, ranks, lambda: None, micro_batch_tokens=recipe.data.max_tokens):
         engine, model, parts = _load_engine(recipe, run_dir, task, tokenizer, ranks, reporter)
+        if any(recipe.regularize.holding()):
+            engine.hold_weights()
         beat()
         packing = choose_packing(recipe, task, engine, model, ranks=ranks, reporter=reporter)
         masks = choose_masks(recipe, task, engine, model, like=_shortest(train), ranks=ranks, reporter=reporter)
@@ -124,7 +126,7 @@ def _load_engine(
     beat()
 
     def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
-        return OPTIMIZERS[recipe.optim.kind](model, recipe.optim)
+        return OPTIMIZERS[recipe.optim.kind](model, recipe.optim, l2_sp=recipe.regularize.l2_sp)
 
     common: dict[str, Any] = {"ranks": ranks, "seed": recipe.train.seed, "keeps_frozen": recipe.model.lora is None}
     if ds_config is not None:
