@@ -1,0 +1,144 @@
+"""L2-SP and EWC move weights by their closed forms, whatever computes the step."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from shardtune.recipe.schema import OptimConfig
+from shardtune.trainer.distributed.ranks import Ranks
+from shardtune.trainer.engine.optimizers import adamw
+from shardtune.trainer.engine.regularize.penalty import Fisher
+from shardtune.trainer.engine.snapshot import Fragment, SavedTensors, write_fragments
+from tests.support.ranks import run_ranks
+from tests.trainer.engine.test_gradients import STRATEGIES, engine_of, inputs, masters, sgd, step
+
+L2_SP, WEIGHT, LR = 0.5, 3.0, 0.1
+Moved = list[tuple[str, int, Tensor]]
+
+
+def held_adamw(model: nn.Module) -> torch.optim.Optimizer:
+    model.new_weights = frozenset({"last.weight", "last.bias"})  # type: ignore[assignment]
+    return adamw(model, OptimConfig(lr=LR, weight_decay=0.2), l2_sp=L2_SP)
+
+
+def idle_step(engine: Any, ranks: Ranks, precision: str) -> Any:
+    """A step whose gradient of the loss is 0."""
+    engine.begin_step(0, num_micro_batches=1)
+    out = engine.forward(_batch(inputs(ranks.rank, 0, precision)))
+    engine.backward(out.sum() * 0, num_targets=1)
+    return engine.step(lr=LR)
+
+
+def _batch(x: Tensor) -> Any:
+    from shardtune.trainer.tasks.batch import Batch
+
+    return Batch({"x": x, "whole": True}, x)
+
+
+def push(engine: Any, by: float = 1.0) -> None:
+    """Moves all weights that this rank updates."""
+    homes = engine._homes() if engine.zero_stage is None else _homes(engine)
+    for home in homes:
+        home.master.add_(by)
+
+
+def _homes(engine: Any) -> Any:
+    from shardtune.trainer.engine import zero_layout as zero
+
+    return zero.homes(engine._engine)
+
+
+def after_idle_steps(ranks: Ranks, precision: str) -> list[tuple[str, list[float], list[float]]]:
+    """By strategy: how far each element is from where it began, times what the penalty's closed form has left of it."""
+    found = []
+    for strategy in STRATEGIES:
+        engine = engine_of(strategy, precision, ranks, optimizer=held_adamw, max_norm=1.0)
+        start = masters(engine)
+        engine.hold_weights()
+        push(engine)
+        penalties = [float(idle_step(engine, ranks, precision).penalty) for _ in range(3)]
+        for (name, _, before), (_, _, after) in zip(start, masters(engine), strict=True):
+            if name.startswith("last"):
+                decayed = (before + 1) * (1 - LR * 0.2 * (name == "last.weight")) ** 3
+                assert torch.allclose(after, decayed, rtol=1e-5), (strategy, name, "new weights have weight decay")
+            else:
+                left = torch.full_like(after, (1 - LR * L2_SP) ** 3)
+                assert torch.allclose(after - before, left, rtol=1e-4), (strategy, name)
+        found.append((strategy, [sum(ranks.gather(value)) for value in penalties]))
+    return found  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_l2_sp_leaves_a_part_of_the_way_from_the_pretrained_weights(precision: str, world_size: int) -> None:
+    num_held = 2 * (8 * 8 + 8)
+    expected = [L2_SP / 2 * num_held * (1 - LR * L2_SP) ** (2 * number) for number in range(3)]
+    for strategy, penalties in run_ranks(after_idle_steps, precision, world_size=world_size)[0]:  # type: ignore[misc]
+        assert penalties == pytest.approx(expected, rel=1e-4), strategy
+
+
+def random_fisher(folder: Path) -> dict[str, Tensor]:
+    """Numbers for the parameters of the tiny model but one, whose last rows are unknown."""
+    torch.manual_seed(1)
+    sizes = {"first.weight": 64, "first.bias": 8, "seldom.weight": 40, "last.weight": 64, "last.bias": 8}
+    values = {name: torch.rand(size) for name, size in sizes.items()}
+    write_fragments(folder / "f.safetensors", [Fragment(name, 0, value) for name, value in values.items()])
+    return values
+
+
+def fisher_in(folder: Path) -> Fisher:
+    sizes = {"first.weight": 64, "first.bias": 8, "seldom.weight": 40, "last.weight": 64, "last.bias": 8}
+    return Fisher(WEIGHT, SavedTensors([folder / "f.safetensors"], opens_all=False), sizes)
+
+
+def after_one_step(ranks: Ranks, folder: Path, held: bool) -> list[tuple[str, Moved, float | None]]:
+    """By strategy: the weights after a step of SGD from 0.5 beside the pretrained ones, and the penalty."""
+    found = []
+    for strategy in STRATEGIES:
+        engine = engine_of(strategy, "fp32", ranks, optimizer=sgd)
+        if held:
+            engine.hold_weights(fisher_in(folder))
+        push(engine, 0.5)
+        stats = step(engine, ranks, 0, [True, True], lr=LR)
+        total = sum(ranks.gather(float(stats.penalty))) if held else None
+        found.append((strategy, masters(engine), total))
+    return found
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_ewc_adds_the_gradient_of_its_penalty(tmp_path: Path, world_size: int) -> None:
+    values = random_fisher(tmp_path)
+    free, held = (run_ranks(after_one_step, tmp_path, is_held, world_size=world_size) for is_held in (False, True))
+    penalty = WEIGHT / 2 * sum(float(value.sum()) for value in values.values()) * 0.5**2
+    for without, with_ in zip(free, held, strict=True):
+        for (strategy, start, _), (_, moved, total) in zip(without, with_, strict=True):
+            assert total == pytest.approx(penalty, rel=1e-5), strategy
+            for (name, first, one), (_, _, other) in zip(start, moved, strict=True):
+                whole = torch.zeros(64 if "weight" in name else 8)
+                whole[: len(values.get(name, ()))] = values.get(name, torch.zeros(0))
+                expected = LR * WEIGHT * whole[first : first + one.numel()] * 0.5
+                assert torch.allclose(one - other, expected, atol=1e-6), (strategy, name)
+
+
+def clipped(ranks: Ranks, folder: Path, optimizer: Callable[[nn.Module], torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """The parts of this rank by strategy, flat, after steps of AdamW whose gradients are clipped."""
+    found = {}
+    for strategy in STRATEGIES:
+        engine = engine_of(strategy, "fp32", ranks, optimizer=optimizer, max_norm=0.01)
+        engine.hold_weights(fisher_in(folder))
+        for number in range(4):
+            step(engine, ranks, number, [True], lr=LR)
+        found[strategy] = torch.cat([weights.flatten() for _, _, weights in sorted(masters(engine), key=lambda m: m[:2])])
+    return found
+
+
+def test_a_clipped_gradient_clips_no_penalty(tmp_path: Path) -> None:
+    """A fused step divides the gradient by itself, and would divide the penalty's too."""
+    random_fisher(tmp_path)
+    (found,) = run_ranks(clipped, tmp_path, held_adamw, world_size=1)
+    for strategy, weights in found.items():
+        assert torch.allclose(weights, found["zero2"], atol=1e-4), strategy
