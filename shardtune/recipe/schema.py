@@ -511,3 +511,6 @@ NOT_LEARNED = frozenset(
     }
 )
 """The keys of these sections that only decide where and how fast training runs."""
+
+ADDED_LATER = frozenset({"model.freeze", "optim.layer_decay", "regularize.l2_sp", "regularize.ewc"})
+"""Keys of these sections that recipes had no name for before; with their defaults, what is learned is as it was."""

@@ -1,5 +1,6 @@
 """The recipe by which the pretrained model is asked what it can do already: that of regularize.ewc's rows."""
 
+from pathlib import Path
 from typing import Any
 
 from shardtune.ds_config.resolve import ds_config_of, zero_stage
@@ -7,6 +8,8 @@ from shardtune.recipe.regularize import EwcConfig, RegularizeConfig
 from shardtune.recipe.schema import Recipe
 from shardtune.recipe.tasks.language_modeling import LanguageModelingOptions
 
+FISHER, INDEX = "fisher", "index.json"
+"""The folder of the Fisher information in a run directory, and the file in it that is written last."""
 OF_LABELS = ("label_names", "types", "tag_names", "class_weights", "label_smoothing")
 """Keys of a task that are about its own labels, or put more into the loss than the likelihood."""
 
@@ -35,6 +38,11 @@ def earlier_recipe(recipe: Recipe, ewc: EwcConfig) -> Recipe:
             "engine": recipe.engine.model_copy(update=_engine(recipe)),
         }
     )
+
+
+def is_computed(run_dir: Path) -> bool:
+    """Whether the run directory has the Fisher information already."""
+    return (run_dir / FISHER / INDEX).is_file()
 
 
 def _engine(recipe: Recipe) -> dict[str, Any]:

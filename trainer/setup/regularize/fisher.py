@@ -40,11 +40,9 @@ from shardtune.trainer.model.load import load_model
 from shardtune.trainer.model.parts.layers import parts_of
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
 from shardtune.trainer.reporting.reporter import Reporter
-from shardtune.trainer.setup.regularize.earlier_skill import earlier_recipe
+from shardtune.trainer.setup.regularize.earlier_skill import FISHER, INDEX, earlier_recipe
 from shardtune.trainer.tasks import Task, task_of
 
-FISHER, INDEX = "fisher", "index.json"
-"""The folder in a run directory, and the file in it that is written last."""
 REPORT_S = 10.0
 """Seconds between two reports of the progress."""
 

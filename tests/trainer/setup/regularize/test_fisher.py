@@ -15,7 +15,8 @@ from shardtune.recipe.schema import Recipe
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.engine.snapshot import Read
 from shardtune.trainer.reporting.reporter import NullReporter
-from shardtune.trainer.setup.regularize.fisher import FISHER, INDEX, settle_fisher
+from shardtune.trainer.setup.regularize.earlier_skill import FISHER, INDEX
+from shardtune.trainer.setup.regularize.fisher import settle_fisher
 from tests.support.ranks import run_ranks
 from tests.support.runs import tiny_recipe
 from tests.support.tiny import write_causal, write_documents, write_encoder, write_reviews
