@@ -10,9 +10,9 @@ from shardtune.section import Section
 
 
 class EwcConfig(Section):
-    """Elastic weight consolidation (Kirkpatrick et al., 2017): the penalty weight / 2 * sum F (w - w0)^2, where F is the
-    diagonal of the empirical Fisher information of the pretrained model w0 on rows of an earlier skill. F is computed
-    once, before the first step, and kept in the run directory."""
+    """Elastic weight consolidation (Kirkpatrick et al., 2017): the penalty weight / 2 * sum F (w - w0)^2, where F is
+    the diagonal of the empirical Fisher information of the pretrained model w0 on rows of an earlier skill. F is
+    computed once, before the first step, and kept in the run directory."""
 
     data: Sources
     """Rows of the earlier skill: sources as in data.train, in the same columns."""
@@ -30,9 +30,9 @@ class RegularizeConfig(Section):
     penalty is `penalty` of the steps."""
 
     l2_sp: Annotated[float, Field(ge=0)] = 0.0
-    """L2-SP (Li et al., 2018): decay towards the pretrained weights instead of towards zero, decoupled from the gradient
-    as AdamW's weight decay is: each step moves a pretrained weight by lr * l2_sp of its way back. Weights that are not
-    pretrained keep optim.weight_decay."""
+    """L2-SP (Li et al., 2018): decay towards the pretrained weights instead of towards zero, decoupled from the
+    gradient as AdamW's weight decay is: each step moves a pretrained weight by lr * l2_sp of its way back. Weights that
+    are not pretrained keep optim.weight_decay."""
     ewc: EwcConfig | None = None
     """Elastic weight consolidation, as in `{weight: 100, data: earlier.jsonl, rows: 1000}`."""
 

@@ -467,7 +467,9 @@ class Recipe(Section):
             if self.model.from_scratch:
                 raise ValueError(f"regularize.{key}: there are no pretrained weights (model.from_scratch); remove it")
             if self.model.lora is not None:
-                raise ValueError(f"regularize.{key}: adapters (model.lora) leave the pretrained weights as they are; remove it")
+                raise ValueError(
+                    f"regularize.{key}: adapters (model.lora) leave the pretrained weights as they are; remove it"
+                )
         return self
 
     @model_validator(mode="after")

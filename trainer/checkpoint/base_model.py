@@ -65,8 +65,9 @@ def refuse_another_base(saved: Base | None, current: Base | None, where: Path) -
 
 
 def refuse_another_anchor(run_dir: Path, current: Base) -> None:
-    """Raises CheckpointError if the run began with other pretrained weights, near which `regularize` holds its own; a
-    run that begins remembers them. For one rank."""
+    """Raises CheckpointError if the run began with other pretrained weights, near which `regularize` holds its own.
+
+    A run that begins remembers them. For one rank."""
     if not (run_dir / BASE).is_file():
         write_atomically(run_dir / BASE, json.dumps(current, indent=1))
         return
@@ -74,8 +75,8 @@ def refuse_another_anchor(run_dir: Path, current: Base) -> None:
     if changed := sorted(name for name in {**before, **now} if before.get(name) != now.get(name)):
         raise CheckpointError(
             f"{run_dir} holds its weights near those that {current['path']} had when it began (regularize), and "
-            f"{', '.join(changed[:5])} {'differs' if len(changed) == 1 else 'differ'} now. Restore them, or use another "
-            "--run-dir"
+            f"{', '.join(changed[:5])} {'differs' if len(changed) == 1 else 'differ'} now. Restore the pretrained model, "
+            "or use another --run-dir"
         )
 
 

@@ -76,10 +76,10 @@ def load_model(
     """Collective under ZeRO-3: the pretrained weights with the task's head, the same on every rank and stage.
 
     If the tokenizer has more tokens than the model, embeddings are added. With model.lora it has adapters, and few of
-    its parameters require a gradient; with model.freeze some do not. `say` is called with what is not as the pretrained model has it, and with the
-    attention chosen for the `device`. Without `kernels`, torch computes everything. Raises DataError if the path has no
-    model of this kind, or no head that model.head asks for, and ConfigError if model.attention asks for what is not to
-    be had here.
+    its parameters require a gradient; with model.freeze some do not. `say` is called with what is not as the pretrained
+    model has it, and with the attention chosen for the `device`. Without `kernels`, torch computes everything. Raises
+    DataError if the path has no model of this kind, no head that model.head asks for, or nothing that model.freeze
+    names, and ConfigError if model.attention asks for what is not to be had here.
     """
     pretrained = load_model_config(recipe)
     head = choose_head(recipe, task, pretrained)

@@ -68,7 +68,9 @@ def _num_trained(model: Any, recipe: Recipe, task: Task) -> int:
     if recipe.model.freeze:
         heads = () if task.wants_target_loss else tuple(f"{name}." for name in own_heads(model))
         freeze(model, recipe.model.freeze, new=[name for name, _ in model.named_parameters() if name.startswith(heads)])
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad or not recipe.model.freeze)
+    return sum(
+        parameter.numel() for parameter in model.parameters() if parameter.requires_grad or not recipe.model.freeze
+    )
 
 
 def _similar_shape(config: Any, model: nn.Module, num_labels: int | None) -> ModelShape:

@@ -90,8 +90,10 @@ class Penalty:
         # A fused step divides by grad_scale, and is left out where the gradient is not finite.
         scale, skipped = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
         total = torch.zeros((), dtype=torch.float64, device=parameter.device)
-        flat = [tensor.view(-1).split(CHUNK) for tensor in (parameter, parameter.grad, self._w0[parameter])]
-        squares = self._fisher[parameter].view(-1).split(CHUNK) if parameter in self._fisher else [None] * len(flat[0])
+        tensors: list[Any] = [parameter, parameter.grad, self._w0[parameter]]
+        flat = [tensor.view(-1).split(CHUNK) for tensor in tensors]
+        held: Any = self._fisher.get(parameter)
+        squares = [None] * len(flat[0]) if held is None else held.view(-1).split(CHUNK)
         for weights, grad, w0, fisher in zip(*flat, squares, strict=True):
             away = weights - w0
             total += l2_sp / 2 * away.square().sum(dtype=torch.float64)

@@ -17,8 +17,8 @@ MOST_SHOWN = 8
 def freeze(model: Any, patterns: Sequence[str], *, new: Collection[str] = ()) -> list[str]:
     """Freezes the pretrained weights that match one of the patterns; returns what the user should know of it.
 
-    Those named in `new`, which the pretrained model lacks, are trained in any case. Raises DataError if a pattern matches nothing,
-    or nothing is left to train.
+    Those named in `new`, which the pretrained model lacks, are trained in any case. Raises DataError if a pattern
+    matches nothing, or nothing is left to train.
     """
     parts = parts_of(model)
     names = _names_of(model)
@@ -90,6 +90,6 @@ def _note_on_new(kept: set[str]) -> Iterator[str]:
 def _note_on_head(model: Any) -> Iterator[str]:
     """Says that the layer of a vocabulary's logits is frozen, because its weight is that of the embeddings."""
     last, first = model.get_output_embeddings(), model.get_input_embeddings()
-    weights = [getattr(layer, "weight", None) for layer in (last, first)]
-    if weights[0] is not None and weights[0] is weights[1] and not weights[0].requires_grad:
+    weight: Any = getattr(last, "weight", None)
+    if weight is not None and weight is getattr(first, "weight", None) and not weight.requires_grad:
         yield "model.freeze: the last layer is frozen too, because its weight is that of the embeddings"

@@ -31,7 +31,9 @@ def stacks_of(model: nn.Module) -> list[Stack]:
     named = [(name, {n: b for n, b in blocks.items() if type(b).__name__ in never_split}) for name, blocks in lists]
     if any(blocks for _, blocks in named):
         return [Stack(name, blocks) for name, blocks in named if blocks]
-    several = [(name, {n: b for n, b in blocks.items() if [*b.children()]}) for name, blocks in lists if len(blocks) > 1]
+    several = [
+        (name, {n: b for n, b in blocks.items() if [*b.children()]}) for name, blocks in lists if len(blocks) > 1
+    ]
     return [Stack(name, blocks) for name, blocks in several if blocks]
 
 

@@ -1,9 +1,9 @@
 """The Fisher information of the pretrained model for EWC: computed once, and kept in the run directory.
 
-The empirical one (Kunstner et al., 2019): the squared gradient of the log-likelihood of each row's own targets, added up
-over rows and divided by the number of targets, so that the penalty is in nats per target as the loss is. What computes
-it is an engine like that of the training, with an optimizer that adds up squares. Where a rank has all weights, each
-takes a share of the rows; under ZeRO-3 all compute each row together.
+The empirical one (Kunstner et al., 2019): the squared gradient of the log-likelihood of each row's own targets, added
+up over rows and divided by the number of targets, so that the penalty is in nats per target as the loss is. What
+computes it is an engine like that of the training, with an optimizer that adds up squares. Where a rank has all
+weights, each takes a share of the rows; under ZeRO-3 all compute each row together.
 """
 
 import gc
@@ -112,8 +112,8 @@ def _engine(recipe: Recipe, task: Task, tokenizer: Any, ranks: Ranks) -> tuple[E
         model = load_model(recipe, task, tokenizer, device=ranks.device)
     if missing := [name for name in parts_of(model).new if name in dict(model.named_parameters())]:
         raise ConfigError(
-            f"regularize.ewc: the pretrained model has no weights for {', '.join(sorted(missing)[:5])}, which its skill "
-            "on these rows would need; set regularize.ewc.task, or give rows of a skill that it has"
+            f"regularize.ewc: the pretrained model has no weights for {', '.join(sorted(missing)[:5])}, which a skill "
+            "on these rows needs; set regularize.ewc.task, or give rows of a skill that it has"
         )
 
     def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
@@ -163,7 +163,9 @@ def _add_row(
 
 def _write(engine: Engine, model: nn.Module, folder: Path, ranks: Ranks, *, num_targets: float) -> None:
     """Collective: writes the sums, divided by the number of targets; each rank its part."""
-    fragments = [replace(part, name=part.name.removeprefix(state_name(SQUARES, ""))) for part in engine.snapshot().states]
+    fragments = [
+        replace(part, name=part.name.removeprefix(state_name(SQUARES, ""))) for part in engine.snapshot().states
+    ]
     if engine.zero_stage is None:
         fragments = [*_shares(fragments, ranks)]
     for fragment in fragments:

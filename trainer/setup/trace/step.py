@@ -123,7 +123,7 @@ def _auto_model(recipe: Recipe, config: Any) -> Any:
 
 
 def _model(recipe: Recipe, config: Any, job: Job) -> Any:
-    """The model on the meta device, with adapters, frozen weights, the loss and checkpointing as the recipe has them."""
+    """The model on the meta device, with adapters, what is frozen, the loss and checkpointing as the recipe says."""
     attention = "eager" if job.software.attention == "eager" else "sdpa"
     if attention == "sdpa":  # with dropout torch would keep the scores on a CPU, which flash attention never does
         config = copy.deepcopy(config)

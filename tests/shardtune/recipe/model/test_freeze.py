@@ -40,7 +40,10 @@ def test_a_pattern_matches_whole_parts_of_a_name(pattern: str, name: str, is_mat
         ("model.freeze=['layers:5-2']", "freeze: got 'layers:5-2', whose first layer comes after its last"),
         ("model.freeze=['a..b']", "freeze: got 'a..b'; write names as the model has them"),
         ("model.freeze=[a, a]", "freeze: 'a' is listed twice; remove one"),
-        ("model={path: x, freeze: [a], lora: {}}", "freeze: adapters (model.lora) freeze all pretrained weights already"),
+        (
+            "model={path: x, freeze: [a], lora: {}}",
+            "freeze: adapters (model.lora) freeze all pretrained weights already",
+        ),
         ("model={path: x, freeze: [a], from_scratch: true}", "freeze: needs pretrained weights"),
         ("optim.layer_decay=1.5", "must be at most 1, got 1.5"),
         ("regularize.l2_sp=-1", "must be at least 0, got -1"),

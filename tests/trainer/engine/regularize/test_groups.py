@@ -51,7 +51,7 @@ def test_pretrained_weights_are_pulled_and_new_ones_decayed() -> None:
 
 
 def test_a_model_without_a_list_of_layers_is_refused() -> None:
-    with pytest.raises(ConfigError, match="optim.layer_decay: Linear has no list of layers; remove the key"):
+    with pytest.raises(ConfigError, match=r"optim\.layer_decay: Linear has no list of layers; remove the key"):
         parameter_groups(torch.nn.Linear(2, 2), OptimConfig(layer_decay=0.5))
 
 
@@ -97,15 +97,11 @@ def test_ranks_and_zero_stages_change_nothing(
     assert_same(train(recipe, tmp_path, world_size=world_size)[1], reference)
 
 
-@pytest.mark.parametrize(
-    ("first", "then"), [((2, "zero3"), (1, "null")), ((1, "null"), (3, "zero2"))]
-)
+@pytest.mark.parametrize(("first", "then"), [((2, "zero3"), (1, "null")), ((1, "null"), (3, "zero2"))])
 def test_a_run_resumes_on_other_ranks_and_stages(
     tiny: Path, tmp_path: Path, reference: list[dict[str, Any]], first: tuple[int, str], then: tuple[int, str]
 ) -> None:
-    broken, resumed = (
-        tiny_recipe(tiny, f"engine.deepspeed={strategy}", *EVERYTHING) for _, strategy in (first, then)
-    )
+    broken, resumed = (tiny_recipe(tiny, f"engine.deepspeed={strategy}", *EVERYTHING) for _, strategy in (first, then))
     ended = train(broken, tmp_path, world_size=first[0], before=stop_after(3))[0]
     assert not any(ended)
     ended, events = train(resumed, tmp_path, world_size=then[0])

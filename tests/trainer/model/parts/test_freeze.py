@@ -58,8 +58,14 @@ def test_layers_are_those_of_both_stacks() -> None:
 @pytest.mark.parametrize(
     ("patterns", "fault"),
     [
-        (["bert.encodr.layer"], "'bert.encodr.layer' matches no module and no weight; did you mean 'bert.encoder.layer'"),
-        (["foo"], "'foo' matches no module and no weight; the model consists of bert.embeddings, bert.encoder, classifier"),
+        (
+            ["bert.encodr.layer"],
+            "'bert.encodr.layer' matches no module and no weight; did you mean 'bert.encoder.layer'",
+        ),
+        (
+            ["foo"],
+            "'foo' matches no module and no weight; the model consists of bert.embeddings, bert.encoder, classifier",
+        ),
         (["layers:0-3"], "'layers:0-3': the model has layers 0 to 2"),
         (["bert", "classifier"], "nothing is left to train of bert.embeddings, bert.encoder, classifier"),
     ],
@@ -112,5 +118,5 @@ def test_check_counts_what_is_trained_and_finds_wrong_patterns(tiny: Path) -> No
     memory = check(tiny_recipe(tiny, "model.freeze=[embeddings, 'layers:0']"), world_size=1, num_previews=0).memory
     model, _ = load(tiny_recipe(tiny, "model.freeze=[embeddings, 'layers:0']"))
     assert memory.num_trained == sum(p.numel() for p in model.parameters() if p.requires_grad)
-    with pytest.raises(DataError, match="model.freeze: 'layers:2': the model has layers 0 to 1"):
+    with pytest.raises(DataError, match=r"model\.freeze: 'layers:2': the model has layers 0 to 1"):
         check(tiny_recipe(tiny, "model.freeze=['layers:2']"), world_size=1, num_previews=0)

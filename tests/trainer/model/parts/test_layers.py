@@ -24,7 +24,9 @@ OPT = {**SIZES, "ffn_dim": 16, "word_embed_proj_dim": 16}
 
 def made(kind: str, head: str, **sizes: Any) -> Any:
     with torch.device("meta"):
-        return getattr(transformers, f"AutoModelFor{head}").from_config(transformers.AutoConfig.for_model(kind, **sizes))
+        return getattr(transformers, f"AutoModelFor{head}").from_config(
+            transformers.AutoConfig.for_model(kind, **sizes)
+        )
 
 
 @pytest.mark.parametrize(

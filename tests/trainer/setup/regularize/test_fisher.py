@@ -115,7 +115,5 @@ def test_a_skill_that_the_model_does_not_have_is_refused(earlier: Path, tmp_path
             settle_fisher(recipe, tmp_path, ranks, NullReporter())
         return str(raised.value)
 
-    (text,) = run_ranks(
-        refusal, recipe_of(earlier, f"regularize.ewc={{data: {earlier}/train.jsonl}}"), world_size=1
-    )
+    (text,) = run_ranks(refusal, recipe_of(earlier, f"regularize.ewc={{data: {earlier}/train.jsonl}}"), world_size=1)
     assert text.startswith("regularize.ewc: model.head: keep, but the head of")
