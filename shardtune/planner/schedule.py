@@ -111,9 +111,9 @@ def _update_seconds(job: Job, constants: Constants) -> tuple[float, float]:
 
 
 def model_operations(job: Job) -> float:
-    """Operations of a micro-batch: 6 for each weight and token, 12 for each pair of tokens that attend to each other and
-    each element of a query (Chowdhery et al., 2022, appendix B), half of it where the mask is causal. A frozen weight
-    has 4; below all that is trained, a third of each is left."""
+    """Operations of a micro-batch: 6 for each weight and token, 12 for each pair of tokens that attend to each other
+    and each element of a query (Chowdhery et al., 2022, appendix B), half of it where the mask is causal. A frozen
+    weight has 4; below all that is trained, a third of each is left."""
     batch, shape = job.batch, job.shape
     total = (6 if job.adapters is None else 4) * job.num_losses * shape.hidden * shape.width
     for number, stack in enumerate(shape.stacks):

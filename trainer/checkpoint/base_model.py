@@ -75,8 +75,8 @@ def refuse_another_anchor(run_dir: Path, current: Base) -> None:
     if changed := sorted(name for name in {**before, **now} if before.get(name) != now.get(name)):
         raise CheckpointError(
             f"{run_dir} holds its weights near those that {current['path']} had when it began (regularize), and "
-            f"{', '.join(changed[:5])} {'differs' if len(changed) == 1 else 'differ'} now. Restore the pretrained model, "
-            "or use another --run-dir"
+            f"{', '.join(changed[:5])} {'differs' if len(changed) == 1 else 'differ'} now. Restore the pretrained "
+            "model, or use another --run-dir"
         )
 
 
