@@ -252,3 +252,14 @@ def test_sources_have_the_names_that_they_have_now_also_where_the_data_were_prep
         report = checked(capsys, str(recipe_path), f"data.train={{path: {tiny}/train.jsonl, name: {name}}}")
         first, *_ = report["rows"]["sources"]
         assert (first["name"], first["path"], first["rows"]) == (name, f"{tiny}/train.jsonl", 67)
+
+
+def test_the_earlier_rows_of_ewc_are_read_and_counted(tiny: Path, tmp_path: Path) -> None:
+    write_documents(tmp_path / "text.jsonl", 7)
+    ewc = f"regularize.ewc={{data: {tmp_path}/text.jsonl, rows: 5, task: language_modeling}}"
+    recipe = tiny_recipe(tiny, ewc)
+    report = check(recipe, world_size=1, num_previews=0)
+    assert "regularize.ewc: the Fisher information is that of 5 of 7 earlier rows" in report.notes
+    (tmp_path / "text.jsonl").write_text('{"body": 1}\n')
+    with pytest.raises(DataError, match=r"text\.jsonl"):
+        check(tiny_recipe(tiny, ewc), world_size=1, num_previews=0)

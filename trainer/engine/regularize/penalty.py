@@ -55,14 +55,14 @@ class Penalty:
                 self._share[home.owner] = 1 / ranks.world_size if home.replicated else 1.0
         if fisher is not None:
             self._read(fisher, homes, ranks)
-        self._value = torch.zeros((), dtype=torch.float64)
+        self._value: Tensor | None = None
         for optimizer in {id(home.optimizer): home.optimizer for home in homes}.values():
             optimizer.register_step_pre_hook(self._before_step)
 
     def take(self) -> Tensor:
         """This rank's part of the penalty before the last update, whose sum over the ranks is the penalty."""
-        value, self._value = self._value, torch.zeros((), dtype=torch.float64)
-        return value
+        value, self._value = self._value, None
+        return torch.zeros(()) if value is None else value
 
     def _read(self, fisher: Fisher, homes: Sequence[zero.Home], ranks: Ranks) -> None:
         """Collective: reads the Fisher information of the elements that this rank updates."""
@@ -103,7 +103,8 @@ class Penalty:
                 grad.add_(added if scale is None else added * scale, alpha=self._weight)
             if pull:
                 weights.add_(away if skipped is None else away * (1 - skipped), alpha=pull)
-        self._value = self._value.to(total.device) + total * self._share[parameter]
+        own = total * self._share[parameter]
+        self._value = own if self._value is None else self._value + own
 
 
 def _groups_of(optimizer: torch.optim.Optimizer, owner: Tensor) -> Sequence[Mapping[str, Any]]:

@@ -1,9 +1,11 @@
 """What a pattern of model.freeze may look like, and what it matches."""
 
+from pathlib import Path
+
 import pytest
 
 from shardtune.errors import ConfigError
-from shardtune.recipe.load import learning_hash, parse_recipe
+from shardtune.recipe.load import learning_hash, load_recipe, parse_recipe
 from shardtune.recipe.model.freeze import LayerRange, layer_range, matches
 
 MINIMAL = "{task: {kind: classification}, model: {path: x}, data: {train: x}}"
@@ -75,3 +77,16 @@ def test_each_decides_what_is_learned_and_its_absence_changes_no_name(override: 
     plain = learning_hash(parse_recipe(MINIMAL))
     assert plain == "1f7b8ae9", "as before there were these keys"
     assert learning_hash(parse_recipe(MINIMAL, [override])) != plain
+
+
+def test_earlier_rows_are_a_path_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "rows.jsonl").write_text('{"text": "a", "label": "b"}\n')
+    text = "task: {kind: classification}\nmodel: {path: ./model}\ndata: {train: rows.jsonl}\n"
+    (tmp_path / "a.yaml").write_text(text + "regularize: {ewc: {data: rows.jsonl}}\n")
+    ewc = load_recipe(tmp_path / "a.yaml").regularize.ewc
+    assert ewc is not None and ewc.data == str(tmp_path / "rows.jsonl")
+    (tmp_path / "a.yaml").write_text(text + "regularize: {ewc: {data: [rows.jsonl, row.jsonl]}}\n")
+    with pytest.raises(ConfigError, match=r"a\.yaml:4: regularize\.ewc\.data\[1\]: no such file: 'row\.jsonl'"):
+        load_recipe(tmp_path / "a.yaml")
