@@ -91,5 +91,6 @@ def _note_on_head(model: Any) -> Iterator[str]:
     """Says that the layer of a vocabulary's logits is frozen, because its weight is that of the embeddings."""
     last, first = model.get_output_embeddings(), model.get_input_embeddings()
     weight: Any = getattr(last, "weight", None)
-    if weight is not None and weight is getattr(first, "weight", None) and not weight.requires_grad:
+    is_shared = weight is not None and weight is getattr(first, "weight", None)
+    if is_shared and not weight.requires_grad:
         yield "model.freeze: the last layer is frozen too, because its weight is that of the embeddings"

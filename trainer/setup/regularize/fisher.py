@@ -132,10 +132,10 @@ def _add_up(
     """Collective: adds up the squared gradients of these rows; returns their number of targets, without those of rows
     whose gradient is not finite."""
     is_shared = engine.zero_stage is not None  # all ranks compute each row
-    own = rows if is_shared else np.asarray(ranks.share(rows))
+    own: Sequence[int] = rows.tolist() if is_shared else ranks.share(rows.tolist())
     num_targets, began = 0.0, time.monotonic()
     for number, row in enumerate(own):
-        is_finite = _add_row(engine, task, split, int(row), ranks, num_ranks=ranks.world_size if is_shared else 1)
+        is_finite = _add_row(engine, task, split, row, ranks, num_ranks=ranks.world_size if is_shared else 1)
         num_targets += float(split.num_targets[row]) * is_finite
         if time.monotonic() - began > REPORT_S:
             began = time.monotonic()
