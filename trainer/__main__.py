@@ -157,10 +157,21 @@ def _prepare(training_run: Run, process: _Process, stop: Stop) -> None:
     prepared = prepare(recipe, num_ranks=process.arguments.prepare, **how)
     refuse_other_data(training_run.run_dir, prepared.identity)
     prepare_retention(recipe, prepared, **how)
+    _prepare_earlier(training_run)
 
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr)
+
+
+def _prepare_earlier(training_run: Run) -> None:
+    """Prepares the rows of regularize.ewc, if there are any, unless their Fisher information is there already."""
+    from shardtune.trainer.data.prepare.prepare import prepare
+    from shardtune.trainer.setup.regularize.earlier_skill import earlier_recipe, is_computed
+
+    recipe = training_run.recipe
+    if recipe.regularize.ewc is not None and not is_computed(training_run.run_dir):
+        prepare(earlier_recipe(recipe, recipe.regularize.ewc))
 
 
 def _refuse_uncompilable(training_run: Run) -> None:

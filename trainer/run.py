@@ -33,7 +33,11 @@ from shardtune.trainer.between_steps.retention_limit import retention_limits
 from shardtune.trainer.between_steps.saver import Publisher, Saver
 from shardtune.trainer.between_steps.step_report import StepReport
 from shardtune.trainer.between_steps.stop_checks import StopChecks
-from shardtune.trainer.checkpoint.base_model import identify_together, refuse_another_base
+from shardtune.trainer.checkpoint.base_model import (
+    identify_together,
+    refuse_another_anchor,
+    refuse_another_base,
+)
 from shardtune.trainer.checkpoint.checkpoints import CheckpointPolicy, Checkpoints
 from shardtune.trainer.checkpoint.resume import (
     find_newest,
@@ -154,6 +158,9 @@ def _report_time_use(start: Start) -> None:
 def _assemble(start: Start) -> Training:
     """Collective: loads the model, resumes, and puts everything together; reports the start."""
     recipe, run_dir, prepared, ranks = start.recipe, start.run_dir, start.prepared, start.ranks
+    if any(recipe.regularize.holding()):
+        base = identify_together(recipe, ranks)
+        run_on_zero(ranks, lambda: refuse_another_anchor(run_dir, base))
     loaded = load(recipe, run_dir, prepared, ranks=ranks, reporter=start.reporter, lease=start.lease)
     steps = training_steps_of(prepared, recipe, loaded.batch_maker)
     if not start.found.step:

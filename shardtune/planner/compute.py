@@ -96,21 +96,22 @@ def micro_batch_seconds(job: Job, constants: Constants) -> tuple[Seconds, Second
     """Forward and backward (with the recomputation of activations) of a micro-batch."""
     rates = Rates(job.cluster.gpu, job.precision, constants)
     forward, backward = Seconds(), Seconds()
-    for stack in job.shape.stacks:
-        below, above = _layer_seconds(job, stack, rates)
-        if job.software.activation_checkpointing:
-            above = above + below
-        forward, backward = forward + below.times(stack.num), backward + above.times(stack.num)
+    for number, stack in enumerate(job.shape.stacks):
+        for trains, num in zip((True, False), job.passes(number), strict=False):
+            below, above = _layer_seconds(job, stack, rates, trains=trains)
+            if job.software.activation_checkpointing:
+                above = above + below
+            backward += above.times(num)
+        forward += below.times(stack.num)
     below, above = _ends_seconds(job, rates)
     return forward + below, backward + above
 
 
-def _layer_seconds(job: Job, stack: Layers, rates: Rates) -> tuple[Seconds, Seconds]:
-    """Forward and backward of a layer."""
+def _layer_seconds(job: Job, stack: Layers, rates: Rates, *, trains: bool) -> tuple[Seconds, Seconds]:
+    """Forward and backward of a layer, whose weights have gradients or only pass them on."""
     batch = job.batch
     length = batch.tokens if stack.side == "source" else batch.target_tokens
     tokens = batch.rows * length
-    trains = job.adapters is None
     matrices = sum(rates.product(*shape) for shape in products_of(stack, tokens))
     products = [*products_of(stack, tokens)]
     of_inputs = sum(rates.product(rows, inner, columns, num) for rows, columns, inner, num in products)

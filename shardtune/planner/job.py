@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shardtune.errors import ConfigError
+from shardtune.planner.frozen import Frozen
 from shardtune.planner.hardware import Gpu
 from shardtune.planner.model_shape import ModelShape
 
@@ -56,6 +57,8 @@ class States:
     views_gradients: bool = False
     """Whether that part (or, of an offloaded optimizer, the sum of the micro-batches on the host) has the gradients of
     all parameters in it whole."""
+    held: float = 0
+    """Its pretrained value and Fisher information, which `regularize` keeps beside the moments."""
 
     @property
     def saved(self) -> float:
@@ -147,13 +150,29 @@ class Job:
     cluster: Cluster
     precision: str = "bf16"
     adapters: Adapters | None = None
+    frozen: Frozen | None = None
 
     @property
     def num_trained(self) -> float:
         """Parameters with a gradient."""
         if self.adapters is None:
-            return self.shape.num_parameters
+            return self.shape.num_parameters - self.num_frozen
         return self.adapters.num_trained or adapter_parameters(self.shape, self.adapters)
+
+    @property
+    def num_frozen(self) -> float:
+        """Parameters that model.freeze leaves as they are."""
+        return 0.0 if self.frozen is None else self.frozen.num_parameters
+
+    def passes(self, stack: int) -> tuple[float, float, float]:
+        """How many layers of a stack are trained, only pass a gradient on, and have no backward pass at all."""
+        num = self.shape.stacks[stack].num
+        if self.adapters is not None:
+            return 0.0, float(num), 0.0
+        if self.frozen is None:
+            return float(num), 0.0, 0.0
+        below, frozen = self.frozen.num_below(stack), len(self.frozen.layers[stack])
+        return float(num - frozen), float(frozen - below), float(below)
 
     @property
     def tokens(self) -> float:

@@ -80,7 +80,9 @@ def gpu_memory(job: Job) -> GpuMemory:
     gradients = gradient_bytes(job)
     passing = passing_gradient_bytes(job)
     stays = not job.states.frees_gradients or job.batch.num_micro_batches > 1
-    layers = sum(stack.num * layer_bytes(job, stack) for stack in job.shape.stacks)
+    layers = sum(
+        (stack.num - job.passes(number)[-1]) * layer_bytes(job, stack) for number, stack in enumerate(job.shape.stacks)
+    )
     layer = max(layer_bytes(job, stack, within=True) for stack in job.shape.stacks)
     recomputed = layer if job.software.activation_checkpointing else 0.0
     of_loss, of_its_gradient = loss_bytes(job)
@@ -119,7 +121,8 @@ def held_states(job: Job) -> dict[str, float]:
     states, world = job.states, job.cluster.world_size
     shape, trained = job.shape, job.num_trained
     of_trained = trained * states.weight / (world if states.shares_weights else 1)
-    weights = of_trained if job.adapters is None else _frozen_bytes(job, job.adapters) + of_trained
+    of_frozen = job.num_frozen * states.weight if job.adapters is None else _frozen_bytes(job, job.adapters)
+    weights = of_frozen + of_trained
     share = world if states.shards_weights else 1
     optimizer = world if states.shards_optimizer else 1
     on_gpu = not states.offloads_optimizer
@@ -131,6 +134,7 @@ def held_states(job: Job) -> dict[str, float]:
         "gradients": gradient_bytes(job),
         "master weights": on_gpu * trained * states.master / optimizer,
         "optimizer states": on_gpu * trained * states.moments / optimizer,
+        "pretrained values": on_gpu * trained * states.held / optimizer,
         # Stage 3 keeps the bucket; an optimizer on the host has a place for the largest gradient on the GPU.
         "buckets": bucket_bytes(job) if states.shards_weights else 0.0,
         "offload buffer": shape.largest_parameter
@@ -147,6 +151,7 @@ def host_states(job: Job) -> dict[str, float]:
     if states.offloads_optimizer:
         held["master weights"] = own * states.master
         held["optimizer states"] = own * states.moments
+        held["pretrained values"] = own * states.held
         # Those of the step, and those handed to the optimizer.
         added_up = _with_whole_tensors(job, own) if states.views_gradients else own
         held["gradients"] = (own + added_up) * states.gradient

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from shardtune.planner.constants import Constants
+from shardtune.planner.frozen import Frozen
 from shardtune.planner.job import Cluster, Job
 from shardtune.planner.model_shape import ModelShape
 
@@ -107,17 +108,21 @@ def _reduces(job: Job) -> float:
         return job.shape.num_layers + 1.0
     if job.adapters is not None:  # whose matrices are small
         return max(1.0, job.num_trained / job.states.bucket)
-    return collectives_of_matrices(job.shape, job.states.bucket)
+    return collectives_of_matrices(job.shape, job.states.bucket, job.frozen)
 
 
-def collectives_of_matrices(shape: ModelShape, at_once: float) -> float:
-    """In how many collectives the weights of all matrices are sent, if small ones go together until they are so many
-    elements; once a layer if at_once is 0."""
+def collectives_of_matrices(shape: ModelShape, at_once: float, frozen: Frozen | None = None) -> float:
+    """In how many collectives the weights of all matrices are sent, or of those that are not frozen, if small ones go
+    together until they are so many elements; once a layer if at_once is 0."""
     if at_once == 0:
         return shape.num_layers + 1.0
     tokens = shape.hidden * shape.vocabulary
-    ends = [tokens, max(0, shape.embeddings - tokens), shape.head, shape.others]
+    ends = [shape.head, shape.others]
+    if frozen is None or not frozen.embeddings:
+        ends += [tokens, max(0, shape.embeddings - tokens)]
+    left = [stack.num - (len(frozen.layers[at]) if frozen else 0) for at, stack in enumerate(shape.stacks)]
     layers = sum(
-        stack.num * sum(min(1.0, size / at_once) for size in stack.sizes_of_matrices) for stack in shape.stacks
+        num * sum(min(1.0, size / at_once) for size in stack.sizes_of_matrices)
+        for num, stack in zip(left, shape.stacks, strict=True)
     )
     return max(1.0, layers + sum(min(1.0, size / at_once) for size in ends))

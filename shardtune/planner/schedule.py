@@ -111,16 +111,18 @@ def _update_seconds(job: Job, constants: Constants) -> tuple[float, float]:
 
 
 def model_operations(job: Job) -> float:
-    """Operations of a micro-batch: 6 for each weight and token (4 if it is frozen), 12 for each pair of tokens that
-    attend to each other and each element of a query (Chowdhery et al., 2022, appendix B), half of it where the mask
-    is causal."""
+    """Operations of a micro-batch: 6 for each weight and token, 12 for each pair of tokens that attend to each other
+    and each element of a query (Chowdhery et al., 2022, appendix B), half of it where the mask is causal. A frozen
+    weight has 4; below all that is trained, a third of each is left."""
     batch, shape = job.batch, job.shape
-    each = 6 if job.adapters is None else 4
-    total = each * job.num_losses * shape.hidden * shape.width
-    for stack in shape.stacks:
+    total = (6 if job.adapters is None else 4) * job.num_losses * shape.hidden * shape.width
+    for number, stack in enumerate(shape.stacks):
         length = batch.tokens if stack.side == "source" else batch.target_tokens
         tokens = batch.rows * length
         seen = min(length, batch.attended or length) / (2 if stack.is_causal else 1)
         seen += batch.tokens if stack.has_cross_attention else 0
-        total += stack.num * tokens * (each * stack.active + 12 * seen * stack.query_width)
+        trained, passing, below = job.passes(number)
+        weights = (6 * trained + 4 * passing + 2 * below) * stack.active
+        pairs = (12 * (trained + passing) + 4 * below) * seen * stack.query_width
+        total += tokens * (weights + pairs)
     return total

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from shardtune.errors import ConfigError
 from shardtune.recipe.explain import Fault, dotted, explain, sections_in, shown
 from shardtune.recipe.paths import _near, path_faults, with_absolute_paths
-from shardtune.recipe.schema import LEARNED_LATER, LEARNING_SECTIONS, NOT_LEARNED, Recipe
+from shardtune.recipe.schema import ADDED_LATER, LEARNING_SECTIONS, NOT_LEARNED, Recipe
 from shardtune.recipe.yaml_lines import KeyPath, YamlError, read_yaml, write_yaml
 from shardtune.redaction import redact, redactor, secret_values
 from shardtune.rows.source_files import HUB
@@ -104,17 +104,25 @@ def render_recipe(recipe: Recipe) -> str:
 
 
 def learning_hash(recipe: Recipe) -> str:
-    """Eight hex digits that depend on what is learned, and not on the machine or the reports."""
+    """Eight hex digits that depend on what is learned, and not on the machine or the reports.
+
+    Keys of ADDED_LATER change nothing as long as they have their defaults: the run directories of earlier versions,
+    which are named after this, are found again.
+    """
+    dumped = recipe.model_dump(mode="json", include=set(LEARNING_SECTIONS))
     learned = {
-        section: {key: value for key, value in keys.items() if _is_learned(f"{section}.{key}", value)}
-        for section, keys in recipe.model_dump(mode="json", include=set(LEARNING_SECTIONS)).items()
+        section: {key: value for key, value in keys.items() if _is_hashed(recipe, section, key)}
+        for section, keys in dumped.items()
     }
-    canonical = json.dumps(learned, sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps({k: v for k, v in learned.items() if v}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
 
-def _is_learned(key: str, value: Any) -> bool:
-    return key not in NOT_LEARNED and (key not in LEARNED_LATER or value != LEARNED_LATER[key])
+def _is_hashed(recipe: Recipe, section: str, key: str) -> bool:
+    name, values = f"{section}.{key}", getattr(recipe, section)
+    if name in ADDED_LATER and getattr(values, key) == type(values).model_fields[key].get_default():
+        return False
+    return name not in NOT_LEARNED
 
 
 def differences(a: Recipe, b: Recipe) -> list[str]:

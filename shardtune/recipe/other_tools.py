@@ -53,7 +53,7 @@ OTHER_TOOLS: tuple[Names, ...] = (
     ),
     Names(
         ("freeze_trainable_layers", "freeze_trainable_modules", "unfrozen_parameters"),
-        Counterpart(None, "not supported: all weights are trained, or adapters (model.lora)"),
+        Counterpart("model.freeze", 'names what is frozen, as in [embeddings, "layers:0-5"]; all else is trained'),
     ),
     Names(
         (

@@ -1,11 +1,12 @@
 """The paths in a recipe: which are missing, and all of them made absolute."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from shardtune.home import expand_home, home_fault
 from shardtune.recipe.explain import Fault, did_you_mean, shown
+from shardtune.recipe.regularize import RegularizeConfig
 from shardtune.recipe.retention import RetentionSet
 from shardtune.recipe.schema import DataConfig, Recipe
 from shardtune.recipe.strategies import AUTO, is_path, not_a_strategy, strategies
@@ -14,7 +15,7 @@ from shardtune.recipe.yaml_lines import KeyPath
 from shardtune.rows.formats import FORMATS
 from shardtune.rows.input_file import ReadOptions
 from shardtune.rows.readers.parallel_text import sides_of
-from shardtune.rows.source_config import SourceConfig
+from shardtune.rows.source_config import SourceConfig, listed
 from shardtune.rows.source_files import HUB, FindError, escaped, find_source, is_glob, is_hub, is_saved_dataset
 
 _SPLITS = ("train", "dev", "test")
@@ -29,6 +30,10 @@ def path_faults(values: Mapping[str, Any], folder: Path) -> list[Fault]:
         for key_path, source in _sources_in(data.get(split)):
             if missing := _no_rows(source["path"], folder, _options(source, _section(values, "task"))):
                 faults.append(Fault(("data", split, *key_path), missing))
+    ewc = _section(_section(values, "regularize"), "ewc")
+    for key_path, source in _sources_in(ewc.get("data")):
+        if missing := _no_rows(source["path"], folder, _options(source, _section(values, "task"))):
+            faults.append(Fault(("regularize", "ewc", "data", *key_path), missing))
     cache = data.get("cache_dir", DataConfig.model_fields["cache_dir"].default)
     if isinstance(cache, str) and (unknown := _unknown_home(cache, folder)):
         faults.append(Fault(("data", "cache_dir"), unknown))
@@ -79,16 +84,11 @@ def with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
         engine = engine.model_copy(update={"deepspeed": _absolute(engine.deepspeed, folder)})
     if job.preamble is not None:
         job = job.model_copy(update={"preamble": _absolute(job.preamble, folder)})
+    regularize = _with_ewc_data(recipe, lambda sources: _with_absolute_paths(sources, folder))
     sets = {name: _set_with_absolute_paths(held_out, folder) for name, held_out in recipe.retention.sets.items()}
-    return recipe.model_copy(
-        update={
-            "data": recipe.data.model_copy(update=data),
-            "model": model,
-            "engine": engine,
-            "retention": recipe.retention.model_copy(update={"sets": sets}),
-            "job": job,
-        },
-    )
+    retention = recipe.retention.model_copy(update={"sets": sets})
+    sections = {"model": model, "regularize": regularize, "engine": engine, "retention": retention, "job": job}
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=data), **sections})
 
 
 def _set_with_absolute_paths(held_out: RetentionSet, folder: Path) -> RetentionSet:
@@ -103,7 +103,16 @@ def without_places(recipe: Recipe) -> Recipe:
     data = {split: _without_places(getattr(recipe.data, split)) for split in _SPLITS}
     path = Path(recipe.model.path)
     model = recipe.model.model_copy(update={"path": "" if path.is_absolute() else recipe.model.path})
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update=data), "model": model})
+    regularize = _with_ewc_data(recipe, _without_places)
+    sections = {"data": recipe.data.model_copy(update=data), "model": model, "regularize": regularize}
+    return recipe.model_copy(update=sections)
+
+
+def _with_ewc_data(recipe: Recipe, change: Callable[[Any], Any]) -> RegularizeConfig:
+    """The section with other sources of regularize.ewc, if it is set."""
+    if (ewc := recipe.regularize.ewc) is None:
+        return recipe.regularize
+    return recipe.regularize.model_copy(update={"ewc": ewc.model_copy(update={"data": change(ewc.data)})})
 
 
 def _without_places(value: Any) -> Any:
@@ -116,9 +125,12 @@ def _without_places(value: Any) -> Any:
 
 def local_folders(recipe: Recipe) -> list[Path]:
     """The folders on this machine that the ranks read or write, besides the run directory."""
-    data = [source.path.removeprefix(HUB) for split in _SPLITS for source in recipe.data.sources(split)]
+    sources = [source for split in _SPLITS for source in recipe.data.sources(split)]
+    if recipe.regularize.ewc is not None:
+        sources += listed(recipe.regularize.ewc.data)
     held_out = recipe.retention.sets.values()
-    data += [source.path.removeprefix(HUB) for one in held_out for source in one.sources]
+    sources += [source for one in held_out for source in one.sources]
+    data = [source.path.removeprefix(HUB) for source in sources]
     models = [recipe.model.path, *(one.model for one in held_out if one.model is not None)]
     paths = [expand_home(path) for path in (recipe.data.cache_dir, *models, *data)]
     absolute = [path for path in paths if path.is_absolute()]

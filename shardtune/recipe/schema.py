@@ -10,6 +10,8 @@ from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, fiel
 from shardtune.recipe.fault_policy import FaultsConfig
 from shardtune.recipe.job import JobConfig
 from shardtune.recipe.lora import LoraConfig
+from shardtune.recipe.model.freeze import refuse_malformed
+from shardtune.recipe.regularize import RegularizeConfig
 from shardtune.recipe.retention import RetentionConfig
 from shardtune.recipe.tasks import AnyTask
 from shardtune.rows.source_config import Column, HeldOutConfig, SourceConfig, Sources, SourcesOrShare, listed
@@ -68,6 +70,12 @@ class ModelConfig(Section):
     lora: LoraConfig | None = None
     """Trains low-rank adapters (LoRA) instead of all weights, as in `{r: 16}`, or `{}` for the defaults. None trains
     all weights."""
+    freeze: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Pretrained weights that are not trained, as in `[embeddings, "layers:0-5"]`: `embeddings` is what precedes the
+    first layer, `layers:0-5` are the first six layers (of an encoder and of a decoder), in any architecture. Any other
+    pattern is found anywhere in the name of a weight, part by part between the dots, each a glob:
+    `encoder.layer.[0-5]`, `layers.*.mlp`, `bias`. They get no gradient and no optimizer state, and are not exchanged.
+    What the pretrained model has no weights for, such as a new head, is trained in any case."""
 
     @property
     def has_quantized_base(self) -> bool:
@@ -78,6 +86,15 @@ class ModelConfig(Section):
     def _a_kept_head_is_pretrained(self) -> "ModelConfig":
         if self.head == "keep" and self.from_scratch:
             raise ValueError("head: keep needs pretrained weights, but from_scratch has none; remove one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _frozen_weights_are_pretrained(self) -> "ModelConfig":
+        refuse_malformed(self.freeze)
+        if self.freeze and self.from_scratch:
+            raise ValueError("freeze: needs pretrained weights, but from_scratch has none; remove one of them")
+        if self.freeze and self.lora is not None:
+            raise ValueError("freeze: adapters (model.lora) freeze all pretrained weights already; remove one of them")
         return self
 
     @model_validator(mode="after")
@@ -269,6 +286,10 @@ class OptimConfig(Section):
     """Decay rates of AdamW's first and second moments."""
     eps: PositiveFloat = 1e-8
     """Added to AdamW's denominator for numerical stability."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Layer-wise learning rates: each layer learns at this factor of the rate of the layer above it. The last layer has
+    lr * layer_decay, the first of L layers lr * layer_decay^L, embeddings lr * layer_decay^(L + 1); a head, new weights
+    and what comes after the layers have the whole lr. Encoder and decoder count their own layers."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Decoupled weight decay of weight matrices and embeddings."""
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
@@ -407,6 +428,7 @@ class Recipe(Section):
     data: DataConfig
     train: TrainConfig = TrainConfig()
     optim: OptimConfig = OptimConfig()
+    regularize: RegularizeConfig = RegularizeConfig()
     engine: EngineConfig = EngineConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     retention: RetentionConfig = RetentionConfig()
@@ -455,6 +477,19 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _what_is_held_is_pretrained(self) -> "Recipe":
+        if self.optim.layer_decay < 1 and self.model.from_scratch:
+            raise ValueError("optim.layer_decay: with model.from_scratch all weights are new; remove one of them")
+        for key in self.regularize.holding():
+            if self.model.from_scratch:
+                raise ValueError(f"regularize.{key}: there are no pretrained weights (model.from_scratch); remove it")
+            if self.model.lora is not None:
+                raise ValueError(
+                    f"regularize.{key}: adapters (model.lora) leave the pretrained weights as they are; remove it"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _patience_has_something_to_wait_for(self) -> "Recipe":
         if self.train.patience is not None and self.data.dev is None:
             raise ValueError("train.patience: no data.dev to evaluate on; set it, or remove patience")
@@ -485,7 +520,7 @@ class Recipe(Section):
         return self
 
 
-LEARNING_SECTIONS = ("task", "model", "data", "train", "optim")
+LEARNING_SECTIONS = ("task", "model", "data", "train", "optim", "regularize")
 """The sections that decide what is learned. A run directory belongs to one value of these."""
 
 NOT_LEARNED = frozenset(
@@ -503,6 +538,5 @@ NOT_LEARNED = frozenset(
 )
 """The keys of these sections that only decide where and how fast training runs."""
 
-LEARNED_LATER = {"data.fraction": 1.0}
-"""Keys that earlier versions did not have, with the value that means what recipes without them meant: it is left out of
-the recipe's hash, which names run directories."""
+ADDED_LATER = frozenset({"data.fraction", "model.freeze", "optim.layer_decay", "regularize.l2_sp", "regularize.ewc"})
+"""Keys of these sections that recipes had no name for before; with their defaults, what is learned is as it was."""

@@ -76,13 +76,17 @@ def record_collectives() -> list[tuple[str, int]]:
 
 def engine_of(model: Any, recipe: Recipe, ds_config: dict[str, Any] | None, ranks: Ranks) -> tuple[Any, Any]:
     """What computes a forward pass of the recipe's engine, and the engine; in a process that ends soon."""
+
+    def make_optimizer(model: Any) -> torch.optim.Optimizer:
+        return adamw(model, recipe.optim, l2_sp=recipe.regularize.l2_sp)
+
     if ds_config is not None:
-        engine = DeepSpeedEngine(model, ds_config, lambda model: adamw(model, recipe.optim), ranks=ranks, seed=0)
+        engine = DeepSpeedEngine(model, ds_config, make_optimizer, ranks=ranks, seed=0)
         return engine._engine, engine
     replicated_engine.common_memory = lambda *_: None  # type: ignore[assignment]  # as on GPUs
     return model, ReplicatedEngine(
         model,
-        lambda model: adamw(model, recipe.optim),
+        make_optimizer,
         precision=recipe.engine.precision,
         max_grad_norm=1.0,
         ranks=ranks,

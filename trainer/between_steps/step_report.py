@@ -18,7 +18,7 @@ class StepReport(Callback):
     """Reports every `every_steps` steps and after the last one; raises an alert for a straggler.
 
     memory_bytes and memory_reserved_bytes are the peaks of the rank that has most; memory_retries is the sum of the
-    ranks' retries (PeakMemory).
+    ranks' retries (PeakMemory). penalty is what `regularize` adds to the loss of the last step.
     """
 
     every_steps: int
@@ -43,11 +43,15 @@ class StepReport(Callback):
 
     def _report(self, state: TrainState) -> None:
         memory = peak_memory(self.ranks.device)
-        mine = [self.meter.compute_s, memory.used, memory.reserved, memory.retries, *self.sensors.read()]
+        penalty = self.meter.penalty
+        own = [self.meter.compute_s, memory.used, memory.reserved, memory.retries, penalty or 0.0]
+        mine = [*own, *self.sensors.read()]
         num_steps, numbers = self.meter.num_steps, self.meter.report()
         if not (by_rank := self.ranks.to_zero(mine)):
             return  # rank 0 reports for all
-        compute_s, used, reserved, retries, *sensors = zip(*by_rank, strict=True)
+        compute_s, used, reserved, retries, penalties, *sensors = zip(*by_rank, strict=True)
+        if penalty is not None:
+            numbers["penalty"] = sum(penalties)
         numbers["memory_bytes"] = int(max(used))
         if self.ranks.device.type == "cuda":
             numbers["memory_reserved_bytes"] = int(max(reserved))

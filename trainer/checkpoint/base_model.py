@@ -11,12 +11,14 @@ from typing import Any
 
 from shardtune.errors import CheckpointError
 from shardtune.recipe.schema import Recipe
+from shardtune.run_dir.files import write_atomically
 from shardtune.trainer.checkpoint.manifest import record_file
 from shardtune.trainer.distributed.background import run_on_every_rank, run_on_zero
 from shardtune.trainer.distributed.ranks import Ranks
 
 BASE = "base_model.json"
-"""The file in an exported folder of adapters that names their base model."""
+"""The file in an exported folder of adapters that names their base model, and in the directory of a run that holds its
+weights near the pretrained ones."""
 INDEXES = (
     ("model.safetensors", "model.safetensors.index.json"),
     ("pytorch_model.bin", "pytorch_model.bin.index.json"),
@@ -60,6 +62,22 @@ def refuse_another_base(saved: Base | None, current: Base | None, where: Path) -
         f"({', '.join(changed[:5])} {'differs' if len(changed) == 1 else 'differ'}) and do not work with them. "
         f"Restore the base model{_revision(saved)}, or start a new run"
     )
+
+
+def refuse_another_anchor(run_dir: Path, current: Base) -> None:
+    """Raises CheckpointError if the run began with other pretrained weights, near which `regularize` holds its own.
+
+    A run that begins remembers them. For one rank."""
+    if not (run_dir / BASE).is_file():
+        write_atomically(run_dir / BASE, json.dumps(current, indent=1))
+        return
+    before, now = read_base(run_dir)["files"], current["files"]
+    if changed := sorted(name for name in {**before, **now} if before.get(name) != now.get(name)):
+        raise CheckpointError(
+            f"{run_dir} holds its weights near those that {current['path']} had when it began (regularize), and "
+            f"{', '.join(changed[:5])} {'differs' if len(changed) == 1 else 'differ'} now. Restore the pretrained "
+            "model, or use another --run-dir"
+        )
 
 
 def keep_base(folder: Path, base: Base) -> None:

@@ -5,7 +5,7 @@ data or the model.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from shardtune.argument_parser import OneLineParser
+from shardtune.counted import counted
 from shardtune.ds_config.resolve import ds_config_notice
 from shardtune.recipe.load import load_recipe
 from shardtune.recipe.schema import Recipe
@@ -39,6 +40,7 @@ from shardtune.trainer.setup.attention.cost import expected_cost
 from shardtune.trainer.setup.memory_plan import grouped, memory_of, model_size, rank_job
 from shardtune.trainer.setup.micro_batch import FirstSteps, estimate, lay_out_first_steps, most_wanted
 from shardtune.trainer.setup.out_of_memory import share_of_memory
+from shardtune.trainer.setup.regularize.earlier_skill import earlier_recipe
 from shardtune.trainer.tasks import Task, task_of
 
 NUM_BINS = 16
@@ -60,6 +62,7 @@ def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
     task = task_of(recipe, prepared.facts, tokenizer, config)
     if note := choose_head(recipe, task, config).note:
         notes.append(note)
+    notes += _of_earlier_rows(recipe)
     train = training_split(prepared, recipe)
     if recipe.data.fraction != 1:
         notes.append(part_note(recipe, len(train)))
@@ -99,6 +102,16 @@ def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
         memory=_memory(recipe, task, steps, world_size=world_size),
         retention={held_out.name: _report_on_set(held_out) for held_out in retention.sets},
     )
+
+
+def _of_earlier_rows(recipe: Recipe) -> Iterator[str]:
+    """How many rows regularize.ewc has, if it is set. Raises DataError with what is wrong with them."""
+    if (ewc := recipe.regularize.ewc) is None:
+        return
+    split = prepare(earlier_recipe(recipe, ewc)).split("train")
+    assert split is not None, "its rows are those of train"
+    used = min(ewc.rows, len(split))
+    yield f"regularize.ewc: the Fisher information is that of {used:,} of {counted(len(split), 'earlier row')}"
 
 
 def _memory(recipe: Recipe, task: Task, steps: FirstSteps, *, world_size: int) -> MemoryReport:

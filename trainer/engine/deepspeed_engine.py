@@ -29,6 +29,8 @@ from shardtune.trainer.engine.engine import StepStats, seed_step
 from shardtune.trainer.engine.exchange.quantized import refuse_uneven_parts
 from shardtune.trainer.engine.generation_beats import Beats
 from shardtune.trainer.engine.model_state import ModelState
+from shardtune.trainer.engine.regularize.groups import set_lr
+from shardtune.trainer.engine.regularize.penalty import Fisher, Penalty
 from shardtune.trainer.engine.snapshot import Saved, Snapshot
 from shardtune.trainer.engine.stopwatch import Stopwatch
 from shardtune.trainer.engine.zero_gradients import (
@@ -76,6 +78,7 @@ class DeepSpeedEngine:
             ds_config.get(precision, {}).get("enabled") for precision in ("bf16", "fp16")
         )
         self._left, self._is_skipped = 0, False
+        self._penalty: Penalty | None = None
         self._layer_drop = LayerDrop(model)
         if self.zero_stage > 0 and ranks.world_size > 1:
             call_all_experts(model)
@@ -132,11 +135,15 @@ class DeepSpeedEngine:
         assert self._left == 0, "engine.step() before the step's last micro-batch"
         if self._is_skipped:
             return StepStats(lr, math.nan, applied=False)
-        return replace(self._update(lr), compute_s=self._stopwatch.stop())
+        stats = replace(self._update(lr), compute_s=self._stopwatch.stop())
+        return replace(stats, penalty=self._penalty.take()) if self._penalty is not None and stats.applied else stats
+
+    def hold_weights(self, fisher: Fisher | None = None) -> None:
+        dtype = next(p.dtype for p in self._engine.module.parameters() if p.requires_grad)
+        self._penalty = Penalty(zero.homes(self._engine), self._ranks, dtype=dtype, fisher=fisher)
 
     def _update(self, lr: float) -> StepStats:
-        for group in self._engine.optimizer.param_groups:
-            group["lr"] = lr
+        set_lr(self._engine.optimizer.param_groups, lr)
         norm = self._own_grad_norm() if self._takes_norm_itself else None
         if norm is not None and not math.isfinite(norm):
             self._engine.zero_grad()  # the one layout in which DeepSpeed (0.19.8) does not check by itself

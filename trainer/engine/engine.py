@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from shardtune.trainer.distributed.ranks import Ranks
+from shardtune.trainer.engine.regularize.penalty import Fisher
 from shardtune.trainer.engine.snapshot import Saved, Snapshot
 from shardtune.trainer.tasks.batch import Batch
 
@@ -24,6 +25,9 @@ class StepStats:
     scale), or the step was skipped."""
     compute_s: float = 0.0
     """Seconds of this rank's forward passes, without waiting for other ranks (trainer/engine/stopwatch.py)."""
+    penalty: Tensor | None = None
+    """This rank's part of what `regularize` adds to the loss, before the update; None without it, or if the weights did
+    not change."""
 
 
 class Inference(Protocol):
@@ -58,6 +62,9 @@ class Engine(Inference, Protocol):
 
     def step(self, *, lr: float) -> StepStats:
         """Updates the weights once."""
+
+    def hold_weights(self, fisher: Fisher | None = None) -> None:
+        """Holds the weights near the present ones in all updates, as the optimizer's groups and `fisher` say."""
 
     def rehearsing(self) -> Any:
         """Context manager before training: its steps leave nothing behind, if their lr and their gradients are 0."""

@@ -28,6 +28,8 @@ from shardtune.trainer.engine.engine import StepStats, seed_step
 from shardtune.trainer.engine.exchange.buckets import BUCKET_BYTES, GradientBuckets, Span, square_sum
 from shardtune.trainer.engine.generation_beats import Beats
 from shardtune.trainer.engine.model_state import ModelState
+from shardtune.trainer.engine.regularize.groups import set_lr
+from shardtune.trainer.engine.regularize.penalty import Fisher, Penalty
 from shardtune.trainer.engine.snapshot import Saved, Snapshot
 from shardtune.trainer.engine.stopwatch import Stopwatch
 from shardtune.trainer.model.known_masks import masks_known
@@ -101,6 +103,7 @@ class ReplicatedEngine:
         self._optimizer = make_optimizer(model)
         self._layer_drop = LayerDrop(model)
         self._left = 0
+        self._penalty: Penalty | None = None
         self._is_skipped = False
         self._step_grads: dict[nn.Parameter, Tensor] = {}
         self._seen: set[nn.Parameter] = set()
@@ -163,13 +166,16 @@ class ReplicatedEngine:
         if self._is_skipped:
             return StepStats(lr, math.nan, applied=False)
         self._exchange()
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
+        set_lr(self._optimizer.param_groups, lr)
         square = square_sum([self._own_grad(flat) for flat in self._flats])
         norm = self._update_unread(square) if self._updates_unread else self._update(square)
         is_applied = math.isfinite(norm)
         compute_s = self._stopwatch.stop()  # after the norm, for which the host has waited anyway
-        return StepStats(lr, norm if is_applied else math.inf, applied=is_applied, compute_s=compute_s)
+        penalty = self._penalty.take() if self._penalty is not None and is_applied else None
+        return StepStats(lr, norm if is_applied else math.inf, is_applied, compute_s, penalty)
+
+    def hold_weights(self, fisher: Fisher | None = None) -> None:
+        self._penalty = Penalty(self._homes(), self._ranks, dtype=self._flats[0].weights.dtype, fisher=fisher)
 
     def _update(self, square: Tensor) -> float:
         """Updates the weights unless the gradient, of this squared norm, is not finite; returns the norm."""

@@ -25,11 +25,13 @@ from shardtune.trainer.model.generation import (
     remember_generation,
     unset_invalid,
 )
-from shardtune.trainer.model.head import choose_head, draw_head, set_labels
+from shardtune.trainer.model.head import choose_head, draw_head, own_heads, set_labels
 from shardtune.trainer.model.kernels.choice import Choice
 from shardtune.trainer.model.kernels.liger import liger_loss, use_liger
 from shardtune.trainer.model.layer_drop import describe_layer_drop
 from shardtune.trainer.model.lora import adapt, choose
+from shardtune.trainer.model.parts.freeze import freeze
+from shardtune.trainer.model.parts.layers import remember_new
 from shardtune.trainer.model.pretrained import (
     dropouts_of,
     hub_words,
@@ -74,10 +76,10 @@ def load_model(
     """Collective under ZeRO-3: the pretrained weights with the task's head, the same on every rank and stage.
 
     If the tokenizer has more tokens than the model, embeddings are added. With model.lora it has adapters, and few of
-    its parameters require a gradient. `say` is called with what is not as the pretrained model has it, and with the
-    attention chosen for the `device`. Without `kernels`, torch computes everything. Raises DataError if the path has no
-    model of this kind, or no head that model.head asks for, and ConfigError if model.attention asks for what is not to
-    be had here.
+    its parameters require a gradient; with model.freeze some do not. `say` is called with what is not as the pretrained
+    model has it, and with the attention chosen for the `device`. Without `kernels`, torch computes everything. Raises
+    DataError if the path has no model of this kind, no head that model.head asks for, or nothing that model.freeze
+    names, and ConfigError if model.attention asks for what is not to be had here.
     """
     pretrained = load_model_config(recipe)
     head = choose_head(recipe, task, pretrained)
@@ -91,21 +93,23 @@ def load_model(
     model, new = load_weights(recipe, task, config, attention, device)
     if head.is_replaced:
         draw_head(model, load_model_config(recipe, task), seed=recipe.train.seed)
+        heads = tuple(f"{name}." for name in own_heads(model))
+        new |= {name for name, _ in model.named_parameters() if name.startswith(heads)}
     # Without a vocabulary (CANINE) there is nothing to add to.
     num_rows = getattr(pretrained.get_text_config(), "vocab_size", len(tokenizer))
     if len(tokenizer) > num_rows:
         torch.manual_seed(recipe.train.seed)  # the random numbers of loading differ between the stages
         grow_embeddings(model, len(tokenizer), num_rows)
-    if (lora := recipe.model.lora) is not None:
+    remember_new(model, new)
+    if recipe.model.lora is not None or recipe.model.freeze:
         added = _added_tokens(recipe, tokenizer)
         if added or len(tokenizer) > num_rows:
             # Also where the vocabulary has room for them: a row that was never trained means nothing.
             new |= _embeddings_of(model)
             names = f" ({_listed(added)})" if added else ""
-            say(f"model.lora: the embeddings are trained as a whole, because the model lacks some tokens{names}")
-        adapt(model, lora, choose(model, lora, task, new=new), seed=recipe.train.seed)
-        if (note := describe_quantized(model)) is not None:
-            say(note)
+            key = "freeze" if recipe.model.freeze else "lora"
+            say(f"model.{key}: the embeddings are trained as a whole, because the model lacks some tokens{names}")
+        _limit_training(model, recipe, task, new, say)
     if model.can_generate():
         _settle_generation(model, task, say)
     for note in _notes_on_dropout(recipe, pretrained, model):
@@ -119,6 +123,19 @@ def load_model(
     if recipe.model.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
+
+
+def _limit_training(
+    model: "PreTrainedModel", recipe: Recipe, task: Task, new: set[str], say: Callable[[str], None]
+) -> None:
+    """Adds adapters, or freezes weights, of a model whose weights named in `new` are not pretrained."""
+    if (lora := recipe.model.lora) is not None:
+        adapt(model, lora, choose(model, lora, task, new=new), seed=recipe.train.seed)
+        if (note := describe_quantized(model)) is not None:
+            say(note)
+        return
+    for note in freeze(model, recipe.model.freeze, new=new):
+        say(note)
 
 
 def _keep_no_cache(model: nn.Module) -> None:

@@ -89,6 +89,12 @@ class Meter:
             "skipped_steps": window.skipped,
         }
 
+    @property
+    def penalty(self) -> float | None:
+        """This rank's part of the penalty at the last step (StepStats.penalty). Waits for a GPU."""
+        penalty = self._last_stats.penalty
+        return None if penalty is None else float(penalty)
+
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Does not count the time spent inside (an evaluation, a checkpoint) as training time; may be nested."""

@@ -42,6 +42,7 @@ from shardtune.trainer.setup.micro_batch import Budget
 from shardtune.trainer.setup.out_of_memory import memory_said
 from shardtune.trainer.setup.packing import choose_packing
 from shardtune.trainer.setup.precision import settle_tf32
+from shardtune.trainer.setup.regularize.fisher import settle_fisher
 from shardtune.trainer.setup.rehearsal import settle_budget
 from shardtune.trainer.tasks import Task, task_of
 from shardtune.trainer.tasks.batch import Batch
@@ -73,7 +74,10 @@ def load(
     tokenizer = load_tokenizer(recipe)
     task = task_of(recipe, prepared.facts, tokenizer, load_model_config(recipe))
     with memory_said(recipe, task, ranks, lambda: None, micro_batch_tokens=recipe.data.max_tokens):
+        fisher = settle_fisher(recipe, run_dir, ranks, reporter)
         engine, model, parts = _load_engine(recipe, run_dir, task, tokenizer, ranks, reporter)
+        if any(recipe.regularize.holding()):
+            engine.hold_weights(fisher)
         beat()
         packing = choose_packing(recipe, task, engine, model, ranks=ranks, reporter=reporter)
         masks = choose_masks(recipe, task, engine, model, like=_shortest(train), ranks=ranks, reporter=reporter)
@@ -124,7 +128,7 @@ def _load_engine(
     beat()
 
     def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
-        return OPTIMIZERS[recipe.optim.kind](model, recipe.optim)
+        return OPTIMIZERS[recipe.optim.kind](model, recipe.optim, l2_sp=recipe.regularize.l2_sp)
 
     common: dict[str, Any] = {"ranks": ranks, "seed": recipe.train.seed, "keeps_frozen": recipe.model.lora is None}
     if ds_config is not None:
@@ -136,7 +140,8 @@ def _load_engine(
         max_grad_norm=recipe.optim.max_grad_norm,
         exchanged_in=WIRE_DTYPES[recipe.engine.communication_data_type],
         bucket_bytes=BUCKET_BYTES if cluster.link is None else bucket_bytes(cluster.link, cluster.world_size),
-        has_sparse_gradients=recipe.engine.compile != "full",
+        # A penalty gives rows a gradient that no text has looked up.
+        has_sparse_gradients=recipe.engine.compile != "full" and recipe.regularize.ewc is None,
         **common,
     )
     return engine, model, parts

@@ -14,7 +14,9 @@ from shardtune.planner.job import Batch, Cluster, Job
 from shardtune.planner.memory import GpuMemory, gpu_memory
 from shardtune.planner.model_shape import Layers, ModelShape, shape_of_config
 from shardtune.recipe.schema import Recipe
+from shardtune.trainer.model.head import own_heads
 from shardtune.trainer.model.lora import choose
+from shardtune.trainer.model.parts.freeze import freeze
 from shardtune.trainer.model.pretrained import first_number
 from shardtune.trainer.setup.precision import expected_precision
 from shardtune.trainer.tasks import Task
@@ -39,7 +41,10 @@ class ModelSize:
 
 
 def model_size(recipe: Recipe, task: Task, config: Any) -> ModelSize:
-    """The size of the recipe's model with the task's head; `config` is that of load_model_config(recipe, task)."""
+    """The size of the recipe's model with the task's head; `config` is that of load_model_config(recipe, task).
+
+    Raises DataError if a pattern of model.freeze matches nothing, or nothing is left to train.
+    """
     import transformers
 
     with torch.device("meta"):
@@ -53,9 +58,19 @@ def model_size(recipe: Recipe, task: Task, config: Any) -> ModelSize:
     shape = replace(shape, others=shape.others + exact - shape.num_parameters)
     per_row = task.auto_model == "AutoModelForSequenceClassification"
     if (lora := recipe.model.lora) is None:
-        return ModelSize(shape, exact, 0, per_row)
+        return ModelSize(shape, _num_trained(model, recipe, task), 0, per_row)
     adapters = choose(model, lora, task)
     return ModelSize(shape, adapters.num_trained(model, lora.r), adapters.num_added(model, lora.r), per_row)
+
+
+def _num_trained(model: Any, recipe: Recipe, task: Task) -> int:
+    """Number of trained parameters of a model without adapters, whose own head is taken to be new, as it mostly is."""
+    if recipe.model.freeze:
+        heads = () if task.wants_target_loss else tuple(f"{name}." for name in own_heads(model))
+        freeze(model, recipe.model.freeze, new=[name for name, _ in model.named_parameters() if name.startswith(heads)])
+    return sum(
+        parameter.numel() for parameter in model.parameters() if parameter.requires_grad or not recipe.model.freeze
+    )
 
 
 def _similar_shape(config: Any, model: nn.Module, num_labels: int | None) -> ModelShape:
@@ -102,6 +117,9 @@ def rank_job(recipe: Recipe, size: ModelSize, *, world_size: int) -> Job:
         gpu=memory_only("cuda" if on_gpu else CPU, 0.0), gpus_per_node=world_size // nodes, num_nodes=nodes
     )
     job = job_of(recipe, size.shape, cluster, expected_precision(recipe))
+    if job.frozen is not None:
+        num_frozen = float(size.num_parameters - size.num_trained)
+        return replace(job, frozen=replace(job.frozen, num_parameters=num_frozen))
     if job.adapters is None:
         return job
     return replace(job, adapters=replace(job.adapters, num_trained=float(size.num_trained)))
@@ -143,6 +161,7 @@ GROUPS = {
     "master weights": "optimizer",
     "optimizer states": "optimizer",
     "offloaded states": "optimizer",
+    "pretrained values": "optimizer",
     "update": "optimizer",
     "working memory": "activations",
 }

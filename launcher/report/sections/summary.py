@@ -59,6 +59,8 @@ def _what(record: RunRecord, start: Mapping[str, Any]) -> str:
         sentences.append(f"A model{_parameters(start)} was trained on {data}.")
     else:
         method = f"with LoRA (r = {recipe.model.lora.r})" if recipe.model.lora is not None else "in full"
+        if recipe.model.freeze:
+            method = f"in part (frozen: {', '.join(recipe.model.freeze)})"
         if recipe.model.from_scratch:
             method = "from scratch"
         sentences.append(f"{model_name(recipe)}{_parameters(start)} was trained {method} for {task_name(recipe)}.")

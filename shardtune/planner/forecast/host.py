@@ -24,11 +24,16 @@ def host_memory(recipe: Recipe, job: Job) -> dict[str, float]:
     training = {"processes": ranks * PROCESS}
     training |= {name: ranks * size for name, size in host_states(job).items()}
     if recipe.checkpoint.asynchronous:
-        training["checkpoint copy"] = job.states.saved * job.num_trained / job.cluster.num_nodes * 4 / 3
+        training["checkpoint copy"] = _saved(job) / job.cluster.num_nodes * 4 / 3
     return max(loading, training, key=lambda terms: sum(terms.values()))
 
 
 def checkpoint_bytes(recipe: Recipe, job: Job) -> float:
     """Bytes of all checkpoints that are kept, and the one that is being written: weights and moments."""
     kept = recipe.checkpoint.keep_last + recipe.checkpoint.keep_best + 1
-    return kept * job.states.saved * job.num_trained
+    return kept * _saved(job)
+
+
+def _saved(job: Job) -> float:
+    """Bytes of a checkpoint: weights that model.freeze leaves as they are are in it too, in their precision."""
+    return job.states.saved * job.num_trained + job.states.weight * job.num_frozen

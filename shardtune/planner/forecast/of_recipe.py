@@ -7,6 +7,7 @@ from typing import Any
 from shardtune.ds_config.cluster import Cluster as RankLayout
 from shardtune.ds_config.resolve import ds_config_of, open_precisions
 from shardtune.errors import ConfigError
+from shardtune.planner.frozen import frozen_of
 from shardtune.planner.hardware import Gpu
 from shardtune.planner.job import Adapters, Batch, Cluster, Job, Software
 from shardtune.planner.memory import GpuMemory, gpu_memory
@@ -97,6 +98,8 @@ def job_of(recipe: Recipe, shape: ModelShape, cluster: Cluster, precision: str) 
     ds_config = ds_config_of(recipe, hidden_size=shape.hidden, cluster=ranks)
     shares_memory = cluster.gpu.is_cpu and cluster.num_nodes == 1 and cluster.world_size > 1
     states = states_of(ds_config, precision, recipe.engine.communication_data_type, shares_memory=shares_memory)
+    held = states.weight * any(recipe.regularize.holding()) + 4 * (recipe.regularize.ewc is not None)
+    states = replace(states, held=held)
     return Job(
         shape=shape,
         states=states if recipe.optim.states == "fp32" else replace(states, moments=4, rounds_moments=True),
@@ -105,6 +108,7 @@ def job_of(recipe: Recipe, shape: ModelShape, cluster: Cluster, precision: str) 
         cluster=cluster,
         precision=precision,
         adapters=None if recipe.model.lora is None else _adapters(recipe.model.lora),
+        frozen=frozen_of(recipe.model.freeze, shape),
     )
 
 

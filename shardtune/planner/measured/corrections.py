@@ -113,6 +113,8 @@ def subject_of(job: Job, strategy: str | None) -> Subject:
     sizes = asdict(job.shape) | {"name": ""}
     if job.adapters is not None:
         sizes["adapters"] = asdict(job.adapters)
+    if job.frozen is not None:
+        sizes["frozen"] = asdict(job.frozen)
     sizes["software"] = {name: str(value) for name, value in asdict(job.software).items()}
     digest = hashlib.sha256(json.dumps(sizes, sort_keys=True, default=str).encode()).hexdigest()[:16]
     return Subject(

@@ -75,11 +75,13 @@ def num_trained_tensors(job: Job) -> float:
 def micro_batch(job: Job, found: Computing) -> _Both:
     """Forward and backward (with the recomputation of activations) of a micro-batch."""
     total = _Both()
-    for stack in job.shape.stacks:
-        one = layer(job, stack, found)
-        if job.software.activation_checkpointing:
-            one = _Both(one.forward, one.backward + one.forward)
-        total += one.times(stack.num)
+    for number, stack in enumerate(job.shape.stacks):
+        for trains, num in zip((True, False), job.passes(number), strict=False):
+            one = layer(job, stack, found, trains=trains)
+            if job.software.activation_checkpointing:
+                one = _Both(one.forward, one.backward + one.forward)
+            total += one.times(num)
+        total += _Both(one.forward).times(job.passes(number)[-1])
     whole = found.passes.get("decoder" if job.shape.stacks[0].is_rms_norm else "encoder", UNMEASURED)
     calls = whole.layer_s * job.shape.num_layers * (4 / 3 if job.software.activation_checkpointing else 1)
     # A backward pass calls about as many kernels again as the forward pass, and half of them twice.
@@ -88,16 +90,16 @@ def micro_batch(job: Job, found: Computing) -> _Both:
     )
 
 
-def layer(job: Job, stack: Layers, found: Computing) -> _Both:
-    """Forward and backward of a layer, without its calls."""
+def layer(job: Job, stack: Layers, found: Computing, *, trains: bool) -> _Both:
+    """Forward and backward of a layer, whose weights have gradients or only pass them on, without its calls."""
     batch = job.batch
     length = batch.tokens if stack.side == "source" else batch.target_tokens
     tokens = batch.rows * length
     total = _Both()
     for rows, columns, inner, num in _single_products(stack, tokens):
-        total += _linear(found, rows, inner, columns, trains=job.adapters is None).times(num)
+        total += _linear(found, rows, inner, columns, trains=trains).times(num)
     total += _adapters(job, stack, tokens, found)
-    for operation, elements, forward, backward in _operations(job, stack, tokens):
+    for operation, elements, forward, backward in _operations(job, stack, tokens, trains=trains):
         time = found.elementwise[operation]
         total += _Both(
             Seconds(elementwise=forward * time.forward.at(elements)),
@@ -127,9 +129,9 @@ def _linear(found: Computing, rows: float, inner: float, columns: float, *, trai
     return _Both(Seconds(products["forward"].at(rows, inner, columns)), Seconds(of_inputs + of_weights))
 
 
-def _operations(job: Job, stack: Layers, tokens: float) -> Iterator[tuple[str, float, float, float]]:
+def _operations(job: Job, stack: Layers, tokens: float, *, trains: bool) -> Iterator[tuple[str, float, float, float]]:
     """The elementwise operations of a layer: name, elements, how often forward and how often backward."""
-    hidden, trains = stack.hidden * tokens, job.adapters is None
+    hidden = stack.hidden * tokens
     mlp = (stack.mlp_width * stack.experts_per_token + stack.shared_width) * tokens
     yield "rms_norm" if stack.is_rms_norm else "norm", hidden, stack.norms, stack.norms
     branches = 3 if stack.has_cross_attention else 2

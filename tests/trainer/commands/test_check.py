@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from shardtune.errors import DataError
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
 from shardtune.run_dir.micro_batch_budget import read_budget
 from shardtune.trainer.commands.check import NUM_BINS, bin_edges, check, count_cut, cut_warnings, main
@@ -22,6 +23,7 @@ from shardtune.trainer.data.prepare.prepare import prepare
 from shardtune.trainer.tasks.example import texts_of
 from tests.support.runs import RECIPE, train
 from tests.support.runs import tiny_recipe as recipe_of
+from tests.support.tiny import write_documents
 
 
 def shown_of(report: Report) -> str:
@@ -252,3 +254,14 @@ def test_sources_have_the_names_that_they_have_now_also_where_the_data_were_prep
         report = checked(capsys, str(recipe_path), f"data.train={{path: {tiny}/train.jsonl, name: {name}}}")
         first, *_ = report["rows"]["sources"]
         assert (first["name"], first["path"], first["rows"]) == (name, f"{tiny}/train.jsonl", 67)
+
+
+def test_the_earlier_rows_of_ewc_are_read_and_counted(tiny: Path, tmp_path: Path) -> None:
+    write_documents(tmp_path / "text.jsonl", 7)
+    ewc = f"regularize.ewc={{data: {tmp_path}/text.jsonl, rows: 5, task: language_modeling}}"
+    recipe = recipe_of(tiny, ewc)
+    report = check(recipe, world_size=1, num_previews=0)
+    assert "regularize.ewc: the Fisher information is that of 5 of 7 earlier rows" in report.notes
+    (tmp_path / "text.jsonl").write_text('{"body": 1}\n')
+    with pytest.raises(DataError, match=r"text\.jsonl"):
+        check(recipe_of(tiny, ewc), world_size=1, num_previews=0)

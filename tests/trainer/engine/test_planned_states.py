@@ -15,6 +15,7 @@ import transformers
 import tests.support.runs  # imports what each forked rank would
 from shardtune.ds_config.cluster import Cluster as RankLayout
 from shardtune.ds_config.resolve import ds_config_of, zero_stage
+from shardtune.planner.frozen import frozen_of
 from shardtune.planner.hardware import find_gpu
 from shardtune.planner.job import Batch, Cluster, Job, Software
 from shardtune.planner.memory import bucket_bytes, gradient_bytes, held_states, host_states, own_gradient_bytes
@@ -27,6 +28,7 @@ from shardtune.recipe.strategies import FOLDER
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.engine.deepspeed_engine import sharded_birth
 from shardtune.trainer.model.load import DTYPES
+from shardtune.trainer.model.parts.freeze import freeze
 from tests.support.fake_ranks import as_rank_zero, engine_of, record_collectives, tensor_bytes
 
 assert tests.support.runs
@@ -100,6 +102,8 @@ def _second_step(ranks: Ranks, recipe: Recipe, model_name: str) -> Seen:
         inputs["use_cache"] = False
     if "t5" in model_name:
         inputs["decoder_input_ids"] = inputs["input_ids"]
+    if recipe.regularize.l2_sp:
+        engine.hold_weights()
     for step in range(2):
         collectives.clear()
         engine.begin_step(step, num_micro_batches=2)
@@ -121,6 +125,8 @@ def _engine(ranks: Ranks, recipe: Recipe, model_name: str) -> tuple[Any, Any]:
     auto_model = getattr(transformers, AUTO_MODELS.get(config.model_type, "AutoModelForCausalLM"))
     with sharded_birth(ds_config) if ds_config and zero_stage(ds_config) == 3 else nullcontext():
         model = auto_model.from_config(config, dtype=DTYPES[recipe.engine.precision])
+    if recipe.model.freeze:
+        freeze(model, recipe.model.freeze)
     return engine_of(model, recipe, ds_config, ranks)
 
 
@@ -141,8 +147,12 @@ def _job(recipe: Recipe, model_name: str, world_size: int) -> Job:
     )
     if recipe.optim.states == "bf16":
         states = replace(states, moments=4)
+    if recipe.regularize.l2_sp:
+        states = replace(states, held=states.weight)
+    shape = shape_of_config(_config(model_name).to_dict())
     return Job(
-        shape=shape_of_config(_config(model_name).to_dict()),
+        shape=shape,
+        frozen=frozen_of(recipe.model.freeze, shape),
         states=states,
         software=Software(),
         batch=Batch(rows=1, tokens=4, target_tokens=4, num_micro_batches=2),
@@ -202,6 +212,20 @@ def test_gradients_are_sent_in_the_precision_that_the_recipe_asks_for(strategy: 
 @pytest.mark.parametrize("strategy", ["zero0", "zero1", "zero2", "zero3", "null"])
 def test_moments_in_bf16_take_half(strategy: str) -> None:
     recipe = _recipe(strategy, "bf16", "optim.states=bf16")
+    seen = as_rank_zero(_second_step, recipe, "untied", world_size=8)
+    _compare(seen, _planned(_job(recipe, "untied", 8)))
+
+
+@pytest.mark.parametrize("strategy", ["zero0", "zero1", "zero2_offload", "zero3", "null"])
+def test_pretrained_values_are_kept_for_what_a_rank_updates(strategy: str) -> None:
+    recipe = _recipe(strategy, "bf16", "regularize.l2_sp=0.1")
+    seen = as_rank_zero(_second_step, recipe, "untied", world_size=8)
+    _compare(seen, _planned(_job(recipe, "untied", 8)))
+
+
+@pytest.mark.parametrize("strategy", ["zero0", "zero2", "zero3", "null"])
+def test_what_is_frozen_has_no_states_and_is_not_sent(strategy: str) -> None:
+    recipe = _recipe(strategy, "bf16", "model.freeze=[embeddings, 'layers:0']")
     seen = as_rank_zero(_second_step, recipe, "untied", world_size=8)
     _compare(seen, _planned(_job(recipe, "untied", 8)))
 

@@ -24,6 +24,7 @@ from shardtune.recipe.schema import Recipe
 from shardtune.trainer.model import target_loss
 from shardtune.trainer.model.load import DTYPES
 from shardtune.trainer.model.lora import adapt, choose
+from shardtune.trainer.model.parts.freeze import freeze
 from shardtune.trainer.model.quantized.loading import quantize_empty
 from shardtune.trainer.setup.trace.storages import StorageCounter
 from shardtune.trainer.tasks import Task
@@ -122,7 +123,7 @@ def _auto_model(recipe: Recipe, config: Any) -> Any:
 
 
 def _model(recipe: Recipe, config: Any, job: Job) -> Any:
-    """The model on the meta device, with adapters, the loss and checkpointing as the recipe has them."""
+    """The model on the meta device, with adapters, what is frozen, the loss and checkpointing as the recipe says."""
     attention = "eager" if job.software.attention == "eager" else "sdpa"
     if attention == "sdpa":  # with dropout torch would keep the scores on a CPU, which flash attention never does
         config = copy.deepcopy(config)
@@ -136,6 +137,8 @@ def _model(recipe: Recipe, config: Any, job: Job) -> Any:
         if lora.quantize_base != "none":
             quantize_empty(model, adapters.frozen, lora.quantize_base)
         adapt(model, lora, adapters, seed=0)
+    if recipe.model.freeze:
+        freeze(model, recipe.model.freeze)
     if _has_vocabulary(recipe):
         head, text = model.get_output_embeddings(), config.get_text_config()
         is_changed = hasattr(model, "final_logits_bias") or getattr(text, "final_logit_softcapping", None)

@@ -1,0 +1,1 @@
+"""Keys of the `model` section with a grammar of their own."""

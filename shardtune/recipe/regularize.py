@@ -1,0 +1,44 @@
+"""The `regularize` section of a recipe: what keeps a model near the pretrained one."""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from shardtune.rows.source_config import Sources
+from shardtune.section import Section
+
+
+class EwcConfig(Section):
+    """Elastic weight consolidation (Kirkpatrick et al., 2017): the penalty weight / 2 * sum F (w - w0)^2, where F is
+    the diagonal of the empirical Fisher information of the pretrained model w0 on rows of an earlier skill. F is
+    computed once, before the first step, and kept in the run directory."""
+
+    data: Sources
+    """Rows of the earlier skill: sources as in data.train, in the same columns."""
+    weight: PositiveFloat = 100.0
+    """Weight of the penalty, beside a loss in nats per target."""
+    rows: PositiveInt = 1000
+    """How many of the rows are used, drawn at random by train.seed; all if there are fewer."""
+    task: Literal["same", "language_modeling"] = "same"
+    """What the rows teach: `same` is the task of the recipe, with the labels of these rows, for which model.path has to
+    have the head; `language_modeling` are plain texts, which the pretrained model continues or fills in."""
+
+
+class RegularizeConfig(Section):
+    """Keeps the model near the pretrained one, so that it forgets less. The reported loss stays that of the task; the
+    penalty is `penalty` of the steps."""
+
+    l2_sp: Annotated[float, Field(ge=0)] = 0.0
+    """L2-SP (Li et al., 2018): decay towards the pretrained weights instead of towards zero, decoupled from the
+    gradient as AdamW's weight decay is: each step moves a pretrained weight by lr * l2_sp of its way back. Weights that
+    are not pretrained keep optim.weight_decay."""
+    ewc: EwcConfig | None = None
+    """Elastic weight consolidation, as in `{weight: 100, data: earlier.jsonl, rows: 1000}`."""
+
+    def holding(self) -> Iterator[str]:
+        """The keys in use that hold weights near those of the pretrained model."""
+        if self.l2_sp:
+            yield "l2_sp"
+        if self.ewc is not None:
+            yield "ewc"
