@@ -86,7 +86,8 @@ def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
             *settings_without_effect(recipe, prepared.facts, num_steps=num_steps),
         ],
         notes=notes,
-        rows={key: prepared.meta[key] for key in REPORTED} | {"sources": _sources(recipe, prepared.meta["sources"])},
+        rows={key: prepared.meta.get(key) for key in REPORTED}
+        | {"sources": _sources(recipe, prepared.meta["sources"])},
         steps_per_epoch=order.steps_per_epoch,
         num_steps=num_steps,
         micro_batch_tokens=budget,

@@ -232,6 +232,8 @@ def sources_content(recipe: Recipe, known: Fingerprints) -> dict[str, Any]:
     content: dict[str, Any] = {
         key: getattr(data, key) for key in ("guess_columns", "text_unit", "on_bad_row", "deduplicate")
     }
+    if data.near_duplicates in ("count", "drop"):
+        content["near_duplicates"] = data.near_duplicates
     for split, source in _numbered(data):
         try:
             digest_of = _file_state if data.streaming and split == "train" else known.of
