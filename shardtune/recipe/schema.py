@@ -196,10 +196,12 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _shares_fit_together(self) -> "DataConfig":
         dev, test = self.share("dev"), self.share("test")
+        if dev and dev.fold is not None:
+            raise ValueError("dev.fold: folds are for test; remove the key")
         if dev and test:
             if (dev.group, dev.seed) != (test.group, test.seed):
                 raise ValueError("dev and test are both shares of train; give them the same group and the same seed")
-            if dev.fraction + test.fraction >= 1:
+            if test.fold is None and dev.fraction + test.fraction >= 1:
                 raise ValueError(
                     f"dev and test together take {dev.fraction + test.fraction:g} of train; lower the fractions"
                 )

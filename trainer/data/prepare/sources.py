@@ -246,7 +246,9 @@ def sources_content(recipe: Recipe, known: Fingerprints) -> dict[str, Any]:
         content["streaming"] = data.shuffle_window
         if sum(max(1, len(files)) for files in sources_of(recipe).files[: len(data.sources("train"))]) > 1:
             content[STREAM_ORDER] = 2
-    content |= {split: share.model_dump() for split in SPLITS if (share := data.share(split)) is not None}
+    for split in SPLITS:
+        if (share := data.share(split)) is not None:
+            content[split] = share.model_dump(exclude={"fold"} if share.fold is None else None)
     return content
 
 
