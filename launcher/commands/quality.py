@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from shardtune.errors import ConfigError
-from shardtune.launcher.commands.command import Command, refuse_values, refuse_words
+from shardtune.launcher.commands.command import Command, refuse_values, refuse_words, say_at_once
 
 HELP = """\
 How good a model is:
@@ -12,6 +12,9 @@ How good a model is:
   shardtune eval RUN_DIR --data=PATH        evaluate the model on other labeled rows, on all GPUs; repeat --data
       --predictions=out.jsonl               also write each row with its prediction, its loss and its place
       --model=last --ranks=N --json
+  shardtune suspects RUN_DIR                list rows whose labels look wrong, or that the model cannot explain
+      --folds=5                             judge each row by a model that was not trained on it: surer
+      --top=50 --out=suspects.jsonl --ranks=N
 """
 
 
@@ -64,5 +67,36 @@ def evaluate(
         from shardtune.launcher.start.evaluation import run_evaluation
 
         return run_evaluation(Path(run_dir), words, None if ranks is None else int(ranks))
+
+    return Command(perform)
+
+
+def suspects(
+    run_dir: str,
+    folds: str | None = None,
+    top: str = "50",
+    out: str | None = None,
+    ranks: str | None = None,
+) -> Command:
+    """Lists the rows of a run that look wrong to its model, by file and line: suspected label errors, or, where there
+    are no labels, the rows with the highest loss (docs/quality.md).
+
+    Args:
+        run_dir: the directory of a finished run.
+        folds: first train this many models, each without another part of the training rows, and judge each row by a
+            model that was not trained on it.
+        top: how many rows to show (default: 50).
+        out: also write the suspicious rows to this file; they are in RUN_DIR/suspects.jsonl anyway.
+        ranks: processes that share the rows (default: one for each GPU, or one without GPUs).
+    """
+    refuse_words(folds=folds, top=top, ranks=ranks)
+    words = [f"--top={top}", *([f"--out={out}"] if out is not None else [])]
+
+    def perform() -> int:
+        from shardtune.launcher.runs.suspects import list_suspects
+
+        numbers = {"num_folds": folds, "num_ranks": ranks}
+        given = {name: None if text is None else int(text) for name, text in numbers.items()}
+        return list_suspects(Path(run_dir), words, **given, say=say_at_once)
 
     return Command(perform)

@@ -11,6 +11,7 @@ from shardtune.launcher.report.sections.results import evaluations, results
 from shardtune.launcher.report.sections.samples import samples
 from shardtune.launcher.report.sections.settings import reproduction, settings
 from shardtune.launcher.report.sections.summary import key_figures, state, summary
+from shardtune.launcher.report.sections.suspects import suspects
 from shardtune.launcher.report.sections.warnings import warnings_of
 from shardtune.launcher.report.templates import render_template
 from shardtune.run_dir.files import REPORT, write_atomically
@@ -38,6 +39,7 @@ def render_page(record: RunRecord) -> str:
         Section("time", "Where the time went", time_parts(record)),
         Section("samples", "Samples", samples(record)),
         Section("data", "Data", data_card(record)),
+        Section("suspects", "Suspicious rows", suspects(record)),
         Section("environment", "Environment", environment(record)),
         Section("recipe", "Recipe", settings(record)),
         Section("reproduce", "How to do it again", reproduction(record)),
