@@ -14,7 +14,7 @@ How good a model is:
       --model=last --ranks=N --json
   shardtune suspects RUN_DIR                list rows whose labels look wrong, or that the model cannot explain
       --folds=5                             judge each row by a model that was not trained on it: surer
-      --top=50 --out=suspects.jsonl --ranks=N
+      --top=50 --out=suspects.jsonl --ranks=N --local
 """
 
 
@@ -77,6 +77,7 @@ def suspects(
     top: str = "50",
     out: str | None = None,
     ranks: str | None = None,
+    local: str = "False",
 ) -> Command:
     """Lists the rows of a run that look wrong to its model, by file and line: suspected label errors, or, where there
     are no labels, the rows with the highest loss (docs/quality.md).
@@ -88,15 +89,22 @@ def suspects(
         top: how many rows to show (default: 50).
         out: also write the suspicious rows to this file; they are in RUN_DIR/suspects.jsonl anyway.
         ranks: processes that share the rows (default: one for each GPU, or one without GPUs).
+        local: train the folds here, one after another, even where Slurm is available.
     """
+    refuse_values(local=local)
     refuse_words(folds=folds, top=top, ranks=ranks)
     words = [f"--top={top}", *([f"--out={out}"] if out is not None else [])]
 
     def perform() -> int:
         from shardtune.launcher.runs.suspects import list_suspects
 
-        numbers = {"num_folds": folds, "num_ranks": ranks}
-        given = {name: None if text is None else int(text) for name, text in numbers.items()}
-        return list_suspects(Path(run_dir), words, **given, say=say_at_once)
+        return list_suspects(
+            Path(run_dir),
+            words,
+            num_folds=None if folds is None else int(folds),
+            num_ranks=None if ranks is None else int(ranks),
+            is_local=local == "True",
+            say=say_at_once,
+        )
 
     return Command(perform)

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from shardtune.errors import CheckpointError
 from shardtune.launcher.plan.folds import plan_folds
+from shardtune.launcher.plan.sweep import SweepPlan
 from shardtune.launcher.runs import sweep_queue
+from shardtune.launcher.slurm import cluster
 from shardtune.launcher.start import execute
 from shardtune.launcher.start.evaluation import plan_evaluation, start_ranks
 from shardtune.run_dir.exit_codes import EXIT_OK
@@ -20,12 +22,18 @@ MODULE = "shardtune.trainer.commands.quality.suspects"
 
 
 def list_suspects(
-    run_dir: Path, words: Sequence[str], *, num_folds: int | None, num_ranks: int | None, say: Callable[[str], None]
+    run_dir: Path,
+    words: Sequence[str],
+    *,
+    num_folds: int | None,
+    num_ranks: int | None,
+    is_local: bool,
+    say: Callable[[str], None],
 ) -> int:
     """Lists the suspicious rows of a run as these words ask, and renews its report; returns the exit code.
 
-    With folds, the models that have not been trained yet are trained first, one after another. Raises CheckpointError
-    if the run is not finished, ConfigError or LaunchError.
+    With folds, the models that have not been trained yet are trained first: as a Slurm job array, or, without Slurm or
+    if it is to be local, here in turn. Raises CheckpointError if the run is not finished, ConfigError or LaunchError.
     """
     recipe = read_config(run_dir)
     if not is_finished(run_dir):
@@ -36,9 +44,7 @@ def list_suspects(
         folds = [point.run_dir for point in sweep.points]
         if not all(map(is_finished, folds)):
             say(f"training a model for each of {num_folds} folds in {sweep.sweep_dir}")
-            for point in sweep.points:
-                settle_trust(sweep.run_of(point), ())
-            if (code := sweep_queue.run_here(sweep, say)) != EXIT_OK:
+            if (code := _train(sweep, say, is_local=is_local)) != EXIT_OK:
                 return code
     code = _judge(run_dir, [*words, *(f"--fold={fold}" for fold in folds)], num_ranks)
     if code == EXIT_OK:
@@ -46,6 +52,17 @@ def list_suspects(
 
         write_report(run_dir)
     return code
+
+
+def _train(sweep: SweepPlan, say: Callable[[str], None], *, is_local: bool) -> int:
+    """Trains the folds that are not finished; returns the exit code."""
+    for point in sweep.points:
+        settle_trust(sweep.run_of(point), ())
+    if is_local or cluster.find_nodes() is None:
+        return sweep_queue.run_here(sweep, say)
+    if (job := sweep_queue.submit(sweep, parallel=None)) is not None:
+        say(f"job array {job}")
+    return sweep_queue.wait(sweep, say)
 
 
 def _judge(run_dir: Path, words: Sequence[str], num_ranks: int | None) -> int:

@@ -46,7 +46,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
 def test_without_folds_the_model_of_the_run_judges_alone_and_the_report_is_renewed(
     run_dir: Path, started: list[Sequence[str]]
 ) -> None:
-    assert list_suspects(run_dir, ["--top=9"], num_folds=None, num_ranks=None, say=print) == 0
+    assert list_suspects(run_dir, ["--top=9"], num_folds=None, num_ranks=None, is_local=True, say=print) == 0
     assert [line[3:] for line in started] == [(str(run_dir), "--top=9", "--device=cpu")]
     assert (run_dir / "report.html").is_file()
 
@@ -65,7 +65,7 @@ def test_folds_are_trained_once_and_judge_from_then_on(
 
     monkeypatch.setattr(sweep_queue, "run_here", run_here)
     for _ in range(2):
-        assert list_suspects(run_dir, [], num_folds=2, num_ranks=None, say=print) == 0
+        assert list_suspects(run_dir, [], num_folds=2, num_ranks=None, is_local=True, say=print) == 0
     assert trained == [run_dir.with_name("run-folds-2") / str(fold) for fold in range(2)]
     assert [[word for word in line if "--fold" in word] for line in started] == [[f"--fold={f}" for f in trained]] * 2
 
@@ -74,14 +74,14 @@ def test_a_fold_that_fails_ends_it_with_its_exit_code(
     run_dir: Path, started: list[Sequence[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweep_queue, "run_here", lambda *_: 130)
-    assert list_suspects(run_dir, [], num_folds=2, num_ranks=None, say=print) == 130
+    assert list_suspects(run_dir, [], num_folds=2, num_ranks=None, is_local=True, say=print) == 130
     assert not started
 
 
 def test_a_rank_that_fails_says_why(
     run_dir: Path, started: list[Sequence[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert list_suspects(run_dir, [], num_folds=None, num_ranks=2, say=print) == 2
+    assert list_suspects(run_dir, [], num_folds=None, num_ranks=2, is_local=True, say=print) == 2
     assert "rank 1 on here failed:\nits weights cannot be read\n" in capsys.readouterr().err
     assert not (run_dir / "report.html").exists()
 
@@ -89,4 +89,4 @@ def test_a_rank_that_fails_says_why(
 def test_a_run_that_is_not_finished_is_refused_before_anything_is_trained(run_dir: Path) -> None:
     (run_dir / "results.json").unlink()
     with pytest.raises(CheckpointError, match=r"is not finished; `shardtune run .*/run` resumes it"):
-        list_suspects(run_dir, [], num_folds=5, num_ranks=None, say=print)
+        list_suspects(run_dir, [], num_folds=5, num_ranks=None, is_local=True, say=print)

@@ -35,7 +35,8 @@ class Judged:
     @property
     def likeliest(self) -> Numbers:
         """The class that the model predicts in place of each label."""
-        return self.probabilities.argmax(1)
+        classes: Numbers = self.probabilities.argmax(1)
+        return classes
 
     def probability_of(self, classes: Numbers) -> Probabilities:
         """The probability of one class for each label."""
@@ -63,7 +64,7 @@ def thresholds(judged: Judged) -> NDArray[np.float64]:
     cells = judged.questions * num_classes + judged.given
     counts = np.bincount(cells, minlength=num_questions * num_classes)
     sums = np.bincount(cells, judged.probability_of(judged.given), minlength=num_questions * num_classes)
-    means = np.divide(sums, counts, out=np.full(len(sums), np.inf), where=counts > 0)
+    means: NDArray[np.float64] = np.divide(sums, counts, out=np.full(len(sums), np.inf), where=counts > 0)
     return means.reshape(num_questions, num_classes)
 
 

@@ -41,7 +41,8 @@ class JudgedRows:
         """The mean loss per target of each row; minus infinity for a row without targets."""
         rows = self.rows.row_of_example[self.judged.examples]
         sums, counts = (np.bincount(rows, values) for values in (self.judged.loss_sums, self.judged.num_targets))
-        return np.divide(sums, counts, out=np.full(len(sums), -np.inf), where=counts > 0)
+        means: NDArray[np.float64] = np.divide(sums, counts, out=np.full(len(sums), -np.inf), where=counts > 0)
+        return means
 
 
 @dataclass(frozen=True)

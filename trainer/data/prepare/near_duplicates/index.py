@@ -6,6 +6,7 @@ that can reach it: MinHash, with which large collections are searched for their 
 estimate it, and miss some pairs, at several times the cost for each row.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from shardtune.trainer.data.prepare.near_duplicates.shingles import ShingleSets
 
 NEAR = (4, 5)
 """The least similarity of near duplicates, as a fraction."""
+TEXTS_AT_ONCE = 64
 FEWEST_WITH_TEMPLATE = 20
 """With fewer texts in an index, nothing is taken for a template."""
 
@@ -50,8 +52,9 @@ class NearIndex:
         self._starts = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(frequencies)])
         self._sizes = np.bincount(sets.texts[~self._is_template[which]], minlength=num_texts)
 
-    def matches(self, sets: ShingleSets) -> Matches:
-        """All pairs of one of these texts and one of the index that are near duplicates."""
+    def matches(self, sets: ShingleSets) -> Iterator[Matches]:
+        """All pairs of one of these texts and one of the index that are near duplicates, those of some texts at a
+        time: at worst every text is near every one of the index."""
         numbers = np.searchsorted(self._known, sets.values)
         numbers[numbers == len(self._known)] = 0
         is_known = self._known[numbers] == sets.values if len(self._known) else np.zeros(len(numbers), dtype=bool)
@@ -63,16 +66,16 @@ class NearIndex:
         # Most texts end here: they share too few shingles with all of the index together.
         promising = np.flatnonzero((sizes > 0) & (found * NEAR[1] >= sizes * NEAR[0]))
         numbers, ends = numbers[is_found], np.cumsum(found)
-        parts = [
-            self._matches_of(text, int(sizes[text]), numbers[ends[text] - found[text] : ends[text]])
-            for text in promising.tolist()
-        ]
-        none = np.empty(0, dtype=np.int64)
-        return Matches(
-            np.concatenate([none, *(part.texts for part in parts)]),
-            np.concatenate([none, *(part.indexed for part in parts)]),
-            np.concatenate([np.empty(0), *(part.similarities for part in parts)]),
-        )
+        for first in range(0, len(promising), TEXTS_AT_ONCE):
+            parts = [
+                self._matches_of(text, int(sizes[text]), numbers[ends[text] - found[text] : ends[text]])
+                for text in promising[first : first + TEXTS_AT_ONCE].tolist()
+            ]
+            yield Matches(
+                np.concatenate([part.texts for part in parts]),
+                np.concatenate([part.indexed for part in parts]),
+                np.concatenate([part.similarities for part in parts]),
+            )
 
     def _matches_of(self, text: int, size: int, numbers: Numbers) -> Matches:
         """The matches of one text of `size` shingles, of which those with these numbers are in the index."""

@@ -13,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardtune.trainer.data.prepare.digests import Digests, input_values
-from shardtune.trainer.data.prepare.near_duplicates.index import NearIndex
+from shardtune.trainer.data.prepare.near_duplicates.index import Matches, NearIndex
 from shardtune.trainer.data.prepare.near_duplicates.shingles import ShingleSets, shingle_sets, text_of
 from shardtune.trainer.data.prepare.row_pieces import LocatedRows, Pieces
 from shardtune.trainer.data.prepare.sources import SPLITS
 from shardtune.trainer.data.prepare.work_queue import WorkQueue
 
+PAIRS_AT_ONCE = 1_000_000
+"""Of more pairs only the nearest ones are kept on."""
 LATER = ("dev", "test")
 """The splits that rows of earlier ones are compared with."""
 
@@ -27,7 +29,7 @@ Numbers = NDArray[np.int64]
 
 @dataclass
 class Nearest:
-    """For rows of one split, the nearest row of an earlier one, if it is a near duplicate but not the same input."""
+    """For rows of one split, the nearest row of an earlier one among its near duplicates with another input."""
 
     indexed: Numbers
     """The rows, by their numbers in the index; each once, in rising order."""
@@ -35,9 +37,20 @@ class Nearest:
     """Of each, the number of the nearest row among all rows; of several, the first."""
     similarities: NDArray[np.float64]
 
+    def __len__(self) -> int:
+        return len(self.indexed)
+
     @classmethod
-    def of(cls, indexed: Numbers, others: Numbers, similarities: NDArray[np.float64]) -> "Nearest":
-        """The nearest ones among these pairs."""
+    def none(cls) -> "Nearest":
+        """No rows."""
+        return cls(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0))
+
+    @classmethod
+    def among(cls, pairs: "Sequence[Nearest]") -> "Nearest":
+        """The nearest ones among these pairs, of which one row may have several."""
+        indexed = np.concatenate([part.indexed for part in pairs])
+        others = np.concatenate([part.others for part in pairs])
+        similarities = np.concatenate([part.similarities for part in pairs])
         order = np.lexsort((others, -similarities, indexed))
         indexed, first = np.unique(indexed[order], return_index=True)
         return cls(indexed, others[order][first], similarities[order][first])
@@ -113,18 +126,17 @@ class _Search:
         """Compares the rows of a piece with those of later splits."""
         found = _Found()
         for split in SPLITS[:-1]:
-            near = [np.empty(0, dtype=np.int64)]
-            pairs = [(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0))]
-            for numbers, sets in self._chunks(number, split):
-                matches = self._index.matches(sets)
+            near, nearest = [np.empty(0, dtype=np.int64)], [Nearest.none()]
+            for numbers, matches in self._matches(number, split):
                 others, rows = numbers[matches.texts], self._rows[matches.indexed]
                 is_later = self._splits[rows] > SPLITS.index(split)
                 near.append(np.unique(others[is_later]))
                 is_other = is_later & (self._digests[rows] != self._digests[others])
-                pairs.append((matches.indexed[is_other], others[is_other], matches.similarities[is_other]))
+                nearest.append(Nearest(matches.indexed[is_other], others[is_other], matches.similarities[is_other]))
+                if sum(map(len, nearest)) > PAIRS_AT_ONCE:
+                    nearest = [Nearest.among(nearest)]
             found.near_rows[split] = np.concatenate(near)
-            indexed, others, similarities = zip(*pairs, strict=True)
-            found.nearest[split] = Nearest.of(*map(np.concatenate, (indexed, others, similarities)))
+            found.nearest[split] = Nearest.among(nearest)
         return found
 
     def together(self, parts: Sequence[_Found]) -> NearRows:
@@ -133,10 +145,7 @@ class _Search:
         return NearRows({pair: self._pairs(*pair, parts) for pair in _later_and_earlier()}, near_rows)
 
     def _pairs(self, of: str, inside: str, parts: Sequence[_Found]) -> list[tuple[int, int, float]]:
-        found = [part.nearest[inside] for part in parts]
-        nearest = Nearest.of(
-            *(np.concatenate([getattr(part, name) for part in found]) for name in ("indexed", "others", "similarities"))
-        )
+        nearest = Nearest.among([part.nearest[inside] for part in parts])
         same = self._digests[self._splits == SPLITS.index(inside)]
         rows = self._rows[nearest.indexed]
         is_counted = (self._splits[rows] == SPLITS.index(of)) & ~np.isin(self._digests[rows], same)
@@ -147,6 +156,13 @@ class _Search:
             strict=True,
         )
         return sorted(pairs)
+
+    def _matches(self, number: int, split: str) -> Iterator[tuple[Numbers, Matches]]:
+        """The near duplicates of the rows of a split in a piece, some at a time, with the numbers of the rows among all
+        rows that their texts stand for."""
+        for numbers, sets in self._chunks(number, split):
+            for matches in self._index.matches(sets):
+                yield numbers, matches
 
     def _chunks(self, number: int, split: str) -> Iterator[tuple[Numbers, ShingleSets]]:
         """The rows of a split in a piece, some at a time: their numbers among all rows, and their shingles."""

@@ -23,9 +23,13 @@ def edited(text: str, num_edits: int, generator: random.Random) -> str:
 
 
 def found(indexed: list[str], passing: list[str]) -> dict[tuple[int, int], float]:
-    matches = NearIndex(shingle_sets(indexed)).matches(shingle_sets(passing))
-    pairs = zip(matches.texts.tolist(), matches.indexed.tolist(), strict=True)
-    return dict(zip(pairs, matches.similarities.tolist(), strict=True))
+    return {
+        (text, other): similarity
+        for matches in NearIndex(shingle_sets(indexed)).matches(shingle_sets(passing))
+        for text, other, similarity in zip(
+            matches.texts.tolist(), matches.indexed.tolist(), matches.similarities.tolist(), strict=True
+        )
+    }
 
 
 def by_definition(indexed: list[str], passing: list[str]) -> dict[tuple[int, int], float]:
@@ -66,6 +70,6 @@ def test_an_empty_index_matches_nothing() -> None:
 def test_the_index_is_as_large_as_the_rows_that_it_holds_whatever_passes_by() -> None:
     index = NearIndex(shingle_sets(texts(50, seed=6)))
     held = {name: value.nbytes for name, value in vars(index).items() if isinstance(value, np.ndarray)}
-    index.matches(shingle_sets(texts(2000, seed=7)))
+    assert not any(len(matches.texts) for matches in index.matches(shingle_sets(texts(2000, seed=7))))
     assert {name: value.nbytes for name, value in vars(index).items() if isinstance(value, np.ndarray)} == held
     assert sum(held.values()) < 50 * 40 * 32  # at most 32 bytes for each of the shingles of a row
