@@ -53,6 +53,11 @@ def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
     refuse_without_bitsandbytes(recipe)
     notes = [notice] if (notice := ds_config_notice(recipe)) is not None else []
     prepared = prepare(recipe, num_ranks=world_size, say=notes.append)
+    if "near_duplicates" not in prepared.meta:
+        notes.append(
+            "near duplicates between splits are not known of these data, which an earlier version has prepared; "
+            "data.near_duplicates=count counts them"
+        )
     tokenizer, config = load_tokenizer(recipe), load_model_config(recipe)
     task = task_of(recipe, prepared.facts, tokenizer, config)
     if note := choose_head(recipe, task, config).note:

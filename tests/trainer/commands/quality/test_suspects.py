@@ -122,7 +122,7 @@ def test_without_folds_the_rows_that_the_model_would_label_otherwise_are_listed_
     found = [json.loads(line) for line in (classifier / "suspects.jsonl").read_text().splitlines()]
     assert f"train: {sum(row['split'] == 'train' for row in found)} suspicious rows of {NUM_ROWS}" in shown
     assert f"(the first 3 of {len(found)})" in shown and found[0]["place"] in shown
-    assert "(seen in training)" in shown and "--folds=5 trains five more models" in shown
+    assert "(seen in training)" in shown and "--folds=5 trains five\nmore models" in shown
     assert not any(row["is_unseen"] for row in found if row["split"] == "train")
 
 
