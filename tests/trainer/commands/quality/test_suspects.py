@@ -182,3 +182,25 @@ def list_of_losses(run_dir: Path) -> dict[str, float]:
         total[0] += line["loss"] * line["targets"]
         total[1] += line["targets"]
     return {place: loss / targets for place, (loss, targets) in sums.items()}
+
+
+def test_of_several_labels_the_one_is_named_that_should_be_there_or_not(folder: Path, tmp_path: Path) -> None:
+    for split in ("train", "dev"):
+        lines = []
+        for row in map(json.loads, (folder / f"{split}.jsonl").read_text().splitlines()):
+            labels = [row["label"], *(["plotted"] if "plot" in row["text"] else [])]
+            lines.append(json.dumps({"text": row["text"], "label": labels}) + "\n")
+        (tmp_path / f"{split}.jsonl").write_text("".join(lines))
+    data = [f"data.{split}={tmp_path}/{split}.jsonl" for split in ("train", "dev")]
+    recipe = tiny_recipe(
+        folder, "task={kind: classification, problem: multi_label}", *data, "data.test=null", "train.max_steps=30"
+    )
+    found = found_in(trained(recipe, tmp_path / "several"), [], tmp_path / "out.jsonl")
+    assert found
+    for suspect in found:
+        path, _, line = suspect.place.rpartition(":")
+        labels = json.loads(Path(path).read_text().splitlines()[int(line) - 1])["label"]
+        assert suspect.label is not None and suspect.predicted is not None and suspect.word is None
+        name = suspect.label.removeprefix("not ")
+        assert {suspect.label, suspect.predicted} == {name, f"not {name}"}
+        assert (suspect.label == name) == (name in labels)
