@@ -13,7 +13,7 @@ How good a model is:
       --predictions=out.jsonl               also write each row with its prediction, its loss and its place
       --model=last --ranks=N --json
   shardtune suspects RUN_DIR                list rows whose labels look wrong, or that the model cannot explain
-      --folds=5                             judge each row by a model that was not trained on it: surer
+      --folds=5                             judge each row by a model that was not trained on it
       --top=50 --out=suspects.jsonl --ranks=N --local
 """
 

@@ -91,7 +91,7 @@ def rendered(found: Sequence[Suspect], parts: Sequence[JudgedRows], *, most: int
     if not all(part.is_unseen for part in parts):
         yield (
             "\nThe model was trained on the rows of train, and may know their errors by heart. --folds=5 trains five\n"
-            "more models, and has each row judged by one that has not seen it, which is surer."
+            "more models, and has each row judged by one that has not seen it, which finds more."
         )
 
 
