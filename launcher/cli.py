@@ -54,6 +54,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "compare": quality_commands.compare,
     "replay": replay_commands.replay,
     "eval": quality_commands.evaluate,
+    "suspects": quality_commands.suspects,
     "sweep": sweep_commands.sweep,
     "dashboard": dashboard_commands.dashboard,
     "submit": slurm_commands.submit,

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from shardtune.errors import ConfigError
-from shardtune.launcher.commands.command import Command, refuse_values, refuse_words
+from shardtune.launcher.commands.command import Command, refuse_values, refuse_words, say_at_once
 
 HELP = """\
 How good a model is:
@@ -12,6 +12,9 @@ How good a model is:
   shardtune eval RUN_DIR --data=PATH        evaluate the model on other labeled rows, on all GPUs; repeat --data
       --predictions=out.jsonl               also write each row with its prediction, its loss and its place
       --model=last --ranks=N --json
+  shardtune suspects RUN_DIR                list rows whose labels look wrong, or that the model cannot explain
+      --folds=5                             judge each row by a model that was not trained on it
+      --top=50 --out=suspects.jsonl --ranks=N --local
 """
 
 
@@ -67,5 +70,44 @@ def evaluate(
         from shardtune.launcher.start.evaluation import run_evaluation
 
         return run_evaluation(Path(run_dir), words, None if ranks is None else int(ranks))
+
+    return Command(perform)
+
+
+def suspects(
+    run_dir: str,
+    folds: str | None = None,
+    top: str = "50",
+    out: str | None = None,
+    ranks: str | None = None,
+    local: str = "False",
+) -> Command:
+    """Lists the rows of a run that look wrong to its model, by file and line: suspected label errors, or, where there
+    are no labels, the rows with the highest loss (docs/quality.md).
+
+    Args:
+        run_dir: the directory of a finished run.
+        folds: first train this many models, each without another part of the training rows, and judge each row by a
+            model that was not trained on it.
+        top: how many rows to show (default: 50).
+        out: also write the suspicious rows to this file; they are in RUN_DIR/suspects.jsonl anyway.
+        ranks: processes that share the rows (default: one for each GPU, or one without GPUs).
+        local: train the folds here, one after another, even where Slurm is available.
+    """
+    refuse_values(local=local)
+    refuse_words(folds=folds, top=top, ranks=ranks)
+    words = [f"--top={top}", *([f"--out={out}"] if out is not None else [])]
+
+    def perform() -> int:
+        from shardtune.launcher.runs.suspects import list_suspects
+
+        return list_suspects(
+            Path(run_dir),
+            words,
+            num_folds=None if folds is None else int(folds),
+            num_ranks=None if ranks is None else int(ranks),
+            is_local=local == "True",
+            say=say_at_once,
+        )
 
     return Command(perform)

@@ -12,6 +12,7 @@ from shardtune.launcher.report.sections.retained import retained, retention_curv
 from shardtune.launcher.report.sections.samples import samples
 from shardtune.launcher.report.sections.settings import reproduction, settings
 from shardtune.launcher.report.sections.summary import key_figures, state, summary
+from shardtune.launcher.report.sections.suspects import suspects
 from shardtune.launcher.report.sections.warnings import warnings_of
 from shardtune.launcher.report.sections.worst import worst_examples
 from shardtune.launcher.report.templates import render_template
@@ -42,6 +43,7 @@ def render_page(record: RunRecord) -> str:
         Section("samples", "Samples", samples(record)),
         Section("worst", "Worst examples", worst_examples(record)),
         Section("data", "Data", data_card(record)),
+        Section("suspects", "Suspicious rows", suspects(record)),
         Section("environment", "Environment", environment(record)),
         Section("recipe", "Recipe", settings(record)),
         Section("reproduce", "How to do it again", reproduction(record)),

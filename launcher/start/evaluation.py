@@ -44,15 +44,17 @@ def run_evaluation(run_dir: Path, words: Sequence[str], num_ranks: int | None) -
         return execute.run_ranks(alone, plan.environment)
     with tempfile.TemporaryDirectory(prefix="shardtune-eval-") as folder:
         code = execute.run_ranks((*alone, f"--prepare={folder}"), plan.environment)
-        return code if code != EXIT_OK else _run_ranks(words, plan, Path(folder))
+        if code != EXIT_OK:
+            return code
+        return start_ranks([MODULE, *words, f"--device={plan.device}", f"--prepared={folder}"], plan, Path(folder))
 
 
-def _run_ranks(words: Sequence[str], plan: RankPlan, folder: Path) -> int:
-    """Runs the ranks on the rows that are prepared in the folder; says why they fail."""
+def start_ranks(module: Sequence[str], plan: RankPlan, folder: Path) -> int:
+    """Runs a module of the trainer, given with its arguments, on the ranks; says why they fail, which they record in
+    the folder. Returns the exit code."""
     since, log_path = time.time(), folder / "logs" / "launcher.log"
     log_path.parent.mkdir()
     backend = BACKENDS["torchrun"]
-    module = [MODULE, *words, f"--device={plan.device}", f"--prepared={folder}"]
     if execute.run_ranks(backend.argv(plan.num_ranks, module), plan.environment, log_path) == EXIT_OK:
         return EXIT_OK
     failure = first_failure(folder, since)

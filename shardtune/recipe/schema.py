@@ -142,6 +142,11 @@ class DataConfig(Section):
     """`train` drops duplicates among the training rows (the first copy stays), and training rows whose model input also
     occurs in dev or test. `all` also drops duplicates within dev and test, and dev rows that occur in test. Duplicates
     are counted and reported in any case."""
+    near_duplicates: Literal["auto", "off", "count", "drop"] = "auto"
+    """Rows of dev and test whose model input is nearly, but not exactly, that of a training row: of their runs of three
+    words (three characters in Chinese, Japanese and Thai), at least 80 % are in both. `count` counts and reports them,
+    `drop` also drops those training rows, and `off` does not look for them. `auto` counts them if there are at most a
+    million rows, and 100,000 of dev and test."""
     max_tokens: PositiveInt = 512
     """Maximum length in tokens, special tokens included. Longer texts are truncated; token_classification splits them
     into windows and language_modeling into pieces instead, each of which then counts as a row."""
@@ -204,6 +209,8 @@ class DataConfig(Section):
             faults.append("dev and test cannot be shares of a stream; give separate files")
         if self.deduplicate != "none":
             faults.append("a stream cannot be searched for duplicates; remove deduplicate")
+        if self.near_duplicates in ("count", "drop"):
+            faults.append("a stream cannot be searched for near duplicates; remove near_duplicates")
         if any(source.weight != 1 for source in self.sources("train")):
             faults.append("the sources of a stream cannot be weighted; remove the weights")
         if self.fraction != 1:
@@ -215,10 +222,12 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _shares_fit_together(self) -> "DataConfig":
         dev, test = self.share("dev"), self.share("test")
+        if dev and dev.fold is not None:
+            raise ValueError("dev.fold: folds are for test; remove the key")
         if dev and test:
             if (dev.group, dev.seed) != (test.group, test.seed):
                 raise ValueError("dev and test are both shares of train; give them the same group and the same seed")
-            if dev.fraction + test.fraction >= 1:
+            if test.fold is None and dev.fraction + test.fraction >= 1:
                 raise ValueError(
                     f"dev and test together take {dev.fraction + test.fraction:g} of train; lower the fractions"
                 )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Discriminator, Field, PositiveFloat, Tag
+from pydantic import AfterValidator, Discriminator, Field, PositiveFloat, Tag, model_validator
 
 from shardtune.rows.encodings import checked_encoding
 from shardtune.rows.formats import checked_format
@@ -62,6 +62,25 @@ class HeldOutConfig(Section):
     identical model input together."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """A different seed selects a different share. Independent of train.seed."""
+    fold: Annotated[int, Field(ge=0)] | None = None
+    """For cross-validation, and for test only: which of the equal parts of the training rows is held out, counted from
+    0. `{fraction: 0.2, fold: 0}` to `{fraction: 0.2, fold: 4}` are five parts that have no row in common; rows that are
+    held out for dev are in none of them."""
+
+    @property
+    def num_folds(self) -> int:
+        """How many equal parts there are, one of which is a fold."""
+        return round(1 / self.fraction)
+
+    @model_validator(mode="after")
+    def _a_fold_is_one_of_several(self) -> "HeldOutConfig":
+        if self.fold is None:
+            return self
+        if abs(self.num_folds * self.fraction - 1) > 0.001:
+            raise ValueError(f"fraction: folds are equal parts, such as 0.5, 0.2 or 0.1; {self.fraction:g} is none")
+        if self.fold >= self.num_folds:
+            raise ValueError(f"fold: there are {self.num_folds} folds, 0 to {self.num_folds - 1}; got {self.fold}")
+        return self
 
 
 def _kind_of_source(value: Any) -> str:

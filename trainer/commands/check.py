@@ -58,6 +58,11 @@ def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
     notes = [notice] if (notice := ds_config_notice(recipe)) is not None else []
     prepared = prepare(recipe, num_ranks=world_size, say=notes.append)
     retention = prepare_retention(recipe, prepared, say=notes.append)
+    if "near_duplicates" not in prepared.meta:
+        notes.append(
+            "near duplicates between splits are not known of these data, which an earlier version has prepared; "
+            "data.near_duplicates=count counts them"
+        )
     tokenizer, config = load_tokenizer(recipe), load_model_config(recipe)
     task = task_of(recipe, prepared.facts, tokenizer, config)
     if note := choose_head(recipe, task, config).note:
@@ -93,7 +98,8 @@ def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
             *settings_without_effect(recipe, prepared.facts, num_steps=num_steps),
         ],
         notes=notes,
-        rows={key: prepared.meta[key] for key in REPORTED} | {"sources": _sources(recipe, prepared.meta["sources"])},
+        rows={key: prepared.meta.get(key) for key in REPORTED}
+        | {"sources": _sources(recipe, prepared.meta["sources"])},
         steps_per_epoch=order.steps_per_epoch,
         num_steps=num_steps,
         micro_batch_tokens=budget,

@@ -1,6 +1,6 @@
 """The data card: splits, sources, what was dropped and found twice, lengths, labels."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ COUNTS = {
 
 def data_card(record: RunRecord) -> list[Part]:
     """The parts of the data card that are known."""
-    parts: list[Part] = [table for table in (_splits(record), _leaks(record), _labels(record)) if table is not None]
+    tables = (_splits(record), _leaks(record), _near_leaks(record), _labels(record))
+    parts: list[Part] = [table for table in tables if table is not None]
     drawn = [drawing for split in SPLITS if (drawing := _lengths(record, split))]
     return [*parts, *([Figure(drawn)] if drawn else [])]
 
@@ -76,13 +77,23 @@ def _sources(recipe: Recipe, split: str) -> str:
 
 def _leaks(record: RunRecord) -> Table | None:
     """Rows of a split whose input is in another one too."""
+    return _leak_table("Leaks between splits", "that are in", record.prepared.get("leaks"))
+
+
+def _near_leaks(record: RunRecord) -> Table | None:
+    """Rows of a split whose input is nearly that of a row in another one."""
+    found = record.prepared.get("near_duplicates") or {}
+    return _leak_table("Near duplicates between splits", "that are nearly in", found.get("leaks"))
+
+
+def _leak_table(title: str, relation: str, leaks: Sequence[Mapping[str, Any]] | None) -> Table | None:
     rows = [
         (str(leak.get("of")), str(leak.get("inside")), f"{leak['rows']:,}", "\n".join(map(str, leak.get("first", []))))
-        for leak in record.prepared.get("leaks") or []
+        for leak in leaks or []
         if leak.get("rows")
     ]
-    head = ("rows of", "that are in", "number", "such as")
-    return Table("Leaks between splits", head, rows, holds_texts=True) if rows else None
+    head = ("rows of", relation, "number", "such as")
+    return Table(title, head, rows, holds_texts=True) if rows else None
 
 
 def _labels(record: RunRecord) -> Table | None:

@@ -10,6 +10,8 @@ from shardtune.counted import counted
 from shardtune.launcher.report.record import RunRecord
 
 ALERT, NOTICE = "warning", "notice"
+LEAKS = ("leak:", "near duplicates:")
+"""How the notes on data begin that are among the warnings already."""
 MOST_KINDS = 60
 """So many kinds of alerts and notices are named."""
 _NUMBER = re.compile(r"\d[\d.,]*")
@@ -44,6 +46,11 @@ def _of_data(prepared: Mapping[str, Any]) -> Iterator[str]:
                 f"leak: {counted(leak['rows'], 'row')} of {leak.get('of')} with the same input as a row of "
                 f"{leak.get('inside')}; the scores on {leak.get('of')} are too good by what the model has memorized"
             )
+    for leak in (prepared.get("near_duplicates") or {}).get("leaks") or []:
+        yield (
+            f"near duplicates: {counted(leak.get('rows', 0), 'row')} of {leak.get('of')} nearly the same as a row of "
+            f"{leak.get('inside')}, besides those with the same input"
+        )
     for name, split in (prepared.get("splits") or {}).items():
         if dropped := split.get("rows_dropped"):
             yield f"{name}: {counted(dropped, 'row')} dropped, because no target was left in them"
@@ -75,6 +82,6 @@ def _last_step(alerts: list[Mapping[str, Any]]) -> str:
 
 def _notices(record: RunRecord) -> Iterator[tuple[str, str]]:
     texts = list(dict.fromkeys(str(event.get("text", "")) for event in record.history.of("notice")))
-    notes = [str(note) for note in record.prepared.get("notes") or [] if not str(note).startswith("leak:")]
+    notes = [str(note) for note in record.prepared.get("notes") or [] if not str(note).startswith(LEAKS)]
     for text in list(dict.fromkeys([*texts, *notes]))[:MOST_KINDS]:
         yield NOTICE, text

@@ -19,6 +19,7 @@ PREPARING = {
     "lines": "indexing lines",
     "read": "reading rows",
     "look": "looking for duplicates",
+    "near": "looking for near duplicates",
     "survey": "checking rows",
     "encode": "tokenizing",
 }

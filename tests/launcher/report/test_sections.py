@@ -33,6 +33,10 @@ PREPARED = {
     "duplicates": {"train": 7, "test": 0},
     "bad_rows": {"rows": {"train": 4}},
     "leaks": [{"of": "test", "inside": "train", "rows": 5, "first": ["b.csv:2 = a.csv:2"]}],
+    "near_duplicates": {
+        "leaks": [{"of": "test", "inside": "train", "rows": 2, "first": ["b.csv:3 ~ a.csv:4 (0.91)"]}],
+        "dropped": 0,
+    },
 }
 MANIFEST = {"versions": {"shardtune": "0.1.0", "torch": "2.13.0+cpu", "safetensors": "0.8.0"}, "layout": {}}
 
@@ -110,6 +114,7 @@ def test_the_warnings_are_those_of_the_data_the_run_and_its_alerts_once_each(rec
         "1 restart: resumed at step 10",
         "leak: 5 rows of test with the same input as a row of train; the scores on test are too good by what the model "
         "has memorized",
+        "near duplicates: 2 rows of test nearly the same as a row of train, besides those with the same input",
         "train: 2 rows dropped, because no target was left in them",
         "train: 4 rows skipped as malformed (data.on_bad_row)",
         "loss spike at step 3: loss 3.0 (and 2 more like it, the last at step 8)",
@@ -124,6 +129,7 @@ def test_the_data_card_has_what_was_counted_and_the_lengths(record: RunRecord) -
     assert splits.head == ("split", "source", "rows", "tokens", "dropped", "truncated", "malformed", "duplicates")
     assert splits.rows[0] == ("train", "/rows/a.csv", "90", "900", "2", "", "4", "7")
     assert tables(parts)["Leaks between splits"].rows == [("test", "train", "5", "b.csv:2 = a.csv:2")]
+    assert tables(parts)["Near duplicates between splits"].rows == [("test", "train", "2", "b.csv:3 ~ a.csv:4 (0.91)")]
     assert tables(parts)["Labels"].rows == [("x", "50"), ("y", "40")]
     (figure,) = (part for part in parts if isinstance(part, Figure))
     assert "median 5, longest 20, of 4 examples" in figure.drawings[0]

@@ -149,6 +149,17 @@ def test_data_prepared_before_lost_tokens_were_counted_show_what_is_known(tiny: 
     assert count_cut({**meta["splits"]["train"], "rows_truncated": 7}, "translation").rows == 7
 
 
+def test_data_prepared_before_near_duplicates_were_looked_for_say_so(tiny: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(tiny, f"data.cache_dir={tmp_path}")
+    prepared = prepare(recipe)
+    meta = json.loads((prepared.folder / "meta.json").read_text(encoding="utf-8"))
+    assert check(recipe, world_size=1, num_previews=0).rows["near_duplicates"] == meta.pop("near_duplicates")
+    (prepared.folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    report = check(recipe, world_size=1, num_previews=0)
+    assert report.rows["near_duplicates"] is None
+    assert any("data.near_duplicates=count counts them" in note for note in report.notes)
+
+
 def test_texts_cut_into_windows_lose_nothing(tiny: Path) -> None:
     text = ("task={kind: language_modeling, objective: masked}", f"data.cache_dir={tiny}/windows")
     report = check(recipe_of(tiny, *text, "data.max_tokens=20"), world_size=1, num_previews=0)

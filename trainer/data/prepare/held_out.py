@@ -11,6 +11,9 @@ from shardtune.rows.source import Row
 from shardtune.rows.source_config import HeldOutConfig
 from shardtune.trainer.data.prepare.digests import digest, input_values
 
+FOLD_SEED = 2**32
+"""Added to the seed of a fold: above all seeds of shares, so that the hashes of folds are independent of those."""
+
 
 def shares_of(data: DataConfig) -> dict[str, HeldOutConfig]:
     """The splits of dev and test that are shares of the training rows."""
@@ -22,15 +25,25 @@ def held_out(rows: Sequence[Row], data: DataConfig, inputs: Sequence[str], fault
 
     Only a hash of the row's group decides (of its `inputs` columns, if there are no groups): the same group is always
     in the same split, whatever else is in the data. dev takes the lowest hashes and test the highest, so that changing
-    one share does not move rows of the other. Adds a fault for each row without a group.
+    one share does not move rows of the other. A fold is drawn from the rows that are left, by another hash. Adds a
+    fault for each row without a group.
     """
     shares = shares_of(data)
     if not shares:
         return np.full(len(rows), "train")
     (share, *_) = shares.values()
-    low, high = (int(shares[split].fraction * 2**64) if split in shares else 0 for split in ("dev", "test"))
+    fold = shares["test"] if "test" in shares and shares["test"].fold is not None else None
+    drawn = {split: share for split, share in shares.items() if share is not fold}
+    low, high = (int(drawn[split].fraction * 2**64) if split in drawn else 0 for split in ("dev", "test"))
     hashes = (_hash(row, share, inputs, faults) for row in rows)
     names = ["dev" if number < low else "test" if number >= 2**64 - high else "train" for number in hashes]
+    if fold is not None:
+        drawing = fold.model_copy(update={"seed": fold.seed + FOLD_SEED})
+        folds = [_hash(row, drawing, inputs, Faults()) * fold.num_folds >> 64 for row in rows]
+        names = [
+            "test" if name == "train" and number == fold.fold else name
+            for name, number in zip(names, folds, strict=True)
+        ]
     return np.array(names, dtype="<U5")
 
 

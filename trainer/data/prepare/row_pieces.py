@@ -62,6 +62,16 @@ class Pieces:
         self.starts = np.cumsum([0, *(piece.num_rows for piece in pieces)])
         """The number of each piece's first row among all rows, then the number of all rows; shape (pieces + 1,)."""
 
+    def row(self, row_number: int) -> Row:
+        """The row of this number among all rows; reads the piece that holds it."""
+        number = int(np.searchsorted(self.starts, row_number, side="right")) - 1
+        at = row_number - int(self.starts[number])
+        for rows in self.chunks(number):
+            if at < len(rows):
+                return rows[at]
+            at -= len(rows)
+        raise IndexError(row_number)
+
     def chunks(self, number: int) -> Iterator[list[Row]]:
         """The rows of a piece, some at a time."""
         piece = self.pieces[number]
@@ -110,14 +120,7 @@ class Rows(Sequence[Row]):
     def __getitem__(self, at: Any) -> Any:
         """A single row; reads the piece that holds it."""
         assert isinstance(at, int), "rows are read one by one, or all of them"
-        row_number = int(np.flatnonzero(self._splits == self._split)[at])
-        number = int(np.searchsorted(self._pieces.starts, row_number, side="right")) - 1
-        at = row_number - int(self._pieces.starts[number])
-        for rows in self._pieces.chunks(number):
-            if at < len(rows):
-                return rows[at]
-            at -= len(rows)
-        raise IndexError(at)
+        return self._pieces.row(int(np.flatnonzero(self._splits == self._split)[at]))
 
 
 def store_chunk(file: BinaryIO, path: Path, chunk: Sequence[StoredRow]) -> None:

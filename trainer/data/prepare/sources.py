@@ -232,6 +232,8 @@ def sources_content(recipe: Recipe, known: Fingerprints) -> dict[str, Any]:
     content: dict[str, Any] = {
         key: getattr(data, key) for key in ("guess_columns", "text_unit", "on_bad_row", "deduplicate")
     }
+    if data.near_duplicates in ("count", "drop"):
+        content["near_duplicates"] = data.near_duplicates
     for split, source in _numbered(data):
         try:
             digest_of = _file_state if data.streaming and split == "train" else known.of
@@ -244,7 +246,9 @@ def sources_content(recipe: Recipe, known: Fingerprints) -> dict[str, Any]:
         content["streaming"] = data.shuffle_window
         if sum(max(1, len(files)) for files in sources_of(recipe).files[: len(data.sources("train"))]) > 1:
             content[STREAM_ORDER] = 2
-    content |= {split: share.model_dump() for split in SPLITS if (share := data.share(split)) is not None}
+    for split in SPLITS:
+        if (share := data.share(split)) is not None:
+            content[split] = share.model_dump(exclude={"fold"} if share.fold is None else None)
     return content
 
 

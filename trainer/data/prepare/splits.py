@@ -21,6 +21,8 @@ from shardtune.trainer.data.prepare.bad_row_policy import BadRowPolicy
 from shardtune.trainer.data.prepare.digests import RowDigests, digests, joined
 from shardtune.trainer.data.prepare.duplicates import Duplicates
 from shardtune.trainer.data.prepare.held_out import held_out, refuse_unknown_group, shares_of
+from shardtune.trainer.data.prepare.near_duplicates.report import is_searched, near_report, not_searched
+from shardtune.trainer.data.prepare.near_duplicates.search import find_near_rows
 from shardtune.trainer.data.prepare.row_pieces import OUT, Pieces, Rows
 from shardtune.trainer.data.prepare.sources import READ_CLASSES, SPLITS, ReadResult, sources_of, with_named_columns
 from shardtune.trainer.data.prepare.work_queue import WorkQueue
@@ -28,8 +30,8 @@ from shardtune.trainer.tasks import TASKS, Task
 from shardtune.trainer.tasks.run_survey import Observations, run_survey
 from shardtune.trainer.tasks.task import Survey
 
-REPORTED = ("sources", "bad_rows", "duplicates", "conflicts", "leaks", "deduplicated")
-"""The keys of a report besides `notes` and `columns`."""
+REPORTED = ("sources", "bad_rows", "duplicates", "conflicts", "leaks", "deduplicated", "near_duplicates")
+"""The keys of a report besides `notes` and `columns`. Earlier versions did not have the last one."""
 Say = Callable[[str], None]
 SplitNumbers = NDArray[np.uint8]
 """For each of all rows, the number of its split in SPLITS, or OUT; shape (rows,)."""
@@ -94,7 +96,8 @@ class _SplitReader:
         self._bad_rows.refuse_unread(None)
         duplicates = self._find_duplicates(pieces, splits, row_digests)
         num_dropped = self._drop_duplicates(duplicates, splits)
-        if any(num_dropped.values()):
+        near = self._near_duplicates(pieces, splits, row_digests)
+        if any(num_dropped.values()) or (near is not None and near["dropped"]):
             survey = self._survey(pieces, splits)
         for text in survey.notes:
             self._note(text)
@@ -109,6 +112,7 @@ class _SplitReader:
             "conflicts": duplicates.conflicts,
             "leaks": [asdict(leak) for leak in duplicates.leaks],
             "deduplicated": num_dropped,
+            "near_duplicates": near,
         }
         return SplitRows(pieces, splits, self._names, survey.facts, report)
 
@@ -317,6 +321,20 @@ class _SplitReader:
                 faults.add(f"data.{name}", f"no rows left: {reason}")
         faults.raise_if_any()
         return num_dropped
+
+    def _near_duplicates(self, pieces: Pieces, splits: SplitNumbers, row_digests: RowDigests) -> dict[str, Any] | None:
+        """Looks for near duplicates between splits, and drops those from `splits` that data.near_duplicates names."""
+        sizes = self._sizes(splits)
+        if not is_searched(self._data, sizes):
+            if text := not_searched(self._data, sizes):
+                self._note(text)
+            return None
+        found = find_near_rows(pieces, splits, self._task.input_columns, row_digests.inputs, self._work)
+        report = near_report(found, sizes, self._data.near_duplicates, lambda number: str(pieces.row(number)))
+        for text in report.notes:
+            self._note(text)
+        splits[report.dropped] = OUT
+        return report.as_json()
 
     def _sizes(self, splits: SplitNumbers) -> dict[str, int]:
         return {name: int((splits == SPLITS.index(name)).sum()) for name in self._names}

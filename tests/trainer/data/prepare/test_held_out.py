@@ -113,3 +113,35 @@ def test_rows_without_a_group_are_each_reported_and_an_unknown_group_once() -> N
         refuse_unknown_group(data, ["text"])
     assert str(raised.value) == "data.dev.group: no training row has a column 'chat'; columns, after renaming: text"
     assert not raised.value.faults.are_rows_alone
+
+
+@pytest.mark.parametrize("dev", [None, {"fraction": 0.25}])
+def test_folds_are_equal_parts_without_a_row_in_common_that_together_are_all_rows_but_those_of_dev(dev: Any) -> None:
+    rows = rows_of(map(str, range(6000)))
+    by_fold = [split(rows, dev, {"fraction": 1 / 3, "fold": fold}) for fold in range(3)]
+    folds = [texts(found["test"]) for found in by_fold]
+    outside = [text for text in texts(rows) if dev is None or text not in {*texts(by_fold[0]["dev"])}]
+    assert sorted(text for fold in folds for text in fold) == sorted(outside)
+    for fold, found in zip(folds, by_fold, strict=True):
+        assert len(fold) == pytest.approx(len(outside) / 3, rel=0.1)
+        assert sorted([*fold, *texts(found["train"])]) == sorted(outside)
+        assert found.get("dev") == by_fold[0].get("dev")
+
+
+def test_a_fold_holds_groups_together() -> None:
+    splits = split(chats(300), test={"fraction": 0.2, "fold": 4, "group": "chat"})
+    groups = [{row.values["chat"] for row in rows} for rows in splits.values()]
+    assert not groups[0] & groups[1] and len(groups[1]) > 30
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        ({"test": {"fraction": 0.2, "fold": 5}}, "there are 5 folds, 0 to 4; got 5"),
+        ({"test": {"fraction": 0.3, "fold": 0}}, "folds are equal parts, such as 0.5, 0.2 or 0.1; 0.3 is none"),
+        ({"dev": {"fraction": 0.2, "fold": 0}}, "dev.fold: folds are for test; remove the key"),
+    ],
+)
+def test_a_fold_that_does_not_exist_is_refused(shares: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DataConfig.model_validate({"train": "a.jsonl", **shares})

@@ -1,0 +1,1 @@
+"""Rows of one split that are nearly the same as rows of another one."""

@@ -1,0 +1,1 @@
+"""Rows that look wrong to a model: suspected label errors, and rows of which it can make nothing."""
