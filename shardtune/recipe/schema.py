@@ -10,6 +10,8 @@ from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, fiel
 from shardtune.recipe.fault_policy import FaultsConfig
 from shardtune.recipe.job import JobConfig
 from shardtune.recipe.lora import LoraConfig
+from shardtune.recipe.regularize import RegularizeConfig
+from shardtune.recipe.retention import RetentionConfig
 from shardtune.recipe.tasks import TASK_OPTIONS
 from shardtune.rows.source_config import Column, HeldOutConfig, SourceConfig, Sources, SourcesOrShare, listed
 from shardtune.section import Section, TaskOptions
@@ -391,11 +393,41 @@ class Recipe(Section):
     data: DataConfig
     train: TrainConfig = TrainConfig()
     optim: OptimConfig = OptimConfig()
+    regularize: RegularizeConfig = RegularizeConfig()
+    retention: RetentionConfig = RetentionConfig()
     engine: EngineConfig = EngineConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     faults: FaultsConfig = FaultsConfig()
     report: ReportConfig = ReportConfig()
     job: JobConfig = JobConfig()
+
+    @property
+    def compares_with_base(self) -> bool:
+        """Whether the distribution of the trained model is compared with that of the pretrained one."""
+        return self.retention.kl_to_base or self.regularize.kl_to_base > 0
+
+    @model_validator(mode="after")
+    def _a_base_has_a_distribution(self) -> "Recipe":
+        for key, is_set, instead in (
+            ("retention.kl_to_base", self.retention.kl_to_base, "evaluate other skills with retention.sets"),
+            (
+                "regularize.kl_to_base",
+                self.regularize.kl_to_base > 0,
+                "regularize.l2_sp keeps the weights near instead",
+            ),
+        ):
+            if is_set and self.task.has_labels:
+                raise ValueError(
+                    f"{key}: the pretrained model has no distribution over the labels of {self.task.kind} to compare "
+                    f"with; remove the key ({instead})"
+                )
+            if is_set and self.model.from_scratch:
+                raise ValueError(
+                    f"{key}: model.from_scratch has no pretrained model to compare with; remove one of them"
+                )
+        if self.retention.kl_to_base and self.data.dev is None:
+            raise ValueError("retention.kl_to_base: no data.dev to measure it on; set it, or remove kl_to_base")
+        return self
 
     @model_validator(mode="after")
     def _best_metric_exists(self) -> "Recipe":
@@ -462,7 +494,7 @@ class Recipe(Section):
         return self
 
 
-LEARNING_SECTIONS = ("task", "model", "data", "train", "optim")
+LEARNING_SECTIONS = ("task", "model", "data", "train", "optim", "regularize")
 """The sections that decide what is learned. A run directory belongs to one value of these."""
 
 NOT_LEARNED = frozenset(

@@ -32,6 +32,7 @@ from shardtune.trainer.data.batches.steps import Step
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.distributed.stop import Stop
 from shardtune.trainer.engine.deepspeed_engine import DeepSpeedEngine
+from shardtune.trainer.engine.objective.objective import TaskLoss
 from shardtune.trainer.engine.replicated_engine import ReplicatedEngine
 from shardtune.trainer.loop import fit
 from shardtune.trainer.model import known_masks, target_loss
@@ -302,7 +303,7 @@ def test_a_step_is_waited_for_once_while_the_weights_are_updated(
                 gpu.waits.clear()
 
         parts: Any = {"schedule": lambda _: 1e-3, "ranks": ranks, "stop_checks": checks, "milestones": milestones}
-        assert fit(engine, task, steps(), TrainState(), **parts).step == 2
+        assert fit(engine, TaskLoss(task), steps(), TrainState(), **parts).step == 2
     read = "shardtune.trainer.distributed.gpu.host_copy.HostCopy.read"
     norm, loss_and_stop = [read], [read, read]
     assert by_step[1] == ["(updated)", *norm, *loss_and_stop]

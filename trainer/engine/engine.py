@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.engine.snapshot import Saved, Snapshot
@@ -58,6 +58,9 @@ class Engine(Inference, Protocol):
 
     def step(self, *, lr: float) -> StepStats:
         """Updates the weights once."""
+
+    def gathered(self, module: nn.Module) -> Any:
+        """Context manager: the module's own parameters are whole, to be read, and not to be changed."""
 
     def rehearsing(self) -> Any:
         """Context manager before training: its steps leave nothing behind, if their lr and their gradients are 0."""

@@ -238,7 +238,9 @@ class _ChunkedLoss(torch.autograd.Function):
         base: BaseTargets | None,
         wants_gradients: bool,
     ) -> tuple[Tensor, ...]:
-        gradients = _Gradients(hidden, weight, bias, [wants_gradients and needed for needed in ctx.needs_input_grad[:3]])
+        gradients = _Gradients(
+            hidden, weight, bias, [wants_gradients and needed for needed in ctx.needs_input_grad[:3]]
+        )
         loss, right, total = (hidden.new_zeros((), dtype=torch.float32) for _ in range(3))
         for place in _chunks(len(hidden), len(weight), hidden.device.type, with_base=base is not None):
             target, of_each = labels[place, None], None if weights is None else weights[place]

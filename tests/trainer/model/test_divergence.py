@@ -1,4 +1,4 @@
-"""The divergence from the pretrained model: torch's own of all logits, in chunks where the loss is, and its gradients."""
+"""The divergence from the pretrained model: torch's own of all logits, in chunks where the loss is, with gradients."""
 
 import copy
 from typing import Any
