@@ -10,9 +10,11 @@ from shardtune.trainer.checkpoint.base_model import identify_together
 from shardtune.trainer.data.prepare.prepare import Prepared
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.evaluation.base_answers import FORMAT, Asked, BaseAnswers, stored, stored_bytes
+from shardtune.trainer.model.load import DTYPES
 from shardtune.trainer.model.target_loss import plain_layer
 from shardtune.trainer.reporting.reporter import Reporter
 from shardtune.trainer.setup.load_engine import Loaded
+from shardtune.trainer.setup.precision import expected_precision
 
 
 def base_answers(
@@ -40,6 +42,32 @@ def base_answers(
     )
     reporter.report("notice", text=text)
     return {"dev": answers}
+
+
+def describe_costs(recipe: Recipe, *, num_parameters: int, layer: tuple[int, int], num_targets: float) -> list[str]:
+    """What the comparison with the pretrained model takes, a line for each key of the recipe that asks for it.
+
+    `layer` is the shape (vocabulary, hidden size) of the last layer, num_targets is dev's.
+    """
+    width = DTYPES[expected_precision(recipe)].itemsize
+    lora, texts = recipe.model.lora, []
+    has_base = lora is not None and not lora.train_whole
+    if recipe.retention.kl_to_base and (has_base or recipe.regularize.kl_to_base):
+        texts.append("retention.kl_to_base: each batch of dev takes a second pass, of the pretrained model")
+    elif recipe.retention.kl_to_base:
+        states, weights = stored_bytes(num_targets, layer, width)
+        texts.append(
+            f"retention.kl_to_base: the pretrained model's hidden states at the targets of dev ({states / 1e6:,.1f} "
+            f"MB) and its last layer ({weights / 1e6:,.1f} MB) are written to data.cache_dir, once"
+        )
+    if recipe.regularize.kl_to_base and has_base:
+        texts.append("regularize.kl_to_base: each micro-batch takes a second forward pass, without the adapters")
+    elif recipe.regularize.kl_to_base:
+        texts.append(
+            f"regularize.kl_to_base: each rank holds a frozen copy of the pretrained model "
+            f"({num_parameters * width / 1e9:,.2f} GB), and each micro-batch takes a forward pass of it"
+        )
+    return texts
 
 
 def _key(recipe: Recipe, prepared: Prepared, loaded: Loaded, ranks: Ranks) -> str:

@@ -142,6 +142,7 @@ def _load_engine(
     with nullcontext() if ds_config is None or recipe.model.from_scratch else sharded_birth(ds_config):
         model = load_model(recipe, task, tokenizer, say=say, device=ranks.device, kernels=kernels)
     copy = copy_of_base(recipe, model, first)
+    say(None if copy is None else copy.note)
     parts = parts_to_compile(recipe, model)
     beat()
 

@@ -16,7 +16,7 @@ GROUPS = {
 }  # fmt: skip
 """Group -> the keys of `step` events in it; all others are in train."""
 NOT_METRICS = ("event", "time", "step", "epoch", "slowest_gpu")
-LOWER_IS_BETTER = ("loss", "perplexity", "mse", "mae", "rmse", "ece", "ece_scaled")
+LOWER_IS_BETTER = ("loss", "perplexity", "mse", "mae", "rmse", "ece", "ece_scaled", "kl_to_base")
 """As the tasks of the trainer say."""
 _GROUP_OF = {key: group for group, keys in GROUPS.items() for key in keys}
 

@@ -19,7 +19,7 @@ MAX_LINES = 500
 MAX_METRICS = 40
 STEP_LINE_ROOM = 52
 """Columns for the numbers of a step: so that a line of the log fits in 80."""
-LOWER_IS_BETTER = ("loss", "perplexity", "mse", "mae", "rmse", "ece", "ece_scaled")
+LOWER_IS_BETTER = ("loss", "perplexity", "mse", "mae", "rmse", "ece", "ece_scaled", "kl_to_base")
 MINOR = ("loss", "perplexity")
 """Metrics that are shown in the list of runs only if there is no other."""
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from shardtune.ds_config.resolve import stage_of
 from shardtune.errors import ConfigError
+from shardtune.planner.forecast.of_recipe import copies_base
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.engine.engine import Inference
 from shardtune.trainer.model.divergence import BaseTargets
@@ -51,6 +52,15 @@ class FrozenCopy:
         with torch.no_grad():
             self._model(**batch.inputs)
 
+    @property
+    def note(self) -> str:
+        """What it takes, a line for the user."""
+        num_bytes = sum(values.nbytes for values in (*self._model.parameters(), *self._model.buffers()))
+        return (
+            f"regularize.kl_to_base: each rank holds a frozen copy of the pretrained model ({num_bytes / 1e9:,.2f} "
+            "GB), and each micro-batch takes a forward pass of it"
+        )
+
     def targets(self, batch: Batch) -> BaseTargets:
         with torch.no_grad(), masks_known(batch):
             hidden = self._model(**batch.with_hidden_of_targets().arrived().inputs).logits
@@ -71,7 +81,7 @@ def copy_of_base(recipe: Recipe, model: Any, batch: Batch) -> FrozenCopy | None:
 
 def refuse_sharded_copy(recipe: Recipe) -> None:
     """Raises ConfigError if regularize.kl_to_base asks for a copy of the whole model under ZeRO-3."""
-    if recipe.regularize.kl_to_base and recipe.model.lora is None and stage_of(recipe) == 3:
+    if copies_base(recipe) and stage_of(recipe) == 3:
         raise ConfigError(SHARDED)
 
 

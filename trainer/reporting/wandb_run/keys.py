@@ -22,7 +22,7 @@ AXES = ("step", "tokens", "epoch")
 
 _NOT_SHOWN = {"event", "time", "step", "split", "epoch"}
 """Entries of an event that are no metrics, or axes."""
-_LOWER_IS_BETTER = ("loss", "perplexity", "mse", "mae", "rmse", "wer", "cer", "ter", "ece", "error")
+_LOWER_IS_BETTER = ("loss", "perplexity", "mse", "mae", "rmse", "wer", "cer", "ter", "ece", "error", "kl")
 _BEST = {
     "train/loss": "min",
     "perf/tokens_per_s": "max",
