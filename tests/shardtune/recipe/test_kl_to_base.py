@@ -17,7 +17,7 @@ data: {train: train.jsonl, dev: dev.jsonl}
     [
         (
             "task.kind=classification",
-            "the pretrained model has no distribution over the labels of classification to compare with; remove the key",
+            "the pretrained model has no distribution over the labels of classification to compare with; remove",
         ),
         ("model.from_scratch=true", "model.from_scratch has no pretrained model to compare with; remove one of them"),
     ],
@@ -37,7 +37,7 @@ def test_there_have_to_be_rows_to_measure_it_on() -> None:
 
 @pytest.mark.parametrize("weight", ["-0.1", ".inf", "true"])
 def test_a_weight_is_a_finite_number_from_0(weight: str) -> None:
-    with pytest.raises(ConfigError, match=r"regularize.kl_to_base: "):
+    with pytest.raises(ConfigError, match=r"regularize.kl_to_base.*: (must be|expected a number)"):
         parse_recipe(RECIPE, [f"regularize.kl_to_base={weight}"])
 
 

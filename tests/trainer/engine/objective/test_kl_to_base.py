@@ -5,12 +5,24 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import transformers
 
 from shardtune.recipe.load import parse_recipe
 from shardtune.recipe.schema import Recipe
 from tests.support.runs import curve, events, train
 from tests.support.stops import stop_after
-from tests.support.tiny import BAD, GOOD, PLAIN, write_causal, write_documents
+from tests.support.tiny import (
+    BAD,
+    GOOD,
+    PLAIN,
+    SPOKEN,
+    WRITTEN,
+    write_causal,
+    write_documents,
+    write_encoder,
+    write_encoder_decoder,
+    write_toy_language,
+)
 
 import_module("peft")  # once, before the ranks are forked
 
@@ -147,3 +159,39 @@ def test_a_full_copy_under_zero3_is_refused(folder: Path, tmp_path: Path) -> Non
     for ways in ((SHARE,), (SHARE, EMBEDDINGS)):
         with pytest.raises(AssertionError, match=r"regularize.kl_to_base: each rank needs a frozen copy"):
             train(recipe_of(folder, "engine.deepspeed=zero3", *ways), tmp_path / ways[-1][:9], world_size=1)
+
+
+def test_a_translator_that_changes_its_logits_is_compared_with_itself(tmp_path: Path) -> None:
+    model = write_encoder_decoder(tmp_path / "model", [*SPOKEN, *WRITTEN])
+    transformers.MarianMTModel(transformers.AutoConfig.from_pretrained(model)).save_pretrained(model)
+    write_toy_language(tmp_path, train=40, dev=14)
+    settings = ("task={kind: translation, dev_rows: 1, max_new_tokens: 2}", f"model.path={model}", "optim.lr=2e-2")
+    alone, two = tmp_path / "alone", tmp_path / "two"
+    train(recipe_of(tmp_path, *settings, SHARE), alone, world_size=1)
+    train(recipe_of(tmp_path, *settings, SHARE, "train.micro_batch_tokens=48"), two, world_size=2)
+    of_dev = numbers(alone, "eval")
+    assert abs(of_dev[0]) < 1e-6 and of_dev[5] > 1e-3
+    assert_alike(two, alone)
+
+
+def test_a_masked_language_model_hides_the_same_tokens_in_each_evaluation(tmp_path: Path) -> None:
+    model = write_encoder(tmp_path / "model")
+    transformers.BertForMaskedLM(transformers.AutoConfig.from_pretrained(model)).save_pretrained(model)
+    for split, num_rows in (("train", 40), ("dev", 14)):
+        write_documents(tmp_path / f"{split}.jsonl", num_rows, seed=num_rows)
+    alone, two = tmp_path / "alone", tmp_path / "two"
+    recipe = recipe_of(tmp_path, f"model.path={model}", "task.objective=masked")
+    train(recipe, alone, world_size=1)
+    train(recipe, two, world_size=2)
+    of_dev = numbers(alone, "eval")
+    assert abs(of_dev[0]) < 1e-6 and of_dev[5] > 1e-3
+    assert_alike(two, alone)
+
+
+def test_a_head_that_is_new_has_nothing_to_compare_with(tmp_path: Path) -> None:
+    write_encoder(tmp_path / "model")  # BERT without the head of its pretraining
+    for split in ("train", "dev"):
+        write_documents(tmp_path / f"{split}.jsonl", 14)
+    recipe = recipe_of(tmp_path, f"model.path={tmp_path}/model", "task.objective=masked")
+    with pytest.raises(AssertionError, match=r"model.path: .* has no weights for cls.predictions"):
+        train(recipe, tmp_path / "run", world_size=1)
