@@ -65,7 +65,7 @@ def describe_costs(recipe: Recipe, *, num_parameters: int, layer: tuple[int, int
     elif recipe.regularize.kl_to_base:
         texts.append(
             f"regularize.kl_to_base: each rank holds a frozen copy of the pretrained model "
-            f"({num_parameters * width / 1e9:,.2f} GB), and each micro-batch takes a forward pass of it"
+            f"({num_parameters * width / 1e6:,.1f} MB), and each micro-batch takes a forward pass of it"
         )
     return texts
 

@@ -57,8 +57,8 @@ class FrozenCopy:
         """What it takes, a line for the user."""
         num_bytes = sum(values.nbytes for values in (*self._model.parameters(), *self._model.buffers()))
         return (
-            f"regularize.kl_to_base: each rank holds a frozen copy of the pretrained model ({num_bytes / 1e9:,.2f} "
-            "GB), and each micro-batch takes a forward pass of it"
+            f"regularize.kl_to_base: each rank holds a frozen copy of the pretrained model ({num_bytes / 1e6:,.1f} "
+            "MB), and each micro-batch takes a forward pass of it"
         )
 
     def targets(self, batch: Batch) -> BaseTargets:
