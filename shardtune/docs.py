@@ -14,11 +14,11 @@ from annotated_types import BaseMetadata, Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
 from shardtune.ds_config.keys import IGNORED, OWNED_BY_RECIPE, REFUSED
+from shardtune.recipe.counterparts.other_tools import OTHER_TOOLS
+from shardtune.recipe.counterparts.training_arguments import TRAINING_ARGUMENTS, Names
 from shardtune.recipe.explain import sections_in
-from shardtune.recipe.other_tools import OTHER_TOOLS
 from shardtune.recipe.schema import LEARNING_SECTIONS, NOT_LEARNED, Recipe
 from shardtune.recipe.strategies import strategies
-from shardtune.recipe.training_arguments import TRAINING_ARGUMENTS, Names
 from shardtune.section import Section
 
 DOCS_DIR = Path(__file__).resolve().parents[1] / "docs"

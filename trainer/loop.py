@@ -1,6 +1,7 @@
 """The order of a training step, and nothing else.
 
-What a loss is belongs to the task, how a step is computed to the engine, what happens between steps to the callbacks.
+What is minimized belongs to the objective, how a step is computed to the engine, what happens between steps to the
+callbacks.
 """
 
 from collections.abc import Iterable
@@ -14,13 +15,13 @@ from shardtune.trainer.data.batches.steps import Step
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.distributed.stop import StopAsked
 from shardtune.trainer.engine.engine import Engine
+from shardtune.trainer.engine.objective.objective import Objective
 from shardtune.trainer.engine.schedule import Schedule
-from shardtune.trainer.tasks import Task
 
 
 def fit(
     engine: Engine,
-    task: Task,
+    objective: Objective,
     steps: Iterable[Step],
     state: TrainState,
     *,
@@ -36,15 +37,15 @@ def fit(
     """
     for step in steps:
         engine.begin_step(step.number, num_micro_batches=len(step.micro_batches))
-        loss_sum = torch.zeros((), dtype=torch.float64, device=ranks.device)
+        sums = torch.zeros(len(objective.terms), dtype=torch.float64, device=ranks.device)
         for batch in stop_checks.between(step.micro_batches):
-            batch_loss = task.loss_sum(engine.forward(batch), batch)
-            engine.backward(batch_loss, num_targets=step.num_targets)
-            loss_sum += batch_loss.detach()
-        sums = ranks.sum_later(loss_sum / step.num_targets, stop_checks.requested())
+            trained, terms = objective.sums(engine, batch)
+            engine.backward(trained, num_targets=step.num_targets)
+            sums += terms
+        totals = ranks.sum_later(*(sums / step.num_targets), stop_checks.requested())
         stats = engine.step(lr=schedule(step.number))
-        loss, stop = sums()
-        state = milestones.step_done(state.after(step), step, stats, loss=loss)
+        *means, stop = totals()
+        state = milestones.step_done(state.after(step), step, stats, **dict(zip(objective.terms, means, strict=True)))
         if stop:
             raise StopAsked
         if milestones.is_over:

@@ -4,7 +4,7 @@ The composition root: the only module that may import every other.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from shardtune.run_dir.files import CHECKPOINTS, FACTS, MODEL, STOP, write_atomi
 from shardtune.run_dir.lease import FileLease
 from shardtune.run_dir.view.history import read_history
 from shardtune.run_dir.view.time_use import time_use
+from shardtune.trainer.between_steps.base_answers import base_answers
 from shardtune.trainer.between_steps.callback import Callback, RolledBack
 from shardtune.trainer.between_steps.compile_report import CompileReport
 from shardtune.trainer.between_steps.dev_evaluation import DevEvaluation
@@ -58,6 +59,7 @@ from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.distributed.stop import Stop, StopAsked
 from shardtune.trainer.distributed.watchdog import beat, watching
 from shardtune.trainer.engine.schedule import make_schedule
+from shardtune.trainer.evaluation.base_answers import BaseAnswers
 from shardtune.trainer.finish import finish
 from shardtune.trainer.loop import fit
 from shardtune.trainer.model.load import keep_model_files
@@ -175,8 +177,9 @@ def _assemble(start: Start) -> Training:
     if ranks.is_zero:
         keep_model_files(loaded.model, loaded.tokenizer, run_dir / MODEL)
         write_atomically(run_dir / FACTS, json.dumps(prepared.facts, ensure_ascii=False, indent=1))
+    bases = base_answers(recipe, prepared, loaded, ranks=ranks, reporter=start.reporter)  # before it learns anything
     resumed = _resume(start, loaded)
-    training = _compose(start, loaded, resumed, steps)
+    training = _compose(start, loaded, resumed, steps, bases)
     if devices := ranks.to_zero((host_name(), device_name(ranks.device))):
         start.reporter.report("environment", **environment_of(devices))
     start.reporter.report(
@@ -243,7 +246,9 @@ def _resume(start: Start, loaded: Loaded) -> Resumed:
     return Resumed(checkpoints, policy, run_on_zero(ranks, lambda: state_of(resumed, checkpoints.complete(), policy)))
 
 
-def _compose(start: Start, loaded: Loaded, resumed: Resumed, steps: TrainingSteps) -> Training:
+def _compose(
+    start: Start, loaded: Loaded, resumed: Resumed, steps: TrainingSteps, bases: Mapping[str, BaseAnswers]
+) -> Training:
     """Collective: puts together what happens between steps."""
     compute_rate = measure_compute_rate(loaded.model, start.recipe.engine.precision, start.ranks)
     meter = Meter(steps.num_steps, compute_rate)
@@ -258,6 +263,7 @@ def _compose(start: Start, loaded: Loaded, resumed: Resumed, steps: TrainingStep
         phases=phases,
         reporter=start.reporter,
         ranks=start.ranks,
+        bases=bases,
     )
     retention = retention_evaluation(start.retention, start.recipe, loaded, evaluator)
     dev = replace(_dev_evaluation(start, resumed, steps, evaluator), retention=retention)
@@ -375,7 +381,7 @@ def _train(start: Start, training: Training) -> None:
         with closing(prefetch(steps.begin(state.step, state.left_out))) as ahead, suppress(RolledBack):
             fit(
                 loaded.engine,
-                loaded.task,
+                loaded.objective,
                 (replace(entry.item, waited_s=entry.waited_s) for entry in ahead),
                 state,
                 schedule=schedule,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shardtune.errors import ConfigError
-from shardtune.recipe.training_arguments import COUNTERPARTS
+from shardtune.recipe.counterparts.training_arguments import COUNTERPARTS
 
 SHORT_FLAGS = {"-f": "--follow"}
 OFF = "False"

@@ -151,6 +151,10 @@ class Job:
     precision: str = "bf16"
     adapters: Adapters | None = None
     frozen: Frozen | None = None
+    copies_base: bool = False
+    """Whether each rank also holds the pretrained model, frozen (regularize.kl_to_base)."""
+    asks_base: bool = False
+    """Whether each micro-batch also takes a forward pass of the pretrained model."""
 
     @property
     def num_trained(self) -> float:

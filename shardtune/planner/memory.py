@@ -128,6 +128,7 @@ def held_states(job: Job) -> dict[str, float]:
     on_gpu = not states.offloads_optimizer
     return {
         "weights": 0.0 if states.offloads_weights else weights / share,
+        "frozen copy of weights": shape.num_parameters * states.weight if job.copies_base else 0.0,
         # Stage 3 keeps vectors whole as well.
         "whole vectors": (1 - 1 / world) * shape.num_small * states.weight if states.fetched else 0.0,
         SECOND_COPY: weights / states.secondary if 1 < states.secondary < world else 0.0,

@@ -66,6 +66,7 @@ class StepTime:
 def step_time(job: Job, constants: Constants = DEFAULTS) -> StepTime:
     """The time of an optimizer step of the job."""
     forward, backward = (part.times(job.batch.num_micro_batches) for part in micro_batch_seconds(job, constants))
+    forward = forward.times(2 if job.asks_base else 1)
     traffic = step_traffic(job)
     seconds = {part.name: collective_seconds(part, job.cluster, constants) for part in traffic}
     communication = sum(seconds.values())

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from shardtune.recipe.other_tools import OTHER_COUNTERPARTS
-from shardtune.recipe.training_arguments import COUNTERPARTS
+from shardtune.recipe.counterparts.other_tools import OTHER_COUNTERPARTS
+from shardtune.recipe.counterparts.training_arguments import COUNTERPARTS
 from shardtune.recipe.yaml_lines import KeyPath
 from shardtune.section import Section
 

@@ -29,6 +29,12 @@ class RegularizeConfig(Section):
     """Keeps the model near the pretrained one, so that it forgets less. The reported loss stays that of the task; the
     penalty is `penalty` of the steps."""
 
+    kl_to_base: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """The weight of KL(pretrained || model), in nats, averaged over the same targets as the loss; 0 turns it off. For
+    language_modeling, chat and translation. `loss` stays that of the task, and `kl_to_base` is reported beside it. Each
+    pass takes another one, of the pretrained model: with LoRA without the adapters, otherwise of a frozen copy, which
+    takes the memory of the model's weights once more on each rank (so not under ZeRO-3)."""
+
     l2_sp: Annotated[float, Field(ge=0)] = 0.0
     """L2-SP (Li et al., 2018): decay towards the pretrained weights instead of towards zero, decoupled from the
     gradient as AdamW's weight decay is: each step moves a pretrained weight by lr * l2_sp of its way back. Weights that

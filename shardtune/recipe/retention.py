@@ -92,6 +92,13 @@ class RetentionConfig(Section):
     """If model.path is an export in the run directory of an earlier run, the dev rows of that run (or else its test
     rows) are a set as well, under the name of that run. A notice says so, or why it is not possible."""
 
+    kl_to_base: bool = False
+    """Measures on dev how far the model has moved from the pretrained one: the mean over the target tokens of
+    KL(pretrained || model), in nats, as `kl_to_base` in the metrics of dev. For tasks whose targets are tokens:
+    language_modeling, chat and translation. With LoRA each evaluation takes a second pass without the adapters;
+    otherwise the pretrained model's last hidden states on dev and its last layer are written to data.cache_dir once
+    (docs/forgetting.md)."""
+
     @field_validator("sets")
     @classmethod
     def _names_are_words(cls, sets: dict[str, RetentionSet]) -> dict[str, RetentionSet]:

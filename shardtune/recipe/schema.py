@@ -445,6 +445,34 @@ class Recipe(Section):
     report: ReportConfig = ReportConfig()
     job: JobConfig = JobConfig()
 
+    @property
+    def compares_with_base(self) -> bool:
+        """Whether the distribution of the trained model is compared with that of the pretrained one."""
+        return self.retention.kl_to_base or self.regularize.kl_to_base > 0
+
+    @model_validator(mode="after")
+    def _a_base_has_a_distribution(self) -> "Recipe":
+        for key, is_set, instead in (
+            ("retention.kl_to_base", self.retention.kl_to_base, "evaluate other skills with retention.sets"),
+            (
+                "regularize.kl_to_base",
+                self.regularize.kl_to_base > 0,
+                "regularize.l2_sp keeps the weights near instead",
+            ),
+        ):
+            if is_set and self.task.has_labels:
+                raise ValueError(
+                    f"{key}: the pretrained model has no distribution over the labels of {self.task.kind} to compare "
+                    f"with; remove the key ({instead})"
+                )
+            if is_set and self.model.from_scratch:
+                raise ValueError(
+                    f"{key}: model.from_scratch has no pretrained model to compare with; remove one of them"
+                )
+        if self.retention.kl_to_base and self.data.dev is None:
+            raise ValueError("retention.kl_to_base: no data.dev to measure it on; set it, or remove kl_to_base")
+        return self
+
     @model_validator(mode="after")
     def _best_metric_exists(self) -> "Recipe":
         legal = ("loss", *self.task.metric_names())
@@ -547,5 +575,15 @@ NOT_LEARNED = frozenset(
 )
 """The keys of these sections that only decide where and how fast training runs."""
 
-ADDED_LATER = frozenset({"data.fraction", "model.freeze", "optim.layer_decay", "regularize.l2_sp", "regularize.ewc"})
+ADDED_LATER = frozenset(
+    {
+        "data.fraction",
+        "data.near_duplicates",
+        "model.freeze",
+        "optim.layer_decay",
+        "regularize.ewc",
+        "regularize.kl_to_base",
+        "regularize.l2_sp",
+    }
+)
 """Keys of these sections that recipes had no name for before; with their defaults, what is learned is as it was."""

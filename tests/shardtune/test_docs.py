@@ -3,10 +3,10 @@
 import json
 
 from shardtune.docs import DOCS_DIR, render_json_schema, render_recipe_page
+from shardtune.recipe.counterparts.other_tools import OTHER_COUNTERPARTS
+from shardtune.recipe.counterparts.training_arguments import COUNTERPARTS
 from shardtune.recipe.explain import all_keys
-from shardtune.recipe.other_tools import OTHER_COUNTERPARTS
 from shardtune.recipe.schema import Recipe
-from shardtune.recipe.training_arguments import COUNTERPARTS
 
 REFRESH = "run `python -m shardtune.docs`"
 

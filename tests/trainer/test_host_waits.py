@@ -32,10 +32,13 @@ from shardtune.trainer.data.batches.steps import Step
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.distributed.stop import Stop
 from shardtune.trainer.engine.deepspeed_engine import DeepSpeedEngine
+from shardtune.trainer.engine.objective.objective import KlToBase, Objective, TaskLoss
+from shardtune.trainer.engine.objective.reference import AdaptersOff, FrozenCopy
 from shardtune.trainer.engine.replicated_engine import ReplicatedEngine
 from shardtune.trainer.loop import fit
 from shardtune.trainer.model import known_masks, target_loss
 from shardtune.trainer.model.load import load_model
+from shardtune.trainer.model.lora import trains_adapters_alone
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
 from shardtune.trainer.setup.first_token import _last_attention, _narrow
 from shardtune.trainer.tasks import TASKS, Task, task_of
@@ -188,27 +191,38 @@ def deepspeed(model: Any) -> Any:
     )
 
 
-def micro_batch(engine: Any, task: Task, batch: Batch) -> Tensor:
-    """What trainer/loop.py does with one; returns the sum of the losses."""
-    loss_sum = torch.zeros((), dtype=torch.float64, device=batch.labels.device)
-    loss = task.loss_sum(engine.forward(batch), batch)
-    engine.backward(loss, num_targets=NUM_TARGETS)
-    return loss_sum.add_(loss.detach())
+def micro_batch(engine: Any, objective: Objective, batch: Batch) -> Tensor:
+    """What trainer/loop.py does with one; returns the sums of the terms."""
+    sums = torch.zeros(len(objective.terms), dtype=torch.float64, device=batch.labels.device)
+    trained, terms = objective.sums(engine, batch)
+    engine.backward(trained, num_targets=NUM_TARGETS)
+    return sums.add_(terms)
 
 
-def waits_of(folder: Path, case: Case) -> set[str]:
+def compared(task: Task, model: Any, batch: Batch) -> Objective:
+    """The objective with the divergence from the pretrained model, which is on the device too if it is a copy."""
+    if trains_adapters_alone(model):
+        inner = replicated(model)
+        return KlToBase(task, AdaptersOff(SimpleNamespace(forward=inner.forward, evaluating=torch.no_grad), model), 0.1)
+    copy = FrozenCopy(model, batch)
+    to_fake_gpu(copy._model)
+    return KlToBase(task, copy, 0.1)
+
+
+def waits_of(folder: Path, case: Case, *, compares: bool = False) -> set[str]:
     """What waits in each micro-batch from the second one on, one without targets included."""
     task, model, batch = load(folder, case)
+    objective: Objective = compared(task, model, batch) if compares else TaskLoss(task)
     if case.task == "classification" and (found := _last_attention(model)):
         _narrow(*found)
     batches = [batch_to_fake_gpu(batch), batch_to_fake_gpu(batch.muted())]
     to_fake_gpu(model)
     with fake_gpu() as gpu:
-        micro_batch(replicated(model), task, batches[0])
+        micro_batch(replicated(model), objective, batches[0])
         gpu.waits.clear()
         for engine, each in zip((replicated(model), deepspeed(model)), batches, strict=True):
             model.zero_grad()
-            assert micro_batch(engine, task, each).shape == ()
+            assert len(micro_batch(engine, objective, each)) == (2 if compares else 1)
             assert any(parameter.grad is not None for parameter in model.parameters())
     return {*gpu.waits}
 
@@ -223,6 +237,11 @@ def test_each_task_is_a_case_with_and_without_adapters_and_packed_if_it_can_be()
 @pytest.mark.parametrize("name", CASES)
 def test_a_micro_batch_waits_for_nothing(folder: Path, name: str) -> None:
     assert waits_of(folder, CASES[name]) == set()
+
+
+@pytest.mark.parametrize("name", ["next words", "chat with weights, packed", "chat, LoRA", "translation by Marian"])
+def test_nor_does_one_that_is_compared_with_the_pretrained_model(folder: Path, name: str) -> None:
+    assert waits_of(folder, CASES[name], compares=True) == set()
 
 
 @pytest.mark.parametrize("name", ["one label", "next words", "next words, packed", "translation by Marian"])
@@ -310,7 +329,7 @@ def test_a_step_is_waited_for_once_while_the_weights_are_updated(
                 gpu.waits.clear()
 
         parts: Any = {"schedule": lambda _: 1e-3, "ranks": ranks, "stop_checks": checks, "milestones": milestones}
-        assert fit(engine, task, steps(), TrainState(), **parts).step == 2
+        assert fit(engine, TaskLoss(task), steps(), TrainState(), **parts).step == 2
     read = "shardtune.trainer.distributed.gpu.host_copy.HostCopy.read"
     norm, loss_and_stop = [read], [read, read]
     assert by_step[1] == ["(updated)", *norm, *loss_and_stop]

@@ -1,6 +1,7 @@
 """The protocol of whatever happens between steps. To add something: one module beside this one, one line in run.py."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from shardtune.trainer.checkpoint.train_state import TrainState
 from shardtune.trainer.data.batches.steps import Step
@@ -17,6 +18,8 @@ class StepDone:
     stats: StepStats
     loss: float
     """Mean over the targets of the step on all ranks; nan or inf if the step was skipped for it."""
+    terms: Mapping[str, float] = field(default_factory=dict)
+    """What the objective reports besides, such as the divergence from the pretrained model; means as the loss is."""
 
 
 class RolledBack(Exception):

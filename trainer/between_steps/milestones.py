@@ -33,13 +33,13 @@ class Milestones:
         for callback in self._callbacks:
             self._state = callback.begin(self._state)
 
-    def step_done(self, state: TrainState, step: Step, stats: StepStats, *, loss: float) -> TrainState:
-        """After each step: `state` has the step counted; returns it as the callbacks leave it.
+    def step_done(self, state: TrainState, step: Step, stats: StepStats, *, loss: float, **terms: float) -> TrainState:
+        """After each step: `state` has the step counted; returns it as the callbacks leave it. `terms` are StepDone's.
 
         Raises TrainingError, RolledBack or StopAsked as a callback does.
         """
         beat()
-        done = StepDone(self._state, step, stats, loss)
+        done = StepDone(self._state, step, stats, loss, terms)
         try:
             for callback in self._callbacks:
                 self._state = state = callback.step_done(state, done)

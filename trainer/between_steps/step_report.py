@@ -32,7 +32,7 @@ class StepReport(Callback):
     ranks: Ranks
 
     def step_done(self, state: TrainState, done: StepDone) -> TrainState:
-        self.meter.add(done.step, done.stats, done.loss)
+        self.meter.add(done.step, done.stats, done.loss, done.terms)
         if state.step == self.num_steps or state.step % self.every_steps == 0:
             self._report(state)
         return state

@@ -19,6 +19,7 @@ from shardtune.counted import counted
 from shardtune.ds_config.resolve import ds_config_notice
 from shardtune.recipe.load import load_recipe
 from shardtune.recipe.schema import Recipe
+from shardtune.trainer.between_steps.base_answers import describe_costs
 from shardtune.trainer.commands.check_report import Cut, Lengths, MemoryReport, Report, SplitReport
 from shardtune.trainer.commands.json_output import print_report
 from shardtune.trainer.data.batches.batch_maker import BatchMaker
@@ -30,6 +31,7 @@ from shardtune.trainer.data.prepare.sources import SPLITS
 from shardtune.trainer.data.prepare.splits import REPORTED
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.engine.deepspeed_engine import refuse_bad_ds_config
+from shardtune.trainer.engine.objective.reference import refuse_sharded_copy
 from shardtune.trainer.model.head import choose_head
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
 from shardtune.trainer.model.quantized.loading import refuse_without_bitsandbytes
@@ -55,6 +57,7 @@ def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
     """
     refuse_bad_ds_config(recipe)
     refuse_without_bitsandbytes(recipe)
+    refuse_sharded_copy(recipe)
     notes = [notice] if (notice := ds_config_notice(recipe)) is not None else []
     prepared = prepare(recipe, num_ranks=world_size, say=notes.append)
     retention = prepare_retention(recipe, prepared, say=notes.append)
@@ -97,7 +100,7 @@ def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
             *cut_warnings(splits, recipe.data.max_tokens, most_tokens(config, tokenizer)),
             *settings_without_effect(recipe, prepared.facts, num_steps=num_steps),
         ],
-        notes=notes,
+        notes=[*notes, *_costs_of_base(recipe, task, prepared)],
         rows={key: prepared.meta.get(key) for key in REPORTED}
         | {"sources": _sources(recipe, prepared.meta["sources"])},
         steps_per_epoch=order.steps_per_epoch,
@@ -118,6 +121,20 @@ def _of_earlier_rows(recipe: Recipe) -> Iterator[str]:
     assert split is not None, "its rows are those of train"
     used = min(ewc.rows, len(split))
     yield f"regularize.ewc: the Fisher information is that of {used:,} of {counted(len(split), 'earlier row')}"
+
+
+def _costs_of_base(recipe: Recipe, task: Task, prepared: Prepared) -> list[str]:
+    """What it takes to compare the model with the pretrained one, a line for each key that asks for it."""
+    if not recipe.compares_with_base:
+        return []
+    shape = model_size(recipe, task, load_model_config(recipe, task)).shape
+    dev = prepared.split("dev")
+    return describe_costs(
+        recipe,
+        num_parameters=shape.num_parameters,
+        layer=(shape.vocabulary, shape.hidden),
+        num_targets=0.0 if dev is None else float(dev.num_targets.sum()),
+    )
 
 
 def _memory(recipe: Recipe, task: Task, steps: FirstSteps, *, world_size: int) -> MemoryReport:

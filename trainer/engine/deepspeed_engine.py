@@ -169,6 +169,11 @@ class DeepSpeedEngine:
         finally:
             self._engine.train()
 
+    def gathered(self, module: nn.Module) -> Any:
+        from deepspeed.zero import GatheredParameters
+
+        return GatheredParameters(list(module.parameters(recurse=False)), enabled=self.zero_stage == 3)
+
     @contextmanager
     def rehearsing(self) -> Iterator[None]:
         scale = zero.loss_scale(self._engine)

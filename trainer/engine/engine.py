@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.engine.regularize.penalty import Fisher
@@ -65,6 +65,9 @@ class Engine(Inference, Protocol):
 
     def hold_weights(self, fisher: Fisher | None = None) -> None:
         """Holds the weights near the present ones in all updates, as the optimizer's groups and `fisher` say."""
+
+    def gathered(self, module: nn.Module) -> Any:
+        """Context manager: the module's own parameters are whole, to be read, and not to be changed."""
 
     def rehearsing(self) -> Any:
         """Context manager before training: its steps leave nothing behind, if their lr and their gradients are 0."""

@@ -10,7 +10,7 @@ that the step has looked up.
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -207,6 +207,9 @@ class ReplicatedEngine:
                 yield
         finally:
             self._model.train()
+
+    def gathered(self, module: nn.Module) -> Any:
+        return nullcontext()
 
     @contextmanager
     def rehearsing(self) -> Iterator[None]:

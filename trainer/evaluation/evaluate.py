@@ -11,10 +11,14 @@ from torch import Tensor
 
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.engine.engine import Inference
+from shardtune.trainer.engine.objective.objective import KL_TO_BASE
 from shardtune.trainer.evaluation.generate import Questions, score_answers
 from shardtune.trainer.tasks import Task
 from shardtune.trainer.tasks.batch import Batch
 from shardtune.trainer.tasks.task import GeneratingTask, PerExample, Scores
+
+KL_SUM = "kl_sum"
+"""The divergence from the pretrained model, summed over the targets."""
 
 
 def evaluate(
@@ -36,6 +40,8 @@ def evaluate(
             add(totals, task.score(output, batch))
             num_targets = torch.tensor(batch.num_targets, dtype=torch.float64)
             add(totals, {"loss_sum": task.loss_sum(output, batch), "num_targets": num_targets})
+            if batch.has_base:
+                add(totals, {KL_SUM: output.logits[3]})  # as trainer/model/target_loss.py has it
         if asked is not None:
             assert isinstance(task, GeneratingTask), "only such a task's answers are asked for"
             answered = score_answers(engine, task, asked, tokenizer, ranks=ranks)
@@ -49,9 +55,11 @@ def evaluate(
 
 
 def loss_and_metrics(task: Task, totals: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The mean loss over all targets and the task's metrics, from the counts of all rows."""
-    loss = float(totals["loss_sum"]) / (float(totals["num_targets"]) or 1.0)
-    return {"loss": loss, **task.metrics(totals)}
+    """The mean loss over all targets and the task's metrics, from the counts of all rows; and the mean divergence from
+    the pretrained model where that was counted."""
+    num_targets = float(totals["num_targets"]) or 1.0
+    metrics = {"loss": float(totals["loss_sum"]) / num_targets, **task.metrics(totals)}
+    return metrics | ({KL_TO_BASE: float(totals[KL_SUM]) / num_targets} if KL_SUM in totals else {})
 
 
 def add(totals: dict[str, Tensor | PerExample], scores: Scores) -> None:

@@ -91,6 +91,11 @@ def load_model(
     attention = settle_attention(recipe, task, config, device, say)
     torch.manual_seed(recipe.train.seed)
     model, new = load_weights(recipe, task, config, attention, device)
+    if recipe.compares_with_base and new:
+        raise DataError(
+            f"model.path: {recipe.model.path!r} has no weights for {_listed(new)}, drawn at random now: kl_to_base "
+            "has no pretrained distribution to compare with; remove the key, or use a model that has this head"
+        )
     if head.is_replaced:
         draw_head(model, load_model_config(recipe, task), seed=recipe.train.seed)
         heads = tuple(f"{name}." for name in own_heads(model))

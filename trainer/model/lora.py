@@ -7,6 +7,7 @@ evaluates or saves it sees parameters of which few are trained. Only this module
 import copy
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,6 +124,27 @@ def adapt(model: nn.Module, lora: LoraConfig, adapters: Adapters, *, seed: int) 
     end = f".lora_A.{NAME}.weight"
     adapted = {name.removesuffix(end) for name, _ in model.named_parameters() if ".lora_A." in name}
     assert adapted == set(adapters.targets), "peft has chosen other layers"
+
+
+def trains_adapters_alone(model: nn.Module) -> bool:
+    """Whether all that is trained are adapters: without them, the model is the pretrained one."""
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return bool(trained) and all(".lora_A." in name or ".lora_B." in name for name in trained)
+
+
+@contextmanager
+def adapters_off(model: nn.Module) -> Iterator[None]:
+    """Leaves the adapters out of the passes within."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    for layer in layers:
+        layer._disable_adapters = True  # enable_adapters would also change requires_grad, in the middle of a step
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
 
 
 def merge(weight: Tensor, down: Tensor, up: Tensor, lora: LoraConfig, *, is_transposed: bool) -> Tensor:

@@ -2,14 +2,18 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from shardtune.trainer.data.batches.steps import Step
 from shardtune.trainer.engine.engine import StepStats
 from shardtune.trainer.reporting.compute_rate import ComputeRate
+
+NO_TERMS: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass
@@ -21,6 +25,7 @@ class _Window:
     num_padded_tokens: int = 0
     num_targets: float = 0
     loss_sum: float = 0.0
+    term_sums: Counter[str] = field(default_factory=Counter)
     skipped: int = 0
     waited_s: float = 0.0
     compute_s: float = 0.0
@@ -37,8 +42,8 @@ class Meter:
         self._step_s: float | None = None
         self._is_paused = False
 
-    def add(self, step: Step, stats: StepStats, loss: float) -> None:
-        """Adds one finished step; `loss` is the mean over its targets."""
+    def add(self, step: Step, stats: StepStats, loss: float, terms: Mapping[str, float] = NO_TERMS) -> None:
+        """Adds one finished step; `loss` and the other terms of the objective are means over its targets."""
         self._last_step, self._last_stats = step, stats
         window = self._window
         window.num_steps += 1
@@ -48,6 +53,7 @@ class Meter:
         if math.isfinite(loss):  # a single nan would make the loss of the whole window nan
             window.num_targets += step.num_targets
             window.loss_sum += loss * step.num_targets
+            window.term_sums.update({name: value * step.num_targets for name, value in terms.items()})
         window.skipped += not stats.applied
         window.waited_s += step.waited_s
         window.compute_s += stats.compute_s
@@ -66,9 +72,10 @@ class Meter:
     def report(self) -> dict[str, Any]:
         """Returns the metrics of the steps since the last report, of all ranks together; starts a new window.
 
-        loss is the mean over all targets of the window, without steps whose loss is non-finite; rates are per second
-        of wall time, tokens_per_s without padding; tflops_per_s and mfu are those of ComputeRate; data_wait_s is the
-        part of step_time_s in which this rank waited for its batches; eta_s counts training steps only.
+        loss and other terms are means over all targets of the window, without steps whose loss is non-finite; rates are
+        per second of wall time, tokens_per_s without padding; tflops_per_s and mfu are those of ComputeRate;
+        data_wait_s is the part of step_time_s in which this rank waited for its batches; eta_s counts training steps
+        only.
         """
         window, elapsed = self._window, max(time.monotonic() - self._window.started, 1e-9)
         # Smoothed over about ten reports, so that the estimate does not jump with every batch of long rows.
@@ -77,6 +84,7 @@ class Meter:
         self._window = _Window(time.monotonic())
         return {
             "loss": window.loss_sum / window.num_targets if window.num_targets else math.nan,
+            **{name: total / window.num_targets for name, total in window.term_sums.items()},
             "lr": self._last_stats.lr,
             "grad_norm": self._last_stats.grad_norm,
             "tokens_per_s": window.num_tokens / elapsed,

@@ -26,10 +26,13 @@ from shardtune.trainer.engine.deepspeed_engine import DeepSpeedEngine, refuse_ba
 from shardtune.trainer.engine.engine import Engine
 from shardtune.trainer.engine.exchange.buckets import BUCKET_BYTES, WIRE_DTYPES
 from shardtune.trainer.engine.exchange.nodes import describe_cluster, look_at_cluster
+from shardtune.trainer.engine.objective.objective import KlToBase, Objective, TaskLoss
+from shardtune.trainer.engine.objective.reference import AdaptersOff, FrozenCopy, Reference, copy_of_base
 from shardtune.trainer.engine.optimizers import OPTIMIZERS
 from shardtune.trainer.engine.replicated_engine import ReplicatedEngine
 from shardtune.trainer.model.kernels.liger import settle_kernels
 from shardtune.trainer.model.load import load_model
+from shardtune.trainer.model.lora import trains_adapters_alone
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
 from shardtune.trainer.reporting.reporter import Reporter
 from shardtune.trainer.setup.attention.cost import cost_of
@@ -62,6 +65,9 @@ class Loaded:
     batch_maker: BatchMaker
     compilations: Compilations | None
     """None if nothing is compiled."""
+    objective: Objective
+    reference: Reference | None
+    """The pretrained model, where it can be asked while this one is trained and the recipe compares the two."""
 
 
 def load(
@@ -75,13 +81,16 @@ def load(
     task = task_of(recipe, prepared.facts, tokenizer, load_model_config(recipe))
     with memory_said(recipe, task, ranks, lambda: None, micro_batch_tokens=recipe.data.max_tokens):
         fisher = settle_fisher(recipe, run_dir, ranks, reporter)
-        engine, model, parts = _load_engine(recipe, run_dir, task, tokenizer, ranks, reporter)
+        first = task.collate([{**_shortest(train), "draw": (0, 0)}]).to(ranks.device)
+        engine, model, parts, copy = _load_engine(recipe, run_dir, task, tokenizer, first, ranks, reporter)
         if any(recipe.regularize.holding()):
             engine.hold_weights(fisher)
+        reference = _reference(recipe, engine, model, copy)
         beat()
         packing = choose_packing(recipe, task, engine, model, ranks=ranks, reporter=reporter)
         masks = choose_masks(recipe, task, engine, model, like=_shortest(train), ranks=ranks, reporter=reporter)
-        _pass_once(engine, task, train, ranks)
+        with engine.evaluating():
+            engine.forward(first)  # by it the model shows how its loss can be computed
         if task.auto_model == "AutoModelForSequenceClassification":
             ends = _ends_of(train, task, masks).to(ranks.device)
             read_first_alone(engine, model, ends, recipe.engine.precision, ranks)
@@ -90,16 +99,28 @@ def load(
             task, ranks, packing, masks=masks, cost=cost_of(model, train, packing, masks), rounding=rounding_of(recipe)
         )
         compilations = compile_and_try(engine, model, parts, train, batch_maker, reporter=reporter)
-    budget = settle_budget(recipe, run_dir, engine, train, batch_maker, reporter=reporter, lease=lease)
+    objective = _objective(recipe, task, reference)
+    budget = settle_budget(recipe, run_dir, engine, objective, train, batch_maker, reporter=reporter, lease=lease)
     batch_maker = replace(batch_maker, micro_batch_tokens=budget.tokens)
-    return Loaded(engine, model, task, tokenizer, budget, batch_maker, compilations)
+    return Loaded(engine, model, task, tokenizer, budget, batch_maker, compilations, objective, reference)
+
+
+def _reference(recipe: Recipe, engine: Engine, model: Any, copy: FrozenCopy | None) -> Reference | None:
+    if copy is not None:
+        return copy
+    return AdaptersOff(engine, model) if recipe.compares_with_base and trains_adapters_alone(model) else None
+
+
+def _objective(recipe: Recipe, task: Task, reference: Reference | None) -> Objective:
+    weight = recipe.regularize.kl_to_base
+    return KlToBase(task, reference, weight) if weight and reference is not None else TaskLoss(task)
 
 
 def _load_engine(
-    recipe: Recipe, run_dir: Path, task: Task, tokenizer: Any, ranks: Ranks, reporter: Reporter
-) -> tuple[Engine, Any, Sequence[nn.Module]]:
+    recipe: Recipe, run_dir: Path, task: Task, tokenizer: Any, first: Batch, ranks: Ranks, reporter: Reporter
+) -> tuple[Engine, Any, Sequence[nn.Module], FrozenCopy | None]:
     """Collective: the engine, sharded as the ds_config asks, and the pretrained model within it; the parts of it that
-    are to be compiled."""
+    are to be compiled; and its copy, if there is to be one. `first` is a batch to try a model with."""
 
     def say(text: str | None) -> None:
         if text is not None:
@@ -124,6 +145,8 @@ def _load_engine(
     # transformers (5.23) draws other weights where they are born sharded: the stage would decide what is learned.
     with nullcontext() if ds_config is None or recipe.model.from_scratch else sharded_birth(ds_config):
         model = load_model(recipe, task, tokenizer, say=say, device=ranks.device, kernels=kernels)
+    copy = copy_of_base(recipe, model, first)
+    say(None if copy is None else copy.note)
     parts = parts_to_compile(recipe, model)
     beat()
 
@@ -132,7 +155,7 @@ def _load_engine(
 
     common: dict[str, Any] = {"ranks": ranks, "seed": recipe.train.seed, "keeps_frozen": recipe.model.lora is None}
     if ds_config is not None:
-        return DeepSpeedEngine(model, ds_config, make_optimizer, undivided=parts, **common), model, parts
+        return DeepSpeedEngine(model, ds_config, make_optimizer, undivided=parts, **common), model, parts, copy
     engine = ReplicatedEngine(
         model,
         make_optimizer,
@@ -144,13 +167,7 @@ def _load_engine(
         has_sparse_gradients=recipe.engine.compile != "full" and recipe.regularize.ewc is None,
         **common,
     )
-    return engine, model, parts
-
-
-def _pass_once(engine: Engine, task: Task, train: Split, ranks: Ranks) -> None:
-    """Collective: a forward pass of the shortest example, by which the model shows how its loss can be computed."""
-    with engine.evaluating():
-        engine.forward(task.collate([{**_shortest(train), "draw": (0, 0)}]).to(ranks.device))
+    return engine, model, parts, copy
 
 
 def _shortest(train: Split) -> Example:

@@ -22,10 +22,10 @@ from shardtune.trainer.distributed.lease import Lease
 from shardtune.trainer.distributed.rank_env import ranks_here
 from shardtune.trainer.distributed.watchdog import beat
 from shardtune.trainer.engine.engine import Engine
+from shardtune.trainer.engine.objective.objective import Objective
 from shardtune.trainer.reporting.reporter import Reporter
 from shardtune.trainer.setup.micro_batch import Budget, estimate, most_wanted, share_of_step
 from shardtune.trainer.setup.out_of_memory import memory_said, share_of_memory
-from shardtune.trainer.tasks import Task
 from shardtune.trainer.tasks.batch import Batch
 
 
@@ -33,6 +33,7 @@ def settle_budget(
     recipe: Recipe,
     run_dir: Path,
     engine: Engine,
+    objective: Objective,
     train: Split,
     batch_maker: BatchMaker,
     *,
@@ -71,7 +72,7 @@ def settle_budget(
         halved_when_short(budget, run_dir, lease),
         memory_said(recipe, task, ranks, lambda: begun[-1].shape if begun else None, micro_batch_tokens=budget.tokens),
     ):
-        rehearse(engine, task, [small, *others, large], begun)
+        rehearse(engine, objective, [small, *others, large], begun)
         ranks.barrier()  # inside, because under ZeRO-0 each rank updates all weights by itself
     if not kept.fits:
         kept = KeptBudget(kept.tokens, fits=True, too_many=kept.too_many)
@@ -92,7 +93,7 @@ def _of_other_shapes(batch_maker: BatchMaker, train: Split, most_rows: int) -> l
     return [batch_maker.full_batch(train, row, most_rows=most_rows) for row in rows]
 
 
-def rehearse(engine: Engine, task: Task, micro_batches: Sequence[Batch], begun: list[Batch]) -> None:
+def rehearse(engine: Engine, objective: Objective, micro_batches: Sequence[Batch], begun: list[Batch]) -> None:
     """Collective: does steps that need as much memory as any step of the training, and change nothing.
 
     The first step, of the first micro-batch alone, creates the optimizer's states. In the second all follow one
@@ -106,7 +107,8 @@ def rehearse(engine: Engine, task: Task, micro_batches: Sequence[Batch], begun: 
                 beat()
                 begun.append(batch)
                 # With infinitely many targets, the gradient is 0.
-                engine.backward(task.loss_sum(engine.forward(batch), batch), num_targets=math.inf)
+                trained, _ = objective.sums(engine, batch)
+                engine.backward(trained, num_targets=math.inf)
             engine.step(lr=0.0)
 
 

@@ -16,6 +16,12 @@ TARGET_INPUTS = ("targets", "target_positions", "target_weights")
 """The inputs that only a model with target loss takes (trainer/model/target_loss.py)."""
 EACH_TARGET = "each_target"
 """The flag that asks such a model for the loss of each target."""
+HIDDEN_OF_TARGETS = "hidden_of_targets"
+"""The flag that asks such a model for the inputs of its last layer."""
+BASE = "base"
+"""What the pretrained model computes for the targets (trainer/model/divergence.py), with which such a model compares
+itself."""
+_OF_TARGET_LOSS = (*TARGET_INPUTS, EACH_TARGET, HIDDEN_OF_TARGETS, BASE)
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,7 @@ class Batch:
 
     inputs: dict[str, Any]
     """The model's keyword arguments: tensors of shape (rows, longest) or (rows, …), TARGET_INPUTS of shape (targets,),
-    EACH_TARGET, and what with_masks adds (trainer/tasks/masks.py)."""
+    EACH_TARGET, HIDDEN_OF_TARGETS, BASE, and what with_masks adds (trainer/tasks/masks.py)."""
     labels: Tensor
     """IGNORED where there is no target (IGNORED_NUMBER if labels are real numbers); shape (rows,) or (rows, …)."""
     weights: Tensor | None = None
@@ -61,7 +67,7 @@ class Batch:
     @property
     def plain_inputs(self) -> dict[str, Any]:
         """The inputs without TARGET_INPUTS: a model answers them with logits."""
-        return {name: value for name, value in self.inputs.items() if name not in (*TARGET_INPUTS, EACH_TARGET)}
+        return {name: value for name, value in self.inputs.items() if name not in _OF_TARGET_LOSS}
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on the device. Copies to a GPU are asynchronous, from pinned memory, on the current stream."""
@@ -102,6 +108,20 @@ class Batch:
     def with_each_target(self) -> "Batch":
         """The batch for which a model with target loss returns the loss of each target in place of their sum."""
         return self._changed(inputs={**self.inputs, EACH_TARGET: True}) if "targets" in self.inputs else self
+
+    def with_hidden_of_targets(self) -> "Batch":
+        """The batch for which a model with target loss returns the inputs of its last layer at the targets."""
+        return self._changed(inputs={**self.inputs, HIDDEN_OF_TARGETS: True})
+
+    def with_base(self, base: Any) -> "Batch":
+        """The batch for which such a model also returns its divergence from the pretrained one, whose BaseTargets this
+        is; they are on the device already."""
+        return self._changed(inputs={**self.inputs, BASE: base})
+
+    @property
+    def has_base(self) -> bool:
+        """Whether the divergence from the pretrained model is asked for."""
+        return BASE in self.inputs
 
     def sum_by_row(self, values: Tensor) -> Tensor:
         """The values of the targets, of shape (targets, …), summed in float64 for each row; shape (rows, …)."""

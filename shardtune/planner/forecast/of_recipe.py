@@ -109,7 +109,15 @@ def job_of(recipe: Recipe, shape: ModelShape, cluster: Cluster, precision: str) 
         precision=precision,
         adapters=None if recipe.model.lora is None else _adapters(recipe.model.lora),
         frozen=frozen_of(recipe.model.freeze, shape),
+        copies_base=copies_base(recipe),
+        asks_base=recipe.regularize.kl_to_base > 0,
     )
+
+
+def copies_base(recipe: Recipe) -> bool:
+    """Whether each rank needs a copy of the pretrained model: adapters alone can be left out of a pass instead."""
+    lora = recipe.model.lora
+    return recipe.regularize.kl_to_base > 0 and (lora is None or bool(lora.train_whole))
 
 
 def memory_on_cpus(recipe: Recipe, shape: ModelShape, cluster: Cluster, precision: str) -> GpuMemory:

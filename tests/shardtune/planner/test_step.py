@@ -44,6 +44,14 @@ def test_what_saves_memory_saves_memory(change: str) -> None:
     assert gpu_memory(other).allocated < gpu_memory(JOB).allocated
 
 
+def test_a_comparison_with_the_base_takes_its_weights_once_more_and_a_second_forward_pass() -> None:
+    copied, asked = replace(JOB, copies_base=True), replace(JOB, asks_base=True)
+    assert gpu_memory(copied).allocated - gpu_memory(JOB).allocated == 2 * LLAMA_3_8B.num_parameters
+    assert gpu_memory(asked).allocated == gpu_memory(JOB).allocated
+    before, after = step_time(JOB), step_time(asked)
+    assert after.compute_s - before.compute_s == pytest.approx(before.forward.total)
+
+
 def test_a_base_in_4_bits_holds_a_quarter_of_the_layers() -> None:
     whole = replace(JOB, adapters=Adapters(rank=8))
     quantized = replace(JOB, adapters=Adapters(rank=8, base="nf4"))

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 
 from shardtune.errors import ConfigError
+from shardtune.recipe.counterparts.other_tools import OTHER_COUNTERPARTS
+from shardtune.recipe.counterparts.training_arguments import COUNTERPARTS
 from shardtune.recipe.explain import Fault, all_keys, explain
 from shardtune.recipe.load import differences, learning_hash, load_recipe, parse_recipe, render_recipe
-from shardtune.recipe.other_tools import OTHER_COUNTERPARTS
 from shardtune.recipe.paths import path_faults, with_absolute_paths
 from shardtune.recipe.schema import LEARNING_SECTIONS, NOT_LEARNED, Recipe
-from shardtune.recipe.training_arguments import COUNTERPARTS
 from shardtune.recipe.yaml_lines import read_yaml, write_yaml
 from shardtune.section import Section
 from shardtune.trainer.tasks import TASKS

@@ -4,7 +4,7 @@ Both the error messages and docs/recipe.md use this one table. Names that transf
 training_arguments.py.
 """
 
-from shardtune.recipe.training_arguments import Counterpart, Names
+from shardtune.recipe.counterparts.training_arguments import Counterpart, Names
 
 _QUANTIZATION = Counterpart("model.lora.quantize_base", "nf4, which is QLoRA with double quantization, or int8")
 _OPTIMIZER = Counterpart(

@@ -1,0 +1,1 @@
+"""Keys and arguments of other tools, and their counterparts in a recipe."""
