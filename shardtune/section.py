@@ -27,6 +27,8 @@ class TaskOptions(Section):
     """Whether several rows may be packed into one sequence, if the model keeps them apart."""
     has_labels: ClassVar[bool] = False
     """Whether the model has a head whose outputs are labels or a number, instead of one for texts."""
+    predicts_tokens: ClassVar[bool] = False
+    """Whether its targets are tokens, over whose vocabulary the pretrained model has a distribution."""
     list_columns: ClassVar[frozenset[str]] = frozenset()
     """The columns that may stand for several columns of the data (data.columns)."""
     text_files: ClassVar[TextFiles] = "text"

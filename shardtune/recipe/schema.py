@@ -460,9 +460,9 @@ class Recipe(Section):
                 "regularize.l2_sp keeps the weights near instead",
             ),
         ):
-            if is_set and self.task.has_labels:
+            if is_set and not self.task.predicts_tokens:
                 raise ValueError(
-                    f"{key}: the pretrained model has no distribution over the labels of {self.task.kind} to compare "
+                    f"{key}: the pretrained model has no distribution over the answers of {self.task.kind} to compare "
                     f"with; remove the key ({instead})"
                 )
             if is_set and self.model.from_scratch:

@@ -18,6 +18,7 @@ class ChatOptions(TaskOptions):
     """
 
     can_pack: ClassVar[bool] = True
+    predicts_tokens: ClassVar[bool] = True
 
     kind: Literal["chat"]
     format: Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion"] = "auto"

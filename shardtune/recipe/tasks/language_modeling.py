@@ -18,6 +18,7 @@ class LanguageModelingOptions(TaskOptions):
     """Language modelling: training on plain texts, each row one document."""
 
     can_pack: ClassVar[bool] = True
+    predicts_tokens: ClassVar[bool] = True
 
     kind: Literal["language_modeling"]
     objective: Literal["auto", "causal", "masked"] = "auto"

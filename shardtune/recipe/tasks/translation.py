@@ -20,6 +20,7 @@ class TranslationOptions(TaskOptions):
     languages to texts."""
 
     can_pack: ClassVar[bool] = True
+    predicts_tokens: ClassVar[bool] = True
 
     kind: Literal["translation"]
     source_language: Name | None = None

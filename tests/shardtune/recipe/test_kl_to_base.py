@@ -17,7 +17,7 @@ data: {train: train.jsonl, dev: dev.jsonl}
     [
         (
             "task.kind=classification",
-            "the pretrained model has no distribution over the labels of classification to compare with; remove",
+            "the pretrained model has no distribution over the answers of classification to compare with; remove",
         ),
         ("model.from_scratch=true", "model.from_scratch has no pretrained model to compare with; remove one of them"),
     ],
