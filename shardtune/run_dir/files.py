@@ -140,6 +140,10 @@ def open_in_place(path: Path, mode: str) -> TextIO:
     return cast(TextIO, open(path, mode, encoding="utf-8", opener=opener))
 
 
+SAID = "said.txt"
+"""In the folder that the ranks of a command share: lines that the launcher says for them at the end."""
+
+
 def failure_path(run_dir: Path, rank: int | str) -> Path:
     """Where a rank reports why it failed: JSON with rank, host, gpu (the machine's number of it, if it has one), time
     (seconds since the epoch), exit code and text."""

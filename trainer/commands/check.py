@@ -4,7 +4,6 @@
 data or the model.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import count
@@ -16,6 +15,7 @@ import torch
 
 from shardtune.argument_parser import OneLineParser
 from shardtune.ds_config.resolve import ds_config_notice
+from shardtune.piped import run_piped
 from shardtune.recipe.load import load_recipe
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.commands.check_report import Cut, Lengths, MemoryReport, Report, SplitReport
@@ -229,4 +229,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_piped(main)

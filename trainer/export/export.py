@@ -18,6 +18,7 @@ import transformers
 
 from shardtune.argument_parser import OneLineParser
 from shardtune.errors import CheckpointError, ShardtuneError
+from shardtune.piped import run_piped
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
 from shardtune.run_dir.files import CHECKPOINTS, EXPORT, MODEL, RESULTS, follow_umask, link_or_copy
@@ -39,6 +40,7 @@ from shardtune.trainer.distributed.stop import StopAsked
 from shardtune.trainer.engine.snapshot import sync
 from shardtune.trainer.export.adapters import merged_model, write_adapters
 from shardtune.trainer.export.model_card import CURVES, render_card, render_curves
+from shardtune.trainer.export.trained_task import keep_task
 from shardtune.trainer.export.weight_files import INDEX, Piece, WeightFiles
 from shardtune.trainer.model.load import DTYPES, EVALUATION
 from shardtune.trainer.model.pretrained import model_class
@@ -216,6 +218,7 @@ class Export:
             is_adapter=self._is_adapter,
         )
         (self._draft / "README.md").write_text(card, encoding="utf-8")
+        keep_task(self._draft, self._recipe, self._run_dir)
         _publish(self._draft, self.folder)
 
     def _write(self, files: WeightFiles, piece: Piece) -> None:
@@ -334,4 +337,4 @@ def _results_of(run_dir: Path, step: int) -> Mapping[str, Any] | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_piped(main)

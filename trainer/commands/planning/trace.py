@@ -4,7 +4,6 @@
 is wrong with the recipe or the model.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from shardtune.argument_parser import OneLineParser
 from shardtune.ds_config.resolve import ds_config_of
 from shardtune.errors import ConfigError
+from shardtune.piped import run_piped
 from shardtune.planner.forecast.of_recipe import DataSize, plan_recipe
 from shardtune.planner.hardware import find_gpu
 from shardtune.planner.job import Cluster, Job
@@ -132,4 +132,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_piped(main)
