@@ -9,7 +9,7 @@ import pytest
 from shardtune.errors import LaunchError
 from shardtune.launcher.plan.job import Machine
 from shardtune.launcher.start import execute
-from shardtune.launcher.start.evaluation import EVALUATE, plan_evaluation, run_sharing
+from shardtune.launcher.start.evaluation import EVALUATE, PREDICT, plan_evaluation, run_sharing
 from shardtune.run_dir.files import failure_path
 
 RECIPE = "task: {kind: classification}\nmodel: {path: org/name}\ndata: {train: train.jsonl}\n"
@@ -82,3 +82,25 @@ def test_the_rows_are_prepared_first_and_a_rank_that_fails_says_why(
     assert run_sharing(EVALUATE, tmp_path, [str(tmp_path), "--data=x"], None) == 0
     (line,) = ranks.lines
     assert [*line[-3:]] == [str(tmp_path), "--data=x", "--device=cpu"]
+
+
+def test_what_the_ranks_leave_is_said_and_a_divided_model_has_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines: list[Sequence[str]] = []
+
+    def run_ranks(argv: Sequence[str], environment: Mapping[str, str], errors: Path | None = None) -> int:
+        lines.append(argv)
+        for word in argv:
+            if word.startswith("--prepared="):
+                (Path(word.partition("=")[2]) / "said.txt").write_text("7 predictions written to out.jsonl\n")
+        return 0
+
+    monkeypatch.setattr(execute, "run_ranks", run_ranks)
+    monkeypatch.setattr(execute, "find_machine", lambda: GPUS)
+    assert run_sharing(PREDICT, tmp_path, [str(tmp_path), "--file=x"], 2) == 0
+    assert capsys.readouterr().err == "7 predictions written to out.jsonl\n"
+    lines.clear()
+    assert run_sharing(PREDICT, tmp_path, [str(tmp_path), "--file=x"], None, is_split=True) == 0
+    (line,) = lines
+    assert [*line[-3:]] == ["--file=x", "--device=cuda", "--split-model"]

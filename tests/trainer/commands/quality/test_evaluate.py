@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from shardtune.trainer.commands import predict
+from shardtune.trainer.commands.inference.placement import placement
 from shardtune.trainer.commands.quality.evaluate import Evaluation, evaluate_model, main, prepare_rows
 from shardtune.trainer.commands.quality.stored_rows import open_rows
 from shardtune.trainer.commands.quality.subject import find_subject
@@ -166,3 +167,39 @@ def test_a_lack_of_memory_is_said_in_one_line(
     assert main([str(classifier), f"--data={folder}/test.jsonl", "--device=cpu"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"rank 0 ran out of memory with the whole model of {classifier}/export/best and micro-")
+
+
+PARTS = {
+    "classifier": ("bert.embeddings", "bert.encoder.layer.0", "bert.encoder.layer.1", "bert.pooler", "classifier"),
+    "causal": ("model.embed_tokens", "model.layers.0", "model.layers.1", "model.norm", "model.rotary_emb", "lm_head"),
+    "adapted": None,
+}
+"""The modules of a model, of which one is on disk, from where accelerate fetches it when it is needed, as it moves what
+a GPU has computed to the next one; None as transformers divides it by itself."""
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_model_that_is_divided_over_devices_has_the_same_metrics(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = find_subject(request.getfixturevalue(name))
+    (test,) = subject.recipe.data.sources("test")
+    prepare_rows(subject, [test.path], tmp_path, print)
+    parts = PARTS[name]
+    assert placement(is_split=False) == {} and placement(is_split=True) == {"device_map": "auto"}
+
+    def in_parts(*, is_split: bool) -> dict[str, Any]:
+        if not is_split or parts is None:
+            return placement(is_split=is_split)
+        places = {part: "disk" if part.endswith(".1") else "cpu" for part in parts}
+        return {"device_map": places, "offload_folder": str(tmp_path / "offload")}
+
+    def body(ranks: Ranks, is_split: bool) -> Evaluation:
+        rows = open_rows(tmp_path)
+        return evaluate_model(subject, rows, ranks, with_predictions=True, is_split=is_split)
+
+    (whole,) = run_ranks(body, False, world_size=1)
+    monkeypatch.setattr("shardtune.trainer.commands.inference.exported_model.placement", in_parts)
+    (divided,) = run_ranks(body, True, world_size=1)
+    assert rounded(divided.metrics) == rounded(whole.metrics)
+    assert rounded(divided.predictions) == rounded(whole.predictions)
