@@ -226,6 +226,11 @@ class TrainConfig(Section):
     default the task's main metric). None trains to the end. The learning rate follows its schedule for all steps."""
     min_delta: Annotated[float, Field(ge=0)] = 0.0
     """For patience: how much better a value has to be to count."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Keeps an exponential moving average of the weights, such as 0.999, and evaluates and exports it in their place.
+    It is in fp32, divided among the ranks as the optimizer's states are: 4 bytes more for each trained parameter, of
+    memory and of checkpoints. The decay begins low and rises to this: after step t it is at most (1 + t) / (10 + t).
+    None keeps no average."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of new layers, the order of the rows, and dropout."""
 
@@ -328,6 +333,10 @@ class CheckpointConfig(Section):
     """How many of the best checkpoints on dev to keep, in addition."""
     best_metric: str | None = None
     """The dev metric that selects the best model. None uses the task's default metric."""
+    average_last: Annotated[int, Field(ge=2)] | None = None
+    """At the end, averages the weights of this many of the newest checkpoints, and evaluates the mean on dev; if it is
+    better than the best model, it is that, and is tested and exported. These checkpoints are kept. None averages
+    nothing."""
     asynchronous: bool = True
     """Training waits only until a checkpoint is copied to host memory, which needs 12 bytes per trained parameter (8
     with optim.states=bf16), over all ranks; the copy is written to disk in the background. `false` waits until it is on
@@ -443,6 +452,12 @@ class Recipe(Section):
             raise ValueError("train.patience: no data.dev to evaluate on; set it, or remove patience")
         if self.train.min_delta and self.train.patience is None:
             raise ValueError("train.min_delta: counts only with train.patience; set that, or remove min_delta")
+        return self
+
+    @model_validator(mode="after")
+    def _an_average_can_be_compared(self) -> "Recipe":
+        if self.checkpoint.average_last is not None and self.data.dev is None:
+            raise ValueError("checkpoint.average_last: no data.dev to evaluate on; set it, or remove average_last")
         return self
 
     @model_validator(mode="after")

@@ -21,6 +21,8 @@ DATA = "data_fingerprint"
 
 
 CHECKPOINTS, EXPORT = "checkpoints", "export"
+AVERAGED = "averaged"
+"""Within CHECKPOINTS, the mean of the last ones, if it is the best model (checkpoint.average_last)."""
 MODEL = "model"
 """The trained model's config, generation config and tokenizer; together with the weights of a checkpoint, a complete
 model."""

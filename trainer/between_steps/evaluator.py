@@ -35,15 +35,19 @@ class Evaluator:
 
     def evaluate(self, name: str, split: Split, step: int) -> dict[str, Any]:
         """Collective: reports and returns the metrics of this split. Raises StopAsked."""
+        metrics = self.measure(name, split)
+        self.reporter.report("eval", split=name, step=step, **metrics)
+        return metrics
+
+    def measure(self, name: str, split: Split) -> dict[str, Any]:
+        """Collective: as evaluate, but reports nothing."""
         between = self.stop_checks.between
         with (
             self.phases(f"evaluating on {name}"),
             closing(prefetch(evaluation_batches(split, self.batch_maker))) as ahead,
         ):
             batches, asked = between(entry.item for entry in ahead), self._asked(name, split)
-            metrics = evaluate(self.engine, self.task, batches, asked, self.tokenizer, ranks=self.ranks)
-        self.reporter.report("eval", split=name, step=step, **metrics)
-        return metrics
+            return evaluate(self.engine, self.task, batches, asked, self.tokenizer, ranks=self.ranks)
 
     def evaluate_rows(self, name: str, split: Split, step: int) -> Evaluated:
         """Collective: as evaluate, with an interval for each metric, and what each row adds. Raises StopAsked."""

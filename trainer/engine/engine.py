@@ -59,6 +59,13 @@ class Engine(Inference, Protocol):
     def step(self, *, lr: float) -> StepStats:
         """Updates the weights once."""
 
+    def average(self, decay: float) -> None:
+        """Moves the moving average of the weights towards them by 1 - decay; it begins with them."""
+
+    def evaluating(self, *, averaged: bool = True) -> Any:
+        """As in Inference. The model has the moving average of its weights meanwhile, if there is one and it is not to
+        be without."""
+
     def rehearsing(self) -> Any:
         """Context manager before training: its steps leave nothing behind, if their lr and their gradients are 0."""
 

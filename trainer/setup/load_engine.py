@@ -127,6 +127,7 @@ def _load_engine(
         return OPTIMIZERS[recipe.optim.kind](model, recipe.optim)
 
     common: dict[str, Any] = {"ranks": ranks, "seed": recipe.train.seed, "keeps_frozen": recipe.model.lora is None}
+    common["keeps_average"] = recipe.train.ema_decay is not None
     if ds_config is not None:
         return DeepSpeedEngine(model, ds_config, make_optimizer, undivided=parts, **common), model, parts
     engine = ReplicatedEngine(
