@@ -11,14 +11,8 @@ from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.distributed.stop import StopAsked
 from shardtune.trainer.engine import zero_layout as zero
 from shardtune.trainer.engine.snapshot import Fragment, Read, Saved, SavedTensors, Snapshot, state_name
-from shardtune.trainer.engine.states.weight_average import (
-    AVERAGE,
-    RAW,
-    Owner,
-    exchange_average,
-    forget_average,
-    update_average,
-)
+from shardtune.trainer.engine.states.names import AVERAGE, RAW
+from shardtune.trainer.engine.states.weight_average import Owner, exchange_average, forget_average, update_average
 
 _Part = tuple[zero.Home | zero.Frozen, str, Tensor]
 """Where a part of a tensor is kept, its name in files, and a view of its values."""

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from shardtune.trainer.engine.states.weight_average import AVERAGE
+from shardtune.trainer.engine.states.names import AVERAGE
 
 
 @dataclass(frozen=True)

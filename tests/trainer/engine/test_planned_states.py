@@ -109,6 +109,8 @@ def _second_step(ranks: Ranks, recipe: Recipe, model_name: str) -> Seen:
             del logits
         backward = tensor_bytes() - before
         engine.step(lr=1e-3)
+        if recipe.train.ema_decay is not None:
+            engine.average(recipe.train.ema_decay)
     update = tensor_bytes() - before
     first, second = (float(found["float32"] + found["bfloat16"]) for found in (backward, update))
     return Seen((first, second), *_totals(collectives))
@@ -141,6 +143,8 @@ def _job(recipe: Recipe, model_name: str, world_size: int) -> Job:
     )
     if recipe.optim.states == "bf16":
         states = replace(states, moments=4)
+    if recipe.train.ema_decay is not None:
+        states = replace(states, average=4)
     return Job(
         shape=shape_of_config(_config(model_name).to_dict()),
         states=states,
@@ -202,6 +206,13 @@ def test_gradients_are_sent_in_the_precision_that_the_recipe_asks_for(strategy: 
 @pytest.mark.parametrize("strategy", ["zero0", "zero1", "zero2", "zero3", "null"])
 def test_moments_in_bf16_take_half(strategy: str) -> None:
     recipe = _recipe(strategy, "bf16", "optim.states=bf16")
+    seen = as_rank_zero(_second_step, recipe, "untied", world_size=8)
+    _compare(seen, _planned(_job(recipe, "untied", 8)))
+
+
+@pytest.mark.parametrize("strategy", ["zero0", "zero1", "zero2", "zero3", "null"])
+def test_an_average_of_the_weights_is_divided_as_the_moments_are(strategy: str) -> None:
+    recipe = _recipe(strategy, "bf16", "train.ema_decay=0.9")
     seen = as_rank_zero(_second_step, recipe, "untied", world_size=8)
     _compare(seen, _planned(_job(recipe, "untied", 8)))
 

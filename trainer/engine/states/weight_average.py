@@ -11,10 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-AVERAGE = "average"
-"""The optimizer state that holds it."""
-RAW = "raw_weights"
-"""What a checkpoint calls the weights that are trained, where its weights are the average."""
+from shardtune.trainer.engine.states.names import AVERAGE
+
 AT_ONCE = 2**24
 """Elements that are exchanged at a time: what an exchange needs is a tensor of this size."""
 

@@ -12,7 +12,7 @@ from shardtune.trainer.between_steps.averages.running_average import decay_at
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.distributed.stop import StopAsked
 from shardtune.trainer.engine.engine import Engine
-from shardtune.trainer.engine.states.weight_average import RAW
+from shardtune.trainer.engine.states.names import RAW
 from shardtune.trainer.tasks.batch import Batch
 from tests.support.ranks import run_ranks
 from tests.trainer.checkpoint.test_elastic import DTYPES, NAMES, Model, kept, make_engine, outputs, read, train, whole
