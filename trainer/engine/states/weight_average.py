@@ -35,7 +35,7 @@ def exchange_average(owners: Sequence[Owner]) -> None:
     """Puts the average in the place of the weights, and these in its place; twice, nothing has changed, to the bit."""
     for weights, state in _with_states(owners):
         if AVERAGE in state:
-            pairs = zip(weights.view(-1).split(AT_ONCE), state[AVERAGE].view(-1).split(AT_ONCE), strict=True)
+            pairs = zip(*(torch.split(one.view(-1), AT_ONCE) for one in (weights, state[AVERAGE])), strict=True)
             for of_weights, of_average in pairs:
                 before = of_weights.clone()
                 of_weights.copy_(of_average)
