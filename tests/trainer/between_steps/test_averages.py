@@ -1,6 +1,7 @@
 """Averages of the weights in whole runs: what is evaluated, chosen, exported, and resumed."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 from shardtune.errors import ConfigError
 from shardtune.run_dir.files import CHECKPOINTS, RESULTS
 from shardtune.run_dir.view.results import finished_message
+from shardtune.trainer.between_steps.evaluator import Evaluator
 from shardtune.trainer.checkpoint.manifest import WEIGHTS, Checkpoint, complete_checkpoints
 from shardtune.trainer.checkpoint.mean import MeanTensors
 from shardtune.trainer.engine.snapshot import SavedTensors
@@ -124,6 +126,33 @@ def test_too_few_checkpoints_are_not_averaged(tiny: Path, tmp_path: Path) -> Non
     assert "average_last" not in results(tmp_path)
     texts = [event["text"] for event in events(tmp_path, "notice")]
     assert "checkpoint.average_last: there is only 1 intact checkpoint; nothing is averaged" in texts
+
+
+def give_nan_for_the_mean() -> None:
+    """nan where nothing is reported: what is measured of the mean."""
+
+    def measure(*_: Any) -> dict[str, Any]:
+        return {"loss": math.nan, "accuracy": 1.0}
+
+    evaluate = Evaluator.evaluate
+    real = Evaluator.measure
+
+    def evaluate_really(self: Evaluator, *words: Any) -> dict[str, Any]:
+        Evaluator.measure = real  # type: ignore[method-assign]
+        metrics = evaluate(self, *words)
+        Evaluator.measure = measure  # type: ignore[method-assign,assignment]
+        return metrics
+
+    Evaluator.measure = measure  # type: ignore[method-assign,assignment]
+    Evaluator.evaluate = evaluate_really  # type: ignore[method-assign]
+
+
+def test_a_mean_that_computes_nan_is_worse_than_anything(tiny: Path, tmp_path: Path) -> None:
+    words = ("checkpoint.average_last=2", "checkpoint.every_steps=2", "train.max_steps=4")
+    assert all(train(tiny_recipe(tiny, *words), tmp_path, world_size=1, before=give_nan_for_the_mean)[0])
+    assert not results(tmp_path)["average_last"]["is_best"]
+    texts = [event["text"] for event in events(tmp_path, "notice")]
+    assert any("has accuracy no number on dev, not better than the best model" in text for text in texts)
 
 
 def test_means_need_a_dev_split() -> None:
