@@ -20,7 +20,7 @@ from shardtune.launcher.commands import run as run_commands
 from shardtune.launcher.commands import slurm as slurm_commands
 from shardtune.launcher.commands import sweep as sweep_commands
 from shardtune.launcher.commands.command import Command
-from shardtune.piped import forget_output
+from shardtune.processes import forget_output
 from shardtune.redaction import redact
 
 HELP = f"""\

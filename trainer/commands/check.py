@@ -15,7 +15,7 @@ import torch
 
 from shardtune.argument_parser import OneLineParser
 from shardtune.ds_config.resolve import ds_config_notice
-from shardtune.piped import run_piped
+from shardtune.processes import run_piped
 from shardtune.recipe.load import load_recipe
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.commands.check_report import Cut, Lengths, MemoryReport, Report, SplitReport

@@ -12,7 +12,7 @@ from typing import Any
 
 from shardtune.argument_parser import OneLineParser
 from shardtune.errors import CheckpointError, ShardtuneError
-from shardtune.piped import run_piped
+from shardtune.processes import run_piped
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
 from shardtune.run_dir.files import CHECKPOINTS
 from shardtune.run_dir.run import read_config

@@ -18,7 +18,7 @@ from shardtune.argument_parser import OneLineParser
 from shardtune.counted import counted
 from shardtune.errors import DataError
 from shardtune.json_lines import json_line
-from shardtune.piped import forget_output, run_piped
+from shardtune.processes import forget_output, run_piped
 from shardtune.recipe.schema import Recipe
 from shardtune.rows.columns import plain
 from shardtune.rows.source import Faults, Row, read_options, read_rows

@@ -13,7 +13,7 @@ from typing import Any
 
 from shardtune.argument_parser import OneLineParser
 from shardtune.counted import counted
-from shardtune.piped import run_piped
+from shardtune.processes import run_piped
 from shardtune.recipe.load import load_recipe
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.files import CONFIG

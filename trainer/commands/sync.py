@@ -10,7 +10,7 @@ from pathlib import Path
 from shardtune.argument_parser import OneLineParser
 from shardtune.counted import counted
 from shardtune.errors import ShardtuneError
-from shardtune.piped import run_piped
+from shardtune.processes import run_piped
 from shardtune.redaction import redact
 from shardtune.run_dir.files import absolute
 

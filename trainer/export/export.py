@@ -18,7 +18,7 @@ import transformers
 
 from shardtune.argument_parser import OneLineParser
 from shardtune.errors import CheckpointError, ShardtuneError
-from shardtune.piped import run_piped
+from shardtune.processes import run_piped
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
 from shardtune.run_dir.files import AVERAGED, CHECKPOINTS, EXPORT, MODEL, RESULTS, follow_umask, link_or_copy

@@ -12,13 +12,13 @@ from typing import Any
 from shardtune.argument_parser import OneLineParser
 from shardtune.ds_config.resolve import ds_config_of
 from shardtune.errors import ConfigError
-from shardtune.piped import run_piped
 from shardtune.planner.forecast.of_recipe import DataSize, plan_recipe
 from shardtune.planner.hardware import find_gpu
 from shardtune.planner.job import Cluster, Job
 from shardtune.planner.memory import gpu_memory
 from shardtune.planner.model_shape import ModelShape, shape_of_config, shape_of_sizes
 from shardtune.planner.strategy import states_of
+from shardtune.processes import run_piped
 from shardtune.recipe.load import load_recipe
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.commands.json_output import print_report

@@ -22,7 +22,7 @@ from shardtune.argument_parser import OneLineParser
 from shardtune.counted import counted
 from shardtune.errors import DataError, ShortOfMemoryError
 from shardtune.json_lines import json_line
-from shardtune.piped import run_piped
+from shardtune.processes import run_piped
 from shardtune.run_dir.exit_codes import EXIT_OK
 from shardtune.run_dir.files import published
 from shardtune.run_dir.view.results import render_metrics

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
-from shardtune.piped import run_piped
+from shardtune.processes import run_piped
 
 def main():
     for number in range(100_000):
