@@ -339,8 +339,8 @@ class CheckpointConfig(Section):
     nothing."""
     asynchronous: bool = True
     """Training waits only until a checkpoint is copied to host memory, which needs 12 bytes per trained parameter (8
-    with optim.states=bf16), over all ranks; the copy is written to disk in the background. `false` waits until it is on
-    disk, and needs no extra memory."""
+    with optim.states=bf16, and 4 more with train.ema_decay), over all ranks; the copy is written to disk in the
+    background. `false` waits until it is on disk, and needs no extra memory."""
 
 
 class ReportConfig(Section):

@@ -44,7 +44,9 @@ def recipe_of(folder: Path, kind: str | None, overrides: Sequence[str], paths: S
 
     Raises ConfigError if the folder does not tell the task, or an override is illegal; DataError if it is no model.
     """
-    base, revision = _base(folder)
+    given = dict(override.split("=", 1) for override in overrides)
+    base, revision = (given["model.path"], None) if "model.path" in given else _base(folder)
+    revision = given.get("model.revision", revision)
     config = _load("config", "AutoConfig", _config_place(folder, base), revision)
     kind = kind or _kind_of(folder, config)
     task: dict[str, Any] = {"kind": kind}
@@ -84,7 +86,7 @@ def open_task(recipe: Recipe, folder: Path, facts: Mapping[str, Any]) -> tuple[T
 
     If an earlier version of shardtune has exported it, the task has what the dev metrics tell.
     """
-    base, revision = _base(folder)
+    base, revision = recipe.model.path, recipe.model.revision
     config = _load("config", "AutoConfig", _config_place(folder, base), revision)
     tokenizer = _tokenizer(folder, base, revision)
     task = task_of(recipe, facts, tokenizer, config)
@@ -104,7 +106,7 @@ def learn_facts(
 ) -> dict[str, Any]:
     """What the task has to know of the labels of the model and of these rows; adds the rows that do not fit to the
     faults. Raises DataError if the model has other outputs than the options name, or the rows as a whole do not fit."""
-    base, revision = _base(folder)
+    base, revision = recipe.model.path, recipe.model.revision
     config = _load("config", "AutoConfig", _config_place(folder, base), revision)
     names = label_names(recipe.task, config, folder, is_adapter=is_adapter(folder))
     head = [str(config.id2label[number]) for number in sorted(config.id2label)] if names else []

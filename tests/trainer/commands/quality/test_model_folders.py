@@ -59,7 +59,13 @@ def test_adapters_from_elsewhere_are_put_on_the_base_that_they_name(
     data = f"--data={folder}/toy-test.jsonl"
     words = ["task.source_language=en", "task.target_language=fr", "task.max_new_tokens=4", "data.max_tokens=64"]
     report = evaluated(alone, *words, "--task=translation", data, capsys=capsys)
-    assert rounded(report["metrics"]) == rounded(evaluated(adapted, data, capsys=capsys)["metrics"])
+    expected = rounded(evaluated(adapted, data, capsys=capsys)["metrics"])
+    assert rounded(report["metrics"]) == expected
+    shutil.copytree(folder / "talker", tmp_path / "moved")
+    config = json.loads((alone / "adapter_config.json").read_text()) | {"base_model_name_or_path": "gone"}
+    (alone / "adapter_config.json").write_text(json.dumps(config))
+    words += [f"model.path={tmp_path}/moved", "--task=translation"]
+    assert rounded(evaluated(alone, *words, data, capsys=capsys)["metrics"]) == expected
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
