@@ -5,7 +5,6 @@ function before it finds that a flag is unknown.
 """
 
 import inspect
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from shardtune.launcher.commands import run as run_commands
 from shardtune.launcher.commands import slurm as slurm_commands
 from shardtune.launcher.commands import sweep as sweep_commands
 from shardtune.launcher.commands.command import Command
+from shardtune.processes import forget_output
 from shardtune.redaction import redact
 
 HELP = f"""\
@@ -91,7 +91,7 @@ def main() -> None:
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:  # the reader of the output has closed it (`| head`)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        forget_output()
         code = 0
     sys.exit(code)
 

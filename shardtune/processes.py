@@ -1,6 +1,10 @@
-"""Identifies processes, and whether they are still alive."""
+"""Identifies processes, whether they are still alive, and how they end when nobody reads their output (`| head`)."""
 
+import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 
 def pid_scope() -> str:
@@ -19,3 +23,19 @@ def start_ticks(pid: int) -> int | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     return None if after_name[0] == "Z" else int(after_name[19])
+
+
+def run_piped(main: Callable[[], int]) -> NoReturn:
+    """Exits with the code that `main` returns; with 0, and in silence, once nobody reads its output any more."""
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        forget_output()
+        code = 0
+    sys.exit(code)
+
+
+def forget_output() -> None:
+    """Sends what is still to be written to nowhere; otherwise Python complains about it when it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from shardtune.errors import CheckpointError
-from shardtune.run_dir.files import EXPORT, EXPORT_PENDING, RESULTS, TEST_ROWS, write_atomically
+from shardtune.run_dir.files import CHECKPOINTS, EXPORT, EXPORT_PENDING, RESULTS, TEST_ROWS, write_atomically
+from shardtune.trainer.between_steps.averages.last_checkpoints import Averaged, LastCheckpoints
 from shardtune.trainer.between_steps.stop_checks import StopChecks
 from shardtune.trainer.checkpoint.manifest import Checkpoint
 from shardtune.trainer.checkpoint.resume import (
@@ -28,7 +29,14 @@ def finish(start: Start, training: Training) -> dict[str, Any]:
     training.milestones.finish()
     state, task, policy = training.milestones.state, training.loaded.task, training.resumed.policy
     best, last = _best_and_last(start, training)
+    averaged = _average_last(start, training, best)
+    if averaged is not None and averaged.checkpoint is not None:
+        best = averaged.checkpoint
+    elif averaged is not None or best.step != state.step:
+        restore(training.loaded.engine, best, weights_only=True)
     results: dict[str, Any] = {"step": state.step, "best_step": best.step}
+    if averaged is not None:
+        results["average_last"] = averaged.as_results()
     if state.dev_at_start is not None:
         results["dev_at_start"] = state.dev_at_start
     if (dev_metrics := best.manifest.dev_metrics) is not None:
@@ -36,8 +44,6 @@ def finish(start: Start, training: Training) -> dict[str, Any]:
         task.calibrate(dev_metrics)
     if best.manifest.metric(policy.metric) is not None:
         results["chosen_by"] = {"metric": policy.metric, "lower_is_better": policy.lower_is_better}
-    if best.step != state.step:
-        restore(training.loaded.engine, best, weights_only=True)
     if (test := start.prepared.split("test")) is not None:
         evaluated = training.evaluator.evaluate_rows("test", test, best.step)
         results["test"] = without_answers(evaluated.metrics)
@@ -50,6 +56,23 @@ def finish(start: Start, training: Training) -> dict[str, Any]:
         _export(start, training.stop_checks, best, last, results)
     _write_results(start, results)
     return results
+
+
+def _average_last(start: Start, training: Training, best: Checkpoint) -> Averaged | None:
+    """Collective: the mean of the last checkpoints, if the recipe asks for it. Raises StopAsked."""
+    number, dev = start.recipe.checkpoint.average_last, start.prepared.split("dev")
+    if number is None or dev is None:
+        return None
+    checkpoints = training.resumed.checkpoints
+    last = LastCheckpoints(
+        number=number,
+        folder=start.run_dir / CHECKPOINTS,
+        dev=dev,
+        policy=training.resumed.policy,
+        engine=training.loaded.engine,
+        evaluator=training.evaluator,
+    )
+    return last.average(checkpoints.complete() if start.ranks.is_zero else [], best)
 
 
 def _write_results(start: Start, results: Mapping[str, Any]) -> None:
@@ -84,8 +107,8 @@ def _export(
     """Collective: exports both models, whose files the ranks share. Raises CheckpointError or StopAsked."""
     folder = start.run_dir / EXPORT
     exports = [Export(start.run_dir, best, folder / "best", recipe=start.recipe, results=results)]
-    if best.step != last.step:
+    if best.path != last.path:
         exports.append(Export(start.run_dir, last, folder / "last", recipe=start.recipe))
     write_together(exports, start.ranks, stop_checks.requested)
-    if best.step == last.step:
+    if best.path == last.path:
         run_on_zero(start.ranks, lambda: copy_export(folder / "best", folder / "last"))

@@ -19,6 +19,7 @@ from shardtune.run_dir.files import CHECKPOINTS, FACTS, MODEL, STOP, write_atomi
 from shardtune.run_dir.lease import FileLease
 from shardtune.run_dir.view.history import read_history
 from shardtune.run_dir.view.time_use import time_use
+from shardtune.trainer.between_steps.averages.running_average import RunningAverage
 from shardtune.trainer.between_steps.base_answers import base_answers
 from shardtune.trainer.between_steps.callback import Callback, RolledBack
 from shardtune.trainer.between_steps.compile_report import CompileReport
@@ -216,7 +217,7 @@ def _resume(start: Start, loaded: Loaded) -> Resumed:
         base = {**base, "quantized": quantized}
     beat()
     policy = CheckpointPolicy(
-        keep_last=recipe.checkpoint.keep_last,
+        keep_last=max(recipe.checkpoint.keep_last, recipe.checkpoint.average_last or 0),
         keep_best=recipe.checkpoint.keep_best,
         asynchronous=recipe.checkpoint.asynchronous,
         metric=metric,
@@ -270,6 +271,7 @@ def _compose(
     # Called in this order after each step; each hands its state on to the next. Something new is one line here.
     callbacks: list[Callback] = [
         _guard(start, loaded, resumed, steps),
+        *_running_average(start, loaded),
         Publisher(resumed.checkpoints, meter),
         _step_report(start, steps, meter),
         dev,
@@ -295,6 +297,11 @@ def _guard(start: Start, loaded: Loaded, resumed: Resumed, steps: TrainingSteps)
         reporter=start.reporter,
         ranks=start.ranks,
     )
+
+
+def _running_average(start: Start, loaded: Loaded) -> list[Callback]:
+    decay = start.recipe.train.ema_decay
+    return [] if decay is None else [RunningAverage(engine=loaded.engine, decay=decay)]
 
 
 def _step_report(start: Start, steps: TrainingSteps, meter: Meter) -> StepReport:

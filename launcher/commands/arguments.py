@@ -28,6 +28,7 @@ EXAMPLES = {
     "points": "FILE",
     "grid": "key=A,B",
     "model": "last",
+    "task": "classification",
     "dtype": "bf16",
     "depends": "afterok:JOB",
     "gpu": "h100-sxm-80g",

@@ -42,6 +42,12 @@ def refuse_with_several(**given: bool) -> None:
             )
 
 
+def refuse_split_ranks(ranks: str | None, split_model: str) -> None:
+    """Raises ConfigError for several ranks of a model that is divided over the GPUs, which one process has all."""
+    if split_model == "True" and ranks not in (None, "1"):
+        raise ConfigError("shardtune: --split-model: one process uses all GPUs; remove --ranks")
+
+
 def say_at_once(text: str) -> None:
     """Says what is begun, because the imports of the trainer take seconds; not on stdout, which is for the result."""
     print(text, file=sys.stderr, flush=True)

@@ -3,15 +3,22 @@
 from pathlib import Path
 
 from shardtune.errors import ConfigError
-from shardtune.launcher.commands.command import Command, refuse_values, refuse_words, say_at_once
+from shardtune.launcher.commands.command import (
+    Command,
+    refuse_split_ranks,
+    refuse_values,
+    refuse_words,
+    say_at_once,
+)
 
 HELP = """\
 How good a model is:
 
   shardtune compare RUN_A RUN_B             which differences on the same test rows are more than chance (--json)
   shardtune eval RUN_DIR --data=PATH        evaluate the model on other labeled rows, on all GPUs; repeat --data
+      MODEL_FOLDER --task=classification    the same for any model of transformers; key=value says how rows are read
       --predictions=out.jsonl               also write each row with its prediction, its loss and its place
-      --model=last --ranks=N --json
+      --model=last --ranks=N --json         --split-model: for a model that is too large for one GPU
   shardtune suspects RUN_DIR                list rows whose labels look wrong, or that the model cannot explain
       --folds=5                             judge each row by a model that was not trained on it
       --top=50 --out=suspects.jsonl --ranks=N --local
@@ -42,34 +49,43 @@ def compare(run_a: str, run_b: str, json: str = "False") -> Command:
 
 def evaluate(
     run_dir: str,
+    *overrides: str,
     data: str | None = None,
+    task: str | None = None,
     model: str = "best",
     predictions: str | None = None,
     ranks: str | None = None,
+    split_model: str = "False",
     json: str = "False",
 ) -> Command:
-    """Evaluates the exported model of a run on labeled rows; prints every metric with its 95 % interval.
+    """Evaluates a model on labeled rows; prints every metric with its 95 % interval.
 
     Args:
-        run_dir: a run directory.
+        run_dir: a run directory, or the folder of any model of transformers, also of adapters.
+        overrides: how the rows are read, such as data.columns={label: stars} task.problem=regression.
         data: labeled rows: a file, a folder, a glob or hf:owner/name, as in data.test; may be given several times.
-        model: best or last.
+        task: what the model of a folder has learned, if that is not found there: classification, chat, …
+        model: best or last, of a run directory.
         predictions: write a JSON line for each row to this file: its columns, prediction, loss and place.
         ranks: processes that share the rows (default: one for each GPU, or one without GPUs).
+        split_model: divide a model that is too large for one GPU over all GPUs of this machine, in one process.
         json: print a JSON object.
     """
-    refuse_values(json=json)
+    refuse_values(json=json, split_model=split_model)
     refuse_words(ranks=ranks)
     if data is None:
         raise ConfigError("shardtune: eval: --data is missing; write shardtune eval RUN_DIR --data=PATH")
-    words = [run_dir, *(f"--data={path}" for path in data.split("\n")), f"--model={model}"]
+    refuse_split_ranks(ranks, split_model)
+    words = [run_dir, *overrides, *(f"--data={path}" for path in data.split("\n")), f"--model={model}"]
+    words += [f"--task={task}"] if task is not None else []
     words += [f"--predictions={predictions}"] if predictions is not None else []
     words += ["--json"] if json == "True" else []
 
     def perform() -> int:
-        from shardtune.launcher.start.evaluation import run_evaluation
+        from shardtune.launcher.start.evaluation import EVALUATE, run_sharing
 
-        return run_evaluation(Path(run_dir), words, None if ranks is None else int(ranks))
+        number = None if ranks is None else int(ranks)
+        return run_sharing(EVALUATE, Path(run_dir), words, number, is_split=split_model == "True")
 
     return Command(perform)
 

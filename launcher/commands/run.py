@@ -4,7 +4,14 @@ from pathlib import Path
 
 from shardtune.errors import ConfigError
 from shardtune.home import expand_home
-from shardtune.launcher.commands.command import Command, refuse_values, refuse_with_several, refuse_words, say_at_once
+from shardtune.launcher.commands.command import (
+    Command,
+    refuse_split_ranks,
+    refuse_values,
+    refuse_with_several,
+    refuse_words,
+    say_at_once,
+)
 
 HELP = """\
   shardtune run RECIPE [key=value …]        train, evaluate and export; the same command again resumes
@@ -17,6 +24,7 @@ HELP = """\
   shardtune prepare RECIPE [key=value …]    read and tokenize the data ahead of a run (--json)
   shardtune run RUN_DIR                     resume a run
   shardtune predict RUN_DIR --text="…"      predict with the best model; also --file=in.jsonl --out=out.jsonl
+      --ranks=N                             share the rows of the file; --split-model: one model over all GPUs
   shardtune chat RUN_DIR                    chat with the model; --system="…" --temperature=0 --model=last
   shardtune checkpoints RUN_DIR             list checkpoints: step, metric, size, integrity (--json)
   shardtune export RUN_DIR                  export a checkpoint for Hugging Face; --step=N --dtype=bf16 --out=DIR
@@ -80,7 +88,13 @@ def run(
 
 
 def predict(
-    run_dir: str, text: str | None = None, file: str | None = None, out: str | None = None, model: str = "best"
+    run_dir: str,
+    text: str | None = None,
+    file: str | None = None,
+    out: str | None = None,
+    model: str = "best",
+    ranks: str | None = None,
+    split_model: str = "False",
 ) -> Command:
     """Prints the predictions of a run's model, one JSON object per row.
 
@@ -90,8 +104,23 @@ def predict(
         file: rows to predict for, in any format that a recipe's data may have.
         out: write the predictions to this file.
         model: best or last.
+        ranks: processes that share the rows, each with the whole model (default: 1).
+        split_model: divide a model that is too large for one GPU over all GPUs of this machine, in one process.
     """
-    return _module("shardtune.trainer.commands.predict", run_dir, text=text, file=file, out=out, model=model)
+    refuse_values(split_model=split_model)
+    refuse_words(ranks=ranks)
+    refuse_split_ranks(ranks, split_model)
+    words = [run_dir, *_options(text=text, file=file, out=out, model=model)]
+    if ranks is None and split_model == "False":
+        return _module("shardtune.trainer.commands.predict", *words)
+
+    def perform() -> int:
+        from shardtune.launcher.start.evaluation import PREDICT, run_sharing
+
+        number = None if ranks is None else int(ranks)
+        return run_sharing(PREDICT, Path(run_dir), words, number, is_split=split_model == "True")
+
+    return Command(perform)
 
 
 def chat(

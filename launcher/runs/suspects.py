@@ -11,7 +11,7 @@ from shardtune.launcher.plan.sweep import SweepPlan
 from shardtune.launcher.runs import sweep_queue
 from shardtune.launcher.slurm import cluster
 from shardtune.launcher.start import execute
-from shardtune.launcher.start.evaluation import plan_evaluation, start_ranks
+from shardtune.launcher.start.evaluation import device_of, plan_evaluation, start_ranks
 from shardtune.run_dir.exit_codes import EXIT_OK
 from shardtune.run_dir.files import is_finished
 from shardtune.run_dir.run import read_config
@@ -68,7 +68,7 @@ def _train(sweep: SweepPlan, say: Callable[[str], None], *, is_local: bool) -> i
 def _judge(run_dir: Path, words: Sequence[str], num_ranks: int | None) -> int:
     """Has the ranks judge the rows: by default one for each GPU, or one without GPUs."""
     machine = execute.find_machine()
-    plan = plan_evaluation(read_config(run_dir), machine, num_ranks)
+    plan = plan_evaluation(device_of(run_dir), machine, num_ranks)
     for text in machine.notices:
         print(text, file=sys.stderr)
     module = [MODULE, str(run_dir), *words, f"--device={plan.device}"]

@@ -20,6 +20,8 @@ class States:
     master: float = 4
     """The fp32 copy that the optimizer updates; 0 without one."""
     moments: float = 8
+    average: float = 0
+    """The moving average of the weights, kept where the moments are; 0 without one."""
     rounds_moments: bool = False
     """Whether the update rounds them to bf16 stochastically (trainer/engine/states)."""
     exchanged: float = 2
@@ -62,8 +64,8 @@ class States:
 
     @property
     def saved(self) -> float:
-        """Bytes of a trained parameter in a checkpoint: fp32 weights, and moments as they are."""
-        return 4 + self.moments
+        """Bytes of a trained parameter in a checkpoint: fp32 weights, and moments and an average as they are."""
+        return 4 + self.moments + self.average
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -134,7 +134,7 @@ def held_states(job: Job) -> dict[str, float]:
         SECOND_COPY: weights / states.secondary if 1 < states.secondary < world else 0.0,
         "gradients": gradient_bytes(job),
         "master weights": on_gpu * trained * states.master / optimizer,
-        "optimizer states": on_gpu * trained * states.moments / optimizer,
+        "optimizer states": on_gpu * trained * (states.moments + states.average) / optimizer,
         "pretrained values": on_gpu * trained * states.held / optimizer,
         # Stage 3 keeps the bucket; an optimizer on the host has a place for the largest gradient on the GPU.
         "buckets": bucket_bytes(job) if states.shards_weights else 0.0,
@@ -151,7 +151,7 @@ def host_states(job: Job) -> dict[str, float]:
     held = {"weights": job.shape.num_parameters / world * states.weight if states.offloads_weights else 0.0}
     if states.offloads_optimizer:
         held["master weights"] = own * states.master
-        held["optimizer states"] = own * states.moments
+        held["optimizer states"] = own * (states.moments + states.average)
         held["pretrained values"] = own * states.held
         # Those of the step, and those handed to the optimizer.
         added_up = _with_whole_tensors(job, own) if states.views_gradients else own

@@ -102,6 +102,7 @@ def _update_seconds(job: Job, constants: Constants) -> tuple[float, float]:
     moved = own * (3 * 4 + 4 + 4 + 2 * (states.master or states.weight) + 2 * states.moments)
     if states.rounds_moments:
         moved = own * ROUNDING_TRAFFIC
+    moved += own * 3 * states.average  # reads it and the weights, and writes it
     if not states.offloads_optimizer:
         return Rates(job.cluster.gpu, job.precision, constants).moving(moved), 0.0
     update = moved * job.cluster.gpus_per_node / (HOST_GB_S * 1e9)

@@ -261,6 +261,11 @@ class TrainConfig(Section):
     default the task's main metric). None trains to the end. The learning rate follows its schedule for all steps."""
     min_delta: Annotated[float, Field(ge=0)] = 0.0
     """For patience: how much better a value has to be to count."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Keeps an exponential moving average of the weights, such as 0.999, and evaluates and exports it in their place.
+    It is in fp32, divided among the ranks as the optimizer's states are: 4 bytes more for each trained parameter, of
+    memory and of checkpoints. The decay begins low and rises to this: after step t it is at most (1 + t) / (10 + t).
+    None keeps no average."""
     seed: Seed = 0
     """Seed of new layers, the order of the rows, and dropout. Not of what is held out or kept of the data, by
     data.dev.fraction and data.fraction."""
@@ -381,10 +386,14 @@ class CheckpointConfig(Section):
     """How many of the best checkpoints on dev to keep, in addition."""
     best_metric: str | None = None
     """The dev metric that selects the best model. None uses the task's default metric."""
+    average_last: Annotated[int, Field(ge=2)] | None = None
+    """At the end, averages the weights of this many of the newest checkpoints, and evaluates the mean on dev; if it is
+    better than the best model, it is that, and is tested and exported. These checkpoints are kept. None averages
+    nothing."""
     asynchronous: bool = True
     """Training waits only until a checkpoint is copied to host memory, which needs 12 bytes per trained parameter (8
-    with optim.states=bf16), over all ranks; the copy is written to disk in the background. `false` waits until it is on
-    disk, and needs no extra memory."""
+    with optim.states=bf16, and 4 more with train.ema_decay), over all ranks; the copy is written to disk in the
+    background. `false` waits until it is on disk, and needs no extra memory."""
 
 
 class ReportConfig(Section):
@@ -474,6 +483,15 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _averages_are_judged_by_dev_alone(self) -> "Recipe":
+        if self.checkpoint.average_last is not None and self.retention.max_drop is not None:
+            raise ValueError(
+                "checkpoint.average_last: the mean of checkpoints is judged by dev alone, and retention.max_drop by other "
+                "skills; remove one of them (train.ema_decay averages within the limits)"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _best_metric_exists(self) -> "Recipe":
         legal = ("loss", *self.task.metric_names())
         if self.checkpoint.best_metric not in (None, *legal):
@@ -535,6 +553,12 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _an_average_can_be_compared(self) -> "Recipe":
+        if self.checkpoint.average_last is not None and self.data.dev is None:
+            raise ValueError("checkpoint.average_last: no data.dev to evaluate on; set it, or remove average_last")
+        return self
+
+    @model_validator(mode="after")
     def _start_can_be_evaluated(self) -> "Recipe":
         if self.train.eval_at_start and self.data.dev is None:
             raise ValueError("train.eval_at_start: no data.dev to evaluate on; set it, or remove eval_at_start")
@@ -584,6 +608,7 @@ ADDED_LATER = frozenset(
         "regularize.ewc",
         "regularize.kl_to_base",
         "regularize.l2_sp",
+        "train.ema_decay",
     }
 )
 """Keys of these sections that recipes had no name for before; with their defaults, what is learned is as it was."""

@@ -21,6 +21,8 @@ DATA = "data_fingerprint"
 
 
 CHECKPOINTS, EXPORT = "checkpoints", "export"
+AVERAGED = "averaged"
+"""Within CHECKPOINTS, the mean of the last ones, if it is the best model (checkpoint.average_last)."""
 MODEL = "model"
 """The trained model's config, generation config and tokenizer; together with the weights of a checkpoint, a complete
 model."""
@@ -140,6 +142,10 @@ def open_in_place(path: Path, mode: str) -> TextIO:
         return os.open(name, flags | os.O_NOFOLLOW, 0o666)
 
     return cast(TextIO, open(path, mode, encoding="utf-8", opener=opener))
+
+
+SAID = "said.txt"
+"""In the folder that the ranks of a command share: lines that the launcher says for them at the end."""
 
 
 def failure_path(run_dir: Path, rank: int | str) -> Path:

@@ -19,11 +19,13 @@ import xxhash
 
 from shardtune.errors import CheckpointError
 from shardtune.trainer.checkpoint.train_state import TrainState
+from shardtune.trainer.engine.states.names import RAW
 
 MANIFEST, LATEST = "manifest.json", "latest"
-FORMAT, FORMAT_WITH_BASE = 1, 2
+FORMAT, FORMAT_WITH_BASE, FORMAT_WITH_AVERAGE = 1, 2, 3
 """The number goes up when older code could not read what newer code writes. FORMAT_WITH_BASE is for checkpoints that
-hold only what was trained on top of a base model."""
+hold only what was trained on top of a base model, FORMAT_WITH_AVERAGE for those whose weights are an average of what
+was trained."""
 WEIGHTS, OPTIMIZER = "weights", "optimizer"
 """The two kinds of files, such as `weights-00000-of-00002.safetensors`; an export reads the weights alone."""
 PACKAGES = ("shardtune", "torch", "deepspeed", "transformers", "tokenizers", "safetensors")
@@ -133,6 +135,8 @@ def render_manifest(manifest: Manifest) -> str:
     if manifest.base is None:
         del content["base"]
         format_ = FORMAT
+    if RAW in manifest.optimizer_keys:
+        format_ = FORMAT_WITH_AVERAGE
     return json.dumps({"format": format_, "xxh3_128": _digest(content), "checkpoint": content}, indent=1)
 
 
@@ -143,10 +147,10 @@ def parse_manifest(text: str, path: Path) -> Manifest:
         digest, content, format_ = whole["xxh3_128"], whole["checkpoint"], whole["format"]
     except (ValueError, KeyError, TypeError):
         raise CheckpointError(f"{path.name} is damaged: it is not a manifest") from None
-    if format_ not in (FORMAT, FORMAT_WITH_BASE):
+    if format_ not in (FORMAT, FORMAT_WITH_BASE, FORMAT_WITH_AVERAGE):
         raise UnknownFormatError(
-            f"{path} has format {format_}; this shardtune reads formats up to {FORMAT_WITH_BASE}. Use the version of "
-            "shardtune that wrote it, or a newer one"
+            f"{path} has format {format_}; this shardtune reads formats up to {FORMAT_WITH_AVERAGE}. Use the version "
+            "of shardtune that wrote it, or a newer one"
         )
     if digest != _digest(content):
         raise CheckpointError(f"{path.name} is damaged: its checksum differs")

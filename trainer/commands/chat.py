@@ -11,6 +11,7 @@ from typing import Any
 
 from shardtune.argument_parser import OneLineParser
 from shardtune.errors import CheckpointError, DataError, ShardtuneError
+from shardtune.processes import run_piped
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
 from shardtune.shell_line import shell_line
 from shardtune.trainer.commands.predict import find_model, open_model
@@ -194,4 +195,4 @@ def _temperature(text: str) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_piped(main)

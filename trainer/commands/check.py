@@ -4,7 +4,6 @@
 data or the model.
 """
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
@@ -17,6 +16,7 @@ import torch
 from shardtune.argument_parser import OneLineParser
 from shardtune.counted import counted
 from shardtune.ds_config.resolve import ds_config_notice
+from shardtune.processes import run_piped
 from shardtune.recipe.load import load_recipe
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.between_steps.base_answers import describe_costs
@@ -276,4 +276,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_piped(main)

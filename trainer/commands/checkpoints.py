@@ -12,6 +12,7 @@ from typing import Any
 
 from shardtune.argument_parser import OneLineParser
 from shardtune.errors import CheckpointError, ShardtuneError
+from shardtune.processes import run_piped
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
 from shardtune.run_dir.files import CHECKPOINTS
 from shardtune.run_dir.run import read_config
@@ -107,4 +108,4 @@ def render_table(checkpoints: Sequence[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_piped(main)

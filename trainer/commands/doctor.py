@@ -11,6 +11,7 @@ from pathlib import Path
 from shardtune.argument_parser import OneLineParser
 from shardtune.counted import counted
 from shardtune.errors import ShardtuneError
+from shardtune.processes import run_piped
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
 from shardtune.trainer.distributed.ranks import connect, disconnect
 from shardtune.trainer.preflight.link_speed import measure_links
@@ -51,4 +52,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_piped(main)

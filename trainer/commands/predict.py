@@ -1,187 +1,146 @@
-"""Predicts with the model of a finished run, in one process.
+"""Predicts with the model of a finished run, in one process or on several ranks.
 
 `python -m shardtune.trainer.commands.predict RUN_DIR --text … | --file …`: one JSON object per line, in the order of
 the input.
 """
 
-import json
+import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from itertools import islice
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
 
 from shardtune.argument_parser import OneLineParser
 from shardtune.counted import counted
-from shardtune.errors import CheckpointError, DataError, ShardtuneError, system_fault
+from shardtune.errors import DataError
 from shardtune.json_lines import json_line
-from shardtune.recipe.load import parse_recipe
+from shardtune.processes import forget_output, run_piped
 from shardtune.recipe.schema import Recipe
 from shardtune.rows.columns import plain
 from shardtune.rows.source import Faults, Row, read_options, read_rows
-from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
-from shardtune.run_dir.files import CONFIG, FACTS, MODEL
-from shardtune.shell_line import shell_line
+from shardtune.run_dir.exit_codes import EXIT_OK
+from shardtune.trainer.commands.inference.exported_model import find_model, open_model, open_task
+from shardtune.trainer.commands.inference.predictions import WINDOW_ROWS, predict_together
+from shardtune.trainer.commands.inference.row_file import read_rows_of, write_rows_of
+from shardtune.trainer.commands.inference.shared_command import PATIENCE, add_rank_arguments, end, say_at_end
 from shardtune.trainer.data.prepare.sources import with_named_columns
-from shardtune.trainer.setup.precision import expected_precision
-from shardtune.trainer.tasks import TASKS, Task, task_of
-from shardtune.trainer.tasks.example import Example
-from shardtune.trainer.tasks.task import GeneratingTask
+from shardtune.trainer.distributed.meeting import meet
+from shardtune.trainer.distributed.ranks import connect, disconnect
+from shardtune.trainer.setup.rank_log import drop_deprecation_warnings
+from shardtune.trainer.tasks import TASKS
 
-if TYPE_CHECKING:
-    import torch
-
-BATCH_ROWS, WINDOW_ROWS = 32, 1024
+__all__ = ["find_model", "main", "open_model", "open_task", "predict", "predict_together"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit code."""
-    parser = OneLineParser("shardtune predict", description=__doc__)
-    parser.add_argument("run_dir", type=Path, help="a run directory")
-    parser.add_argument("--text", action="append", default=[], help="a text to predict; may be given several times")
-    parser.add_argument("--file", type=Path, help="a file of rows to predict, in any format of training data")
-    parser.add_argument("--out", type=Path, help="the JSON lines file to write (default: standard output)")
-    parser.add_argument("--model", default="best", choices=("best", "last"), help="the exported model to use")
-    arguments = parser.parse_args(argv)
+    """Runs the command, or one rank of it, and returns its exit code."""
+    arguments = _parse(argv)
+    drop_deprecation_warnings()
     try:
-        if arguments.out is not None and arguments.out.suffix in (".csv", ".tsv", ".parquet"):
-            raise DataError(f"--out: predictions are JSON lines; name it {arguments.out.with_suffix('.jsonl')}")
-        recipe, folder, facts = find_model(arguments.run_dir, arguments.model)
-        task_type = TASKS[recipe.task.kind]
-        rows = [
-            Row(task_type.text_row(text), Path("--text"), line) for line, text in enumerate(arguments.text, start=1)
-        ]
-        if arguments.file is not None:
-            rows += _read_inputs(arguments.file, recipe)
-        faults = Faults()
-        for row in rows:
-            task_type.check_inputs(row, faults)
-        faults.raise_if_any()
-        if not rows:
-            raise DataError("nothing to predict; give --text or --file")
-        to_file = arguments.out is not None
-        with arguments.out.open("w", encoding="utf-8") if to_file else nullcontext(sys.stdout) as out:
-            _write(predict(recipe, folder, facts, rows, progress=to_file), rows, out)
-        if to_file:
-            print(f"{counted(len(rows), 'prediction')} written to {arguments.out}", file=sys.stderr)
-    except ShardtuneError as error:
-        print(error, file=sys.stderr)
-        return EXIT_USER
-    except OSError as error:
-        if isinstance(error, BrokenPipeError) or (fault := system_fault(error, str(arguments.out))) is None:
-            raise
-        print(fault, file=sys.stderr)
-        return EXIT_USER
+        _main(arguments)
+    except BrokenPipeError:
+        raise
+    except (Exception, KeyboardInterrupt) as error:
+        return end(error, arguments.prepared, str(arguments.out))
     return EXIT_OK
 
 
+def _main(arguments: argparse.Namespace) -> None:
+    if arguments.out is not None and arguments.out.suffix in (".csv", ".tsv", ".parquet"):
+        raise DataError(f"--out: predictions are JSON lines; name it {arguments.out.with_suffix('.jsonl')}")
+    recipe, folder, facts = find_model(arguments.run_dir, arguments.model)
+    rows = read_rows_of(arguments.prepared) if arguments.prepared is not None else _inputs(arguments, recipe)
+    if arguments.prepare is not None:
+        write_rows_of(arguments.prepare, rows)
+        return
+    if arguments.prepared is not None:
+        _predict_as_rank(arguments, recipe, folder, facts, rows)
+        return
+    with ExitStack() as stack:
+        out = sys.stdout
+        if arguments.out is not None:
+            out = stack.enter_context(arguments.out.open("w", encoding="utf-8"))
+        found = predict(recipe, folder, facts, rows, progress=arguments.out is not None, is_split=arguments.split_model)
+        for row, prediction in zip(rows, found, strict=True):
+            out.write(_line(row, prediction))
+    _say_how_many(arguments, len(rows))
+
+
+def _predict_as_rank(
+    arguments: argparse.Namespace, recipe: Recipe, folder: Path, facts: Mapping[str, Any], rows: Sequence[Row]
+) -> None:
+    """Collective: predicts the rows together with other ranks; rank 0 writes. All end once nobody reads that."""
+    with ExitStack() as stack:
+        ranks = connect(arguments.device, store=meet(PATIENCE), timeout=PATIENCE)
+        stack.callback(disconnect)
+        task, model, tokenizer = open_model(recipe, folder, facts, ranks.device)
+        out = sys.stdout
+        if arguments.out is not None and ranks.is_zero:
+            out = stack.enter_context(arguments.out.open("w", encoding="utf-8"))
+        written = 0
+        for predictions in predict_together(task, model, tokenizer, rows, recipe.data.max_tokens, ranks):
+            is_read = True
+            try:
+                for row, prediction in zip(rows[written:], predictions, strict=False):
+                    out.write(_line(row, prediction))
+                out.flush()
+            except BrokenPipeError:
+                forget_output()
+                is_read = False
+            written += len(predictions)
+            if ranks.any(not is_read):
+                return
+        ranks.barrier()
+        if ranks.is_zero:
+            _say_how_many(arguments, written)
+
+
 def predict(
-    recipe: Recipe, folder: Path, facts: Mapping[str, Any], rows: Sequence[Row], *, progress: bool = False
+    recipe: Recipe,
+    folder: Path,
+    facts: Mapping[str, Any],
+    rows: Sequence[Row],
+    *,
+    progress: bool = False,
+    is_split: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """A prediction for each row, in order, by the model exported to `folder`, on the first GPU if there is one."""
-    from rich.console import Console
-    from rich.progress import track
-
-    task, model, tokenizer = open_model(recipe, folder, facts)
-    starts: Sequence[int] = range(0, len(rows), WINDOW_ROWS)
-    for start in track(starts, "predicting", console=Console(stderr=True), disable=not progress):
-        window = rows[start : start + WINDOW_ROWS]
-        yield from predict_window(task, model, tokenizer, window, recipe.data.max_tokens)
-
-
-def predict_window(
-    task: Task, model: Any, tokenizer: Any, rows: Sequence[Row], max_tokens: int
-) -> Iterator[dict[str, Any]]:
-    """A prediction for each row, in order; those of about the same length share a batch."""
-    by_row = task.encode(rows, max_tokens, labeled=False)
-    examples = [example for row_examples in by_row for example in row_examples]
-    by_length = sorted(range(len(examples)), key=lambda at: len(examples[at]["input_ids"]))
-    answers: dict[int, dict[str, Any]] = {}
-    for first in range(0, len(by_length), BATCH_ROWS):
-        chosen = by_length[first : first + BATCH_ROWS]
-        answers |= zip(chosen, _answers(task, model, [examples[at] for at in chosen], tokenizer), strict=True)
-    in_order = (answers[at] for at in range(len(examples)))
-    for row, row_examples in zip(rows, by_row, strict=True):
-        yield task.answer(row, row_examples, list(islice(in_order, len(row_examples))))
+    """A prediction for each row, in order, by the model exported to `folder`, on the first GPU if there is one, or
+    `is_split` over all GPUs."""
+    task, model, tokenizer = open_model(recipe, folder, facts, is_split=is_split)
+    found = predict_together(task, model, tokenizer, rows, recipe.data.max_tokens)
+    num_windows = -(-len(rows) // WINDOW_ROWS)
+    for predictions in track(
+        found, "predicting", total=num_windows, console=Console(stderr=True), disable=not progress
+    ):
+        yield from predictions
 
 
-def open_model(
-    recipe: Recipe, folder: Path, facts: Mapping[str, Any], device: "torch.device | None" = None
-) -> tuple[Task, Any, Any]:
-    """The task, the model exported to `folder`, and its tokenizer.
-
-    The model is on the device, by default the first GPU if there is one. Adapters are added to their base model. Raises
-    CheckpointError if the base model has changed, or the weights cannot be read.
-    """
-    import torch
-    import transformers
-    from safetensors import SafetensorError
-
-    from shardtune.trainer.checkpoint.base_model import identify, read_base, refuse_another_base
-    from shardtune.trainer.model.load import DTYPES
-    from shardtune.trainer.model.lora import is_adapter, open_base, put_on
-    from shardtune.trainer.model.pretrained import model_class
-    from shardtune.trainer.model.quantized.loading import refuse_without_bitsandbytes
-
-    transformers.utils.logging.disable_progress_bar()
-    task, tokenizer, config = open_task(recipe, folder, facts)
-    if is_adapter(folder):
-        trained_on = read_base(folder)
-        refuse_another_base(trained_on, identify(recipe), folder)
-        refuse_without_bitsandbytes(recipe)
-        base = open_base(
-            recipe,
-            model_class(config),
-            config,
-            dtype=DTYPES[expected_precision(recipe)],
-            quantized=trained_on.get("quantized"),
-            device="cuda" if torch.cuda.is_available() else "cpu",
-        )
-        try:
-            model = put_on(base, folder)
-        except SafetensorError as error:
-            raise CheckpointError(f"{folder}: its adapters cannot be read ({error}); export them again") from error
-        if (folder / MODEL / "generation_config.json").is_file():
-            model.generation_config = transformers.GenerationConfig.from_pretrained(folder / MODEL)
-    else:
-        auto_model = getattr(transformers, task.auto_model)
-        try:
-            # Only safetensors: another file of weights, put in their place, would be unpickled.
-            model = auto_model.from_pretrained(folder, trust_remote_code=False, use_safetensors=True)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{folder}: its weights cannot be read ({error}); export the model again") from error
-    return task, model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(), tokenizer
+def _inputs(arguments: argparse.Namespace, recipe: Recipe) -> list[Row]:
+    """The rows to predict. Raises DataError if there are none, or if they lack what the model reads."""
+    task_type = TASKS[recipe.task.kind]
+    rows = [Row(task_type.text_row(text), Path("--text"), line) for line, text in enumerate(arguments.text, start=1)]
+    if arguments.file is not None:
+        rows += _read_inputs(arguments.file, recipe)
+    faults = Faults()
+    for row in rows:
+        task_type.check_inputs(row, faults)
+    faults.raise_if_any()
+    if not rows:
+        raise DataError("nothing to predict; give --text or --file")
+    return rows
 
 
-def open_task(recipe: Recipe, folder: Path, facts: Mapping[str, Any]) -> tuple[Task, Any, Any]:
-    """The task of the model exported to `folder`, with what its dev metrics tell, its tokenizer and its config."""
-    import transformers
-
-    from shardtune.trainer.model.load import calibrate
-    from shardtune.trainer.model.lora import is_adapter
-
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    place = folder / MODEL if is_adapter(folder) else folder
-    config = transformers.AutoConfig.from_pretrained(place, trust_remote_code=False)
-    task = task_of(recipe, facts, tokenizer, config)
-    calibrate(task, folder)
-    return task, tokenizer, config
+def _line(row: Row, prediction: dict[str, Any]) -> str:
+    return json_line({**row.values, "prediction": prediction})
 
 
-def _answers(task: Task, model: Any, examples: Sequence[Example], tokenizer: Any) -> list[dict[str, Any]]:
-    import torch
-
-    from shardtune.trainer.evaluation.generate import settings_of
-    from shardtune.trainer.model.load import generate
-
-    with torch.inference_mode():
-        if not isinstance(task, GeneratingTask):
-            batch = task.collate(examples).to(model.device)
-            return task.predictions(model(**batch.plain_inputs), batch)
-        inputs = {name: value.to(model.device) for name, value in task.collate_prompts(examples).items()}
-        ids = generate(model, inputs, settings_of(task.generation, tokenizer))
-        return [task.prediction(answer) for answer in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+def _say_how_many(arguments: argparse.Namespace, number: int) -> None:
+    if arguments.out is not None:
+        say_at_end(f"{counted(number, 'prediction')} written to {arguments.out}", arguments.prepared)
 
 
 def _read_inputs(path: Path, recipe: Recipe) -> list[Row]:
@@ -207,24 +166,16 @@ def _read_inputs(path: Path, recipe: Recipe) -> list[Row]:
     return [with_named_columns(row, recipe) for row in rows]
 
 
-def find_model(run_dir: Path, name: str) -> tuple[Recipe, Path, dict[str, Any]]:
-    """A run's recipe, the folder of its `best` or `last` model, and its task's facts.
-
-    Raises CheckpointError if it is not a run directory, or if the model is not exported yet.
-    """
-    if not (run_dir / CONFIG).is_file():
-        raise CheckpointError(f"{run_dir}: not a run directory (no {CONFIG})")
-    folder = run_dir / "export" / name
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder} does not exist yet; `{shell_line('run', run_dir)}` resumes the run")
-    recipe = parse_recipe((run_dir / CONFIG).read_text(encoding="utf-8"), name=str(run_dir / CONFIG))
-    return recipe, folder, json.loads((run_dir / FACTS).read_text(encoding="utf-8"))
-
-
-def _write(predictions: Iterator[dict[str, Any]], rows: Sequence[Row], out: TextIO) -> None:
-    for row, prediction in zip(rows, predictions, strict=True):
-        out.write(json_line({**row.values, "prediction": prediction}))
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = OneLineParser("shardtune predict", description=__doc__)
+    parser.add_argument("run_dir", type=Path, help="a run directory")
+    parser.add_argument("--text", action="append", default=[], help="a text to predict; may be given several times")
+    parser.add_argument("--file", type=Path, help="a file of rows to predict, in any format of training data")
+    parser.add_argument("--out", type=Path, help="the JSON lines file to write (default: standard output)")
+    parser.add_argument("--model", default="best", choices=("best", "last"), help="the exported model to use")
+    add_rank_arguments(parser)
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_piped(main)

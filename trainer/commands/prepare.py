@@ -13,6 +13,7 @@ from typing import Any
 
 from shardtune.argument_parser import OneLineParser
 from shardtune.counted import counted
+from shardtune.processes import run_piped
 from shardtune.recipe.load import load_recipe
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.files import CONFIG
@@ -94,4 +95,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_piped(main)

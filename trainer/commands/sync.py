@@ -10,6 +10,7 @@ from pathlib import Path
 from shardtune.argument_parser import OneLineParser
 from shardtune.counted import counted
 from shardtune.errors import ShardtuneError
+from shardtune.processes import run_piped
 from shardtune.redaction import redact
 from shardtune.run_dir.files import absolute
 
@@ -45,4 +46,4 @@ def _sync(run_dir: Path, *, workspace: bool) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_piped(main)

@@ -8,7 +8,7 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from shardtune.recipe.explain import shown
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.distributed.rank_env import has_plain_gpu_numbers
 from shardtune.trainer.distributed.ranks import Ranks
+from shardtune.trainer.distributed.stop import StopAsked
 from shardtune.trainer.engine import zero_layout as zero
 from shardtune.trainer.engine.engine import StepStats, seed_step
 from shardtune.trainer.engine.exchange.quantized import refuse_uneven_parts
@@ -63,9 +64,11 @@ class DeepSpeedEngine:
         ranks: Ranks,
         seed: int,
         keeps_frozen: bool = True,
+        keeps_average: bool = False,
         undivided: Sequence[nn.Module] = (),
     ) -> None:
-        """With keeps_frozen, snapshots include what is not trained; without it, restore does not touch that.
+        """With keeps_frozen, snapshots include what is not trained; without it, restore does not touch that. With
+        keeps_average, restore takes the average of the weights that a checkpoint has.
 
         ZeRO-3 gathers the weights of each of the `undivided` modules at once, with those of all modules inside it.
         """
@@ -101,7 +104,11 @@ class DeepSpeedEngine:
         refuse_uneven_parts(self._engine.module, ds_config)
         zero.undo_first_step(self._engine)
         self._state = ModelState(
-            self._engine.module, lambda: zero.homes(self._engine), ranks, keeps_frozen=keeps_frozen
+            self._engine.module,
+            lambda: zero.homes(self._engine),
+            ranks,
+            keeps_frozen=keeps_frozen,
+            keeps_average=keeps_average,
         )
         self._stopwatch = Stopwatch(model, ranks.device, sharded=self.zero_stage == 3)
 
@@ -155,17 +162,19 @@ class DeepSpeedEngine:
         norm = self._engine.get_global_grad_norm() if norm is None else norm
         return StepStats(lr, float(norm) if norm is not None else math.nan, applied=True)
 
+    def average(self, decay: float) -> None:
+        self._state.average(decay)
+
     @contextmanager
-    def evaluating(self) -> Iterator[None]:
+    def evaluating(self, *, averaged: bool = True) -> Iterator[None]:
         self._engine.eval()
         try:
-            with torch.no_grad():
+            with (
+                torch.no_grad(),
+                self._state.averaged(self._weights_from_masters, lambda: None) if averaged else nullcontext(),
+                self._passes_ended(),
+            ):
                 yield
-            if self.zero_stage == 3:
-                # DeepSpeed (0.19.8) fetches ahead: generating ends with parameters in flight for a pass that never
-                # comes, and the next gather of them fails: "Cannot partition a param in flight". Not after an
-                # exception: it waits for the other ranks, which may be elsewhere.
-                self._engine.empty_partition_cache()
         finally:
             self._engine.train()
 
@@ -173,6 +182,28 @@ class DeepSpeedEngine:
         from deepspeed.zero import GatheredParameters
 
         return GatheredParameters(list(module.parameters(recurse=False)), enabled=self.zero_stage == 3)
+
+    @contextmanager
+    def _passes_ended(self) -> Iterator[None]:
+        """Collective: drops what ZeRO-3 has fetched ahead for passes that never come.
+
+        DeepSpeed (0.19.8) fetches ahead: generating ends with parameters in flight, and the next gather of them fails:
+        "Cannot partition a param in flight". Not after an exception, unless all ranks have it: it waits for the other
+        ranks, which may be elsewhere.
+        """
+        try:
+            yield
+        except StopAsked:
+            self._drop_fetched()
+            raise
+        self._drop_fetched()
+
+    def _drop_fetched(self) -> None:
+        if self.zero_stage == 3:
+            self._engine.empty_partition_cache()
+
+    def _weights_from_masters(self) -> None:
+        zero.weights_from_masters(self._engine)
 
     @contextmanager
     def rehearsing(self) -> Iterator[None]:
@@ -197,7 +228,7 @@ class DeepSpeedEngine:
         return self._state.snapshot(zero.loss_scale(self._engine))
 
     def restore(self, saved: Saved) -> None:
-        self._state.restore(saved, lambda: zero.weights_from_masters(self._engine))
+        self._state.restore(saved, self._weights_from_masters)
         if saved.states is not None:
             zero.set_loss_scale(self._engine, saved.loss_scale)
 

@@ -69,6 +69,13 @@ class Engine(Inference, Protocol):
     def gathered(self, module: nn.Module) -> Any:
         """Context manager: the module's own parameters are whole, to be read, and not to be changed."""
 
+    def average(self, decay: float) -> None:
+        """Moves the moving average of the weights towards them by 1 - decay; it begins with them."""
+
+    def evaluating(self, *, averaged: bool = True) -> Any:
+        """As in Inference. The model has the moving average of its weights meanwhile, if there is one and it is not to
+        be without."""
+
     def rehearsing(self) -> Any:
         """Context manager before training: its steps leave nothing behind, if their lr and their gradients are 0."""
 

@@ -79,11 +79,13 @@ class ReplicatedEngine:
         ranks: Ranks,
         seed: int,
         keeps_frozen: bool = True,
+        keeps_average: bool = False,
         exchanged_in: torch.dtype = torch.float32,
         bucket_bytes: int = BUCKET_BYTES,
         has_sparse_gradients: bool = True,
     ) -> None:
-        """Collective. With keeps_frozen, snapshots include what is not trained; without it, restore keeps that.
+        """Collective. With keeps_frozen, snapshots include what is not trained; without it, restore keeps that. With
+        keeps_average, restore takes the average of the weights that a checkpoint has.
 
         Gradients are exchanged in the dtype exchanged_in, bucket_bytes at once, by ranks without common memory. On
         CPUs, large embeddings have sparse gradients unless that is turned off: torch.compile knows none.
@@ -133,7 +135,7 @@ class ReplicatedEngine:
                 begin = self._flats[-1].place.stop
         self._buckets = GradientBuckets(self._spans(), self._grads, ranks, dtype=exchanged_in, num_bytes=bucket_bytes)
         self._meet()
-        self._state = ModelState(model, self._homes, ranks, keeps_frozen=keeps_frozen)
+        self._state = ModelState(model, self._homes, ranks, keeps_frozen=keeps_frozen, keeps_average=keeps_average)
         self._stopwatch = Stopwatch(model, ranks.device, sharded=False)
 
     def begin_step(self, number: int, *, num_micro_batches: int) -> None:
@@ -199,11 +201,17 @@ class ReplicatedEngine:
         self._weights_from_masters()
         return copy.read()[0]
 
+    def average(self, decay: float) -> None:
+        self._state.average(decay)
+
     @contextmanager
-    def evaluating(self) -> Iterator[None]:
+    def evaluating(self, *, averaged: bool = True) -> Iterator[None]:
         self._model.eval()
         try:
-            with torch.no_grad():
+            with (
+                torch.no_grad(),
+                self._state.averaged(self._weights_from_masters, self._meet) if averaged else nullcontext(),
+            ):
                 yield
         finally:
             self._model.train()

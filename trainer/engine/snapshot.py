@@ -99,7 +99,13 @@ class SavedTensors:
         return part.dtype
 
     def read_together(self, reads: Sequence[Read], ranks: Ranks) -> None:
-        """Collective: each rank reads what it needs, out of the files that hold it. Raises the same as `read`.
+        """Collective: each rank reads what it needs, out of the files that hold it. Raises the same as `read`."""
+        self.find_together(reads, ranks)
+        for read in reads:
+            self.read(read.name, read.start, read.into)
+
+    def find_together(self, reads: Sequence[Read], ranks: Ranks) -> None:
+        """Collective: finds the files that hold what each rank is to read.
 
         If there are as many files as ranks, that is the file that the rank itself has written, and no other is opened.
         Otherwise each rank opens a share of the files, and all tell each other what is in them.
@@ -114,8 +120,6 @@ class SavedTensors:
             for of_rank in ranks.gather(found):
                 for parts in of_rank:
                     self._add({name: part for name, part in parts.items() if name in needed})
-        for read in reads:
-            self.read(read.name, read.start, read.into)
 
     def _has(self, read: Read) -> bool:
         """Whether the elements are in files whose content is known."""

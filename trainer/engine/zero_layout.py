@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from shardtune.trainer.engine.states.names import AVERAGE
+
 
 @dataclass(frozen=True)
 class Home:
@@ -66,7 +68,8 @@ class Home:
         """Creates these states, zeros where they are new, as if the optimizer had done steps before."""
         state, dtype = self.optimizer.state[self.owner], self.optimizer.defaults.get("state_dtype")
         for key in keys:
-            state.setdefault(key, torch.zeros_like(self.owner, dtype=dtype, requires_grad=False))
+            kept_as = dtype if key != AVERAGE else None
+            state.setdefault(key, torch.zeros_like(self.owner, dtype=kept_as, requires_grad=False))
         # As in torch.optim.Optimizer.load_state_dict: a fused optimizer reads its step on the parameters' device.
         fused = self.optimizer.defaults.get("fused") or self.optimizer.defaults.get("capturable")
         device = self.owner.device if fused else torch.device("cpu")

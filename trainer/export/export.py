@@ -18,9 +18,10 @@ import transformers
 
 from shardtune.argument_parser import OneLineParser
 from shardtune.errors import CheckpointError, ShardtuneError
+from shardtune.processes import run_piped
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
-from shardtune.run_dir.files import CHECKPOINTS, EXPORT, MODEL, RESULTS, follow_umask, link_or_copy
+from shardtune.run_dir.files import AVERAGED, CHECKPOINTS, EXPORT, MODEL, RESULTS, follow_umask, link_or_copy
 from shardtune.run_dir.links import refuse_links
 from shardtune.run_dir.run import read_config
 from shardtune.shell_line import shell_line
@@ -39,6 +40,7 @@ from shardtune.trainer.distributed.stop import StopAsked
 from shardtune.trainer.engine.snapshot import sync
 from shardtune.trainer.export.adapters import merged_model, write_adapters
 from shardtune.trainer.export.model_card import CURVES, render_card, render_curves
+from shardtune.trainer.export.trained_task import keep_task
 from shardtune.trainer.export.weight_files import INDEX, Piece, WeightFiles
 from shardtune.trainer.model.load import DTYPES, EVALUATION
 from shardtune.trainer.model.pretrained import model_class
@@ -74,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = arguments.out or arguments.run_dir / EXPORT / name
         if arguments.out is not None and folder.exists() and any(folder.iterdir()):
             raise CheckpointError(f"--out: {folder} is not empty; give a new folder")
-        results = _results_of(arguments.run_dir, checkpoint.step)
+        results = _results_of(arguments.run_dir, checkpoint)
         try:
             with redirect_stdout(sys.stderr):  # DeepSpeed, which transformers imports, prints warnings to stdout
                 Export(
@@ -102,7 +104,8 @@ def find_checkpoint(run_dir: Path, recipe: Recipe, step: int | None) -> Checkpoi
     """
     folder = run_dir / CHECKPOINTS
     if step is None:
-        candidates = in_order(complete_checkpoints(folder), recipe)
+        averaged = complete_checkpoints(folder / AVERAGED)
+        candidates = in_order([*complete_checkpoints(folder), *averaged], recipe)
     else:
         path = folder / f"step-{step}"
         if not path.is_dir():
@@ -216,6 +219,7 @@ class Export:
             is_adapter=self._is_adapter,
         )
         (self._draft / "README.md").write_text(card, encoding="utf-8")
+        keep_task(self._draft, self._recipe, self._run_dir)
         _publish(self._draft, self.folder)
 
     def _write(self, files: WeightFiles, piece: Piece) -> None:
@@ -326,12 +330,14 @@ def _empty_model(run_dir: Path, dtype: torch.dtype) -> Any:
     return model
 
 
-def _results_of(run_dir: Path, step: int) -> Mapping[str, Any] | None:
+def _results_of(run_dir: Path, checkpoint: Checkpoint) -> Mapping[str, Any] | None:
     if not (run_dir / RESULTS).is_file():
         return None
     results: dict[str, Any] = json.loads((run_dir / RESULTS).read_text(encoding="utf-8"))
-    return results if results["best_step"] == step else None
+    is_mean = bool(results.get("average_last", {}).get("is_best"))
+    is_best = results["best_step"] == checkpoint.step and is_mean == (checkpoint.path.parent.name == AVERAGED)
+    return results if is_best else None
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_piped(main)

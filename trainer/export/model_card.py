@@ -89,6 +89,7 @@ def render_card(
             (split, metric, value) for split, values in metrics.items() for metric, value in _finite_numbers(values)
         ],
         loss_note=recipe.task.loss_note(),
+        averages=_averages(recipe, results or {}),
         curves=CURVES if has_curves else None,
         data=[
             (split, _source_names(recipe, split), counts.get(split, {}))
@@ -104,6 +105,20 @@ def render_card(
         versions=manifest.versions,
         licence=licence_of(recipe),
     )
+
+
+def _averages(recipe: Recipe, results: Mapping[str, Any]) -> list[str]:
+    """A sentence for each average that the weights are."""
+    sentences = []
+    if (decay := recipe.train.ema_decay) is not None:
+        sentences.append(f"The weights are an exponential moving average over the steps of training (decay {decay:g}).")
+    average = results.get("average_last") or {}
+    if average.get("is_best"):
+        steps = ", ".join(f"{step:,}" for step in average["steps"])
+        sentences.append(
+            f"The weights are the mean of those after steps {steps}, which was better on dev than the best of them."
+        )
+    return sentences
 
 
 def _template() -> jinja2.Template:

@@ -236,10 +236,12 @@ def open_base(
     dtype: torch.dtype | None,
     quantized: Mapping[str, Any] | None = None,
     device: str = "cpu",
+    where: Mapping[str, Any] | None = None,
 ) -> Any:
     """The pretrained model of a recipe, as a model of this config, on the CPU; dtype None is the dtype of its files.
 
-    With `quantized` (quantized_as) its layers are held in few bits, and the model is on the device.
+    With `quantized` (quantized_as) its layers are held in few bits, and the model is on the device. Otherwise `where`
+    has arguments of from_pretrained that place it.
 
     Weights that it lacks, or that differ in shape, are initialized at random without a warning: adapters bring these.
     Raises DataError if it cannot be loaded.
@@ -251,7 +253,7 @@ def open_base(
     logging: Any = transformers.utils.logging
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
-    how: dict[str, Any] = {"config": config, "dtype": dtype or "auto"}
+    how: dict[str, Any] = {"config": config, "dtype": dtype or "auto", **(where or {})}
     if quantized is not None:
         how |= quantizing(config, quantized["layers"], quantized["kind"], torch.device(device))
     try:

@@ -94,7 +94,10 @@ class _TargetLoss:
 
     def _select(self, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         # By positions, not by a mask: on a GPU that would wait for the number of targets.
-        return args if self._positions is None else (args[0].flatten(0, -2).index_select(0, self._positions), *args[1:])
+        if self._positions is None:
+            return args
+        positions = self._positions.to(args[0].device)  # of a model that is divided over GPUs, the last one
+        return args[0].flatten(0, -2).index_select(0, positions), *args[1:]
 
     def _answer(self, hidden: Tensor) -> Tensor:
         if self._labels is None:

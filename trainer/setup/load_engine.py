@@ -154,6 +154,7 @@ def _load_engine(
         return OPTIMIZERS[recipe.optim.kind](model, recipe.optim, l2_sp=recipe.regularize.l2_sp)
 
     common: dict[str, Any] = {"ranks": ranks, "seed": recipe.train.seed, "keeps_frozen": recipe.model.lora is None}
+    common["keeps_average"] = recipe.train.ema_decay is not None
     if ds_config is not None:
         return DeepSpeedEngine(model, ds_config, make_optimizer, undivided=parts, **common), model, parts, copy
     engine = ReplicatedEngine(

@@ -78,6 +78,8 @@ class Survey:
     """The result, complete once `conclude` returns False; JSON values only."""
     notes: list[str]
     """What the user should know of how the rows were read, complete at the same time."""
+    is_evaluation: bool = False
+    """Whether the rows are not learned: the labels in the options are those of a model that is evaluated on them."""
 
     def __init__(self) -> None:
         self.facts = {}

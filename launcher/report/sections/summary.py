@@ -141,7 +141,10 @@ def _result(record: RunRecord) -> str:
     if "chosen_by" in results and "best_step" in results and "step" in results:
         which = "lowest" if results["chosen_by"].get("lower_is_better") else "highest"
         last = " (the last one)" if results["best_step"] == results["step"] else ""
-        sentences.append(f"The best model is that of step {results['best_step']:,}{last}, by the {which} {metric}.")
+        model = f"that of step {results['best_step']:,}{last}"
+        if (mean := results.get("average_last") or {}).get("is_best"):
+            model = f"the mean of the checkpoints of steps {', '.join(f'{step:,}' for step in mean['steps'])}"
+        sentences.append(f"The best model is {model}, by the {which} {metric}.")
     return " ".join(sentences)
 
 

@@ -30,7 +30,8 @@ def host_memory(recipe: Recipe, job: Job) -> dict[str, float]:
 
 def checkpoint_bytes(recipe: Recipe, job: Job) -> float:
     """Bytes of all checkpoints that are kept, and the one that is being written: weights and moments."""
-    kept = recipe.checkpoint.keep_last + recipe.checkpoint.keep_best + 1
+    last = max(recipe.checkpoint.keep_last, recipe.checkpoint.average_last or 0)
+    kept = last + recipe.checkpoint.keep_best + 1
     return kept * _saved(job)
 
 

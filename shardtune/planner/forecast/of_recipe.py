@@ -100,9 +100,11 @@ def job_of(recipe: Recipe, shape: ModelShape, cluster: Cluster, precision: str) 
     states = states_of(ds_config, precision, recipe.engine.communication_data_type, shares_memory=shares_memory)
     held = states.weight * any(recipe.regularize.holding()) + 4 * (recipe.regularize.ewc is not None)
     states = replace(states, held=held)
+    if recipe.optim.states == "bf16":
+        states = replace(states, moments=4, rounds_moments=True)
     return Job(
         shape=shape,
-        states=states if recipe.optim.states == "fp32" else replace(states, moments=4, rounds_moments=True),
+        states=states if recipe.train.ema_decay is None else replace(states, average=4),
         software=_software(recipe, shape, is_on_cpu=cluster.gpu.is_cpu),
         batch=Batch(rows=1, tokens=recipe.data.max_tokens),
         cluster=cluster,

@@ -167,6 +167,8 @@ def _best_step(results: Mapping[str, Any]) -> str:
     if "best_step" not in results:
         return ""
     steps = f"{results['best_step']:,} of {results['step']:,}"
+    if (mean := results.get("average_last") or {}).get("is_best"):
+        steps = f"the mean of {', '.join(f'{step:,}' for step in mean['steps'])}"
     if chosen := results.get("chosen_by"):
         return f"{steps}: {'lowest' if chosen['lower_is_better'] else 'highest'} {chosen['metric']} on dev"
     why = "no evaluation on dev gave a number" if "dev" in results else "there is no dev split to choose by"

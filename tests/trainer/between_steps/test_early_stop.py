@@ -112,3 +112,21 @@ def test_patience_without_dev_and_a_delta_without_patience_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=fault):
         tiny_recipe(tiny, *overrides)
+
+
+@pytest.mark.parametrize("lower_is_better", [True, False])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_is_no_gain_in_either_direction_and_the_next_number_is(
+    lower_is_better: bool, bad: float
+) -> None:
+    assert ends_at(2, 0.0, bad, 0.5, bad, bad, 0.5, lower_is_better=lower_is_better)[0] == 4
+    assert ends_at(3, 0.0, bad, bad, 0.5, bad, bad, lower_is_better=lower_is_better)[0] == 5
+
+
+def test_a_finite_accuracy_of_a_model_whose_loss_is_nan_is_no_gain() -> None:
+    told = Told([0.5, 0.6, 0.9], lower_is_better=False, metric="accuracy")
+    told.metrics_at = lambda state: {"loss": math.nan, "accuracy": 0.1 * state.step}  # type: ignore[method-assign]
+    stop, state = EarlyStop(dev=told, patience=2, min_delta=0.0, reporter=told), TrainState()  # type: ignore[arg-type]
+    for step in (1, 2):
+        state = stop.step_done(TrainState(step, without_gain=state.without_gain), None)  # type: ignore[arg-type]
+    assert stop.ends_training(state) and state.value_to_beat is None

@@ -60,7 +60,7 @@ class Model(nn.Module):
         return (self.norm(self.large(hidden)) + self.shared(hidden)).float()
 
 
-def make_engine(ranks: Ranks, layout: tuple[str, str], seed: int) -> Engine:
+def make_engine(ranks: Ranks, layout: tuple[str, str], seed: int, *, keeps_average: bool = False) -> Engine:
     strategy, precision = layout
     recipe = tiny_recipe(Path("/"), f"engine.deepspeed={strategy}", f"engine.precision={precision}")
     ds_config = ds_config_of(recipe, hidden_size=8, cluster=Cluster(ranks.world_size, 2, None))
@@ -74,13 +74,19 @@ def make_engine(ranks: Ranks, layout: tuple[str, str], seed: int) -> Engine:
 
     if ds_config is None:
         return ReplicatedEngine(
-            model, make_optimizer, precision=precision, max_grad_norm=recipe.optim.max_grad_norm, ranks=ranks, seed=0
+            model,
+            make_optimizer,
+            precision=precision,
+            max_grad_norm=recipe.optim.max_grad_norm,
+            ranks=ranks,
+            seed=0,
+            keeps_average=keeps_average,
         )
-    return DeepSpeedEngine(model, ds_config, make_optimizer, ranks=ranks, seed=0)
+    return DeepSpeedEngine(model, ds_config, make_optimizer, ranks=ranks, seed=0, keeps_average=keeps_average)
 
 
-def train(engine: Engine, num_steps: int) -> None:
-    for step in range(num_steps):
+def train(engine: Engine, num_steps: int, *, first: int = 0) -> None:
+    for step in range(first, first + num_steps):
         engine.begin_step(step, num_micro_batches=1)
         inputs = torch.linspace(-1, 1, 10).view(2, 5) * (step + 1)
         engine.backward(engine.forward(Batch({"x": inputs}, torch.zeros(2))).pow(2).sum(), num_targets=4)

@@ -108,7 +108,7 @@ def test_a_newer_format_is_not_called_damaged(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path, 7)
     whole = json.loads((path / MANIFEST).read_text()) | {"format": 99}
     (path / MANIFEST).write_text(json.dumps(whole))
-    with pytest.raises(CheckpointError, match="has format 99; this shardtune reads formats up to 2"):
+    with pytest.raises(CheckpointError, match="has format 99; this shardtune reads formats up to 3"):
         open_checkpoint(path)
 
 

@@ -168,8 +168,8 @@ def test_a_checkpoint_of_a_newer_shardtune_is_not_passed_over(tiny: Path, tmp_pa
     train(tiny_recipe(tiny, "train.max_steps=2", "data.dev=null"), tmp_path, world_size=1)
     path = tmp_path / "checkpoints" / "step-2" / "manifest.json"
     assert run_ranks(newest, tmp_path / "checkpoints") == [(2, {})] * 2
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 3}))
-    with pytest.raises(AssertionError, match="has format 3; this shardtune reads formats up to 2"):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 4}))
+    with pytest.raises(AssertionError, match="has format 4; this shardtune reads formats up to 3"):
         run_ranks(newest, tmp_path / "checkpoints")
 
 

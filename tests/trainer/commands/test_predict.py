@@ -1,9 +1,11 @@
 """A file to predict may be of any format, and call its columns as the training data did."""
 
 import datetime
+import io
 import json
 import pickle
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,13 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from shardtune.rows.source import Row
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
 from shardtune.run_dir.run import Run, write_run_dir
-from shardtune.trainer.commands.predict import _read_inputs, main
+from shardtune.trainer.commands.inference import predictions
+from shardtune.trainer.commands.predict import _read_inputs, find_model, main, open_model, predict, predict_together
+from shardtune.trainer.distributed.ranks import Ranks
+from tests.support.ranks import run_ranks
 from tests.support.runs import tiny_recipe, train, write_tiny
 
 
@@ -105,3 +111,41 @@ def test_a_file_called_like_the_training_data_is_read_like_them(tmp_path: Path) 
     (folder / "new.csv").write_bytes("text;more\ncafé, warm;x\n".encode("cp1252"))
     (row,) = _read_inputs(folder / "new.csv", recipe)
     assert row.values == {"text": "café, warm", "more": "x"}
+
+
+def test_predictions_are_the_same_bytes_on_any_number_of_ranks(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictions, "BATCH_ROWS", 3)
+    monkeypatch.setattr(predictions, "WINDOW_ROWS", 10)
+    recipe, folder, facts = find_model(run_dir, "best")
+    rows = [Row({"text": " ".join(["film"] * (at % 7 + 1))}, Path("rows"), at) for at in range(47)]
+
+    def body(ranks: Ranks) -> list[dict[str, Any]]:
+        task, model, tokenizer = open_model(recipe, folder, facts, ranks.device)
+        return [answer for part in predict_together(task, model, tokenizer, rows, 64, ranks) for answer in part]
+
+    alone = list(predict(recipe, folder, facts, rows))
+    assert len(alone) == 47
+    for world_size in (1, 2, 3):
+        first, *others = run_ranks(body, world_size=world_size)
+        assert first == alone and others == [[]] * (world_size - 1)
+
+
+class Unread(io.StringIO):
+    """An output that nobody reads any more."""
+
+    def flush(self) -> None:
+        raise BrokenPipeError
+
+
+def test_ranks_read_prepared_rows_and_end_when_nobody_reads_the_predictions(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [str(run_dir), "--text=a good film", "--device=cpu"]
+    assert main([*words, f"--prepare={tmp_path}"]) == EXIT_OK
+    assert main([*words, f"--prepared={tmp_path}", f"--out={tmp_path}/out.jsonl"]) == EXIT_OK
+    assert json.loads((tmp_path / "out.jsonl").read_text())["text"] == "a good film"
+    assert (tmp_path / "said.txt").read_text() == f"1 prediction written to {tmp_path}/out.jsonl\n"
+    assert capsys.readouterr().err == "", "the launcher says it"
+    monkeypatch.setattr(sys, "stdout", Unread())
+    monkeypatch.setattr("shardtune.trainer.commands.predict.forget_output", lambda: None)
+    assert main([*words, f"--prepared={tmp_path}"]) == EXIT_OK

@@ -113,6 +113,8 @@ def _second_step(ranks: Ranks, recipe: Recipe, model_name: str) -> Seen:
             del logits
         backward = tensor_bytes() - before
         engine.step(lr=1e-3)
+        if recipe.train.ema_decay is not None:
+            engine.average(recipe.train.ema_decay)
     update = tensor_bytes() - before
     first, second = (float(found["float32"] + found["bfloat16"]) for found in (backward, update))
     return Seen((first, second), *_totals(collectives))
@@ -149,6 +151,8 @@ def _job(recipe: Recipe, model_name: str, world_size: int) -> Job:
         states = replace(states, moments=4)
     if recipe.regularize.l2_sp:
         states = replace(states, held=states.weight)
+    if recipe.train.ema_decay is not None:
+        states = replace(states, average=4)
     shape = shape_of_config(_config(model_name).to_dict())
     return Job(
         shape=shape,
@@ -226,6 +230,13 @@ def test_pretrained_values_are_kept_for_what_a_rank_updates(strategy: str) -> No
 @pytest.mark.parametrize("strategy", ["zero0", "zero2", "zero3", "null"])
 def test_what_is_frozen_has_no_states_and_is_not_sent(strategy: str) -> None:
     recipe = _recipe(strategy, "bf16", "model.freeze=[embeddings, 'layers:0']")
+    seen = as_rank_zero(_second_step, recipe, "untied", world_size=8)
+    _compare(seen, _planned(_job(recipe, "untied", 8)))
+
+
+@pytest.mark.parametrize("strategy", ["zero0", "zero1", "zero2", "zero3", "null"])
+def test_an_average_of_the_weights_is_divided_as_the_moments_are(strategy: str) -> None:
+    recipe = _recipe(strategy, "bf16", "train.ema_decay=0.9")
     seen = as_rank_zero(_second_step, recipe, "untied", world_size=8)
     _compare(seen, _planned(_job(recipe, "untied", 8)))
 

@@ -35,7 +35,7 @@ class BadRowSearch:
         Empty if several rows together, dropout or the gradient are the cause; all rows if the weights are non-finite.
         """
         losses: list[tuple[str, float]] = []
-        with engine.evaluating():
+        with engine.evaluating(averaged=False):
             for place, batch in self.alone(number):
                 loss = float(task.loss_sum(engine.forward(batch), batch))
                 if place is not None and not math.isfinite(loss):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shardtune.argument_parser import OneLineParser
+from shardtune.processes import run_piped
 from shardtune.run_dir.exit_codes import EXIT_OK
 from shardtune.run_dir.files import write_atomically
 from shardtune.trainer.calibration.measure import measure
@@ -44,4 +45,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_piped(main)

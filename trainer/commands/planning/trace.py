@@ -4,7 +4,6 @@
 is wrong with the recipe or the model.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from shardtune.planner.job import Cluster, Job
 from shardtune.planner.memory import gpu_memory
 from shardtune.planner.model_shape import ModelShape, shape_of_config, shape_of_sizes
 from shardtune.planner.strategy import states_of
+from shardtune.processes import run_piped
 from shardtune.recipe.load import load_recipe
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.commands.json_output import print_report
@@ -132,4 +132,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_piped(main)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from shardtune.argument_parser import OneLineParser
 from shardtune.counted import counted
 from shardtune.errors import CheckpointError, ShardtuneError
+from shardtune.processes import run_piped
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
 from shardtune.run_dir.files import FACTS, MODEL, RESULTS, TEST_ROWS
@@ -169,4 +170,4 @@ def _p_of(comparison: Comparison, name: str) -> float | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_piped(main)

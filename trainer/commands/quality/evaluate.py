@@ -1,21 +1,18 @@
-"""Evaluates the exported model of a run on labeled rows, on one rank or on many.
+"""Evaluates a model on labeled rows, on one rank or on many.
 
-`python -m shardtune.trainer.commands.quality.evaluate RUN_DIR --data=PATH`: prints the metrics with their intervals.
-With --prepare=FOLDER the rows are only read and encoded, and with --prepared=FOLDER the ranks, under torchrun, evaluate
-these.
+`python -m shardtune.trainer.commands.quality.evaluate RUN_DIR|MODEL_FOLDER --data=PATH`: prints the metrics with their
+intervals. With --prepare=FOLDER the rows are only read and encoded, and with --prepared=FOLDER the ranks, under
+torchrun, evaluate these.
 """
 
 import argparse
 import json
-import socket
 import sys
 import tempfile
-import time
-import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +20,22 @@ import numpy as np
 
 from shardtune.argument_parser import OneLineParser
 from shardtune.counted import counted
-from shardtune.errors import DataError, ShardtuneError, ShortOfMemoryError, system_fault
+from shardtune.errors import DataError, ShortOfMemoryError
 from shardtune.json_lines import json_line
-from shardtune.recipe.schema import Recipe
-from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, EXIT_USER
-from shardtune.run_dir.files import failure_path, published
-from shardtune.run_dir.micro_batch_budget import read_budget
+from shardtune.processes import run_piped
+from shardtune.run_dir.exit_codes import EXIT_OK
+from shardtune.run_dir.files import published
 from shardtune.run_dir.view.results import render_metrics
-from shardtune.trainer.commands.predict import WINDOW_ROWS, find_model, open_model, open_task, predict_window
-from shardtune.trainer.commands.quality.labeled_rows import Say, read_labeled_rows
+from shardtune.trainer.commands.inference.predictions import predict_together
+from shardtune.trainer.commands.inference.shared_command import PATIENCE, add_rank_arguments, end, say_at_end
+from shardtune.trainer.commands.quality.elsewhere import learn_facts
+from shardtune.trainer.commands.quality.labeled_rows import Say, as_learned, read_labeled_rows
 from shardtune.trainer.commands.quality.stored_rows import StoredRows, open_rows, store_rows
+from shardtune.trainer.commands.quality.subject import BEST, Subject, find_subject
 from shardtune.trainer.data.batches.batch_maker import BatchMaker
 from shardtune.trainer.data.batches.evaluation import row_batches
 from shardtune.trainer.data.batches.prefetch import prefetch
 from shardtune.trainer.distributed.meeting import meet
-from shardtune.trainer.distributed.rank_env import global_rank
 from shardtune.trainer.distributed.ranks import Ranks, connect, disconnect
 from shardtune.trainer.engine.memory.shortage import is_memory_error
 from shardtune.trainer.engine.memory.usage import gpu_memory
@@ -47,34 +45,6 @@ from shardtune.trainer.evaluation.generate import questions
 from shardtune.trainer.evaluation.rows import LOSS, Evaluated, RowScores, evaluate_rows
 from shardtune.trainer.setup.rank_log import drop_deprecation_warnings
 from shardtune.trainer.tasks import Task
-
-PATIENCE = timedelta(days=365)
-"""Ranks wait for each other for any time: answers to some rows take much longer than those to others."""
-
-
-@dataclass(frozen=True)
-class ExportedRun:
-    """The exported model of a run, and how the run reads rows."""
-
-    run_dir: Path
-    recipe: Recipe
-    folder: Path
-    facts: Mapping[str, Any]
-
-    @classmethod
-    def of(cls, run_dir: Path, model: str) -> "ExportedRun":
-        """Raises CheckpointError if it is not a run directory, or the model is not exported yet."""
-        recipe, folder, facts = find_model(run_dir, model)
-        return cls(run_dir, recipe, folder, facts)
-
-    @property
-    def micro_batch_tokens(self) -> int:
-        """Those with which the run trained, which takes more memory than an evaluation."""
-        tokens = self.recipe.train.micro_batch_tokens
-        if tokens != "auto":
-            return tokens
-        kept = read_budget(self.run_dir)
-        return self.recipe.data.max_tokens if kept is None else kept.tokens
 
 
 @dataclass(frozen=True)
@@ -93,13 +63,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     drop_deprecation_warnings()
     try:
         _main(arguments)
+    except BrokenPipeError:
+        raise
     except (Exception, KeyboardInterrupt) as error:
-        return end_with(error, arguments.prepared)
+        return end(error, arguments.prepared)
     return EXIT_OK
 
 
 def _main(arguments: argparse.Namespace) -> None:
-    exported = ExportedRun.of(arguments.run_dir, arguments.model)
+    subject = find_subject(
+        arguments.model_or_run,
+        model=arguments.model,
+        kind=arguments.task,
+        overrides=arguments.overrides,
+        paths=arguments.data,
+    )
     if arguments.predictions is not None:
         _refuse_unwritable(arguments.predictions)
     with ExitStack() as stack:
@@ -107,68 +85,75 @@ def _main(arguments: argparse.Namespace) -> None:
             rows = open_rows(arguments.prepared)
         else:
             folder = arguments.prepare or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            rows = prepare_rows(exported, arguments.data, folder, lambda text: print(text, file=sys.stderr))
+            rows = prepare_rows(subject, arguments.data, folder, lambda text: print(text, file=sys.stderr))
         if arguments.prepare is not None:
             return
         ranks = connect(arguments.device, store=meet(PATIENCE), timeout=PATIENCE)
         stack.callback(disconnect)
-        found = evaluate_run(exported, rows, ranks, with_predictions=arguments.predictions is not None)
+        wants = arguments.predictions is not None
+        found = evaluate_model(subject, rows, ranks, with_predictions=wants, is_split=arguments.split_model)
         ranks.barrier()
     if not ranks.is_zero:
         return
-    print(_rendered(found.metrics, exported, arguments, rows.num_rows))
+    print(_rendered(found.metrics, subject, arguments, rows.num_rows))
     if arguments.predictions is not None:
         with published(arguments.predictions) as draft, draft.open("w", encoding="utf-8") as file:
             file.writelines(map(json_line, found.predictions))
-        print(f"{counted(rows.num_rows, 'prediction')} written to {arguments.predictions}", file=sys.stderr)
+        say_at_end(f"{counted(rows.num_rows, 'prediction')} written to {arguments.predictions}", arguments.prepared)
 
 
-def prepare_rows(exported: ExportedRun, paths: Sequence[str], folder: Path, say: Say) -> StoredRows:
+def prepare_rows(subject: Subject, paths: Sequence[str], folder: Path, say: Say) -> StoredRows:
     """Reads and encodes the rows of these paths, into the folder. Raises DataError for all that is wrong with them."""
-    rows = read_labeled_rows(paths, exported.recipe, exported.facts, exported.run_dir, say)
-    task, _, _ = open_task(exported.recipe, exported.folder, exported.facts)
-    return store_rows(rows, exported.recipe, task, folder, say)
+    if subject.facts is not None:
+        look = as_learned(subject.recipe, subject.facts)
+    else:
+        look = partial(learn_facts, subject.recipe, subject.folder, say=say)
+    run_dir = subject.given if subject.is_run else None
+    rows, facts = read_labeled_rows(paths, subject.recipe, look, say, run_dir=run_dir)
+    return store_rows(rows, facts, subject.recipe, subject.open_task(facts), folder, say)
 
 
-def evaluate_run(exported: ExportedRun, rows: StoredRows, ranks: Ranks, *, with_predictions: bool) -> Evaluation:
+def evaluate_model(
+    subject: Subject, rows: StoredRows, ranks: Ranks, *, with_predictions: bool, is_split: bool = False
+) -> Evaluation:
     """Collective: evaluates the rows, each on one rank; the metrics are the same on any number of ranks.
 
     Raises CheckpointError if the model cannot be read, and ShortOfMemoryError.
     """
     try:
-        return _evaluate_run(exported, rows, ranks, with_predictions=with_predictions)
+        return _evaluate_model(subject, rows, ranks, with_predictions=with_predictions, is_split=is_split)
     except Exception as error:
         if not is_memory_error(error, free=gpu_memory(ranks.device).free):
             raise
         raise ShortOfMemoryError(
-            f"rank {ranks.rank} ran out of memory with the whole model of {exported.folder} and micro-batches of at "
-            f"most {exported.micro_batch_tokens:,} tokens, as in the training; evaluate on as large a machine, or on "
-            "fewer ranks (--ranks) if they share its memory"
+            f"rank {ranks.rank} ran out of memory with the whole model of {subject.folder} and micro-batches of at "
+            f"most {subject.micro_batch_tokens:,} tokens (train.micro_batch_tokens); divide the model over the GPUs "
+            "(--split-model), or use fewer ranks (--ranks) if they share the memory"
         ) from error
 
 
-def _evaluate_run(exported: ExportedRun, rows: StoredRows, ranks: Ranks, *, with_predictions: bool) -> Evaluation:
-    """Collective: as evaluate_run."""
-    task, model, tokenizer = open_model(exported.recipe, exported.folder, exported.facts, ranks.device)
-    evaluated = _evaluate(exported, rows, task, model, tokenizer, ranks)
+def _evaluate_model(
+    subject: Subject, rows: StoredRows, ranks: Ranks, *, with_predictions: bool, is_split: bool
+) -> Evaluation:
+    """Collective: as evaluate_model."""
+    task, model, tokenizer = subject.open_model(rows.facts, ranks.device, is_split=is_split)
+    evaluated = _evaluate(subject, rows, task, model, tokenizer, ranks)
     predictions = []
     if with_predictions:
-        answers = _answers(exported, rows, task, model, tokenizer, ranks)
+        answers = _answers(subject, rows, task, model, tokenizer, ranks)
         if evaluated.rows is not None:
             losses = _losses(evaluated.rows, rows)
             predictions = [
                 {**row.values, "prediction": answers[number], "loss": losses.get(place), "place": place}
-                for number, row in rows.share(0, 1)
+                for number, row in enumerate(rows.rows())
                 for place in (str(row.place),)
             ]
     return Evaluation(without_answers(evaluated.metrics), predictions)
 
 
-def _evaluate(
-    exported: ExportedRun, rows: StoredRows, task: Task, model: Any, tokenizer: Any, ranks: Ranks
-) -> Evaluated:
+def _evaluate(subject: Subject, rows: StoredRows, task: Task, model: Any, tokenizer: Any, ranks: Ranks) -> Evaluated:
     """Collective: as a run evaluates its test split."""
-    batch_maker = BatchMaker(task, ranks, None, micro_batch_tokens=exported.micro_batch_tokens)
+    batch_maker = BatchMaker(task, ranks, None, micro_batch_tokens=subject.micro_batch_tokens)
     asked, generation = None, task.generation
     if generation is not None and (num_rows := generation.num_rows("test")) != 0:
         asked = questions(rows.split, generation, num_rows, batch_maker)
@@ -178,16 +163,11 @@ def _evaluate(
 
 
 def _answers(
-    exported: ExportedRun, rows: StoredRows, task: Task, model: Any, tokenizer: Any, ranks: Ranks
+    subject: Subject, rows: StoredRows, task: Task, model: Any, tokenizer: Any, ranks: Ranks
 ) -> dict[int, dict[str, Any]]:
-    """Collective: on rank 0, the prediction of each row by its number; each rank predicts some, as `predict` does."""
-    numbered = list(rows.share(ranks.rank, ranks.world_size))
-    answers: dict[int, dict[str, Any]] = {}
-    for start in range(0, len(numbered), WINDOW_ROWS):
-        window = numbered[start : start + WINDOW_ROWS]
-        found = predict_window(task, model, tokenizer, [row for _, row in window], exported.recipe.data.max_tokens)
-        answers |= zip((number for number, _ in window), found, strict=True)
-    return {number: answer for part in ranks.to_zero(answers) for number, answer in part.items()}
+    """Collective: on rank 0, the prediction of each row by its number, as `predict` gives it."""
+    found = predict_together(task, model, tokenizer, rows.rows(), subject.recipe.data.max_tokens, ranks)
+    return dict(enumerate(answer for answers in found for answer in answers))
 
 
 def _losses(scores: RowScores, rows: StoredRows) -> dict[str, float]:
@@ -200,11 +180,11 @@ def _losses(scores: RowScores, rows: StoredRows) -> dict[str, float]:
     return {place: float(sums[row] / counts[row]) for row, place in places.items() if counts[row]}
 
 
-def _rendered(metrics: Mapping[str, Any], exported: ExportedRun, arguments: argparse.Namespace, num_rows: int) -> str:
+def _rendered(metrics: Mapping[str, Any], subject: Subject, arguments: argparse.Namespace, num_rows: int) -> str:
     if arguments.json:
-        report = {"model": str(exported.folder), "data": arguments.data, "rows": num_rows, "metrics": metrics}
+        report = {"model": str(subject.folder), "data": arguments.data, "rows": num_rows, "metrics": metrics}
         return json.dumps(report, ensure_ascii=False, indent=1)
-    head = f"{exported.folder} on {counted(num_rows, 'row')} of {', '.join(arguments.data)}"
+    head = f"{subject.folder} on {counted(num_rows, 'row')} of {', '.join(arguments.data)}"
     return f"{head}\n\n{render_metrics({'evaluated': metrics})}"
 
 
@@ -216,34 +196,18 @@ def _refuse_unwritable(path: Path) -> None:
         raise DataError(f"--predictions: there is no folder {path.parent}; make it, or name another one")
 
 
-def end_with(error: BaseException, folder: Path | None) -> int:
-    """Prints why this process ends, or records it in the folder, where the launcher looks; returns the exit code."""
-    fault = system_fault(error) if isinstance(error, OSError) else None
-    if isinstance(error, KeyboardInterrupt):
-        code, text = EXIT_INTERRUPTED, "stopped"
-    elif isinstance(error, ShardtuneError) or fault is not None:
-        code, text = EXIT_USER, fault or str(error)
-    else:
-        code, text = EXIT_BUG, "".join(traceback.format_exception(error))
-    print(text, file=sys.stderr)
-    if folder is not None:
-        failure = {"rank": global_rank(), "host": socket.gethostname(), "time": time.time(), "code": code, "text": text}
-        failure_path(folder, global_rank()).write_text(json.dumps(failure), encoding="utf-8")
-    return code
-
-
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = OneLineParser("shardtune eval", description=__doc__)
-    parser.add_argument("run_dir", type=Path, help="a run directory")
+    parser.add_argument("model_or_run", type=Path, metavar="RUN_DIR|MODEL_FOLDER", help="the model to evaluate")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of task and data, such as data.columns")
+    parser.add_argument("--task", help="what the model of a folder has learned, if it does not tell")
     parser.add_argument("--data", action="append", required=True, help="labeled rows; may be given several times")
-    parser.add_argument("--model", default="best", choices=("best", "last"), help="the exported model to evaluate")
+    parser.add_argument("--model", default=BEST, choices=(BEST, "last"), help="which exported model of a run")
     parser.add_argument("--predictions", type=Path, help="a JSON lines file to write, a line for each row")
     parser.add_argument("--json", action="store_true", help="print a JSON object")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="what to compute on")
-    parser.add_argument("--prepare", type=Path, help="only read and encode the rows, into this folder")
-    parser.add_argument("--prepared", type=Path, help="the folder in which the rows are prepared")
-    return parser.parse_args(argv)
+    add_rank_arguments(parser)
+    return parser.parse_intermixed_args(argv)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_piped(main)

@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from shardtune.errors import ConfigError, ShortOfMemoryError
 from shardtune.run_dir.run import refuse_other_data
-from shardtune.trainer.commands.predict import open_model
-from shardtune.trainer.commands.quality.evaluate import ExportedRun
+from shardtune.trainer.commands.inference.exported_model import find_model
+from shardtune.trainer.commands.quality.subject import BEST, Subject
 from shardtune.trainer.data.batches.batch_maker import BatchMaker
 from shardtune.trainer.data.batches.evaluation import row_batches
 from shardtune.trainer.data.batches.prefetch import prefetch
@@ -21,7 +23,7 @@ from shardtune.trainer.evaluation.suspects.listing import JudgedRows, renamed
 from shardtune.trainer.tasks import TASKS
 
 
-def judge_run(exported: ExportedRun, folds: Sequence[ExportedRun], ranks: Ranks) -> list[JudgedRows]:
+def judge_run(exported: Subject, folds: Sequence[Subject], ranks: Ranks) -> list[JudgedRows]:
     """Collective: the rows of a run as models judge them, on rank 0; an empty list on the others.
 
     Without folds the model of the run judges all rows, also those that it was trained on. With folds each row is judged
@@ -43,20 +45,32 @@ def judge_run(exported: ExportedRun, folds: Sequence[ExportedRun], ranks: Ranks)
     return parts
 
 
-def label_names(run: ExportedRun) -> list[str]:
+def open_run(run_dir: Path) -> Subject:
+    """The best model of a finished run. Raises CheckpointError if there is none."""
+    recipe, folder, facts = find_model(run_dir, BEST)
+    return Subject(run_dir, recipe, folder, facts, is_run=True)
+
+
+def facts_of(run: Subject) -> Mapping[str, Any]:
+    """What the task knows of the run's training rows."""
+    assert run.facts is not None, "a run knows its facts"
+    return run.facts
+
+
+def label_names(run: Subject) -> list[str]:
     """The labels that a run has learned; empty if its task has none."""
-    return TASKS[run.recipe.task.kind].head_labels(run.facts)
+    return TASKS[run.recipe.task.kind].head_labels(facts_of(run))
 
 
-def _prepared(run: ExportedRun) -> Prepared:
+def _prepared(run: Subject) -> Prepared:
     """The data of a run. Raises CheckpointError if they are others now."""
     prepared = prepare(run.recipe)
-    refuse_other_data(run.run_dir, prepared.identity, keep=False)
+    refuse_other_data(run.given, prepared.identity, keep=False)
     return prepared
 
 
 def _judge(
-    run: ExportedRun, prepared: Prepared, splits: Mapping[str, str], whole: ExportedRun, ranks: Ranks
+    run: Subject, prepared: Prepared, splits: Mapping[str, str], whole: Subject, ranks: Ranks
 ) -> list[JudgedRows]:
     """Collective: splits of a run, with the names that they and their labels have in the whole run."""
     if not splits:
@@ -73,9 +87,9 @@ def _judge(
 
 
 def _judge_splits(
-    run: ExportedRun, prepared: Prepared, splits: Mapping[str, str], whole: ExportedRun, ranks: Ranks
+    run: Subject, prepared: Prepared, splits: Mapping[str, str], whole: Subject, ranks: Ranks
 ) -> list[JudgedRows]:
-    task, model, _ = open_model(run.recipe, run.folder, run.facts, ranks.device)
+    task, model, _ = run.open_model(facts_of(run), ranks.device, is_split=False)
     own, names = label_names(run), label_names(whole)
     has_several = getattr(run.recipe.task, "problem", None) == "multi_label"
     engine = ExportedModel(model, task)

@@ -17,27 +17,26 @@ from shardtune.trainer.data.prepare.sources import HOW_READ, SPLITS, with_named_
 from shardtune.trainer.tasks import TASKS, Task
 
 Say = Callable[[str], None]
+Look = Callable[[Sequence[Row], Faults], dict[str, Any]]
+"""Adds what is wrong with rows to the faults, and returns what the task has to know to encode and count them."""
 
 
 def read_labeled_rows(
-    paths: Sequence[str], recipe: Recipe, facts: Mapping[str, Any], run_dir: Path, say: Say
-) -> list[Row]:
-    """The rows of these paths, each of which may be whatever data.test may name.
+    paths: Sequence[str], recipe: Recipe, look: Look, say: Say, *, run_dir: Path | None = None
+) -> tuple[list[Row], dict[str, Any]]:
+    """The rows of these paths, each of which may be whatever data.test may name, and the facts that `look` returns.
 
     A path that the recipe names is read as there. `say` is called with what is guessed and skipped. Raises DataError
-    if there are no rows, if they have no labels or others than the run knows, or if any is malformed.
+    if there are no rows, if they have no labels or others than the model knows, or if any is malformed.
     """
     if repeated := sorted({path for path in paths if paths.count(path) > 1}):
         raise DataError(f"--data: {repeated[0]} is given twice; give each path once")
     faults = Faults()
     rows = [row for number, path in enumerate(paths) for row in _rows_of(number, path, recipe, faults, say)]
-    task, known = TASKS[recipe.task.kind], TASKS[recipe.task.kind].survey(recipe.task)
-    task.survey(recipe.task).observe("test", rows, faults)
-    if known.adopt(facts):
-        known.observe("test", [row for row in rows if row.key not in faults.rows], faults)
-    if rows and faults.rows >= {row.key for row in rows} and _are_unlabeled(rows, task):
-        line = f"{shell_line('predict', run_dir)} --file={paths[0]}"
-        raise DataError(f"{faults.first[0]}; rows without labels, or replies, can only be predicted, by `{line}`")
+    facts = look(rows, faults)
+    if rows and faults.rows >= {row.key for row in rows} and _are_unlabeled(rows, TASKS[recipe.task.kind]):
+        how = "" if run_dir is None else f", by `{shell_line('predict', run_dir)} --file={paths[0]}`"
+        raise DataError(f"{faults.first[0]}; rows without labels, or replies, can only be predicted{how}")
     policy = BadRowPolicy(recipe.data.on_bad_row)
     policy.skip(faults)
     good = [row for row in rows if row.key not in faults.rows]
@@ -45,7 +44,21 @@ def read_labeled_rows(
         say(policy.summary)
     if not good:
         raise BadRowsError(faults) if faults else DataError(f"{', '.join(paths)}: contains no rows")
-    return good
+    return good, facts
+
+
+def as_learned(recipe: Recipe, facts: Mapping[str, Any]) -> Look:
+    """Looks for rows that do not fit what a run knows of its training rows."""
+
+    def look(rows: Sequence[Row], faults: Faults) -> dict[str, Any]:
+        task = TASKS[recipe.task.kind]
+        task.survey(recipe.task).observe("test", rows, faults)
+        known = task.survey(recipe.task)
+        if known.adopt(facts):
+            known.observe("test", [row for row in rows if row.key not in faults.rows], faults)
+        return dict(facts)
+
+    return look
 
 
 def _are_unlabeled(rows: Sequence[Row], task: type[Task]) -> bool:

@@ -15,11 +15,13 @@ from shardtune.argument_parser import OneLineParser
 from shardtune.counted import counted
 from shardtune.errors import ConfigError
 from shardtune.json_lines import json_line
+from shardtune.processes import run_piped
 from shardtune.run_dir.exit_codes import EXIT_OK
 from shardtune.run_dir.files import SUSPECTS, published
-from shardtune.trainer.commands.predict import open_task
-from shardtune.trainer.commands.quality.evaluate import PATIENCE, ExportedRun, end_with
-from shardtune.trainer.commands.quality.judged_runs import judge_run, label_names
+from shardtune.trainer.commands.inference.exported_model import open_task
+from shardtune.trainer.commands.inference.shared_command import PATIENCE, end
+from shardtune.trainer.commands.quality.judged_runs import facts_of, judge_run, label_names, open_run
+from shardtune.trainer.commands.quality.subject import Subject
 from shardtune.trainer.distributed.meeting import meet
 from shardtune.trainer.distributed.ranks import Ranks, connect, disconnect
 from shardtune.trainer.evaluation.suspects.listing import JudgedRows, Suspect, highest_losses, suspected_labels
@@ -34,14 +36,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     drop_deprecation_warnings()
     try:
         _main(arguments)
+    except BrokenPipeError:
+        raise
     except (Exception, KeyboardInterrupt) as error:
-        return end_with(error, arguments.failures)
+        return end(error, arguments.failures)
     return EXIT_OK
 
 
 def _main(arguments: argparse.Namespace) -> None:
-    exported = ExportedRun.of(arguments.run_dir, "best")
-    folds = [ExportedRun.of(folder, "best") for folder in arguments.fold]
+    exported = open_run(arguments.run_dir)
+    folds = [open_run(folder) for folder in arguments.fold]
     out: Path = arguments.out or arguments.run_dir / SUSPECTS
     if not out.absolute().parent.is_dir():
         raise ConfigError(f"--out: there is no folder {out.absolute().parent}; make it, or name another one")
@@ -53,9 +57,7 @@ def _main(arguments: argparse.Namespace) -> None:
         disconnect()
 
 
-def list_suspects(
-    exported: ExportedRun, folds: Sequence[ExportedRun], ranks: Ranks, *, most: int, out: Path
-) -> list[Suspect]:
+def list_suspects(exported: Subject, folds: Sequence[Subject], ranks: Ranks, *, most: int, out: Path) -> list[Suspect]:
     """Collective: judges the rows, and on rank 0 writes the suspicious ones to RUN_DIR/suspects.jsonl, and to `out`,
     prints the first ones and returns them all; of a task without labels, at most `most`.
 
@@ -64,10 +66,10 @@ def list_suspects(
     parts = judge_run(exported, folds, ranks)
     if not ranks.is_zero:
         return []
-    _, tokenizer, _ = open_task(exported.recipe, exported.folder, exported.facts)
+    _, tokenizer, _ = open_task(exported.recipe, exported.folder, facts_of(exported))
     names = label_names(exported)
     found = suspected_labels(parts, names, tokenizer) if names else highest_losses(parts, tokenizer, most=most)
-    for path in dict.fromkeys([exported.run_dir / SUSPECTS, out]):
+    for path in dict.fromkeys([exported.given / SUSPECTS, out]):
         with published(path) as draft, draft.open("w", encoding="utf-8") as file:
             for suspect in found:
                 file.write(json_line({name: value for name, value in asdict(suspect).items() if value is not None}))
@@ -145,4 +147,4 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_piped(main)

@@ -83,7 +83,7 @@ class ClassificationSurvey(Survey):
             require_columns([piece.columns for piece in pieces], required)
         counted = {split: [piece.labels for piece in pieces] for split, pieces in observations.items()}
         path = next((columns.path for piece in observations["train"] for columns in piece.columns.values()), None)
-        facts = self._problem.survey(self._options, counted, path, are_sound=not faults)
+        facts = self._problem.survey(self._options, counted, path, are_sound=not faults and not self.is_evaluation)
         self.facts = {"has_pairs": has_pairs, **facts}
         self._is_second_pass = True
         are_mixed = has_pairs and any(piece.num_pairs < piece.num_rows for piece in every)
@@ -109,6 +109,7 @@ class ClassificationSurvey(Survey):
     def _find_misfits(self, rows: Sequence[Row], faults: Faults) -> None:
         """Adds the rows that lack a text_pair or have an unknown label."""
         source = "task.label_names" if self._options.label_names else "the training rows"
+        source = "the labels of the model" if self.is_evaluation else source
         legal = self.facts.get("label_names", ())
         known = {*legal}
         for row in rows:

@@ -102,7 +102,7 @@ class TokenSurvey(Survey):
         counts = {
             split: sum((piece.counts for piece in pieces), Counter[str]()) for split, pieces in observations.items()
         }
-        if not counts["train"] and not faults:
+        if not counts["train"] and not faults and not self.is_evaluation:
             raise DataError(f"{self._path}: no row has an entity; there is nothing to learn")
         is_known = self._legal is not None
         self._legal = self._legal or {*counts["train"]}
@@ -177,6 +177,7 @@ class TokenSurvey(Survey):
     def _refuse_unknown(self, row: Row, spans: Sequence[Span], faults: Faults) -> None:
         assert self._legal is not None
         source = "task.types" if self._options.types else "the training rows"
+        source = "the types of the model" if self.is_evaluation else source
         for type_ in dict.fromkeys(span.type for span in spans):
             if type_ not in self._legal:
                 at = next(span.start for span in spans if span.type == type_)

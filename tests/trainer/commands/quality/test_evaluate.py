@@ -9,53 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from shardtune.recipe.schema import Recipe
 from shardtune.trainer.commands import predict
-from shardtune.trainer.commands.quality.evaluate import Evaluation, ExportedRun, evaluate_run, main, prepare_rows
+from shardtune.trainer.commands.inference.placement import placement
+from shardtune.trainer.commands.quality.evaluate import Evaluation, evaluate_model, main, prepare_rows
 from shardtune.trainer.commands.quality.stored_rows import open_rows
+from shardtune.trainer.commands.quality.subject import find_subject
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.evaluation.exported import ExportedModel
 from tests.support.ranks import run_ranks
-from tests.support.runs import tiny_recipe, train, write_tiny
-from tests.support.tiny import BAD, GOOD, PLAIN, SPOKEN, WRITTEN, write_causal, write_documents, write_toy_language
-from tests.trainer.tasks.token_classification.test_token_classification import write_tagged
-
-
-def trained(recipe: Recipe, run_dir: Path) -> Path:
-    """The directory of a run on one rank."""
-    assert all(train(recipe, run_dir, world_size=1)[0])
-    (run_dir / "config.yaml").write_text(recipe.model_dump_json())
-    return run_dir
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
-def classifier(folder: Path) -> Path:
-    return trained(tiny_recipe(folder, "train.max_steps=6"), folder / "classifier")
-
-
-@pytest.fixture(scope="module")
-def tagger(folder: Path) -> Path:
-    """A run whose long rows are cut into windows."""
-    overrides = ["task={kind: token_classification, stride: 2}", "data.max_tokens=20", "train.max_steps=6"]
-    for split, num_rows in (("train", 67), ("dev", 29), ("test", 31)):
-        write_tagged(folder / f"tagged-{split}.jsonl", num_rows, seed=num_rows)
-        overrides.append(f"data.{split}={folder}/tagged-{split}.jsonl")
-    return trained(tiny_recipe(folder, *overrides), folder / "tagger")
-
-
-@pytest.fixture(scope="module")
-def causal(folder: Path) -> Path:
-    write_causal(folder / "causal", [*GOOD, *BAD, *PLAIN], chat_template=None)
-    overrides = ["task={kind: language_modeling}", f"model.path={folder}/causal", "data.max_tokens=24"]
-    for seed, split in enumerate(("train", "dev", "test")):
-        write_documents(folder / f"texts-{split}.jsonl", 30, seed=seed)
-        overrides.append(f"data.{split}={folder}/texts-{split}.jsonl")
-    return trained(tiny_recipe(folder, *overrides, "train.max_steps=4"), folder / "modeler")
 
 
 def evaluated(run_dir: Path, *words: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
@@ -86,21 +47,10 @@ def test_the_test_split_of_a_run_has_the_metrics_of_its_results(
 
 
 def test_an_adapted_model_and_generated_answers_have_the_metrics_of_their_results(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    adapted: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_toy_language(folder, **{f"toy-{split}": 12 for split in ("train", "dev", "test")})
-    write_causal(folder / "talker", [*SPOKEN, *WRITTEN, "Translate", "to"])
-    overrides = [f"data.{split}={folder}/toy-{split}.jsonl" for split in ("train", "dev", "test")]
-    recipe = tiny_recipe(
-        folder,
-        "task={kind: translation, source_language: en, target_language: fr, max_new_tokens: 4}",
-        f"model={{path: {folder}/talker, lora: {{r: 2}}}}",
-        "train.max_steps=2",
-        *overrides,
-    )
-    run_dir = trained(recipe, folder / "adapted")
-    report = evaluated(run_dir, f"--data={folder}/toy-test.jsonl", capsys=capsys)
-    test = json.loads((run_dir / "results.json").read_text())["test"]
+    report = evaluated(adapted, f"--data={folder}/toy-test.jsonl", capsys=capsys)
+    test = json.loads((adapted / "results.json").read_text())["test"]
     assert test["num_answers"] == 12
     assert rounded(report["metrics"]) == rounded(test)
 
@@ -109,12 +59,12 @@ def test_an_adapted_model_and_generated_answers_have_the_metrics_of_their_result
 def test_metrics_and_predictions_are_the_same_on_any_number_of_ranks(
     name: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    exported = ExportedRun.of(request.getfixturevalue(name), "best")
+    exported = find_subject(request.getfixturevalue(name))
     (test,) = exported.recipe.data.sources("test")
     rows = prepare_rows(exported, [test.path], tmp_path, print)
 
     def body(ranks: Ranks) -> Evaluation:
-        return evaluate_run(exported, open_rows(tmp_path), ranks, with_predictions=True)
+        return evaluate_model(exported, open_rows(tmp_path), ranks, with_predictions=True)
 
     first, *others = (run_ranks(body, world_size=world_size) for world_size in (1, 2, 3))
     assert len(first[0].predictions) == rows.num_rows
@@ -184,7 +134,10 @@ def test_what_is_missing_is_named_in_one_line(
         (line,) = capsys.readouterr().err.splitlines()
         return line
 
-    assert said(tmp_path / "none") == f"{tmp_path}/none: not a run directory (no config.yaml)"
+    assert (
+        said(tmp_path / "none")
+        == f"{tmp_path}/none: neither a run directory (no config.yaml) nor a model folder (no config.json)"
+    )
     (tmp_path / "config.yaml").write_text((classifier / "config.yaml").read_text())
     assert said(tmp_path).startswith(f"{tmp_path}/export/best does not exist yet; ")
     assert "nowhere.csv" in said(classifier, "--data=nowhere.csv")
@@ -194,7 +147,7 @@ def test_what_is_missing_is_named_in_one_line(
 
 
 def test_bad_rows_are_skipped_and_counted_where_the_recipe_says_so(classifier: Path, tmp_path: Path) -> None:
-    exported = ExportedRun.of(classifier, "best")
+    exported = find_subject(classifier)
     data = exported.recipe.data.model_copy(update={"on_bad_row": "skip"})
     exported = replace(exported, recipe=exported.recipe.model_copy(update={"data": data}))
     path = tmp_path / "rows.jsonl"
@@ -214,3 +167,39 @@ def test_a_lack_of_memory_is_said_in_one_line(
     assert main([str(classifier), f"--data={folder}/test.jsonl", "--device=cpu"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"rank 0 ran out of memory with the whole model of {classifier}/export/best and micro-")
+
+
+PARTS = {
+    "classifier": ("bert.embeddings", "bert.encoder.layer.0", "bert.encoder.layer.1", "bert.pooler", "classifier"),
+    "causal": ("model.embed_tokens", "model.layers.0", "model.layers.1", "model.norm", "model.rotary_emb", "lm_head"),
+    "adapted": None,
+}
+"""The modules of a model, of which one is on disk, from where accelerate fetches it when it is needed, as it moves what
+a GPU has computed to the next one; None as transformers divides it by itself."""
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_model_that_is_divided_over_devices_has_the_same_metrics(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = find_subject(request.getfixturevalue(name))
+    (test,) = subject.recipe.data.sources("test")
+    prepare_rows(subject, [test.path], tmp_path, print)
+    parts = PARTS[name]
+    assert placement(is_split=False) == {} and placement(is_split=True) == {"device_map": "auto"}
+
+    def in_parts(*, is_split: bool) -> dict[str, Any]:
+        if not is_split or parts is None:
+            return placement(is_split=is_split)
+        places = {part: "disk" if part.endswith(".1") else "cpu" for part in parts}
+        return {"device_map": places, "offload_folder": str(tmp_path / "offload")}
+
+    def body(ranks: Ranks, is_split: bool) -> Evaluation:
+        rows = open_rows(tmp_path)
+        return evaluate_model(subject, rows, ranks, with_predictions=True, is_split=is_split)
+
+    (whole,) = run_ranks(body, False, world_size=1)
+    monkeypatch.setattr("shardtune.trainer.commands.inference.exported_model.placement", in_parts)
+    (divided,) = run_ranks(body, True, world_size=1)
+    assert rounded(divided.metrics) == rounded(whole.metrics)
+    assert rounded(divided.predictions) == rounded(whole.predictions)

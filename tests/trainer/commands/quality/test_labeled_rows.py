@@ -7,7 +7,7 @@ import pytest
 
 from shardtune.errors import DataError
 from shardtune.recipe.load import parse_recipe
-from shardtune.trainer.commands.quality.labeled_rows import read_labeled_rows
+from shardtune.trainer.commands.quality.labeled_rows import as_learned, read_labeled_rows
 
 CHAT = "task: {kind: chat}\nmodel: {path: org/name}\ndata: {train: train.jsonl}\n"
 REVIEWS = "task: {kind: classification}\nmodel: {path: org/name}\n"
@@ -18,7 +18,8 @@ def test_conversations_without_a_reply_can_only_be_predicted(tmp_path: Path) -> 
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"messages": [{"role": "user", "content": "Hello?"}]}))
     with pytest.raises(DataError) as raised:
-        read_labeled_rows([str(path)], parse_recipe(CHAT), {}, Path("run"), print)
+        recipe = parse_recipe(CHAT)
+        read_labeled_rows([str(path)], recipe, as_learned(recipe, {}), print, run_dir=Path("run"))
     assert str(raised.value) == (
         f"{path}:1: no assistant message; there is nothing to learn; rows without labels, or replies, can only be "
         f"predicted, by `shardtune predict run --file={path}`"
@@ -32,7 +33,9 @@ def test_a_path_that_the_recipe_names_is_read_as_there_and_others_like_it(tmp_pa
     recipe = parse_recipe(f"{REVIEWS}data: {{train: train.jsonl, test: {{path: {tmp_path}/test.csv, {how}}}}}\n")
     notes: list[str] = []
     for name in ("test.csv", "new.csv"):
-        (row,) = read_labeled_rows([f"{tmp_path}/{name}"], recipe, FACTS, Path("run"), notes.append)
+        (row,), _ = read_labeled_rows(
+            [f"{tmp_path}/{name}"], recipe, as_learned(recipe, FACTS), notes.append, run_dir=Path("run")
+        )
         assert row.values == {"text": "café, warm", "label": "good"}
     (note,) = notes
     assert note.startswith(f"{tmp_path}/new.csv: using column opinion as text, stars as label (a guess; ")

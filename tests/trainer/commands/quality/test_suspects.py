@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shardtune.trainer.commands.quality.evaluate import ExportedRun
-from shardtune.trainer.commands.quality.judged_runs import judge_run
+from shardtune.trainer.commands.quality.judged_runs import judge_run, open_run
 from shardtune.trainer.commands.quality.suspects import list_suspects, main
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.evaluation.suspects.listing import Suspect
@@ -65,7 +64,7 @@ def lines_of(found: list[Suspect], split: str = "train") -> set[int]:
 
 
 def found_in(run_dir: Path, folds: list[Path], out: Path, world_size: int = 1, *, most: int = 5) -> list[Suspect]:
-    exported, of_folds = ExportedRun.of(run_dir, "best"), [ExportedRun.of(fold, "best") for fold in folds]
+    exported, of_folds = open_run(run_dir), [open_run(fold) for fold in folds]
 
     def body(ranks: Ranks) -> list[Suspect]:
         return list_suspects(exported, of_folds, ranks, most=most, out=out)
@@ -96,7 +95,7 @@ def test_planted_label_errors_are_found_by_models_that_have_not_seen_them(
 
 
 def test_each_training_row_is_judged_once_by_the_fold_that_has_not_seen_it(classifier: Path, folds: list[Path]) -> None:
-    exported, of_folds = ExportedRun.of(classifier, "best"), [ExportedRun.of(fold, "best") for fold in folds]
+    exported, of_folds = open_run(classifier), [open_run(fold) for fold in folds]
 
     def body(ranks: Ranks) -> list[tuple[str, list[str]]]:
         parts = judge_run(exported, of_folds, ranks)

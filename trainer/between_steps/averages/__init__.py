@@ -1,0 +1,1 @@
+"""Averages of the weights: over the steps, and of the last checkpoints."""
