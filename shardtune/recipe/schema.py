@@ -486,8 +486,8 @@ class Recipe(Section):
     def _averages_are_judged_by_dev_alone(self) -> "Recipe":
         if self.checkpoint.average_last is not None and self.retention.max_drop is not None:
             raise ValueError(
-                "checkpoint.average_last: the mean of checkpoints is judged by dev alone, and retention.max_drop by other "
-                "skills; remove one of them (train.ema_decay averages within the limits)"
+                "checkpoint.average_last: the mean of checkpoints is judged by dev alone, retention.max_drop by "
+                "other skills; remove one of them (train.ema_decay averages within the limits)"
             )
         return self
 
