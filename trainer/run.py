@@ -31,7 +31,7 @@ from shardtune.trainer.between_steps.profiler import Profiler
 from shardtune.trainer.between_steps.saver import Publisher, Saver
 from shardtune.trainer.between_steps.step_report import StepReport
 from shardtune.trainer.between_steps.stop_checks import StopChecks
-from shardtune.trainer.checkpoint.base_model import identify_together, refuse_another_base
+from shardtune.trainer.checkpoint.base_model import identify_together, keep_base_once, refuse_another_base
 from shardtune.trainer.checkpoint.checkpoints import CheckpointPolicy, Checkpoints
 from shardtune.trainer.checkpoint.resume import (
     find_newest,
@@ -156,6 +156,7 @@ def _assemble(start: Start) -> Training:
         for text in settings_without_effect(recipe, prepared.facts, num_steps=steps.num_steps):
             start.reporter.report("notice", text=text)
     run_on_zero(ranks, lambda: refuse_other_labels(run_dir, prepared.facts))
+    keep_base_once(recipe, run_dir, ranks)
     if ranks.is_zero:
         keep_model_files(loaded.model, loaded.tokenizer, run_dir / MODEL)
         write_atomically(run_dir / FACTS, json.dumps(prepared.facts, ensure_ascii=False, indent=1))

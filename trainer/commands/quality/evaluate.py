@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _main(arguments)
     except (Exception, KeyboardInterrupt) as error:
-        return _end(error, arguments.prepared)
+        return end(error, arguments.prepared)
     return EXIT_OK
 
 
@@ -216,7 +216,7 @@ def _refuse_unwritable(path: Path) -> None:
         raise DataError(f"--predictions: there is no folder {path.parent}; make it, or name another one")
 
 
-def _end(error: BaseException, folder: Path | None) -> int:
+def end(error: BaseException, folder: Path | None) -> int:
     """Prints why this process ends, or records it in the folder, where the launcher looks; returns the exit code."""
     fault = system_fault(error) if isinstance(error, OSError) else None
     if isinstance(error, KeyboardInterrupt):
