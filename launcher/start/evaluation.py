@@ -1,4 +1,4 @@
-"""Starts the ranks of `shardtune eval`: how many, on what, and why they failed."""
+"""Starts the ranks of `shardtune eval`, and of commands like it: how many, on what, and why they failed."""
 
 import sys
 import tempfile
@@ -35,25 +35,34 @@ def plan_evaluation(recipe: Recipe, machine: Machine, num_ranks: int | None) -> 
 
 def run_evaluation(run_dir: Path, words: Sequence[str], num_ranks: int | None) -> int:
     """Evaluates a run as these words ask, and returns the exit code. Raises CheckpointError or LaunchError."""
+    return run_prepared(MODULE, words, read_config(run_dir), num_ranks)
+
+
+def run_prepared(module: str, words: Sequence[str], recipe: Recipe, num_ranks: int | None) -> int:
+    """Runs a module of the trainer with these words, on the ranks of plan_evaluation; returns its exit code.
+
+    Of several ranks, one first prepares with --prepare=FOLDER, and all then work with --prepared=FOLDER. Raises
+    LaunchError.
+    """
     machine = execute.find_machine()
-    plan = plan_evaluation(read_config(run_dir), machine, num_ranks)
+    plan = plan_evaluation(recipe, machine, num_ranks)
     for text in machine.notices:
         print(text, file=sys.stderr)
-    alone = (sys.executable, "-m", MODULE, *words, f"--device={plan.device}")
+    alone = (sys.executable, "-m", module, *words, f"--device={plan.device}")
     if plan.num_ranks == 1:
         return execute.run_ranks(alone, plan.environment)
     with tempfile.TemporaryDirectory(prefix="shardtune-eval-") as folder:
         code = execute.run_ranks((*alone, f"--prepare={folder}"), plan.environment)
-        return code if code != EXIT_OK else _run_ranks(words, plan, Path(folder))
+        return code if code != EXIT_OK else _run_ranks(module, words, plan, Path(folder))
 
 
-def _run_ranks(words: Sequence[str], plan: RankPlan, folder: Path) -> int:
-    """Runs the ranks on the rows that are prepared in the folder; says why they fail."""
+def _run_ranks(module: str, words: Sequence[str], plan: RankPlan, folder: Path) -> int:
+    """Runs the ranks on what is prepared in the folder; says why they fail."""
     since, log_path = time.time(), folder / "logs" / "launcher.log"
     log_path.parent.mkdir()
     backend = BACKENDS["torchrun"]
-    module = [MODULE, *words, f"--device={plan.device}", f"--prepared={folder}"]
-    if execute.run_ranks(backend.argv(plan.num_ranks, module), plan.environment, log_path) == EXIT_OK:
+    started = [module, *words, f"--device={plan.device}", f"--prepared={folder}"]
+    if execute.run_ranks(backend.argv(plan.num_ranks, started), plan.environment, log_path) == EXIT_OK:
         return EXIT_OK
     failure = first_failure(folder, since)
     exits = backend.parse_exits(log_path.read_text(encoding="utf-8", errors="replace"))

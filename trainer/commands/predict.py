@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             Row(task_type.text_row(text), Path("--text"), line) for line, text in enumerate(arguments.text, start=1)
         ]
         if arguments.file is not None:
-            rows += _read_inputs(arguments.file, recipe)
+            rows += read_inputs(arguments.file, recipe)
         faults = Faults()
         for row in rows:
             task_type.check_inputs(row, faults)
@@ -184,7 +184,7 @@ def _answers(task: Task, model: Any, examples: Sequence[Example], tokenizer: Any
         return [task.prediction(answer) for answer in tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 
-def _read_inputs(path: Path, recipe: Recipe) -> list[Row]:
+def read_inputs(path: Path, recipe: Recipe) -> list[Row]:
     """The rows of the file, with the columns that the model reads under shardtune's names.
 
     data.columns applies. The columns of single sources are only guesses, because the file may resemble any of them.

@@ -56,7 +56,7 @@ def open_base_model(
     """
     pretrained = load_model_config(recipe)
     new_tokens = _new_tokens(recipe, tokenizer)
-    kind = model_class(config)
+    kind: Any = model_class(config)
     with _silent():
         empty, info = kind.from_pretrained(
             recipe.model.path,
@@ -121,7 +121,7 @@ class _Files:
 
     @cached_property
     def _by_name(self) -> Mapping[str, tuple[Path, str]]:
-        found = {}
+        found: dict[str, tuple[Path, str]] = {}
         for path in self._paths:
             with _readable(path), safe_open(path, framework="pt", backend="pread") as file:
                 found |= {name: (path, name) for name in file.keys()}  # noqa: SIM118  it is not a dict
