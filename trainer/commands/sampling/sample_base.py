@@ -35,10 +35,11 @@ from shardtune.trainer.distributed.ranks import Ranks, connect, disconnect
 from shardtune.trainer.setup.rank_log import drop_deprecation_warnings
 
 SETTINGS = "settings.json"
-BATCH_ROWS = 32
-"""Rows that are generated together: always the same ones, because the others in a batch change the last digits."""
-MOST_DRAWS = 10
-"""After so many draws for each row that is wanted, the model is taken to have no more to say."""
+BATCH_ROWS = {"cuda": 32, "cpu": 8}
+"""Rows that are generated together: always the same ones, because the others in a batch change the last digits. A CPU
+gains nothing from more."""
+MOST_DRAWS, FEWEST_DRAWS = 10, 32
+"""After so many draws for each row that is wanted, and so many more, the model is taken to have no more to say."""
 TOP_P = 0.95
 
 
@@ -127,7 +128,7 @@ def amount_of(rows: int | None, num_prompts: int | None, sampling: Sampling) -> 
                 "one; lower it, or set --temperature"
             )
         return Amount(rows or num_prompts, num_prompts, is_enough=True)
-    return Amount(rows, MOST_DRAWS * rows + BATCH_ROWS, is_enough=False)
+    return Amount(rows, MOST_DRAWS * rows + FEWEST_DRAWS, is_enough=False)
 
 
 def sample(writer: Writer, file: ReplayFile, amount: Amount, ranks: Ranks) -> None:
@@ -152,8 +153,9 @@ def sample(writer: Writer, file: ReplayFile, amount: Amount, ranks: Ranks) -> No
 
 def _draw_together(writer: Writer, num_drawn: int, limit: int, ranks: Ranks) -> list[Drawn]:
     """Collective: on rank 0, the draws from number `num_drawn` on, of which each rank has made a batch."""
-    first = num_drawn // BATCH_ROWS * BATCH_ROWS + ranks.rank * BATCH_ROWS
-    rows = range(first, min(first + BATCH_ROWS, limit))
+    size = BATCH_ROWS[ranks.device.type]
+    first = (num_drawn // size + ranks.rank) * size
+    rows = range(first, min(first + size, limit))
     mine = list(zip(rows, writer.write(rows), strict=True)) if rows else []
     return [drawn for of_rank in ranks.to_zero(mine) for row, drawn in of_rank if row >= num_drawn]
 
