@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(arguments: argparse.Namespace) -> None:
     say = _say if arguments.prepared is None else _ignore
     recipe = recipe_of(arguments.recipe, arguments.overrides, say)
-    sampled = Sampled(recipe, arguments.prompts, arguments.out, say)
+    sampled = Sampled(recipe, arguments.prompts, arguments.out, arguments.max_tokens, say)
     with ExitStack() as stack:
         folder = arguments.prepared
         if folder is None:
@@ -82,7 +82,7 @@ def _main(arguments: argparse.Namespace) -> None:
         amount = amount_of(arguments.rows, sampled.num_prompts, sampling)
         ranks = connect(arguments.device, store=meet(PATIENCE), timeout=PATIENCE)
         stack.callback(disconnect)
-        writer = sampled.writer(sampling, settings["max-tokens"], ranks.device)
+        writer = sampled.writer(sampling, ranks.device)
         file = ReplayFile(arguments.out, settings)
         sample(writer, file, amount, ranks)
         ranks.barrier()
@@ -107,7 +107,7 @@ def _checked(arguments: argparse.Namespace, sampled: Sampled) -> dict[str, Any]:
         "prompt rows": sampled.digest(),
         "temperature": temperature,
         "top-p": arguments.top_p,
-        "max-tokens": arguments.max_tokens or sampled.max_tokens,
+        "max-tokens": sampled.max_tokens,
         "seed": arguments.seed,
     }
     ReplayFile(arguments.out, settings).resume()

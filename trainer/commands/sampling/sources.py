@@ -73,6 +73,8 @@ class Sampled:
     prompts: Path | None
     """A file with rows of the task."""
     out: Path
+    longest: int | None
+    """The longest text of a row, in tokens; None for that of the recipe."""
     say: Callable[[str], None]
 
     def refuse(self) -> None:
@@ -100,7 +102,7 @@ class Sampled:
         """The task as the base model knows it: with its own chat template. Raises DataError."""
         recipe, facts = self.recipe, FACTS
         if recipe.task.kind == "chat":
-            options = recipe.task.model_copy(update={"chat_template": None})
+            options = recipe.task.model_copy(update={"chat_template": None, "max_new_tokens": self.max_tokens})
             recipe = recipe.model_copy(update={"task": options})
         elif self.prepared is not None:
             facts = self.prepared.facts
@@ -147,9 +149,9 @@ class Sampled:
 
     @property
     def max_tokens(self) -> int:
-        """The longest text of a row, by the recipe."""
-        options = self.recipe.task
-        return int(getattr(options, "max_new_tokens", self.recipe.data.max_tokens))
+        """The longest text of a row, in tokens."""
+        of_recipe = getattr(self.recipe.task, "max_new_tokens", self.recipe.data.max_tokens)
+        return int(of_recipe if self.longest is None else self.longest)
 
     def digest(self) -> str | None:
         """Identifies the prompts; None if there are none."""
@@ -159,12 +161,12 @@ class Sampled:
             return None
         return hashlib.sha256(json.dumps([dict(row.values) for row in self.rows], default=str).encode()).hexdigest()
 
-    def writer(self, sampling: Sampling, max_tokens: int, device: Any) -> Writer:
+    def writer(self, sampling: Sampling, device: Any) -> Writer:
         """What writes the rows, with the base model on this device.
 
         Raises DataError if the model cannot be loaded, or has no room for so many tokens.
         """
-        longest = num_positions(self._config)
+        longest, max_tokens = num_positions(self._config), self.max_tokens
         if longest is not None and max_tokens > longest:
             path = self.recipe.model.path
             raise DataError(f"--max-tokens: {max_tokens} is more than the maximum of {path}: {longest}")

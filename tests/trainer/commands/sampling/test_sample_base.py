@@ -159,8 +159,7 @@ def test_rows_are_the_same_on_any_number_of_ranks_and_after_any_interruption(
     made = recipe_of(recipe(folder, task, model, tmp_path / "r.yaml"), [], print)
 
     def body(ranks: Ranks, out: Path, *stops: int) -> int:
-        sampled = Sampled(made, None, out, print)
-        writer = sampled.writer(Sampling(5, 1.0, 0.95), 40, ranks.device)
+        writer = Sampled(made, None, out, 40, print).writer(Sampling(5, 1.0, 0.95), ranks.device)
         for num_rows in stops:
             sample(writer, ReplayFile(out, {"seed": 5}), Amount(num_rows, 400, is_enough=False), ranks)
         return 0
@@ -232,7 +231,8 @@ def test_a_model_that_writes_no_rows_is_refused_with_what_to_use_instead(
     line = said(folder / "encoder", out, "--rows=2", capsys=capsys)
     assert line == (
         f"model.path: {folder}/encoder is a masked language model, which fills gaps and writes no texts; as replay, "
-        "add general text of your own to data.train as a source with a weight, such as {path: general.jsonl, weight: 0.1}"
+        "add general text of your own to data.train as a source with a weight, such as {path: general.jsonl, weight: "
+        "0.1}"
     )
     line = said(recipe(folder, "{kind: classification}", "encoder", path), out, "--rows=2", capsys=capsys)
     assert line.startswith(
