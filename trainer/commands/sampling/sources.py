@@ -28,7 +28,7 @@ from shardtune.trainer.commands.sampling.writers import (
     TranslationWriter,
     Writer,
 )
-from shardtune.trainer.data.prepare.prepare import Prepared, prepare
+from shardtune.trainer.data.prepare.prepare import Prepared, most_tokens, prepare
 from shardtune.trainer.model.load import DTYPES
 from shardtune.trainer.model.pretrained import hub_words, load_model_config, load_tokenizer, num_positions, unreachable
 from shardtune.trainer.setup.precision import expected_precision
@@ -56,13 +56,14 @@ def recipe_of(path: Path, overrides: Sequence[str], say: Callable[[str], None]) 
         return load_recipe(path / CONFIG if path.is_dir() else path, overrides, checks_paths=False)
     values: dict[str, Any] = {"model": {"path": str(path.absolute())}, "data": {"train": "./none"}}
     recipe = parse_recipe(json.dumps({**values, "task": {"kind": "language_modeling"}}), overrides)
-    if load_model_config(recipe).is_encoder_decoder:
+    config, tokenizer = load_model_config(recipe), load_tokenizer(recipe)
+    values["data"]["max_tokens"] = min(recipe.data.max_tokens, most_tokens(config, tokenizer))
+    if config.is_encoder_decoder:
         raise DataError(f"{path}: an encoder-decoder writes only about a source; give a recipe, whose data have some")
-    if not load_tokenizer(recipe).chat_template:
-        say(f"{path} has no chat template: it writes plain texts, rows of language_modeling")
-        return recipe
-    say(f"{path} has a chat template: it writes conversations, rows of chat")
-    return parse_recipe(json.dumps({**values, "task": {"kind": "chat"}}), overrides)
+    kind = "chat" if tokenizer.chat_template else "language_modeling"
+    has, writes = ("a", "conversations") if tokenizer.chat_template else ("no", "plain texts")
+    say(f"{path} has {has} chat template: it writes {writes}, rows of {kind}")
+    return parse_recipe(json.dumps({**values, "task": {"kind": kind}}), overrides)
 
 
 @dataclass(frozen=True)
