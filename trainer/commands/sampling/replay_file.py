@@ -15,8 +15,8 @@ from shardtune.run_dir.files import write_atomically
 
 Row = Mapping[str, Any]
 REPEATED = "repeated"
-DIGESTS = {"model": "model", "prompt rows": "prompts"}
-"""The settings that are digests -> what they are called in a message."""
+OTHERS = {"model": "another model", "prompt rows": "other prompts"}
+"""The settings that are digests -> how a message says that they differ."""
 
 
 @dataclass
@@ -56,11 +56,9 @@ class ReplayFile:
                 f"--out: {self.path} exists, and this command has not begun it; remove it, or give another file"
             ) from None
         if changed := [name for name, value in self.settings.items() if settings.get(name) != value]:
-            began = ", ".join(f"{name} {settings.get(name)}" for name in changed if name not in DIGESTS)
+            began = [OTHERS.get(name) or f"{name} {settings.get(name)}" for name in changed]
             raise DataError(
-                f"--out: {self.path} was begun with {'another ' if not began else ''}"
-                f"{began or ' and another '.join(DIGESTS[name] for name in changed)}; "
-                "give the same again, or another file"
+                f"--out: {self.path} was begun with {', '.join(began)}; give the same again, or another file"
             )
         if self.path.stat().st_size < num_bytes:
             raise DataError(f"--out: {self.path} has been shortened since; remove it, or give another file")

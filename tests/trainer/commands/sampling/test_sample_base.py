@@ -185,7 +185,14 @@ def test_rows_are_the_same_on_any_number_of_ranks_and_after_any_interruption(
 
 def test_another_seed_gives_other_rows(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for seed in (0, 1):
-        written(folder / "causal", f"--out={tmp_path}/{seed}.jsonl", "--rows=6", f"--seed={seed}", capsys=capsys)
+        written(
+            folder / "causal",
+            f"--out={tmp_path}/{seed}.jsonl",
+            "--rows=3",
+            "--max-tokens=6",
+            f"--seed={seed}",
+            capsys=capsys,
+        )
     one, other = (rows_of(tmp_path / f"{seed}.jsonl") for seed in (0, 1))
     assert not {row["text"] for row in one} & {row["text"] for row in other}
 
@@ -275,10 +282,11 @@ def test_what_is_missing_or_contradicts_itself_is_said_in_one_line(
         line == f"--out: {tmp_path}/x.jsonl exists, and this command has not begun it; remove it, or give another file"
     )
     (tmp_path / "x.jsonl").unlink()
-    written(causal, out, "--rows=2", capsys=capsys)
-    line = said(causal, out, "--rows=2", "--seed=3", "--top-p=0.5", capsys=capsys)
+    words = (causal, out, "--rows=2", "--max-tokens=6")
+    written(*words, capsys=capsys)
+    line = said(*words, "--seed=3", "--top-p=0.5", capsys=capsys)
     assert line == (
         f"--out: {tmp_path}/x.jsonl was begun with top-p 0.95, seed 0; give the same again, or another file"
     )
-    line = said(causal, out, f"--prompts={folder}/texts.jsonl", capsys=capsys)
-    assert line == f"--out: {tmp_path}/x.jsonl was begun with another prompts; give the same again, or another file"
+    line = said(*words, f"--prompts={folder}/texts.jsonl", capsys=capsys)
+    assert line == f"--out: {tmp_path}/x.jsonl was begun with other prompts; give the same again, or another file"
