@@ -21,7 +21,6 @@ import transformers
 
 from shardtune.argument_parser import OneLineParser
 from shardtune.errors import CheckpointError, ConfigError
-from shardtune.run_dir.exit_codes import EXIT_OK
 from shardtune.run_dir.files import BLEND, EXPORT, is_finished, write_atomically
 from shardtune.run_dir.links import refuse_links
 from shardtune.run_dir.run import refuse_other_data
@@ -36,13 +35,12 @@ from shardtune.trainer.commands.blending.points import (
 )
 from shardtune.trainer.commands.blending.view import as_json, listed, render
 from shardtune.trainer.commands.predict import open_task
-from shardtune.trainer.commands.quality.evaluate import PATIENCE, ExportedRun, end
+from shardtune.trainer.commands.quality.evaluate import PATIENCE, ExportedRun, carry_out
 from shardtune.trainer.data.prepare.prepare import Prepared, prepare
 from shardtune.trainer.distributed.background import run_on_zero
 from shardtune.trainer.distributed.meeting import meet
 from shardtune.trainer.distributed.ranks import Ranks, connect, disconnect
 from shardtune.trainer.export.blended.folder import BlendedModels, refuse_changed_base
-from shardtune.trainer.setup.rank_log import drop_deprecation_warnings
 
 ALPHAS = "0.3,0.5,0.7"
 
@@ -96,14 +94,8 @@ class Blending:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command, or one rank of it, and returns its exit code."""
-    arguments = _parse(argv)
-    drop_deprecation_warnings()
     transformers.utils.logging.disable_progress_bar()
-    try:
-        _main(arguments)
-    except (Exception, KeyboardInterrupt) as error:
-        return end(error, arguments.prepared)
-    return EXIT_OK
+    return carry_out(_main, _parse(argv))
 
 
 def _main(arguments: argparse.Namespace) -> None:

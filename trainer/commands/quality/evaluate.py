@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import timedelta
@@ -89,12 +89,19 @@ class Evaluation:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command, or one rank of it, and returns its exit code."""
-    arguments = _parse(argv)
+    return carry_out(_main, _parse(argv))
+
+
+def carry_out(work: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> int:
+    """Does the work of a command that prepares and then runs on several ranks; returns its exit code.
+
+    Why a rank fails is left in the folder `arguments.prepared`, where the launcher looks.
+    """
     drop_deprecation_warnings()
     try:
-        _main(arguments)
+        work(arguments)
     except (Exception, KeyboardInterrupt) as error:
-        return end(error, arguments.prepared)
+        return _end(error, arguments.prepared)
     return EXIT_OK
 
 
@@ -216,7 +223,7 @@ def _refuse_unwritable(path: Path) -> None:
         raise DataError(f"--predictions: there is no folder {path.parent}; make it, or name another one")
 
 
-def end(error: BaseException, folder: Path | None) -> int:
+def _end(error: BaseException, folder: Path | None) -> int:
     """Prints why this process ends, or records it in the folder, where the launcher looks; returns the exit code."""
     fault = system_fault(error) if isinstance(error, OSError) else None
     if isinstance(error, KeyboardInterrupt):

@@ -23,16 +23,14 @@ from shardtune.counted import counted
 from shardtune.errors import ConfigError, DataError
 from shardtune.recipe.schema import Recipe
 from shardtune.recipe.yaml_lines import write_yaml
-from shardtune.run_dir.exit_codes import EXIT_OK
 from shardtune.trainer.checkpoint.base_model import identify
-from shardtune.trainer.commands.quality.evaluate import PATIENCE, end
+from shardtune.trainer.commands.quality.evaluate import PATIENCE, carry_out
 from shardtune.trainer.commands.sampling.draws import Sampling
 from shardtune.trainer.commands.sampling.replay_file import ReplayFile
 from shardtune.trainer.commands.sampling.sources import Sampled, recipe_of
 from shardtune.trainer.commands.sampling.writers import Drawn, Writer
 from shardtune.trainer.distributed.meeting import meet
 from shardtune.trainer.distributed.ranks import Ranks, connect, disconnect
-from shardtune.trainer.setup.rank_log import drop_deprecation_warnings
 
 SETTINGS = "settings.json"
 BATCH_ROWS = {"cuda": 32, "cpu": 8}
@@ -55,14 +53,8 @@ class Amount:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command, or one rank of it, and returns its exit code."""
-    arguments = _parse(argv)
-    drop_deprecation_warnings()
     transformers.utils.logging.disable_progress_bar()
-    try:
-        _main(arguments)
-    except (Exception, KeyboardInterrupt) as error:
-        return end(error, arguments.prepared)
-    return EXIT_OK
+    return carry_out(_main, _parse(argv))
 
 
 def _main(arguments: argparse.Namespace) -> None:
