@@ -13,7 +13,7 @@ from pyarrow import parquet
 
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
 from shardtune.run_dir.run import Run, write_run_dir
-from shardtune.trainer.commands.predict import _read_inputs, main
+from shardtune.trainer.commands.predict import main, read_inputs
 from tests.support.runs import tiny_recipe, train, write_tiny
 
 
@@ -103,5 +103,5 @@ def test_a_file_called_like_the_training_data_is_read_like_them(tmp_path: Path) 
     folder = write_tiny(tmp_path)
     recipe = tiny_recipe(folder, f"data.train={{path: {folder}/old.csv, encoding: cp1252, separator: ';'}}")
     (folder / "new.csv").write_bytes("text;more\ncafé, warm;x\n".encode("cp1252"))
-    (row,) = _read_inputs(folder / "new.csv", recipe)
+    (row,) = read_inputs(folder / "new.csv", recipe)
     assert row.values == {"text": "café, warm", "more": "x"}
