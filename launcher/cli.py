@@ -13,6 +13,7 @@ from shardtune.errors import ConfigError, ShardtuneError, system_fault
 from shardtune.home import expand_home
 from shardtune.launcher.commands import arguments
 from shardtune.launcher.commands import dashboard as dashboard_commands
+from shardtune.launcher.commands import forgetting as forgetting_commands
 from shardtune.launcher.commands import plan as plan_commands
 from shardtune.launcher.commands import quality as quality_commands
 from shardtune.launcher.commands import replay as replay_commands
@@ -30,6 +31,7 @@ shardtune: supervised fine-tuning of pretrained transformers on one or many GPUs
 {replay_commands.HELP}
 {plan_commands.HELP}
 {quality_commands.HELP}
+{forgetting_commands.HELP}
 Many runs:
 
 {sweep_commands.HELP}{dashboard_commands.HELP}
@@ -55,6 +57,8 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "replay": replay_commands.replay,
     "eval": quality_commands.evaluate,
     "suspects": quality_commands.suspects,
+    "sample-base": forgetting_commands.sample_base,
+    "blend": forgetting_commands.blend,
     "sweep": sweep_commands.sweep,
     "dashboard": dashboard_commands.dashboard,
     "submit": slurm_commands.submit,
@@ -80,6 +84,7 @@ PATH_FLAGS = (
     "--page",
     "--data",
     "--predictions",
+    "--prompts",
 )
 
 

@@ -37,6 +37,7 @@ from shardtune.trainer.between_steps.step_report import StepReport
 from shardtune.trainer.between_steps.stop_checks import StopChecks
 from shardtune.trainer.checkpoint.base_model import (
     identify_together,
+    keep_base_once,
     refuse_another_anchor,
     refuse_another_base,
 )
@@ -175,6 +176,7 @@ def _assemble(start: Start) -> Training:
         if recipe.data.fraction != 1:
             start.reporter.report("notice", text=part_note(recipe, steps.num_rows))
     run_on_zero(ranks, lambda: refuse_other_labels(run_dir, prepared.facts))
+    keep_base_once(recipe, run_dir, ranks)
     if ranks.is_zero:
         keep_model_files(loaded.model, loaded.tokenizer, run_dir / MODEL)
         write_atomically(run_dir / FACTS, json.dumps(prepared.facts, ensure_ascii=False, indent=1))

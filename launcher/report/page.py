@@ -5,6 +5,7 @@ from pathlib import Path
 from shardtune.launcher.report.charts import axes_of, charts_of
 from shardtune.launcher.report.parts import Listing, Section
 from shardtune.launcher.report.record import RunRecord, read_record
+from shardtune.launcher.report.sections.blending import blending
 from shardtune.launcher.report.sections.data import data_card
 from shardtune.launcher.report.sections.machine import environment, speed_line, time_parts
 from shardtune.launcher.report.sections.results import evaluations, results
@@ -39,6 +40,7 @@ def render_page(record: RunRecord) -> str:
     ]
     after = [
         Section("evaluations", "Evaluations", evaluations(record)),
+        Section("blending", "Between base and tuned", blending(record)),
         Section("time", "Where the time went", time_parts(record)),
         Section("samples", "Samples", samples(record)),
         Section("worst", "Worst examples", worst_examples(record)),

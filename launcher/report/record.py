@@ -12,7 +12,7 @@ from shardtune.home import expand_home
 from shardtune.recipe.load import parse_recipe
 from shardtune.recipe.schema import Recipe
 from shardtune.redaction import Redactor, redactor
-from shardtune.run_dir.files import CHECKPOINTS, CONFIG, DATA, FACTS, RESULTS
+from shardtune.run_dir.files import BLEND, CHECKPOINTS, CONFIG, DATA, FACTS, RESULTS
 from shardtune.run_dir.quality.retention import RetentionSet, retention_sets
 from shardtune.run_dir.quality.worst_rows import WorstRow, WorstRows, read_worst_rows
 from shardtune.run_dir.view.event_lines import Event
@@ -36,6 +36,8 @@ class RunRecord:
     facts: Mapping[str, Any] = field(default_factory=dict)
     results: Mapping[str, Any] | None = None
     plan: Mapping[str, Any] | None = None
+    blend: Mapping[str, Any] = field(default_factory=dict)
+    """What `shardtune blend` has found; empty if the run was not blended."""
     prepared: Mapping[str, Any] = field(default_factory=dict)
     """The meta.json of the prepared data, as long as these are in the cache."""
     prepared_folder: Path | None = None
@@ -104,6 +106,7 @@ def read_record(run_dir: Path) -> RunRecord:
         facts=_json(run_dir / FACTS) or {},
         results=_json(run_dir / RESULTS),
         plan=read_plan(run_dir),
+        blend=_json(run_dir / BLEND) or {},
         manifest=_newest_manifest(run_dir / CHECKPOINTS),
         fingerprint=fingerprint,
     )

@@ -1,4 +1,4 @@
-"""Starts the ranks of commands that share rows, `eval` and `predict`: how many, on what, and why they failed."""
+"""Starts the ranks of commands that share rows, such as `eval` and `predict`: how many, on what, why they failed."""
 
 import sys
 import tempfile
@@ -40,13 +40,20 @@ def device_of(path: Path) -> str:
 
 
 def run_sharing(module: str, path: Path, words: Sequence[str], num_ranks: int | None, *, is_split: bool = False) -> int:
-    """Runs a command of the trainer on a run directory or a model folder, and returns the exit code.
+    """As run_prepared, on a run directory or a model folder. Raises CheckpointError or LaunchError."""
+    return run_prepared(module, words, device_of(path), num_ranks, is_split=is_split)
 
-    Several ranks share the rows; a model that `is_split` over all GPUs has one process. Raises CheckpointError or
-    LaunchError.
+
+def run_prepared(
+    module: str, words: Sequence[str], wanted: str, num_ranks: int | None, *, is_split: bool = False
+) -> int:
+    """Runs a command of the trainer with these words on the ranks of plan_evaluation, and returns the exit code.
+
+    Of several ranks, one first prepares with --prepare=FOLDER, and all then work with --prepared=FOLDER; a model that
+    `is_split` over all GPUs has one process. Raises LaunchError.
     """
     machine = execute.find_machine()
-    plan = plan_evaluation(device_of(path), machine, 1 if is_split else num_ranks)
+    plan = plan_evaluation(wanted, machine, 1 if is_split else num_ranks)
     for text in machine.notices:
         print(text, file=sys.stderr)
     alone = (sys.executable, "-m", module, *words, f"--device={plan.device}")

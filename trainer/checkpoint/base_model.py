@@ -1,6 +1,7 @@
-"""The base model that adapters belong to, identified by digests of its files.
+"""The base model of a run, identified by digests of its files.
 
-A run with model.lora saves all weights but those of its base model.
+A run with model.lora saves all weights but those of its base model, and its adapters work with no other one. A run that
+trains all weights keeps the digests too, so that it can be blended with its base later (trainer/export/blend.py).
 """
 
 import json
@@ -17,8 +18,7 @@ from shardtune.trainer.distributed.background import run_on_every_rank, run_on_z
 from shardtune.trainer.distributed.ranks import Ranks
 
 BASE = "base_model.json"
-"""The file in an exported folder of adapters that names their base model, and in the directory of a run that holds its
-weights near the pretrained ones."""
+"""The file in a run directory, and in an exported folder of adapters, that identifies their base model."""
 INDEXES = (
     ("model.safetensors", "model.safetensors.index.json"),
     ("pytorch_model.bin", "pytorch_model.bin.index.json"),
@@ -55,12 +55,10 @@ def refuse_another_base(saved: Base | None, current: Base | None, where: Path) -
         raise CheckpointError(f"{where} holds {has}, but the recipe trains {wants} (model.lora); start a new run")
     if saved is None or current is None or saved["files"] == current["files"]:
         return
-    before, now = saved["files"], current["files"]
-    changed = sorted(name for name in {**before, **now} if before.get(name) != now.get(name))
     raise CheckpointError(
         f"{where}: its adapters were trained on other base weights than {current['path']} has now "
-        f"({', '.join(changed[:5])} {'differs' if len(changed) == 1 else 'differ'}) and do not work with them. "
-        f"Restore the base model{_revision(saved)}, or start a new run"
+        f"({changes(saved, current)}) and do not work with them. "
+        f"Restore the base model{revision_of(saved)}, or start a new run"
     )
 
 
@@ -71,18 +69,36 @@ def refuse_another_anchor(run_dir: Path, current: Base) -> None:
     if not (run_dir / BASE).is_file():
         write_atomically(run_dir / BASE, json.dumps(current, indent=1))
         return
-    before, now = read_base(run_dir)["files"], current["files"]
-    if changed := sorted(name for name in {**before, **now} if before.get(name) != now.get(name)):
+    if differs := changes(read_base(run_dir), current):
         raise CheckpointError(
             f"{run_dir} holds its weights near those that {current['path']} had when it began (regularize), and "
-            f"{', '.join(changed[:5])} {'differs' if len(changed) == 1 else 'differ'} now. Restore the pretrained "
+            f"{differs} now. Restore the pretrained "
             "model, or use another --run-dir"
         )
 
 
+def changes(saved: Base, current: Base) -> str:
+    """Which files differ, as in `model.safetensors differs`; empty if none does."""
+    before, now = saved["files"], current["files"]
+    changed = sorted(name for name in {**before, **now} if before.get(name) != now.get(name))
+    return f"{', '.join(changed[:5])} {'differs' if len(changed) == 1 else 'differ'}" if changed else ""
+
+
 def keep_base(folder: Path, base: Base) -> None:
-    """Writes BASE into a folder of adapters."""
-    (folder / BASE).write_text(json.dumps(base, indent=1), encoding="utf-8")
+    """Writes BASE into a run directory, or a folder of adapters."""
+    write_atomically(folder / BASE, json.dumps(base, indent=1))
+
+
+def keep_base_once(recipe: Recipe, run_dir: Path, ranks: Ranks) -> None:
+    """Collective: identifies the base model of a run that trains all weights, once, and keeps that in its directory.
+
+    A model from scratch has none, and the checkpoints of adapters name theirs. Raises CheckpointError if the files of
+    the base cannot be read.
+    """
+    if recipe.model.from_scratch or recipe.model.lora is not None or run_on_zero(ranks, (run_dir / BASE).exists):
+        return
+    base = identify_together(recipe, ranks)
+    run_on_zero(ranks, lambda: keep_base(run_dir, base))
 
 
 def read_base(folder: Path) -> Base:
@@ -108,8 +124,14 @@ def _record(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"model.path: {path} cannot be read: {error.strerror}") from None
 
 
-def _revision(base: Base) -> str:
+def revision_of(base: Base) -> str:
+    """` (model.revision=…)` for a base of the hub, else an empty string."""
     return f" (model.revision={base['revision']})" if base["revision"] else ""
+
+
+def weight_files(recipe: Recipe) -> list[Path]:
+    """The files with the weights that model.path names now. Raises CheckpointError if it has none."""
+    return [path for path in _files(recipe) if path.name != "config.json"]
 
 
 def _files(recipe: Recipe) -> Sequence[Path]:

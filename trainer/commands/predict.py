@@ -124,7 +124,7 @@ def _inputs(arguments: argparse.Namespace, recipe: Recipe) -> list[Row]:
     task_type = TASKS[recipe.task.kind]
     rows = [Row(task_type.text_row(text), Path("--text"), line) for line, text in enumerate(arguments.text, start=1)]
     if arguments.file is not None:
-        rows += _read_inputs(arguments.file, recipe)
+        rows += read_inputs(arguments.file, recipe)
     faults = Faults()
     for row in rows:
         task_type.check_inputs(row, faults)
@@ -143,7 +143,7 @@ def _say_how_many(arguments: argparse.Namespace, number: int) -> None:
         say_at_end(f"{counted(number, 'prediction')} written to {arguments.out}", arguments.prepared)
 
 
-def _read_inputs(path: Path, recipe: Recipe) -> list[Row]:
+def read_inputs(path: Path, recipe: Recipe) -> list[Row]:
     """The rows of the file, with the columns that the model reads under shardtune's names.
 
     data.columns applies. The columns of single sources are only guesses, because the file may resemble any of them.

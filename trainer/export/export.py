@@ -166,7 +166,7 @@ class Export:
         self.folder = folder
         self._run_dir, self._checkpoint, self._recipe, self._results = run_dir, checkpoint, recipe, results
         self._draft, self._old = folder.with_name(f".{folder.name}.draft"), folder.with_name(f".{folder.name}.old")
-        self._model = _empty_model(run_dir, DTYPES[dtype or _precision(recipe, checkpoint)])
+        self._model = empty_model(run_dir, DTYPES[dtype or _precision(recipe, checkpoint)])
         self._is_adapter = recipe.model.lora is not None and not merge_lora
         self._max_file_bytes = max_file_bytes
         is_whole = not self._is_adapter and not merge_lora
@@ -220,7 +220,7 @@ class Export:
         )
         (self._draft / "README.md").write_text(card, encoding="utf-8")
         keep_task(self._draft, self._recipe, self._run_dir)
-        _publish(self._draft, self.folder)
+        publish(self._draft, self.folder)
 
     def _write(self, files: WeightFiles, piece: Piece) -> None:
         files.write(piece, self._draft)
@@ -274,7 +274,7 @@ def copy_export(source: Path, folder: Path) -> None:
     draft = folder.with_name(f".{folder.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     shutil.copytree(source, draft, copy_function=_link_weights)
-    _publish(draft, folder)
+    publish(draft, folder)
 
 
 def _link_weights(source: str, target: str) -> None:
@@ -284,7 +284,8 @@ def _link_weights(source: str, target: str) -> None:
         shutil.copyfile(source, target)
 
 
-def _publish(draft: Path, folder: Path) -> None:
+def publish(draft: Path, folder: Path) -> None:
+    """Makes the draft, complete and on disk, the export in `folder`, which it replaces. Raises OSError."""
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     for path in draft.rglob("*"):
@@ -316,7 +317,7 @@ def _keep_configs_apart(source: Path, draft: Path) -> None:
             shutil.copyfile(source / name, draft / MODEL / name)
 
 
-def _empty_model(run_dir: Path, dtype: torch.dtype) -> Any:
+def empty_model(run_dir: Path, dtype: torch.dtype) -> Any:
     """A model of the trained model's class and config on the meta device."""
     folder = run_dir / MODEL
     if not folder.is_dir():

@@ -60,8 +60,12 @@ def render_card(
     results: Mapping[str, Any] | None,
     has_curves: bool,
     is_adapter: bool = False,
+    blend: str | None = None,
 ) -> str:
-    """README.md. It names no folder of this machine; the card of adapters names their base model."""
+    """README.md. It names no folder of this machine; the card of adapters names their base model.
+
+    `blend` says how these weights were blended with those of the base model; None if they were not.
+    """
     start: Mapping[str, Any] = next(
         (event for event in reversed(read_milestones(run_dir)) if event["event"] == "start"), {}
     )
@@ -90,6 +94,7 @@ def render_card(
         ],
         loss_note=recipe.task.loss_note(),
         averages=_averages(recipe, results or {}),
+        blend=blend,
         curves=CURVES if has_curves else None,
         data=[
             (split, _source_names(recipe, split), counts.get(split, {}))

@@ -110,7 +110,7 @@ def load_model(
         added = _added_tokens(recipe, tokenizer)
         if added or len(tokenizer) > num_rows:
             # Also where the vocabulary has room for them: a row that was never trained means nothing.
-            new |= _embeddings_of(model)
+            new |= embeddings_of(model)
             names = f" ({_listed(added)})" if added else ""
             key = "freeze" if recipe.model.freeze else "lora"
             say(f"model.{key}: the embeddings are trained as a whole, because the model lacks some tokens{names}")
@@ -290,7 +290,7 @@ def grow_embeddings(model: "PreTrainedModel", num_tokens: int, num_rows: int) ->
     model.resize_token_embeddings(-(-num_tokens // multiple) * multiple)
 
 
-def _embeddings_of(model: "PreTrainedModel") -> set[str]:
+def embeddings_of(model: "PreTrainedModel") -> set[str]:
     """Names of the weights that have a row for each token."""
     layers = [layer for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer is not None]
     weights = {id(weight) for layer in layers for weight in layer.parameters()}

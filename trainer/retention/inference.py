@@ -10,7 +10,7 @@ from torch import Tensor
 from shardtune.errors import DataError
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.distributed.ranks import Ranks
-from shardtune.trainer.engine.engine import Engine, Inference
+from shardtune.trainer.engine.engine import Inference
 from shardtune.trainer.retention.sets import HeldOut
 from shardtune.trainer.retention.sibling import Sibling, open_sibling
 from shardtune.trainer.setup.first_token import reading_every_token
@@ -19,7 +19,7 @@ from shardtune.trainer.tasks.batch import Batch
 
 
 def open_inference(
-    engine: Engine, model: Any, recipe: Recipe, held_out: HeldOut, task: Task, ranks: Ranks
+    engine: Inference, model: Any, recipe: Recipe, held_out: HeldOut, task: Task, ranks: Ranks
 ) -> Inference:
     """Who answers the rows of a set with the model of this engine. Raises DataError if the head cannot be had."""
     if held_out.head is None:
@@ -38,7 +38,7 @@ class OtherHead:
     the weights that the two share.
     """
 
-    def __init__(self, engine: Engine, model: Any, sibling: Sibling) -> None:
+    def __init__(self, engine: Inference, model: Any, sibling: Sibling) -> None:
         self._engine, self._model, self._sibling = engine, model, sibling
         parameters = signature(type(sibling.model).forward).parameters
         takes_all = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values())

@@ -28,7 +28,7 @@ def run_dir(tmp_path: Path) -> Path:
 
 
 def test_a_run_is_sent_once_under_the_settings_of_its_recipe(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for sent in ("9 records", "nothing new"):
+    for sent in ("10 records", "nothing new"):
         assert cli._carry_out(["replay", str(run_dir), "--to=tensorboard"]) == 0
         assert capsys.readouterr().out == f"tensorboard: {sent}; run tensorboard in {run_dir / 'tensorboard'}\n"
     found = read_tensorboard(facts_of(read_config(run_dir), run_dir))

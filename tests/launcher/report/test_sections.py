@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 
 from shardtune.launcher.report.charts import axes_of
-from shardtune.launcher.report.parts import Code, Figure, Table
+from shardtune.launcher.report.parts import Code, Figure, Table, Text
 from shardtune.launcher.report.record import RunRecord, read_record
+from shardtune.launcher.report.sections.blending import blending
 from shardtune.launcher.report.sections.data import data_card
 from shardtune.launcher.report.sections.machine import environment, time_parts
 from shardtune.launcher.report.sections.results import evaluations, results
@@ -236,3 +238,33 @@ def test_what_a_start_reports_of_itself_is_shown(tmp_path: Path) -> None:
     assert "in commit 0123abc" in str(reproduction(record)) and "(NVIDIA H100; " in " ".join(summary(record))
     (figure,) = (part for part in data_card(record) if isinstance(part, Figure))
     assert len(figure.drawings) == 1 and "longest 12, of 7 examples" in figure.drawings[0]
+
+
+def test_what_was_blended_is_a_sentence_a_curve_for_each_metric_and_a_table(record: RunRecord) -> None:
+    def point(alpha: float, dev: float, test: float, other: float) -> dict[str, Any]:
+        intervals = {"accuracy": [test - 0.1, test + 0.1]}
+        of_test = {"accuracy": test, "intervals": intervals}
+        return {
+            "alpha": alpha, "dev": {"accuracy": dev}, "test": of_test, "retention": {"text": {"perplexity": other}}
+        }  # fmt: skip
+
+    assert blending(record) == []
+    found = {
+        "best": 0.5,
+        "rule": "by the highest accuracy on dev",
+        "metric": "accuracy",
+        "retention": {"text": {"metric": "perplexity", "lower_is_better": True}},
+        "alphas": [point(0, 0.5, 0.4, 9.0), point(0.5, 0.75, 0.625, 9.5), point(1, 0.7, 0.6, 30.0)],
+        "kept": ["classifier.weight"],
+    }
+    text, figure, table = blending(replace(record, blend=found))
+    assert isinstance(text, Text) and isinstance(figure, Figure) and isinstance(table, Table)
+    assert text.paragraphs[0] == (
+        "Between the base model (alpha 0) and the tuned one (alpha 1), alpha 0.5 is the best by the highest accuracy "
+        "on dev."
+    )
+    assert "classifier.weight" in text.paragraphs[1]
+    assert len(figure.drawings) == 2
+    assert "accuracy over alpha" in figure.drawings[0] and "perplexity over alpha" in figure.drawings[1]
+    assert table.head == ("alpha", "dev accuracy", "test accuracy", "text perplexity")
+    assert table.rows[1] == ("0.5 (best)", "0.7500", "0.6250 [0.5250, 0.7250]", "9.5000")

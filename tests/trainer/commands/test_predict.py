@@ -17,7 +17,7 @@ from shardtune.rows.source import Row
 from shardtune.run_dir.exit_codes import EXIT_OK, EXIT_USER
 from shardtune.run_dir.run import Run, write_run_dir
 from shardtune.trainer.commands.inference import predictions
-from shardtune.trainer.commands.predict import _read_inputs, find_model, main, open_model, predict, predict_together
+from shardtune.trainer.commands.predict import find_model, main, open_model, predict, predict_together, read_inputs
 from shardtune.trainer.distributed.ranks import Ranks
 from tests.support.ranks import run_ranks
 from tests.support.runs import tiny_recipe, train, write_tiny
@@ -109,7 +109,7 @@ def test_a_file_called_like_the_training_data_is_read_like_them(tmp_path: Path) 
     folder = write_tiny(tmp_path)
     recipe = tiny_recipe(folder, f"data.train={{path: {folder}/old.csv, encoding: cp1252, separator: ';'}}")
     (folder / "new.csv").write_bytes("text;more\ncafé, warm;x\n".encode("cp1252"))
-    (row,) = _read_inputs(folder / "new.csv", recipe)
+    (row,) = read_inputs(folder / "new.csv", recipe)
     assert row.values == {"text": "café, warm", "more": "x"}
 
 

@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
@@ -59,10 +59,17 @@ class Evaluation:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command, or one rank of it, and returns its exit code."""
-    arguments = _parse(argv)
+    return carry_out(_main, _parse(argv))
+
+
+def carry_out(work: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> int:
+    """Does the work of a command that prepares and then runs on several ranks; returns its exit code.
+
+    Why a rank fails is left in the folder `arguments.prepared`, where the launcher looks.
+    """
     drop_deprecation_warnings()
     try:
-        _main(arguments)
+        work(arguments)
     except BrokenPipeError:
         raise
     except (Exception, KeyboardInterrupt) as error:

@@ -258,6 +258,13 @@ class Chat(GeneratingTask):
             conversation = drop_thoughts(conversation)
         return self._turns.prompt(conversation, max_tokens)
 
+    def opening(self) -> tuple[list[int], int]:
+        """The tokens up to the text of a first question, after the recipe's system text, and the one that ends it.
+
+        Raises TurnError if the chat template does not end a question with a special token.
+        """
+        return self._turns.opening(self._options.system)
+
     @staticmethod
     def label_counts(facts: Mapping[str, Any]) -> Mapping[str, Mapping[str, int]]:
         """How many rows of each split are in each format."""

@@ -14,7 +14,7 @@ from shardtune.trainer.evaluation.suspects.listing import Suspect
 from tests.support.ranks import run_ranks
 from tests.support.runs import tiny_recipe, write_tiny
 from tests.support.tiny import BAD, GOOD, PLAIN, write_causal, write_documents
-from tests.trainer.commands.quality.test_evaluate import trained
+from tests.trainer.commands.quality.conftest import trained
 from tests.trainer.tasks.token_classification.test_token_classification import write_tagged
 
 NUM_ROWS, SHARE = 240, 0.1

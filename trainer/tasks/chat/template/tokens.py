@@ -44,9 +44,13 @@ class Tokens:
         """The text of these tokens."""
         return str(self._tokenizer.decode(list(ids)))
 
+    def is_added(self, token: int) -> bool:
+        """Whether it is one of the tokens that were added to the vocabulary, as those that delimit turns are."""
+        return token in self._added_ids
+
     def check_turn_end(self, token: int, number: int) -> None:
         """Raises TurnError if the last token of this message (counted from 1) is not a special token."""
-        if token not in self._added_ids:
+        if not self.is_added(token):
             raise TurnError(
                 f"message {number}: the chat template ends a reply with {self.decode([token])!r}, which is not a "
                 "special token, so the model would not learn when to stop; "

@@ -189,6 +189,20 @@ class Turns:
                 return ids
         raise TurnError(f"the last round alone has {len(ids):,} tokens, but only {max_tokens:,} fit")
 
+    def opening(self, system: str | None) -> tuple[list[int], int]:
+        """The tokens up to the text of the first question, with what the template puts before it, and the special token
+        with which the question ends.
+
+        Raises TurnError if the template ends a question otherwise, so that nothing tells where one ends.
+        """
+        messages = [*([_message("system", system)] if system is not None else []), _message("user", MARK)]
+        before, mark, after = self._rendering.render(messages, None, ask=False).partition(MARK)
+        opening, end = self._tokens.of([before, after.lstrip()])
+        if not mark or not opening or not end or not self._tokens.is_added(end[0]):
+            ends = f"with {self._tokens.decode(end[:1])!r}" if end else "without a mark"
+            raise TurnError(f"the chat template ends a question {ends}, which is not a special token")
+        return opening, end[0]
+
     def _assemble(self, turns: Sequence[Turn], parts: Sequence[tuple[list[int], list[int], list[int]]]) -> Written:
         ids = parts[-1][1]
         replies = [

@@ -1,0 +1,1 @@
+"""`shardtune blend`: which model between the base and the tuned one is best."""

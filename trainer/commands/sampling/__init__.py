@@ -1,0 +1,1 @@
+"""`shardtune sample-base`: rows in the base model's own words."""
