@@ -3,7 +3,9 @@
 import gc
 import os
 import shutil
+import sys
 import tempfile
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -93,3 +95,11 @@ def _no_run_of_another_test_is_known(tmp_path_factory: pytest.TempPathFactory, m
     number = os.environ.get("PYTEST_CURRENT_TEST", "")
     folder = tmp_path_factory.getbasetemp() / "state" / sha256(number.encode()).hexdigest()[:16]
     monkeypatch.setenv("XDG_STATE_HOME", str(folder))
+
+
+@pytest.fixture(autouse=True)
+def _no_process_group_is_left() -> Iterator[None]:
+    """For the next test of this process, which makes its own."""
+    yield
+    if (dist := sys.modules.get("torch.distributed")) is not None and dist.is_initialized():
+        dist.destroy_process_group()

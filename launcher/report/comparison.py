@@ -10,8 +10,8 @@ from shardtune.launcher.report.charts import Charts, axes_of, charts_of
 from shardtune.launcher.report.intervals import Spread, interval_of, spread_of
 from shardtune.launcher.report.parts import Section, Table
 from shardtune.launcher.report.record import RunRecord
+from shardtune.launcher.report.retention.of_runs import retained_by_runs, table_of_runs
 from shardtune.launcher.report.sections.numbers import in_list, shown
-from shardtune.launcher.report.sections.retained_by_runs import retained_by_runs, table_of_runs
 from shardtune.launcher.report.sections.settings import leaves
 from shardtune.launcher.report.sections.summary import device_hours, hours_name, main_metric, state
 from shardtune.launcher.report.templates import render_template

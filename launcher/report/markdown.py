@@ -13,8 +13,8 @@ from shardtune.launcher.report.comparison import (
 )
 from shardtune.launcher.report.parts import Table
 from shardtune.launcher.report.record import RunRecord
+from shardtune.launcher.report.retention.of_run import retention_table
 from shardtune.launcher.report.sections.results import metrics_table, per_class_tables
-from shardtune.launcher.report.sections.retained import retention_table
 from shardtune.launcher.report.sections.settings import key_settings
 from shardtune.launcher.report.sections.summary import state, summary
 from shardtune.launcher.report.sections.warnings import ALERT, warnings_of

@@ -5,11 +5,11 @@ from pathlib import Path
 from shardtune.launcher.report.charts import axes_of, charts_of
 from shardtune.launcher.report.parts import Listing, Section
 from shardtune.launcher.report.record import RunRecord, read_record
+from shardtune.launcher.report.retention.of_run import retained, retention_curves
 from shardtune.launcher.report.sections.blending import blending
 from shardtune.launcher.report.sections.data import data_card
 from shardtune.launcher.report.sections.machine import environment, speed_line, time_parts
 from shardtune.launcher.report.sections.results import evaluations, results
-from shardtune.launcher.report.sections.retained import retained, retention_curves
 from shardtune.launcher.report.sections.samples import samples
 from shardtune.launcher.report.sections.settings import reproduction, settings
 from shardtune.launcher.report.sections.summary import key_figures, state, summary

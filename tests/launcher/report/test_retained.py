@@ -12,9 +12,9 @@ from shardtune.launcher.report.comparison import compare_runs, render_comparison
 from shardtune.launcher.report.markdown import render_run, render_runs
 from shardtune.launcher.report.page import render_page, write_report
 from shardtune.launcher.report.record import RunRecord, read_record
+from shardtune.launcher.report.retention.of_run import retention_curves, retention_table, trade_offs
 from shardtune.launcher.report.scatter import Path as SetPath
 from shardtune.launcher.report.scatter import render_scatter
-from shardtune.launcher.report.sections.retained import retention_curves, retention_table, trade_offs
 from shardtune.launcher.report.sections.summary import summary
 from shardtune.launcher.report.sections.worst import worst_examples
 from shardtune.run_dir.quality.retention import TradeOff

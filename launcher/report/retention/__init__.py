@@ -1,0 +1,1 @@
+"""What a run keeps of other skills, drawn: of one run, and of several."""
