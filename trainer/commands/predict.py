@@ -22,15 +22,13 @@ from shardtune.processes import forget_output, run_piped
 from shardtune.recipe.schema import Recipe
 from shardtune.rows.columns import plain
 from shardtune.rows.source import Faults, Row, read_options, read_rows
-from shardtune.run_dir.exit_codes import EXIT_OK
 from shardtune.trainer.commands.inference.exported_model import find_model, open_model, open_task
 from shardtune.trainer.commands.inference.predictions import WINDOW_ROWS, predict_together
 from shardtune.trainer.commands.inference.row_file import read_rows_of, write_rows_of
-from shardtune.trainer.commands.inference.shared_command import PATIENCE, add_rank_arguments, end, say_at_end
+from shardtune.trainer.commands.inference.shared_command import PATIENCE, add_rank_arguments, carry_out, say_at_end
 from shardtune.trainer.data.prepare.sources import with_named_columns
 from shardtune.trainer.distributed.meeting import meet
 from shardtune.trainer.distributed.ranks import connect, disconnect
-from shardtune.trainer.setup.rank_log import drop_deprecation_warnings
 from shardtune.trainer.tasks import TASKS
 
 __all__ = ["find_model", "main", "open_model", "open_task", "predict", "predict_together"]
@@ -39,14 +37,7 @@ __all__ = ["find_model", "main", "open_model", "open_task", "predict", "predict_
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command, or one rank of it, and returns its exit code."""
     arguments = _parse(argv)
-    drop_deprecation_warnings()
-    try:
-        _main(arguments)
-    except BrokenPipeError:
-        raise
-    except (Exception, KeyboardInterrupt) as error:
-        return end(error, arguments.prepared, str(arguments.out))
-    return EXIT_OK
+    return carry_out(_main, arguments, arguments.prepared, where=str(arguments.out))
 
 
 def _main(arguments: argparse.Namespace) -> None:

@@ -35,9 +35,8 @@ from shardtune.trainer.commands.blending.points import (
     retention_sets,
 )
 from shardtune.trainer.commands.blending.view import as_json, listed, render
-from shardtune.trainer.commands.inference.shared_command import PATIENCE
+from shardtune.trainer.commands.inference.shared_command import PATIENCE, carry_out
 from shardtune.trainer.commands.predict import open_task
-from shardtune.trainer.commands.quality.evaluate import carry_out
 from shardtune.trainer.commands.quality.judged_runs import facts_of, open_run
 from shardtune.trainer.commands.quality.subject import Subject
 from shardtune.trainer.data.prepare.prepare import Prepared, prepare
@@ -100,7 +99,8 @@ class Blending:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command, or one rank of it, and returns its exit code."""
     transformers.utils.logging.disable_progress_bar()
-    return carry_out(_main, _parse(argv))
+    arguments = _parse(argv)
+    return carry_out(_main, arguments, arguments.prepared)
 
 
 def _main(arguments: argparse.Namespace) -> None:

@@ -11,13 +11,15 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 from shardtune.errors import ShardtuneError, system_fault
-from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_INTERRUPTED, EXIT_USER
+from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, EXIT_USER
 from shardtune.run_dir.files import SAID, failure_path
 from shardtune.trainer.distributed.rank_env import global_rank
+from shardtune.trainer.setup.rank_log import drop_deprecation_warnings
 
 PATIENCE = timedelta(days=365)
 """Ranks wait for each other for any time: answers to some rows take much longer than those to others."""
@@ -38,6 +40,28 @@ def say_at_end(text: str, prepared: Path | None) -> None:
     else:
         with (prepared / SAID).open("a", encoding="utf-8") as file:
             file.write(f"{text}\n")
+
+
+def carry_out(
+    work: Callable[[argparse.Namespace], None],
+    arguments: argparse.Namespace,
+    folder: Path | None,
+    *,
+    where: str | None = None,
+) -> int:
+    """Does the work of a command, or of one rank of it; returns its exit code.
+
+    Why a rank fails is left in the folder, where the launcher looks. `where` is the file of which a fault of the system
+    is said that names none.
+    """
+    drop_deprecation_warnings()
+    try:
+        work(arguments)
+    except BrokenPipeError:
+        raise
+    except (Exception, KeyboardInterrupt) as error:
+        return end(error, folder, where)
+    return EXIT_OK
 
 
 def end(error: BaseException, prepared: Path | None, where: str | None = None) -> int:

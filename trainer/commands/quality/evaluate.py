@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
@@ -23,11 +23,10 @@ from shardtune.counted import counted
 from shardtune.errors import DataError, ShortOfMemoryError
 from shardtune.json_lines import json_line
 from shardtune.processes import run_piped
-from shardtune.run_dir.exit_codes import EXIT_OK
 from shardtune.run_dir.files import published
 from shardtune.run_dir.view.results import render_metrics
 from shardtune.trainer.commands.inference.predictions import predict_together
-from shardtune.trainer.commands.inference.shared_command import PATIENCE, add_rank_arguments, end, say_at_end
+from shardtune.trainer.commands.inference.shared_command import PATIENCE, add_rank_arguments, carry_out, say_at_end
 from shardtune.trainer.commands.quality.elsewhere import learn_facts
 from shardtune.trainer.commands.quality.labeled_rows import Say, as_learned, read_labeled_rows
 from shardtune.trainer.commands.quality.stored_rows import StoredRows, open_rows, store_rows
@@ -43,7 +42,6 @@ from shardtune.trainer.evaluation.evaluate import without_answers
 from shardtune.trainer.evaluation.exported import ExportedModel
 from shardtune.trainer.evaluation.generate import questions
 from shardtune.trainer.evaluation.rows import LOSS, Evaluated, RowScores, evaluate_rows
-from shardtune.trainer.setup.rank_log import drop_deprecation_warnings
 from shardtune.trainer.tasks import Task
 
 
@@ -59,22 +57,8 @@ class Evaluation:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command, or one rank of it, and returns its exit code."""
-    return carry_out(_main, _parse(argv))
-
-
-def carry_out(work: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> int:
-    """Does the work of a command that prepares and then runs on several ranks; returns its exit code.
-
-    Why a rank fails is left in the folder `arguments.prepared`, where the launcher looks.
-    """
-    drop_deprecation_warnings()
-    try:
-        work(arguments)
-    except BrokenPipeError:
-        raise
-    except (Exception, KeyboardInterrupt) as error:
-        return end(error, arguments.prepared)
-    return EXIT_OK
+    arguments = _parse(argv)
+    return carry_out(_main, arguments, arguments.prepared)
 
 
 def _main(arguments: argparse.Namespace) -> None:

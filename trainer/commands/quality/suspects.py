@@ -16,16 +16,14 @@ from shardtune.counted import counted
 from shardtune.errors import ConfigError
 from shardtune.json_lines import json_line
 from shardtune.processes import run_piped
-from shardtune.run_dir.exit_codes import EXIT_OK
 from shardtune.run_dir.files import SUSPECTS, published
 from shardtune.trainer.commands.inference.exported_model import open_task
-from shardtune.trainer.commands.inference.shared_command import PATIENCE, end
+from shardtune.trainer.commands.inference.shared_command import PATIENCE, carry_out
 from shardtune.trainer.commands.quality.judged_runs import facts_of, judge_run, label_names, open_run
 from shardtune.trainer.commands.quality.subject import Subject
 from shardtune.trainer.distributed.meeting import meet
 from shardtune.trainer.distributed.ranks import Ranks, connect, disconnect
 from shardtune.trainer.evaluation.suspects.listing import JudgedRows, Suspect, highest_losses, suspected_labels
-from shardtune.trainer.setup.rank_log import drop_deprecation_warnings
 
 MOST_PAIRS, TEXT_WIDTH = 5, 60
 
@@ -33,14 +31,7 @@ MOST_PAIRS, TEXT_WIDTH = 5, 60
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command, or one rank of it, and returns its exit code."""
     arguments = _parse(argv)
-    drop_deprecation_warnings()
-    try:
-        _main(arguments)
-    except BrokenPipeError:
-        raise
-    except (Exception, KeyboardInterrupt) as error:
-        return end(error, arguments.failures)
-    return EXIT_OK
+    return carry_out(_main, arguments, arguments.failures)
 
 
 def _main(arguments: argparse.Namespace) -> None:

@@ -24,8 +24,7 @@ from shardtune.errors import ConfigError, DataError
 from shardtune.recipe.schema import Recipe
 from shardtune.recipe.yaml_lines import write_yaml
 from shardtune.trainer.checkpoint.base_model import identify
-from shardtune.trainer.commands.inference.shared_command import PATIENCE
-from shardtune.trainer.commands.quality.evaluate import carry_out
+from shardtune.trainer.commands.inference.shared_command import PATIENCE, carry_out
 from shardtune.trainer.commands.sampling.draws import Sampling
 from shardtune.trainer.commands.sampling.replay_file import ReplayFile
 from shardtune.trainer.commands.sampling.sources import Sampled, recipe_of
@@ -55,7 +54,8 @@ class Amount:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command, or one rank of it, and returns its exit code."""
     transformers.utils.logging.disable_progress_bar()
-    return carry_out(_main, _parse(argv))
+    arguments = _parse(argv)
+    return carry_out(_main, arguments, arguments.prepared)
 
 
 def _main(arguments: argparse.Namespace) -> None:
