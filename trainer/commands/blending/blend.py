@@ -99,6 +99,7 @@ class Blending:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command, or one rank of it, and returns its exit code."""
     transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
     arguments = _parse(argv)
     return carry_out(_main, arguments, arguments.prepared)
 

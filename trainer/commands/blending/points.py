@@ -23,6 +23,7 @@ from shardtune.trainer.evaluation.evaluate import evaluate, without_answers
 from shardtune.trainer.evaluation.exported import ExportedModel
 from shardtune.trainer.evaluation.generate import Questions, questions
 from shardtune.trainer.evaluation.rows import evaluate_rows
+from shardtune.trainer.model.load import DTYPES
 from shardtune.trainer.retention.inference import open_inference
 from shardtune.trainer.retention.preparation import prepare_retention
 from shardtune.trainer.retention.sets import HeldOut
@@ -63,7 +64,9 @@ def _retention_set(recipe: Recipe, held_out: HeldOut) -> OtherSet:
 
     def evaluated(exported: Subject, ranks: Ranks) -> Mapping[str, Any]:
         own_task, model, _ = exported.open_model(facts_of(exported), ranks.device, is_split=False)
-        inference = open_inference(ExportedModel(model, own_task), model, recipe, held_out, task, ranks)
+        precision = next(name for name, dtype in DTYPES.items() if dtype == model.dtype)
+        as_exported = recipe.model_copy(update={"engine": recipe.engine.model_copy(update={"precision": precision})})
+        inference = open_inference(ExportedModel(model, own_task), model, as_exported, held_out, task, ranks)
         return _Splits(exported, task, inference, tokenizer, ranks).test(held_out.split)
 
     return OtherSet(Measure(task.main_metric, task.main_metric in task.lower_is_better), evaluated)

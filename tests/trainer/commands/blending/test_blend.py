@@ -17,6 +17,7 @@ from shardtune.trainer.commands.quality.judged_runs import open_run
 from shardtune.trainer.distributed.ranks import Ranks
 from tests.support.ranks import run_ranks
 from tests.support.runs import tiny_recipe, write_tiny
+from tests.support.tiny import give_masked_head, write_documents
 from tests.trainer.commands.quality.conftest import trained
 from tests.trainer.commands.quality.test_evaluate import rounded
 
@@ -188,15 +189,23 @@ def test_alphas_are_read_with_both_ends_once_and_in_order() -> None:
     assert parse_alphas("0.7,1,0.5,0.50") == [0, 0.5, 0.7, 1]
 
 
-def test_the_retention_sets_of_the_run_count_at_each_alpha(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    held_out = f"retention.sets={{old: {{task: {{kind: classification}}, data: {folder}/dev.jsonl}}}}"
-    run_dir = trained(tiny_recipe(folder, "train.max_steps=6", held_out), folder / "retained")
+def test_the_retention_sets_of_the_run_count_at_each_alpha(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_tiny(tmp_path)
+    give_masked_head(folder / "encoder")
+    write_documents(folder / "general.jsonl", 23)
+    old = f"old: {{task: {{kind: classification}}, data: {folder}/dev.jsonl}}"
+    general = f"general: {{task: {{kind: language_modeling}}, data: {folder}/general.jsonl}}"
+    sets = f"retention.sets={{{old}, {general}}}"
+    run_dir = trained(tiny_recipe(folder, "train.max_steps=6", "engine.precision=auto", sets), folder / "retained")
     report = blended(run_dir, "--alphas=0.5", capsys=capsys)
-    kept = json.loads((run_dir / "results.json").read_text())["retention"]["old"]
+    kept = json.loads((run_dir / "results.json").read_text())["retention"]
     assert report["retention"]["old"] == {"metric": "accuracy", "lower_is_better": False}
-    points = {point["alpha"]: point["retention"]["old"] for point in report["alphas"]}
-    assert points[1]["accuracy"] == kept["best"]["accuracy"]
-    assert points[1]["loss"] == pytest.approx(kept["best"]["loss"], rel=1e-5)
-    assert points[1]["intervals"]["accuracy"] == kept["best"]["intervals"]["accuracy"]
-    assert points[0]["loss"] != pytest.approx(points[1]["loss"])
+    assert report["retention"]["general"] == {"metric": "loss", "lower_is_better": True}
+    points = {point["alpha"]: point["retention"] for point in report["alphas"]}
+    for name, metric in (("old", "accuracy"), ("general", "loss")):
+        assert points[1][name][metric] == pytest.approx(kept[name]["best"][metric], rel=2e-2)
+        assert points[0][name]["loss"] != pytest.approx(points[1][name]["loss"], rel=1e-6)
+        assert len(points[0.5][name]["intervals"][metric]) == 2
+    # Before the first step the masked head was on the base model, as it is at alpha 0.
+    assert points[0]["general"]["loss"] == pytest.approx(kept["general"]["at_start"]["loss"], rel=2e-2)
     assert "two shares" in report["rule"]
