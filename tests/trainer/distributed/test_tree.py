@@ -108,6 +108,7 @@ class Meter:
     """Of a rank that has computed for a second, rank 300 for two."""
 
     num_steps = 1
+    penalty = None
 
     def __init__(self, rank: int) -> None:
         self.compute_s = 2.0 if rank == 300 else 1.0

@@ -152,6 +152,7 @@ class Plain:
 class Task:
     packable = True
     wants_target_loss = True
+    has_row_per_example = True
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         return causal.collate(examples, 0)

@@ -21,6 +21,7 @@ import transformers
 
 from shardtune.argument_parser import OneLineParser
 from shardtune.errors import CheckpointError, ConfigError
+from shardtune.processes import run_piped
 from shardtune.run_dir.files import BLEND, EXPORT, is_finished, write_atomically
 from shardtune.run_dir.links import refuse_links
 from shardtune.run_dir.run import refuse_other_data
@@ -221,4 +222,4 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_piped(main)

@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from shardtune.argument_parser import OneLineParser
 from shardtune.counted import counted
 from shardtune.errors import ConfigError, DataError
+from shardtune.processes import run_piped
 from shardtune.recipe.schema import Recipe
 from shardtune.recipe.yaml_lines import write_yaml
 from shardtune.trainer.checkpoint.base_model import identify
@@ -231,4 +232,4 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_piped(main)
