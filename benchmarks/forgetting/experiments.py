@@ -13,6 +13,8 @@ from demo.fetch import CACHE
 DATA = CACHE / "demo"
 NUM_REVIEWS, NUM_SENTENCES, NUM_TEXTS, NUM_QUESTIONS, NUM_CHATS = 600, 500, 120, 240, 60
 """Rows of dev, test and retention sets: few, because each run evaluates them twice."""
+NUM_EARLIER = 300
+"""Texts from which EWC learns what the model needs for general text."""
 
 ENCODER = """
 task: {{kind: token_classification, mark_capitals: true}}
@@ -106,10 +108,11 @@ def chat_rows(folder: Path) -> None:
     fetched(chitchat.prepare, help_texts.prepare, words.prepare)
     _head(DATA / "chitchat/test.jsonl", folder / "chats.jsonl", NUM_CHATS)
     _head(DATA / "words/test.jsonl", folder / "words.jsonl", NUM_QUESTIONS)
-    with (DATA / "help_texts/en-fr/test.jsonl").open(encoding="utf-8") as stream:
-        texts = [json.loads(line)["translation"]["en"] for line in islice(stream, NUM_TEXTS)]
-    rows = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
-    (folder / "texts.jsonl").write_text("".join(rows), encoding="utf-8")
+    for split, name, num_rows in (("test", "texts", NUM_TEXTS), ("train", "earlier", NUM_EARLIER)):
+        with (DATA / f"help_texts/en-fr/{split}.jsonl").open(encoding="utf-8") as stream:
+            texts = [json.loads(line)["translation"]["en"] for line in islice(stream, num_rows)]
+        rows = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
+        (folder / f"{name}.jsonl").write_text("".join(rows), encoding="utf-8")
 
 
 def _head(source: Path, target: Path, num_rows: int) -> None:
@@ -117,6 +120,7 @@ def _head(source: Path, target: Path, num_rows: int) -> None:
         target.write_text("".join(islice(stream, num_rows)), encoding="utf-8")
 
 
+EWC = "regularize.ewc={data: FOLDER/earlier.jsonl, task: language_modeling, weight: 1000, rows: 300}"
 LORA = ("model.lora.r=16", "optim.lr=1e-3")
 EXPERIMENTS = (
     Experiment(
@@ -132,7 +136,6 @@ EXPERIMENTS = (
             Way("freeze", ('model.freeze=[embeddings,"layers:0-2"]',)),
             Way("layer_decay", ("optim.layer_decay=0.7",)),
             Way("L2-SP", ("regularize.l2_sp=10",)),
-            Way("EWC", ("regularize.ewc={data: FOLDER/reviews.jsonl, task: same, weight: 1000, rows: 500}",)),
         ),
         first=REVIEWS,
         prepare=encoder_rows,
@@ -150,6 +153,10 @@ EXPERIMENTS = (
             Way("freeze", ('model.freeze=[embeddings,"layers:0-19"]',)),
             Way("KL to the base", ("regularize.kl_to_base=1.0",)),
             Way("L2-SP", ("regularize.l2_sp=10",)),
+            Way(
+                "EWC",
+                ("regularize.ewc={data: FOLDER/earlier.jsonl, task: language_modeling, weight: 1000, rows: 300}",),
+            ),
             Way("own replay", replays=200),
         ),
         first=None,
