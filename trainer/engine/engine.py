@@ -36,8 +36,9 @@ class Inference(Protocol):
     def forward(self, batch: Batch) -> Any:
         """Returns the model's output."""
 
-    def evaluating(self) -> Any:
-        """Context manager: no dropout, no gradients."""
+    def evaluating(self, *, averaged: bool = True) -> Any:
+        """Context manager: no dropout, no gradients. The model has the moving average of its weights meanwhile, if
+        there is one and it is not to be without."""
 
     def generate(self, inputs: dict[str, Tensor], settings: Mapping[str, Any]) -> Tensor:
         """Returns the token ids of the model's answers without the prompts; shape (rows, longest answer)."""
@@ -71,10 +72,6 @@ class Engine(Inference, Protocol):
 
     def average(self, decay: float) -> None:
         """Moves the moving average of the weights towards them by 1 - decay; it begins with them."""
-
-    def evaluating(self, *, averaged: bool = True) -> Any:
-        """As in Inference. The model has the moving average of its weights meanwhile, if there is one and it is not to
-        be without."""
 
     def rehearsing(self) -> Any:
         """Context manager before training: its steps leave nothing behind, if their lr and their gradients are 0."""

@@ -28,7 +28,7 @@ class ExportedModel:
             return self._model(**batch.arrived().inputs)
 
     @contextmanager
-    def evaluating(self) -> Iterator[None]:
+    def evaluating(self, *, averaged: bool = True) -> Iterator[None]:
         self._model.eval()
         with torch.no_grad():
             yield

@@ -49,8 +49,8 @@ class OtherHead:
             return self._engine.forward(batch)
 
     @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        with self._engine.evaluating(), self._sibling.ready():
+    def evaluating(self, *, averaged: bool = True) -> Iterator[None]:
+        with self._engine.evaluating(averaged=averaged), self._sibling.ready():
             yield
 
     def generate(self, inputs: dict[str, Tensor], settings: Mapping[str, Any]) -> Tensor:

@@ -37,7 +37,10 @@ class AdaptersOff:
 
     def targets(self, batch: Batch) -> BaseTargets:
         # Within an evaluation it is in this mode already, and has to stay in it.
-        calm: AbstractContextManager[Any] = self._engine.evaluating() if self._model.training else torch.no_grad()
+        # Its adapters are off, so their average need not be put in their place in each micro-batch.
+        calm: AbstractContextManager[Any] = (
+            self._engine.evaluating(averaged=False) if self._model.training else torch.no_grad()
+        )
         with calm, adapters_off(self._model):
             return BaseTargets(self._engine.forward(batch.with_hidden_of_targets()).logits)
 
