@@ -64,7 +64,7 @@ def read_written(label: Any, separator: str | None = None) -> Written:
         return Written(columns={str(name): _is_on(name, value) for name, value in label.items()})
     if isinstance(label, str):
         text = label.strip()
-        listed = _list_in(text) if text[:1] in "[(" and text[-1:] in ")]" else None
+        listed = list_in(text) if text[:1] in "[(" and text[-1:] in ")]" else None
         if listed is None and separator is None:
             return Written(text=text)
         label = [cell for cell in text.split(separator) if cell.strip()] if listed is None else listed
@@ -90,7 +90,7 @@ def _is_on(name: Any, value: Any) -> bool:
     return found
 
 
-def _list_in(text: str) -> Any:
+def list_in(text: str) -> Any:
     """The list that a text in brackets is in the notation of JSON, Python or numpy; None if it is none."""
     inside = text[1:-1]
     if all(cell.lower() in _IS_ON for cell in inside.split()):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from shardtune.rows.source import check_text, shown
+from shardtune.trainer.tasks.classification.label_lists import list_in, name_of
 
 if TYPE_CHECKING:
     from shardtune.recipe.tasks.multiple_choice import MultipleChoiceOptions
@@ -22,11 +23,13 @@ def choices_of(values: Mapping[str, Any]) -> tuple[list[str], list[str] | None]:
         found, labels = found["text"], found["label"]
     elif isinstance(found, Mapping):
         found = list(found.values())
-    if not isinstance(found, list) or not all(isinstance(text, str) and text.strip() for text in found):
+    elif isinstance(found, str) and found.strip()[:1] == "[":
+        found = list_in(found.strip())  # as pandas writes a list into a CSV file
+    if not isinstance(found, list | tuple) or not all(_is_choice(text) for text in found):
         raise ValueError(f"choices: expected a list of texts, got {shown(values.get('choices'))}")
     if len(found) < 2:
         raise ValueError(f"choices: a question needs at least two, got {shown(found)}")
-    texts = [text.strip() for text in found]
+    texts = [str(text).strip() for text in found]
     if len(set(texts)) < len(texts):
         twice = next(text for text in texts if texts.count(text) > 1)
         raise ValueError(f"choices: {twice!r:.60} is there twice")
@@ -39,9 +42,13 @@ def answer_of(values: Mapping[str, Any], options: MultipleChoiceOptions) -> int:
     """The number of the right choice, from 0. Raises ValueError, with what was found."""
     texts, labels = choices_of(values)
     answer = values.get("answer")
-    if answer is None or isinstance(answer, bool) or not isinstance(answer, (int, str)):
+    try:
+        named = None if isinstance(answer, bool) else name_of(answer)
+    except ValueError:
+        named = None
+    if named is None:
         raise ValueError("no answer" if answer is None else f"answer: expected a number or a text, got {shown(answer)}")
-    meanings = _meanings(str(answer).strip(), texts, labels)
+    meanings = _meanings(named, texts, labels)
     if options.answer == "auto":
         wanted = ["label"] if labels is not None and "label" in meanings else ["text", "letter", "index"]
         found = {meanings[name] for name in wanted if name in meanings}
@@ -53,6 +60,11 @@ def answer_of(values: Mapping[str, Any], options: MultipleChoiceOptions) -> int:
         kind = "" if options.answer == "auto" else f" ({options.answer.replace('_', ' ')})"
         raise ValueError(f"answer: {shown(answer)}{kind} is none of the {len(texts)} choices")
     return found.pop()
+
+
+def _is_choice(value: Any) -> bool:
+    """Whether this may be a choice: a text that is not blank, or a number."""
+    return isinstance(value, str | int | float) and not isinstance(value, bool) and bool(str(value).strip())
 
 
 def _meanings(answer: str, texts: list[str], labels: list[str] | None) -> dict[str, int]:

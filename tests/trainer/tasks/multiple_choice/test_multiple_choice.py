@@ -156,6 +156,9 @@ def test_predict_gives_the_likeliest_choice(folder: Path, capsys: pytest.Capture
         ({"choices": {"text": ["x", "y", "z"], "label": ["1", "2", "3"]}, "answer": "2"}, 1),
         ({"choices": {"text": ["x", "y"], "label": ["A", "B"]}, "answer": "B"}, 1),
         ({"choices": {"sol1": "x", "sol2": "y"}, "answer": 0}, 0),
+        ({"choices": "['x', 'y']", "answer": "1"}, 1),
+        ({"choices": '["x", "y"]', "answer": 1.0}, 1),
+        ({"choices": [54, 56.5], "answer": "B"}, 1),
     ],
 )
 def test_an_answer_is_found_however_it_is_written(values: dict[str, Any], expected: int) -> None:
