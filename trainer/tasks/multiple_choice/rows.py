@@ -76,7 +76,9 @@ def _meanings(answer: str, texts: list[str], labels: list[str] | None) -> dict[s
         "index": [str(number) for number in range(len(texts))],
         "index_from_1": [str(number) for number in range(1, len(texts) + 1)],
     }
-    return {way: names.index(answer) for way, names in ways.items() if answer in names}
+    whole = answer.removesuffix(".0")  # pandas makes floats of whole numbers as soon as a value is missing
+    read = {way: whole if way.startswith("index") else answer for way in ways}
+    return {way: names.index(read[way]) for way, names in ways.items() if read[way] in names}
 
 
 def check_question(row: Row, faults: Faults) -> None:

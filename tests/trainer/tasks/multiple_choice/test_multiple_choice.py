@@ -159,6 +159,7 @@ def test_predict_gives_the_likeliest_choice(folder: Path, capsys: pytest.Capture
         ({"choices": "['x', 'y']", "answer": "1"}, 1),
         ({"choices": '["x", "y"]', "answer": 1.0}, 1),
         ({"choices": [54, 56.5], "answer": "B"}, 1),
+        ({"choices": ["x", "y"], "answer": "1.0"}, 1),
     ],
 )
 def test_an_answer_is_found_however_it_is_written(values: dict[str, Any], expected: int) -> None:
@@ -171,6 +172,7 @@ def test_an_answer_is_found_however_it_is_written(values: dict[str, Any], expect
         (["x", "y"], 2, "answer: 2 is none of the 2 choices"),
         (["x", "y"], None, "no answer"),
         (["1", "0", "2"], "0", "may be several of the choices; set task.answer"),
+        (["1.0", "2"], "1.0", "may be several of the choices; set task.answer"),
         (["x"], 0, "a question needs at least two"),
         ("x or y", 0, "expected a list of texts, got 'x or y'"),
         (["x", "x"], 0, "'x' is there twice"),
