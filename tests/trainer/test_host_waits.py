@@ -202,8 +202,8 @@ def micro_batch(engine: Any, objective: Objective, batch: Batch) -> Tensor:
 def compared(task: Task, model: Any, batch: Batch) -> Objective:
     """The objective with the divergence from the pretrained model, which is on the device too if it is a copy."""
     if trains_adapters_alone(model):
-        inner = replicated(model)
-        return KlToBase(task, AdaptersOff(SimpleNamespace(forward=inner.forward, evaluating=torch.no_grad), model), 0.1)
+        engine = SimpleNamespace(forward=replicated(model).forward, evaluating=lambda *, averaged: torch.no_grad())
+        return KlToBase(task, AdaptersOff(engine, model), 0.1)
     copy = FrozenCopy(model, batch)
     to_fake_gpu(copy._model)
     return KlToBase(task, copy, 0.1)
