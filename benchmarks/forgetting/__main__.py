@@ -7,6 +7,7 @@ Half an hour on two cores. What is finished is kept in .cache/forgetting, and no
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -75,9 +76,12 @@ def _replay(experiment: Experiment, folder: Path, num_rows: int) -> str:
 
 
 def _run(text: str, folder: Path, name: str, overrides: Sequence[str], values: Mapping[str, str]) -> Any:
-    """The results of a run, which is trained unless it is finished."""
+    """The results of a run, which is trained unless one like it is finished."""
     recipe, run_dir = folder / f"{name}.yaml", folder / name
-    recipe.write_text(text.format(folder=folder, data=DATA, **values), encoding="utf-8")
+    content = text.format(folder=folder, data=DATA, **values) + "".join(f"# {word}\n" for word in overrides)
+    if recipe.is_file() and recipe.read_text(encoding="utf-8") != content:
+        shutil.rmtree(run_dir, ignore_errors=True)
+    recipe.write_text(content, encoding="utf-8")
     results = run_dir / "results.json"
     if not results.is_file() or json.loads(results.read_text(encoding="utf-8")).get("export_pending"):
         _shardtune(["run", str(recipe), *overrides, f"--run-dir={run_dir}"])

@@ -12,17 +12,17 @@ from demo.fetch import CACHE
 
 DATA = CACHE / "demo"
 NUM_REVIEWS, NUM_SENTENCES, NUM_TEXTS, NUM_QUESTIONS, NUM_CHATS = 600, 500, 120, 240, 60
-"""Rows of dev, test and retention sets: few, because each run evaluates them twice."""
+"""Rows of dev, of test and of each retention set: few, because each run evaluates them two or three times."""
 NUM_EARLIER = 300
-"""Texts from which EWC learns what the model needs for general text."""
+"""Rows from which EWC learns what the model needs for what it could do before."""
 
 ENCODER = """
 task: {{kind: token_classification, mark_capitals: true}}
 model: {{path: {folder}/reviews/export/best}}
 data:
   train: {data}/conll2003/train.conll
-  dev: {folder}/names.conll
-  test: {folder}/names.conll
+  dev: {folder}/names-valid.conll
+  test: {folder}/names-test.conll
   max_tokens: 128
 retention:
   sets:
@@ -50,8 +50,8 @@ task: {{kind: chat, generate_dev_rows: 0, generate_test_rows: 0}}
 model: {{path: {data}/smollm2}}
 data:
   train: {train}
-  dev: {folder}/chats.jsonl
-  test: {folder}/chats.jsonl
+  dev: {folder}/chats-dev.jsonl
+  test: {folder}/chats-test.jsonl
   max_tokens: 128
 retention:
   sets:
@@ -99,14 +99,18 @@ def encoder_rows(folder: Path) -> None:
     """Reviews, which were learned first, and sentences with names, which are learned then."""
     fetched(sentiment.prepare, conll.prepare)
     _head(DATA / "movie_reviews/test.jsonl", folder / "reviews.jsonl", NUM_REVIEWS)
-    sentences = (DATA / "conll2003/test.conll").read_text(encoding="utf-8").split("\n\n")
-    (folder / "names.conll").write_text("\n\n".join(sentences[:NUM_SENTENCES]) + "\n", encoding="utf-8")
+    _head(DATA / "movie_reviews/train.jsonl", folder / "earlier.jsonl", NUM_EARLIER)
+    for split in ("valid", "test"):
+        sentences = (DATA / f"conll2003/{split}.conll").read_text(encoding="utf-8").split("\n\n")
+        text = "\n\n".join(sentences[:NUM_SENTENCES]) + "\n"
+        (folder / f"names-{split}.conll").write_text(text, encoding="utf-8")
 
 
 def chat_rows(folder: Path) -> None:
     """Conversations, which are learned; general text and questions about words."""
     fetched(chitchat.prepare, help_texts.prepare, words.prepare)
-    _head(DATA / "chitchat/test.jsonl", folder / "chats.jsonl", NUM_CHATS)
+    for split in ("dev", "test"):
+        _head(DATA / f"chitchat/{split}.jsonl", folder / f"chats-{split}.jsonl", NUM_CHATS)
     _head(DATA / "words/test.jsonl", folder / "words.jsonl", NUM_QUESTIONS)
     for split, name, num_rows in (("test", "texts", NUM_TEXTS), ("train", "earlier", NUM_EARLIER)):
         with (DATA / f"help_texts/en-fr/{split}.jsonl").open(encoding="utf-8") as stream:
@@ -120,7 +124,7 @@ def _head(source: Path, target: Path, num_rows: int) -> None:
         target.write_text("".join(islice(stream, num_rows)), encoding="utf-8")
 
 
-EWC = "regularize.ewc={data: FOLDER/earlier.jsonl, task: language_modeling, weight: 1000, rows: 300}"
+EWC = "regularize.ewc={{data: FOLDER/earlier.jsonl, rows: 300, task: {task}, weight: {weight}}}"
 LORA = ("model.lora.r=16", "optim.lr=1e-3")
 EXPERIMENTS = (
     Experiment(
@@ -136,6 +140,7 @@ EXPERIMENTS = (
             Way("freeze", ('model.freeze=[embeddings,"layers:0-2"]',)),
             Way("layer_decay", ("optim.layer_decay=0.7",)),
             Way("L2-SP", ("regularize.l2_sp=10",)),
+            Way("EWC", (EWC.format(task="{kind: classification}", weight=1000),)),
         ),
         first=REVIEWS,
         prepare=encoder_rows,
@@ -153,10 +158,7 @@ EXPERIMENTS = (
             Way("freeze", ('model.freeze=[embeddings,"layers:0-19"]',)),
             Way("KL to the base", ("regularize.kl_to_base=1.0",)),
             Way("L2-SP", ("regularize.l2_sp=10",)),
-            Way(
-                "EWC",
-                ("regularize.ewc={data: FOLDER/earlier.jsonl, task: language_modeling, weight: 1000, rows: 300}",),
-            ),
+            Way("EWC", (EWC.format(task="language_modeling", weight=1000),)),
             Way("own replay", replays=200),
         ),
         first=None,

@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag
 
-from shardtune.rows.source_config import Sources
-from shardtune.section import Section
+from shardtune.recipe.tasks import AnyTask
+from shardtune.recipe.tasks.language_modeling import LanguageModelingOptions
+from shardtune.rows.source_config import Column, Sources
+from shardtune.section import Section, TaskOptions
 
 
 class EwcConfig(Section):
@@ -15,14 +17,29 @@ class EwcConfig(Section):
     computed once, before the first step, and kept in the run directory."""
 
     data: Sources
-    """Rows of the earlier skill: sources as in data.train, in the same columns."""
+    """Rows of the earlier skill: sources as in data.train."""
     weight: PositiveFloat = 100.0
     """Weight of the penalty, beside a loss in nats per target."""
     rows: PositiveInt = 1000
     """How many of the rows are used, drawn at random by train.seed; all if there are fewer."""
-    task: Literal["same", "language_modeling"] = "same"
-    """What the rows teach: `same` is the task of the recipe, with the labels of these rows, for which model.path has to
-    have the head; `language_modeling` are plain texts, which the pretrained model continues or fills in."""
+    task: Annotated[
+        Annotated[Literal["same", "language_modeling"], Tag("name")] | Annotated[AnyTask, Tag("mapping")],
+        Discriminator(lambda value: "name" if isinstance(value, str) else "mapping"),
+    ] = "same"
+    """What the rows teach: `same` is the task of the recipe, with the labels of these rows; `language_modeling` are
+    plain texts, which the pretrained model continues or fills in; any other task has its own keys, as in `{kind:
+    classification}`. model.path has to have the head: in a sequence of trainings the export of the run before has the
+    head of its task."""
+    columns: dict[str, Column] | None = None
+    """Like data.columns, for these rows. None uses data.columns; for another task than that of the recipe, only what it
+    says of `text`."""
+
+    @property
+    def options(self) -> TaskOptions | None:
+        """The task of the rows; None if it is that of the recipe."""
+        if self.task == "language_modeling":
+            return LanguageModelingOptions(kind="language_modeling")
+        return None if isinstance(self.task, str) else self.task
 
 
 class RegularizeConfig(Section):

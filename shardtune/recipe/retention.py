@@ -90,7 +90,8 @@ class RetentionConfig(Section):
     `stop` ends the training after this evaluation."""
     sequential: bool = True
     """If model.path is an export in the run directory of an earlier run, the dev rows of that run (or else its test
-    rows) are a set as well, under the name of that run. A notice says so, or why it is not possible."""
+    rows) are a set as well, under the name of that run, and so are those of the run that it began from, and so on. A
+    notice says so, or why it is not possible."""
 
     kl_to_base: bool = False
     """Measures on dev how far the model has moved from the pretrained one: the mean over the target tokens of

@@ -4,7 +4,7 @@
 data or the model.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -40,6 +40,7 @@ from shardtune.trainer.retention.preparation import prepare_retention
 from shardtune.trainer.retention.sets import HeldOut
 from shardtune.trainer.setup.attention.cost import expected_cost
 from shardtune.trainer.setup.memory_plan import grouped, memory_of, model_size, rank_job
+from shardtune.trainer.setup.missing_heads import refuse_missing_heads
 from shardtune.trainer.setup.micro_batch import FirstSteps, estimate, lay_out_first_steps, most_wanted
 from shardtune.trainer.setup.out_of_memory import share_of_memory
 from shardtune.trainer.setup.regularize.earlier_skill import earlier_recipe
@@ -70,7 +71,10 @@ def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
     task = task_of(recipe, prepared.facts, tokenizer, config)
     if note := choose_head(recipe, task, config).note:
         notes.append(note)
-    notes += _of_earlier_rows(recipe)
+    earlier = _earlier_rows(recipe)
+    if earlier is not None:
+        notes.append(_note_on_earlier_rows(recipe, earlier))
+    refuse_missing_heads(recipe, task, retention, earlier)
     train = training_split(prepared, recipe)
     if recipe.data.fraction != 1:
         notes.append(part_note(recipe, len(train)))
@@ -113,14 +117,17 @@ def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
     )
 
 
-def _of_earlier_rows(recipe: Recipe) -> Iterator[str]:
-    """How many rows regularize.ewc has, if it is set. Raises DataError with what is wrong with them."""
-    if (ewc := recipe.regularize.ewc) is None:
-        return
-    split = prepare(earlier_recipe(recipe, ewc)).split("train")
-    assert split is not None, "its rows are those of train"
+def _earlier_rows(recipe: Recipe) -> Prepared | None:
+    """The prepared rows of regularize.ewc, if it is set. Raises DataError with what is wrong with them."""
+    ewc = recipe.regularize.ewc
+    return None if ewc is None else prepare(earlier_recipe(recipe, ewc))
+
+
+def _note_on_earlier_rows(recipe: Recipe, earlier: Prepared) -> str:
+    split, ewc = earlier.split("train"), recipe.regularize.ewc
+    assert split is not None and ewc is not None, "its rows are those of train"
     used = min(ewc.rows, len(split))
-    yield f"regularize.ewc: the Fisher information is that of {used:,} of {counted(len(split), 'earlier row')}"
+    return f"regularize.ewc: the Fisher information is that of {used:,} of {counted(len(split), 'earlier row')}"
 
 
 def _costs_of_base(recipe: Recipe, task: Task, prepared: Prepared) -> list[str]:

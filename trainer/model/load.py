@@ -91,11 +91,7 @@ def load_model(
     attention = settle_attention(recipe, task, config, device, say)
     torch.manual_seed(recipe.train.seed)
     model, new = load_weights(recipe, task, config, attention, device)
-    if recipe.compares_with_base and new:
-        raise DataError(
-            f"model.path: {recipe.model.path!r} has no weights for {_listed(new)}, drawn at random now: kl_to_base "
-            "has no pretrained distribution to compare with; remove the key, or use a model that has this head"
-        )
+    refuse_without_base(recipe, new)
     if head.is_replaced:
         draw_head(model, load_model_config(recipe, task), seed=recipe.train.seed)
         heads = tuple(f"{name}." for name in own_heads(model))
@@ -130,6 +126,15 @@ def load_model(
     return model
 
 
+def refuse_without_base(recipe: Recipe, new: Collection[str]) -> None:
+    """Raises DataError if the recipe compares the model with the pretrained one, and that lacks these weights."""
+    if recipe.compares_with_base and new:
+        raise DataError(
+            f"model.path: {recipe.model.path!r} has no weights for {_listed(new)}, drawn at random now: kl_to_base "
+            "has no pretrained distribution to compare with; remove the key, or use a model that has this head"
+        )
+
+
 def _limit_training(
     model: "PreTrainedModel", recipe: Recipe, task: Task, new: set[str], say: Callable[[str], None]
 ) -> None:
@@ -158,7 +163,8 @@ def load_weights(
 ) -> tuple["PreTrainedModel", set[str]]:
     """Collective under ZeRO-3: the model of this config, and the names of its weights that are not pretrained.
 
-    A quantized one is read onto the device, weight by weight, all others into host memory. Raises DataError.
+    A quantized one is read onto the device, weight by weight, all others into host memory; onto the meta device none
+    are read. Raises DataError.
     """
     auto_model = getattr(transformers, task.auto_model)
     path = recipe.model.path
@@ -171,7 +177,9 @@ def load_weights(
             return auto_model.from_config(**how), set()
         how |= {"revision": recipe.model.revision, "output_loading_info": True, "trust_remote_code": False}
         with _load_report_dropped():
-            quantization = _quantization(recipe, task, auto_model, how, device)
+            is_meta = device.type == "meta"
+            quantization = {} if is_meta else _quantization(recipe, task, auto_model, how, device)
+            how |= {"device_map": "meta"} if is_meta else {}
             model, info = auto_model.from_pretrained(path, **{**how, **quantization})
             if quantization:
                 settle_quantized(model, how["dtype"])

@@ -1,4 +1,4 @@
-"""Prepares the rows of all retention sets, those that a recipe names and those of the run that it follows."""
+"""Prepares the rows of all retention sets, those that a recipe names and those of the runs that it follows."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from shardtune.recipe.schema import Recipe
 from shardtune.trainer.data.prepare.prepare import Prepared, find_prepared, prepare
 from shardtune.trainer.data.prepare.work_queue import Progress
 from shardtune.trainer.retention.heads import Trained
-from shardtune.trainer.retention.sequential import earlier_set, is_export
+from shardtune.trainer.retention.sequential import earlier_sets, is_export
 from shardtune.trainer.retention.sets import (
     NO_RETENTION,
     Get,
@@ -44,11 +44,11 @@ def _retention(recipe: Recipe, prepared: Prepared, get: Get, say: Say) -> Retent
         refuse_unknown_limits(recipe, ())
         return NO_RETENTION
     trained = Trained.of(recipe, prepared.facts)
-    sets, notice = [*prepare_sets(recipe, trained, get, say)], None
+    sets, notices = [*prepare_sets(recipe, trained, get, say)], list[str]()
     if follows:
-        earlier, notice = earlier_set(recipe, trained, get, say)
-        sets += [] if earlier is None else [earlier]
+        earlier, notices = earlier_sets(recipe, trained, get, say)
+        sets += earlier
     refuse_unknown_limits(recipe, tuple(sets))
-    if notice is not None:
+    for notice in notices:
         say(notice)
-    return Retention(tuple(sets), () if notice is None else (notice,))
+    return Retention(tuple(sets), tuple(notices))

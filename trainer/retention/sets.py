@@ -97,15 +97,17 @@ def described_retention(description: Mapping[str, Any]) -> Retention:
     return Retention(tuple(sets), tuple(description["notices"]))
 
 
-def prepare_set(trained: Trained, name: str, held_out: RetentionSet, get: Get, say: Say) -> HeldOut:
-    """The rows of a set, encoded for who answers them.
+def prepare_set(
+    trained: Trained, name: str, held_out: RetentionSet, get: Get, say: Say, *, is_automatic: bool = False
+) -> HeldOut:
+    """The rows of a set, encoded for who answers them; `is_automatic` if the recipe does not name it.
 
     Raises DataError for all that is wrong with them, or if nobody can answer them; NotPreparedError if `get` gives
     none.
     """
     if held_out.model is not None:
         held_out = held_out.model_copy(update={"model": folder_of(held_out.model)})
-    possible = list(answerers(trained, held_out))
+    possible, is_named = list(answerers(trained, held_out)), held_out.model is not None and not is_automatic
     errors: list[DataError] = []
     is_missing = False
     for answerer in possible:
@@ -117,7 +119,7 @@ def prepare_set(trained: Trained, name: str, held_out: RetentionSet, get: Get, s
             if prepared is None:
                 is_missing = True
                 continue
-            found = _settled(trained, name, held_out, answerer, recipe, prepared)
+            found = _settled(trained, name, answerer, recipe, prepared, is_automatic=is_automatic, is_named=is_named)
         except DataError as error:
             errors.append(error)
             continue
@@ -153,13 +155,20 @@ def refuse_unknown_limits(recipe: Recipe, sets: tuple[HeldOut, ...]) -> None:
 
 
 def _settled(
-    trained: Trained, name: str, held_out: RetentionSet, answerer: Answerer, recipe: Recipe, prepared: Prepared
+    trained: Trained,
+    name: str,
+    answerer: Answerer,
+    recipe: Recipe,
+    prepared: Prepared,
+    *,
+    is_automatic: bool,
+    is_named: bool,
 ) -> HeldOut:
     """The set, if the answerer can answer its rows. Raises DataError if not."""
     task, _ = _task_of(recipe, prepared)
-    head = settle(trained, answerer, task, is_named=held_out.model is not None)
+    head = settle(trained, answerer, task, is_named=is_named)
     answerer.refuse_other_labels(TASKS[recipe.task.kind].head_labels(prepared.facts))
-    return HeldOut(name, recipe, prepared, ROWS, head)
+    return HeldOut(name, recipe, prepared, ROWS, head, is_automatic=is_automatic)
 
 
 def _task_of(recipe: Recipe, prepared: Prepared) -> "tuple[Task, PreTrainedTokenizerBase]":

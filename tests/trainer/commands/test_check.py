@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from shardtune.trainer.data.prepare.prepare import prepare
 from shardtune.trainer.tasks.example import texts_of
 from tests.support.runs import RECIPE, train
 from tests.support.runs import tiny_recipe as recipe_of
-from tests.support.tiny import write_documents
+from tests.support.tiny import give_masked_head, write_documents
 
 
 def shown_of(report: Report) -> str:
@@ -270,9 +271,27 @@ def test_sources_have_the_names_that_they_have_now_also_where_the_data_were_prep
 def test_the_earlier_rows_of_ewc_are_read_and_counted(tiny: Path, tmp_path: Path) -> None:
     write_documents(tmp_path / "text.jsonl", 7)
     ewc = f"regularize.ewc={{data: {tmp_path}/text.jsonl, rows: 5, task: language_modeling}}"
-    recipe = recipe_of(tiny, ewc)
-    report = check(recipe, world_size=1, num_previews=0)
+    shutil.copytree(tiny / "encoder", tmp_path / "encoder")
+    give_masked_head(tmp_path / "encoder")
+    words = (ewc, f"model.path={tmp_path}/encoder")
+    report = check(recipe_of(tiny, *words), world_size=1, num_previews=0)
     assert "regularize.ewc: the Fisher information is that of 5 of 7 earlier rows" in report.notes
     (tmp_path / "text.jsonl").write_text('{"body": 1}\n')
     with pytest.raises(DataError, match=r"text\.jsonl"):
-        check(recipe_of(tiny, ewc), world_size=1, num_previews=0)
+        check(recipe_of(tiny, *words), world_size=1, num_previews=0)
+
+
+def test_all_heads_that_are_missing_are_named_before_a_model_is_loaded(tiny: Path, tmp_path: Path) -> None:
+    write_documents(tmp_path / "text.jsonl", 7)
+    rows = f"task: {{kind: language_modeling}}, data: {tmp_path}/text.jsonl"
+    words = (f"regularize.ewc={{{rows}}}", f"retention.sets={{general: {{{rows}}}, other: {{{rows}}}}}")
+    with pytest.raises(DataError) as raised:
+        check(recipe_of(tiny, *words), world_size=1, num_previews=0)
+    first, *others = str(raised.value).splitlines()
+    assert first.startswith("regularize.ewc: the pretrained model has no weights for cls.predictions.")
+    assert [line.partition(": neither")[0] for line in others] == ["retention.sets.general", "retention.sets.other"]
+    assert all("there are no weights for cls.predictions." in line for line in others)
+
+    texts = ("task={kind: language_modeling}", f"data={{train: {tmp_path}/text.jsonl, cache_dir: {tmp_path}/cache}}")
+    with pytest.raises(DataError, match=r"^model\.path: .* has no weights for cls.*kl_to_base has no pretrained"):
+        check(recipe_of(tiny, *texts, "regularize.kl_to_base=0.1"), world_size=1, num_previews=0)

@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from shardtune.errors import DataError
+from shardtune.recipe.retention import RetentionSet
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.data.batches.batch_maker import BatchMaker
 from shardtune.trainer.data.batches.evaluation import evaluation_batches
@@ -196,6 +197,68 @@ def test_a_run_on_the_export_of_another_measures_what_that_one_could_do(
         ).sets
         == ()
     )
+
+
+@pytest.fixture(scope="module")
+def second(folder: Path, earlier: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on the export of the earlier one, which tells texts with a plot from others."""
+    run_dir = tmp_path_factory.mktemp("second") / "topics"
+    recipe = topics(folder, earlier / "export" / "best", "task.label_names=[plot, other]")
+    train(recipe, run_dir, world_size=1)
+    keep_recipe(recipe, run_dir)
+    return run_dir
+
+
+def third(folder: Path, model: Path) -> Recipe:
+    """A recipe for a masked language model on the export of another run."""
+    data = (f"data.train={folder}/general.jsonl", "train.micro_batch_tokens=256")
+    return tiny_recipe(folder, *SHORT, "task={kind: language_modeling}", *data, f"model.path={model}/export/best")
+
+
+def test_all_runs_that_came_before_are_measured(folder: Path, earlier: Path, second: Path, tmp_path: Path) -> None:
+    recipe = third(folder, second)
+    assert train(recipe, tmp_path, world_size=2)[0] == [True, True]
+    found, before = results_of(tmp_path)["retention"], results_of(second)
+    assert list(found) == ["topics", "reviews"]
+    for name, expected in (("topics", before["dev"]), ("reviews", before["retention"]["reviews"]["best"])):
+        at_start = found[name]["at_start"]
+        assert at_start["accuracy"] == expected["accuracy"], name
+        assert at_start["loss"] == pytest.approx(expected["loss"], rel=1e-4), name
+
+    retention = prepare_retention(recipe, prepare(recipe))
+    assert [one.head for one in retention.sets] == [f"{run_dir}/export/best" for run_dir in (second, earlier)]
+    said = [notice.partition(":")[0] for notice in retention.notices]
+    assert said == ["model.path is of the run topics", "before it came the run reviews"]
+    wanted = recipe.retention.model_copy(update={"sets": {"topics": held_out(folder)}})
+    named = recipe.model_copy(update={"retention": wanted})
+    assert [one.is_automatic for one in prepare_retention(named, prepare(named)).sets] == [False, True]
+
+
+def test_runs_of_one_name_that_came_before_get_numbers(
+    folder: Path, earlier: Path, second: Path, tmp_path: Path
+) -> None:
+    later, first = (
+        Path(shutil.copytree(run_dir, tmp_path / name / "reviews"))
+        for run_dir, name in ((second, "later"), (earlier, "first"))
+    )
+    for run_dir in (later, first):
+        (run_dir / "data_fingerprint").unlink()
+    config = (later / "config.yaml").read_text()
+    (later / "config.yaml").write_text(config.replace(str(earlier), str(first)))
+    recipe = third(folder, later)
+    retention = prepare_retention(recipe, prepare(recipe))
+    heads = [(one.name, one.head) for one in retention.sets]
+    assert heads == [("reviews", f"{later}/export/best"), ("reviews-2", f"{first}/export/best")]
+    assert "are a retention set, reviews-2 (retention" in retention.notices[1]
+
+    shutil.rmtree(first / "export")
+    retention = prepare_retention(recipe, prepare(recipe))
+    assert [one.name for one in retention.sets] == ["reviews"]
+    assert "is not evaluated" in retention.notices[1]
+
+
+def held_out(folder: Path) -> RetentionSet:
+    return RetentionSet.model_validate({"task": {"kind": "language_modeling"}, "data": f"{folder}/general.jsonl"})
 
 
 def test_a_head_of_a_run_answers_for_a_model_without_a_pooler(folder: Path, earlier: Path, tmp_path: Path) -> None:

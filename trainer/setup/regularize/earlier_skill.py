@@ -6,7 +6,6 @@ from typing import Any
 from shardtune.ds_config.resolve import ds_config_of, zero_stage
 from shardtune.recipe.regularize import EwcConfig, RegularizeConfig
 from shardtune.recipe.schema import Recipe
-from shardtune.recipe.tasks.language_modeling import LanguageModelingOptions
 
 FISHER, INDEX = "fisher", "index.json"
 """The folder of the Fisher information in a run directory, and the file in it that is written last."""
@@ -17,14 +16,13 @@ OF_LABELS = ("label_names", "types", "tag_names", "class_weights", "label_smooth
 def earlier_recipe(recipe: Recipe, ewc: EwcConfig) -> Recipe:
     """A recipe that trains the pretrained model on the earlier rows: with its own head, all of its weights, and no
     dropout; in parts only if the recipe does so."""
-    task: Any = recipe.task
-    columns = recipe.data.columns
-    if ewc.task == "language_modeling":
-        task = LanguageModelingOptions(kind="language_modeling")
-        columns = {name: column for name, column in columns.items() if name == "text"}
-    else:
-        fields = {name: field for name, field in type(task).model_fields.items() if name in OF_LABELS}
-        task = task.model_copy(update={name: field.get_default() for name, field in fields.items()})
+    task, columns = ewc.options, ewc.columns
+    if columns is None:
+        own = recipe.data.columns
+        columns = own if task is None else {name: column for name, column in own.items() if name == "text"}
+    if task is None:
+        fields = {name: field for name, field in type(recipe.task).model_fields.items() if name in OF_LABELS}
+        task = recipe.task.model_copy(update={name: field.get_default() for name, field in fields.items()})
     model = {"freeze": (), "dropout": 0.0, "layerdrop": 0.0, "head": "keep" if task.has_labels else "auto"}
     rows = {"train": ewc.data, "dev": None, "test": None, "columns": columns, "packing": "off"}
     data = {**rows, "streaming": False, "deduplicate": "none"}

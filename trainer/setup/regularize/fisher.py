@@ -9,7 +9,7 @@ weights, each takes a share of the rows; under ZeRO-3 all compute each row toget
 import gc
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -110,11 +110,7 @@ def _engine(recipe: Recipe, task: Task, tokenizer: Any, ranks: Ranks) -> tuple[E
     ds_config = ds_config_of(recipe, hidden_size=hidden_size)
     with nullcontext() if ds_config is None else sharded_birth(ds_config):
         model = load_model(recipe, task, tokenizer, device=ranks.device)
-    if missing := [name for name in parts_of(model).new if name in dict(model.named_parameters())]:
-        raise ConfigError(
-            f"regularize.ewc: the pretrained model has no weights for {', '.join(sorted(missing)[:5])}, which a skill "
-            "on these rows needs; set regularize.ewc.task, or give rows of a skill that it has"
-        )
+    refuse_new_head(model, parts_of(model).new)
 
     def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
         return SquaredGradients([parameter for parameter in model.parameters() if parameter.requires_grad])
@@ -124,6 +120,15 @@ def _engine(recipe: Recipe, task: Task, tokenizer: Any, ranks: Ranks) -> tuple[E
     how: dict[str, Any] = {"max_grad_norm": 0.0, "seed": 0, "has_sparse_gradients": False}
     alone = replace(ranks, rank=0, world_size=1)
     return ReplicatedEngine(model, make_optimizer, precision=recipe.engine.precision, ranks=alone, **how), model
+
+
+def refuse_new_head(model: nn.Module, new: Collection[str]) -> None:
+    """Raises ConfigError if the model has parameters of these names, which are not pretrained."""
+    if missing := [name for name in new if name in dict(model.named_parameters())]:
+        raise ConfigError(
+            f"regularize.ewc: the pretrained model has no weights for {', '.join(sorted(missing)[:5])}, which a skill "
+            "on these rows needs; set regularize.ewc.task, or give rows of a skill that it has"
+        )
 
 
 def _add_up(

@@ -80,6 +80,20 @@ def test_it_is_that_of_each_example_alone(earlier: Path, tmp_path: Path, world_s
             assert numbers == pytest.approx(expected[name].tolist(), rel=1e-3, abs=1e-9), name
 
 
+def test_rows_of_another_task_are_answered_by_the_head_of_the_pretrained_model(earlier: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (earlier / "earlier.jsonl").read_text().splitlines()]
+    lines = "".join(json.dumps({"text": row["text"], "stars": row["label"]}) + "\n" for row in rows)
+    (tmp_path / "rows.jsonl").write_text(lines)
+    keys = "task: {kind: classification}, columns: {label: stars}"
+    ewc = f"regularize.ewc={{data: {tmp_path}/rows.jsonl, weight: 10, {keys}}}"
+    words = ("data.dev=null", "data.test=null", "task={kind: token_classification}")
+    recipe = tiny_recipe(earlier, *words, "data.columns={tags: ner}", ewc)
+    expected = one_by_one(earlier)
+    for values in run_ranks(found, recipe, tmp_path):
+        for name, numbers in values.items():
+            assert numbers == pytest.approx(expected[name].tolist(), rel=1e-3, abs=1e-9), name
+
+
 def test_it_is_kept_for_later_starts_on_other_ranks(earlier: Path, tmp_path: Path) -> None:
     rows = shutil.copy(earlier / "earlier.jsonl", tmp_path / "rows.jsonl")
     recipe = recipe_of(earlier, f"regularize.ewc={{data: {rows}, weight: 10, rows: 3}}")
