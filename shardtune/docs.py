@@ -26,7 +26,7 @@ DOCS_DIR = Path(__file__).resolve().parents[1] / "docs"
 _INTRO = """\
 # The recipe
 
-<!-- Written by `python -m shardtune.docs` from shardtune/recipe/schema.py; edit there. -->
+<!-- Written by `python -m shardtune.docs` from the sections in shardtune/recipe; edit there. -->
 
 A recipe is a YAML file that defines what is learned, and how. Only `task.kind`, `model.path` and `data.train` are
 required:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from shardtune.ds_config.resolve import has_own_ds_config
 from shardtune.errors import BadNodesError, ConfigError, LaunchError, RestartError, ShardtuneError, TakenOverError
 from shardtune.machine.visible_gpus import CUDA_VISIBLE_DEVICES, OLD_NCCL
-from shardtune.recipe.fault_policy import FaultsConfig
+from shardtune.recipe.sections.fault_policy import FaultsConfig
 from shardtune.redaction import RedactingStream, hide_in_log_records, redact
 from shardtune.run_dir.exit_codes import EXIT_BAD_NODES, EXIT_BUG, EXIT_OK, EXIT_RESTART, EXIT_RESUME, EXIT_USER
 from shardtune.run_dir.files import LEASE, STOP, already_finished, failure_path, is_finished, open_in_place

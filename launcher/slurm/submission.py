@@ -12,10 +12,10 @@ from shardtune.ds_config.resolve import ds_config_of
 from shardtune.errors import LaunchError
 from shardtune.launcher.plan.sweep import MOST_NUMBER, PREFIXES, SweepPlan
 from shardtune.launcher.slurm.text import Nodes, output_pattern, partitions, render_script, script_body
-from shardtune.recipe.job import JobConfig, seconds_of
 from shardtune.recipe.load import machine_recipe
 from shardtune.recipe.paths import local_folders
 from shardtune.recipe.schema import Recipe
+from shardtune.recipe.sections.job import JobConfig, seconds_of
 from shardtune.recipe.strategies import AUTO
 from shardtune.run_dir.run import Run, find_run
 

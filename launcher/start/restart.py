@@ -7,7 +7,7 @@ fail more often than faults.max_restarts, and one that fails without a new check
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shardtune.recipe.fault_policy import FaultsConfig
+from shardtune.recipe.sections.fault_policy import FaultsConfig
 
 SAME_STEP = 3
 """After this many starts that end at the same step there is no restart: the next one would fail there as well."""

@@ -96,7 +96,7 @@ def _useful(recipe: Recipe, lengths: Any) -> float | None:
     if train.global_batch_tokens is not None or not len(lengths):
         return None
     batch = train.global_batch_size
-    window = max(1, recipe.data.length_window) * batch
+    window = max(1, recipe.length_window) * batch
     rows = max(1, batch // max(1, job.ranks or 1))
     if train.micro_batch_tokens != "auto":
         rows = min(rows, max(1, train.micro_batch_tokens // recipe.data.max_tokens))
@@ -108,7 +108,7 @@ def _useful(recipe: Recipe, lengths: Any) -> float | None:
     padded = 0.0
     for start in range(0, len(chosen), window):
         part = chosen[start : start + window]
-        part = np.sort(part) if recipe.data.length_window else part
+        part = np.sort(part) if recipe.length_window else part
         for first in range(0, len(part), batch):  # of a step, each rank gets rows that are neighbors
             step = np.sort(part[first : first + batch])
             for at in range(0, len(step), rows):

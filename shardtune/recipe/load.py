@@ -110,6 +110,7 @@ def learning_hash(recipe: Recipe) -> str:
     which are named after this, are found again.
     """
     dumped = recipe.model_dump(mode="json", include=set(LEARNING_SECTIONS))
+    dumped["data"]["length_window"] = recipe.length_window
     learned = {
         section: {key: value for key, value in keys.items() if _is_hashed(recipe, section, key)}
         for section, keys in dumped.items()

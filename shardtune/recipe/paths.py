@@ -6,9 +6,10 @@ from typing import Any
 
 from shardtune.home import expand_home, home_fault
 from shardtune.recipe.explain import Fault, did_you_mean, shown
-from shardtune.recipe.regularize import RegularizeConfig
-from shardtune.recipe.retention import RetentionSet
-from shardtune.recipe.schema import DataConfig, Recipe
+from shardtune.recipe.schema import Recipe
+from shardtune.recipe.sections.data import DataConfig
+from shardtune.recipe.sections.regularize import RegularizeConfig
+from shardtune.recipe.sections.retention import RetentionSet
 from shardtune.recipe.strategies import AUTO, is_path, not_a_strategy, strategies
 from shardtune.recipe.tasks import TASK_OPTIONS
 from shardtune.recipe.yaml_lines import KeyPath

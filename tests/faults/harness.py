@@ -26,8 +26,8 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 import shardtune.trainer.checkpoint.checkpoints
-from shardtune.recipe.fault_policy import FaultsConfig
 from shardtune.recipe.schema import Recipe
+from shardtune.recipe.sections.fault_policy import FaultsConfig
 from shardtune.run_dir.exit_codes import EXIT_BUG, EXIT_OK, EXIT_RESUME
 from shardtune.run_dir.files import RESULTS, STOP
 from shardtune.trainer.checkpoint.manifest import Checkpoint, complete_checkpoints

@@ -224,7 +224,8 @@ def _damaged(content: bytes, chance: random.Random) -> bytes:
 
 def _change_a_key(draft: dict[str, Any], path: str, chance: random.Random) -> None:
     """Gives an odd value to a key of the draft: of the task, the data, the model, or the source."""
-    from shardtune.recipe.schema import DataConfig, ModelConfig
+    from shardtune.recipe.model.config import ModelConfig
+    from shardtune.recipe.sections.data import DataConfig
     from shardtune.recipe.tasks import TASK_OPTIONS
     from shardtune.rows.source_config import SourceConfig
 

@@ -5,7 +5,9 @@ from typing import Any, get_args
 import pytest
 
 from shardtune.launcher.plan.backends import BACKENDS
-from shardtune.recipe.schema import EngineConfig, JobConfig, OptimConfig
+from shardtune.recipe.sections.engine import EngineConfig
+from shardtune.recipe.sections.job import JobConfig
+from shardtune.recipe.sections.optim import OptimConfig
 from shardtune.trainer.engine.optimizers import OPTIMIZERS
 from shardtune.trainer.engine.schedule import SCHEDULES
 from shardtune.trainer.model.load import DTYPES

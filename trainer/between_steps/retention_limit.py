@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from shardtune.recipe.retention import RetentionConfig
+from shardtune.recipe.sections.retention import RetentionConfig
 from shardtune.trainer.between_steps.callback import Callback
 from shardtune.trainer.checkpoint.train_state import TrainState
 from shardtune.trainer.reporting.reporter import Reporter

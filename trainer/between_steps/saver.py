@@ -4,7 +4,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from shardtune.recipe.schema import CheckpointConfig
+from shardtune.recipe.sections.checkpoint import CheckpointConfig
 from shardtune.trainer.between_steps.callback import Callback, StepDone
 from shardtune.trainer.between_steps.dev_evaluation import DevEvaluation
 from shardtune.trainer.checkpoint.checkpoints import Checkpoints

@@ -36,11 +36,11 @@ from shardtune.trainer.model.head import choose_head
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
 from shardtune.trainer.model.quantized.loading import refuse_without_bitsandbytes
 from shardtune.trainer.reporting.ineffective_settings import settings_without_effect
+from shardtune.trainer.retention.missing_heads import refuse_missing_heads
 from shardtune.trainer.retention.preparation import prepare_retention
 from shardtune.trainer.retention.sets import HeldOut
 from shardtune.trainer.setup.attention.cost import expected_cost
 from shardtune.trainer.setup.memory_plan import grouped, memory_of, model_size, rank_job
-from shardtune.trainer.setup.missing_heads import refuse_missing_heads
 from shardtune.trainer.setup.micro_batch import FirstSteps, estimate, lay_out_first_steps, most_wanted
 from shardtune.trainer.setup.out_of_memory import share_of_memory
 from shardtune.trainer.setup.regularize.earlier_skill import earlier_recipe

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from shardtune.recipe.schema import OptimConfig
+from shardtune.recipe.sections.optim import OptimConfig
 from shardtune.trainer.engine.regularize.groups import parameter_groups
 from shardtune.trainer.engine.states.bf16_adamw import Bf16StatesAdamW
 

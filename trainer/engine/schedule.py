@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-from shardtune.recipe.schema import OptimConfig
+from shardtune.recipe.sections.optim import OptimConfig
 
 Schedule = Callable[[int], float]
 """Optimizer step, counted from 0 -> learning rate."""

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from shardtune.errors import CheckpointError
-from shardtune.recipe.lora import LoraConfig
+from shardtune.recipe.model.lora import LoraConfig
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.checkpoint.base_model import keep_base
 from shardtune.trainer.checkpoint.manifest import WEIGHTS, Checkpoint

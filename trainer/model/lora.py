@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from shardtune.errors import CheckpointError, DataError
-from shardtune.recipe.lora import LoraConfig
+from shardtune.recipe.model.lora import LoraConfig
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.model.head import own_heads
 from shardtune.trainer.model.quantized.loading import quantizing, settle_quantized

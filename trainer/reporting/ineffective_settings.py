@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from shardtune.recipe.schema import OptimConfig, Recipe
+from shardtune.recipe.schema import Recipe
+from shardtune.recipe.sections.optim import OptimConfig
 from shardtune.trainer.engine.schedule import make_schedule, num_warmup_steps
 
 NO_DECAY = 2.0**-25

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shardtune.errors import DataError
-from shardtune.recipe.retention import RetentionSet
-from shardtune.recipe.schema import ModelConfig, Recipe
+from shardtune.recipe.model.config import ModelConfig
+from shardtune.recipe.schema import Recipe
+from shardtune.recipe.sections.retention import RetentionSet
 from shardtune.run_dir.files import CONFIG, EXPORT
 from shardtune.section import TaskOptions
 from shardtune.trainer.model.head import labels_of_head

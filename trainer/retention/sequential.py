@@ -11,8 +11,8 @@ from pathlib import Path
 
 from shardtune.errors import DataError, ShardtuneError
 from shardtune.home import expand_home
-from shardtune.recipe.retention import RetentionSet
 from shardtune.recipe.schema import Recipe
+from shardtune.recipe.sections.retention import RetentionSet
 from shardtune.rows.source_config import SourceConfig
 from shardtune.rows.source_files import is_dataset
 from shardtune.run_dir.files import CONFIG, DATA, EXPORT
@@ -158,9 +158,7 @@ def _prepared_by(run_dir: Path, recipe: Recipe) -> Prepared | None:
     return prepared if prepared.exists and prepared.meta["format"] == FORMAT else None
 
 
-def _as_prepared(
-    name: str, recipe: Recipe, prepared: Prepared, split: str, head: str, trained: Trained
-) -> HeldOut:
+def _as_prepared(name: str, recipe: Recipe, prepared: Prepared, split: str, head: str, trained: Trained) -> HeldOut:
     """The rows as the run itself has evaluated them. Raises DataError if nobody can answer them."""
     own = recipe_for(recipe.model_copy(update={"model": trained.recipe.model}), head)
     labels = TASKS[recipe.task.kind].head_labels(prepared.facts) if recipe.task.has_labels else None

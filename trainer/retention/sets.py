@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from shardtune.errors import ConfigError, DataError
-from shardtune.recipe.retention import RetentionSet
-from shardtune.recipe.schema import DataConfig, ModelConfig, Recipe, TrainConfig
+from shardtune.recipe.model.config import ModelConfig
+from shardtune.recipe.schema import Recipe
+from shardtune.recipe.sections.data import DataConfig
+from shardtune.recipe.sections.retention import RetentionSet
+from shardtune.recipe.sections.train import TrainConfig
 from shardtune.trainer.data.prepare.example_shards import Split
 from shardtune.trainer.data.prepare.prepare import Prepared, described_data
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer

@@ -6,7 +6,7 @@ from typing import Any
 
 from shardtune.planner.advice.search import Candidate, Question, Searched, search
 from shardtune.planner.job import Cluster
-from shardtune.recipe.lora import LoraConfig
+from shardtune.recipe.model.lora import LoraConfig
 from shardtune.recipe.schema import Recipe
 
 

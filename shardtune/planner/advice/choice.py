@@ -9,7 +9,7 @@ from shardtune.planner.forecast.forecast import GIB, duration
 from shardtune.planner.forecast.of_recipe import job_of, memory_on_cpus
 from shardtune.planner.hardware import CPU, memory_only
 from shardtune.planner.job import Cluster
-from shardtune.recipe.schema import EngineConfig
+from shardtune.recipe.sections.engine import EngineConfig
 
 ON_CPUS = (None, "zero1", "zero2", "zero3")
 """What CPU ranks choose from: the first that fits. zero0 holds as much as null, and offloading has nowhere to go."""

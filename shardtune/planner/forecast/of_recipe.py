@@ -13,7 +13,7 @@ from shardtune.planner.job import Adapters, Batch, Cluster, Job, Software
 from shardtune.planner.memory import GpuMemory, gpu_memory
 from shardtune.planner.model_shape import ModelShape
 from shardtune.planner.strategy import states_of
-from shardtune.recipe.lora import LoraConfig
+from shardtune.recipe.model.lora import LoraConfig
 from shardtune.recipe.schema import Recipe
 
 USEFUL = {"packed": 0.97, "sorted": 0.94, "random": 0.6}
@@ -71,7 +71,7 @@ def plan_recipe(recipe: Recipe, shape: ModelShape, cluster: Cluster, data: DataS
     is_packed = recipe.task.can_pack and recipe.data.packing != "off" and not shape.is_encoder_decoder
     share = max(1.0, rows / cluster.world_size)
     budget = _budget(recipe, job, share)
-    useful = data.useful or USEFUL["packed" if is_packed else "sorted" if recipe.data.length_window else "random"]
+    useful = data.useful or USEFUL["packed" if is_packed else "sorted" if recipe.length_window else "random"]
     own = share * mean / useful
     num = max(1, math.ceil(own / budget))
     each = own / num

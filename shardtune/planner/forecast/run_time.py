@@ -8,8 +8,8 @@ from shardtune.planner.forecast.of_recipe import DataSize, Planned
 from shardtune.planner.job import Cluster
 from shardtune.planner.scale.goodput import Saving
 from shardtune.planner.schedule import PCIE_GB_S, StepTime
-from shardtune.recipe.job import seconds_of
 from shardtune.recipe.schema import Recipe
+from shardtune.recipe.sections.job import seconds_of
 
 DISK_GB_S = 1.0
 """Rate at which a job writes checkpoints and reads weights, all of its nodes together: a share of a parallel file

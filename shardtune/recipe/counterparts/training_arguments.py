@@ -52,7 +52,7 @@ TRAINING_ARGUMENTS: tuple[Names, ...] = (
     Names(("preprocessing_num_workers", "dataset_num_proc", "num_proc"), Counterpart("data.prepare_processes")),
     Names(
         ("group_by_length", "train_sampling_strategy"),
-        Counterpart("data.length_window", "rows of similar length share a batch by default; 0 turns this off"),
+        Counterpart("data.length_window", "on by default where rows cannot be packed; 0 turns it off"),
     ),
     Names(
         ("per_device_train_batch_size", "per_gpu_train_batch_size", "train_batch_size", "batch_size"),

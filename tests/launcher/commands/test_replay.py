@@ -7,7 +7,7 @@ import pytest
 
 from shardtune.launcher import cli
 from shardtune.recipe.load import render_recipe
-from shardtune.recipe.schema import ReportConfig
+from shardtune.recipe.sections.report import ReportConfig
 from shardtune.run_dir.files import CONFIG, LEASE
 from shardtune.run_dir.lease_holder import render_holder, this_process
 from shardtune.run_dir.run import read_config

@@ -24,7 +24,7 @@ from shardtune.launcher.slurm.submission import (
     share_of_node,
 )
 from shardtune.launcher.slurm.text import BODY, Nodes, render_script, script_body
-from shardtune.recipe.job import JobConfig
+from shardtune.recipe.sections.job import JobConfig
 
 RECIPE = """
 task: {kind: classification}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from shardtune.launcher.start.follow import Heartbeats, hung_ranks, newest_saved
 from shardtune.launcher.start.restart import Failure, GiveUp, Restart, next_start
-from shardtune.recipe.fault_policy import FaultsConfig
+from shardtune.recipe.sections.fault_policy import FaultsConfig
 from shardtune.run_dir.files import alive_path, stacks_path
 
 CONFIG = FaultsConfig(max_restarts=9, restart_delay_s=5.0)

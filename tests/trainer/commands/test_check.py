@@ -292,6 +292,7 @@ def test_all_heads_that_are_missing_are_named_before_a_model_is_loaded(tiny: Pat
     assert [line.partition(": neither")[0] for line in others] == ["retention.sets.general", "retention.sets.other"]
     assert all("there are no weights for cls.predictions." in line for line in others)
 
-    texts = ("task={kind: language_modeling}", f"data={{train: {tmp_path}/text.jsonl, cache_dir: {tmp_path}/cache}}")
+    data = f"data={{train: {tmp_path}/text.jsonl, cache_dir: {tmp_path}/cache, max_tokens: 64}}"
+    texts = ("task={kind: language_modeling}", data)
     with pytest.raises(DataError, match=r"^model\.path: .* has no weights for cls.*kl_to_base has no pretrained"):
         check(recipe_of(tiny, *texts, "regularize.kl_to_base=0.1"), world_size=1, num_previews=0)

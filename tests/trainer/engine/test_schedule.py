@@ -2,7 +2,7 @@
 
 import pytest
 
-from shardtune.recipe.schema import OptimConfig
+from shardtune.recipe.sections.optim import OptimConfig
 from shardtune.trainer.engine.schedule import SCHEDULES, make_schedule
 
 

@@ -8,7 +8,7 @@ import torch
 import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
-from shardtune.recipe.lora import LoraConfig
+from shardtune.recipe.model.lora import LoraConfig
 from shardtune.trainer.model.flops import Attention, ModelFlops, count_flops
 
 SMALL: dict[str, Any] = {

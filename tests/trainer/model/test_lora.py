@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from shardtune.ds_config.resolve import load_ds_config, resolve_ds_config
 from shardtune.errors import CheckpointError, ConfigError, DataError
 from shardtune.recipe.load import parse_recipe
-from shardtune.recipe.lora import LoraConfig
+from shardtune.recipe.model.lora import LoraConfig
 from shardtune.recipe.schema import Recipe
 from shardtune.run_dir.files import MODEL, RESULTS
 from shardtune.run_dir.run import Run, find_run, write_run_dir

@@ -11,8 +11,8 @@ import torch
 import transformers
 
 from shardtune.errors import DataError
-from shardtune.recipe.retention import RetentionSet
 from shardtune.recipe.schema import Recipe
+from shardtune.recipe.sections.retention import RetentionSet
 from shardtune.trainer.data.batches.batch_maker import BatchMaker
 from shardtune.trainer.data.batches.evaluation import evaluation_batches
 from shardtune.trainer.data.prepare.prepare import prepare
@@ -210,9 +210,8 @@ def second(folder: Path, earlier: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 def third(folder: Path, model: Path) -> Recipe:
-    """A recipe for a masked language model on the export of another run."""
-    data = (f"data.train={folder}/general.jsonl", "train.micro_batch_tokens=256")
-    return tiny_recipe(folder, *SHORT, "task={kind: language_modeling}", *data, f"model.path={model}/export/best")
+    """A recipe for a classifier with other labels on the export of another run."""
+    return topics(folder, model / "export" / "best", "task.label_names=[plot, other, neither]")
 
 
 def test_all_runs_that_came_before_are_measured(folder: Path, earlier: Path, second: Path, tmp_path: Path) -> None:

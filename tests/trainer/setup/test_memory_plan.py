@@ -7,8 +7,9 @@ import pytest
 import transformers
 
 from shardtune.planner.memory import held_states
-from shardtune.recipe.job import JobConfig
-from shardtune.recipe.schema import EngineConfig, Recipe
+from shardtune.recipe.schema import Recipe
+from shardtune.recipe.sections.engine import EngineConfig
+from shardtune.recipe.sections.job import JobConfig
 from shardtune.trainer.data.prepare.prepare import prepare
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
 from shardtune.trainer.setup.memory_plan import ModelSize, grouped, memory_of, model_size, rank_job

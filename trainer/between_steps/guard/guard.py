@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from shardtune.counted import counted
 from shardtune.errors import TrainingError
-from shardtune.recipe.fault_policy import FaultsConfig
+from shardtune.recipe.sections.fault_policy import FaultsConfig
 from shardtune.trainer.between_steps.callback import Callback, RolledBack, StepDone
 from shardtune.trainer.between_steps.guard.bad_rows import BAD_ROWS, BadRowSearch
 from shardtune.trainer.between_steps.guard.spikes import is_bad, spike_limit, with_loss

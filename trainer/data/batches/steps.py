@@ -105,7 +105,7 @@ def training_order(train: Split, recipe: Recipe) -> Order:
     return Order(
         train.lengths,
         recipe.train.global_batch_size,
-        recipe.data.length_window,
+        recipe.length_window,
         recipe.train.seed,
         sources=train.sources,
         weights=tuple(source.weight for source in recipe.data.sources("train")),

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from shardtune.recipe.schema import DataConfig
+from shardtune.recipe.sections.data import DataConfig
 from shardtune.rows.row_faults import Faults
 from shardtune.rows.source import Row
 from shardtune.rows.source_config import HeldOutConfig

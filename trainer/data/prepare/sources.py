@@ -9,7 +9,8 @@ from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from shardtune.recipe.schema import DataConfig, Recipe
+from shardtune.recipe.schema import Recipe
+from shardtune.recipe.sections.data import DataConfig
 from shardtune.rows.formats import format_of, read_file
 from shardtune.rows.hub import dataset_digest, read_dataset
 from shardtune.rows.input_file import COMPRESSIONS, File, Part, ReadOptions, Record, encoding_of, ending_of

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from shardtune.errors import ConfigError
-from shardtune.recipe.schema import OptimConfig
+from shardtune.recipe.sections.optim import OptimConfig
 from shardtune.trainer.model.parts.layers import Parts, parts_of
 
 LR_SCALE, L2_SP = "lr_scale", "l2_sp"

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from shardtune.ds_config.resolve import ds_config_of, zero_stage
-from shardtune.recipe.regularize import EwcConfig, RegularizeConfig
 from shardtune.recipe.schema import Recipe
+from shardtune.recipe.sections.regularize import EwcConfig, RegularizeConfig
 
 FISHER, INDEX = "fisher", "index.json"
 """The folder of the Fisher information in a run directory, and the file in it that is written last."""

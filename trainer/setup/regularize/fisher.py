@@ -22,8 +22,8 @@ from torch import nn
 
 from shardtune.ds_config.resolve import ds_config_of
 from shardtune.errors import ConfigError, DataError
-from shardtune.recipe.regularize import EwcConfig
 from shardtune.recipe.schema import Recipe
+from shardtune.recipe.sections.regularize import EwcConfig
 from shardtune.run_dir.files import write_atomically
 from shardtune.trainer.data.prepare.example_shards import Split
 from shardtune.trainer.data.prepare.prepare import described_data, prepare

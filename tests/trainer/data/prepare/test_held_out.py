@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardtune.recipe.schema import DataConfig
+from shardtune.recipe.sections.data import DataConfig
 from shardtune.rows.row_faults import BadRowsError, Faults
 from shardtune.rows.source import Row
 from shardtune.trainer.data.prepare.held_out import held_out, refuse_unknown_group, shares_of

@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from shardtune.errors import ConfigError
-from shardtune.recipe.schema import OptimConfig
+from shardtune.recipe.sections.optim import OptimConfig
 from shardtune.trainer.engine.regularize.groups import parameter_groups, set_lr
 from shardtune.trainer.model.parts.layers import remember_new
 from tests.support.runs import curve, tiny_recipe, train

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from shardtune.recipe.schema import OptimConfig
+from shardtune.recipe.sections.optim import OptimConfig
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.engine import zero_layout as zero
 from shardtune.trainer.engine.optimizers import adamw

@@ -10,7 +10,7 @@ import transformers
 from torch import Tensor
 
 from shardtune.ds_config.resolve import ds_config_of
-from shardtune.recipe.lora import LoraConfig
+from shardtune.recipe.model.lora import LoraConfig
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.distributed.ranks import Ranks
 from shardtune.trainer.engine.deepspeed_engine import DeepSpeedEngine

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from shardtune.counted import counted
 from shardtune.errors import DataError
-from shardtune.recipe.schema import DataConfig
+from shardtune.recipe.sections.data import DataConfig
 from shardtune.trainer.data.prepare.near_duplicates.search import NearRows
 
 Mode = Literal["auto", "off", "count", "drop"]

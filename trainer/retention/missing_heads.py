@@ -3,9 +3,13 @@
 (With device_map="meta", transformers' from_pretrained compares the names in the files with those of the model.)
 """
 
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import transformers
 
 from shardtune.errors import ConfigError, DataError
 from shardtune.recipe.schema import Recipe
@@ -30,21 +34,42 @@ def refuse_missing_heads(recipe: Recipe, task: Task, retention: Retention, earli
     is_local = Path(recipe.model.path).is_dir() and not recipe.model.from_scratch
     if not is_local or not (sets or earlier or recipe.compares_with_base):
         return
-    faults = []
-    model, new = load_weights(recipe, task, load_model_config(recipe, task), None, NOWHERE)
-    try:
-        refuse_without_base(recipe, new)
-    except DataError as error:
-        faults.append(str(error))
-    if earlier is not None:
-        faults += _faults_of_earlier(recipe, earlier)
-    for held_out in sets:
-        faults += _faults_of_set(model, held_out)
+    with _quiet():
+        faults = [*_faults(_in_fp32(recipe), task, sets, earlier)]
     if faults:
         raise DataError("\n".join(faults))
 
 
-def _faults_of_earlier(recipe: Recipe, prepared: Prepared) -> list[str]:
+def _in_fp32(recipe: Recipe) -> Recipe:
+    """The recipe with a precision that can be asked for on any machine."""
+    return recipe.model_copy(update={"engine": recipe.engine.model_copy(update={"precision": "fp32"})})
+
+
+def _faults(recipe: Recipe, task: Task, sets: Sequence[HeldOut], earlier: Prepared | None) -> Iterator[str]:
+    model, new = load_weights(recipe, task, load_model_config(recipe, task), None, NOWHERE)
+    try:
+        refuse_without_base(recipe, new)
+    except DataError as error:
+        yield str(error)
+    if earlier is not None:
+        yield from _faults_of_earlier(recipe, earlier)
+    for held_out in sets:
+        yield from _faults_of_set(model, held_out)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps transformers from showing progress, and all from warning of weights that are missing."""
+    before = logging.root.manager.disable
+    transformers.utils.logging.disable_progress_bar()
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _faults_of_earlier(recipe: Recipe, prepared: Prepared) -> Iterator[str]:
     """What is missing for the rows of regularize.ewc."""
     ewc = recipe.regularize.ewc
     assert ewc is not None, "its rows are prepared"
@@ -53,17 +78,15 @@ def _faults_of_earlier(recipe: Recipe, prepared: Prepared) -> list[str]:
     try:
         refuse_new_head(*load_weights(own, task, load_model_config(own, task), None, NOWHERE))
     except (ConfigError, DataError) as error:
-        return [str(error)]
-    return []
+        yield str(error)
 
 
-def _faults_of_set(model: torch.nn.Module, held_out: HeldOut) -> list[str]:
+def _faults_of_set(model: torch.nn.Module, held_out: HeldOut) -> Iterator[str]:
     """What is missing for the rows of a set. Of one that the recipe does not name, nothing is wrong."""
     if held_out.is_automatic:
-        return []
+        return
     task, _ = held_out.task()
     try:
-        open_sibling(model, held_out.recipe, task, NOWHERE)
+        open_sibling(model, _in_fp32(held_out.recipe), task, NOWHERE)
     except DataError as error:
-        return [f"retention.sets.{held_out.name}: {error}"]
-    return []
+        yield f"retention.sets.{held_out.name}: {error}"
