@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from benchmarks.forgetting.drawing import Axis, Mark, draw
@@ -43,27 +44,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run_experiment(experiment: Experiment, folder: Path, steps: int | None) -> dict[str, Any]:
-    """The results of each way by its name, and of the blends under `blend`."""
+def run_experiment(experiment: Experiment, folder: Path, steps: int | None) -> dict[str, list[Any]]:
+    """The results of each way by its name, and of the blends under `blend`: those of each seed."""
     folder.mkdir(parents=True, exist_ok=True)
     experiment.prepare(folder)
     more = [] if steps is None else [f"train.max_steps={steps}"]
     if experiment.first is not None:
         _run(experiment.first, folder, "reviews", more, {"train": ""})
-    found = {}
+    found: dict[str, list[Any]] = {"blend": []}
     for way in experiment.ways:
-        name = way.name.replace(" ", "_")
         train = str(DATA / "chitchat/train.jsonl")
         if way.replays:
             train = json.dumps([train, {"path": _replay(experiment, folder, way.replays), "weight": 1.0}])
         overrides = [*(word.replace("FOLDER", str(folder)) for word in way.overrides), *more]
-        found[way.name] = _run(experiment.recipe, folder, name, overrides, {"train": train})
-        if way.blends:
-            blended = folder / name / "blend.json"
-            if not blended.is_file():
-                _shardtune(["blend", str(folder / name), f"--alphas={ALPHAS}"])
-            found["blend"] = json.loads(blended.read_text(encoding="utf-8"))
+        found[way.name] = []
+        for seed in experiment.seeds:
+            name = f"{way.name.replace(' ', '_')}-{seed}"
+            words = [*overrides, f"train.seed={seed}"]
+            found[way.name].append(_run(experiment.recipe, folder, name, words, {"train": train}))
+            if way.blends:
+                found["blend"].append(_blended(folder / name))
     return found
+
+
+def _blended(run_dir: Path) -> Any:
+    """What the models between the base and the result of a run are worth."""
+    path = run_dir / "blend.json"
+    if not path.is_file():
+        _shardtune(["blend", str(run_dir), f"--alphas={ALPHAS}"])
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _replay(experiment: Experiment, folder: Path, num_rows: int) -> str:
@@ -96,27 +105,36 @@ def _shardtune(words: Sequence[str]) -> None:
         raise SystemExit(done.returncode)
 
 
-def rows_of(experiment: Experiment, found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """For each way its name, the test metric, and each set before and after."""
+def rows_of(experiment: Experiment, found: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """For each way its name, and of each seed the test metric, and the metric of each set before and after."""
     rows = []
     for way in experiment.ways:
         results = found[way.name]
+        sets = results[0]["retention"].items()
         rows.append(
             {
                 "name": way.name,
-                "learned": results["test"][experiment.metric],
-                "before": {name: each["at_start"][each["metric"]] for name, each in results["retention"].items()},
-                "after": {name: each["best"][each["metric"]] for name, each in results["retention"].items()},
+                "learned": [one["test"][experiment.metric] for one in results],
+                "before": {name: each["at_start"][each["metric"]] for name, each in sets},
+                "after": {
+                    name: [one["retention"][name]["best"][each["metric"]] for one in results] for name, each in sets
+                },
             }
         )
-    for point in found["blend"]["alphas"]:
-        if 0 < point["alpha"] < 1:
-            after = {
-                name: metrics[found["blend"]["retention"][name]["metric"]]
-                for name, metrics in point["retention"].items()
-            }
-            row = {"name": f"blend {point['alpha']:g}", "learned": point["test"][experiment.metric], "after": after}
-            rows.append(row | {"before": rows[0]["before"]})
+    blends = found["blend"]
+    for points in zip(*(blend["alphas"] for blend in blends), strict=True):
+        if 0 < points[0]["alpha"] < 1:
+            metrics = {name: each["metric"] for name, each in blends[0]["retention"].items()}
+            rows.append(
+                {
+                    "name": f"blend {points[0]['alpha']:g}",
+                    "learned": [point["test"][experiment.metric] for point in points],
+                    "before": rows[0]["before"],
+                    "after": {
+                        name: [point["retention"][name][metric] for point in points] for name, metric in metrics.items()
+                    },
+                }
+            )
     return rows
 
 
@@ -130,16 +148,22 @@ def table(experiment: Experiment, rows: Sequence[Mapping[str, Any]]) -> str:
         f"| before | | {' | '.join(f'{before[name]:.4g}' for name in sets)} |",
     ]
     for row in rows:
-        cells = " | ".join(f"{row['after'][name]:.4g}" for name in sets)
-        lines.append(f"| {row['name']} | {row['learned']:.4g} | {cells} |")
+        cells = " | ".join(_cell(row["after"][name]) for name in sets)
+        lines.append(f"| {row['name']} | {_cell(row['learned'])} | {cells} |")
     return "\n".join(lines)
 
 
-def picture(experiment: Experiment, rows: Sequence[Mapping[str, Any]], found: Mapping[str, Any]) -> str:
+def _cell(values: Sequence[float]) -> str:
+    """The mean, and of several values the lowest and the highest."""
+    text = f"{fmean(values):.4g}"
+    return text if len(values) == 1 else f"{text} ({min(values):.3g} to {max(values):.3g})"
+
+
+def picture(experiment: Experiment, rows: Sequence[Mapping[str, Any]], found: Mapping[str, Sequence[Any]]) -> str:
     """What each way learned and kept."""
-    of_set = found[experiment.ways[0].name]["retention"][experiment.kept]
+    of_set = found[experiment.ways[0].name][0]["retention"][experiment.kept]
     marks = [
-        Mark(row["name"], row["learned"], row["after"][experiment.kept], row["name"].startswith("blend"))
+        Mark(row["name"], fmean(row["learned"]), fmean(row["after"][experiment.kept]), row["name"].startswith("blend"))
         for row in rows
     ]
     learned = Axis.over(

@@ -28,8 +28,9 @@ retention:
   sets:
     reviews: {{task: {{kind: classification}}, data: {folder}/reviews.jsonl, model: {folder}/reviews}}
   sequential: false
-train: {{global_batch_size: 32, max_steps: 150, eval_every_steps: 75}}
+train: {{global_batch_size: 32, max_steps: 150, eval_every_steps: 150}}
 optim: {{lr: 2e-4, warmup_fraction: 0.1}}
+engine: {{deepspeed: null}}
 job: {{ranks: 2}}
 report: {{wandb: disabled}}
 """
@@ -59,6 +60,7 @@ retention:
     words: {{task: {{kind: multiple_choice, prompt: "Definition: {{question}}\\nWord:"}}, data: {folder}/words.jsonl}}
 train: {{global_batch_size: 16, max_steps: 50, micro_batch_tokens: 2048}}
 optim: {{lr: 3e-4, warmup_fraction: 0.1}}
+engine: {{deepspeed: null}}
 job: {{ranks: 2}}
 report: {{wandb: disabled}}
 """
@@ -89,6 +91,7 @@ class Experiment:
     kept: str
     """The set that is drawn against it."""
     ways: tuple[Way, ...]
+    seeds: tuple[int, ...]
     first: str | None
     """The recipe of the run that has to come before."""
     prepare: Callable[[Path], None]
@@ -142,6 +145,7 @@ EXPERIMENTS = (
             Way("L2-SP", ("regularize.l2_sp=10",)),
             Way("EWC", (EWC.format(task="{kind: classification}", weight=1000),)),
         ),
+        seeds=(1, 2, 3),
         first=REVIEWS,
         prepare=encoder_rows,
     ),
@@ -161,6 +165,7 @@ EXPERIMENTS = (
             Way("EWC", (EWC.format(task="language_modeling", weight=1000),)),
             Way("own replay", replays=200),
         ),
+        seeds=(1,),
         first=None,
         prepare=chat_rows,
     ),

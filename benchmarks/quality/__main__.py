@@ -3,7 +3,7 @@
 Three data sets and three seeds, the same rows, encoder, epochs, global batch, learning rate, schedule, weight decay,
 precision and number of processes on both sides, one training after another. The last model of each side is compared on
 the same test rows. Exit code 1 if shardtune is significantly worse on a data set (p < 0.05 after Holm), or needs more
-than half of the peer's time to be as good. Finished trainings are kept in --folder, and not done again. About 40
+than half of the peer's time to be as good. Finished trainings are kept in --folder, and not done again. About 20
 minutes on two cores with bf16 instructions: 1,500 training rows of each data set, 2 epochs, 300 dev and at most 1,000
 test rows.
 """

@@ -29,7 +29,7 @@ class Size:
 
 
 FULL = Size((1500, 300, 1000), 2)
-"""For three seeds and two sides, about 40 minutes on two cores with bf16 instructions."""
+"""For three seeds and two sides, about 20 minutes on two cores with bf16 instructions."""
 QUICK = Size((64, 32, 32), 1)
 
 

@@ -21,8 +21,12 @@ def results(learned: float, before: float, after: float, metric: str) -> dict[st
     return {"test": {"f1": learned, "perplexity": learned}, "retention": {"reviews": kept, "words": kept}}
 
 
-def found(experiment: Experiment) -> dict[str, Any]:
-    ways = {way.name: results(0.5 + at / 10, 0.9, 0.6 + at / 20, "accuracy") for at, way in enumerate(experiment.ways)}
+def found(experiment: Experiment) -> dict[str, list[Any]]:
+    """What two seeds have found, of which one learns 0.02 more."""
+    ways = {
+        way.name: [results(0.5 + at / 10 + more, 0.9, 0.6 + at / 20, "accuracy") for more in (0.0, 0.02)]
+        for at, way in enumerate(experiment.ways)
+    }
     point = {
         "test": {"f1": 0.4, "perplexity": 2.0},
         "retention": {name: {"accuracy": 0.8} for name in ("reviews", "words")},
@@ -31,7 +35,7 @@ def found(experiment: Experiment) -> dict[str, Any]:
         "retention": {name: {"metric": "accuracy"} for name in ("reviews", "words")},
         "alphas": [{"alpha": alpha, **point} for alpha in (0.0, 0.5, 1.0)],
     }
-    return ways | {"blend": blend}
+    return ways | {"blend": [blend, blend]}
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda each: each.name)
@@ -40,6 +44,7 @@ def test_each_way_is_a_row_and_a_point(experiment: Experiment) -> None:
     assert [row["name"] for row in rows] == [*(way.name for way in experiment.ways), "blend 0.5"]
     lines = table(experiment, rows).splitlines()
     assert len(lines) == 3 + len(rows) and "| before | | 0.9 |" in lines[2]
+    assert lines[3].startswith(f"| {rows[0]['name']} | 0.51 (0.5 to 0.52) | 0.6 (0.6 to 0.6) |")
     drawn = ET.fromstring(picture(experiment, rows, found(experiment)))
     circles = [part for part in drawn.iter() if part.tag.endswith("circle")]
     assert len(circles) == len(rows)

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.support.slurm_cluster import Cluster, wait_for
 from tests.support.slurm_jobs import CPU, START_S, Shardtune, endings
 
@@ -65,3 +67,29 @@ def test_training_does_not_begin_if_the_data_cannot_be_prepared(
     said = shardtune("status", "r").stdout
     assert "lost: job" in said and "DependencyNeverSatisfied" in said
     assert endings(tmp_path / "r") == []
+
+
+def test_seeds_parts_and_folds_are_arrays_whose_results_come_together(
+    cluster: Cluster, shardtune: Shardtune, tmp_path: Path
+) -> None:
+    short = [*CPU, "train.max_steps=2"]
+    done = shardtune("submit", "tiny.yaml", "--wait", "--run-dir=s", "train.seeds=[1,2]", *short)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [endings(tmp_path / "s" / f"seed-{seed}") for seed in (1, 2)] == [[("finished", "finished")]] * 2
+    over_seeds = json.loads((tmp_path / "s" / "results.json").read_text())["over_seeds"]
+    found = [json.loads((tmp_path / "s" / f"seed-{seed}" / "results.json").read_text()) for seed in (1, 2)]
+    mean = sum(one["dev"]["loss"] for one in found) / 2
+    assert over_seeds["dev"]["loss"]["mean"] == pytest.approx(mean)
+
+    done = shardtune("submit", "tiny.yaml", "--wait", "--run-dir=f", "--fractions=0.5,1.0", *CPU, "train.num_epochs=1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [endings(tmp_path / "f" / f"part-{part}") for part in (1, 2)] == [[("finished", "finished")]] * 2
+    assert "more rows" in (tmp_path / "f" / "report.html").read_text()
+
+    done = shardtune("suspects", "s/seed-1", "--folds=2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "job array" in done.stdout
+    assert [endings(path)[-1] for path in sorted((tmp_path / "s" / "seed-1-folds-2").glob("[0-9]"))] == [
+        ("finished", "finished")
+    ] * 2
+    assert (tmp_path / "s" / "seed-1" / "suspects.jsonl").is_file()
