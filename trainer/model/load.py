@@ -25,7 +25,7 @@ from shardtune.trainer.model.generation import (
     remember_generation,
     unset_invalid,
 )
-from shardtune.trainer.model.head import choose_head, draw_head, own_heads, set_labels
+from shardtune.trainer.model.head import HeadChoice, choose_head, draw_head, own_heads, set_labels
 from shardtune.trainer.model.kernels.choice import Choice
 from shardtune.trainer.model.kernels.liger import liger_loss, use_liger
 from shardtune.trainer.model.layer_drop import describe_layer_drop
@@ -85,9 +85,7 @@ def load_model(
     head = choose_head(recipe, task, pretrained)
     if head.note:
         say(head.note)
-    config = load_model_config(recipe, task)
-    if head.is_replaced:
-        set_labels(config, pretrained)  # for as long as the weights are loaded, which have this shape
+    config = config_to_load(recipe, task, head)
     attention = settle_attention(recipe, task, config, device, say)
     torch.manual_seed(recipe.train.seed)
     model, new = load_weights(recipe, task, config, attention, device)
@@ -124,6 +122,15 @@ def load_model(
     if recipe.model.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
+
+
+def config_to_load(recipe: Recipe, task: Task, head: HeadChoice) -> "PreTrainedConfig":
+    """The config of the model while its weights are loaded: with the labels of a head that is to be replaced, because
+    the weights have that shape."""
+    config = load_model_config(recipe, task)
+    if head.is_replaced:
+        set_labels(config, load_model_config(recipe))
+    return config
 
 
 def refuse_without_base(recipe: Recipe, new: Collection[str]) -> None:

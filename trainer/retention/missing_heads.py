@@ -14,7 +14,8 @@ import transformers
 from shardtune.errors import ConfigError, DataError
 from shardtune.recipe.schema import Recipe
 from shardtune.trainer.data.prepare.prepare import Prepared
-from shardtune.trainer.model.load import load_weights, refuse_without_base
+from shardtune.trainer.model.head import choose_head
+from shardtune.trainer.model.load import config_to_load, load_weights, refuse_without_base
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
 from shardtune.trainer.retention.sets import HeldOut, Retention
 from shardtune.trainer.retention.sibling import open_sibling
@@ -46,7 +47,8 @@ def _in_fp32(recipe: Recipe) -> Recipe:
 
 
 def _faults(recipe: Recipe, task: Task, sets: Sequence[HeldOut], earlier: Prepared | None) -> Iterator[str]:
-    model, new = load_weights(recipe, task, load_model_config(recipe, task), None, NOWHERE)
+    head = choose_head(recipe, task, load_model_config(recipe))
+    model, new = load_weights(recipe, task, config_to_load(recipe, task, head), None, NOWHERE)
     try:
         refuse_without_base(recipe, new)
     except DataError as error:

@@ -47,7 +47,8 @@ def earlier_sets(recipe: Recipe, trained: Trained, get: Get, say: Say) -> tuple[
             notices.append(_why_not(folder, run_dir, error))
             break
         if run_dir.name not in recipe.retention.sets:
-            name = _new_name(run_dir.name, [held_out.name for held_out in sets])
+            taken = [*recipe.retention.sets, *(held_out.name for held_out in sets)]
+            name = _new_name(run_dir.name, taken)
             try:
                 found, what = _earlier_set(name, run_dir, earlier, folder, trained, get, say)
             except ShardtuneError as error:

@@ -285,12 +285,16 @@ def test_all_heads_that_are_missing_are_named_before_a_model_is_loaded(tiny: Pat
     write_documents(tmp_path / "text.jsonl", 7)
     rows = f"task: {{kind: language_modeling}}, data: {tmp_path}/text.jsonl"
     words = (f"regularize.ewc={{{rows}}}", f"retention.sets={{general: {{{rows}}}, other: {{{rows}}}}}")
-    with pytest.raises(DataError) as raised:
-        check(recipe_of(tiny, *words), world_size=1, num_previews=0)
-    first, *others = str(raised.value).splitlines()
-    assert first.startswith("regularize.ewc: the pretrained model has no weights for cls.predictions.")
-    assert [line.partition(": neither")[0] for line in others] == ["retention.sets.general", "retention.sets.other"]
-    assert all("there are no weights for cls.predictions." in line for line in others)
+    shutil.copytree(tiny / "encoder", tmp_path / "three")
+    config = transformers.BertConfig.from_pretrained(tmp_path / "three", num_labels=3)
+    transformers.BertForSequenceClassification(config).save_pretrained(tmp_path / "three")
+    for model in (tiny / "encoder", tmp_path / "three"):  # whose head has three labels, and is replaced
+        with pytest.raises(DataError) as raised:
+            check(recipe_of(tiny, *words, f"model.path={model}"), world_size=1, num_previews=0)
+        first, *others = str(raised.value).splitlines()
+        assert first.startswith("regularize.ewc: the pretrained model has no weights for cls.predictions.")
+        assert [line.partition(": neither")[0] for line in others] == ["retention.sets.general", "retention.sets.other"]
+        assert all("there are no weights for cls.predictions." in line for line in others)
 
     data = f"data={{train: {tmp_path}/text.jsonl, cache_dir: {tmp_path}/cache, max_tokens: 64}}"
     texts = ("task={kind: language_modeling}", data)
