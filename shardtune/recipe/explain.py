@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 from shardtune.recipe.counterparts.other_tools import OTHER_COUNTERPARTS
 from shardtune.recipe.counterparts.training_arguments import COUNTERPARTS
 from shardtune.recipe.yaml_lines import KeyPath
-from shardtune.section import Section
+from shardtune.section import Section, TaskOptions
 
 
 class Fault(NamedTuple):
@@ -62,14 +62,16 @@ def holds_only_sections(annotation: Any) -> bool:
     return get_origin(annotation) in (Union, UnionType) and all(map(holds_only_sections, parts))
 
 
-def all_keys(model: type[Section]) -> Iterator[str]:
-    """Every dotted key that can have a value."""
+def all_keys(model: type[Section], *, is_whole: bool = True) -> Iterator[str]:
+    """Every dotted key that can have a value; those of a task only where a whole recipe has its task."""
     for name, field in model.model_fields.items():
         # The names of sections in a mapping are the user's.
-        sections = () if get_origin(field.annotation) is dict else sections_in(field.annotation)
+        sections = [] if get_origin(field.annotation) is dict else [*sections_in(field.annotation)]
+        if not is_whole:
+            sections = [section for section in sections if not issubclass(section, TaskOptions)]
         if not sections or not holds_only_sections(field.annotation):
             yield name
-        yield from dict.fromkeys(f"{name}.{key}" for section in sections for key in all_keys(section))
+        yield from dict.fromkeys(f"{name}.{key}" for section in sections for key in all_keys(section, is_whole=False))
 
 
 def first_sentence(text: str) -> str:
