@@ -1,5 +1,6 @@
 """Points of two metrics as an SVG: what is learned to the right, what is kept upwards."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -41,8 +42,11 @@ class Axis:
         return 1 - share if self.is_reversed else share
 
     def ticks(self) -> list[float]:
-        """Values to write along the axis."""
-        return [self.low + (self.high - self.low) * (at + 0.5) / NUM_TICKS for at in range(NUM_TICKS)]
+        """Round values to write along the axis, about NUM_TICKS of them."""
+        least = (self.high - self.low) / NUM_TICKS
+        power = 10.0 ** math.floor(math.log10(least))
+        step = next(step for times in (1, 2, 5, 10) if (step := times * power) >= least)
+        return [at * step for at in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
 
 
 def draw(title: str, marks: Sequence[Mark], learned: Axis, kept: Axis) -> str:

@@ -59,6 +59,11 @@ def test_an_axis_of_equal_values_has_room() -> None:
     assert axis.place(0.0) == 0.5
 
 
+def test_an_axis_has_round_numbers() -> None:
+    assert Axis.over("x", [0.297, 0.864], lower_is_better=False).ticks() == pytest.approx([0.4, 0.6, 0.8])
+    assert Axis.over("x", [9.8, 41.3], lower_is_better=True).ticks() == pytest.approx([10, 20, 30, 40])
+
+
 @pytest.mark.parametrize("text", [ENCODER, REVIEWS, CHAT])
 def test_the_recipes_are_right(text: str) -> None:
     assert parse_recipe(text.format(folder="runs", data="data", train="rows.jsonl")).job.ranks == 2
