@@ -2,7 +2,7 @@
 
     python -m benchmarks.forgetting [--only=encoder|chat] [--out=docs] [--steps=N]
 
-Half an hour on two cores. What is finished is kept in .cache/forgetting, and not trained again.
+Each takes less than half an hour on two cores. What is finished is kept in .cache/forgetting, and not trained again.
 """
 
 import argparse
@@ -22,6 +22,8 @@ from demo.fetch import CACHE
 
 FOLDER = CACHE / "forgetting"
 ALPHAS = "0.3,0.5,0.7"
+REPLAY_WEIGHT = 15.0
+"""How often each replayed row occurs in an epoch: together they are one row in nine."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,7 +57,7 @@ def run_experiment(experiment: Experiment, folder: Path, steps: int | None) -> d
     for way in experiment.ways:
         train = str(DATA / "chitchat/train.jsonl")
         if way.replays:
-            train = json.dumps([train, {"path": _replay(experiment, folder, way.replays), "weight": 1.0}])
+            train = json.dumps([train, {"path": _replay(experiment, folder, way.replays), "weight": REPLAY_WEIGHT}])
         overrides = [*(word.replace("FOLDER", str(folder)) for word in way.overrides), *more]
         found[way.name] = []
         for seed in experiment.seeds:

@@ -162,7 +162,7 @@ EXPERIMENTS = (
             Way("KL to the base", ("regularize.kl_to_base=1.0",)),
             Way("L2-SP", ("regularize.l2_sp=100",)),
             Way("EWC", (EWC.format(task="language_modeling", weight=1000),)),
-            Way("own replay", replays=60),
+            Way("own replay", replays=24),
         ),
         seeds=(1,),
         first=None,
