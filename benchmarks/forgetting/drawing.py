@@ -8,6 +8,8 @@ from html import escape
 WIDTH, HEIGHT, MARGIN = 520, 360, 70
 COLORS = ("#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2", "#9d755d", "#bab0ac")
 NUM_TICKS = 5
+LABEL_WIDTH, LABEL_HEIGHT = 75, 13
+"""Labels nearer to each other than this would overlap."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +77,16 @@ def draw(title: str, marks: Sequence[Mark], learned: Axis, kept: Axis) -> str:
     if steps:
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in steps)
         parts.append(f'<polyline points="{line}" fill="none" stroke="#999" stroke-dasharray="4 3"/>')
+    labels: list[tuple[float, float]] = []
     for number, mark in enumerate(marks):
         x, y = at(mark)
         color = "#999" if mark.is_step else COLORS[number % len(COLORS)]
-        label = escape(mark.name)
+        label, below = escape(mark.name), y + 4
+        while any(abs(x - other) < LABEL_WIDTH and abs(below - beside) < LABEL_HEIGHT for other, beside in labels):
+            below += LABEL_HEIGHT
+        labels.append((x, below))
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{3.5 if mark.is_step else 6}" fill="{color}"/>')
-        parts.append(f'<text x="{x + 9:.1f}" y="{y + 4:.1f}" fill="#222">{label}</text>')
+        parts.append(f'<text x="{x + 9:.1f}" y="{below:.1f}" fill="#222">{label}</text>')
     parts.append(
         f'<text x="{MARGIN + WIDTH / 2}" y="{HEIGHT + 84}" text-anchor="middle">{escape(learned.title)}</text>'
     )
