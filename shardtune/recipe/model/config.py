@@ -6,9 +6,8 @@ from pydantic import Field, model_validator
 
 from shardtune.recipe.model.freeze import refuse_malformed
 from shardtune.recipe.model.lora import LoraConfig
+from shardtune.recipe.values import Fraction
 from shardtune.section import Section
-
-Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 Attention = Literal[
     "auto",

@@ -2,16 +2,17 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
+from pydantic import Field, PositiveInt, Tag, model_validator
 
+from shardtune.recipe.values import NUMBER_OR_WORD
 from shardtune.rows.source_config import Column, HeldOutConfig, SourceConfig, Sources, SourcesOrShare, listed
 from shardtune.section import Section
 
 Window = Annotated[
     Annotated[int, Field(ge=0), Tag("number")] | Annotated[Literal["auto"], Tag("word")],
-    Discriminator(lambda value: "word" if isinstance(value, str) else "number"),
+    NUMBER_OR_WORD,
 ]
-"""A number of global batches, or `auto`. The discriminator makes a wrong value one fault instead of two."""
+"""A number of global batches, or `auto`."""
 
 
 class DataConfig(Section):

@@ -4,9 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, model_validator
 
+from shardtune.recipe.values import Fraction
 from shardtune.section import Section
-
-Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimConfig(Section):

@@ -2,17 +2,18 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, Tag, model_validator
 
+from shardtune.recipe.values import NUMBER_OR_WORD
 from shardtune.section import Section
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 Tokens = Annotated[
     Annotated[PositiveInt, Tag("number")] | Annotated[Literal["auto"], Tag("word")],
-    Discriminator(lambda value: "word" if isinstance(value, str) else "number"),
+    NUMBER_OR_WORD,
 ]
-"""A number of tokens, or `auto`. The discriminator makes a wrong value one fault instead of two."""
+"""A number of tokens, or `auto`."""
 
 
 class TrainConfig(Section):
