@@ -1,14 +1,18 @@
 """The `regularize` section of a recipe: what keeps a model near the pretrained one."""
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag
 
-from shardtune.recipe.tasks import AnyTask
-from shardtune.recipe.tasks.language_modeling import LanguageModelingOptions
+from shardtune.recipe.tasks import TASK_OPTIONS, AnyTask
 from shardtune.rows.source_config import Column, Sources
 from shardtune.section import Section, TaskOptions
+
+if TYPE_CHECKING:
+    TaskName = str
+else:
+    TaskName = Literal[("same", *TASK_OPTIONS)]
 
 
 class EwcConfig(Section):
@@ -23,13 +27,13 @@ class EwcConfig(Section):
     rows: PositiveInt = 1000
     """How many of the rows are used, drawn at random by train.seed; all if there are fewer."""
     task: Annotated[
-        Annotated[Literal["same", "language_modeling"], Tag("name")] | Annotated[AnyTask, Tag("mapping")],
+        Annotated[TaskName, Tag("name")] | Annotated[AnyTask, Tag("mapping")],
         Discriminator(lambda value: "name" if isinstance(value, str) else "mapping"),
     ] = "same"
     """What the rows teach: `same` is the task of the recipe, with the labels of these rows; `language_modeling` are
-    plain texts, which the pretrained model continues or fills in; any other task has its own keys, as in `{kind:
-    classification}`. model.path has to have the head: in a sequence of trainings the export of the run before has the
-    head of its task."""
+    plain texts, which the pretrained model continues or fills in; and so on, also with the keys of that task, as in
+    `{kind: classification, problem: multi_label}`. model.path has to have the head: in a sequence of trainings the
+    export of the run before has the head of its task."""
     columns: dict[str, Column] | None = None
     """Like data.columns, for these rows. None uses data.columns; for another task than that of the recipe, only what it
     says of `text`."""
@@ -37,9 +41,9 @@ class EwcConfig(Section):
     @property
     def options(self) -> TaskOptions | None:
         """The task of the rows; None if it is that of the recipe."""
-        if self.task == "language_modeling":
-            return LanguageModelingOptions(kind="language_modeling")
-        return None if isinstance(self.task, str) else self.task
+        if not isinstance(self.task, str):
+            return self.task
+        return None if self.task == "same" else TASK_OPTIONS[self.task](kind=self.task)
 
 
 class RegularizeConfig(Section):
