@@ -167,11 +167,12 @@ def _say(text: str) -> None:
 def _prepare_earlier(training_run: Run) -> None:
     """Prepares the rows of regularize.ewc, if there are any, unless their Fisher information is there already."""
     from shardtune.trainer.data.prepare.prepare import prepare
-    from shardtune.trainer.setup.regularize.earlier_skill import earlier_recipe, is_computed
+    from shardtune.trainer.setup.regularize.earlier_skill import earlier_recipe, is_computed, naming_its_key
 
     recipe = training_run.recipe
     if recipe.regularize.ewc is not None and not is_computed(training_run.run_dir):
-        prepare(earlier_recipe(recipe, recipe.regularize.ewc))
+        with naming_its_key():
+            prepare(earlier_recipe(recipe, recipe.regularize.ewc))
 
 
 def _refuse_uncompilable(training_run: Run) -> None:

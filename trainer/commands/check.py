@@ -43,7 +43,7 @@ from shardtune.trainer.setup.attention.cost import expected_cost
 from shardtune.trainer.setup.memory_plan import grouped, memory_of, model_size, rank_job
 from shardtune.trainer.setup.micro_batch import FirstSteps, estimate, lay_out_first_steps, most_wanted
 from shardtune.trainer.setup.out_of_memory import share_of_memory
-from shardtune.trainer.setup.regularize.earlier_skill import earlier_recipe
+from shardtune.trainer.setup.regularize.earlier_skill import earlier_recipe, naming_its_key
 from shardtune.trainer.tasks import Task, task_of
 
 NUM_BINS = 16
@@ -119,8 +119,10 @@ def check(recipe: Recipe, *, world_size: int, num_previews: int) -> Report:
 
 def _earlier_rows(recipe: Recipe) -> Prepared | None:
     """The prepared rows of regularize.ewc, if it is set. Raises DataError with what is wrong with them."""
-    ewc = recipe.regularize.ewc
-    return None if ewc is None else prepare(earlier_recipe(recipe, ewc))
+    if (ewc := recipe.regularize.ewc) is None:
+        return None
+    with naming_its_key():
+        return prepare(earlier_recipe(recipe, ewc))
 
 
 def _note_on_earlier_rows(recipe: Recipe, earlier: Prepared) -> str:

@@ -277,7 +277,7 @@ def test_the_earlier_rows_of_ewc_are_read_and_counted(tiny: Path, tmp_path: Path
     report = check(recipe_of(tiny, *words), world_size=1, num_previews=0)
     assert "regularize.ewc: the Fisher information is that of 5 of 7 earlier rows" in report.notes
     (tmp_path / "text.jsonl").write_text('{"body": 1}\n')
-    with pytest.raises(DataError, match=r"text\.jsonl"):
+    with pytest.raises(DataError, match=r"^regularize\.ewc: .*text\.jsonl"):
         check(recipe_of(tiny, *words), world_size=1, num_previews=0)
 
 

@@ -1,9 +1,12 @@
 """The recipe by which the pretrained model is asked what it can do already: that of regularize.ewc's rows."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from shardtune.ds_config.resolve import ds_config_of, zero_stage
+from shardtune.errors import DataError
 from shardtune.recipe.schema import Recipe
 from shardtune.recipe.sections.regularize import EwcConfig, RegularizeConfig
 
@@ -36,6 +39,15 @@ def earlier_recipe(recipe: Recipe, ewc: EwcConfig) -> Recipe:
             "engine": recipe.engine.model_copy(update=_engine(recipe)),
         }
     )
+
+
+@contextmanager
+def naming_its_key() -> Iterator[None]:
+    """Makes a DataError about the earlier rows, or their head, say whose they are, in each line."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError("\n".join(f"regularize.ewc: {line}" for line in str(error).splitlines())) from error
 
 
 def is_computed(run_dir: Path) -> bool:

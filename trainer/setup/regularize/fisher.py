@@ -40,7 +40,7 @@ from shardtune.trainer.model.load import load_model
 from shardtune.trainer.model.parts.layers import parts_of
 from shardtune.trainer.model.pretrained import load_model_config, load_tokenizer
 from shardtune.trainer.reporting.reporter import Reporter
-from shardtune.trainer.setup.regularize.earlier_skill import FISHER, INDEX, earlier_recipe
+from shardtune.trainer.setup.regularize.earlier_skill import FISHER, INDEX, earlier_recipe, naming_its_key
 from shardtune.trainer.tasks import Task, task_of
 
 REPORT_S = 10.0
@@ -77,7 +77,7 @@ def _read_index(folder: Path) -> dict[str, Any] | None:
 def _compute(recipe: Recipe, ewc: EwcConfig, folder: Path, ranks: Ranks, reporter: Reporter) -> None:
     """Collective: computes the Fisher information by a recipe of the earlier skill, and writes it into the folder."""
     reporter.report("phase", name="computing the Fisher information of the pretrained model")
-    try:
+    with naming_its_key():
         prepared = described_data(run_on_zero(ranks, lambda: prepare(recipe).described()))
         for note in prepared.meta["notes"] if ranks.is_zero else ():
             reporter.report("notice", text=f"regularize.ewc: {note}")
@@ -86,8 +86,6 @@ def _compute(recipe: Recipe, ewc: EwcConfig, folder: Path, ranks: Ranks, reporte
         tokenizer = load_tokenizer(recipe)
         task = task_of(recipe, prepared.facts, tokenizer, load_model_config(recipe))
         engine, model = _engine(recipe, task, tokenizer, ranks)
-    except DataError as error:
-        raise DataError("\n".join(f"regularize.ewc: {line}" for line in str(error).splitlines())) from error
     rows = _drawn(split, ewc.rows, recipe.train.seed)
     num_targets = _add_up(engine, task, split, rows, ranks, reporter)
     _write(engine, model, folder, ranks, num_targets=num_targets)
