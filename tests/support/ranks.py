@@ -19,6 +19,8 @@ T = TypeVar("T")
 def run_ranks(body: Callable[..., T], *args: Any, world_size: int = 2, timeout_s: float = 120) -> list[T]:
     """What `body(ranks, *args)` returned on each forked rank, in rank order; a failing rank fails the test."""
     torch.set_num_threads(1)  # a forked child must not inherit a busy OpenMP pool
+    if dist.is_initialized():
+        dist.destroy_process_group()  # nor a group of this process, such as transformers.Trainer leaves
     context = mp.get_context("fork")
     answers: Any = context.Queue()
     with TemporaryDirectory() as folder:  # a file store: no port to choose, none to collide
